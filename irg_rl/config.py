@@ -1,0 +1,411 @@
+"""The recipe: every setting of a run, once, typed and documented.
+
+A recipe is a YAML file; `key.sub=value` overrides on the command line go on top. Unknown or mistyped settings are
+errors that name the setting and the nearest known one; all are reported at once, before anything starts (invariant 9).
+The resolved recipe has a digest that every checkpoint, metric file and report carries.
+"""
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml import YAMLError
+
+from irg_rl.model.config import ModelConfig
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class WorldRecipe(Section):
+    """The embedded shapes world: prompts and rows that a run makes for itself."""
+
+    sft_rows: dict[str, int] = {
+        "initial_thinking_understanding_learning": 1500,
+        "initial_thinking_generation_learning": 1500,
+        "initial_full_learning": 12000,
+        "improving_thinking_understanding_learning": 2500,
+        "improving_thinking_generation_learning": 6000,
+        "improving_full_learning": 12000,
+    }
+    """Rows made per learning mode before stage 1."""
+    own_images: int = 3000
+    """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
+    own_image_steps: Positive = 12
+    """Time points of the sampler that draws them."""
+    train_prompts: Positive = 6000
+    validation_prompts: Positive = 128
+    test_prompts: Positive = 400
+    prompt_mix: dict[str, float] | None = None
+    """Share of each tag among the prompts; None is the world's own mix."""
+
+
+class VAETraining(Section):
+    steps: Positive = 1500
+    batch_size: Positive = 64
+    lr: Rate = 2e-3
+    kl_weight: float = Field(1e-5, ge=0)
+    min_checker_agreement: Share = 0.99
+    """Share of held-out reconstructions that the checker must read as it reads the original; less stops the run."""
+
+
+class DataSource(Section):
+    """One learning mode in a stage's mixture."""
+
+    folder: str
+    """Folder of parquet files in the IRG schema, relative to `sft.data`."""
+    weight: float = Field(1.0, ge=0)
+    mandatory: bool = False
+    """Every pack begins with one row of each mandatory source."""
+
+
+class Dropout(Section):
+    """Condition dropout. `branch` drops exactly what the guidance branches leave out, with positions as at inference;
+    `irg` is the original: each item on its own, rope gap where an image was."""
+
+    mode: Literal["branch", "irg"] = "branch"
+    image: Share = 0.05
+    """branch: VAE and ViT of all condition images together."""
+    last_text: Share = 0.05
+    """branch: the text right before the target image."""
+    all_text: Share = 0.05
+    """branch: everything but a system text."""
+    irg_text: Share = 0.0
+    irg_vit: Share = 0.0
+    irg_vae: Share = 0.3
+
+
+class OptimizerRecipe(Section):
+    lr: Rate = 1e-3
+    gen_lr: float | None = None
+    """Learning rate of the generation expert; None: `lr`."""
+    vision_lr: float | None = None
+    """Learning rate of vision tower and connector; None: `lr`."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: Rate = 1e-8
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: Rate = 1.0
+    warmup: int = Field(0, ge=0)
+    """Optimizer steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_lr_share: Share = 0.0
+    """cosine: share of the learning rate left at the last step."""
+
+
+class Stage(Section):
+    """One IRGL stage."""
+
+    steps: Positive
+    """Upper bound; the stage ends earlier at its validation plateau."""
+    sources: list[DataSource]
+    tokens_per_pack: Positive = 3600
+    """A pack is full when the next row would exceed it."""
+    max_row_tokens: Positive = 2048
+    ce_weight: float = Field(1.0, ge=0)
+    mse_weight: float = Field(1.0, ge=0)
+    noise_blocks: Positive = 1
+    """Noise levels trained per target image in one pass: each is a noise block of its own after the shared context."""
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    patience: Positive = 6
+    """Validations without improvement that end the stage."""
+
+
+class SFTRecipe(Section):
+    data: str | None = None
+    """Folder with one folder of parquet per mode; None: the run makes its own from the shapes world."""
+    stage1: Stage
+    stage2: Stage
+    dropout: Dropout = Dropout()
+    ema_decay: Share = 0.995
+    validate_every: Positive = 200
+    checkpoint_every: Positive = 500
+    validation_rows: Positive = 256
+
+
+class SamplingRecipe(Section):
+    """How a trajectory is sampled, in training and in evaluation. No top-p or top-k: sampled is what is trained."""
+
+    turns: Annotated[int, Field(ge=1, le=16)] = 3
+    """Most images per trajectory; a reflection that wants no change ends it earlier."""
+    history: Literal["full", "last"] = "last"
+    """What a refinement sees: all earlier turns, or prompt, first think text and the last image."""
+    temperature: Rate = 1.0
+    max_text_tokens: Positive = 64
+    points: Annotated[int, Field(ge=2)] = 12
+    """Time points of the flow including t = 0: `points - 1` model calls per image."""
+    shift: Rate = 1.0
+    image_size: tuple[int, int] = (32, 32)
+    """Height and width of drawn images in pixels."""
+    system_prompt: str = ""
+
+
+class GuidanceRecipe(Section):
+    """Classifier-free guidance, for evaluation and `generate` only; RL samples and replays without it."""
+
+    text_scale: float = Field(1.0, ge=0)
+    image_scale: float = Field(1.0, ge=0)
+    interval: tuple[float, float] = (0.0, 1.0)
+    first_interval: tuple[float, float] = (0.4, 1.0)
+    renorm: Literal["global", "channel", "text_channel"] = "text_channel"
+    first_renorm: Literal["global", "channel", "text_channel"] = "global"
+    renorm_min: Share = 0.0
+
+
+class NoiseRecipe(Section):
+    """Where and how much the flow is sampled stochastically in RL."""
+
+    kind: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
+    noise_level: Rate = 0.7
+    window: Literal["all", "first", "random", "scattered", "progressive"] = "random"
+    window_size: Positive = 3
+    window_range: tuple[int, int] = (0, 6)
+    """Steps among which the window lies: [first, last)."""
+
+
+class ScorerRecipe(Section):
+    name: str
+    kind: Literal["verifier", "clip", "hps", "judge"]
+    weight: float = 1.0
+    held_out: bool = False
+    """Never part of the reward, always logged."""
+    path: str | None = None
+    """clip, hps: folder or checkpoint of a released model; None: trained on the spot in the shapes world."""
+    base_url: str | None = None
+    """judge: an OpenAI-compatible endpoint; None: the embedded judge on 127.0.0.1."""
+    model: str = "judge"
+    api_key_env: str | None = None
+    """judge: name of the environment variable that holds the key."""
+    timeout_s: Rate = 30.0
+    concurrency: Positive = 8
+
+
+class RewardRecipe(Section):
+    scorers: list[ScorerRecipe] = []
+    combine: Literal["sum", "zscore_sum"] = "sum"
+    max_failure_share: Share = 0.2
+    """Share of failed scores over a window of updates above which the run stops."""
+    training_steps: Positive = 300
+    """Steps for each of the small CLIP and HPS models trained on the spot."""
+
+    @model_validator(mode="after")
+    def names_are_unique(self):
+        names = [s.name for s in self.scorers]
+        if len(names) != len(set(names)):
+            raise ValueError(f"scorer names must differ, found {names}")
+        if self.scorers and all(s.held_out for s in self.scorers):
+            raise ValueError("every scorer is held out: there is no reward; set held_out: false on one of them")
+        return self
+
+
+class RLRecipe(Section):
+    updates: Positive = 60
+    groups: Positive = 8
+    """Prompts per update."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    prompts: str | None = None
+    """jsonl of prompts with metadata; None: the world's training prompts."""
+    credit: Literal[
+        "trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"
+    ] = "turn"
+    gamma: Share = 1.0
+    std_floor: float = Field(0.05, ge=0)
+    advantage_clip: Rate = 5.0
+    malformed_penalty: float = Field(1.0, ge=0)
+    """Subtracted from the advantage of a text that never ended."""
+    text_loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
+    clip_text: tuple[float, float] = (0.2, 0.28)
+    clip_image: Rate = 1e-3
+    ratio_norm: bool = False
+    text_weight: float = Field(1.0, ge=0)
+    image_weight: float = Field(1.0, ge=0)
+    kl_text: float = Field(0.0, ge=0)
+    kl_image: float = Field(0.0, ge=0)
+    noise: NoiseRecipe = NoiseRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe(lr=5e-5, betas=(0.9, 0.95))
+    minibatches: Positive = 1
+    """Optimizer steps per batch of groups; more than one makes the later ones off-policy."""
+    staleness: Annotated[int, Field(ge=0)] = 0
+    """Weight versions a trained sample may be behind; 0 is synchronous and bit-reproducible on CPU."""
+    context_grad: Literal["full", "detached"] = "full"
+    max_pack_tokens: Positive = 8192
+    evaluate_every: Positive = 20
+    checkpoint_every: Positive = 20
+
+
+class EngineRecipe(Section):
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    learner_ranks: Positive = 1
+    rollout_actors: Positive = 2
+    threads: Positive = 2
+    """Torch threads for a lone process; actors that run side by side share them."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    deadline_s: Rate = 300.0
+    """Longest wait for any answer of an actor."""
+    keep_checkpoints: Positive = 2
+    activation_checkpointing: bool = False
+
+
+class EvaluationRecipe(Section):
+    prompts: Positive = 300
+    turns: Positive = 4
+    batch_size: Positive = 64
+    seed: int = 1234
+    strips: Positive = 12
+    """Prompts shown as picture strips in the report."""
+    guidance: GuidanceRecipe = GuidanceRecipe()
+
+
+class GateRecipe(Section):
+    """What must hold after SFT before RL starts: refinement is real."""
+
+    mode: Literal["on", "off"] = "on"
+    first_accuracy: Share = 0.40
+    damage: Share = 0.08
+    margin: Share = 0.15
+    """Repair must exceed both controls by this much."""
+
+
+class TrackingRecipe(Section):
+    wandb: bool = True
+    project: str = "irg-rl"
+
+
+class Recipe(Section):
+    """Everything that defines a run."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    output_dir: str = "runs"
+    """Folder that receives one folder per run."""
+    budget_minutes: dict[str, float] = {}
+    """Expected minutes per stage, printed beside the measured ones."""
+    init_from: str | None = None
+    """Checkpoint folder in the released BAGEL layout; None: a small model from scratch on the shapes world."""
+    model: ModelConfig
+    vocab_size: Positive = 512
+    world: WorldRecipe = WorldRecipe()
+    vae: VAETraining = VAETraining()
+    sft: SFTRecipe | None = None
+    sampling: SamplingRecipe = SamplingRecipe()
+    rewards: RewardRecipe = RewardRecipe()
+    rl: RLRecipe | None = None
+    engine: EngineRecipe = EngineRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    gate: GateRecipe = GateRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+
+    @model_validator(mode="after")
+    def settings_fit_together(self):
+        problems = []
+        if self.rl is not None:
+            (low, high), size = self.rl.noise.window_range, self.rl.noise.window_size
+            if not 0 <= low < high <= self.sampling.points - 1:
+                limit = self.sampling.points - 1
+                problems.append(f"rl.noise.window_range [{low}, {high}) must lie in [0, sampling.points - 1 = {limit})")
+            elif size > high - low:
+                problems.append(f"rl.noise.window_size {size} is wider than rl.noise.window_range [{low}, {high})")
+            if not [s for s in self.rewards.scorers if not s.held_out]:
+                problems.append("rl needs a reward: add a scorer to rewards.scorers")
+            if self.rl.groups % self.engine.learner_ranks:
+                problems.append(
+                    f"rl.groups {self.rl.groups} must be a multiple of engine.learner_ranks {self.engine.learner_ranks}"
+                )
+        if self.engine.device == "cpu" and self.engine.dtype == "bf16":
+            problems.append("engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def digest(self) -> str:
+        """First 12 hex digits of the sha256 of the settings that change the result (not the output folder)."""
+        data = self.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes", "tracking"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be run; the message lists every problem, one per line."""
+
+
+def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read `path`, apply `key.sub=value` overrides and validate.
+
+    Raises RecipeError with every problem found, each naming the setting and the nearest known name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such recipe; `irg-rl ls` lists those at hand")
+    try:
+        base = OmegaConf.create(yaml.safe_load(path.read_text()) or {})
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    for item in overrides:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise RecipeError(f"{item!r}: an override is written key=value, for example rl.updates=20")
+        try:
+            OmegaConf.update(base, key, yaml.safe_load(value), merge=True, force_add=True)
+        except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
+            raise RecipeError(f"{item!r}: cannot be applied: {error}") from error
+    return parse_recipe(OmegaConf.to_container(base, resolve=True), where=str(path))
+
+
+def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
+    """Validate a plain dict; see `load_recipe` for the errors."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _explain(problem: dict) -> str:
+    location = [str(part) for part in problem["loc"]]
+    setting = ".".join(location) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        known = _known_settings(location[:-1])
+        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        if nearest:
+            return f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], nearest[0]])}?"
+        return f"{setting}: unknown setting; known here: {', '.join(known)}"
+    value = "" if problem["type"] in {"missing", "value_error"} else f" (given: {problem['input']!r:.80})"
+    return f"{setting}: {problem['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _known_settings(location: list[str]) -> list[str]:
+    """Field names of the section at `location`, stepping through lists, dicts and optional sections."""
+    current: type | None = Recipe
+    for part in location:
+        if current is None:
+            return []
+        if part in current.model_fields:
+            current = _section_of(current.model_fields[part].annotation)
+    return sorted(current.model_fields) if current is not None else []
+
+
+def _section_of(annotation) -> type | None:
+    is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+    if is_class and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None
