@@ -1,0 +1,235 @@
+"""Flow matching with noise: time grids, one denoising step, its log-density, and which steps are trained.
+
+Time runs from 1 (noise) to 0 (data): x_t = (1 - t) x0 + t noise, velocity v = noise - x0, dt = t_next - t < 0.
+
+Shapes: B any batch dims (none, [B], [S, B], tokens of a pack ...), N latent tokens, D channels. A time or standard
+deviation has the *leading* dims of x and is broadcast over the rest; a log-probability has one value per time. All
+arithmetic is float32 or wider, whatever the input: in bfloat16 the transition density is dominated by rounding.
+"""
+
+import math
+import random
+from enum import StrEnum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Transition(StrEnum):
+    FLOW_SDE = "flow_sde"  # Flow-GRPO, arXiv 2505.05470: noise a(t) = level * sqrt(t / (1 - t))
+    DANCE_SDE = "dance_sde"  # DanceGRPO, arXiv 2505.07818: the same family with constant a
+    CPS = "cps"  # coefficients-preserving sampling, arXiv 2509.05952: the total noise level stays exactly t
+    ODE = "ode"  # Euler
+
+
+class WindowPolicy(StrEnum):
+    ALL = "all"
+    FIRST = "first"  # the first `size` steps
+    CONTIGUOUS = "contiguous"  # `size` neighbours at a random place (Flow-GRPO-Fast)
+    SCATTERED = "scattered"  # `size` random steps (UniGRPO, DanceGRPO)
+    PROGRESSIVE = "progressive"  # a window that slides as training goes on (MixGRPO)
+
+
+def bagel_grid(points: int, shift: float) -> Float[Tensor, "points"]:
+    """BAGEL's times 1 ... 0, `points` values including t = 0: `points - 1` model calls.
+
+    u_i = 1 - i / (points - 1);  t = shift u / (1 + (shift - 1) u). SD3's schedule of n steps is `bagel_grid(n + 1)`.
+    """
+    if points < 2:
+        raise ValueError(f"a time grid needs at least 2 points (t = 1 and t = 0), got {points}")
+    return _shifted(torch.linspace(1, 0, points, dtype=torch.float32), shift)
+
+
+def diffusers_grid(steps: int, shift: float) -> Float[Tensor, "steps+1"]:
+    """Times of diffusers' FlowMatchEulerDiscreteScheduler(shift) after `set_timesteps(steps)`: `steps` model calls.
+
+    The smallest of the 1000 training times is shifted when the scheduler is made and again with the rest, so the last
+    time before 0 is far below the one of `bagel_grid`.
+    """
+    if steps < 1:
+        raise ValueError(f"a denoising run needs at least 1 step, got {steps}")
+    lowest = float(_shifted(torch.tensor(1e-3, dtype=torch.float64), shift))
+    times = _shifted(torch.linspace(1, lowest, steps, dtype=torch.float64), shift)
+    return torch.cat([times, times.new_zeros(1)]).float()
+
+
+def interpolate(
+    data: Float[Tensor, "*B N D"], noise: Float[Tensor, "*B N D"], t: Float[Tensor, "*B"] | float
+) -> Float[Tensor, "*B N D"]:
+    """The noised sample x_t = (1 - t) data + t noise."""
+    t = _spread(t, data)
+    return (1 - t) * data + t * noise
+
+
+def data_estimate(x: Float[Tensor, "*B N D"], v: Float[Tensor, "*B N D"], t: Float[Tensor, "*B"] | float) -> Tensor:
+    """The clean sample that (x_t, v) points to: x0 = x - t v."""
+    return x - _spread(t, x) * v
+
+
+def transition(
+    x: Float[Tensor, "*B N D"],
+    v: Float[Tensor, "*B N D"],
+    t: Float[Tensor, "*B"] | float,
+    t_next: Float[Tensor, "*B"] | float,
+    noise_level: float,
+    kind: Transition | str = Transition.FLOW_SDE,
+    *,
+    t_second: Float[Tensor, "*B"] | float | None = None,
+    t_max: float | None = None,
+) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
+    """Mean and standard deviation of x_{t_next} given x_t. The gradient reaches v through the mean; std has none.
+
+    Flow-SDE and Dance-SDE: mean = x + v dt + a^2 / (2 t) (x + (1 - t) v) dt, std = a sqrt(-dt).
+    CPS: d = t_next sin(level pi / 2), mean = (1 - t_next) x0 + sqrt(t_next^2 - d^2) x1, std = d, with the data and
+    noise estimates x0 = x - t v, x1 = x + (1 - t) v. ODE: mean = x + v dt, std = 0.
+
+    Flow-SDE is singular at t = 1, so the rule for the first step is asked for: `t_second` (Flow-GRPO: where t is
+    exactly 1, 1 - t becomes 1 - t_second, the grid's second time) or `t_max` (R3: 1 - t is never below 1 - t_max).
+    Raises ValueError if t = 1 occurs under Flow-SDE with neither.
+    """
+    kind = Transition(kind)
+    x, v = _wide(x), _wide(v)
+    t, t_next = (_time(value, x) for value in (t, t_next))
+    dt = t_next - t
+    if kind is Transition.ODE:
+        return x + v * _spread(dt, x), torch.zeros_like(dt)
+    if kind is Transition.CPS:
+        std = t_next * math.sin(noise_level * math.pi / 2)
+        noise_estimate = x + (1 - _spread(t, x)) * v
+        kept = _spread((t_next**2 - std**2).clamp(min=0).sqrt(), x)
+        return (1 - _spread(t_next, x)) * data_estimate(x, v, t) + kept * noise_estimate, std
+    if kind is Transition.FLOW_SDE:
+        diffusion = noise_level * torch.sqrt(t / _distance_from_noise(t, t_second, t_max))
+    else:
+        diffusion = torch.full_like(t, noise_level)
+    drift = _spread(diffusion**2 / (2 * t), x) * (x + (1 - _spread(t, x)) * v)
+    return x + (v + drift) * _spread(dt, x), diffusion * torch.sqrt(-dt)
+
+
+def step(
+    x: Float[Tensor, "*B N D"],
+    v: Float[Tensor, "*B N D"],
+    t: Float[Tensor, "*B"] | float,
+    t_next: Float[Tensor, "*B"] | float,
+    noise_level: float,
+    kind: Transition | str = Transition.FLOW_SDE,
+    *,
+    noise: Float[Tensor, "*B N D"] | None,
+    t_second: Float[Tensor, "*B"] | float | None = None,
+    t_max: float | None = None,
+) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
+    """One step with the given standard-normal noise (None for the ODE). Returns (x_next, mean, std)."""
+    mean, std = transition(x, v, t, t_next, noise_level, kind, t_second=t_second, t_max=t_max)
+    if Transition(kind) is Transition.ODE:
+        return mean, mean, std
+    if noise is None:
+        raise ValueError(f"a {kind} step draws from a distribution: pass noise of shape {tuple(mean.shape)}")
+    return mean + _spread(std, mean) * noise, mean, std
+
+
+def log_prob(
+    x_next: Float[Tensor, "*B N D"],
+    mean: Float[Tensor, "*B N D"],
+    std: Float[Tensor, "*B"],
+    *,
+    reduce: str = "mean",
+    normaliser: bool = True,
+    kind: Transition | str = Transition.FLOW_SDE,
+) -> Float[Tensor, "*B"]:
+    """Log-density of a stored x_next, one value per entry of std. The gradient reaches `mean` alone.
+
+    `reduce`: "mean" over the latent's dims (what every flow-GRPO does; clip ranges of 1e-4 and below presume it) or
+    "sum" (the density itself). `normaliser`: with or without -log std - log sqrt(2 pi); either cancels in a ratio if
+    both sides agree. CPS: -(x_next - mean)^2 without variance, as its paper has it, so its ratios have another scale.
+    ODE: zeros, for a deterministic step has no density. Raises ValueError where std is 0: such a step is not trained.
+    """
+    kind = Transition(kind)
+    mean, std = _wide(mean), _wide(std).detach()
+    if reduce not in ("mean", "sum"):
+        raise ValueError(f"reduce={reduce!r}: use 'mean' or 'sum'")
+    if kind is Transition.ODE:
+        return torch.zeros_like(std)
+    if bool((std <= 0).any()):
+        raise ValueError(f"a {kind} step with std {float(std.min())} has no density: leave it out of the window")
+    density = -((x_next.detach().to(mean.dtype) - mean) ** 2)
+    if kind is not Transition.CPS:
+        density = density / (2 * _spread(std, mean) ** 2)
+        if normaliser:
+            density = density - _spread(std, mean).log() - math.log(math.sqrt(2 * math.pi))
+    return over_latent(density, std.ndim, reduce)
+
+
+def over_latent(value: Float[Tensor, "*B N D"], batch_dims: int, reduce: str = "mean") -> Float[Tensor, "*B"]:
+    """Mean or sum over all dims after the first `batch_dims`."""
+    dims = tuple(range(batch_dims, value.ndim))
+    return value.mean(dims) if reduce == "mean" else value.sum(dims)
+
+
+def sde_window(
+    policy: WindowPolicy | str,
+    steps: int,
+    size: int = 0,
+    *,
+    seed: int = 0,
+    span: tuple[int, int] | None = None,
+    iteration: int = 0,
+    every: int = 25,
+    stride: int = 1,
+) -> list[int]:
+    """Indices of the steps that are noisy and trained; the others are ODE steps.
+
+    Drawn once per group, from an integer, so that siblings share it: with one window per sample training collapses
+    (verl-omni, common pitfalls). `span` = (low, high) keeps the window inside steps low ... high - 1; use it to leave
+    out the last step of CPS, whose std is 0. `progressive` moves `stride` steps every `every` iterations and starts
+    anew at the end of the span. `size` is ignored by "all".
+    """
+    policy = WindowPolicy(policy)
+    low, high = span if span is not None else (0, steps)
+    if not 0 <= low < high <= steps:
+        raise ValueError(f"window span ({low}, {high}) does not fit into {steps} steps")
+    if policy is WindowPolicy.ALL:
+        return list(range(low, high))
+    if not 1 <= size <= high - low:
+        raise ValueError(f"window size {size} does not fit into the {high - low} steps of span ({low}, {high})")
+    positions = high - low - size + 1
+    if policy is WindowPolicy.SCATTERED:
+        return sorted(random.Random(seed).sample(range(low, high), size))
+    if policy is WindowPolicy.FIRST:
+        start = 0
+    elif policy is WindowPolicy.CONTIGUOUS:
+        start = random.Random(seed).randrange(positions)
+    else:
+        start = (iteration // every * stride) % positions
+    return list(range(low + start, low + start + size))
+
+
+def _distance_from_noise(t: Tensor, t_second: Tensor | float | None, t_max: float | None) -> Tensor:
+    """1 - t, kept away from 0 by the chosen first-step rule."""
+    if t_max is not None:
+        if t_second is not None:
+            raise ValueError("t_second and t_max are two rules for the same step: give one of them")
+        return 1 - t.clamp(max=t_max)
+    if t_second is not None:
+        return torch.where(t == 1, 1 - _time(t_second, t), 1 - t)
+    if bool((t == 1).any()):
+        raise ValueError("Flow-SDE at t = 1 needs a first-step rule: pass t_second (the grid's second time) or t_max")
+    return 1 - t
+
+
+def _shifted(u: Tensor, shift: float) -> Tensor:
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+
+
+def _time(value: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _spread(value: Tensor | float, like: Tensor) -> Tensor:
+    """Append dims so that a per-sample value broadcasts over tokens and channels."""
+    value = torch.as_tensor(value, dtype=_wide(like).dtype, device=like.device)
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
