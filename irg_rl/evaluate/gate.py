@@ -1,0 +1,142 @@
+"""The gate: RL starts only when refinement is real.
+
+A model that redraws from its own think text repairs a third of its failures without ever looking at an image, so
+"accuracy rose after turn 2" proves nothing. Refinement is real when it repairs clearly more than a plain redraw *and*
+than somebody else's reflection, without breaking what was right.
+"""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+
+import numpy as np
+from rich.table import Table
+
+from irg_rl.evaluate import intervals, metrics
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.evaluate.outcomes import Outcomes
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What SFT has to reach. Shares, not percent."""
+
+    first_accuracy: float = 0.40
+    damage: float = 0.08
+    margin: float = 0.15  # of repair over either control
+
+
+@dataclass(frozen=True)
+class GateLine:
+    """One requirement: what was measured, what was asked (`at least` or `at most`), and whether it holds."""
+
+    name: str
+    measure: Measure
+    at_least: bool
+    threshold: float
+
+    @property
+    def passed(self) -> bool:
+        """The point estimate decides; nothing measured is a failure."""
+        if not isfinite(self.measure.value):
+            return False
+        tolerance = 1e-9  # 0.55 - 0.40 is a hair below 0.15 in floating point
+        if self.at_least:
+            return self.measure.value >= self.threshold - tolerance
+        return self.measure.value <= self.threshold + tolerance
+
+    @property
+    def asked(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.threshold:.2f}"
+
+    def to_dict(self) -> dict:
+        about = {"name": self.name, "at_least": self.at_least, "threshold": self.threshold, "passed": self.passed}
+        return about | self.measure.to_dict()
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """The verdict, printable with rich and plain for JSON."""
+
+    lines: list[GateLine]
+    turn: int
+    thresholds: Thresholds
+
+    @property
+    def passed(self) -> bool:
+        return all(line.passed for line in self.lines)
+
+    @property
+    def failures(self) -> list[str]:
+        """Each requirement that does not hold, in words."""
+        return [
+            f"{line.name} is {line.measure.value:.3f} (n={line.measure.n}), asked {line.asked}"
+            for line in self.lines
+            if not line.passed
+        ]
+
+    def to_dict(self) -> dict:
+        return {
+            "passed": self.passed,
+            "turn": self.turn,
+            "thresholds": asdict(self.thresholds),
+            "lines": [line.to_dict() for line in self.lines],
+        }
+
+    def __rich__(self) -> Table:
+        verdict = "refinement is real" if self.passed else "refinement is not shown"
+        table = Table(title=f"Gate: {verdict} (turn {self.turn + 1} against the first image)")
+        for heading in ("requirement", "measured", "95 % interval", "asked", "n", ""):
+            table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")
+        for line in self.lines:
+            m = line.measure
+            verdict = "[green]holds[/green]" if line.passed else "[red]fails[/red]"
+            table.add_row(line.name, f"{m.value:.3f}", f"{m.low:.3f} .. {m.high:.3f}", line.asked, str(m.n), verdict)
+        return table
+
+
+def check_gate(
+    real: Outcomes,
+    redraw: Outcomes,
+    shuffled: Outcomes,
+    thresholds: Thresholds | None = None,
+    *,
+    turn: int | None = None,
+    resamples: int = intervals.RESAMPLES,
+    seed: int = 0,
+) -> GateReport:
+    """Hold the real arm against both controls at one turn, by default the deepest that all three reached.
+
+    Raises ValueError when the arms did not start from the same first images: the controls would then be conditioned on
+    other failures than the real arm.
+    """
+    asked = thresholds or Thresholds()
+    deepest = min(real.turns, redraw.turns, shuffled.turns) - 1
+    turn = deepest if turn is None else turn
+    if not 1 <= turn <= deepest:
+        raise ValueError(f"gate at turn {turn}: the arms have refinements at turns 1 to {deepest}")
+    for control in (redraw, shuffled):
+        _check_same_start(real, control)
+
+    def margin(control: Outcomes) -> Measure:
+        ours, theirs = metrics.repair(real, turn), metrics.repair(control, turn)
+        gained = intervals.difference(ours, theirs, resamples=resamples, seed=seed)
+        return Measure(gained.value, ours.n, gained.low, gained.high)
+
+    lines = [
+        GateLine("first image right", intervals.proportion(metrics.accuracy(real, 0)), True, asked.first_accuracy),
+        GateLine("damage", intervals.proportion(metrics.damage(real, turn)), False, asked.damage),
+        GateLine("repair above a plain redraw", margin(redraw), True, asked.margin),
+        GateLine("repair above a shuffled reflection", margin(shuffled), True, asked.margin),
+    ]
+    return GateReport(lines, turn, asked)
+
+
+def _check_same_start(real: Outcomes, control: Outcomes) -> None:
+    if real.prompt_ids != control.prompt_ids:
+        raise ValueError(f"control {control.arm!r} has other prompts than {real.arm!r}, or another order of them")
+    differing = int(np.sum(real.correct[:, 0] != control.correct[:, 0]))
+    if differing:
+        raise ValueError(
+            f"control {control.arm!r} starts from other first images than {real.arm!r}: {differing} of {len(real)} "
+            "verdicts differ; refine the same first images in every arm"
+        )

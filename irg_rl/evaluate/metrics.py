@@ -1,0 +1,133 @@
+"""What turns bought: every measure of an arm as terms (for comparisons) and as a summary (for the report).
+
+Turn 0 is the first image. `repair` and `damage` at turn k compare turn k with the first image; they always belong
+beside those of the controls, since a plain redraw also repairs: it is right as often as any first image.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from irg_rl.evaluate import intervals
+from irg_rl.evaluate.intervals import Measure, Terms
+from irg_rl.evaluate.outcomes import Outcomes
+
+Metric = Callable[[Outcomes, int], Terms]
+
+
+def accuracy(outcomes: Outcomes, turn: int) -> Terms:
+    """P(right at this turn)."""
+    return _terms(outcomes, outcomes.correct[:, turn], np.ones(len(outcomes)))
+
+
+def score(outcomes: Outcomes, turn: int) -> Terms:
+    """Mean graded score in [0, 1], 1 iff right."""
+    return _terms(outcomes, outcomes.score[:, turn], np.ones(len(outcomes)))
+
+
+def repair(outcomes: Outcomes, turn: int) -> Terms:
+    """P(right at this turn | first image wrong)."""
+    wrong = ~outcomes.correct[:, 0]
+    return _terms(outcomes, wrong & outcomes.correct[:, turn], wrong)
+
+
+def damage(outcomes: Outcomes, turn: int) -> Terms:
+    """P(wrong at this turn | first image right)."""
+    right = outcomes.correct[:, 0]
+    return _terms(outcomes, right & ~outcomes.correct[:, turn], right)
+
+
+def stop_rate(outcomes: Outcomes, turn: int) -> Terms:
+    """P("nothing to change" said at or before this turn)."""
+    return _terms(outcomes, outcomes.stopped[:, turn], np.ones(len(outcomes)))
+
+
+def stop_when_right(outcomes: Outcomes, turn: int) -> Terms:
+    """P(stop at this turn | image in hand right, not stopped before): the refinements it rightly spares."""
+    return _stops(outcomes, turn, outcomes.correct[:, turn - 1])
+
+
+def stop_when_wrong(outcomes: Outcomes, turn: int) -> Terms:
+    """P(stop at this turn | image in hand wrong, not stopped before): the defects it overlooks."""
+    return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1])
+
+
+def reflection_accuracy(outcomes: Outcomes, turn: int) -> Terms:
+    """P(the defects stated at this turn are those of the image before it)."""
+    said = np.isfinite(outcomes.reflection_correct[:, turn])
+    return _terms(outcomes, np.nan_to_num(outcomes.reflection_correct[:, turn]), said)
+
+
+def reward(outcomes: Outcomes, turn: int, name: str) -> Terms:
+    """Mean of a scorer over the images it could score."""
+    values = outcomes.rewards[name][:, turn]
+    return _terms(outcomes, np.nan_to_num(values), np.isfinite(values))
+
+
+def preference(outcomes: Outcomes) -> Terms:
+    """Mean preference of the last image over the first, asked in both orders, where there are two."""
+    return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
+
+
+def order_inconsistency(outcomes: Outcomes) -> Terms:
+    """Share of pairs on which the judge went with the position, not the image: it says how far to trust it."""
+    asked = np.isfinite(outcomes.preference)
+    return _terms(outcomes, asked & (outcomes.preference == 0.5), asked)
+
+
+def summarize(outcomes: Outcomes, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> dict:
+    """Everything about one arm as plain JSON: lists have one entry per turn."""
+    turns = range(outcomes.turns)
+    later = range(1, outcomes.turns)
+
+    def share(metric: Metric, over: range) -> list[dict]:
+        return [intervals.proportion(metric(outcomes, turn)).to_dict() for turn in over]
+
+    def average(terms: Terms) -> dict:
+        return intervals.mean(terms, resamples=resamples, seed=seed).to_dict()
+
+    return {
+        "arm": outcomes.arm,
+        "seed": outcomes.seed,
+        "n": len(outcomes),
+        "prompts": len(set(outcomes.prompt_ids)),
+        "turns": outcomes.turns,
+        "renders": outcomes.renders,
+        "accuracy": share(accuracy, turns),
+        "score": [average(score(outcomes, turn)) for turn in turns],
+        "repair": [None, *share(repair, later)],
+        "damage": [None, *share(damage, later)],
+        "stop_rate": [None, *share(stop_rate, later)],
+        "stop_when_right": [None, *share(stop_when_right, later)],
+        "stop_when_wrong": [None, *share(stop_when_wrong, later)],
+        "reflection_accuracy": [None, *share(reflection_accuracy, later)],
+        "preference": average(preference(outcomes)),
+        "order_inconsistency": intervals.proportion(order_inconsistency(outcomes)).to_dict(),
+        "rewards": {name: [average(reward(outcomes, turn, name)) for turn in turns] for name in outcomes.rewards},
+        "tasks": {task: _task(outcomes, task) for task in sorted(set(outcomes.tasks))},
+    }
+
+
+def _task(outcomes: Outcomes, task: str) -> dict:
+    rows = outcomes.take(np.array([t == task for t in outcomes.tasks]))
+    last = rows.turns - 1
+
+    def plain(terms: Terms) -> Measure:
+        return intervals.proportion(terms)
+
+    return {
+        "n": len(rows),
+        "accuracy": [plain(accuracy(rows, turn)).to_dict() for turn in range(rows.turns)],
+        "score": [Measure(score(rows, turn).value, len(rows)).to_dict() for turn in range(rows.turns)],
+        "repair": plain(repair(rows, last)).to_dict(),
+        "damage": plain(damage(rows, last)).to_dict(),
+    }
+
+
+def _stops(outcomes: Outcomes, turn: int, in_hand: np.ndarray) -> Terms:
+    asked = in_hand & ~outcomes.stopped[:, turn - 1]
+    return _terms(outcomes, asked & outcomes.stopped[:, turn], asked)
+
+
+def _terms(outcomes: Outcomes, top: np.ndarray, bottom: np.ndarray) -> Terms:
+    return Terms(np.asarray(top, dtype=float), np.asarray(bottom, dtype=float), outcomes.prompt_ids)

@@ -1,0 +1,221 @@
+"""Evaluated trajectories as arrays: one row per trajectory, one column per turn.
+
+Turn 0 is the first image. A trajectory that stopped keeps its last image, so every row has a value in every column and
+accuracy at turn k is the accuracy of what the user would be holding after k refinements.
+
+Shape letters: N trajectories, T turns, H W pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from irg_rl.trajectory import Prompt, Trajectory
+
+Pixels = UInt8[Tensor, "H W 3"]
+
+Verify = Callable[[Sequence[Pixels], Sequence[Prompt]], Sequence[tuple[bool, float]]]
+"""Images and their prompts -> (right, graded score in [0, 1]) for each."""
+
+CheckReflection = Callable[[str, Pixels, Prompt], bool]
+"""A reflection, the image it is about and the prompt -> whether the stated defects are those of the image."""
+
+Prefer = Callable[[Sequence[tuple[Prompt, Pixels, Pixels]]], Sequence[float | None]]
+"""(prompt, image A, image B) triples -> how much A is preferred, in [0, 1]; None where the judge failed."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one arm of an evaluation (`real`, `redraw`, `shuffled`, ...) came to, under one seed."""
+
+    arm: str
+    seed: int
+    prompt_ids: list[str]
+    tasks: list[str]
+    correct: Bool[np.ndarray, "N T"]
+    score: Float[np.ndarray, "N T"]
+    stopped: Bool[np.ndarray, "N T"]  # "nothing to change" was said at or before this turn: the image is an older one
+    reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan where no reflection was said
+    preference: Float[np.ndarray, "N"]  # last image over first, mean of both orders; nan: one image, or judge failed
+    rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan where the scorer failed
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def turns(self) -> int:
+        return self.correct.shape[1]
+
+    @property
+    def renders(self) -> float:
+        """Images drawn per trajectory, the cost that a comparison has to hold equal."""
+        return float((~self.stopped).sum(1).mean())
+
+    def take(self, rows: Bool[np.ndarray, "N"] | Sequence[int]) -> "Outcomes":
+        """The same table with only these rows, in this order."""
+        index = np.arange(len(self))[np.asarray(rows)]
+        return replace(
+            self,
+            prompt_ids=[self.prompt_ids[i] for i in index],
+            tasks=[self.tasks[i] for i in index],
+            correct=self.correct[index],
+            score=self.score[index],
+            stopped=self.stopped[index],
+            reflection_correct=self.reflection_correct[index],
+            preference=self.preference[index],
+            rewards={name: table[index] for name, table in self.rewards.items()},
+        )
+
+
+def collect(
+    trajectories: Sequence[Trajectory],
+    verify: Verify,
+    *,
+    turns: int,
+    arm: str,
+    seed: int,
+    check_reflection: CheckReflection | None = None,
+    prefer: Prefer | None = None,
+) -> Outcomes:
+    """Verify every image of every trajectory and lay the results out by turn.
+
+    Raises ValueError for a trajectory that has fewer than `turns` images although it did not stop, or more.
+    """
+    for trajectory in trajectories:
+        _check_length(trajectory, turns)
+    rows = [row for row, t in enumerate(trajectories) for _ in t.images]
+    columns = [image.turn for t in trajectories for image in t.images]
+    images = [image.pixels for t in trajectories for image in t.images]
+    verdicts = verify(images, [trajectories[row].prompt for row in rows])
+    if len(verdicts) != len(images):
+        raise ValueError(f"the verifier returned {len(verdicts)} verdicts for {len(images)} images")
+
+    shape = (len(trajectories), turns)
+    drawn, correct, score = np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, np.nan)
+    drawn[rows, columns] = True
+    correct[rows, columns] = [bool(right) for right, _ in verdicts]
+    score[rows, columns] = [float(graded) for _, graded in verdicts]
+    last = _last_drawn(drawn)
+    return Outcomes(
+        arm=arm,
+        seed=seed,
+        prompt_ids=[t.prompt.id for t in trajectories],
+        tasks=[str(t.prompt.metadata.get("tag", "")) for t in trajectories],
+        correct=np.take_along_axis(correct, last, 1),
+        score=np.take_along_axis(score, last, 1),
+        stopped=~drawn,
+        reflection_correct=_reflections(trajectories, check_reflection, turns),
+        preference=_preferences(trajectories, prefer),
+        rewards=_rewards(trajectories, last),
+    )
+
+
+def _check_length(trajectory: Trajectory, turns: int) -> None:
+    drawn = [image.turn for image in trajectory.images]
+    if drawn != list(range(len(drawn))) or not drawn:
+        raise ValueError(
+            f"prompt {trajectory.prompt.id!r}: images of turns {drawn}; expected 0, 1, 2, ... without gaps"
+        )
+    if len(drawn) > turns or (len(drawn) < turns and not trajectory.stopped):
+        said = "stopped" if trajectory.stopped else "did not stop"
+        raise ValueError(f"prompt {trajectory.prompt.id!r}: {len(drawn)} images and {said}; expected {turns} turns")
+
+
+def _last_drawn(drawn: Bool[np.ndarray, "N T"]) -> np.ndarray:
+    """Column of the image in hand after each turn, (N, T)."""
+    return np.maximum.accumulate(np.where(drawn, np.arange(drawn.shape[1]), 0), axis=1)
+
+
+def _reflections(
+    trajectories: Sequence[Trajectory], check: CheckReflection | None, turns: int
+) -> Float[np.ndarray, "N T"]:
+    """Turn k holds the verdict on the reflection that was said about image k - 1."""
+    table = np.full((len(trajectories), turns), np.nan)
+    if check is None:
+        return table
+    for row, trajectory in enumerate(trajectories):
+        for text in trajectory.texts:
+            if 1 <= text.turn < turns:
+                seen = trajectory.images[text.turn - 1].pixels
+                table[row, text.turn] = check(text.text, seen, trajectory.prompt)
+    return table
+
+
+def _preferences(trajectories: Sequence[Trajectory], prefer: Prefer | None) -> Float[np.ndarray, "N"]:
+    """Share of the two presentations in which the last image won: 0.5 is a judge that only likes a position."""
+    table = np.full(len(trajectories), np.nan)
+    refined = [row for row, t in enumerate(trajectories) if t.turns > 1]
+    if prefer is None or not refined:
+        return table
+    asked = [(t.prompt, t.images[-1].pixels, t.images[0].pixels) for t in (trajectories[row] for row in refined)]
+    answers = prefer(asked + [(prompt, first, last) for prompt, last, first in asked])
+    last_shown_first, last_shown_second = answers[: len(asked)], answers[len(asked) :]
+    for row, ahead, behind in zip(refined, last_shown_first, last_shown_second, strict=True):
+        if ahead is not None and behind is not None:
+            table[row] = (ahead + 1.0 - behind) / 2.0
+    return table
+
+
+def _rewards(trajectories: Sequence[Trajectory], last: np.ndarray) -> dict[str, Float[np.ndarray, "N T"]]:
+    names = sorted({name for t in trajectories for name in t.rewards})
+    tables = {name: np.full(last.shape, np.nan) for name in names}
+    for row, trajectory in enumerate(trajectories):
+        for name, values in trajectory.rewards.items():
+            for turn, value in enumerate(values):
+                if value is not None:
+                    tables[name][row, turn] = value
+    return {name: np.take_along_axis(table, last, 1) for name, table in tables.items()}
+
+
+def save(outcomes: Outcomes, path: Path) -> None:
+    """One parquet row per trajectory and turn; readable without this program."""
+    n, turns = outcomes.correct.shape
+    columns = {
+        "prompt_id": np.repeat(np.array(outcomes.prompt_ids, dtype=object), turns),
+        "task": np.repeat(np.array(outcomes.tasks, dtype=object), turns),
+        "row": np.repeat(np.arange(n), turns),
+        "turn": np.tile(np.arange(turns), n),
+        "correct": outcomes.correct.ravel(),
+        "score": outcomes.score.ravel(),
+        "stopped": outcomes.stopped.ravel(),
+        "reflection_correct": outcomes.reflection_correct.ravel(),
+        "preference": np.repeat(outcomes.preference, turns),
+        **{f"reward/{name}": table.ravel() for name, table in outcomes.rewards.items()},
+    }
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    table = table.replace_schema_metadata({"arm": outcomes.arm, "seed": str(outcomes.seed), "turns": str(turns)})
+    aside = path.with_name(path.name + ".tmp")
+    pq.write_table(table, aside)
+    aside.replace(path)
+
+
+def load(path: Path) -> Outcomes:
+    """Read what `save` wrote. Raises ValueError when the file is something else."""
+    table = pq.read_table(path)
+    about = table.schema.metadata or {}
+    if b"arm" not in about or b"turns" not in about:
+        raise ValueError(f"{path} is not a table of outcomes: write one with evaluate.outcomes.save")
+    turns = int(about[b"turns"])
+    grid = {
+        name: table[name].to_numpy().reshape(-1, turns)
+        for name in table.column_names
+        if name not in ("prompt_id", "task")
+    }
+    return Outcomes(
+        arm=about[b"arm"].decode(),
+        seed=int(about[b"seed"]),
+        prompt_ids=table["prompt_id"].to_pylist()[::turns],
+        tasks=table["task"].to_pylist()[::turns],
+        correct=grid["correct"],
+        score=grid["score"],
+        stopped=grid["stopped"],
+        reflection_correct=grid["reflection_correct"],
+        preference=grid["preference"][:, 0],
+        rewards={name.removeprefix("reward/"): grid[name] for name in grid if name.startswith("reward/")},
+    )

@@ -1,0 +1,74 @@
+"""One evaluation of one checkpoint: the real arm, its controls, and the differences, as the JSON the report reads."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from irg_rl.evaluate import intervals, metrics, outcomes
+from irg_rl.evaluate.gate import GateReport
+from irg_rl.evaluate.outcomes import Outcomes
+
+REAL = "real"
+REDRAW = "redraw"  # turn k >= 1 is a fresh draw with a new seed; no image, no reflection
+SHUFFLED = "shuffled"  # the reflection comes from another prompt
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`name` is the checkpoint's label in the report (`sft`, `rl`, ...); arms include `real`."""
+
+    name: str
+    arms: Mapping[str, Outcomes]
+    step: int = 0
+    gate: GateReport | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)  # guidance, denoising steps, history, ...
+
+    def summary(self, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> dict:
+        """Plain JSON: every arm's measures, and real - control with paired intervals, lists indexed by turn."""
+        real = self.arms[REAL]
+        return {
+            "kind": "evaluation",
+            "name": self.name,
+            "step": self.step,
+            "settings": dict(self.settings),
+            "arms": {arm: metrics.summarize(table, resamples=resamples, seed=seed) for arm, table in self.arms.items()},
+            "differences": {
+                arm: _differences(real, control, resamples, seed) for arm, control in self.arms.items() if arm != REAL
+            },
+            "gate": None if self.gate is None else self.gate.to_dict(),
+        }
+
+    def save(self, folder: Path, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> Path:
+        """Write `<name>.json` and one `<name>.<arm>.parquet` per arm; the JSON comes last and vouches for the rest."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for arm, table in self.arms.items():
+            outcomes.save(table, folder / f"{self.name}.{arm}.parquet")
+        return write_json(folder / f"{self.name}.json", self.summary(resamples=resamples, seed=seed))
+
+
+def write_json(path: Path, content: dict) -> Path:
+    """Whole or not at all."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return aside.replace(path)
+
+
+def _differences(real: Outcomes, control: Outcomes, resamples: int, seed: int) -> dict:
+    turns = range(1, min(real.turns, control.turns))
+
+    def gained(metric: metrics.Metric) -> list[dict | None]:
+        per_turn = [
+            intervals.difference(metric(real, turn), metric(control, turn), resamples=resamples, seed=seed).to_dict()
+            for turn in turns
+        ]
+        return [None, *per_turn]
+
+    return {name: gained(m) for name, m in _COMPARED.items()}
+
+
+_COMPARED: dict[str, metrics.Metric] = {
+    "accuracy": metrics.accuracy,
+    "repair": metrics.repair,
+    "damage": metrics.damage,
+}

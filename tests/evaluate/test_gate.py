@@ -1,0 +1,81 @@
+import pytest
+from rich.console import Console
+
+from irg_rl.evaluate.gate import Thresholds, check_gate
+
+
+def arms(table, real=0.6, redraw=0.2, shuffled=0.3, first=0.5, damaged=0.02, n=100):
+    """n prompts of which `first` start right; each arm repairs its share of the rest; the real one damages a few."""
+    right = int(first * n)
+
+    def arm(name, repaired, broken):
+        rows = [[1, int(i >= broken * right)] for i in range(right)]
+        rows += [[0, int(i < repaired * (n - right))] for i in range(n - right)]
+        return table(rows, arm=name)
+
+    return arm("real", real, damaged), arm("redraw", redraw, 0.5), arm("shuffled", shuffled, 0.1)
+
+
+def test_real_refinement_passes(table):
+    report = check_gate(*arms(table), resamples=200)
+    assert report.passed and report.failures == []
+    assert [round(line.measure.value, 3) for line in report.lines] == [0.5, 0.02, 0.4, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"first": 0.38}, "first image right"),
+        ({"damaged": 0.10}, "damage"),
+        ({"redraw": 0.5}, "repair above a plain redraw"),
+        ({"shuffled": 0.5}, "repair above a shuffled reflection"),
+    ],
+)
+def test_each_requirement_alone_closes_the_gate_and_is_named(table, change, words):
+    report = check_gate(*arms(table, **change), resamples=200)
+    assert not report.passed
+    assert [failure.split(" is ")[0] for failure in report.failures] == [words]
+
+
+def test_the_trap_of_the_first_trial_is_caught(table):
+    """Repair .38 looks like refinement; a plain redraw repairs .42: the model only redrew."""
+    report = check_gate(
+        *arms(table, first=0.65, real=0.383, redraw=0.416, shuffled=0.388, damaged=0.215), resamples=200
+    )
+    assert len(report.failures) == 3
+
+
+def test_exactly_the_threshold_is_enough(table):
+    assert check_gate(*arms(table, first=0.40, real=0.35, redraw=0.2, shuffled=0.2), resamples=50).passed
+
+
+def test_nothing_to_repair_is_not_a_pass(table):
+    everything_right = [[1, 1]] * 10
+    same = [table(everything_right, arm=name) for name in ("real", "redraw", "shuffled")]
+    assert not check_gate(*same, resamples=20).passed
+
+
+def test_controls_from_other_first_images_are_refused(table):
+    real, redraw, shuffled = arms(table)
+    other = table((~redraw.correct).tolist(), arm="redraw")
+    with pytest.raises(ValueError, match="100 of 100 verdicts differ"):
+        check_gate(real, other, shuffled)
+    with pytest.raises(ValueError, match="other prompts"):
+        check_gate(real, redraw.take(range(50)), shuffled)
+
+
+def test_thresholds_are_arguments_and_the_table_prints(table):
+    report = check_gate(*arms(table), Thresholds(first_accuracy=0.9), resamples=50)
+    console = Console(record=True, width=160)
+    console.print(report)
+    printed = console.export_text()
+    assert "refinement is not shown" in printed and ">= 0.90" in printed and "fails" in printed
+    assert report.to_dict()["lines"][0]["passed"] is False
+
+
+def test_arms_of_different_depth_meet_at_the_deepest_common_turn(table):
+    real = table([[0, 0, 1], [1, 1, 1]])
+    control = [table([[0, 0], [1, 1]], arm=name) for name in ("redraw", "shuffled")]
+    assert check_gate(real, *control, resamples=20).turn == 1
+    with pytest.raises(ValueError, match="gate at turn 2"):
+        check_gate(real, *control, turn=2)

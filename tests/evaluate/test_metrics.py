@@ -1,0 +1,53 @@
+import json
+
+import numpy as np
+import pytest
+
+from irg_rl.evaluate import metrics
+
+
+def test_repair_and_damage_are_conditioned_on_the_first_image(table):
+    outcomes = table([[0, 1], [0, 0], [0, 1], [0, 1], [1, 1], [1, 0]])
+    assert (metrics.repair(outcomes, 1).value, metrics.repair(outcomes, 1).n) == (0.75, 4)
+    assert (metrics.damage(outcomes, 1).value, metrics.damage(outcomes, 1).n) == (0.5, 2)
+    assert metrics.accuracy(outcomes, 1).value == pytest.approx(4 / 6)
+
+
+def test_repair_without_a_wrong_first_image_is_not_zero_but_unknown(table):
+    repaired = metrics.repair(table([[1, 1]]), 1)
+    assert np.isnan(repaired.value) and repaired.n == 0
+
+
+def test_stops_are_split_by_whether_the_image_in_hand_was_right(table):
+    outcomes = table(
+        [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 1, 1]],
+        stopped=[[0, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0]],
+    )
+    assert metrics.stop_rate(outcomes, 1).value == 0.5
+    assert metrics.stop_when_right(outcomes, 1).value == 0.5
+    assert metrics.stop_when_wrong(outcomes, 1).value == 0.5
+    # at turn 2 only rows 1 and 3 are still going, both with a right image in hand
+    assert (metrics.stop_when_right(outcomes, 2).value, metrics.stop_when_right(outcomes, 2).n) == (0.5, 2)
+    assert metrics.stop_when_wrong(outcomes, 2).n == 0
+
+
+def test_means_leave_out_what_a_scorer_could_not_score(table):
+    outcomes = table([[1, 1], [1, 1]], rewards={"hps": np.array([[0.2, np.nan], [0.4, 0.6]])})
+    assert metrics.reward(outcomes, 0, "hps").value == pytest.approx(0.3)
+    assert (metrics.reward(outcomes, 1, "hps").value, metrics.reward(outcomes, 1, "hps").n) == (0.6, 1)
+
+
+def test_a_summary_is_strict_json_with_n_and_interval_beside_every_figure(table):
+    summary = metrics.summarize(table([[0, 1, 1], [1, 1, 1], [0, 0, 1]]), resamples=50)
+    again = json.loads(json.dumps(summary, allow_nan=False))
+    assert again["accuracy"][2] == {"value": 1.0, "n": 3, "low": pytest.approx(0.4385, abs=1e-4), "high": 1.0}
+    assert again["repair"][0] is None and again["repair"][1]["value"] == 0.5
+    assert again["tasks"]["counting"]["repair"]["value"] == 1.0
+    assert again["preference"]["value"] is None
+
+
+def test_tasks_partition_the_rows(table):
+    one, two = table([[0, 1]], prompts=["a"], task="colors"), table([[1, 1]], prompts=["b"], task="counting")
+    both = one.take([0])
+    assert metrics.summarize(both, resamples=10)["tasks"].keys() == {"colors"}
+    assert two.take(np.array([False])).prompt_ids == []

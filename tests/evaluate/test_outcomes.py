@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from irg_rl.evaluate import outcomes
+from tests.evaluate.pixels import read_pixel, trajectory
+
+
+def test_every_turn_is_verified_and_laid_out_by_turn():
+    table = outcomes.collect(
+        [trajectory("a", [False, True]), trajectory("b", [True, False])], read_pixel, turns=2, arm="real", seed=3
+    )
+    assert table.correct.tolist() == [[False, True], [True, False]]
+    assert table.score.tolist() == [[0.5, 1.0], [1.0, 0.5]]
+    assert (table.prompt_ids, table.tasks, table.arm, table.seed) == (["a", "b"], ["counting"] * 2, "real", 3)
+
+
+def test_a_stopped_trajectory_keeps_its_last_image_for_later_turns():
+    table = outcomes.collect(
+        [trajectory("a", [False, True], stops=True, hps=[0.1, 0.3])], read_pixel, turns=4, arm="real", seed=0
+    )
+    assert table.correct.tolist() == [[False, True, True, True]]
+    assert table.stopped.tolist() == [[False, False, True, True]]
+    assert table.rewards["hps"].tolist() == [[0.1, 0.3, 0.3, 0.3]]
+    assert table.renders == 2.0
+
+
+def test_a_trajectory_that_lost_a_turn_is_refused():
+    with pytest.raises(ValueError, match="'a': 1 images and did not stop; expected 3 turns"):
+        outcomes.collect([trajectory("a", [True])], read_pixel, turns=3, arm="real", seed=0)
+    with pytest.raises(ValueError, match="3 images"):
+        outcomes.collect([trajectory("a", [True] * 3)], read_pixel, turns=2, arm="real", seed=0)
+
+
+def test_a_failed_scorer_is_nan_and_never_a_number():
+    table = outcomes.collect(
+        [trajectory("a", [True, True], hps=[0.2, None]), trajectory("b", [True, True], hps=[0.4, 0.6])],
+        read_pixel, turns=2, arm="real", seed=0,
+    )  # fmt: skip
+    assert np.isnan(table.rewards["hps"][0, 1])
+    assert table.rewards["hps"][1].tolist() == [0.4, 0.6]
+
+
+def test_a_reflection_is_judged_on_the_image_before_it_and_so_is_a_stop():
+    """The check accepts a claim iff it names a defect exactly when the image it saw is wrong."""
+
+    def check(words, pixels, prompt):
+        return (words == "nothing to change") == bool(pixels[0, 0, 0])
+
+    table = outcomes.collect(
+        [
+            trajectory("a", [False, False, True], stops=True),  # true claim, true claim, true stop
+            trajectory("b", [True, False], stops=True),  # false claim, false stop
+        ],
+        read_pixel, turns=4, arm="real", seed=0, check_reflection=check,
+    )  # fmt: skip
+    np.testing.assert_array_equal(table.reflection_correct, [[np.nan, 1, 1, 1], [np.nan, 0, 0, np.nan]])
+
+
+def test_preference_is_asked_in_both_orders_and_a_position_bias_cancels():
+    pairs = [trajectory("a", [False, True]), trajectory("b", [True, False]), trajectory("c", [True], stops=True)]
+
+    def likes_right(asked):
+        return [float(bool(a[0, 0, 0])) for _, a, _ in asked]
+
+    def likes_the_first_shown(asked):
+        return [1.0 for _ in asked]
+
+    def measure(prefer):
+        return outcomes.collect(pairs, read_pixel, turns=2, arm="real", seed=0, prefer=prefer).preference
+
+    np.testing.assert_array_equal(measure(likes_right), [1.0, 0.0, np.nan])
+    np.testing.assert_array_equal(measure(likes_the_first_shown), [0.5, 0.5, np.nan])
+
+
+def test_a_judge_that_fails_in_one_order_gives_no_preference():
+    pair = [trajectory("a", [False, True])]
+    table = outcomes.collect(
+        pair, read_pixel, turns=2, arm="real", seed=0, prefer=lambda asked: [1.0, None][: len(asked)]
+    )
+    assert np.isnan(table.preference[0])
+
+
+def test_a_table_comes_back_from_parquet_as_it_was(tmp_path):
+    table = outcomes.collect(
+        [trajectory("a", [False, True], hps=[0.2, None]), trajectory("b", [True], stops=True, hps=[0.5])],
+        read_pixel, turns=2, arm="shuffled", seed=7,
+    )  # fmt: skip
+    outcomes.save(table, tmp_path / "rl.shuffled.parquet")
+    back = outcomes.load(tmp_path / "rl.shuffled.parquet")
+    assert (back.arm, back.seed, back.prompt_ids, back.tasks) == ("shuffled", 7, ["a", "b"], ["counting"] * 2)
+    for name in ("correct", "score", "stopped", "reflection_correct", "preference"):
+        np.testing.assert_array_equal(vars(back)[name], vars(table)[name])
+    np.testing.assert_array_equal(back.rewards["hps"], table.rewards["hps"])
+    assert not list(tmp_path.glob("*.tmp"))
