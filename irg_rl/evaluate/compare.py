@@ -130,6 +130,7 @@ def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
         stopped=np.zeros(chosen.shape, bool),
         reflection_correct=np.full(chosen.shape, np.nan),
         preference=np.full(len(first), np.nan),
+        consistent=np.full(len(first), np.nan),
         rewards={name: pick([s.rewards[name] for s in samples]) for name in first.rewards},
     )
 

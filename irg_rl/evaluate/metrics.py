@@ -69,10 +69,9 @@ def preference(outcomes: Outcomes) -> Terms:
     return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
 
 
-def order_inconsistency(outcomes: Outcomes) -> Terms:
-    """Share of pairs on which the judge went with the position, not the image: it says how far to trust it."""
-    asked = np.isfinite(outcomes.preference)
-    return _terms(outcomes, asked & (outcomes.preference == 0.5), asked)
+def order_consistency(outcomes: Outcomes) -> Terms:
+    """Share of pairs on which the judge named the same image in both orders: how far its preference can be trusted."""
+    return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 
 def summarize(outcomes: Outcomes, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> dict:
@@ -102,7 +101,7 @@ def summarize(outcomes: Outcomes, *, resamples: int = intervals.RESAMPLES, seed:
         "stop_when_wrong": [None, *share(stop_when_wrong, later)],
         "reflection_accuracy": [None, *share(reflection_accuracy, later)],
         "preference": average(preference(outcomes)),
-        "order_inconsistency": intervals.proportion(order_inconsistency(outcomes)).to_dict(),
+        "order_consistency": intervals.proportion(order_consistency(outcomes)).to_dict(),
         "rewards": {name: [average(reward(outcomes, turn, name)) for turn in turns] for name in outcomes.rewards},
         "tasks": {task: _task(outcomes, task) for task in sorted(set(outcomes.tasks))},
     }

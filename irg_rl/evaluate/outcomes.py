@@ -9,25 +9,41 @@ Shape letters: N trajectories, T turns, H W pixels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
 
 from irg_rl.trajectory import Prompt, Trajectory
 
-Pixels = UInt8[Tensor, "H W 3"]
+Pixels = UInt8[np.ndarray, "H W 3"]
 
-Verify = Callable[[Sequence[Pixels], Sequence[Prompt]], Sequence[tuple[bool, float]]]
-"""Images and their prompts -> (right, graded score in [0, 1]) for each."""
+
+class Verdict(Protocol):
+    """Right or wrong, and a graded score in [0, 1] that is 1 iff right."""
+
+    correct: bool
+    score: float
+
+
+class BothOrders(Protocol):
+    """A judge's comparison of two images, shown in both orders: how much it prefers the first, in [0, 1], and whether
+    both orders named the same image."""
+
+    first: float
+    consistent: bool
+
+
+Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict]]
+"""Images and the prompts they were drawn for -> a verdict each."""
 
 CheckReflection = Callable[[str, Pixels, Prompt], bool]
 """A reflection, the image it is about and the prompt -> whether the stated defects are those of the image."""
 
-Prefer = Callable[[Sequence[tuple[Prompt, Pixels, Pixels]]], Sequence[float | None]]
-"""(prompt, image A, image B) triples -> how much A is preferred, in [0, 1]; None where the judge failed."""
+Prefer = Callable[[list[Prompt], list[Pixels], list[Pixels]], Sequence[BothOrders | None]]
+"""Prompts, first and second images -> a comparison each; None where the judge failed."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,8 @@ class Outcomes:
     score: Float[np.ndarray, "N T"]
     stopped: Bool[np.ndarray, "N T"]  # "nothing to change" was said at or before this turn: the image is an older one
     reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan where no reflection was said
-    preference: Float[np.ndarray, "N"]  # last image over first, mean of both orders; nan: one image, or judge failed
+    preference: Float[np.ndarray, "N"]  # last image over first, in [0, 1]; nan: only one image, or the judge failed
+    consistent: Float[np.ndarray, "N"]  # 1 when the judge named the same image in both orders, else 0; nan likewise
     rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan where the scorer failed
 
     def __len__(self) -> int:
@@ -69,6 +86,7 @@ class Outcomes:
             stopped=self.stopped[index],
             reflection_correct=self.reflection_correct[index],
             preference=self.preference[index],
+            consistent=self.consistent[index],
             rewards={name: table[index] for name, table in self.rewards.items()},
         )
 
@@ -91,7 +109,7 @@ def collect(
         _check_length(trajectory, turns)
     rows = [row for row, t in enumerate(trajectories) for _ in t.images]
     columns = [image.turn for t in trajectories for image in t.images]
-    images = [image.pixels for t in trajectories for image in t.images]
+    images = [pixels for t in trajectories for pixels in drawn_images(t)]
     verdicts = verify(images, [trajectories[row].prompt for row in rows])
     if len(verdicts) != len(images):
         raise ValueError(f"the verifier returned {len(verdicts)} verdicts for {len(images)} images")
@@ -99,9 +117,10 @@ def collect(
     shape = (len(trajectories), turns)
     drawn, correct, score = np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, np.nan)
     drawn[rows, columns] = True
-    correct[rows, columns] = [bool(right) for right, _ in verdicts]
-    score[rows, columns] = [float(graded) for _, graded in verdicts]
+    correct[rows, columns] = [verdict.correct for verdict in verdicts]
+    score[rows, columns] = [verdict.score for verdict in verdicts]
     last = _last_drawn(drawn)
+    preference, consistent = _preferences(trajectories, prefer)
     return Outcomes(
         arm=arm,
         seed=seed,
@@ -111,9 +130,15 @@ def collect(
         score=np.take_along_axis(score, last, 1),
         stopped=~drawn,
         reflection_correct=_reflections(trajectories, check_reflection, turns),
-        preference=_preferences(trajectories, prefer),
+        preference=preference,
+        consistent=consistent,
         rewards=_rewards(trajectories, last),
     )
+
+
+def drawn_images(trajectory: Trajectory) -> list[Pixels]:
+    """The images of a trajectory, turn by turn."""
+    return [image.pixels.cpu().numpy() for image in trajectory.images]
 
 
 def _check_length(trajectory: Trajectory, turns: int) -> None:
@@ -142,24 +167,25 @@ def _reflections(
     for row, trajectory in enumerate(trajectories):
         for text in trajectory.texts:
             if 1 <= text.turn < turns:
-                seen = trajectory.images[text.turn - 1].pixels
+                seen = drawn_images(trajectory)[text.turn - 1]
                 table[row, text.turn] = check(text.text, seen, trajectory.prompt)
     return table
 
 
-def _preferences(trajectories: Sequence[Trajectory], prefer: Prefer | None) -> Float[np.ndarray, "N"]:
-    """Share of the two presentations in which the last image won: 0.5 is a judge that only likes a position."""
-    table = np.full(len(trajectories), np.nan)
+def _preferences(
+    trajectories: Sequence[Trajectory], prefer: Prefer | None
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    preference, consistent = np.full((2, len(trajectories)), np.nan)
     refined = [row for row, t in enumerate(trajectories) if t.turns > 1]
     if prefer is None or not refined:
-        return table
-    asked = [(t.prompt, t.images[-1].pixels, t.images[0].pixels) for t in (trajectories[row] for row in refined)]
-    answers = prefer(asked + [(prompt, first, last) for prompt, last, first in asked])
-    last_shown_first, last_shown_second = answers[: len(asked)], answers[len(asked) :]
-    for row, ahead, behind in zip(refined, last_shown_first, last_shown_second, strict=True):
-        if ahead is not None and behind is not None:
-            table[row] = (ahead + 1.0 - behind) / 2.0
-    return table
+        return preference, consistent
+    images = [drawn_images(trajectories[row]) for row in refined]
+    prompts = [trajectories[row].prompt for row in refined]
+    answers = prefer(prompts, [drawn[-1] for drawn in images], [drawn[0] for drawn in images])
+    for row, answer in zip(refined, answers, strict=True):
+        if answer is not None:
+            preference[row], consistent[row] = answer.first, answer.consistent
+    return preference, consistent
 
 
 def _rewards(trajectories: Sequence[Trajectory], last: np.ndarray) -> dict[str, Float[np.ndarray, "N T"]]:
@@ -186,6 +212,7 @@ def save(outcomes: Outcomes, path: Path) -> None:
         "stopped": outcomes.stopped.ravel(),
         "reflection_correct": outcomes.reflection_correct.ravel(),
         "preference": np.repeat(outcomes.preference, turns),
+        "consistent": np.repeat(outcomes.consistent, turns),
         **{f"reward/{name}": table.ravel() for name, table in outcomes.rewards.items()},
     }
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
@@ -217,5 +244,6 @@ def load(path: Path) -> Outcomes:
         stopped=grid["stopped"],
         reflection_correct=grid["reflection_correct"],
         preference=grid["preference"][:, 0],
+        consistent=grid["consistent"][:, 0],
         rewards={name.removeprefix("reward/"): grid[name] for name in grid if name.startswith("reward/")},
     )

@@ -23,6 +23,7 @@ def table():
             stopped=np.zeros(correct.shape, bool) if stopped is None else np.array(stopped, dtype=bool),
             reflection_correct=np.full(correct.shape, np.nan),
             preference=np.full(n, np.nan),
+            consistent=np.full(n, np.nan),
             rewards=rewards or {},
         )
 

@@ -1,5 +1,7 @@
 """Small trajectories whose images carry their own verdict in one pixel, so that every expected figure is countable."""
 
+from dataclasses import dataclass
+
 import torch
 
 from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
@@ -18,9 +20,25 @@ def image(turn: int, right: bool, score: float) -> ImageSegment:
     )
 
 
+@dataclass(frozen=True)
+class Verdict:
+    correct: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    first: float
+    consistent: bool = True
+
+
+def is_right(pixels) -> bool:
+    return bool(pixels[0, 0, 0])
+
+
 def read_pixel(images, prompts):
     """The verifier of these tests: red says right, green is the score in percent."""
-    return [(bool(pixels[0, 0, 0]), int(pixels[0, 0, 1]) / 100) for pixels in images]
+    return [Verdict(is_right(pixels), int(pixels[0, 0, 1]) / 100) for pixels in images]
 
 
 def trajectory(name: str, rights: list[bool], stops: bool = False, task: str = "counting", **rewards) -> Trajectory:

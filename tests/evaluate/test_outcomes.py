@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from irg_rl.evaluate import outcomes
-from tests.evaluate.pixels import read_pixel, trajectory
+from tests.evaluate.pixels import Comparison, is_right, read_pixel, trajectory
 
 
 def test_every_turn_is_verified_and_laid_out_by_turn():
@@ -44,7 +44,7 @@ def test_a_reflection_is_judged_on_the_image_before_it_and_so_is_a_stop():
     """The check accepts a claim iff it names a defect exactly when the image it saw is wrong."""
 
     def check(words, pixels, prompt):
-        return (words == "nothing to change") == bool(pixels[0, 0, 0])
+        return (words == "nothing to change") == is_right(pixels)
 
     table = outcomes.collect(
         [
@@ -56,28 +56,27 @@ def test_a_reflection_is_judged_on_the_image_before_it_and_so_is_a_stop():
     np.testing.assert_array_equal(table.reflection_correct, [[np.nan, 1, 1, 1], [np.nan, 0, 0, np.nan]])
 
 
-def test_preference_is_asked_in_both_orders_and_a_position_bias_cancels():
+def test_preference_compares_the_last_image_with_the_first_where_there_are_two():
     pairs = [trajectory("a", [False, True]), trajectory("b", [True, False]), trajectory("c", [True], stops=True)]
 
-    def likes_right(asked):
-        return [float(bool(a[0, 0, 0])) for _, a, _ in asked]
+    def likes_right(prompts, first, second):
+        return [
+            Comparison(0.9 if is_right(a) else 0.1, consistent=prompt.id == "a") for prompt, a in zip(prompts, first)
+        ]
 
-    def likes_the_first_shown(asked):
-        return [1.0 for _ in asked]
-
-    def measure(prefer):
-        return outcomes.collect(pairs, read_pixel, turns=2, arm="real", seed=0, prefer=prefer).preference
-
-    np.testing.assert_array_equal(measure(likes_right), [1.0, 0.0, np.nan])
-    np.testing.assert_array_equal(measure(likes_the_first_shown), [0.5, 0.5, np.nan])
+    table = outcomes.collect(pairs, read_pixel, turns=2, arm="real", seed=0, prefer=likes_right)
+    np.testing.assert_array_equal(table.preference, [0.9, 0.1, np.nan])
+    np.testing.assert_array_equal(table.consistent, [1, 0, np.nan])
 
 
-def test_a_judge_that_fails_in_one_order_gives_no_preference():
-    pair = [trajectory("a", [False, True])]
-    table = outcomes.collect(
-        pair, read_pixel, turns=2, arm="real", seed=0, prefer=lambda asked: [1.0, None][: len(asked)]
-    )
-    assert np.isnan(table.preference[0])
+def test_a_judge_that_fails_gives_no_preference():
+    pair = [trajectory("a", [False, True]), trajectory("b", [False, True])]
+
+    def fails_once(prompts, first, second):
+        return [None, Comparison(0.7)]
+
+    table = outcomes.collect(pair, read_pixel, turns=2, arm="real", seed=0, prefer=fails_once)
+    np.testing.assert_array_equal(table.preference, [np.nan, 0.7])
 
 
 def test_a_table_comes_back_from_parquet_as_it_was(tmp_path):
@@ -88,7 +87,7 @@ def test_a_table_comes_back_from_parquet_as_it_was(tmp_path):
     outcomes.save(table, tmp_path / "rl.shuffled.parquet")
     back = outcomes.load(tmp_path / "rl.shuffled.parquet")
     assert (back.arm, back.seed, back.prompt_ids, back.tasks) == ("shuffled", 7, ["a", "b"], ["counting"] * 2)
-    for name in ("correct", "score", "stopped", "reflection_correct", "preference"):
+    for name in ("correct", "score", "stopped", "reflection_correct", "preference", "consistent"):
         np.testing.assert_array_equal(vars(back)[name], vars(table)[name])
     np.testing.assert_array_equal(back.rewards["hps"], table.rewards["hps"])
     assert not list(tmp_path.glob("*.tmp"))
