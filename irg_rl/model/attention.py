@@ -1,0 +1,99 @@
+"""Who attends to whom: the joint softmax over a pack.
+
+Streams are moved to padded rows, attended under the pack's visibility and moved back. Both moves are gathers in both
+directions of autograd, which is much cheaper than scatter-adds on a CPU.
+
+Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/value heads, d numbers per head.
+"""
+
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from irg_rl.model.layout import Visibility
+from irg_rl.model.pack import Pack
+
+
+class Backend(StrEnum):
+    SDPA = "sdpa"
+    FLEX = "flex"
+
+
+class _Move(torch.autograd.Function):
+    """x[forward_index], whose gradient is grad[backward_index].
+
+    Exact when the two indices are inverse to each other on the real tokens. Padding takes the value of token 0; its
+    queries see padding alone and its gradient is never read.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, forward_index: Tensor, backward_index: Tensor) -> Tensor:
+        ctx.save_for_backward(backward_index)
+        return x.index_select(0, forward_index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (backward_index,) = ctx.saved_tensors
+        return grad.index_select(0, backward_index), None, None
+
+
+class PackedAttention:
+    """Attention inside the rows of one pack; `__call__` is the transformer's `attend`.
+
+    `detach_context`: what noise blocks see outside themselves gives them values but takes no gradient from them.
+    """
+
+    def __init__(self, pack: Pack, backend: Backend = Backend.SDPA, detach_context: bool = False) -> None:
+        self._pack = pack
+        self._backend = backend
+        if backend is Backend.FLEX:
+            self._mask = _block_mask(pack.visibility)
+        else:
+            self._mask = pack.visibility.dense()[:, None]
+        self._noise = pack.visibility.in_noise()[:, None, :, None] if detach_context else None
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
+        pack = self._pack
+        heads = (q.shape[1], k.shape[1], v.shape[1])
+        padded = _Move.apply(torch.cat([q, k, v], dim=1), pack.unslot, pack.slot)
+        q, k, v = padded.unflatten(0, (pack.rows, -1)).transpose(1, 2).split(heads, dim=1)
+        mixed = self._attend(q, k, v)
+        if self._noise is not None:
+            outside = ~self._noise
+            context_free = self._attend(q, _stop(k, outside), _stop(v, outside))
+            mixed = torch.where(self._noise, context_free, mixed)
+        return _Move.apply(mixed.transpose(1, 2).flatten(2).flatten(0, 1), pack.slot, pack.unslot)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self._backend is Backend.FLEX:
+            return _flex(q, k, v, block_mask=self._mask, enable_gqa=True)
+        return grouped_attention(q, k, v, self._mask)
+
+
+def grouped_attention(
+    q: Float[Tensor, "B h T d"], k: Float[Tensor, "B k S d"], v: Float[Tensor, "B k S d"], mask: Bool[Tensor, "B 1 T S"]
+) -> Float[Tensor, "B h T d"]:
+    """softmax(q k / sqrt(d)) v under a mask; key/value head j serves query heads j * h/k and following."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def _stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
+    return torch.where(where, x.detach(), x)
+
+
+def _block_mask(visibility: Visibility):
+    block, ancestors, causal = visibility.block, visibility.ancestors, visibility.causal
+
+    def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own, other = block[b, query], block[b, key]
+        return ancestors[b, own, other] & ~((own == other) & causal[b, own] & (key > query))
+
+    batch, length = block.shape
+    return create_block_mask(visible, batch, None, length, length, device=str(block.device))
+
+
+_flex = torch.compile(flex_attention, dynamic=True)

@@ -1,0 +1,121 @@
+"""Key/value cache of a batch of contexts that grow block by block.
+
+Letters: B batch rows, R rows taking part, C capacity, S cached tokens looked at, T tokens of the new blocks (padded),
+N new tokens, h query heads, k key/value heads, d numbers per head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from irg_rl.model.attention import grouped_attention
+from irg_rl.model.config import LLMConfig
+from irg_rl.model.pack import Pack
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far every context had grown, to look at or to return to."""
+
+    lengths: Int[Tensor, "B"]
+    positions: Int[Tensor, "B"]
+
+
+class KVCache:
+    """Pre-allocated keys and values, and per row the number of cached tokens and the next rope position.
+
+    `lengths` and `positions` live on the CPU. Restoring a mark is a change of numbers: no tensor is copied, and what
+    was written beyond it is overwritten later.
+    """
+
+    def __init__(self, config: LLMConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.batch, self.capacity = batch, capacity
+        self.lengths = torch.zeros(batch, dtype=torch.long)
+        self.positions = torch.zeros(batch, dtype=torch.long)
+
+    def mark(self) -> Mark:
+        return Mark(self.lengths.clone(), self.positions.clone())
+
+    def restore(self, mark: Mark, rows: Tensor | None = None) -> None:
+        """Forgets what `rows` (None: all) gained since `mark`. ValueError if a row is shorter than its mark."""
+        which = slice(None) if rows is None else rows.cpu()
+        if (mark.lengths[which] > self.lengths[which]).any():
+            raise ValueError("a context is shorter than the mark it should return to: marks do not restore forwards")
+        self.lengths[which] = mark.lengths[which]
+        self.positions[which] = mark.positions[which]
+
+
+class CachedAttention:
+    """`attend` of new blocks, one per row, that see a cached context and themselves.
+
+    `own` [R, T, T] is their visibility among themselves. With `write`, their keys and values enter the cache (the
+    lengths are the caller's to move); without, the cache stays as it was.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        rows: Tensor | None,
+        lengths: Int[Tensor, "R"],
+        new: list[int],
+        own: Bool[Tensor, "R T T"],
+        pack: Pack | None,
+        write: bool,
+    ) -> None:
+        device = cache.keys[0].device
+        self._cache = cache
+        self._write = write
+        self._pack = pack
+        self._rows = None if rows is None else rows.to(device)
+        end = int((lengths + torch.tensor(new)).max())
+        if write and end > cache.capacity:
+            raise ValueError(f"a context of {end} tokens exceeds the cache's capacity of {cache.capacity}")
+        self._span = end if write else int(lengths.max())
+        self._mask = _mask(lengths.to(device), self._span, own, write)[:, None]
+        if write:
+            row, column = (torch.arange(len(new), device=device), 0) if pack is None else _places(pack, own.shape[1])
+            self._put_column = lengths.to(device)[row] + column
+            self._put_row = row if self._rows is None else self._rows[row]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        if self._write:
+            keys[self._put_row, :, self._put_column] = k
+            values[self._put_row, :, self._put_column] = v
+        keys, values = self._context(keys), self._context(values)
+        if not self._write:
+            keys, values = (torch.cat([old, self._pad(new)], dim=2) for old, new in ((keys, k), (values, v)))
+        mixed = grouped_attention(self._pad(q), keys, values, self._mask)
+        flat = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
+        return flat if self._pack is None else flat.index_select(0, self._pack.slot)
+
+    def _context(self, stored: Float[Tensor, "B k C d"]) -> Float[Tensor, "R k S d"]:
+        seen = stored[:, :, : self._span]
+        return seen if self._rows is None else seen.index_select(0, self._rows)
+
+    def _pad(self, x: Float[Tensor, "N heads d"]) -> Float[Tensor, "R heads T d"]:
+        if self._pack is None:
+            return x[:, :, None]
+        return x.index_select(0, self._pack.unslot).unflatten(0, (self._pack.rows, -1)).transpose(1, 2)
+
+
+def _places(pack: Pack, length: int) -> tuple[Tensor, Tensor]:
+    """Row and column of every token of the pack."""
+    return pack.slot // length, pack.slot % length
+
+
+def _mask(lengths: Int[Tensor, "R"], span: int, own: Bool[Tensor, "R T T"], write: bool) -> Bool[Tensor, "R T S"]:
+    """Visibility of cached and new keys; new ones stand right after each row's context if written, else at the end."""
+    since = torch.arange(span, device=lengths.device) - lengths[:, None]  # columns since the end of the context
+    count = own.shape[1]
+    context = (since < 0)[:, None].expand(-1, count, -1)
+    if not write:
+        return torch.cat([context, own], dim=2)
+    index = since.clamp(0, count - 1)[:, None].expand(-1, count, -1)
+    return context | (own.gather(2, index) & ((since >= 0) & (since < count))[:, None])

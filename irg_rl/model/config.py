@@ -1,0 +1,225 @@
+"""Sizes of a unified model, and the JSON files of a released folder that state them.
+
+A released folder has three JSON files: `config.json` (latent patch, table sizes, timestep shift), `llm_config.json` (a
+plain Qwen2 configuration) and `vit_config.json` (a SigLIP configuration). Three conventions are not in the files: q/k
+norms are on, input and output embeddings are not tied, and the vision tower has one layer fewer than its JSON says
+(BAGEL reads the features before SigLIP's last layer).
+"""
+
+import json
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_UNUSED_VIT_LAYERS = 1
+
+
+class _Sizes(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LLMConfig(_Sizes):
+    """The Qwen2 language model; every size holds for both experts."""
+
+    hidden_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0)
+    rope_theta: float = 1e6
+    rms_norm_eps: float = 1e-6
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} attention heads cannot share {self.num_key_value_heads} key/value heads"
+            )
+        if self.head_dim % 2 or self.hidden_size % 4:
+            raise ValueError(f"head size {self.head_dim} must be even and hidden_size a multiple of 4")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+class ViTConfig(_Sizes):
+    """The SigLIP vision tower. `num_hidden_layers` counts the layers that are used."""
+
+    hidden_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    patch_size: int = Field(gt=0)
+    max_patches_per_side: int = Field(gt=0)
+    layer_norm_eps: float = 1e-6
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"ViT hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads")
+        return self
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one RGB patch."""
+        return 3 * self.patch_size**2
+
+
+class VAEConfig(_Sizes):
+    """The FLUX autoencoder. One level per entry of `block_out_channels`; every level but the last halves the image."""
+
+    block_out_channels: tuple[int, ...] = Field(min_length=1)
+    layers_per_block: int = Field(gt=0)
+    latent_channels: int = Field(gt=0)
+    scaling_factor: float = 0.3611
+    shift_factor: float = 0.1159
+    norm_num_groups: int = 32
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(f"{channels} VAE channels are no multiple of norm_num_groups={self.norm_num_groups}")
+        return self
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent cell, along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+class ModelConfig(_Sizes):
+    """Every size of a unified model and of its autoencoder."""
+
+    llm: LLMConfig
+    vit: ViTConfig
+    vae: VAEConfig
+    latent_patch_size: int = Field(2, gt=0)
+    max_latent_size: int = Field(64, gt=0)
+    """Latent tokens along one side of the position table."""
+    timestep_shift: float = Field(1.0, gt=0)
+    """Shift of the *training* timesteps; sampling has its own."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers in one latent token."""
+        return self.latent_patch_size**2 * self.vae.latent_channels
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Pixels that one latent token covers, along one side."""
+        return self.vae.downsample * self.latent_patch_size
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The sizes of a released folder. ValueError names the file and the key that is missing."""
+        top, llm, vit = (_read_json(folder / name) for name in ("config.json", "llm_config.json", "vit_config.json"))
+        vae = top.get("vae_config", {})  # a folder without it holds the FLUX.1 autoencoder
+        try:
+            return cls(
+                llm=LLMConfig(**{name: llm[name] for name in LLMConfig.model_fields}),
+                vit=ViTConfig(
+                    hidden_size=vit["hidden_size"],
+                    num_hidden_layers=vit["num_hidden_layers"] - _UNUSED_VIT_LAYERS,
+                    num_attention_heads=vit["num_attention_heads"],
+                    intermediate_size=vit["intermediate_size"],
+                    patch_size=vit["patch_size"],
+                    max_patches_per_side=top["vit_max_num_patch_per_side"],
+                    layer_norm_eps=vit.get("layer_norm_eps", 1e-6),
+                ),
+                vae=VAEConfig(
+                    block_out_channels=tuple(vae.get("ch", 128) * m for m in vae.get("ch_mult", (1, 2, 4, 4))),
+                    layers_per_block=vae.get("num_res_blocks", 2),
+                    latent_channels=vae.get("z_channels", 16),
+                    scaling_factor=vae.get("scale_factor", 0.3611),
+                    shift_factor=vae.get("shift_factor", 0.1159),
+                    norm_num_groups=vae.get("norm_num_groups", 32),
+                ),
+                latent_patch_size=top["latent_patch_size"],
+                max_latent_size=top["max_latent_size"],
+                timestep_shift=top.get("timestep_shift", 1.0),
+            )
+        except KeyError as error:
+            raise ValueError(f"{folder}: config.json, llm_config.json and vit_config.json lack {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Writes the three JSON files."""
+        llm = self._llm_json()
+        vit = self._vit_json()
+        top = {
+            "architectures": ["BagelForConditionalGeneration"],
+            "model_type": "bagel",
+            "visual_gen": True,
+            "visual_und": True,
+            "llm_config": llm,
+            "vit_config": vit,
+            "vae_config": self._vae_json(),
+            "latent_patch_size": self.latent_patch_size,
+            "max_latent_size": self.max_latent_size,
+            "vit_max_num_patch_per_side": self.vit.max_patches_per_side,
+            "connector_act": "gelu_pytorch_tanh",
+            "interpolate_pos": False,
+            "timestep_shift": self.timestep_shift,
+        }
+        for name, content in (("config.json", top), ("llm_config.json", llm), ("vit_config.json", vit)):
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def _llm_json(self) -> dict:
+        return {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "hidden_act": "silu",
+            "attention_dropout": 0.0,
+            "tie_word_embeddings": False,
+            "use_sliding_window": False,
+            "max_position_embeddings": 32768,
+            **self.llm.model_dump(),
+        }
+
+    def _vit_json(self) -> dict:
+        return {
+            "model_type": "siglip_vision_model",
+            "hidden_size": self.vit.hidden_size,
+            "num_hidden_layers": self.vit.num_hidden_layers + _UNUSED_VIT_LAYERS,
+            "num_attention_heads": self.vit.num_attention_heads,
+            "intermediate_size": self.vit.intermediate_size,
+            "image_size": self.vit.patch_size * self.vit.max_patches_per_side,
+            "patch_size": self.vit.patch_size,
+            "num_channels": 3,
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": self.vit.layer_norm_eps,
+        }
+
+    def _vae_json(self) -> dict:
+        base = self.vae.block_out_channels[0]
+        if any(channels % base for channels in self.vae.block_out_channels):
+            raise ValueError(f"block_out_channels {self.vae.block_out_channels} are not multiples of the first entry")
+        return {
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": base,
+            "ch_mult": [channels // base for channels in self.vae.block_out_channels],
+            "num_res_blocks": self.vae.layers_per_block,
+            "z_channels": self.vae.latent_channels,
+            "downsample": self.vae.downsample,
+            "scale_factor": self.vae.scaling_factor,
+            "shift_factor": self.vae.shift_factor,
+            "norm_num_groups": self.vae.norm_num_groups,
+        }
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} does not exist; a model folder has config.json, llm_config.json and vit_config.json"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -1,0 +1,114 @@
+"""Batched incremental inference: contexts in a cache, extended block by block under the packs' own layout rules.
+
+Every call builds a small pack whose roots start at the contexts' next rope positions and runs it with an attention
+that also sees the cache. `rows` names the batch rows that take part (None: all of them, in order).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from irg_rl.model.cache import CachedAttention, KVCache, Mark
+from irg_rl.model.pack import Grid, PackBuilder
+
+
+class Incremental:
+    """The decoding half of `UnifiedModel`."""
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """Empty contexts with room for `capacity` tokens each."""
+        weight = self.language_model.lm_head.weight
+        return KVCache(self.config.llm, batch, capacity, weight.device, weight.dtype)
+
+    def pack_builder(self) -> PackBuilder:
+        """A builder with this model's boundary tokens and position tables."""
+        return PackBuilder(self.special, self.config.max_latent_size, self.config.vit.max_patches_per_side)
+
+    @torch.no_grad()
+    def prefill_text(self, cache: KVCache, ids: list[list[int] | Tensor], rows: Tensor | None = None) -> None:
+        """Appends bos, ids, eos to every row; the texts may differ in length."""
+        builder = self.pack_builder()
+        for text, start in self._starts(cache, rows, ids):
+            builder.add_text(text, gap=start)
+            builder.new_row()
+        self._extend(cache, rows, builder)
+
+    @torch.no_grad()
+    def prefill_image(
+        self,
+        cache: KVCache,
+        clean: list[Float[Tensor, "G D"]],
+        clean_grid: Grid,
+        patches: list[Float[Tensor, "P patch"]],
+        patch_grid: Grid,
+        rows: Tensor | None = None,
+    ) -> None:
+        """Appends an image to every row: its clean latents, then what the vision tower sees."""
+        builder = self.pack_builder()
+        for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
+            image = builder.add_clean(latents, clean_grid, gap=start)
+            builder.add_vit(seen, patch_grid, image)
+            builder.new_row()
+        self._extend(cache, rows, builder)
+
+    @torch.no_grad()
+    def next_logits(
+        self, cache: KVCache, token_ids: Int[Tensor, "R"], rows: Tensor | None = None
+    ) -> Float[Tensor, "R V"]:
+        """Appends one text token to every row and returns the logits of the token after it. A text starts with bos."""
+        which = slice(None) if rows is None else rows.cpu()
+        device = cache.keys[0].device
+        lengths, count = cache.lengths[which], token_ids.shape[0]
+        if lengths.shape[0] != count:
+            raise ValueError(f"{count} tokens for {lengths.shape[0]} rows")
+        own = torch.ones(count, 1, 1, dtype=torch.bool, device=device)
+        attend = CachedAttention(cache, rows, lengths, [1] * count, own, None, write=True)
+        trunk = self.language_model.model
+        und, _ = trunk(trunk.embed_tokens(token_ids.to(device)), None, cache.positions[which].to(device), attend)
+        cache.lengths[which] += 1
+        cache.positions[which] += 1
+        return self.language_model.lm_head(trunk.norm(und))
+
+    @torch.no_grad()
+    def velocity(
+        self,
+        cache: KVCache,
+        x_t: Float[Tensor, "R G D"],
+        t: Float[Tensor, "R"],
+        grid: Grid,
+        rows: Tensor | None = None,
+        at: Mark | None = None,
+    ) -> Float[Tensor, "R G D"]:
+        """Velocity of noisy images in their contexts, which stay as they are. `at`: the contexts as they were at that
+        mark, so a shorter prefix (guidance without the last text) needs no cache of its own."""
+        past = cache.mark() if at is None else at
+        which = slice(None) if rows is None else rows.cpu()
+        lengths, times = past.lengths[which], t.tolist()
+        if (lengths > cache.lengths[which]).any():
+            raise ValueError("the mark lies beyond what the cache holds")
+        builder = self.pack_builder()
+        for image, time, start in zip(x_t, times, past.positions[which].tolist(), strict=True):
+            builder.add_noise(image, time, grid, gap=start)
+            builder.new_row()
+        pack = builder.build().to(cache.keys[0].device)
+        attend = CachedAttention(cache, rows, lengths, pack.lengths, pack.visibility.dense(), pack, write=False)
+        _, gen = self.trunk(pack, attend)
+        return self.velocity_head(gen).view_as(x_t)
+
+    def _starts(self, cache: KVCache, rows: Tensor | None, items: list) -> list[tuple]:
+        """Every row's item with the rope position it starts at."""
+        positions = cache.positions if rows is None else cache.positions[rows.cpu()]
+        if len(items) != len(positions):
+            raise ValueError(f"{len(items)} items for {len(positions)} rows")
+        return list(zip(items, positions.tolist()))
+
+    def _extend(self, cache: KVCache, rows: Tensor | None, builder: PackBuilder) -> None:
+        which = slice(None) if rows is None else rows.cpu()
+        next_positions = builder.next_positions()
+        pack = builder.build().to(cache.keys[0].device)
+        attend = CachedAttention(
+            cache, rows, cache.lengths[which], pack.lengths, pack.visibility.dense(), pack, write=True
+        )
+        self.trunk(pack, attend)
+        cache.lengths[which] += torch.tensor(pack.lengths)
+        cache.positions[which] = torch.tensor(next_positions)

@@ -1,0 +1,71 @@
+"""Latent tokens: cutting latents into tokens, the fixed position tables and the time embedding."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_FREQUENCIES = 128
+_MAX_PERIOD = 10_000.0
+
+
+def patchify(image: Float[Tensor, "*b C H W"], patch: int) -> Float[Tensor, "*b N D"]:
+    """Cuts an image or latent into tokens: row-major grid; inside a token (row, column, channel), channel fastest."""
+    height, width = image.shape[-2:]
+    if height % patch or width % patch:
+        raise ValueError(f"{height} x {width} is not divisible into patches of {patch}")
+    cells = image.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))  # C, rows, patch, columns, patch
+    return cells.movedim(-5, -1).movedim(-4, -3).flatten(-3).flatten(-3, -2)
+
+
+def unpatchify(tokens: Float[Tensor, "*b N D"], grid: tuple[int, int], patch: int) -> Float[Tensor, "*b C H W"]:
+    """The inverse of `patchify`."""
+    cells = tokens.unflatten(-1, (patch, patch, -1)).unflatten(-4, grid)  # rows, columns, patch, patch, C
+    return cells.movedim(-1, -5).movedim(-3, -2).flatten(-4, -3).flatten(-2)
+
+
+def sincos_table(side: int, size: int) -> Float[Tensor, "side*side size"]:
+    """Row r * side + c: [sin, cos] of the column in the first half, of the row in the second; frequencies
+    10000^(-k / (size/4)). Computed in fp64, returned in fp32."""
+    quarter = size // 4
+    omega = torch.arange(quarter, dtype=torch.float64, device="cpu").div(quarter).neg().mul(math.log(_MAX_PERIOD)).exp()
+    angle = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
+    line = torch.cat([angle.sin(), angle.cos()], dim=1)
+    columns = line[None].expand(side, side, -1)
+    rows = line[:, None].expand(side, side, -1)
+    return torch.cat([columns, rows], dim=-1).flatten(0, 1).float()
+
+
+class PositionTable(nn.Module):
+    """A fixed sin-cos table that stays in fp32 whatever the model is cast to."""
+
+    def __init__(self, side: int, size: int) -> None:
+        super().__init__()
+        self.side, self.size = side, size
+        empty = torch.empty(side * side, size)
+        self.register_buffer("pos_embed", empty if empty.is_meta else sincos_table(side, size))
+
+    def _apply(self, fn, recurse: bool = True) -> "PositionTable":
+        table = self.pos_embed
+        super()._apply(fn, recurse)
+        if not table.is_meta:
+            self.pos_embed = table.to(self.pos_embed.device)
+        return self
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.pos_embed[ids]
+
+
+class TimeEmbedder(nn.Module):
+    """Flow time t in [0, 1], unscaled: [cos, sin] of t * 10000^(-k/128), then Linear, SiLU, Linear."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * _FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+    def forward(self, t: Float[Tensor, "N"]) -> Float[Tensor, "N H"]:
+        k = torch.arange(_FREQUENCIES, dtype=torch.float32, device=t.device)
+        angle = t.float()[:, None] * torch.exp(-math.log(_MAX_PERIOD) * k / _FREQUENCIES)
+        features = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))

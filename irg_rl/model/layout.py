@@ -1,0 +1,168 @@
+"""The one place that computes token order, boundary tokens, rope positions, visibility and experts.
+
+A row is a tree of blocks. A block continues its parent; a block without a parent starts a sample of its own.
+
+| kind  | tokens                | inside the block | rope positions  | next position       |
+|-------|-----------------------|------------------|-----------------|---------------------|
+| TEXT  | bos, ids, eos         | causal           | start, start+1… | start + tokens      |
+| CLEAN | soi, latents (t=0), eoi | full           | all = start     | start + 1           |
+| VIT   | soi, patches, eoi     | full             | all = start     | start + 1           |
+| NOISE | soi, x_t, eoi         | full             | all = start     | start: not advanced |
+
+A block starts at its parent's next position plus `gap` (a root at `gap`), and its tokens see every token of every
+ancestor. NOISE blocks are leaves, so nothing sees them. A chain is BAGEL's packing; a tree adds shared prefixes,
+several noise blocks per image and histories that skip a turn. Latent tokens of CLEAN and NOISE blocks use the gen
+expert; text, patches and *all* boundary tokens use the und expert.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+BOUNDARY_TOKENS = 2
+
+
+class Kind(IntEnum):
+    TEXT = 0
+    CLEAN = 1
+    VIT = 2
+    NOISE = 3
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: Kind
+    length: int
+    parent: int | None
+    start: int  # rope position of its first token
+    offset: int  # index of its first token in the row
+
+    @property
+    def tokens(self) -> int:
+        return self.length + BOUNDARY_TOKENS
+
+    @property
+    def next_position(self) -> int:
+        if self.kind is Kind.TEXT:
+            return self.start + self.tokens
+        return self.start if self.kind is Kind.NOISE else self.start + 1
+
+
+class Layout:
+    """The blocks of one row, in token order."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self.tokens = 0
+
+    def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
+        """Appends a block with `length` tokens between its boundary tokens; returns its index."""
+        if parent is None:
+            start = gap
+        else:
+            above = self._parent(parent)
+            start = above.next_position + gap
+        self.blocks.append(Block(kind, length, parent, start, self.tokens))
+        self.tokens += length + BOUNDARY_TOKENS
+        return len(self.blocks) - 1
+
+    def _parent(self, parent: int) -> Block:
+        if not 0 <= parent < len(self.blocks):
+            raise ValueError(f"parent {parent} is not one of the row's {len(self.blocks)} blocks")
+        if self.blocks[parent].kind is Kind.NOISE:
+            raise ValueError(f"block {parent} is a NOISE block, which nothing may continue: continue its parent")
+        return self.blocks[parent]
+
+    def ancestors(self) -> np.ndarray:
+        """[n, n] bool: block i is, or continues, block j."""
+        sees = np.eye(len(self.blocks), dtype=bool)
+        for index, block in enumerate(self.blocks):
+            if block.parent is not None:
+                sees[index] |= sees[block.parent]
+        return sees
+
+    def positions(self) -> Int[Tensor, "L"]:
+        """Rope position of every token."""
+        return torch.from_numpy(Tokens([self]).position)
+
+    def is_gen(self) -> Bool[Tensor, "L"]:
+        """Tokens of the gen expert."""
+        return torch.from_numpy(Tokens([self]).is_latent)
+
+    def visibility(self) -> Bool[Tensor, "L L"]:
+        """True where the row's token may attend to the column's."""
+        return Visibility.of([self]).dense()[0, : self.tokens, : self.tokens]
+
+
+class Tokens:
+    """Per-token arrays of some rows, row after row: the vectorised form of the table above."""
+
+    def __init__(self, rows: list[Layout]) -> None:
+        table = [
+            (row, b.kind, b.length, b.start, b.offset, b.kind is Kind.TEXT)
+            for row, layout in enumerate(rows)
+            for b in layout.blocks
+        ]
+        columns = np.array(table, dtype=np.int64).reshape(-1, 6).T
+        self.row, self.kind, self.length, start, offset, causal = columns
+        self.sizes = self.length + BOUNDARY_TOKENS
+        self.first = np.cumsum(self.sizes) - self.sizes  # index of each block's first token
+        self.block = np.repeat(np.arange(len(table)), self.sizes)
+        self.within = np.arange(len(self.block)) - np.repeat(self.first, self.sizes)
+        kind = self.kind[self.block]
+        interior = (self.within > 0) & (self.within < self.sizes[self.block] - 1)
+        self.position = start[self.block] + self.within * causal[self.block]
+        self.offset = offset[self.block] + self.within
+        self.is_vit = interior & (kind == Kind.VIT)
+        self.is_latent = interior & ((kind == Kind.CLEAN) | (kind == Kind.NOISE))
+        self.is_text = ~(self.is_vit | self.is_latent)
+
+
+@dataclass
+class Visibility:
+    """Who sees whom in a batch of rows padded to one length, kept small: per token its block, per block its ancestors.
+
+    Padding belongs to a block of its own in every row, which sees itself alone.
+    """
+
+    block: Int[Tensor, "B L"]
+    ancestors: Bool[Tensor, "B n n"]
+    causal: Bool[Tensor, "B n"]  # TEXT blocks
+    noise: Bool[Tensor, "B n"]  # NOISE blocks
+
+    @classmethod
+    def of(cls, rows: list[Layout]) -> "Visibility":
+        length = max(row.tokens for row in rows)
+        count = max(len(row.blocks) for row in rows) + 1
+        block = np.full((len(rows), length), count - 1, dtype=np.int64)
+        ancestors = np.zeros((len(rows), count, count), dtype=bool)
+        kinds = np.full((len(rows), count), -1)
+        ancestors[:, count - 1, count - 1] = True
+        for index, row in enumerate(rows):
+            n = len(row.blocks)
+            block[index, : row.tokens] = np.repeat(np.arange(n), [b.tokens for b in row.blocks])
+            ancestors[index, :n, :n] = row.ancestors()
+            kinds[index, :n] = [b.kind for b in row.blocks]
+        return cls(*map(torch.from_numpy, (block, ancestors, kinds == Kind.TEXT, kinds == Kind.NOISE)))
+
+    def dense(self) -> Bool[Tensor, "B L L"]:
+        batch, length = self.block.shape
+        count = self.ancestors.shape[1]
+        rows = self.ancestors.gather(1, self.block[:, :, None].expand(batch, length, count))
+        visible = rows.gather(2, self.block[:, None, :].expand(batch, length, length))
+        own = self.block[:, :, None] == self.block[:, None, :]
+        causal_query = self.causal.gather(1, self.block)[:, :, None]
+        order = torch.arange(length, device=self.block.device)
+        future = order[None, :] > order[:, None]
+        return visible & ~(own & causal_query & future)
+
+    def in_noise(self) -> Bool[Tensor, "B L"]:
+        """Tokens of NOISE blocks, boundary tokens included."""
+        return self.noise.gather(1, self.block)
+
+    def to(self, device: torch.device | str) -> "Visibility":
+        return Visibility(*(part.to(device) for part in (self.block, self.ancestors, self.causal, self.noise)))

@@ -1,0 +1,240 @@
+"""Packs: rows of blocks as the tensors that one forward consumes.
+
+The tokens of a pack stand in *stream order*: text and boundary tokens of all rows, then ViT patches, then latent
+tokens; inside each, row after row. Text and patches form the und expert's stream and latents the gen expert's, so
+routing is slicing. `slot` leads from the stream to the padded rows that attention works on.
+
+Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens,
+M wanted logits, V velocity tokens, I latent
+images (clean or noisy), D numbers of a latent token.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from irg_rl.model.layout import Kind, Layout, Tokens, Visibility
+
+Grid = tuple[int, int]
+"""Rows and columns of a token grid."""
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the four boundary tokens."""
+
+    bos: int
+    eos: int
+    soi: int
+    eoi: int
+
+
+@dataclass
+class Pack:
+    text_ids: Int[Tensor, "T"]
+    patches: Float[Tensor, "P patch"]
+    patch_position_ids: Int[Tensor, "P"]
+    patch_lengths: list[int]  # patches of each ViT image
+    latents: Float[Tensor, "G D"]
+    latent_position_ids: Int[Tensor, "G"]
+    times: Float[Tensor, "I"]  # flow time of each image
+    image: Int[Tensor, "G"]  # image of each latent token
+    positions: Int[Tensor, "N"]
+    slot: Int[Tensor, "N"]  # row * L + index in the row
+    unslot: Int[Tensor, "B*L"]  # stream index of every padded place; 0 where there is padding
+    visibility: Visibility
+    lengths: list[int]  # tokens of each row
+    logit_index: Int[Tensor, "M"]  # text tokens whose logits are wanted
+    logit_targets: Int[Tensor, "M"]  # the token that each of them predicts
+    velocity_index: Int[Tensor, "V"]  # latent tokens of noise blocks
+    logit_slices: dict[int, slice]  # block -> its part of the logits
+    velocity_slices: dict[int, slice]  # noise block -> its part of the velocities
+    touch_all: bool = False  # run every module, with zero weight where the pack has nothing for it
+
+    @property
+    def rows(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    def to(self, device: torch.device | str) -> "Pack":
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if name in _ON_DEVICE})
+
+
+_ON_DEVICE = {
+    "text_ids", "patches", "patch_position_ids", "latents", "latent_position_ids", "times", "image", "positions",
+    "slot", "unslot", "visibility", "logit_index", "logit_targets", "velocity_index",
+}  # fmt: skip
+
+
+class PackBuilder:
+    """Collects blocks row by row. Every `add_*` returns a block's number, unique in the pack, to name as `parent`.
+
+    `latent_side` and `patch_side` are the sides of the two position tables (`max_latent_size`,
+    `max_patches_per_side`): a token at (row, column) has position id row * side + column.
+    """
+
+    def __init__(self, special: SpecialIds, latent_side: int, patch_side: int) -> None:
+        self._special = special
+        self._sides = {Kind.CLEAN: latent_side, Kind.NOISE: latent_side, Kind.VIT: patch_side}
+        self._rows = [Layout()]
+        self._owner: list[tuple[int, int]] = []  # block number -> (row, index in the row)
+        self._ids: list = []
+        self._targets: list[int] = []  # per block, the number of wanted logits
+        self._grids: list[Grid | None] = []
+        self._latents: list[Tensor] = []
+        self._patches: list[Tensor] = []
+        self._times: list[float] = []
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the row that is being filled."""
+        return self._rows[-1].tokens
+
+    def next_positions(self) -> list[int]:
+        """Per row, the rope position that would continue its last block."""
+        return [row.blocks[-1].next_position for row in self._rows if row.blocks]
+
+    def new_row(self) -> None:
+        """Closes the current row, unless it is empty."""
+        if self._rows[-1].blocks:
+            self._rows.append(Layout())
+
+    def add_text(
+        self, ids: list[int] | Tensor, parent: int | None = None, *, loss: bool = False, eos_target: bool = True,
+        gap: int = 0,
+    ) -> int:  # fmt: skip
+        """bos, ids, eos. With `loss` the tokens bos..last id predict ids and, with `eos_target`, the closing eos."""
+        self._ids.append(np.asarray(ids, dtype=np.int64))
+        count = len(self._ids[-1])
+        return self._add(Kind.TEXT, count, None, parent, gap, (count + eos_target) * loss)
+
+    def add_clean(self, latents: Float[Tensor, "G D"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
+        """A clean image as context, at t = 0."""
+        return self._add_latents(Kind.CLEAN, latents, 0.0, grid, parent, gap)
+
+    def add_noise(
+        self, x_t: Float[Tensor, "G D"], t: float, grid: Grid, parent: int | None = None, gap: int = 0
+    ) -> int:
+        """A noisy image at flow time t in [0, 1], whose velocity is wanted."""
+        return self._add_latents(Kind.NOISE, x_t, t, grid, parent, gap)
+
+    def add_vit(self, patches: Float[Tensor, "P patch"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
+        """An image seen by the vision tower."""
+        self._check(patches, grid)
+        self._patches.append(patches)
+        return self._add(Kind.VIT, grid[0] * grid[1], grid, parent, gap, 0)
+
+    def _add_latents(self, kind, tokens, t, grid, parent, gap) -> int:
+        self._check(tokens, grid)
+        self._latents.append(tokens)
+        self._times.append(t)
+        return self._add(kind, grid[0] * grid[1], grid, parent, gap, 0)
+
+    @staticmethod
+    def _check(tokens: Tensor, grid: Grid) -> None:
+        if tokens.shape[0] != grid[0] * grid[1]:
+            raise ValueError(f"{tokens.shape[0]} image tokens do not fill a grid of {grid[0]} x {grid[1]}")
+
+    def _add(self, kind: Kind, length: int, grid: Grid | None, parent: int | None, gap: int, targets: int) -> int:
+        row = len(self._rows) - 1
+        if parent is not None:
+            owner, parent = self._owner[parent]
+            if owner != row:
+                raise ValueError(f"a block of row {row} cannot continue a block of row {owner}")
+        if grid is not None and max(grid) > self._sides[kind]:
+            raise ValueError(f"an image of {grid[0]} x {grid[1]} tokens exceeds the table's side {self._sides[kind]}")
+        self._owner.append((row, self._rows[-1].add(kind, length, parent, gap)))
+        self._targets.append(targets)
+        self._grids.append(grid)
+        return len(self._owner) - 1
+
+    def build(self, touch_all: bool = False) -> Pack:
+        """The tensors of all rows. ValueError if nothing was added."""
+        rows = [row for row in self._rows if row.blocks]
+        if not rows:
+            raise ValueError("a pack needs at least one block")
+        tokens = Tokens(rows)
+        longest = max(row.tokens for row in rows)
+        order = np.concatenate([np.flatnonzero(part) for part in (tokens.is_text, tokens.is_vit, tokens.is_latent)])
+        slot = tokens.row[tokens.block] * longest + tokens.offset
+        slot = slot[order]
+        unslot = np.zeros(len(rows) * longest, dtype=np.int64)
+        unslot[slot] = np.arange(len(slot))
+        ids = self._all_ids(tokens)
+        logit_at, logit_slices = self._logits(tokens)
+        velocity_index, velocity_slices = self._velocities(tokens)
+        text_rank = np.cumsum(tokens.is_text) - 1
+        return Pack(
+            text_ids=_tensor(ids[tokens.is_text]),
+            patches=_stack(self._patches),
+            patch_position_ids=_tensor(self._position_ids(Kind.VIT)),
+            patch_lengths=[len(patches) for patches in self._patches],
+            latents=_stack(self._latents),
+            latent_position_ids=_tensor(self._position_ids(Kind.CLEAN, Kind.NOISE)),
+            times=torch.tensor(self._times, dtype=torch.float32),
+            image=_tensor(np.repeat(np.arange(len(self._latents)), [len(tokens) for tokens in self._latents])),
+            positions=_tensor(tokens.position[order]),
+            slot=_tensor(slot),
+            unslot=_tensor(unslot),
+            visibility=Visibility.of(rows),
+            lengths=[row.tokens for row in rows],
+            logit_index=_tensor(text_rank[logit_at]),
+            logit_targets=_tensor(ids[logit_at + 1]),
+            velocity_index=_tensor(velocity_index),
+            logit_slices=logit_slices,
+            velocity_slices=velocity_slices,
+            touch_all=touch_all,
+        )
+
+    def _all_ids(self, tokens: Tokens) -> np.ndarray:
+        """Token id of every text and boundary token; the rest is unused."""
+        special = self._special
+        is_text = tokens.kind == Kind.TEXT
+        ids = np.zeros(len(tokens.block), dtype=np.int64)
+        if self._ids:
+            interior = is_text[tokens.block] & (tokens.within > 0) & (tokens.within <= tokens.length[tokens.block])
+            ids[interior] = np.concatenate(self._ids)
+        ids[tokens.first] = np.where(is_text, special.bos, special.soi)
+        ids[tokens.first + tokens.sizes - 1] = np.where(is_text, special.eos, special.eoi)
+        return ids
+
+    def _logits(self, tokens: Tokens) -> tuple[np.ndarray, dict[int, slice]]:
+        counts = np.array(self._targets, dtype=np.int64)
+        wanted = tokens.within < counts[tokens.block]
+        return np.flatnonzero(wanted), _slices(counts)
+
+    def _velocities(self, tokens: Tokens) -> tuple[np.ndarray, dict[int, slice]]:
+        noise = tokens.kind == Kind.NOISE
+        index = np.flatnonzero(noise[tokens.block][tokens.is_latent])
+        return index, _slices(np.where(noise, tokens.length, 0))
+
+    def _position_ids(self, *kinds: Kind) -> np.ndarray:
+        parts = [np.zeros(0, dtype=np.int64)]
+        for (row, index), grid in zip(self._owner, self._grids):
+            if grid is not None and (kind := self._rows[row].blocks[index].kind) in kinds:
+                parts.append(grid_ids(grid, self._sides[kind]))
+        return np.concatenate(parts)
+
+
+def grid_ids(grid: Grid, side: int) -> np.ndarray:
+    """Position ids row * side + column of a grid, row-major."""
+    return (np.arange(grid[0])[:, None] * side + np.arange(grid[1])).reshape(-1)
+
+
+def _slices(counts: np.ndarray) -> dict[int, slice]:
+    ends = np.cumsum(counts)
+    return {int(i): slice(int(ends[i] - counts[i]), int(ends[i])) for i in np.flatnonzero(counts)}
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts).float() if parts else torch.zeros(0, 0)

@@ -1,0 +1,142 @@
+"""The language model: Qwen2 layers in which every weight exists twice, once per expert (mixture of transformers).
+
+Hidden states travel as two streams, (und, gen), so each expert's matrices see exactly their tokens and nothing is
+padded. Attention alone joins them: `attend(layer, q, k, v)` gets all tokens, und first, and decides who sees whom (see
+attention.py), so training packs and the incremental cache run the very same layers.
+
+Letters: N tokens, U und tokens, G gen tokens, h query heads, k key/value heads, d numbers per head, H hidden size.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from irg_rl.model.config import LLMConfig
+
+Streams = tuple[Tensor, Tensor]
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in fp32, cast back, times weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*n size"]) -> Float[Tensor, "*n size"]:
+        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x), without biases."""
+
+    def __init__(self, hidden: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, inner, bias=False)
+        self.up_proj = nn.Linear(hidden, inner, bias=False)
+        self.down_proj = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Attention(nn.Module):
+    """Projections, q/k norms and rope of both experts; the softmax is joint."""
+
+    def __init__(self, config: LLMConfig) -> None:
+        super().__init__()
+        hidden, d = config.hidden_size, config.head_dim
+        self.head_dim = d
+        for suffix in ("", "_moe_gen"):
+            self.add_module(f"q_proj{suffix}", nn.Linear(hidden, hidden))
+            self.add_module(f"k_proj{suffix}", nn.Linear(hidden, config.num_key_value_heads * d))
+            self.add_module(f"v_proj{suffix}", nn.Linear(hidden, config.num_key_value_heads * d))
+            self.add_module(f"o_proj{suffix}", nn.Linear(hidden, hidden, bias=False))
+            self.add_module(f"q_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
+            self.add_module(f"k_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
+
+    def qkv(self, und: Tensor, gen: Tensor | None, rope: Streams) -> tuple[Tensor, Tensor, Tensor]:
+        """q [N, h, d], k and v [N, k, d] of all tokens, und first; q and k normed, then rotated."""
+        heads = (-1, self.head_dim)
+        q = self.q_norm(self.q_proj(und).unflatten(-1, heads))
+        k = self.k_norm(self.k_proj(und).unflatten(-1, heads))
+        v = self.v_proj(und).unflatten(-1, heads)
+        if gen is not None:
+            q = torch.cat([q, self.q_norm_moe_gen(self.q_proj_moe_gen(gen).unflatten(-1, heads))])
+            k = torch.cat([k, self.k_norm_moe_gen(self.k_proj_moe_gen(gen).unflatten(-1, heads))])
+            v = torch.cat([v, self.v_proj_moe_gen(gen).unflatten(-1, heads)])
+        return rotate(q, *rope), rotate(k, *rope), v
+
+
+class Layer(nn.Module):
+    """One pre-norm block with two experts."""
+
+    def __init__(self, config: LLMConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.self_attn = Attention(config)
+        for suffix in ("", "_moe_gen"):
+            self.add_module(f"mlp{suffix}", SwiGLU(config.hidden_size, config.intermediate_size))
+            self.add_module(f"input_layernorm{suffix}", RMSNorm(config.hidden_size, config.rms_norm_eps))
+            self.add_module(f"post_attention_layernorm{suffix}", RMSNorm(config.hidden_size, config.rms_norm_eps))
+
+    def forward(self, und: Tensor, gen: Tensor | None, rope: Streams, attend: Attend) -> tuple[Tensor, Tensor | None]:
+        attention = self.self_attn
+        gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
+        mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
+        if gen is None:
+            und = und + attention.o_proj(mixed)
+            return und + self.mlp(self.post_attention_layernorm(und)), None
+        mixed_und, mixed_gen = mixed.split([und.shape[0], gen.shape[0]])
+        und = und + attention.o_proj(mixed_und)
+        und = und + self.mlp(self.post_attention_layernorm(und))
+        gen = gen + attention.o_proj_moe_gen(mixed_gen)
+        gen = gen + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen))
+        return und, gen
+
+
+class Trunk(nn.Module):
+    """Embeddings, layers and the final norm of each expert."""
+
+    def __init__(self, config: LLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, und: Float[Tensor, "U H"], gen: Float[Tensor, "G H"] | None, positions: Int[Tensor, "N"], attend: Attend
+    ) -> tuple[Tensor, Tensor | None]:
+        """Residual streams after the last layer; the final norms are the caller's, on the tokens it reads."""
+        rope = rope_table(positions, self.config, und.dtype)
+        for layer in self.layers:
+            und, gen = layer(und, gen, rope, attend)
+        return und, gen
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: LLMConfig) -> None:
+        super().__init__()
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+def rope_table(positions: Int[Tensor, "N"], config: LLMConfig, dtype: torch.dtype) -> Streams:
+    """cos and sin [N, 1, d/2] of position * theta^(-2k/d), built in fp32."""
+    d = config.head_dim
+    exponent = torch.arange(0, d, 2, dtype=torch.float32, device=positions.device) / d
+    angle = positions[:, None].float() * (1.0 / config.rope_theta**exponent)
+    return angle.cos()[:, None].to(dtype), angle.sin()[:, None].to(dtype)
+
+
+def rotate(x: Float[Tensor, "N heads d"], cos: Tensor, sin: Tensor) -> Float[Tensor, "N heads d"]:
+    """Rotary embedding: the pair (x_k, x_{k+d/2}) turns by the k-th angle."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

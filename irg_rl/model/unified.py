@@ -1,0 +1,84 @@
+"""The unified model: text, ViT patches and latent tokens in one transformer. Names of its state dict are BAGEL's."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from irg_rl.model.attention import Backend, PackedAttention
+from irg_rl.model.config import ModelConfig
+from irg_rl.model.incremental import Incremental
+from irg_rl.model.latents import PositionTable, TimeEmbedder
+from irg_rl.model.pack import Pack, SpecialIds
+from irg_rl.model.transformer import Attend, LanguageModel
+from irg_rl.model.vision import Connector, VisionModel
+
+
+@dataclass
+class ModelOutput:
+    """Logits [M, V] at `pack.logit_index`, velocities [V, D] at `pack.velocity_index` (fp32), and, when asked for, the
+    final-norm hidden states [N, H] of all tokens in stream order."""
+
+    logits: Tensor
+    velocity: Tensor
+    hidden: Tensor | None = None
+
+
+class UnifiedModel(Incremental, nn.Module):
+    """`model(pack)` is the one way through it, for training, replay and (with another `attend`) decoding."""
+
+    def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.SDPA) -> None:
+        super().__init__()
+        self.config = config
+        self.special = special
+        self.attention = attention
+        hidden = config.llm.hidden_size
+        self.language_model = LanguageModel(config.llm)
+        self.vit_model = VisionModel(config.vit)
+        self.connector = Connector(config.vit.hidden_size, hidden)
+        self.vit_pos_embed = PositionTable(config.vit.max_patches_per_side, hidden)
+        self.time_embedder = TimeEmbedder(hidden)
+        self.vae2llm = nn.Linear(config.latent_dim, hidden)
+        self.llm2vae = nn.Linear(hidden, config.latent_dim)
+        self.latent_pos_embed = PositionTable(config.max_latent_size, hidden)
+
+    def forward(self, pack: Pack, *, detach_context: bool = False, hidden: bool = False) -> ModelOutput:
+        attend = PackedAttention(pack, self.attention, detach_context)
+        und, gen = self.trunk(pack, attend)
+        trunk = self.language_model.model
+        states = None
+        if hidden:
+            parts = [trunk.norm(und)] + ([] if gen is None else [trunk.norm_moe_gen(gen)])
+            states = torch.cat(parts)
+        logits = self.language_model.lm_head(trunk.norm(und.index_select(0, pack.logit_index)))
+        velocity = und.new_zeros(0, self.config.latent_dim, dtype=torch.float32)
+        if gen is not None:
+            velocity = self.velocity_head(gen.index_select(0, pack.velocity_index))
+        if pack.touch_all:
+            nothing = 0.0 * (logits.sum().float() + velocity.sum())
+            logits, velocity = logits + nothing.to(logits.dtype), velocity + nothing
+        return ModelOutput(logits, velocity, states)
+
+    def trunk(self, pack: Pack, attend: Attend) -> tuple[Tensor, Tensor | None]:
+        """Residual streams (und, gen) after the last layer; gen is None without latent tokens."""
+        und = self.language_model.model.embed_tokens(pack.text_ids)
+        if len(pack.patches) or pack.touch_all:
+            und = torch.cat([und, self._see(pack)])
+        gen = self._embed_latents(pack) if len(pack.latents) or pack.touch_all else None
+        return self.language_model.model(und, gen, pack.positions, attend)
+
+    def velocity_head(self, gen: Float[Tensor, "V H"]) -> Float[Tensor, "V D"]:
+        return self.llm2vae(self.language_model.model.norm_moe_gen(gen)).float()
+
+    def _see(self, pack: Pack) -> Float[Tensor, "P H"]:
+        patches = pack.patches if len(pack.patches) else pack.patches.new_zeros(0, self.config.vit.patch_dim)
+        features = self.vit_model.vision_model(patches, pack.patch_position_ids, pack.patch_lengths)
+        seen = self.connector(features)
+        return seen + self.vit_pos_embed(pack.patch_position_ids).to(seen.dtype)
+
+    def _embed_latents(self, pack: Pack) -> Float[Tensor, "G H"]:
+        latents = pack.latents if len(pack.latents) else pack.latents.new_zeros(0, self.config.latent_dim)
+        tokens = self.vae2llm(latents.to(self.vae2llm.weight.dtype))
+        place = self.latent_pos_embed(pack.latent_position_ids).to(tokens.dtype)
+        return tokens + place + self.time_embedder(pack.times).index_select(0, pack.image)
