@@ -1,0 +1,144 @@
+"""Starting Ray on this machine, thread shares, and the one place where the program waits for a remote result.
+
+Ray listens on the loopback address only, without a dashboard and without usage statistics.
+
+Every wait has a deadline and says what it waits for (invariant 7); a remote exception arrives as its cause, not as a
+Ray traceback.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import ObjectRef
+from ray.exceptions import GetTimeoutError, RayTaskError
+
+# AF_UNIX paths end at 107 characters; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
+_SOCKET_LIMIT = 107
+_SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+
+
+class WaitTimeoutError(TimeoutError):
+    """A remote result did not come before its deadline."""
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """How much of this machine Ray may use."""
+
+    num_cpus: int  # logical CPUs that actors are placed on
+    object_store_mb: int = 512  # shared memory for groups and weights
+    quiet: bool = True  # keep actor output out of the driver's terminal; it stays in Ray's own log files
+
+
+class LocalRay:
+    """A Ray of this process's own: `with LocalRay(settings, run_folder): ...` starts it and takes it down.
+
+    Ray's sockets and logs lie in `<folder>/ray` when the socket paths stay below the limit of the operating system,
+    else in a temporary folder that is removed at the end.
+    """
+
+    def __init__(self, settings: RaySettings, folder: Path):
+        if settings.num_cpus < 1:
+            raise ValueError(f"num_cpus is {settings.num_cpus}; Ray needs at least 1")
+        self.settings = settings
+        self.folder, self._temporary = session_folder(folder)
+
+    def __enter__(self) -> "LocalRay":
+        if ray.is_initialized():
+            raise RuntimeError("Ray already runs in this process; stop it before another run starts")
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ray.init(
+            address="local",
+            num_cpus=self.settings.num_cpus,
+            object_store_memory=self.settings.object_store_mb * 2**20,
+            include_dashboard=False,
+            log_to_driver=not self.settings.quiet,
+            logging_level="ERROR" if self.settings.quiet else "INFO",
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(self.folder),
+        )
+        address = ray.get_runtime_context().gcs_address
+        if not address.startswith("127."):
+            self.stop()
+            raise RuntimeError(f"Ray listens on {address}, not on the loopback: import irg_rl.cluster before ray")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends every actor and Ray itself; safe to call twice."""
+        ray.shutdown()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def session_folder(run_folder: Path) -> tuple[Path, bool]:
+    """Where Ray may keep its sockets: (folder, whether it is a temporary one outside the run)."""
+    wanted = run_folder.resolve() / "ray"
+    if len(str(wanted)) + _SOCKET_SUFFIX <= _SOCKET_LIMIT:
+        return wanted, False
+    return Path(tempfile.mkdtemp(prefix="irg-ray-", dir="/tmp")), True
+
+
+def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str) -> Any:
+    """The value of one reference or the list of values of several.
+
+    Args:
+        timeout: seconds for all of them together.
+        what: completes "waiting for ...", used in the error.
+
+    Raises:
+        WaitTimeoutError: naming `what` and the seconds.
+        the remote exception itself, with a note that names `what`, when the remote code raised.
+        ray.exceptions.RayError: when the process is gone.
+    """
+    pending = refs if isinstance(refs, ObjectRef) else list(refs)
+    try:
+        return ray.get(pending, timeout=timeout)
+    except GetTimeoutError as error:
+        raise WaitTimeoutError(f"gave up after {timeout:g} s waiting for {what}") from error
+    except RayTaskError as error:
+        cause = error.cause
+        if not isinstance(cause, Exception):
+            raise
+        cause.add_note(f"raised remotely, while waiting for {what}")
+        raise cause from None
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment of a process that may use `threads` cores: two torch processes with two threads each on two cores
+    starve each other."""
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; an actor needs at least 1")
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return {name: str(threads) for name in names} | {"TOKENIZERS_PARALLELISM": "false"}
+
+
+def actor_options(
+    *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Options for `ActorClass.options(**...)`: a share of the machine, and no restart behind our back (a restarted
+    actor would serve with the weights of its constructor; the fleet restarts it and sends the current ones)."""
+    variables = thread_environment(threads) | (environment or {})
+    return {
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "runtime_env": {"env_vars": variables},
+    }
+
+
+def take_thread_share(threads: int) -> None:
+    """Called first thing inside an actor: torch's own pools follow the share (they ignore a late OMP setting)."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

@@ -1,0 +1,229 @@
+"""The slot buffer: staleness as arithmetic. A pure state machine; it owns no task, no actor and no tensor.
+
+Legend: B groups per update, S allowed staleness in versions, (S + 1) * B slots.
+
+    admit -> SAMPLING -> READY -> TRAINING -> trained
+                 |          |         (slot freed when the new weights are published and acknowledged)
+                 +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
+
+Groups are consumed in admission order only, so a group admitted at version a has at most (S + 1) * B - 1 groups before
+it; each update takes B from the head, so it is consumed at version a + S at the latest. The consumer checks the age
+again, because an update may train on fewer than B groups when too many of them were dead.
+
+Invariant 3, at every moment: admitted = trained + dropped + cancelled + in flight.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class SlotState(StrEnum):
+    SAMPLING = "sampling"
+    READY = "ready"
+    TRAINING = "training"
+
+
+class Exit(StrEnum):
+    TRAINED = "trained"
+    DROPPED = "dropped"
+    CANCELLED = "cancelled"
+
+
+@dataclass
+class Slot:
+    """One group in flight."""
+
+    id: int
+    version: int  # newest published weights when it was admitted; replaced by the sampled version once ready
+    deadline: float  # clock reading after which a straggler at the head is cancelled
+    state: SlotState = SlotState.SAMPLING
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Counts since the beginning of the run."""
+
+    admitted: int
+    trained: int
+    dropped: int
+    cancelled: int
+    in_flight: int
+
+    @property
+    def balanced(self) -> bool:
+        return self.admitted == self.trained + self.dropped + self.cancelled + self.in_flight
+
+
+class SlotBuffer:
+    """Who may be sampled, what may be trained, and how every group leaves exactly once."""
+
+    def __init__(self, groups_per_update: int, staleness: int, version: int = 0):
+        if groups_per_update < 1 or staleness < 0:
+            raise ValueError(
+                f"groups_per_update={groups_per_update} and staleness={staleness}: need at least 1 and at least 0"
+            )
+        self.groups_per_update = groups_per_update
+        self.staleness = staleness
+        self.version = version
+        self._next_id = 0
+        self._slots: dict[int, Slot] = {}  # in admission order
+        self._exits: Counter[Exit] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._refills = 0
+
+    @property
+    def capacity(self) -> int:
+        return (self.staleness + 1) * self.groups_per_update
+
+    @property
+    def free(self) -> int:
+        return self.capacity - len(self._slots)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(
+            admitted=self._next_id,
+            trained=self._exits[Exit.TRAINED],
+            dropped=self._exits[Exit.DROPPED],
+            cancelled=self._exits[Exit.CANCELLED],
+            in_flight=len(self._slots),
+        )
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why groups were dropped or cancelled, with counts."""
+        return dict(self._reasons)
+
+    @property
+    def may_refill(self) -> bool:
+        """Whether another dead group of the coming update is replaced: at most B are, then one trains on what there is.
+        """
+        return self._refills < self.groups_per_update
+
+    def admit(self, deadline: float) -> int:
+        """Charges a slot and returns the id of the new group; ids count up from 0 and never repeat."""
+        if self.free == 0:
+            raise RuntimeError(f"all {self.capacity} slots are charged; admit only while `free` is positive")
+        slot = Slot(self._next_id, self.version, deadline)
+        self._slots[slot.id] = slot
+        self._next_id += 1
+        return slot.id
+
+    def mark_ready(self, group: int, version: int) -> None:
+        """The group is sampled with weights `version` and scored."""
+        slot = self._expect(group, SlotState.SAMPLING)
+        if not slot.version <= version <= self.version:
+            raise ValueError(
+                f"group {group} claims version {version}; versions {slot.version} to {self.version} are possible"
+            )
+        slot.version = version
+        slot.state = SlotState.READY
+
+    def drop(self, group: int, reason: str, *, dead: bool = False) -> None:
+        """A group that was sampled but is not trained. `dead`: no spread in its rewards, which counts as a refill."""
+        self._expect(group, SlotState.READY, SlotState.SAMPLING)
+        self._refills += dead
+        self._leave(group, Exit.DROPPED, reason)
+
+    def cancel(self, group: int, reason: str) -> None:
+        """A group that is given up before it is ready."""
+        self._expect(group, SlotState.SAMPLING)
+        self._leave(group, Exit.CANCELLED, reason)
+
+    def overdue(self, now: float) -> int | None:
+        """The straggler: the first unfinished group, if the coming update waits for it and its deadline has passed."""
+        if len(self.ready_ahead()) == self.groups_per_update:
+            return None
+        first = next((slot for slot in self._slots.values() if slot.state == SlotState.SAMPLING), None)
+        return first.id if first is not None and now > first.deadline else None
+
+    def drop_stale(self) -> list[int]:
+        """Drops every ready group older than S versions; returns their ids."""
+        old = [s.id for s in self._slots.values() if s.state == SlotState.READY and self.age(s.id) > self.staleness]
+        for group in old:
+            self.drop(group, f"older than {self.staleness} versions")
+        return old
+
+    def age(self, group: int) -> int:
+        """Versions published since the weights that sampled the group."""
+        return self.version - self._slots[group].version
+
+    def ready_ahead(self) -> list[int]:
+        """Ready groups at the head, without a gap: what `take` may hand out, at most B."""
+        ahead: list[int] = []
+        for slot in self._slots.values():
+            if slot.state == SlotState.TRAINING:
+                continue
+            if slot.state != SlotState.READY or len(ahead) == self.groups_per_update:
+                break
+            ahead.append(slot.id)
+        return ahead
+
+    def take(self, count: int) -> list[int]:
+        """Hands the first `count` groups, in admission order, to the learner.
+
+        Raises RuntimeError when one of them is unfinished or older than S versions (invariant 4).
+        """
+        ahead = self.ready_ahead()[:count]
+        if len(ahead) < count:
+            raise RuntimeError(f"only {len(ahead)} of {count} groups are ready at the head")
+        for group in ahead:
+            if self.age(group) > self.staleness:
+                raise RuntimeError(f"group {group} is {self.age(group)} versions old; at most {self.staleness} allowed")
+            self._slots[group].state = SlotState.TRAINING
+        return ahead
+
+    def published(self, version: int) -> list[int]:
+        """The weights trained on the taken groups are published and acknowledged: frees their slots, returns ids."""
+        if version <= self.version:
+            raise ValueError(f"version {version} is not newer than {self.version}")
+        self.version = version
+        self._refills = 0
+        done = [slot.id for slot in self._slots.values() if slot.state == SlotState.TRAINING]
+        for group in done:
+            self._leave(group, Exit.TRAINED, None)
+        return done
+
+    def in_flight(self) -> list[Slot]:
+        """All charged slots in admission order."""
+        return list(self._slots.values())
+
+    def state(self) -> dict:
+        """JSON: everything needed to continue, the groups in flight included."""
+        return {
+            "groups_per_update": self.groups_per_update,
+            "staleness": self.staleness,
+            "version": self.version,
+            "next_id": self._next_id,
+            "refills": self._refills,
+            "exits": dict(self._exits),
+            "reasons": dict(self._reasons),
+            "slots": [asdict(slot) for slot in self._slots.values()],
+        }
+
+    @classmethod
+    def restore(cls, state: dict, deadline: float) -> "SlotBuffer":
+        """The buffer of a checkpoint. Groups in flight go back to SAMPLING under the same ids with a new deadline:
+        their samples were in memory only, and sampling is a function of the id."""
+        buffer = cls(state["groups_per_update"], state["staleness"], state["version"])
+        buffer._next_id = state["next_id"]
+        buffer._refills = state["refills"]
+        buffer._exits = Counter({Exit(name): count for name, count in state["exits"].items()})
+        buffer._reasons = Counter(state["reasons"])
+        for saved in state["slots"]:
+            buffer._slots[saved["id"]] = Slot(saved["id"], state["version"], deadline)
+        return buffer
+
+    def _expect(self, group: int, *states: SlotState) -> Slot:
+        slot = self._slots.get(group)
+        if slot is None or slot.state not in states:
+            found = "not in flight" if slot is None else slot.state.value
+            raise RuntimeError(f"group {group} is {found}, expected {' or '.join(states)}")
+        return slot
+
+    def _leave(self, group: int, how: Exit, reason: str | None) -> None:
+        del self._slots[group]
+        self._exits[how] += 1
+        if reason is not None:
+            self._reasons[reason] += 1

@@ -1,0 +1,179 @@
+"""The fleet under real deaths: actors kill themselves with SIGKILL, hang, or raise."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health
+from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
+
+
+@ray.remote(num_cpus=0.1, max_restarts=0)
+class Painter:
+    """Squares numbers with its weights; `death_note` is a file whose existence makes the next unit fatal once."""
+
+    def __init__(self):
+        self.weights = 0
+
+    def receive(self, weights: int) -> int:
+        self.weights = weights
+        return weights
+
+    def paint(self, number: int) -> tuple[int, int]:
+        return number * number, self.weights
+
+    def paint_slowly(self, number: int, seconds: float) -> tuple[int, int]:
+        time.sleep(seconds)
+        return self.paint(number)
+
+    def die_once(self, number: int, death_note: str) -> tuple[int, int]:
+        note = Path(death_note)
+        if note.exists():
+            note.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.paint(number)
+
+    def die_always(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang_once(self, number: int, note: str) -> tuple[int, int]:
+        if Path(note).exists():
+            Path(note).unlink()
+            time.sleep(600)
+        return self.paint(number)
+
+    def complain(self) -> None:
+        raise ValueError("no brush")
+
+    def large(self, number: int) -> tuple[dict, list[int]]:
+        return {"number": number}, [number] * 100_000
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class Weights:
+    """The weights of the moment, as `prepare` sends them."""
+
+    def __init__(self, version: int):
+        self.version = version
+
+    def send(self, actor):
+        return actor.receive.remote(self.version)
+
+
+@pytest.fixture
+def make_fleet(local_ray):
+    made = []
+
+    def make(prepare=None, returns=1, **settings) -> Fleet:
+        settings = {"size": 2, "backoff": 0.05, "start_timeout": 60.0} | settings
+        fleet = Fleet("painters", lambda index: Painter.remote(), FleetSettings(**settings), prepare, returns)
+        made.append(fleet)
+        return fleet
+
+    yield make
+    for fleet in made:
+        fleet.stop()
+
+
+def values(results):
+    return [result.value for result in results]
+
+
+def test_results_come_in_unit_order_whatever_the_order_of_arrival(make_fleet):
+    fleet = make_fleet()
+    units = [(f"unit {n}", "paint_slowly", (n, 0.3 if n == 0 else 0.0)) for n in range(5)]
+    assert values(fleet.run(units, timeout=60)) == [(n * n, 0) for n in range(5)]
+    assert fleet.outstanding() == 0
+
+
+def test_a_unit_whose_actor_is_killed_is_done_by_another_and_nothing_is_lost(make_fleet, tmp_path):
+    note = tmp_path / "note"
+    note.touch()
+    fleet = make_fleet(prepare=Weights(7).send)
+    units = [("fatal", "die_once", (3, str(note)))] + [(n, "paint", (n,)) for n in range(4)]
+    results = fleet.run(units, timeout=60)
+    assert values(results) == [(9, 7)] + [(n * n, 7) for n in range(4)]
+    assert results[0].attempts == 2
+    assert len(fleet.losses) == 1 and "'fatal' again" in fleet.losses[0]
+
+
+def test_a_respawned_actor_serves_only_with_the_current_weights(make_fleet, tmp_path):
+    weights = Weights(1)
+    fleet = make_fleet(prepare=weights.send, size=1)
+    assert values(fleet.run([("a", "paint", (2,))], timeout=60)) == [(4, 1)]
+    weights.version = 2
+    assert fleet.broadcast("receive", 2, timeout=30) == [2]
+    note = tmp_path / "note"
+    note.touch()
+    assert values(fleet.run([("b", "die_once", (2, str(note)))], timeout=60)) == [(4, 2)]
+
+
+def test_an_idle_actor_killed_from_outside_is_replaced_at_the_next_broadcast(make_fleet):
+    weights = Weights(1)
+    fleet = make_fleet(prepare=weights.send)
+    fleet.wait_until_serving(2, timeout=60)
+    os.kill(bounded_get(fleet.actors()[0].pid.remote(), 30, "pid"), signal.SIGKILL)
+    weights.version = 5
+    assert fleet.broadcast("receive", 5, timeout=30) == [5]
+    fleet.wait_until_serving(2, timeout=60)
+    assert set(values(fleet.run([(n, "paint", (1,)) for n in range(6)], timeout=60))) == {(1, 5)}
+
+
+def test_a_hanging_unit_is_killed_at_its_deadline_and_done_again(make_fleet, tmp_path):
+    note = tmp_path / "note"
+    note.touch()
+    fleet = make_fleet(unit_timeout=2.0, size=1)
+    fleet.wait_until_serving(1, timeout=60)
+    (result,) = fleet.run([("hangs", "hang_once", (4, str(note)))], timeout=60)
+    assert result.value == (16, 0) and result.attempts == 2
+
+
+def test_a_unit_that_always_kills_its_actor_ends_the_run_with_its_name(make_fleet):
+    fleet = make_fleet(max_attempts=2)
+    with pytest.raises(FleetError, match="unit 'poison' was lost 2 times"):
+        fleet.run([("poison", "die_always", ())], timeout=60)
+
+
+def test_a_member_that_keeps_dying_is_retired_and_the_fleet_says_so(make_fleet):
+    fleet = make_fleet(size=1, max_respawns=1, max_attempts=9)
+    with pytest.raises(FleetError, match="0 of 1 members are left, 1 needed"):
+        fleet.run([("poison", "die_always", ())], timeout=60)
+    assert fleet.health() == [Health.RETIRED]
+
+
+def test_an_exception_of_the_work_itself_is_raised_and_not_retried(make_fleet):
+    fleet = make_fleet(size=1)
+    with pytest.raises(ValueError, match="no brush") as caught:
+        fleet.run([("u", "complain", ())], timeout=60)
+    assert "unit 'u'" in caught.value.__notes__[0]
+
+
+def test_a_run_that_is_too_slow_names_the_missing_units(make_fleet):
+    fleet = make_fleet(size=1)
+    fleet.wait_until_serving(1, timeout=60)
+    with pytest.raises(WaitTimeoutError, match=r"1 units unfinished after 0.5 s: \['late'\]"):
+        fleet.run([("late", "paint_slowly", (1, 30.0))], timeout=0.5)
+    fleet.withdraw("late")
+    assert fleet.outstanding() == 0
+    assert values(fleet.run([("next", "paint", (3,))], timeout=60)) == [(9, 0)]
+
+
+def test_the_body_of_a_result_outlives_its_actor(make_fleet):
+    fleet = make_fleet(size=1, returns=2)
+    (result,) = fleet.run([("big", "large", (7,))], timeout=60)
+    assert result.value == {"number": 7}
+    fleet.stop()
+    assert bounded_get(result.body, 30, "the body")[-1] == 7
+
+
+def test_one_unit_cannot_be_under_way_twice(make_fleet):
+    fleet = make_fleet(size=1)
+    fleet.submit("a", "paint_slowly", 1, 5.0)
+    with pytest.raises(ValueError, match="already under way"):
+        fleet.submit("a", "paint", 1)
