@@ -1,0 +1,102 @@
+"""The Qwen2 tokenizer: byte-level BPE on NFC text, with four of its special tokens as block boundaries.
+
+Special ids enter a sequence only through the layout. A text that spells `<|im_end|>` is encoded as plain characters,
+so no prompt can close its own block.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from irg_rl.model.pack import SpecialIds
+
+BOS, EOS, SOI, EOI = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
+_PAD = "<|endoftext|>"
+_SPECIAL_TOKENS = (
+    _PAD, BOS, EOS, "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>",
+    "<|quad_end|>", SOI, EOI, "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+
+
+class TextTokenizer:
+    """Text <-> ids, and the boundary ids."""
+
+    def __init__(self, qwen: Qwen2Tokenizer, source: str) -> None:
+        self._qwen = qwen
+        known = qwen.get_added_vocab()
+        missing = [token for token in (BOS, EOS, SOI, EOI) if token not in known]
+        if missing:
+            raise ValueError(f"the tokenizer in {source} has no special token {', '.join(missing)}")
+        self.special = SpecialIds(known[BOS], known[EOS], known[SOI], known[EOI])
+
+    def __len__(self) -> int:
+        return len(self._qwen)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without boundary tokens; special-token strings are ordinary characters."""
+        return self._qwen.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        """As `encode`, but special-token strings become special ids: for texts the program itself wrote."""
+        return self._qwen.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        return self._qwen.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
+        self._qwen.save_pretrained(folder)
+        model = json.loads(self._qwen.backend_tokenizer.to_str())["model"]
+        vocab = {token: index for token, index in sorted(model["vocab"].items(), key=lambda item: item[1])}
+        (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+
+
+def load_tokenizer(folder: Path) -> TextTokenizer:
+    """The tokenizer of a model folder."""
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise ValueError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
+    return TextTokenizer(Qwen2Tokenizer.from_pretrained(folder), str(folder))
+
+
+def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> TextTokenizer:
+    """Learns a Qwen2-shaped vocabulary of at most `vocab_size` ids (256 bytes, merges, then 14 special tokens), writes
+    it into `folder` and returns it. The same corpus gives the same files."""
+    least = 256 + len(_SPECIAL_TOKENS)
+    if vocab_size < least:
+        raise ValueError(
+            f"vocab_size {vocab_size} is below {least}: 256 bytes and {len(_SPECIAL_TOKENS)} special tokens"
+        )
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(_SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS])
+    qwen = Qwen2Tokenizer(
+        tokenizer_object=bpe,
+        pad_token=_PAD,
+        eos_token=EOS,
+        bos_token=None,
+        unk_token=None,
+        extra_special_tokens=list(_SPECIAL_TOKENS[1:]),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = TextTokenizer(qwen, str(folder))
+    tokenizer.save(folder)
+    return load_tokenizer(folder)
