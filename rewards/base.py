@@ -1,0 +1,71 @@
+"""What a scorer is, and the two ways in which it may fail.
+
+A scorer looks at finished images and says how good each one is for its prompt. Its contract:
+
+* `score` returns one entry per image: a finite number, or None when that one image could not be scored. None is never
+  turned into a number anywhere (verl-omni#366: a timeout that became reward 0 trained a model away from good images).
+  Why the last None happened is kept in `last_error`, so that a run that has to stop can say it.
+* `ScorerUnavailable` means that no call can succeed (missing file, refused key): the run stops with its message.
+* Any other exception is a defect of the scorer and is not swallowed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from irg_rl.trajectory import Prompt
+
+Image = np.ndarray  # uint8, (height, width, 3), RGB
+Score = float | None  # None: failed
+
+
+class ScorerUnavailable(RuntimeError):
+    """A scorer cannot work at all. The message says what, where, and what to do."""
+
+
+class TooManyFailures(RuntimeError):
+    """A scorer failed on more than the allowed share of its recent images."""
+
+
+class Scorer(Protocol):
+    name: str
+    last_error: str  # why the most recent None was returned; "" if there was none
+
+    def check(self) -> None:
+        """Raise `ScorerUnavailable` unless the scorer can work now. Called once, before a run starts."""
+
+    def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+        """One score per image; `images[i]` was drawn for `prompts[i]`."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Which of two images fits a prompt better, asked in both orders.
+
+    `first` is the probability in [0, 1] that the first image is better, the mean over both orders, which cancels a
+    constant liking for one position. `in_order` and `swapped` are the two answers, both about the first image."""
+
+    in_order: float
+    swapped: float
+
+    @property
+    def first(self) -> float:
+        return (self.in_order + self.swapped) / 2
+
+    @property
+    def consistent(self) -> bool:
+        """Both orders name the same image."""
+        return (self.in_order > 0.5) == (self.swapped > 0.5)
+
+
+def require_pairs(images: Sequence[Image], prompts: Sequence[Prompt]) -> None:
+    """Images and prompts match one to one and images are RGB bytes; ValueError otherwise."""
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images for {len(prompts)} prompts: pass exactly one prompt per image")
+    for i, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"image {i} has dtype {image.dtype} and shape {image.shape}: scorers take uint8 arrays (H, W, 3)"
+            )

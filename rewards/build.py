@@ -1,0 +1,80 @@
+"""From a recipe's list of scorers to scorers."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+
+from rewards.base import Scorer, ScorerUnavailable
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """One scorer of a recipe. `options` go to the scorer's constructor and are checked against its signature."""
+
+    name: str  # key of its values in rewards, metrics and reports
+    kind: str  # verifier, clip, hps, judge, or "package.module:Class" for one's own
+    weight: float = 1.0  # share in the combined reward
+    held_out: bool = False  # logged, never rewarded
+    options: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise ValueError(f"scorer name {self.name!r} becomes a metric name: give one without '/'")
+
+    @classmethod
+    def from_dict(cls, spec: dict) -> "ScorerSpec":
+        """A flat dict: every key that is not one of the four above is an option of the scorer."""
+        own = {f.name for f in fields(cls)} - {"options"}
+        missing = {"name", "kind"} - spec.keys()
+        if missing:
+            raise ValueError(f"scorer {spec} lacks {' and '.join(sorted(missing))}")
+        options = {k: v for k, v in spec.items() if k not in own | {"options"}}
+        return cls(**{k: v for k, v in spec.items() if k in own}, options=spec.get("options", {}) | options)
+
+
+# Imported on demand: a recipe with only a judge does not pay for open_clip.
+KINDS = {
+    "verifier": "rewards.verifier:VerifierScorer",
+    "clip": "rewards.clip:ClipScorer",
+    "hps": "rewards.hps:HpsScorer",
+    "judge": "rewards.judge:JudgeScorer",
+}
+
+
+def scorer_class(kind: str) -> Callable[..., Scorer]:
+    """The constructor of a built-in kind or of one's own "package.module:Class"."""
+    module, colon, attribute = KINDS.get(kind, kind).partition(":")
+    if not colon:
+        raise ValueError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
+    try:
+        return vars(importlib.import_module(module))[attribute]
+    except (ImportError, KeyError) as error:
+        raise ScorerUnavailable(f"scorer kind {kind!r} cannot be imported: {error!r}") from error
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{guess} known: {', '.join(known) or 'none'}"
+
+
+def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
+    """The constructor of `spec`'s kind, its option names verified; ValueError names the wrong one and the nearest."""
+    make = scorer_class(spec.kind)
+    known = [name for name in inspect.signature(make).parameters if name != "name"]
+    for option in spec.options:
+        if option not in known:
+            raise ValueError(f"scorer {spec.name!r} has no option {option!r}{_nearest(option, known)}")
+    return make
+
+
+def build_scorer(spec: ScorerSpec) -> Scorer:
+    """Construct the scorer; loads its model. Raises ScorerUnavailable, naming the scorer, if it cannot."""
+    make = check_spec(spec)
+    try:
+        return make(name=spec.name, **spec.options)
+    except ScorerUnavailable as error:
+        raise ScorerUnavailable(f"scorer {spec.name!r}: {error}") from error

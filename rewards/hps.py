@@ -1,0 +1,38 @@
+"""HPSv2: a CLIP fine-tuned on human choices between images of one prompt, used as a score.
+
+The released HPS_v2.1_compressed.pt loads through open_clip (`model="ViT-H-14"`, same 686 keys); the tiny one is trained
+by `rewards.train_hps`. Scores compare only within one prompt and one version.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import normalize, pad, resize
+
+from rewards.base import Image
+from rewards.clip import ClipScorer
+from rewards.openclip import OPENAI_MEAN, OPENAI_STD, Preprocess
+
+
+def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
+    """HPSv2's evaluation transform: the longest side to `size`, black bars, OpenAI normalisation.
+
+    Bytes become floats *before* the bicubic resize, so its overshoot leaves [0, 1] and is kept: open_clip's
+    `resize_mode="longest"` resizes bytes and differs by up to .05. Antialiased, as torchvision >= 0.17 does."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
+    height, width = pixels.shape[1:]
+    scale = size / max(height, width)
+    if scale != 1:
+        target = [round(height * scale), round(width * scale)]
+        pixels = resize(pixels, target, InterpolationMode.BICUBIC, antialias=True)
+    down, right = size - pixels.shape[1], size - pixels.shape[2]
+    pixels = pad(pixels, [right // 2, down // 2, right - right // 2, down - down // 2])
+    return normalize(pixels, OPENAI_MEAN, OPENAI_STD)
+
+
+class HpsScorer(ClipScorer):
+    """Cosine in [-1, 1] without the logit scale, as `hpsv2.img_score` returns it (v2.1 on good images: about .3)."""
+
+    def make_preprocess(self, size: int) -> Preprocess:
+        return lambda image: letterbox(image, size)

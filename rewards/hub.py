@@ -1,0 +1,151 @@
+"""The reward hub: every image past every scorer, with retries, and a stop when a scorer fails too often.
+
+Invariant 2: a score that failed stays None. The hub asks again for exactly the images that failed, then gives up on
+them; a run whose scorer keeps failing stops with that scorer's last error instead of training on what is left.
+The weighted combination of scores is not made here (credit.py owns it): the hub reports every scorer's own values.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from irg_rl.trajectory import Prompt
+from rewards.base import Image, Score, Scorer, ScorerUnavailable, TooManyFailures, require_pairs
+from rewards.build import ScorerSpec, build_scorer
+
+
+@dataclass
+class ScorerStats:
+    """Running counts of one scorer; `seconds` is the wall time spent inside its `score`."""
+
+    images: int = 0
+    failed: int = 0
+    retried: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+    recent: deque[bool] = field(default_factory=deque)  # True: failed for good
+
+    def log(self, prefix: str) -> dict[str, float]:
+        return {
+            f"{prefix}/images": self.images,
+            f"{prefix}/failed": self.failed,
+            f"{prefix}/retried": self.retried,
+            f"{prefix}/seconds_per_image": self.seconds / max(self.images, 1),
+            f"{prefix}/slowest_call_seconds": self.slowest,
+        }
+
+
+class RewardHub:
+    """Scores images with every scorer of `specs` (see `ScorerSpec`; plain dicts are accepted).
+
+    `retries`: how often the failed images of a call are asked for again. `max_failure_share`: highest share of images
+    a scorer may finally fail on, over its last `window` images, judged once `min_images` have been seen."""
+
+    def __init__(
+        self,
+        specs: Sequence[dict | ScorerSpec],
+        retries: int = 1,
+        max_failure_share: float = 0.2,
+        window: int = 256,
+        min_images: int = 16,
+    ) -> None:
+        if not specs:
+            raise ValueError("no scorers are configured: name at least one")
+        if not 0 <= max_failure_share <= 1:
+            raise ValueError(f"max_failure_share is {max_failure_share}: it is a share, between 0 and 1")
+        if retries < 0 or not 1 <= min_images <= window:
+            raise ValueError(
+                f"retries is {retries}, min_images {min_images} and window {window}: "
+                "retries is at least 0 and 1 <= min_images <= window"
+            )
+        self.specs = [spec if isinstance(spec, ScorerSpec) else ScorerSpec.from_dict(spec) for spec in specs]
+        names = [spec.name for spec in self.specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"scorer names must differ, but they are {names}")
+        self.retries = retries
+        self.max_failure_share = max_failure_share
+        self.min_images = min_images
+        self.scorers: dict[str, Scorer] = {spec.name: build_scorer(spec) for spec in self.specs}
+        self.stats = {name: ScorerStats(recent=deque(maxlen=window)) for name in names}
+
+    @property
+    def held_out(self) -> list[str]:
+        """Scorers that are logged and never rewarded."""
+        return [spec.name for spec in self.specs if spec.held_out]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Reward weight of every scorer that is not held out."""
+        return {spec.name: spec.weight for spec in self.specs if not spec.held_out}
+
+    def check(self) -> None:
+        """Raise ScorerUnavailable, naming the scorer, unless all of them can work now."""
+        for name, scorer in self.scorers.items():
+            try:
+                scorer.check()
+            except ScorerUnavailable as error:
+                raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
+
+    def score(self, images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
+        """`result[name][i]`: scorer `name`'s value for image i, None where it failed after all retries.
+
+        Raises TooManyFailures when a scorer's recent share of failures exceeds `max_failure_share`."""
+        require_pairs(images, prompts)
+        if not images:
+            return {name: [] for name in self.scorers}
+        return {name: self._score_with(name, images, prompts) for name in self.scorers}
+
+    def _score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+        stats = self.stats[name]
+        scores: list[Score] = [None] * len(images)
+        todo = list(range(len(images)))
+        for attempt in range(self.retries + 1):
+            stats.retried += len(todo) if attempt else 0
+            answers = self._call(name, [images[i] for i in todo], [prompts[i] for i in todo])
+            for i, answer in zip(todo, answers, strict=True):
+                scores[i] = answer
+            todo = [i for i in todo if scores[i] is None]
+            if not todo:
+                break
+        stats.images += len(images)
+        stats.failed += len(todo)
+        stats.recent.extend(score is None for score in scores)
+        self._stop_if_failing(name)
+        return scores
+
+    def _call(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+        """One call of a scorer, timed; values that are no numbers count as failures."""
+        scorer, stats = self.scorers[name], self.stats[name]
+        start = time.perf_counter()
+        answers = scorer.score(images, prompts)
+        elapsed = time.perf_counter() - start
+        stats.calls += 1
+        stats.seconds += elapsed
+        stats.slowest = max(stats.slowest, elapsed)
+        if len(answers) != len(images):
+            raise ValueError(f"scorer {name!r} returned {len(answers)} scores for {len(images)} images")
+        clean: list[Score] = []
+        for answer in answers:
+            if answer is not None and not math.isfinite(answer):
+                scorer.last_error = f"the score {answer} is not a finite number"
+                answer = None
+            clean.append(None if answer is None else float(answer))
+        return clean
+
+    def _stop_if_failing(self, name: str) -> None:
+        recent = self.stats[name].recent
+        failed, seen = sum(recent), len(recent)
+        if seen >= self.min_images and failed / seen > self.max_failure_share:
+            last = self.scorers[name].last_error or "it gave no reason"
+            raise TooManyFailures(
+                f"scorer {name!r} failed on {failed} of its last {seen} images "
+                f"({failed / seen:.0%}, allowed {self.max_failure_share:.0%}); last error: {last}. "
+                "Mend the scorer and resume, or raise max_failure_share"
+            )
+
+    def log(self) -> dict[str, float]:
+        """Counts and latencies of every scorer, flat, for metrics."""
+        return {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}

@@ -1,0 +1,88 @@
+"""Questions in plain words, parsed back into what they demand of an image.
+
+    question := 'Does this image show "' prompt '"? ...' | 'Which image fits the description "' prompt '" better, ...'
+    prompt   := words with noun phrases in them: (a | an | two | ... | the) [colour] shape
+
+Two phrases with a relation between them ("left of", "above", ...) demand that relation; "the red circle" points back
+to an earlier phrase. All counts are exact, as in the world's own prompts.
+"""
+
+import re
+from dataclasses import dataclass
+
+from irg_rl.shapes_world.constraints import Demand, Relation, Thing, make_metadata, parse_metadata
+from irg_rl.shapes_world.scene import COLORS, RELATIONS, SHAPES
+
+COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "the": 1}
+NAMES = {name: shape for shape in SHAPES for name in (shape, shape + ("es" if shape.endswith("s") else "s"))}
+PHRASE = re.compile(rf"\b({'|'.join(COUNTS)}) (?:({'|'.join(COLORS)}) )?({'|'.join(NAMES)})\b", re.IGNORECASE)
+RELATION = re.compile(rf"\b({'|'.join(RELATIONS)})\b", re.IGNORECASE)
+QUOTED = re.compile(r'"(.+)"', re.DOTALL)
+OPENERS = {"please", "draw", "show", "photo", "picture", "image", "drawing", "of"}
+FILLER = OPENERS | {"a", "an", "the", "and", "with", "is", "are", "to"}
+
+
+class NotUnderstood(ValueError):
+    """The question is in no language the judge knows."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    images: int  # how many images the question is about
+    demand: Demand
+
+
+def parse_question(question: str) -> Asked:
+    """Raises NotUnderstood for anything else than the two forms above."""
+    quoted = QUOTED.search(question)
+    if quoted is None:
+        raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")
+    around = (question[: quoted.start()] + question[quoted.end() :]).lower()
+    if "1 or 2" in around:
+        return Asked(2, parse_prompt(quoted[1]))
+    if "yes or no" in around:
+        return Asked(1, parse_prompt(quoted[1]))
+    raise NotUnderstood(f"neither a yes/no question nor a choice between 1 and 2: {around[:120]!r}")
+
+
+def parse_prompt(prompt: str) -> Demand:
+    """What the words of a prompt demand, with exact counts."""
+    things: list[tuple[Thing, int]] = []
+    relations: list[Relation] = []
+    previous, end = -1, 0
+    for phrase in PHRASE.finditer(prompt):
+        between = _between(prompt[end : phrase.start()], previous)
+        article, color, name = phrase[1].lower(), phrase[2] and phrase[2].lower(), phrase[3].lower()
+        index = _mention(things, Thing(NAMES[name], color), COUNTS[article], article == "the")
+        if between:
+            relations.append(Relation(previous, between, index))
+        previous, end = index, phrase.end()
+    if _between(prompt[end:], previous) or not things:
+        raise NotUnderstood(f"no demand in {prompt[:120]!r}")
+    counted = parse_metadata(make_metadata("", prompt, things, []))
+    return Demand(counted.includes, counted.excludes, tuple(relations))
+
+
+def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_back: bool) -> int:
+    """Index of the include that is meant; a new one unless the phrase points back to one."""
+    known = [seen for seen, _ in things]
+    if refers_back and thing in known:
+        return known.index(thing)
+    if refers_back and thing.color is None:
+        for index, seen in enumerate(known):
+            if seen.shape == thing.shape:
+                return index
+    things.append((thing, count))
+    return len(things) - 1
+
+
+def _between(words: str, previous: int) -> str:
+    """The relation named between two phrases, "" if there is none; NotUnderstood for words of unknown meaning."""
+    found = RELATION.search(words)
+    rest = RELATION.sub(" ", words, count=1).lower()
+    strange = [word for word in re.findall(r"[^\s,.]+", rest) if word not in FILLER]
+    if strange:
+        raise NotUnderstood(f"the word {strange[0]!r}")
+    if found and previous < 0:
+        raise NotUnderstood(f"{found[1]!r} of what?")
+    return found[1].lower() if found else ""

@@ -1,0 +1,66 @@
+"""The embedded judge in a process of its own, ended with whoever started it."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from types import TracebackType
+
+from rewards.base import ScorerUnavailable
+
+
+class JudgeProcess:
+    """`with JudgeProcess() as judge: ... judge.base_url`.
+
+    Raises ScorerUnavailable when the server does not come up within `start_timeout` seconds (a taken port, say). The
+    child lives as long as its stdin, a pipe from this process: killing this process with -9 ends it as well."""
+
+    def __init__(self, port: int = 0, seed: int = 0, start_timeout: float = 60.0) -> None:
+        command = [sys.executable, "-m", "rewards.judge_server", "--port", str(port), "--seed", str(seed)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        try:
+            self.base_url = self._address(time.monotonic() + start_timeout, start_timeout)
+        except ScorerUnavailable:
+            self.close()
+            raise
+
+    def _address(self, deadline: float, start_timeout: float) -> str:
+        readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        if not readable:
+            raise ScorerUnavailable(f"the embedded judge did not start within {start_timeout:g} s: try again")
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait(timeout=10)
+            reason = self.process.stderr.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
+            raise ScorerUnavailable(reason[-1])
+        return json.loads(line)["base_url"]
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """Close the pipe, which ends the server; kill it if it lingers."""
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(timeout=5)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+    def __enter__(self) -> "JudgeProcess":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,195 @@
+"""The embedded judge: an OpenAI-compatible chat endpoint on 127.0.0.1 that answers about pictures of the shapes world.
+
+It is told exactly what a real multimodal model would be told: an HTTP request with a question in plain words and one or
+two images. It reads the images from their pixels and the request from its words (`judge_mind`); no scene, id or
+metadata ever reaches it. `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
+
+    python -m rewards.judge_server --port 0          # prints {"base_url": ...} and serves until stdin closes or Ctrl-C
+"""
+
+import argparse
+import base64
+import binascii
+import errno
+import io
+import json
+import math
+import sys
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+
+from rewards.base import Image, ScorerUnavailable
+from rewards.judge_mind import Answer, answer
+
+MAX_BYTES = 8 * 2**20  # of a request
+MAX_SIDE = 2048  # pixels of an image, looked up in its header before anything is decoded
+MAX_IMAGES = 2
+MODEL = "shapes-judge"
+
+
+class BadRequest(ValueError):
+    """The client's mistake, answered with `status`."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Request:
+    question: str
+    images: tuple[Image, ...]
+    top_logprobs: int  # 0: the client wants none
+
+
+def parse_request(body: bytes) -> Request:
+    """The last user message of a chat request: its text parts without image captions, and its images."""
+    try:
+        request = json.loads(body)
+        message = [m for m in request["messages"] if m["role"] == "user"][-1]
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        wanted = int(request.get("top_logprobs") or 0) if request.get("logprobs") else 0
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise BadRequest(f"not a chat completion request: {error!r}") from error
+    if not texts or len(urls) > MAX_IMAGES or not all(isinstance(text, str) for text in (*texts, *urls)):
+        raise BadRequest(f"{len(texts)} texts and {len(urls)} images: send a question and at most {MAX_IMAGES} images")
+    return Request(texts[-1], tuple(decode_image(url) for url in urls), min(wanted, 20))
+
+
+def decode_image(url: str) -> Image:
+    """uint8 RGB of a PNG or JPEG data URL. Other addresses are refused: the judge fetches nothing."""
+    head, comma, data = url.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise BadRequest(f"image {url[:40]!r}: only data:image/...;base64 URLs are read")
+    try:
+        image = PILImage.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=["PNG", "JPEG"])
+        if max(image.size) > MAX_SIDE:
+            raise BadRequest(f"image of {image.size[0]} x {image.size[1]} pixels: at most {MAX_SIDE} per side", 413)
+        return np.asarray(image.convert("RGB"))
+    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BadRequest(f"the image cannot be decoded: {error}") from error
+
+
+def completion(reply: Answer, top_logprobs: int) -> dict:
+    """A chat completion whose first token carries the answer's probabilities."""
+    ranked = sorted(reply.words.items(), key=lambda item: -item[1])
+    choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "stop"}
+    if top_logprobs and ranked:
+        tokens = [{"token": word, "logprob": math.log(max(p, 1e-12))} for word, p in ranked]
+        choice["logprobs"] = {"content": [tokens[0] | {"top_logprobs": tokens[:top_logprobs]}]}
+    return {"object": "chat.completion", "model": MODEL, "choices": [choice]}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 60  # seconds a client may keep a connection silent
+    server: "Listener"
+
+    def do_GET(self) -> None:
+        match self.path:
+            case "/health":
+                self.reply(200, {"status": "ok"})
+            case "/v1/models":
+                self.reply(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+            case _:
+                self.reply(404, {"error": {"message": f"no such path: {self.path}"}})
+
+    def do_POST(self) -> None:
+        try:
+            request = parse_request(self.body())
+            reply = completion(answer(request.question, request.images, self.server.seed), request.top_logprobs)
+        except BadRequest as error:
+            self.close_connection = True  # an unread body would be taken for the next request
+            self.reply(error.status, {"error": {"message": str(error)}})
+        else:
+            self.reply(200, reply)
+
+    def body(self) -> bytes:
+        if self.path != "/v1/chat/completions":
+            raise BadRequest(f"no such path: {self.path}", 404)
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise BadRequest("a Content-Length is required", 411)
+        if int(length) > MAX_BYTES:
+            raise BadRequest(f"{length} bytes: at most {MAX_BYTES} are read", 413)
+        return self.rfile.read(int(length))
+
+    def reply(self, status: int, content: dict) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent: a line per image would drown the run's log."""
+
+
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int, seed: int) -> None:
+        self.seed = seed
+        super().__init__((host, port), Handler)
+
+
+class JudgeServer:
+    """The judge as a context manager, served from threads of this process.
+
+    `port` 0 takes any free port. Raises ScorerUnavailable when the port is taken."""
+
+    def __init__(self, port: int = 0, seed: int = 0, host: str = "127.0.0.1") -> None:
+        try:
+            self.listener = Listener(host, port, seed)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            reason = "is already in use" if error.errno == errno.EADDRINUSE else "may not be opened by this user"
+            raise ScorerUnavailable(
+                f"the embedded judge cannot listen: port {port} of {host} {reason}; choose another, or 0 for any"
+            ) from error
+        self.base_url = f"http://{host}:{self.listener.server_port}/v1"
+        self.thread = threading.Thread(target=self.listener.serve_forever, name="judge-server", daemon=True)
+
+    def __enter__(self) -> "JudgeServer":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown()
+        self.thread.join(timeout=10)
+        self.listener.server_close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m rewards.judge_server", description="The embedded judge.")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--seed", type=int, default=0, help="of the judge's own errors of judgement")
+    options = parser.parse_args(arguments)
+    try:
+        with JudgeServer(options.port, options.seed) as server:
+            sys.stdout.write(json.dumps({"base_url": server.base_url}) + "\n")
+            sys.stdout.flush()
+            # Ends with whoever started it, even when that process was killed: its end of the pipe closes.
+            while sys.stdin.read(4096):
+                pass
+    except ScorerUnavailable as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

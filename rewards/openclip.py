@@ -1,0 +1,119 @@
+"""Loading, saving and using a two-tower model through open_clip: the part CLIP and HPS share.
+
+A model is either a folder (`open_clip_config.json` + `open_clip_model.safetensors`, open_clip's own local-dir layout,
+what the trainers here write) or a checkpoint file plus the name of one of open_clip's built-in architectures.
+Checkpoints are read with safetensors, or `torch.load(weights_only=True)`: nothing is unpickled.
+
+Shape letters: B images (or texts), D embedding width.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # what torch.load(weights_only=True) raises on anything but tensors
+
+import numpy as np
+import open_clip
+import torch
+from jaxtyping import Float
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image as PILImage
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rewards.base import Image, ScorerUnavailable
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, SafetensorError, UnpicklingError, EOFError)
+
+Preprocess = Callable[[Image], Float[Tensor, "3 S S"]]
+
+# The architecture trained on the spot: about 0.8 M parameters beside open_clip's standard 49,408-token embedding.
+TINY = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 96, "heads": 3, "layers": 3},
+}
+
+
+@dataclass
+class TwoTower:
+    """A model in eval mode with its tokenizer; `config` is open_clip's `model_cfg`."""
+
+    model: open_clip.CLIP
+    tokenizer: open_clip.SimpleTokenizer
+    config: dict
+    size: int  # side of the square the vision tower takes, pixels
+
+    @torch.no_grad()
+    def cosine(self, images: Float[Tensor, "B 3 S S"], texts: list[str]) -> Float[Tensor, "B"]:
+        """Cosine of the L2-normalised embeddings of image i and text i, in [-1, 1], without the logit scale.
+
+        The product is fp32 whatever the towers run in: near .3 a bf16 step is 2e-3, of the order of the spread
+        within a group."""
+        device = self.model.logit_scale.device
+        dtype = self.model.logit_scale.dtype
+        image = self.model.encode_image(images.to(device, dtype)).float()
+        text = self.model.encode_text(self.tokenizer(texts).to(device)).float()
+        return torch.cosine_similarity(image, text, dim=-1).cpu()
+
+
+def load(path: str | Path, architecture: str = "", precision: str = "fp32", device: str = "cpu") -> TwoTower:
+    """Open a model folder, or a checkpoint file of the built-in `architecture` ("ViT-L-14", "ViT-H-14", ...).
+
+    Raises ScorerUnavailable if anything is missing or unreadable; never downloads."""
+    path = Path(path)
+    if path.is_dir():
+        name, weights = f"local-dir:{path}", None
+        missing = [f for f in (CONFIG, WEIGHTS) if not (path / f).is_file()]
+        if missing:
+            raise ScorerUnavailable(f"{path} lacks {' and '.join(missing)}: train it again or give its folder")
+        config = json.loads((path / CONFIG).read_text())["model_cfg"]
+    elif path.is_file():
+        name, weights = architecture, str(path)
+        config = open_clip.get_model_config(architecture) if architecture else None
+        if config is None:
+            raise ScorerUnavailable(
+                f"{path} is a checkpoint file, so `model` must name its open_clip architecture "
+                f"(ViT-L-14, ViT-H-14, ...); it is {architecture!r}"
+            )
+    else:
+        raise ScorerUnavailable(f"no CLIP model at {path}: give a folder with {CONFIG} or a checkpoint file")
+    try:
+        model = open_clip.create_model(name, pretrained=weights, precision=precision, device=device)
+    except UNREADABLE as error:
+        kind = architecture or "an open_clip folder"
+        raise ScorerUnavailable(f"{path} cannot be loaded as {kind}: {error}") from error
+    model.eval().requires_grad_(False)
+    side = config["vision_cfg"]["image_size"]
+    return TwoTower(model, open_clip.get_tokenizer(name), config, side)
+
+
+def create_tiny(seed: int) -> TwoTower:
+    """A freshly initialised tiny model; equal seeds give equal weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**TINY, output_dict=True)
+    tokenizer = open_clip.SimpleTokenizer(context_length=TINY["text_cfg"]["context_length"])
+    return TwoTower(model, tokenizer, TINY, TINY["vision_cfg"]["image_size"])
+
+
+def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) -> None:
+    """Write a folder `load` opens; the config comes last, so a folder with a config is complete."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    save_file({k: v.contiguous() for k, v in tower.model.state_dict().items()}, folder / WEIGHTS)
+    config = {"model_cfg": tower.config, "preprocess_cfg": preprocess or {}}
+    part = folder / (CONFIG + ".part")
+    part.write_text(json.dumps(config, indent=2) + "\n")
+    part.rename(folder / CONFIG)
+
+
+def clip_preprocess(size: int) -> Preprocess:
+    """open_clip's evaluation transform: shortest side to `size` (bicubic, on bytes), centre crop, normalise."""
+    transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
+    return lambda image: transform(PILImage.fromarray(np.ascontiguousarray(image)))

@@ -1,0 +1,45 @@
+"""Scorers that misbehave in a stated way, loaded by the hub through 'package.module:Class' like a user's own."""
+
+import math
+
+
+class Brightness:
+    """Mean brightness in [0, 1]: a scorer with a known answer."""
+
+    def __init__(self, name):
+        self.name, self.last_error = name, ""
+
+    def check(self):
+        pass
+
+    def score(self, images, prompts):
+        return [float(image.mean()) / 255 for image in images]
+
+
+class Flaky(Brightness):
+    """Fails on an image the first `failures` times it is shown; black images always fail."""
+
+    def __init__(self, name, failures=1):
+        super().__init__(name)
+        self.failures, self.shown = failures, {}
+
+    def score(self, images, prompts):
+        values = []
+        for image in images:
+            key = image.tobytes()
+            self.shown[key] = self.shown.get(key, 0) + 1
+            failed = self.shown[key] <= self.failures or not image.any()
+            values.append(None if failed else float(image.mean()) / 255)
+        if None in values:
+            self.last_error = "the flaky scorer blinked"
+        return values
+
+
+class NotANumber(Brightness):
+    def score(self, images, prompts):
+        return [math.nan] * len(images)
+
+
+class Miscounting(Brightness):
+    def score(self, images, prompts):
+        return [1.0]

@@ -1,0 +1,212 @@
+"""The judge's client against real HTTP servers, good and bad."""
+
+import base64
+import io
+import math
+import socket
+import time
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from irg_rl.trajectory import Prompt
+from rewards.base import ScorerUnavailable, TooManyFailures
+from rewards.hub import RewardHub
+from rewards.judge import JudgeScorer
+from tests.rewards.servers import completion, endpoint
+
+PROMPT = Prompt("secret-id", "a photo of two red circles", {"tag": "counting", "include": ["the answer"]})
+FAST = {"backoff": 0.01, "timeout": 5.0}
+
+
+def image(level):
+    return np.full((8, 8, 3), level, dtype=np.uint8)
+
+
+def brightness_of(body, which=0):
+    urls = [part["image_url"]["url"] for part in body["messages"][0]["content"] if part["type"] == "image_url"]
+    return np.asarray(PILImage.open(io.BytesIO(base64.b64decode(urls[which].partition(",")[2])))).mean()
+
+
+def always(status, content, wait=0.0):
+    return lambda number, body: (status, content, wait)
+
+
+def test_the_score_is_yes_over_yes_and_no_with_spellings_added_up():
+    top = {"Yes": math.log(0.4), " yes": math.log(0.2), "No": math.log(0.2), "Well": math.log(0.1)}
+    with endpoint(always(200, completion("Yes", top))) as (url, _):
+        assert JudgeScorer(url, **FAST).score([image(1)], [PROMPT]) == [pytest.approx(0.6 / 0.8)]
+
+
+@pytest.mark.parametrize(("text", "score"), [("Yes.", 1.0), ("no, it shows one", 0.0), ("**No**", 0.0)])
+def test_without_logprobs_the_first_word_decides(text, score):
+    with endpoint(always(200, completion(text))) as (url, _):
+        assert JudgeScorer(url, **FAST).score([image(1)], [PROMPT]) == [score]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [completion("I see shapes."), completion(""), completion(None), {"choices": []}, {"error": "?"}, "<html>", "[1]"],
+)
+def test_a_garbled_answer_is_a_failure_and_not_a_number(content):
+    with endpoint(always(200, content)) as (url, _):
+        judge = JudgeScorer(url, **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [None]
+        assert "the judge" in judge.last_error
+
+
+def test_a_dead_judge_is_a_failure_and_stops_the_run_with_its_address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+    judge = JudgeScorer(url, retries=1, **FAST)
+    assert judge.score([image(1)], [PROMPT]) == [None]
+    with pytest.raises(ScorerUnavailable, match=f"{url}.*Connection refused.*Start it"):
+        judge.check()
+    hub = RewardHub([{"name": "mllm", "kind": "judge", "base_url": url, "retries": 0}], retries=0, min_images=2)
+    with pytest.raises(TooManyFailures, match="'mllm' failed on 2 of its last 2 .*Connection refused"):
+        hub.score([image(1), image(2)], [PROMPT, PROMPT])
+
+
+def test_a_slow_judge_is_given_up_after_the_timeout():
+    with endpoint(always(200, completion("yes"), wait=3.0)) as (url, requests):
+        judge = JudgeScorer(url, timeout=0.2, retries=1, backoff=0.01)
+        start = time.monotonic()
+        assert judge.score([image(1)], [PROMPT]) == [None]
+        assert time.monotonic() - start < 2
+        assert len(requests) == 2
+        assert "no answer within 0.2 s" in judge.last_error
+
+
+def test_an_overloaded_judge_is_asked_again():
+    busy_twice = lambda number, body: (503, "busy", 0.0) if number <= 2 else (200, completion("yes"), 0.0)  # noqa: E731
+    with endpoint(busy_twice) as (url, requests):
+        assert JudgeScorer(url, retries=2, **FAST).score([image(1)], [PROMPT]) == [1.0]
+        assert len(requests) == 3
+
+
+def test_a_bad_request_is_not_repeated():
+    with endpoint(always(400, "too large")) as (url, requests):
+        judge = JudgeScorer(url, retries=3, **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [None]
+        assert len(requests) == 1
+        assert "HTTP 400: too large" in judge.last_error
+
+
+def test_a_refused_key_stops_at_once():
+    with endpoint(always(401, "bad key")) as (url, _), pytest.raises(ScorerUnavailable, match="refuses.*401"):
+        JudgeScorer(url, **FAST).score([image(1)], [PROMPT])
+
+
+def test_the_request_carries_question_and_pixels_and_nothing_else():
+    with endpoint(always(200, completion("yes"))) as (url, requests):
+        JudgeScorer(url, model="m", **FAST).score([image(77)], [PROMPT])
+        path, body, _ = requests[0]
+    assert path == "/v1/chat/completions"
+    assert body.keys() == {"model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs"}
+    assert body["temperature"] == 0
+    parts = body["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "text"]
+    assert parts[1]["text"] == 'Does this image show "a photo of two red circles"? Answer yes or no.'
+    assert brightness_of(body) == 77
+    assert "secret-id" not in str(body) and "the answer" not in str(body)
+
+
+def test_answers_belong_to_their_images_whatever_order_they_come_in():
+    def reply(number, body):
+        level = brightness_of(body)
+        top = {"yes": math.log(level / 255), "no": math.log(1 - level / 255)}
+        return 200, completion("x", top), (200 - level) / 1000
+
+    levels = [10, 200, 60, 120]
+    with endpoint(reply) as (url, _):
+        scores = JudgeScorer(url, **FAST).score([image(level) for level in levels], [PROMPT] * 4)
+    assert scores == pytest.approx([level / 255 for level in levels])
+
+
+def test_equal_questions_are_asked_once_and_failures_again():
+    first_fails = lambda number, body: (400, "no", 0.0) if number == 1 else (200, completion("yes"), 0.0)  # noqa: E731
+    with endpoint(first_fails) as (url, requests):
+        judge = JudgeScorer(url, **FAST)
+        assert judge.score([image(1), image(1)], [PROMPT] * 2) == [None, None]
+        assert judge.score([image(1), image(1)], [PROMPT] * 2) == [1.0, 1.0]
+        assert judge.score([image(1)], [PROMPT]) == [1.0]
+        assert len(requests) == 2
+        judge.score([image(1)], [Prompt("q", "a photo of a bar")])
+        judge.score([image(2)], [PROMPT])
+        assert len(requests) == 4, "another question and another image are not in the cache"
+
+
+def test_the_cache_is_bounded():
+    with endpoint(always(200, completion("yes"))) as (url, requests):
+        judge = JudgeScorer(url, cache_size=1, **FAST)
+        for level in (1, 2, 1):
+            judge.score([image(level)], [PROMPT])
+        assert len(requests) == 3
+        assert len(judge.client.cache) == 1
+
+
+def test_no_more_calls_at_once_than_allowed():
+    busy, peak = [], []
+
+    def reply(number, body):
+        busy.append(number)
+        peak.append(len(busy))
+        time.sleep(0.05)
+        busy.pop()
+        return 200, completion("yes"), 0.0
+
+    with endpoint(reply) as (url, _):
+        JudgeScorer(url, concurrency=2, **FAST).score([image(level) for level in range(8)], [PROMPT] * 8)
+    assert max(peak) == 2
+
+
+def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch):
+    monkeypatch.setenv("MY_JUDGE_KEY", "sk-very-secret")
+    with endpoint(always(500, "broken")) as (url, requests):
+        judge = JudgeScorer(url, api_key_env="MY_JUDGE_KEY", retries=0, **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [None]
+        assert requests[0][2]["Authorization"] == "Bearer sk-very-secret"
+        assert "very-secret" not in judge.last_error
+        assert "very-secret" not in str(vars(judge)) + str(vars(judge.client)) + repr(judge.client.http.headers)
+    monkeypatch.delenv("MY_JUDGE_KEY")
+    with pytest.raises(ScorerUnavailable, match=r"\$MY_JUDGE_KEY, which is not set"):
+        JudgeScorer(url, api_key_env="MY_JUDGE_KEY")
+
+
+def test_a_liking_for_the_first_position_cancels():
+    """This server always says 1 with .9: asked in both orders, neither image is preferred."""
+    with endpoint(always(200, completion("1", {"1": math.log(0.9), "2": math.log(0.1)}))) as (url, _):
+        [preference] = JudgeScorer(url, **FAST).prefer([PROMPT], [image(1)], [image(2)])
+    assert preference.first == pytest.approx(0.5)
+    assert not preference.consistent
+
+
+def test_a_preference_is_about_the_first_image_in_both_orders():
+    def brighter(number, body):
+        return 200, completion("1" if brightness_of(body, 0) > brightness_of(body, 1) else "2"), 0.0
+
+    with endpoint(brighter) as (url, _):
+        better, worse = JudgeScorer(url, **FAST).prefer([PROMPT] * 2, [image(9), image(1)], [image(1), image(9)])
+    assert (better.first, better.consistent) == (1.0, True)
+    assert (worse.first, worse.consistent) == (0.0, True)
+
+
+def test_a_preference_with_one_failed_order_is_none():
+    once = lambda number, body: (200, completion("1"), 0.0) if number == 1 else (400, "no", 0.0)  # noqa: E731
+    with endpoint(once) as (url, _):
+        assert JudgeScorer(url, concurrency=1, **FAST).prefer([PROMPT], [image(1)], [image(2)]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base_url": "localhost:80"}, "http://"),
+        ({"question": "Is it good?"}, "lacks {prompt}"),
+        ({"timeout": 0}, "timeout 0"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        JudgeScorer(**{"base_url": "http://127.0.0.1:1/v1"} | settings)
