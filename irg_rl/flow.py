@@ -26,7 +26,7 @@ class Transition(StrEnum):
 class WindowPolicy(StrEnum):
     ALL = "all"
     FIRST = "first"  # the first `size` steps
-    CONTIGUOUS = "contiguous"  # `size` neighbours at a random place (Flow-GRPO-Fast)
+    RANDOM = "random"  # `size` neighbours at a random place (Flow-GRPO-Fast)
     SCATTERED = "scattered"  # `size` random steps (UniGRPO, DanceGRPO)
     PROGRESSIVE = "progressive"  # a window that slides as training goes on (MixGRPO)
 
@@ -197,7 +197,7 @@ def sde_window(
         return sorted(random.Random(seed).sample(range(low, high), size))
     if policy is WindowPolicy.FIRST:
         start = 0
-    elif policy is WindowPolicy.CONTIGUOUS:
+    elif policy is WindowPolicy.RANDOM:
         start = random.Random(seed).randrange(positions)
     else:
         start = (iteration // every * stride) % positions

@@ -257,7 +257,7 @@ def test_windows_by_name():
 
 
 @given(
-    policy=st.sampled_from(["first", "contiguous", "scattered", "progressive"]),
+    policy=st.sampled_from(["first", "random", "scattered", "progressive"]),
     steps=st.integers(2, 30),
     seed=st.integers(0, 2**63),
     data=st.data(),
@@ -274,9 +274,9 @@ def test_a_window_is_decided_by_its_seed_and_stays_in_its_span(policy, steps, se
 
 
 def test_random_windows_move_with_the_seed():
-    for policy in ("contiguous", "scattered"):
+    for policy in ("random", "scattered"):
         windows = {tuple(flow.sde_window(policy, 15, 2, seed=s, span=(0, 7))) for s in range(300)}
-        assert len(windows) == (6 if policy == "contiguous" else 21)
+        assert len(windows) == (6 if policy == "random" else 21)
 
 
 def test_impossible_windows_are_refused():

@@ -1,0 +1,121 @@
+"""Policy losses on denoising steps.
+
+Shapes: B any batch dims (samples, steps, or both), N latent tokens, D channels. Means, velocities and x have shape
+[*B, N, D]; times, standard deviations, log-probabilities, advantages and losses have shape [*B]. A loss stays per
+element until `aggregate`, which divides by a denominator summed over all micro-batches and ranks.
+
+`std` is always the standard deviation of the step, sqrt(-dt) included: what `flow.transition` returns.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from irg_rl.flow import over_latent
+from irg_rl.losses.clip import clipped_surrogate, ratio_metrics
+
+
+def log_ratio(
+    logp: Float[Tensor, "*B"],
+    logp_old: Float[Tensor, "*B"],
+) -> Float[Tensor, "*B"]:
+    """Log importance ratio of a step; a mean over the latent's dims when the log-probabilities are means."""
+    return logp - logp_old.detach()
+
+
+def guarded_log_ratio(
+    logp: Float[Tensor, "*B"],
+    logp_old: Float[Tensor, "*B"],
+    mean: Float[Tensor, "*B N D"],
+    mean_old: Float[Tensor, "*B N D"],
+    std: Float[Tensor, "*B"],
+) -> Float[Tensor, "*B"]:
+    """RatioNorm of GRPO-Guard (arXiv 2510.22319): (log ratio + M[(mean - mean_old)^2] / (2 std^2)) * std.
+
+    For mean log-probabilities of Gaussian steps this is mean(noise * (mean - mean_old)): centred at 0, on one scale for
+    every step, so that one clip range serves them all. Needs the sampler's stored `mean_old`.
+    """
+    drift = over_latent((mean - mean_old.detach()) ** 2, std.ndim)
+    return log_ratio(logp, logp_old) * std + drift / (2 * std)
+
+
+def policy_loss(
+    log_ratio: Float[Tensor, "*B"],
+    advantages: Float[Tensor, "*B"],
+    clip_range: float | tuple[float, float],
+) -> Float[Tensor, "*B"]:
+    """Clipped loss of every step (Flow-GRPO, DanceGRPO): -min(r A, clip(r, 1 - low, 1 + high) A)."""
+    low, high = _bounds(clip_range)
+    return clipped_surrogate(log_ratio.exp(), advantages, low, high)
+
+
+def dppo_loss(
+    log_ratio: Float[Tensor, "*B"],
+    advantages: Float[Tensor, "*B"],
+    divergence: Float[Tensor, "*B"],
+    threshold: float = 1e-5,
+) -> Float[Tensor, "*B"]:
+    """Flow-DPPO: -r A with the steps of `dppo_mask` left out, in place of clipping."""
+    ratio = log_ratio.exp()
+    return -ratio * advantages * dppo_mask(ratio, advantages, divergence, threshold)
+
+
+def dppo_mask(
+    ratio: Float[Tensor, "*B"],
+    advantages: Float[Tensor, "*B"],
+    divergence: Float[Tensor, "*B"],
+    threshold: float,
+) -> Bool[Tensor, "*B"]:
+    """True where a step is trained: its divergence from the sampling policy, `mean_kl(mean, mean_old, std)`, is below
+    the threshold, or the update would bring it back ((r - 1) A <= 0)."""
+    moving_away = (ratio.detach() - 1) * advantages > 0
+    return ~((divergence.detach() >= threshold) & moving_away)
+
+
+def mean_kl(
+    mean: Float[Tensor, "*B N D"],
+    mean_ref: Float[Tensor, "*B N D"],
+    std: Float[Tensor, "*B"],
+) -> Float[Tensor, "*B"]:
+    """KL between two Gaussian steps of equal std, per latent dim: M[(mean - mean_ref)^2] / (2 std^2).
+
+    Flow-GRPO divides by a^2 without |dt| and so gets |dt| times this; R3 leaves out the 1/2.
+    """
+    return over_latent((mean - mean_ref.detach()) ** 2, std.ndim) / (2 * std**2)
+
+
+def velocity_mse(
+    v: Float[Tensor, "*B N D"],
+    v_ref: Float[Tensor, "*B N D"],
+    batch_dims: int = 1,
+) -> Float[Tensor, "*B"]:
+    """M[(v - v_ref)^2], the guard against drift that does not depend on the step (UniGRPO, DiffusionNFT)."""
+    return over_latent((v - v_ref.detach()) ** 2, batch_dims)
+
+
+def aggregate(
+    loss: Float[Tensor, "*B"],
+    denominator: Tensor | float,
+    weights: Float[Tensor, "*B"] | None = None,
+) -> Float[Tensor, ""]:
+    """Weighted sum / the given global denominator: the number of trained (image, step) pairs of the optimizer step.
+
+    `weights` makes steps or images count differently, e.g. 1 / (t - t_next), the second half of GRPO-Guard.
+    """
+    if weights is not None:
+        loss = loss * weights
+    return loss.sum() / torch.as_tensor(denominator).clamp(min=1)
+
+
+def metrics(
+    log_ratio: Float[Tensor, "*B"],
+    advantages: Float[Tensor, "*B"],
+    clip_range: float | tuple[float, float],
+) -> dict[str, Tensor]:
+    """`clip.ratio_metrics` over all steps given."""
+    low, high = _bounds(clip_range)
+    return ratio_metrics(log_ratio.exp(), log_ratio, advantages, low, high)
+
+
+def _bounds(clip_range: float | tuple[float, float]) -> tuple[float, float]:
+    return clip_range if isinstance(clip_range, tuple) else (clip_range, clip_range)

@@ -1,0 +1,159 @@
+"""Policy losses on sampled text tokens, in trl's vocabulary and equal to trl's numbers.
+
+Shapes: B text segments (rows), T tokens, right-padded; `mask` is True on sampled tokens. A loss stays per token until
+`aggregate`, which divides by a denominator that the caller has summed over all micro-batches and ranks, so that any
+split of a batch gives the same gradient as the whole.
+"""
+
+from enum import StrEnum
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from irg_rl.losses.clip import clipped_surrogate, ratio_metrics
+
+
+class TextLoss(StrEnum):
+    GRPO = "grpo"  # mean over a row's tokens, then over rows (arXiv 2402.03300)
+    BNPO = "bnpo"  # mean over tokens of the batch
+    DR_GRPO = "dr_grpo"  # sum over tokens / (rows * longest allowed text) (arXiv 2503.20783)
+    DAPO = "dapo"  # sum over tokens / tokens of the whole optimizer step (arXiv 2503.14476)
+    CISPO = "cispo"  # the weight is clipped, the gradient is not (arXiv 2506.13585); aggregated as dapo
+
+
+class Importance(StrEnum):
+    TOKEN = "token"
+    SEQUENCE = "sequence"  # GSPO, arXiv 2507.18071: the geometric mean of the row's token ratios
+
+
+def log_importance(
+    logp: Float[Tensor, "B T"],
+    logp_old: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    level: Importance | str = Importance.TOKEN,
+) -> Float[Tensor, "B T"]:
+    """Log of the importance ratio of every token; zero where masked. "sequence": one value per row, repeated."""
+    log_ratio = (logp - logp_old).masked_fill(~mask.bool(), 0.0)
+    if Importance(level) is Importance.TOKEN:
+        return log_ratio
+    per_row = log_ratio.sum(-1) / mask.sum(-1).clamp(min=1)
+    return per_row.unsqueeze(-1).expand_as(log_ratio)
+
+
+def k3(logp: Float[Tensor, "*B"], logp_ref: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1, d = logp_ref - logp.
+
+    Never clamped: a clamp turns the gradient off exactly where the policy has drifted furthest.
+    """
+    difference = logp_ref - logp
+    return difference.exp() - difference - 1
+
+
+def policy_loss(
+    logp: Float[Tensor, "B T"],
+    logp_old: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    loss_type: TextLoss | str = TextLoss.DAPO,
+    level: Importance | str = Importance.TOKEN,
+    epsilon: float = 0.2,
+    epsilon_high: float = 0.28,
+    delta: float | None = None,
+    beta: float = 0.0,
+    logp_ref: Float[Tensor, "B T"] | None = None,
+    kl_correction: bool = True,
+    mismatch: Float[Tensor, "B T"] | None = None,
+) -> Float[Tensor, "B T"]:
+    """Loss of every token, before aggregation.
+
+    grpo, bnpo, dr_grpo, dapo: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A), with `delta` a cap on the unclipped
+    r. cispo: -min(r, epsilon_high) A logp with the weight detached; epsilon_high is then the cap itself (5, not .28).
+    `beta` adds beta * k3 to the reference; times r if `kl_correction`, which makes it an unbiased gradient off-policy.
+    `mismatch` (from `mismatch_weight`) multiplies the policy term alone.
+    """
+    loss_type, mask = TextLoss(loss_type), mask.bool()
+    if advantages.ndim == 1:
+        advantages = advantages.unsqueeze(-1)
+    ratio = log_importance(logp, logp_old, mask, level).exp()
+    if loss_type is TextLoss.CISPO:
+        loss = -ratio.clamp(max=epsilon_high).detach() * advantages * logp
+    else:
+        loss = clipped_surrogate(ratio, advantages, epsilon, epsilon_high, delta)
+    if mismatch is not None:
+        loss = loss * mismatch
+    if beta != 0.0:
+        if logp_ref is None:
+            raise ValueError(f"a KL weight beta={beta} needs the reference's log-probabilities: pass logp_ref")
+        kl = k3(logp, logp_ref.where(mask, logp.detach()))  # NaN padding would reach the gradient as 0 * NaN
+        loss = loss + beta * (kl * ratio if kl_correction else kl)
+    return loss.masked_fill(~mask, 0.0)
+
+
+def denominator(mask: Bool[Tensor, "B T"], loss_type: TextLoss | str, max_length: int | None = None) -> Tensor:
+    """This batch's part of the denominator of `aggregate`: rows, rows * max_length, or tokens. Sum it over all
+    micro-batches and ranks of one optimizer step. A row without a token counts in none of them."""
+    loss_type, mask = TextLoss(loss_type), mask.bool()
+    rows = mask.any(-1).sum()
+    if loss_type is TextLoss.GRPO:
+        return rows
+    if loss_type is TextLoss.DR_GRPO:
+        if max_length is None:
+            raise ValueError("dr_grpo divides by the longest allowed text: pass max_length")
+        return rows * max_length
+    return mask.sum()
+
+
+def aggregate(
+    loss: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    loss_type: TextLoss | str,
+    denominator: Tensor | float,
+) -> Float[Tensor, ""]:
+    """Sum over tokens (grpo: of row means) / the given global denominator (at least 1)."""
+    mask = mask.bool()
+    loss = loss.masked_fill(~mask, 0.0)
+    if TextLoss(loss_type) is TextLoss.GRPO:
+        loss = loss.sum(-1) / mask.sum(-1).clamp(min=1)
+    return loss.sum() / torch.as_tensor(denominator).clamp(min=1)
+
+
+def mismatch_weight(
+    logp_old: Float[Tensor, "B T"],
+    logp_sampled: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    level: Importance | str = Importance.TOKEN,
+    highest: float = 2.0,
+    lowest: float | None = None,
+    drop: bool = False,
+) -> Float[Tensor, "B T"]:
+    """Weight that corrects for a sampler whose log-probabilities differ from the learner's recomputed ones.
+
+    exp(logp_old - logp_sampled), truncated to [lowest, highest], or with `drop` zeroed outside of it. "sequence" is the
+    product over the row here, a true density ratio, unlike the geometric mean of the policy ratio.
+    """
+    log_ratio = (logp_old - logp_sampled).masked_fill(~mask.bool(), 0.0).detach()
+    if Importance(level) is Importance.SEQUENCE:
+        log_ratio = log_ratio.sum(-1, keepdim=True).expand_as(log_ratio)
+    weight = log_ratio.exp()
+    if not drop:
+        return weight.clamp(min=lowest, max=highest)
+    outside = (weight > highest) if lowest is None else (weight > highest) | (weight < lowest)
+    return weight.masked_fill(outside, 0.0)
+
+
+def metrics(
+    logp: Float[Tensor, "B T"],
+    logp_old: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    level: Importance | str = Importance.TOKEN,
+    epsilon: float = 0.2,
+    epsilon_high: float = 0.28,
+) -> dict[str, Tensor]:
+    """`clip.ratio_metrics` over the sampled tokens."""
+    log_ratio = log_importance(logp, logp_old, mask, level)
+    return ratio_metrics(log_ratio.exp(), log_ratio, advantages.unsqueeze(-1), epsilon, epsilon_high, mask)
