@@ -1,0 +1,204 @@
+"""The verdict on a picture: official-style right or wrong, a graded score, and what exactly is wrong with it.
+
+Right or wrong follows GenEval: every include found at least `count` times, no exclude found `count` times, every
+relation true for all pairs. Things of shapes nobody mentioned, and cells nobody can read, are tolerated.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from irg_rl.shapes_world.constraints import Demand, Thing, parse_metadata
+from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.scene import ORDER, Object, stands
+
+NEAR_MISS = 0.5  # credit for an object of the wrong colour or shape
+
+
+class DefectKind(StrEnum):
+    COLOR = "color"
+    SHAPE = "shape"
+    EXTRA = "extra"
+    MISSING = "missing"
+    RELATION = "relation"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing that is wrong. `thing` is what the sentence is about: the object as seen (color, shape), the thing as
+    wanted (missing, relation) or as excluded (extra). `cell` is where it stands in the picture, if anywhere."""
+
+    kind: DefectKind
+    thing: Thing
+    want: Thing | None = None  # color, shape: what the object should have been
+    relation: str | None = None  # relation: the thing should be `relation` the `other` thing
+    other: Thing | None = None
+    cell: str | None = None
+
+    def claim(self) -> tuple:
+        """What a sentence about it says: everything but the place."""
+        return self.kind, self.thing, self.want, self.relation, self.other
+
+
+@dataclass(frozen=True)
+class Check:
+    """One constraint and what became of it; `score` in [0, 1] is 1 iff it holds."""
+
+    constraint: str
+    passed: bool
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`score` in [0, 1] is 1 iff `correct`, and `defects` is empty iff `correct`. `checks` holds one entry per include
+    (with what it excludes), per relation, and per exclude of something that is not included."""
+
+    correct: bool
+    score: float
+    checks: tuple[Check, ...]
+    defects: tuple[Defect, ...]
+
+
+def judge(reading: Reading, metadata: dict) -> Verdict:
+    """ValueError when the metadata asks for what this world does not have."""
+    return judge_demand(reading.objects, parse_metadata(metadata))
+
+
+def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Verdict:
+    matching = Matching(tuple(sorted(objects, key=lambda seen: ORDER[seen.cell])), demand)
+    constraints = [_check_include(matching, index) for index in range(len(demand.includes))]
+    constraints += [_check_relation(matching, index) for index in range(len(demand.relations))]
+    strict = [_check_exclude(objects, thing, count) for thing, count in _lone_excludes(demand)]
+    score = sum(check.score for check in constraints) / len(constraints)
+    for check in strict:
+        score *= check.score
+    checks = (*constraints, *strict)
+    correct = all(check.passed for check in checks)
+    return Verdict(correct, 1.0 if correct else score, checks, tuple(() if correct else matching.defects))
+
+
+class Matching:
+    """Which seen object stands for which demanded thing; whatever is left over explains the deficits it can."""
+
+    def __init__(self, objects: tuple[Object, ...], demand: Demand) -> None:
+        self.objects, self.demand = objects, demand
+        self.found = [[seen for seen in objects if thing.fits(seen)] for thing, _ in demand.includes]
+
+    @cached_property
+    def kept(self) -> list[list[Object]]:
+        """Per include the objects that stand for it, at most `count`; of too many, those that stand right."""
+        return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
+
+    @cached_property
+    def defects(self) -> list[Defect]:
+        """In canonical order. Deficits are explained by a wrong colour first, then by a wrong shape."""
+        kept = {seen.cell for seen in sum(self.kept, [])}
+        spare = [seen for seen in self.objects if seen.cell not in kept]
+        pairs = zip(self.demand.includes, self.kept)
+        short = [thing for (thing, count), seen in pairs for _ in range(count - len(seen))]
+        recolored = _take(short, spare, lambda thing, seen: thing.shape == seen.shape)
+        reshaped = _take(short, spare, lambda thing, seen: thing.color in (None, seen.color))
+        defects = [Defect(DefectKind.COLOR, as_thing(seen), want, cell=seen.cell) for want, seen in recolored]
+        defects += [Defect(DefectKind.SHAPE, as_thing(seen), want, cell=seen.cell) for want, seen in reshaped]
+        defects += self._extras(spare)
+        defects += [Defect(DefectKind.MISSING, thing) for thing in short]
+        mended = {defect.cell for defect in defects}
+        return defects + self._broken(mended)
+
+    def _best(self, index: int) -> list[Object]:
+        found, count = self.found[index], self.demand.includes[index][1]
+        return found if len(found) <= count else sorted(found, key=lambda seen: self._broken_by(index, seen))
+
+    def _broken_by(self, index: int, seen: Object) -> int:
+        """Relations of include `index` that nothing would satisfy if `seen` stood for it."""
+        broken = 0
+        for first, name, second in self.demand.relations:
+            if index == first:
+                broken += not any(stands(seen.cell, name, other.cell) for other in self.found[second])
+            elif index == second:
+                broken += not any(stands(other.cell, name, seen.cell) for other in self.found[first])
+        return broken
+
+    def _extras(self, spare: list[Object]) -> list[Defect]:
+        """Spare objects that the excludes forbid, once the deficits are mended."""
+        defects, mended = [], self.demand.includes
+        for thing, limit in self.demand.excludes:
+            present = sum(count for wanted, count in mended if _within(wanted, thing))
+            over = [seen for seen in spare if thing.fits(seen)]
+            for seen in over[max(0, limit - 1 - present) :]:
+                spare.remove(seen)
+                named = thing if any(thing == wanted for wanted, _ in mended) else as_thing(seen)
+                defects.append(Defect(DefectKind.EXTRA, named, cell=seen.cell))
+        return defects
+
+    def _broken(self, mended: set[str | None]) -> list[Defect]:
+        """Relations that fail although both sides are there; objects that change anyway do not count."""
+        defects = []
+        for first, name, second in self.demand.relations:
+            a, b = self.demand.includes[first], self.demand.includes[second]
+            ones, others = ([seen for seen in self.found[i] if seen.cell not in mended] for i in (first, second))
+            if len(ones) < a[1] or len(others) < b[1]:
+                continue
+            wrong = [one for one in ones if not all(stands(one.cell, name, other.cell) for other in others)]
+            if wrong:
+                defects.append(Defect(DefectKind.RELATION, a[0], None, name, b[0], wrong[0].cell))
+        return defects
+
+
+def as_thing(seen: Object) -> Thing:
+    return Thing(seen.shape, seen.color)
+
+
+def _within(wanted: Thing, wider: Thing) -> bool:
+    """Whether everything that `wanted` describes is also described by `wider`."""
+    return wanted.shape == wider.shape and wider.color in (None, wanted.color)
+
+
+def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Object]]:
+    """Pairs every deficit with the first spare object near to it; both leave their lists."""
+    pairs = []
+    for thing in list(short):
+        seen = next((seen for seen in spare if near(thing, seen)), None)
+        if seen is not None:
+            pairs.append((thing, seen))
+            short.remove(thing)
+            spare.remove(seen)
+    return pairs
+
+
+def _lone_excludes(demand: Demand) -> list[tuple[Thing, int]]:
+    """Excludes that forbid something no include asks for."""
+    return [pair for pair in demand.excludes if not any(_within(thing, pair[0]) for thing, _ in demand.includes)]
+
+
+def _check_include(matching: Matching, index: int) -> Check:
+    thing, count = matching.demand.includes[index]
+    found = len(matching.found[index])
+    near = sum(defect.want is not None and _within(defect.want, thing) for defect in matching.defects)
+    score = min(1.0, (min(found, count) + NEAR_MISS * min(near, max(0, count - found))) / count)
+    reasons = [] if found >= count else [f"{count} {thing} wanted, {found} found"]
+    for other, limit in matching.demand.excludes:
+        seen = sum(other.fits(item) for item in matching.objects)
+        if _within(thing, other) and seen >= limit:
+            reasons.append(f"at most {limit - 1} {other} wanted, {seen} found")
+            score *= (limit - 1) / seen
+    return Check(f"{count} {thing}", not reasons, score, "; ".join(reasons))
+
+
+def _check_relation(matching: Matching, index: int) -> Check:
+    first, name, second = matching.demand.relations[index]
+    a, b = matching.demand.includes[first][0], matching.demand.includes[second][0]
+    ones, others = matching.found[first], matching.found[second]
+    holds = all(stands(one.cell, name, other.cell) for one in ones for other in others)
+    there = bool(ones) and bool(others)
+    reason = "" if there and holds else f"{a} is not {name} {b}" if there else f"no {b if ones else a} to compare"
+    return Check(f"{a} {name} {b}", there and holds, float(there and holds), reason)
+
+
+def _check_exclude(objects: tuple[Object, ...], thing: Thing, limit: int) -> Check:
+    found = sum(thing.fits(seen) for seen in objects)
+    passed = found < limit
+    reason = "" if passed else f"at most {limit - 1} {thing} wanted, {found} found"
+    return Check(f"fewer than {limit} {thing}", passed, 1.0 if passed else (limit - 1 + 0.5) / (found + 1), reason)

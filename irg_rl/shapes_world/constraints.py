@@ -1,0 +1,133 @@
+"""What a prompt asks for, as GenEval writes it, and which split a set of constraints belongs to.
+
+Metadata: `tag`, `prompt`, `include` [{class, count, color?, position? [relation, index of another include]}],
+`exclude` [{class, count, color?}] (that many are too many) and `constraints`, the number of includes and relations.
+An image is right when every include is found at least `count` times, no exclude is found `count` times, and every
+relation holds. The world's own prompts exclude one more of everything they include, so their counts are exact.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from irg_rl.shapes_world.scene import COLORS, RELATIONS, SHAPES, Object
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "scene")
+MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+COLOR_RANK = {None: -1} | {color: rank for rank, color in enumerate(COLORS)}
+
+
+class Thing(NamedTuple):
+    """A shape, of a given colour or of any."""
+
+    shape: str
+    color: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.color} {self.shape}" if self.color else self.shape
+
+    def fits(self, seen: Object) -> bool:
+        return seen.shape == self.shape and self.color in (None, seen.color)
+
+    def rank(self) -> tuple[int, int]:
+        """Place in the canonical order."""
+        return SHAPES.index(self.shape), COLOR_RANK[self.color]
+
+
+class Relation(NamedTuple):
+    """Include number `first` is `name` of include number `second`."""
+
+    first: int
+    name: str
+    second: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Metadata, checked: (thing, count) pairs and relations between includes."""
+
+    includes: tuple[tuple[Thing, int], ...]
+    excludes: tuple[tuple[Thing, int], ...]
+    relations: tuple[Relation, ...]
+
+
+def parse_metadata(metadata: dict) -> Demand:
+    """ValueError when the metadata asks for something this world does not have."""
+    includes, excludes = metadata.get("include", []), metadata.get("exclude", [])
+    if not includes:
+        raise ValueError(f"the metadata of prompt {metadata.get('prompt', '?')!r} includes nothing")
+    relations = []
+    for index, entry in enumerate(includes):
+        if "position" not in entry:
+            continue
+        name, other = entry["position"]
+        if name not in RELATIONS:
+            raise ValueError(f"unknown relation {name!r}: use one of {', '.join(RELATIONS)}")
+        if other == index or not 0 <= other < len(includes):
+            raise ValueError(f"include {index} stands {name!r} include {other}, which does not exist")
+        relations.append(Relation(index, name, other))
+    return Demand(_pairs(includes), _pairs(excludes), tuple(relations))
+
+
+def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:
+    pairs = []
+    for entry in entries:
+        shape, color, count = entry.get("class"), entry.get("color"), entry.get("count")
+        if shape not in SHAPES:
+            raise ValueError(f"unknown class {shape!r}: the shapes world has {', '.join(SHAPES)}")
+        if color is not None and color not in COLORS:
+            raise ValueError(f"unknown color {color!r}: the shapes world has {', '.join(COLORS)}")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"the count of {shape!r} is {count!r}: it must be a positive integer")
+        pairs.append((Thing(shape, color), count))
+    return tuple(pairs)
+
+
+def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], relations: list[Relation]) -> dict:
+    """GenEval-style metadata with exact counts: one more of any include is excluded, and so is any object of an
+    included shape in a colour that was not asked for."""
+    positions = {relation.first: [relation.name, relation.second] for relation in relations}
+    include = [_entry(thing, count) for thing, count in includes]
+    for index, position in positions.items():
+        include[index]["position"] = position
+    exclude = [_entry(thing, count + 1) for thing, count in includes]
+    per_shape = Counter()
+    for thing, count in includes:
+        per_shape[thing.shape] += count if thing.color else 0
+    exclude += [_entry(Thing(shape), count + 1) for shape, count in per_shape.items() if count]
+    number = len(includes) + len(relations)
+    return {"tag": tag, "include": include, "exclude": exclude, "prompt": prompt, "constraints": number}
+
+
+def _entry(thing: Thing, count: int) -> dict:
+    entry = {"class": thing.shape, "count": count}
+    return entry | {"color": thing.color} if thing.color else entry
+
+
+def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
+    """Relations with only `left of` and `above`, in a fixed order."""
+    found = []
+    for first, name, second in demand.relations:
+        if name in ("right of", "below"):
+            first, name, second = second, MIRROR[name], first
+        found.append((demand.includes[first][0], name, demand.includes[second][0]))
+    return sorted(found, key=lambda item: (item[0].rank(), item[1], item[2].rank()))
+
+
+def canonical_key(includes: list[tuple[Thing, int]], relations: list[Relation]) -> str:
+    """The same text for the same set of constraints, whatever their order or direction."""
+    demand = Demand(tuple(includes), (), tuple(relations))
+    ordered = sorted(includes, key=lambda pair: (pair[0].rank(), pair[1]))
+    return json.dumps([ordered, canonical_relations(demand)])
+
+
+def metadata_key(metadata: dict) -> str:
+    demand = parse_metadata(metadata)
+    return canonical_key(list(demand.includes), list(demand.relations))
+
+
+def stable_fraction(key: str) -> float:
+    """A number in [0, 1) that depends on the text alone, the same in every process and release."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,25 @@
+"""Texts to train a tokenizer on: everything the world says, so that each of its words becomes a token."""
+
+import random
+from collections.abc import Iterator
+
+from irg_rl.shapes_world.check import DefectKind
+from irg_rl.shapes_world.prompts import NUMBERS, make_prompts
+from irg_rl.shapes_world.reading import scene_reading
+from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES
+from irg_rl.shapes_world.scenes import corrupt, sample_scene
+from irg_rl.shapes_world.teacher import IMPROVING_QUESTION, INITIAL_QUESTION, STOP, reflect, think_text
+
+
+def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
+    """Per train prompt: the prompt, its think and a reflection; now and then a question, the stop text and a list of
+    all words that name things and places."""
+    rng = random.Random(seed)
+    for index, prompt in enumerate(make_prompts(n, "train", seed)):
+        yield prompt.text
+        yield think_text(prompt.metadata)
+        wrong = corrupt(sample_scene(prompt.metadata, rng), prompt.metadata, rng, rng.randint(1, 3))
+        yield reflect(scene_reading(wrong), prompt.metadata, rng)[0]
+        if index % 8 == 0:
+            yield from (INITIAL_QUESTION, IMPROVING_QUESTION, STOP)
+            yield " ".join(("", *CELLS, *NUMBERS[1:], *COLORS, *SHAPES, *DefectKind))

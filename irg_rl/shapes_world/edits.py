@@ -1,0 +1,173 @@
+"""From defects to edits, and from edits to pixels. An edit repaints whole cells and leaves every other pixel alone."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import combinations, permutations, product
+
+import numpy as np
+
+from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge_demand
+from irg_rl.shapes_world.constraints import Demand, Thing, parse_metadata
+from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.render import cell_slices, render_cell
+from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
+from irg_rl.shapes_world.scenes import random_object
+
+
+class EditKind(StrEnum):
+    ADD = "add"
+    REMOVE = "remove"
+    RECOLOR = "recolor"
+    RESHAPE = "reshape"
+    MOVE = "move"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One repair. `thing` is the object as it stands in the picture (add: as it will stand), `cell` its cell, `to` the
+    new colour (recolor), shape (reshape) or cell (move); `defect` says why."""
+
+    kind: EditKind
+    thing: Thing
+    cell: str
+    to: str | None = None
+    defect: Defect | None = None
+
+
+def plan_edits(reading: Reading, metadata: dict, rng: random.Random, max_fixes: int | None = 2) -> list[Edit]:
+    """The fewest edits that mend the first `max_fixes` defects of a picture; an empty list if it is right.
+
+    None mends all, and moves also what only the other edits brought into a wrong place, so that the result is right.
+    What is added goes to an unclear cell first, else to an empty one, where its relations hold if there is such a cell.
+    """
+    demand = parse_metadata(metadata)
+    defects = judge_demand(reading.objects, demand).defects
+    named = defects if max_fixes is None else defects[:max_fixes]
+    board = {seen.cell: seen for seen in reading.objects}
+    unclear = list(reading.unclear)
+    edits = []
+    for defect in named:
+        if defect.kind is DefectKind.MISSING:
+            edits.append(_plan_add(defect, board, unclear, demand, rng))
+        elif defect.kind is not DefectKind.RELATION:
+            edits.append(_plan_change(defect, board))
+    if max_fixes is None:
+        return edits + _plan_moves(board, demand, rng)
+    broken = [defect for defect in named if defect.kind is DefectKind.RELATION]
+    moves = _plan_moves(board, demand, rng) if broken else []
+    return edits + _about(moves, broken)
+
+
+def apply_edits(pixels: np.ndarray, reading: Reading, edits: list[Edit], rng: random.Random) -> np.ndarray:
+    """Picture with the edits painted in, uint8 [32, 32, 3]. Only the cells the edits name change; a recoloured,
+    reshaped or moved object keeps everything else as read. ValueError when an edit finds nothing in its cell."""
+    edited = pixels.copy()
+    board = {seen.cell: seen for seen in reading.objects}
+
+    def paint(cell: str, content: Object | None) -> None:
+        edited[cell_slices(cell)] = render_cell(reading.background, content)
+        board.pop(cell, None)
+        if content is not None:
+            board[cell] = content
+
+    for edit in edits:
+        if edit.kind is EditKind.ADD:
+            paint(edit.cell, random_object(edit.thing, edit.cell, rng))
+            continue
+        if edit.cell not in board:
+            raise ValueError(f"cannot {edit.kind} at {edit.cell}: nothing readable stands there")
+        seen = board[edit.cell]
+        match edit.kind:
+            case EditKind.REMOVE:
+                paint(edit.cell, None)
+            case EditKind.RECOLOR:
+                paint(edit.cell, seen._replace(color=edit.to))
+            case EditKind.RESHAPE:
+                paint(edit.cell, seen._replace(shape=edit.to))
+            case EditKind.MOVE:
+                paint(edit.cell, None)
+                paint(edit.to, seen._replace(cell=edit.to))
+    return edited
+
+
+def _plan_change(defect: Defect, board: dict[str, Object]) -> Edit:
+    seen = board.pop(defect.cell)
+    if defect.kind is DefectKind.EXTRA:
+        return Edit(EditKind.REMOVE, as_thing(seen), seen.cell, defect=defect)
+    if defect.kind is DefectKind.COLOR:
+        board[seen.cell] = seen._replace(color=defect.want.color)
+        return Edit(EditKind.RECOLOR, as_thing(seen), seen.cell, defect.want.color, defect)
+    board[seen.cell] = seen._replace(shape=defect.want.shape)
+    return Edit(EditKind.RESHAPE, as_thing(seen), seen.cell, defect.want.shape, defect)
+
+
+def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, rng: random.Random) -> Edit:
+    color = defect.thing.color or rng.choice(tuple(COLORS))
+    new = Object(defect.thing.shape, color, "small", "")
+    empty = [cell for cell in CELLS if cell not in board and cell not in unclear]
+    tolerated = [cell for cell, seen in board.items() if not any(thing.fits(seen) for thing, _ in demand.includes)]
+    groups = [group for group in (unclear, empty, tolerated) if group]
+    fitting = [[c for c in group if not _broken([*board.values(), new._replace(cell=c)], demand)] for group in groups]
+    cell = rng.choice(next((group for group in fitting if group), groups[0]))
+    if cell in unclear:
+        unclear.remove(cell)
+    board[cell] = new._replace(cell=cell)
+    return Edit(EditKind.ADD, as_thing(new), cell, defect=defect)
+
+
+def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
+    """Relations between things that are there but stand wrong, in the order of the metadata."""
+    broken = []
+    for first, name, second in demand.relations:
+        one, other = demand.includes[first][0], demand.includes[second][0]
+        ones, others = ([seen for seen in objects if thing.fits(seen)] for thing in (one, other))
+        if not all(stands(a.cell, name, b.cell) for a in ones for b in others):
+            broken.append(Defect(DefectKind.RELATION, one, None, name, other))
+    return broken
+
+
+def _plan_moves(board: dict[str, Object], demand: Demand, rng: random.Random) -> list[Edit]:
+    """The fewest moves after which no relation is broken; `board` is left as it will be."""
+    broken = _broken(list(board.values()), demand)
+    if not broken:
+        return []
+    ends = {demand.includes[index][0] for first, _, second in demand.relations for index in (first, second)}
+    movable = [cell for cell, seen in board.items() if any(thing.fits(seen) for thing in ends)]
+    free = [cell for cell in CELLS if cell not in board]
+    found = next(
+        (
+            option
+            for number in range(1, len(movable) + 1)
+            for option in _shuffled(product(combinations(movable, number), permutations(free, number)), rng)
+            if not _broken(_moved(board, *option), demand)
+        ),
+        ((), ()),
+    )
+    edits = []
+    for cell, target in zip(*found):
+        seen = board.pop(cell)
+        board[target] = seen._replace(cell=target)
+        own = [defect for defect in broken if defect.thing.fits(seen) or defect.other.fits(seen)]
+        told = {edit.defect.claim() for edit in edits}
+        reason = next((defect for defect in own if defect.claim() not in told), own[0] if own else broken[0])
+        edits.append(Edit(EditKind.MOVE, as_thing(seen), cell, target, replace(reason, cell=cell)))
+    return edits
+
+
+def _shuffled(options: Iterable, rng: random.Random) -> list:
+    listed = list(options)
+    rng.shuffle(listed)
+    return listed
+
+
+def _moved(board: dict[str, Object], cells: tuple[str, ...], targets: tuple[str, ...]) -> list[Object]:
+    places = dict(zip(cells, targets))
+    return [seen._replace(cell=places.get(cell, cell)) for cell, seen in board.items()]
+
+
+def _about(moves: list[Edit], broken: list[Defect]) -> list[Edit]:
+    """The moves that mend the named relations, one for each."""
+    first = {move.defect.claim(): move for move in reversed(moves)}
+    return [first[defect.claim()] for defect in broken if defect.claim() in first]

@@ -1,0 +1,129 @@
+"""Pixels to objects: every cell is compared with every shape, size, shift and colour the world can draw.
+
+With background b, coverage m and palette colour p, a cell x is explained up to
+r = sum over pixels and channels of (x - b - m (p - b))^2 = |d|^2 - 2 sum_c (p_c - b_c)(m . d_c) + |p - b|^2 |m|^2,
+d = x - b, so all candidates cost one matrix product. Coverages come sharp and blurred, because an autoencoder blurs.
+A cell is empty when it is flat, unclear when the best candidate leaves too much or when a second one is as good.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import numpy as np
+
+from irg_rl.shapes_world.render import mask
+from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, WORLD, Color, Object, Scene
+
+FLAT_RMS = 14.0  # grey levels; noise of sigma 8 stays far below, the thinnest small bar far above
+RESIDUAL_SHARE = 0.2  # of the cell's energy that the best candidate may leave unexplained,
+GRAIN_RMS = 6.0  # beside this much grain, in grey levels
+MARGIN_SHARE = 0.02  # of the energy by which the best shape and colour must beat the second best
+GREY_RADIUS = 28  # grey levels around a known background that count as this background
+CHUNK = 512  # images handled at once, bounds memory
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is seen in a picture: objects in reading order, cells with something unreadable, the background."""
+
+    objects: tuple[Object, ...]
+    unclear: tuple[str, ...] = ()
+    background: Color = BACKGROUNDS[0]
+
+    def empty(self) -> list[str]:
+        """Cells with nothing in them."""
+        taken = {seen.cell for seen in self.objects} | set(self.unclear)
+        return [cell for cell in CELLS if cell not in taken]
+
+
+def scene_reading(scene: Scene) -> Reading:
+    """The reading a perfect eye has of a scene."""
+    objects = tuple(sorted(scene.objects, key=lambda seen: CELLS.index(seen.cell)))
+    unclear = {blob.cell for blob in scene.blobs}
+    return Reading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)
+
+
+def read(pixels: np.ndarray) -> Reading:
+    """Read one picture, uint8 [32, 32, 3]."""
+    return read_batch(pixels[None])[0]
+
+
+def read_batch(images: np.ndarray) -> list[Reading]:
+    """Read pictures, uint8 [N, 32, 32, 3]. ValueError for another shape or type."""
+    side = WORLD.pixels
+    if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
+        raise ValueError(f"the checker reads uint8 [N, {side}, {side}, 3] pictures, not {images.dtype} {images.shape}")
+    readings = []
+    for start in range(0, len(images), CHUNK):
+        readings += _read_chunk(images[start : start + CHUNK])
+    return readings
+
+
+@cache
+def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
+    """Coverages float32 [shapes * variants, pixels of a cell], shape slowest, and (size, dx, dy) per variant."""
+    places = list(product(SIZES, (-1, 0, 1), (-1, 0, 1)))
+    rows = []
+    for shape in SHAPES:
+        sharp = [mask(shape, *place) for place in places]
+        rows += [coverage.ravel() for coverage in (*sharp, *map(_blur, sharp))]
+    return np.stack(rows), places * 2
+
+
+def _blur(coverage: np.ndarray) -> np.ndarray:
+    """A 3x3 binomial blur; what leaves the cell is lost to it."""
+    padded = np.pad(coverage, 1)
+    rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    return 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
+
+
+def _backgrounds(images: np.ndarray) -> np.ndarray:
+    """Integer-valued float32 [N, 3]: the median of the pixels near the grey that has most of them."""
+    flat = images.reshape(len(images), -1, 3).astype(np.int16)
+    greys = np.array(BACKGROUNDS, np.int16)
+    near = np.stack([(abs(flat - grey) <= GREY_RADIUS).all(-1) for grey in greys], 1)  # [N, greys, pixels]
+    best = near.sum(-1).argmax(1)
+    found = np.empty((len(images), 3), np.float32)
+    for index, grey in enumerate(best):
+        pixels = flat[index][near[index, grey]]
+        found[index] = np.rint(np.median(pixels, axis=0)) if len(pixels) else greys[grey]
+    return found
+
+
+def _read_chunk(images: np.ndarray) -> list[Reading]:
+    count, grid, side = len(images), WORLD.grid, WORLD.cell
+    grounds = _backgrounds(images)
+    cells = images.reshape(count, grid, side, grid, side, 3).transpose(0, 1, 3, 5, 2, 4)
+    offset = cells.reshape(count, grid * grid, 3, side * side) - grounds[:, None, :, None]
+    energy = np.einsum("ncxp,ncxp->nc", offset, offset)
+    picture, place = np.nonzero(energy > FLAT_RMS**2 * 3 * side * side)
+    chosen, clear = _match(offset[picture, place], energy[picture, place], grounds[picture])
+    objects: list[list[Object]] = [[] for _ in range(count)]
+    unclear: list[list[str]] = [[] for _ in range(count)]
+    colors, variants = tuple(COLORS), _templates()[1]
+    for image, cell, best, is_clear in zip(picture.tolist(), place.tolist(), chosen.tolist(), clear.tolist()):
+        if not is_clear:
+            unclear[image].append(CELLS[cell])
+            continue
+        color, template = divmod(best, len(SHAPES) * len(variants))
+        shape, variant = divmod(template, len(variants))
+        size, dx, dy = variants[variant]
+        objects[image].append(Object(SHAPES[shape], colors[color], size, CELLS[cell], dx, dy))
+    greys = [tuple(int(value) for value in ground) for ground in grounds.tolist()]
+    return [Reading(tuple(seen), tuple(blurry), grey) for seen, blurry, grey in zip(objects, unclear, greys)]
+
+
+def _match(offset: np.ndarray, energy: np.ndarray, grounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For cells float32 [n, 3, pixels]: index of the best (colour, template), and whether it can be trusted."""
+    coverages = _templates()[0]
+    palette = np.array(list(COLORS.values()), np.float32)[None] - grounds[:, None]  # [n, colours, 3]
+    projections = offset @ coverages.T  # [n, 3, templates]
+    residual = (palette * palette).sum(-1)[..., None] * (coverages * coverages).sum(-1)
+    residual -= 2 * (palette @ projections)
+    residual += energy[:, None, None]  # [n, colours, templates]
+    best = residual.reshape(len(offset), coverages.shape[0] * len(COLORS)).argmin(-1)
+    kinds = residual.reshape(len(offset), len(COLORS) * len(SHAPES), len(_templates()[1])).min(-1)
+    first, second = np.partition(kinds, 1, axis=-1)[:, :2].T
+    explained = first <= RESIDUAL_SHARE * energy + GRAIN_RMS**2 * 3 * WORLD.cell**2
+    return best, explained & (second - first >= MARGIN_SHARE * energy)

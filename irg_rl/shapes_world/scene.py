@@ -1,0 +1,88 @@
+"""What a picture of the shapes world is made of: a grid of cells, coloured shapes, a grey background.
+
+Cells are named like chess squares, columns `a`.. from left to right and rows `1`.. from TOP to bottom. A cell holds at
+most one object, so a picture is edited by repainting single cells.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    grid: int = 4
+    """Cells per side."""
+    cell: int = 8
+    """Pixels per side of a cell."""
+
+    @property
+    def pixels(self) -> int:
+        """Pixels per side of a picture."""
+        return self.grid * self.cell
+
+
+WORLD = WorldConfig()
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "bar")
+COLORS = {
+    "red": (224, 36, 36),
+    "green": (36, 168, 56),
+    "blue": (40, 72, 232),
+    "yellow": (244, 212, 32),
+    "purple": (160, 40, 196),
+    "cyan": (32, 204, 220),
+}
+SIZES = {"small": 5.0, "large": 7.0}  # extent in pixels
+BACKGROUNDS = ((212, 212, 208), (136, 136, 140), (60, 62, 66))
+CELLS = tuple(f"{chr(97 + column)}{row + 1}" for row in range(WORLD.grid) for column in range(WORLD.grid))
+COLUMN = {cell: index % WORLD.grid for index, cell in enumerate(CELLS)}
+ROW = {cell: index // WORLD.grid for index, cell in enumerate(CELLS)}
+ORDER = {cell: index for index, cell in enumerate(CELLS)}
+
+Color = tuple[int, int, int]
+
+
+class Object(NamedTuple):
+    """One shape in one cell. `dx` and `dy` in -1..1 shift it from the middle of its cell, as far as it stays inside:
+    by one pixel for a small object, by half a pixel for a large one."""
+
+    shape: str
+    color: str
+    size: str
+    cell: str
+    dx: int = 0
+    dy: int = 0
+
+
+class Blob(NamedTuple):
+    """A cell whose content cannot be read, as a weak model leaves it; `seed` decides how it looks."""
+
+    cell: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    background: Color
+    objects: tuple[Object, ...] = ()
+    blobs: tuple[Blob, ...] = ()
+
+    def taken(self) -> set[str]:
+        """Cells that are not empty."""
+        return {thing.cell for thing in (*self.objects, *self.blobs)}
+
+
+def stands(first: str, relation: str, second: str) -> bool:
+    """Whether cell `first` is `relation` of cell `second`; columns and rows are compared strictly."""
+    match relation:
+        case "left of":
+            return COLUMN[first] < COLUMN[second]
+        case "right of":
+            return COLUMN[first] > COLUMN[second]
+        case "above":
+            return ROW[first] < ROW[second]
+        case "below":
+            return ROW[first] > ROW[second]
+    raise ValueError(f"unknown relation {relation!r}: use one of {', '.join(RELATIONS)}")
+
+
+RELATIONS = ("left of", "right of", "above", "below")

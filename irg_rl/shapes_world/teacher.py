@@ -1,0 +1,147 @@
+"""What the teacher writes. A think says what the prompt asks for and NEVER where things stand or what it leaves open,
+so that a refinement cannot be redrawn from the text alone; a reflection names what is wrong with the picture it looks
+at, and the edit that mends it, with the cells of that picture.
+"""
+
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from irg_rl.shapes_world.check import Defect, DefectKind, judge
+from irg_rl.shapes_world.constraints import Thing, canonical_relations, parse_metadata
+from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
+from irg_rl.shapes_world.prompts import NUMBERS
+from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
+
+STOP = "<think> nothing to change . </think>"
+INITIAL_QUESTION = "what must this picture show ?"
+IMPROVING_QUESTION = "what must change in the first picture ?"
+
+_THING = rf"(?:(?:{'|'.join(COLORS)}) )?(?:{'|'.join(SHAPES)})"
+_COLORED = rf"(?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})"
+_CELL = "|".join(CELLS)
+_SENTENCES = {
+    DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. add (?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. ",
+    DefectKind.EXTRA: rf"one (?P<thing>{_THING}) is extra \. remove (?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. ",
+    DefectKind.COLOR: rf"(?P<seen>{_COLORED}) is wrong color \. make (?P<shape>{'|'.join(SHAPES)}) at (?P<cell>{_CELL})"
+    rf" (?P<to>{'|'.join(COLORS)}) \. ",
+    DefectKind.SHAPE: rf"(?P<seen>{_COLORED}) is wrong shape \. make (?P<color>{'|'.join(COLORS)}) (?P<shape>"
+    rf"{'|'.join(SHAPES)}) at (?P<cell>{_CELL}) (?P<to>{'|'.join(SHAPES)}) \. ",
+    DefectKind.RELATION: rf"(?P<thing>{_THING}) is not (?P<relation>{'|'.join(RELATIONS)}) (?P<other>{_THING}) \. move "
+    rf"(?P<seen>{_COLORED}) from (?P<cell>{_CELL}) to (?P<to>{_CELL}) \. ",
+}
+_PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()}
+
+
+@dataclass(frozen=True)
+class ParsedReflection:
+    """A reflection in the teacher's grammar. The `want` of a shape defect is known up to its colour."""
+
+    stop: bool
+    edits: tuple[Edit, ...] = ()
+    defects: tuple[Defect, ...] = ()
+
+
+def think_text(metadata: dict) -> str:
+    """The demanded things in canonical order, then the relations."""
+    demand = parse_metadata(metadata)
+    ordered = sorted(demand.includes, key=lambda pair: (pair[0].rank(), pair[1]))
+    text = "i need " + " , ".join(f"{NUMBERS[count]} {thing}" for thing, count in ordered) + " ."
+    for one, name, other in canonical_relations(demand):
+        text += f" {one} {name} {other} ."
+    return f"<think> {text} </think>"
+
+
+def reflection_text(edits: list[Edit]) -> str:
+    """The text for planned edits; without edits it says that nothing is to be changed."""
+    return f"<think> {' '.join(map(_sentence, edits))} </think>" if edits else STOP
+
+
+def reflect(reading: Reading, metadata: dict, rng: random.Random, max_fixes: int | None = 2) -> tuple[str, list[Edit]]:
+    """Reflection on a picture and the edits it announces."""
+    edits = plan_edits(reading, metadata, rng, max_fixes)
+    return reflection_text(edits), edits
+
+
+def _sentence(edit: Edit) -> str:
+    defect, seen, cell = edit.defect, edit.thing, edit.cell
+    match edit.kind:
+        case EditKind.ADD:
+            return f"one {defect.thing} is missing . add {seen} at {cell} ."
+        case EditKind.REMOVE:
+            return f"one {defect.thing} is extra . remove {seen} at {cell} ."
+        case EditKind.RECOLOR:
+            return f"{seen} is wrong color . make {seen.shape} at {cell} {edit.to} ."
+        case EditKind.RESHAPE:
+            return f"{seen} is wrong shape . make {seen} at {cell} {edit.to} ."
+    return f"{defect.thing} is not {defect.relation} {defect.other} . move {seen} from {cell} to {edit.to} ."
+
+
+def is_stop(text: str) -> bool:
+    """Whether a reflection says that nothing is to be changed."""
+    return " ".join(text.split()) == STOP
+
+
+def parse_reflection(text: str) -> ParsedReflection | None:
+    """The reflection as data, or None when it is not a whole text in the teacher's grammar."""
+    if is_stop(text):
+        return ParsedReflection(True)
+    words = " ".join(text.split())
+    if not (words.startswith("<think> ") and words.endswith(" </think>")):
+        return None
+    rest = words.removeprefix("<think> ").removesuffix("</think>")
+    edits = []
+    while rest:
+        kind, found = next(((k, m) for k, pattern in _PATTERNS.items() if (m := pattern.match(rest))), (None, None))
+        if found is None:
+            return None
+        edits.append(_edit(kind, found.groupdict()))
+        rest = rest[found.end() :]
+    return ParsedReflection(False, tuple(edits), tuple(edit.defect for edit in edits)) if edits else None
+
+
+def _thing(words: str) -> Thing:
+    *color, shape = words.split()
+    return Thing(shape, color[0] if color else None)
+
+
+def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
+    seen, cell, to = _thing(part["seen"]), part["cell"], part.get("to")
+    match kind:
+        case DefectKind.MISSING:
+            return Edit(EditKind.ADD, seen, cell, None, Defect(kind, _thing(part["thing"])))
+        case DefectKind.EXTRA:
+            return Edit(EditKind.REMOVE, seen, cell, None, Defect(kind, _thing(part["thing"]), cell=cell))
+        case DefectKind.COLOR:
+            return Edit(EditKind.RECOLOR, seen, cell, to, Defect(kind, seen, Thing(seen.shape, to), cell=cell))
+        case DefectKind.SHAPE:
+            return Edit(EditKind.RESHAPE, seen, cell, to, Defect(kind, seen, Thing(to, seen.color), cell=cell))
+    defect = Defect(kind, _thing(part["thing"]), None, part["relation"], _thing(part["other"]), cell)
+    return Edit(EditKind.MOVE, seen, cell, to, defect)
+
+
+def reflection_correct(parsed: ParsedReflection | None, reading: Reading, metadata: dict) -> bool:
+    """Whether what a reflection states is what the checker reads in the picture: a stop on a right picture, else only
+    defects that are there, each as often as it is there. To call something missing is right too where the checker
+    sees it in the wrong colour or shape. Cells and the announced edits are not judged."""
+    verdict = judge(reading, metadata)
+    if parsed is None or parsed.stop or verdict.correct:
+        return parsed is not None and parsed.stop and verdict.correct
+    claims = Counter(_claim(defect) for defect in verdict.defects)
+    lacking = Counter(defect.want for defect in verdict.defects if defect.want)
+    for defect in parsed.defects:
+        if claims[_claim(defect)]:
+            claims[_claim(defect)] -= 1
+        elif defect.kind is DefectKind.MISSING and lacking[defect.thing]:
+            lacking[defect.thing] -= 1
+        else:
+            return False
+    return True
+
+
+def _claim(defect: Defect) -> tuple:
+    """A wrong shape is claimed by the shape it should have: its colour is the one it has."""
+    kind, thing, want, relation, other = defect.claim()
+    return kind, thing, want.shape if kind is DefectKind.SHAPE else want, relation, other
