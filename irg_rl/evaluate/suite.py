@@ -21,6 +21,7 @@ class Evaluation:
     name: str
     arms: Mapping[str, Outcomes]
     step: int = 0
+    order: int = 0  # place among the evaluations of a run
     gate: GateReport | None = None
     settings: Mapping[str, object] = field(default_factory=dict)  # guidance, denoising steps, history, ...
 
@@ -31,6 +32,7 @@ class Evaluation:
             "kind": "evaluation",
             "name": self.name,
             "step": self.step,
+            "order": self.order,
             "settings": dict(self.settings),
             "arms": {arm: metrics.summarize(table, resamples=resamples, seed=seed) for arm, table in self.arms.items()},
             "differences": {

@@ -1,0 +1,170 @@
+"""The report: one self-contained HTML file from a run folder, whatever part of the run exists.
+
+Prompts, model text, scorer names and reasons come from outside: everything is escaped, and a content policy in the page
+forbids scripts and any address but embedded data.
+"""
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from irg_rl.report import curves, strips, tables
+from irg_rl.report.folder import RunRecord, read_run
+from irg_rl.report.samples import Sample
+
+REPORT = "report.html"
+SHOWN_SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """A stage, its time and its budget in minutes; `share` is the width of its bar, 1 = the longest."""
+
+    name: str
+    state: str
+    minutes: float
+    budget: float | None
+    share: float
+
+    @property
+    def over_budget(self) -> bool:
+        return self.budget is not None and self.minutes > self.budget
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A part that is left out, and what has to run for it to appear."""
+
+    part: str
+    reason: str
+
+
+def build_report(folder: Path) -> Path:
+    """Write `report.html` into the run folder, whole or not at all, and return its path.
+
+    Raises ValueError when the folder is not a run.
+    """
+    page = render(read_run(folder))
+    path = folder / REPORT
+    aside = path.with_name(REPORT + ".tmp")
+    aside.write_text(page, encoding="utf-8")
+    return aside.replace(path)
+
+
+def render(record: RunRecord) -> str:
+    """The page."""
+    environment = Environment(
+        loader=PackageLoader("irg_rl.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["png"] = png_address
+    environment.filters["reward"] = show_reward
+    environment.filters["verdict"] = verdict_word
+    environment.filters["outcome"] = sample_outcome
+    evaluations = [e for e in record.evaluations if tables.REAL in e.get("arms", {})]
+    pictures = [curves.draw_turns(evaluations), curves.draw_repair(evaluations)] if evaluations else []
+    return environment.get_template("report.html.jinja").render(
+        record=record,
+        name=record.recipe.get("name", record.folder.name),
+        facts=facts(record),
+        stages=stage_lines(record.stages),
+        tiles=tables.tiles(evaluations),
+        gates=[e for e in evaluations if e["gate"]],
+        gate_is_off=record.recipe.get("gate", {}).get("mode") == "off",
+        evaluations=[(e, tables.by_turn(e), tables.preference(e)) for e in evaluations],
+        refinement=[picture for picture in pictures if picture is not None],
+        tasks=tables.by_task(evaluations) if evaluations else None,
+        baselines=tables.against_baselines(record.comparison) if record.comparison else [],
+        curves=curves.draw_curves(record.metrics),
+        not_drawn=curves.not_drawn(record.metrics),
+        samples={name: group[:SHOWN_SAMPLES] for name, group in record.samples.items()},
+        absences=absences(record),
+        share=tables.share,
+        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Where the numbers come from: recipe, commit, seed, versions."""
+    about = record.environment
+    found = {
+        "recipe digest": about.get("digest"),
+        "commit": about.get("commit"),
+        "seed": record.recipe.get("seed"),
+        "command": about.get("command"),
+        "started": about.get("started"),
+        "cores": about.get("cores"),
+    }
+    found |= {str(package): version for package, version in about.get("versions", {}).items()}
+    return [(name, str(value)) for name, value in found.items() if value is not None]
+
+
+def stage_lines(stages: dict[str, dict]) -> list[StageLine]:
+    longest = max((float(s.get("seconds", 0)) for s in stages.values()), default=0.0)
+    lines = []
+    for name, entry in stages.items():
+        seconds = float(entry.get("seconds", 0))
+        budget = entry.get("budget_minutes")
+        lines.append(
+            StageLine(
+                name=name,
+                state="done" if entry.get("done") else "unfinished",
+                minutes=seconds / 60,
+                budget=None if budget is None else float(budget),
+                share=seconds / longest if longest else 0.0,
+            )
+        )
+    return lines
+
+
+def absences(record: RunRecord) -> list[Absence]:
+    """What the report leaves out, and why."""
+    arms = {arm for e in record.evaluations for arm in e["arms"]}
+    stages = {row["stage"] for row in record.metrics}
+    checks = [
+        (bool(record.evaluations), "evaluation", "no checkpoint has been evaluated yet"),
+        ({"redraw", "shuffled"} <= arms, "controls", "the evaluation with both controls has not run"),
+        (any(e["gate"] for e in record.evaluations), "gate", "the evaluation after SFT has not run"),
+        (bool(record.metrics), "training curves", "no training stage has logged a step yet"),
+        (any(stage.startswith("rl") for stage in stages), "RL curves", "the RL stage has not run"),
+        (record.comparison is not None, "RL against baselines", "the comparison has not run"),
+        (record.ratio_check is not None, "ratio check", "the RL stage has not begun"),
+        (record.scorers is not None, "scorer agreement", "the scorers have not been trained or tested"),
+        (bool(record.samples), "picture strips", "no samples have been drawn yet"),
+        (record.rejected is not None, "rejected rows", "no SFT data has been read yet"),
+        (record.dropped is not None, "dropped samples", "the RL stage has not begun"),
+        (bool(record.stages), "times per stage", "no stage has begun"),
+    ]
+    return [Absence(part, reason) for present, part, reason in checks if not present]
+
+
+def png_address(pixels: np.ndarray) -> str:
+    """An image as a data address, at a size to look at."""
+    return "data:image/png;base64," + base64.b64encode(strips.png(strips.fit(pixels))).decode()
+
+
+def show_reward(value: float | None) -> str:
+    """A failed scorer is said to have failed, never shown as a number."""
+    return "failed" if value is None else f"{value:.2f}"
+
+
+def verdict_word(correct: bool | None) -> str:
+    return "unjudged" if correct is None else "right" if correct else "wrong"
+
+
+def sample_outcome(sample: Sample) -> str:
+    """How a trajectory went, in a few words, from its verdicts."""
+    verdicts = [turn.correct for turn in sample.turns if turn.image is not None]
+    if not verdicts or verdicts[0] is None or verdicts[-1] is None:
+        return ""
+    words = {(False, True): "repaired", (True, False): "damaged", (True, True): "stayed right"}
+    if len(verdicts) == 1:
+        return "right at once" if verdicts[0] else "wrong, not refined"
+    return words.get((verdicts[0], verdicts[-1]), "stayed wrong")

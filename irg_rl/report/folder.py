@@ -1,0 +1,152 @@
+"""What a report reads from a run folder. Nothing is required: what is missing has not run yet.
+
+recipe.yaml        the resolved recipe; its first line may be `# digest ...`
+environment.json   {"digest", "commit", "versions": {...}, "cores", "started", "command"?}
+stages.json        {stage: {"seconds", "done", "budget_minutes", any facts}}
+metrics.jsonl      see metrics_log
+evaluation/*.json  by "kind": evaluation (suite), comparison (compare),
+                   ratio_check {"rows": [{"modality", "turn", "worst", "limit", "n"}]},
+                   scorers {"rows": [{"scorer", "against", "agreement", "n", "low"?, "high"?, "note"?}]}
+samples/*/         see samples
+**/rejected.jsonl  rows that SFT refused: {"file", "row", "reason"}
+**/dropped.jsonl   samples that RL left out: {"step", "prompt", "reason"}
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from irg_rl.report.metrics_log import read_metrics
+from irg_rl.report.redact import redact, redact_text
+from irg_rl.report.samples import INDEX, Sample, load_samples
+from irg_rl.report.tracking import METRICS
+
+LISTED_FAILURES = 50
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Rejected rows or dropped samples: how many, for which reasons, and the first few."""
+
+    count: int
+    reasons: dict[str, int]
+    first: list[dict]
+
+
+@dataclass
+class RunRecord:
+    """Everything a report shows, as read; `problems` names what could not be read."""
+
+    folder: Path
+    recipe: dict = field(default_factory=dict)
+    recipe_text: str = ""
+    environment: dict = field(default_factory=dict)
+    stages: dict[str, dict] = field(default_factory=dict)
+    metrics: list[dict] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+    comparison: dict | None = None
+    ratio_check: dict | None = None
+    scorers: dict | None = None
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    rejected: Failures | None = None
+    dropped: Failures | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read all there is; a broken part becomes a problem, not the end of the report.
+
+    Raises ValueError when the folder is not a run.
+    """
+    if not (folder / "recipe.yaml").is_file() and not (folder / METRICS).is_file():
+        raise ValueError(f"{folder} is not a run folder: it has neither recipe.yaml nor {METRICS}")
+    record = RunRecord(folder)
+    _read_recipe(record)
+    record.environment = redact(_read_json(record, folder / "environment.json") or {})
+    record.stages = _read_json(record, folder / "stages.json") or {}
+    try:
+        record.metrics = read_metrics(folder / METRICS)
+    except ValueError as error:
+        record.problems.append(str(error))
+    for path in sorted((folder / "evaluation").glob("*.json")):
+        _sort_in(record, _read_json(record, path), path)
+    # a report tells the story in the order in which it happened
+    record.evaluations.sort(key=lambda e: (e.get("order", 0), e.get("step", 0)))
+    for index in sorted((folder / "samples").glob(f"*/{INDEX}")):
+        try:
+            record.samples[index.parent.name] = load_samples(index.parent)
+        except ValueError as error:
+            record.problems.append(str(error))
+    record.rejected = _failures(record, "rejected.jsonl")
+    record.dropped = _failures(record, "dropped.jsonl")
+    return record
+
+
+def _read_recipe(record: RunRecord) -> None:
+    path = record.folder / "recipe.yaml"
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        record.problems.append(f"{path} is not YAML: {error}")
+        return
+    if isinstance(settings, dict):
+        record.recipe = redact(settings)
+        comments = [line for line in text.splitlines() if line.startswith("#")]
+        body = yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True)
+        record.recipe_text = redact_text("\n".join([*comments, body]))
+
+
+def _read_json(record: RunRecord, path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        record.problems.append(f"{path} is not JSON: {error}")
+        return None
+    if not isinstance(content, dict):
+        record.problems.append(f"{path} holds a {type(content).__name__}, expected an object")
+        return None
+    return content
+
+
+def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
+    if content is None:
+        return
+    match content.get("kind"):
+        case "evaluation":
+            record.evaluations.append(content)
+        case "comparison":
+            record.comparison = content
+        case "ratio_check":
+            record.ratio_check = content
+        case "scorers":
+            record.scorers = content
+        case kind:
+            record.problems.append(f"{path} is of kind {kind!r}, which the report does not show")
+
+
+def _failures(record: RunRecord, name: str) -> Failures | None:
+    """None when no such file exists: the stage that writes it has not run."""
+    paths = sorted(record.folder.rglob(name))
+    if not paths:
+        return None
+    count, reasons, first = 0, {}, []
+    for path in paths:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                entry = {"reason": "a line of the list itself is broken"}
+            entry = redact(entry if isinstance(entry, dict) else {"reason": str(entry)})
+            count += 1
+            reason = str(entry.get("reason", "no reason given"))
+            reasons[reason] = reasons.get(reason, 0) + 1
+            if len(first) < LISTED_FAILURES:
+                first.append(entry)
+    return Failures(count, dict(sorted(reasons.items(), key=lambda item: -item[1])), first)

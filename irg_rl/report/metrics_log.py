@@ -1,0 +1,96 @@
+"""`metrics.jsonl`: one line per logged step, `{"stage", "step", "time", scalar: value, ...}`, always written.
+
+Lines are in the order in which they happened. A run that resumes drops what it is about to do again, so that the file
+of a resumed run equals that of an uninterrupted one but for `time`.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+RESERVED = ("stage", "step", "time")
+
+
+class MetricsLog:
+    """Appends to the file and flushes each line; not shared between processes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_broken_tail(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, stage: str, step: int, scalars: Mapping[str, float]) -> dict[str, float | None]:
+        """Write one line and return its scalars as written: a value that is not finite becomes null."""
+        taken = [name for name in scalars if name in RESERVED]
+        if taken:
+            raise ValueError(f"a scalar cannot be called {taken[0]!r}: {', '.join(RESERVED)} are the line's own fields")
+        values = {name: _plain(value) for name, value in scalars.items()}
+        line = {"stage": stage, "step": int(step), "time": round(time.time(), 3)} | values
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        return values
+
+    def rewind(self, stage: str, step: int) -> int:
+        """Forget what came after `step` of `stage`: its later steps and every stage that began after it.
+
+        Returns the number of lines dropped. A stage without lines drops nothing.
+        """
+        rows = read_metrics(self.path)
+        first = next((i for i, row in enumerate(rows) if row["stage"] == stage), len(rows))
+        before = {row["stage"] for row in rows[:first]}
+        kept = [row for row in rows if row["stage"] in before or (row["stage"] == stage and row["step"] <= step)]
+        if first == len(rows) or len(kept) == len(rows):
+            return 0
+        self._file.close()
+        aside = self.path.with_name(self.path.name + ".tmp")
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        return len(rows) - len(kept)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """All whole lines. A last line cut off by a kill is left out; any other broken line raises ValueError."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is not JSON ({error.msg}): remove that line") from error
+        if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or not isinstance(row.get("step"), int):
+            raise ValueError(f"{path}, line {number} has no stage and step: remove that line")
+        rows.append(row)
+    return rows
+
+
+def _plain(value: float) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _drop_broken_tail(path: Path) -> None:
+    """A kill in the middle of a write leaves half a line; the next one must not continue it."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)

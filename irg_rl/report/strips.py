@@ -1,0 +1,64 @@
+"""Picture strips: the images of one trajectory side by side, framed by their verdict.
+
+Small images are enlarged without smoothing, so that what is seen is what the model drew.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+SMALLEST_SIDE = 128  # pixels; smaller images are enlarged by a whole factor until they reach it
+LARGEST_SIDE = 384  # larger ones are reduced, so that a report of a real model stays within a few megabytes
+FRAME = 4
+GAP = 8
+WHITE, RIGHT, WRONG, UNKNOWN = (255, 255, 255), (34, 139, 84), (200, 60, 50), (150, 150, 150)
+
+
+def png(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """PNG file of these pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def fit(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image at a size to look at: enlarged by a whole factor (nearest neighbour) or reduced (area mean)."""
+    height, width = pixels.shape[:2]
+    if max(height, width) > LARGEST_SIDE:
+        image = Image.fromarray(pixels)
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX)
+        return np.asarray(image)
+    factor = max(1, -(-SMALLEST_SIDE // max(height, width)))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def strip(
+    images: Sequence[UInt8[np.ndarray, "H W 3"]], correct: Sequence[bool | None] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The images in a row, each in a green (right), red (wrong) or grey (not judged) frame.
+
+    Raises ValueError when there is no image, or not one verdict per image.
+    """
+    verdicts = [None] * len(images) if correct is None else list(correct)
+    if not images or len(verdicts) != len(images):
+        raise ValueError(f"a strip needs images and a verdict for each: got {len(images)} and {len(verdicts)}")
+    framed = [_framed(fit(pixels), verdict) for pixels, verdict in zip(images, verdicts, strict=True)]
+    height = max(pixels.shape[0] for pixels in framed)
+    width = sum(pixels.shape[1] for pixels in framed) + GAP * (len(framed) - 1)
+    canvas = np.full((height, width, 3), WHITE, dtype=np.uint8)
+    left = 0
+    for pixels in framed:
+        canvas[: pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        left += pixels.shape[1] + GAP
+    return canvas
+
+
+def _framed(pixels: UInt8[np.ndarray, "H W 3"], correct: bool | None) -> UInt8[np.ndarray, "h w 3"]:
+    colour = UNKNOWN if correct is None else RIGHT if correct else WRONG
+    height, width = pixels.shape[:2]
+    framed = np.full((height + 2 * FRAME, width + 2 * FRAME, 3), colour, dtype=np.uint8)
+    framed[FRAME:-FRAME, FRAME:-FRAME] = pixels
+    return framed

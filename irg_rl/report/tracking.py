@@ -1,0 +1,119 @@
+"""Where a run's numbers go: `metrics.jsonl` always, wandb beside it (offline without a key, online with one).
+
+wandb's step counts calls, so every stage has its own step axis there: `sft1/ce` is drawn over `sft1/step`. The wandb
+folder lies inside the run folder; its run id is kept, so that a resumed run continues the same curve.
+"""
+
+import logging
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import wandb
+from wandb.errors import CommError, UsageError
+
+from irg_rl.report.metrics_log import MetricsLog
+from irg_rl.report.redact import redact, redact_text
+from irg_rl.report.samples import Sample
+
+METRICS = "metrics.jsonl"
+_ID_FILE = "wandb_id"
+_log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Use as a context manager; `use_wandb=False` leaves only the file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        project: str = "irg-rl",
+        config: Mapping | None = None,
+        use_wandb: bool = True,
+    ):
+        self.metrics = MetricsLog(folder / METRICS)
+        self._stages: set[str] = set()
+        self._run = _start_wandb(folder, name, project, redact(config or {})) if use_wandb else None
+
+    def log(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
+        """Numbers of one step of one stage."""
+        values = self.metrics.append(stage, step, scalars)
+        if self._run is not None:
+            self._axis(stage)
+            named = {f"{stage}/{name}": float("nan") if v is None else v for name, v in values.items()}
+            self._run.log(named | {f"{stage}/step": step})
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Before a stage goes on from `step`: forget the later lines. wandb keeps its own and draws over them."""
+        self.metrics.rewind(stage, step)
+
+    def log_samples(self, stage: str, step: int, samples: Sequence[Sample]) -> None:
+        """Picture strips and a table of trajectories, to wandb alone; the report reads `samples/`."""
+        if self._run is None or not samples:
+            return
+        self._axis(stage)
+        shown = [sample for sample in samples if sample.images]
+        images = [wandb.Image(sample.strip(), caption=redact_text(sample.prompt)) for sample in shown]
+        content = {f"{stage}/strips": images, f"{stage}/trajectories": _table(shown), f"{stage}/step": step}
+        self._run.log(content)
+
+    def close(self) -> None:
+        self.metrics.close()
+        if self._run is not None:
+            self._run.finish()
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _axis(self, stage: str) -> None:
+        if stage not in self._stages:
+            self._stages.add(stage)
+            self._run.define_metric(f"{stage}/step", hidden=True)
+            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+
+
+def _start_wandb(folder: Path, name: str, project: str, config: dict) -> "wandb.Run":
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    settings = wandb.Settings(
+        silent=True,
+        console="off",  # the terminal may show what belongs in no log
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,  # command line and host name
+        init_timeout=60,
+    )
+    about = {"project": project, "name": name, "id": _run_id(folder), "dir": str(folder), "config": config}
+    try:
+        return wandb.init(**about, mode=mode, resume="allow", settings=settings)
+    except (CommError, UsageError) as error:
+        _log.warning("wandb is not reachable (%s): the run is logged offline", redact_text(str(error)))
+        return wandb.init(**about, mode="offline", resume="allow", settings=settings)
+
+
+def _run_id(folder: Path) -> str:
+    path = folder / "wandb" / _ID_FILE
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _table(samples: Sequence[Sample]) -> "wandb.Table":
+    """One row per turn."""
+    scorers = sorted({name for sample in samples for turn in sample.turns for name in turn.rewards})
+    table = wandb.Table(columns=["prompt_id", "prompt", "turn", "text", "image", "correct", "score", *scorers])
+    for sample in samples:
+        for number, turn in enumerate(sample.turns, start=1):
+            image = None if turn.image is None else wandb.Image(turn.image)
+            scores = [turn.rewards.get(name) for name in scorers]
+            table.add_data(sample.prompt_id, sample.prompt, number, turn.text, image, turn.correct, turn.score, *scores)
+    return table
