@@ -1,0 +1,301 @@
+"""The one training engine, for SFT and for RL: any number of packs, one optimizer step, on ZeRO 0 to 3.
+
+Every forward goes through the DeepSpeed engine and all backwards of a step share one reduction
+(`coalesce_grad_reduction`): two plain backwards before one step silently lose the first one's gradient under ZeRO 1
+and 2 (and under ZeRO 3 when a forward goes around the engine).
+
+DeepSpeed averages gradients over ranks, so each loss, already divided by a *global* denominator, is multiplied by the
+world size; the update then equals that of one big batch.
+
+All ranks run equal numbers of forwards: one with fewer packs runs the idle pack with weight zero. With several ranks
+every pack must touch every module (`PackBuilder.build(touch_all=True)`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from irg_rl.learner.parts import OptimizerSettings, make_optimizer
+from irg_rl.learner.process_group import Rank, join
+from irg_rl.learner.reduce import all_true, gather_objects, max_over_ranks, sum_over_ranks
+from irg_rl.learner.weights import FullState
+
+
+class Movable(Protocol):
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+P = TypeVar("P", bound=Movable)
+
+
+class NonFiniteError(RuntimeError):
+    """Too many updates in a row had an infinite or undefined loss or gradient."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    optimizer: OptimizerSettings
+    zero_stage: int = 2
+    precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
+    grad_clip: float = 1.0  # maximum global gradient norm
+    max_bad_steps: int = 5  # updates skipped in a row before the run stops
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage {self.zero_stage}: choose 0, 1, 2 or 3")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision {self.precision!r}: choose fp32 or bf16")
+        if self.precision == "bf16" and self.zero_stage < 2:
+            raise ValueError(
+                f"precision bf16 with zero_stage {self.zero_stage}: DeepSpeed's optimizer for it cannot sum several "
+                "backwards in fp32; set zero_stage to 2 or 3"
+            )
+        if self.grad_clip <= 0:
+            raise ValueError(f"grad_clip {self.grad_clip} must be above 0")
+
+
+@dataclass
+class Loss:
+    """The loss of one pack, each term already divided by its global denominator."""
+
+    terms: dict[str, Tensor]  # scalars that are added up
+    sums: dict[str, float] = field(default_factory=dict)  # metrics added over packs and ranks
+    maxima: dict[str, float] = field(default_factory=dict)  # metrics of which the largest counts
+
+    def total(self) -> Tensor:
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update did, equal on all ranks."""
+
+    step: int  # updates applied so far
+    applied: bool  # False: skipped because something was not finite
+    terms: dict[str, float]
+    sums: dict[str, float]
+    maxima: dict[str, float]
+    grad_norms: dict[str, float]  # before clipping: per part, and "total"
+    learning_rates: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        return sum(self.terms.values())
+
+
+LossFn = Callable[[Any, int, dict[str, float]], Loss]
+"""(model output, index of the pack, global denominators) -> the pack's loss."""
+
+
+class Engine(Generic[P]):
+    """Owns the model's training state: weights, optimizer, step count.
+
+    Args:
+        model: its forward takes one pack.
+        idle_pack: a small pack that touches every module; its output's tensors are summed with weight zero.
+        place: this process among the ranks; joined beforehand when there is more than one.
+    """
+
+    def __init__(self, model: nn.Module, settings: EngineSettings, idle_pack: P, place: Rank | None = None):
+        self.settings = settings
+        self.place = place or Rank()
+        join(self.place)
+        self.device = torch.device(self.place.device)
+        self._idle_pack = idle_pack.to(self.device)
+        self.steps = 0
+        self.skipped = 0
+        self._bad_in_a_row = 0
+        optimizer = make_optimizer(model, settings.optimizer)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_config(settings, self.place))
+        self._primed = False
+
+    @property
+    def model(self) -> nn.Module:
+        """The module itself, for evaluation and generation; its weights are partitioned under ZeRO 3."""
+        return self._engine.module
+
+    def step(self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]) -> StepResult:
+        """One optimizer step over all packs of all ranks.
+
+        Args:
+            packs: this rank's share; may be empty.
+            denominators: this rank's local counts (tokens, denoising steps); summed over ranks before the first
+                backward and handed to `loss_fn`.
+
+        Raises:
+            NonFiniteError: when `max_bad_steps` updates in a row were skipped.
+        """
+        totals = sum_over_ranks(denominators)
+        forwards = max(gather_objects(len(packs)))
+        if forwards == 0:
+            raise ValueError("no rank has a pack: an update needs at least one")
+        rates = self._set_learning_rates()
+        terms, sums, maxima = _Sums(), _Sums(), _Maxima()
+        with self._accumulate():
+            for index, pack in enumerate(packs):
+                loss = loss_fn(self._engine(pack.to(self.device)), index, totals)
+                terms.add({name: float(term.detach()) for name, term in loss.terms.items()})
+                sums.add(loss.sums)
+                maxima.add(loss.maxima)
+                self._engine.backward(loss.total() * self.place.world_size)
+            for _ in range(forwards - len(packs)):
+                self._run_idle(0.0)
+            if not all_true(_finite(terms), self.device):
+                self._run_idle(float("nan"))  # reaches every gradient, so every stage takes its own skipping path
+        norms = self._grad_norms()
+        applied = self._apply(norms)
+        self._count(applied, terms)
+        return StepResult(
+            self.steps, applied, sum_over_ranks(terms), sum_over_ranks(sums), max_over_ranks(maxima), norms, rates
+        )
+
+    def evaluate(self, packs: Sequence[P], read: Callable[[Any, int], Any]) -> list[Any]:
+        """`read(output, index)` of every pack, without gradients; ranks may have different numbers of packs."""
+        forwards = max(gather_objects(len(packs)))
+        results = []
+        with torch.no_grad():
+            for index, pack in enumerate(packs):
+                results.append(read(self._engine.module(pack.to(self.device)), index))
+            for _ in range(forwards - len(packs)):
+                self._engine.module(self._idle_pack)
+        return results
+
+    def state(self) -> FullState:
+        """The complete training state; a collective call. See `FullState`."""
+        self._prime()
+        return FullState(self._engine, self.settings.zero_stage)
+
+    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Puts a saved state back, whatever the world size it was saved with; a collective call."""
+        self._prime()
+        FullState(self._engine, self.settings.zero_stage).load(weights, moments, steps)
+        self.steps = steps
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Other weights, with a fresh optimizer: the beginning of a new stage."""
+        state = self.state()
+        zeros = {key: {name: torch.zeros_like(t) for name, t in state.moment(key)} for key in state.MOMENTS}
+        self.load(weights, zeros, 0)
+
+    @contextmanager
+    def _accumulate(self) -> Iterator[None]:
+        """All backwards inside end in one reduction."""
+        if self.settings.zero_stage > 0:
+            with self._engine.coalesce_grad_reduction():
+                yield
+        else:
+            with self._engine.no_sync():
+                yield
+            self._engine.allreduce_gradients()
+
+    def _run_idle(self, weight: float) -> None:
+        output = self._engine(self._idle_pack)
+        self._engine.backward(weight * sum(t.float().sum() for t in _tensors(output)))
+
+    def _set_learning_rates(self) -> dict[str, float]:
+        factor = self.settings.optimizer.schedule.factor(self.steps)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        return {part: rate * factor for part, rate in self.settings.optimizer.learning_rates.items()}
+
+    def _grad_norms(self) -> dict[str, float]:
+        """Norms of the reduced gradient. Read from the partitions that the step is about to use."""
+        squares: dict[str, float] = {}
+        for part, gradients in self._local_gradients():
+            squares[part] = squares.get(part, 0.0) + sum(float(g.double().square().sum()) for g in gradients)
+        if self.settings.zero_stage > 0:
+            squares = sum_over_ranks(squares)
+        return {part: square**0.5 for part, square in squares.items()} | {"total": sum(squares.values()) ** 0.5}
+
+    def _local_gradients(self) -> Iterator[tuple[str, list[Tensor]]]:
+        optimizer = self._engine.optimizer
+        groups = optimizer.param_groups
+        if self.settings.zero_stage == 0:
+            yield from ((g["part"], [p.grad for p in g["params"] if p.grad is not None]) for g in groups)
+            return
+        for index, gradients in optimizer.averaged_gradients.items():
+            group = optimizer.sub_group_to_group_id[index] if self.settings.zero_stage == 3 else index
+            yield groups[group]["part"], [g for g in gradients if g is not None]
+
+    def _apply(self, norms: dict[str, float]) -> bool:
+        if self.settings.zero_stage == 0 and not _finite(norms):
+            self._engine.zero_grad()
+            return False
+        self._engine.step()
+        self._primed = True
+        return self._engine.was_step_applied()
+
+    def _count(self, applied: bool, terms: dict[str, float]) -> None:
+        if applied:
+            self.steps += 1
+            self._bad_in_a_row = 0
+            return
+        self.skipped += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= self.settings.max_bad_steps:
+            raise NonFiniteError(
+                f"{self._bad_in_a_row} updates in a row after step {self.steps} were not finite (loss terms on this "
+                f"rank: {dict(terms)}); lower the learning rate or resume from an earlier checkpoint"
+            )
+
+    def _prime(self) -> None:
+        """Makes the optimizer's moments exist, which it creates in its first step: an empty step with rate zero."""
+        if self._primed:
+            return
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        with self._accumulate():
+            self._run_idle(0.0)
+        self._engine.step()
+        FullState(self._engine, self.settings.zero_stage).set_steps(0)
+        self._primed = True
+
+
+class _Sums(dict[str, float]):
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self[name] = self.get(name, 0.0) + value
+
+
+class _Maxima(dict[str, float]):
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self[name] = max(self.get(name, value), value)
+
+
+def _finite(values: Mapping[str, float]) -> bool:
+    return bool(torch.isfinite(torch.tensor(list(values.values()))).all())
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors of a model output: itself, or the fields of a dataclass."""
+    if isinstance(output, Tensor):
+        return [output]
+    return [value for value in vars(output).values() if isinstance(value, Tensor)]
+
+
+def _config(settings: EngineSettings, place: Rank) -> dict:
+    """DeepSpeed's configuration, in numbers: "auto" would silently mean its own defaults."""
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": place.world_size,
+        "gradient_clipping": settings.grad_clip,
+        "steps_per_print": 10**9,
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": 50_000_000,
+            "allgather_bucket_size": 50_000_000,
+            "contiguous_gradients": True,
+        },
+    }
+    if settings.precision == "bf16":
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

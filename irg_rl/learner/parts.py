@@ -1,0 +1,90 @@
+"""The three parts of a unified model that have a learning rate and a gradient norm of their own."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import nn
+
+
+class Part(StrEnum):
+    UND = "und"  # text and ViT tokens' expert, embeddings and output head
+    GEN = "gen"  # latent tokens' expert, latent projections, time embedder
+    VISION = "vision"  # ViT, connector and their position tables
+
+
+_GEN_MODULES = ("vae2llm.", "llm2vae.", "time_embedder.", "latent_pos_embed.")
+_VISION_MODULES = ("vit_model.", "connector.", "vit_pos_embed.")
+
+
+def part_of(name: str) -> Part:
+    """The part of a parameter, by its name in the released folder's state dict."""
+    if "_moe_gen" in name or name.startswith(_GEN_MODULES):
+        return Part.GEN
+    return Part.VISION if name.startswith(_VISION_MODULES) else Part.UND
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Factor on every learning rate: linear warm-up, then constant or a cosine down to `floor` at `total_steps`."""
+
+    warmup_steps: int = 0
+    total_steps: int | None = None  # None: constant after the warm-up
+    floor: float = 0.0
+
+    def factor(self, step: int) -> float:
+        """`step` counts updates from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.total_steps is None:
+            return 1.0
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """torch.optim.AdamW, with a learning rate per part; 0 freezes the part."""
+
+    learning_rates: Mapping[str, float]
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.learning_rates) - set(Part))
+        if unknown:
+            raise ValueError(f"learning_rates names {unknown}; the parts are {', '.join(Part)}")
+        if all(rate <= 0 for rate in self.learning_rates.values()):
+            raise ValueError(f"learning_rates {dict(self.learning_rates)} train nothing; set one above 0")
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, one group per part and decay; parts without a rate are frozen.
+
+    Norms, biases and other vectors do not decay. Each group carries its `part` and its full `base_lr`.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        if settings.learning_rates.get(part, 0.0) <= 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups.setdefault((part, parameter.ndim >= 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "part": part,
+                "base_lr": settings.learning_rates[part],
+                "lr": settings.learning_rates[part],
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (part, decays), parameters in groups.items()
+        ],
+        betas=settings.betas,
+        eps=settings.eps,
+    )

@@ -1,0 +1,101 @@
+"""Joining the ranks of the learner: one process or many, inside Ray actors or not, on the loopback address.
+
+Rank 0 hosts a TCPStore on a port the operating system chooses and tells it to the others, so there is no moment in
+which a "free" port can be lost to somebody else.
+"""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process's place among the learner ranks."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"  # "cpu" or "cuda"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} does not exist among {self.world_size} ranks")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device {self.device!r}: choose cpu or cuda")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda is asked for, but this machine has no usable GPU; set device to cpu")
+        chosen = get_accelerator().device_name()
+        if chosen != self.device:
+            raise ValueError(f"device is {self.device} but DeepSpeed chose {chosen}: set DS_ACCELERATOR={self.device}")
+
+
+def host_store(world_size: int, timeout: float) -> dist.TCPStore:
+    """The meeting point, on rank 0. Its `port` is what the other ranks need."""
+    limit = timedelta(seconds=timeout)
+    return dist.TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
+
+
+def join(place: Rank, store: dist.Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
+    """Makes this process a rank; safe to call again with the same place.
+
+    One rank needs neither `store` nor `port`. Of several, rank 0 passes the store it hosts and the others its port.
+
+    Args:
+        timeout: seconds after which a collective that misses a rank fails.
+
+    Raises:
+        RuntimeError: when the process already is another rank, or a rank does not come.
+    """
+    if dist.is_initialized():
+        found = (dist.get_rank(), dist.get_world_size())
+        if found != (place.rank, place.world_size):
+            raise RuntimeError(f"this process is rank {found[0]} of {found[1]}, not {place.rank} of {place.world_size}")
+        return
+    limit = timedelta(seconds=timeout)
+    if store is None and port is not None:
+        store = dist.TCPStore(LOOPBACK, port, place.world_size, is_master=False, timeout=limit)
+    if store is None:
+        if place.world_size > 1:
+            raise ValueError(f"rank {place.rank} of {place.world_size} needs the store or its port to find the others")
+        store = dist.HashStore()
+    _environment(place, port or 0)
+    _quieten_deepspeed()
+    backend = "nccl" if place.device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=limit)
+    deepspeed.init_distributed(dist_backend=backend, dist_init_required=False, verbose=False)
+
+
+def leave() -> None:
+    """Ends this process's membership."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _quieten_deepspeed() -> None:
+    """On a CPU DeepSpeed's first initialisation would build a shared-memory extension with ninja and g++ (half a
+    minute, and an error without them); it is switched off before it can."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+
+
+def _environment(place: Rank, port: int) -> None:
+    """What DeepSpeed reads. LOCAL_RANK is 0: an actor sees its own device only."""
+    interface = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    os.environ.update(
+        RANK=str(place.rank),
+        WORLD_SIZE=str(place.world_size),
+        LOCAL_RANK="0",
+        MASTER_ADDR=LOOPBACK,
+        MASTER_PORT=str(port),
+    )

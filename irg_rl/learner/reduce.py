@@ -1,0 +1,50 @@
+"""Scalars agreed on by all ranks: counts, flags and metrics."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def sum_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
+    """Sums by name; a name that only some ranks have counts as 0 on the others."""
+    return _merge(local, lambda values: sum(values))
+
+
+def max_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
+    """Maxima by name, over the ranks that have it."""
+    return _merge(local, max)
+
+
+def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether every rank says so."""
+    if world_size() == 1:
+        return flag
+    agreed = torch.tensor(int(flag), device=device)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return bool(agreed)
+
+
+def gather_objects(local: object) -> list:
+    """What every rank has, in rank order."""
+    if world_size() == 1:
+        return [local]
+    found: list = [None] * world_size()
+    dist.all_gather_object(found, local)
+    return found
+
+
+def _merge(local: Mapping[str, float], combine) -> dict[str, float]:
+    columns: dict[str, list[float]] = {}
+    for part in gather_objects(dict(local)):
+        for name, value in part.items():
+            columns.setdefault(name, []).append(value)
+    return {name: combine(columns[name]) for name in sorted(columns)}

@@ -1,0 +1,121 @@
+"""The full fp32 weights and Adam moments of an engine, by parameter name, whatever ZeRO stage holds them.
+
+A state read here does not depend on the world size or the ZeRO stage, so a run may be resumed on other ones.
+Every call is collective: all ranks make it, in the same order.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from deepspeed.runtime.zero import GatheredParameters
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
+
+
+class FullState:
+    """A view of a DeepSpeed engine's state; it copies nothing until asked."""
+
+    MOMENTS = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, engine: Any, zero_stage: int):
+        self._engine = engine
+        self._stage = zero_stage
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every entry of the model's state dict, parameters in fp32 (the master weights), on the CPU."""
+        for name, tensor in self._engine.module.state_dict(keep_vars=True).items():
+            full = self._weight(tensor) if isinstance(tensor, nn.Parameter) else tensor
+            yield name, full.detach().to("cpu", copy=True).contiguous()
+
+    def moment(self, key: str) -> Iterator[tuple[str, Tensor]]:
+        """One of `MOMENTS` for every trainable parameter."""
+        for name, parameter in self._trainable():
+            if self._stage == 0:
+                full = self._engine.optimizer.state[parameter][key]
+            else:
+                full = safe_get_full_optimizer_state(parameter, key)
+            yield name, full.detach().to("cpu", copy=True).contiguous()
+
+    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Raises ValueError naming what is missing, unknown or of another shape."""
+        entries = self._engine.module.state_dict(keep_vars=True)
+        self._check("weights", weights, set(entries))
+        trainable = {name for name, _ in self._trainable()}
+        for key in self.MOMENTS:
+            self._check(key, moments[key], trainable)
+        for name, tensor in entries.items():
+            if isinstance(tensor, nn.Parameter):
+                self._set_weight(name, tensor, weights[name])
+            else:
+                tensor.copy_(weights[name])
+        for key in self.MOMENTS:
+            for name, parameter in self._trainable():
+                self._set_moment(parameter, moments[key][name], key)
+        self.set_steps(steps)
+
+    def set_steps(self, steps: int) -> None:
+        """Adam's own step count, on which its bias correction depends."""
+        base = self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
+        for state in base.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(steps))
+
+    def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad)
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
+        if self._stage == 3:
+            if parameter.requires_grad:
+                return safe_get_full_fp32_param(parameter)
+            with GatheredParameters([parameter]):
+                return parameter.detach().float().clone()
+        if parameter.dtype == torch.float32 or not parameter.requires_grad:
+            return parameter.float()
+        return safe_get_full_fp32_param(parameter)
+
+    def _set_weight(self, name: str, parameter: nn.Parameter, value: Tensor) -> None:
+        value = value.to(parameter.device, torch.float32)
+        shape = parameter.ds_shape if self._stage == 3 else parameter.shape
+        if value.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)} in the checkpoint and {tuple(shape)} in the model")
+        if self._stage == 3:
+            part = _own_partition(parameter, value)
+            parameter.ds_tensor.data.copy_(part)
+            safe_set_local_fp32_param(parameter, part)
+            return
+        parameter.data.copy_(value)
+        safe_set_full_fp32_param(parameter, value)
+
+    def _set_moment(self, parameter: nn.Parameter, value: Tensor, key: str) -> None:
+        value = value.to(parameter.device, torch.float32)
+        if self._stage == 0:
+            self._engine.optimizer.state[parameter][key].copy_(value)
+        elif self._stage == 3:
+            safe_set_local_optimizer_state(parameter, _own_partition(parameter, value), key)
+        else:
+            safe_set_full_optimizer_state(parameter, value, key)
+
+    @staticmethod
+    def _check(what: str, found: Mapping[str, Tensor], wanted: set[str]) -> None:
+        missing, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
+        if missing or unknown:
+            raise ValueError(f"{what} do not fit the model: missing {missing[:5]}, unknown {unknown[:5]}")
+
+
+def _own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """This rank's ZeRO-3 share of a full tensor, padded with zeros. (DeepSpeed's own setter for full tensors fails on
+    sizes that the world size does not divide.)"""
+    size = parameter.ds_tensor.numel()
+    start = size * torch.distributed.get_rank(parameter.ds_process_group)
+    part = torch.zeros(size, dtype=value.dtype, device=value.device)
+    own = value.flatten()[start : start + size]
+    part[: own.numel()] = own
+    return part
