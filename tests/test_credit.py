@@ -1,0 +1,374 @@
+"""Credit schemes on a group small enough to check by hand (docs/methods.md), against the reference advantages, and the
+properties every scheme must have.
+
+Reference cases left out: `ddpo` (rolling buffer per prompt: groups are whole here); `*_global1`, `*/global1` and trl's
+`sum_then_normalize_batch` (std over all prompts around a group mean: not offered, credit never looks past its group);
+`flow_grpo/{rwr,sft}` (labels for other losses) and `flow_grpo/dpo` (its pairs are tests/losses/test_preference.py's);
+`nft_tracker/*/top*` (a logged quantity); trl's `*_nan` (a missing reward counts as 0 there; here the sample leaves the
+group); `r3_multi_round/{default,global,std}` (operations that R3's trainer does not use).
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from irg_rl.credit import Gate, Options, Scheme, assign, combine, leave_one_out, normalise
+from irg_rl.trajectory import Group, ImageSegment, Modality, Prompt, TextSegment, Trajectory
+from tests.golden import agree, golden
+
+PROMPT = Prompt("p", "a red circle")
+CENTRED = Options(mean_only=True, clip=None)
+TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
+
+
+def text_segment(turn, finished=True, stop=False):
+    return TextSegment(turn, torch.zeros(1, dtype=torch.long), torch.zeros(1), "", finished, stop)
+
+
+def image_segment(turn):
+    empty = torch.zeros(0)
+    pixels = torch.zeros(1, 1, 3, dtype=torch.uint8)
+    return ImageSegment(turn, pixels, empty, empty, empty, empty, empty, empty, empty)
+
+
+def sample(i, q, stopped=True, cut_off=(), name="score"):
+    """A trajectory with image values q; a stop text closes it when `stopped`; texts of turns `cut_off` never ended."""
+    segments = []
+    for turn in range(len(q)):
+        segments += [text_segment(turn, finished=turn not in cut_off), image_segment(turn)]
+    if stopped:
+        segments.append(text_segment(len(q), stop=True))
+    return Trajectory(PROMPT, i, segments, stopped=stopped, rewards={name: list(q)})
+
+
+def group_of(*trajectories):
+    return Group(0, PROMPT, list(trajectories))
+
+
+def example():
+    """Two edits; a stop at once; an edit that harms, then a stop; an edit that finishes, then a stop."""
+    return group_of(
+        sample(0, [0.25, 0.75, 1.0], stopped=False),
+        sample(1, [0.5]),
+        sample(2, [0.5, 0.25]),
+        sample(3, [0.75, 1.0]),
+    )
+
+
+def credited(group, scheme, options=CENTRED, **settings_):
+    """Advantages by place: {(turn, modality): [value per sample, None where it lacks the place]}."""
+    summary = assign(group, scheme, {"score": 1.0}, options=options, **settings_)
+    places = {(s.turn, s.modality) for t in group.trajectories for s in t.segments}
+    table = {
+        place: [
+            next((s.advantage for s in t.segments if (s.turn, s.modality) == place), None) for t in group.trajectories
+        ]
+        for place in places
+    }
+    return table, summary
+
+
+def close(values, expected, tolerance=1e-9):
+    assert [v is None for v in values] == [e is None for e in expected], (values, expected)
+    values, expected = ([v for v in row if v is not None] for row in (values, expected))
+    agree(torch.tensor(values, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), tolerance, tolerance)
+
+
+def test_worked_example_trajectory():
+    table, summary = credited(example(), "trajectory")
+    for place in [(0, TEXT), (0, IMAGE), (1, TEXT)]:
+        close(table[place], [0.3125, -0.1875, -0.4375, 0.3125])
+    close(table[1, IMAGE], [0.3125, None, -0.4375, 0.3125])
+    close(table[2, TEXT], [0.3125, None, -0.4375, 0.3125])
+    close(table[2, IMAGE], [0.3125, None, None, None])
+    assert (summary.trained, summary.dropped, summary.dead, summary.reward_mean) == (4, 0, False, 0.6875)
+
+
+def test_worked_example_turn():
+    table, _ = credited(example(), "turn")
+    close(table[0, TEXT], [0.3125, -0.1875, -0.4375, 0.3125])
+    close(table[0, IMAGE], [0.3125, -0.1875, -0.4375, 0.3125])
+    close(table[1, TEXT], [0.5625, -0.1875, -0.4375, 0.0625])
+    close(table[1, IMAGE], [0.5, None, -0.5, 0.0])
+    close(table[2, TEXT], [1 / 6, None, -1 / 12, -1 / 12])
+    close(table[2, IMAGE], [0.0, None, None, None])
+
+
+def test_worked_example_turn_with_discount():
+    table, _ = credited(example(), "turn", Options(gamma=0.5, mean_only=True, clip=None))
+    close(table[0, TEXT], [-0.015625, -0.078125, -0.203125, 0.296875])
+
+
+def test_worked_example_verifier_gae_with_the_plain_baseline():
+    options = Options(lam=0.5, price=0.05, coefficient=1.0, mean_only=True, clip=None)
+    table, summary = credited(example(), "verifier_gae", options)
+    close(table[1, TEXT], [0.55 + 0.1 / 3, -0.15, -0.55, 0.2 - 0.25 / 3])
+    close(table[1, IMAGE], [0.6, None, -0.675, 0.075])
+    close(table[2, TEXT], [0.2, None, -0.1, -0.1])
+    close(table[2, IMAGE], [0.0, None, None, None])
+    assert summary.coefficient == 1.0
+
+
+def test_worked_example_verifier_gae_with_a_fitted_baseline():
+    rows = [[0.2, 0.5], [0.4, 0.5], [0.6, 0.9], [0.8, 0.9]]
+    table, summary = credited(group_of(*(sample(i, q, stopped=False) for i, q in enumerate(rows))), "verifier_gae")
+    # without sample 0: q = (.4, .6, .8), y = (.5, .9, .9), slope (.2 * .2667 + .2 * .1333) / .08 = 1
+    assert table[1, TEXT][0] == pytest.approx(0.5 - (2.3 / 3 - 0.4))
+    # without sample 3: q = (.2, .4, .6), y = (.5, .5, .9), slope 1
+    assert table[1, TEXT][3] == pytest.approx(0.9 - (1.9 / 3 + 0.4))
+    # without sample 1: q = (.2, .6, .8), y = (.5, .9, .9): sum of products .13333, of squares .18667, slope 5/7
+    assert table[1, TEXT][1] == pytest.approx(0.5 - (2.3 / 3 + 5 / 7 * (0.4 - 1.6 / 3)))
+    assert summary.coefficient == pytest.approx((1 + 5 / 7 + 5 / 7 + 1) / 4)
+
+
+def test_worked_example_improvement():
+    table, _ = credited(example(), "improvement")
+    close(table[0, TEXT], [-0.25, 0.0, 0.0, 0.25])
+    close(table[1, TEXT], [0.375, -0.125, -0.375, 0.125])
+    close(table[1, IMAGE], [1 / 3, None, -5 / 12, 1 / 12])
+    close(table[2, TEXT], [0.25 - 1.25 / 3, None, -1.25 / 3, 1 - 1.25 / 3])
+    close(table[2, IMAGE], [0.0, None, None, None])
+
+
+def test_worked_example_umm():
+    table, _ = credited(example(), "umm", Options())
+    std = 0.4965625**0.5
+    expected = [1.0, -0.5 / std, -1.0, 0.575 / std]
+    close(table[0, TEXT], [None] * 4)
+    close(table[0, IMAGE], [None] * 4)
+    close(table[1, TEXT], expected)
+    close(table[1, IMAGE], [expected[0], None, expected[2], expected[3]])
+
+
+def test_worked_example_no_improve_clamp():
+    table, _ = credited(example(), "no_improve_clamp")
+    close(table[0, TEXT], [None] * 4)
+    close(table[1, TEXT], [0.5, -0.25, -0.25, 0.0])
+    close(table[1, IMAGE], [0.5, None, -0.25, 0.0])
+
+
+def test_when_no_sibling_improved_the_clamp_trains_nothing():
+    table, summary = credited(group_of(sample(0, [0.5, 0.25]), sample(1, [0.5, 0.5])), "no_improve_clamp")
+    assert summary.dead and all(v is None for values in table.values() for v in values)
+
+
+def test_a_spread_below_the_floor_is_not_blown_up_and_large_advantages_are_clipped():
+    group = group_of(sample(0, [0.500]), sample(1, [0.501]))
+    table, _ = credited(group, "trajectory", Options(std_floor=0.05))
+    close(table[0, IMAGE], [-0.01, 0.01])
+    group = group_of(*(sample(i, [float(i == 0)]) for i in range(16)))
+    table, _ = credited(group, "trajectory", Options(clip=2.0))
+    assert table[0, IMAGE][0] == 2.0
+
+
+def test_the_malformed_penalty_acts_after_normalisation_and_clipping_on_the_text_alone():
+    group = group_of(sample(0, [1.0], cut_off={0}), sample(1, [0.0]))
+    table, _ = credited(group, "trajectory", Options(clip=1.0, malformed_penalty=3.0))
+    close(table[0, TEXT], [1.0 - 3.0, -1.0])
+    close(table[0, IMAGE], [1.0, -1.0])
+
+
+def test_umm_makes_a_malformed_winner_negative_in_all_its_segments():
+    group = group_of(sample(0, [0.5, 1.0], cut_off={1}), sample(1, [0.5, 0.5], stopped=False))
+    table, _ = credited(group, "umm", Options())
+    close(table[1, TEXT], [-0.5, -1.0])
+    close(table[1, IMAGE], [-0.5, -1.0])
+
+
+@pytest.mark.parametrize("scheme", list(Scheme))
+def test_a_sample_without_a_valid_reward_leaves_statistics_and_training(scheme):
+    failed = sample(9, [0.5, 0.9])
+    failed.rewards["score"][1] = None
+    whole, without = example(), example()
+    whole.trajectories.insert(2, failed)
+    table, summary = credited(whole, scheme)
+    expected, _ = credited(without, scheme)
+    assert summary.dropped == 1
+    for place, values in expected.items():
+        dropped = table[place].pop(2)
+        assert dropped is None
+        close(table[place], values)
+
+
+@pytest.mark.parametrize("scheme", list(Scheme))
+def test_a_group_with_one_valid_sample_trains_nothing(scheme):
+    table, summary = credited(group_of(sample(0, [0.5, 1.0]), sample(1, [None])), scheme)
+    assert summary.dead and summary.dropped == 1
+    assert all(v is None for values in table.values() for v in values)
+
+
+def test_equal_rewards_make_a_dead_group():
+    for scheme in ("trajectory", "turn", "verifier_gae", "improvement"):
+        group = group_of(*(sample(i, [0.1, 0.3]) for i in range(3)))
+        assert credited(group, scheme, Options(std_floor=0.0))[1].dead, scheme
+
+
+def test_several_rewards_weighted_sum_and_zscores():
+    group = group_of(sample(0, [0.0, 1.0]), sample(1, [1.0]))
+    for t, clip in zip(group.trajectories, ([10.0, 10.0], [40.0])):
+        t.rewards["clip"] = clip
+    assert combine(group, {"score": 1.0, "clip": 0.1}) == [[1.0, 2.0], [5.0]]
+    scores = combine(group, {"score": 1.0, "clip": 0.5}, "zscore_sum")
+    # scores 0 1 1: mean 2/3, std sqrt(2)/3; clip 10 10 40: mean 20, std sqrt(200)
+    close(scores[0] + scores[1], [-(2**0.5) - 0.5 * 0.5**0.5, 0.5**0.5 - 0.5 * 0.5**0.5, 0.5**0.5 + 0.5 * 2**0.5])
+
+
+def test_a_gate_replaces_all_rewards_of_an_image_before_combination():
+    group = group_of(sample(0, [0.8]), sample(1, [0.6]))
+    for t, safe in zip(group.trajectories, ([0.0], [1.0])):
+        t.rewards["safe"] = safe
+    assert combine(group, {"score": 1.0}, gates=[Gate("safe", 0.5)]) == [[0.0], [0.6]]
+    group.trajectories[1].rewards["safe"] = [None]
+    assert combine(group, {"score": 1.0}, gates=[Gate("safe", 0.5)]) == [[0.0], [None]]
+
+
+def test_mistakes_are_named():
+    group = example()
+    with pytest.raises(ValueError, match=r"no reward 'clip'; it has \['score'\]"):
+        assign(group, "trajectory", {"clip": 1.0})
+    with pytest.raises(ValueError, match="'sum' or 'zscore_sum'"):
+        combine(group, {"score": 1.0}, "product")
+    with pytest.raises(ValueError, match="how='sum'"):
+        assign(group, "umm", {"score": 1.0}, how="zscore_sum")
+    with pytest.raises(ValueError, match="name at least one"):
+        combine(group, {})
+    group.trajectories[0].rewards["score"].pop()
+    with pytest.raises(ValueError, match="3 images but 2 values"):
+        assign(group, "trajectory", {"score": 1.0})
+
+
+def test_a_shared_segment_gets_the_mean_over_the_trajectories_through_it():
+    """Two first images with two edits each: a tree."""
+    branches = [sample(0, [0.2, 0.4]), sample(1, [0.2, 1.0]), sample(2, [0.6, 0.8]), sample(3, [0.6, 0.2])]
+    for first, second in ((0, 1), (2, 3)):
+        branches[second].segments[:2] = branches[first].segments[:2]
+    table, _ = credited(group_of(*branches), "trajectory")
+    close(table[0, IMAGE], [0.1, 0.1, -0.1, -0.1])  # mean of the leaves -.2 .4 | .2 -.4
+    close(table[1, TEXT], [-0.2, 0.4, 0.2, -0.4])
+
+
+quality = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+histories = st.lists(st.lists(quality, min_size=1, max_size=4), min_size=2, max_size=6)
+
+
+@given(histories, st.sampled_from(list(Scheme)), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_the_siblings_does_not_matter(qs, scheme, random):
+    order = list(range(len(qs)))
+    random.shuffle(order)
+    options = Options(lam=0.7, gamma=0.9, price=0.05)
+    table, _ = credited(group_of(*(sample(i, q) for i, q in enumerate(qs))), scheme, options)
+    shuffled, _ = credited(group_of(*(sample(i, qs[i]) for i in order)), scheme, options)
+    for place, values in table.items():
+        close(shuffled[place], [values[i] for i in order])
+
+
+@given(histories)
+@settings(max_examples=60, deadline=None)
+def test_at_lambda_one_the_deltas_telescope_to_the_final_reward(qs):
+    """verifier_gae with c = 1 is the return-to-go of turn (up to n / (n - 1)); with c = 0 it is leave-one-out GRPO."""
+    group = group_of(*(sample(i, q) for i, q in enumerate(qs)))
+    turns, _ = credited(group, "turn")
+    plain, _ = credited(group, "verifier_gae", Options(coefficient=1.0, mean_only=True, clip=None))
+    absolute, _ = credited(group, "verifier_gae", Options(coefficient=0.0, mean_only=True, clip=None))
+    for place in turns:
+        members = [i for i, v in enumerate(turns[place]) if v is not None]
+        n = len(members)
+        if n < 2:
+            continue
+        close([plain[place][i] for i in members], [turns[place][i] * n / (n - 1) for i in members])
+        close([absolute[place][i] for i in members], leave_one_out([qs[i][-1] for i in members]))
+
+
+@given(quality, st.lists(st.lists(quality, min_size=1, max_size=3), min_size=2, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_when_siblings_share_the_first_image_delta_and_absolute_rewards_agree(first, rests):
+    group = group_of(*(sample(i, [first, *rest]) for i, rest in enumerate(rests)))
+    delta, _ = credited(group, "turn")
+    absolute, _ = credited(group, "trajectory")
+    close(delta[1, TEXT], absolute[1, TEXT])
+    assert all(abs(v) < 1e-9 for v in credited(group, "improvement")[0][0, IMAGE])
+
+
+@given(histories, st.floats(0.0, 0.3))
+@settings(max_examples=40, deadline=None)
+def test_a_price_taxes_edits_and_never_stops(qs, price):
+    """Stalling does not pay: an edit that changes nothing is worth exactly the price less than stopping."""
+    qs = [[0.5, 0.5], [0.5], *qs]
+    group = group_of(*(sample(i, q) for i, q in enumerate(qs)))
+    options = Options(coefficient=1.0, price=price, mean_only=True, clip=None)
+    table, _ = credited(group, "verifier_gae", options)
+    n = len(qs)
+    stall, stop = table[1, TEXT][:2]
+    assert stop - stall == pytest.approx(price * n / (n - 1), abs=1e-9)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=4, max_size=8), st.integers(0, 7), st.floats(-1, 1))
+@settings(max_examples=60, deadline=None)
+def test_the_fitted_baseline_of_a_sample_does_not_see_its_own_outcome(finals, which, other):
+    """Unbiasedness at lambda = 1: changing my outcome moves my advantage by exactly that much."""
+    which %= len(finals)
+    starts = [0.1 * i for i in range(len(finals))]
+
+    def advantage(outcomes):
+        group = group_of(*(sample(i, [a, b]) for i, (a, b) in enumerate(zip(starts, outcomes))))
+        return credited(group, "verifier_gae")[0][1, IMAGE][which]
+
+    changed = [other if i == which else value for i, value in enumerate(finals)]
+    assert advantage(changed) - advantage(finals) == pytest.approx(other - finals[which], abs=1e-9)
+
+
+def groups(g, key="rewards1"):
+    return g.input(key).double().view(3, 4)
+
+
+def test_group_normalisation_equals_the_references():
+    g = golden("rl/6_advantages")
+    first, second = groups(g), groups(g, "rewards2")
+    perm = g.input("perm")
+
+    def flat(rows, **how):
+        return torch.tensor([normalise(row.tolist(), **how) for row in rows], dtype=torch.float64).flatten()
+
+    both = first + 0.6 * second
+    agree(flat(first, eps=1e-4)[perm], g["flow_grpo/grpo_global0/r1"], 1e-7, 1e-9)
+    agree(flat(second, eps=1e-4)[perm], g["flow_grpo/grpo_global0/r2"], 1e-7, 1e-9)
+    agree(flat(first, eps=1e-4)[perm], g["nft_tracker/global0/r1"], 1e-7, 1e-9)
+    agree(flat(first, ddof=1, eps=1e-8), g["dance/group/f64"], 1e-7, 1e-9)
+    agree(flat(first.view(1, 12), ddof=1, eps=1e-8), g["dance/batch/f64"], 1e-7, 1e-9)
+    for kind in ("distributed_k_repeat", "group_contiguous"):
+        agree(flat(both, floor=1e-6)[perm], g[f"flow_factory/{kind}/sum_global0"], 1e-6, 1e-8)
+    agree(flat(both, ddof=1, eps=1e-4), g["trl_grpo/sum_then_normalize_group/f64"], 1e-6, 1e-8)
+    agree(flat(both, mean_only=True), g["trl_grpo/sum_then_normalize_none/f64"], 1e-6, 1e-8)
+    rloo = torch.tensor([leave_one_out(row.tolist()) for row in both]).double().flatten()
+    agree(rloo, g["trl_rloo/normalize0/f64"], 1e-6, 1e-7)
+    agree(flat(rloo.view(1, 12), ddof=1, eps=1e-4), g["trl_rloo/normalize1/f64"], 1e-5, 1e-6)
+    summed = flat(first, ddof=1, eps=1e-4) + 0.6 * flat(second, ddof=1, eps=1e-4)
+    agree(flat(summed.view(1, 12), ddof=1, eps=1e-4), g["trl_grpo/normalize_then_sum_group/f64"], 1e-6, 1e-6)
+    rounds = g.input("r3_round_rewards").double()
+    agree(flat(rounds[None, :, 0], ddof=1, eps=1e-6), g["r3_policy_group/advantage"])
+    agree(flat(rounds[None, :, 0], mean_only=True), g["r3_multi_round/trainer"][:, 0], 1e-5, 1e-6)
+
+
+def test_per_reward_zscores_equal_gdpo_of_flow_factory():
+    g = golden("rl/6_advantages")
+    whitened = []
+    for row_a, row_b in zip(groups(g), groups(g, "rewards2")):
+        group = group_of(*(sample(i, [a], name="a") for i, a in enumerate(row_a.tolist())))
+        for t, b in zip(group.trajectories, row_b.tolist()):
+            t.rewards["b"] = [b]
+        whitened += [q for (q,) in combine(group, {"a": 1.0, "b": 0.6}, "zscore_sum")]
+    batch = torch.tensor(normalise(whitened, floor=1e-6)).double()
+    agree(batch[g.input("perm")], g["flow_factory/group_contiguous/gdpo_global0"], 1e-6, 1e-7)
+
+
+def test_mean_only_improvement_is_r3s_round_difference():
+    """R3's optional `subtract_prev, subtract_mean`, before it divides by the std of the raw round rewards."""
+    g = golden("rl/6_advantages")
+    rounds = g.input("r3_round_rewards").double()
+    group = group_of(*(sample(i, row, stopped=False) for i, row in enumerate(rounds.tolist())))
+    table, _ = credited(group, "improvement", Options(mean_only=True, clip=None, perfect=1e9))
+    for k in (1, 2):
+        scaled = torch.tensor(table[k, IMAGE]).double() / rounds[:, k].std() * 0.5
+        agree(scaled, g["r3_multi_round/prev_std"][:, k], 1e-3, 1e-4)
