@@ -17,7 +17,7 @@ class JudgeProcess:
     Raises ScorerUnavailable when the server does not come up within `start_timeout` seconds (a taken port, say). The
     child lives as long as its stdin, a pipe from this process: killing this process with -9 ends it as well."""
 
-    def __init__(self, port: int = 0, seed: int = 0, start_timeout: float = 60.0) -> None:
+    def __init__(self, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
         command = [sys.executable, "-m", "rewards.judge_server", "--port", str(port), "--seed", str(seed)]
         self.process = subprocess.Popen(
             command,

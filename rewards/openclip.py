@@ -7,8 +7,9 @@ Checkpoints are read with safetensors, or `torch.load(weights_only=True)`: nothi
 Shape letters: B images (or texts), D embedding width.
 """
 
+import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load(weights_only=True) raises on anything but tensors
@@ -16,27 +17,30 @@ from pickle import UnpicklingError  # what torch.load(weights_only=True) raises 
 import numpy as np
 import open_clip
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from open_clip.tokenizer import default_bpe
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image as PILImage
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from rewards.base import Image, ScorerUnavailable
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+CONFIG, WEIGHTS, MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe_merges.txt.gz"
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, SafetensorError, UnpicklingError, EOFError)
 
 Preprocess = Callable[[Image], Float[Tensor, "3 S S"]]
 
-# The architecture trained on the spot: about 0.8 M parameters beside open_clip's standard 49,408-token embedding.
+# The architecture trained on the spot, about 0.8 M parameters; `vocab_size` is that of its tokenizer.
 TINY = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8},
-    "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 96, "heads": 3, "layers": 3},
+    "text_cfg": {"context_length": 48, "width": 96, "heads": 3, "layers": 3},
 }
+TEXT_CHUNK = 16  # texts of similar length encoded together
 
 
 @dataclass
@@ -88,29 +92,68 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
         kind = architecture or "an open_clip folder"
         raise ScorerUnavailable(f"{path} cannot be loaded as {kind}: {error}") from error
     model.eval().requires_grad_(False)
-    side = config["vision_cfg"]["image_size"]
-    return TwoTower(model, open_clip.get_tokenizer(name), config, side)
+    tokenizer = make_tokenizer(path, config) if path.is_dir() else open_clip.get_tokenizer(name)
+    return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"])
 
 
-def create_tiny(seed: int) -> TwoTower:
-    """A freshly initialised tiny model; equal seeds give equal weights."""
+def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:
+    """A freshly initialised tiny model whose tokenizer, kept in `folder`, knows `words` and spells out all others.
+
+    Equal seeds and words give equal weights. A model of 49,408 tokens would spend half its time on rows never used."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_merges(folder / MERGES, words)
+    tokenizer = make_tokenizer(folder, TINY)
+    config = TINY | {"text_cfg": TINY["text_cfg"] | {"vocab_size": tokenizer.vocab_size}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**TINY, output_dict=True)
-    tokenizer = open_clip.SimpleTokenizer(context_length=TINY["text_cfg"]["context_length"])
-    return TwoTower(model, tokenizer, TINY, TINY["vision_cfg"]["image_size"])
+        model = open_clip.CLIP(**config, output_dict=True)
+    return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"])
+
+
+def write_merges(path: Path, words: Iterable[str]) -> None:
+    """CLIP's own merges, cut to those that can take part in one of `words`: they are segmented as by CLIP."""
+    spelled = [word.lower() + "</w>" for word in words]
+    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+        header, *lines = file.read().split("\n")
+    kept = [line for line in lines if line and any("".join(line.split()) in word for word in spelled)]
+    text = "\n".join([header, *kept])
+    path.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+
+
+def make_tokenizer(folder: Path, config: dict) -> open_clip.SimpleTokenizer:
+    """The folder's own tokenizer if it has one, else the one its configuration names."""
+    if (folder / MERGES).is_file():
+        return open_clip.SimpleTokenizer(str(folder / MERGES), context_length=config["text_cfg"]["context_length"])
+    return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) -> None:
-    """Write a folder `load` opens; the config comes last, so a folder with a config is complete."""
+    """Write weights and configuration into a folder that already holds the tokenizer. The configuration comes last:
+    a folder with one is complete."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in tower.model.state_dict().items()}, folder / WEIGHTS)
     config = {"model_cfg": tower.config, "preprocess_cfg": preprocess or {}}
     part = folder / (CONFIG + ".part")
     part.write_text(json.dumps(config, indent=2) + "\n")
     part.rename(folder / CONFIG)
+
+
+def encode_text(model: open_clip.CLIP, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    """`model.encode_text(tokens, normalize=True)` without the padding, for training: nearly three times as fast here.
+
+    The mask is causal and the embedding is taken at the closing token (the largest id), so nothing behind it counts;
+    texts are sorted by length and cut, `TEXT_CHUNK` at a time, to the longest of their chunk."""
+    lengths = tokens.argmax(dim=-1) + 1
+    order = lengths.argsort(stable=True)
+    features = []
+    for chunk in order.split(TEXT_CHUNK):
+        length = int(lengths[chunk].max())
+        x = model.token_embedding(tokens[chunk, :length]) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        features.append(x[torch.arange(len(chunk)), lengths[chunk] - 1] @ model.text_projection)
+    return normalize(torch.cat(features)[order.argsort()], dim=-1)
 
 
 def clip_preprocess(size: int) -> Preprocess:

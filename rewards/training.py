@@ -1,0 +1,159 @@
+"""The scorers of the embedded world, trained on the spot: a tiny CLIP, then a tiny HPS from it.
+
+Both are deterministic given their seed (on one machine and thread count), and write a folder `rewards.openclip.load`
+opens. Progress is reported as `progress(step, steps, metrics)`.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from rewards import openclip
+from rewards.base import Image
+from rewards.hps import letterbox
+from rewards.openclip import TwoTower
+from rewards.world_data import Pair, World
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound: beyond it training becomes unstable
+HELD_OUT_SEED = 1_000_003  # added to the seed of held-out data
+HELD_OUT = 512
+
+
+def quiet(step: int, steps: int, metrics: dict[str, float]) -> None:
+    """Reports to nobody."""
+
+
+def train_clip(
+    folder: str | Path,
+    steps: int = 600,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> dict[str, float]:
+    """Contrastive training of the tiny CLIP on pictures with captions and damaged copies of them.
+
+    Returns `matching`: how often, on held-out pictures, the right picture is nearer to its prompt than its copy with
+    one defect (chance .5)."""
+    world = World(seed)
+    tower = openclip.create_tiny(folder, world.words(), seed)
+    preprocess = openclip.clip_preprocess(tower.size)
+    contrastive = open_clip.ClipLoss()
+    optimizer, schedule = make_optimizer(tower.model, steps, learning_rate)
+    tower.model.train()
+    for step in range(steps):
+        images, captions = world.captioned(batch_size)
+        pixels = torch.stack([preprocess(image) for image in images])
+        image_features = tower.model.encode_image(pixels, normalize=True)
+        text_features = openclip.encode_text(tower.model, tower.tokenizer(captions))
+        loss = contrastive(image_features, text_features, tower.model.logit_scale.exp())
+        take_step(tower.model, optimizer, schedule, loss)
+        progress(step + 1, steps, {"loss": loss.item()})
+    tower.model.eval()
+    openclip.save(folder, tower)
+    return {"matching": matching(tower, seed + HELD_OUT_SEED)}
+
+
+def train_hps(
+    folder: str | Path,
+    clip_folder: str | Path,
+    steps: int = 400,
+    batch_size: int = 64,
+    learning_rate: float = 5e-4,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> dict[str, float]:
+    """The HPSv2 recipe: fine-tune CLIP so that softmax(scale * cosine) over the two pictures of a prompt predicts which
+    one was chosen.
+
+    Returns, on held-out pairs: `held_out_agreement`, how often the higher score is the chosen picture, and
+    `verifier_disagreement`, how often it contradicts the verifier where the verifier sees a difference."""
+    tower = openclip.load(clip_folder)
+    world = World(seed)
+    optimizer, schedule = make_optimizer(tower.model, steps, learning_rate)
+    tower.model.train().requires_grad_(True)
+    for step in range(steps):
+        pairs = world.pairs(batch_size)
+        logits = tower.model.logit_scale.exp() * pair_cosines(tower, pairs)
+        chosen = torch.tensor([0 if pair.first_is_chosen else 1 for pair in pairs])
+        loss = cross_entropy(logits, chosen)
+        take_step(tower.model, optimizer, schedule, loss)
+        progress(step + 1, steps, {"loss": loss.item()})
+    tower.model.eval().requires_grad_(False)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(clip_folder) / openclip.MERGES, Path(folder) / openclip.MERGES)
+    openclip.save(folder, tower, {"resize_mode": "longest", "fill_color": 0})
+    return agreement(tower, World(seed + HELD_OUT_SEED).pairs(HELD_OUT))
+
+
+def pair_cosines(tower: TwoTower, pairs: Sequence[Pair]) -> Float[Tensor, "B 2"]:
+    """Cosine of each pair's prompt with its first and its second picture; differentiable."""
+    images: list[Image] = [image for pair in pairs for image in (pair.first, pair.second)]
+    pixels = torch.stack([letterbox(image, tower.size) for image in images])
+    image_features = tower.model.encode_image(pixels, normalize=True).unflatten(0, (len(pairs), 2))
+    text_features = openclip.encode_text(tower.model, tower.tokenizer([pair.prompt.text for pair in pairs]))
+    return torch.einsum("bid,bd->bi", image_features, text_features)
+
+
+def make_optimizer(
+    model: open_clip.CLIP, steps: int, learning_rate: float
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, weight decay on matrices only, a short linear warm-up and a cosine to zero."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-6)
+    warmup = max(1, min(50, steps // 10))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def take_step(
+    model: open_clip.CLIP,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    loss: Float[Tensor, ""],
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def matching(tower: TwoTower, seed: int) -> float:
+    """Share of held-out prompts whose right picture scores above its copy with one defect."""
+    images, captions = World(seed).captioned(HELD_OUT)
+    preprocess = openclip.clip_preprocess(tower.size)
+    prompts = [captions[i - i % 2] for i in range(len(images))]
+    scores = tower.cosine(torch.stack([preprocess(image) for image in images]), prompts)
+    return (scores[::2] > scores[1::2]).float().mean().item()
+
+
+@torch.no_grad()
+def agreement(tower: TwoTower, pairs: Sequence[Pair]) -> dict[str, float]:
+    """How often the higher score is the chosen picture, and how often it is the one the verifier puts lower."""
+    cosines = pair_cosines(tower, pairs)
+    prefers_first = cosines[:, 0] > cosines[:, 1]
+    chosen = torch.tensor([pair.first_is_chosen for pair in pairs])
+    graded = torch.tensor([pair.graded for pair in pairs])
+    differs: Bool[Tensor, "B"] = graded[:, 0] != graded[:, 1]
+    against = (prefers_first != (graded[:, 0] > graded[:, 1]))[differs]
+    return {
+        "held_out_agreement": (prefers_first == chosen).float().mean().item(),
+        "verifier_disagreement": against.float().mean().item(),
+    }

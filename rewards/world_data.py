@@ -1,0 +1,120 @@
+"""Pictures with captions and pairs with preferences, drawn from the shapes world for the scorers trained on the spot.
+
+Only prompts of the train split, and sentences whose set of constraints belongs to it, are ever used.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageFilter
+
+from irg_rl.shapes_world.check import judge
+from irg_rl.shapes_world.constraints import Relation, Thing
+from irg_rl.shapes_world.prompts import make_prompts, phrase, split_of
+from irg_rl.shapes_world.reading import read
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.scene import RELATIONS, Scene, stands
+from irg_rl.shapes_world.scenes import corrupt, sample_scene
+from irg_rl.trajectory import Prompt
+from rewards.base import Image
+
+PROMPTS = 4000  # train prompts the scorers draw from
+MAX_DEFECTS = 3
+# A person's choice between two pictures, as utilities: what is right counts most, then how well it is painted.
+CORRECTNESS, QUALITY, CHOICE_NOISE = 8.0, 2.0, 1.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one prompt and which one was chosen, as people would: mostly, not always, the better one."""
+
+    prompt: Prompt
+    first: Image
+    second: Image
+    first_is_chosen: bool
+    graded: tuple[float, float]  # the verifier's scores: for reports, never for training
+
+
+class World:
+    """A reproducible stream of training data; two of the same seed give the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(f"scorers-{seed}")
+        self.prompts = make_prompts(PROMPTS, "train", seed)
+
+    def words(self) -> list[str]:
+        """Every word of the prompts, sorted."""
+        return sorted({word.strip(",.") for prompt in self.prompts for word in prompt.text.split()})
+
+    def captioned(self, n: int) -> tuple[list[Image], list[str]]:
+        """`n` pictures with different captions. Half are right pictures of prompts; each is followed by its damaged
+        copy with a caption that is true of it: the hard negative a contrastive batch needs."""
+        images: list[Image] = []
+        captions: list[str] = []
+        while len(images) < n:
+            prompt = self.rng.choice(self.prompts)
+            scene = sample_scene(prompt.metadata, self.rng)
+            wrong = corrupt(scene, prompt.metadata, self.rng, 1, clutter_share=0.0)
+            caption = describe(wrong, self.rng)
+            if caption is None or prompt.text in captions or caption in captions or caption == prompt.text:
+                continue
+            images += [render(scene), render(wrong)]
+            captions += [prompt.text, caption]
+        return images[:n], captions[:n]
+
+    def pairs(self, n: int) -> list[Pair]:
+        """`n` preference pairs: pictures with no, few or more defects, clean, blurred or noisy."""
+        return [self._pair() for _ in range(n)]
+
+    def _pair(self) -> Pair:
+        prompt = self.rng.choice(self.prompts)
+        scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
+        fewer, more = sorted(self.rng.sample(range(MAX_DEFECTS + 1), 2)) if self.rng.random() < 0.8 else (0, 0)
+        options = [self._picture(scene, prompt, defects) for defects in self.rng.sample((fewer, more), 2)]
+        (first, u, g), (second, v, h) = options
+        advantage = u - v + CHOICE_NOISE * self.rng.gauss(0, 1)
+        return Pair(prompt, first, second, advantage > 0, (g, h))
+
+    def _picture(self, scene: Scene, prompt: Prompt, defects: int) -> tuple[Image, float, float]:
+        """A picture with so many defects, its utility for the chooser, and the verifier's score of it."""
+        if self.rng.random() < 0.5:
+            scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
+        if defects:
+            scene = corrupt(scene, prompt.metadata, self.rng, defects)
+        clean = render(scene)
+        graded = judge(read(clean), prompt.metadata).score
+        image, quality = self._painted(clean)
+        return image, CORRECTNESS * graded + QUALITY * quality, graded
+
+    def _painted(self, image: Image) -> tuple[Image, float]:
+        """The picture as a good or a poor painter leaves it, and the quality in [0, 1] of the painting."""
+        kind, strength = self.rng.choice(("clean", "clean", "blurred", "noisy")), self.rng.uniform(0.3, 1.0)
+        if kind == "blurred":
+            picture = PILImage.fromarray(image).filter(ImageFilter.GaussianBlur(1.2 * strength))
+            return np.asarray(picture), 1 - strength
+        if kind == "noisy":
+            noise = np.random.default_rng(self.rng.getrandbits(64)).normal(0, 25 * strength, image.shape)
+            return np.clip(image + noise, 0, 255).astype(np.uint8), 1 - strength
+        return image, 1.0
+
+
+def describe(scene: Scene, rng: random.Random) -> str | None:
+    """A sentence of the world that is true of the scene, with or without colours; None when there is none to say, or
+    when its set of constraints belongs to another split than train."""
+    colored = rng.random() < 0.7
+    counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
+    includes = sorted(counts.items())
+    if not includes or len(includes) > 4 or max(counts.values()) > 4:
+        return None
+    alone = [index for index, (_, count) in enumerate(includes) if count == 1]
+    relations: list[Relation] = []
+    if len(alone) > 1 and rng.random() < 0.5:
+        a, b = rng.sample(alone, 2)
+        cells = [next(seen.cell for seen in scene.objects if includes[i][0].fits(seen)) for i in (a, b)]
+        relations = [Relation(a, name, b) for name in RELATIONS if stands(cells[0], name, cells[1])][:1]
+    only_shapes = len(includes) == 2 and relations and not colored
+    metadata = phrase("position" if only_shapes else "scene", includes, relations, rng)
+    return metadata["prompt"] if split_of(metadata) == "train" else None
