@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero import GatheredParameters
 from deepspeed.utils import (
+    lazy_init_hp_params_optimizer_state,
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
@@ -28,6 +29,8 @@ class FullState:
     def __init__(self, engine: Any, zero_stage: int):
         self._engine = engine
         self._stage = zero_stage
+        if zero_stage in (1, 2):
+            self._link_moments()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every entry of the model's state dict, parameters in fp32 (the master weights), on the CPU."""
@@ -67,6 +70,13 @@ class FullState:
         for state in base.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(steps))
+
+    def _link_moments(self) -> None:
+        """DeepSpeed 0.19 links parameters to their moments after the first *group* has stepped, when those of the other
+        groups do not exist yet; so it is done again."""
+        optimizer = self._engine.optimizer
+        for parameters, partition in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups):
+            lazy_init_hp_params_optimizer_state(parameters, partition, optimizer.state)
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad)

@@ -1,0 +1,207 @@
+"""Checkpoints that are complete or invisible (invariant 6).
+
+    <run>/checkpoints/step_000010/
+        manifest.json      sha256 and size of every file, and everything that is not a tensor
+        *.safetensors      named groups of tensors: model, exp_avg, exp_avg_sq, ema, rng
+
+A checkpoint is written into a hidden folder beside, every file and folder is synced to the disk, the manifest comes
+last, the folder is renamed, and only then are older ones pruned. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, read or continued; the message says what to do."""
+
+
+@dataclass
+class Snapshot:
+    """Everything a run needs to go on."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]  # group -> name -> tensor; one file per group
+    cursors: dict = field(default_factory=dict)  # JSON: places in streams, slot buffer, reward normalisers, counters
+    recipe: dict = field(default_factory=dict)  # settings that change the result
+    recipe_digest: str = ""
+    fingerprint: str = ""  # of the data
+    extra: dict = field(default_factory=dict)  # JSON, anything else
+
+
+def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
+    """Writes a checkpoint, then removes all but the newest `keep_last`.
+
+    Raises CheckpointError when it cannot be written (disk full, no permission); then nothing of it is left and older
+    checkpoints are untouched.
+    """
+    if keep_last < 1:
+        raise ValueError(f"keep_last is {keep_last}; at least the newest checkpoint is kept")
+    folder = run / FOLDER
+    final = folder / f"step_{snapshot.step:06d}"
+    aside = folder / f".{final.name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _require_space(folder, snapshot)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        _write(aside, snapshot)
+        _replace(aside, final)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"cannot write the checkpoint {final}: {error}; free some space and resume") from error
+    _prune(folder, keep_last)
+    return final
+
+
+def load(path: Path) -> Snapshot:
+    """Reads a checkpoint after checking every file against its manifest; CheckpointError says what is wrong."""
+    manifest = _verified(path)
+    tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in manifest["files"]}
+    keys = ("step", "cursors", "recipe", "recipe_digest", "fingerprint", "extra")
+    return Snapshot(tensors=tensors, **{key: manifest[key] for key in keys})
+
+
+def latest(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest complete checkpoint of a run and a line for every newer one that is not.
+
+    Returns (None, problems) when there is none to continue from.
+    """
+    problems = []
+    for path in reversed(_finished(run / FOLDER)):
+        try:
+            _verified(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+        else:
+            return path, problems
+    return None, problems
+
+
+def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, fingerprint: str) -> None:
+    """Raises CheckpointError naming the settings that differ from the checkpoint's, or that the data changed."""
+    if digest != snapshot.recipe_digest:
+        changes = differing(snapshot.recipe, recipe)
+        lines = [f"{key}: {old!r} in the checkpoint, {new!r} now" for key, old, new in changes]
+        raise CheckpointError(
+            f"the recipe (digest {digest}) is not the one of the checkpoint ({snapshot.recipe_digest}):\n  "
+            + "\n  ".join(lines or ["no setting differs by name; the recipe's schema does"])
+        )
+    if fingerprint != snapshot.fingerprint:
+        raise CheckpointError(
+            f"the data changed since the checkpoint (fingerprint {fingerprint}, was {snapshot.fingerprint}): the "
+            "stream cannot be continued where it stopped; restore the data or start a new run"
+        )
+
+
+def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[tuple[str, object, object]]:
+    """(dotted setting, old value, new value) for every difference."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += differing(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found.append((prefix + key, before, now))
+    return found
+
+
+def _write(folder: Path, snapshot: Snapshot) -> None:
+    files = {}
+    for group, tensors in snapshot.tensors.items():
+        path = folder / f"{group}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        _sync(path)
+        files[path.name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
+    manifest = {
+        "format": FORMAT,
+        "step": snapshot.step,
+        "files": files,
+        "cursors": snapshot.cursors,
+        "recipe": snapshot.recipe,
+        "recipe_digest": snapshot.recipe_digest,
+        "fingerprint": snapshot.fingerprint,
+        "extra": snapshot.extra,
+    }
+    path = folder / MANIFEST
+    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _sync(path)
+    _sync(folder)
+
+
+def _replace(aside: Path, final: Path) -> None:
+    """Renames; a checkpoint of the same step (a run resumed from an earlier one) makes way only now."""
+    if final.exists():
+        old = aside.with_suffix(".old")
+        os.rename(final, old)
+        os.rename(aside, final)
+        shutil.rmtree(old)
+    else:
+        os.rename(aside, final)
+
+
+def _prune(folder: Path, keep_last: int) -> None:
+    complete = _finished(folder)
+    for path in complete[:-keep_last]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".step_*"):  # left by a process that was killed while it wrote
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _finished(folder: Path) -> list[Path]:
+    """Checkpoint folders, oldest first. The hidden ones are unfinished."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def _verified(path: Path) -> dict:
+    """The manifest of a checkpoint whose files are all there and unchanged."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest.get('format')!r}; this version reads format {FORMAT}")
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path} is no complete checkpoint: {name} is missing")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise CheckpointError(f"{file} has {size} bytes instead of {expected['bytes']}: it is cut off")
+        if _digest(file) != expected["sha256"]:
+            raise CheckpointError(f"{file} does not match its sha256 in {MANIFEST}: it is damaged")
+    return manifest
+
+
+def _require_space(folder: Path, snapshot: Snapshot) -> None:
+    need = sum(t.numel() * t.element_size() for group in snapshot.tensors.values() for t in group.values())
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(f"it needs {need / 2**20:.0f} MiB and {folder} has {free / 2**20:.0f} MiB free")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

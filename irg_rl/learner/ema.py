@@ -1,0 +1,37 @@
+"""Exponential moving average of the weights, in fp32."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class EMA:
+    """average <- decay * average + (1 - decay) * weights, once per update.
+
+    With `warmup` the decay of update n (from 1) is at most (1 + n) / (10 + n), so that a short run's average is not its
+    first weights. The average is kept on the CPU; with several ranks rank 0 alone needs one.
+    """
+
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], decay: float, warmup: bool = True):
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"EMA decay {decay} must be at least 0 and below 1")
+        self.decay = decay
+        self.warmup = warmup
+        self.updates = 0
+        self.weights: dict[str, Tensor] = {name: w.detach().float().cpu().clone() for name, w in weights}
+
+    @torch.no_grad()
+    def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Takes the weights after an update, by the same names."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        for name, weight in weights:
+            self.weights[name].lerp_(weight.detach().float().cpu(), 1.0 - decay)
+
+    def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
+        """Puts a saved average back. Raises ValueError when the names differ."""
+        if set(weights) != set(self.weights):
+            raise ValueError(f"the saved average has other names: {sorted(set(weights) ^ set(self.weights))[:5]}")
+        self.weights = {name: weight.float().clone() for name, weight in weights.items()}
+        self.updates = updates

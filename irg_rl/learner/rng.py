@@ -1,0 +1,41 @@
+"""The state of this process's random number generators, as tensors and JSON: no pickle."""
+
+import json
+import random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def capture() -> dict[str, Tensor]:
+    """torch, CUDA when it is in use, numpy's and Python's global generators."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    words = {"python": random.getstate(), "numpy": (kind, position, has_gauss, cached)}
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(keys.astype(np.int64)),
+        "words": torch.frombuffer(bytearray(json.dumps(words).encode()), dtype=torch.uint8).clone(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore(state: dict[str, Tensor]) -> None:
+    """Puts a captured state back."""
+    words = json.loads(bytes(state["words"].tolist()).decode())
+    version, internal, gauss = words["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, position, has_gauss, cached = words["numpy"]
+    np.random.set_state((kind, state["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def seed_everything(seed: int) -> None:
+    """One seed for all of them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

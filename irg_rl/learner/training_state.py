@@ -1,0 +1,60 @@
+"""An engine's training state as the tensors of a checkpoint, and back. Collective: every rank calls it."""
+
+from torch import Tensor
+
+from irg_rl.learner import rng
+from irg_rl.learner.ema import EMA
+from irg_rl.learner.engine import Engine
+from irg_rl.learner.reduce import gather_objects, rank, world_size
+
+MODEL, EMA_WEIGHTS, RNG = "model", "ema", "rng"
+
+
+def capture(engine: Engine, ema: EMA | None = None) -> tuple[dict[str, dict[str, Tensor]], dict]:
+    """(tensor groups, JSON) for a Snapshot; the tensors are filled on rank 0 alone.
+
+    The groups depend neither on the ZeRO stage nor on the world size, apart from one set of generator states per rank.
+    """
+    state = engine.state()
+    keep = rank() == 0
+    groups = {MODEL: _collect(state.weights(), keep)}
+    for key in state.MOMENTS:
+        groups[key] = _collect(state.moment(key), keep)
+    groups[RNG] = {
+        f"rank{index}.{name}": tensor
+        for index, own in enumerate(gather_objects(rng.capture()))
+        for name, tensor in own.items()
+    }
+    words = {"steps": engine.steps, "skipped": engine.skipped, "world_size": world_size()}
+    if ema is not None:
+        groups[EMA_WEIGHTS] = ema.weights
+        words["ema_updates"] = ema.updates
+    return groups, words
+
+
+def restore(engine: Engine, groups: dict[str, dict[str, Tensor]], words: dict, ema: EMA | None = None) -> list[str]:
+    """Puts a captured state back, bit for bit on the same world size; returns what could not be restored.
+
+    On another world size the weights and moments are exact, but a rank without a saved generator keeps its own.
+    """
+    moments = {key: groups[key] for key in engine.state().MOMENTS}
+    engine.load(groups[MODEL], moments, words["steps"])
+    engine.skipped = words["skipped"]
+    if ema is not None:
+        ema.load(groups[EMA_WEIGHTS], words["ema_updates"])
+    prefix = f"rank{rank()}."
+    own = {name.removeprefix(prefix): t for name, t in groups[RNG].items() if name.startswith(prefix)}
+    if own:
+        rng.restore(own)
+    if words["world_size"] == world_size():
+        return []
+    return [f"{words['world_size']} ranks saved and {world_size()} resume: random numbers of new ranks start afresh"]
+
+
+def _collect(tensors, keep: bool) -> dict[str, Tensor]:
+    """All ranks walk through the gather; only one keeps what it yields."""
+    found = {}
+    for name, tensor in tensors:
+        if keep:
+            found[name] = tensor
+    return found
