@@ -1,0 +1,188 @@
+"""Losses that need no density of the sampler: DPO on text and flow, DiffusionNFT and AWM.
+
+Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses stay per pair or per sample; averages over
+dims happen inside a margin, the reduction over pairs is the caller's, after the log-sigmoid (averaging errors inside of
+it couples the pairs: diffusers #6702). Average with `flow.aggregate` and a global count.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from irg_rl.flow import data_estimate, interpolate, over_latent
+
+
+class PreferenceLoss(StrEnum):
+    SIGMOID = "sigmoid"  # DPO, arXiv 2305.18290
+    IPO = "ipo"  # arXiv 2310.12036; its text margin is an average over tokens
+    HINGE = "hinge"  # SLiC, arXiv 2305.10425
+
+
+class MatchingWeight(StrEnum):
+    UNIFORM = "uniform"
+    T = "t"
+    T_SQUARED = "t2"
+    HUBER = "huber"
+    GHUBER = "ghuber"
+
+
+def chosen_and_rejected(values: Sequence[float], gap: float = 0.0) -> tuple[int, int]:
+    """Indices of the best and the worst sibling. Raises ValueError when they differ by no more than `gap`.
+
+    A tie is no preference; references label one anyway (index 0 against 1, or an image against itself). Among equals
+    the first is taken.
+    """
+    best, worst = max(values), min(values)
+    if best - worst <= gap:
+        raise ValueError(f"no preference among rewards {list(values)}: best and worst differ by at most {gap}")
+    return list(values).index(best), list(values).index(worst)
+
+
+def token_margin(
+    logp_chosen: Float[Tensor, "P T"],
+    logp_chosen_ref: Float[Tensor, "P T"],
+    mask_chosen: Bool[Tensor, "P T"],
+    logp_rejected: Float[Tensor, "P T2"],
+    logp_rejected_ref: Float[Tensor, "P T2"],
+    mask_rejected: Bool[Tensor, "P T2"],
+    *,
+    average: bool = False,
+) -> Float[Tensor, "P"]:
+    """log (policy / reference) of the chosen text less that of the rejected: summed over tokens, for ipo averaged.
+
+    Mask the tokens that both share: they cancel only when they were computed in the same context.
+    """
+    chosen = _text_log_ratio(logp_chosen, logp_chosen_ref, mask_chosen, average)
+    return chosen - _text_log_ratio(logp_rejected, logp_rejected_ref, mask_rejected, average)
+
+
+def noised_pair(
+    chosen: Float[Tensor, "P N D"],
+    rejected: Float[Tensor, "P N D"],
+    noise: Float[Tensor, "P N D"],
+    t: Float[Tensor, "P"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x_t chosen, x_t rejected, target chosen, target rejected) under one noise and one time per pair.
+
+    With noise of its own each side's error would differ by luck more than by preference.
+    """
+    if not chosen.shape == rejected.shape == noise.shape:
+        shapes = [tuple(value.shape) for value in (chosen, rejected, noise)]
+        raise ValueError(f"a pair shares its noise, so chosen, rejected and noise need one shape, got {shapes}")
+    return interpolate(chosen, noise, t), interpolate(rejected, noise, t), noise - chosen, noise - rejected
+
+
+def flow_margin(
+    v_chosen: Float[Tensor, "P N D"],
+    v_chosen_ref: Float[Tensor, "P N D"],
+    target_chosen: Float[Tensor, "P N D"],
+    v_rejected: Float[Tensor, "P N D"],
+    v_rejected_ref: Float[Tensor, "P N D"],
+    target_rejected: Float[Tensor, "P N D"],
+) -> Float[Tensor, "P"]:
+    """-1/2 [(E - E_ref) of the chosen image - (E - E_ref) of the rejected], E = M[(v - target)^2] (Diffusion-DPO, arXiv
+    2311.12908, with the velocity as the regression target)."""
+    chosen = _error(v_chosen, target_chosen) - _error(v_chosen_ref, target_chosen).detach()
+    rejected = _error(v_rejected, target_rejected) - _error(v_rejected_ref, target_rejected).detach()
+    return -0.5 * (chosen - rejected)
+
+
+def preference_loss(
+    margin: Float[Tensor, "P"], beta: float, kind: PreferenceLoss | str = PreferenceLoss.SIGMOID
+) -> Float[Tensor, "P"]:
+    """sigmoid: -log sigmoid(beta m); hinge: max(0, 1 - beta m); ipo: (m - 1 / (2 beta))^2."""
+    kind = PreferenceLoss(kind)
+    if kind is PreferenceLoss.SIGMOID:
+        return -logsigmoid(beta * margin)
+    if kind is PreferenceLoss.HINGE:
+        return (1 - beta * margin).relu()
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+def interleaved_loss(
+    text_margin: Float[Tensor, "P"],
+    image_margin: Float[Tensor, "P"],
+    *,
+    beta_text: float,
+    beta_image: float,
+    text_weight: float = 1.0,
+    image_weight: float = 1.0,
+    kind: PreferenceLoss | str = PreferenceLoss.SIGMOID,
+) -> Float[Tensor, "P"]:
+    """A pair of interleaved answers: token DPO on the texts after the fork plus flow-DPO on the images after it.
+
+    Margins of several segments of one answer are added before this; each modality saturates by itself, so an easily
+    told text leaves the image's gradient alone.
+    """
+    text = preference_loss(text_margin, beta_text, kind)
+    return text_weight * text + image_weight * preference_loss(image_margin, beta_image, kind)
+
+
+def nft_optimality(advantages: Float[Tensor, "B"], bound: float) -> Float[Tensor, "B"]:
+    """Advantage as the probability of being a good sample: r = clamp(A / (2 bound) + 1/2, 0, 1)."""
+    return (advantages / (2 * bound) + 0.5).clamp(0, 1)
+
+
+def nft_loss(
+    v: Float[Tensor, "B N D"],
+    v_old: Float[Tensor, "B N D"],
+    x_t: Float[Tensor, "B N D"],
+    data: Float[Tensor, "B N D"],
+    t: Float[Tensor, "B"],
+    optimality: Float[Tensor, "B"],
+    *,
+    beta: float = 1.0,
+    bound: float = 5.0,
+) -> Float[Tensor, "B"]:
+    """DiffusionNFT (arXiv 2509.16117): regress to good samples, away from bad ones, on freshly noised data.
+
+    v+ = beta v + (1 - beta) v_old, v- = (1 + beta) v_old - beta v; each side is the squared error of the clean sample
+    it predicts over its detached mean absolute error; bound * (r L+ + (1 - r) L-) / beta. `data` come from the policy
+    whose velocity is v_old.
+    """
+    v_old = v_old.detach()
+    positive = _self_normalised(data_estimate(x_t, beta * v + (1 - beta) * v_old, t) - data)
+    negative = _self_normalised(data_estimate(x_t, (1 + beta) * v_old - beta * v, t) - data)
+    return bound * (optimality * positive + (1 - optimality) * negative) / beta
+
+
+def awm_log_prob(
+    v: Float[Tensor, "B N D"],
+    target: Float[Tensor, "B N D"],
+    t: Float[Tensor, "B"],
+    weight: MatchingWeight | str = MatchingWeight.UNIFORM,
+    power: float = 0.25,
+) -> Float[Tensor, "B"]:
+    """AWM (arXiv 2509.25050): the flow-matching error as a surrogate log-probability, for `flow.policy_loss`.
+
+    l = -E w(t), E = M[(v - target)^2], w = 1, t or t^2; huber: -(sqrt(E + 1e-10) - 1e-5) t; ghuber:
+    -((E + 1e-10)^p - 1e-10^p) t / p. Old and new policy must see the same noise and time.
+    """
+    weight, error = MatchingWeight(weight), _error(v, target)
+    if weight is MatchingWeight.UNIFORM:
+        return -error
+    if weight is MatchingWeight.T:
+        return -error * t
+    if weight is MatchingWeight.T_SQUARED:
+        return -error * t**2
+    if weight is MatchingWeight.HUBER:
+        return -((error + 1e-10).sqrt() - 1e-5) * t
+    return -((error + 1e-10) ** power - 1e-10**power) * t / power
+
+
+def _text_log_ratio(logp: Tensor, logp_ref: Tensor, mask: Tensor, average: bool) -> Tensor:
+    mask = mask.bool()
+    total = (logp - logp_ref.detach()).masked_fill(~mask, 0.0).sum(-1)
+    return total / mask.sum(-1).clamp(min=1) if average else total
+
+
+def _error(v: Tensor, target: Tensor) -> Tensor:
+    return over_latent((v - target) ** 2, 1)
+
+
+def _self_normalised(difference: Tensor) -> Tensor:
+    size = over_latent(difference.detach().abs().double(), 1).clamp(min=1e-5).to(difference.dtype)
+    return over_latent(difference**2, 1) / size
