@@ -67,7 +67,7 @@ class Incremental:
         und, _ = trunk(trunk.embed_tokens(token_ids.to(device)), None, cache.positions[which].to(device), attend)
         cache.lengths[which] += 1
         cache.positions[which] += 1
-        return self.language_model.lm_head(trunk.norm(und))
+        return self.language_model.lm_head(und)
 
     @torch.no_grad()
     def velocity(
@@ -92,8 +92,8 @@ class Incremental:
             builder.new_row()
         pack = builder.build().to(cache.keys[0].device)
         attend = CachedAttention(cache, rows, lengths, pack.lengths, pack.visibility.dense(), pack, write=False)
-        _, gen = self.trunk(pack, attend)
-        return self.velocity_head(gen).view_as(x_t)
+        _, gen = self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))
+        return self.llm2vae(gen).float().view_as(x_t)
 
     def _starts(self, cache: KVCache, rows: Tensor | None, items: list) -> list[tuple]:
         """Every row's item with the rope position it starts at."""
@@ -109,6 +109,6 @@ class Incremental:
         attend = CachedAttention(
             cache, rows, cache.lengths[which], pack.lengths, pack.visibility.dense(), pack, write=True
         )
-        self.trunk(pack, attend)
+        self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # empty: keys and values are all it is for
         cache.lengths[which] += torch.tensor(pack.lengths)
         cache.positions[which] = torch.tensor(next_positions)

@@ -15,8 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from irg_rl.model.config import LLMConfig
+from irg_rl.model.fused import Rotate, rms_norm
 
-Streams = tuple[Tensor, Tensor]
+Rope = tuple[Tensor, Tensor]
+"""cos and sin of every token's angles."""
+Keep = tuple[Tensor, Tensor]
+"""Indices into the und and the gen stream."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -29,7 +33,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*n size"]) -> Float[Tensor, "*n size"]:
-        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+        return rms_norm(x, self.weight, self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -60,7 +64,7 @@ class Attention(nn.Module):
             self.add_module(f"q_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
             self.add_module(f"k_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
 
-    def qkv(self, und: Tensor, gen: Tensor | None, rope: Streams) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """q [N, h, d], k and v [N, k, d] of all tokens, und first; q and k normed, then rotated."""
         heads = (-1, self.head_dim)
         q = self.q_norm(self.q_proj(und).unflatten(-1, heads))
@@ -70,7 +74,7 @@ class Attention(nn.Module):
             q = torch.cat([q, self.q_norm_moe_gen(self.q_proj_moe_gen(gen).unflatten(-1, heads))])
             k = torch.cat([k, self.k_norm_moe_gen(self.k_proj_moe_gen(gen).unflatten(-1, heads))])
             v = torch.cat([v, self.v_proj_moe_gen(gen).unflatten(-1, heads)])
-        return rotate(q, *rope), rotate(k, *rope), v
+        return Rotate.apply(q, *rope), Rotate.apply(k, *rope), v
 
 
 class Layer(nn.Module):
@@ -85,16 +89,22 @@ class Layer(nn.Module):
             self.add_module(f"input_layernorm{suffix}", RMSNorm(config.hidden_size, config.rms_norm_eps))
             self.add_module(f"post_attention_layernorm{suffix}", RMSNorm(config.hidden_size, config.rms_norm_eps))
 
-    def forward(self, und: Tensor, gen: Tensor | None, rope: Streams, attend: Attend) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The streams after the layer, or only their rows `keep`: in the last layer no one reads the others."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
-        if gen is None:
-            und = und + attention.o_proj(mixed)
-            return und + self.mlp(self.post_attention_layernorm(und)), None
-        mixed_und, mixed_gen = mixed.split([und.shape[0], gen.shape[0]])
+        mixed_und, mixed_gen = mixed[: und.shape[0]], mixed[und.shape[0] :]
+        if keep is not None:
+            und, mixed_und = und.index_select(0, keep[0]), mixed_und.index_select(0, keep[0])
         und = und + attention.o_proj(mixed_und)
         und = und + self.mlp(self.post_attention_layernorm(und))
+        if gen is None:
+            return und, None
+        if keep is not None:
+            gen, mixed_gen = gen.index_select(0, keep[1]), mixed_gen.index_select(0, keep[1])
         gen = gen + attention.o_proj_moe_gen(mixed_gen)
         gen = gen + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen))
         return und, gen
@@ -112,13 +122,19 @@ class Trunk(nn.Module):
         self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, und: Float[Tensor, "U H"], gen: Float[Tensor, "G H"] | None, positions: Int[Tensor, "N"], attend: Attend
+        self,
+        und: Float[Tensor, "U H"],
+        gen: Float[Tensor, "G H"] | None,
+        positions: Int[Tensor, "N"],
+        attend: Attend,
+        keep: Keep | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Residual streams after the last layer; the final norms are the caller's, on the tokens it reads."""
+        """Both streams after the final norms: all tokens, or the rows `keep` = (und indices, gen indices)."""
         rope = rope_table(positions, self.config, und.dtype)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             und, gen = layer(und, gen, rope, attend)
-        return und, gen
+        und, gen = self.layers[-1](und, gen, rope, attend, keep)
+        return self.norm(und), None if gen is None else self.norm_moe_gen(gen)
 
 
 class LanguageModel(nn.Module):
@@ -128,15 +144,9 @@ class LanguageModel(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
 
-def rope_table(positions: Int[Tensor, "N"], config: LLMConfig, dtype: torch.dtype) -> Streams:
+def rope_table(positions: Int[Tensor, "N"], config: LLMConfig, dtype: torch.dtype) -> Rope:
     """cos and sin [N, 1, d/2] of position * theta^(-2k/d), built in fp32."""
     d = config.head_dim
     exponent = torch.arange(0, d, 2, dtype=torch.float32, device=positions.device) / d
     angle = positions[:, None].float() * (1.0 / config.rope_theta**exponent)
     return angle.cos()[:, None].to(dtype), angle.sin()[:, None].to(dtype)
-
-
-def rotate(x: Float[Tensor, "N heads d"], cos: Tensor, sin: Tensor) -> Float[Tensor, "N heads d"]:
-    """Rotary embedding: the pair (x_k, x_{k+d/2}) turns by the k-th angle."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -11,7 +11,7 @@ from irg_rl.model.config import ModelConfig
 from irg_rl.model.incremental import Incremental
 from irg_rl.model.latents import PositionTable, TimeEmbedder
 from irg_rl.model.pack import Pack, SpecialIds
-from irg_rl.model.transformer import Attend, LanguageModel
+from irg_rl.model.transformer import Attend, Keep, LanguageModel
 from irg_rl.model.vision import Connector, VisionModel
 
 
@@ -45,31 +45,29 @@ class UnifiedModel(Incremental, nn.Module):
 
     def forward(self, pack: Pack, *, detach_context: bool = False, hidden: bool = False) -> ModelOutput:
         attend = PackedAttention(pack, self.attention, detach_context)
-        und, gen = self.trunk(pack, attend)
-        trunk = self.language_model.model
+        wanted = (pack.logit_index, pack.velocity_index)
+        und, gen = self.trunk(pack, attend, None if hidden else wanted)
         states = None
         if hidden:
-            parts = [trunk.norm(und)] + ([] if gen is None else [trunk.norm_moe_gen(gen)])
-            states = torch.cat(parts)
-        logits = self.language_model.lm_head(trunk.norm(und.index_select(0, pack.logit_index)))
-        velocity = und.new_zeros(0, self.config.latent_dim, dtype=torch.float32)
-        if gen is not None:
-            velocity = self.velocity_head(gen.index_select(0, pack.velocity_index))
+            states = und if gen is None else torch.cat([und, gen])
+            und, gen = und.index_select(0, wanted[0]), None if gen is None else gen.index_select(0, wanted[1])
+        logits = self.language_model.lm_head(und)
+        if gen is None:
+            velocity = und.new_zeros(0, self.config.latent_dim, dtype=torch.float32)
+        else:
+            velocity = self.llm2vae(gen).float()
         if pack.touch_all:
             nothing = 0.0 * (logits.sum().float() + velocity.sum())
             logits, velocity = logits + nothing.to(logits.dtype), velocity + nothing
         return ModelOutput(logits, velocity, states)
 
-    def trunk(self, pack: Pack, attend: Attend) -> tuple[Tensor, Tensor | None]:
-        """Residual streams (und, gen) after the last layer; gen is None without latent tokens."""
+    def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
+        """Final-norm streams (und, gen), all rows or `keep`; gen is None without latent tokens."""
         und = self.language_model.model.embed_tokens(pack.text_ids)
         if len(pack.patches) or pack.touch_all:
             und = torch.cat([und, self._see(pack)])
         gen = self._embed_latents(pack) if len(pack.latents) or pack.touch_all else None
-        return self.language_model.model(und, gen, pack.positions, attend)
-
-    def velocity_head(self, gen: Float[Tensor, "V H"]) -> Float[Tensor, "V D"]:
-        return self.llm2vae(self.language_model.model.norm_moe_gen(gen)).float()
+        return self.language_model.model(und, gen, pack.positions, attend, keep)
 
     def _see(self, pack: Pack) -> Float[Tensor, "P H"]:
         patches = pack.patches if len(pack.patches) else pack.patches.new_zeros(0, self.config.vit.patch_dim)
