@@ -7,7 +7,7 @@ from irg_rl.shapes_world.edits import Edit, EditKind, apply_edits, plan_edits
 from irg_rl.shapes_world.prompts import SPLITS, make_prompts, read_prompts, split_of, write_prompts
 from irg_rl.shapes_world.reading import Reading, read, read_batch, scene_reading
 from irg_rl.shapes_world.render import render, render_cell
-from irg_rl.shapes_world.rows import MODES, own_image_rows, write_mode, write_rows
+from irg_rl.shapes_world.rows import MODES, RowMix, own_image_rows, write_mode, write_rows
 from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES, WORLD, Object, Scene, WorldConfig
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.teacher import (
@@ -23,8 +23,8 @@ from irg_rl.shapes_world.teacher import (
 
 __all__ = [
     "CELLS", "COLORS", "MODES", "SHAPES", "SPLITS", "STOP", "WORLD",
-    "Check", "Defect", "DefectKind", "Edit", "EditKind", "Object", "ParsedReflection", "Reading", "Scene", "Thing",
-    "Verdict", "WorldConfig",
+    "Check", "Defect", "DefectKind", "Edit", "EditKind", "Object", "ParsedReflection", "Reading", "RowMix", "Scene",
+    "Thing", "Verdict", "WorldConfig",
     "apply_edits", "corpus", "corrupt", "is_stop", "judge", "make_prompts", "own_image_rows", "parse_metadata",
     "parse_reflection", "plan_edits", "read", "read_batch", "read_prompts", "reflect", "reflection_correct",
     "reflection_text", "render", "render_cell", "sample_scene", "scene_reading", "split_of", "think_text", "write_mode",

@@ -7,7 +7,7 @@ by their hash and dealt out by rank (every split gets some of every task); scene
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import combinations, permutations, product
 from pathlib import Path
@@ -57,7 +57,8 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
     if unknown := set(weights) - set(TAGS):
         raise ValueError(f"unknown task {sorted(unknown)[0]!r} in the mix: use {', '.join(TAGS)}")
     rng = random.Random(f"{seed}-{split}")
-    sources = {tag: _source(tag, split, rng) for tag, weight in weights.items() if weight > 0}
+    used: set[str] = set()
+    sources = {tag: _source(tag, split, used, rng) for tag, weight in weights.items() if weight > 0}
     chosen: list[dict] = []
     taken: dict[str, int] = dict.fromkeys(sources, 0)
     while len(chosen) < n:
@@ -112,11 +113,11 @@ def _prompt(entry: object, where: str, default_id: str) -> Prompt:
     return Prompt(str(entry.get("id", default_id)), entry["prompt"], metadata)
 
 
-def _source(tag: str, split: str, rng: random.Random):
-    """Metadata of a task and split, one after the other; ends when every sentence was used, except in train."""
+def _source(tag: str, split: str, used: set[str], rng: random.Random) -> Iterator[dict]:
+    """Metadata of a task and split, one after the other; ends when every sentence was used, except in train. `used`
+    are the sentences of all tasks: small scenes may say the same as another task."""
     sets = None if tag == "scene" else [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == split]
     waiting: list[Sets] = []
-    seen: set[str] = set()
     misses = 0
     while misses < PATIENCE:
         if sets is None:
@@ -127,10 +128,10 @@ def _source(tag: str, split: str, rng: random.Random):
             waiting = waiting or rng.sample(sets, len(sets))
             item = waiting.pop()
         metadata = phrase(tag, *item, rng)
-        if split != "train" and metadata["prompt"] in seen:
+        if split != "train" and metadata["prompt"] in used:
             misses += 1
             continue
-        seen.add(metadata["prompt"])
+        used.add(metadata["prompt"])
         misses = 0
         yield metadata
 

@@ -17,7 +17,8 @@ from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES,
 
 FLAT_RMS = 14.0  # grey levels; noise of sigma 8 stays far below, the thinnest small bar far above
 RESIDUAL_SHARE = 0.2  # of the cell's energy that the best candidate may leave unexplained,
-GRAIN_RMS = 6.0  # beside this much grain, in grey levels
+COLOR_RADIUS = 64.0  # but no more than this distance of colours over the area of the object,
+GRAIN_RMS = 8.0  # beside this much grain, in grey levels
 MARGIN_SHARE = 0.02  # of the energy by which the best shape and colour must beat the second best
 GREY_RADIUS = 28  # grey levels around a known background that count as this background
 CHUNK = 512  # images handled at once, bounds memory
@@ -125,5 +126,6 @@ def _match(offset: np.ndarray, energy: np.ndarray, grounds: np.ndarray) -> tuple
     best = residual.reshape(len(offset), coverages.shape[0] * len(COLORS)).argmin(-1)
     kinds = residual.reshape(len(offset), len(COLORS) * len(SHAPES), len(_templates()[1])).min(-1)
     first, second = np.partition(kinds, 1, axis=-1)[:, :2].T
-    explained = first <= RESIDUAL_SHARE * energy + GRAIN_RMS**2 * 3 * WORLD.cell**2
-    return best, explained & (second - first >= MARGIN_SHARE * energy)
+    area = (coverages * coverages).sum(-1)[best % len(coverages)]
+    allowed = np.minimum(RESIDUAL_SHARE * energy, COLOR_RADIUS**2 * area) + GRAIN_RMS**2 * 3 * WORLD.cell**2
+    return best, (first <= allowed) & (second - first >= MARGIN_SHARE * energy)

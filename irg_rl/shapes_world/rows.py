@@ -10,6 +10,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from irg_rl.shapes_world.edits import apply_edits
-from irg_rl.shapes_world.reading import Reading, read_batch, scene_reading
+from irg_rl.shapes_world.reading import Reading, read, read_batch, scene_reading
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.teacher import IMPROVING_QUESTION, INITIAL_QUESTION, reflect, think_text
@@ -41,20 +42,35 @@ MODES = (
 ROW_GROUPS = 8
 
 Row = list[dict]
+Step = tuple[str, np.ndarray | None]  # a reflection and the picture it leads to
+
+
+@dataclass(frozen=True)
+class RowMix:
+    """How the improving rows are mixed."""
+
+    stop_share: float = 0.25
+    """Share of rows whose first picture is right: they end with the stop text, without a second picture."""
+    deep_share: float = 0.25
+    """Share of improving_full rows that go on after a refined picture, which is then target and condition at once;
+    applied again after every further picture."""
+    max_turns: int = 4
+    """Pictures and stops of a row at most, the first picture included."""
+    max_fixes: int = 2
+    """Defects that one reflection names at most."""
 
 
 def write_rows(
-    out: Path | str, prompts: Sequence[Prompt], counts: dict[str, int], seed: int, stop_share: float = 0.25
+    out: Path | str, prompts: Sequence[Prompt], counts: dict[str, int], seed: int, mix: RowMix = RowMix()
 ) -> dict[str, Path]:
-    """Write `counts[mode]` rows per mode over the prompts in turn; returns the files. Of the improving rows
-    `stop_share` start from a right picture and end with the stop text, without a second picture."""
+    """Write `counts[mode]` rows per mode, every prompt before any comes again; returns the files."""
     if not prompts:
         raise ValueError("no prompts to write rows for")
     files = {}
     for mode, count in counts.items():
         rng = random.Random(f"{seed}-{mode}")
         deck = _endless(prompts, rng)
-        files[mode] = write_mode(out, mode, [make_row(mode, next(deck), rng, stop_share) for _ in range(count)])
+        files[mode] = write_mode(out, mode, [make_row(mode, next(deck), rng, mix) for _ in range(count)])
     return files
 
 
@@ -71,33 +87,50 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Row]) -> Path:
     return path
 
 
-def make_row(mode: str, prompt: Prompt, rng: random.Random, stop_share: float = 0.25) -> Row:
+def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Row:
     """A fresh row from the renderer and the teacher."""
     right = sample_scene(prompt.metadata, rng)
-    think = think_text(prompt.metadata)
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
     if mode in _INITIAL:
-        return _INITIAL[mode](prompt, think, render(right))
-    scene = right if rng.random() < stop_share else corrupt(right, prompt.metadata, rng, rng.choice((1, 1, 2, 3)))
-    return _improve(mode, prompt, render(scene), scene_reading(scene), rng)
+        return _INITIAL[mode](prompt, think_text(prompt.metadata), render(right))
+    if mode not in _IMPROVING:
+        raise ValueError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
+    stops = rng.random() < mix.stop_share
+    scene = right if stops else corrupt(right, prompt.metadata, rng, rng.choice((1, 1, 2, 3)))
+    return improving_row(mode, prompt, render(scene), scene_reading(scene), rng, mix)
 
 
 def own_image_rows(
-    images: np.ndarray, prompts: Sequence[Prompt], rng: random.Random, modes: Sequence[str] = (IMPROVING_FULL,)
+    images: np.ndarray,
+    prompts: Sequence[Prompt],
+    rng: random.Random,
+    modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
+    mix: RowMix = RowMix(),
 ) -> dict[str, list[Row]]:
     """Improving rows from a model's own first pictures, uint8 [N, 32, 32, 3], one per prompt and mode: a right picture
-    becomes a stop row, a wrong one is mended in place."""
+    becomes a stop row, a wrong one is mended in place (`mix.stop_share` is the model's own here)."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: there must be one image per prompt")
-    readings = read_batch(images)
-    return {mode: [_improve(mode, *item, rng) for item in zip(prompts, images, readings)] for mode in modes}
+    seen = list(zip(prompts, images, read_batch(images)))
+    return {mode: [improving_row(mode, *item, rng, mix) for item in seen] for mode in modes}
 
 
-def _improve(mode: str, prompt: Prompt, first: np.ndarray, reading: Reading, rng: random.Random) -> Row:
-    reflection, edits = reflect(reading, prompt.metadata, rng)
-    second = apply_edits(first, reading, edits, rng) if edits and mode != IMPROVING_GENERATION else None
-    return _IMPROVING[mode](prompt, think_text(prompt.metadata), first, reflection, second)
+def improving_row(
+    mode: str, prompt: Prompt, first: np.ndarray, reading: Reading, rng: random.Random, mix: RowMix = RowMix()
+) -> Row:
+    """A row about one first picture: what the teacher says of it and, where something is to be changed, the picture
+    with those changes alone."""
+    steps = [_step(first, reading, prompt, rng, mix.max_fixes)]
+    while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:
+        picture = steps[-1][1]
+        if picture is None:
+            break
+        steps.append(_step(picture, read(picture), prompt, rng, mix.max_fixes))
+    return _IMPROVING[mode](prompt, first, steps)
+
+
+def _step(pixels: np.ndarray, reading: Reading, prompt: Prompt, rng: random.Random, max_fixes: int) -> Step:
+    reflection, edits = reflect(reading, prompt.metadata, rng, max_fixes)
+    return reflection, apply_edits(pixels, reading, edits, rng) if edits else None
 
 
 def encode_png(pixels: np.ndarray) -> str:
@@ -129,9 +162,9 @@ def _condition(pixels: np.ndarray) -> dict:
     return {"type": "image", "content": content, "need_loss": False, "need_vae": True, "need_vit": True}
 
 
-def _target(pixels: np.ndarray) -> dict:
+def _target(pixels: np.ndarray, seen_later: bool = False) -> dict:
     content = encode_png(pixels)
-    return {"type": "image", "content": content, "need_loss": True, "need_vae": False, "need_vit": False}
+    return {"type": "image", "content": content, "need_loss": True, "need_vae": seen_later, "need_vit": seen_later}
 
 
 def _initial_understanding(prompt: Prompt, think: str, image: np.ndarray) -> Row:
@@ -147,19 +180,25 @@ def _initial_full(prompt: Prompt, think: str, image: np.ndarray) -> Row:
     return [_user(prompt.text), _assistant(_text(think, True), _target(image))]
 
 
-def _improving_understanding(prompt: Prompt, think: str, first: np.ndarray, reflection: str, second) -> Row:
+def _improving_understanding(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row:
+    [(reflection, second)] = steps
     seen = _assistant(*(_condition(image) for image in (first, second) if image is not None))
     return [_user(prompt.text), seen, _user(IMPROVING_QUESTION), _assistant(_text(reflection, True))]
 
 
-def _improving_generation(prompt: Prompt, think: str, first: np.ndarray, reflection: str, second) -> Row:
-    parts = (_text(think, False), _condition(first), _text(reflection, True))
+def _improving_generation(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row:
+    [(reflection, _)] = steps
+    think = _text(think_text(prompt.metadata), False)
+    return [_user(prompt.text), _assistant(think, _condition(first), _text(reflection, True))]
+
+
+def _improving_full(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row:
+    parts = [_text(think_text(prompt.metadata), False), _condition(first)]
+    for number, (reflection, picture) in enumerate(steps, 1):
+        parts.append(_text(reflection, True))
+        if picture is not None:
+            parts.append(_target(picture, seen_later=number < len(steps)))
     return [_user(prompt.text), _assistant(*parts)]
-
-
-def _improving_full(prompt: Prompt, think: str, first: np.ndarray, reflection: str, second) -> Row:
-    parts = [_text(think, False), _condition(first), _text(reflection, True)]
-    return [_user(prompt.text), _assistant(*parts, *([] if second is None else [_target(second)]))]
 
 
 _INITIAL: dict[str, Callable[..., Row]] = {

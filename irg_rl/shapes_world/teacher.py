@@ -5,7 +5,6 @@ at, and the edit that mends it, with the cells of that picture.
 
 import random
 import re
-from collections import Counter
 from dataclasses import dataclass
 
 from irg_rl.shapes_world.check import Defect, DefectKind, judge
@@ -129,15 +128,13 @@ def reflection_correct(parsed: ParsedReflection | None, reading: Reading, metada
     verdict = judge(reading, metadata)
     if parsed is None or parsed.stop or verdict.correct:
         return parsed is not None and parsed.stop and verdict.correct
-    claims = Counter(_claim(defect) for defect in verdict.defects)
-    lacking = Counter(defect.want for defect in verdict.defects if defect.want)
-    for defect in parsed.defects:
-        if claims[_claim(defect)]:
-            claims[_claim(defect)] -= 1
-        elif defect.kind is DefectKind.MISSING and lacking[defect.thing]:
-            lacking[defect.thing] -= 1
-        else:
+    present = list(verdict.defects)
+    for stated in parsed.defects:
+        same = [defect for defect in present if _claim(defect) == _claim(stated)]
+        lacking = [defect for defect in present if stated.kind is DefectKind.MISSING and defect.want == stated.thing]
+        if not (same or lacking):
             return False
+        present.remove((same or lacking)[0])
     return True
 
 
