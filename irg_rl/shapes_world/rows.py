@@ -82,8 +82,12 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Row]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
     table = pa.table({"conversation": pa.array([json.dumps(row) for row in rows], pa.string())})
-    pq.write_table(table, aside, row_group_size=max(1, -(-len(rows) // ROW_GROUPS)), compression="NONE")
-    os.replace(aside, path)
+    try:
+        pq.write_table(table, aside, row_group_size=max(1, -(-len(rows) // ROW_GROUPS)), compression="NONE")
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)  # a full disk leaves no half-written file
+        raise
     return path
 
 
