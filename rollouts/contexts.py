@@ -1,0 +1,118 @@
+"""The contexts of a batch while its trajectories grow: one cache, and marks in it.
+
+`history = last`: before an image enters the context the row returns to the end of its think text, so a refinement sees
+prompt, think, the last image and its reflection. `history = full`: contexts only grow.
+
+Guidance needs two more contexts (bagel-irg.md 4.5). Without the text before the image: a mark in the same cache, at
+turn 0 right after the system text. Without images: a second cache, copied once after the think text, that takes the
+texts alone, so its positions have no gap where an image was.
+"""
+
+from collections import defaultdict
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from irg_rl.config import GuidanceRecipe
+from irg_rl.guidance import guide, is_active
+from irg_rl.model.cache import KVCache, Mark
+from irg_rl.model.pack import Grid
+from irg_rl.model.unified import UnifiedModel
+from rollouts.images import Seen
+
+
+class Contexts:
+    """Rows are numbers in the batch, ascending; a row that has stopped is simply not named any more."""
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        prompts: list[list[int]],
+        system: list[int] | None,
+        capacity: int,
+        history: str,
+        guidance: GuidanceRecipe | None,
+    ) -> None:
+        self.model, self.history, self.guidance = model, history, guidance
+        self.cache = model.new_cache(len(prompts), capacity)
+        if system is not None:
+            model.prefill_text(self.cache, [system] * len(prompts))
+        self._before_text = self.cache.mark()
+        model.prefill_text(self.cache, prompts)
+        self._think_end: Mark | None = None
+        self._texts: KVCache | None = None
+        self._texts_think_end: Mark | None = None
+
+    def begin_text(self, turn: int) -> None:
+        """A think text or a reflection is about to enter."""
+        if turn:
+            self._before_text = self.cache.mark()
+
+    def add_text(self, rows: Int[Tensor, "R"], ids: list[Tensor]) -> None:
+        """Texts that were not sampled: bos, ids, eos."""
+        self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
+
+    def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
+        """The rows' texts, sampled or not, are in the cache; `ids` without eos."""
+        if turn == 0:
+            self._think_end = self.cache.mark()
+            if self.guidance is not None and self.guidance.image_scale > 1:
+                self._texts = _without_images(self.model, self.cache)
+                self._texts_think_end = self._texts.mark()
+        elif self._texts is not None:
+            if self.history == "last":
+                self._texts.restore(self._texts_think_end, rows)
+            self.model.prefill_text(self._texts, ids, everyone(self._texts, rows))
+
+    def add_images(self, rows: Int[Tensor, "R"], seen: list[Seen]) -> None:
+        if self.history == "last":
+            self.cache.restore(self._think_end, rows)
+        by_size: dict[tuple[Grid, Grid], list[int]] = defaultdict(list)
+        for place, image in enumerate(seen):
+            by_size[image.grid, image.patch_grid].append(place)
+        for (grid, patch_grid), places in by_size.items():
+            latents = [seen[place].latent for place in places]
+            patches = [seen[place].patches for place in places]
+            self.model.prefill_image(self.cache, latents, grid, patches, patch_grid, everyone(self.cache, rows[places]))
+
+    def velocity(
+        self, x: Float[Tensor, "R N D"], t: float, grid: Grid, rows: Int[Tensor, "R"], turn: int
+    ) -> Float[Tensor, "R N D"]:
+        """The model's velocity, guided where the settings say so."""
+        which = everyone(self.cache, rows)
+        times = torch.full((len(x),), t)
+        v = self.model.velocity(self.cache, x, times, grid, which)
+        settings = self.guidance
+        if settings is None:
+            return v
+        if not is_active(t, settings.interval if turn else settings.first_interval, settings.text_scale):
+            return v
+        without_text = self.model.velocity(self.cache, x, times, grid, which, at=self._before_text)
+        without_image = None
+        if turn and self._texts is not None:
+            without_image = self.model.velocity(self._texts, x, times, grid, everyone(self._texts, rows))
+        return guide(
+            v,
+            without_text,
+            without_image,
+            text_scale=settings.text_scale,
+            image_scale=settings.image_scale if turn else 1.0,
+            renorm=settings.renorm if turn else settings.first_renorm,
+            renorm_min=settings.renorm_min,
+        )
+
+
+def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:
+    """None where all rows of the cache take part, which spares a copy of their keys and values."""
+    return None if len(rows) == cache.batch else rows
+
+
+def _without_images(model: UnifiedModel, cache: KVCache) -> KVCache:
+    """A copy of contexts that hold no image yet."""
+    twin = model.new_cache(cache.batch, cache.capacity)
+    used = int(cache.lengths.max())
+    for mine, theirs in zip(twin.keys + twin.values, cache.keys + cache.values):
+        mine[:, :, :used] = theirs[:, :, :used]
+    twin.lengths, twin.positions = cache.lengths.clone(), cache.positions.clone()
+    return twin

@@ -1,0 +1,105 @@
+"""Drawing images: rectified flow from noise to data, some of whose steps are noisy and recorded for training.
+
+    x(t = 1) ~ N(0, 1);   step i: ODE, or an SDE transition where i lies in the row's window (flow.py)
+
+Without noise settings every step is an ODE step and nothing is recorded: evaluation.
+
+Letters: R rows, N latent tokens, D numbers of a latent token, S recorded steps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from irg_rl import flow
+from irg_rl.config import NoiseRecipe, SamplingRecipe
+from rollouts.noise import Noise, Use
+
+Velocity = Callable[[Float[Tensor, "R N D"], float], Float[Tensor, "R N D"]]
+
+
+@dataclass
+class Record:
+    """The noisy steps of one image, fp32 on the CPU."""
+
+    shape: tuple[int, int]  # N, D
+    x: list[Tensor] = field(default_factory=list)
+    x_next: list[Tensor] = field(default_factory=list)
+    mean: list[Tensor] = field(default_factory=list)
+    t: list[float] = field(default_factory=list)
+    t_next: list[float] = field(default_factory=list)
+    logprobs: list[Tensor] = field(default_factory=list)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Fields of an ImageSegment; S = 0 when no step was noisy."""
+        empty = torch.zeros(0, *self.shape)
+        states = {name: torch.stack(part) if part else empty for name, part in
+                  (("x", self.x), ("x_next", self.x_next), ("mean", self.mean))}  # fmt: skip
+        times = {"t": torch.tensor(self.t), "t_next": torch.tensor(self.t_next)}
+        return states | times | {"logprobs": torch.stack(self.logprobs) if self.logprobs else torch.zeros(0)}
+
+
+def window(noise: NoiseRecipe | None, points: int, seed: int, iteration: int) -> list[int]:
+    """The noisy steps of a group's image; none without noise settings."""
+    if noise is None:
+        return []
+    # the last step of CPS is deterministic and has no density
+    last = points - 2 if noise.kind == flow.Transition.CPS else points - 1
+    low, high = noise.window_range
+    if noise.window == flow.WindowPolicy.ALL:
+        low, high = 0, last
+    return flow.sde_window(
+        noise.window, points - 1, noise.window_size, seed=seed, span=(low, min(high, last)), iteration=iteration
+    )
+
+
+def draw_images(
+    velocity: Velocity,
+    shape: tuple[int, int],
+    noises: list[Noise],
+    windows: list[list[int]],
+    turn: int,
+    sampling: SamplingRecipe,
+    noise: NoiseRecipe | None,
+    device: torch.device,
+) -> tuple[Float[Tensor, "R N D"], list[Record]]:
+    """Final latents of one image per row, on `device`, and the record of their noisy steps.
+
+    `velocity(x, t)` is the model's (guided or not) for all rows at one time; windows[r] lists the noisy steps of row r.
+    """
+    times = flow.bagel_grid(sampling.points, sampling.shift).tolist()
+    x = torch.stack([source.normal(Use.INITIAL, shape, turn) for source in noises]).to(device)
+    records = [Record(shape) for _ in noises]
+    for index, (t, t_next) in enumerate(zip(times, times[1:])):
+        v = velocity(x, t)
+        noisy = [row for row, steps in enumerate(windows) if index in steps]
+        x_next, _ = flow.transition(x, v, t, t_next, 0.0, flow.Transition.ODE)
+        if noisy:
+            eps = torch.stack([noises[row].normal(Use.STEP, shape, turn, index) for row in noisy]).to(device)
+            rows = torch.tensor(noisy, device=device)
+            span = (t, t_next, times[1])
+            x_next[rows] = _noisy_step(x[rows], v[rows], span, eps, noise, [records[row] for row in noisy])
+        x = x_next
+    return x, records
+
+
+def _noisy_step(
+    x: Tensor, v: Tensor, times: tuple[float, float, float], eps: Tensor, noise: NoiseRecipe, records: list[Record]
+) -> Float[Tensor, "R N D"]:
+    """One SDE step of rows that are noisy at this time, entered in their records. `times`: t, t_next, and the grid's
+    second time, which Flow-SDE needs at t = 1."""
+    t, t_next, second = (torch.full((len(x),), value, device=x.device) for value in times)
+    x_next, mean, std = flow.step(x, v, t, t_next, noise.noise_level, noise.kind, noise=eps, t_second=second)
+    logprob = flow.log_prob(x_next, mean, std, kind=noise.kind).cpu()
+    states = [part.cpu() for part in (x, x_next, mean)]
+    for row, record in enumerate(records):
+        record.x.append(states[0][row])
+        record.x_next.append(states[1][row])
+        record.mean.append(states[2][row])
+        record.t.append(times[0])
+        record.t_next.append(times[1])
+        record.logprobs.append(logprob[row])
+    return x_next

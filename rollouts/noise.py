@@ -1,0 +1,59 @@
+"""Randomness of sampling: every number is a function of who needs it, never of batch, order or worker.
+
+A stream is named by (run seed, prompt id, sample) and by what it is for: (use, turn, step). The name is hashed to the
+128-bit key of a counter-based generator (Philox), so a trajectory comes out the same in a batch of 1 or of 16, on any
+actor and after a resume. torch's CPU generator keeps only 32 bits of its seed, too few for millions of streams.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Use(StrEnum):
+    TOKENS = "tokens"  # one uniform number per sampled token of a turn
+    INITIAL = "initial"  # x at t = 1
+    STEP = "step"  # noise of one SDE step
+    POSTERIOR = "posterior"  # sample of the clean latent from the VAE posterior
+    WINDOW = "window"  # which denoising steps of a group are noisy
+
+
+def hashed(*name: str | int) -> int:
+    """A 128-bit number from a name; JSON keeps ("a", "bc") and ("ab", "c") apart."""
+    return int.from_bytes(hashlib.sha256(json.dumps(name).encode()).digest()[:16], "little")
+
+
+def group_seed(run_seed: int, group_id: int) -> int:
+    """Seed of one group of a run: a prompt that comes round again in a later epoch is sampled anew."""
+    return hashed(run_seed, "group", group_id) % 2**63
+
+
+def window_seed(seed: int, prompt_id: str, turn: int) -> int:
+    """Seed of a turn's SDE window. It has no sample in it, so siblings share their windows."""
+    return hashed(seed, prompt_id, Use.WINDOW, turn) % 2**63
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All random numbers of one trajectory, drawn on the CPU in fp32 whatever the model's device."""
+
+    seed: int
+    prompt_id: str
+    sample: int
+
+    def normal(self, use: Use, shape: tuple[int, ...], turn: int, step: int = 0) -> Float[Tensor, "..."]:
+        return torch.from_numpy(self._stream(use, turn, step).standard_normal(shape, dtype=np.float32))
+
+    def uniform(self, use: Use, count: int, turn: int, step: int = 0) -> Float[Tensor, "count"]:
+        """Numbers in [0, 1), fp64: with fp32's 24 bits tokens rarer than 6e-8 could not be drawn."""
+        return torch.from_numpy(self._stream(use, turn, step).random(count))
+
+    def _stream(self, use: Use, turn: int, step: int) -> np.random.Generator:
+        key = hashed(self.seed, self.prompt_id, self.sample, use, turn, step)
+        return np.random.Generator(np.random.Philox(key=key))

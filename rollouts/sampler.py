@@ -1,0 +1,214 @@
+"""Batched sampling of trajectories: think, draw, look, reflect, draw again, ... with cached contexts.
+
+    turn 0:   think text -> image 0
+    turn k:   image k-1 is looked at -> reflection k -> image k, unless the reflection says that nothing is to change
+
+The contexts are extended by the model's own layout rules, so the packed forward of the learner sees the same policy.
+Rows that have stopped leave the batch. Every random number belongs to its trajectory (noise.py): a trajectory is the
+same whatever it is batched with, up to the rounding of differently shaped matrix products.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from irg_rl.config import GuidanceRecipe, NoiseRecipe, SamplingRecipe
+from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.tokenizer import TextTokenizer
+from irg_rl.model.transforms import Resize
+from irg_rl.model.unified import UnifiedModel
+from irg_rl.trajectory import ImageSegment, Segment, TextSegment, Trajectory
+from rollouts.contexts import Contexts
+from rollouts.drawing import Record, draw_images, window
+from rollouts.images import Eyes, Seen
+from rollouts.noise import Noise, Use, window_seed
+from rollouts.request import Request, StopPhrase, Text
+from rollouts.text import Written, write
+
+
+class Sampler:
+    """Samples trajectories from a model.
+
+    `noise`: which denoising steps are stochastic and recorded; None (evaluation): pure ODE, nothing recorded.
+    `guidance`: classifier-free guidance; None in RL. `is_stop` reads a reflection and says whether it ends the
+    trajectory. `vit_resize`: the size at which the vision tower sees an image; None: see images.vit_resize.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        vae: Autoencoder,
+        tokenizer: TextTokenizer,
+        sampling: SamplingRecipe,
+        *,
+        noise: NoiseRecipe | None = None,
+        guidance: GuidanceRecipe | None = None,
+        is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
+        vit_resize: Resize | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.noise, self.guidance, self.is_stop = noise, guidance, is_stop
+        self.eyes = Eyes(vae, model.config, vit_resize)
+        self.device = model.latent_pos_embed.pos_embed.device
+        side = model.config.pixels_per_token
+        if any(length % side for length in sampling.image_size):
+            raise ValueError(
+                f"image_size {sampling.image_size} must be multiples of {side}, the pixels of a latent token"
+            )
+        if guidance is not None and guidance.image_scale > 1 >= guidance.text_scale:
+            raise ValueError(
+                f"image_scale {guidance.image_scale} with text_scale {guidance.text_scale}: images are guided only "
+                "where text is; use a text_scale above 1, or 1 for both"
+            )
+        self.grid = vae.grid(*sampling.image_size)
+
+    def sample(self, requests: Sequence[Request], turns: int | None = None) -> list[Trajectory]:
+        """One trajectory per request, in order, of at most `turns` images (None: the recipe's), as one batch."""
+        if not requests:
+            return []
+        turns = self.sampling.turns if turns is None else turns
+        if turns < 1:
+            raise ValueError(f"turns is {turns}; a trajectory has at least 1 image")
+        batch = _Batch(self, requests, turns)
+        rows = torch.arange(len(requests))
+        for turn in range(turns):
+            if turn:
+                batch.look_back(rows)
+            rows = batch.write(rows, turn)
+            if not len(rows):
+                break
+            batch.draw(rows, turn)
+        return batch.trajectories()
+
+
+class _Batch:
+    """The trajectories of one `sample` call while they grow."""
+
+    def __init__(self, sampler: Sampler, requests: Sequence[Request], turns: int) -> None:
+        self.sampler, self.requests = sampler, requests
+        self.noises = [Noise(r.seed, r.prompt.id, r.sample) for r in requests]
+        self.segments: list[list[Segment]] = [[] for _ in requests]
+        self.seen: list[Seen | None] = [None] * len(requests)
+        self.stopped = [False] * len(requests)
+        encode = sampler.tokenizer.encode
+        prompts = [encode(r.prompt.text) for r in requests]
+        system = encode(sampler.sampling.system_prompt) if sampler.sampling.system_prompt else None
+        self.given = [{turn: self._ids(text) for turn in range(turns) if (text := r.text(turn)) is not None}
+                      for r in requests]  # fmt: skip
+        capacity = self._capacity(prompts, system, turns)
+        self.contexts = Contexts(sampler.model, prompts, system, capacity, sampler.sampling.history, sampler.guidance)
+
+    def write(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
+        """Think texts or reflections; returns the rows that go on to draw."""
+        contexts = self.contexts
+        contexts.begin_text(turn)
+        texts: dict[int, Written] = {}
+        free = [row for row in rows.tolist() if turn not in self.given[row]]
+        for row in rows.tolist():
+            if turn in self.given[row]:
+                ids = self.given[row][turn]
+                texts[row] = Written(ids, torch.full(ids.shape, torch.nan), bool((ids[-1:] == self._eos).any()))
+        if texts:
+            given = sorted(texts)
+            contexts.add_text(torch.tensor(given), [self._open(texts[row].ids) for row in given])
+        if free:
+            limit = self.sampler.sampling.max_text_tokens
+            uniforms = torch.stack([self.noises[row].uniform(Use.TOKENS, limit, turn) for row in free])
+            which = torch.tensor(free)
+            sampled = write(self.sampler.model, contexts.cache, which, uniforms, self.sampler.sampling.temperature)
+            texts |= zip(free, sampled)
+        contexts.end_text(rows, [self._open(texts[row].ids) for row in rows.tolist()], turn)
+        for row in rows.tolist():
+            self._append(row, self._text_segment(texts[row], turn))
+        return torch.tensor([row for row in rows.tolist() if not self.stopped[row]], dtype=torch.long)
+
+    def draw(self, rows: Int[Tensor, "R"], turn: int) -> None:
+        """Images of the rows, drawn or given, and what the model will see of them."""
+        pixels: dict[int, Tensor] = {}
+        records: dict[int, Record] = {}
+        if turn == 0:
+            pixels = {row: r.first_image for row, r in enumerate(self.requests) if r.first_image is not None}
+        free = [row for row in rows.tolist() if row not in pixels]
+        if free:
+            latents, drawn = self._draw_latents(free, turn)
+            pixels |= zip(free, self.sampler.eyes.develop(latents, self.sampler.grid))
+            records |= zip(free, drawn)
+        order = rows.tolist()
+        looks = self.sampler.eyes.look([pixels[row] for row in order], [self.noises[row] for row in order], turn)
+        for row, seen in zip(order, looks):
+            record = records.get(row) or Record(tuple(seen.latent.shape))
+            segment = ImageSegment(
+                turn=turn, pixels=pixels[row], latent=seen.latent, grid=seen.grid, **record.tensors()
+            )
+            self._append(row, segment)
+            self.seen[row] = seen
+
+    def look_back(self, rows: Int[Tensor, "R"]) -> None:
+        """The last images enter the contexts."""
+        self.contexts.add_images(rows, [self.seen[row] for row in rows.tolist()])
+
+    def trajectories(self) -> list[Trajectory]:
+        history = self.sampler.sampling.history
+        return [
+            Trajectory(r.prompt, r.sample, segments, history=history, stopped=stopped)
+            for r, segments, stopped in zip(self.requests, self.segments, self.stopped)
+        ]
+
+    def _draw_latents(self, rows: list[int], turn: int) -> tuple[Tensor, list[Record]]:
+        sampler, grid = self.sampler, self.sampler.grid
+        windows = [
+            window(sampler.noise, sampler.sampling.points, window_seed(r.seed, r.prompt.id, turn), r.iteration)
+            for r in (self.requests[row] for row in rows)
+        ]
+        which = torch.tensor(rows)
+        return draw_images(
+            lambda x, t: self.contexts.velocity(x, t, grid, which, turn),
+            (grid[0] * grid[1], sampler.model.config.latent_dim),
+            [self.noises[row] for row in rows],
+            windows,
+            turn,
+            sampler.sampling,
+            sampler.noise,
+            sampler.device,
+        )
+
+    def _text_segment(self, written: Written, turn: int) -> TextSegment:
+        text = self.sampler.tokenizer.decode(self._open(written.ids).tolist())
+        stop = turn > 0 and self.sampler.is_stop(text)
+        return TextSegment(turn, written.ids, written.logprobs, text, written.finished, stop)
+
+    def _append(self, row: int, segment: Segment) -> None:
+        segments = self.segments[row]
+        segment.parent = len(segments) - 1 if segments else None
+        segments.append(segment)
+        self.stopped[row] = isinstance(segment, TextSegment) and segment.stop
+
+    @property
+    def _eos(self) -> int:
+        return self.sampler.model.special.eos
+
+    def _ids(self, text: Text) -> Int[Tensor, "T"]:
+        """Ids of a given text; one that comes as a string is a finished text."""
+        if isinstance(text, str):
+            return torch.tensor([*self.sampler.tokenizer.encode(text), self._eos])
+        return text
+
+    def _open(self, ids: Int[Tensor, "T"]) -> Int[Tensor, "T"]:
+        """Ids without the closing eos."""
+        return ids[:-1] if len(ids) and ids[-1] == self._eos else ids
+
+    def _capacity(self, prompts: list[list[int]], system: list[int] | None, turns: int) -> int:
+        """Tokens of the longest context these requests can come to."""
+        given = [len(ids) for texts in self.given for ids in texts.values()]
+        text = max([self.sampler.sampling.max_text_tokens, *given]) + 2
+        base = (0 if system is None else len(system) + 2) + max(map(len, prompts)) + 2 + text
+        refinements = min(turns - 1, 1) if self.sampler.sampling.history == "last" else turns - 1
+        return base + refinements * (text + self._image_tokens())
+
+    def _image_tokens(self) -> int:
+        """Tokens of the largest image in a context: latents, patches and four boundary tokens."""
+        sizes = {tuple(r.first_image.shape[:2]) for r in self.requests if r.first_image is not None}
+        sampler = self.sampler
+        return max(sampler.eyes.tokens(size) for size in sizes | {sampler.sampling.image_size})

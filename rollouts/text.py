@@ -1,0 +1,74 @@
+"""Sampling text from a batch of contexts, token in, token out.
+
+A text is sampled from softmax(logits / temperature) without truncation, so what is sampled is what is trained. Its ids
+stay in the cache as they were drawn. A text that reaches the token limit is closed by an eos that was not sampled.
+
+Letters: R rows, T token limit, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from irg_rl.model.cache import KVCache
+from irg_rl.model.unified import UnifiedModel
+from rollouts.contexts import everyone
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sampled text: ids (the eos included when it was sampled) and their log-probabilities, fp32."""
+
+    ids: Int[Tensor, "T"]
+    logprobs: Float[Tensor, "T"]
+    finished: bool
+
+
+def write(
+    model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"], uniforms: Float[Tensor, "R T"], temperature: float
+) -> list[Written]:
+    """Samples one text per row of `rows` and leaves bos, ids, eos in the cache. Token i of a row is drawn with
+    uniforms[:, i]; a row that has ended takes no further part."""
+    count, limit = uniforms.shape
+    bos, eos = model.special.bos, model.special.eos
+    device = cache.keys[0].device
+    ids = torch.full((count, limit), eos)
+    logprobs = torch.zeros(count, limit)
+    lengths = torch.full((count,), limit)
+    finished = torch.zeros(count, dtype=torch.bool)
+    alive = torch.arange(count)
+    token = torch.full((count,), bos)
+    for step in range(limit + 1):
+        logits = model.next_logits(cache, token, everyone(cache, rows[alive]))
+        going_on = token != eos  # the others have just put their eos into the context
+        if not going_on.all():
+            alive, logits = alive[going_on], logits[going_on.to(device)]
+        if step == limit or not len(alive):
+            break
+        token, logprob = draw(logits, uniforms[alive, step].to(device), temperature)
+        token = token.cpu()
+        ids[alive, step], logprobs[alive, step] = token, logprob.cpu()
+        ended = token == eos
+        finished[alive[ended]], lengths[alive[ended]] = True, step + 1
+    if len(alive):
+        model.next_logits(cache, torch.full((len(alive),), eos), everyone(cache, rows[alive]))
+    return [
+        Written(ids[row, :length].clone(), logprobs[row, :length].clone(), bool(finished[row]))
+        for row, length in enumerate(lengths.tolist())
+    ]
+
+
+def draw(
+    logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], temperature: float
+) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
+    """Tokens at the uniform numbers' places in the cumulative distribution, and their log-probabilities (fp32).
+
+    The cumulative sum is fp64 and scaled to its own total, so an id of probability 0 is never drawn.
+    """
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    cumulative = logprobs.double().exp().cumsum(-1)
+    place = uniform.double()[:, None] * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, place, right=True).clamp_(max=logits.shape[1] - 1)
+    return token[:, 0], logprobs.gather(1, token)[:, 0]
