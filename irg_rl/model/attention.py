@@ -23,6 +23,13 @@ class Backend(StrEnum):
     FLEX = "flex"
 
 
+class ContextGrad(StrEnum):
+    """Whether a noise block's loss reaches the weights through what it sees outside itself."""
+
+    FULL = "full"
+    DETACHED = "detached"
+
+
 class _Move(torch.autograd.Function):
     """x[forward_index], whose gradient is grad[backward_index].
 
@@ -42,19 +49,19 @@ class _Move(torch.autograd.Function):
 
 
 class PackedAttention:
-    """Attention inside the rows of one pack; `__call__` is the transformer's `attend`.
+    """Attention inside the rows of one pack; `__call__` is the transformer's `attend`."""
 
-    `detach_context`: what noise blocks see outside themselves gives them values but takes no gradient from them.
-    """
-
-    def __init__(self, pack: Pack, backend: Backend = Backend.SDPA, detach_context: bool = False) -> None:
+    def __init__(
+        self, pack: Pack, backend: Backend = Backend.SDPA, context_grad: ContextGrad | str = ContextGrad.FULL
+    ) -> None:
+        detached = ContextGrad(context_grad) is ContextGrad.DETACHED
         self._pack = pack
         self._backend = backend
         if backend is Backend.FLEX:
             self._mask = _block_mask(pack.visibility)
         else:
             self._mask = pack.visibility.dense()[:, None]
-        self._noise = pack.visibility.in_noise()[:, None, :, None] if detach_context else None
+        self._noise = pack.visibility.in_noise()[:, None, :, None] if detached else None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
         pack = self._pack
@@ -63,9 +70,8 @@ class PackedAttention:
         q, k, v = padded.unflatten(0, (pack.rows, -1)).transpose(1, 2).split(heads, dim=1)
         mixed = self._attend(q, k, v)
         if self._noise is not None:
-            outside = ~self._noise
-            context_free = self._attend(q, _stop(k, outside), _stop(v, outside))
-            mixed = torch.where(self._noise, context_free, mixed)
+            own_only = self._attend(q, _stop(k, ~self._noise), _stop(v, ~self._noise))
+            mixed = torch.where(self._noise, own_only, mixed)
         return _Move.apply(mixed.transpose(1, 2).flatten(2).flatten(0, 1), pack.slot, pack.unslot)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class Attention(nn.Module):
     def __init__(self, config: LLMConfig) -> None:
         super().__init__()
         hidden, d = config.hidden_size, config.head_dim
-        self.head_dim = d
+        self._heads = (config.num_attention_heads, d)
+        self._shared_heads = (config.num_key_value_heads, d)
         for suffix in ("", "_moe_gen"):
             self.add_module(f"q_proj{suffix}", nn.Linear(hidden, hidden))
             self.add_module(f"k_proj{suffix}", nn.Linear(hidden, config.num_key_value_heads * d))
@@ -66,14 +67,13 @@ class Attention(nn.Module):
 
     def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """q [N, h, d], k and v [N, k, d] of all tokens, und first; q and k normed, then rotated."""
-        heads = (-1, self.head_dim)
-        q = self.q_norm(self.q_proj(und).unflatten(-1, heads))
-        k = self.k_norm(self.k_proj(und).unflatten(-1, heads))
-        v = self.v_proj(und).unflatten(-1, heads)
+        q = self.q_norm(self.q_proj(und).unflatten(-1, self._heads))
+        k = self.k_norm(self.k_proj(und).unflatten(-1, self._shared_heads))
+        v = self.v_proj(und).unflatten(-1, self._shared_heads)
         if gen is not None:
-            q = torch.cat([q, self.q_norm_moe_gen(self.q_proj_moe_gen(gen).unflatten(-1, heads))])
-            k = torch.cat([k, self.k_norm_moe_gen(self.k_proj_moe_gen(gen).unflatten(-1, heads))])
-            v = torch.cat([v, self.v_proj_moe_gen(gen).unflatten(-1, heads)])
+            q = torch.cat([q, self.q_norm_moe_gen(self.q_proj_moe_gen(gen).unflatten(-1, self._heads))])
+            k = torch.cat([k, self.k_norm_moe_gen(self.k_proj_moe_gen(gen).unflatten(-1, self._shared_heads))])
+            v = torch.cat([v, self.v_proj_moe_gen(gen).unflatten(-1, self._shared_heads)])
         return Rotate.apply(q, *rope), Rotate.apply(k, *rope), v
 
 

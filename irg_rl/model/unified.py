@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from irg_rl.model.attention import Backend, PackedAttention
+from irg_rl.model.attention import Backend, ContextGrad, PackedAttention
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.incremental import Incremental
 from irg_rl.model.latents import PositionTable, TimeEmbedder
@@ -43,8 +43,10 @@ class UnifiedModel(Incremental, nn.Module):
         self.llm2vae = nn.Linear(hidden, config.latent_dim)
         self.latent_pos_embed = PositionTable(config.max_latent_size, hidden)
 
-    def forward(self, pack: Pack, *, detach_context: bool = False, hidden: bool = False) -> ModelOutput:
-        attend = PackedAttention(pack, self.attention, detach_context)
+    def forward(
+        self, pack: Pack, *, context_grad: ContextGrad | str = ContextGrad.FULL, hidden: bool = False
+    ) -> ModelOutput:
+        attend = PackedAttention(pack, self.attention, context_grad)
         wanted = (pack.logit_index, pack.velocity_index)
         und, gen = self.trunk(pack, attend, None if hidden else wanted)
         states = None

@@ -15,11 +15,11 @@ class _Attention(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads = config.num_attention_heads
+        self.heads = (config.num_attention_heads, width // config.num_attention_heads)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Float[Tensor, "P C"], images: "_Images") -> Float[Tensor, "P C"]:
-        q, k, v = (images.pad(proj(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q, k, v = (images.pad(proj(x)).unflatten(-1, self.heads).transpose(1, 2)
                    for proj in (self.q_proj, self.k_proj, self.v_proj))  # fmt: skip
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=images.mask)
         return self.out_proj(images.unpad(mixed.transpose(1, 2).flatten(2)))

@@ -1,0 +1,121 @@
+"""Model folders: what is saved comes back; what does not fit is named."""
+
+import json
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.config import LLMConfig, ModelConfig
+from irg_rl.model.folder import AUTOENCODER, WEIGHTS, load_folder, save_folder
+from irg_rl.model.pack import SpecialIds
+from irg_rl.model.unified import UnifiedModel
+from tests.golden import ROOT
+from tests.model.sizes import bagel_7b
+
+
+@pytest.fixture
+def saved(bagel, tmp_path):
+    save_folder(bagel.model, bagel.autoencoder, bagel.tokenizer, tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_a_saved_folder_comes_back_bit_for_bit(bagel, saved):
+    back = load_folder(saved)
+    assert back.model.config == bagel.model.config
+    for mine, theirs in ((bagel.model, back.model), (bagel.autoencoder, back.autoencoder)):
+        expected, found = mine.state_dict(), theirs.state_dict()
+        assert list(expected) == list(found)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    text = "A red cube; naïve café 猫 <|im_end|>"
+    assert back.tokenizer.encode(text) == bagel.tokenizer.encode(text)
+    assert back.tokenizer.special == bagel.tokenizer.special
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, AUTOENCODER])
+def test_saved_files_equal_the_released_ones(saved, name):
+    mine, released = load_file(saved / name), load_file(ROOT / "bagel" / "checkpoint" / name)
+    assert set(mine) == set(released)
+    assert all(torch.equal(mine[key], released[key]) for key in released)
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_aside(bagel, saved):
+    (saved / "stale").touch()
+    save_folder(bagel.model, bagel.autoencoder, bagel.tokenizer, saved)
+    assert not (saved / "stale").exists()
+    assert [path.name for path in saved.parent.iterdir()] == ["m"]
+
+
+def test_absent_position_tables_are_computed(bagel, saved):
+    weights = load_file(saved / WEIGHTS)
+    kept = {name: tensor for name, tensor in weights.items() if not name.endswith("pos_embed.pos_embed")}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, saved / WEIGHTS)
+    assert torch.equal(load_folder(saved).model.latent_pos_embed.pos_embed, bagel.model.latent_pos_embed.pos_embed)
+
+
+def test_position_tables_stay_in_fp32_in_a_bf16_model(saved):
+    model = load_folder(saved, dtype=torch.bfloat16).model
+    assert model.vae2llm.weight.dtype == torch.bfloat16
+    assert model.latent_pos_embed.pos_embed.dtype == torch.float32
+    assert model.float().bfloat16().latent_pos_embed.pos_embed.dtype == torch.float32
+
+
+def test_weights_that_do_not_fit_are_named(saved):
+    weights = load_file(saved / WEIGHTS)
+    del weights["llm2vae.bias"]
+    weights["llm2vae.extra"] = torch.zeros(1)
+    weights["vae2llm.weight"] = torch.zeros(3, 2)
+    save_file(weights, saved / WEIGHTS)
+    with pytest.raises(ValueError, match=r"missing llm2vae.bias; unknown llm2vae.extra; vae2llm.weight is \[3, 2\]"):
+        load_folder(saved)
+
+
+def test_an_autoencoder_that_does_not_fit_is_named(saved):
+    weights = load_file(saved / AUTOENCODER)
+    del weights["encoder.conv_in.bias"]
+    save_file(weights, saved / AUTOENCODER)
+    with pytest.raises(ValueError, match="missing encoder.conv_in.bias"):
+        load_folder(saved)
+
+
+def test_a_missing_file_and_a_missing_key_are_named(saved):
+    config = json.loads((saved / "config.json").read_text())
+    del config["latent_patch_size"]
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="latent_patch_size"):
+        load_folder(saved)
+    (saved / "vit_config.json").unlink()
+    with pytest.raises(ValueError, match="vit_config.json does not exist"):
+        load_folder(saved)
+
+
+def test_the_vision_tower_has_one_layer_less_than_its_json(saved):
+    assert json.loads((saved / "vit_config.json").read_text())["num_hidden_layers"] == 3
+    assert ModelConfig.read(saved).vit.num_hidden_layers == 2
+
+
+def test_an_unknown_size_and_heads_that_do_not_divide_are_refused():
+    sizes = dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8, vocab_size=8)
+    with pytest.raises(ValidationError, match="depth"):
+        LLMConfig(**sizes, num_key_value_heads=2, depth=3)
+    with pytest.raises(ValidationError, match="cannot share 3"):
+        LLMConfig(**sizes, num_key_value_heads=3)
+
+
+def _listed(name: str) -> dict[str, list[int]]:
+    path = ROOT.parent / "reference" / name
+    assert path.exists(), f"reference key list is missing: {path} (expected beside the checkout)"
+    lines = (line.split("\t") for line in path.read_text().splitlines())
+    return {key: json.loads(shape) for key, shape in lines}
+
+
+def test_the_seven_billion_model_has_the_released_names_and_shapes():
+    with torch.device("meta"):
+        model = UnifiedModel(bagel_7b(), SpecialIds(151644, 151645, 151652, 151653))
+        autoencoder = Autoencoder(bagel_7b().vae, 2)
+    assert {name: list(t.shape) for name, t in model.state_dict().items()} == _listed("bagel-keys-ema.txt")
+    assert {name: list(t.shape) for name, t in autoencoder.flux_state_dict().items()} == _listed("bagel-keys-ae.txt")
+    assert sum(t.numel() for t in model.state_dict().values()) == 14_607_260_128
