@@ -21,6 +21,9 @@ from yaml import YAMLError
 
 from irg_rl.model.config import ModelConfig
 
+SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
+"""Overrides so common that they have a short name."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0)]
@@ -42,6 +45,8 @@ class WorldRecipe(Section):
         "improving_full_learning": 12000,
     }
     """Rows made per learning mode before stage 1."""
+    deep_share: Share = 0.0
+    """Share of improving_full rows that go on after a refined image; for `sampling.history: full`."""
     own_images: int = 3000
     """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
     own_image_steps: Positive = 12
@@ -113,6 +118,8 @@ class Stage(Section):
     sources: list[DataSource]
     tokens_per_pack: Positive = 3600
     """A pack is full when the next row would exceed it."""
+    packs_per_step: Positive = 1
+    """Packs of one optimizer step over all learner ranks."""
     max_row_tokens: Positive = 2048
     ce_weight: float = Field(1.0, ge=0)
     mse_weight: float = Field(1.0, ge=0)
@@ -361,7 +368,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         if not separator or not key:
             raise RecipeError(f"{item!r}: an override is written key=value, for example rl.updates=20")
         try:
-            OmegaConf.update(base, key, yaml.safe_load(value), merge=True, force_add=True)
+            OmegaConf.update(base, SHORT_NAMES.get(key, key), yaml.safe_load(value), merge=True, force_add=True)
         except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
             raise RecipeError(f"{item!r}: cannot be applied: {error}") from error
     return parse_recipe(OmegaConf.to_container(base, resolve=True), where=str(path))

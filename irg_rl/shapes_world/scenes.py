@@ -151,3 +151,16 @@ def unreadable_seeds(background: Color) -> tuple[int, ...]:
     seeds = range(1024)
     pictures = np.stack([render(Scene(background, (), (Blob(CELLS[0], seed),))) for seed in seeds])
     return tuple(seed for seed, reading in zip(seeds, read_batch(pictures)) if reading.unclear)
+
+
+def crowded_scene(rng: random.Random) -> Scene:
+    """Any objects and blobs in any cells, sparse to full: pictures to train an autoencoder on."""
+    share = rng.uniform(0.2, 1.0)
+    objects, blobs = [], []
+    for cell in CELLS:
+        draw = rng.random()
+        if draw < 0.9 * share:
+            objects.append(random_object(Thing(rng.choice(SHAPES)), cell, rng))
+        elif draw < share:
+            blobs.append(Blob(cell, rng.randrange(1 << 30)))
+    return Scene(rng.choice(BACKGROUNDS), tuple(objects), tuple(blobs))

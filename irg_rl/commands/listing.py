@@ -1,0 +1,37 @@
+"""What `irg-rl ls` shows: recipes beside the package or in ./configs, and runs."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from irg_rl.commands.run import Run, RunError
+
+PACKAGED = Path(__file__).resolve().parents[2] / "configs"
+
+
+def recipe_files() -> list[Path]:
+    folders = {folder.resolve() for folder in (Path("configs"), PACKAGED) if folder.is_dir()}
+    return sorted(file for folder in folders for file in folder.glob("*.yaml"))
+
+
+def recipes() -> list[tuple[str, str, str]]:
+    rows = []
+    for file in recipe_files():
+        data = yaml.safe_load(file.read_text()) or {}
+        stages = [name for name in ("sft", "rl") if data.get(name)]
+        rows.append((str(file), data.get("description", ""), ", ".join(stages)))
+    return rows
+
+
+def runs(folder: Path) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for path in sorted(folder.glob("*/recipe.yaml")):
+        try:
+            run = Run.open(path.parent)
+        except (RunError, json.JSONDecodeError) as error:
+            rows.append((str(path.parent), "?", "unreadable", str(error).splitlines()[0]))
+            continue
+        done = [name for name, entry in run.stages.items() if entry["done"]]
+        rows.append((str(path.parent), run.recipe.digest(), str(len(done)), done[-1] if done else "-"))
+    return rows

@@ -1,0 +1,190 @@
+"""Evaluation of a checkpoint on held-out prompts: the real thing, and both controls from the same first images."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from irg_rl.commands.prepare import load_model, prompts_of
+from irg_rl.commands.progress import bar, console
+from irg_rl.commands.run import Run, RunError
+from irg_rl.commands.scoring import scorer_specs
+from irg_rl.config import EvaluationRecipe
+from irg_rl.evaluate.gate import GateReport, Thresholds, check_gate
+from irg_rl.evaluate.outcomes import Outcomes, collect
+from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
+from irg_rl.model.folder import Folder, load_folder
+from irg_rl.report.samples import Sample, from_trajectory, save_samples
+from irg_rl.shapes_world.check import Verdict, judge
+from irg_rl.shapes_world.reading import read, read_batch
+from irg_rl.shapes_world.teacher import STOP, is_stop, parse_reflection, reflection_correct
+from irg_rl.trajectory import Prompt, Trajectory
+from rewards.hub import RewardHub
+from rollouts.request import Request
+from rollouts.sampler import Sampler
+
+
+def verify(images: list[np.ndarray], prompts: list[Prompt]) -> list[Verdict]:
+    """The checker's verdict on each image."""
+    readings = read_batch(np.stack(images))
+    return [judge(reading, prompt.metadata) for reading, prompt in zip(readings, prompts, strict=True)]
+
+
+def check_reflection(text: str, image: np.ndarray, prompt: Prompt) -> bool:
+    """Whether the reflection states defects that the checker reads in the image it is about."""
+    return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
+
+
+@dataclass
+class Evaluator:
+    """Samples the arms of an evaluation with fixed seeds, in batches of whole prompts."""
+
+    run: Run
+    settings: EvaluationRecipe
+    hub: RewardHub | None = None
+
+    def sampler(self, folder: Folder) -> Sampler:
+        recipe, guidance = self.run.recipe, self.settings.guidance
+        guidance = None if guidance.text_scale <= 1 and guidance.image_scale <= 1 else guidance
+        return Sampler(
+            folder.model.eval(), folder.autoencoder, folder.tokenizer, recipe.sampling,
+            guidance=guidance, is_stop=is_stop,
+        )  # fmt: skip
+
+    def sample(self, sampler: Sampler, requests: list[Request], turns: int, title: str) -> list[Trajectory]:
+        size, out = self.settings.batch_size, []
+        with bar(title, len(requests)) as progress:
+            for begin in range(0, len(requests), size):
+                part = requests[begin : begin + size]
+                out += sampler.sample(part, turns)
+                progress.advance(len(part))
+        return out
+
+    def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
+        """All arms. Redraw: every later turn is a fresh first image. Shuffled: the reflections of the next prompt."""
+        turns, seed = self.settings.turns, self.settings.seed
+        sampler = self.sampler(folder)
+        requests = [Request(prompt, 0, seed) for prompt in prompts]
+        real = self.sample(sampler, requests, turns, f"{name}: real")
+        if self.hub is not None:
+            self._score(real)
+        arms = {REAL: self._collect(real, REAL, self._prefer())}
+        if controls:
+            arms[REDRAW] = self._collect(self._redraw(sampler, real, turns, name), REDRAW)
+            arms[SHUFFLED] = self._collect(self._shuffled(sampler, real, turns, name), SHUFFLED)
+        return Measured(real, Evaluation(name, arms, settings=self._settings(len(prompts))))
+
+    def _redraw(self, sampler: Sampler, real: list[Trajectory], turns: int, name: str) -> list[Trajectory]:
+        requests = [
+            Request(t.prompt, turn, self.settings.seed, think=t.texts[0].ids) for turn in range(1, turns) for t in real
+        ]
+        drawn = self.sample(sampler, requests, 1, f"{name}: redraw")
+        arms = []
+        for row, trajectory in enumerate(real):
+            later = [drawn[(turn - 1) * len(real) + row] for turn in range(1, turns)]
+            images = [trajectory.images[0]] + [replace(t.images[0], turn=k) for k, t in enumerate(later, 1)]
+            arms.append(Trajectory(trajectory.prompt, 0, [trajectory.texts[0], *images]))
+        return arms
+
+    def _shuffled(self, sampler: Sampler, real: list[Trajectory], turns: int, name: str) -> list[Trajectory]:
+        requests = []
+        for row, trajectory in enumerate(real):
+            donor = {text.turn: text.ids for text in real[(row + 1) % len(real)].texts if text.turn}
+            reflections = {turn: donor.get(turn, STOP) for turn in range(1, turns)}
+            requests.append(
+                Request(
+                    trajectory.prompt, 0, self.settings.seed, think=trajectory.texts[0].ids,
+                    first_image=trajectory.images[0].pixels, reflections=reflections,
+                )
+            )  # fmt: skip
+        return self.sample(sampler, requests, turns, f"{name}: shuffled reflections")
+
+    def _collect(self, trajectories: list[Trajectory], arm: str, prefer=None) -> Outcomes:
+        return collect(
+            trajectories, verify, turns=self.settings.turns, arm=arm, seed=self.settings.seed,
+            check_reflection=check_reflection, prefer=prefer,
+        )  # fmt: skip
+
+    def _score(self, trajectories: list[Trajectory]) -> None:
+        images = [image.pixels.numpy() for t in trajectories for image in t.images]
+        scores = self.hub.score(images, [t.prompt for t in trajectories for _ in t.images])
+        at = 0
+        for trajectory in trajectories:
+            trajectory.rewards = {name: values[at : at + trajectory.turns] for name, values in scores.items()}
+            at += trajectory.turns
+
+    def _prefer(self):
+        judges = [] if self.hub is None else [s for s in self.run.recipe.rewards.scorers if s.kind == "judge"]
+        return self.hub.scorers[judges[0].name].prefer if judges else None
+
+    def _settings(self, prompts: int) -> dict:
+        sampling = self.run.recipe.sampling.model_dump(mode="json")
+        return {**sampling, "turns": self.settings.turns, "prompts": prompts, "seed": self.settings.seed,
+                "guidance": self.settings.guidance.model_dump(mode="json")}  # fmt: skip
+
+
+@dataclass
+class Measured:
+    trajectories: list[Trajectory]
+    evaluation: Evaluation
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first `count` trajectories with verdicts: prompts are in random order, so none is picked."""
+        return [
+            from_trajectory(t, verify([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))
+            for t in self.trajectories[:count]
+        ]
+
+
+def test_prompts(run: Run, count: int) -> list[Prompt]:
+    prompts = prompts_of(run, "test")
+    if len(prompts) < count:
+        raise RunError(f"evaluation.prompts is {count}, but world.test_prompts made {len(prompts)}; raise the latter")
+    return prompts[:count]
+
+
+def measure_stage(run: Run, name: str, facts: dict) -> Measured:
+    """Evaluate model folder `name` with every scorer; written to evaluation/ and samples/ of the run."""
+    torch.set_num_threads(run.recipe.engine.threads)
+    settings = run.recipe.evaluation
+    with scorer_specs(run) as specs:
+        hub = RewardHub(specs, max_failure_share=run.recipe.rewards.max_failure_share) if specs else None
+        prompts = test_prompts(run, settings.prompts)
+        measured = Evaluator(run, settings, hub).evaluate(load_model(run, name), name, prompts)
+    save_samples(run.path("samples", name), measured.samples(settings.strips))
+    real = measured.evaluation.arms[REAL]
+    facts["accuracy_per_turn"] = [round(float(a), 4) for a in real.correct.mean(0)]
+    return measured
+
+
+def gate_of(run: Run, evaluation: Evaluation) -> GateReport:
+    gate = run.recipe.gate
+    arms = evaluation.arms
+    return check_gate(
+        arms[REAL], arms[REDRAW], arms[SHUFFLED], Thresholds(gate.first_accuracy, gate.damage, gate.margin)
+    )
+
+
+def evaluate_target(target: Path, prompts: int | None, turns: int | None, seed: int | None, out: Path | None) -> None:
+    """`irg-rl eval`: a run (its last model) or a model folder inside one."""
+    folder = target if (target / "ema.safetensors").is_file() else None
+    run = Run.open(target if folder is None else target.parent.parent)
+    if folder is None:
+        names = [name for name in ("rl", "sft2", "sft1") if run.path("models", name).is_dir()]
+        if not names:
+            raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` goes on with the run")
+        folder = run.path("models", names[0])
+    given = {"prompts": prompts, "turns": turns, "seed": seed}
+    settings = run.recipe.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
+    measured = Evaluator(run, settings).evaluate(
+        load_folder(folder, run.recipe.engine.device), folder.name, test_prompts(run, settings.prompts)
+    )
+    report = gate_of(run, measured.evaluation)
+    console.print(report)
+    evaluation = replace(measured.evaluation, gate=report, name=f"eval-{folder.name}-seed{settings.seed}")
+    written = evaluation.save(out or run.path("evaluation"))
+    for arm, table in evaluation.arms.items():
+        accuracy = ", ".join(f"{value:.3f}" for value in table.correct.mean(0))
+        console.print(f"{arm}: accuracy per turn {accuracy} (n={len(table)})")
+    console.print(f"written: {written}")

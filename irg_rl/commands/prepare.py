@@ -1,0 +1,120 @@
+"""The stages before SFT: the world's prompts and rows, tokenizer and model from scratch, autoencoder, scorers."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from irg_rl.commands.progress import bar, console
+from irg_rl.commands.run import Run, RunError
+from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.folder import Folder, load_folder, save_folder
+from irg_rl.model.init import initialize
+from irg_rl.model.tokenizer import load_tokenizer, train_tokenizer
+from irg_rl.model.unified import UnifiedModel
+from irg_rl.shapes_world.corpus import corpus
+from irg_rl.shapes_world.prompts import make_prompts, read_prompts, write_prompts
+from irg_rl.shapes_world.reading import Reading, read_batch
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.rows import RowMix, write_rows
+from irg_rl.shapes_world.scenes import crowded_scene
+from irg_rl.trajectory import Prompt
+from rewards.training import train_clip, train_hps
+from sft.autoencoder import reconstruct, train_autoencoder
+
+BASE = "models/base"
+TOKENIZER = "world/tokenizer"
+CHECKED = 500
+"""Held-out reconstructions the checker looks at."""
+
+
+def make_world(run: Run) -> None:
+    """Prompts of three disjoint splits as jsonl, SFT rows in the IRG schema, a tokenizer of the world's words."""
+    world = run.recipe.world
+    counts = {
+        "train": world.train_prompts, "validation": world.validation_prompts, "test": world.test_prompts,
+    }  # fmt: skip
+    for split, count in counts.items():
+        prompts = make_prompts(count, split, run.recipe.seed, world.prompt_mix)
+        write_prompts(run.path("world", f"{split}.jsonl"), prompts)
+    if run.recipe.sft is not None and run.recipe.sft.data is None:
+        train, mix = prompts_of(run, "train"), RowMix(deep_share=world.deep_share)
+        with bar("world: rows", len(world.sft_rows)) as progress:
+            for mode, count in world.sft_rows.items():
+                write_rows(run.path("world", "rows"), train, {mode: count}, run.recipe.seed, mix)
+                progress.advance(note=mode)
+    if run.recipe.init_from is None:
+        train_tokenizer(corpus(seed=run.recipe.seed), run.recipe.model.llm.vocab_size, run.path(TOKENIZER))
+
+
+def prompts_of(run: Run, split: str) -> list[Prompt]:
+    return read_prompts(run.path("world", f"{split}.jsonl"))
+
+
+def make_base(run: Run, facts: dict) -> None:
+    """The model before SFT: a released folder, or one from scratch with an autoencoder trained on the world."""
+    recipe = run.recipe
+    if recipe.init_from is not None:
+        load_folder(Path(recipe.init_from))  # says what is wrong with it now rather than later
+        return
+    rng = random.Random(recipe.seed)
+    images = np.stack([render(crowded_scene(rng)) for _ in range(8000)])
+    torch.manual_seed(recipe.seed)
+    vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
+    with bar("autoencoder", recipe.vae.steps) as progress:
+        vae = train_autoencoder(
+            vae, images[CHECKED:], recipe.vae, recipe.seed, lambda step, loss: progress.advance(note=f"loss {loss:.4f}")
+        )
+    share = checker_agreement(images[:CHECKED], reconstruct(vae, images[:CHECKED]))
+    facts["checker_agreement"] = share
+    console.print(f"autoencoder: the checker reads {share:.1%} of {CHECKED} held-out reconstructions as the originals")
+    if share < recipe.vae.min_checker_agreement:
+        raise RunError(
+            f"autoencoder: the checker reads only {share:.1%} of the reconstructions like their originals, the recipe "
+            f"asks for {recipe.vae.min_checker_agreement:.0%}; raise vae.steps"
+        )
+    tokenizer = load_tokenizer(run.path(TOKENIZER))
+    model = UnifiedModel(recipe.model.model_copy(update={"vae": vae.config}), tokenizer.special)
+    save_folder(initialize(model, recipe.seed), vae, tokenizer, run.path(BASE))
+
+
+def base_folder(run: Run) -> Path:
+    return Path(run.recipe.init_from) if run.recipe.init_from else run.path(BASE)
+
+
+def load_model(run: Run, name: str) -> Folder:
+    """A model folder of the run (`sft1`, `sft2`, `rl`, ...) on the recipe's device."""
+    dtype = torch.bfloat16 if run.recipe.engine.dtype == "bf16" else torch.float32
+    folder = base_folder(run) if name == "base" else run.path("models", name)
+    return load_folder(folder, run.recipe.engine.device, dtype)
+
+
+def checker_agreement(images: np.ndarray, rebuilt: np.ndarray) -> float:
+    """Share of images whose every readable object is read again with the same shape, colour and cell."""
+    pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
+    return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
+
+
+def _objects(reading: Reading, reference: Reading) -> set[tuple[str, str, str]]:
+    """What stands in the cells that are readable in the reference."""
+    return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}
+
+
+def make_scorers(run: Run, facts: dict) -> None:
+    """Train the small CLIP and HPS that the recipe uses without a released model."""
+    on_the_spot = {s.kind for s in run.recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
+    if not on_the_spot:
+        return
+    steps = run.recipe.rewards.training_steps
+    with bar("scorers: CLIP", steps) as progress:
+        facts["clip"] = train_clip(
+            run.path("scorers", "clip"), steps, seed=run.recipe.seed, progress=lambda *_: progress.advance()
+        )
+    if "hps" in on_the_spot:
+        with bar("scorers: HPS", steps) as progress:
+            facts["hps"] = train_hps(
+                run.path("scorers", "hps"), run.path("scorers", "clip"), steps, seed=run.recipe.seed,
+                progress=lambda *_: progress.advance(),
+            )  # fmt: skip
+        console.print(f"scorers: HPS {facts['hps']}")

@@ -1,0 +1,47 @@
+"""Progress of long work: a bar with time left on a terminal, a plain line now and then elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+PLAIN_EVERY_S = 20.0
+
+
+class Bar:
+    """`advance(n, note)` moves the bar; the note (losses, rewards) stands at its end."""
+
+    def __init__(self, title: str, total: int, start: int, progress: Progress | None):
+        self.title, self.total, self.done, self.first = title, total, start, start
+        self.progress = progress
+        self.begin = self.last = time.monotonic()
+        if progress is not None:
+            self.task = progress.add_task(title, total=total, completed=start, note="")
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        if self.progress is not None:
+            self.progress.update(self.task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self.last >= PLAIN_EVERY_S or self.done == self.total:
+            self.last = now
+            spent = now - self.begin
+            left = spent / max(self.done - self.first, 1) * (self.total - self.done)
+            console.print(f"{self.title}: {self.done}/{self.total}, {spent:.0f} s, {left:.0f} s left  {note}")
+
+
+@contextmanager
+def bar(title: str, total: int, start: int = 0) -> Iterator[Bar]:
+    if not console.is_terminal:
+        yield Bar(title, total, start, None)
+        return
+    columns = [
+        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    ]  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        yield Bar(title, total, start, progress)

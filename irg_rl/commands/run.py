@@ -1,0 +1,120 @@
+"""A run folder: the resolved recipe, which stages are done, and where each room puts its files."""
+
+import fcntl
+import json
+import os
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from irg_rl.config import Recipe, RecipeError, parse_recipe
+
+
+class RunError(RuntimeError):
+    """A run that can't start or go on; the message says what, where and what to do."""
+
+
+def write_json(path: Path, data) -> None:
+    """Atomic: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(data, indent=1))
+    os.replace(aside, path)
+
+
+@dataclass
+class Run:
+    """A folder with recipe, stages, metrics, world, checkpoints, scorers, evaluation and samples."""
+
+    folder: Path
+    recipe: Recipe
+    stages: dict[str, dict] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, recipe: Recipe) -> "Run":
+        """A new folder `output_dir/name[-k]`; never one that exists."""
+        base = Path(recipe.output_dir)
+        for number in range(1, 1000):
+            folder = base / (recipe.name if number == 1 else f"{recipe.name}-{number}")
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RunError(f"{folder}: can't be made ({error}); choose another output_dir") from error
+            (folder / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
+            write_json(folder / "environment.json", environment(recipe))
+            return cls(folder, recipe)
+        raise RunError(f"{base}: a thousand runs of {recipe.name} exist; choose another output_dir")
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """An existing run, to resume, evaluate or report."""
+        path = folder / "recipe.yaml"
+        if not path.is_file():
+            raise RunError(f"{folder}: not a run folder (no recipe.yaml); `irg-rl train RECIPE` makes one")
+        try:
+            recipe = parse_recipe(yaml.safe_load(path.read_text()), where=str(path))
+        except RecipeError as error:
+            raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
+        stages_path = folder / "stages.json"
+        return cls(folder, recipe, json.loads(stages_path.read_text()) if stages_path.is_file() else {})
+
+    def path(self, *parts: str) -> Path:
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def is_done(self, stage: str) -> bool:
+        return self.stages.get(stage, {}).get("done", False)
+
+    def record(self, stage: str, seconds: float, done: bool, **facts) -> None:
+        """Add `seconds` to what the stage has cost so far (a resumed stage adds up) and keep its facts."""
+        entry = self.stages.setdefault(stage, {"seconds": 0.0})
+        entry.update(facts, seconds=round(entry["seconds"] + seconds, 2), done=done)
+        entry["budget_minutes"] = self.recipe.budget_minutes.get(stage)
+        write_json(self.folder / "stages.json", self.stages)
+
+    @contextmanager
+    def stage(self, name: str):
+        """Time a stage and mark it done when its body ends; the body may put facts into the dict it gets."""
+        facts: dict = {}
+        begin = time.monotonic()
+        try:
+            yield facts
+        except BaseException:
+            self.record(name, time.monotonic() - begin, done=False, **facts)
+            raise
+        self.record(name, time.monotonic() - begin, done=True, **facts)
+
+    @contextmanager
+    def lock(self):
+        """One process at a time works on a run; a killed one leaves no lock behind."""
+        with (self.folder / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"{self.folder}: another process works on this run; wait for it or stop it") from error
+            yield
+
+
+def environment(recipe: Recipe) -> dict:
+    """What a reader of the results wants to know of how they came about; no secrets."""
+    head = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "deepspeed", "ray", "trl", "diffusers", "open-clip-torch")
+    return {
+        "digest": recipe.digest(),
+        "commit": head.stdout.strip() or "unknown",
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in packages},
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }

@@ -1,0 +1,163 @@
+"""The SFT stages: IRGL stage 1, the model's own first images, IRGL stage 2."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from irg_rl.commands.prepare import load_model, prompts_of
+from irg_rl.commands.progress import bar, console
+from irg_rl.commands.run import Run
+from irg_rl.config import OptimizerRecipe, Recipe, Stage
+from irg_rl.learner.ema import EMA
+from irg_rl.learner.engine import Engine, EngineSettings
+from irg_rl.learner.parts import OptimizerSettings, Part, Schedule
+from irg_rl.model.folder import Folder, save_folder
+from irg_rl.model.pack import Pack, PackBuilder
+from irg_rl.report.tracking import Tracker
+from irg_rl.shapes_world.rows import own_image_rows, write_mode
+from irg_rl.shapes_world.teacher import think_text
+from rollouts.images import vit_resize
+from rollouts.request import Request
+from rollouts.sampler import Sampler
+from sft.dataset import Rejections, RowSource
+from sft.encode import RowEncoder
+from sft.packing import PackStream, RowLayout, SFTPack
+from sft.train import Identity, StageTrainer, averaged_model
+
+VALIDATION_SEED = 987_654_321
+
+
+def optimizer_settings(recipe: OptimizerRecipe, steps: int) -> OptimizerSettings:
+    rates = {
+        Part.UND: recipe.lr,
+        Part.GEN: recipe.lr if recipe.gen_lr is None else recipe.gen_lr,
+        Part.VISION: recipe.lr if recipe.vision_lr is None else recipe.vision_lr,
+    }
+    total = steps if recipe.schedule == "cosine" else None
+    schedule = Schedule(recipe.warmup, total, recipe.final_lr_share)
+    return OptimizerSettings(rates, recipe.weight_decay, recipe.betas, recipe.eps, schedule)
+
+
+def engine_settings(recipe: Recipe, optimizer: OptimizerRecipe, steps: int) -> EngineSettings:
+    return EngineSettings(
+        optimizer_settings(optimizer, steps), recipe.engine.zero_stage, recipe.engine.dtype, optimizer.grad_clip
+    )
+
+
+def builder_of(folder: Folder) -> PackBuilder:
+    config = folder.model.config
+    return PackBuilder(folder.tokenizer.special, config.max_latent_size, config.vit.max_patches_per_side)
+
+
+def idle_pack(folder: Folder) -> Pack:
+    """A small pack that touches every module."""
+    config, builder = folder.model.config, builder_of(folder)
+    text = builder.add_text([0], loss=True)
+    builder.add_vit(torch.zeros(1, config.vit.patch_dim), (1, 1), text)
+    builder.add_noise(torch.zeros(1, config.latent_dim), 0.5, (1, 1), text)
+    return builder.build(touch_all=True)
+
+
+def train_stage(run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict) -> None:
+    """Train one IRGL stage from model folder `start`; its averaged weights become model folder `name`."""
+    recipe = run.recipe
+    torch.set_num_threads(recipe.engine.threads)
+    folder = load_model(run, start)
+    sources = row_sources(run, stage)
+    encoder = row_encoder(folder)
+    layout = RowLayout(recipe.sft.dropout, stage.noise_blocks, folder.model.config.timestep_shift)
+    stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), recipe.seed)
+    engine = Engine(folder.model.train(), engine_settings(recipe, stage.optimizer, stage.steps), idle_pack(folder))
+    ema = EMA(engine.model.named_parameters(), recipe.sft.ema_decay)
+    fingerprint = "-".join(source.fingerprint for source in sources)
+    trainer = StageTrainer(
+        engine, ema, stream, validation_packs(sources, encoder, layout, folder), stage, run.path(name),
+        Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
+        recipe.sft.validate_every, recipe.sft.checkpoint_every, recipe.engine.keep_checkpoints,
+    )  # fmt: skip
+    step = trainer.resume()
+    tracker.rewind(name, step)
+    with bar(f"SFT {name}", stage.steps, step) as progress:
+
+        def on_step(result) -> None:
+            progress.advance(note=f"ce {result.terms['ce']:.3f} mse {result.terms['mse']:.3f}")
+            if result.step % 20 == 0:
+                tracker.log(name, result.step, step_metrics(result))
+
+        def on_validation(step: int, metrics: dict) -> None:
+            facts["validation"] = metrics
+            tracker.log(name, step, {f"validation/{key}": value for key, value in metrics.items()})
+
+        trainer.on_step, trainer.on_validation = on_step, on_validation
+        trainer.run()
+    facts.update(steps=engine.steps, rejected_rows=len(sources[0].rejections.seen))
+    if facts["rejected_rows"]:
+        console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")
+    save_folder(averaged_model(engine, ema), folder.autoencoder, folder.tokenizer, run.path("models", name))
+
+
+def step_metrics(result) -> dict[str, float]:
+    shared = {f"grad_norm/{part}": norm for part, norm in result.grad_norms.items()}
+    tokens = max(result.sums["tokens"], 1.0)
+    return {**result.terms, **shared, "right_tokens": result.sums["right"] / tokens, "lr": result.learning_rates["und"]}
+
+
+def row_sources(run: Run, stage: Stage) -> list[RowSource]:
+    recipe = run.recipe
+    data = Path(recipe.sft.data) if recipe.sft.data is not None else run.path("world", "rows")
+    rejections = Rejections(run.path("rejected.jsonl"))
+    hold_out = -(-recipe.sft.validation_rows // len(stage.sources))
+    return [
+        RowSource(data / source.folder, recipe.seed + number, rejections, hold_out)
+        for number, source in enumerate(stage.sources)
+    ]
+
+
+def row_encoder(folder: Folder) -> RowEncoder:
+    config = folder.model.config
+    from irg_rl.model.transforms import Resize
+
+    table = config.max_latent_size * config.pixels_per_token
+    vae_resize = Resize(table, min(512, config.pixels_per_token), config.pixels_per_token)
+    return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config))
+
+
+def validation_packs(
+    sources: list[RowSource], encoder: RowEncoder, layout: RowLayout, folder: Folder, rows_per_pack: int = 32
+) -> list[SFTPack]:
+    """Packs of the held-out rows with noise and times that are the same at every validation."""
+    rows = [row for source in sources for row in source.held_out()]
+    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    return [
+        layout.pack(builder_of(folder), encoder.encode(rows[i : i + rows_per_pack]), generator)
+        for i in range(0, len(rows), rows_per_pack)
+    ]
+
+
+def draw_own_images(run: Run, start: str, facts: dict) -> None:
+    """First images by the model itself become improving rows: its own failures, and what it already gets right."""
+    recipe = run.recipe
+    torch.set_num_threads(recipe.engine.threads)
+    folder = load_model(run, start)
+    folder.model.eval()
+    sampling = recipe.sampling.model_copy(update={"points": recipe.world.own_image_steps})
+    sampler = Sampler(folder.model, folder.autoencoder, folder.tokenizer, sampling)
+    train = prompts_of(run, "train")
+    prompts = [train[i % len(train)] for i in range(recipe.world.own_images)]
+    images = []
+    size = recipe.evaluation.batch_size
+    with bar("own first images", len(prompts)) as progress:
+        for begin in range(0, len(prompts), size):
+            part = prompts[begin : begin + size]
+            requests = [
+                Request(p, begin + i, recipe.seed, think=think_text(p.metadata)) for i, p in enumerate(part)
+            ]
+            images += [t.images[0].pixels.numpy() for t in sampler.sample(requests, turns=1)]
+            progress.advance(len(part))
+    rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed))
+    for mode, made in rows.items():
+        write_mode(run.path("world", "rows", "own"), mode, made)
+    facts["images"] = len(images)
+

@@ -1,0 +1,75 @@
+"""The autoencoder's own stage: reconstruction with a light KL, then latents scaled to zero mean and unit spread."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from irg_rl.config import VAETraining
+from irg_rl.model.autoencoder import Autoencoder, from_uint8, to_uint8
+
+
+START_LOGVAR = -6.0
+"""Posterior log-variance at the start: with unit noise on untrained latents the first minutes teach nothing."""
+
+
+def train_autoencoder(
+    vae: Autoencoder,
+    images: np.ndarray,
+    settings: VAETraining,
+    seed: int,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> Autoencoder:
+    """Train on uint8 `images` [N, H, W, 3].
+
+    Loss = |x - x'| + (x - x')^2, means over pixels, + kl_weight * KL(posterior || N(0, 1)), mean over latent numbers.
+    Returns the autoencoder with scaling and shift factors that give its latents mean 0 and standard deviation 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.05)
+    pixels = torch.from_numpy(images)
+    with torch.no_grad():
+        vae.kl.encoder.conv_out.bias[vae.config.latent_channels :] = START_LOGVAR
+    vae.train()
+    for step in range(settings.steps):
+        chosen = torch.randint(len(pixels), (settings.batch_size,), generator=generator)
+        batch = from_uint8(pixels[chosen])
+        mean, logvar = vae.encode(batch)
+        noise = torch.randn(mean.shape, generator=generator)
+        rebuilt = vae.kl.decoder(mean + torch.exp(0.5 * logvar) * noise)
+        error = rebuilt - batch
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        loss = error.abs().mean() + error.square().mean() + settings.kl_weight * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        on_step(step, loss.item())
+    vae.eval()
+    return rescaled(vae, images[:2048])
+
+
+@torch.no_grad()
+def rescaled(vae: Autoencoder, images: np.ndarray) -> Autoencoder:
+    """The same autoencoder with scaling and shift that give the posterior means of uint8 `images` mean 0, spread 1."""
+    means = torch.cat([vae.encode(from_uint8(torch.from_numpy(part)))[0] for part in _parts(images)])
+    factors = {"scaling_factor": 1.0 / means.std().item(), "shift_factor": means.mean().item()}
+    scaled = Autoencoder(vae.config.model_copy(update=factors), vae.latent_patch_size)
+    scaled.kl = vae.kl
+    return scaled.eval()
+
+
+@torch.no_grad()
+def reconstruct(vae: Autoencoder, images: np.ndarray) -> np.ndarray:
+    """uint8 images [N, H, W, 3] -> their reconstructions from the posterior mean, uint8."""
+    rebuilt = []
+    for part in _parts(images):
+        mean, _ = vae.encode(from_uint8(torch.from_numpy(part)))
+        rebuilt.append(to_uint8(vae.decode(vae.scale(mean))).numpy())
+    return np.concatenate(rebuilt)
+
+
+def _parts(images: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(images, max(len(images) // 256, 1))

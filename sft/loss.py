@@ -1,0 +1,43 @@
+"""The IRGL objective on a pack: cross-entropy of thinking plus flow-matching error of drawing."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from irg_rl.model.unified import ModelOutput
+from sft.packing import SFTPack
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Global denominators: label tokens and latent tokens with loss, over all packs of all ranks of one step."""
+
+    text: int
+    latent: int
+
+    @classmethod
+    def of(cls, packs: list[SFTPack]) -> "Counts":
+        return cls(sum(p.pack.logit_targets.numel() for p in packs), sum(p.velocities.shape[0] for p in packs))
+
+
+def sft_loss(
+    output: ModelOutput, pack: SFTPack, counts: Counts, ce_weight: float, mse_weight: float
+) -> dict[str, Tensor]:
+    """ce = sum CE / text tokens; mse = sum over latent tokens of mean_D (v - (eps - x0))^2 / latent tokens; weighted.
+
+    The terms of several packs add up to those of one big pack.
+    """
+    labels = pack.pack.logit_targets
+    ce = F.cross_entropy(output.logits.float(), labels, reduction="sum") / max(counts.text, 1)
+    velocity = output.velocity
+    target = pack.velocities.to(velocity)
+    mse = (velocity - target).square().mean(-1).sum() / max(counts.latent, 1) if target.numel() else velocity.sum()
+    return {"ce": ce_weight * ce, "mse": mse_weight * mse}
+
+
+@torch.no_grad()
+def right_tokens(output: ModelOutput, pack: SFTPack) -> int:
+    """How many label tokens the model would have written itself."""
+    return int((output.logits.argmax(-1) == pack.pack.logit_targets).sum())

@@ -1,0 +1,98 @@
+"""One training row in the IRG schema: a conversation of texts and images with flags that say what is learned from.
+
+A row is a JSON list of turns (column `conversation` of the parquet files). A user turn is a string. An
+assistant turn is a list of parts: text (trained unless `need_loss` is false) and images, each with at least one of
+`need_loss` (drawn: a flow target), `need_vae` and `need_vit` (looked at: conditions).
+"""
+
+import base64
+import binascii
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 4096 * 4096
+FORMATS = {"PNG", "JPEG", "WEBP"}
+
+
+class BrokenRow(ValueError):
+    """A row that can't be trained on; it is rejected whole, never in parts."""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    text: str
+    loss: bool
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    target: bool
+    vae: bool
+    vit: bool
+
+
+Part = TextPart | ImagePart
+
+
+def parse_row(conversation: str) -> tuple[Part, ...]:
+    """Parts of a row in order. Raises BrokenRow naming the turn and what is wrong with it."""
+    try:
+        turns = json.loads(conversation)
+    except (json.JSONDecodeError, TypeError) as error:
+        raise BrokenRow(f"conversation is not JSON: {error}") from error
+    if not isinstance(turns, list) or not turns:
+        raise BrokenRow("conversation is not a non-empty list of turns")
+    parts: list[Part] = []
+    for number, turn in enumerate(turns):
+        where = f"turn {number}"
+        if not isinstance(turn, dict):
+            raise BrokenRow(f"{where} is not an object")
+        content = turn.get("content")
+        if turn.get("role") == "user":
+            if not isinstance(content, str):
+                raise BrokenRow(f"{where}: a user turn needs a string as content")
+            parts.append(TextPart(content, loss=bool(turn.get("need_loss", False))))
+        elif turn.get("role") == "assistant":
+            if not isinstance(content, list):
+                raise BrokenRow(f"{where}: an assistant turn needs a list of parts as content")
+            parts.extend(_parse_part(part, f"{where}, part {k}") for k, part in enumerate(content))
+        else:
+            raise BrokenRow(f"{where}: role {turn.get('role')!r} is not 'user' or 'assistant'")
+    if not any(p.loss if isinstance(p, TextPart) else p.target for p in parts):
+        raise BrokenRow("nothing in the row is trained: no text with loss and no target image")
+    return tuple(parts)
+
+
+def _parse_part(part: dict, where: str) -> Part:
+    if not isinstance(part, dict) or not isinstance(part.get("content"), str):
+        raise BrokenRow(f"{where}: needs a string as content")
+    if part.get("type") == "text":
+        return TextPart(part["content"], loss=bool(part.get("need_loss", True)))
+    if part.get("type") != "image":
+        raise BrokenRow(f"{where}: type {part.get('type')!r} is not 'text' or 'image'")
+    target, vae, vit = (bool(part.get(flag, False)) for flag in ("need_loss", "need_vae", "need_vit"))
+    if not (target or vae or vit):
+        raise BrokenRow(f"{where}: an image needs one of need_loss, need_vae, need_vit")
+    return ImagePart(decode_image(part["content"], where), target, vae, vit)
+
+
+def decode_image(encoded: str, where: str = "image") -> np.ndarray:
+    """base64 of PNG, JPEG or WebP bytes -> uint8 [H, W, 3]; transparency is laid on white.
+
+    The header is read before any pixel is, so that a hostile size costs nothing.
+    """
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)), formats=sorted(FORMATS))
+        if image.width * image.height > MAX_PIXELS:
+            raise BrokenRow(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+        if image.mode in {"RGBA", "LA", "P"}:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        return np.asarray(image.convert("RGB")).copy()
+    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error

@@ -1,0 +1,148 @@
+"""One IRGL stage: packs from the stream, steps of the engine, validation until the plateau, checkpoints that resume."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from irg_rl.config import Stage
+from irg_rl.learner import checkpoint
+from irg_rl.learner.checkpoint import Snapshot
+from irg_rl.learner.ema import EMA
+from irg_rl.learner.engine import Engine, Loss, StepResult
+from irg_rl.learner.training_state import capture, restore
+from sft.loss import Counts, right_tokens, sft_loss
+from sft.packing import PackStream, SFTPack
+
+
+@dataclass
+class Plateau:
+    """Ends a stage when `patience` validations in a row were no better than the best by `margin` (relative)."""
+
+    patience: int
+    margin: float = 1e-3
+    best: float = float("inf")
+    waited: int = 0
+
+    def reached(self, loss: float) -> bool:
+        if loss < self.best * (1 - self.margin):
+            self.best, self.waited = loss, 0
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+
+@dataclass
+class Identity:
+    """What a checkpoint must agree with to be resumed."""
+
+    recipe: dict
+    digest: str
+    fingerprint: str
+
+
+@dataclass
+class StageTrainer:
+    """Trains `stage` with `engine`; `folder` receives `checkpoints/`. Every rank of the engine runs one."""
+
+    engine: Engine
+    ema: EMA
+    stream: PackStream
+    validation: list[SFTPack]
+    stage: Stage
+    folder: Path
+    identity: Identity
+    validate_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    on_step: Callable[[StepResult], None] = lambda result: None
+    on_validation: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    plateau: Plateau = field(init=False)
+
+    def __post_init__(self):
+        self.plateau = Plateau(self.stage.patience)
+
+    def run(self) -> dict[str, float]:
+        """Train to the plateau or the last step; returns the last validation."""
+        metrics: dict[str, float] = {}
+        done = False
+        while not done:
+            result = self._step()
+            self.on_step(result)
+            last = self.engine.steps >= self.stage.steps
+            if self.engine.steps % self.validate_every == 0 or last:
+                metrics = self.validate()
+                self.on_validation(self.engine.steps, metrics)
+                done = self.plateau.reached(metrics["loss"])
+            done = done or last
+            if self.engine.steps % self.checkpoint_every == 0 or done:
+                self.save()
+        return metrics
+
+    def _step(self) -> StepResult:
+        place = self.engine.place
+        packs = [self.stream.next() for _ in range(self.stage.packs_per_step)]
+        mine = packs[place.rank :: place.world_size]
+
+        def loss_fn(output, index: int, totals: dict[str, float]) -> Loss:
+            counts = Counts(int(totals["text"]), int(totals["latent"]))
+            terms = sft_loss(output, mine[index], counts, self.stage.ce_weight, self.stage.mse_weight)
+            return Loss(terms, {"right": float(right_tokens(output, mine[index])), "tokens": totals["text"]})
+
+        counts = Counts.of(mine)
+        result = self.engine.step([p.pack for p in mine], loss_fn, {"text": counts.text, "latent": counts.latent})
+        if result.applied:
+            self.ema.update(self.engine.model.named_parameters())
+        return result
+
+    def validate(self) -> dict[str, float]:
+        """Cross-entropy, flow error and share of right tokens on the held-out packs, unweighted."""
+        counts = Counts.of(self.validation)
+
+        def read(output, index: int) -> tuple[float, float, int]:
+            terms = sft_loss(output, self.validation[index], counts, 1.0, 1.0)
+            return terms["ce"].item(), terms["mse"].item(), right_tokens(output, self.validation[index])
+
+        parts = self.engine.evaluate([p.pack for p in self.validation], read)
+        ce, mse = (sum(part[k] for part in parts) for k in (0, 1))
+        loss = self.stage.ce_weight * ce + self.stage.mse_weight * mse
+        return {"loss": loss, "ce": ce, "mse": mse, "right_tokens": sum(p[2] for p in parts) / max(counts.text, 1)}
+
+    def save(self) -> None:
+        tensors, words = capture(self.engine, self.ema)
+        if self.engine.place.rank:
+            return
+        plateau = {"best": self.plateau.best, "waited": self.plateau.waited}
+        snapshot = Snapshot(
+            step=self.engine.steps,
+            tensors=tensors,
+            cursors={"stream": self.stream.state(), "plateau": plateau},
+            recipe=self.identity.recipe,
+            recipe_digest=self.identity.digest,
+            fingerprint=self.identity.fingerprint,
+            extra=words,
+        )
+        checkpoint.save(self.folder, snapshot, self.keep_checkpoints)
+
+    def resume(self) -> int:
+        """Go on from the newest complete checkpoint, if there is one; returns the step."""
+        path, _ = checkpoint.latest(self.folder)
+        if path is None:
+            return 0
+        snapshot = checkpoint.load(path)
+        checkpoint.require_same_recipe(
+            snapshot, self.identity.recipe, self.identity.digest, self.identity.fingerprint
+        )
+        restore(self.engine, snapshot.tensors, snapshot.extra, self.ema)
+        self.stream.load_state(snapshot.cursors["stream"])
+        self.plateau.best = snapshot.cursors["plateau"]["best"]
+        self.plateau.waited = snapshot.cursors["plateau"]["waited"]
+        return snapshot.step
+
+
+def averaged_model(engine: Engine, ema: EMA) -> torch.nn.Module:
+    """The engine's module with the averaged weights put in: what a stage hands on. The engine is done with."""
+    model = engine.model
+    model.load_state_dict(ema.weights, strict=False)
+    return model.eval()
