@@ -1,0 +1,65 @@
+"""The log-probabilities that importance ratios are taken against.
+
+fp32: those of the sampler, which equal the learner's (invariant 1). bf16: they are recomputed by the learner in the
+same packs, because two different kernels differ by more than a clip range; the sampler's then correct the mismatch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from irg_rl.learner.policy import SamplingLaw, Scores, evaluate
+from irg_rl.learner.replay import ReplayPack
+from irg_rl.trajectory import ImageSegment, Trajectory
+
+Key = tuple[int, int]
+"""Trajectory and segment."""
+
+
+@dataclass
+class OldPolicy:
+    """Detached values by (trajectory, segment): [T] of texts; [S] and [S, N, D] of images."""
+
+    text: dict[Key, Tensor] = field(default_factory=dict)
+    image: dict[Key, Tensor] = field(default_factory=dict)
+    mean: dict[Key, Tensor] = field(default_factory=dict)
+    recomputed: bool = False
+
+
+def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
+    """The sampler's own numbers."""
+    old = OldPolicy()
+    for index, trajectory in enumerate(trajectories):
+        for place, segment in enumerate(trajectory.segments):
+            if isinstance(segment, ImageSegment):
+                old.image[index, place], old.mean[index, place] = segment.logprobs, segment.mean
+            else:
+                old.text[index, place] = segment.logprobs
+    return old
+
+
+def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
+    """The learner's numbers before the first update; a collective call."""
+    old = sampled(trajectories)
+    old.recomputed = True
+    old.image = {key: value.clone() for key, value in old.image.items()}
+    old.mean = {key: value.clone() for key, value in old.mean.items()}
+
+    def read(output, index: int) -> None:
+        replay = replays[index]
+        _enter(old, replay, evaluate(output, replay, trajectories, law))
+
+    engine.evaluate([replay.pack for replay in replays], read)
+    return old
+
+
+@torch.no_grad()
+def _enter(old: OldPolicy, replay: ReplayPack, scores: Scores) -> None:
+    for ref, score in zip(replay.texts, scores.texts):
+        old.text[ref.trajectory, ref.segment] = score.logprobs.cpu()
+    for ref, score in zip(replay.images, scores.images):
+        steps = list(ref.steps)
+        old.image[ref.trajectory, ref.segment][steps] = score.logprobs.cpu()
+        old.mean[ref.trajectory, ref.segment][steps] = score.mean.cpu()

@@ -1,0 +1,100 @@
+"""What the policy of the moment says about sampled actions: log-probabilities of tokens and of denoising steps.
+
+Letters: T tokens of a text, S steps of an image in a pack, N latent tokens, D numbers of a latent token.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from irg_rl import flow
+from irg_rl.learner.replay import ReplayPack, StepsRef
+from irg_rl.model.unified import ModelOutput
+from irg_rl.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class SamplingLaw:
+    """How actions were drawn: the sampler's own settings."""
+
+    temperature: float
+    kind: str  # flow.Transition
+    noise_level: float
+    t_second: float  # second time of the grid, for Flow-SDE's first step
+
+
+@dataclass
+class TextScore:
+    logprobs: Float[Tensor, "T"]
+    entropy: Float[Tensor, "T"]  # of the sampling distribution, nats, without gradient
+
+
+@dataclass
+class StepScore:
+    velocity: Float[Tensor, "S N D"]
+    mean: Float[Tensor, "S N D"]
+    std: Float[Tensor, "S"]
+    logprobs: Float[Tensor, "S"]  # means over the latent's numbers
+
+
+@dataclass
+class Scores:
+    """In the order of a ReplayPack's `texts` and `images`."""
+
+    texts: list[TextScore]
+    images: list[StepScore]
+
+
+def evaluate(
+    output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
+) -> Scores:
+    """Scores of everything sampled in the pack, fp32, with gradients where `output` has them."""
+    return Scores(_texts(output, replay, law), _images(output, replay, trajectories, law))
+
+
+def _texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
+    # imported here: trl takes ten seconds of processor time, and the driver, which imports the learner, never scores
+    from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+
+    if not replay.texts:
+        return []
+    logits = output.logits.float() / law.temperature
+    targets = replay.pack.logit_targets.to(logits.device)
+    logprobs = selective_log_softmax(logits[None], targets[None])[0]
+    entropy = entropy_from_logits(logits.detach())
+    slices = [replay.pack.logit_slices[ref.block] for ref in replay.texts]
+    return [TextScore(logprobs[part], entropy[part]) for part in slices]
+
+
+def _images(
+    output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
+) -> list[StepScore]:
+    """Images of one size at a time: one transition for all their steps."""
+    scores: list[StepScore | None] = [None] * len(replay.images)
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for index, ref in enumerate(replay.images):
+        by_size[_segment(trajectories, ref).x.shape[1]].append(index)
+    for members in by_size.values():
+        refs = [replay.images[index] for index in members]
+        counts = [len(ref.steps) for ref in refs]
+        velocity = torch.stack(
+            [output.velocity[replay.pack.velocity_slices[block]] for ref in refs for block in ref.blocks]
+        )
+        x, x_next, t, t_next = (
+            torch.cat([vars(_segment(trajectories, ref))[name][list(ref.steps)] for ref in refs]).to(velocity.device)
+            for name in ("x", "x_next", "t", "t_next")
+        )
+        mean, std = flow.transition(x, velocity, t, t_next, law.noise_level, law.kind, t_second=law.t_second)
+        logprobs = flow.log_prob(x_next, mean, std, kind=law.kind)
+        parts = (part.split(counts) for part in (velocity, mean, std, logprobs))
+        for index, *own in zip(members, *parts):
+            scores[index] = StepScore(*own)
+    return scores
+
+
+def _segment(trajectories: Sequence[Trajectory], ref: StepsRef):
+    return trajectories[ref.trajectory].segments[ref.segment]

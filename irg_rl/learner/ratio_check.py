@@ -1,0 +1,112 @@
+"""Invariant 1: before the first update, replayed and sampled log-probabilities are the same policy's.
+
+fp32: text |difference| <= 1e-4 per token, image |difference| <= clip_range / 5 per step; else the run refuses and names
+the worst place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from irg_rl.learner.policy import SamplingLaw, Scores, evaluate
+from irg_rl.learner.reduce import gather_objects
+from irg_rl.learner.replay import ReplayPack
+from irg_rl.trajectory import Modality, Trajectory
+
+TEXT_TOLERANCE = 1e-4
+IMAGE_SHARE_OF_CLIP = 5
+
+
+class RatioError(RuntimeError):
+    """The learner replays another policy than the one that sampled."""
+
+
+@dataclass
+class Difference:
+    """|replayed - sampled| log-probability of one (modality, turn, place): a step index, or None for all tokens."""
+
+    modality: str
+    turn: int
+    step: int | None
+    count: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+    where: str = ""
+    limit: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.count, 1)
+
+    def row(self) -> dict:
+        """For the report's table."""
+        return {
+            "modality": self.modality, "turn": self.turn, "step": self.step, "count": self.count, "mean": self.mean,
+            "max": self.largest, "limit": self.limit,
+        }  # fmt: skip
+
+
+def check(
+    engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw, clip_image: float
+) -> list[Difference]:
+    """The table over all ranks, sorted by modality, turn and step; a collective call.
+
+    Raises RatioError naming the worst difference, as a multiple of its limit, when one exceeds it.
+    """
+
+    def read(output, index: int) -> list[Difference]:
+        replay = replays[index]
+        return _differences(replay, evaluate(output, replay, trajectories, law), trajectories, clip_image)
+
+    local = [d for found in engine.evaluate([r.pack for r in replays], read) for d in found]
+    table = _merge([d for part in gather_objects(local) for d in part])
+    worst = max(table, key=lambda d: d.largest / d.limit, default=None)
+    if worst is not None and not worst.largest <= worst.limit:
+        step = "" if worst.step is None else f", step {worst.step}"
+        raise RatioError(
+            f"the replayed {worst.modality} log-probability of turn {worst.turn}{step} differs from the sampled one by "
+            f"{worst.largest:.3g} (limit {worst.limit:.3g}; {worst.where}): sampler and learner are different policies"
+        )
+    return table
+
+
+def _differences(
+    replay: ReplayPack, scores: Scores, trajectories: Sequence[Trajectory], clip_image: float
+) -> list[Difference]:
+    found = []
+    for ref, score in zip(replay.texts, scores.texts):
+        segment = trajectories[ref.trajectory].segments[ref.segment]
+        found.append(
+            _compare(Modality.TEXT, segment.turn, None, score.logprobs, segment.logprobs, TEXT_TOLERANCE,
+                     _name(trajectories[ref.trajectory]))
+        )  # fmt: skip
+    for ref, score in zip(replay.images, scores.images):
+        segment = trajectories[ref.trajectory].segments[ref.segment]
+        for place, step in enumerate(ref.steps):
+            new, old = score.logprobs[place : place + 1], segment.logprobs[step : step + 1]
+            found.append(
+                _compare(Modality.IMAGE, segment.turn, step, new, old, clip_image / IMAGE_SHARE_OF_CLIP,
+                         _name(trajectories[ref.trajectory]))
+            )  # fmt: skip
+    return found
+
+
+def _compare(modality: str, turn: int, step: int | None, new, old, limit: float, where: str) -> Difference:
+    gap = (new.cpu() - old).abs()
+    worst = float("inf") if bool(gap.isnan().any()) else float(gap.max())
+    return Difference(modality, turn, step, gap.numel(), float(gap.sum()), worst, where, limit)
+
+
+def _name(trajectory: Trajectory) -> str:
+    return f"prompt {trajectory.prompt.id!r}, sample {trajectory.sample}"
+
+
+def _merge(parts: list[Difference]) -> list[Difference]:
+    table: dict[tuple, Difference] = {}
+    for part in parts:
+        key = (part.modality, part.turn, -1 if part.step is None else part.step)
+        entry = table.setdefault(key, Difference(part.modality, part.turn, part.step, limit=part.limit))
+        entry.count += part.count
+        entry.total += part.total
+        if part.largest >= entry.largest:
+            entry.largest, entry.where = part.largest, part.where
+    return [table[key] for key in sorted(table)]

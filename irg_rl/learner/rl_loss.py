@@ -1,0 +1,203 @@
+"""The joint loss of a batch of scored trajectories: sampled text and denoising steps, each over its own global count.
+
+    loss = text_weight * sum_tokens(...) / text denominator + image_weight * sum_steps(...) / (image, step) pairs
+
+plus KL terms to an optional reference. A segment without an advantage (its sample left the group) takes no part.
+
+Metrics come as sums and counts per modality and turn, so that packs and ranks add up; `finish` divides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from irg_rl.learner.engine import Loss
+from irg_rl.learner.old_policy import OldPolicy
+from irg_rl.learner.policy import SamplingLaw, Scores, StepScore, evaluate
+from irg_rl.learner.replay import ReplayPack, StepsRef, TextRef
+from irg_rl.losses import clip, flow, text
+from irg_rl.model.unified import ModelOutput
+from irg_rl.trajectory import Trajectory
+
+TEXT, IMAGE = "text", "image"
+
+
+@dataclass(frozen=True)
+class RLLossSettings:
+    text_loss: str = "dapo"  # losses.text.TextLoss
+    importance: str = "token"  # losses.text.Importance
+    clip_text: tuple[float, float] = (0.2, 0.28)
+    clip_image: float = 1e-3
+    ratio_norm: bool = False  # GRPO-Guard's ratio for images
+    text_weight: float = 1.0
+    image_weight: float = 1.0
+    kl_text: float = 0.0
+    kl_image: float = 0.0
+    kl_image_space: str = "velocity"  # velocity or mean
+    max_text_tokens: int | None = None  # dr_grpo's constant denominator
+    mismatch_cap: float = 2.0  # truncation of sampler-mismatch weights, where old log-probabilities are recomputed
+
+    def __post_init__(self) -> None:
+        text.TextLoss(self.text_loss)
+        text.Importance(self.importance)
+        if self.kl_image_space not in ("velocity", "mean"):
+            raise ValueError(f"kl_image_space {self.kl_image_space!r}: choose velocity or mean")
+        if self.text_loss == text.TextLoss.DR_GRPO and self.max_text_tokens is None:
+            raise ValueError("text_loss dr_grpo needs max_text_tokens, its constant denominator")
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_text > 0 or self.kl_image > 0
+
+
+class JointLoss:
+    """The engine's loss function over `replays`; call it with the output of the pack of the same index.
+
+    `reference(pack)` gives the reference model's output without gradients; needed with a KL weight above 0.
+    """
+
+    def __init__(
+        self,
+        settings: RLLossSettings,
+        law: SamplingLaw,
+        replays: Sequence[ReplayPack],
+        trajectories: Sequence[Trajectory],
+        old: OldPolicy,
+        reference: Callable[..., ModelOutput] | None = None,
+    ):
+        if settings.needs_reference and reference is None:
+            raise ValueError(f"kl_text {settings.kl_text} and kl_image {settings.kl_image} need a reference model")
+        self._settings, self._law, self._old = settings, law, old
+        self._replays, self._trajectories = replays, trajectories
+        self._reference = reference if settings.needs_reference else None
+
+    def denominators(self) -> dict[str, float]:
+        """This rank's counts; the engine sums them over ranks."""
+        counts = {TEXT: 0.0, IMAGE: 0.0}
+        for replay in self._replays:
+            lengths = [self._segment(ref).ids.numel() for ref in replay.texts if self._advantage(ref) is not None]
+            if lengths:
+                mask = pad_sequence([torch.ones(n, dtype=torch.bool) for n in lengths], batch_first=True)
+                count = text.denominator(mask, self._settings.text_loss, self._settings.max_text_tokens)
+                counts[TEXT] += float(count)
+            counts[IMAGE] += sum(len(ref.steps) for ref in replay.images if self._advantage(ref) is not None)
+        return counts
+
+    def __call__(self, output: ModelOutput, index: int, totals: dict[str, float]) -> Loss:
+        replay = self._replays[index]
+        scores = evaluate(output, replay, self._trajectories, self._law)
+        reference = None
+        if self._reference is not None:
+            with torch.no_grad():
+                reference = evaluate(self._reference(replay.pack), replay, self._trajectories, self._law)
+        nothing = 0.0 * (output.logits.sum().float() + output.velocity.sum())
+        loss = Loss({TEXT: nothing, IMAGE: nothing})
+        self._add_texts(loss, replay, scores, reference, totals)
+        self._add_images(loss, replay, scores, reference, totals)
+        return loss
+
+    def _add_texts(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
+        chosen = [i for i, ref in enumerate(replay.texts) if self._advantage(ref) is not None]
+        if not chosen:
+            return
+        refs = [replay.texts[i] for i in chosen]
+        device = scores.texts[0].logprobs.device
+        logp = _pad([scores.texts[i].logprobs for i in chosen])
+        mask = _pad([torch.ones_like(scores.texts[i].logprobs, dtype=torch.bool) for i in chosen])
+        old = _pad([self._old.text[ref.trajectory, ref.segment] for ref in refs]).to(device)
+        advantages = torch.tensor([self._advantage(ref) for ref in refs], device=device)
+        logp_ref = None if reference is None else _pad([reference.texts[i].logprobs for i in chosen])
+        chosen_settings = self._settings
+        low, high = chosen_settings.clip_text
+        per_token = text.policy_loss(
+            logp, old, advantages, mask,
+            loss_type=chosen_settings.text_loss, level=chosen_settings.importance, epsilon=low, epsilon_high=high,
+            beta=chosen_settings.kl_text, logp_ref=logp_ref, mismatch=self._mismatch(refs, old, mask),
+        )  # fmt: skip
+        total = text.aggregate(per_token, mask, chosen_settings.text_loss, totals[TEXT])
+        loss.terms[TEXT] = loss.terms[TEXT] + chosen_settings.text_weight * total
+        log_ratio = text.log_importance(logp.detach(), old, mask, chosen_settings.importance)
+        for row, (i, ref) in enumerate(zip(chosen, refs)):
+            length = len(scores.texts[i].logprobs)
+            extra = {"entropy": scores.texts[i].entropy}
+            if logp_ref is not None:
+                extra["kl"] = text.k3(logp.detach()[row, :length], logp_ref[row, :length])
+            self._log(loss, TEXT, ref, log_ratio[row, :length], (low, high), extra)
+
+    def _add_images(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
+        for i, ref in enumerate(replay.images):
+            if self._advantage(ref) is None:
+                continue
+            score, steps = scores.images[i], list(ref.steps)
+            device = score.logprobs.device
+            old = self._old.image[ref.trajectory, ref.segment][steps].to(device)
+            log_ratio = flow.log_ratio(score.logprobs, old)
+            if self._settings.ratio_norm:
+                mean_old = self._old.mean[ref.trajectory, ref.segment][steps].to(device)
+                log_ratio = flow.guarded_log_ratio(score.logprobs, old, score.mean, mean_old, score.std)
+            advantages = torch.full_like(log_ratio, self._advantage(ref))
+            per_step = flow.policy_loss(log_ratio, advantages, self._settings.clip_image)
+            extra = {}
+            if reference is not None:
+                kl = self._image_kl(score, reference.images[i])
+                per_step = per_step + self._settings.kl_image * kl
+                extra["kl"] = kl.detach()
+            total = flow.aggregate(per_step, totals[IMAGE])
+            loss.terms[IMAGE] = loss.terms[IMAGE] + self._settings.image_weight * total
+            bounds = (self._settings.clip_image, self._settings.clip_image)
+            self._log(loss, IMAGE, ref, log_ratio.detach(), bounds, extra)
+
+    def _image_kl(self, score: StepScore, reference: StepScore) -> Tensor:
+        if self._settings.kl_image_space == "velocity":
+            return flow.velocity_mse(score.velocity, reference.velocity)
+        return flow.mean_kl(score.mean, reference.mean, score.std)
+
+    def _mismatch(self, refs: list[TextRef], old: Tensor, mask: Tensor) -> Tensor | None:
+        if not self._old.recomputed:
+            return None
+        drawn = _pad([self._segment(ref).logprobs for ref in refs]).to(old.device)
+        return text.mismatch_weight(old, drawn, mask, highest=self._settings.mismatch_cap)
+
+    def _log(
+        self,
+        loss: Loss,
+        modality: str,
+        ref: TextRef | StepsRef,
+        log_ratio: Tensor,
+        bounds: tuple[float, float],
+        extra: Mapping[str, Tensor],
+    ) -> None:
+        name = f"{modality}/turn{self._segment(ref).turn}/"
+        count = log_ratio.numel()
+        advantages = torch.full_like(log_ratio, self._advantage(ref))
+        numbers = clip.ratio_metrics(log_ratio.exp(), log_ratio, advantages, *bounds)
+        largest = {"ratio_max": float(numbers.pop("ratio_max")), "log_ratio_max": float(log_ratio.abs().max())}
+        sums = {key: float(value) * count for key, value in numbers.items()}
+        sums |= {key: float(value.sum()) for key, value in extra.items()}
+        sums |= {"advantage": float(advantages.sum()), "count": float(count)}
+        for key, value in sums.items():
+            loss.sums[name + key] = loss.sums.get(name + key, 0.0) + value
+        for key, value in largest.items():
+            loss.maxima[name + key] = max(loss.maxima.get(name + key, value), value)
+
+    def _segment(self, ref: TextRef | StepsRef):
+        return self._trajectories[ref.trajectory].segments[ref.segment]
+
+    def _advantage(self, ref: TextRef | StepsRef) -> float | None:
+        return self._segment(ref).advantage
+
+
+def finish(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of an update: every sum over its modality's and turn's count, and the counts and maxima themselves."""
+    metrics = dict(maxima)
+    for name, value in sums.items():
+        group, key = name.rsplit("/", 1)
+        metrics[name] = value if key == "count" else value / max(sums[f"{group}/count"], 1.0)
+    return metrics
+
+
+def _pad(rows: list[Tensor]) -> Tensor:
+    return pad_sequence(rows, batch_first=True)
