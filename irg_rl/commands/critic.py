@@ -1,0 +1,105 @@
+"""The critic: an actor that scores a sampled group and assigns credit to its segments."""
+
+from dataclasses import dataclass
+
+from irg_rl import credit
+from irg_rl.cluster.ray_runtime import take_thread_share
+from irg_rl.config import Recipe
+from irg_rl.trajectory import Group
+from rewards.hub import RewardHub
+
+
+@dataclass(frozen=True)
+class CreditSettings:
+    """How scores become advantages; see irg_rl.credit."""
+
+    scheme: str
+    weights: dict[str, float]
+    how: str
+    options: credit.Options
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "CreditSettings":
+        rl = recipe.rl
+        options = credit.Options(
+            gamma=rl.gamma, std_floor=rl.std_floor, clip=rl.advantage_clip, malformed_penalty=rl.malformed_penalty
+        )
+        weights = {s.name: s.weight for s in recipe.rewards.scorers if not s.held_out}
+        return cls(rl.credit, weights, recipe.rewards.combine, options)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the driver wants to know of a scored group without holding it."""
+
+    group: int
+    version: int
+    dead: bool
+    trained: int
+    dropped: int
+    failures: list[str]
+    stopped: int
+    images: int
+    text_tokens: int
+    means: dict[str, list[float]]  # scorer -> mean per turn over the trajectories that drew that turn
+    counts: list[int]  # trajectories that drew each turn
+    first: float  # combined reward of the first images, mean over the trained trajectories
+    last: float  # and of the last ones
+
+
+class Critic:
+    """`ray.remote(Critic)` is the actor. A whole group is one unit of work (idea 4)."""
+
+    def __init__(self, specs: list[dict], settings: CreditSettings, threads: int, max_failure_share: float) -> None:
+        take_thread_share(threads)
+        self.hub = RewardHub(specs, max_failure_share=max_failure_share)
+        self.settings = settings
+
+    def score_group(self, group: Group) -> tuple[Verdict, Group]:
+        """Scores every image, sets `rewards` and `advantage`s, returns the summary and the scored group."""
+        images = [image.pixels.numpy() for t in group.trajectories for image in t.images]
+        scores = self.hub.score(images, [group.prompt] * len(images))
+        at = 0
+        for trajectory in group.trajectories:
+            trajectory.rewards = {name: values[at : at + trajectory.turns] for name, values in scores.items()}
+            at += trajectory.turns
+        chosen = self.settings
+        summary = credit.assign(group, chosen.scheme, chosen.weights, how=chosen.how, options=chosen.options)
+        values = credit.combine(group, chosen.weights, "sum")
+        valid = [q for q in values if None not in q]
+        first, last = (sum(q[k] for q in valid) / max(len(valid), 1) for k in (0, -1))
+        return self._verdict(group, summary, first, last), group
+
+    def log(self) -> dict[str, float]:
+        """Latency and failures of every scorer."""
+        return self.hub.log()
+
+    def _verdict(self, group: Group, summary: credit.Summary, first: float, last: float) -> Verdict:
+        turns = max(t.turns for t in group.trajectories)
+        means = {}
+        for name in group.trajectories[0].rewards:
+            columns = [
+                [t.rewards[name][k] for t in group.trajectories if k < t.turns and t.rewards[name][k] is not None]
+                for k in range(turns)
+            ]
+            means[name] = [sum(column) / len(column) if column else float("nan") for column in columns]
+        failures = [
+            f"{name}: {self.hub.scorers[name].last_error}"
+            for name in means
+            if any(None in t.rewards[name] for t in group.trajectories)
+        ]
+        return Verdict(
+            group=group.id,
+            version=group.version,
+            dead=summary.dead,
+            trained=summary.trained,
+            dropped=summary.dropped,
+            failures=failures,
+            stopped=sum(t.stopped for t in group.trajectories),
+            images=sum(t.turns for t in group.trajectories),
+            text_tokens=group.tokens(),
+            means=means,
+            counts=[sum(k < t.turns for t in group.trajectories) for k in range(turns)],
+            first=first,
+            last=last,
+        )

@@ -1,0 +1,173 @@
+"""The RL stage: sample, score, learn, publish, in a loop that a reader can hold in the head.
+
+    prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
+
+The driver holds references and numbers, never tensors.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from irg_rl.cluster.fleet import Fleet, FleetSettings
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
+from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.commands.collecting import Collector
+from irg_rl.commands.critic import CreditSettings, Critic, Verdict
+from irg_rl.commands.learning import Learners
+from irg_rl.commands.prepare import prompts_of
+from irg_rl.commands.progress import bar, console
+from irg_rl.commands.run import Run, write_json
+from irg_rl.commands.scoring import scorer_specs
+from irg_rl.report.tracking import Tracker
+from irg_rl.shapes_world.prompts import read_prompts
+from irg_rl.trajectory import Prompt
+from rollouts.worker import RolloutWorker, WorkerSettings
+
+WARM_UP_S = 180.0
+"""Longest start of the actors: importing torch, loading models."""
+
+
+def rl_prompts(run: Run) -> list[Prompt]:
+    given = run.recipe.rl.prompts
+    return read_prompts(Path(given)) if given else prompts_of(run, "train")
+
+
+def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
+    """Train model folder `start` with RL; the result becomes model folder `rl`."""
+    engine = run.recipe.engine
+    with scorer_specs(run) as specs, LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
+        learners = Learners(run, start)
+        try:
+            loop = Loop(run, tracker, learners, rollout_fleet(run, start, learners), critic_fleet(run, specs))
+            facts.update(loop.run_all())
+            learners.save_model("rl")
+        finally:
+            learners.stop()
+
+
+def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
+    """Rollout actors side by side share the threads of the machine."""
+    recipe = run.recipe
+    threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
+    folder = recipe.init_from if start == "base" and recipe.init_from else str(run.path("models", start))
+    settings = WorkerSettings(
+        folder, recipe.sampling, recipe.rl.noise, recipe.seed, threads, recipe.engine.device, recipe.engine.dtype
+    )
+    gpus = 1.0 if recipe.engine.device == "cuda" else 0.0
+    actor = ray.remote(RolloutWorker).options(**actor_options(threads=threads, cpus=0, gpus=gpus))
+    return Fleet(
+        "rollout",
+        lambda index: actor.remote(settings),
+        FleetSettings(recipe.engine.rollout_actors, recipe.engine.deadline_s, WARM_UP_S),
+        prepare=lambda handle: handle.set_weights.remote(learners.message),
+        returns=2,
+    )
+
+
+def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
+    recipe = run.recipe
+    settings = CreditSettings.of(recipe)
+    actor = ray.remote(Critic).options(**actor_options(threads=1, cpus=0))
+    return Fleet(
+        "critic",
+        lambda index: actor.remote(specs, settings, 1, recipe.rewards.max_failure_share),
+        FleetSettings(1, recipe.engine.deadline_s, WARM_UP_S),
+        returns=2,
+    )
+
+
+@dataclass
+class Loop:
+    """Updates until the recipe's number is reached, with checkpoints on the way."""
+
+    run: Run
+    tracker: Tracker
+    learners: Learners
+    rollouts: Fleet
+    critics: Fleet
+
+    def run_all(self) -> dict:
+        recipe = self.run.recipe.rl
+        saved = self.learners.resume()
+        slots = SlotBuffer(recipe.groups, recipe.staleness)
+        if saved:
+            slots = SlotBuffer.restore(saved["slots"], time.monotonic() + self.run.recipe.engine.deadline_s)
+        self.tracker.rewind("rl", self.learners.updates)
+        collector = Collector(
+            slots, self.rollouts, self.critics, rl_prompts(self.run), recipe.group_size, self.run.recipe.seed,
+            self.run.recipe.engine.deadline_s, self.run.path("dropped.jsonl"),
+        )  # fmt: skip
+        self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)
+        self.critics.wait_until_serving(1, WARM_UP_S)
+        if saved:
+            collector.resume(self.learners.updates)
+        with bar("RL", recipe.updates, self.learners.updates) as progress:
+            while self.learners.updates < recipe.updates:
+                progress.advance(note=self._update(collector))
+        ledger = slots.ledger
+        return {
+            "updates": self.learners.updates, "admitted": ledger.admitted, "trained": ledger.trained,
+            "dropped": ledger.dropped, "cancelled": ledger.cancelled, "reasons": slots.reasons,
+            "losses": self.rollouts.losses + self.critics.losses,
+        }  # fmt: skip
+
+    def _update(self, collector: Collector) -> str:
+        """One update: fill, learn, publish, free the slots."""
+        update, began = self.learners.updates, time.monotonic()
+        collector.admit(update)
+        while not (batch := collector.take()):
+            collector.pump(1.0, update)
+        collected = time.monotonic()
+        if update == 0:
+            self._check_ratio([body for _, body in batch])
+        training = self.learners.train([body for _, body in batch])
+        while not self.learners.is_done(training):
+            collector.pump(0.2, update)  # with staleness > 0 sampling goes on meanwhile
+        result = self.learners.result(training)
+        learned = time.monotonic()
+        self.learners.publish()
+        self.rollouts.broadcast("set_weights", self.learners.message, timeout=self.run.recipe.engine.deadline_s)
+        collector.slots.published(self.learners.message.version)
+        verdicts = [verdict for verdict, _ in batch]
+        times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
+        metrics = {**summary(verdicts), **result, **{f"seconds/{k}": v for k, v in times.items()}}
+        self.tracker.log("rl", self.learners.updates, metrics)
+        last = self.learners.updates >= self.run.recipe.rl.updates
+        if last or self.learners.updates % self.run.recipe.rl.checkpoint_every == 0:
+            self.learners.save({"slots": collector.slots.state()})
+        return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
+
+    def _check_ratio(self, groups: list) -> None:
+        rows = self.learners.check_ratio(groups)
+        write_json(self.run.path("evaluation", "ratio_check.json"), {"kind": "ratio_check", "rows": rows})
+        worst = max(rows, key=lambda row: row["worst"] / row["limit"])
+        console.print(
+            f"ratio check: {len(rows)} (modality, turn, step) places agree; the worst is {worst['modality']} of turn "
+            f"{worst['turn']}: {worst['worst']:.2g} of {worst['limit']:.2g} allowed"
+        )
+
+
+def summary(verdicts: list[Verdict]) -> dict[str, float]:
+    """Reward means per turn over a batch, and how the trajectories ended."""
+    trajectories = sum(v.counts[0] for v in verdicts)
+    out = {
+        "stopped": sum(v.stopped for v in verdicts) / trajectories,
+        "images": sum(v.images for v in verdicts) / trajectories,
+        "text_tokens": sum(v.text_tokens for v in verdicts) / trajectories,
+        "dropped_samples": sum(v.dropped for v in verdicts),
+        "reward/first": sum(v.first for v in verdicts) / len(verdicts),
+        "reward/last": sum(v.last for v in verdicts) / len(verdicts),
+    }
+    for name in verdicts[0].means:
+        for turn in range(max(len(v.counts) for v in verdicts)):
+            pairs = [(v.means[name][turn], v.counts[turn]) for v in verdicts if turn < len(v.counts)]
+            pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
+            if pairs:
+                out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
+    return out
+
+
