@@ -65,7 +65,8 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # the ends touch 0 and 1 exactly where the share does; rounding would leave the share a hair outside
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def proportion(terms: Terms, level: float = LEVEL) -> Measure:

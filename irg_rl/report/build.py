@@ -43,6 +43,16 @@ class Absence:
     reason: str
 
 
+@dataclass(frozen=True)
+class SampledPrompt:
+    """A prompt and what each checkpoint made of it, in the order of the evaluations."""
+
+    id: str
+    text: str
+    task: str
+    by_group: dict[str, Sample]
+
+
 def build_report(folder: Path) -> Path:
     """Write `report.html` into the run folder, whole or not at all, and return its path.
 
@@ -68,23 +78,27 @@ def render(record: RunRecord) -> str:
     environment.filters["reward"] = show_reward
     environment.filters["verdict"] = verdict_word
     environment.filters["outcome"] = sample_outcome
+    environment.filters["preference"] = tables.preference
+    environment.filters["gate_lines"] = tables.gate_lines
     evaluations = [e for e in record.evaluations if tables.REAL in e.get("arms", {})]
     pictures = [curves.draw_turns(evaluations), curves.draw_repair(evaluations)] if evaluations else []
     return environment.get_template("report.html.jinja").render(
         record=record,
         name=record.recipe.get("name", record.folder.name),
+        description=record.recipe.get("description", ""),
         facts=facts(record),
         stages=stage_lines(record.stages),
         tiles=tables.tiles(evaluations),
         gates=[e for e in evaluations if e["gate"]],
-        gate_is_off=record.recipe.get("gate", {}).get("mode") == "off",
-        evaluations=[(e, tables.by_turn(e), tables.preference(e)) for e in evaluations],
+        gate_is_off=(record.recipe.get("gate") or {}).get("mode") == "off",
+        evaluations=evaluations,
+        turns_table=tables.by_turn(evaluations),
+        tasks_table=tables.by_task(evaluations),
         refinement=[picture for picture in pictures if picture is not None],
-        tasks=tables.by_task(evaluations) if evaluations else None,
         baselines=tables.against_baselines(record.comparison) if record.comparison else [],
         curves=curves.draw_curves(record.metrics),
         not_drawn=curves.not_drawn(record.metrics),
-        samples={name: group[:SHOWN_SAMPLES] for name, group in record.samples.items()},
+        samples=by_prompt(record),
         absences=absences(record),
         share=tables.share,
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -128,21 +142,35 @@ def absences(record: RunRecord) -> list[Absence]:
     """What the report leaves out, and why."""
     arms = {arm for e in record.evaluations for arm in e["arms"]}
     stages = {row["stage"] for row in record.metrics}
+    has_rl = any(stage.startswith("rl") for stage in stages)
+    rejected = "none was rejected" if stages else "no training stage has logged a step yet"
     checks = [
         (bool(record.evaluations), "evaluation", "no checkpoint has been evaluated yet"),
         ({"redraw", "shuffled"} <= arms, "controls", "the evaluation with both controls has not run"),
         (any(e["gate"] for e in record.evaluations), "gate", "the evaluation after SFT has not run"),
-        (bool(record.metrics), "training curves", "no training stage has logged a step yet"),
-        (any(stage.startswith("rl") for stage in stages), "RL curves", "the RL stage has not run"),
+        (bool(stages), "training curves", "no training stage has logged a step yet"),
+        (has_rl, "RL curves", "the RL stage has not run"),
         (record.comparison is not None, "RL against baselines", "the comparison has not run"),
         (record.ratio_check is not None, "ratio check", "the RL stage has not begun"),
-        (record.scorers is not None, "scorer agreement", "the scorers have not been trained or tested"),
+        (record.scorers is not None, "scorer agreement", "the scorers have not been tested"),
         (bool(record.samples), "picture strips", "no samples have been drawn yet"),
-        (record.rejected is not None, "rejected rows", "no SFT data has been read yet"),
-        (record.dropped is not None, "dropped samples", "the RL stage has not begun"),
+        (record.rejected is not None, "rejected rows", rejected),
+        (record.dropped is not None, "dropped samples", "none was dropped" if has_rl else "the RL stage has not begun"),
         (bool(record.stages), "times per stage", "no stage has begun"),
     ]
     return [Absence(part, reason) for present, part, reason in checks if not present]
+
+
+def by_prompt(record: RunRecord) -> list[SampledPrompt]:
+    """The first dozen prompts of the saved samples."""
+    order = [e["name"] for e in record.evaluations]
+    groups = sorted(record.samples, key=lambda name: (order.index(name) if name in order else len(order), name))
+    found: dict[str, SampledPrompt] = {}
+    for group in groups:
+        for sample in record.samples[group]:
+            prompt = found.setdefault(sample.prompt_id, SampledPrompt(sample.prompt_id, sample.prompt, sample.task, {}))
+            prompt.by_group[group] = sample
+    return list(found.values())[:SHOWN_SAMPLES]
 
 
 def png_address(pixels: np.ndarray) -> str:

@@ -5,8 +5,8 @@ Which scalars of `metrics.jsonl` are drawn, by the name they are logged under:
 | stage         | scalars |
 |---|---|
 | SFT stages    | `ce`, `mse`, `val/ce`, `val/mse`, `grad_norm` |
-| RL (`rl...`)  | `reward/turn{k}`, `score/{scorer}/last`, `accuracy/turn{k}`, `stop_rate`, `grad_norm`, |
-|               | `clip_fraction/{text,image}`, `abs_log_ratio/{text,image}` |
+| RL (`rl...`)  | `reward/turn{k}`, `score/{scorer}/last`, `accuracy/turn{k}`, `accuracy/n`, |
+|               | `stop_rate`, `grad_norm`, `clip_fraction/{text,image}`, `abs_log_ratio/{text,image}` |
 """
 
 import base64
@@ -20,6 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 TURN_COLOURS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#0b3c5d", "#c8553d", "#7d5ba6")
 ARM_COLOURS = {"real": "#0b6e4f", "redraw": "#8d99ae", "shuffled": "#d08c2e"}
@@ -28,7 +29,7 @@ SMOOTHED_FROM = 60  # points; shorter curves are shown as they are
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # ships with matplotlib: layout does not depend on the machine
-    "font.size": 10,
+    "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#888888",
@@ -37,7 +38,7 @@ STYLE = {
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 8.5,
     "text.parse_math": False,  # a scorer's name may hold a dollar sign
     "svg.hashsalt": "irg-rl",
 }
@@ -54,6 +55,8 @@ class Curve:
     x_label: str = "optimizer step"
     log_scale: bool = False
     share: bool = False
+    panels: bool = False  # a panel per line: their scales differ
+    cases: str = ""  # scalar that says how many cases a point rests on
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,13 @@ SFT = r"(?!rl|vae|clip|hps).*"
 RL = r"rl.*"
 UPDATES = "RL update"
 CURVES = (
-    Curve("Text loss in SFT", SFT, r"(?:train/|loss/)?(ce|val/ce)", "cross-entropy (nats per token)"),
-    Curve("Image loss in SFT", SFT, r"(?:train/|loss/)?(mse|val/mse)", "flow MSE (per latent element)"),
+    Curve("Text loss in SFT", SFT, r"(ce|val/ce)", "cross-entropy (nats per token)"),
+    Curve("Image loss in SFT", SFT, r"(mse|val/mse)", "flow MSE (per latent element)"),
     Curve("Gradient norm in SFT", SFT, r"grad_norm()", "norm before clipping", log_scale=True),
-    Curve("Validation accuracy by turn during RL", RL, r"accuracy/(turn\d+)", "share right", UPDATES, share=True),
+    Curve("Validation accuracy by turn during RL", RL, r"accuracy/(turn\d+)", "share right", UPDATES, share=True,
+          cases="accuracy/n"),
     Curve("Training reward by turn", RL, r"reward/(turn\d+)", "combined reward", UPDATES),
-    Curve("Scorers, image of the last turn", RL, r"score/(.+)/last", "mean score", UPDATES),
+    Curve("Scorers, image of the last turn", RL, r"score/(.+)/last", "mean score", UPDATES, panels=True),
     Curve("How often the model stops", RL, r"(stop_rate.*)", "share of trajectories", UPDATES, share=True),
     Curve("Gradient norm in RL", RL, r"grad_norm()", "norm before clipping", UPDATES, log_scale=True),
     Curve("Share of clipped ratios", RL, r"clip_fraction/(text|image)", "share of terms", UPDATES, share=True),
@@ -95,48 +99,61 @@ def not_drawn(metrics: Sequence[dict]) -> list[str]:
     drawn = {
         (stage, name)
         for stage, name in names
-        if any(re.fullmatch(c.stages, stage) and re.fullmatch(c.pattern, name) for c in CURVES)
+        if any(re.fullmatch(c.stages, stage) and (re.fullmatch(c.pattern, name) or name == c.cases) for c in CURVES)
     }
     return sorted(f"{stage}/{name}" for stage, name in names - drawn)
 
 
 def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
-    stages, lines = _lines(curve, metrics)
+    begins, lines = _lines(curve, metrics)
     if not lines:
         return None
+    names = sorted(lines)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 3.1), layout="constrained")
-        axes = figure.subplots()
-        notes = []
-        for number, (name, (x, y)) in enumerate(sorted(lines.items())):
-            label = _label(name)
-            colour = TURN_COLOURS[(number + (len(lines) < 3) * 2) % len(TURN_COLOURS)]
-            _draw_line(axes, x, y, label if len(lines) > 1 else "", colour, sparse=name.startswith("val/"))
-            notes.append(_change(label if len(lines) > 1 else "", y))
-        _decorate(axes, curve, stages)
-        if len(lines) > 1:
-            axes.legend(loc="best", ncols=2 if len(lines) > 3 else 1)
-        return _finish(figure, curve.title, "; ".join(notes))
+        figure = Figure(figsize=(5.4, 2.9), layout="constrained")
+        panels = figure.subplots(1, len(names) if curve.panels else 1, squeeze=False)[0]
+        for number, name in enumerate(names):
+            axes = panels[number if curve.panels else 0]
+            label = _label(name) if len(names) > 1 and not curve.panels else ""
+            colour = TURN_COLOURS[(number + (len(names) < 3) * 2) % len(TURN_COLOURS)]
+            for place, (begin, points) in enumerate(lines[name]):
+                sparse = name.startswith("val/")
+                _draw_line(axes, begin + points[0], points[1], label if place == 0 else "", colour, sparse)
+            if curve.panels:
+                axes.set_title(name, fontsize=9)
+        for axes in panels:
+            _decorate(axes, curve, begins)
+            axes.xaxis.get_major_locator().set_params(integer=True, nbins=4 if curve.panels else 8)
+        panels[0].set_ylabel(curve.y_label)
+        if len(names) > 1 and not curve.panels:
+            panels[0].legend(loc="best", ncols=2 if len(names) > 3 else 1)
+        changes = [_change(_label(name) if len(names) > 1 else "", lines[name]) for name in names]
+        return _finish(figure, curve.title, "; ".join(changes) + _counted(curve, metrics))
 
 
-def _lines(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Stages laid end to end: where each begins, and x and y of each line."""
-    last: dict[str, int] = {}
+Piece = tuple[float, tuple[np.ndarray, np.ndarray]]  # where a stage begins on the x axis, and its steps and values
+
+
+def _lines(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, list[Piece]]]:
+    """Stages laid end to end: where each begins, and for each line its piece in every stage."""
+    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in metrics:
-        if re.fullmatch(curve.stages, row["stage"]) and any(re.fullmatch(curve.pattern, name) for name in row):
-            last[row["stage"]] = max(last.get(row["stage"], 0), row["step"])
-    begins, end = {}, 0
-    for stage, steps in last.items():
-        begins[stage], end = end, end + steps
-    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in metrics:
-        if row["stage"] not in begins:
-            continue
-        for name, value in row.items():
-            found = re.fullmatch(curve.pattern, name)
-            if found and isinstance(value, int | float):
-                points[found[1]].append((begins[row["stage"]] + row["step"], float(value)))
-    return begins, {name: tuple(np.array(sorted(p)).T) for name, p in points.items()}
+        if re.fullmatch(curve.stages, row["stage"]):
+            for name, value in row.items():
+                found = re.fullmatch(curve.pattern, name)
+                if found and isinstance(value, int | float):
+                    points[found[1], row["stage"]].append((row["step"], float(value)))
+    begins: dict[str, float] = {}
+    end = 0.0
+    for stage in dict.fromkeys(row["stage"] for row in metrics):
+        steps = [step for (_, where), found in points.items() if where == stage for step, _ in found]
+        if steps:
+            begins[stage], end = end, end + max(steps)
+    lines: dict[str, list[Piece]] = defaultdict(list)
+    for (name, stage), found in points.items():
+        x, y = np.array(sorted(found)).T
+        lines[name].append((begins[stage], (x, y)))
+    return begins, lines
 
 
 def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str, sparse: bool) -> None:
@@ -159,9 +176,12 @@ def smooth(y: np.ndarray) -> np.ndarray:
 
 def _decorate(axes: Axes, curve: Curve, stages: dict[str, float]) -> None:
     axes.set_xlabel(curve.x_label)
-    axes.set_ylabel(curve.y_label)
     if curve.log_scale and all((line.get_ydata() > 0).all() for line in axes.lines):
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
     if curve.share:
         axes.set_ylim(0, max(0.05, min(1.0, 1.15 * max(line.get_ydata().max() for line in axes.lines))))
     if len(stages) > 1:
@@ -179,10 +199,17 @@ def _label(name: str) -> str:
     return {"val/ce": "validation", "val/mse": "validation", "ce": "training", "mse": "training"}.get(name, name)
 
 
-def _change(label: str, y: np.ndarray) -> str:
+def _change(label: str, pieces: Sequence[Piece]) -> str:
     """First and last tenth of the curve, at least one point each."""
+    y = np.concatenate([values for _, (_, values) in pieces])
     tenth = max(1, len(y) // 10)
     return f"{label}{': ' if label else ''}{y[:tenth].mean():.3g} → {y[-tenth:].mean():.3g}"
+
+
+def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
+    """` (n=...)` when the rows say how many cases a point rests on."""
+    counts = {int(row[curve.cases]) for row in metrics if isinstance(row.get(curve.cases), int | float)}
+    return f" (n={', '.join(map(str, sorted(counts)))} per point)" if counts else ""
 
 
 def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
@@ -191,13 +218,13 @@ def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
     if not shown:
         return None
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(4.6, 3.6 * len(shown)), 3.2), layout="constrained")
+        figure = Figure(figsize=(max(5.0, 4.4 * len(shown)), 3.2), layout="constrained")
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, evaluation in zip(panels, shown, strict=True):
             for offset, (arm, summary) in enumerate(evaluation["arms"].items()):
                 _draw_arm(axes, arm, summary["accuracy"], 0.06 * (offset - 1))
             n = max(summary["n"] for summary in evaluation["arms"].values())
-            axes.set_title(f"{evaluation['name']} (n={n})", fontsize=10)
+            axes.set_title(f"{evaluation['name']} (n={n})", fontsize=9.5)
             axes.set_xlabel("turn")
             axes.xaxis.get_major_locator().set_params(integer=True)
         panels[0].set_ylabel("share right (95 % interval)")
@@ -217,34 +244,54 @@ def draw_repair(evaluations: Sequence[dict]) -> Picture | None:
         return None
     with mpl.rc_context(STYLE):
         rows = [(e["name"], arm, summary) for e in shown for arm, summary in e["arms"].items()]
-        figure = Figure(figsize=(7.6, 0.9 + 0.34 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(8.8, 0.9 + 0.28 * len(rows)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, measure in zip(panels, ("repair", "damage"), strict=True):
             for place, (_, arm, summary) in enumerate(rows):
                 m = summary[measure][-1]
                 if m["value"] is not None:
-                    errors = [[m["value"] - m["low"]], [m["high"] - m["value"]]]
-                    axes.errorbar([m["value"]], [place], xerr=errors, fmt="o", color=_colour(arm), markersize=5)
+                    axes.errorbar([m["value"]], [place], xerr=_errors([m]), fmt="o", color=_colour(arm), markersize=5)
             axes.set_title(
                 {"repair": "repair (higher is better)", "damage": "damage (lower is better)"}[measure], fontsize=10
             )
-            axes.set_xlim(0, 1)
+            axes.set_xlim(-0.02, 1.02)
             axes.set_xlabel("share (95 % interval)")
         panels[0].set_yticks(range(len(rows)), [f"{name}: {arm}" for name, arm, _ in rows])
         panels[0].invert_yaxis()
+        counts = [f"{e['name']} {_cases(e, 'repair')} and {_cases(e, 'damage')}" for e in shown]
         return _finish(
             figure,
             "Repair and damage at the last turn",
-            "Repair: right at the end, given a wrong first image. Damage: wrong at the end, given a right one.",
+            "Repair: right at the end, given a wrong first image. Damage: wrong at the end, given a right one. "
+            f"Wrong and right first images: {'; '.join(counts)}.",
         )
+
+
+def _cases(evaluation: dict, measure: str) -> int:
+    return max(summary[measure][-1]["n"] for summary in evaluation["arms"].values())
 
 
 def _draw_arm(axes: Axes, arm: str, accuracy: Sequence[dict], offset: float) -> None:
     points = [(turn, m) for turn, m in enumerate(accuracy, start=1) if m["value"] is not None]
     x = [turn + offset for turn, _ in points]
     y = [m["value"] for _, m in points]
-    errors = [[m["value"] - m["low"] for _, m in points], [m["high"] - m["value"] for _, m in points]]
-    axes.errorbar(x, y, yerr=errors, color=_colour(arm), label=arm, marker="o", markersize=4, linewidth=1.6)
+    axes.errorbar(
+        x,
+        y,
+        yerr=_errors([m for _, m in points]),
+        color=_colour(arm),
+        label=arm,
+        marker="o",
+        markersize=4,
+        linewidth=1.6,
+    )
+
+
+def _errors(measures: Sequence[dict]) -> list[list[float]]:
+    """Lengths of the error bars; a figure without an interval, or outside of it, gets none on that side."""
+    low = [max(0.0, m["value"] - m["low"]) if m["low"] is not None else 0.0 for m in measures]
+    high = [max(0.0, m["high"] - m["value"]) if m["high"] is not None else 0.0 for m in measures]
+    return [low, high]
 
 
 def _colour(arm: str) -> str:

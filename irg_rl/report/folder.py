@@ -115,10 +115,35 @@ def _read_json(record: RunRecord, path: Path) -> dict | None:
     return content
 
 
+_NEEDED = {
+    "evaluation": {"name", "arms", "differences", "gate", "settings"},
+    "comparison": {"rows"},
+    "ratio_check": {"rows"},
+    "scorers": {"rows"},
+}
+_NEEDED_BY_ROW = {
+    "comparison": {"baseline", "seed", "rl_accuracy", "baseline_accuracy", "gained", "repair_ratio", "rl_damage",
+                   "rl_renders", "baseline_renders"},
+    "ratio_check": {"modality", "turn", "worst", "limit", "n"},
+    "scorers": {"scorer", "against", "agreement", "n"},
+}  # fmt: skip
+_NEEDED_BY_ARM = {"n", "turns", "prompts", "seed", "renders", "accuracy", "score", "repair", "damage", "stop_rate",
+                  "stop_when_right", "stop_when_wrong", "reflection_accuracy", "preference", "order_consistency",
+                  "rewards", "tasks"}  # fmt: skip
+
+
 def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
     if content is None:
         return
-    match content.get("kind"):
+    kind = str(content.get("kind"))
+    if kind not in _NEEDED:
+        record.problems.append(f"{path} is of kind {kind!r}, which the report does not show")
+        return
+    lacking = _lacking(content, kind)
+    if lacking:
+        record.problems.append(f"{path} lacks {', '.join(sorted(lacking))}: evaluate again with this version")
+        return
+    match kind:
         case "evaluation":
             record.evaluations.append(content)
         case "comparison":
@@ -127,8 +152,16 @@ def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
             record.ratio_check = content
         case "scorers":
             record.scorers = content
-        case kind:
-            record.problems.append(f"{path} is of kind {kind!r}, which the report does not show")
+
+
+def _lacking(content: dict, kind: str) -> set[str]:
+    """Fields that the report reads and the file has not."""
+    lacking = _NEEDED[kind] - content.keys()
+    for row in content.get("rows", []):
+        lacking |= _NEEDED_BY_ROW[kind] - row.keys()
+    for arm in content.get("arms", {}).values():
+        lacking |= _NEEDED_BY_ARM - arm.keys()
+    return lacking
 
 
 def _failures(record: RunRecord, name: str) -> Failures | None:

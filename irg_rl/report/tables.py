@@ -1,10 +1,13 @@
 """Evaluation summaries as rows of text for the report. A share is printed in percent, with its interval and n."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 REAL = "real"
 MISSING = "–"
+MINUS = "\N{MINUS SIGN}"
+NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -18,13 +21,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """`group` heads the rows that belong together and is empty in all but the first of them."""
+    """`group` heads the `span` rows that belong together and is empty in all but the first of them."""
 
     group: str
     label: str
     cells: list[Cell]
     strong: bool = False
     explanation: str = ""
+    span: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,30 +41,37 @@ class Tile:
     good: bool | None = None
 
 
-def share(measure: dict | None, signed: bool = False) -> Cell:
-    """A share in [0, 1], or a difference of shares, as percent or points."""
-    return _cell(measure, lambda v: f"{100 * v:+.1f}" if signed else f"{100 * v:.1f}", "" if signed else " %")
+def share(measure: dict | None) -> Cell:
+    """A share in [0, 1] as percent."""
+    return _cell(measure, "{:.1f}", "–", scale=100, unit=f"{NARROW_SPACE}%")
+
+
+def points(measure: dict | None) -> Cell:
+    """A difference of shares in percentage points, with its sign."""
+    return _cell(measure, "{:+.1f}", " to ", scale=100)
 
 
 def number(measure: dict | None) -> Cell:
     """A mean on its own scale."""
-    return _cell(measure, lambda v: f"{v:.3g}", "")
+    return _cell(measure, "{:.3f}", " to ")
 
 
-def _cell(measure: dict | None, show: Callable[[float], str], unit: str) -> Cell:
+def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit: str = "") -> Cell:
     if measure is None or measure.get("value") is None:
         return Cell(MISSING)
     n = str(measure["n"]) if "n" in measure else ""
-    if measure.get("low") is None or measure.get("high") is None:
-        return Cell(show(measure["value"]) + unit, "", n)
-    return Cell(show(measure["value"]) + unit, f"{show(measure['low'])} to {show(measure['high'])}", n)
+    value = form.format(scale * measure["value"]).replace("-", MINUS) + unit
+    ends = [measure.get("low"), measure.get("high")]
+    if None in ends:
+        return Cell(value, "", n)
+    return Cell(value, between.join(form.format(scale * end).replace("-", MINUS) for end in ends), n)
 
 
 _BY_TURN = (
-    ("accuracy", "right", "share of trajectories whose image in hand is right", True),
-    ("score", "graded score", "mean in [0, 1], 1 only if right", False),
-    ("repair", "repair", "right now, of those with a wrong first image", True),
-    ("damage", "damage", "wrong now, of those with a right first image", True),
+    ("accuracy", "right", "share of trajectories whose image in hand is right", share),
+    ("score", "graded score", "mean in [0, 1], 1 only if right", number),
+    ("repair", "repair", "right now, of those with a wrong first image", share),
+    ("damage", "damage", "wrong now, of those with a right first image", share),
 )
 _REAL_ONLY = (
     ("stop_rate", "has stopped", "said “nothing to change” by this turn"),
@@ -70,37 +81,64 @@ _REAL_ONLY = (
 )
 
 
-def by_turn(evaluation: dict) -> list[TableRow]:
-    """One evaluation: every measure, arm beside arm, a column per turn."""
-    arms = evaluation["arms"]
-    turns = max(summary["turns"] for summary in arms.values())
+@dataclass(frozen=True)
+class Table:
+    """Groups of columns with their headings, and rows over all of them."""
+
+    groups: list[tuple[str, list[str]]]
+    rows: list[TableRow]
+
+
+def by_turn(evaluations: Sequence[dict]) -> Table:
+    """Every measure, arm below arm, a column per turn, evaluations side by side."""
+    widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
-    for key, label, explanation, is_share in _BY_TURN:
-        show = share if is_share else number
-        for place, (arm, summary) in enumerate(arms.items()):
-            cells = [show(measure) for measure in summary[key]]
-            rows.append(_row(label, explanation, place, arm, cells, turns, strong=arm == REAL))
-        for control, differences in evaluation["differences"].items():
-            if key in differences:
-                cells = [share(measure, signed=True) for measure in differences[key]]
-                rows.append(_row(label, explanation, 1, f"real − {control} (points)", cells, turns))
-    real = arms[REAL]
-    for key, label, explanation in _REAL_ONLY:
-        if any(m is not None and m["n"] for m in real[key]):
-            rows.append(_row(label, explanation, 0, REAL, [share(m) for m in real[key]], turns))
-    for name, means in real["rewards"].items():
-        rows.append(
-            _row(f"scorer {name}", "mean over images it could score", 0, REAL, [number(m) for m in means], turns)
-        )
-    return rows
+    for line in _lines_by_turn(evaluations):
+        cells = [
+            line.show(m) for found, width in zip(line.measures, widths) for m in found + [None] * (width - len(found))
+        ]
+        if any(cell.text != MISSING for cell in cells):
+            rows.append(TableRow(line.group, line.label, cells, line.label == REAL, line.explanation))
+    rows = _headed_once(rows)
+    groups = [(e["name"], [f"turn {k + 1}" for k in range(width)]) for e, width in zip(evaluations, widths)]
+    return Table(groups, rows)
 
 
-def _row(
-    group: str, explanation: str, place: int, label: str, cells: list[Cell], turns: int, strong: bool = False
-) -> TableRow:
-    padded = cells + [Cell(MISSING)] * (turns - len(cells))
-    first = place == 0
-    return TableRow(group if first else "", label, padded, strong, explanation if first else "")
+def _headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Neighbours of one group share the heading of the first."""
+    headed: list[TableRow] = []
+    for _, found in groupby(rows, key=lambda row: row.group):
+        first, *rest = found
+        headed.append(replace(first, span=1 + len(rest)))
+        headed += [replace(row, group="", explanation="") for row in rest]
+    return headed
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One row in the making: the measures of each evaluation, by turn."""
+
+    group: str
+    explanation: str
+    label: str
+    show: Callable[[dict | None], Cell]
+    measures: list[list[dict | None]]
+
+
+def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_Line]:
+    arms = sorted(dict.fromkeys(arm for e in evaluations for arm in e["arms"]), key=lambda arm: arm != REAL)
+    for key, group, explanation, show in _BY_TURN:
+        for arm in arms:
+            found = [e["arms"][arm][key] if arm in e["arms"] else [] for e in evaluations]
+            yield _Line(group, explanation, arm, show, found)
+        for control in arms[1:]:
+            found = [e["differences"].get(control, {}).get(key, []) for e in evaluations]
+            yield _Line(group, explanation, f"{REAL} − {control}", points, found)
+    for key, group, explanation in _REAL_ONLY:
+        yield _Line(group, explanation, REAL, share, [e["arms"][REAL][key] for e in evaluations])
+    for name in sorted({name for e in evaluations for name in e["arms"][REAL]["rewards"]}):
+        found = [e["arms"][REAL]["rewards"].get(name, []) for e in evaluations]
+        yield _Line(f"scorer {name}", "mean over images it could score", REAL, number, found)
 
 
 def preference(evaluation: dict) -> str:
@@ -118,47 +156,59 @@ def preference(evaluation: dict) -> str:
     return f"{told}n={cell.n}; it names the same image in both orders {share(consistent).text} of the time."
 
 
-def by_task(evaluations: Sequence[dict]) -> tuple[list[str], list[TableRow]]:
-    """Tasks down, for each evaluation first image, last image, repair and damage across; headings and rows."""
+def by_task(evaluations: Sequence[dict]) -> Table:
+    """Tasks down; for each evaluation first image, last image, repair and damage across. The real arm."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
-    headings = [
-        f"{name}: {what}" for name, arm in real for what in ("turn 1", f"turn {arm['turns']}", "repair", "damage")
-    ]
     tasks = sorted({task for _, arm in real for task in arm["tasks"]})
+    rows = [TableRow(task, "", [c for _, arm in real for c in _task_cells(arm["tasks"].get(task))]) for task in tasks]
+    groups = [(name, ["turn 1", f"turn {arm['turns']}", "repair", "damage"]) for name, arm in real]
+    return Table(groups, rows)
+
+
+def _task_cells(task: dict | None) -> list[Cell]:
+    if task is None:
+        return [Cell(MISSING)] * 4
+    return [share(m) for m in (task["accuracy"][0], task["accuracy"][-1], task["repair"], task["damage"])]
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """A requirement of the gate as a reader sees it."""
+
+    name: str
+    cell: Cell
+    asked: str
+    passed: bool
+
+
+def gate_lines(gate: dict) -> list[GateRow]:
+    """Margins over a control are differences, in points; the others are shares."""
     rows = []
-    for task in tasks:
-        cells: list[Cell] = []
-        counts = []
-        for _, arm in real:
-            found = arm["tasks"].get(task)
-            if found is None:
-                cells += [Cell(MISSING)] * 4
-                continue
-            counts.append(str(found["n"]))
-            measures = (found["accuracy"][0], found["accuracy"][-1], found["repair"], found["damage"])
-            cells += [share(measure) for measure in measures]
-        rows.append(TableRow(task, f"n={', '.join(dict.fromkeys(counts))}", cells))
-    return headings, rows
+    for line in gate["lines"]:
+        is_margin = " above " in line["name"]
+        unit = "points" if is_margin else "%"
+        asked = f"{'at least' if line['at_least'] else 'at most'} {100 * line['threshold']:.0f} {unit}"
+        rows.append(GateRow(line["name"], points(line) if is_margin else share(line), asked, line["passed"]))
+    return rows
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
     """RL against each baseline, per seed and pooled."""
-    rows, previous = [], None
+    rows = []
     for entry in comparison["rows"]:
-        name = entry["baseline"]
-        seed = "pooled over seeds" if entry["seed"] is None else f"seed {entry['seed']}"
-        ratio = entry["repair_ratio"]
+        pooled = entry["seed"] is None
         cells = [
             share(entry["rl_accuracy"]),
             share(entry["baseline_accuracy"]),
-            share(entry["gained"], signed=True),
-            number(ratio),
+            points(entry["gained"]),
+            number(entry["repair_ratio"]),
             share(entry["rl_damage"]),
             Cell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
         ]
-        rows.append(TableRow("" if name == previous else name, seed, cells, strong=entry["seed"] is None))
-        previous = name
-    return rows
+        rows.append(
+            TableRow(entry["baseline"], "pooled over seeds" if pooled else f"seed {entry['seed']}", cells, pooled)
+        )
+    return _headed_once(rows)
 
 
 def tiles(evaluations: Sequence[dict]) -> list[Tile]:

@@ -7,7 +7,8 @@ folder lies inside the run folder; its run id is kept, so that a resumed run con
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +21,7 @@ from irg_rl.report.samples import Sample
 
 METRICS = "metrics.jsonl"
 _ID_FILE = "wandb_id"
+_STAGING = "WANDB_DATA_DIR"
 _log = logging.getLogger(__name__)
 
 
@@ -34,10 +36,16 @@ class Tracker:
         project: str = "irg-rl",
         config: Mapping | None = None,
         use_wandb: bool = True,
+        deadline_s: float = 60.0,
     ):
+        """`deadline_s` bounds the wait for wandb's server, at the beginning and for what is left at the end; what has
+        not been sent by then stays in the run folder for `wandb sync`."""
+        self._folder = folder
         self.metrics = MetricsLog(folder / METRICS)
         self._stages: set[str] = set()
-        self._run = _start_wandb(folder, name, project, redact(config or {})) if use_wandb else None
+        self._run = None
+        if use_wandb:
+            self._run = _start_wandb(folder, name, project, redact(config or {}), deadline_s)
 
     def log(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
         """Numbers of one step of one stage."""
@@ -58,8 +66,10 @@ class Tracker:
         self._axis(stage)
         shown = [sample for sample in samples if sample.images]
         images = [wandb.Image(sample.strip(), caption=redact_text(sample.prompt)) for sample in shown]
-        content = {f"{stage}/strips": images, f"{stage}/trajectories": _table(shown), f"{stage}/step": step}
-        self._run.log(content)
+        content = {f"{stage}/strips": images, f"{stage}/step": step}
+        with _staged_in(self._folder / "wandb" / "data"):
+            content[f"{stage}/trajectories"] = _table(shown)
+            self._run.log(content)
 
     def close(self) -> None:
         self.metrics.close()
@@ -81,7 +91,7 @@ class Tracker:
             self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
 
-def _start_wandb(folder: Path, name: str, project: str, config: dict) -> "wandb.Run":
+def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s: float) -> "wandb.Run":
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     settings = wandb.Settings(
@@ -90,14 +100,29 @@ def _start_wandb(folder: Path, name: str, project: str, config: dict) -> "wandb.
         disable_git=True,
         save_code=False,
         x_disable_meta=True,  # command line and host name
-        init_timeout=60,
+        init_timeout=deadline_s,
+        finish_timeout=deadline_s,
     )
     about = {"project": project, "name": name, "id": _run_id(folder), "dir": str(folder), "config": config}
     try:
         return wandb.init(**about, mode=mode, resume="allow", settings=settings)
     except (CommError, UsageError) as error:
         _log.warning("wandb is not reachable (%s): the run is logged offline", redact_text(str(error)))
+        wandb.teardown()  # its service holds the run id of the failed attempt
         return wandb.init(**about, mode="offline", resume="allow", settings=settings)
+
+
+@contextmanager
+def _staged_in(folder: Path) -> Iterator[None]:
+    """wandb stages the files of a table in the user's home, where a later `wandb sync` of a moved run folder would miss
+    them, and takes another place from this variable only."""
+    before = os.environ.get(_STAGING)
+    os.environ[_STAGING] = before or str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_STAGING]
 
 
 def _run_id(folder: Path) -> str:

@@ -38,8 +38,8 @@ class Skill:
     breaks: float  # P(a right image is redrawn wrong)
 
 
-AFTER_SFT = Skill(first=0.45, sees=0.7, mends=0.6, breaks=0.05)
-AFTER_RL = Skill(first=0.52, sees=0.85, mends=0.8, breaks=0.02)
+AFTER_SFT = Skill(first=0.42, sees=0.9, mends=0.85, breaks=0.06)
+AFTER_RL = Skill(first=0.5, sees=0.96, mends=0.95, breaks=0.02)
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,19 @@ def sample(prompt: Prompt, seed: int, skill: Skill, arm: str = REAL) -> Trajecto
         elif arm == SHUFFLED:
             words = "<think> red circle is wrong color . make circle at b2 blue . </think>"
             image = draw(prompt, rng, 0.0) if rng.random() < 0.15 else image
-        elif rng.random() > skill.sees:
-            words = STOP if not right or rng.random() < 0.8 else words
+        elif right and rng.random() < skill.breaks:
+            words, image = (
+                "<think> red circle is wrong color . make circle at b2 blue . </think>",
+                draw(prompt, rng, 0.0),
+            )
+        elif not right and rng.random() > skill.sees:
+            words = STOP
         if arm == REAL and words == STOP:
             segments.append(text_segment(turn, words, stop=True))
             stopped = True
             break
-        if arm == REAL and edits and rng.random() < skill.mends:
+        if arm == REAL and not right and rng.random() < skill.mends:
             image = apply_edits(image, read(image), edits, rng)
-        elif arm == REAL and right and rng.random() < skill.breaks:
-            image = draw(prompt, rng, 0.0)
         segments += [text_segment(turn, words), image_segment(turn, image)]
     return Trajectory(prompt, 0, segments, stopped=stopped, rewards=rewards(prompt, segments, rng))
 
@@ -167,6 +170,7 @@ def write_about(folder: Path) -> None:
 
 def log_training(tracker: Tracker, steps: int) -> None:
     rng = np.random.default_rng(0)
+    scorers = {"clip": 0.25, "hps": 0.27, "judge": 0.6}
     for stage in ("sft1", "sft2"):
         for step in range(1, steps + 1):
             left = np.exp(-step / steps * 3) + (0.3 if stage == "sft1" else 0.0)
@@ -177,12 +181,12 @@ def log_training(tracker: Tracker, steps: int) -> None:
     for step in range(1, steps + 1):
         done = step / steps
         scalars = {f"reward/turn{k}": 0.5 + 0.05 * k + 0.2 * done + 0.05 * rng.normal() for k in range(3)}
-        scalars |= {f"score/{name}/last": 0.4 + 0.2 * done + 0.02 * rng.normal() for name in ("clip", "hps", "judge")}
+        scalars |= {f"score/{name}/last": a * (1 + 0.2 * done + 0.02 * rng.normal()) for name, a in scorers.items()}
         scalars |= {f"clip_fraction/{m}": 0.1 * rng.random() for m in ("text", "image")}
         scalars |= {"abs_log_ratio/text": 0.02 * rng.random(), "abs_log_ratio/image": 3e-4 * rng.random()}
         scalars |= {"grad_norm": 0.5 + 0.3 * rng.random(), "stop_rate": 0.3 + 0.2 * done}
         if step % (steps // 8) == 0:
-            scalars |= {f"accuracy/turn{k}": 0.4 + 0.06 * k + 0.1 * done for k in range(4)}
+            scalars |= {f"accuracy/turn{k}": 0.4 + 0.06 * k + 0.1 * done for k in range(4)} | {"accuracy/n": 128}
         tracker.log("rl", step, scalars)
 
 

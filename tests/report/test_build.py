@@ -1,0 +1,191 @@
+import json
+import shutil
+
+import pytest
+
+from irg_rl.report.build import build_report
+from irg_rl.report.samples import INDEX
+from tests.report.page import Page
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} \" onload='x' &amp; $x_1$"
+
+
+def page_of(folder) -> Page:
+    return Page(build_report(folder).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(finished_run) -> Page:
+    return page_of(finished_run)
+
+
+@pytest.fixture
+def changed(run_copy):
+    """A copy to change; without curves, which take most of the time."""
+    (run_copy / "metrics.jsonl").write_text("")
+    return run_copy
+
+
+def change_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_finished_run_shows_every_part_and_leaves_nothing_open(page):
+    parts = ["gate", "refinement", "baselines", "samples", "training", "checks", "failures", "run"]
+    assert page.sections == parts
+    assert page.unclosed == []
+    assert "Left out" not in page.text and "Could not be read" not in page.text
+    assert [link["href"] for link in page.all("a")] == [f"#{part}" for part in parts]
+
+
+def test_the_page_needs_nothing_from_outside(page, finished_run):
+    for _, attributes in page.elements:
+        for name in ("src", "href", "action", "data", "srcset"):
+            assert attributes.get(name, "#").startswith(("data:image/", "#"))
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "form"}
+    assert "default-src 'none'" in [m["content"] for m in page.all("meta") if "http-equiv" in m][0]
+    html = (finished_run / "report.html").read_text()
+    assert "@import" not in html and "url(" not in html
+
+
+def test_the_header_says_where_the_numbers_come_from(page):
+    for fact in ("8c1f77d2a9e0", "0123456789ab", "2.15.0", "Shapes world, three learning acts."):
+        assert fact in page.text
+
+
+def test_stages_stand_beside_their_budget_and_an_overrun_is_marked(page):
+    bars = [a["class"] for a in page.all("span") if a.get("class", "").startswith("bar")]
+    assert bars == ["bar", "bar", "bar", "bar over", "bar over", "bar"]  # 10.3 of 10 and 9.3 of 8 minutes
+
+
+def test_every_arm_and_every_interval_of_the_evaluation_is_in_the_table(page, finished_run):
+    text = page.text
+    summary = json.loads((finished_run / "evaluation" / "after RL.json").read_text())
+    for arm in ("real", "redraw", "shuffled"):
+        measure = summary["arms"][arm]["repair"][3]
+        assert f"{100 * measure['low']:.1f}–{100 * measure['high']:.1f} · {measure['n']}" in text
+    for task in summary["arms"]["real"]["tasks"]:
+        assert task in text
+
+
+def test_the_gate_verdict_is_the_one_of_the_evaluation(changed):
+    path = changed / "evaluation" / "after SFT.json"
+    for passed, words in ((True, "after SFT: passed"), (False, "after SFT: not passed")):
+        change_json(path, lambda content, passed=passed: content["gate"].update(passed=passed))
+        assert words in page_of(changed).text
+
+
+def test_a_gate_that_was_switched_off_is_said_aloud(changed):
+    recipe = changed / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "gate:\n  mode: 'off'\n")
+    assert "The gate was switched off" in page_of(changed).text
+
+
+def test_a_sample_shows_think_image_reflection_image_with_scores_and_verdicts(page, finished_run):
+    entries = json.loads((finished_run / "samples" / "after RL" / INDEX).read_text())
+    entry = next(e for e in entries if len(e["turns"]) > 1)
+    for turn in entry["turns"]:
+        assert turn["text"] in page.text
+        for name, value in turn["rewards"].items():
+            assert f"{name} {'failed' if value is None else f'{value:.2f}'}" in page.text
+    shown = [a["class"] for a in page.all("img") if a.get("class") in ("right", "wrong")]
+    samples = [json.loads(path.read_text()) for path in sorted((finished_run / "samples").glob(f"*/{INDEX}"))]
+    drawn = [t["correct"] for group in samples for e in group for t in e["turns"] if t["image"]]
+    assert shown.count("right") == sum(drawn) and shown.count("wrong") == len(drawn) - sum(drawn)
+    assert page.text.count("after SFT") > 12 and page.text.index("after SFT") < page.text.index("after RL")
+
+
+def test_nothing_that_comes_from_outside_becomes_markup(page, run_copy):
+    def poison_samples(entries):
+        for entry in entries:
+            entry.update(prompt=HOSTILE, task=HOSTILE)
+            for turn in entry["turns"]:
+                turn["text"] = HOSTILE
+                turn["rewards"] = {HOSTILE: 0.5}
+
+    def poison_evaluation(content):
+        content["name"] = HOSTILE
+        content["settings"] = {HOSTILE: HOSTILE}
+        content["arms"]["real"]["rewards"] = {HOSTILE: content["arms"]["real"]["rewards"]["hps"]}
+        content["arms"]["real"]["tasks"] = {HOSTILE: next(iter(content["arms"]["real"]["tasks"].values()))}
+
+    change_json(run_copy / "samples" / "after RL" / INDEX, poison_samples)
+    change_json(run_copy / "evaluation" / "after SFT.json", poison_evaluation)
+    change_json(run_copy / "evaluation" / "scorers.json", lambda c: c["rows"][0].update(scorer=HOSTILE, note=HOSTILE))
+    change_json(run_copy / "evaluation" / "comparison.json", lambda c: c["rows"][0].update(baseline=HOSTILE))
+    change_json(run_copy / "environment.json", lambda c: c.update(commit=HOSTILE, versions={HOSTILE: HOSTILE}))
+    change_json(run_copy / "stages.json", lambda c: c.update({HOSTILE: {"seconds": 1, "done": True}}))
+    (run_copy / "rejected.jsonl").write_text(json.dumps({HOSTILE: HOSTILE, "reason": HOSTILE}) + "\n")
+    with (run_copy / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": HOSTILE, "step": 1, HOSTILE: 1.0}) + "\n")
+        file.write(json.dumps({"stage": "rl", "step": 90, f"score/{HOSTILE}/last": 1.0}) + "\n")
+    (run_copy / "recipe.yaml").write_text(json.dumps({"name": HOSTILE, "description": HOSTILE}))
+
+    poisoned = page_of(run_copy)
+    assert poisoned.unclosed == []
+    assert {tag for tag, _ in poisoned.elements} <= {tag for tag, _ in page.elements} | {"p"}
+    assert not [name for _, attributes in poisoned.elements for name in attributes if name.startswith("on")]
+    assert poisoned.text.count(HOSTILE) > 20 and "49" not in poisoned.text.split("irg-rl report")[0]
+
+
+def test_secrets_of_recipe_and_failures_stay_out(changed, monkeypatch):
+    monkeypatch.setenv("JUDGE_API_KEY", "correct-horse-battery")
+    recipe = {"name": "demo", "judge": {"base_url": "http://me:hunter22@judge.example/v1", "api_key": "abc123xyz"}}
+    (changed / "recipe.yaml").write_text(json.dumps(recipe))
+    reason = {"step": 1, "reason": "401 from judge with Authorization: Bearer correct-horse-battery"}
+    (changed / "dropped.jsonl").write_text(json.dumps(reason) + "\n")
+    html = build_report(changed).read_text()
+    for secret in ("hunter22", "abc123xyz", "correct-horse-battery"):
+        assert secret not in html
+    assert "judge.example" in html and "401 from judge" in html
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "section"),
+    [
+        ("evaluation", "evaluation: no checkpoint has been evaluated yet", "refinement"),
+        ("samples", "picture strips: no samples have been drawn yet", "samples"),
+        ("metrics.jsonl", "training curves: no training stage has logged a step yet", "training"),
+        ("evaluation/comparison.json", "RL against baselines: the comparison has not run", "baselines"),
+    ],
+)
+def test_a_missing_part_is_left_out_with_a_line_that_says_why(changed, missing, words, section):
+    target = changed / missing
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    page = page_of(changed)
+    assert words in page.text and section not in page.sections and page.unclosed == []
+
+
+def test_a_run_that_has_just_begun_has_a_report(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: young\n")
+    page = page_of(tmp_path)
+    assert page.sections == ["run"] and "young" in page.text
+
+
+def test_a_broken_part_is_named_and_the_rest_is_shown(changed):
+    (changed / "evaluation" / "after SFT.json").write_text('{"kind": "evaluation"')
+    (changed / "samples" / "after RL" / "000-turn0.png").write_bytes(b"not a picture")
+    page = page_of(changed)
+    assert "Could not be read" in page.text
+    assert "after SFT.json is not JSON" in page.text and "000-turn0.png cannot be read as a PNG" in page.text
+    assert "baselines" in page.sections and "refinement" in page.sections
+
+
+def test_an_evaluation_of_another_form_is_a_problem_and_not_a_crash(changed):
+    (changed / "evaluation" / "after SFT.json").write_text(json.dumps({"kind": "evaluation", "name": "after SFT"}))
+    (changed / "stages.json").write_text("[]")
+    page = page_of(changed)
+    assert "after SFT.json lacks arms, differences, gate, settings" in page.text
+    assert "stages.json holds a list" in page.text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not a run folder"):
+        build_report(tmp_path)
+
+
+def test_the_same_folder_gives_the_same_figures(changed):
+    first, second = ([a["src"] for a in page_of(changed).all("img")] for _ in range(2))
+    assert first == second
