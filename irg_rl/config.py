@@ -248,6 +248,10 @@ class RLRecipe(Section):
     """Weight versions a trained sample may be behind; 0 is synchronous and bit-reproducible on CPU."""
     context_grad: Literal["full", "detached"] = "full"
     max_pack_tokens: Positive = 8192
+    ema_decay: float | None = None
+    """Decay of the averaged weights that evaluation and `models/rl` use; None: the weights of the last update."""
+    probe_every: int = Field(0, ge=0)
+    """Updates between gradient norms of the image loss alone (does it reach the understanding expert?); 0: never."""
     evaluate_every: Positive = 20
     checkpoint_every: Positive = 20
 

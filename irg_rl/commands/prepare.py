@@ -18,7 +18,7 @@ from irg_rl.shapes_world.prompts import make_prompts, read_prompts, write_prompt
 from irg_rl.shapes_world.reading import Reading, read_batch
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.rows import RowMix, write_rows
-from irg_rl.shapes_world.scenes import crowded_scene
+from irg_rl.shapes_world.scenes import crowded_scene, sample_scene
 from irg_rl.trajectory import Prompt
 from rewards.training import train_clip, train_hps
 from sft.autoencoder import reconstruct, train_autoencoder
@@ -64,9 +64,10 @@ def make_base(run: Run, facts: dict) -> None:
     vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
     with bar("autoencoder", recipe.vae.steps) as progress:
         vae = train_autoencoder(
-            vae, images[CHECKED:], recipe.vae, recipe.seed, lambda step, loss: progress.advance(note=f"loss {loss:.4f}")
+            vae, images, recipe.vae, recipe.seed, lambda step, loss: progress.advance(note=f"loss {loss:.4f}")
         )
-    share = checker_agreement(images[:CHECKED], reconstruct(vae, images[:CHECKED]))
+    scenes = np.stack([render(sample_scene(p.metadata, rng)) for p in prompts_of(run, "train")[:CHECKED]])
+    share = checker_agreement(scenes, reconstruct(vae, scenes))
     facts["checker_agreement"] = share
     console.print(f"autoencoder: the checker reads {share:.1%} of {CHECKED} held-out reconstructions as the originals")
     if share < recipe.vae.min_checker_agreement:

@@ -22,6 +22,7 @@ from irg_rl.commands.prepare import prompts_of
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, write_json
 from irg_rl.commands.scoring import scorer_specs
+from irg_rl.learner.publish import require_acknowledged
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.prompts import read_prompts
 from irg_rl.trajectory import Prompt
@@ -63,9 +64,15 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
         "rollout",
         lambda index: actor.remote(settings),
         FleetSettings(recipe.engine.rollout_actors, recipe.engine.deadline_s, WARM_UP_S),
-        prepare=lambda handle: handle.set_weights.remote(learners.message),
+        prepare=lambda handle: handle.set_weights.remote(*arguments(learners)),
         returns=2,
     )
+
+
+def arguments(learners: Learners) -> tuple:
+    """What `set_weights` takes: the newest published weights, by reference."""
+    message = learners.message
+    return message.arrays, message.version, message.digest
 
 
 def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
@@ -129,9 +136,11 @@ class Loop:
             collector.pump(0.2, update)  # with staleness > 0 sampling goes on meanwhile
         result = self.learners.result(training)
         learned = time.monotonic()
-        self.learners.publish()
-        self.rollouts.broadcast("set_weights", self.learners.message, timeout=self.run.recipe.engine.deadline_s)
-        collector.slots.published(self.learners.message.version)
+        message = self.learners.publish()
+        deadline = self.run.recipe.engine.deadline_s
+        answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
+        require_acknowledged(message.version, message.digest, answers)
+        collector.slots.published(message.version)
         verdicts = [verdict for verdict, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
         metrics = {**summary(verdicts), **result, **{f"seconds/{k}": v for k, v in times.items()}}

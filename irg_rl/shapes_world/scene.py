@@ -31,7 +31,7 @@ COLORS = {
     "purple": (160, 40, 196),
     "cyan": (32, 204, 220),
 }
-SIZES = {"small": 5.0, "large": 7.0}  # extent in pixels
+SIZES = {"small": 6.0, "large": 7.5}  # extent in pixels
 BACKGROUNDS = ((212, 212, 208), (136, 136, 140), (60, 62, 66))
 CELLS = tuple(f"{chr(97 + column)}{row + 1}" for row in range(WORLD.grid) for column in range(WORLD.grid))
 COLUMN = {cell: index % WORLD.grid for index, cell in enumerate(CELLS)}

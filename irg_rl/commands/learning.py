@@ -1,0 +1,136 @@
+"""The learner ranks as Ray actors, called together: what the driver asks of learning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+from ray import ObjectRef
+
+from irg_rl.cluster.ray_runtime import actor_options, bounded_get
+from irg_rl.commands.prepare import base_folder, load_model
+from irg_rl.commands.run import Run
+from irg_rl.commands.supervise import engine_settings
+from irg_rl.config import Recipe
+from irg_rl.flow import bagel_grid
+from irg_rl.learner import checkpoint
+from irg_rl.learner.actor import Learner, LearnerSettings
+from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
+from irg_rl.learner.policy import SamplingLaw
+from irg_rl.learner.rl_loss import RLLossSettings
+from irg_rl.model.folder import save_folder
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights in the object store, under the version and digest that samplers must acknowledge."""
+
+    version: int
+    digest: str
+    arrays: ObjectRef
+
+
+def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
+    rl, sampling = recipe.rl, recipe.sampling
+    loss = RLLossSettings(
+        text_loss=rl.text_loss, clip_text=rl.clip_text, clip_image=rl.clip_image, ratio_norm=rl.ratio_norm,
+        text_weight=rl.text_weight, image_weight=rl.image_weight, kl_text=rl.kl_text, kl_image=rl.kl_image,
+        max_text_tokens=sampling.max_text_tokens,
+    )  # fmt: skip
+    t_second = float(bagel_grid(sampling.points, sampling.shift)[1])
+    return LearnerSettings(
+        folder=folder,
+        engine=engine_settings(recipe, rl.optimizer, rl.updates * rl.minibatches),
+        loss=loss,
+        law=SamplingLaw(sampling.temperature, rl.noise.kind, rl.noise.noise_level, t_second),
+        seed=recipe.seed,
+        threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
+        device=recipe.engine.device,
+        system_prompt=sampling.system_prompt,
+        max_pack_tokens=rl.max_pack_tokens,
+        minibatches=rl.minibatches,
+        detach_context=rl.context_grad == "detached",
+        ema_decay=rl.ema_decay,
+        probe_every=rl.probe_every,
+        collective_timeout=recipe.engine.deadline_s,
+    )
+
+
+class Learners:
+    """All ranks of the learner. Every call goes to all of them with the same arguments."""
+
+    def __init__(self, run: Run, start: str):
+        self.run, self.recipe, self.start = run, run.recipe, start
+        folder = base_folder(run) if start == "base" else run.path("models", start)
+        settings = learner_settings(self.recipe, str(folder))
+        ranks = self.recipe.engine.learner_ranks
+        gpus = 1.0 if self.recipe.engine.device == "cuda" else 0.0
+        environment = {"DS_ACCELERATOR": self.recipe.engine.device}
+        options = actor_options(threads=settings.threads, cpus=0, gpus=gpus, environment=environment)
+        self.actors = [ray.remote(Learner).options(**options).remote(settings, rank, ranks) for rank in range(ranks)]
+        port = self._get(self.actors[0].open_port.remote(), "the learner's port") if ranks > 1 else None
+        self._all("setup", port)
+        self.updates = 0
+        self.message: Published | None = None
+        self.publish()
+
+    def publish(self) -> Published:
+        """The weights of now, as version = number of updates, put into the object store once."""
+        publication = self._all("publish", self.updates)[0]
+        self.message = Published(publication.version, publication.digest, ray.put(publication.arrays))
+        return self.message
+
+    def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
+        return self._all("check_ratio", *groups)[0]
+
+    def train(self, groups: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """Start an update on scored groups; `result` ends it."""
+        return [actor.train.remote(*groups) for actor in self.actors]
+
+    def is_done(self, training: list[ObjectRef]) -> bool:
+        ready, _ = ray.wait(training, num_returns=len(training), timeout=0)
+        return len(ready) == len(training)
+
+    def result(self, training: list[ObjectRef]) -> dict[str, float]:
+        metrics = self._get(training, f"update {self.updates + 1} of the learner")[0]
+        self.updates += 1
+        return metrics
+
+    def save(self, cursors: dict) -> None:
+        """A complete checkpoint of the RL stage."""
+        recipe = self.recipe
+        snapshot = Snapshot(
+            step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),
+            recipe_digest=recipe.digest(), fingerprint="",
+        )  # fmt: skip
+        self._all("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
+
+    def resume(self) -> dict | None:
+        """Go on from the newest complete checkpoint of the stage; returns its cursors, None when there is none."""
+        path, _ = checkpoint.latest(self.run.path("rl"))
+        if path is None:
+            return None
+        snapshot = checkpoint.load(path)
+        require_same_recipe(snapshot, self.recipe.model_dump(mode="json"), self.recipe.digest(), "")
+        self._all("load", str(path))
+        self.updates = snapshot.step
+        self.publish()
+        return snapshot.cursors
+
+    def save_model(self, name: str) -> None:
+        """The averaged weights as a model folder of the run."""
+        weights = self._all("average")[0]
+        folder = load_model(self.run, self.start)
+        dtype = folder.model.vae2llm.weight.dtype
+        folder.model.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, strict=False)
+        save_folder(folder.model, folder.autoencoder, folder.tokenizer, self.run.path("models", name))
+
+    def stop(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor, no_restart=True)
+
+    def _all(self, method: str, *args) -> list:
+        calls = [getattr(actor, method).remote(*args) for actor in self.actors]
+        return self._get(calls, f"{method} of the learner")
+
+    def _get(self, refs, what: str):
+        return bounded_get(refs, self.recipe.engine.deadline_s, what)
