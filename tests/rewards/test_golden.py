@@ -85,7 +85,7 @@ def test_the_cosine_of_raw_features_is_the_published_clip_score(reference):
 
 
 def test_clip_and_hps_scorers_use_their_own_transform(tmp_path):
-    openclip.save(tmp_path, openclip.create_tiny(seed=0))
+    openclip.save(tmp_path, openclip.create_tiny(tmp_path, ["circle"], seed=0))
     image = golden.image("b_portrait_300x212")
     assert torch.equal(HpsScorer(tmp_path).preprocess(image), letterbox(image, 32))
     assert torch.equal(ClipScorer(tmp_path).preprocess(image), openclip.clip_preprocess(32)(image))

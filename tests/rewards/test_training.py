@@ -1,0 +1,180 @@
+"""The scorers trained on the spot learn something, reproducibly, and their folders open again."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from irg_rl.shapes_world.check import judge
+from irg_rl.shapes_world.prompts import split_of
+from irg_rl.shapes_world.reading import read
+from irg_rl.trajectory import Prompt
+from rewards import openclip
+from rewards.base import ScorerUnavailable
+from rewards.clip import ClipScorer
+from rewards.hps import HpsScorer
+from rewards.judge_language import parse_prompt
+from rewards.training import train_clip, train_hps
+from rewards.world_data import World
+
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    seen = []
+    metrics = train_clip(folder, STEPS, batch_size=32, held_out=64, progress=lambda *report: seen.append(report))
+    return folder, metrics, seen
+
+
+@pytest.fixture(scope="module")
+def hps(clip, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hps")
+    return folder, train_hps(folder, clip[0], steps=5, batch_size=16, seed=0, held_out=128)
+
+
+def test_after_a_few_steps_pictures_are_nearer_to_their_own_prompt_than_to_another(clip):
+    images, captions = World(seed=99).captioned(256)
+    prompts = [Prompt("p", caption) for caption in captions]
+    scorer = ClipScorer(clip[0])
+    own, other = scorer.score(images, prompts), scorer.score(images, prompts[2:] + prompts[:2])
+    share = np.mean(np.array(own) > np.array(other))
+    assert share > 0.62, f"{share:.2f} where chance is .50 with a standard error of .03"
+
+
+def test_progress_is_reported_every_step_and_the_loss_falls(clip):
+    steps, losses = [report[0] for report in clip[2]], [report[2]["loss"] for report in clip[2]]
+    assert steps == list(range(1, STEPS + 1))
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
+
+
+def test_equal_seeds_train_equal_weights(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_clip(tmp_path / name, steps=3, batch_size=8, seed=seed, held_out=8)
+    a, b, c = (load_file(tmp_path / name / openclip.WEIGHTS) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["visual.proj"], c["visual.proj"])
+
+
+def test_the_hps_reports_agreement_and_disagreement_and_scores_differently_from_its_clip(clip, hps):
+    folder, metrics = hps
+    assert metrics.keys() == {"held_out_agreement", "verifier_disagreement"}
+    assert 0.4 < metrics["held_out_agreement"] <= 1 and 0 <= metrics["verifier_disagreement"] < 0.6
+    images, captions = World(seed=4).captioned(4)
+    prompts = [Prompt("p", caption) for caption in captions]
+    before, after = ClipScorer(clip[0]).score(images, prompts), HpsScorer(folder).score(images, prompts)
+    assert before != after
+    assert all(-1 <= score <= 1 for score in before + after)
+
+
+def test_choices_follow_correctness_mostly_but_not_always():
+    pairs = World(seed=5).pairs(300)
+    differing = [pair for pair in pairs if pair.graded[0] != pair.graded[1]]
+    follows = np.mean([(pair.graded[0] > pair.graded[1]) == pair.first_is_chosen for pair in differing])
+    assert 0.8 < follows < 0.99
+    assert 0.4 < np.mean([pair.first_is_chosen for pair in pairs]) < 0.6, "neither position is favoured"
+
+
+def test_captions_are_true_of_their_pictures_and_of_the_train_split():
+    images, captions = World(seed=1).captioned(120)
+    assert len(set(captions)) == len(captions)
+    for image, caption in zip(images, captions):
+        demand = parse_prompt(caption)
+        metadata = as_metadata(caption, demand)
+        assert judge(read(image), metadata).correct, caption
+        assert split_of(metadata) == "train"
+
+
+def as_metadata(prompt, demand):
+    include = [{"class": t.shape, "count": n} | ({"color": t.color} if t.color else {}) for t, n in demand.includes]
+    for relation in demand.relations:
+        include[relation.first]["position"] = [relation.name, relation.second]
+    return {"tag": "scene", "prompt": prompt, "include": include}
+
+
+def test_every_second_picture_fails_the_prompt_before_it():
+    images, captions = World(seed=1).captioned(60)
+    failed = 0
+    for right, wrong, caption in zip(images[::2], images[1::2], captions[::2]):
+        metadata = as_metadata(caption, parse_prompt(caption))
+        assert judge(read(right), metadata).correct
+        failed += not judge(read(wrong), metadata).correct
+    assert failed >= 24, "of 30; a bare demand without excludes tolerates one object too many"
+
+
+def test_the_tiny_tokenizer_cuts_known_words_as_clip_does_and_spells_out_the_rest(clip):
+    tiny, full = openclip.load(clip[0]).tokenizer, open_clip.SimpleTokenizer()
+    for text in ("a photo of two red circles", "the purple triangle is left of the bar", "zebra"):
+        assert tiny.decode(tiny.encode(text)) == full.decode(full.encode(text))
+    assert len(tiny.encode("two red circles")) == len(full.encode("two red circles")) == 3
+    assert tiny.vocab_size < 2000
+
+
+def test_encoding_without_padding_equals_open_clips_own(clip):
+    tower = openclip.load(clip[0])
+    tokens = tower.tokenizer(World(seed=2).captioned(40)[1])
+    with torch.no_grad():
+        ours = openclip.encode_text(tower.model, tokens)
+        theirs = tower.model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def architecture(tmp_path_factory):
+    """A tiny architecture that open_clip knows by name, as it knows ViT-H-14."""
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    path = tmp_path_factory.mktemp("architectures") / "rewards-test.json"
+    path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def test_a_checkpoint_file_opens_with_the_name_of_its_architecture(architecture, tmp_path):
+    """In the form HPS_v2.1 is released in: a pickled dict with a state_dict."""
+    model = open_clip.create_model(architecture)
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"state_dict": model.state_dict()}, path)
+    loaded = openclip.load(path, architecture)
+    assert torch.equal(loaded.model.text_projection, model.text_projection)
+    assert loaded.size == 16
+    image = np.zeros((40, 30, 3), np.uint8)
+    for scorer in (ClipScorer(path, model=architecture), HpsScorer(path, model=architecture, precision="bf16")):
+        [score] = scorer.score([image], [Prompt("p", "a photo of a cat")])
+        assert -1 <= score <= 1
+    with pytest.raises(ScorerUnavailable, match="must name its open_clip architecture.*'ViT-Hall'"):
+        openclip.load(path, "ViT-Hall")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not tensors", "another shape", "no weights"])
+def test_a_broken_model_is_refused_with_its_path(clip, tmp_path, damage):
+    for name in (openclip.CONFIG, openclip.WEIGHTS, openclip.MERGES):
+        (tmp_path / name).write_bytes((clip[0] / name).read_bytes())
+    weights = tmp_path / openclip.WEIGHTS
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:10_000])
+    elif damage == "not tensors":
+        weights.write_bytes(b"hello")
+    elif damage == "no weights":
+        weights.unlink()
+    else:
+        config = json.loads((tmp_path / openclip.CONFIG).read_text())
+        config["model_cfg"]["embed_dim"] = 32
+        (tmp_path / openclip.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ScorerUnavailable, match=str(tmp_path)):
+        ClipScorer(tmp_path)
+
+
+def test_a_pickle_in_place_of_weights_is_not_executed(architecture, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(ScorerUnavailable):
+        openclip.load(tmp_path / "bomb.pt", architecture)
+    assert not (tmp_path / "exploded").exists()
