@@ -7,12 +7,12 @@ Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/val
 """
 
 from enum import StrEnum
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from irg_rl.model.layout import Visibility
 from irg_rl.model.pack import Pack
@@ -76,7 +76,7 @@ class PackedAttention:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._backend is Backend.FLEX:
-            return _flex(q, k, v, block_mask=self._mask, enable_gqa=True)
+            return _flex()[0](q, k, v, block_mask=self._mask, enable_gqa=True)
         return grouped_attention(q, k, v, self._mask)
 
 
@@ -84,6 +84,11 @@ def grouped_attention(
     q: Float[Tensor, "B h T d"], k: Float[Tensor, "B k S d"], v: Float[Tensor, "B k S d"], mask: Bool[Tensor, "B 1 T S"]
 ) -> Float[Tensor, "B h T d"]:
     """softmax(q k / sqrt(d)) v under a mask; key/value head j serves query heads j * h/k and following."""
+    shared = q.shape[1] // k.shape[1]
+    if (
+        q.is_cuda and shared > 1
+    ):  # the memory-efficient kernel knows masks but no shared heads; without it, T x S scores
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
@@ -99,7 +104,15 @@ def _block_mask(visibility: Visibility):
         return ancestors[b, own, other] & ~((own == other) & causal[b, own] & (key > query))
 
     batch, length = block.shape
-    return create_block_mask(visible, batch, None, length, length, device=str(block.device))
+    return _flex()[1](visible, batch, None, length, length, device=block.device)
 
 
-_flex = torch.compile(flex_attention, dynamic=True)
+@cache
+def _flex():
+    """FlexAttention's kernel and its mask maker: compiled where there is CUDA, plain (and slow, without gradients) on a
+    CPU. Imported late: they bring PyTorch's compiler along, seconds that every other process is spared."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if not torch.cuda.is_available():
+        return flex_attention, create_block_mask
+    return torch.compile(flex_attention, dynamic=True), torch.compile(create_block_mask, dynamic=True)

@@ -1,9 +1,11 @@
 """Packs and the packed forward: bookkeeping, independence of rows, gradients."""
 
+import copy
+
 import pytest
 import torch
 
-from irg_rl.model.attention import ContextGrad
+from irg_rl.model.attention import Backend, ContextGrad
 from irg_rl.model.unified import UnifiedModel
 from tests.model.sizes import SPECIAL, close
 
@@ -164,6 +166,33 @@ def test_a_detached_context_changes_neither_outputs_nor_text_gradients(model):
     close(detached.velocity, full.velocity, 1e-6)
     for name, gradient in full_grads.items():
         torch.testing.assert_close(detached_grads[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_flex_attention_gives_the_numbers_of_the_dense_mask(model):
+    builder = model.pack_builder()
+    _two_turns(builder)
+    builder.new_row()
+    builder.add_noise(_latents(4), 0.7, GRID, builder.add_text([3, 4, 5], loss=True))
+    pack = builder.build()
+    flex = UnifiedModel(model.config, SPECIAL, Backend.FLEX)
+    flex.load_state_dict(model.state_dict())
+    with torch.no_grad():  # PyTorch has no backward of flex attention on a CPU
+        dense, blocks = model(pack), flex(pack)
+    close(blocks.logits, dense.logits, 1e-5)
+    close(blocks.velocity, dense.velocity, 1e-5)
+
+
+@torch.no_grad()
+def test_a_bf16_model_stays_near_its_fp32_original(model):
+    builder = model.pack_builder()
+    _two_turns(builder)
+    pack = builder.build()
+    half = copy.deepcopy(model).bfloat16()
+    out, exact = half(pack), model(pack)
+    assert out.velocity.dtype == torch.float32
+    close(out.logits, exact.logits, 0.05)
+    close(out.velocity, exact.velocity, 0.05)
 
 
 def test_a_grid_larger_than_the_position_table_is_refused(model):
