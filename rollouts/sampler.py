@@ -64,13 +64,19 @@ class Sampler:
             )
         self.grid = vae.grid(*sampling.image_size)
 
-    def sample(self, requests: Sequence[Request], turns: int | None = None) -> list[Trajectory]:
-        """One trajectory per request, in order, of at most `turns` images (None: the recipe's), as one batch."""
-        if not requests:
-            return []
+    def sample(
+        self, requests: Sequence[Request], turns: int | None = None, batch_size: int | None = None
+    ) -> list[Trajectory]:
+        """One trajectory per request, in order, of at most `turns` images (None: the recipe's), in batches of at most
+        `batch_size` (None: all in one)."""
         turns = self.sampling.turns if turns is None else turns
         if turns < 1:
             raise ValueError(f"turns is {turns}; a trajectory has at least 1 image")
+        size = batch_size or max(len(requests), 1)
+        batches = (requests[start : start + size] for start in range(0, len(requests), size))
+        return [trajectory for batch in batches for trajectory in self._sample(batch, turns)]
+
+    def _sample(self, requests: Sequence[Request], turns: int) -> list[Trajectory]:
         batch = _Batch(self, requests, turns)
         rows = torch.arange(len(requests))
         for turn in range(turns):

@@ -1,0 +1,49 @@
+"""Taking over published weights: all of them, intact, or none.
+
+Weights travel as plain fp32 arrays by the names of the model's state dict, with the digest of learner/publish.py.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from irg_rl.learner.publish import weights_digest
+
+
+class WeightsError(ValueError):
+    """Weights that are not those that were announced, or a version that is not held."""
+
+
+def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str) -> None:
+    """Copies the arrays into the model, cast to its dtypes.
+
+    Raises WeightsError, with the model as it was, when the digest, a name or a shape is another.
+    """
+    found = weights_digest(arrays)
+    if found != digest:
+        raise WeightsError(f"weights with digest {found[:12]} arrived where {digest[:12]} was announced")
+    state = model.state_dict()
+    missing, unknown = sorted(state.keys() - arrays.keys()), sorted(arrays.keys() - state.keys())
+    if missing or unknown:
+        raise WeightsError(f"published weights do not fit the model: missing {missing[:5]}, unknown {unknown[:5]}")
+    for name, tensor in state.items():
+        if tensor.shape != arrays[name].shape:
+            raise WeightsError(
+                f"{name} was published as {list(arrays[name].shape)}, the model has {list(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(torch.tensor(arrays[name]))
+
+
+def own_memory(module: nn.Module) -> nn.Module:
+    """Moves every tensor into memory that torch allocated, and so aligned to 64 bytes.
+
+    Tensors read from a file lie wherever its header left them, and matrix products of differently aligned operands
+    differ in their last bits: workers that read different folders would sample differently with equal weights.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    return module
