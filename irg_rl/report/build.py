@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irg_rl.report import curves, strips, tables
-from irg_rl.report.folder import RunRecord, read_run
+from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
 from irg_rl.report.samples import Sample
 
 REPORT = "report.html"
@@ -78,6 +78,7 @@ def render(record: RunRecord) -> str:
     environment.filters["reward"] = show_reward
     environment.filters["verdict"] = verdict_word
     environment.filters["outcome"] = sample_outcome
+    environment.filters["settings"] = tables.settings_line
     environment.filters["preference"] = tables.preference
     environment.filters["gate_lines"] = tables.gate_lines
     evaluations = [e for e in record.evaluations if tables.REAL in e.get("arms", {})]
@@ -88,7 +89,7 @@ def render(record: RunRecord) -> str:
         description=record.recipe.get("description", ""),
         facts=facts(record),
         stages=stage_lines(record.stages),
-        tiles=tables.tiles(evaluations),
+        tiles=tables.tiles([e for e in evaluations if is_of_the_run(record, e)]),
         gates=[e for e in evaluations if e["gate"]],
         gate_is_off=(record.recipe.get("gate") or {}).get("mode") == "off",
         evaluations=evaluations,

@@ -2,11 +2,12 @@
 
 Which scalars of `metrics.jsonl` are drawn, by the name they are logged under:
 
-| stage         | scalars |
+| stage       | scalars |
 |---|---|
-| SFT stages    | `ce`, `mse`, `val/ce`, `val/mse`, `grad_norm` |
-| RL (`rl...`)  | `reward/turn{k}`, `score/{scorer}/last`, `accuracy/turn{k}`, `accuracy/n`, |
-|               | `stop_rate`, `grad_norm`, `clip_fraction/{text,image}`, `abs_log_ratio/{text,image}` |
+| SFT stages  | `ce`, `mse`, `right_tokens`, the same under `validation/`, `grad_norm/{part}` |
+| RL (`rl..`) | `reward/{first,last}`, `reward/{scorer}/turn{k}`, `accuracy/turn{k}` and `accuracy/n` (validation), |
+|             | `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
+|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}` |
 """
 
 import base64
@@ -46,7 +47,8 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Curve:
-    """What one figure draws. `pattern` matches scalar names; its group is the name of the line, if it has one."""
+    """What one figure draws. `pattern` matches scalar names; its groups `line` and `panel` name the line and the panel
+    it belongs to, where there are several."""
 
     title: str
     stages: str
@@ -55,7 +57,6 @@ class Curve:
     x_label: str = "optimizer step"
     log_scale: bool = False
     share: bool = False
-    panels: bool = False  # a panel per line: their scales differ
     cases: str = ""  # scalar that says how many cases a point rests on
 
 
@@ -69,21 +70,26 @@ class Picture:
     alt: str
 
 
-SFT = r"(?!rl|vae|clip|hps).*"
+SFT = r"sft.*"
 RL = r"rl.*"
 UPDATES = "RL update"
 CURVES = (
-    Curve("Text loss in SFT", SFT, r"(ce|val/ce)", "cross-entropy (nats per token)"),
-    Curve("Image loss in SFT", SFT, r"(mse|val/mse)", "flow MSE (per latent element)"),
-    Curve("Gradient norm in SFT", SFT, r"grad_norm()", "norm before clipping", log_scale=True),
-    Curve("Validation accuracy by turn during RL", RL, r"accuracy/(turn\d+)", "share right", UPDATES, share=True,
+    Curve("Text loss in SFT", SFT, r"(?P<line>(validation/)?ce)", "cross-entropy (nats per token)"),
+    Curve("Image loss in SFT", SFT, r"(?P<line>(validation/)?mse)", "flow MSE (per latent element)"),
+    Curve("Tokens predicted right in SFT", SFT, r"(?P<line>(validation/)?right_tokens)", "share of tokens", share=True),
+    Curve("Gradient norm in SFT", SFT, r"grad_norm/(?P<line>.+)", "norm before clipping", log_scale=True),
+    Curve("Validation accuracy during RL", RL, r"accuracy/(?P<line>turn\d+)", "share right", UPDATES, share=True,
           cases="accuracy/n"),
-    Curve("Training reward by turn", RL, r"reward/(turn\d+)", "combined reward", UPDATES),
-    Curve("Scorers, image of the last turn", RL, r"score/(.+)/last", "mean score", UPDATES, panels=True),
-    Curve("How often the model stops", RL, r"(stop_rate.*)", "share of trajectories", UPDATES, share=True),
-    Curve("Gradient norm in RL", RL, r"grad_norm()", "norm before clipping", UPDATES, log_scale=True),
-    Curve("Share of clipped ratios", RL, r"clip_fraction/(text|image)", "share of terms", UPDATES, share=True),
-    Curve("Policy change per update", RL, r"abs_log_ratio/(text|image)", "mean |log ratio|", UPDATES, log_scale=True),
+    Curve("Reward of first and last image", RL, r"reward/(?P<line>first|last)", "mean reward", UPDATES),
+    Curve("Scorers by turn", RL, r"reward/(?P<panel>.+)/(?P<line>turn\d+)", "mean score", UPDATES),
+    Curve("How often the model stops", RL, r"stopped", "share of trajectories", UPDATES, share=True),
+    Curve("Images drawn per trajectory", RL, r"images", "images", UPDATES),
+    Curve("Gradient norm in RL", RL, r"grad_norm/(?P<line>.+)", "norm before clipping", UPDATES, log_scale=True),
+    Curve("Ratios outside the clip range", RL, r"(?P<panel>text|image)/(?P<line>turn\d+)/clipfrac", "share", UPDATES,
+          share=True),
+    Curve("Largest |log ratio| of an update", RL, r"(?P<panel>text|image)/(?P<line>turn\d+)/log_ratio_max",
+          "|log ratio|", UPDATES, log_scale=True),
+    Curve("Time of an update", RL, r"seconds/(?P<line>.+)", "seconds", UPDATES),
 )  # fmt: skip
 
 
@@ -105,55 +111,55 @@ def not_drawn(metrics: Sequence[dict]) -> list[str]:
 
 
 def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
-    begins, lines = _lines(curve, metrics)
-    if not lines:
+    begins, panels = _panels(curve, metrics)
+    if not panels:
         return None
-    names = sorted(lines)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 2.9), layout="constrained")
-        panels = figure.subplots(1, len(names) if curve.panels else 1, squeeze=False)[0]
-        for number, name in enumerate(names):
-            axes = panels[number if curve.panels else 0]
-            label = _label(name) if len(names) > 1 and not curve.panels else ""
-            colour = TURN_COLOURS[(number + (len(names) < 3) * 2) % len(TURN_COLOURS)]
-            for place, (begin, points) in enumerate(lines[name]):
-                sparse = name.startswith("val/")
-                _draw_line(axes, begin + points[0], points[1], label if place == 0 else "", colour, sparse)
-            if curve.panels:
-                axes.set_title(name, fontsize=9)
-        for axes in panels:
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (panel, lines) in zip(grid, sorted(panels.items())):
+            for number, name in enumerate(sorted(lines)):
+                label = _label(name) if len(lines) > 1 else ""
+                colour = TURN_COLOURS[(number + (len(lines) < 3) * 2) % len(TURN_COLOURS)]
+                for place, (begin, (x, y)) in enumerate(lines[name]):
+                    sparse = name.startswith("validation/")
+                    _draw_line(axes, begin + x, y, "" if place else label, colour, sparse)
+            axes.set_title(panel, fontsize=9)
             _decorate(axes, curve, begins)
-            axes.xaxis.get_major_locator().set_params(integer=True, nbins=4 if curve.panels else 8)
-        panels[0].set_ylabel(curve.y_label)
-        if len(names) > 1 and not curve.panels:
-            panels[0].legend(loc="best", ncols=2 if len(names) > 3 else 1)
-        changes = [_change(_label(name) if len(names) > 1 else "", lines[name]) for name in names]
-        return _finish(figure, curve.title, "; ".join(changes) + _counted(curve, metrics))
+            axes.xaxis.get_major_locator().set_params(integer=True, nbins=8 if len(panels) == 1 else 3)
+        grid[0].set_ylabel(curve.y_label)
+        fullest, lines = max(zip(grid, (panels[name] for name in sorted(panels))), key=lambda pair: len(pair[1]))
+        if len(lines) > 1:
+            fullest.legend(loc="best", ncols=2 if len(lines) > 3 and len(panels) == 1 else 1)
+        return _finish(figure, curve.title, _changes(panels) + _counted(curve, metrics))
 
 
 Piece = tuple[float, tuple[np.ndarray, np.ndarray]]  # where a stage begins on the x axis, and its steps and values
+Lines = dict[str, list[Piece]]
 
 
-def _lines(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, list[Piece]]]:
-    """Stages laid end to end: where each begins, and for each line its piece in every stage."""
-    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+def _panels(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, Lines]]:
+    """Stages laid end to end: where each begins, and by panel every line with its piece in every stage."""
+    points: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in metrics:
         if re.fullmatch(curve.stages, row["stage"]):
             for name, value in row.items():
                 found = re.fullmatch(curve.pattern, name)
                 if found and isinstance(value, int | float):
-                    points[found[1], row["stage"]].append((row["step"], float(value)))
+                    names = found.groupdict()
+                    key = names.get("panel", ""), names.get("line", ""), row["stage"]
+                    points[key].append((row["step"], float(value)))
     begins: dict[str, float] = {}
     end = 0.0
     for stage in dict.fromkeys(row["stage"] for row in metrics):
-        steps = [step for (_, where), found in points.items() if where == stage for step, _ in found]
+        steps = [step for (*_, where), found in points.items() if where == stage for step, _ in found]
         if steps:
             begins[stage], end = end, end + max(steps)
-    lines: dict[str, list[Piece]] = defaultdict(list)
-    for (name, stage), found in points.items():
+    panels: dict[str, Lines] = defaultdict(lambda: defaultdict(list))
+    for (panel, line, stage), found in points.items():
         x, y = np.array(sorted(found)).T
-        lines[name].append((begins[stage], (x, y)))
-    return begins, lines
+        panels[panel][line].append((begins[stage], (x, y)))
+    return begins, panels
 
 
 def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str, sparse: bool) -> None:
@@ -196,14 +202,21 @@ def _label(name: str) -> str:
     turn = re.fullmatch(r"turn(\d+)", name)
     if turn:
         return f"turn {int(turn[1]) + 1}"
-    return {"val/ce": "validation", "val/mse": "validation", "ce": "training", "mse": "training"}.get(name, name)
+    if name.startswith("validation/"):
+        return "validation"
+    return "training" if name in ("ce", "mse", "right_tokens") else name
 
 
-def _change(label: str, pieces: Sequence[Piece]) -> str:
-    """First and last tenth of the curve, at least one point each."""
-    y = np.concatenate([values for _, (_, values) in pieces])
-    tenth = max(1, len(y) // 10)
-    return f"{label}{': ' if label else ''}{y[:tenth].mean():.3g} → {y[-tenth:].mean():.3g}"
+def _changes(panels: dict[str, Lines]) -> str:
+    """Every line's mean over its first and its last tenth, at least one point each."""
+    told = []
+    for panel, lines in sorted(panels.items()):
+        for name in sorted(lines):
+            y = np.concatenate([values for _, (_, values) in lines[name]])
+            tenth = max(1, len(y) // 10)
+            label = " ".join(part for part in (panel, _label(name) if len(lines) > 1 else "") if part)
+            told.append(f"{label}{': ' if label else ''}{y[:tenth].mean():.3g} → {y[-tenth:].mean():.3g}")
+    return "; ".join(told)
 
 
 def _counted(curve: Curve, metrics: Sequence[dict]) -> str:

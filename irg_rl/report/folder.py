@@ -5,7 +5,7 @@ environment.json   {"digest", "commit", "versions": {...}, "cores", "started", "
 stages.json        {stage: {"seconds", "done", "budget_minutes", any facts}}
 metrics.jsonl      see metrics_log
 evaluation/*.json  by "kind": evaluation (suite), comparison (compare),
-                   ratio_check {"rows": [{"modality", "turn", "worst", "limit", "n"}]},
+                   ratio_check {"rows": [{"modality", "turn", "step", "count", "mean", "max", "limit"}]},
                    scorers {"rows": [{"scorer", "against", "agreement", "n", "low"?, "high"?, "note"?}]}
 samples/*/         see samples
 **/rejected.jsonl  rows that SFT refused: {"file", "row", "reason"}
@@ -72,8 +72,7 @@ def read_run(folder: Path) -> RunRecord:
         record.problems.append(str(error))
     for path in sorted((folder / "evaluation").glob("*.json")):
         _sort_in(record, _read_json(record, path), path)
-    # a report tells the story in the order in which it happened
-    record.evaluations.sort(key=lambda e: (e.get("order", 0), e.get("step", 0)))
+    record.evaluations.sort(key=lambda e: (_place(record, e["name"]), e.get("order", 0), e.get("step", 0)))
     for index in sorted((folder / "samples").glob(f"*/{INDEX}")):
         try:
             record.samples[index.parent.name] = load_samples(index.parent)
@@ -82,6 +81,18 @@ def read_run(folder: Path) -> RunRecord:
     record.rejected = _failures(record, "rejected.jsonl")
     record.dropped = _failures(record, "dropped.jsonl")
     return record
+
+
+def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
+    """Whether the run itself made it, as a step of its own; others were asked for later."""
+    return evaluation["name"] in record.stages or not record.stages
+
+
+def _place(record: RunRecord, name: str) -> int:
+    """A report tells the story in the order in which it happened: evaluations named like stages in their order, then
+    those that were asked for later."""
+    stages = list(record.stages)
+    return stages.index(name) if name in stages else len(stages)
 
 
 def _read_recipe(record: RunRecord) -> None:
@@ -124,7 +135,7 @@ _NEEDED = {
 _NEEDED_BY_ROW = {
     "comparison": {"baseline", "seed", "rl_accuracy", "baseline_accuracy", "gained", "repair_ratio", "rl_damage",
                    "rl_renders", "baseline_renders"},
-    "ratio_check": {"modality", "turn", "worst", "limit", "n"},
+    "ratio_check": {"modality", "turn", "step", "count", "mean", "max", "limit"},
     "scorers": {"scorer", "against", "agreement", "n"},
 }  # fmt: skip
 _NEEDED_BY_ARM = {"n", "turns", "prompts", "seed", "renders", "accuracy", "score", "repair", "damage", "stop_rate",

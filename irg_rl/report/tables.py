@@ -156,6 +156,17 @@ def preference(evaluation: dict) -> str:
     return f"{told}n={cell.n}; it names the same image in both orders {share(consistent).text} of the time."
 
 
+def settings_line(settings: dict, prefix: str = "") -> str:
+    """Nested settings on one line; what is empty is left out."""
+    parts = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            parts.append(settings_line(value, f"{prefix}{key}."))
+        elif value not in (None, ""):
+            parts.append(f"{prefix}{key} {value}")
+    return ", ".join(part for part in parts if part)
+
+
 def by_task(evaluations: Sequence[dict]) -> Table:
     """Tasks down; for each evaluation first image, last image, repair and damage across. The real arm."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
@@ -221,9 +232,7 @@ def tiles(evaluations: Sequence[dict]) -> list[Tile]:
     gate = next((e["gate"] for e in evaluations if e["gate"]), None)
     if gate is not None:
         verdict = "passed" if gate["passed"] else "not passed"
-        shown.append(
-            Tile("gate: refinement is real", verdict, f"at turn {gate['turn'] + 1}, after SFT", gate["passed"])
-        )
+        shown.append(Tile("gate: refinement is real", verdict, f"at turn {gate['turn'] + 1}", gate["passed"]))
     shown.append(Tile("first image right", share(real["accuracy"][0]).text, _since(first, latest, "accuracy", 0)))
     shown.append(
         Tile(

@@ -28,6 +28,7 @@ from irg_rl.shapes_world.teacher import STOP, reflect, think_text
 from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
 
 TURNS = 4
+SETTINGS = {"turns": TURNS, "history": "last", "system_prompt": "", "guidance": {"text_scale": 1.0}}
 
 
 @dataclass(frozen=True)
@@ -129,21 +130,21 @@ def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False
     write_about(folder)
     with Tracker(folder, name="demo", config={"seed": 0}, use_wandb=use_wandb) as tracker:
         log_training(tracker, steps)
-    for order, (name, skill) in enumerate({"after SFT": AFTER_SFT, "after RL": AFTER_RL}.items()):
+    for order, (name, skill) in enumerate({"sft2": AFTER_SFT, "rl": AFTER_RL}.items()):
         arms = {arm: outcomes(prompts, 0, skill, arm) for arm in (REAL, REDRAW, SHUFFLED)}
         gate = check_gate(*arms.values(), turn=1, resamples=resamples) if order == 0 else None
-        Evaluation(name, arms, step=order * steps, order=order, gate=gate).save(
+        Evaluation(name, arms, step=order * steps, order=order, gate=gate, settings=SETTINGS).save(
             folder / "evaluation", resamples=resamples
         )
         shown = [sample(prompt, 0, skill) for prompt in prompts[:12]]
         verdicts = [shapes.verify([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns) for t in shown]
         save_samples(folder / "samples" / name, [from_trajectory(t, v) for t, v in zip(shown, verdicts)])
     sft = outcomes(prompts, 0, AFTER_SFT)
-    rl = [outcomes(prompts, seed, AFTER_RL) for seed in range(3)]
+    rl = [outcomes(prompts, seed, AFTER_RL) for seed in range(2)]
     baselines = {
         "SFT checkpoint": sft,
-        "SFT continued": [outcomes(prompts, seed, AFTER_SFT) for seed in range(3)],
-        "best of 4 by hps": best_of([outcomes(prompts, seed, AFTER_SFT) for seed in range(10, 14)], "hps"),
+        "SFT continued": [outcomes(prompts, seed, AFTER_SFT) for seed in range(2)],
+        "best of 2 by hps": best_of([outcomes(prompts, seed, AFTER_SFT) for seed in range(10, 12)], "hps"),
     }
     write_json(folder / "evaluation" / "comparison.json", compare(rl, baselines, resamples=resamples).to_dict())
     write_checks(folder)
@@ -170,31 +171,44 @@ def write_about(folder: Path) -> None:
 
 def log_training(tracker: Tracker, steps: int) -> None:
     rng = np.random.default_rng(0)
-    scorers = {"clip": 0.25, "hps": 0.27, "judge": 0.6}
+    parts = ("und", "gen", "total")
     for stage in ("sft1", "sft2"):
         for step in range(1, steps + 1):
             left = np.exp(-step / steps * 3) + (0.3 if stage == "sft1" else 0.0)
             losses = {"ce": left * 2 + 0.1 * rng.random(), "mse": 0.2 + left * 0.4 + 0.05 * rng.random()}
-            tracker.log(stage, step, losses | {"grad_norm": 1 + rng.random(), "lr": 1e-3})
+            norms = {f"grad_norm/{part}": 1 + k + rng.random() for k, part in enumerate(parts)}
+            tracker.log(stage, step, losses | norms | {"right_tokens": 0.9 - 0.4 * left, "lr": 1e-3})
             if step % (steps // 8) == 0:
-                tracker.log(stage, step, {"val/ce": left * 2 + 0.1, "val/mse": 0.24 + left * 0.4})
+                values = {"ce": left * 2 + 0.1, "mse": 0.24 + left * 0.4, "right_tokens": 0.88 - 0.4 * left}
+                tracker.log(stage, step, {f"validation/{name}": value for name, value in values.items()})
     for step in range(1, steps + 1):
-        done = step / steps
-        scalars = {f"reward/turn{k}": 0.5 + 0.05 * k + 0.2 * done + 0.05 * rng.normal() for k in range(3)}
-        scalars |= {f"score/{name}/last": a * (1 + 0.2 * done + 0.02 * rng.normal()) for name, a in scorers.items()}
-        scalars |= {f"clip_fraction/{m}": 0.1 * rng.random() for m in ("text", "image")}
-        scalars |= {"abs_log_ratio/text": 0.02 * rng.random(), "abs_log_ratio/image": 3e-4 * rng.random()}
-        scalars |= {"grad_norm": 0.5 + 0.3 * rng.random(), "stop_rate": 0.3 + 0.2 * done}
-        if step % (steps // 8) == 0:
-            scalars |= {f"accuracy/turn{k}": 0.4 + 0.06 * k + 0.1 * done for k in range(4)} | {"accuracy/n": 128}
-        tracker.log("rl", step, scalars)
+        tracker.log("rl", step, rl_scalars(step / steps, rng, step % (steps // 8) == 0))
+
+
+def rl_scalars(done: float, rng: np.random.Generator, validates: bool) -> dict[str, float]:
+    """What an update logs, `done` of the way through."""
+    scorers = {"clip": 0.25, "hps": 0.27, "judge": 0.6}
+    scalars = {"reward/first": 0.5 + 0.1 * done, "reward/last": 0.6 + 0.2 * done + 0.05 * rng.normal()}
+    for turn in range(3):
+        for name, level in scorers.items():
+            value = level * (1 + 0.05 * turn + 0.2 * done + 0.02 * rng.normal())
+            scalars[f"reward/{name}/turn{turn}"] = value
+        for modality, size in (("text", 0.02), ("image", 3e-4)):
+            scalars[f"{modality}/turn{turn}/clipfrac"] = 0.1 * rng.random()
+            scalars[f"{modality}/turn{turn}/log_ratio_max"] = size * (0.5 + rng.random())
+    scalars |= {"grad_norm/und": 0.5 + 0.3 * rng.random(), "grad_norm/gen": 0.2 + 0.1 * rng.random()}
+    scalars |= {"stopped": 0.3 + 0.2 * done, "images": 2.4 - 0.5 * done, "seconds/learn": 2 + rng.random()}
+    if validates:
+        scalars |= {f"accuracy/turn{k}": 0.4 + 0.06 * k + 0.1 * done for k in range(4)} | {"accuracy/n": 128}
+    return scalars
 
 
 def write_checks(folder: Path) -> None:
     ratios = [
-        {"modality": modality, "turn": turn, "worst": worst, "limit": limit, "n": 512}
-        for modality, worst, limit in (("text", 2.1e-6, 1e-4), ("image", 8.4e-6, 2e-4))
+        {"modality": modality, "turn": turn, "step": step, "count": 512, "mean": top / 9, "max": top, "limit": limit}
+        for modality, top, limit, steps in (("image", 8.4e-6, 2e-4, (0, 1)), ("text", 2.1e-6, 1e-4, (None,)))
         for turn in range(3)
+        for step in steps
     ]
     write_json(folder / "evaluation" / "ratio_check.json", {"kind": "ratio_check", "rows": ratios})
     scorers = [

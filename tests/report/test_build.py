@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -62,7 +63,7 @@ def test_stages_stand_beside_their_budget_and_an_overrun_is_marked(page):
 
 def test_every_arm_and_every_interval_of_the_evaluation_is_in_the_table(page, finished_run):
     text = page.text
-    summary = json.loads((finished_run / "evaluation" / "after RL.json").read_text())
+    summary = json.loads((finished_run / "evaluation" / "rl.json").read_text())
     for arm in ("real", "redraw", "shuffled"):
         measure = summary["arms"][arm]["repair"][3]
         assert f"{100 * measure['low']:.1f}–{100 * measure['high']:.1f} · {measure['n']}" in text
@@ -71,8 +72,8 @@ def test_every_arm_and_every_interval_of_the_evaluation_is_in_the_table(page, fi
 
 
 def test_the_gate_verdict_is_the_one_of_the_evaluation(changed):
-    path = changed / "evaluation" / "after SFT.json"
-    for passed, words in ((True, "after SFT: passed"), (False, "after SFT: not passed")):
+    path = changed / "evaluation" / "sft2.json"
+    for passed, words in ((True, "sft2: passed"), (False, "sft2: not passed")):
         change_json(path, lambda content, passed=passed: content["gate"].update(passed=passed))
         assert words in page_of(changed).text
 
@@ -84,7 +85,7 @@ def test_a_gate_that_was_switched_off_is_said_aloud(changed):
 
 
 def test_a_sample_shows_think_image_reflection_image_with_scores_and_verdicts(page, finished_run):
-    entries = json.loads((finished_run / "samples" / "after RL" / INDEX).read_text())
+    entries = json.loads((finished_run / "samples" / "rl" / INDEX).read_text())
     entry = next(e for e in entries if len(e["turns"]) > 1)
     for turn in entry["turns"]:
         assert turn["text"] in page.text
@@ -94,7 +95,8 @@ def test_a_sample_shows_think_image_reflection_image_with_scores_and_verdicts(pa
     samples = [json.loads(path.read_text()) for path in sorted((finished_run / "samples").glob(f"*/{INDEX}"))]
     drawn = [t["correct"] for group in samples for e in group for t in e["turns"] if t["image"]]
     assert shown.count("right") == sum(drawn) and shown.count("wrong") == len(drawn) - sum(drawn)
-    assert page.text.count("after SFT") > 12 and page.text.index("after SFT") < page.text.index("after RL")
+    names = [name for name in re.findall(r"^(sft2|rl)(?=stayed|repaired|damaged|right|wrong)", page.text, re.M)]
+    assert names[:2] == ["sft2", "rl"] and len(names) == 24
 
 
 def test_nothing_that_comes_from_outside_becomes_markup(page, run_copy):
@@ -111,8 +113,8 @@ def test_nothing_that_comes_from_outside_becomes_markup(page, run_copy):
         content["arms"]["real"]["rewards"] = {HOSTILE: content["arms"]["real"]["rewards"]["hps"]}
         content["arms"]["real"]["tasks"] = {HOSTILE: next(iter(content["arms"]["real"]["tasks"].values()))}
 
-    change_json(run_copy / "samples" / "after RL" / INDEX, poison_samples)
-    change_json(run_copy / "evaluation" / "after SFT.json", poison_evaluation)
+    change_json(run_copy / "samples" / "rl" / INDEX, poison_samples)
+    change_json(run_copy / "evaluation" / "sft2.json", poison_evaluation)
     change_json(run_copy / "evaluation" / "scorers.json", lambda c: c["rows"][0].update(scorer=HOSTILE, note=HOSTILE))
     change_json(run_copy / "evaluation" / "comparison.json", lambda c: c["rows"][0].update(baseline=HOSTILE))
     change_json(run_copy / "environment.json", lambda c: c.update(commit=HOSTILE, versions={HOSTILE: HOSTILE}))
@@ -120,7 +122,7 @@ def test_nothing_that_comes_from_outside_becomes_markup(page, run_copy):
     (run_copy / "rejected.jsonl").write_text(json.dumps({HOSTILE: HOSTILE, "reason": HOSTILE}) + "\n")
     with (run_copy / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"stage": HOSTILE, "step": 1, HOSTILE: 1.0}) + "\n")
-        file.write(json.dumps({"stage": "rl", "step": 90, f"score/{HOSTILE}/last": 1.0}) + "\n")
+        file.write(json.dumps({"stage": "rl", "step": 90, f"reward/{HOSTILE}/turn0": 1.0}) + "\n")
     (run_copy / "recipe.yaml").write_text(json.dumps({"name": HOSTILE, "description": HOSTILE}))
 
     poisoned = page_of(run_copy)
@@ -165,19 +167,19 @@ def test_a_run_that_has_just_begun_has_a_report(tmp_path):
 
 
 def test_a_broken_part_is_named_and_the_rest_is_shown(changed):
-    (changed / "evaluation" / "after SFT.json").write_text('{"kind": "evaluation"')
-    (changed / "samples" / "after RL" / "000-turn0.png").write_bytes(b"not a picture")
+    (changed / "evaluation" / "sft2.json").write_text('{"kind": "evaluation"')
+    (changed / "samples" / "rl" / "000-turn0.png").write_bytes(b"not a picture")
     page = page_of(changed)
     assert "Could not be read" in page.text
-    assert "after SFT.json is not JSON" in page.text and "000-turn0.png cannot be read as a PNG" in page.text
+    assert "sft2.json is not JSON" in page.text and "000-turn0.png cannot be read as a PNG" in page.text
     assert "baselines" in page.sections and "refinement" in page.sections
 
 
 def test_an_evaluation_of_another_form_is_a_problem_and_not_a_crash(changed):
-    (changed / "evaluation" / "after SFT.json").write_text(json.dumps({"kind": "evaluation", "name": "after SFT"}))
+    (changed / "evaluation" / "sft2.json").write_text(json.dumps({"kind": "evaluation", "name": "sft2"}))
     (changed / "stages.json").write_text("[]")
     page = page_of(changed)
-    assert "after SFT.json lacks arms, differences, gate, settings" in page.text
+    assert "sft2.json lacks arms, differences, gate, settings" in page.text
     assert "stages.json holds a list" in page.text
 
 

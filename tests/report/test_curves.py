@@ -35,15 +35,15 @@ def test_turns_are_counted_from_one_and_the_cases_are_stated():
 
 
 def test_a_value_that_is_missing_is_a_gap_and_not_a_crash():
-    metrics = rows("rl", 4, grad_norm=lambda s: None if s == 2 else 1.0 * s)
+    metrics = rows("rl", 4, stopped=lambda s: None if s == 2 else 0.1 * s)
     (picture,) = curves.draw_curves(metrics)
-    assert picture.caption == "1 → 4"
-    assert curves.draw_curves(rows("rl", 3, grad_norm=lambda s: None)) == []
+    assert picture.caption == "0.1 → 0.4"
+    assert curves.draw_curves(rows("rl", 3, stopped=lambda s: None)) == []
 
 
 def test_names_with_formula_signs_do_not_become_formulas():
     (picture,) = curves.draw_curves(
-        rows("rl", 3, **{"score/a$x_{1$/last": lambda s: 0.1 * s, "score/b/last": lambda s: s})
+        rows("rl", 3, **{"reward/a$x_{1$/turn0": lambda s: 0.1 * s, "reward/b/turn0": lambda s: s})
     )
     assert "a$x_{1$" in svg(picture)
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +73,14 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path.write_text('{"stage": "rl"}\n{"stage": "rl", "step": 2}\n')
     with pytest.raises(ValueError, match="line 1 has no stage and step"):
         read_metrics(path)
+
+
+def test_what_was_logged_survives_a_kill(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from irg_rl.report.metrics_log import MetricsLog\n"
+        "MetricsLog(Path(sys.argv[1])).append('rl', 1, {'a': 1.0}); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "metrics.jsonl"
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], timeout=120, check=False)
+    assert killed.returncode == -9
+    assert [row["a"] for row in read_metrics(path)] == [1.0]
