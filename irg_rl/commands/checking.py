@@ -16,7 +16,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
     if recipe.init_from is not None and not Path(recipe.init_from).is_dir():
         problems.append(f"init_from: {recipe.init_from} is not a folder in the released layout")
     if recipe.sft is not None and recipe.sft.data is not None:
-        for name, stage in (("stage1", recipe.sft.stage1), ("stage2", recipe.sft.stage2)):
+        for name, stage in recipe.sft.stages.items():
             for source in stage.sources:
                 folder = Path(recipe.sft.data) / source.folder
                 if not list(folder.glob("*.parquet")):

@@ -1,12 +1,14 @@
 """The learner ranks as Ray actors, called together: what the driver asks of learning."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import ray
 from ray import ObjectRef
 
-from irg_rl.cluster.ray_runtime import actor_options, bounded_get
+from irg_rl.cluster.ranks import Ranks
+from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.commands.prepare import base_folder, load_model
 from irg_rl.commands.run import Run
 from irg_rl.commands.supervise import engine_settings
@@ -18,6 +20,9 @@ from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.learner.policy import SamplingLaw
 from irg_rl.learner.rl_loss import RLLossSettings
 from irg_rl.model.folder import save_folder
+
+WARM_UP_S = 300.0
+"""Longest start of the ranks: imports, model, optimizer."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
         system_prompt=sampling.system_prompt,
         max_pack_tokens=rl.max_pack_tokens,
         minibatches=rl.minibatches,
-        detach_context=rl.context_grad == "detached",
+        context_grad=rl.context_grad,
         ema_decay=rl.ema_decay,
         probe_every=rl.probe_every,
         collective_timeout=recipe.engine.deadline_s,
@@ -66,9 +71,10 @@ class Learners:
         gpus = 1.0 if self.recipe.engine.device == "cuda" else 0.0
         environment = {"DS_ACCELERATOR": self.recipe.engine.device}
         options = actor_options(threads=settings.threads, cpus=0, gpus=gpus, environment=environment)
-        self.actors = [ray.remote(Learner).options(**options).remote(settings, rank, ranks) for rank in range(ranks)]
-        port = self._get(self.actors[0].open_port.remote(), "the learner's port") if ranks > 1 else None
-        self._all("setup", port)
+        actor = ray.remote(Learner).options(**options)
+        self.ranks = Ranks("learner", lambda rank: actor.remote(settings, rank, ranks), ranks)
+        self.ranks.start(WARM_UP_S)
+        self.thread = ThreadPoolExecutor(1, "learner")
         self.updates = 0
         self.message: Published | None = None
         self.publish()
@@ -82,16 +88,13 @@ class Learners:
     def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
         return self._all("check_ratio", *groups)[0]
 
-    def train(self, groups: Sequence[ObjectRef]) -> list[ObjectRef]:
-        """Start an update on scored groups; `result` ends it."""
-        return [actor.train.remote(*groups) for actor in self.actors]
+    def train(self, groups: Sequence[ObjectRef]) -> Future:
+        """Start an update on scored groups; the driver may do other things meanwhile, and `finish` ends it."""
+        return self.thread.submit(self._all, "train", *groups)
 
-    def is_done(self, training: list[ObjectRef]) -> bool:
-        ready, _ = ray.wait(training, num_returns=len(training), timeout=0)
-        return len(ready) == len(training)
-
-    def result(self, training: list[ObjectRef]) -> dict[str, float]:
-        metrics = self._get(training, f"update {self.updates + 1} of the learner")[0]
+    def finish(self, training: Future) -> dict[str, float]:
+        """Metrics of the update."""
+        metrics = training.result(timeout=self.recipe.engine.deadline_s)[0]
         self.updates += 1
         return metrics
 
@@ -125,12 +128,8 @@ class Learners:
         save_folder(folder.model, folder.autoencoder, folder.tokenizer, self.run.path("models", name))
 
     def stop(self) -> None:
-        for actor in self.actors:
-            ray.kill(actor, no_restart=True)
+        self.thread.shutdown(wait=False, cancel_futures=True)
+        self.ranks.stop()
 
     def _all(self, method: str, *args) -> list:
-        calls = [getattr(actor, method).remote(*args) for actor in self.actors]
-        return self._get(calls, f"{method} of the learner")
-
-    def _get(self, refs, what: str):
-        return bounded_get(refs, self.recipe.engine.deadline_s, what)
+        return self.ranks.call(method, *args, timeout=self.recipe.engine.deadline_s)

@@ -132,9 +132,9 @@ class Loop:
         if update == 0:
             self._check_ratio([body for _, body in batch])
         training = self.learners.train([body for _, body in batch])
-        while not self.learners.is_done(training):
+        while not training.done():
             collector.pump(0.2, update)  # with staleness > 0 sampling goes on meanwhile
-        result = self.learners.result(training)
+        result = self.learners.finish(training)
         learned = time.monotonic()
         message = self.learners.publish()
         deadline = self.run.recipe.engine.deadline_s
@@ -143,6 +143,7 @@ class Loop:
         collector.slots.published(message.version)
         verdicts = [verdict for verdict, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
+        result.pop("step")
         metrics = {**summary(verdicts), **result, **{f"seconds/{k}": v for k, v in times.items()}}
         self.tracker.log("rl", self.learners.updates, metrics)
         last = self.learners.updates >= self.run.recipe.rl.updates
@@ -151,7 +152,11 @@ class Loop:
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
     def _check_ratio(self, groups: list) -> None:
-        rows = self.learners.check_ratio(groups)
+        rows = [
+            {"modality": row["modality"], "turn": row["turn"], "step": row["step"], "worst": row["max"],
+             "mean": row["mean"], "limit": row["limit"], "n": row["count"]}
+            for row in self.learners.check_ratio(groups)
+        ]  # fmt: skip
         write_json(self.run.path("evaluation", "ratio_check.json"), {"kind": "ratio_check", "rows": rows})
         worst = max(rows, key=lambda row: row["worst"] / row["limit"])
         console.print(

@@ -41,13 +41,16 @@ def work(run: Run) -> None:
         step(run, "scorers", lambda facts: make_scorers(run, facts))
         last = "base"
         if recipe.sft is not None:
-            stages = recipe.sft
-            step(run, "sft1", lambda facts: train_stage(run, "sft1", "base", stages.stage1, tracker, facts))
-            if recipe.world.own_images:
+            first, second = recipe.sft.stage1, recipe.sft.stage2
+            if first is not None:
+                step(run, "sft1", lambda facts: train_stage(run, "sft1", "base", first, tracker, facts))
+                last = "sft1"
+            if first is not None and second is not None and recipe.world.own_images:
                 step(run, "own_images", lambda facts: draw_own_images(run, "sft1", facts))
-            step(run, "sft2", lambda facts: train_stage(run, "sft2", "sft1", stages.stage2, tracker, facts))
-            step(run, "evaluate_sft", lambda facts: evaluate(run, "sft2", tracker, facts))
-            last = "sft2"
+            if second is not None:
+                step(run, "sft2", lambda facts: train_stage(run, "sft2", last, second, tracker, facts))
+                last = "sft2"
+            step(run, "evaluate_sft", lambda facts: evaluate(run, last, tracker, facts))
         if recipe.rl is not None:
             check_gate_holds(run)
             step(run, "rl", lambda facts: reinforce(run, last, tracker, facts))

@@ -23,8 +23,8 @@ from rollouts.request import Request
 from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
 from sft.encode import RowEncoder
-from sft.packing import PackStream, RowLayout, SFTPack
-from sft.train import Identity, StageTrainer, averaged_model
+from sft.packing import PackStream, RowLayout
+from sft.train import Identity, StageTrainer, averaged_model, weights_of
 
 VALIDATION_SEED = 987_654_321
 
@@ -67,13 +67,14 @@ def train_stage(run: Run, name: str, start: str, stage: Stage, tracker: Tracker,
     folder = load_model(run, start)
     sources = row_sources(run, stage)
     encoder = row_encoder(folder)
-    layout = RowLayout(recipe.sft.dropout, stage.noise_blocks, folder.model.config.timestep_shift)
+    system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
+    layout = RowLayout(recipe.sft.dropout, stage.noise_blocks, recipe.model.timestep_shift, system)
     stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), recipe.seed)
     engine = Engine(folder.model.train(), engine_settings(recipe, stage.optimizer, stage.steps), idle_pack(folder))
-    ema = EMA(engine.model.named_parameters(), recipe.sft.ema_decay)
+    ema = EMA(weights_of(engine), recipe.sft.ema_decay)
     fingerprint = "-".join(source.fingerprint for source in sources)
     trainer = StageTrainer(
-        engine, ema, stream, validation_packs(sources, encoder, layout, folder), stage, run.path(name),
+        engine, ema, stream, stream.held_out(VALIDATION_SEED), stage, run.path(name),
         Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
         recipe.sft.validate_every, recipe.sft.checkpoint_every, recipe.engine.keep_checkpoints,
     )  # fmt: skip
@@ -122,18 +123,6 @@ def row_encoder(folder: Folder) -> RowEncoder:
     table = config.max_latent_size * config.pixels_per_token
     vae_resize = Resize(table, min(512, config.pixels_per_token), config.pixels_per_token)
     return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config))
-
-
-def validation_packs(
-    sources: list[RowSource], encoder: RowEncoder, layout: RowLayout, folder: Folder, rows_per_pack: int = 32
-) -> list[SFTPack]:
-    """Packs of the held-out rows with noise and times that are the same at every validation."""
-    rows = [row for source in sources for row in source.held_out()]
-    generator = torch.Generator().manual_seed(VALIDATION_SEED)
-    return [
-        layout.pack(builder_of(folder), encoder.encode(rows[i : i + rows_per_pack]), generator)
-        for i in range(0, len(rows), rows_per_pack)
-    ]
 
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:
