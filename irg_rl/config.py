@@ -23,6 +23,8 @@ from irg_rl.model.config import ModelConfig
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 """Overrides so common that they have a short name."""
+OWN_ROWS = "own"
+"""Folder of the rows made from the model's own images, among those of `sft.data`."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -74,7 +76,7 @@ class DataSource(Section):
     """Folder of parquet files in the IRG schema, relative to `sft.data`."""
     weight: float = Field(1.0, ge=0)
     mandatory: bool = False
-    """Every pack begins with one row of each mandatory source."""
+    """Every pack begins with one row of each mandatory source, whatever its weight."""
 
 
 class Dropout(Section):
@@ -83,14 +85,23 @@ class Dropout(Section):
 
     mode: Literal["branch", "irg"] = "branch"
     image: Share = 0.05
-    """branch: VAE and ViT of all condition images together."""
+    """branch, refinements: VAE and ViT of all condition images together."""
     last_text: Share = 0.05
-    """branch: the text right before the target image."""
+    """branch, refinements: the reflection right before the target image."""
     all_text: Share = 0.05
-    """branch: everything but a system text."""
+    """branch, first images: everything but a system text."""
     irg_text: Share = 0.0
+    """irg: a text. It drops texts with loss too, as the original does."""
     irg_vit: Share = 0.0
+    """irg: the ViT tokens of a condition image."""
     irg_vae: Share = 0.3
+    """irg: the clean latents of a condition image."""
+
+    @model_validator(mode="after")
+    def shares_leave_something(self):
+        if self.image + self.last_text > 1:
+            raise ValueError(f"image {self.image} and last_text {self.last_text} are shares of one draw: at most 1")
+        return self
 
 
 class OptimizerRecipe(Section):
@@ -117,10 +128,12 @@ class Stage(Section):
     """Upper bound; the stage ends earlier at its validation plateau."""
     sources: list[DataSource]
     tokens_per_pack: Positive = 3600
-    """A pack is full when the next row would exceed it."""
+    """A pack is full when the next row would exceed it. Mandatory rows alone, and the reflections that the image
+    branch of the dropout repeats, may go beyond."""
     packs_per_step: Positive = 1
     """Packs of one optimizer step over all learner ranks."""
     max_row_tokens: Positive = 2048
+    """Longer rows are rejected and listed in rejected.jsonl."""
     ce_weight: float = Field(1.0, ge=0)
     mse_weight: float = Field(1.0, ge=0)
     noise_blocks: Positive = 1
@@ -129,17 +142,38 @@ class Stage(Section):
     patience: Positive = 6
     """Validations without improvement that end the stage."""
 
+    @model_validator(mode="after")
+    def something_is_drawn(self):
+        if not any(source.weight > 0 for source in self.sources):
+            raise ValueError("sources needs at least one entry with a weight above 0")
+        return self
+
 
 class SFTRecipe(Section):
     data: str | None = None
     """Folder with one folder of parquet per mode; None: the run makes its own from the shapes world."""
-    stage1: Stage
-    stage2: Stage
+    stage1: Stage | None = None
+    """All six modes: thinking and reflection."""
+    stage2: Stage | None = None
+    """Whole trajectories; goes on from stage 1, or from `init_from` where there is none."""
     dropout: Dropout = Dropout()
-    ema_decay: Share = 0.995
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.995
     validate_every: Positive = 200
     checkpoint_every: Positive = 500
     validation_rows: Positive = 256
+    """Rows kept for validation, an equal part from each source's first row group."""
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages that the recipe has, in order."""
+        both = {"stage1": self.stage1, "stage2": self.stage2}
+        return {name: stage for name, stage in both.items() if stage is not None}
+
+    @model_validator(mode="after")
+    def has_a_stage(self):
+        if not self.stages:
+            raise ValueError("sft needs stage1, stage2 or both; leave the section out to train no SFT")
+        return self
 
 
 class SamplingRecipe(Section):
@@ -322,25 +356,72 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def settings_fit_together(self):
-        problems = []
-        if self.rl is not None:
-            (low, high), size = self.rl.noise.window_range, self.rl.noise.window_size
-            if not 0 <= low < high <= self.sampling.points - 1:
-                limit = self.sampling.points - 1
-                problems.append(f"rl.noise.window_range [{low}, {high}) must lie in [0, sampling.points - 1 = {limit})")
-            elif size > high - low:
-                problems.append(f"rl.noise.window_size {size} is wider than rl.noise.window_range [{low}, {high})")
-            if not [s for s in self.rewards.scorers if not s.held_out]:
-                problems.append("rl needs a reward: add a scorer to rewards.scorers")
-            if self.rl.groups % self.engine.learner_ranks:
-                problems.append(
-                    f"rl.groups {self.rl.groups} must be a multiple of engine.learner_ranks {self.engine.learner_ranks}"
-                )
-        if self.engine.device == "cpu" and self.engine.dtype == "bf16":
-            problems.append("engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU")
+        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_the_world()
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
+
+    def _of_sampling(self) -> list[str]:
+        problems = []
+        pixels, table = self.model.pixels_per_token, self.model.max_latent_size
+        if any(side % pixels or not 0 < side <= pixels * table for side in self.sampling.image_size):
+            problems.append(
+                f"sampling.image_size {list(self.sampling.image_size)}: sides must be multiples of {pixels} pixels "
+                f"(one latent token) and at most {pixels * table} (model.max_latent_size)"
+            )
+        guidance = self.evaluation.guidance
+        if guidance.image_scale > 1 >= guidance.text_scale:
+            problems.append(
+                f"evaluation.guidance.image_scale {guidance.image_scale} has no effect without text guidance: set "
+                "text_scale above 1"
+            )
+        return problems
+
+    def _of_rl(self) -> list[str]:
+        if self.rl is None:
+            return []
+        problems = []
+        (low, high), size = self.rl.noise.window_range, self.rl.noise.window_size
+        if not 0 <= low < high <= self.sampling.points - 1:
+            limit = self.sampling.points - 1
+            problems.append(f"rl.noise.window_range [{low}, {high}) must lie in [0, sampling.points - 1 = {limit})")
+        elif size > high - low:
+            problems.append(f"rl.noise.window_size {size} is wider than rl.noise.window_range [{low}, {high})")
+        if not self.rewards.scorers:
+            problems.append("rl needs a reward: add a scorer to rewards.scorers")
+        if self.rl.groups % self.engine.learner_ranks:
+            problems.append(
+                f"rl.groups {self.rl.groups} must be a multiple of engine.learner_ranks {self.engine.learner_ranks}"
+            )
+        return problems
+
+    def _of_engine(self) -> list[str]:
+        problems = []
+        if self.engine.dtype == "bf16" and self.engine.device == "cpu":
+            problems.append("engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU")
+        if self.engine.dtype == "bf16" and self.engine.zero_stage < 2:
+            problems.append(f"engine.dtype bf16 needs engine.zero_stage 2 or 3, found {self.engine.zero_stage}")
+        return problems
+
+    def _of_the_world(self) -> list[str]:
+        """What a recipe asks of the rows and prompts that it makes for itself."""
+        problems = []
+        asked, there = self.evaluation.prompts, self.world.test_prompts
+        if asked > there:
+            problems.append(f"evaluation.prompts {asked} is more than world.test_prompts {there}")
+        if self.sft is None or self.sft.data is not None:
+            return problems
+        made = set(self.world.sft_rows)
+        for name, stage in self.sft.stages.items():
+            if name == "stage2" and self.sft.stage1 is not None and self.world.own_images:
+                made |= {f"{OWN_ROWS}/{mode}" for mode in self.world.sft_rows if mode.startswith("improving")}
+            for index, source in enumerate(stage.sources):
+                if source.folder not in made:
+                    problems.append(
+                        f"sft.{name}.sources.{index}.folder {source.folder!r} is not made by the world at that stage; "
+                        f"there are {', '.join(sorted(made))}"
+                    )
+        return problems
 
     def digest(self) -> str:
         """First 12 hex digits of the sha256 of the settings that change the result (not the output folder)."""
@@ -364,8 +445,8 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     if not path.is_file():
         raise RecipeError(f"{path}: no such recipe; `irg-rl ls` lists those at hand")
     try:
-        base = OmegaConf.create(yaml.safe_load(path.read_text()) or {})
-    except (YAMLError, UnicodeDecodeError) as error:
+        base = OmegaConf.load(path)  # also refuses a setting that is given twice
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
     for item in overrides:
         key, separator, value = item.partition("=")
@@ -375,7 +456,11 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             OmegaConf.update(base, SHORT_NAMES.get(key, key), yaml.safe_load(value), merge=True, force_add=True)
         except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
             raise RecipeError(f"{item!r}: cannot be applied: {error}") from error
-    return parse_recipe(OmegaConf.to_container(base, resolve=True), where=str(path))
+    try:
+        data = OmegaConf.to_container(base, resolve=True)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return parse_recipe(data, where=str(path))
 
 
 def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
@@ -383,21 +468,24 @@ def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [line for problem in error.errors() for line in _explain(problem)]
         raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
-def _explain(problem: dict) -> str:
+def _explain(problem: dict) -> list[str]:
     location = [str(part) for part in problem["loc"]]
-    setting = ".".join(location) or "recipe"
+    setting = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _known_settings(location[:-1])
         nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         if nearest:
-            return f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], nearest[0]])}?"
-        return f"{setting}: unknown setting; known here: {', '.join(known)}"
-    value = "" if problem["type"] in {"missing", "value_error"} else f" (given: {problem['input']!r:.80})"
-    return f"{setting}: {problem['msg'].removeprefix('Value error, ')}{value}"
+            return [f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], nearest[0]])}?"]
+        return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
+    if problem["type"] == "value_error":
+        lines = problem["msg"].removeprefix("Value error, ").splitlines()
+        return [f"{setting}: {line}" if setting else line for line in lines]
+    value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
+    return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
 
 
 def _known_settings(location: list[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """Rows of one learning mode from a folder of parquet files, in a shuffled order that a cursor can resume.
 
 Row groups are shuffled per epoch and rows within a group; both orders are functions of (seed, epoch, group), so the
-cursor (epoch, group, row) is the whole state. One row group is in memory at a time.
+cursor (epoch, group, row), with the number of usable rows of the epoch so far, is the whole state. One row group is in
+memory at a time.
 """
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,39 +24,52 @@ class DataError(ValueError):
 
 @dataclass
 class Rejections:
-    """Broken rows: counted, and listed in `rejected.jsonl`, each once."""
+    """Rows that can't be trained on: counted, and listed in `path` (`rejected.jsonl`), each once even when a stage is
+    resumed or meets it in every epoch. `row` counts from the beginning of its row group."""
 
     path: Path | None = None
-    seen: set[tuple[str, int]] = field(default_factory=set)
+    seen: set[tuple[str, int, int]] = field(default_factory=set)
 
-    def add(self, file: Path, row: int, reason: str) -> None:
-        if (str(file), row) in self.seen:
+    def __post_init__(self):
+        if self.path is None or not self.path.is_file():
             return
-        self.seen.add((str(file), row))
+        for line in self.path.read_text().splitlines():
+            with suppress(json.JSONDecodeError):  # the last line of a full disk
+                entry = json.loads(line)
+                self.seen.add((entry["file"], entry["group"], entry["row"]))
+
+    def add(self, place: tuple[Path, int], row: int, reason: str) -> None:
+        file, group = str(place[0]), place[1]
+        if (file, group, row) in self.seen:
+            return
+        self.seen.add((file, group, row))
         if self.path is not None:
             with self.path.open("a") as out:
-                out.write(json.dumps({"file": str(file), "row": row, "reason": reason}) + "\n")
+                out.write(json.dumps({"file": file, "group": group, "row": row, "reason": reason}) + "\n")
 
 
 class RowSource:
     """An endless, resumable stream of parsed rows from `folder` (all `*.parquet`, column `conversation`).
 
-    The first `hold_out` rows of the first row group are kept for validation and never drawn. Raises DataError when the
-    folder holds no readable file, or when a whole epoch gave no usable row.
+    The first `hold_out` rows of the first row group are kept for validation and never drawn. The fingerprint of the
+    data is made of each file's name, rows, size and last 4 KiB (parquet's index of its contents), not of every byte.
+    Raises DataError when the folder holds no readable file, or when a whole epoch gave no usable row.
     """
 
     def __init__(self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0):
         self.folder, self.seed, self.rejections, self.hold_out = folder, seed, rejections, hold_out
         files = sorted(folder.glob("*.parquet"))
         if not files:
-            raise DataError(f"{folder}: no parquet files; make rows with the world stage or point sft.data at your own")
+            raise DataError(
+                f"{folder}: no parquet files; set sft.data to the folder that holds one folder of parquet per mode"
+            )
         self.groups: list[tuple[Path, int]] = []
         digest = hashlib.sha256()
         for file in files:
             metadata = _open(file).metadata
             self.groups += [(file, g) for g in range(metadata.num_row_groups)]
             digest.update(f"{file.name}:{metadata.num_rows}:{file.stat().st_size}".encode())
-            digest.update(file.read_bytes()[-4096:])
+            digest.update(_tail(file))
         if not self.groups:
             raise DataError(f"{folder}: the parquet files hold no rows")
         self.fingerprint = digest.hexdigest()[:16]
@@ -62,14 +77,17 @@ class RowSource:
         self._loaded: tuple[int, int] | None = None
         self._rows: list[tuple[int, str]] = []
         self._usable = 0
+        self._last = 0
 
     def state(self) -> dict:
-        return {"epoch": self.epoch, "group": self.group, "row": self.row, "fingerprint": self.fingerprint}
+        cursor = {"epoch": self.epoch, "group": self.group, "row": self.row, "usable": self._usable}
+        return {**cursor, "fingerprint": self.fingerprint}
 
     def load_state(self, state: dict) -> None:
         if state["fingerprint"] != self.fingerprint:
             raise DataError(f"{self.folder}: the rows changed since the checkpoint; resume with the same data")
         self.epoch, self.group, self.row = state["epoch"], state["group"], state["row"]
+        self._usable = state["usable"]
 
     def draw(self) -> tuple[Part, ...]:
         """The next usable row."""
@@ -81,11 +99,17 @@ class RowSource:
                 try:
                     parts = parse_row(conversation)
                 except BrokenRow as error:
-                    self.rejections.add(self._file(), index, str(error))
+                    self.rejections.add(self._place(), index, str(error))
                     continue
+                self._last = index
                 self._usable += 1
                 return parts
             self._advance()
+
+    def reject_last(self, reason: str) -> None:
+        """The row that was just drawn can't be used after all."""
+        self.rejections.add(self._place(), self._last, reason)
+        self._usable -= 1
 
     def held_out(self) -> list[tuple[Part, ...]]:
         """The rows kept for validation, in file order; broken ones are rejected like any other."""
@@ -95,11 +119,11 @@ class RowSource:
             try:
                 rows.append(parse_row(conversation))
             except BrokenRow as error:
-                self.rejections.add(file, index, str(error))
+                self.rejections.add((file, group), index, str(error))
         return rows
 
-    def _file(self) -> Path:
-        return self.groups[self._order(self.epoch)[self.group]][0]
+    def _place(self) -> tuple[Path, int]:
+        return self.groups[self._order(self.epoch)[self.group]]
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
@@ -119,19 +143,28 @@ class RowSource:
         self.group, self.row = self.group + 1, 0
         if self.group == len(self.groups):
             if not self._usable:
-                raise DataError(f"{self.folder}: every row was rejected; see rejected.jsonl for the reasons")
+                kept = f" ({self.hold_out} are kept for validation)" if self.hold_out else ""
+                raise DataError(
+                    f"{self.folder}: an epoch has no usable row{kept}; add rows, or mend those in rejected.jsonl"
+                )
             self.epoch, self.group, self._usable = self.epoch + 1, 0, 0
+
+
+def _tail(file: Path, size: int = 4096) -> bytes:
+    with file.open("rb") as handle:
+        handle.seek(max(file.stat().st_size - size, 0))
+        return handle.read()
 
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: not a readable parquet file ({error}); write it again or remove it") from error
 
 
 def _read_group(file: Path, group: int) -> list[str]:
     try:
         return _open(file).read_row_group(group, columns=["conversation"]).column(0).to_pylist()
-    except (pa.ArrowInvalid, OSError, KeyError, IndexError) as error:
+    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
         raise DataError(f"{file}: row group {group} has no readable `conversation` column ({error})") from error

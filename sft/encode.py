@@ -1,4 +1,8 @@
-"""Rows -> tensors: token ids, ViT patches and VAE moments. Images are encoded by equal size, never padded."""
+"""Rows -> tensors: token ids, ViT patches and VAE moments. Images are encoded by equal size, never padded.
+
+Moments must not depend on what else was in their batch: a resumed run, whose cache is empty, would differ from an
+uninterrupted one in the last bits. Hence batches of one fixed length, filled up by repeating an image.
+"""
 
 import hashlib
 import math
@@ -11,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from irg_rl.model.autoencoder import Autoencoder, from_uint8
+from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.tokenizer import TextTokenizer
 from irg_rl.model.transforms import Resize, vit_patches
 from sft.rows import ImagePart, Part, TextPart
@@ -40,6 +45,9 @@ class EncodedImage:
 
 
 EncodedRow = list[EncodedText | EncodedImage]
+
+BATCH_PIXELS = 32 * 32 * 8
+"""Pixels of one call of the autoencoder at most, or one image."""
 
 
 class RowEncoder:
@@ -74,15 +82,19 @@ class RowEncoder:
         return encoded
 
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: int) -> int:
-        """Tokens of a row in a pack, boundary tokens and every noise block included, without encoding its images."""
+        """Tokens of a row in a pack, boundary tokens and every noise block included, without encoding its images.
+
+        Condition dropout is left out: `irg` makes a row shorter; the image branch of `branch` repeats the reflections.
+        """
         total = 0
         for part in row:
             if isinstance(part, TextPart):
-                total += len(self.tokenizer.encode(part.text)) + 2
+                total += len(self.tokenizer.encode(part.text)) + BOUNDARY_TOKENS
                 continue
             height, width = part.pixels.shape[:2]
             latents, patches = (_cells(resize, width, height) for resize in (self.vae_resize, self.vit_resize))
-            total += (latents + 2) * (noise_blocks * part.target + part.vae) + (patches + 2) * part.vit
+            total += (latents + BOUNDARY_TOKENS) * (noise_blocks * part.target + part.vae)
+            total += (patches + BOUNDARY_TOKENS) * part.vit
         return total
 
     def _image(self, part: ImagePart, mean: Tensor, logvar: Tensor, grid: tuple[int, int]) -> EncodedImage:
@@ -104,13 +116,25 @@ class RowEncoder:
                 pixels = from_uint8(self.vae_resize(torch.from_numpy(image.pixels)))
                 missing.setdefault(tuple(pixels.shape), {})[key] = pixels
         for (_, height, width), batch in missing.items():
-            with torch.no_grad():
-                mean, logvar = self.vae.encode(torch.stack(list(batch.values())))
-            means, logvars = self.vae.tokens(self.vae.scale(mean)), self.vae.tokens(logvar + self._log_scale)
-            for number, key in enumerate(batch):
-                found[key] = (means[number].clone(), logvars[number].clone(), self.vae.grid(height, width))
+            grid = self.vae.grid(height, width)
+            for key, mean, logvar in zip(batch, *self._encode(list(batch.values()))):
+                found[key] = (mean.clone(), logvar.clone(), grid)
                 self._keep(key, found[key])
         return found
+
+    @torch.no_grad()
+    def _encode(self, images: list[Tensor]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
+        """Scaled means and log-variances of equally large images [3, H, W], on the CPU in fp32."""
+        length = max(BATCH_PIXELS // images[0][0].numel(), 1)
+        weight = next(self.vae.parameters())
+        parts = []
+        for begin in range(0, len(images), length):
+            batch = images[begin : begin + length]
+            filled = torch.stack(batch + [batch[-1]] * (length - len(batch)))
+            mean, logvar = self.vae.encode(filled.to(weight))
+            moments = torch.stack([self.vae.scale(mean), logvar + self._log_scale])
+            parts.append(self.vae.tokens(moments[:, : len(batch)]).float().cpu())
+        return tuple(torch.cat(parts, dim=1))
 
     def _keep(self, key: bytes, value: tuple[Tensor, Tensor, tuple[int, int]]) -> None:
         self._cache[key] = value

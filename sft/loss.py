@@ -29,7 +29,7 @@ def sft_loss(
 
     The terms of several packs add up to those of one big pack.
     """
-    labels = pack.pack.logit_targets
+    labels = pack.pack.logit_targets.to(output.logits.device)
     ce = F.cross_entropy(output.logits.float(), labels, reduction="sum") / max(counts.text, 1)
     velocity = output.velocity
     target = pack.velocities.to(velocity)
@@ -40,4 +40,4 @@ def sft_loss(
 @torch.no_grad()
 def right_tokens(output: ModelOutput, pack: SFTPack) -> int:
     """How many label tokens the model would have written itself."""
-    return int((output.logits.argmax(-1) == pack.pack.logit_targets).sum())
+    return int((output.logits.argmax(-1).cpu() == pack.pack.logit_targets).sum())

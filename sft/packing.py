@@ -2,12 +2,13 @@
 
 A target image becomes one or more *noise blocks*, each at its own flow time, all at the place in the tree where the
 image is drawn. Condition dropout by branch therefore costs no text: a block that trains a guidance branch hangs on that
-branch's context, while the text keeps its place and its cross-entropy. Each noise block draws its branch on its own:
+branch's context, while the text keeps its place and its cross-entropy. Each noise block draws its branch on its own,
+among those that guidance uses for its image:
 
     full        everything before the image
-    last_text   without the text right before it          (guidance: no-text context of a refinement)
-    image       all texts, no condition image             (guidance: no-image context)
-    all_text    nothing but the system text               (guidance: no-text context of a first image)
+    all_text    nothing but the system text             (first image: guidance without text)
+    last_text   without the reflection right before it  (refinement: guidance without text)
+    image       all texts, no condition image           (refinement: guidance without image)
 
 Positions close up as at inference. The `irg` mode instead drops items of the row itself, each on its own, with the gap
 in the rope positions that the original leaves.
@@ -23,8 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from irg_rl.config import Dropout, Stage
+from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder
-from sft.dataset import RowSource
+from sft.dataset import DataError, RowSource
 from sft.encode import EncodedImage, EncodedRow, EncodedText, RowEncoder
 from sft.rows import Part
 
@@ -45,55 +47,70 @@ class SFTPack:
 
 
 class RowLayout:
-    """Lays encoded rows out in a PackBuilder; every draw comes from the generator given with the rows."""
+    """Lays encoded rows out in a PackBuilder; every draw comes from the generator given with the rows.
 
-    def __init__(self, dropout: Dropout, noise_blocks: int, shift: float):
-        self.dropout, self.noise_blocks, self.shift = dropout, noise_blocks, shift
+    `system`: ids of the system text that every row begins with, as every sampled trajectory will; None: no such text.
+    """
+
+    def __init__(self, dropout: Dropout, noise_blocks: int, shift: float, system: list[int] | None = None):
+        self.dropout, self.noise_blocks, self.shift, self.system = dropout, noise_blocks, shift, system
+
+    @property
+    def system_tokens(self) -> int:
+        return 0 if self.system is None else len(self.system) + BOUNDARY_TOKENS
 
     def pack(self, builder: PackBuilder, rows: list[EncodedRow], generator: torch.Generator) -> SFTPack:
         lay_out = self._branch_row if self.dropout.mode == "branch" else self._irg_row
         velocities: list[Tensor] = []
         for row in rows:
             builder.new_row()
-            lay_out(builder, row, velocities, generator)
-        return SFTPack(builder.build(), torch.cat(velocities) if velocities else torch.zeros(0, 0))
+            root = None if self.system is None else builder.add_text(self.system)
+            lay_out(builder, row, root, velocities, generator)
+        pack = builder.build(touch_all=True)  # learner ranks with different packs reduce the same gradients
+        return SFTPack(pack, torch.cat(velocities) if velocities else torch.zeros(0, 0))
 
-    def _branch_row(self, builder, row: EncodedRow, velocities: list[Tensor], generator: torch.Generator) -> None:
-        parent: int | None = None
-        before: int | None = None  # what the last text continues
-        texts: list[EncodedText] = []
+    def _branch_row(self, builder, row: EncodedRow, root: int | None, velocities: list[Tensor], generator) -> None:
+        parent = root
+        before = root  # what the last text continues
+        imageless: int | None = root  # the end of the texts alone
+        texts: list[EncodedText] = []  # those after the first condition image: not yet in the chain of texts alone
+        refines = False
         for item in row:
             if isinstance(item, EncodedText):
                 before, parent = parent, builder.add_text(item.ids, parent, loss=item.loss)
-                texts.append(item)
+                if refines:
+                    texts.append(item)
+                else:
+                    imageless = parent
                 continue
             if item.target:
-                contexts = {Branch.FULL: parent, Branch.LAST_TEXT: before, Branch.ALL_TEXT: None}
                 clean = item.sample(generator)
                 for _ in range(self.noise_blocks):
-                    branch = self._draw_branch(generator)
-                    if branch not in contexts:
-                        contexts[branch] = _text_chain(builder, texts)
-                    self._noise(builder, clean, item, contexts[branch], velocities, generator)
+                    branch = self._draw_branch(generator, refines)
+                    if branch is Branch.IMAGE and texts:
+                        imageless = _extend(builder, imageless, texts)
+                        texts = []
+                    context = {
+                        Branch.FULL: parent, Branch.ALL_TEXT: root, Branch.LAST_TEXT: before, Branch.IMAGE: imageless,
+                    }[branch]  # fmt: skip
+                    self._noise(builder, clean, item, context, velocities, generator)
             if item.vae:
                 parent = builder.add_clean(item.sample(generator), item.grid, parent)
             if item.patches is not None:
                 parent = builder.add_vit(item.patches, item.vit_grid, parent)
+            refines = refines or item.vae or item.patches is not None
 
-    def _draw_branch(self, generator: torch.Generator) -> Branch:
+    def _draw_branch(self, generator: torch.Generator, refines: bool) -> Branch:
+        """A branch of a first image, or of one that has images before it."""
         draw = torch.rand((), generator=generator).item()
-        for branch, share in (
-            (Branch.IMAGE, self.dropout.image),
-            (Branch.LAST_TEXT, self.dropout.last_text),
-            (Branch.ALL_TEXT, self.dropout.all_text),
-        ):
-            if draw < share:
-                return branch
-            draw -= share
-        return Branch.FULL
+        if not refines:
+            return Branch.ALL_TEXT if draw < self.dropout.all_text else Branch.FULL
+        if draw < self.dropout.image:
+            return Branch.IMAGE
+        return Branch.LAST_TEXT if draw < self.dropout.image + self.dropout.last_text else Branch.FULL
 
-    def _irg_row(self, builder, row: EncodedRow, velocities: list[Tensor], generator: torch.Generator) -> None:
-        parent, gap = None, 0
+    def _irg_row(self, builder, row: EncodedRow, root: int | None, velocities: list[Tensor], generator) -> None:
+        parent, gap = root, 0
 
         def is_dropped(share: float) -> bool:
             return torch.rand((), generator=generator).item() < share
@@ -127,9 +144,8 @@ class RowLayout:
         velocities.append(noise - clean)
 
 
-def _text_chain(builder: PackBuilder, texts: list[EncodedText]) -> int | None:
-    """The texts alone, closed up, as the no-image branch of guidance sees them."""
-    parent = None
+def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) -> int | None:
+    """The texts once more, one after the other: the no-image branch of guidance has no gap where an image was."""
     for text in texts:
         parent = builder.add_text(text.ids, parent)
     return parent
@@ -138,8 +154,10 @@ def _text_chain(builder: PackBuilder, texts: list[EncodedText]) -> int | None:
 class PackStream:
     """Packs of a stage in a fixed order: mandatory sources first, then draws by weight until a pack is full.
 
-    A row that doesn't fit begins the next pack, so nothing is lost. Which source is drawn is a function of (seed, pack
-    number); with the sources' cursors and the held-over rows' count that is the whole state.
+    A row that doesn't fit goes back to its source, which will give it first when it is drawn again, so no row is lost.
+    Mandatory rows are never put off, or a source whose rows come after long ones would starve: they alone may make a
+    pack longer than `tokens_per_pack`. What is drawn is a function of (seed, pack number) and of the sources' cursors,
+    which are the whole state. Raises DataError when a source has no row of at most `max_row_tokens` tokens.
     """
 
     def __init__(
@@ -172,21 +190,46 @@ class PackStream:
         tokens = 0
         pending = [k for k, s in enumerate(self.stage.sources) if s.mandatory]
         while True:
-            chosen = pending.pop(0) if pending else int(draws.choice(len(self.sources), p=self.shares))
+            is_mandatory = bool(pending)
+            chosen = pending.pop(0) if is_mandatory else int(draws.choice(len(self.sources), p=self.shares))
             cursor = self.sources[chosen].state()
             row, cost = self._draw(chosen)
-            if rows and tokens + cost > self.stage.tokens_per_pack:
-                self.sources[chosen].load_state(cursor)  # drawn again by a later pack
+            if rows and not is_mandatory and tokens + cost > self.stage.tokens_per_pack:
+                self.sources[chosen].load_state(cursor)
                 break
             rows.append(row)
             tokens += cost
         self.number += 1
         return self.layout.pack(self.new_builder(), self.encoder.encode(rows), generator)
 
-    def _draw(self, source: int) -> tuple[tuple[Part, ...], int]:
+    def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
         """The next row that is not over-long, and its tokens."""
-        while True:
-            row = self.sources[source].draw()
-            cost = self.encoder.count_tokens(row, self.stage.noise_blocks)
-            if cost <= self.stage.max_row_tokens:
+        source, limit = self.sources[number], self.stage.max_row_tokens
+        first = source.epoch
+        while source.epoch <= first + 1:
+            row = source.draw()
+            cost = self.cost(row)
+            if cost <= limit:
                 return row, cost
+            source.reject_last(f"{cost} tokens are more than max_row_tokens {limit}")
+        raise DataError(f"{source.folder}: no row has at most {limit} tokens; raise max_row_tokens of the stage")
+
+    def cost(self, row: tuple[Part, ...]) -> int:
+        return self.encoder.count_tokens(row, self.stage.noise_blocks) + self.layout.system_tokens
+
+    def held_out(self, seed: int) -> list[SFTPack]:
+        """Packs of all held-out rows, always with the same noise and times. DataError when there is no such row."""
+        rows = [row for source in self.sources for row in source.held_out()]
+        rows = [row for row in rows if self.cost(row) <= self.stage.max_row_tokens]
+        if not rows:
+            folders = ", ".join(str(source.folder) for source in self.sources)
+            raise DataError(f"no usable row is left for validation in the first row groups of {folders}")
+        generator = torch.Generator().manual_seed(seed)
+        packs, waiting, tokens = [], [], 0
+        for row in rows:
+            if waiting and tokens + self.cost(row) > self.stage.tokens_per_pack:
+                packs.append(self.layout.pack(self.new_builder(), self.encoder.encode(waiting), generator))
+                waiting, tokens = [], 0
+            waiting.append(row)
+            tokens += self.cost(row)
+        return [*packs, self.layout.pack(self.new_builder(), self.encoder.encode(waiting), generator)]

@@ -6,16 +6,22 @@ assistant turn is a list of parts: text (trained unless `need_loss` is false) an
 """
 
 import base64
-import binascii
 import io
 import json
+import struct
+import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from irg_rl.model.transforms import from_pil
 
 MAX_PIXELS = 4096 * 4096
-FORMATS = {"PNG", "JPEG", "WEBP"}
+FORMATS = ("PNG", "JPEG", "WEBP")
+DEEP_MODES = ("I", "F")
+"""First letters of Pillow's modes with more than 8 bits, which it clips to white on the way to RGB."""
 
 
 class BrokenRow(ValueError):
@@ -56,7 +62,7 @@ def parse_row(conversation: str) -> tuple[Part, ...]:
         if turn.get("role") == "user":
             if not isinstance(content, str):
                 raise BrokenRow(f"{where}: a user turn needs a string as content")
-            parts.append(TextPart(content, loss=bool(turn.get("need_loss", False))))
+            parts.append(TextPart(content, loss=_flag(turn, "need_loss", False, where)))
         elif turn.get("role") == "assistant":
             if not isinstance(content, list):
                 raise BrokenRow(f"{where}: an assistant turn needs a list of parts as content")
@@ -72,27 +78,48 @@ def _parse_part(part: dict, where: str) -> Part:
     if not isinstance(part, dict) or not isinstance(part.get("content"), str):
         raise BrokenRow(f"{where}: needs a string as content")
     if part.get("type") == "text":
-        return TextPart(part["content"], loss=bool(part.get("need_loss", True)))
+        return TextPart(part["content"], loss=_flag(part, "need_loss", True, where))
     if part.get("type") != "image":
         raise BrokenRow(f"{where}: type {part.get('type')!r} is not 'text' or 'image'")
-    target, vae, vit = (bool(part.get(flag, False)) for flag in ("need_loss", "need_vae", "need_vit"))
+    target, vae, vit = (_flag(part, name, False, where) for name in ("need_loss", "need_vae", "need_vit"))
     if not (target or vae or vit):
         raise BrokenRow(f"{where}: an image needs one of need_loss, need_vae, need_vit")
     return ImagePart(decode_image(part["content"], where), target, vae, vit)
 
 
+def _flag(part: dict, name: str, default: bool, where: str) -> bool:
+    """The string "false" is true to Python: a flag is a JSON boolean or the row is broken."""
+    value = part.get(name, default)
+    if not isinstance(value, bool):
+        raise BrokenRow(f"{where}: {name} is {value!r}, it must be true or false")
+    return value
+
+
 def decode_image(encoded: str, where: str = "image") -> np.ndarray:
     """base64 of PNG, JPEG or WebP bytes -> uint8 [H, W, 3]; transparency is laid on white.
 
-    The header is read before any pixel is, so that a hostile size costs nothing.
+    The header is read before any pixel is, so that a hostile size costs nothing. A truncated image is broken: half of
+    it would be grey.
     """
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)), formats=sorted(FORMATS))
-        if image.width * image.height > MAX_PIXELS:
-            raise BrokenRow(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
-        if image.mode in {"RGBA", "LA", "P"}:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-        return np.asarray(image.convert("RGB")).copy()
-    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        raise BrokenRow(f"{where}: the content is not base64: {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are judged right below
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except _DECODING as error:
+        raise BrokenRow(f"{where}: the image can't be opened as {', '.join(FORMATS)}: {error}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise BrokenRow(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+    if image.mode.startswith(DEEP_MODES):
+        raise BrokenRow(f"{where}: {image.mode} pixels; store images with 8 bits per channel")
+    try:
+        return from_pil(image).numpy()
+    except _DECODING as error:
         raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error
+
+
+_DECODING = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises on broken bytes, depending on where they are broken."""

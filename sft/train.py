@@ -1,10 +1,11 @@
 """One IRGL stage: packs from the stream, steps of the engine, validation until the plateau, checkpoints that resume."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from irg_rl.config import Stage
 from irg_rl.learner import checkpoint
@@ -25,11 +26,14 @@ class Plateau:
     best: float = float("inf")
     waited: int = 0
 
-    def reached(self, loss: float) -> bool:
+    def add(self, loss: float) -> None:
         if loss < self.best * (1 - self.margin):
             self.best, self.waited = loss, 0
         else:
             self.waited += 1
+
+    @property
+    def reached(self) -> bool:
         return self.waited >= self.patience
 
 
@@ -66,19 +70,23 @@ class StageTrainer:
     def run(self) -> dict[str, float]:
         """Train to the plateau or the last step; returns the last validation."""
         metrics: dict[str, float] = {}
-        done = False
-        while not done:
+        while not self._is_done():
             result = self._step()
             self.on_step(result)
-            last = self.engine.steps >= self.stage.steps
-            if self.engine.steps % self.validate_every == 0 or last:
+            if not result.applied:
+                continue  # the same step again, with the next packs
+            step = self.engine.steps
+            if step % self.validate_every == 0 or step >= self.stage.steps:
                 metrics = self.validate()
-                self.on_validation(self.engine.steps, metrics)
-                done = self.plateau.reached(metrics["loss"])
-            done = done or last
-            if self.engine.steps % self.checkpoint_every == 0 or done:
+                self.on_validation(step, metrics)
+                self.plateau.add(metrics["loss"])
+            if step % self.checkpoint_every == 0 or self._is_done():
                 self.save()
-        return metrics
+        return metrics or self.validate()
+
+    def _is_done(self) -> bool:
+        """Also right after a resume: a run may stop between its last checkpoint and the end of the stage."""
+        return self.engine.steps >= self.stage.steps or self.plateau.reached
 
     def _step(self) -> StepResult:
         place = self.engine.place
@@ -93,7 +101,7 @@ class StageTrainer:
         counts = Counts.of(mine)
         result = self.engine.step([p.pack for p in mine], loss_fn, {"text": counts.text, "latent": counts.latent})
         if result.applied:
-            self.ema.update(self.engine.model.named_parameters())
+            self.ema.update(weights_of(self.engine))
         return result
 
     def validate(self) -> dict[str, float]:
@@ -139,6 +147,12 @@ class StageTrainer:
         self.plateau.best = snapshot.cursors["plateau"]["best"]
         self.plateau.waited = snapshot.cursors["plateau"]["waited"]
         return snapshot.step
+
+
+def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Full fp32 weights by parameter name, on every rank and ZeRO stage: what is averaged. A collective call."""
+    names = {name for name, _ in engine.model.named_parameters()}
+    return ((name, weight) for name, weight in engine.state().weights() if name in names)
 
 
 def averaged_model(engine: Engine, ema: EMA) -> torch.nn.Module:

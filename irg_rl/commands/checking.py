@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from irg_rl.config import Recipe, RecipeError, load_recipe
+from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 
 
@@ -21,6 +22,9 @@ def machine_problems(recipe: Recipe) -> list[str]:
                 folder = Path(recipe.sft.data) / source.folder
                 if not list(folder.glob("*.parquet")):
                     problems.append(f"sft.{name}.sources: {folder} holds no parquet files")
+    for scorer in recipe.rewards.scorers:
+        if scorer.path is not None and not Path(scorer.path).exists():
+            problems.append(f"rewards.scorers: {scorer.name} finds no model at {scorer.path}")
     if recipe.rl is not None and recipe.rl.prompts is not None and not Path(recipe.rl.prompts).is_file():
         problems.append(f"rl.prompts: {recipe.rl.prompts} is not a file of prompts (jsonl)")
     return problems
@@ -36,7 +40,7 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
     """Lines that say what the recipe is. Raises RecipeError with every problem of its settings."""
     recipe = load_recipe(path, overrides)
     with torch.device("meta"):
-        model = UnifiedModel(recipe.model)
+        model = UnifiedModel(recipe.model, SpecialIds(0, 1, 2, 3))
     parameters = sum(p.numel() for p in model.parameters())
     lines = [
         f"{recipe.name}: well-formed, digest {recipe.digest()}",
