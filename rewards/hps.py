@@ -4,8 +4,9 @@ The released HPS_v2.1_compressed.pt loads through open_clip (`model="ViT-H-14"`,
 by `rewards.train_hps`. Scores compare only within one prompt and one version.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import normalize, pad, resize
@@ -20,13 +21,18 @@ def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
 
     Bytes become floats *before* the bicubic resize, so its overshoot leaves [0, 1] and is kept: open_clip's
     `resize_mode="longest"` resizes bytes and differs by up to .05. Antialiased, as torchvision >= 0.17 does."""
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
-    height, width = pixels.shape[1:]
+    return letterbox_batch(image[None], size)[0]
+
+
+def letterbox_batch(images: UInt8[np.ndarray, "B H W 3"], size: int) -> Float[Tensor, "B 3 S S"]:
+    """`letterbox` of pictures of one size."""
+    pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255
+    height, width = pixels.shape[2:]
     scale = size / max(height, width)
     if scale != 1:
         target = [round(height * scale), round(width * scale)]
         pixels = resize(pixels, target, InterpolationMode.BICUBIC, antialias=True)
-    down, right = size - pixels.shape[1], size - pixels.shape[2]
+    down, right = size - pixels.shape[2], size - pixels.shape[3]
     pixels = pad(pixels, [right // 2, down // 2, right - right // 2, down - down // 2])
     return normalize(pixels, OPENAI_MEAN, OPENAI_STD)
 

@@ -55,7 +55,7 @@ class JudgeProcess:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=60)  # killed already: only the kernel is waited for
         self.process.stdout.close()
         self.process.stderr.close()
 

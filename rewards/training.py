@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import torch
 from jaxtyping import Bool, Float
@@ -16,8 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from rewards import openclip
-from rewards.base import Image
-from rewards.hps import letterbox
+from rewards.hps import letterbox_batch
 from rewards.openclip import TwoTower
 from rewards.world_data import Pair, World
 
@@ -98,8 +98,8 @@ def train_hps(
 
 def pair_cosines(tower: TwoTower, pairs: Sequence[Pair]) -> Float[Tensor, "B 2"]:
     """Cosine of each pair's prompt with its first and its second picture; differentiable."""
-    images: list[Image] = [image for pair in pairs for image in (pair.first, pair.second)]
-    pixels = torch.stack([letterbox(image, tower.size) for image in images])
+    images = np.stack([image for pair in pairs for image in (pair.first, pair.second)])
+    pixels = letterbox_batch(images, tower.size)
     image_features = tower.model.encode_image(pixels, normalize=True).unflatten(0, (len(pairs), 2))
     text_features = openclip.encode_text(tower.model, tower.tokenizer([pair.prompt.text for pair in pairs]))
     return torch.einsum("bid,bd->bi", image_features, text_features)

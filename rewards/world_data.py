@@ -14,7 +14,7 @@ from PIL import ImageFilter
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.constraints import Relation, Thing
 from irg_rl.shapes_world.prompts import make_prompts, phrase, split_of
-from irg_rl.shapes_world.reading import read
+from irg_rl.shapes_world.reading import scene_reading
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scene import RELATIONS, Scene, stands
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
@@ -84,9 +84,8 @@ class World:
             scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
         if defects:
             scene = corrupt(scene, prompt.metadata, self.rng, defects)
-        clean = render(scene)
-        graded = judge(read(clean), prompt.metadata).score
-        image, quality = self._painted(clean)
+        graded = judge(scene_reading(scene), prompt.metadata).score
+        image, quality = self._painted(render(scene))
         return image, CORRECTNESS * graded + QUALITY * quality, graded
 
     def _painted(self, image: Image) -> tuple[Image, float]:
