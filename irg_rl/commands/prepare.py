@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from irg_rl.commands.progress import bar, console
-from irg_rl.commands.run import Run, RunError
+from irg_rl.commands.run import Run, RunError, write_json
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.folder import Folder, load_folder, save_folder
 from irg_rl.model.init import initialize
@@ -25,6 +25,8 @@ from sft.autoencoder import reconstruct, train_autoencoder
 
 BASE = "models/base"
 TOKENIZER = "world/tokenizer"
+HELD_OUT = 512
+"""Held-out pairs on which the scorers trained on the spot are tested."""
 CHECKED = 500
 """Held-out reconstructions the checker looks at."""
 
@@ -108,14 +110,26 @@ def make_scorers(run: Run, facts: dict) -> None:
     if not on_the_spot:
         return
     steps = run.recipe.rewards.training_steps
+    rows = []
     with bar("scorers: CLIP", steps) as progress:
         facts["clip"] = train_clip(
-            run.path("scorers", "clip"), steps, seed=run.recipe.seed, progress=lambda *_: progress.advance()
-        )
+            run.path("scorers", "clip"), steps, seed=run.recipe.seed, progress=lambda *_: progress.advance(),
+            held_out=HELD_OUT,
+        )  # fmt: skip
+    note = "right picture nearer to its prompt than a copy with one defect; chance is 50 %"
+    rows.append(_row("clip", "held-out copies with a defect", facts["clip"]["matching"], note))
     if "hps" in on_the_spot:
         with bar("scorers: HPS", steps) as progress:
             facts["hps"] = train_hps(
                 run.path("scorers", "hps"), run.path("scorers", "clip"), steps, seed=run.recipe.seed,
-                progress=lambda *_: progress.advance(),
+                progress=lambda *_: progress.advance(), held_out=HELD_OUT,
             )  # fmt: skip
+        rows.append(_row("hps", "held-out preference pairs", facts["hps"]["held_out_agreement"], ""))
+        share = facts["hps"]["verifier_disagreement"]
+        rows.append(_row("hps", "verifier", 1 - share, "where the verifier sees a difference"))
         console.print(f"scorers: HPS {facts['hps']}")
+    write_json(run.path("evaluation", "scorers.json"), {"kind": "scorers", "rows": rows})
+
+
+def _row(scorer: str, against: str, agreement: float, note: str) -> dict:
+    return {"scorer": scorer, "against": against, "agreement": agreement, "n": HELD_OUT, "note": note}

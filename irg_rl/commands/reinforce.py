@@ -152,16 +152,12 @@ class Loop:
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
     def _check_ratio(self, groups: list) -> None:
-        rows = [
-            {"modality": row["modality"], "turn": row["turn"], "step": row["step"], "worst": row["max"],
-             "mean": row["mean"], "limit": row["limit"], "n": row["count"]}
-            for row in self.learners.check_ratio(groups)
-        ]  # fmt: skip
+        rows = self.learners.check_ratio(groups)
         write_json(self.run.path("evaluation", "ratio_check.json"), {"kind": "ratio_check", "rows": rows})
-        worst = max(rows, key=lambda row: row["worst"] / row["limit"])
+        worst = max(rows, key=lambda row: row["max"] / row["limit"])
         console.print(
             f"ratio check: {len(rows)} (modality, turn, step) places agree; the worst is {worst['modality']} of turn "
-            f"{worst['turn']}: {worst['worst']:.2g} of {worst['limit']:.2g} allowed"
+            f"{worst['turn']}: {worst['max']:.2g} of {worst['limit']:.2g} allowed"
         )
 
 
