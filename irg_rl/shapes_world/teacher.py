@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from irg_rl.shapes_world.check import Defect, DefectKind, judge
-from irg_rl.shapes_world.constraints import Thing, canonical_relations, parse_metadata
+from irg_rl.shapes_world.constraints import Thing, parse_metadata
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
 from irg_rl.shapes_world.prompts import NUMBERS
 from irg_rl.shapes_world.reading import Reading
@@ -44,12 +44,11 @@ class ParsedReflection:
 
 
 def think_text(metadata: dict) -> str:
-    """The demanded things in canonical order, then the relations."""
+    """The demanded things, then the relations, in the prompt's own order: a copy is learned long before a sort."""
     demand = parse_metadata(metadata)
-    ordered = sorted(demand.includes, key=lambda pair: (pair[0].rank(), pair[1]))
-    text = "i need " + " , ".join(f"{NUMBERS[count]} {thing}" for thing, count in ordered) + " ."
-    for one, name, other in canonical_relations(demand):
-        text += f" {one} {name} {other} ."
+    text = "i need " + " , ".join(f"{NUMBERS[count]} {thing}" for thing, count in demand.includes) + " ."
+    for first, name, second in demand.relations:
+        text += f" {demand.includes[first][0]} {name} {demand.includes[second][0]} ."
     return f"<think> {text} </think>"
 
 
