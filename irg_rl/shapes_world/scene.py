@@ -43,7 +43,7 @@ Color = tuple[int, int, int]
 
 class Object(NamedTuple):
     """One shape in one cell. `dx` and `dy` in -1..1 shift it from the middle of its cell, as far as it stays inside:
-    by one pixel for a small object, by half a pixel for a large one."""
+    by one pixel for a small object, by a quarter for a large one."""
 
     shape: str
     color: str

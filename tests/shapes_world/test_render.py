@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 
 from irg_rl.shapes_world.render import cell_slices, mask, render, render_cell
-from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, Blob, Object, Scene, stands
+from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SIZES, Blob, Object, Scene, stands
 from tests.shapes_world.worlds import changed_cells, scenes
 
 
@@ -30,7 +30,7 @@ def test_a_picture_is_made_of_its_cells(scene):
     assert np.array_equal(pasted, render(scene))
 
 
-@pytest.mark.parametrize("size, extent", [("small", 5.0), ("large", 7.0)])
+@pytest.mark.parametrize("size, extent", SIZES.items())
 @pytest.mark.parametrize("dx, dy", [(-1, 1), (0, 0), (1, -1)])
 def test_a_shifted_object_stays_whole(size, extent, dx, dy):
     assert mask("square", size, dx, dy).sum() == pytest.approx(extent**2, rel=0.01)
