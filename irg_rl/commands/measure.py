@@ -1,9 +1,9 @@
 """Evaluation of a checkpoint on held-out prompts: the real thing, and both controls from the same first images."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from irg_rl.commands.prepare import load_model, prompts_of
@@ -13,27 +13,16 @@ from irg_rl.commands.scoring import scorer_specs
 from irg_rl.config import EvaluationRecipe
 from irg_rl.evaluate.gate import GateReport, Thresholds, check_gate
 from irg_rl.evaluate.outcomes import Outcomes, collect
+from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.report.samples import Sample, from_trajectory, save_samples
-from irg_rl.shapes_world.check import Verdict, judge
-from irg_rl.shapes_world.reading import read, read_batch
-from irg_rl.shapes_world.teacher import STOP, is_stop, parse_reflection, reflection_correct
+from irg_rl.shapes_world.teacher import is_stop
 from irg_rl.trajectory import Prompt, Trajectory
 from rewards.hub import RewardHub
+from rollouts.controls import redraw, shuffled_reflections
 from rollouts.request import Request
 from rollouts.sampler import Sampler
-
-
-def verify(images: list[np.ndarray], prompts: list[Prompt]) -> list[Verdict]:
-    """The checker's verdict on each image."""
-    readings = read_batch(np.stack(images))
-    return [judge(reading, prompt.metadata) for reading, prompt in zip(readings, prompts, strict=True)]
-
-
-def check_reflection(text: str, image: np.ndarray, prompt: Prompt) -> bool:
-    """Whether the reflection states defects that the checker reads in the image it is about."""
-    return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
 
 
 @dataclass
@@ -62,7 +51,7 @@ class Evaluator:
         return out
 
     def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
-        """All arms. Redraw: every later turn is a fresh first image. Shuffled: the reflections of the next prompt."""
+        """The real arm and, from its first images, both controls (rollouts.controls)."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
         requests = [Request(prompt, 0, seed) for prompt in prompts]
@@ -71,34 +60,12 @@ class Evaluator:
             self._score(real)
         arms = {REAL: self._collect(real, REAL, self._prefer())}
         if controls:
-            arms[REDRAW] = self._collect(self._redraw(sampler, real, turns, name), REDRAW)
-            arms[SHUFFLED] = self._collect(self._shuffled(sampler, real, turns, name), SHUFFLED)
+            draw = partial(self.sample, sampler)
+            redrawn = redraw(partial(draw, title=f"{name}: redraw"), real, turns, seed)
+            arms[REDRAW] = self._collect(redrawn, REDRAW)
+            shuffled = shuffled_reflections(partial(draw, title=f"{name}: shuffled reflections"), real, turns, seed)
+            arms[SHUFFLED] = self._collect(shuffled, SHUFFLED)
         return Measured(real, Evaluation(name, arms, settings=self._settings(len(prompts))))
-
-    def _redraw(self, sampler: Sampler, real: list[Trajectory], turns: int, name: str) -> list[Trajectory]:
-        requests = [
-            Request(t.prompt, turn, self.settings.seed, think=t.texts[0].ids) for turn in range(1, turns) for t in real
-        ]
-        drawn = self.sample(sampler, requests, 1, f"{name}: redraw")
-        arms = []
-        for row, trajectory in enumerate(real):
-            later = [drawn[(turn - 1) * len(real) + row] for turn in range(1, turns)]
-            images = [trajectory.images[0]] + [replace(t.images[0], turn=k) for k, t in enumerate(later, 1)]
-            arms.append(Trajectory(trajectory.prompt, 0, [trajectory.texts[0], *images]))
-        return arms
-
-    def _shuffled(self, sampler: Sampler, real: list[Trajectory], turns: int, name: str) -> list[Trajectory]:
-        requests = []
-        for row, trajectory in enumerate(real):
-            donor = {text.turn: text.ids for text in real[(row + 1) % len(real)].texts if text.turn}
-            reflections = {turn: donor.get(turn, STOP) for turn in range(1, turns)}
-            requests.append(
-                Request(
-                    trajectory.prompt, 0, self.settings.seed, think=trajectory.texts[0].ids,
-                    first_image=trajectory.images[0].pixels, reflections=reflections,
-                )
-            )  # fmt: skip
-        return self.sample(sampler, requests, turns, f"{name}: shuffled reflections")
 
     def _collect(self, trajectories: list[Trajectory], arm: str, prefer=None) -> Outcomes:
         return collect(

@@ -1,0 +1,140 @@
+"""The whole program through its command line: real Ray, DeepSpeed, HTTP judge and scorers, and what it survives."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+COMMAND = Path(sys.executable).parent / "irg-rl"
+TINY = [
+    "vae.steps=20", "rewards.training_steps=4", "world.own_images=8", "sft.stage1.steps=6", "sft.stage2.steps=4",
+    "sft.checkpoint_every=2", "sft.validate_every=3", "rl.updates=3", "evaluation.prompts=8", "tracking.wandb=false",
+    "engine.threads=2",
+]  # fmt: skip
+STARTED = ("world", "vae", "scorers")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def command(*words: str) -> subprocess.Popen:
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    return subprocess.Popen(
+        [COMMAND, *words], cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    said, _ = process.communicate(timeout=1200)
+    assert process.returncode == 0, said
+    return said
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 600.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, f"{path} did not appear in {seconds} s"
+        time.sleep(0.05)
+
+
+def fork(run: Path, folder: Path) -> Path:
+    """The run as it was before SFT, in another place: what three stages made is the same for every test here."""
+    for name in ("world", "scorers", "models/base", "recipe.yaml", "environment.json"):
+        source, target = run / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy(source, target)
+    shutil.rmtree(folder / "world" / "rows" / "own")
+    stages = json.loads((run / "stages.json").read_text())
+    (folder / "stages.json").write_text(json.dumps({name: stages[name] for name in STARTED}))
+    return folder
+
+
+def weights(run: Path, name: str) -> bytes:
+    return (run / "models" / name / "ema.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(command("train", "configs/shapes-smoke.yaml", f"output_dir={folder}", *TINY))
+    return folder / "shapes-smoke"
+
+
+def test_a_run_goes_from_nothing_to_a_report(whole):
+    stages = json.loads((whole / "stages.json").read_text())
+    assert all(entry["done"] for entry in stages.values())
+    assert {"world", "vae", "scorers", "sft1", "own_images", "sft2", "evaluate_sft", "rl", "evaluate_rl"} < set(stages)
+    page = (whole / "report.html").read_text()
+    assert "shapes-smoke" in page and "shuffled" in page and "redraw" in page
+
+
+def test_replay_agrees_with_rollout_at_every_turn_and_modality(whole):
+    rows = json.loads((whole / "evaluation" / "ratio_check.json").read_text())["rows"]
+    assert {(row["modality"], row["turn"]) for row in rows} >= {("text", 0), ("image", 0), ("text", 1), ("image", 1)}
+    assert all(row["max"] <= row["limit"] for row in rows)
+
+
+def test_every_group_leaves_exactly_once(whole):
+    facts = json.loads((whole / "stages.json").read_text())["rl"]
+    recipe = yaml.safe_load((whole / "recipe.yaml").read_text())
+    assert facts["trained"] == recipe["rl"]["updates"] * recipe["rl"]["groups"]
+    assert facts["admitted"] == facts["trained"] + facts["dropped"] + facts["cancelled"]
+
+
+def test_a_driver_killed_in_sft_and_in_rl_ends_with_the_same_weights(whole, tmp_path):
+    run = fork(whole, tmp_path / "killed")
+    for mark in ("sft1/checkpoints/step_000004", "rl/checkpoints/step_000002"):
+        process = command("resume", str(run))
+        wait_for(run / mark, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    finish(command("resume", str(run)))
+    assert weights(run, "sft1") == weights(whole, "sft1")
+    assert weights(run, "sft2") == weights(whole, "sft2")
+    assert weights(run, "rl") == weights(whole, "rl")
+
+
+def test_a_killed_rollout_actor_loses_no_group_and_changes_nothing(whole, tmp_path):
+    run = fork(whole, tmp_path / "wounded")
+    process = command("resume", str(run))
+    wait_for(run / "rl" / "checkpoints" / "step_000001", process)
+    victims = subprocess.run(["pgrep", "-f", "ray::RolloutWorker"], capture_output=True, text=True, timeout=30)
+    os.kill(int(victims.stdout.split()[0]), signal.SIGKILL)
+    finish(process)
+    facts = json.loads((run / "stages.json").read_text())["rl"]
+    assert facts["losses"], "the fleet noticed nothing: the actor was killed too late"
+    assert facts["admitted"] == facts["trained"] + facts["dropped"] + facts["cancelled"]
+    assert weights(run, "rl") == weights(whole, "rl")
+
+
+def test_two_learner_ranks_end_where_one_does(whole, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    run = fork(whole, tmp_path / "ranks")
+    shutil.copytree(whole / "models" / "sft2", run / "models" / "sft2")
+    stages = json.loads((whole / "stages.json").read_text())
+    done = {name: entry for name, entry in stages.items() if name not in ("rl", "evaluate_rl", "report")}
+    (run / "stages.json").write_text(json.dumps(done))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["engine"]["learner_ranks"] = 2
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    finish(command("resume", str(run)))
+    one, two = (load_file(r / "models" / "rl" / "ema.safetensors") for r in (whole, run))
+    before = load_file(whole / "models" / "sft2" / "ema.safetensors")
+    moved = max((one[name] - before[name]).abs().max().item() for name in one)
+    apart = max((one[name] - two[name]).abs().max().item() for name in one)
+    assert moved > 0 and apart < 0.05 * moved, (apart, moved)
+    assert not torch.equal(one["llm2vae.weight"], before["llm2vae.weight"])
