@@ -1,5 +1,6 @@
 """The stages of a run in order. A stage that is done is skipped, one that was stopped goes on from its checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,9 +10,11 @@ from irg_rl.commands.measure import Measured, gate_of, measure_stage
 from irg_rl.commands.prepare import make_base, make_scorers, make_world
 from irg_rl.commands.progress import console
 from irg_rl.commands.reinforce import reinforce
-from irg_rl.commands.run import Run, RunError
+from irg_rl.commands.run import Run, RunError, write_json
 from irg_rl.commands.supervise import draw_own_images, train_stage
 from irg_rl.config import load_recipe
+from irg_rl.evaluate.compare import VERIFIER, best_of, compare
+from irg_rl.evaluate.outcomes import load
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
 
@@ -55,6 +58,8 @@ def work(run: Run) -> None:
             check_gate_holds(run)
             step(run, "rl", lambda facts: reinforce(run, last, tracker, facts))
             step(run, "evaluate_rl", lambda facts: evaluate(run, "rl", tracker, facts))
+            if last == "sft2":
+                compare_with_sft(run)
         step(run, "report", lambda facts: facts.update(path=str(build_report(run.folder))), again=True)
     show_budgets(run)
 
@@ -78,6 +83,18 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
         console.print(f"{arm}: accuracy per turn {', '.join(f'{a:.3f}' for a in table.correct.mean(0))}")
     facts.update(gate=gate.passed, failures=gate.failures)
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
+
+
+def compare_with_sft(run: Run) -> None:
+    """RL against its own SFT checkpoint and against the better of two first images (an oracle picks)."""
+    arms = ("sft2.real", "sft2.redraw", "rl.real")
+    sft, again, rl = (load(run.path("evaluation", f"{arm}.parquet")) for arm in arms)
+    first = replace(sft, rewards={})
+    second = replace(again, correct=again.correct[:, 1:], score=again.score[:, 1:], rewards={})
+    baselines = {"its SFT checkpoint": sft, "best of 2 first images, oracle": best_of([first, second], VERIFIER)}
+    comparison = compare([rl], baselines)
+    write_json(run.path("evaluation", "comparison.json"), comparison.to_dict())
+    console.print(comparison.to_markdown(), markup=False)
 
 
 def check_gate_holds(run: Run) -> None:
