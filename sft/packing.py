@@ -157,7 +157,7 @@ class PackStream:
     A row that doesn't fit goes back to its source, which will give it first when it is drawn again, so no row is lost.
     Mandatory rows are never put off, or a source whose rows come after long ones would starve: they alone may make a
     pack longer than `tokens_per_pack`. What is drawn is a function of (seed, pack number) and of the sources' cursors,
-    which are the whole state. Raises DataError when a source has no row of at most `max_row_tokens` tokens.
+    which are the whole state. Rows of more than `max_row_tokens` are rejected as broken ones are.
     """
 
     def __init__(
@@ -205,14 +205,12 @@ class PackStream:
     def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
         """The next row that is not over-long, and its tokens."""
         source, limit = self.sources[number], self.stage.max_row_tokens
-        first = source.epoch
-        while source.epoch <= first + 1:
+        while True:
             row = source.draw()
             cost = self.cost(row)
             if cost <= limit:
                 return row, cost
             source.reject_last(f"{cost} tokens are more than max_row_tokens {limit}")
-        raise DataError(f"{source.folder}: no row has at most {limit} tokens; raise max_row_tokens of the stage")
 
     def cost(self, row: tuple[Part, ...]) -> int:
         return self.encoder.count_tokens(row, self.stage.noise_blocks) + self.layout.system_tokens

@@ -96,7 +96,8 @@ class StageTrainer:
         def loss_fn(output, index: int, totals: dict[str, float]) -> Loss:
             counts = Counts(int(totals["text"]), int(totals["latent"]))
             terms = sft_loss(output, mine[index], counts, self.stage.ce_weight, self.stage.mse_weight)
-            return Loss(terms, {"right": float(right_tokens(output, mine[index])), "tokens": totals["text"]})
+            labels = float(mine[index].pack.logit_targets.numel())
+            return Loss(terms, {"right": float(right_tokens(output, mine[index])), "tokens": labels})
 
         counts = Counts.of(mine)
         result = self.engine.step([p.pack for p in mine], loss_fn, {"text": counts.text, "latent": counts.latent})

@@ -1,0 +1,377 @@
+"""Rows in packs: which contexts noise blocks get, what is learned of each text, and a stream that loses nothing."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+import torch
+
+from irg_rl.config import DataSource, Dropout, GuidanceRecipe
+from irg_rl.guidance import guide
+from irg_rl.model.pack import PackBuilder
+from rollouts.contexts import Contexts
+from rollouts.images import Seen
+from sft.dataset import DataError, Rejections
+from sft.packing import RowLayout
+from sft.rows import parse_row
+from tests.sft.material import (
+    NO_DROPOUT,
+    assistant,
+    drawn,
+    encoder,
+    improving_full,
+    initial_full,
+    seen,
+    stage,
+    stream,
+    text,
+    thinking,
+    user,
+    write,
+)
+
+SYSTEM = [5, 6, 7]
+GUIDED = GuidanceRecipe(text_scale=3.0, image_scale=2.0, first_interval=(0.0, 1.0))
+
+
+class Noted(PackBuilder):
+    """A builder that notes its blocks: (kind, parent, gap), by number."""
+
+    def __init__(self, world):
+        config = world.model.config
+        super().__init__(world.model.special, config.max_latent_size, config.vit.max_patches_per_side)
+        self.blocks: list[tuple[str, int | None, int]] = []
+
+    def add_text(self, ids, parent=None, **options):
+        return self._note("text", super().add_text(ids, parent, **options), parent, options.get("gap", 0))
+
+    def add_clean(self, latents, grid, parent=None, gap=0):
+        return self._note("clean", super().add_clean(latents, grid, parent, gap), parent, gap)
+
+    def add_noise(self, x_t, t, grid, parent=None, gap=0):
+        return self._note("noise", super().add_noise(x_t, t, grid, parent, gap), parent, gap)
+
+    def add_vit(self, patches, grid, parent=None, gap=0):
+        return self._note("vit", super().add_vit(patches, grid, parent, gap), parent, gap)
+
+    def _note(self, kind, number, parent, gap):
+        self.blocks.append((kind, parent, gap))
+        return number
+
+    def context(self, number: int) -> list[int]:
+        """The blocks that a block continues, oldest first."""
+        parent = self.blocks[number][1]
+        return [] if parent is None else [*self.context(parent), parent]
+
+    def noises(self) -> list[int]:
+        return [number for number, (kind, _, _) in enumerate(self.blocks) if kind == "noise"]
+
+
+def lay_out(world, rows, dropout=NO_DROPOUT, noise_blocks=1, shift=1.0, system=None, seed=0):
+    """(builder, pack) of rows given as conversations."""
+    builder = Noted(world)
+    encoded = encoder(world).encode([parse_row(json.dumps(row)) for row in rows])
+    layout = RowLayout(dropout, noise_blocks, shift, system)
+    return builder, layout.pack(builder, encoded, torch.Generator().manual_seed(seed))
+
+
+# --- guidance branches
+
+
+def contexts_of(world, row, turn: int, pack) -> Contexts:
+    """The sampler's contexts right before the last image of `row` is drawn, with the pack's own condition latents."""
+    (encoded,) = encoder(world).encode([parse_row(json.dumps(row))])
+    one = torch.arange(1)
+    contexts = Contexts(world.model, [encoded[0].ids.tolist()], SYSTEM, 400, "full", GUIDED)
+    latents = iter(pack.pack.latents.split(4))
+    texts, images = [p for p in encoded[1:] if hasattr(p, "ids")], [p for p in encoded if not hasattr(p, "ids")]
+    for number, said in enumerate(texts[: turn + 1]):
+        if number:
+            image = images[number - 1]
+            contexts.add_images(one, [Seen(next(latents), image.grid, image.patches, image.vit_grid)])
+        contexts.begin_text(number)
+        contexts.add_text(one, [said.ids])
+        contexts.end_text(one, [said.ids], number)
+    return contexts
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("turn", [0, 1])
+def test_dropped_branches_are_exactly_the_contexts_that_guidance_uses(world, turn):
+    """One velocity per branch, each from the SFT pack that trains it, combined as guidance does, is what the sampler
+    computes from its cached contexts: same tokens, same order, same positions."""
+    row = improving_full(1) if turn else initial_full(1)
+    shares = {"full": {}, "text": {"last_text": 1.0} if turn else {"all_text": 1.0}, "image": {"image": 1.0}}
+    packs = {
+        name: lay_out(world, [row], Dropout(**({"image": 0, "last_text": 0, "all_text": 0} | share)), system=SYSTEM)[1]
+        for name, share in shares.items()
+    }
+    x_t = packs["full"].pack.latents[-4:]
+    assert all(torch.equal(pack.pack.latents[-4:], x_t) for pack in packs.values())
+    velocities = {name: world.model(pack.pack).velocity for name, pack in packs.items()}
+    expected = guide(
+        velocities["full"], velocities["text"], velocities["image"] if turn else None, text_scale=3.0,
+        image_scale=2.0 if turn else 1.0, renorm=GUIDED.renorm if turn else GUIDED.first_renorm,
+    )  # fmt: skip
+    time = float(packs["full"].pack.times[-1])
+    contexts = contexts_of(world, row, turn, packs["full"])
+    got = contexts.velocity(x_t[None], time, (2, 2), torch.arange(1), turn)
+    torch.testing.assert_close(got[0], expected, atol=2e-5, rtol=1e-5)
+    for name in ("text", "image")[: turn + 1]:
+        assert (velocities[name] - velocities["full"]).abs().max() > 1e-3, f"the {name} branch changes nothing"
+
+
+def test_a_first_image_drops_all_text_and_nothing_else(world):
+    only = dict(image=0.0, last_text=0.0, all_text=0.0)
+    for share in ("image", "last_text"):
+        builder, _ = lay_out(world, [initial_full(1)], Dropout(**only | {share: 1.0}), noise_blocks=3)
+        assert {len(builder.context(n)) for n in builder.noises()} == {2}
+    builder, _ = lay_out(world, [initial_full(1)], Dropout(**only | {"all_text": 1.0}), noise_blocks=3)
+    assert {len(builder.context(n)) for n in builder.noises()} == {0}
+
+
+def test_a_refinement_never_drops_all_text(world):
+    builder, _ = lay_out(world, [improving_full(1)], Dropout(image=0, last_text=0, all_text=1.0), noise_blocks=3)
+    assert {len(builder.context(n)) for n in builder.noises()} == {5}
+
+
+def test_the_no_image_branch_repeats_the_reflection_alone_and_closes_positions_up(world):
+    builder, pack = lay_out(world, [improving_full(1)], Dropout(image=1.0, last_text=0, all_text=0), noise_blocks=4)
+    kinds = [kind for kind, _, _ in builder.blocks]
+    assert Counter(kinds) == {"text": 4, "clean": 1, "vit": 1, "noise": 4}  # prompt, think, reflection, and it again
+    contexts = [builder.context(n) for n in builder.noises()]
+    assert all(context == contexts[0] for context in contexts)
+    assert [kinds[n] for n in contexts[0]] == ["text"] * 3 and contexts[0][:2] == [0, 1]
+    _, whole = lay_out(world, [improving_full(1)])
+    first = sum(len(world.tokenizer.encode(words)) + 2 for words in ("row1 blue", "a blue square"))
+    reflection = len(world.tokenizer.encode("the square is missing")) + 2
+    assert set(pack.pack.positions[-16:].tolist()) == {first + reflection}
+    assert whole.pack.positions[-1] == first + 2 + reflection  # the clean image and its patches take a position each
+    assert pack.pack.tokens == whole.pack.tokens + 3 * 6 + reflection
+
+
+def test_every_refinement_of_a_deep_row_has_its_own_reflections_in_the_no_image_branch(world):
+    parts = (
+        text("a blue square", need_loss=False), seen(1), text("first"), drawn(2, need_vae=True, need_vit=True),
+        text("second"), drawn(3),
+    )  # fmt: skip
+    dropout = Dropout(image=1.0, last_text=0, all_text=0)
+    builder, _ = lay_out(world, [[user("row1"), assistant(*parts)]], dropout, noise_blocks=2)
+    lengths = [len(builder.context(n)) for n in builder.noises()]
+    assert lengths == [3, 3, 4, 4]
+    assert all(builder.blocks[b][0] == "text" for n in builder.noises() for b in builder.context(n))
+
+
+def test_shares_of_the_branches_are_those_of_the_recipe(world):
+    dropout = Dropout(image=0.2, last_text=0.3, all_text=0)
+    builder, _ = lay_out(world, [improving_full(1)], dropout, noise_blocks=600)
+    found = Counter(len(builder.context(n)) for n in builder.noises())
+    assert found[3] == pytest.approx(120, abs=40) and found[4] == pytest.approx(180, abs=45)
+    assert found[5] == pytest.approx(300, abs=50) and set(found) == {3, 4, 5}
+
+
+def test_texts_keep_their_labels_whatever_is_dropped(world):
+    everything = Dropout(image=0.5, last_text=0.5, all_text=1.0)
+    plain, dropped = (lay_out(world, [improving_full(1), initial_full(2)], d)[1].pack for d in (NO_DROPOUT, everything))
+    assert torch.equal(plain.logit_targets, dropped.logit_targets)
+
+
+def test_a_system_text_begins_every_row_and_survives_every_branch(world):
+    everything = Dropout(image=0.5, last_text=0.5, all_text=1.0)
+    rows = [improving_full(1), initial_full(2)]
+    builder, pack = lay_out(world, rows, everything, noise_blocks=4, system=SYSTEM)
+    roots = [number for number, (_, parent, _) in enumerate(builder.blocks) if parent is None]
+    assert len(roots) == 2 and all(builder.blocks[n][0] == "text" for n in roots)
+    assert all(builder.context(n)[0] in roots for n in builder.noises())
+    assert pack.pack.text_ids[:5].tolist() == [world.model.special.bos, *SYSTEM, world.model.special.eos]
+    assert not any(token in pack.pack.logit_targets for token in SYSTEM)
+
+
+# --- what is learned
+
+
+def test_labels_are_the_trained_texts_each_with_its_end(world):
+    _, pack = lay_out(world, [improving_full(1), initial_full(2), thinking(3)])
+    eos = world.model.special.eos
+    words = ("the square is missing", "a red circle", "a green star")
+    assert pack.pack.logit_targets.tolist() == [i for w in words for i in [*world.tokenizer.encode(w), eos]]
+
+
+def test_each_target_gets_several_noise_blocks_at_its_own_place(world):
+    builder, pack = lay_out(world, [initial_full(2), improving_full(1)], noise_blocks=4)
+    assert len(pack.pack.times) == 4 + 4 + 1 and pack.velocities.shape == (8 * 4, 16)
+    assert len({round(t, 6) for t in pack.pack.times.tolist()}) == 9  # eight levels, and 0 of the clean image
+    first, second = builder.noises()[:4], builder.noises()[4:]
+    assert {tuple(builder.context(n)) for n in first} == {(0, 1)}
+    assert len({tuple(builder.context(n)) for n in second}) == 1 and len(builder.context(second[0])) == 5
+
+
+def test_noise_blocks_lie_on_the_line_from_one_clean_sample_to_their_noise(world):
+    _, pack = lay_out(world, [initial_full(2)], noise_blocks=4)
+    times = pack.pack.times[:, None, None]
+    x_t, v = pack.pack.latents.view(4, 4, 16), pack.velocities.view(4, 4, 16)
+    clean, noise = x_t - times * v, x_t + (1 - times) * v
+    torch.testing.assert_close(clean, clean[:1].expand(4, -1, -1), atol=1e-5, rtol=1e-5)
+    assert len({round(float(n), 4) for n in noise[:, 0, 0]}) == 4
+    (encoded,) = encoder(world).encode([parse_row(json.dumps(initial_full(2)))])
+    deviation = (clean[0] - encoded[2].mean) / torch.exp(0.5 * encoded[2].logvar)
+    assert deviation.abs().max() < 6 and deviation.abs().mean() > 0.1  # a sample of the posterior, not its mean
+
+
+def test_the_shift_moves_times_towards_noise_by_its_formula(world):
+    plain, shifted = (lay_out(world, [initial_full(2)], noise_blocks=8, shift=s)[1].pack.times for s in (1.0, 4.0))
+    torch.testing.assert_close(shifted, 4 * plain / (1 + 3 * plain))
+
+
+# --- the original's dropout
+
+
+def positions_of_noise(world, **shares) -> tuple[Noted, int]:
+    settings = {"irg_text": 0.0, "irg_vit": 0.0, "irg_vae": 0.0} | shares
+    builder, pack = lay_out(world, [improving_full(1)], Dropout(mode="irg", **settings))
+    return builder, int(pack.pack.positions[-1])  # stream order ends with latents; the last are the target's
+
+
+def test_irg_without_dropout_is_the_full_row(world):
+    builder, position = positions_of_noise(world)
+    full, pack = lay_out(world, [improving_full(1)])
+    assert builder.blocks == full.blocks and position == int(pack.pack.positions[-1])
+
+
+@pytest.mark.parametrize(("dropped", "kinds", "gap"), [
+    ({"irg_vae": 1.0}, ["text", "text", "vit", "text", "noise"], 1),
+    ({"irg_vit": 1.0}, ["text", "text", "clean", "text", "noise"], 1),
+    ({"irg_vae": 1.0, "irg_vit": 1.0}, ["text", "text", "text", "noise"], 2),
+])  # fmt: skip
+def test_irg_leaves_a_gap_where_an_image_was(world, dropped, kinds, gap):
+    _, full = positions_of_noise(world)
+    builder, position = positions_of_noise(world, **dropped)
+    assert [kind for kind, _, _ in builder.blocks] == kinds
+    assert position == full and sum(g for _, _, g in builder.blocks) == gap
+
+
+def test_irg_drops_texts_without_a_gap_and_never_the_target(world):
+    builder, position = positions_of_noise(world, irg_text=1.0)
+    assert [kind for kind, _, _ in builder.blocks] == ["clean", "vit", "noise"] and position == 2
+
+
+def test_irg_drops_about_the_given_share(world):
+    rows = [improving_full(n) for n in range(60)]
+    builder, _ = lay_out(world, rows, Dropout(mode="irg", irg_vae=0.3))
+    assert Counter(kind for kind, _, _ in builder.blocks)["clean"] == pytest.approx(42, abs=11)
+
+
+# --- the stream
+
+
+ONE = DataSource(folder="one")
+TWO = DataSource(folder="two")
+
+
+def numbers_in(world, pack) -> list[int]:
+    """The rows of a pack, by the number in their prompt."""
+    said = world.tokenizer.decode(pack.pack.text_ids.tolist())
+    return [int(n) for n in re.findall(r"row(\d+)", said)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "one", [initial_full(n, "red " * (1 + n % 5)) for n in range(12)])
+    write(tmp_path / "two", [improving_full(n) for n in range(100, 108)])
+    return tmp_path
+
+
+def test_packs_are_filled_up_to_their_limit_and_no_row_is_lost(world, folder):
+    packs = stream(world, folder, stage(ONE, tokens_per_pack=90))
+    drawn_rows = []
+    while len(drawn_rows) < 36:
+        pack = packs.next()
+        assert 30 < pack.pack.tokens <= 90
+        drawn_rows += numbers_in(world, pack)
+    assert [sorted(drawn_rows[i : i + 12]) for i in (0, 12, 24)] == [list(range(12))] * 3
+
+
+def test_mandatory_sources_are_in_every_pack_even_when_they_alone_overfill_it(world, folder):
+    chosen = stage(
+        DataSource(folder="one", weight=1.0, mandatory=True), DataSource(folder="two", weight=0.0, mandatory=True),
+        tokens_per_pack=20,
+    )  # fmt: skip
+    packs, seen_rows = stream(world, folder, chosen), []
+    for _ in range(12):
+        rows = numbers_in(world, packs.next())
+        assert len(rows) == 2 and rows[0] < 100 <= rows[1]
+        seen_rows += rows
+    assert Counter(n for n in seen_rows if n < 100) == Counter(range(12))
+
+
+def test_a_source_of_weight_zero_is_not_drawn_beyond_its_mandatory_row(world, folder):
+    chosen = stage(ONE, DataSource(folder="two", weight=0.0, mandatory=True), tokens_per_pack=300)
+    for rows in (numbers_in(world, pack) for pack in map(lambda p: p.next(), [stream(world, folder, chosen)] * 4)):
+        assert sum(n >= 100 for n in rows) == 1 and len(rows) > 4
+
+
+def test_sources_are_drawn_by_their_weight(world, folder):
+    chosen = stage(DataSource(folder="one", weight=3.0), DataSource(folder="two", weight=1.0), tokens_per_pack=2000)
+    rows = numbers_in(world, stream(world, folder, chosen).next())
+    assert sum(n >= 100 for n in rows) / len(rows) == pytest.approx(0.25, abs=0.13)
+
+
+def equal(one, other) -> bool:
+    tensors = [(getattr(one.pack, n), getattr(other.pack, n)) for n in ("text_ids", "latents", "patches", "times")]
+    tensors += [(one.velocities, other.velocities), (one.pack.positions, other.pack.positions)]
+    return one.pack.lengths == other.pack.lengths and all(torch.equal(a, b) for a, b in tensors)
+
+
+def test_a_stream_resumes_bit_for_bit_anywhere(world, folder):
+    chosen = stage(DataSource(folder="one", mandatory=True), TWO, tokens_per_pack=150, noise_blocks=2)
+    make = lambda: stream(world, folder, chosen, Dropout())  # noqa: E731
+    whole = make()
+    packs = [whole.next() for _ in range(10)]
+    for stop in range(8):
+        begun = make()
+        for _ in range(stop):
+            begun.next()
+        resumed = make()
+        resumed.load_state(json.loads(json.dumps(begun.state())))
+        assert equal(resumed.next(), packs[stop]) and equal(resumed.next(), packs[stop + 1]), f"after {stop}"
+
+
+def test_packs_differ_from_each_other_in_their_noise(world, tmp_path):
+    write(tmp_path / "one", [initial_full(0)])
+    packs = stream(world, tmp_path, stage(ONE, tokens_per_pack=20))
+    first, second = packs.next(), packs.next()
+    assert numbers_in(world, first) == numbers_in(world, second) == [0]
+    assert not torch.equal(first.pack.times, second.pack.times)
+
+
+def test_over_long_rows_are_listed_and_left_out(world, folder):
+    rejections = Rejections(folder / "rejected.jsonl")
+    packs = stream(world, folder, stage(ONE, TWO, max_row_tokens=30, tokens_per_pack=60), rejections=rejections)
+    with pytest.raises(DataError, match="two: an epoch has no usable row"):
+        for _ in range(30):
+            packs.next()
+    entries = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    reasons = [entry["reason"] for entry in entries if "/two/" in entry["file"]]
+    assert len(reasons) == 8 and all("tokens are more than max_row_tokens 30" in reason for reason in reasons)
+
+
+def test_a_stage_whose_rows_are_all_over_long_ends_instead_of_spinning(world, folder):
+    with pytest.raises(DataError, match="an epoch has no usable row"):
+        stream(world, folder, stage(ONE, max_row_tokens=5)).next()
+
+
+def test_validation_packs_hold_every_held_out_row_once_and_are_always_the_same(world, folder):
+    make = lambda: stream(world, folder, stage(ONE, TWO, tokens_per_pack=120), hold_out=3)  # noqa: E731
+    first, second = make().held_out(1), make().held_out(1)
+    assert sorted(n for pack in first for n in numbers_in(world, pack)) == [0, 1, 2, 100, 101, 102]
+    assert len(first) > 1 and all(pack.pack.tokens <= 120 for pack in first)
+    assert all(equal(a, b) for a, b in zip(first, second, strict=True))
+    packs = make()
+    assert not {0, 1, 2, 100, 101, 102} & {n for _ in range(8) for n in numbers_in(world, packs.next())}
+
+
+def test_no_row_for_validation_is_an_error(world, tmp_path):
+    write(tmp_path / "one", ["broken", *(initial_full(n) for n in range(3))])
+    with pytest.raises(DataError, match="no usable row is left for validation"):
+        stream(world, tmp_path, stage(ONE), hold_out=1).held_out(1)
