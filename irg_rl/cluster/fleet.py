@@ -184,12 +184,13 @@ class Fleet:
         return [done[unit] for unit in wanted]
 
     def broadcast(self, method: str, *args: Any, timeout: float) -> list[Any]:
-        """Calls a method on every living member and waits for all; a busy member answers after its unit.
+        """Calls a method on every living member and waits for all; a busy member answers after its unit, a starting one
+        after its `prepare`, which may have been sent before.
 
         A member that does not answer is lost and respawned with `prepare`, so the caller updates what `prepare` sends
         *before* broadcasting. Returns the answers of those that did answer, in member order.
         """
-        living = [m for m in self._members if m.health in (Health.IDLE, Health.BUSY)]
+        living = [m for m in self._members if m.actor is not None]
         calls = [(member, getattr(member.actor, method).remote(*args)) for member in living]
         answers = []
         end = self._clock() + timeout

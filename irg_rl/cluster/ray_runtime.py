@@ -19,6 +19,7 @@ import torch
 from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayTaskError
 
+_START_ATTEMPTS = 3
 # AF_UNIX paths end at 107 characters; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
 _SOCKET_LIMIT = 107
 _SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
@@ -55,16 +56,7 @@ class LocalRay:
             raise RuntimeError("Ray already runs in this process; stop it before another run starts")
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         self.folder.mkdir(parents=True, exist_ok=True)
-        ray.init(
-            address="local",
-            num_cpus=self.settings.num_cpus,
-            object_store_memory=self.settings.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=not self.settings.quiet,
-            logging_level="ERROR" if self.settings.quiet else "INFO",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(self.folder),
-        )
+        self._start()
         address = ray.get_runtime_context().gcs_address
         if not address.startswith("127."):
             self.stop()
@@ -73,6 +65,29 @@ class LocalRay:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    def _start(self) -> None:
+        """Its agents give up after 20 seconds, which a busy machine does not always grant; so it is tried again."""
+        for attempt in range(_START_ATTEMPTS):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=self.settings.num_cpus,
+                    object_store_memory=self.settings.object_store_mb * 2**20,
+                    include_dashboard=False,
+                    log_to_driver=not self.settings.quiet,
+                    logging_level="ERROR" if self.settings.quiet else "INFO",
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(self.folder),
+                )
+                return
+            except Exception as error:  # Ray raises the bare class here
+                ray.shutdown()
+                if attempt + 1 == _START_ATTEMPTS:
+                    raise RuntimeError(
+                        f"Ray did not start in {_START_ATTEMPTS} attempts ({error}); its logs are in {self.folder}; "
+                        "free some processor time or memory and resume"
+                    ) from error
 
     def stop(self) -> None:
         """Ends every actor and Ray itself; safe to call twice."""

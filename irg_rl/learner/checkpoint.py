@@ -70,10 +70,14 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
 
 def load(path: Path) -> Snapshot:
     """Reads a checkpoint after checking every file against its manifest; CheckpointError says what is wrong."""
-    manifest = _verified(path)
-    tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in manifest["files"]}
-    keys = ("step", "cursors", "recipe", "recipe_digest", "fingerprint", "extra")
-    return Snapshot(tensors=tensors, **{key: manifest[key] for key in keys})
+    snapshot, files = _checked(path)
+    snapshot.tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in files}
+    return snapshot
+
+
+def describe(path: Path) -> Snapshot:
+    """A checkpoint without its tensors, equally checked: what a driver wants to know."""
+    return _checked(path)[0]
 
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
@@ -165,6 +169,12 @@ def _prune(folder: Path, keep_last: int) -> None:
 def _finished(folder: Path) -> list[Path]:
     """Checkpoint folders, oldest first. The hidden ones are unfinished."""
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def _checked(path: Path) -> tuple[Snapshot, list[str]]:
+    manifest = _verified(path)
+    keys = ("step", "cursors", "recipe", "recipe_digest", "fingerprint", "extra")
+    return Snapshot(tensors={}, **{key: manifest[key] for key in keys}), list(manifest["files"])
 
 
 def _verified(path: Path) -> dict:

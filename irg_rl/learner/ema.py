@@ -10,7 +10,7 @@ class EMA:
     """average <- decay * average + (1 - decay) * weights, once per update.
 
     With `warmup` the decay of update n (from 1) is at most (1 + n) / (10 + n), so that a short run's average is not its
-    first weights. The average is kept on the CPU; with several ranks rank 0 alone needs one.
+    first weights. The average is kept on the CPU, on every rank.
     """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], decay: float, warmup: bool = True):

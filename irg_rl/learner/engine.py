@@ -13,17 +13,19 @@ every pack must touch every module (`PackBuilder.build(touch_all=True)`).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import deepspeed
 import torch
 from torch import Tensor, nn
 
-from irg_rl.learner.parts import OptimizerSettings, make_optimizer
+from irg_rl.learner.parts import make_optimizer, part_of
 from irg_rl.learner.process_group import Rank, join
-from irg_rl.learner.reduce import all_true, gather_objects, max_over_ranks, sum_over_ranks
+from irg_rl.learner.reduce import all_true, gather_objects, max_over_ranks, reduce_sum, sum_over_ranks
+from irg_rl.learner.update import EngineSettings, Loss, LossFn, NonFiniteError, StepResult
 from irg_rl.learner.weights import FullState
+
+__all__ = ["Engine", "EngineSettings", "Loss", "LossFn", "NonFiniteError", "StepResult"]
 
 
 class Movable(Protocol):
@@ -33,65 +35,6 @@ class Movable(Protocol):
 P = TypeVar("P", bound=Movable)
 
 
-class NonFiniteError(RuntimeError):
-    """Too many updates in a row had an infinite or undefined loss or gradient."""
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    optimizer: OptimizerSettings
-    zero_stage: int = 2
-    precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
-    grad_clip: float = 1.0  # maximum global gradient norm
-    max_bad_steps: int = 5  # updates skipped in a row before the run stops
-
-    def __post_init__(self) -> None:
-        if self.zero_stage not in (0, 1, 2, 3):
-            raise ValueError(f"zero_stage {self.zero_stage}: choose 0, 1, 2 or 3")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision {self.precision!r}: choose fp32 or bf16")
-        if self.precision == "bf16" and self.zero_stage < 2:
-            raise ValueError(
-                f"precision bf16 with zero_stage {self.zero_stage}: DeepSpeed's optimizer for it cannot sum several "
-                "backwards in fp32; set zero_stage to 2 or 3"
-            )
-        if self.grad_clip <= 0:
-            raise ValueError(f"grad_clip {self.grad_clip} must be above 0")
-
-
-@dataclass
-class Loss:
-    """The loss of one pack, each term already divided by its global denominator."""
-
-    terms: dict[str, Tensor]  # scalars that are added up
-    sums: dict[str, float] = field(default_factory=dict)  # metrics added over packs and ranks
-    maxima: dict[str, float] = field(default_factory=dict)  # metrics of which the largest counts
-
-    def total(self) -> Tensor:
-        return torch.stack(list(self.terms.values())).sum()
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one update did, equal on all ranks."""
-
-    step: int  # updates applied so far
-    applied: bool  # False: skipped because something was not finite
-    terms: dict[str, float]
-    sums: dict[str, float]
-    maxima: dict[str, float]
-    grad_norms: dict[str, float]  # before clipping: per part, and "total"
-    learning_rates: dict[str, float]
-
-    @property
-    def loss(self) -> float:
-        return sum(self.terms.values())
-
-
-LossFn = Callable[[Any, int, dict[str, float]], Loss]
-"""(model output, index of the pack, global denominators) -> the pack's loss."""
-
-
 class Engine(Generic[P]):
     """Owns the model's training state: weights, optimizer, step count.
 
@@ -99,14 +42,23 @@ class Engine(Generic[P]):
         model: its forward takes one pack.
         idle_pack: a small pack that touches every module; its output's tensors are summed with weight zero.
         place: this process among the ranks; joined beforehand when there is more than one.
+        forward_options: keyword arguments of every forward.
     """
 
-    def __init__(self, model: nn.Module, settings: EngineSettings, idle_pack: P, place: Rank | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: EngineSettings,
+        idle_pack: P,
+        place: Rank | None = None,
+        forward_options: Mapping[str, Any] | None = None,
+    ):
         self.settings = settings
         self.place = place or Rank()
         join(self.place)
         self.device = torch.device(self.place.device)
         self._idle_pack = idle_pack.to(self.device)
+        self._options = dict(forward_options or {})
         self.steps = 0
         self.skipped = 0
         self._bad_in_a_row = 0
@@ -138,7 +90,7 @@ class Engine(Generic[P]):
         terms, sums, maxima = _Sums(), _Sums(), _Maxima()
         with self._accumulate():
             for index, pack in enumerate(packs):
-                loss = loss_fn(self._engine(pack.to(self.device)), index, totals)
+                loss = loss_fn(self._engine(pack.to(self.device), **self._options), index, totals)
                 terms.add({name: float(term.detach()) for name, term in loss.terms.items()})
                 sums.add(loss.sums)
                 maxima.add(loss.maxima)
@@ -160,10 +112,36 @@ class Engine(Generic[P]):
         results = []
         with torch.no_grad():
             for index, pack in enumerate(packs):
-                results.append(read(self._engine.module(pack.to(self.device)), index))
+                results.append(read(self._engine.module(pack.to(self.device), **self._options), index))
             for _ in range(forwards - len(packs)):
-                self._engine.module(self._idle_pack)
+                self._engine.module(self._idle_pack, **self._options)
         return results
+
+    def term_norms(
+        self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Gradient norm of each loss term alone on each part: {"image/und": ...}. Changes nothing, costs about as much
+        as a step; a collective call. ZeRO 3, whose gradients are scattered, is refused with a ValueError."""
+        if self.settings.zero_stage == 3:
+            raise ValueError("norms per loss term need whole weights on each rank; set zero_stage to at most 2")
+        totals = sum_over_ranks(denominators)
+        named = [(part_of(name), p) for name, p in self.model.named_parameters() if p.requires_grad]
+        parameters = [p for _, p in named]
+        sums: dict[str, list[Tensor]] = {}
+        for index, pack in enumerate(packs):
+            loss = loss_fn(self._engine.module(pack.to(self.device), **self._options), index, totals)
+            for term, value in loss.terms.items():
+                gradients = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
+                known = sums.setdefault(term, [torch.zeros_like(g) for g in gradients])
+                for total, gradient in zip(known, gradients):
+                    total += gradient
+        squares: dict[str, float] = {}
+        for term in sorted({name for names in gather_objects(list(sums)) for name in names}):
+            own = sums.get(term) or [torch.zeros_like(p) for p in parameters]
+            for (part, _), gradient in zip(named, own):
+                name = f"{term}/{part}"
+                squares[name] = squares.get(name, 0.0) + float(reduce_sum(gradient).double().square().sum())
+        return {name: square**0.5 for name, square in squares.items()}
 
     def state(self) -> FullState:
         """The complete training state; a collective call. See `FullState`."""
@@ -194,7 +172,7 @@ class Engine(Generic[P]):
             self._engine.allreduce_gradients()
 
     def _run_idle(self, weight: float) -> None:
-        output = self._engine(self._idle_pack)
+        output = self._engine(self._idle_pack, **self._options)
         self._engine.backward(weight * sum(t.float().sum() for t in _tensors(output)))
 
     def _set_learning_rates(self) -> dict[str, float]:

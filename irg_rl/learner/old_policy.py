@@ -27,6 +27,14 @@ class OldPolicy:
     mean: dict[Key, Tensor] = field(default_factory=dict)
     recomputed: bool = False
 
+    def shifted(self, first: int) -> "OldPolicy":
+        """The same values for a list of trajectories that begins with number `first`."""
+        text, image, mean = (
+            {(index - first, place): value for (index, place), value in values.items()}
+            for values in (self.text, self.image, self.mean)
+        )
+        return OldPolicy(text, image, mean, self.recomputed)
+
 
 def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
     """The sampler's own numbers."""

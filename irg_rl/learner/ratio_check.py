@@ -46,11 +46,16 @@ class Difference:
 
 
 def check(
-    engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw, clip_image: float
+    engine,
+    replays: Sequence[ReplayPack],
+    trajectories: Sequence[Trajectory],
+    law: SamplingLaw,
+    clip_image: float,
+    strict: bool = True,
 ) -> list[Difference]:
     """The table over all ranks, sorted by modality, turn and step; a collective call.
 
-    Raises RatioError naming the worst difference, as a multiple of its limit, when one exceeds it.
+    Raises RatioError naming the worst difference, as a multiple of its limit, when one exceeds it and `strict`.
     """
 
     def read(output, index: int) -> list[Difference]:
@@ -60,7 +65,7 @@ def check(
     local = [d for found in engine.evaluate([r.pack for r in replays], read) for d in found]
     table = _merge([d for part in gather_objects(local) for d in part])
     worst = max(table, key=lambda d: d.largest / d.limit, default=None)
-    if worst is not None and not worst.largest <= worst.limit:
+    if strict and worst is not None and not worst.largest <= worst.limit:
         step = "" if worst.step is None else f", step {worst.step}"
         raise RatioError(
             f"the replayed {worst.modality} log-probability of turn {worst.turn}{step} differs from the sampled one by "

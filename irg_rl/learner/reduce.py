@@ -33,6 +33,13 @@ def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
     return bool(agreed)
 
 
+def reduce_sum(local: torch.Tensor) -> torch.Tensor:
+    """The tensor summed over ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(local)
+    return local
+
+
 def gather_objects(local: object) -> list:
     """What every rank has, in rank order."""
     if world_size() == 1:

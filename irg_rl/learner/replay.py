@@ -10,7 +10,8 @@ the context right after the think text, with `full` after the text that asked fo
 turn exists. Pixels, clean latents and noisy states are constants.
 
 A row is one trajectory. When it exceeds `max_pack_tokens` its noise blocks are spread over several rows that repeat the
-context; its text is trained in the first of them only, so the gradients add up to those of one row.
+context; its text is trained in the first of them only, so the gradients add up to those of one row. A segment that
+siblings share is one object in several trajectories; it is trained in the first of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ class _Share:
     trajectory: int
     tokens: int
     last_segment: int  # the context reaches up to here
-    texts: bool
+    texts: set[int] = field(default_factory=set)  # segments whose text is trained
     steps: dict[int, list[int]] = field(default_factory=dict)  # segment -> steps
 
 
@@ -91,23 +92,30 @@ class Replay:
 
         Raises ValueError when a context alone is longer, naming the setting and the size it needs.
         """
-        shares = [share for index, t in enumerate(trajectories) for share in self._shares(index, t)]
+        known: set[int] = set()
+        shares = [share for index, t in enumerate(trajectories) for share in self._shares(index, t, known)]
         own = self._bins(shares)[rank::world_size]
         return [self._build(trajectories, shares) for shares in own]
 
-    def _shares(self, index: int, trajectory: Trajectory) -> list[_Share]:
+    def _shares(self, index: int, trajectory: Trajectory, known: set[int]) -> list[_Share]:
+        """The rows of a trajectory. `known`: segments trained already, by identity."""
         context = self._context_tokens(trajectory)
         last = len(trajectory.segments) - 1
-        shares = [_Share(index, context[last], last, texts=True)]
+        shares = [_Share(index, context[last], last)]
         self._require(context[last], trajectory)
         for place, segment in enumerate(trajectory.segments):
+            if id(segment) in known:
+                continue
+            known.add(id(segment))
             if not isinstance(segment, ImageSegment):
+                if was_sampled(segment):
+                    shares[0].texts.add(place)
                 continue
             size = segment.grid[0] * segment.grid[1] + BOUNDARY_TOKENS
             for step in range(segment.x.shape[0]):
                 if shares[-1].tokens + size + _growth(shares[-1], context, place) > self._max_tokens:
                     self._require(context[place] + size, trajectory)
-                    shares.append(_Share(index, context[place], place, texts=False))
+                    shares.append(_Share(index, context[place], place))
                 share = shares[-1]
                 share.tokens += size + _growth(share, context, place)
                 share.last_segment = max(share.last_segment, place)
@@ -176,7 +184,7 @@ class Replay:
         think = parent
         for place, segment in enumerate(trajectory.segments[: share.last_segment + 1]):
             if isinstance(segment, TextSegment):
-                trained = share.texts and was_sampled(segment)
+                trained = place in share.texts
                 ids = open_ids(segment, self._special.eos)
                 parent = builder.add_text(ids, parent, loss=trained, eos_target=segment.finished)
                 if trained:

@@ -121,8 +121,17 @@ def test_an_idle_actor_killed_from_outside_is_replaced_at_the_next_broadcast(mak
     os.kill(bounded_get(fleet.actors()[0].pid.remote(), 30, "pid"), signal.SIGKILL)
     weights.version = 5
     assert fleet.broadcast("receive", 5, timeout=30) == [5]
+    assert len(fleet.losses) == 1 and "receive" in fleet.losses[0]
     fleet.wait_until_serving(2, timeout=60)
     assert set(values(fleet.run([(n, "paint", (1,)) for n in range(6)], timeout=60))) == {(1, 5)}
+
+
+def test_new_weights_overtake_the_old_ones_that_a_starting_actor_was_sent(make_fleet):
+    weights = Weights(1)
+    fleet = make_fleet(prepare=weights.send)
+    weights.version = 2
+    assert fleet.broadcast("receive", 2, timeout=60) == [2, 2]
+    assert {value for _, value in values(fleet.run([(n, "paint", (n,)) for n in range(4)], timeout=60))} == {2}
 
 
 def test_a_hanging_unit_is_killed_at_its_deadline_and_done_again(make_fleet, tmp_path):

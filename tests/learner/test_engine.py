@@ -153,3 +153,31 @@ def test_evaluation_reads_every_pack_and_changes_nothing():
     shapes = engine.evaluate(packs, lambda output, index: (index, tuple(output.shape), output.requires_grad))
     assert shapes == [(0, (2, 2), False), (1, (3, 2), False), (2, (4, 2), False)]
     assert all(torch.equal(w, before[n]) for n, w in engine.state().weights())
+
+
+def test_gradient_norms_of_one_loss_term_alone_are_those_of_torch_and_change_nothing():
+    packs = make_packs(4)
+    engine = Engine(Toy(), settings(2), IDLE)
+    before = dict(engine.state().weights())
+    norms = engine.term_norms(packs, loss_of(packs), denominators(packs))
+    images = [pack for pack in packs if pack.kind == "image"]
+    expected = {}
+    for name, gradient in big_batch_gradient(Toy(), images).items():
+        expected[part_of(name)] = expected.get(part_of(name), 0.0) + float(gradient.square().sum())
+    for part, square in expected.items():
+        assert norms[f"image/{part}"] == pytest.approx(square**0.5, rel=1e-5, abs=1e-9)
+    assert norms["image/vision"] == 0.0 and norms["text/gen"] == 0.0 and norms["text/und"] > 0
+    assert all(torch.equal(w, before[n]) for n, w in engine.state().weights())
+    assert engine.step(packs, loss_of(packs), denominators(packs)).applied
+
+
+def test_other_weights_begin_a_new_stage_with_a_fresh_optimizer():
+    packs = make_packs(3)
+    used = Engine(Toy(), settings(2), IDLE)
+    train(used, [packs, packs, packs])
+    used.load_weights(dict(Toy(seed=5).state_dict()))
+    fresh = Engine(Toy(seed=5), settings(2), IDLE)
+    for engine in (used, fresh):
+        assert train(engine, [packs, packs])[-1].step == 2
+    for (name, a), (_, b) in zip(used.state().weights(), fresh.state().weights()):
+        assert torch.equal(a, b), name

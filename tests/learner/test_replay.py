@@ -166,13 +166,13 @@ def test_the_ranks_share_the_packs_of_one_rank(world):
 def test_the_image_loss_reaches_what_encodes_the_reflection_unless_the_context_is_detached(world):
     trajectories = world.sample(2)
     (replay,) = world.replay().packs(trajectories)
-    for detached in (False, True):
+    for context_grad in ("full", "detached"):
         model = world.copy()
-        output = model(replay.pack, detach_context=detached)
+        output = model(replay.pack, context_grad=context_grad)
         score = evaluate(output, replay, trajectories, world.law())
         sum(s.logprobs.sum() for s in score.images).backward()
         reached = float(model.language_model.model.embed_tokens.weight.grad[world.tokenizer.encode("red")].abs().max())
-        assert (reached > 0) is not detached
+        assert (reached > 0) is (context_grad == "full")
 
 
 def test_the_idle_pack_touches_every_parameter(world):

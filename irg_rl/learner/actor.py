@@ -1,0 +1,223 @@
+"""The learner's rank: a model on the engine that takes groups and gives weights. Made to run as a Ray actor, one per
+rank; it imports no Ray, so a single rank also runs in the driver's own process.
+
+Every method but `open_port` and `stats` is collective: all ranks are called with the same arguments and return the
+same, except that tensors come from rank 0 alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from irg_rl.learner import checkpoint, old_policy, ratio_check, rng, training_state
+from irg_rl.learner.checkpoint import CheckpointError, Snapshot
+from irg_rl.learner.ema import EMA
+from irg_rl.learner.engine import Engine, EngineSettings, StepResult
+from irg_rl.learner.policy import SamplingLaw
+from irg_rl.learner.process_group import Rank, host_store, join, leave
+from irg_rl.learner.publish import Publication, publish
+from irg_rl.learner.reduce import gather_objects
+from irg_rl.learner.replay import Replay, ReplayPack, idle_pack
+from irg_rl.learner.rl_loss import JointLoss, RLLossSettings, finish
+from irg_rl.model.folder import load_folder
+from irg_rl.trajectory import Group, Trajectory
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """Plain data, so that a learner can be made anywhere."""
+
+    folder: str  # model folder: sizes, tokenizer, first weights; also the reference of KL terms
+    engine: EngineSettings
+    loss: RLLossSettings
+    law: SamplingLaw
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    system_prompt: str = ""
+    max_pack_tokens: int = 8192
+    minibatches: int = 1  # optimizer steps per batch of groups
+    context_grad: str = "full"  # detached: the image loss stops at what the noise blocks see
+    ema_decay: float | None = None  # None: no average
+    probe_every: int = 0  # updates between gradient norms of the image loss alone; 0: never
+    collective_timeout: float = 600.0  # seconds a rank waits for the others
+
+
+class Learner:
+    """`ray.remote(Learner)` is the actor."""
+
+    def __init__(self, settings: LearnerSettings, rank: int = 0, world_size: int = 1):
+        torch.set_num_threads(settings.threads)
+        self.settings = settings
+        self.place = Rank(rank, world_size, settings.device)
+        self._store = None
+        self._checked = False
+
+    def open_port(self) -> int:
+        """Rank 0: the meeting point of all ranks."""
+        self._store = host_store(self.place.world_size, self.settings.collective_timeout)
+        return self._store.port
+
+    def setup(self, port: int | None = None) -> None:
+        """Joins the other ranks and builds model, optimizer and average."""
+        settings = self.settings
+        join(self.place, self._store, port, settings.collective_timeout)
+        rng.seed_everything(settings.seed + self.place.rank)
+        held = load_folder(Path(settings.folder), settings.device)  # fp32; the engine casts and keeps masters
+        config, special = held.model.config, held.model.special
+        self._replay = Replay(
+            config, special, held.tokenizer.encode,
+            system_prompt=settings.system_prompt, max_pack_tokens=settings.max_pack_tokens,
+        )  # fmt: skip
+        self._reference = self._make_reference() if settings.loss.needs_reference else None
+        self.engine: Engine = Engine(
+            held.model, settings.engine, idle_pack(config, special), self.place,
+            {"context_grad": settings.context_grad},
+        )  # fmt: skip
+        self.ema = None
+        if settings.ema_decay is not None:
+            self.ema = EMA(self.engine.state().weights(), settings.ema_decay)
+
+    def check_ratio(self, *groups: Group) -> list[dict]:
+        """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
+        table is for the log."""
+        trajectories = trainable(groups)
+        replays = self._packs(trajectories)
+        limits = self.settings.loss.clip_image
+        strict = self.settings.engine.precision == "fp32"
+        found = ratio_check.check(self.engine, replays, trajectories, self.settings.law, limits, strict=strict)
+        self._checked = True
+        return [difference.row() for difference in found]
+
+    def train(self, *groups: Group) -> dict[str, float]:
+        """One update on scored groups with advantages; returns its metrics.
+
+        Raises RuntimeError before the first ratio check, RatioError and NonFiniteError.
+        """
+        if not self._checked:
+            raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
+        trajectories = trainable(groups)
+        old = old_policy.sampled(trajectories)
+        if self.settings.engine.precision == "bf16":
+            old = old_policy.recompute(self.engine, self._packs(trajectories), trajectories, self.settings.law)
+        probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
+        metrics: dict[str, float] = {}
+        results: list[StepResult] = []
+        for own in split(trajectories, self.settings.minibatches):
+            joint, replays = self._joint(own, trajectories, old)
+            packs = [replay.pack for replay in replays]
+            if probe and not results:
+                norms = self.engine.term_norms(packs, joint, joint.denominators())
+                metrics |= {f"grad_norm/{name}": value for name, value in norms.items()}
+            results.append(self.engine.step(packs, joint, joint.denominators()))
+            self._average(results[-1])
+        return metrics | summary(results)
+
+    def publish(self, version: int) -> Publication | None:
+        """The weights of now, from rank 0."""
+        weights = list(self.engine.state().weights())
+        return publish(weights, version) if self.place.rank == 0 else None
+
+    def average(self) -> dict[str, torch.Tensor]:
+        """The averaged weights, from rank 0; the current ones without an average."""
+        if self.ema is not None:
+            return self.ema.weights
+        weights = dict(self.engine.state().weights())
+        return weights if self.place.rank == 0 else {}
+
+    def save(self, run: str, snapshot: Snapshot, keep_last: int) -> str:
+        """Adds the tensors to the driver's snapshot and writes it; returns the checkpoint's path.
+
+        Raises CheckpointError on every rank when rank 0 cannot write.
+        """
+        tensors, words = training_state.capture(self.engine, self.ema)
+        outcome = ""
+        if self.place.rank == 0:
+            snapshot.tensors |= tensors
+            snapshot.extra["learner"] = words
+            try:
+                outcome = str(checkpoint.save(Path(run), snapshot, keep_last))
+            except CheckpointError as error:
+                outcome = f"!{error}"
+        outcome = gather_objects(outcome)[0]
+        if outcome.startswith("!"):
+            raise CheckpointError(outcome[1:])
+        return outcome
+
+    def load(self, path: str) -> list[str]:
+        """Continues from a checkpoint, ratio check included; returns what could not be restored."""
+        snapshot = checkpoint.load(Path(path))
+        self._checked = True
+        return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema)
+
+    def stats(self) -> dict[str, float]:
+        """Counters of this rank."""
+        return {"steps": self.engine.steps, "skipped": self.engine.skipped, "rank": self.place.rank}
+
+    def close(self) -> None:
+        """Leaves the other ranks."""
+        leave()
+
+    def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
+        return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
+
+    def _joint(
+        self, own: list[Trajectory], trajectories: list[Trajectory], old: old_policy.OldPolicy
+    ) -> tuple[JointLoss, list[ReplayPack]]:
+        """Loss and packs of one minibatch. `own` is a slice of `trajectories`, whose numbering `old` uses."""
+        replays = self._packs(own)
+        first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
+        joint = JointLoss(
+            self.settings.loss, self.settings.law, replays, own, old.shifted(first), self._reference
+        )
+        return joint, replays
+
+    def _average(self, result: StepResult) -> None:
+        if self.ema is None or not result.applied:
+            return
+        self.ema.update(self.engine.state().weights())
+
+    def _make_reference(self):
+        dtype = torch.bfloat16 if self.settings.engine.precision == "bf16" else torch.float32
+        model = load_folder(Path(self.settings.folder), self.settings.device, dtype).model.eval().requires_grad_(False)
+
+        def reference(pack):
+            return model(pack.to(self.settings.device))
+
+        return reference
+
+
+def trainable(groups: Sequence[Group]) -> list[Trajectory]:
+    """Trajectories with an advantage, in group order. Raises ValueError when there is none."""
+    found = [t for g in groups for t in g.trajectories if any(s.advantage is not None for s in t.segments)]
+    if not found:
+        raise ValueError(f"none of {len(groups)} groups has a trajectory with an advantage")
+    return found
+
+
+def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
+    """Contiguous parts of nearly equal size; never more than there are trajectories."""
+    count = min(parts, len(trajectories))
+    edges = [round(i * len(trajectories) / count) for i in range(count + 1)]
+    return [trajectories[low:high] for low, high in zip(edges, edges[1:])]
+
+
+def summary(results: Sequence[StepResult]) -> dict[str, float]:
+    """Metrics of one update over its minibatches."""
+    sums: dict[str, float] = {}
+    maxima: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+    for result in results:
+        for name, value in result.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+        for name, value in result.maxima.items():
+            maxima[name] = max(maxima.get(name, value), value)
+        for name, value in result.terms.items():
+            metrics[f"loss/{name}"] = metrics.get(f"loss/{name}", 0.0) + value / len(results)
+        for name, value in result.grad_norms.items():
+            metrics[f"grad_norm/{name}"] = metrics.get(f"grad_norm/{name}", 0.0) + value / len(results)
+    metrics |= {f"lr/{name}": value for name, value in results[-1].learning_rates.items()}
+    metrics |= {"step": results[-1].step, "skipped": sum(not r.applied for r in results)}
+    return metrics | finish(sums, maxima)

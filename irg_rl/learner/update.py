@@ -1,0 +1,69 @@
+"""What goes into one optimizer step and what comes out of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irg_rl.learner.parts import OptimizerSettings
+
+
+class NonFiniteError(RuntimeError):
+    """Too many updates in a row had an infinite or undefined loss or gradient."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    optimizer: OptimizerSettings
+    zero_stage: int = 2
+    precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
+    grad_clip: float = 1.0  # maximum global gradient norm
+    max_bad_steps: int = 5  # updates skipped in a row before the run stops
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage {self.zero_stage}: choose 0, 1, 2 or 3")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision {self.precision!r}: choose fp32 or bf16")
+        if self.precision == "bf16" and self.zero_stage < 2:
+            raise ValueError(
+                f"precision bf16 with zero_stage {self.zero_stage}: DeepSpeed's optimizer for it cannot sum several "
+                "backwards in fp32; set zero_stage to 2 or 3"
+            )
+        if self.grad_clip <= 0:
+            raise ValueError(f"grad_clip {self.grad_clip} must be above 0")
+
+
+@dataclass
+class Loss:
+    """The loss of one pack, each term already divided by its global denominator."""
+
+    terms: dict[str, Tensor]  # scalars that are added up
+    sums: dict[str, float] = field(default_factory=dict)  # metrics added over packs and ranks
+    maxima: dict[str, float] = field(default_factory=dict)  # metrics of which the largest counts
+
+    def total(self) -> Tensor:
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update did, equal on all ranks."""
+
+    step: int  # updates applied so far
+    applied: bool  # False: skipped because something was not finite
+    terms: dict[str, float]
+    sums: dict[str, float]
+    maxima: dict[str, float]
+    grad_norms: dict[str, float]  # before clipping: per part, and "total"
+    learning_rates: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        return sum(self.terms.values())
+
+
+LossFn = Callable[[Any, int, dict[str, float]], Loss]
+"""(model output, index of the pack, global denominators) -> the pack's loss."""
