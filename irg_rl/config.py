@@ -39,6 +39,9 @@ class WorldRecipe(Section):
     """The embedded shapes world: prompts and rows that a run makes for itself."""
 
     sft_rows: dict[str, int] = {
+        "base_drawing": 8000,
+        "base_reading": 8000,
+        "base_editing": 8000,
         "initial_thinking_understanding_learning": 1500,
         "initial_thinking_generation_learning": 1500,
         "initial_full_learning": 12000,
@@ -152,6 +155,8 @@ class Stage(Section):
 class SFTRecipe(Section):
     data: str | None = None
     """Folder with one folder of parquet per mode; None: the run makes its own from the shapes world."""
+    base: Stage | None = None
+    """The base model's own training, before IRGL: for a model from scratch."""
     stage1: Stage | None = None
     """All six modes: thinking and reflection."""
     stage2: Stage | None = None
@@ -166,13 +171,13 @@ class SFTRecipe(Section):
     @property
     def stages(self) -> dict[str, Stage]:
         """The stages that the recipe has, in order."""
-        both = {"stage1": self.stage1, "stage2": self.stage2}
-        return {name: stage for name, stage in both.items() if stage is not None}
+        all_three = {"base": self.base, "stage1": self.stage1, "stage2": self.stage2}
+        return {name: stage for name, stage in all_three.items() if stage is not None}
 
     @model_validator(mode="after")
     def has_a_stage(self):
         if not self.stages:
-            raise ValueError("sft needs stage1, stage2 or both; leave the section out to train no SFT")
+            raise ValueError("sft needs base, stage1 or stage2; leave the section out to train no SFT")
         return self
 
 
@@ -342,7 +347,6 @@ class Recipe(Section):
     init_from: str | None = None
     """Checkpoint folder in the released BAGEL layout; None: a small model from scratch on the shapes world."""
     model: ModelConfig
-    vocab_size: Positive = 512
     world: WorldRecipe = WorldRecipe()
     vae: VAETraining = VAETraining()
     sft: SFTRecipe | None = None

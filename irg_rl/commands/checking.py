@@ -7,6 +7,7 @@ import torch
 from irg_rl.config import Recipe, RecipeError, load_recipe
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
+from sft.dataset import DataError, Rejections, RowSource
 
 
 def machine_problems(recipe: Recipe) -> list[str]:
@@ -19,9 +20,10 @@ def machine_problems(recipe: Recipe) -> list[str]:
     if recipe.sft is not None and recipe.sft.data is not None:
         for name, stage in recipe.sft.stages.items():
             for source in stage.sources:
-                folder = Path(recipe.sft.data) / source.folder
-                if not list(folder.glob("*.parquet")):
-                    problems.append(f"sft.{name}.sources: {folder} holds no parquet files")
+                try:
+                    RowSource(Path(recipe.sft.data) / source.folder, recipe.seed, Rejections())
+                except DataError as error:
+                    problems.append(f"sft.{name}.sources: {error}")
     for scorer in recipe.rewards.scorers:
         if scorer.path is not None and not Path(scorer.path).exists():
             problems.append(f"rewards.scorers: {scorer.name} finds no model at {scorer.path}")

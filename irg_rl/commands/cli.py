@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from irg_rl.commands.progress import console
 
@@ -17,6 +19,9 @@ app = typer.Typer(
     "Begin with: irg-rl train configs/shapes-smoke.yaml",
 )
 
+STOPPED_BY_HAND = 130
+"""Exit code of a command that Ctrl-C ended."""
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="settings on top of the recipe, written key=value: output_dir=/data turns is sampling.turns=4"),
@@ -25,15 +30,24 @@ RunFolder = Annotated[Path, typer.Argument(help="a run folder, as `train` printe
 
 
 def main() -> None:
-    """Run a command; expected failures become one line on stderr and exit code 1."""
+    """Run a command; expected failures become one line on stderr and exit code 1, Ctrl-C exit code 130."""
     from irg_rl.commands.errors import EXPECTED, explain
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded at run time
     try:
         app()
+    except SystemExit as end:
+        if end.code == STOPPED_BY_HAND:
+            _complain(explain(KeyboardInterrupt()))
+        raise
     except EXPECTED as error:
-        console.print(f"[red]error:[/red] {explain(error)}", highlight=False, markup=True)
+        _complain(explain(error))
         raise SystemExit(1) from error
+
+
+def _complain(text: str) -> None:
+    """As it is: neither wrapped nor read as markup, so that it can be searched for."""
+    Console(stderr=True).print(Text.assemble(("error: ", "red"), text), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -59,7 +73,7 @@ def check(recipe: Annotated[Path, typer.Argument(help="a recipe file")], overrid
     from irg_rl.commands.checking import check_recipe
 
     for line in check_recipe(recipe, overrides or []):
-        console.print(line)
+        console.print(line, soft_wrap=True, markup=False)
 
 
 @app.command()

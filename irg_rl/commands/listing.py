@@ -1,6 +1,5 @@
 """What `irg-rl ls` shows: recipes beside the package or in ./configs, and runs."""
 
-import json
 from pathlib import Path
 
 import yaml
@@ -18,7 +17,12 @@ def recipe_files() -> list[Path]:
 def recipes() -> list[tuple[str, str, str]]:
     rows = []
     for file in recipe_files():
-        data = yaml.safe_load(file.read_text()) or {}
+        try:
+            data = yaml.safe_load(file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            rows.append((str(file), f"unreadable: {str(error).splitlines()[0]}", ""))
+            continue
+        data = data if isinstance(data, dict) else {}
         stages = [name for name in ("sft", "rl") if data.get(name)]
         rows.append((str(file), data.get("description", ""), ", ".join(stages)))
     return rows
@@ -29,9 +33,9 @@ def runs(folder: Path) -> list[tuple[str, str, str, str]]:
     for path in sorted(folder.glob("*/recipe.yaml")):
         try:
             run = Run.open(path.parent)
-        except (RunError, json.JSONDecodeError) as error:
+        except RunError as error:
             rows.append((str(path.parent), "?", "unreadable", str(error).splitlines()[0]))
             continue
-        done = [name for name, entry in run.stages.items() if entry["done"]]
+        done = [name for name, entry in run.stages.items() if entry.get("done")]
         rows.append((str(path.parent), run.recipe.digest(), str(len(done)), done[-1] if done else "-"))
     return rows

@@ -57,12 +57,14 @@ class Run:
         path = folder / "recipe.yaml"
         if not path.is_file():
             raise RunError(f"{folder}: not a run folder (no recipe.yaml); `irg-rl train RECIPE` makes one")
+        stages = folder / "stages.json"
         try:
             recipe = parse_recipe(yaml.safe_load(path.read_text()), where=str(path))
+            return cls(folder, recipe, json.loads(stages.read_text()) if stages.is_file() else {})
         except RecipeError as error:
             raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
-        stages_path = folder / "stages.json"
-        return cls(folder, recipe, json.loads(stages_path.read_text()) if stages_path.is_file() else {})
+        except (yaml.YAMLError, ValueError) as error:
+            raise RunError(f"{folder}: recipe.yaml or stages.json is damaged ({error}); start the run anew") from error
 
     def path(self, *parts: str) -> Path:
         path = self.folder.joinpath(*parts)
@@ -104,17 +106,23 @@ class Run:
 
 def environment(recipe: Recipe) -> dict:
     """What a reader of the results wants to know of how they came about; no secrets."""
-    head = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"],
-        capture_output=True, text=True, timeout=20, check=False,
-    )  # fmt: skip
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "deepspeed", "ray", "trl", "diffusers", "open-clip-torch")
     return {
         "digest": recipe.digest(),
-        "commit": head.stdout.strip() or "unknown",
+        "commit": _commit(),
         "cores": os.cpu_count(),
         "versions": {name: version(name) for name in packages},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def _commit() -> str:
+    """Commit of the source; unknown for an installed package or without git."""
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        head = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    except OSError:
+        return "unknown"
+    return head.stdout.strip() or "unknown"

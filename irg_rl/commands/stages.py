@@ -44,9 +44,12 @@ def work(run: Run) -> None:
         step(run, "scorers", lambda facts: make_scorers(run, facts))
         last = "base"
         if recipe.sft is not None:
-            first, second = recipe.sft.stage1, recipe.sft.stage2
+            base, first, second = recipe.sft.base, recipe.sft.stage1, recipe.sft.stage2
+            if base is not None:
+                step(run, "pretrain", lambda facts: train_stage(run, "pretrain", "base", base, tracker, facts))
+                last = "pretrain"
             if first is not None:
-                step(run, "sft1", lambda facts: train_stage(run, "sft1", "base", first, tracker, facts))
+                step(run, "sft1", lambda facts: train_stage(run, "sft1", last, first, tracker, facts))
                 last = "sft1"
             if first is not None and second is not None and recipe.world.own_images:
                 step(run, "own_images", lambda facts: draw_own_images(run, "sft1", facts))

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 
+from irg_rl.shapes_world.base_rows import QUESTION, placed_scene, placed_text
 from irg_rl.shapes_world.check import DefectKind
 from irg_rl.shapes_world.prompts import NUMBERS, make_prompts
 from irg_rl.shapes_world.reading import scene_reading
@@ -21,5 +22,5 @@ def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
         wrong = corrupt(sample_scene(prompt.metadata, rng), prompt.metadata, rng, rng.randint(1, 3))
         yield reflect(scene_reading(wrong), prompt.metadata, rng)[0]
         if index % 8 == 0:
-            yield from (INITIAL_QUESTION, IMPROVING_QUESTION, STOP)
+            yield from (INITIAL_QUESTION, IMPROVING_QUESTION, STOP, QUESTION, placed_text(placed_scene(rng).objects))
             yield " ".join(("", *CELLS, *NUMBERS[1:], *COLORS, *SHAPES, *DefectKind))

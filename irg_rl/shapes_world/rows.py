@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from irg_rl.shapes_world.base_rows import BASE_MODES, EDITING, READING, base_example
 from irg_rl.shapes_world.edits import apply_edits
 from irg_rl.shapes_world.reading import Reading, read, read_batch, scene_reading
 from irg_rl.shapes_world.render import render
@@ -76,8 +77,8 @@ def write_rows(
 
 def write_mode(out: Path | str, mode: str, rows: Sequence[Row]) -> Path:
     """Write rows to `out/mode/part-00000.parquet` in several row groups; the file appears whole or not at all."""
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
+    if mode not in (*MODES, *BASE_MODES):
+        raise ValueError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
     path = Path(out) / mode / "part-00000.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
@@ -92,7 +93,9 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Row]) -> Path:
 
 
 def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Row:
-    """A fresh row from the renderer and the teacher."""
+    """A fresh row from the renderer and the teacher; those of the base modes have no use for the prompt."""
+    if mode in BASE_MODES:
+        return _base(mode, *base_example(mode, rng))
     right = sample_scene(prompt.metadata, rng)
     if mode in _INITIAL:
         return _INITIAL[mode](prompt, think_text(prompt.metadata), render(right))
@@ -203,6 +206,14 @@ def _improving_full(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row
         if picture is not None:
             parts.append(_target(picture, seen_later=number < len(steps)))
     return [_user(prompt.text), _assistant(*parts)]
+
+
+def _base(mode: str, text: str, picture: np.ndarray, after: np.ndarray | None, answer: str) -> Row:
+    if mode == READING:
+        return [_assistant(_condition(picture)), _user(text), _assistant(_text(answer, True))]
+    if mode == EDITING:
+        return [_assistant(_condition(picture), _text(text, False), _target(after))]
+    return [_user(text), _assistant(_target(picture))]
 
 
 _INITIAL: dict[str, Callable[..., Row]] = {

@@ -1,0 +1,65 @@
+"""Rows of the base model: the picture follows from the text, places included."""
+
+import random
+
+import numpy as np
+import pytest
+
+from irg_rl.shapes_world.base_rows import BASE_MODES, DRAWING, EDITING, READING, base_example, edited, placed_scene
+from irg_rl.shapes_world.reading import read
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.rows import decode_png, make_row
+from tests.shapes_world.worlds import PROMPTS
+
+
+def stated(text: str) -> set[tuple[str, ...]]:
+    return {tuple(part.replace(" at ", " ").split()) for part in text.removesuffix(" .").split(" , ")}
+
+
+def seen(pixels: np.ndarray) -> set[tuple[str, ...]]:
+    return {(o.color, o.shape, o.cell) for o in read(pixels).objects}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_drawing_and_a_reading_state_exactly_what_the_picture_shows(seed):
+    text, picture, _, _ = base_example(DRAWING, random.Random(seed))
+    assert stated(text) == seen(picture)
+    _, picture, _, answer = base_example(READING, random.Random(seed))
+    assert stated(answer) == seen(picture)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_an_edit_changes_the_named_cells_and_no_other_pixel(seed):
+    rng = random.Random(seed)
+    scene = placed_scene(rng)
+    text, after = edited(scene, rng)
+    before_pixels, after_pixels = render(scene), render(after)
+    changed = {
+        f"{chr(97 + column)}{row + 1}"
+        for row in range(4)
+        for column in range(4)
+        if (before_pixels != after_pixels)[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8].any()
+    }
+    assert changed and changed <= {word for word in text.split() if len(word) == 2 and word[1].isdigit()}
+
+
+@pytest.mark.parametrize("mode", BASE_MODES)
+def test_rows_follow_the_irg_schema_with_one_thing_to_learn(mode):
+    row = make_row(mode, PROMPTS[0], random.Random(3))
+    parts = [part for turn in row if turn["role"] == "assistant" for part in turn["content"]]
+    assert sum(part["need_loss"] for part in parts) == 1
+    for part in parts:
+        if part["type"] == "image":
+            assert decode_png(part["content"]).shape == (32, 32, 3)
+            assert part["need_loss"] != (part["need_vae"] and part["need_vit"])
+
+
+def test_an_edit_row_shows_the_old_picture_and_learns_the_new_one():
+    parts = make_row(EDITING, PROMPTS[0], random.Random(5))[0]["content"]
+    assert [part["type"] for part in parts] == ["image", "text", "image"]
+    assert parts[0]["need_vae"] and parts[2]["need_loss"] and parts[0]["content"] != parts[2]["content"]
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="base_drawing"):
+        base_example("base_singing", random.Random(0))
