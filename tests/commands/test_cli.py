@@ -1,0 +1,214 @@
+"""What a researcher types, and what comes back: one clear line, the right exit code, nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from irg_rl.commands.run import Run
+from tests.commands.conftest import CONFIGS
+from tests.sft.material import initial_full, write
+
+COMMANDS = ["ls", "check", "train", "resume", "eval", "generate", "report"]
+SMOKE = CONFIGS / "shapes-smoke.yaml"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    """Commands look into ./runs and ./configs."""
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+def one_line(answer) -> str:
+    """The complaint, which is all that was said on stderr."""
+    assert answer.code == 1 and answer.err.startswith("error: ") and "Traceback" not in answer.err + answer.out
+    return answer.err.removeprefix("error: ").strip()
+
+
+def test_the_installed_command_names_the_setting_nearest_to_a_mistyped_one():
+    command = Path(sys.executable).parent / "irg-rl"
+    done = subprocess.run(
+        [command, "check", SMOKE, "rl.updats=3"], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[1:] == ["  rl.updats: unknown setting; did you mean rl.updates?"]
+
+
+# --- help
+
+
+def test_no_words_at_all_give_an_overview(irg_rl):
+    answer = irg_rl()
+    assert all(f" {name} " in answer.out + answer.err for name in COMMANDS)
+    assert "irg-rl train configs/shapes-smoke.yaml" in " ".join((answer.out + answer.err).split())
+
+
+@pytest.mark.parametrize(("name", "teaches"), [
+    ("ls", ["List the recipes at hand and the runs"]),
+    ("check", ["every problem at once", "Nothing is started", "key=value"]),
+    ("train", ["from nothing to the report", "settings on top of the recipe", "sampling.turns=4"]),
+    ("resume", ["Go on with a run where it stopped", "a run folder"]),
+    ("eval", ["both controls", "--prompts", "--turns", "--seed", "--out"]),
+    ("generate", ["Think, draw, look, redraw", "--prompt", "may be given several times", "--out"]),
+    ("report", ["Build report.html of a run again", "a run folder"]),
+])  # fmt: skip
+def test_the_help_of_every_command_teaches(irg_rl, name, teaches):
+    answer = irg_rl(name, "--help")
+    said = " ".join(answer.out.replace("│", " ").split())
+    assert answer.code == 0 and [words for words in teaches if words not in said] == []
+
+
+def test_an_unknown_command_is_a_usage_error(irg_rl):
+    answer = irg_rl("trian")
+    assert answer.code == 2 and "train" in answer.err
+
+
+# --- check
+
+
+def test_check_says_what_a_good_recipe_is(irg_rl):
+    answer = irg_rl("check", SMOKE, "turns=4")
+    assert answer.code == 0 and answer.err == ""
+    first, second, third, *rest = answer.out.splitlines()
+    assert first.startswith("shapes-smoke: well-formed, digest ") and "M parameters" in second
+    assert third == "stages: sft, rl" and rest == []
+
+
+def test_check_reports_every_problem_at_once(irg_rl):
+    said = one_line(irg_rl("check", SMOKE, "rl.updats=3", "sampling.turns=0", "engine.device=tpu"))
+    headline, *lines = said.splitlines()
+    assert "3 problem(s)" in headline and len(lines) == 3
+
+
+def test_a_missing_recipe_points_to_ls(irg_rl):
+    assert "nothing.yaml: no such recipe; `irg-rl ls` lists those at hand" in one_line(irg_rl("check", "nothing.yaml"))
+
+
+def test_brackets_and_long_paths_come_through_unchanged(irg_rl):
+    """Rich would read [/red] as markup and break a line at the terminal's width."""
+    path = "a-very-long-folder-name/" * 8 + "[red]recipe[/red].yaml"
+    assert one_line(irg_rl("check", path)).startswith(f"{path}: no such recipe")
+
+
+@pytest.mark.parametrize("name", ["bagel-sft-stage1", "bagel-sft-stage2", "bagel-grpo"])
+def test_check_says_what_this_machine_lacks_for_the_real_model(irg_rl, name):
+    answer = irg_rl("check", CONFIGS / f"{name}.yaml", "engine.device=cuda", "init_from=/nowhere/BAGEL")
+    assert answer.code == 0 and "14,575.0 M parameters" in answer.out
+    lacks = [line for line in answer.out.splitlines() if line.startswith("not on this machine: ")]
+    assert "not on this machine: init_from: /nowhere/BAGEL is not a folder in the released layout" in lacks
+    if not _has_gpu():
+        assert any("no GPU is visible: use a GPU machine or engine.device=cpu" in line for line in lacks)
+    if name == "bagel-grpo":
+        assert any("rewards.scorers: hps finds no model at models/hps" in line for line in lacks)
+    else:
+        assert any("IRGL/initial_full_learning: no parquet files" in line for line in lacks)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+# --- train, before anything is made
+
+
+def test_train_without_the_gpu_it_needs_makes_nothing(irg_rl, elsewhere, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # also where this test meets a GPU
+    said = one_line(irg_rl("train", CONFIGS / "bagel-grpo.yaml"))
+    assert "engine.device is cuda, but no GPU is visible" in said and list(elsewhere.iterdir()) == []
+
+
+def test_train_with_a_mistyped_setting_makes_nothing(irg_rl, elsewhere):
+    assert "did you mean rl.updates?" in one_line(irg_rl("train", SMOKE, "rl.updats=3"))
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_train_with_truncated_rows_names_the_file_and_makes_nothing(irg_rl, elsewhere, tmp_path):
+    file = write(tmp_path / "rows" / "mode", [initial_full(1)])
+    file.write_bytes(file.read_bytes()[:-50])
+    data = f"sft.data={tmp_path / 'rows'}", "sft.stage1.sources=[{folder: mode}]"
+    answer = irg_rl("train", SMOKE, *data, "sft.stage2=null", "sft.base=null")
+    assert f"{file}: not a readable parquet file" in one_line(answer)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(irg_rl, elsewhere):
+    (elsewhere / "taken").write_text("")
+    assert "choose another output_dir" in one_line(irg_rl("train", SMOKE, "output_dir=taken"))
+
+
+# --- runs that are none
+
+
+@pytest.mark.parametrize("command", ["resume", "report", "eval"])
+def test_a_folder_that_is_no_run_is_one_line(irg_rl, elsewhere, command):
+    (elsewhere / "empty").mkdir()
+    assert one_line(irg_rl(command, "empty")) == (
+        "empty: not a run folder (no recipe.yaml); `irg-rl train RECIPE` makes one"
+    )
+
+
+def test_generate_without_a_model_is_one_line_and_writes_nothing(irg_rl, elsewhere):
+    answer = irg_rl("generate", "empty", "--prompt", "a red circle", "--out", "pictures")
+    assert "empty: no model folder" in one_line(answer) and list(elsewhere.iterdir()) == []
+
+
+def test_eval_of_a_run_without_a_trained_model_says_how_to_go_on(irg_rl, recipe):
+    run = Run.create(recipe)
+    assert f"`irg-rl resume {run.folder}` goes on" in one_line(irg_rl("eval", run.folder))
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(irg_rl, recipe):
+    run = Run.create(recipe)
+    with run.lock():
+        assert "another process works on this run" in one_line(irg_rl("resume", run.folder))
+    assert Run.open(run.folder).stages == {}
+
+
+# --- ls
+
+
+def test_ls_lists_recipes_and_runs(irg_rl, recipe, elsewhere, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    run = Run.create(recipe.model_copy(update={"output_dir": "runs"}))
+    with run.stage("world"):
+        pass
+    answer = irg_rl("ls")
+    assert answer.code == 0
+    assert all(path.name in answer.out for path in CONFIGS.glob("*.yaml"))
+    assert recipe.digest() in answer.out and "world" in answer.out
+
+
+def test_ls_survives_files_that_are_no_recipes_and_damaged_runs(irg_rl, elsewhere, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    files = {"configs/broken.yaml": "a: [", "configs/list.yaml": "- a", "runs/old/recipe.yaml": "b: ["}
+    for path, content in files.items():
+        (elsewhere / path).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / path).write_text(content)
+    answer = irg_rl("ls")
+    assert answer.code == 0 and "broken.yaml" in answer.out and "unreadable" in answer.out
+
+
+# --- Ctrl-C
+
+
+def test_ctrl_c_says_how_to_go_on(irg_rl, elsewhere):
+    """The command waits for a recipe that never comes: a pipe that nobody writes into."""
+    (elsewhere / "configs").mkdir()
+    os.mkfifo(elsewhere / "configs" / "slow.yaml")
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        answer = irg_rl("ls")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert answer.code == 130
+    assert answer.err.strip() == "error: stopped by hand; `irg-rl resume RUN` goes on from the last checkpoint"

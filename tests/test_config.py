@@ -1,0 +1,247 @@
+"""Recipes: one place per setting, every mistake named at once, the same digest for the same run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from irg_rl.config import Recipe, RecipeError, load_recipe, parse_recipe
+from irg_rl.model.pack import SpecialIds
+from irg_rl.model.unified import UnifiedModel
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(CONFIGS.glob("*.yaml"))
+SMOKE = CONFIGS / "shapes-smoke.yaml"
+
+
+def smoke(*overrides: str) -> Recipe:
+    return load_recipe(SMOKE, overrides)
+
+
+def problems(*overrides: str, recipe: Path = SMOKE) -> list[str]:
+    """The lines of the error after its headline."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, overrides)
+    headline, *lines = str(caught.value).splitlines()
+    assert headline == f"{recipe}: {len(lines)} problem(s)"
+    return [line.strip() for line in lines]
+
+
+# --- mistyped settings
+
+
+@pytest.mark.parametrize(("typo", "meant"), [
+    ("rl.updats", "rl.updates"),
+    ("rll", "rl"),
+    ("engine.zero_stag", "engine.zero_stage"),
+    ("rl.noise.window_sise", "rl.noise.window_size"),
+    ("model.llm.hidden", "model.llm.hidden_size"),
+    ("evaluation.guidance.text_scal", "evaluation.guidance.text_scale"),
+])  # fmt: skip
+def test_an_unknown_setting_is_named_with_the_nearest_known_one(typo, meant):
+    assert problems(f"{typo}=3") == [f"{typo}: unknown setting; did you mean {meant}?"]
+
+
+@pytest.mark.parametrize(("typo", "meant"), [
+    ("sft.stage1.sources.0.foldr=x", "sft.stage1.sources.0.folder"),
+    ("rewards.scorers.1.wieght=2", "rewards.scorers.1.weight"),
+])  # fmt: skip
+def test_also_inside_a_list(typo, meant):
+    assert problems(typo) == [f"{typo.partition('=')[0]}: unknown setting; did you mean {meant}?"]
+
+
+def test_a_setting_that_resembles_none_lists_those_that_exist():
+    (line,) = problems("gate.xyzzy=1")
+    assert line == "gate.xyzzy: unknown setting; known here: damage, first_accuracy, margin, mode"
+
+
+def test_all_problems_are_reported_at_once():
+    lines = problems("rl.updats=3", "seed=abc", "engine.device=tpu", "sft.stage1.steps=0", "rl.gamma=1.5")
+    assert len(lines) == 5
+    assert any(line.startswith("seed: Input should be a valid integer") and "'abc'" in line for line in lines)
+    assert any(line.startswith("engine.device: Input should be 'cpu' or 'cuda'") and "'tpu'" in line for line in lines)
+    assert any(line.startswith("sft.stage1.steps:") and "given: 0" in line for line in lines)
+
+
+def test_what_is_missing_is_named():
+    data = yaml.safe_load(SMOKE.read_text())
+    del data["model"]["llm"]["hidden_size"], data["name"]
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(data)
+    assert "model.llm.hidden_size: Field required" in str(caught.value) and "name: Field required" in str(caught.value)
+
+
+def test_sizes_that_cannot_be_are_explained_by_the_model():
+    (line,) = problems("model.llm.num_attention_heads=3")
+    assert line.startswith("model.llm: hidden_size 128 is not a multiple of 3")
+
+
+# --- overrides
+
+
+def test_overrides_go_on_top_and_reach_into_lists():
+    overrides = "rl.updates=7", "sft.stage1.sources.0.weight=0.25", "sampling.image_size=[16, 32]", "sft.stage2=null"
+    recipe = smoke(*overrides)
+    assert recipe.rl.updates == 7 and recipe.sft.stage1.sources[0].weight == 0.25
+    assert recipe.sampling.image_size == (16, 32) and recipe.sft.stage2 is None
+
+
+def test_common_overrides_have_short_names():
+    recipe = smoke("turns=4", "prompts=20")
+    assert recipe.sampling.turns == 4 and recipe.evaluation.prompts == 20
+
+
+@pytest.mark.parametrize("number", ["1e-3", "0.001", "1.0e-3"])
+def test_a_rate_may_be_written_in_any_way(number):
+    assert smoke(f"rl.optimizer.lr={number}").rl.optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize("item", ["turns", "=3", "--turns"])
+def test_a_malformed_override_says_how_one_is_written(item):
+    with pytest.raises(RecipeError, match="an override is written key=value, for example rl.updates=20"):
+        smoke(item)
+
+
+@pytest.mark.parametrize("item", ["rl.updates=[1", "sft.stage1.sources.99.weight=1", "rl.updates=${nowhere}"])
+def test_an_override_that_cannot_be_applied_is_an_error(item):
+    with pytest.raises(RecipeError, match=r"cannot be applied|not found"):
+        smoke(item)
+
+
+# --- files
+
+
+def test_a_missing_recipe_points_to_the_list(tmp_path):
+    with pytest.raises(RecipeError, match=r"none\.yaml: no such recipe; `irg-rl ls` lists those at hand"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("content", ["a: [1", "a: 1\na: 2\n", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_recipe_is_an_error(tmp_path, content):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RecipeError, match=r"broken\.yaml: not readable as YAML"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "just words"])
+def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
+    path = tmp_path / "other.yaml"
+    path.write_text(content)
+    assert problems(recipe=path)
+
+
+# --- contradictions
+
+
+@pytest.mark.parametrize(("overrides", "says"), [
+    (["rl.noise.window_range=[0, 6]"], "rl.noise.window_range [0, 6) must lie in [0, sampling.points - 1 = 5)"),
+    (["rl.noise.window_size=4"], "rl.noise.window_size 4 is wider than rl.noise.window_range [0, 3)"),
+    (["rl.groups=3", "engine.learner_ranks=2"], "rl.groups 3 must be a multiple of engine.learner_ranks 2"),
+    (["rewards.scorers=[]"], "rl needs a reward: add a scorer to rewards.scorers"),
+    (["engine.dtype=bf16"], "engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU"),
+    (["engine.dtype=bf16", "engine.device=cuda", "engine.zero_stage=1"], "needs engine.zero_stage 2 or 3, found 1"),
+    (["sampling.image_size=[30, 32]"], "sides must be multiples of 8 pixels"),
+    (["sampling.image_size=[32, 128]"], "at most 64 (model.max_latent_size)"),
+    (["evaluation.guidance.image_scale=2"], "evaluation.guidance.image_scale 2.0 has no effect without text guidance"),
+    (["prompts=33"], "evaluation.prompts 33 is more than world.test_prompts 32"),
+    (["sft.stage1.sources.0.folder=initial_ful"], "sft.stage1.sources.0.folder 'initial_ful' is not made by the world"),
+    (["world.own_images=0"], "'own/improving_full_learning' is not made by the world at that stage"),
+])  # fmt: skip
+def test_settings_that_contradict_each_other_are_found_before_anything_starts(overrides, says):
+    assert any(says in line for line in problems(*overrides))
+
+
+def test_contradictions_are_reported_together():
+    assert len(problems("rl.noise.window_range=[0, 6]", "engine.dtype=bf16", "prompts=33")) == 3
+
+
+@pytest.mark.parametrize(("overrides", "says"), [
+    (["rewards.scorers=[{name: a, kind: verifier, held_out: true}]"], "rewards: every scorer is held out"),
+    (["rewards.scorers=[{name: a, kind: verifier}, {name: a, kind: hps}]"], "rewards: scorer names must differ"),
+    (["sft.stage1=null", "sft.stage2=null", "sft.base=null"], "sft: sft needs"),
+    (["sft.stage1.sources=[]"], "sft.stage1: sources needs at least one entry with a weight above 0"),
+    (["sft.dropout.image=0.7", "sft.dropout.last_text=0.4"], "sft.dropout: image 0.7 and last_text 0.4 are shares"),
+])  # fmt: skip
+def test_a_section_that_contradicts_itself_is_named(overrides, says):
+    (line,) = problems(*overrides)
+    assert line.startswith(says)
+
+
+def test_rows_of_ones_own_may_have_any_folder():
+    recipe = smoke("sft.data=/somewhere", "sft.stage1.sources.0.folder=mine", "world.own_images=0")
+    assert recipe.sft.stage1.sources[0].folder == "mine"
+
+
+def test_a_recipe_may_have_one_sft_stage_alone_or_none():
+    assert list(smoke("sft.stage2=null").sft.stages)[-1] == "stage1"
+    assert smoke("sft=null").sft is None and smoke("rl=null").rl is None
+
+
+# --- digest
+
+
+def leaves(data: dict, prefix: str = ""):
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 1e-3, str: lambda v: v + "x"}
+NO_RESULT = ("output_dir", "description", "budget_minutes", "tracking")
+
+
+def test_the_digest_leaves_out_what_does_not_change_the_result():
+    same = smoke("output_dir=/elsewhere", "description=words", "tracking.wandb=false", "budget_minutes={world: 9}")
+    assert same.digest() == smoke().digest() and len(same.digest()) == 12
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")  # sections as plain dicts, which is the point here
+def test_the_digest_changes_with_every_other_setting():
+    recipe = smoke()
+    data, digest, tried = recipe.model_dump(mode="json"), recipe.digest(), 0
+    for setting, value in leaves(data):
+        if setting.startswith(NO_RESULT) or type(value) not in OTHER:
+            continue
+        section = data
+        *path, last = setting.split(".")
+        for part in path:
+            section = section[part]
+        section[last] = OTHER[type(value)](value)
+        changed = Recipe.model_construct(**data)
+        assert changed.digest() != digest, f"{setting} is not part of the digest"
+        section[last], tried = value, tried + 1
+    assert tried > 80
+
+
+def test_the_digest_is_the_same_for_a_recipe_written_differently(tmp_path):
+    data = yaml.safe_load(SMOKE.read_text())
+    path = tmp_path / "again.yaml"
+    path.write_text(yaml.safe_dump(dict(reversed(data.items()))))
+    assert load_recipe(path).digest() == smoke().digest()
+
+
+# --- the recipes at hand
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_survives_being_written_down(path, tmp_path):
+    recipe = load_recipe(path)
+    written = tmp_path / "recipe.yaml"
+    written.write_text(recipe.to_yaml())
+    again = load_recipe(written)
+    assert again == recipe and again.digest() == recipe.digest()
+    assert recipe.name == path.stem and recipe.description
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_model_of_every_recipe_builds_on_the_meta_device(path):
+    recipe = load_recipe(path)
+    with torch.device("meta"):
+        model = UnifiedModel(recipe.model, SpecialIds(0, 1, 2, 3))
+    count = sum(p.numel() for p in model.parameters())
+    assert all(p.is_meta for p in model.parameters())
+    assert count > 14e9 if path.stem.startswith("bagel") else 1e6 < count < 4e6
