@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+import irg_rl.cluster  # noqa: F401 - before ray is imported anywhere: it keeps ray on the loopback
 from irg_rl.config import NoiseRecipe, SamplingRecipe
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import LLMConfig, ModelConfig, VAEConfig, ViTConfig
