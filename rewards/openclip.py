@@ -52,6 +52,7 @@ class TwoTower:
     tokenizer: open_clip.SimpleTokenizer
     config: dict
     size: int  # side of the square the vision tower takes, pixels
+    dtype: torch.dtype = torch.float32  # of the pixels it takes; the logit scale may have another
 
     @torch.no_grad()
     def cosine(self, images: Float[Tensor, "B 3 S S"], texts: list[str]) -> Float[Tensor, "B"]:
@@ -60,8 +61,7 @@ class TwoTower:
         The product is fp32 whatever the towers run in: near .3 a bf16 step is 2e-3, of the order of the spread
         within a group."""
         device = self.model.logit_scale.device
-        dtype = self.model.logit_scale.dtype
-        image = self.model.encode_image(images.to(device, dtype)).float()
+        image = self.model.encode_image(images.to(device, self.dtype)).float()
         text = self.model.encode_text(self.tokenizer(texts).to(device)).float()
         return torch.cosine_similarity(image, text, dim=-1).cpu()
 
@@ -94,7 +94,7 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
         raise ScorerUnavailable(f"{path} cannot be loaded as {kind}: {error}") from error
     model.eval().requires_grad_(False)
     tokenizer = make_tokenizer(path, config) if path.is_dir() else open_clip.get_tokenizer(name)
-    return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"])
+    return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"], open_clip.get_input_dtype(precision))
 
 
 def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:

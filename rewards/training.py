@@ -80,6 +80,7 @@ def train_hps(
     `verifier_disagreement`, how often it contradicts the verifier where the verifier sees a difference."""
     tower = openclip.load(clip_folder)
     world = World(seed)
+    fit_scale(tower, world.pairs(256))
     optimizer, schedule = make_optimizer(tower.model, steps, learning_rate)
     tower.model.train().requires_grad_(True)
     for step in range(steps):
@@ -103,6 +104,18 @@ def pair_cosines(tower: TwoTower, pairs: Sequence[Pair]) -> Float[Tensor, "B 2"]
     image_features = tower.model.encode_image(pixels, normalize=True).unflatten(0, (len(pairs), 2))
     text_features = openclip.encode_text(tower.model, tower.tokenizer([pair.prompt.text for pair in pairs]))
     return torch.einsum("bid,bd->bi", image_features, text_features)
+
+
+@torch.no_grad()
+def fit_scale(tower: TwoTower, pairs: Sequence[Pair]) -> None:
+    """Set the logit scale to the power of two under which the untuned model predicts choices best.
+
+    A contrastive scale is far too sure about pairs: the first hundred steps would go into lowering it."""
+    cosines = pair_cosines(tower, pairs)
+    chosen = torch.tensor([0 if pair.first_is_chosen else 1 for pair in pairs])
+    scales = [2.0**k for k in range(8)]
+    best = min(scales, key=lambda scale: cross_entropy(scale * cosines, chosen).item())
+    tower.model.logit_scale.fill_(math.log(best))
 
 
 def make_optimizer(

@@ -24,6 +24,7 @@ from rewards.base import Image
 PROMPTS = 4000  # train prompts the scorers draw from
 MAX_DEFECTS = 3
 # A person's choice between two pictures, as utilities: what is right counts most, then how well it is painted.
+PAINTERS = ("clean", "clean", "blurred", "noisy")
 CORRECTNESS, QUALITY, CHOICE_NOISE = 8.0, 2.0, 1.0
 
 
@@ -50,20 +51,25 @@ class World:
         return sorted({word.strip(",.") for prompt in self.prompts for word in prompt.text.split()})
 
     def captioned(self, n: int) -> tuple[list[Image], list[str]]:
-        """`n` pictures with different captions. Half are right pictures of prompts; each is followed by its damaged
-        copy with a caption that is true of it: the hard negative a contrastive batch needs."""
-        images: list[Image] = []
+        """`n` pictures with different captions, some blurred or noisy, as a model paints them."""
+        scenes, captions = self.scenes(n)
+        return [self._painted(render(scene))[0] for scene in scenes], captions
+
+    def scenes(self, n: int) -> tuple[list[Scene], list[str]]:
+        """`n` scenes with different captions. Every second is a damaged copy of the right one before it, with a caption
+        that is true of the copy: the hard negative a contrastive batch needs."""
+        scenes: list[Scene] = []
         captions: list[str] = []
-        while len(images) < n:
+        while len(scenes) < n:
             prompt = self.rng.choice(self.prompts)
             scene = sample_scene(prompt.metadata, self.rng)
             wrong = corrupt(scene, prompt.metadata, self.rng, 1, clutter_share=0.0)
             caption = describe(wrong, self.rng)
             if caption is None or prompt.text in captions or caption in captions or caption == prompt.text:
                 continue
-            images += [render(scene), render(wrong)]
+            scenes += [scene, wrong]
             captions += [prompt.text, caption]
-        return images[:n], captions[:n]
+        return scenes[:n], captions[:n]
 
     def pairs(self, n: int) -> list[Pair]:
         """`n` preference pairs: pictures with no, few or more defects, clean, blurred or noisy."""
@@ -90,7 +96,7 @@ class World:
 
     def _painted(self, image: Image) -> tuple[Image, float]:
         """The picture as a good or a poor painter leaves it, and the quality in [0, 1] of the painting."""
-        kind, strength = self.rng.choice(("clean", "clean", "blurred", "noisy")), self.rng.uniform(0.3, 1.0)
+        kind, strength = self.rng.choice(PAINTERS), self.rng.uniform(0.3, 1.0)
         if kind == "blurred":
             picture = PILImage.fromarray(image).filter(ImageFilter.GaussianBlur(1.2 * strength))
             return np.asarray(picture), 1 - strength
