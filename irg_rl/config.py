@@ -11,18 +11,19 @@ import json
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from yaml import YAMLError
 
 from irg_rl.model.config import ModelConfig
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 """Overrides so common that they have a short name."""
+SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 OWN_ROWS = "own"
 """Folder of the rows made from the model's own images, among those of `sft.data`."""
 
@@ -223,7 +224,8 @@ class NoiseRecipe(Section):
 
 class ScorerRecipe(Section):
     name: str
-    kind: Literal["verifier", "clip", "hps", "judge"]
+    kind: str
+    """verifier, clip, hps, judge, or one's own as package.module:Class."""
     weight: float = 1.0
     held_out: bool = False
     """Never part of the reward, always logged."""
@@ -236,6 +238,16 @@ class ScorerRecipe(Section):
     """judge: name of the environment variable that holds the key."""
     timeout_s: Rate = 30.0
     concurrency: Positive = 8
+    options: dict[str, Any] = {}
+    """Further arguments of the scorer's constructor, such as `model: ViT-H-14` for a checkpoint file; they go first."""
+
+    @field_validator("kind")
+    @classmethod
+    def kind_is_known(cls, kind: str) -> str:
+        module, colon, name = kind.partition(":")
+        if kind not in SCORER_KINDS and not (colon and module and name.isidentifier()):
+            raise ValueError(f"{kind!r}: choose {', '.join(SCORER_KINDS)}, or your own as package.module:Class")
+        return kind
 
 
 class RewardRecipe(Section):

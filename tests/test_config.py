@@ -169,6 +169,13 @@ def test_a_section_that_contradicts_itself_is_named(overrides, says):
     assert line.startswith(says)
 
 
+def test_a_scorer_may_be_a_class_of_ones_own_and_take_its_options():
+    (scorer,) = smoke("rewards.scorers=[{name: a, kind: 'my.scorers:Sharp', options: {radius: 3}}]").rewards.scorers
+    assert scorer.kind == "my.scorers:Sharp" and scorer.options == {"radius": 3}
+    (line,) = problems("rewards.scorers.0.kind=hsp")
+    assert line.startswith("rewards.scorers.0.kind: 'hsp': choose verifier, clip, hps, judge, or your own")
+
+
 def test_rows_of_ones_own_may_have_any_folder():
     recipe = smoke("sft.data=/somewhere", "sft.stage1.sources.0.folder=mine", "world.own_images=0")
     assert recipe.sft.stage1.sources[0].folder == "mine"

@@ -30,7 +30,7 @@ def _spec(run: Run, scorer: ScorerRecipe, judge_url: str | None) -> dict:
         options = {"path": scorer.path or str(run.path("scorers", scorer.kind))}
     else:
         options = {}
-    return {**spec, "options": options}
+    return {**spec, "options": {**options, **scorer.options}}
 
 
 def reward_weights(run: Run) -> dict[str, float]:

@@ -13,6 +13,7 @@ from irg_rl.config import OptimizerRecipe, Recipe, Stage
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings
 from irg_rl.learner.parts import OptimizerSettings, Part, Schedule
+from irg_rl.learner.process_group import Rank
 from irg_rl.model.folder import Folder, save_folder
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.report.tracking import Tracker
@@ -70,7 +71,10 @@ def train_stage(run: Run, name: str, start: str, stage: Stage, tracker: Tracker,
     system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
     layout = RowLayout(recipe.sft.dropout, stage.noise_blocks, recipe.model.timestep_shift, system)
     stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), recipe.seed)
-    engine = Engine(folder.model.train(), engine_settings(recipe, stage.optimizer, stage.steps), idle_pack(folder))
+    engine = Engine(
+        folder.model.train(), engine_settings(recipe, stage.optimizer, stage.steps), idle_pack(folder),
+        Rank(device=recipe.engine.device),
+    )  # fmt: skip
     ema = EMA(weights_of(engine), recipe.sft.ema_decay)
     fingerprint = "-".join(source.fingerprint for source in sources)
     trainer = StageTrainer(

@@ -105,7 +105,7 @@ def test_check_says_what_this_machine_lacks_for_the_real_model(irg_rl, name):
     if not _has_gpu():
         assert any("no GPU is visible: use a GPU machine or engine.device=cpu" in line for line in lacks)
     if name == "bagel-grpo":
-        assert any("rewards.scorers: hps finds no model at models/hps" in line for line in lacks)
+        assert any("rewards.scorers: hps finds no model at models/HPS_v2.1_compressed.pt" in line for line in lacks)
     else:
         assert any("IRGL/initial_full_learning: no parquet files" in line for line in lacks)
 
