@@ -17,6 +17,7 @@ from typing import Any
 import ray
 import torch
 from ray import ObjectRef
+from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 _START_ATTEMPTS = 3
@@ -55,12 +56,9 @@ class LocalRay:
         if ray.is_initialized():
             raise RuntimeError("Ray already runs in this process; stop it before another run starts")
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        _stay_on_loopback()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._start()
-        address = ray.get_runtime_context().gcs_address
-        if not address.startswith("127."):
-            self.stop()
-            raise RuntimeError(f"Ray listens on {address}, not on the loopback: import irg_rl.cluster before ray")
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -94,6 +92,14 @@ class LocalRay:
         ray.shutdown()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _stay_on_loopback() -> None:
+    """Ray replaces 127.0.0.1 by the machine's outward address, which would open its ports to the network, except where
+    clusters are not supported; so it is told that they are not. The constant was read from the variable when Ray was
+    imported, and Ray's other processes read the variable."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def session_folder(run_folder: Path) -> tuple[Path, bool]:

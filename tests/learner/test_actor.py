@@ -45,7 +45,7 @@ def settings(world, folder):
         rates = OptimizerSettings({"und": 1e-3, "gen": 2e-3, "vision": 1e-3})
         options = {
             "folder": folder, "engine": EngineSettings(rates, zero_stage=stage), "law": world.law(),
-            "loss": RLLossSettings(clip_image=1e-2), "max_pack_tokens": 330, "collective_timeout": 120.0,
+            "loss": RLLossSettings(clip_image=1e-2), "max_pack_tokens": 330, "collective_timeout": 300.0,
         }  # fmt: skip
         return LearnerSettings(**(options | changes))
 
@@ -168,7 +168,7 @@ def ranks_of(settings, world_size):
     actor = ray.remote(Learner)
     options = actor_options(threads=1, cpus=0.5)
     ranks = Ranks("learner", lambda rank: actor.options(**options).remote(settings, rank, world_size), world_size)
-    ranks.start(timeout=240.0)
+    ranks.start(timeout=400.0)
     return ranks
 
 
@@ -181,15 +181,15 @@ def test_two_ranks_in_ray_equal_one_in_this_process(local_ray, settings, groups,
 
     ranks = ranks_of(options, 2)
     refs = [ray.put(group) for group in groups]
-    tables = ranks.call("check_ratio", *refs, timeout=120.0)
+    tables = ranks.call("check_ratio", *refs, timeout=300.0)
     assert tables[0] == tables[1] and len(tables[0]) > 6
-    found = [ranks.call("train", *refs, timeout=120.0) for _ in range(3)]
+    found = [ranks.call("train", *refs, timeout=300.0) for _ in range(3)]
     for mine, theirs in zip(expected, found):
         for rank in (0, 1):
             assert theirs[rank].keys() == mine.keys()
             for name, value in mine.items():
                 assert theirs[rank][name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
-    first, second = ranks.call("publish", 4, timeout=120.0)
+    first, second = ranks.call("publish", 4, timeout=300.0)
     assert second is None
     for name, array in weights(alone).items():
         np.testing.assert_allclose(first.arrays[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -199,7 +199,7 @@ def test_two_ranks_in_ray_equal_one_in_this_process(local_ray, settings, groups,
 def test_a_rank_that_dies_ends_the_wait_at_once_and_is_named(local_ray, settings, groups):
     ranks = ranks_of(settings(), 2)
     refs = [ray.put(group) for group in groups]
-    ranks.call("check_ratio", *refs, timeout=120.0)
+    ranks.call("check_ratio", *refs, timeout=300.0)
     pid = ray.get(ranks._actors[1].__ray_call__.remote(lambda learner: os.getpid()), timeout=30)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RankError, match="learner [01] died during train"):

@@ -70,7 +70,7 @@ def make_world(folder) -> TinyWorld:
     torch.manual_seed(0)
     corpus = ["a red circle above a blue square", "nothing to change", "the square is missing"] * 3
     tokenizer = train_tokenizer(corpus, 290, folder)
-    model = initialize(UnifiedModel(CONFIG, tokenizer.special), seed=0)
+    model = initialize(UnifiedModel(CONFIG, tokenizer.special), 0, (2, 2), (2, 2))
     torch.nn.init.normal_(model.llm2vae.weight, std=0.1, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         model.language_model.lm_head.weight[tokenizer.special.eos, 0] = 4.0  # some texts end by themselves
