@@ -125,7 +125,7 @@ def row_encoder(folder: Folder) -> RowEncoder:
     from irg_rl.model.transforms import Resize
 
     table = config.max_latent_size * config.pixels_per_token
-    vae_resize = Resize(table, min(512, config.pixels_per_token), config.pixels_per_token)
+    vae_resize = Resize(table, table // 2, config.pixels_per_token)  # BAGEL: 1024, 512, 16
     return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config))
 
 
