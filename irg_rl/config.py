@@ -303,7 +303,6 @@ class RLRecipe(Section):
     """Decay of the averaged weights that evaluation and `models/rl` use; None: the weights of the last update."""
     probe_every: int = Field(0, ge=0)
     """Updates between gradient norms of the image loss alone (does it reach the understanding expert?); 0: never."""
-    evaluate_every: Positive = 20
     checkpoint_every: Positive = 20
 
 
@@ -318,7 +317,6 @@ class EngineRecipe(Section):
     deadline_s: Rate = 300.0
     """Longest wait for any answer of an actor."""
     keep_checkpoints: Positive = 2
-    activation_checkpointing: bool = False
 
 
 class EvaluationRecipe(Section):

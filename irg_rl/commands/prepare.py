@@ -79,7 +79,10 @@ def make_base(run: Run, facts: dict) -> None:
         )
     tokenizer = load_tokenizer(run.path(TOKENIZER))
     model = UnifiedModel(recipe.model.model_copy(update={"vae": vae.config}), tokenizer.special)
-    save_folder(initialize(model, recipe.seed), vae, tokenizer, run.path(BASE))
+    height, width = recipe.sampling.image_size
+    patch = recipe.model.vit.patch_size
+    initialize(model, recipe.seed, vae.grid(height, width), (height // patch, width // patch))
+    save_folder(model, vae, tokenizer, run.path(BASE))
 
 
 def base_folder(run: Run) -> Path:

@@ -5,14 +5,23 @@ import math
 import torch
 from torch import nn
 
+from irg_rl.model.pack import grid_ids
 from irg_rl.model.unified import UnifiedModel
+
+CONTENT = 0.3
+"""Scale of image content beside the position table at the start."""
 
 
 @torch.no_grad()
-def initialize(model: UnifiedModel, seed: int) -> UnifiedModel:
+def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: tuple[int, int]) -> UnifiedModel:
     """Normal weights with standard deviation 1/sqrt(fan in), so every layer keeps the scale of its input; matrices that
     write to the residual stream are divided by sqrt(2 * layers) (GPT-2); biases 0; the velocity head starts at 0, as
     BAGEL's does. Both experts start independently. Norm weights keep their 1 and tables their sines.
+
+    `grid` and `vit_grid` are the token grids of the images to come. On a few rows and columns the sin-cos table is
+    nearly constant: neighbours differ by a fiftieth of its energy, which unit-variance content buries. So content
+    starts small beside the *varying* part of the table, and the biases take its mean away; attention between the same
+    places of two images is then found sooner.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = math.sqrt(2 * model.config.llm.num_hidden_layers)
@@ -29,4 +38,12 @@ def initialize(model: UnifiedModel, seed: int) -> UnifiedModel:
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
     model.llm2vae.weight.zero_()
     model.language_model.lm_head.weight.mul_(0.1)
+    model.time_embedder.mlp[2].weight.mul_(CONTENT)
+    for layer, table, cells in (
+        (model.vae2llm, model.latent_pos_embed, grid),
+        (model.connector.fc2, model.vit_pos_embed, vit_grid),
+    ):
+        layer.weight.mul_(CONTENT)
+        ids = torch.from_numpy(grid_ids(cells, table.side))
+        layer.bias.copy_(-table(ids).mean(0))
     return model

@@ -28,7 +28,7 @@ def meta() -> dict:
 @pytest.fixture(scope="session")
 def tiny() -> UnifiedModel:
     """A small model whose velocity head is not zero."""
-    model = initialize(UnifiedModel(tiny_config(), SPECIAL), seed=0)
+    model = initialize(UnifiedModel(tiny_config(), SPECIAL), 0, (2, 2), (2, 2))
     torch.nn.init.normal_(model.llm2vae.weight, std=0.1, generator=torch.Generator().manual_seed(1))
     return model
 

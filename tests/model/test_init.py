@@ -8,16 +8,27 @@ from tests.model.sizes import SPECIAL, tiny_config
 
 
 def test_a_seed_fixes_every_weight():
-    first, again, other = (initialize(UnifiedModel(tiny_config(), SPECIAL), seed).state_dict() for seed in (0, 0, 1))
+    first, again, other = (
+        initialize(UnifiedModel(tiny_config(), SPECIAL), seed, (2, 2), (2, 2)).state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["vae2llm.weight"], other["vae2llm.weight"])
 
 
 def test_a_new_model_predicts_no_motion_and_nearly_uniform_tokens():
-    model = initialize(UnifiedModel(tiny_config(), SPECIAL), 0)
+    model = initialize(UnifiedModel(tiny_config(), SPECIAL), 0, (2, 2), (2, 2))
     builder = model.pack_builder()
     text = builder.add_text([1, 2, 3], loss=True)
     builder.add_noise(torch.randn(4, 16), 0.5, (2, 2), text)
     out = model(builder.build())
     assert not out.velocity.any()
     assert out.logits.std() < 0.3
+
+
+def test_places_stand_out_from_content_at_the_start():
+    model = initialize(UnifiedModel(tiny_config(), SPECIAL), 0, (2, 2), (2, 2))
+    ids = torch.tensor([0, 1, model.latent_pos_embed.side, model.latent_pos_embed.side + 1])
+    places = model.latent_pos_embed(ids) + model.vae2llm.bias
+    content = model.vae2llm(torch.randn(256, model.config.latent_dim)) - model.vae2llm.bias
+    assert places.mean(0).abs().max() < 1e-5
+    assert places.square().sum(1).mean() > 0.3 * content.square().sum(1).mean()
