@@ -120,7 +120,10 @@ class RewardHub:
         """One call of a scorer, timed; values that are no numbers count as failures."""
         scorer, stats = self.scorers[name], self.stats[name]
         start = time.perf_counter()
-        answers = scorer.score(images, prompts)
+        try:
+            answers = scorer.score(images, prompts)
+        except ScorerUnavailable as error:
+            raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
         elapsed = time.perf_counter() - start
         stats.calls += 1
         stats.seconds += elapsed

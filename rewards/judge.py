@@ -33,6 +33,7 @@ YES_NO = 'Does this image show "{prompt}"? Answer yes or no.'
 WHICH = 'Which image fits the description "{prompt}" better, 1 or 2? Answer 1 or 2.'
 RETRIED_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 REFUSED_STATUS = {401, 403, 404}
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class JudgeFailure(RuntimeError):
@@ -80,8 +81,11 @@ class JudgeClient:
         cache_size: int,
         max_tokens: int,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"judge base_url {base_url!r}: give one with http:// or https://, such as http://host:8000/v1")
+        address = httpx.URL(base_url)
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ValueError(f"judge base_url {base_url!r}: give one such as http://host:8000/v1")
+        if address.userinfo or address.query:
+            raise ValueError(f"the judge's base_url on {address.host} holds a secret: put the key into api_key_env")
         if concurrency < 1 or retries < 0 or timeout <= 0 or cache_size < 0:
             raise ValueError(
                 f"judge concurrency {concurrency}, retries {retries}, timeout {timeout}, cache_size {cache_size}: "
@@ -96,7 +100,8 @@ class JudgeClient:
         self.model = model
         self.concurrency, self.retries, self.backoff = concurrency, retries, backoff
         self.cache_size, self.max_tokens = cache_size, max_tokens
-        self.http = httpx.Client(headers=headers, timeout=timeout, trust_env=False)
+        # A proxy from the environment would not find a judge on this machine.
+        self.http = httpx.Client(headers=headers, timeout=timeout, trust_env=address.host not in LOOPBACK)
         self.cache: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self.lock = threading.Lock()
         self.sent = 0  # requests that left, retries included

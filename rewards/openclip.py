@@ -93,8 +93,9 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
         kind = architecture or "an open_clip folder"
         raise ScorerUnavailable(f"{path} cannot be loaded as {kind}: {error}") from error
     model.eval().requires_grad_(False)
+    dtype = open_clip.get_input_dtype(precision) or torch.float32
     tokenizer = make_tokenizer(path, config) if path.is_dir() else open_clip.get_tokenizer(name)
-    return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"], open_clip.get_input_dtype(precision))
+    return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"], dtype)
 
 
 def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rewards import openclip
 from rewards.hps import letterbox_batch
 from rewards.openclip import TwoTower
-from rewards.world_data import Pair, World
+from rewards.world_data import Ranking, World
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -67,55 +67,64 @@ def train_hps(
     folder: str | Path,
     clip_folder: str | Path,
     steps: int = 400,
-    batch_size: int = 64,
+    batch_size: int = 32,
     learning_rate: float = 5e-4,
     seed: int = 0,
-    held_out: int = 512,
+    held_out: int = 256,
     progress: Progress = quiet,
 ) -> dict[str, float]:
-    """The HPSv2 recipe: fine-tune CLIP so that softmax(scale * cosine) over the two pictures of a prompt predicts which
-    one was chosen.
+    """The HPSv2 recipe: fine-tune CLIP so that softmax(scale * cosine) over two pictures of a prompt predicts which one
+    was preferred, on all pairs of `batch_size` rankings per step.
 
-    Returns, on held-out pairs: `held_out_agreement`, how often the higher score is the chosen picture, and
+    Returns, on `held_out` rankings: `held_out_agreement`, how often the higher score is the preferred picture, and
     `verifier_disagreement`, how often it contradicts the verifier where the verifier sees a difference."""
     tower = openclip.load(clip_folder)
     world = World(seed)
-    fit_scale(tower, world.pairs(256))
+    fit_scale(tower, world.rankings(128))
     optimizer, schedule = make_optimizer(tower.model, steps, learning_rate)
     tower.model.train().requires_grad_(True)
     for step in range(steps):
-        pairs = world.pairs(batch_size)
-        logits = tower.model.logit_scale.exp() * pair_cosines(tower, pairs)
-        chosen = torch.tensor([0 if pair.first_is_chosen else 1 for pair in pairs])
-        loss = cross_entropy(logits, chosen)
+        loss = preference_loss(tower, world.rankings(batch_size))
         take_step(tower.model, optimizer, schedule, loss)
         progress(step + 1, steps, {"loss": loss.item()})
     tower.model.eval().requires_grad_(False)
     Path(folder).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(clip_folder) / openclip.MERGES, Path(folder) / openclip.MERGES)
     openclip.save(folder, tower, {"resize_mode": "longest", "fill_color": 0})
-    return agreement(tower, World(seed + HELD_OUT_SEED).pairs(held_out))
+    return agreement(tower, World(seed + HELD_OUT_SEED).rankings(held_out))
 
 
-def pair_cosines(tower: TwoTower, pairs: Sequence[Pair]) -> Float[Tensor, "B 2"]:
-    """Cosine of each pair's prompt with its first and its second picture; differentiable."""
-    images = np.stack([image for pair in pairs for image in (pair.first, pair.second)])
-    pixels = letterbox_batch(images, tower.size)
-    image_features = tower.model.encode_image(pixels, normalize=True).unflatten(0, (len(pairs), 2))
-    text_features = openclip.encode_text(tower.model, tower.tokenizer([pair.prompt.text for pair in pairs]))
-    return torch.einsum("bid,bd->bi", image_features, text_features)
+def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"]:
+    """Cosine of each prompt with each of its pictures; differentiable."""
+    images = np.stack([image for ranking in rankings for image in ranking.images])
+    features = tower.model.encode_image(letterbox_batch(images, tower.size), normalize=True)
+    texts = openclip.encode_text(tower.model, tower.tokenizer([ranking.prompt.text for ranking in rankings]))
+    return torch.einsum("bkd,bd->bk", features.unflatten(0, (len(rankings), -1)), texts)
+
+
+def differences(values: Float[Tensor, "B K"]) -> Float[Tensor, "B*P"]:
+    """value_i - value_j of all P = K (K - 1) / 2 pairs i < j."""
+    first, second = torch.triu_indices(values.shape[1], values.shape[1], offset=1)
+    return (values[:, first] - values[:, second]).flatten()
+
+
+def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, ""]:
+    """Mean over all pairs of -log softmax(scale * cosine)[preferred]; with two pictures the softmax is a sigmoid of the
+    difference."""
+    logits = tower.model.logit_scale.exp() * differences(cosines(tower, rankings))
+    preferred = differences(torch.tensor([ranking.liking for ranking in rankings])) > 0
+    return binary_cross_entropy_with_logits(logits, preferred.float())
 
 
 @torch.no_grad()
-def fit_scale(tower: TwoTower, pairs: Sequence[Pair]) -> None:
-    """Set the logit scale to the power of two under which the untuned model predicts choices best.
-
-    A contrastive scale is far too sure about pairs: the first hundred steps would go into lowering it."""
-    cosines = pair_cosines(tower, pairs)
-    chosen = torch.tensor([0 if pair.first_is_chosen else 1 for pair in pairs])
-    scales = [2.0**k for k in range(8)]
-    best = min(scales, key=lambda scale: cross_entropy(scale * cosines, chosen).item())
-    tower.model.logit_scale.fill_(math.log(best))
+def fit_scale(tower: TwoTower, rankings: Sequence[Ranking]) -> None:
+    """Set the logit scale to the power of two under which the untuned model predicts preferences best: a contrastive
+    scale is far too sure about pairs of one prompt."""
+    losses = {}
+    for scale in (2.0**k for k in range(8)):
+        tower.model.logit_scale.fill_(math.log(scale))
+        losses[scale] = preference_loss(tower, rankings).item()
+    tower.model.logit_scale.fill_(math.log(min(losses, key=losses.get)))
 
 
 def make_optimizer(
@@ -159,15 +168,13 @@ def matching(tower: TwoTower, n: int, seed: int) -> float:
 
 
 @torch.no_grad()
-def agreement(tower: TwoTower, pairs: Sequence[Pair]) -> dict[str, float]:
-    """How often the higher score is the chosen picture, and how often it is the one the verifier puts lower."""
-    cosines = pair_cosines(tower, pairs)
-    prefers_first = cosines[:, 0] > cosines[:, 1]
-    chosen = torch.tensor([pair.first_is_chosen for pair in pairs])
-    graded = torch.tensor([pair.graded for pair in pairs])
-    differs: Bool[Tensor, "B"] = graded[:, 0] != graded[:, 1]
-    against = (prefers_first != (graded[:, 0] > graded[:, 1]))[differs]
+def agreement(tower: TwoTower, rankings: Sequence[Ranking]) -> dict[str, float]:
+    """Over all pairs: how often the higher score is the preferred picture, and how often the verifier's lower one."""
+    score = differences(cosines(tower, rankings))
+    liking = differences(torch.tensor([ranking.liking for ranking in rankings]))
+    graded = differences(torch.tensor([ranking.graded for ranking in rankings]))
+    differs = graded != 0
     return {
-        "held_out_agreement": (prefers_first == chosen).float().mean().item(),
-        "verifier_disagreement": against.float().mean().item(),
+        "held_out_agreement": ((score > 0) == (liking > 0)).float().mean().item(),
+        "verifier_disagreement": ((score > 0) != (graded > 0))[differs].float().mean().item(),
     }

@@ -4,6 +4,7 @@ import numpy as np
 
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.reading import read_batch
+from irg_rl.shapes_world.scene import WORLD
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Score, require_pairs
 
@@ -21,11 +22,16 @@ class VerifierScorer:
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
-        return [self._one(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
-
-    def _one(self, image: Image, prompt: Prompt) -> Score:
-        try:
-            return judge(read_batch(np.asarray(image)[None])[0], prompt.metadata).score
-        except ValueError as error:
-            self.last_error = f"prompt {prompt.id!r}: {error}"
-            return None
+        scores: list[Score] = [None] * len(images)
+        side = WORLD.pixels
+        readable = [i for i, image in enumerate(images) if image.shape == (side, side, 3)]
+        if len(readable) < len(images):
+            self.last_error = f"an image is not {side} x {side} pixels, the size of the shapes world"
+        if not readable:
+            return scores
+        for i, reading in zip(readable, read_batch(np.stack([images[i] for i in readable])), strict=True):
+            try:
+                scores[i] = judge(reading, prompts[i].metadata).score
+            except ValueError as error:
+                self.last_error = f"prompt {prompts[i].id!r}: {error}"
+        return scores

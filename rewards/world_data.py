@@ -1,4 +1,4 @@
-"""Pictures with captions and pairs with preferences, drawn from the shapes world for the scorers trained on the spot.
+"""Pictures with captions and ranked pictures, drawn from the shapes world for the scorers trained on the spot.
 
 Only prompts of the train split, and sentences whose set of constraints belongs to it, are ever used.
 """
@@ -22,21 +22,21 @@ from irg_rl.trajectory import Prompt
 from rewards.base import Image
 
 PROMPTS = 4000  # train prompts the scorers draw from
-MAX_DEFECTS = 3
-# A person's choice between two pictures, as utilities: what is right counts most, then how well it is painted.
+RANKED = 4  # pictures of one prompt that are compared with each other
+DEFECTS = (0, 0, 1, 1, 2, 3)
+# A person's liking of a picture, as a utility: what is right counts most, then how well it is painted.
 PAINTERS = ("clean", "clean", "blurred", "noisy")
-CORRECTNESS, QUALITY, CHOICE_NOISE = 8.0, 2.0, 1.0
+CORRECTNESS, QUALITY, LIKING_NOISE = 8.0, 2.0, 0.7
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two pictures of one prompt and which one was chosen, as people would: mostly, not always, the better one."""
+class Ranking:
+    """Pictures of one prompt and how a person liked them: mostly, not always, the better ones more."""
 
     prompt: Prompt
-    first: Image
-    second: Image
-    first_is_chosen: bool
-    graded: tuple[float, float]  # the verifier's scores: for reports, never for training
+    images: tuple[Image, ...]
+    liking: tuple[float, ...]
+    graded: tuple[float, ...]  # the verifier's scores: for reports, never for training
 
 
 class World:
@@ -71,21 +71,20 @@ class World:
             captions += [prompt.text, caption]
         return scenes[:n], captions[:n]
 
-    def pairs(self, n: int) -> list[Pair]:
-        """`n` preference pairs: pictures with no, few or more defects, clean, blurred or noisy."""
-        return [self._pair() for _ in range(n)]
+    def rankings(self, n: int) -> list[Ranking]:
+        """`n` prompts with pictures of no, few or more defects, clean, blurred or noisy."""
+        return [self._ranking() for _ in range(n)]
 
-    def _pair(self) -> Pair:
+    def _ranking(self) -> Ranking:
         prompt = self.rng.choice(self.prompts)
         scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
-        fewer, more = sorted(self.rng.sample(range(MAX_DEFECTS + 1), 2)) if self.rng.random() < 0.8 else (0, 0)
-        options = [self._picture(scene, prompt, defects) for defects in self.rng.sample((fewer, more), 2)]
-        (first, u, g), (second, v, h) = options
-        advantage = u - v + CHOICE_NOISE * self.rng.gauss(0, 1)
-        return Pair(prompt, first, second, advantage > 0, (g, h))
+        pictures = [self._picture(scene, prompt, self.rng.choice(DEFECTS)) for _ in range(RANKED)]
+        images, utilities, graded = zip(*pictures)
+        liking = tuple(utility + LIKING_NOISE * self.rng.gauss(0, 1) for utility in utilities)
+        return Ranking(prompt, images, liking, graded)
 
     def _picture(self, scene: Scene, prompt: Prompt, defects: int) -> tuple[Image, float, float]:
-        """A picture with so many defects, its utility for the chooser, and the verifier's score of it."""
+        """A picture with so many defects, its utility to a person, and the verifier's score of it."""
         if self.rng.random() < 0.5:
             scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
         if defects:

@@ -203,10 +203,19 @@ def test_a_preference_with_one_failed_order_is_none():
     ("settings", "message"),
     [
         ({"base_url": "localhost:80"}, "http://"),
+        ({"base_url": "http://user:sk-secret@host/v1"}, "put the key into api_key_env"),
+        ({"base_url": "http://host/v1?key=sk-secret"}, "put the key into api_key_env"),
         ({"question": "Is it good?"}, "lacks {prompt}"),
         ({"timeout": 0}, "timeout 0"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refusal:
         JudgeScorer(**{"base_url": "http://127.0.0.1:1/v1"} | settings)
+    assert "sk-secret" not in str(refusal.value)
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_a_judge_on_this_machine(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with endpoint(always(200, completion("yes"))) as (url, _):
+        assert JudgeScorer(url, retries=0, **FAST).score([image(1)], [PROMPT]) == [1.0]

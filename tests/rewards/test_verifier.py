@@ -1,0 +1,37 @@
+"""The verifier scores pixels against metadata and never guesses."""
+
+import random
+
+import numpy as np
+
+from irg_rl.shapes_world.check import judge
+from irg_rl.shapes_world.prompts import make_prompts
+from irg_rl.shapes_world.reading import scene_reading
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.scenes import corrupt, sample_scene
+from irg_rl.trajectory import Prompt
+from rewards.verifier import VerifierScorer
+
+
+def test_right_pictures_score_one_and_damaged_ones_their_graded_score():
+    rng = random.Random(0)
+    prompts = make_prompts(40, "train", seed=1)
+    right = [sample_scene(prompt.metadata, rng) for prompt in prompts]
+    wrong = [corrupt(scene, prompt.metadata, rng, 1) for scene, prompt in zip(right, prompts)]
+    verifier = VerifierScorer()
+    assert verifier.score([render(scene) for scene in right], prompts) == [1.0] * 40
+    expected = [judge(scene_reading(scene), prompt.metadata).score for scene, prompt in zip(wrong, prompts)]
+    scores = verifier.score([render(scene) for scene in wrong], prompts)
+    assert scores == expected
+    assert max(scores) < 1
+
+
+def test_what_it_cannot_judge_is_a_failure_and_the_rest_is_scored():
+    [prompt] = make_prompts(1, "train", seed=1)
+    picture = render(sample_scene(prompt.metadata, random.Random(0)))
+    verifier = VerifierScorer()
+    assert verifier.score([picture, picture], [Prompt("mine", "a photo of a cat"), prompt]) == [None, 1.0]
+    assert "'mine'" in verifier.last_error
+    assert verifier.score([np.zeros((64, 64, 3), np.uint8), picture], [prompt, prompt]) == [None, 1.0]
+    assert "not 32 x 32" in verifier.last_error
+    assert verifier.score([], []) == []
