@@ -192,6 +192,8 @@ def test_two_ranks_in_ray_equal_one_in_this_process(local_ray, settings, groups,
     first, second = ranks.call("publish", 4, timeout=300.0)
     assert second is None
     for name, array in weights(alone).items():
+        if name.startswith("vit_model") and name.endswith("k_proj.bias"):
+            continue  # its gradient is zero by construction, so Adam makes steps of rounding noise
         np.testing.assert_allclose(first.arrays[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
     ranks.stop()
 

