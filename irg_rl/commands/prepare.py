@@ -28,7 +28,7 @@ TOKENIZER = "world/tokenizer"
 HELD_OUT = 512
 """Held-out pairs on which the scorers trained on the spot are tested."""
 CHECKED = 500
-"""Held-out reconstructions the checker looks at."""
+"""Held-out reconstructions the checker looks at, at most."""
 
 
 def make_world(run: Run) -> None:
@@ -71,7 +71,7 @@ def make_base(run: Run, facts: dict) -> None:
     scenes = np.stack([render(sample_scene(p.metadata, rng)) for p in prompts_of(run, "train")[:CHECKED]])
     share = checker_agreement(scenes, reconstruct(vae, scenes))
     facts["checker_agreement"] = share
-    console.print(f"autoencoder: the checker reads {share:.1%} of {CHECKED} held-out reconstructions as the originals")
+    console.print(f"autoencoder: the checker reads {share:.1%} of {len(scenes)} held-out images as before")
     if share < recipe.vae.min_checker_agreement:
         raise RunError(
             f"autoencoder: the checker reads only {share:.1%} of the reconstructions like their originals, the recipe "

@@ -110,7 +110,9 @@ class Loop:
         )  # fmt: skip
         self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)
         self.critics.wait_until_serving(1, WARM_UP_S)
-        if saved:
+        if saved:  # the actors were started, and sent weights, before the checkpoint was read
+            answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=WARM_UP_S)
+            require_acknowledged(self.learners.message.version, self.learners.message.digest, answers)
             collector.resume(self.learners.updates)
         with bar("RL", recipe.updates, self.learners.updates) as progress:
             while self.learners.updates < recipe.updates:

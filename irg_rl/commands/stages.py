@@ -51,7 +51,7 @@ def work(run: Run) -> None:
             if first is not None:
                 step(run, "sft1", lambda facts: train_stage(run, "sft1", last, first, tracker, facts))
                 last = "sft1"
-            if first is not None and second is not None and recipe.world.own_images:
+            if first is not None and second is not None and recipe.world.own_images and recipe.sft.data is None:
                 step(run, "own_images", lambda facts: draw_own_images(run, "sft1", facts))
             if second is not None:
                 step(run, "sft2", lambda facts: train_stage(run, "sft2", last, second, tracker, facts))
