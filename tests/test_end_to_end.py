@@ -124,7 +124,8 @@ def test_two_learner_ranks_end_where_one_does(whole, tmp_path):
     from safetensors.torch import load_file
 
     run = fork(whole, tmp_path / "ranks")
-    shutil.copytree(whole / "models" / "sft2", run / "models" / "sft2")
+    for folder in ("models/sft2", "evaluation"):
+        shutil.copytree(whole / folder, run / folder)
     stages = json.loads((whole / "stages.json").read_text())
     done = {name: entry for name, entry in stages.items() if name not in ("rl", "evaluate_rl", "report")}
     (run / "stages.json").write_text(json.dumps(done))
