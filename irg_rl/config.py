@@ -321,7 +321,7 @@ class EngineRecipe(Section):
 
 class EvaluationRecipe(Section):
     prompts: Positive = 300
-    turns: Positive = 4
+    turns: Annotated[int, Field(ge=2)] = 4
     batch_size: Positive = 64
     seed: int = 1234
     strips: Positive = 12

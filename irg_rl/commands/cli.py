@@ -96,7 +96,7 @@ def resume(run: RunFolder) -> None:
 def evaluate(
     target: Annotated[Path, typer.Argument(help="a run folder or a checkpoint folder inside one")],
     prompts: Annotated[int | None, typer.Option(help="how many held-out prompts")] = None,
-    turns: Annotated[int | None, typer.Option(help="images per trajectory at most")] = None,
+    turns: Annotated[int | None, typer.Option(min=2, help="images per trajectory at most")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the evaluation")] = None,
     out: Annotated[Path | None, typer.Option(help="json to write; default: evaluation/ of the run")] = None,
 ) -> None:

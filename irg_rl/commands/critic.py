@@ -67,7 +67,7 @@ class Critic:
         summary = credit.assign(group, chosen.scheme, chosen.weights, how=chosen.how, options=chosen.options)
         values = credit.combine(group, chosen.weights, "sum")
         valid = [q for q in values if None not in q]
-        first, last = (sum(q[k] for q in valid) / max(len(valid), 1) for k in (0, -1))
+        first, last = (sum(q[k] for q in valid) / len(valid) if valid else float("nan") for k in (0, -1))
         return self._verdict(group, summary, first, last), group
 
     def log(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from rollouts.sampler import Sampler
 
 def model_folder(target: Path) -> Path:
     """A model folder as given, or the last one of a run."""
-    for folder in (target, *(target / "models" / name for name in ("rl", "sft2", "sft1"))):
+    for folder in (target, *(target / "models" / name for name in ("rl", "sft2", "sft1", "pretrain"))):
         if (folder / "ema.safetensors").is_file():
             return folder
     raise RunError(f"{target}: no model folder (ema.safetensors) and no run with a trained model")

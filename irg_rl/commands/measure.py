@@ -17,7 +17,6 @@ from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.report.samples import Sample, from_trajectory, save_samples
-from irg_rl.shapes_world.teacher import is_stop
 from irg_rl.trajectory import Prompt, Trajectory
 from rewards.hub import RewardHub
 from rollouts.controls import redraw, shuffled_reflections
@@ -38,7 +37,7 @@ class Evaluator:
         guidance = None if guidance.text_scale <= 1 and guidance.image_scale <= 1 else guidance
         return Sampler(
             folder.model.eval(), folder.autoencoder, folder.tokenizer, recipe.sampling,
-            guidance=guidance, is_stop=is_stop,
+            guidance=guidance,
         )  # fmt: skip
 
     def sample(self, sampler: Sampler, requests: list[Request], turns: int, title: str) -> list[Trajectory]:
@@ -138,7 +137,7 @@ def evaluate_target(target: Path, prompts: int | None, turns: int | None, seed: 
     folder = target if (target / "ema.safetensors").is_file() else None
     run = Run.open(target if folder is None else target.parent.parent)
     if folder is None:
-        names = [name for name in ("rl", "sft2", "sft1") if run.path("models", name).is_dir()]
+        names = [name for name in ("rl", "sft2", "sft1", "pretrain") if run.path("models", name).is_dir()]
         if not names:
             raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` goes on with the run")
         folder = run.path("models", names[0])

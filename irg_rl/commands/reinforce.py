@@ -156,10 +156,11 @@ class Loop:
     def _check_ratio(self, groups: list) -> None:
         rows = self.learners.check_ratio(groups)
         write_json(self.run.path("evaluation", "ratio_check.json"), {"kind": "ratio_check", "rows": rows})
+        holding = sum(row["max"] <= row["limit"] for row in rows)
         worst = max(rows, key=lambda row: row["max"] / row["limit"])
         console.print(
-            f"ratio check: {len(rows)} (modality, turn, step) places agree; the worst is {worst['modality']} of turn "
-            f"{worst['turn']}: {worst['max']:.2g} of {worst['limit']:.2g} allowed"
+            f"ratio check: {holding} of {len(rows)} (modality, turn, step) places agree; the worst is "
+            f"{worst['modality']} of turn {worst['turn']}: {worst['max']:.2g} of {worst['limit']:.2g} allowed"
         )
 
 
@@ -171,8 +172,8 @@ def summary(verdicts: list[Verdict]) -> dict[str, float]:
         "images": sum(v.images for v in verdicts) / trajectories,
         "text_tokens": sum(v.text_tokens for v in verdicts) / trajectories,
         "dropped_samples": sum(v.dropped for v in verdicts),
-        "reward/first": sum(v.first for v in verdicts) / len(verdicts),
-        "reward/last": sum(v.last for v in verdicts) / len(verdicts),
+        "reward/first": _mean([v.first for v in verdicts]),
+        "reward/last": _mean([v.last for v in verdicts]),
     }
     for name in verdicts[0].means:
         for turn in range(max(len(v.counts) for v in verdicts)):
@@ -183,3 +184,7 @@ def summary(verdicts: list[Verdict]) -> dict[str, float]:
     return out
 
 
+def _mean(values: list[float]) -> float:
+    """Over the groups that have a reward; a failed one is no number."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else float("nan")
