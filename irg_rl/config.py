@@ -279,6 +279,10 @@ class RLRecipe(Section):
         "trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"
     ] = "turn"
     gamma: Share = 1.0
+    gae_lambda: Share = 1.0
+    """credit verifier_gae: lambda of its returns; unbiased at 1 only."""
+    edit_price: float = Field(0.0, ge=0)
+    """credit verifier_gae: taken from the reward for every image after the first."""
     std_floor: float = Field(0.05, ge=0)
     advantage_clip: Rate = 5.0
     malformed_penalty: float = Field(1.0, ge=0)

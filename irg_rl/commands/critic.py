@@ -22,7 +22,12 @@ class CreditSettings:
     def of(cls, recipe: Recipe) -> "CreditSettings":
         rl = recipe.rl
         options = credit.Options(
-            gamma=rl.gamma, std_floor=rl.std_floor, clip=rl.advantage_clip, malformed_penalty=rl.malformed_penalty
+            gamma=rl.gamma,
+            lam=rl.gae_lambda,
+            price=rl.edit_price,
+            std_floor=rl.std_floor,
+            clip=rl.advantage_clip,
+            malformed_penalty=rl.malformed_penalty,
         )
         weights = {s.name: s.weight for s in recipe.rewards.scorers if not s.held_out}
         return cls(rl.credit, weights, recipe.rewards.combine, options)
