@@ -117,25 +117,3 @@ def test_a_killed_rollout_actor_loses_no_group_and_changes_nothing(whole, tmp_pa
     assert facts["losses"], "the fleet noticed nothing: the actor was killed too late"
     assert facts["admitted"] == facts["trained"] + facts["dropped"] + facts["cancelled"]
     assert weights(run, "rl") == weights(whole, "rl")
-
-
-def test_two_learner_ranks_end_where_one_does(whole, tmp_path):
-    import torch
-    from safetensors.torch import load_file
-
-    run = fork(whole, tmp_path / "ranks")
-    for folder in ("models/sft2", "evaluation"):
-        shutil.copytree(whole / folder, run / folder)
-    stages = json.loads((whole / "stages.json").read_text())
-    done = {name: entry for name, entry in stages.items() if name not in ("rl", "evaluate_rl", "report")}
-    (run / "stages.json").write_text(json.dumps(done))
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["engine"]["learner_ranks"] = 2
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    finish(command("resume", str(run)))
-    one, two = (load_file(r / "models" / "rl" / "ema.safetensors") for r in (whole, run))
-    before = load_file(whole / "models" / "sft2" / "ema.safetensors")
-    moved = max((one[name] - before[name]).abs().max().item() for name in one)
-    apart = max((one[name] - two[name]).abs().max().item() for name in one)
-    assert moved > 0 and apart < 0.05 * moved, (apart, moved)
-    assert not torch.equal(one["llm2vae.weight"], before["llm2vae.weight"])
