@@ -66,7 +66,7 @@ def train_clip(
 def train_hps(
     folder: str | Path,
     clip_folder: str | Path,
-    steps: int = 400,
+    steps: int = 600,
     batch_size: int = 32,
     learning_rate: float = 5e-4,
     seed: int = 0,
