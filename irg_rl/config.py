@@ -10,6 +10,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,12 @@ SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 OWN_ROWS = "own"
 """Folder of the rows made from the model's own images, among those of `sft.data`."""
 
+STAGES = (
+    "world", "vae", "scorers", "pretrain", "sft1", "own_images", "sft2", "evaluate_sft", "rl", "evaluate_rl", "report",
+    "sft_continued", "evaluate_sft_continued",
+)  # fmt: skip
+"""What a run goes through, in order, and the two that `irg-rl baseline` adds: the keys of `budget_minutes`."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0)]
@@ -40,7 +47,6 @@ class WorldRecipe(Section):
     """The embedded shapes world: prompts and rows that a run makes for itself."""
 
     sft_rows: dict[str, int] = {
-        "base_drawing": 8000,
         "base_reading": 8000,
         "base_editing": 8000,
         "initial_thinking_understanding_learning": 1500,
@@ -114,6 +120,9 @@ class OptimizerRecipe(Section):
     """Learning rate of the generation expert; None: `lr`."""
     vision_lr: float | None = None
     """Learning rate of vision tower and connector; None: `lr`."""
+    muon_lr: float | None = Field(None, gt=0)
+    """Learning rate of Muon for the matrices of all layers, AdamW keeps the rest; None: AdamW alone. For training from
+    scratch; needs ZeRO stage 0."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: Rate = 1e-8
     weight_decay: float = Field(0.0, ge=0)
@@ -163,6 +172,8 @@ class SFTRecipe(Section):
     stage2: Stage | None = None
     """Whole trajectories; goes on from stage 1, or from `init_from` where there is none."""
     dropout: Dropout = Dropout()
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    """ZeRO stage of the SFT engine; None: `engine.zero_stage`."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.995
     validate_every: Positive = 200
     checkpoint_every: Positive = 500
@@ -194,7 +205,7 @@ class SamplingRecipe(Section):
     points: Annotated[int, Field(ge=2)] = 12
     """Time points of the flow including t = 0: `points - 1` model calls per image."""
     shift: Rate = 1.0
-    image_size: tuple[int, int] = (32, 32)
+    image_size: tuple[int, int] = (24, 24)
     """Height and width of drawn images in pixels."""
     system_prompt: str = ""
 
@@ -209,6 +220,10 @@ class GuidanceRecipe(Section):
     renorm: Literal["global", "channel", "text_channel"] = "text_channel"
     first_renorm: Literal["global", "channel", "text_channel"] = "global"
     renorm_min: Share = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        return self.text_scale > 1 or self.image_scale > 1
 
 
 class NoiseRecipe(Section):
@@ -269,15 +284,16 @@ class RewardRecipe(Section):
 
 
 class RLRecipe(Section):
+    seed: int | None = None
+    """Seed of RL: the order of its prompts and every random number of its samples. None: the recipe's. World, SFT and
+    evaluation keep the recipe's, so that several seeds of RL share them (`irg-rl fork`)."""
     updates: Positive = 60
     groups: Positive = 8
     """Prompts per update."""
     group_size: Annotated[int, Field(ge=2)] = 8
     prompts: str | None = None
     """jsonl of prompts with metadata; None: the world's training prompts."""
-    credit: Literal[
-        "trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"
-    ] = "turn"
+    credit: Literal["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"] = "turn"
     gamma: Share = 1.0
     gae_lambda: Share = 1.0
     """credit verifier_gae: lambda of its returns; unbiased at 1 only."""
@@ -342,6 +358,12 @@ class GateRecipe(Section):
     margin: Share = 0.15
     """Repair must exceed both controls by this much."""
 
+    @field_validator("mode", mode="before")
+    @classmethod
+    def on_and_off_may_be_bare(cls, mode: Any) -> Any:
+        """YAML reads a bare on or off as a truth value."""
+        return ("on" if mode else "off") if isinstance(mode, bool) else mode
+
 
 class TrackingRecipe(Section):
     wandb: bool = True
@@ -372,6 +394,14 @@ class Recipe(Section):
     gate: GateRecipe = GateRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
 
+    @field_validator("budget_minutes")
+    @classmethod
+    def stages_are_known(cls, budget: dict[str, float]) -> dict[str, float]:
+        unknown = [stage for stage in budget if stage not in STAGES]
+        if unknown:
+            raise ValueError("\n".join(f"unknown stage {stage!r}{_nearest(stage, STAGES)}" for stage in unknown))
+        return budget
+
     @model_validator(mode="after")
     def settings_fit_together(self):
         problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_the_world()
@@ -386,6 +416,12 @@ class Recipe(Section):
             problems.append(
                 f"sampling.image_size {list(self.sampling.image_size)}: sides must be multiples of {pixels} pixels "
                 f"(one latent token) and at most {pixels * table} (model.max_latent_size)"
+            )
+        smallest = pixels * table // 2
+        if self.sft is not None and min(self.sampling.image_size) < smallest:
+            problems.append(
+                f"sampling.image_size {list(self.sampling.image_size)}: SFT enlarges smaller pictures to {smallest} "
+                f"pixels (half of model.max_latent_size {table}): these would be drawn in a size never trained"
             )
         guidance = self.evaluation.guidance
         if guidance.image_scale > 1 >= guidance.text_scale:
@@ -407,6 +443,15 @@ class Recipe(Section):
             problems.append(f"rl.noise.window_size {size} is wider than rl.noise.window_range [{low}, {high})")
         if not self.rewards.scorers:
             problems.append("rl needs a reward: add a scorer to rewards.scorers")
+        credit = self.rl.credit
+        if credit in ("improvement", "umm") and self.rewards.combine == "zscore_sum":
+            problems.append(
+                f"rl.credit {credit} asks if an image is right, which a z-score cannot say: set rewards.combine=sum"
+            )
+        if credit in ("umm", "no_improve_clamp") and self.sampling.turns == 1:
+            problems.append(f"rl.credit {credit} trains the turns after the first: set sampling.turns to at least 2")
+        if self.rl.probe_every and self.engine.zero_stage == 3:
+            problems.append("rl.probe_every needs engine.zero_stage 0, 1 or 2: gradients are scattered under 3")
         if self.rl.groups % self.engine.learner_ranks:
             problems.append(
                 f"rl.groups {self.rl.groups} must be a multiple of engine.learner_ranks {self.engine.learner_ranks}"
@@ -419,7 +464,27 @@ class Recipe(Section):
             problems.append("engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU")
         if self.engine.dtype == "bf16" and self.engine.zero_stage < 2:
             problems.append(f"engine.dtype bf16 needs engine.zero_stage 2 or 3, found {self.engine.zero_stage}")
+        if self.rl is not None and self.rl.optimizer.muon_lr and self.engine.zero_stage:
+            problems.append("rl.optimizer.muon_lr needs engine.zero_stage 0: Muon works on whole matrices")
+        if self.sft is None:
+            return problems
+        if self.sft_zero_stage and any(stage.optimizer.muon_lr for stage in self.sft.stages.values()):
+            problems.append("sft: optimizer.muon_lr needs sft.zero_stage 0: Muon works on whole matrices")
+        if self.engine.dtype == "bf16" and self.sft_zero_stage < 2:
+            problems.append(f"engine.dtype bf16 needs sft.zero_stage 2 or 3, found {self.sft_zero_stage}")
         return problems
+
+    @property
+    def rl_seed(self) -> int:
+        """Seed of RL."""
+        own = None if self.rl is None else self.rl.seed
+        return self.seed if own is None else own
+
+    @property
+    def sft_zero_stage(self) -> int:
+        """ZeRO stage of the SFT engine."""
+        own = None if self.sft is None else self.sft.zero_stage
+        return self.engine.zero_stage if own is None else own
 
     def _of_the_world(self) -> list[str]:
         """What a recipe asks of the rows and prompts that it makes for itself."""
@@ -504,6 +569,12 @@ def _explain(problem: dict) -> list[str]:
         return [f"{setting}: {line}" if setting else line for line in lines]
     value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
     return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    """How an error goes on after an unknown word."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
 
 
 def _known_settings(location: list[str]) -> list[str]:

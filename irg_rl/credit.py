@@ -62,11 +62,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `assign` did to a group. `dead`: no segment got an advantage other than 0 from its rewards."""
+    """What `assign` did to a group. `dead`: no segment got an advantage other than 0 from its rewards; `empty`: no
+    segment got any, so that there is nothing to train on."""
 
     trained: int
     dropped: int
     dead: bool
+    empty: bool
     reward_mean: float
     reward_std: float
     coefficient: float | None = None
@@ -153,7 +155,7 @@ def assign(
     _penalise(table, samples, scheme, options)
     _write(group, {i: row for i, row in zip(valid, table)})
     mean, std = _moments([sample.q[-1] for sample in samples])
-    return Summary(len(samples), len(values) - len(samples), dead, mean, std, coefficient)
+    return Summary(len(samples), len(values) - len(samples), dead, not any(table), mean, std, coefficient)
 
 
 def trajectory(samples: list[Sample], options: Options) -> Table:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
+from irg_rl.errors import InputError
 from rewards.base import Scorer, ScorerUnavailable
 
 
@@ -21,7 +22,7 @@ class ScorerSpec:
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
-            raise ValueError(f"scorer name {self.name!r} becomes a metric name: give one without '/'")
+            raise InputError(f"scorer name {self.name!r} becomes a metric name: give one without '/'")
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":
@@ -47,7 +48,7 @@ def scorer_class(kind: str) -> Callable[..., Scorer]:
     """The constructor of a built-in kind or of one's own "package.module:Class"."""
     module, colon, attribute = KINDS.get(kind, kind).partition(":")
     if not colon:
-        raise ValueError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
+        raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
     try:
         return vars(importlib.import_module(module))[attribute]
     except (ImportError, KeyError) as error:
@@ -62,12 +63,18 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
-    """The constructor of `spec`'s kind, its option names verified; ValueError names the wrong one and the nearest."""
+    """The constructor of `spec`'s kind, its option names verified; InputError names the wrong one and the nearest, or
+    the one that is missing."""
     make = scorer_class(spec.kind)
-    known = [name for name in inspect.signature(make).parameters if name != "name"]
+    parameters = {name: p for name, p in inspect.signature(make).parameters.items() if name != "name"}
+    known = list(parameters)
     for option in spec.options:
         if option not in known:
-            raise ValueError(f"scorer {spec.name!r} has no option {option!r}{_nearest(option, known)}")
+            raise InputError(f"scorer {spec.name!r} has no option {option!r}{_nearest(option, known)}")
+    single = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    missing = [name for name, p in single.items() if p.default is p.empty and name not in spec.options]
+    if missing:
+        raise InputError(f"scorer {spec.name!r} needs the option {missing[0]!r}")
     return make
 
 

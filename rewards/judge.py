@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 from PIL import Image as PILImage
 
+from irg_rl.errors import InputError
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Preference, Score, ScorerUnavailable, require_pairs
 
@@ -81,13 +82,16 @@ class JudgeClient:
         cache_size: int,
         max_tokens: int,
     ) -> None:
-        address = httpx.URL(base_url)
+        try:
+            address = httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise InputError(f"the judge's base_url is no address ({error})") from error
         if address.scheme not in ("http", "https") or not address.host:
-            raise ValueError(f"judge base_url {base_url!r}: give one such as http://host:8000/v1")
+            raise InputError(f"judge base_url {base_url!r}: give one such as http://host:8000/v1")
         if address.userinfo or address.query:
-            raise ValueError(f"the judge's base_url on {address.host} holds a secret: put the key into api_key_env")
+            raise InputError(f"the judge's base_url on {address.host} holds a secret: put the key into api_key_env")
         if concurrency < 1 or retries < 0 or timeout <= 0 or cache_size < 0:
-            raise ValueError(
+            raise InputError(
                 f"judge concurrency {concurrency}, retries {retries}, timeout {timeout}, cache_size {cache_size}: "
                 "concurrency is at least 1, timeout above 0, the others at least 0"
             )
@@ -222,7 +226,7 @@ class JudgeScorer:
         max_tokens: int = 4,
     ) -> None:
         if "{prompt}" not in question:
-            raise ValueError(f"the judge's question {question!r} lacks {{prompt}}: it would not know what to look for")
+            raise InputError(f"the judge's question {question!r} lacks {{prompt}}: it would not know what to look for")
         self.name = name
         self.last_error = ""
         self.question = question

@@ -38,7 +38,7 @@ Preprocess = Callable[[Image], Float[Tensor, "3 S S"]]
 # tower learn no faster per step and cost half as much again.
 TINY = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 96, "head_width": 32, "patch_size": 8},
+    "vision_cfg": {"image_size": 24, "layers": 2, "width": 96, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 48, "width": 96, "heads": 3, "layers": 2},
 }
 TEXT_CHUNK = 16  # texts of similar length encoded together

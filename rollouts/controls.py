@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from irg_rl.errors import InputError
 from irg_rl.trajectory import TextSegment, Trajectory
 from rollouts.noise import hashed
 from rollouts.request import Request
@@ -34,10 +35,10 @@ def shuffled_reflections(sample: Sample, trajectories: Sequence[Trajectory], tur
     where there is none). Where the real trajectory stopped, so does the control: both arms redraw equally often, and
     what differs is what the reflection says. `seed` is the real arm's, so the noise is the same too.
 
-    Raises ValueError when all trajectories answer one prompt.
+    Raises InputError when all trajectories answer one prompt.
     """
     if len({t.prompt.id for t in trajectories}) < 2:
-        raise ValueError("reflections can only be shuffled among two prompts or more")
+        raise InputError("reflections can only be shuffled among two prompts or more")
     pool = [(t.prompt.id, text) for t in trajectories for text in t.texts if text.turn]
     requests = [
         Request(
@@ -62,6 +63,6 @@ def _borrowed(own: TextSegment, of: Trajectory, pool: list[tuple[str, TextSegmen
     same_turn = [text for text in asking if text.turn == own.turn]
     candidates = same_turn or asking or others
     if not candidates:
-        raise ValueError(f"no reflection of another prompt can be lent to prompt {of.prompt.id!r}: none has any")
+        raise InputError(f"no other prompt has a reflection to lend to prompt {of.prompt.id!r}: take more prompts")
     choice = random.Random(hashed(seed, "lend", of.prompt.id, of.sample, own.turn))
     return choice.choice(candidates)

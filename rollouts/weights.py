@@ -36,14 +36,3 @@ def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(torch.tensor(arrays[name]))
-
-
-def own_memory(module: nn.Module) -> nn.Module:
-    """Moves every tensor into memory that torch allocated, and so aligned to 64 bytes.
-
-    Tensors read from a file lie wherever its header left them, and matrix products of differently aligned operands
-    differ in their last bits: workers that read different folders would sample differently with equal weights.
-    """
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    return module

@@ -19,7 +19,7 @@ from irg_rl.trajectory import Group, Prompt, Trajectory
 from rollouts.noise import group_seed
 from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
-from rollouts.weights import WeightsError, load_weights, own_memory
+from rollouts.weights import WeightsError, load_weights
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -57,9 +57,9 @@ class RolloutWorker:
     def __init__(self, settings: WorkerSettings) -> None:
         take_thread_share(settings.threads)
         held = load_folder(Path(settings.folder), settings.device, _DTYPES[settings.dtype])
-        self._model = own_memory(held.model)
+        self._model = held.model
         self._settings = settings
-        parts = (self._model, own_memory(held.autoencoder), held.tokenizer, settings.sampling)
+        parts = (self._model, held.autoencoder, held.tokenizer, settings.sampling)
         self._explorer = Sampler(*parts, noise=settings.noise, is_stop=settings.is_stop)
         self._performer = Sampler(*parts, guidance=settings.guidance, is_stop=settings.is_stop)
         self._version: int | None = None

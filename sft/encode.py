@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -61,8 +62,9 @@ class RowEncoder:
         vit_resize: Resize,
         cache_bytes: int = 1 << 29,
     ):
-        self.tokenizer, self.vae, self.vae_resize, self.vit_resize = tokenizer, vae, vae_resize, vit_resize
+        self.vae, self.vae_resize, self.vit_resize = vae, vae_resize, vit_resize
         self.cache_bytes = cache_bytes
+        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # a text is counted, then encoded, every epoch
         self._log_scale = 2 * math.log(vae.config.scaling_factor)
         self._cache: OrderedDict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = OrderedDict()
         self._held = 0
@@ -75,7 +77,7 @@ class RowEncoder:
             out: EncodedRow = []
             for part in row:
                 if isinstance(part, TextPart):
-                    out.append(EncodedText(torch.tensor(self.tokenizer.encode(part.text), dtype=torch.long), part.loss))
+                    out.append(EncodedText(torch.tensor(self._ids(part.text), dtype=torch.long), part.loss))
                 else:
                     out.append(self._image(part, *moments[_key(part)]))
             encoded.append(out)
@@ -89,7 +91,7 @@ class RowEncoder:
         total = 0
         for part in row:
             if isinstance(part, TextPart):
-                total += len(self.tokenizer.encode(part.text)) + BOUNDARY_TOKENS
+                total += len(self._ids(part.text)) + BOUNDARY_TOKENS
                 continue
             height, width = part.pixels.shape[:2]
             latents, patches = (_cells(resize, width, height) for resize in (self.vae_resize, self.vit_resize))

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from irg_rl.config import Stage
@@ -154,10 +153,3 @@ def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     """Full fp32 weights by parameter name, on every rank and ZeRO stage: what is averaged. A collective call."""
     names = {name for name, _ in engine.model.named_parameters()}
     return ((name, weight) for name, weight in engine.state().weights() if name in names)
-
-
-def averaged_model(engine: Engine, ema: EMA) -> torch.nn.Module:
-    """The engine's module with the averaged weights put in: what a stage hands on. The engine is done with."""
-    model = engine.model
-    model.load_state_dict(ema.weights, strict=False)
-    return model.eval()

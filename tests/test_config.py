@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from irg_rl.config import Recipe, RecipeError, load_recipe, parse_recipe
+from irg_rl.config import STAGES, Recipe, RecipeError, load_recipe, parse_recipe
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 
@@ -81,10 +81,10 @@ def test_sizes_that_cannot_be_are_explained_by_the_model():
 
 
 def test_overrides_go_on_top_and_reach_into_lists():
-    overrides = "rl.updates=7", "sft.stage1.sources.0.weight=0.25", "sampling.image_size=[16, 32]", "sft.stage2=null"
+    overrides = "rl.updates=7", "sft.stage1.sources.0.weight=0.25", "sampling.image_size=[24, 32]", "sft.stage2=null"
     recipe = smoke(*overrides)
     assert recipe.rl.updates == 7 and recipe.sft.stage1.sources[0].weight == 0.25
-    assert recipe.sampling.image_size == (16, 32) and recipe.sft.stage2 is None
+    assert recipe.sampling.image_size == (24, 32) and recipe.sft.stage2 is None
 
 
 def test_common_overrides_have_short_names():
@@ -95,6 +95,11 @@ def test_common_overrides_have_short_names():
 @pytest.mark.parametrize("number", ["1e-3", "0.001", "1.0e-3"])
 def test_a_rate_may_be_written_in_any_way(number):
     assert smoke(f"rl.optimizer.lr={number}").rl.optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize(("written", "mode"), [("on", "on"), ("off", "off"), ("'off'", "off")])
+def test_the_gate_may_be_switched_by_a_bare_word(written, mode):
+    assert smoke(f"gate.mode={written}").gate.mode == mode
 
 
 @pytest.mark.parametrize("item", ["turns", "=3", "--turns"])
@@ -140,10 +145,15 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.noise.window_size=4"], "rl.noise.window_size 4 is wider than rl.noise.window_range [0, 3)"),
     (["rl.groups=3", "engine.learner_ranks=2"], "rl.groups 3 must be a multiple of engine.learner_ranks 2"),
     (["rewards.scorers=[]"], "rl needs a reward: add a scorer to rewards.scorers"),
+    (["rl.credit=umm", "rewards.combine=zscore_sum"], "rl.credit umm asks if an image is right"),
+    (["rl.credit=improvement", "rewards.combine=zscore_sum"], "set rewards.combine=sum"),
+    (["rl.credit=no_improve_clamp", "turns=1"], "no_improve_clamp trains the turns after the first"),
+    (["rl.probe_every=1", "engine.zero_stage=3"], "rl.probe_every needs engine.zero_stage 0, 1 or 2"),
     (["engine.dtype=bf16"], "engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU"),
     (["engine.dtype=bf16", "engine.device=cuda", "engine.zero_stage=1"], "needs engine.zero_stage 2 or 3, found 1"),
     (["sampling.image_size=[30, 32]"], "sides must be multiples of 8 pixels"),
-    (["sampling.image_size=[32, 128]"], "at most 64 (model.max_latent_size)"),
+    (["sampling.image_size=[32, 128]"], "at most 48 (model.max_latent_size)"),
+    (["sampling.image_size=[16, 16]"], "SFT enlarges smaller pictures to 24 pixels"),
     (["evaluation.guidance.image_scale=2"], "evaluation.guidance.image_scale 2.0 has no effect without text guidance"),
     (["prompts=33"], "evaluation.prompts 33 is more than world.test_prompts 32"),
     (["sft.stage1.sources.0.folder=initial_ful"], "sft.stage1.sources.0.folder 'initial_ful' is not made by the world"),
@@ -167,6 +177,13 @@ def test_contradictions_are_reported_together():
 def test_a_section_that_contradicts_itself_is_named(overrides, says):
     (line,) = problems(*overrides)
     assert line.startswith(says)
+
+
+def test_a_budget_for_a_stage_that_does_not_exist_names_the_nearest():
+    assert problems("budget_minutes={evalute_rl: 2, vae: 1, xyzzy: 3}") == [
+        "budget_minutes: unknown stage 'evalute_rl'; did you mean evaluate_rl?",
+        f"budget_minutes: unknown stage 'xyzzy'; known: {', '.join(STAGES)}",
+    ]
 
 
 def test_a_scorer_may_be_a_class_of_ones_own_and_take_its_options():

@@ -150,7 +150,7 @@ def test_worked_example_no_improve_clamp():
 
 def test_when_no_sibling_improved_the_clamp_trains_nothing():
     table, summary = credited(group_of(sample(0, [0.5, 0.25]), sample(1, [0.5, 0.5])), "no_improve_clamp")
-    assert summary.dead and all(v is None for values in table.values() for v in values)
+    assert summary.dead and summary.empty and all(v is None for values in table.values() for v in values)
 
 
 def test_a_spread_below_the_floor_is_not_blown_up_and_large_advantages_are_clipped():
@@ -194,7 +194,7 @@ def test_a_sample_without_a_valid_reward_leaves_statistics_and_training(scheme):
 @pytest.mark.parametrize("scheme", list(Scheme))
 def test_a_group_with_one_valid_sample_trains_nothing(scheme):
     table, summary = credited(group_of(sample(0, [0.5, 1.0]), sample(1, [None])), scheme)
-    assert summary.dead and summary.dropped == 1
+    assert summary.dead and summary.empty and summary.dropped == 1
     assert all(v is None for values in table.values() for v in values)
 
 

@@ -117,3 +117,12 @@ def test_a_killed_rollout_actor_loses_no_group_and_changes_nothing(whole, tmp_pa
     assert facts["losses"], "the fleet noticed nothing: the actor was killed too late"
     assert facts["admitted"] == facts["trained"] + facts["dropped"] + facts["cancelled"]
     assert weights(run, "rl") == weights(whole, "rl")
+
+
+def test_another_seed_of_rl_starts_from_the_same_sft_and_is_pooled_with_the_first(whole, tmp_path):
+    finish(command("fork", str(whole), "rl.seed=1", f"output_dir={tmp_path}"))
+    forked = tmp_path / "shapes-smoke"
+    assert weights(forked, "sft2") == weights(whole, "sft2")
+    assert weights(forked, "rl") != weights(whole, "rl")
+    said = finish(command("compare", str(whole), str(forked), "--out", str(tmp_path)))
+    assert "| its SFT checkpoint | pooled |" in said and (tmp_path / "comparison.json").is_file()

@@ -13,8 +13,8 @@ time, and every submitted unit ends exactly once: with its result, or with an ex
 
 An actor is lost when Ray says so or when a unit passes its deadline; then it is killed before its unit is queued again
 (at the front, under the same id), so a unit never runs twice at once. A respawned actor serves only after `prepare`
-(which sends the current weights) has been acknowledged. An exception raised *by* the work is no loss: it would come
-again, so it ends the run with the unit's name.
+(which sends the current weights) has been acknowledged. An exception raised *by* the work, or by the constructor of an
+actor, is no loss: it would come again, so it ends the run with the name of the unit or the actor.
 
 Results come back by unit id. What a unit computes must depend on its arguments alone, never on the actor or the order;
 then a run with a killed actor equals one without.
@@ -30,11 +30,11 @@ from typing import Any
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
-from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
+from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get, reason_of
 
-LOST = (RayActorError, WorkerCrashedError, ObjectLostError, WaitTimeoutError)
+LOST = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, WaitTimeoutError)
 
 
 class Health(StrEnum):
@@ -199,7 +199,7 @@ class Fleet:
                 left = max(0.0, end - self._clock())
                 answers.append(bounded_get(ref, left, f"{method} of {self.name} {member.index}"))
             except LOST as error:
-                self._lose(member, f"{method}: {_first_line(error)}")
+                self._lose(member, f"{method}: {reason_of(error)}")
         self._require_enough()
         return answers
 
@@ -267,9 +267,11 @@ class Fleet:
         try:
             value = bounded_get(member.refs[0], 60.0, what)
         except RayTaskError as error:
-            raise FleetError(f"{what} raised {_first_line(error)}") from error
+            raise FleetError(f"{what} raised {reason_of(error)}") from error
         except LOST as error:
-            self._lose(member, _first_line(error))
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                raise FleetError(f"{what}: {reason_of(error)}") from error
+            self._lose(member, reason_of(error))
             return None
         member.health = Health.IDLE
         if unit is None:
@@ -308,8 +310,3 @@ class Fleet:
             ray.kill(member.actor, no_restart=True)
         member.actor = None
         member.refs = []
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

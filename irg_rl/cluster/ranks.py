@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
+from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get, reason_of
 
 
 class RankError(RuntimeError):
@@ -59,8 +59,7 @@ class Ranks:
                 results[rank] = bounded_get(ready[0], 60.0, f"{method} of {self.name} {rank}")
             answered = True
         except RayError as error:
-            detail = str(error).strip().splitlines()[0]
-            raise RankError(f"{self.name} {rank} died during {method} ({detail}); resume the run") from error
+            raise RankError(f"{self.name} {rank} died in {method} ({reason_of(error)}); resume the run") from error
         finally:
             if not answered:
                 self.stop()

@@ -18,7 +18,7 @@ import ray
 import torch
 from ray import ObjectRef
 from ray._private import ray_constants
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 _START_ATTEMPTS = 3
 # AF_UNIX paths end at 107 characters; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
@@ -28,6 +28,10 @@ _SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma
 
 class WaitTimeoutError(TimeoutError):
     """A remote result did not come before its deadline."""
+
+
+class RayStartError(RuntimeError):
+    """Ray does not start on this machine."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class LocalRay:
             except Exception as error:  # Ray raises the bare class here
                 ray.shutdown()
                 if attempt + 1 == _START_ATTEMPTS:
-                    raise RuntimeError(
+                    raise RayStartError(
                         f"Ray did not start in {_START_ATTEMPTS} attempts ({error}); its logs are in {self.folder}; "
                         "free some processor time or memory and resume"
                     ) from error
@@ -132,7 +136,15 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
         if not isinstance(cause, Exception):
             raise
         cause.add_note(f"raised remotely, while waiting for {what}")
-        raise cause from None
+        raise cause from error  # which holds the remote traceback
+
+
+def reason_of(error: BaseException) -> str:
+    """A failure in one line: its first, or what the constructor of an actor raised, which is the last of many."""
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return f"its constructor raised {lines[-1]}"
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def thread_environment(threads: int) -> dict[str, str]:

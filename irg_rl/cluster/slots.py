@@ -149,6 +149,10 @@ class SlotBuffer:
         """Versions published since the weights that sampled the group."""
         return self.version - self._slots[group].version
 
+    def has_left(self, group: int) -> bool:
+        """Whether the group was admitted and is no longer in flight."""
+        return group < self._next_id and group not in self._slots
+
     def ready_ahead(self) -> list[int]:
         """Ready groups at the head, without a gap: what `take` may hand out, at most B."""
         ahead: list[int] = []

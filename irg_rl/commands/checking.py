@@ -4,9 +4,15 @@ from pathlib import Path
 
 import torch
 
-from irg_rl.config import Recipe, RecipeError, load_recipe
+from irg_rl.commands.scoring import spec_of
+from irg_rl.config import Recipe, RecipeError, ScorerRecipe, load_recipe
+from irg_rl.errors import InputError
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
+from irg_rl.report.redact import redact, redact_text
+from irg_rl.shapes_world.prompts import read_prompts
+from rewards.base import ScorerUnavailable
+from rewards.build import ScorerSpec, check_spec
 from sft.dataset import DataError, Rejections, RowSource
 
 
@@ -25,15 +31,61 @@ def machine_problems(recipe: Recipe) -> list[str]:
                 except DataError as error:
                     problems.append(f"sft.{name}.sources: {error}")
     for scorer in recipe.rewards.scorers:
-        if scorer.path is not None and not Path(scorer.path).exists():
-            problems.append(f"rewards.scorers: {scorer.name} finds no model at {scorer.path}")
-    if recipe.rl is not None and recipe.rl.prompts is not None and not Path(recipe.rl.prompts).is_file():
-        problems.append(f"rl.prompts: {recipe.rl.prompts} is not a file of prompts (jsonl)")
+        path = scorer.options.get("path", scorer.path)
+        if path is not None and not Path(path).exists():
+            problems.append(f"rewards.scorers: {scorer.name} finds no model at {path}")
+        try:
+            try_scorer(scorer)
+        except ScorerUnavailable as error:
+            problems.append(f"rewards.scorers: {scorer.name}: {error}")
+        except InputError:
+            continue  # wrong on any machine: see scorer_problems
+    if recipe.rl is not None and recipe.rl.prompts is not None:
+        try:
+            read_prompts(recipe.rl.prompts)
+        except (InputError, OSError) as error:
+            problems.append(f"rl.prompts: {error}")
     return problems
 
 
+def scorer_problems(recipe: Recipe) -> list[str]:
+    """What no machine changes: options that a scorer does not take, and secrets, which have no place in a recipe."""
+    problems = []
+    for scorer in recipe.rewards.scorers:
+        where = f"rewards.scorers: {scorer.name}"
+        secret = [f"options.{key}" for key, value in scorer.options.items() if redact({key: value}) != {key: value}]
+        addresses = {"base_url": scorer.base_url or "", "api_key_env": scorer.api_key_env or ""}
+        secret += [setting for setting, value in addresses.items() if redact_text(value) != value]
+        problems += [
+            f"{where}: {setting} holds what looks like a secret, and a recipe is copied into runs and logs: keep it in "
+            "an environment variable (judge: api_key_env names it)"
+            for setting in secret
+        ]
+        try:
+            try_scorer(scorer)
+        except InputError as error:
+            problems += [f"{where}: {error}"] if not secret else []  # it might tell the secret
+        except ScorerUnavailable:
+            continue  # the machine's: see machine_problems
+    return problems
+
+
+def try_scorer(scorer: ScorerRecipe) -> None:
+    """All that can fail before a scorer's model is loaded: import, options, and a judge's address and key.
+
+    Raises InputError, ScorerUnavailable.
+    """
+    spec = ScorerSpec.from_dict(spec_of(scorer, Path("scorers"), "http://127.0.0.1:1/v1"))
+    make = check_spec(spec)
+    if scorer.kind == "judge":
+        make(name=spec.name, **spec.options)
+
+
 def require_machine(recipe: Recipe) -> None:
-    problems = machine_problems(recipe)
+    _refuse(recipe, scorer_problems(recipe) or machine_problems(recipe))
+
+
+def _refuse(recipe: Recipe, problems: list[str]) -> None:
     if problems:
         raise RecipeError(f"{recipe.name}: {len(problems)} problem(s)\n" + "\n".join(f"  {p}" for p in problems))
 
@@ -41,6 +93,7 @@ def require_machine(recipe: Recipe) -> None:
 def check_recipe(path: Path, overrides: list[str]) -> list[str]:
     """Lines that say what the recipe is. Raises RecipeError with every problem of its settings."""
     recipe = load_recipe(path, overrides)
+    _refuse(recipe, scorer_problems(recipe))
     with torch.device("meta"):
         model = UnifiedModel(recipe.model, SpecialIds(0, 1, 2, 3))
     parameters = sum(p.numel() for p in model.parameters())

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -92,18 +92,57 @@ def resume(run: RunFolder) -> None:
     go_on(run)
 
 
+@app.command()
+def fork(run: RunFolder, overrides: Overrides = None) -> None:
+    """Do RL anew from a run's SFT checkpoint, in a run of its own: another rl.seed, other settings of RL.
+
+    The new run takes over the finished stages before RL; what these depend on cannot change.
+    """
+    from irg_rl.commands.stages import start_fork
+
+    start_fork(run, overrides or [])
+
+
+@app.command()
+def baseline(run: RunFolder) -> None:
+    """Continue a finished run's SFT for as long as its RL took, evaluate that and compare; a second call goes on."""
+    from irg_rl.commands.baseline import continue_sft
+
+    continue_sft(run)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="a run and forks of it, which differ in rl.seed alone")],
+    out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the first run")] = None,
+) -> None:
+    """Hold RL against its baselines, each seed and all of them pooled: comparison.json and comparison.md.
+
+    The baselines: the SFT checkpoint they share, SFT continued where `irg-rl baseline` has made it, best of 2 images.
+    """
+    from irg_rl.commands.comparing import compare_runs
+
+    console.print(f"written: {compare_runs(runs, out)}", soft_wrap=True, markup=False)
+
+
 @app.command("eval")
 def evaluate(
     target: Annotated[Path, typer.Argument(help="a run folder or a checkpoint folder inside one")],
-    prompts: Annotated[int | None, typer.Option(help="how many held-out prompts")] = None,
+    split: Annotated[
+        Literal["test", "validation"], typer.Option(help="validation: tune without touching the test prompts")
+    ] = "test",
+    prompts: Annotated[int | None, typer.Option(min=2, help="how many held-out prompts")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="trajectories per prompt")] = 1,
     turns: Annotated[int | None, typer.Option(min=2, help="images per trajectory at most")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the evaluation")] = None,
-    out: Annotated[Path | None, typer.Option(help="json to write; default: evaluation/ of the run")] = None,
+    scorers: Annotated[bool, typer.Option("--scorers", help="also score the images as the run's stages do")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
 ) -> None:
     """Evaluate on held-out prompts with both controls beside the real thing."""
     from irg_rl.commands.measure import evaluate_target
 
-    evaluate_target(target, prompts, turns, seed, out)
+    changes = {"prompts": prompts, "turns": turns, "seed": seed}
+    evaluate_target(target, changes, split=split, samples=samples, scored=scorers, out=out)
 
 
 @app.command()
@@ -111,13 +150,15 @@ def generate(
     checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder in the released layout, or a run")],
     prompt: Annotated[list[str], typer.Option(help="what to draw; may be given several times")],
     out: Annotated[Path, typer.Option(help="folder for images, texts and settings")],
-    turns: Annotated[int, typer.Option(help="images per prompt at most")] = 2,
+    turns: Annotated[int, typer.Option(min=1, help="images per prompt at most")] = 2,
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
+    text_scale: Annotated[float | None, typer.Option(min=0, help="guidance; default: the run's")] = None,
+    image_scale: Annotated[float | None, typer.Option(min=0, help="guidance of refinements by the images")] = None,
 ) -> None:
-    """Think, draw, look, redraw: write every turn's text and image."""
+    """Think, draw, look, redraw: write every turn's text and image, with the settings of the checkpoint's run."""
     from irg_rl.commands.generating import generate_to
 
-    generate_to(checkpoint, prompt, turns, seed, out)
+    generate_to(checkpoint, prompt, turns, seed, {"text_scale": text_scale, "image_scale": image_scale}, out)
 
 
 @app.command()

@@ -6,7 +6,7 @@ is decided in id order, never in the order of arrival.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ray import ObjectRef
 from irg_rl.cluster.fleet import Finished, Fleet
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.commands.critic import Verdict
+from irg_rl.commands.run import RunError
 from irg_rl.trajectory import Prompt
 
 
@@ -23,6 +24,37 @@ def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
     """Prompts in a new random order every epoch; a function of the group id alone."""
     epoch, place = divmod(group, len(prompts))
     return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
+
+
+BARREN_UPDATES = 10
+"""Updates' worth of groups in a row without anything to train on that end the run."""
+DEAD = "no spread in the rewards of its group"
+EMPTY = "no segment of its group got an advantage"
+
+
+@dataclass(frozen=True)
+class DroppedSamples:
+    """`dropped.jsonl`: every sample that was left out of training, once, with the reason. A group's lines are written
+    when it leaves."""
+
+    path: Path
+
+    def add(self, step: int, group: int, prompt: Prompt, reasons: Mapping[int, str]) -> None:
+        """`reasons`: sample -> why."""
+        with self.path.open("a", encoding="utf-8") as out:
+            for sample, reason in sorted(reasons.items()):
+                line = {"step": step, "group": group, "sample": sample, "prompt": prompt.text, "reason": reason}
+                out.write(json.dumps(line) + "\n")
+
+    def rewind(self, has_left: Callable[[int], bool]) -> None:
+        """Before a resume: forget the groups that had not left at the checkpoint, which are sampled again, and half a
+        line that a kill may have left."""
+        if not self.path.exists():
+            return
+        whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        aside = self.path.with_name(self.path.name + ".tmp")
+        aside.write_text("".join(f"{line}\n" for line in whole if has_left(json.loads(line)["group"])))
+        aside.replace(self.path)
 
 
 @dataclass
@@ -36,11 +68,15 @@ class Collector:
     group_size: int
     seed: int
     deadline: float
-    dropped: Path
+    dropped: DroppedSamples
     clock: Callable[[], float] = time.monotonic
     scored: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
     waiting: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
     sampling: set[int] = field(default_factory=set)
+    barren: int = 0  # updates' worth of groups in a row that were all empty
+
+    def __post_init__(self) -> None:
+        self.dropped.rewind(self.slots.has_left)
 
     def admit(self, update: int) -> None:
         """Charge every free slot with a new group and send it to be sampled with the current weights."""
@@ -76,19 +112,19 @@ class Collector:
         while self.sampling and (first := min(self.sampling)) in self.waiting:
             verdict, body = self.waiting.pop(first)
             self.sampling.discard(first)
-            for reason in verdict.failures:
-                self._note(first, update, reason)
             if verdict.dead and self.slots.may_refill:
-                self.slots.drop(first, "no spread in its rewards", dead=True)
+                reason = EMPTY if verdict.empty else DEAD
+                self.slots.drop(first, reason, dead=True)
+                self._list(first, update, reason, verdict.failures)
                 self.admit(update)
                 continue
             self.slots.mark_ready(first, verdict.version)
             self.scored[first] = (verdict, body)
 
-    def _note(self, group: int, update: int, reason: str) -> None:
-        prompt = prompt_of(self.prompts, group, self.seed).text
-        with self.dropped.open("a") as out:
-            out.write(json.dumps({"step": update, "group": group, "prompt": prompt, "reason": reason}) + "\n")
+    def _list(self, group: int, update: int, reason: str, failures: Mapping[int, str] | None = None) -> None:
+        """All samples of a group that leaves untrained."""
+        reasons = dict.fromkeys(range(self.group_size), reason) | dict(failures or {})
+        self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), reasons)
 
     def _cancel_straggler(self, update: int) -> None:
         late = self.slots.overdue(self.clock())
@@ -97,13 +133,40 @@ class Collector:
             self.critics.withdraw(late)
             self.sampling.discard(late)
             self.slots.cancel(late, "passed its deadline")
+            self._list(late, update, "its group passed its deadline")
             self.admit(update)
 
-    def take(self) -> list[tuple[Verdict, ObjectRef]]:
-        """The groups of the next update, oldest first, once they are ready; empty while they are not."""
+    def take(self, update: int) -> list[tuple[Verdict, ObjectRef]]:
+        """The groups of the next update, oldest first, once they are ready; empty while they are not. Those without
+        anything to train on are left out, and when that is all of them, as many new ones are sampled.
+
+        Raises RunError when that keeps happening.
+        """
         for stale in self.slots.drop_stale():
-            self.scored.pop(stale)
-        wanted = self.slots.groups_per_update
-        if len(self.slots.ready_ahead()) < wanted:
+            self._list(stale, update, "its group is too old", self.scored.pop(stale)[0].failures)
+        ahead = self.slots.ready_ahead()
+        if len(ahead) < self.slots.groups_per_update:
+            self.admit(update)
             return []
-        return [self.scored.pop(group) for group in self.slots.take(wanted)]
+        empty = [group for group in ahead if self.scored[group][0].empty]
+        for group in empty:
+            self.slots.drop(group, EMPTY)
+            self._list(group, update, EMPTY, self.scored.pop(group)[0].failures)
+        if len(empty) == len(ahead):
+            self._begin_again(update)
+            return []
+        self.barren = 0
+        taken = self.slots.take(len(ahead) - len(empty))
+        for group in taken:
+            failures = self.scored[group][0].failures
+            self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), failures)
+        return [self.scored.pop(group) for group in taken]
+
+    def _begin_again(self, update: int) -> None:
+        self.barren += 1
+        if self.barren == BARREN_UPDATES:
+            raise RunError(
+                f"no segment of the last {BARREN_UPDATES * self.slots.groups_per_update} groups got an advantage: "
+                f"choose another rl.credit or train SFT longer; {self.dropped.path} has the reasons"
+            )
+        self.admit(update)

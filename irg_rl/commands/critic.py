@@ -39,10 +39,9 @@ class Verdict:
 
     group: int
     version: int
-    dead: bool
-    trained: int
-    dropped: int
-    failures: list[str]
+    dead: bool  # its rewards say nothing
+    empty: bool  # no segment has an advantage
+    failures: dict[int, str]  # sample that a rewarding scorer failed on -> why
     stopped: int
     images: int
     text_tokens: int
@@ -50,6 +49,7 @@ class Verdict:
     counts: list[int]  # trajectories that drew each turn
     first: float  # combined reward of the first images, mean over the trained trajectories
     last: float  # and of the last ones
+    scorers: dict[str, float]  # failures and latency of every scorer since the critic began
 
 
 class Critic:
@@ -75,10 +75,6 @@ class Critic:
         first, last = (sum(q[k] for q in valid) / len(valid) if valid else float("nan") for k in (0, -1))
         return self._verdict(group, summary, first, last), group
 
-    def log(self) -> dict[str, float]:
-        """Latency and failures of every scorer."""
-        return self.hub.log()
-
     def _verdict(self, group: Group, summary: credit.Summary, first: float, last: float) -> Verdict:
         turns = max(t.turns for t in group.trajectories)
         means = {}
@@ -88,17 +84,16 @@ class Critic:
                 for k in range(turns)
             ]
             means[name] = [sum(column) / len(column) if column else float("nan") for column in columns]
-        failures = [
-            f"{name}: {self.hub.scorers[name].last_error}"
-            for name in means
-            if any(None in t.rewards[name] for t in group.trajectories)
-        ]
+        failures = {}
+        for trajectory in group.trajectories:
+            failed = [name for name in self.settings.weights if None in trajectory.rewards[name]]
+            if failed:
+                failures[trajectory.sample] = "; ".join(f"{n}: {self.hub.scorers[n].last_error}" for n in failed)
         return Verdict(
             group=group.id,
             version=group.version,
             dead=summary.dead,
-            trained=summary.trained,
-            dropped=summary.dropped,
+            empty=summary.empty,
             failures=failures,
             stopped=sum(t.stopped for t in group.trajectories),
             images=sum(t.turns for t in group.trajectories),
@@ -107,4 +102,5 @@ class Critic:
             counts=[sum(k < t.turns for t in group.trajectories) for k in range(turns)],
             first=first,
             last=last,
+            scorers=self.hub.log(),
         )

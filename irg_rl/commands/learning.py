@@ -1,5 +1,6 @@
 """The learner ranks as Ray actors, called together: what the driver asks of learning."""
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from ray import ObjectRef
 
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
-from irg_rl.commands.prepare import base_folder, load_model
+from irg_rl.commands.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.commands.run import Run
 from irg_rl.commands.supervise import engine_settings
 from irg_rl.config import Recipe
@@ -19,7 +20,6 @@ from irg_rl.learner.actor import Learner, LearnerSettings
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.learner.policy import SamplingLaw
 from irg_rl.learner.rl_loss import RLLossSettings
-from irg_rl.model.folder import save_folder
 
 WARM_UP_S = 300.0
 """Longest start of the ranks: imports, model, optimizer."""
@@ -44,10 +44,10 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
     t_second = float(bagel_grid(sampling.points, sampling.shift)[1])
     return LearnerSettings(
         folder=folder,
-        engine=engine_settings(recipe, rl.optimizer, rl.updates * rl.minibatches),
+        engine=engine_settings(recipe, rl.optimizer, rl.updates * rl.minibatches, recipe.engine.zero_stage),
         loss=loss,
         law=SamplingLaw(sampling.temperature, rl.noise.kind, rl.noise.noise_level, t_second),
-        seed=recipe.seed,
+        seed=recipe.rl_seed,
         threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
         device=recipe.engine.device,
         system_prompt=sampling.system_prompt,
@@ -60,13 +60,17 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
     )
 
 
+def fingerprint(run: Run) -> str:
+    """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them."""
+    return hashlib.sha256(rl_prompts_file(run).read_bytes()).hexdigest()[:12]
+
+
 class Learners:
     """All ranks of the learner. Every call goes to all of them with the same arguments."""
 
     def __init__(self, run: Run, start: str):
         self.run, self.recipe, self.start = run, run.recipe, start
-        folder = base_folder(run) if start == "base" else run.path("models", start)
-        settings = learner_settings(self.recipe, str(folder))
+        settings = learner_settings(self.recipe, str(model_path(run, start)))
         ranks = self.recipe.engine.learner_ranks
         gpus = 1.0 if self.recipe.engine.device == "cuda" else 0.0
         environment = {"DS_ACCELERATOR": self.recipe.engine.device}
@@ -103,17 +107,21 @@ class Learners:
         recipe = self.recipe
         snapshot = Snapshot(
             step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),
-            recipe_digest=recipe.digest(), fingerprint="",
+            recipe_digest=recipe.digest(), fingerprint=fingerprint(self.run),
         )  # fmt: skip
         self._all("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
 
     def resume(self) -> dict | None:
-        """Go on from the newest complete checkpoint of the stage; returns its cursors, None when there is none."""
+        """Go on from the newest complete checkpoint of the stage; returns its cursors, None when there is none.
+
+        Raises CheckpointError when the recipe or the prompts are not those of the checkpoint.
+        """
         path, _ = checkpoint.latest(self.run.path("rl"))
         if path is None:
             return None
         snapshot = checkpoint.load(path)
-        require_same_recipe(snapshot, self.recipe.model_dump(mode="json"), self.recipe.digest(), "")
+        recipe = self.recipe
+        require_same_recipe(snapshot, recipe.model_dump(mode="json"), recipe.digest(), fingerprint(self.run))
         self._all("load", str(path))
         self.updates = snapshot.step
         self.publish()
@@ -121,11 +129,7 @@ class Learners:
 
     def save_model(self, name: str) -> None:
         """The averaged weights as a model folder of the run."""
-        weights = self._all("average")[0]
-        folder = load_model(self.run, self.start)
-        dtype = folder.model.vae2llm.weight.dtype
-        folder.model.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, strict=False)
-        save_folder(folder.model, folder.autoencoder, folder.tokenizer, self.run.path("models", name))
+        save_trained(self.run, self.start, self._all("average")[0], name)
 
     def stop(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)

@@ -1,12 +1,14 @@
 """Evaluation of a checkpoint on held-out prompts: the real thing, and both controls from the same first images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from irg_rl.commands.prepare import load_model, prompts_of
+from irg_rl.commands.prepare import load_model, precision, prompts_of
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, RunError
 from irg_rl.commands.scoring import scorer_specs
@@ -26,18 +28,18 @@ from rollouts.sampler import Sampler
 
 @dataclass
 class Evaluator:
-    """Samples the arms of an evaluation with fixed seeds, in batches of whole prompts."""
+    """Samples the arms of an evaluation with fixed seeds, in batches; `samples` trajectories per prompt."""
 
     run: Run
     settings: EvaluationRecipe
     hub: RewardHub | None = None
+    samples: int = 1
 
     def sampler(self, folder: Folder) -> Sampler:
         recipe, guidance = self.run.recipe, self.settings.guidance
-        guidance = None if guidance.text_scale <= 1 and guidance.image_scale <= 1 else guidance
         return Sampler(
             folder.model.eval(), folder.autoencoder, folder.tokenizer, recipe.sampling,
-            guidance=guidance,
+            guidance=guidance if guidance.is_on else None,
         )  # fmt: skip
 
     def sample(self, sampler: Sampler, requests: list[Request], turns: int, title: str) -> list[Trajectory]:
@@ -53,7 +55,7 @@ class Evaluator:
         """The real arm and, from its first images, both controls (rollouts.controls)."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
-        requests = [Request(prompt, 0, seed) for prompt in prompts]
+        requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]
         real = self.sample(sampler, requests, turns, f"{name}: real")
         if self.hub is not None:
             self._score(real)
@@ -86,8 +88,8 @@ class Evaluator:
 
     def _settings(self, prompts: int) -> dict:
         sampling = self.run.recipe.sampling.model_dump(mode="json")
-        return {**sampling, "turns": self.settings.turns, "prompts": prompts, "seed": self.settings.seed,
-                "guidance": self.settings.guidance.model_dump(mode="json")}  # fmt: skip
+        return {**sampling, "turns": self.settings.turns, "prompts": prompts, "samples": self.samples,
+                "seed": self.settings.seed, "guidance": self.settings.guidance.model_dump(mode="json")}  # fmt: skip
 
 
 @dataclass
@@ -103,20 +105,28 @@ class Measured:
         ]
 
 
-def test_prompts(run: Run, count: int) -> list[Prompt]:
-    prompts = prompts_of(run, "test")
-    if len(prompts) < count:
-        raise RunError(f"evaluation.prompts is {count}, but world.test_prompts made {len(prompts)}; raise the latter")
-    return prompts[:count]
+def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Prompt]:
+    """`count` prompts of a split; None: as many as the recipe evaluates on, or all where there are fewer."""
+    prompts = prompts_of(run, split)
+    if count is not None and len(prompts) < count:
+        there = f"world.{split}_prompts made {len(prompts)}"
+        raise RunError(f"{count} held-out prompts asked for, but {there}: ask for fewer")
+    return prompts[: run.recipe.evaluation.prompts if count is None else count]
+
+
+@contextmanager
+def reward_hub(run: Run) -> Iterator[RewardHub | None]:
+    """All scorers of the recipe, the embedded judge included, for as long as the context; None where it has none."""
+    with scorer_specs(run) as specs:
+        yield RewardHub(specs, max_failure_share=run.recipe.rewards.max_failure_share) if specs else None
 
 
 def measure_stage(run: Run, name: str, facts: dict) -> Measured:
     """Evaluate model folder `name` with every scorer; written to evaluation/ and samples/ of the run."""
     torch.set_num_threads(run.recipe.engine.threads)
     settings = run.recipe.evaluation
-    with scorer_specs(run) as specs:
-        hub = RewardHub(specs, max_failure_share=run.recipe.rewards.max_failure_share) if specs else None
-        prompts = test_prompts(run, settings.prompts)
+    with reward_hub(run) as hub:
+        prompts = held_out_prompts(run, "test")
         measured = Evaluator(run, settings, hub).evaluate(load_model(run, name), name, prompts)
     save_samples(run.path("samples", name), measured.samples(settings.strips))
     real = measured.evaluation.arms[REAL]
@@ -132,23 +142,30 @@ def gate_of(run: Run, evaluation: Evaluation) -> GateReport:
     )
 
 
-def evaluate_target(target: Path, prompts: int | None, turns: int | None, seed: int | None, out: Path | None) -> None:
-    """`irg-rl eval`: a run (its last model) or a model folder inside one."""
-    folder = target if (target / "ema.safetensors").is_file() else None
-    run = Run.open(target if folder is None else target.parent.parent)
+def evaluate_target(
+    target: Path, changes: dict[str, int | None], *, split: str, samples: int, scored: bool, out: Path | None
+) -> None:
+    """`irg-rl eval`: a run (its last model) or a model folder inside one. `changes` to the recipe's `evaluation`, where
+    not None; prompts of a held-out `split`; `samples` trajectories per prompt; `scored`: also by the recipe's scorers,
+    not by the verifier alone."""
+    folder = target.resolve() if (target / "ema.safetensors").is_file() else None
+    run = Run.open(target if folder is None else folder.parent.parent)
     if folder is None:
         names = [name for name in ("rl", "sft2", "sft1", "pretrain") if run.path("models", name).is_dir()]
         if not names:
             raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` goes on with the run")
         folder = run.path("models", names[0])
-    given = {"prompts": prompts, "turns": turns, "seed": seed}
-    settings = run.recipe.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
-    measured = Evaluator(run, settings).evaluate(
-        load_folder(folder, run.recipe.engine.device), folder.name, test_prompts(run, settings.prompts)
-    )
+    settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    prompts = held_out_prompts(run, split, changes["prompts"])
+    parts = load_folder(folder, run.recipe.engine.device, precision(run.recipe))
+    with reward_hub(run) if scored else nullcontext() as hub:
+        measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts)
     report = gate_of(run, measured.evaluation)
     console.print(report)
-    evaluation = replace(measured.evaluation, gate=report, name=f"eval-{folder.name}-seed{settings.seed}")
+    name = f"eval-{folder.name}-seed{settings.seed}" + ("" if split == "test" else f"-{split}")
+    evaluation = replace(
+        measured.evaluation, gate=report, name=name, settings={**measured.evaluation.settings, "split": split}
+    )
     written = evaluation.save(out or run.path("evaluation"))
     for arm, table in evaluation.arms.items():
         accuracy = ", ".join(f"{value:.3f}" for value in table.correct.mean(0))

@@ -1,13 +1,16 @@
 """The stages before SFT: the world's prompts and rows, tokenizer and model from scratch, autoencoder, scorers."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, RunError, write_json
+from irg_rl.config import Recipe
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.folder import Folder, load_folder, save_folder
 from irg_rl.model.init import initialize
@@ -51,7 +54,17 @@ def make_world(run: Run) -> None:
 
 
 def prompts_of(run: Run, split: str) -> list[Prompt]:
-    return read_prompts(run.path("world", f"{split}.jsonl"))
+    return read_prompts(prompts_file(run, split))
+
+
+def prompts_file(run: Run, split: str) -> Path:
+    return run.path("world", f"{split}.jsonl")
+
+
+def rl_prompts_file(run: Run) -> Path:
+    """The prompts that RL samples for: the recipe's own or the world's."""
+    given = run.recipe.rl.prompts
+    return Path(given) if given else prompts_file(run, "train")
 
 
 def make_base(run: Run, facts: dict) -> None:
@@ -63,6 +76,7 @@ def make_base(run: Run, facts: dict) -> None:
     rng = random.Random(recipe.seed)
     images = np.stack([render(crowded_scene(rng)) for _ in range(8000)])
     torch.manual_seed(recipe.seed)
+    torch.set_num_threads(1)  # its convolutions are small: a second thread costs more than it does
     vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
     with bar("autoencoder", recipe.vae.steps) as progress:
         vae = train_autoencoder(
@@ -85,15 +99,30 @@ def make_base(run: Run, facts: dict) -> None:
     save_folder(model, vae, tokenizer, run.path(BASE))
 
 
-def base_folder(run: Run) -> Path:
-    return Path(run.recipe.init_from) if run.recipe.init_from else run.path(BASE)
+def model_path(run: Run, name: str) -> Path:
+    """Where a model folder of the run (`base`, `sft1`, `sft2`, `rl`, ...) lies."""
+    if name == "base" and run.recipe.init_from:
+        return Path(run.recipe.init_from)
+    return run.path("models", name)
 
 
 def load_model(run: Run, name: str) -> Folder:
-    """A model folder of the run (`sft1`, `sft2`, `rl`, ...) on the recipe's device."""
-    dtype = torch.bfloat16 if run.recipe.engine.dtype == "bf16" else torch.float32
-    folder = base_folder(run) if name == "base" else run.path("models", name)
-    return load_folder(folder, run.recipe.engine.device, dtype)
+    """A model folder of the run on the recipe's device and in its precision, to sample from."""
+    return load_folder(model_path(run, name), run.recipe.engine.device, precision(run.recipe))
+
+
+def precision(recipe: Recipe) -> torch.dtype:
+    return torch.bfloat16 if recipe.engine.dtype == "bf16" else torch.float32
+
+
+def save_trained(run: Run, start: str, weights: Mapping[str, Tensor], name: str) -> None:
+    """Model folder `start`, read again in fp32, becomes model folder `name` with trained weights. What these leave out,
+    the position tables, stays. The model in an engine would not do: its weights are in pieces under ZeRO 3 and in bf16
+    where that is trained in."""
+    folder = load_folder(model_path(run, start))
+    unknown = folder.model.load_state_dict(weights, strict=False).unexpected_keys
+    assert not unknown, unknown
+    save_folder(folder.model, folder.autoencoder, folder.tokenizer, run.path("models", name))
 
 
 def checker_agreement(images: np.ndarray, rebuilt: np.ndarray) -> float:
@@ -107,9 +136,15 @@ def _objects(reading: Reading, reference: Reading) -> set[tuple[str, str, str]]:
     return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}
 
 
+def trained_scorers(recipe: Recipe) -> set[str]:
+    """Kinds of the scorers that the run trains for itself; HPS starts from CLIP."""
+    kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
+    return kinds | {"clip"} if kinds else kinds
+
+
 def make_scorers(run: Run, facts: dict) -> None:
     """Train the small CLIP and HPS that the recipe uses without a released model."""
-    on_the_spot = {s.kind for s in run.recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
+    on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return
     steps = run.recipe.rewards.training_steps

@@ -8,17 +8,16 @@ The driver holds references and numbers, never tensors.
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.commands.collecting import Collector
+from irg_rl.commands.collecting import Collector, DroppedSamples
 from irg_rl.commands.critic import CreditSettings, Critic, Verdict
 from irg_rl.commands.learning import Learners
-from irg_rl.commands.prepare import prompts_of
+from irg_rl.commands.prepare import rl_prompts_file
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, write_json
 from irg_rl.commands.scoring import scorer_specs
@@ -33,8 +32,7 @@ WARM_UP_S = 180.0
 
 
 def rl_prompts(run: Run) -> list[Prompt]:
-    given = run.recipe.rl.prompts
-    return read_prompts(Path(given)) if given else prompts_of(run, "train")
+    return read_prompts(rl_prompts_file(run))
 
 
 def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
@@ -50,16 +48,20 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
             learners.stop()
 
 
-def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
+def worker_settings(run: Run, start: str) -> WorkerSettings:
     """Rollout actors side by side share the threads of the machine."""
     recipe = run.recipe
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     folder = recipe.init_from if start == "base" and recipe.init_from else str(run.path("models", start))
-    settings = WorkerSettings(
-        folder, recipe.sampling, recipe.rl.noise, recipe.seed, threads, recipe.engine.device, recipe.engine.dtype
+    return WorkerSettings(
+        folder, recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device, recipe.engine.dtype
     )
+
+
+def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
+    recipe, settings = run.recipe, worker_settings(run, start)
     gpus = 1.0 if recipe.engine.device == "cuda" else 0.0
-    actor = ray.remote(RolloutWorker).options(**actor_options(threads=threads, cpus=0, gpus=gpus))
+    actor = ray.remote(RolloutWorker).options(**actor_options(threads=settings.threads, cpus=0, gpus=gpus))
     return Fleet(
         "rollout",
         lambda index: actor.remote(settings),
@@ -87,6 +89,14 @@ def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
     )
 
 
+def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -> Collector:
+    recipe = run.recipe
+    return Collector(
+        slots, rollouts, critics, rl_prompts(run), recipe.rl.group_size, recipe.rl_seed, recipe.engine.deadline_s,
+        DroppedSamples(run.path("dropped.jsonl")),
+    )  # fmt: skip
+
+
 @dataclass
 class Loop:
     """Updates until the recipe's number is reached, with checkpoints on the way."""
@@ -104,10 +114,7 @@ class Loop:
         if saved:
             slots = SlotBuffer.restore(saved["slots"], time.monotonic() + self.run.recipe.engine.deadline_s)
         self.tracker.rewind("rl", self.learners.updates)
-        collector = Collector(
-            slots, self.rollouts, self.critics, rl_prompts(self.run), recipe.group_size, self.run.recipe.seed,
-            self.run.recipe.engine.deadline_s, self.run.path("dropped.jsonl"),
-        )  # fmt: skip
+        collector = collector_of(self.run, slots, self.rollouts, self.critics)
         self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)
         self.critics.wait_until_serving(1, WARM_UP_S)
         if saved:  # the actors were started, and sent weights, before the checkpoint was read
@@ -128,7 +135,7 @@ class Loop:
         """One update: fill, learn, publish, free the slots."""
         update, began = self.learners.updates, time.monotonic()
         collector.admit(update)
-        while not (batch := collector.take()):
+        while not (batch := collector.take(update)):
             collector.pump(1.0, update)
         collected = time.monotonic()
         if update == 0:
@@ -171,7 +178,7 @@ def summary(verdicts: list[Verdict]) -> dict[str, float]:
         "stopped": sum(v.stopped for v in verdicts) / trajectories,
         "images": sum(v.images for v in verdicts) / trajectories,
         "text_tokens": sum(v.text_tokens for v in verdicts) / trajectories,
-        "dropped_samples": sum(v.dropped for v in verdicts),
+        "dropped_samples": sum(len(v.failures) for v in verdicts),
         "reward/first": _mean([v.first for v in verdicts]),
         "reward/last": _mean([v.last for v in verdicts]),
     }
@@ -181,7 +188,7 @@ def summary(verdicts: list[Verdict]) -> dict[str, float]:
             pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
             if pairs:
                 out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
-    return out
+    return out | verdicts[-1].scorers
 
 
 def _mean(values: list[float]) -> float:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 import yaml
 
 from irg_rl.config import Recipe, RecipeError, parse_recipe
+
+SFT_MODELS = {"base": "pretrain", "stage1": "sft1", "stage2": "sft2"}
+"""SFT stages of a recipe -> stages of a run, which are also the names of the model folders they make."""
 
 
 class RunError(RuntimeError):
@@ -35,8 +39,9 @@ class Run:
     stages: dict[str, dict] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, recipe: Recipe) -> "Run":
-        """A new folder `output_dir/name[-k]`; never one that exists."""
+    def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
+        """A new folder `output_dir/name[-k]`; never one that exists. `begin` puts in what it starts with; recipe.yaml
+        comes last and vouches for that: without it the folder is no run."""
         base = Path(recipe.output_dir)
         for number in range(1, 1000):
             folder = base / (recipe.name if number == 1 else f"{recipe.name}-{number}")
@@ -46,9 +51,11 @@ class Run:
                 continue
             except OSError as error:
                 raise RunError(f"{folder}: can't be made ({error}); choose another output_dir") from error
-            (folder / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
+            run = cls(folder, recipe)
+            begin(run)
             write_json(folder / "environment.json", environment(recipe))
-            return cls(folder, recipe)
+            (folder / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
+            return run
         raise RunError(f"{base}: a thousand runs of {recipe.name} exist; choose another output_dir")
 
     @classmethod
@@ -65,6 +72,12 @@ class Run:
             raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
         except (yaml.YAMLError, ValueError) as error:
             raise RunError(f"{folder}: recipe.yaml or stages.json is damaged ({error}); start the run anew") from error
+
+    @property
+    def sft_model(self) -> str | None:
+        """The model folder that SFT ends with; None without SFT."""
+        sft = self.recipe.sft
+        return None if sft is None else SFT_MODELS[list(sft.stages)[-1]]
 
     def path(self, *parts: str) -> Path:
         path = self.folder.joinpath(*parts)

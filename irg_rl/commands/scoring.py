@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from irg_rl.commands.run import Run
 from irg_rl.config import ScorerRecipe
@@ -11,15 +12,16 @@ from rewards.judge_process import JudgeProcess
 @contextmanager
 def scorer_specs(run: Run) -> Iterator[list[dict]]:
     """Plain specs for a RewardHub. The embedded judge, if one is needed, lives as long as the context."""
-    scorers = run.recipe.rewards.scorers
+    scorers, trained = run.recipe.rewards.scorers, run.path("scorers")
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
-        yield [_spec(run, scorer, None) for scorer in scorers]
+        yield [spec_of(scorer, trained) for scorer in scorers]
         return
     with JudgeProcess(seed=run.recipe.seed) as judge:
-        yield [_spec(run, scorer, judge.base_url) for scorer in scorers]
+        yield [spec_of(scorer, trained, judge.base_url) for scorer in scorers]
 
 
-def _spec(run: Run, scorer: ScorerRecipe, judge_url: str | None) -> dict:
+def spec_of(scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -> dict:
+    """`trained`: folder of the scorers that the run trains for itself; `judge_url`: address of the embedded judge."""
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     if scorer.kind == "judge":
         options = {
@@ -27,7 +29,7 @@ def _spec(run: Run, scorer: ScorerRecipe, judge_url: str | None) -> dict:
             "concurrency": scorer.concurrency, "api_key_env": scorer.api_key_env or "",
         }  # fmt: skip
     elif scorer.kind in ("clip", "hps"):
-        options = {"path": scorer.path or str(run.path("scorers", scorer.kind))}
+        options = {"path": scorer.path or str(trained / scorer.kind)}
     else:
         options = {}
     return {**spec, "options": {**options, **scorer.options}}

@@ -1,20 +1,19 @@
 """The stages of a run in order. A stage that is done is skipped, one that was stopped goes on from its checkpoint."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from irg_rl.commands.checking import require_machine
+from irg_rl.commands.comparing import compare_runs
+from irg_rl.commands.fork import fork
 from irg_rl.commands.measure import Measured, gate_of, measure_stage
 from irg_rl.commands.prepare import make_base, make_scorers, make_world
 from irg_rl.commands.progress import console
 from irg_rl.commands.reinforce import reinforce
-from irg_rl.commands.run import Run, RunError, write_json
+from irg_rl.commands.run import Run, RunError
 from irg_rl.commands.supervise import draw_own_images, train_stage
 from irg_rl.config import load_recipe
-from irg_rl.evaluate.compare import VERIFIER, best_of, compare
-from irg_rl.evaluate.outcomes import load
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
 
@@ -31,6 +30,11 @@ def go_on(folder: Path) -> None:
     run = Run.open(folder)
     require_machine(run.recipe)
     work(run)
+
+
+def start_fork(folder: Path, overrides: list[str]) -> None:
+    """`irg-rl fork`."""
+    work(fork(folder, overrides))
 
 
 def work(run: Run) -> None:
@@ -61,8 +65,8 @@ def work(run: Run) -> None:
             check_gate_holds(run)
             step(run, "rl", lambda facts: reinforce(run, last, tracker, facts))
             step(run, "evaluate_rl", lambda facts: evaluate(run, "rl", tracker, facts))
-            if last == "sft2":
-                compare_with_sft(run)
+            if recipe.sft is not None:
+                compare_runs([run.folder])
         step(run, "report", lambda facts: facts.update(path=str(build_report(run.folder))), again=True)
     show_budgets(run)
 
@@ -88,18 +92,6 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
 
 
-def compare_with_sft(run: Run) -> None:
-    """RL against its own SFT checkpoint and against the better of two first images (an oracle picks)."""
-    arms = ("sft2.real", "sft2.redraw", "rl.real")
-    sft, again, rl = (load(run.path("evaluation", f"{arm}.parquet")) for arm in arms)
-    first = replace(sft, rewards={})
-    second = replace(again, correct=again.correct[:, 1:], score=again.score[:, 1:], rewards={})
-    baselines = {"its SFT checkpoint": sft, "best of 2 first images, oracle": best_of([first, second], VERIFIER)}
-    comparison = compare([rl], baselines)
-    write_json(run.path("evaluation", "comparison.json"), comparison.to_dict())
-    console.print(comparison.to_markdown(), markup=False)
-
-
 def check_gate_holds(run: Run) -> None:
     """RL starts only from a model whose refinement is real, unless the recipe says `gate.mode: off`."""
     entry = run.stages.get("evaluate_sft")
@@ -111,7 +103,8 @@ def check_gate_holds(run: Run) -> None:
         return
     build_report(run.folder)
     raise RunError(
-        f"the gate does not hold, RL is not started: {reasons}. Train SFT longer, or start anew with gate.mode=off"
+        f"the gate does not hold, RL is not started: {reasons}. Train SFT longer, or do RL all the same: "
+        f"`irg-rl fork {run.folder} gate.mode=off`"
     )
 
 
@@ -129,5 +122,6 @@ def show_budgets(run: Run) -> None:
         total += entry["seconds"]
         budget = entry.get("budget_minutes")
         asked = f" of {budget:g} min" if budget else ""
-        console.print(f"  {name:13} {entry['seconds'] / 60:6.1f} min{asked}")
+        origin = f", from {entry['from']}" if "from" in entry else ""
+        console.print(f"  {name:13} {entry['seconds'] / 60:6.1f} min{asked}{origin}")
     console.print(f"  {'all':13} {total / 60:6.1f} min; report: {run.path('report.html')}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from irg_rl.commands.prepare import load_model, prompts_of
+from irg_rl.commands.prepare import load_model, model_path, prompts_of, save_trained
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run
 from irg_rl.config import OptimizerRecipe, Recipe, Stage
@@ -14,7 +14,7 @@ from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings
 from irg_rl.learner.parts import OptimizerSettings, Part, Schedule
 from irg_rl.learner.process_group import Rank
-from irg_rl.model.folder import Folder, save_folder
+from irg_rl.model.folder import Folder, load_folder
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.rows import own_image_rows, write_mode
@@ -25,7 +25,7 @@ from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
 from sft.encode import RowEncoder
 from sft.packing import PackStream, RowLayout
-from sft.train import Identity, StageTrainer, averaged_model, weights_of
+from sft.train import Identity, StageTrainer, weights_of
 
 VALIDATION_SEED = 987_654_321
 
@@ -38,13 +38,11 @@ def optimizer_settings(recipe: OptimizerRecipe, steps: int) -> OptimizerSettings
     }
     total = steps if recipe.schedule == "cosine" else None
     schedule = Schedule(recipe.warmup, total, recipe.final_lr_share)
-    return OptimizerSettings(rates, recipe.weight_decay, recipe.betas, recipe.eps, schedule)
+    return OptimizerSettings(rates, recipe.muon_lr, recipe.weight_decay, recipe.betas, recipe.eps, schedule)
 
 
-def engine_settings(recipe: Recipe, optimizer: OptimizerRecipe, steps: int) -> EngineSettings:
-    return EngineSettings(
-        optimizer_settings(optimizer, steps), recipe.engine.zero_stage, recipe.engine.dtype, optimizer.grad_clip
-    )
+def engine_settings(recipe: Recipe, optimizer: OptimizerRecipe, steps: int, zero_stage: int) -> EngineSettings:
+    return EngineSettings(optimizer_settings(optimizer, steps), zero_stage, recipe.engine.dtype, optimizer.grad_clip)
 
 
 def builder_of(folder: Folder) -> PackBuilder:
@@ -61,20 +59,22 @@ def idle_pack(folder: Folder) -> Pack:
     return builder.build(touch_all=True)
 
 
-def train_stage(run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict) -> None:
-    """Train one IRGL stage from model folder `start`; its averaged weights become model folder `name`."""
+def train_stage(
+    run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict, seed: int | None = None
+) -> None:
+    """Train one IRGL stage from model folder `start`; its averaged weights become model folder `name`. `seed` of the
+    order of its rows and of their noise; None: the recipe's."""
     recipe = run.recipe
+    seed = recipe.seed if seed is None else seed
     torch.set_num_threads(recipe.engine.threads)
-    folder = load_model(run, start)
-    sources = row_sources(run, stage)
+    folder = load_folder(model_path(run, start), recipe.engine.device)  # fp32; the engine casts and keeps masters
+    sources = row_sources(run, stage, seed)
     encoder = row_encoder(folder)
     system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
     layout = RowLayout(recipe.sft.dropout, stage.noise_blocks, recipe.model.timestep_shift, system)
-    stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), recipe.seed)
-    engine = Engine(
-        folder.model.train(), engine_settings(recipe, stage.optimizer, stage.steps), idle_pack(folder),
-        Rank(device=recipe.engine.device),
-    )  # fmt: skip
+    stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), seed)
+    settings = engine_settings(recipe, stage.optimizer, stage.steps, recipe.sft_zero_stage)
+    engine = Engine(folder.model.train(), settings, idle_pack(folder), Rank(device=recipe.engine.device))
     ema = EMA(weights_of(engine), recipe.sft.ema_decay)
     fingerprint = "-".join(source.fingerprint for source in sources)
     trainer = StageTrainer(
@@ -100,7 +100,7 @@ def train_stage(run: Run, name: str, start: str, stage: Stage, tracker: Tracker,
     facts.update(steps=engine.steps, rejected_rows=len(sources[0].rejections.seen))
     if facts["rejected_rows"]:
         console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")
-    save_folder(averaged_model(engine, ema), folder.autoencoder, folder.tokenizer, run.path("models", name))
+    save_trained(run, start, ema.weights, name)
 
 
 def step_metrics(result) -> dict[str, float]:
@@ -109,13 +109,13 @@ def step_metrics(result) -> dict[str, float]:
     return {**result.terms, **shared, "right_tokens": result.sums["right"] / tokens, "lr": result.learning_rates["und"]}
 
 
-def row_sources(run: Run, stage: Stage) -> list[RowSource]:
+def row_sources(run: Run, stage: Stage, seed: int) -> list[RowSource]:
     recipe = run.recipe
     data = Path(recipe.sft.data) if recipe.sft.data is not None else run.path("world", "rows")
     rejections = Rejections(run.path("rejected.jsonl"))
     hold_out = -(-recipe.sft.validation_rows // len(stage.sources))
     return [
-        RowSource(data / source.folder, recipe.seed + number, rejections, hold_out)
+        RowSource(data / source.folder, seed + number, rejections, hold_out)
         for number, source in enumerate(stage.sources)
     ]
 
@@ -144,13 +144,10 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
     with bar("own first images", len(prompts)) as progress:
         for begin in range(0, len(prompts), size):
             part = prompts[begin : begin + size]
-            requests = [
-                Request(p, begin + i, recipe.seed, think=think_text(p.metadata)) for i, p in enumerate(part)
-            ]
+            requests = [Request(p, begin + i, recipe.seed, think=think_text(p.metadata)) for i, p in enumerate(part)]
             images += [t.images[0].pixels.numpy() for t in sampler.sample(requests, turns=1)]
             progress.advance(len(part))
     rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed))
     for mode, made in rows.items():
         write_mode(run.path("world", "rows", "own"), mode, made)
     facts["images"] = len(images)
-

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, UInt8
 
+from irg_rl.errors import InputError
 from irg_rl.trajectory import Prompt, Trajectory
 
 Pixels = UInt8[np.ndarray, "H W 3"]
@@ -223,11 +224,14 @@ def save(outcomes: Outcomes, path: Path) -> None:
 
 
 def load(path: Path) -> Outcomes:
-    """Read what `save` wrote. Raises ValueError when the file is something else."""
-    table = pq.read_table(path)
+    """Read what `save` wrote. Raises InputError when the file is something else."""
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} cannot be read as parquet ({error}); evaluate again") from error
     about = table.schema.metadata or {}
     if b"arm" not in about or b"turns" not in about:
-        raise ValueError(f"{path} is not a table of outcomes: write one with evaluate.outcomes.save")
+        raise InputError(f"{path} is not a table of outcomes: write one with evaluate.outcomes.save")
     turns = int(about[b"turns"])
     grid = {
         name: table[name].to_numpy().reshape(-1, turns)

@@ -8,6 +8,8 @@ from enum import StrEnum
 import torch
 from torch import nn
 
+from irg_rl.learner.muon import MuonAdamW
+
 
 class Part(StrEnum):
     UND = "und"  # text and ViT tokens' expert, embeddings and output head
@@ -46,9 +48,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """torch.optim.AdamW, with a learning rate per part; 0 freezes the part."""
+    """torch.optim.AdamW, with a learning rate per part; 0 freezes the part. `muon_rate`: torch.optim.Muon with this
+    rate for the matrices of all layers, whatever the rate of their part (ZeRO stage 0 only)."""
 
     learning_rates: Mapping[str, float]
+    muon_rate: float | None = None
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -62,29 +66,32 @@ class OptimizerSettings:
             raise ValueError(f"learning_rates {dict(self.learning_rates)} train nothing; set one above 0")
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, one group per part and decay; parts without a rate are frozen.
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters, one group per part and decay; parts without a rate are frozen. With a
+    `muon_rate` the matrices of layers have groups of their own.
 
     Norms, biases and other vectors do not decay. Each group carries its `part` and its full `base_lr`.
     """
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         if settings.learning_rates.get(part, 0.0) <= 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
-            groups.setdefault((part, parameter.ndim >= 2), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "part": part,
-                "base_lr": settings.learning_rates[part],
-                "lr": settings.learning_rates[part],
-                "weight_decay": settings.weight_decay if decays else 0.0,
-            }
-            for (part, decays), parameters in groups.items()
-        ],
-        betas=settings.betas,
-        eps=settings.eps,
-    )
+            is_muon = settings.muon_rate is not None and ".layers." in name and parameter.ndim == 2
+            groups.setdefault((part, parameter.ndim >= 2, is_muon), []).append(parameter)
+    rates = [settings.muon_rate if is_muon else settings.learning_rates[part] for part, _, is_muon in groups]
+    described = [
+        {
+            "params": parameters,
+            "part": part,
+            "muon": is_muon,
+            "base_lr": rate,
+            "lr": rate,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for ((part, decays, is_muon), parameters), rate in zip(groups.items(), rates)
+    ]
+    if any(group["muon"] for group in described):
+        return MuonAdamW(described, settings.betas, settings.eps)
+    return torch.optim.AdamW(described, betas=settings.betas, eps=settings.eps)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from irg_rl.errors import InputError
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -33,10 +35,10 @@ class Rank:
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device {self.device!r}: choose cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device cuda is asked for, but this machine has no usable GPU; set device to cpu")
+            raise InputError("device cuda is asked for, but this machine has no usable GPU; set device to cpu")
         chosen = get_accelerator().device_name()
         if chosen != self.device:
-            raise ValueError(f"device is {self.device} but DeepSpeed chose {chosen}: set DS_ACCELERATOR={self.device}")
+            raise InputError(f"device is {self.device} but DeepSpeed chose {chosen}: set DS_ACCELERATOR={self.device}")
 
 
 def host_store(world_size: int, timeout: float) -> dist.TCPStore:

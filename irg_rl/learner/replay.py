@@ -17,6 +17,7 @@ siblings share is one object in several trajectories; it is trained in the first
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from irg_rl.errors import InputError
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
@@ -147,7 +148,7 @@ class Replay:
 
     def _require(self, tokens: int, trajectory: Trajectory) -> None:
         if tokens > self._max_tokens:
-            raise ValueError(
+            raise InputError(
                 f"sample {trajectory.sample} of prompt {trajectory.prompt.id!r} needs {tokens} tokens in one pack; "
                 f"max_pack_tokens is {self._max_tokens}: raise it, or lower turns, image size or text length"
             )

@@ -19,7 +19,8 @@ def capture(engine: Engine, ema: EMA | None = None) -> tuple[dict[str, dict[str,
     keep = rank() == 0
     groups = {MODEL: _collect(state.weights(), keep)}
     for key in state.MOMENTS:
-        groups[key] = _collect(state.moment(key), keep)
+        if moments := _collect(state.moment(key), keep):
+            groups[key] = moments
     groups[RNG] = {
         f"rank{index}.{name}": tensor
         for index, own in enumerate(gather_objects(rng.capture()))
@@ -37,7 +38,7 @@ def restore(engine: Engine, groups: dict[str, dict[str, Tensor]], words: dict, e
 
     On another world size the weights and moments are exact, but a rank without a saved generator keeps its own.
     """
-    moments = {key: groups[key] for key in engine.state().MOMENTS}
+    moments = {key: groups[key] for key in engine.state().MOMENTS if key in groups}
     engine.load(groups[MODEL], moments, words["steps"])
     engine.skipped = words["skipped"]
     if ema is not None:

@@ -32,6 +32,8 @@ class EngineSettings:
                 f"precision bf16 with zero_stage {self.zero_stage}: DeepSpeed's optimizer for it cannot sum several "
                 "backwards in fp32; set zero_stage to 2 or 3"
             )
+        if self.optimizer.muon_rate is not None and self.zero_stage:
+            raise ValueError(f"Muon needs whole matrices, which zero_stage {self.zero_stage} cuts up: set zero_stage 0")
         if self.grad_clip <= 0:
             raise ValueError(f"grad_clip {self.grad_clip} must be above 0")
 

@@ -1,4 +1,4 @@
-"""The full fp32 weights and Adam moments of an engine, by parameter name, whatever ZeRO stage holds them.
+"""The full fp32 weights and optimizer moments of an engine, by parameter name, whatever ZeRO stage holds them.
 
 A state read here does not depend on the world size or the ZeRO stage, so a run may be resumed on other ones.
 Every call is collective: all ranks make it, in the same order.
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 class FullState:
     """A view of a DeepSpeed engine's state; it copies nothing until asked."""
 
-    MOMENTS = ("exp_avg", "exp_avg_sq")
+    MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+    """Those of AdamW and of Muon; a parameter has the ones of its optimizer."""
 
     def __init__(self, engine: Any, zero_stage: int):
         self._engine = engine
@@ -39,8 +40,8 @@ class FullState:
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def moment(self, key: str) -> Iterator[tuple[str, Tensor]]:
-        """One of `MOMENTS` for every trainable parameter."""
-        for name, parameter in self._trainable():
+        """One of `MOMENTS` for every trainable parameter that has it."""
+        for name, parameter in self._with(key):
             if self._stage == 0:
                 full = self._engine.optimizer.state[parameter][key]
             else:
@@ -51,16 +52,15 @@ class FullState:
         """Raises ValueError naming what is missing, unknown or of another shape."""
         entries = self._engine.module.state_dict(keep_vars=True)
         self._check("weights", weights, set(entries))
-        trainable = {name for name, _ in self._trainable()}
         for key in self.MOMENTS:
-            self._check(key, moments[key], trainable)
+            self._check(key, moments.get(key, {}), {name for name, _ in self._with(key)})
         for name, tensor in entries.items():
             if isinstance(tensor, nn.Parameter):
                 self._set_weight(name, tensor, weights[name])
             else:
                 tensor.copy_(weights[name])
         for key in self.MOMENTS:
-            for name, parameter in self._trainable():
+            for name, parameter in self._with(key):
                 self._set_moment(parameter, moments[key][name], key)
         self.set_steps(steps)
 
@@ -80,6 +80,13 @@ class FullState:
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad)
+
+    def _with(self, key: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """The trainable parameters that have the moment `key`."""
+        if self._stage == 0:
+            state = self._engine.optimizer.state
+            return ((n, p) for n, p in self._trainable() if key in state[p])
+        return iter(()) if key == "momentum_buffer" else self._trainable()
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:
         if self._stage == 3:

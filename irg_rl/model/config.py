@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from irg_rl.errors import InputError
 
 _UNUSED_VIT_LAYERS = 1
 
@@ -118,7 +120,7 @@ class ModelConfig(_Sizes):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The sizes of a released folder. ValueError names the file and the key that is missing."""
+        """The sizes of a released folder. InputError names the file and the key that is missing."""
         top, llm, vit = (_read_json(folder / name) for name in ("config.json", "llm_config.json", "vit_config.json"))
         vae = top.get("vae_config", {})  # a folder without it holds the FLUX.1 autoencoder
         try:
@@ -146,7 +148,10 @@ class ModelConfig(_Sizes):
                 timestep_shift=top.get("timestep_shift", 1.0),
             )
         except KeyError as error:
-            raise ValueError(f"{folder}: config.json, llm_config.json and vit_config.json lack {error}") from error
+            raise InputError(f"{folder}: config.json, llm_config.json and vit_config.json lack {error}") from error
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise InputError(f"{folder}: config.json, llm_config.json or vit_config.json cannot be: {wrong}") from error
 
     def write(self, folder: Path) -> None:
         """Writes the three JSON files."""
@@ -218,8 +223,8 @@ def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} does not exist; a model folder has config.json, llm_config.json and vit_config.json"
         ) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import ModelConfig
@@ -51,13 +53,13 @@ def load_folder(
     dtype: torch.dtype = torch.float32,
     attention: Backend = Backend.SDPA,
 ) -> Folder:
-    """Reads a folder. The autoencoder stays in fp32. ValueError names every key that is missing, unknown or mis-shaped,
+    """Reads a folder. The autoencoder stays in fp32. InputError names every key that is missing, unknown or mis-shaped,
     except the two sin-cos tables, which are recomputed when absent."""
     path = Path(path)
     config = ModelConfig.read(path)
     tokenizer = load_tokenizer(path)
     if len(tokenizer) > config.llm.vocab_size:
-        raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} ids, the model {config.llm.vocab_size} rows")
+        raise InputError(f"{path}: the tokenizer has {len(tokenizer)} ids, the model {config.llm.vocab_size} rows")
     with torch.device("meta"):
         model = UnifiedModel(config, tokenizer.special, attention)
         autoencoder = Autoencoder(config.vae, config.latent_patch_size)
@@ -75,6 +77,15 @@ def load_folder(
 
 
 def _read(path: Path, device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Tensors in memory that torch allocated, and so aligned to 64 bytes.
+
+    A file's own tensors lie wherever its header left them, and matrix products of differently aligned operands differ
+    in their last bits: equal weights from different folders would not give equal results.
+    """
     if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    return load_file(path, device=str(device))
+        raise InputError(f"{path} does not exist")
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read ({error}): write or copy it again") from error

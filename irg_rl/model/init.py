@@ -16,7 +16,11 @@ CONTENT = 0.3
 def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: tuple[int, int]) -> UnifiedModel:
     """Normal weights with standard deviation 1/sqrt(fan in), so every layer keeps the scale of its input; matrices that
     write to the residual stream are divided by sqrt(2 * layers) (GPT-2); biases 0; the velocity head starts at 0, as
-    BAGEL's does. Both experts start independently. Norm weights keep their 1 and tables their sines.
+    BAGEL's does. Norm weights keep their 1 and tables their sines.
+
+    Queries and keys of both experts start from one matrix per layer (mimetic initialization, Trockman and Kolter 2023):
+    tokens then attend to tokens like themselves, a latent to the latent and the patch at its own place, before anything
+    is learned. Without it a base model took twice the steps to use the picture it was to edit.
 
     `grid` and `vit_grid` are the token grids of the images to come. On a few rows and columns the sin-cos table is
     nearly constant: neighbours differ by a fiftieth of its energy, which unit-variance content buries. So content
@@ -36,6 +40,14 @@ def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: 
         elif isinstance(module, nn.Embedding):
             std = 1.0 if "embed_tokens" in name else 0.02
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
+    shared_by = model.config.llm.num_attention_heads // model.config.llm.num_key_value_heads
+    for layer in model.language_model.model.layers:
+        attention = layer.self_attn
+        key = attention.k_proj.weight
+        attention.k_proj_moe_gen.weight.copy_(key)
+        query = key.unflatten(0, (-1, model.config.llm.head_dim)).repeat_interleave(shared_by, dim=0).flatten(0, 1)
+        attention.q_proj.weight.copy_(query)
+        attention.q_proj_moe_gen.weight.copy_(query)
     model.llm2vae.weight.zero_()
     model.language_model.lm_head.weight.mul_(0.1)
     model.time_embedder.mlp[2].weight.mul_(CONTENT)

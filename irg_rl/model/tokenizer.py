@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from irg_rl.errors import InputError
 from irg_rl.model.pack import SpecialIds
 
 BOS, EOS, SOI, EOI = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
@@ -30,7 +31,7 @@ class TextTokenizer:
         known = qwen.get_added_vocab()
         missing = [token for token in (BOS, EOS, SOI, EOI) if token not in known]
         if missing:
-            raise ValueError(f"the tokenizer in {source} has no special token {', '.join(missing)}")
+            raise InputError(f"the tokenizer in {source} has no special token {', '.join(missing)}")
         self.special = SpecialIds(known[BOS], known[EOS], known[SOI], known[EOI])
 
     def __len__(self) -> int:
@@ -60,7 +61,7 @@ class TextTokenizer:
 def load_tokenizer(folder: Path) -> TextTokenizer:
     """The tokenizer of a model folder."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        raise ValueError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
+        raise InputError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
     return TextTokenizer(Qwen2Tokenizer.from_pretrained(folder), str(folder))
 
 
@@ -69,7 +70,7 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> Tex
     it into `folder` and returns it. The same corpus gives the same files."""
     least = 256 + len(_SPECIAL_TOKENS)
     if vocab_size < least:
-        raise ValueError(
+        raise InputError(
             f"vocab_size {vocab_size} is below {least}: 256 bytes and {len(_SPECIAL_TOKENS)} special tokens"
         )
     bpe = Tokenizer(models.BPE())

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from irg_rl.errors import InputError
+
 _SHOWN = 5
 
 
 def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor], source: str) -> None:
-    """ValueError that names what is missing, unknown or of another shape."""
+    """InputError that names what is missing, unknown or of another shape."""
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [
@@ -19,4 +21,4 @@ def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor], 
     ]
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise ValueError(f"{source} does not fit the configuration: {'; '.join(problems[:_SHOWN])}{more}")
+        raise InputError(f"{source} does not fit the configuration: {'; '.join(problems[:_SHOWN])}{more}")

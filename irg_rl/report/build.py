@@ -113,6 +113,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         "recipe digest": about.get("digest"),
         "commit": about.get("commit"),
         "seed": record.recipe.get("seed"),
+        "seed of RL": (record.recipe.get("rl") or {}).get("seed"),
         "command": about.get("command"),
         "started": about.get("started"),
         "cores": about.get("cores"),

@@ -5,8 +5,8 @@ Which scalars of `metrics.jsonl` are drawn, by the name they are logged under:
 | stage       | scalars |
 |---|---|
 | SFT stages  | `ce`, `mse`, `right_tokens`, the same under `validation/`, `grad_norm/{part}` |
-| RL (`rl..`) | `reward/{first,last}`, `reward/{scorer}/turn{k}`, `accuracy/turn{k}` and `accuracy/n` (validation), |
-|             | `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
+| RL (`rl..`) | `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, `accuracy/turn{k}` and        |
+|             | `accuracy/n` (validation), `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
 |             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}` |
 """
 
@@ -82,6 +82,7 @@ CURVES = (
           cases="accuracy/n"),
     Curve("Reward of first and last image", RL, r"reward/(?P<line>first|last)", "mean reward", UPDATES),
     Curve("Scorers by turn", RL, r"reward/(?P<panel>.+)/(?P<line>turn\d+)", "mean score", UPDATES),
+    Curve("Time of a scorer", RL, r"reward/(?P<line>.+)/seconds_per_image", "seconds per image", UPDATES),
     Curve("How often the model stops", RL, r"stopped", "share of trajectories", UPDATES, share=True),
     Curve("Images drawn per trajectory", RL, r"images", "images", UPDATES),
     Curve("Gradient norm in RL", RL, r"grad_norm/(?P<line>.+)", "norm before clipping", UPDATES, log_scale=True),

@@ -9,7 +9,7 @@ evaluation/*.json  by "kind": evaluation (suite), comparison (compare),
                    scorers {"rows": [{"scorer", "against", "agreement", "n", "low"?, "high"?, "note"?}]}
 samples/*/         see samples
 **/rejected.jsonl  rows that SFT refused: {"file", "row", "reason"}
-**/dropped.jsonl   samples that RL left out: {"step", "prompt", "reason"}
+**/dropped.jsonl   samples that RL left out: {"step", "group", "sample", "prompt", "reason"}
 """
 
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from irg_rl.errors import InputError
 from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.redact import redact, redact_text
 from irg_rl.report.samples import INDEX, Sample, load_samples
@@ -58,10 +59,10 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Read all there is; a broken part becomes a problem, not the end of the report.
 
-    Raises ValueError when the folder is not a run.
+    Raises InputError when the folder is not a run.
     """
     if not (folder / "recipe.yaml").is_file() and not (folder / METRICS).is_file():
-        raise ValueError(f"{folder} is not a run folder: it has neither recipe.yaml nor {METRICS}")
+        raise InputError(f"{folder} is not a run folder: it has neither recipe.yaml nor {METRICS}")
     record = RunRecord(folder)
     _read_recipe(record)
     record.environment = redact(_read_json(record, folder / "environment.json") or {})
@@ -84,8 +85,10 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
-    """Whether the run itself made it, as a step of its own; others were asked for later."""
-    return evaluation["name"] in record.stages or not record.stages
+    """Whether the run itself made it, as a step of its own; others, baselines too, were asked for after its report."""
+    stages = list(record.stages)
+    own = stages[: stages.index("report")] if "report" in stages else stages
+    return evaluation["name"] in own or not stages
 
 
 def _place(record: RunRecord, name: str) -> int:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from irg_rl.errors import InputError
+
 RESERVED = ("stage", "step", "time")
 
 
@@ -60,7 +62,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """All whole lines. A last line cut off by a kill is left out; any other broken line raises ValueError."""
+    """All whole lines. A last line cut off by a kill is left out; any other broken line raises InputError."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -73,9 +75,9 @@ def read_metrics(path: Path) -> list[dict]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number} is not JSON ({error.msg}): remove that line") from error
+            raise InputError(f"{path}, line {number} is not JSON ({error.msg}): remove that line") from error
         if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or not isinstance(row.get("step"), int):
-            raise ValueError(f"{path}, line {number} has no stage and step: remove that line")
+            raise InputError(f"{path}, line {number} has no stage and step: remove that line")
         rows.append(row)
     return rows
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from irg_rl.errors import InputError
 from irg_rl.report import strips
 from irg_rl.trajectory import Trajectory
 
@@ -93,12 +94,12 @@ def save_samples(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def load_samples(folder: Path) -> list[Sample]:
-    """Read what `save_samples` wrote. Raises ValueError naming the file that is broken."""
+    """Read what `save_samples` wrote. Raises InputError naming the file that is broken."""
     try:
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         return [_sample(folder, entry) for entry in entries]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / INDEX} is not a list of samples ({error}); draw the samples again") from error
+        raise InputError(f"{folder / INDEX} is not a list of samples ({error}); draw the samples again") from error
 
 
 def _image_name(number: int, turn: int) -> str:
@@ -137,9 +138,9 @@ def _sample(folder: Path, entry: dict) -> Sample:
 def _read_image(folder: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:
     # a report embeds what this returns: a name must not reach out of the folder
     if Path(name).name != name:
-        raise ValueError(f"{folder / INDEX} names the image {name!r}, which is not a file of its own folder")
+        raise InputError(f"{folder / INDEX} names the image {name!r}, which is not a file of its own folder")
     try:
         with Image.open(folder / name, formats=["PNG"]) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"{folder / name} cannot be read as a PNG ({error}); draw the samples again") from error
+        raise InputError(f"{folder / name} cannot be read as a PNG ({error}); draw the samples again") from error

@@ -1,10 +1,10 @@
 """From defects to edits, and from edits to pixels. An edit repaints whole cells and leaves every other pixel alone."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import combinations, permutations, product
+from itertools import chain, combinations, permutations, product
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.render import cell_slices, render_cell
 from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
 from irg_rl.shapes_world.scenes import random_object
+
+LONGEST_CHAIN = 3
+"""Moves in a row, each into the cell that the one before has left, at most."""
 
 
 class EditKind(StrEnum):
@@ -61,7 +64,7 @@ def plan_edits(reading: Reading, metadata: dict, rng: random.Random, max_fixes: 
 
 
 def apply_edits(pixels: np.ndarray, reading: Reading, edits: list[Edit], rng: random.Random) -> np.ndarray:
-    """Picture with the edits painted in, uint8 [32, 32, 3]. Only the cells the edits name change; a recoloured,
+    """Picture with the edits painted in, uint8 [24, 24, 3]. Only the cells the edits name change; a recoloured,
     reshaped or moved object keeps everything else as read. ValueError when an edit finds nothing in its cell."""
     edited = pixels.copy()
     board = {seen.cell: seen for seen in reading.objects}
@@ -107,14 +110,18 @@ def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, r
     color = defect.thing.color or rng.choice(tuple(COLORS))
     new = Object(defect.thing.shape, color, "small", "")
     empty = [cell for cell in CELLS if cell not in board and cell not in unclear]
-    tolerated = [cell for cell, seen in board.items() if not any(thing.fits(seen) for thing, _ in demand.includes)]
-    groups = [group for group in (unclear, empty, tolerated) if group]
+    groups = [group for group in (unclear, empty, _tolerated(board, demand)) if group]
     fitting = [[c for c in group if not _broken([*board.values(), new._replace(cell=c)], demand)] for group in groups]
     cell = rng.choice(next((group for group in fitting if group), groups[0]))
     if cell in unclear:
         unclear.remove(cell)
     board[cell] = new._replace(cell=cell)
     return Edit(EditKind.ADD, as_thing(new), cell, defect=defect)
+
+
+def _tolerated(board: dict[str, Object], demand: Demand) -> list[str]:
+    """Cells of what the demand does not speak of."""
+    return [cell for cell, seen in board.items() if not any(thing.fits(seen) for thing, _ in demand.includes)]
 
 
 def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
@@ -136,11 +143,12 @@ def _plan_moves(board: dict[str, Object], demand: Demand, rng: random.Random) ->
     ends = {demand.includes[index][0] for first, _, second in demand.relations for index in (first, second)}
     movable = [cell for cell, seen in board.items() if any(thing.fits(seen) for thing in ends)]
     free = [cell for cell in CELLS if cell not in board]
+    ways = chain(_ways(movable, free), _tight_ways(movable, [*free, *_tolerated(board, demand)]))
     found = next(
         (
             option
-            for number in range(1, len(movable) + 1)
-            for option in _shuffled(product(combinations(movable, number), permutations(free, number)), rng)
+            for options in ways
+            for option in _shuffled(options, rng)
             if not _broken(_moved(board, *option), demand)
         ),
         ((), ()),
@@ -156,6 +164,27 @@ def _plan_moves(board: dict[str, Object], demand: Demand, rng: random.Random) ->
     return edits
 
 
+Way = tuple[tuple[str, ...], tuple[str, ...]]
+"""Cells that are left and cells that are entered, move by move."""
+
+
+def _ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Way]]:
+    """Moves into free cells, fewest first."""
+    for number in range(1, len(movable) + 1):
+        yield product(combinations(movable, number), permutations(free, number))
+
+
+def _tight_ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Way]]:
+    """Moves into `free` cells and into those that earlier moves have left, for a picture with too little room."""
+    for number in range(1, LONGEST_CHAIN + 1):
+        yield (
+            (cells, targets)
+            for cells in permutations(movable, number)
+            for targets in permutations((*free, *cells), number)
+            if all(target not in cells[index:] for index, target in enumerate(targets))
+        )
+
+
 def _shuffled(options: Iterable, rng: random.Random) -> list:
     listed = list(options)
     rng.shuffle(listed)
@@ -168,6 +197,11 @@ def _moved(board: dict[str, Object], cells: tuple[str, ...], targets: tuple[str,
 
 
 def _about(moves: list[Edit], broken: list[Defect]) -> list[Edit]:
-    """The moves that mend the named relations, one for each."""
+    """The moves that mend the named relations, one for each. Where one object makes room for another the first of them,
+    in order, each with a reason of its own."""
+    if {move.cell for move in moves} & {move.to for move in moves}:
+        told = [move.defect.claim() for move in moves]
+        repeated = [index for index, claim in enumerate(told) if claim in told[:index]]
+        return moves[: min([len(broken), *repeated])]
     first = {move.defect.claim(): move for move in reversed(moves)}
     return [first[defect.claim()] for defect in broken if defect.claim() in first]

@@ -46,12 +46,12 @@ def scene_reading(scene: Scene) -> Reading:
 
 
 def read(pixels: np.ndarray) -> Reading:
-    """Read one picture, uint8 [32, 32, 3]."""
+    """Read one picture, uint8 [24, 24, 3]."""
     return read_batch(pixels[None])[0]
 
 
 def read_batch(images: np.ndarray) -> list[Reading]:
-    """Read pictures, uint8 [N, 32, 32, 3]. ValueError for another shape or type."""
+    """Read pictures, uint8 [N, 24, 24, 3]. ValueError for another shape or type."""
     side = WORLD.pixels
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise ValueError(f"the checker reads uint8 [N, {side}, {side}, 3] pictures, not {images.dtype} {images.shape}")

@@ -66,7 +66,7 @@ def render_cell(background: Color, content: Object | Blob | None) -> np.ndarray:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Pixels of a scene, uint8 [32, 32, 3]."""
+    """Pixels of a scene, uint8 [24, 24, 3]."""
     pixels = np.empty((WORLD.pixels, WORLD.pixels, 3), np.uint8)
     pixels[:] = scene.background
     for content in (*scene.objects, *scene.blobs):

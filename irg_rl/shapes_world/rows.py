@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from irg_rl.errors import InputError
 from irg_rl.shapes_world.base_rows import BASE_MODES, EDITING, READING, base_example
 from irg_rl.shapes_world.edits import apply_edits
 from irg_rl.shapes_world.reading import Reading, read, read_batch, scene_reading
@@ -78,7 +79,7 @@ def write_rows(
 def write_mode(out: Path | str, mode: str, rows: Sequence[Row]) -> Path:
     """Write rows to `out/mode/part-00000.parquet` in several row groups; the file appears whole or not at all."""
     if mode not in (*MODES, *BASE_MODES):
-        raise ValueError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
+        raise InputError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
     path = Path(out) / mode / "part-00000.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
@@ -100,7 +101,7 @@ def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix
     if mode in _INITIAL:
         return _INITIAL[mode](prompt, think_text(prompt.metadata), render(right))
     if mode not in _IMPROVING:
-        raise ValueError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
+        raise InputError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
     stops = rng.random() < mix.stop_share
     scene = right if stops else corrupt(right, prompt.metadata, rng, rng.choice((1, 1, 2, 3)))
     return improving_row(mode, prompt, render(scene), scene_reading(scene), rng, mix)
@@ -113,7 +114,7 @@ def own_image_rows(
     modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Row]]:
-    """Improving rows from a model's own first pictures, uint8 [N, 32, 32, 3], one per prompt and mode: a right picture
+    """Improving rows from a model's own first pictures, uint8 [N, 24, 24, 3], one per prompt and mode: a right picture
     becomes a stop row, a wrong one is mended in place (`mix.stop_share` is the model's own here)."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: there must be one image per prompt")

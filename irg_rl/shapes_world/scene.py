@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class WorldConfig:
-    grid: int = 4
+    grid: int = 3
     """Cells per side."""
     cell: int = 8
     """Pixels per side of a cell."""
+    jitter: int = 0
+    """Pixels by which an object may stand off the middle of its cell."""
 
     @property
     def pixels(self) -> int:

@@ -9,7 +9,19 @@ from irg_rl.shapes_world.check import judge_demand
 from irg_rl.shapes_world.constraints import Demand, Thing, parse_metadata
 from irg_rl.shapes_world.reading import read_batch
 from irg_rl.shapes_world.render import render
-from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Blob, Color, Object, Scene, stands
+from irg_rl.shapes_world.scene import (
+    BACKGROUNDS,
+    CELLS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    WORLD,
+    Blob,
+    Color,
+    Object,
+    Scene,
+    stands,
+)
 
 TRIES = 2000
 PATIENCE = 10  # draws after which fewer defects than asked for are accepted
@@ -47,7 +59,8 @@ def _related(cells: list[str], owners: list[int], demand: Demand) -> bool:
 def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
     """The thing in a cell, with everything that is open drawn at random."""
     color = thing.color or rng.choice(tuple(COLORS))
-    return Object(thing.shape, color, rng.choice(tuple(SIZES)), cell, rng.randint(-1, 1), rng.randint(-1, 1))
+    dx, dy = (rng.randint(-WORLD.jitter, WORLD.jitter) for _ in range(2))
+    return Object(thing.shape, color, rng.choice(tuple(SIZES)), cell, dx, dy)
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import OutOfMemoryError
 
 from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
@@ -49,11 +50,26 @@ class Painter:
     def complain(self) -> None:
         raise ValueError("no brush")
 
+    def run_out_of_memory_once(self, number: int, note: str) -> tuple[int, int]:
+        if Path(note).exists():
+            Path(note).unlink()
+            raise OutOfMemoryError("the node is low on memory")
+        return self.paint(number)
+
     def large(self, number: int) -> tuple[dict, list[int]]:
         return {"number": number}, [number] * 100_000
 
     def pid(self) -> int:
         return os.getpid()
+
+
+@ray.remote(num_cpus=0.1, max_restarts=0)
+class Beginner:
+    def __init__(self, index: int):
+        raise ValueError(f"no canvas for {index}")
+
+    def paint(self, number: int) -> int:
+        return number
 
 
 class Weights:
@@ -161,6 +177,23 @@ def test_an_exception_of_the_work_itself_is_raised_and_not_retried(make_fleet):
     with pytest.raises(ValueError, match="no brush") as caught:
         fleet.run([("u", "complain", ())], timeout=60)
     assert "unit 'u'" in caught.value.__notes__[0]
+
+
+def test_an_exception_of_a_constructor_is_told_at_once_and_not_retried(local_ray):
+    fleet = Fleet("beginners", Beginner.remote, FleetSettings(size=1))
+    try:
+        with pytest.raises(FleetError, match="beginners 0: start: its constructor raised ValueError: no canvas for 0"):
+            fleet.run([("u", "paint", (1,))], timeout=60)
+    finally:
+        fleet.stop()
+    assert fleet.losses == []
+
+
+def test_a_unit_that_found_no_memory_is_done_again(make_fleet, tmp_path):
+    note = tmp_path / "note"
+    note.touch()
+    (result,) = make_fleet(size=1).run([("large", "run_out_of_memory_once", (3, str(note)))], timeout=60)
+    assert result.value == (9, 0) and result.attempts == 2
 
 
 def test_a_run_that_is_too_slow_names_the_missing_units(make_fleet):

@@ -51,6 +51,7 @@ def test_a_remote_error_arrives_as_its_cause_with_a_note(local_ray):
         bounded_get(broken.remote(), 30, "the judge")
     assert caught.value.__notes__ == ["raised remotely, while waiting for the judge"]
     assert "ray" not in type(caught.value).__module__
+    assert "in broken" in str(caught.value.__cause__), "the remote traceback is lost"
 
 
 def test_an_actor_gets_its_thread_share(local_ray):

@@ -88,6 +88,15 @@ def test_a_group_leaves_exactly_once():
             leave()
 
 
+def test_what_has_left_is_known():
+    buffer = SlotBuffer(1, staleness=1)
+    first, second = fill(buffer)
+    assert not buffer.has_left(first)
+    buffer.drop(first, "judge failed")
+    assert buffer.has_left(first) and not buffer.has_left(second)
+    assert not buffer.has_left(second + 1), "it was never admitted"
+
+
 def test_a_group_cannot_claim_weights_that_were_never_published():
     buffer = SlotBuffer(groups_per_update=1, staleness=0)
     with pytest.raises(ValueError, match="version 3"):

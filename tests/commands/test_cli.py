@@ -1,5 +1,6 @@
 """What a researcher types, and what comes back: one clear line, the right exit code, nothing half-written."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from irg_rl.commands.run import Run
 from tests.commands.conftest import CONFIGS
 from tests.sft.material import initial_full, write
 
-COMMANDS = ["ls", "check", "train", "resume", "eval", "generate", "report"]
+COMMANDS = ["ls", "check", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "report"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
 
@@ -54,8 +55,11 @@ def test_no_words_at_all_give_an_overview(irg_rl):
     ("check", ["every problem at once", "Nothing is started", "key=value"]),
     ("train", ["from nothing to the report", "settings on top of the recipe", "sampling.turns=4"]),
     ("resume", ["Go on with a run where it stopped", "a run folder"]),
-    ("eval", ["both controls", "--prompts", "--turns", "--seed", "--out"]),
-    ("generate", ["Think, draw, look, redraw", "--prompt", "may be given several times", "--out"]),
+    ("fork", ["RL anew from a run's SFT checkpoint", "settings on top of the recipe"]),
+    ("baseline", ["SFT for as long as its RL took", "a run folder"]),
+    ("compare", ["each seed and all of them pooled", "differ in rl.seed alone", "--out"]),
+    ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--scorers", "--out"]),
+    ("generate", ["Think, draw, look, redraw", "may be given several times", "--text-scale", "--image-scale", "--out"]),
     ("report", ["Build report.html of a run again", "a run folder"]),
 ])  # fmt: skip
 def test_the_help_of_every_command_teaches(irg_rl, name, teaches):
@@ -139,6 +143,48 @@ def test_train_with_truncated_rows_names_the_file_and_makes_nothing(irg_rl, else
     assert list(elsewhere.iterdir()) == []
 
 
+def judge(**settings) -> str:
+    """An override that leaves one scorer, a judge elsewhere."""
+    scorer = {"name": "mllm", "kind": "judge", "base_url": "http://host:1/v1"} | settings
+    return f"rewards.scorers=[{json.dumps(scorer)}]"
+
+
+@pytest.mark.parametrize(("scorers", "says"), [
+    (judge(api_key_env="NO_SUCH_KEY"), "mllm: the judge's key is read from $NO_SUCH_KEY, which is not set: export it"),
+    (judge(kind="no_such_package.scorers:Sharp"), "scorer kind 'no_such_package.scorers:Sharp' cannot be imported"),
+    ("rewards.scorers.1.path=/nowhere/hps", "hps finds no model at /nowhere/hps"),
+    ("rewards.scorers.1.options={path: /nowhere/hps}", "hps finds no model at /nowhere/hps"),
+    ("rewards.scorers.1.options={presicion: bf16}", "has no option 'presicion'; did you mean 'precision'?"),
+    (judge(options={"question": "Is it good?"}), "lacks {prompt}"),
+    (judge(base_url="host:8000"), "give one such as http://host:8000/v1"),
+])  # fmt: skip
+def test_train_with_a_scorer_that_cannot_work_makes_nothing(irg_rl, elsewhere, scorers, says):
+    """Scorers are loaded hours after the start."""
+    assert says in one_line(irg_rl("train", SMOKE, scorers))
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(("settings", "setting"), [
+    ({"options": {"api_key": "sesame-0123456789"}}, "options.api_key"),
+    ({"kind": "my.scorers:Sharp", "options": {"http": {"Authorization": "sesame-0123456789"}}}, "options.http"),
+    ({"base_url": "http://user:sesame-0123456789@host/v1"}, "base_url"),
+    ({"base_url": "http://host/v1?token=sesame-0123456789"}, "base_url"),
+    ({"api_key_env": "sk-sesame-0123456789"}, "api_key_env"),
+])  # fmt: skip
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_secret_in_a_recipe_is_refused_and_not_repeated(irg_rl, elsewhere, command, settings, setting):
+    said = one_line(irg_rl(command, SMOKE, judge(**settings)))
+    assert f"mllm: {setting} holds what looks like a secret" in said and "sesame" not in said
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_train_with_broken_prompts_of_ones_own_names_the_line_and_makes_nothing(irg_rl, elsewhere, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "a red circle"}\n{"prompt": \n')
+    assert f"rl.prompts: {file}, line 2: not a JSON object" in one_line(irg_rl("train", SMOKE, f"rl.prompts={file}"))
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_an_output_folder_that_is_a_file_is_one_line(irg_rl, elsewhere):
     (elsewhere / "taken").write_text("")
     assert "choose another output_dir" in one_line(irg_rl("train", SMOKE, "output_dir=taken"))
@@ -147,7 +193,7 @@ def test_an_output_folder_that_is_a_file_is_one_line(irg_rl, elsewhere):
 # --- runs that are none
 
 
-@pytest.mark.parametrize("command", ["resume", "report", "eval"])
+@pytest.mark.parametrize("command", ["resume", "report", "eval", "fork", "baseline", "compare"])
 def test_a_folder_that_is_no_run_is_one_line(irg_rl, elsewhere, command):
     (elsewhere / "empty").mkdir()
     assert one_line(irg_rl(command, "empty")) == (

@@ -4,12 +4,19 @@ import errno
 import socket
 
 import pytest
+from ray.exceptions import RayError
 
+from irg_rl.cluster.fleet import FleetError
+from irg_rl.cluster.ranks import RankError
+from irg_rl.cluster.ray_runtime import RayStartError, WaitTimeoutError
 from irg_rl.commands.errors import EXPECTED, explain
 from irg_rl.commands.run import RunError
 from irg_rl.config import RecipeError
+from irg_rl.errors import InputError
 from irg_rl.learner.checkpoint import CheckpointError
-from rewards.base import ScorerUnavailable
+from irg_rl.learner.ratio_check import RatioError
+from irg_rl.learner.update import NonFiniteError
+from rewards.base import ScorerUnavailable, TooManyFailures
 from sft.dataset import DataError
 
 
@@ -36,10 +43,27 @@ def test_any_other_failure_is_told_in_its_own_words_or_by_its_name():
     assert "irg-rl resume" in explain(KeyboardInterrupt())
 
 
-@pytest.mark.parametrize("kind", [RunError, RecipeError, DataError, CheckpointError, ScorerUnavailable])
+def test_a_remote_failure_is_told_with_the_actor_and_the_call():
+    error = ScorerUnavailable("scorer 'judge': the key is refused")
+    error.add_note("raised remotely, while waiting for critic 0: unit 17")
+    assert explain(error) == (
+        "scorer 'judge': the key is refused (raised remotely, while waiting for critic 0: unit 17)"
+    )
+
+
+@pytest.mark.parametrize("kind", [
+    RunError, RecipeError, InputError, DataError, CheckpointError, ScorerUnavailable, TooManyFailures, FleetError,
+    RankError, RayStartError, RayError, WaitTimeoutError, RatioError, NonFiniteError,
+])  # fmt: skip
 def test_failures_of_every_room_are_expected(kind):
     assert issubclass(kind, EXPECTED)
 
 
-def test_a_mistake_of_the_program_is_not_hidden():
-    assert not issubclass(KeyError, EXPECTED) and not issubclass(AttributeError, EXPECTED)
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, KeyError, AttributeError, TypeError, AssertionError])
+def test_a_mistake_of_the_program_shows_its_traceback(irg_rl, monkeypatch, kind):
+    def mistake(*_):
+        raise kind("the shapes do not match")
+
+    monkeypatch.setattr("irg_rl.commands.checking.check_recipe", mistake)
+    with pytest.raises(kind, match="the shapes do not match"):
+        irg_rl("check", "a.yaml")

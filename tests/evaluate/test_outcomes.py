@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from irg_rl.errors import InputError
 from irg_rl.evaluate import outcomes
 from tests.evaluate.pixels import Comparison, is_right, read_pixel, trajectory
 
@@ -91,3 +92,11 @@ def test_a_table_comes_back_from_parquet_as_it_was(tmp_path):
         np.testing.assert_array_equal(vars(back)[name], vars(table)[name])
     np.testing.assert_array_equal(back.rewards["hps"], table.rewards["hps"])
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    path = tmp_path / "rl.real.parquet"
+    outcomes.save(outcomes.collect([trajectory("a", [True])], read_pixel, turns=1, arm="real", seed=0), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"rl\.real\.parquet cannot be read as parquet .*; evaluate again"):
+        outcomes.load(path)

@@ -204,5 +204,5 @@ def test_a_rank_that_dies_ends_the_wait_at_once_and_is_named(local_ray, settings
     ranks.call("check_ratio", *refs, timeout=300.0)
     pid = ray.get(ranks._actors[1].__ray_call__.remote(lambda learner: os.getpid()), timeout=30)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(RankError, match="learner [01] died during train"):
+    with pytest.raises(RankError, match="learner [01] died in train"):
         ranks.call("train", *refs, timeout=60.0)

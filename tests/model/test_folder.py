@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from irg_rl.errors import InputError
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import LLMConfig, ModelConfig
 from irg_rl.model.folder import AUTOENCODER, WEIGHTS, load_folder, save_folder
@@ -81,6 +82,22 @@ def test_an_autoencoder_that_does_not_fit_is_named(saved):
         load_folder(saved)
 
 
+def test_what_is_loaded_is_aligned_wherever_the_file_has_it(saved):
+    """Matrix products of differently aligned operands differ in their last bits."""
+    for name in (WEIGHTS, AUTOENCODER):
+        save_file(load_file(saved / name), saved / name, metadata={"note": "a header of another length"})
+    back = load_folder(saved)
+    tensors = [*back.model.state_dict().values(), *back.autoencoder.state_dict().values()]
+    assert all(tensor.data_ptr() % 64 == 0 and tensor.is_contiguous() for tensor in tensors)
+
+
+def test_a_file_cut_off_is_named(saved):
+    whole = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match=rf"{WEIGHTS} cannot be read .*: write or copy it again"):
+        load_folder(saved)
+
+
 def test_a_missing_file_and_a_missing_key_are_named(saved):
     config = json.loads((saved / "config.json").read_text())
     del config["latent_patch_size"]
@@ -89,6 +106,13 @@ def test_a_missing_file_and_a_missing_key_are_named(saved):
         load_folder(saved)
     (saved / "vit_config.json").unlink()
     with pytest.raises(ValueError, match="vit_config.json does not exist"):
+        load_folder(saved)
+
+
+def test_sizes_that_cannot_be_are_named_with_their_folder(saved):
+    config = json.loads((saved / "llm_config.json").read_text())
+    (saved / "llm_config.json").write_text(json.dumps(config | {"num_attention_heads": 0}))
+    with pytest.raises(InputError, match=rf"{saved}.* cannot be: num_attention_heads: "):
         load_folder(saved)
 
 

@@ -32,3 +32,14 @@ def test_places_stand_out_from_content_at_the_start():
     content = model.vae2llm(torch.randn(256, model.config.latent_dim)) - model.vae2llm.bias
     assert places.mean(0).abs().max() < 1e-5
     assert places.square().sum(1).mean() > 0.1 * content.square().sum(1).mean()  # 0.016 with unit content
+
+
+def test_tokens_attend_to_tokens_like_themselves_at_the_start():
+    model = initialize(UnifiedModel(tiny_config(), SPECIAL), 0, (2, 2), (2, 2))
+    heads = (-1, model.config.llm.head_dim)
+    for layer in model.language_model.model.layers:
+        attention = layer.self_attn
+        x = torch.randn(16, model.config.llm.hidden_size)
+        q, k = (proj(x).unflatten(-1, heads) for proj in (attention.q_proj_moe_gen, attention.k_proj))
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        torch.testing.assert_close(q, k)

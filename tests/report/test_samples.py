@@ -43,7 +43,7 @@ def test_every_prompt_has_a_strip_and_a_second_save_replaces_the_first(tmp_path)
     names = sorted(path.name for path in (tmp_path / "sft").iterdir())
     assert [name for name in names if name.endswith("strip.png")] == ["000-strip.png", "001-strip.png"]
     with Image.open(tmp_path / "sft" / "000-strip.png") as strip:
-        assert strip.height == 136
+        assert strip.height == 152
     assert [path.name for path in tmp_path.iterdir()] == ["sft"]
 
 

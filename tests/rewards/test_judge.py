@@ -203,6 +203,7 @@ def test_a_preference_with_one_failed_order_is_none():
     ("settings", "message"),
     [
         ({"base_url": "localhost:80"}, "http://"),
+        ({"base_url": "http://host:port/v1"}, "is no address"),
         ({"base_url": "http://user:sk-secret@host/v1"}, "put the key into api_key_env"),
         ({"base_url": "http://host/v1?key=sk-secret"}, "put the key into api_key_env"),
         ({"question": "Is it good?"}, "lacks {prompt}"),

@@ -33,5 +33,5 @@ def test_what_it_cannot_judge_is_a_failure_and_the_rest_is_scored():
     assert verifier.score([picture, picture], [Prompt("mine", "a photo of a cat"), prompt]) == [None, 1.0]
     assert "'mine'" in verifier.last_error
     assert verifier.score([np.zeros((64, 64, 3), np.uint8), picture], [prompt, prompt]) == [None, 1.0]
-    assert "not 32 x 32" in verifier.last_error
+    assert "not 24 x 24" in verifier.last_error
     assert verifier.score([], []) == []

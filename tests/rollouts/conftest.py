@@ -56,7 +56,7 @@ class Kit:
         """Settings of SamplingRecipe by name; `noise`, `guidance` and `is_stop` go to the sampler."""
         parts = {name: changes.pop(name) for name in ("noise", "guidance", "is_stop") if name in changes}
         parts.setdefault("noise", NOISE)
-        settings = {"max_text_tokens": 8, "points": 6, "turns": 3} | changes
+        settings = {"max_text_tokens": 8, "points": 6, "turns": 3, "image_size": (32, 32)} | changes
         return Sampler(self.model, self.vae, self.tokenizer, SamplingRecipe(**settings), **parts)
 
 

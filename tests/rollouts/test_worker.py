@@ -27,7 +27,7 @@ DEADLINE_S = 280  # two fresh processes import torch and more; a busy machine ta
 def settings(kit: Kit, tmp_path_factory) -> WorkerSettings:
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
     save_folder(kit.model, kit.vae, kit.tokenizer, folder)
-    sampling = SamplingRecipe(max_text_tokens=8, points=6, turns=2)
+    sampling = SamplingRecipe(max_text_tokens=8, points=6, turns=2, image_size=(32, 32))
     return WorkerSettings(str(folder), sampling, NOISE, seed=11, threads=torch.get_num_threads())
 
 

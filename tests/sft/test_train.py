@@ -14,7 +14,7 @@ from irg_rl.learner.engine import Engine, EngineSettings
 from irg_rl.learner.parts import OptimizerSettings, Schedule
 from irg_rl.learner.replay import idle_pack
 from sft.loss import Counts, sft_loss
-from sft.train import Identity, Plateau, StageTrainer, averaged_model, weights_of
+from sft.train import Identity, Plateau, StageTrainer, weights_of
 from tests.sft.material import improving_full, initial_full, stage, stream, write
 
 SOURCES = DataSource(folder="one", mandatory=True), DataSource(folder="two")
@@ -167,17 +167,6 @@ def test_checkpoints_come_at_their_cadence_and_older_ones_go(world, folder, tmp_
     run_to_the_end(trainer(world, folder, tmp_path, checkpoint_every=2))
     names = sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir())
     assert names == ["step_000004", "step_000006"]
-
-
-def test_a_stage_hands_on_its_averaged_weights(world, folder, tmp_path):
-    made = trainer(world, folder, tmp_path)
-    run_to_the_end(made)
-    last = {name: weight.clone() for name, weight in weights_of(made.engine)}
-    model = averaged_model(made.engine, made.ema)
-    assert not model.training
-    for name, weight in model.named_parameters():
-        assert torch.equal(weight, made.ema.weights[name])
-    assert any(not torch.equal(last[name], weight) for name, weight in made.ema.weights.items())
 
 
 def test_the_packs_of_a_step_share_one_denominator(world, folder, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.reading import Reading
-from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Object, Scene
+from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, WORLD, Object, Scene
 
 PROMPTS = make_prompts(600, "train", seed=11)
 
@@ -69,5 +69,5 @@ def random_scenes(n: int, seed: int) -> list[Scene]:
 
 def changed_cells(before: np.ndarray, after: np.ndarray) -> set[str]:
     """Cells in which two pictures differ."""
-    differs = (before != after).any(-1).reshape(4, 8, 4, 8).any((1, 3))
+    differs = (before != after).any(-1).reshape(WORLD.grid, WORLD.cell, WORLD.grid, WORLD.cell).any((1, 3))
     return {cell for cell, is_different in zip(CELLS, differs.ravel()) if is_different}

@@ -1,0 +1,54 @@
+"""The critic on groups made by hand, with scorers whose answers are known."""
+
+import pytest
+import torch
+
+from irg_rl import credit
+from irg_rl.commands.critic import CreditSettings, Critic
+from irg_rl.commands.reinforce import summary
+from irg_rl.trajectory import Group
+from tests.test_credit import PROMPT, sample
+
+BRIGHTNESS = {"name": "brightness", "kind": "tests.rewards.scorers:Brightness"}
+FLAKY = {"name": "flaky", "kind": "tests.rewards.scorers:Flaky", "failures": 0}  # black images always fail
+
+
+def critic(*specs: dict, scheme: str = "turn") -> Critic:
+    weights = {spec["name"]: 1.0 for spec in specs if not spec.get("held_out")}
+    return Critic(list(specs), CreditSettings(scheme, weights, "sum", credit.Options()), torch.get_num_threads(), 1.0)
+
+
+def painted(*shades: list[int]) -> Group:
+    """One trajectory per list, an image of that grey per turn."""
+    group = Group(3, PROMPT, [sample(number, [0.0] * len(greys)) for number, greys in enumerate(shades)])
+    for trajectory, greys in zip(group.trajectories, shades):
+        for image, grey in zip(trajectory.images, greys):
+            image.pixels = torch.full((2, 2, 3), grey, dtype=torch.uint8)
+    return group
+
+
+def test_samples_that_a_rewarding_scorer_failed_on_are_named_with_its_words():
+    verdict, group = critic(BRIGHTNESS, FLAKY).score_group(painted([51, 102], [0, 51], [153, 204]))
+    assert verdict.failures == {1: "flaky: the flaky scorer blinked"} and not verdict.empty
+    assert [t.segments[0].advantage is None for t in group.trajectories] == [False, True, False]
+
+
+def test_a_held_out_scorer_that_fails_leaves_no_sample_out():
+    verdict, group = critic(BRIGHTNESS, FLAKY | {"held_out": True}).score_group(painted([51, 102], [0, 51]))
+    assert verdict.failures == {} and verdict.means["flaky"] == pytest.approx([0.2, 0.3])
+    assert all(t.segments[0].advantage is not None for t in group.trajectories)
+
+
+def test_a_group_that_the_clamp_leaves_without_advantages_is_empty():
+    verdict, _ = critic(BRIGHTNESS, scheme="no_improve_clamp").score_group(painted([102, 51], [51, 51]))
+    assert verdict.dead and verdict.empty
+    verdict, _ = critic(BRIGHTNESS, scheme="no_improve_clamp").score_group(painted([51, 102], [51, 51]))
+    assert not verdict.dead and not verdict.empty
+
+
+def test_what_the_scorers_cost_and_how_often_they_failed_reaches_the_metrics():
+    judge = critic(BRIGHTNESS, FLAKY)
+    verdicts = [judge.score_group(painted([51, 102], [0, 51]))[0] for _ in range(2)]
+    metrics = summary(verdicts)
+    assert metrics["reward/flaky/images"] == 8 and metrics["reward/flaky/failed"] == 2
+    assert metrics["reward/brightness/seconds_per_image"] >= 0 and metrics["dropped_samples"] == 2
