@@ -49,47 +49,80 @@ class _Move(torch.autograd.Function):
 
 
 class PackedAttention:
-    """Attention inside the rows of one pack; `__call__` is the transformer's `attend`."""
+    """Attention inside the rows of one pack; `__call__` is the transformer's `attend`.
+
+    The cost of a padded row grows with the square of its length, so SDPA gets rows of similar length together.
+    """
 
     def __init__(
         self, pack: Pack, backend: Backend = Backend.SDPA, context_grad: ContextGrad | str = ContextGrad.FULL
     ) -> None:
-        detached = ContextGrad(context_grad) is ContextGrad.DETACHED
-        self._pack = pack
         self._backend = backend
-        if backend is Backend.FLEX:
-            self._mask = _block_mask(pack.visibility)
-        else:
-            self._mask = pack.visibility.dense()[:, None]
-        self._noise = pack.visibility.in_noise()[:, None, :, None] if detached else None
+        detached = ContextGrad(context_grad) is ContextGrad.DETACHED
+        padded = pack.unslot.unflatten(0, (pack.rows, -1))
+        begin = torch.empty(pack.rows, dtype=torch.long, device=padded.device)  # where a row begins, padded
+        places, self._batches, self._masks, self._noise = [], [], [], []
+        for chosen in [range(pack.rows)] if backend is Backend.FLEX else similar(pack.lengths):
+            length, rows = max(pack.lengths[row] for row in chosen), torch.tensor(chosen, device=padded.device)
+            begin[rows] = sum(map(len, places)) + length * torch.arange(len(chosen), device=padded.device)
+            places.append(padded[rows, :length].flatten())
+            visibility = pack.visibility.take(rows, length)
+            self._batches.append(len(chosen))
+            self._masks.append(_block_mask(visibility) if backend is Backend.FLEX else _additive(visibility))
+            self._noise.append(visibility.in_noise()[:, None, :, None] if detached else None)
+        self._sizes = list(map(len, places))
+        self._unslot = torch.cat(places)
+        self._slot = begin[pack.slot // padded.shape[1]] + pack.slot % padded.shape[1]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
-        pack = self._pack
         heads = (q.shape[1], k.shape[1], v.shape[1])
-        padded = _Move.apply(torch.cat([q, k, v], dim=1), pack.unslot, pack.slot)
-        q, k, v = padded.unflatten(0, (pack.rows, -1)).transpose(1, 2).split(heads, dim=1)
-        mixed = self._attend(q, k, v)
-        if self._noise is not None:
-            own_only = self._attend(q, _stop(k, ~self._noise), _stop(v, ~self._noise))
-            mixed = torch.where(self._noise, own_only, mixed)
-        return _Move.apply(mixed.transpose(1, 2).flatten(2).flatten(0, 1), pack.slot, pack.unslot)
+        padded = _Move.apply(torch.cat([q, k, v], dim=1), self._unslot, self._slot)
+        mixed = []
+        for part, rows, mask, noise in zip(padded.split(self._sizes), self._batches, self._masks, self._noise):
+            q, k, v = part.unflatten(0, (rows, -1)).transpose(1, 2).split(heads, dim=1)
+            seen = self._attend(q, k, v, mask)
+            if noise is not None:
+                seen = torch.where(noise, self._attend(q, _stop(k, ~noise), _stop(v, ~noise), mask), seen)
+            mixed.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
+        return _Move.apply(torch.cat(mixed), self._slot, self._unslot)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
         if self._backend is Backend.FLEX:
-            return _flex()[0](q, k, v, block_mask=self._mask, enable_gqa=True)
-        return grouped_attention(q, k, v, self._mask)
+            return _flex()[0](q, k, v, block_mask=mask, enable_gqa=True)
+        return grouped_attention(q, k, v, mask.to(q.dtype))
+
+
+SIMILAR = 0.75
+"""Length of the shortest row of a batch, as a share of the longest."""
+
+
+def similar(lengths: list[int]) -> list[list[int]]:
+    """Indices of the rows in batches of similar length, the longest first."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not batches or lengths[row] < SIMILAR * lengths[batches[-1][0]]:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
 def grouped_attention(
-    q: Float[Tensor, "B h T d"], k: Float[Tensor, "B k S d"], v: Float[Tensor, "B k S d"], mask: Bool[Tensor, "B 1 T S"]
+    q: Float[Tensor, "B h T d"], k: Float[Tensor, "B k S d"], v: Float[Tensor, "B k S d"], mask: Tensor
 ) -> Float[Tensor, "B h T d"]:
-    """softmax(q k / sqrt(d)) v under a mask; key/value head j serves query heads j * h/k and following."""
+    """softmax(q k / sqrt(d)) v under a mask [B, 1, T, S], boolean or additive; key/value head j serves query heads
+    j * h/k and following."""
     shared = q.shape[1] // k.shape[1]
     if (
         q.is_cuda and shared > 1
     ):  # the memory-efficient kernel knows masks but no shared heads; without it, T x S scores
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def _additive(visibility: Visibility) -> Float[Tensor, "B 1 L L"]:
+    """0 where a token is seen, -inf elsewhere: what SDPA would make of a boolean mask anew in every layer."""
+    mask = visibility.dense()[:, None]
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 def _stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:

@@ -149,6 +149,10 @@ class Visibility:
             kinds[index, :n] = [b.kind for b in row.blocks]
         return cls(*map(torch.from_numpy, (block, ancestors, kinds == Kind.TEXT, kinds == Kind.NOISE)))
 
+    def take(self, rows: Int[Tensor, "R"], length: int) -> "Visibility":
+        """These rows alone, cut to a length that holds them."""
+        return Visibility(self.block[rows, :length], self.ancestors[rows], self.causal[rows], self.noise[rows])
+
     def dense(self) -> Bool[Tensor, "B L L"]:
         batch, length = self.block.shape
         count = self.ancestors.shape[1]

@@ -1,8 +1,9 @@
 """Rows for the base model, before IRGL: drawing, reading and editing with every place said.
 
 IRGL texts never say where things stand, so each of its pictures leaves much open and teaches the meaning of words
-slowly. The base model learns the words first, from rows in which the picture follows from the text: `draw` a list of
-objects with their cells, `read` such a list from a picture, `edit` one picture into another by one sentence.
+slowly. The base model learns the words first, from rows in which the picture follows from the text: `draw` what is put
+into cells, `read` a list of objects with their cells from a picture, `edit` one picture into another. Drawing and
+editing use the two verbs of reflections, put and remove.
 """
 
 import random
@@ -18,6 +19,7 @@ DRAWING, READING, EDITING = "base_drawing", "base_reading", "base_editing"
 BASE_MODES = (DRAWING, READING, EDITING)
 QUESTION = "what is at each place ?"
 MAX_OBJECTS = 7
+MAX_EDITS = 4
 
 
 def placed_scene(rng: random.Random) -> Scene:
@@ -32,40 +34,41 @@ def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
     return " , ".join(f"{seen.color} {seen.shape} at {seen.cell}" for seen in objects) + " ."
 
 
+def put_text(seen: Object) -> str:
+    return f"put {seen.color} {seen.shape} at {seen.cell} ."
+
+
 def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
-    """One change in the words of reflections, and the scene after it."""
+    """One to four changes in the words of reflections and the scene after them: objects appear, disappear, are replaced
+    by others of their size, or move. No cell is named twice."""
     board = {seen.cell: seen for seen in scene.objects}
-    free = [cell for cell in CELLS if cell not in board]
-    kind = rng.choice(("add", "remove", "recolor", "reshape", "move"))
-    if kind == "add":
-        new = random_object(Thing(rng.choice(SHAPES)), rng.choice(free), rng)
-        text = f"add {new.color} {new.shape} at {new.cell} ."
-        board[new.cell] = new
-    else:
-        old = rng.choice(scene.objects)
-        del board[old.cell]
-        if kind == "remove":
-            text = f"remove {old.color} {old.shape} at {old.cell} ."
-        elif kind == "recolor":
-            color = rng.choice([c for c in COLORS if c != old.color])
-            text = f"make {old.shape} at {old.cell} {color} ."
-            board[old.cell] = old._replace(color=color)
-        elif kind == "reshape":
-            shape = rng.choice([s for s in SHAPES if s != old.shape])
-            text = f"make {old.color} {old.shape} at {old.cell} {shape} ."
-            board[old.cell] = old._replace(shape=shape)
-        else:
-            cell = rng.choice(free)
-            text = f"move {old.color} {old.shape} from {old.cell} to {cell} ."
-            board[cell] = old._replace(cell=cell)
-    return text, Scene(scene.background, tuple(board.values()))
+    cells = rng.sample(CELLS, len(CELLS))
+    said = []
+    for _ in range(rng.randint(1, MAX_EDITS)):
+        cell = cells.pop()
+        old = board.pop(cell, None)
+        kind = "add" if old is None else rng.choice(("remove", "replace", "move"))
+        goal = next((free for free in cells if free not in board), None)
+        if kind in ("remove", "move"):
+            said.append(f"remove {old.color} {old.shape} at {cell} .")
+        if kind in ("add", "replace"):
+            new = random_object(Thing(rng.choice(SHAPES)), cell, rng)
+            while old is not None and (new.shape, new.color) == (old.shape, old.color):
+                new = random_object(Thing(rng.choice(SHAPES)), cell, rng)
+            board[cell] = new if old is None else new._replace(size=old.size)
+            said.append(put_text(board[cell]))
+        elif kind == "move" and goal is not None:
+            cells.remove(goal)
+            board[goal] = old._replace(cell=goal)
+            said.append(put_text(board[goal]))
+    return " ".join(said), Scene(scene.background, tuple(board.values()))
 
 
 def base_example(mode: str, rng: random.Random) -> tuple[str, np.ndarray, np.ndarray | None, str]:
     """(text, picture, edited picture, answer) of one row; ValueError for an unknown mode."""
     scene = placed_scene(rng)
     if mode == DRAWING:
-        return placed_text(rng.sample(scene.objects, len(scene.objects))), render(scene), None, ""
+        return " ".join(map(put_text, rng.sample(scene.objects, len(scene.objects)))), render(scene), None, ""
     if mode == READING:
         in_order = sorted(scene.objects, key=lambda seen: ORDER[seen.cell])
         return QUESTION, render(scene), None, placed_text(in_order)

@@ -23,4 +23,4 @@ def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
         yield reflect(scene_reading(wrong), prompt.metadata, rng)[0]
         if index % 8 == 0:
             yield from (INITIAL_QUESTION, IMPROVING_QUESTION, STOP, QUESTION, placed_text(placed_scene(rng).objects))
-            yield " ".join(("", *CELLS, *NUMBERS[1:], *COLORS, *SHAPES, *DefectKind))
+            yield " ".join(("", *CELLS, *NUMBERS, *COLORS, *SHAPES, *DefectKind))

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import combinations, permutations, product
 from pathlib import Path
 
+from irg_rl.errors import InputError
 from irg_rl.shapes_world.constraints import (
     MIRROR,
     TAGS,
@@ -27,7 +28,7 @@ from irg_rl.trajectory import Prompt
 
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 DEFAULT_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
 OPENERS = (
     "a photo of {}",
@@ -55,7 +56,7 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
         raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
     weights = DEFAULT_MIX if mix is None else mix
     if unknown := set(weights) - set(TAGS):
-        raise ValueError(f"unknown task {sorted(unknown)[0]!r} in the mix: use {', '.join(TAGS)}")
+        raise InputError(f"unknown task {sorted(unknown)[0]!r} in the mix: use {', '.join(TAGS)}")
     rng = random.Random(f"{seed}-{split}")
     used: set[str] = set()
     sources = {tag: _source(tag, split, used, rng) for tag, weight in weights.items() if weight > 0}
@@ -63,7 +64,7 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
     taken: dict[str, int] = dict.fromkeys(sources, 0)
     while len(chosen) < n:
         if not sources:
-            raise ValueError(f"the {split} split has only {len(chosen)} different prompts for this mix, not {n}")
+            raise InputError(f"the {split} split has only {len(chosen)} different prompts for this mix, not {n}")
         tag = min(sources, key=lambda name: (taken[name] + 1) / weights[name])
         metadata = next(sources[tag], None)
         if metadata is None:
@@ -86,30 +87,34 @@ def write_prompts(path: Path | str, prompts: Iterable[Prompt]) -> None:
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
-    """Prompts of a jsonl with `prompt` and, if known, `id` (default: the line number) and `metadata`. ValueError names
+    """Prompts of a jsonl with `prompt` and, if known, `id` (default: the line number) and `metadata`. InputError names
     file and line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from error
     prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
+            raise InputError(f"{path}, line {number}: not a JSON object ({error})") from error
         prompt = _prompt(entry, f"{path}, line {number}", str(number))
         if prompt.id in prompts:
-            raise ValueError(f"{path}, line {number}: the id {prompt.id!r} was used before; ids must differ")
+            raise InputError(f"{path}, line {number}: the id {prompt.id!r} was used before; ids must differ")
         prompts[prompt.id] = prompt
     if not prompts:
-        raise ValueError(f"{path} has no prompts: write one JSON object with a `prompt` per line")
+        raise InputError(f"{path} has no prompts: write one JSON object with a `prompt` per line")
     return list(prompts.values())
 
 
 def _prompt(entry: object, where: str, default_id: str) -> Prompt:
     if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str) or not entry["prompt"].strip():
-        raise ValueError(f"{where}: needs a `prompt` that is a non-empty string")
+        raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
     if not isinstance(metadata := entry.get("metadata", {}), dict):
-        raise ValueError(f"{where}: `metadata` is {metadata!r}, it must be an object")
+        raise InputError(f"{where}: `metadata` is {metadata!r}, it must be an object")
     return Prompt(str(entry.get("id", default_id)), entry["prompt"], metadata)
 
 

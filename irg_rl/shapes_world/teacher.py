@@ -7,29 +7,33 @@ import random
 import re
 from dataclasses import dataclass
 
-from irg_rl.shapes_world.check import Defect, DefectKind, judge
+from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge
 from irg_rl.shapes_world.constraints import Thing, parse_metadata
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
 from irg_rl.shapes_world.prompts import NUMBERS
 from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
 
-STOP = "<think> nothing to change . </think>"
+NOTHING = "nothing to change ."
+STOP = f"<think> {NOTHING} </think>"
+"""The shortest reflection that wants no change."""
 INITIAL_QUESTION = "what must this picture show ?"
 IMPROVING_QUESTION = "what must change in the first picture ?"
 
-_THING = rf"(?:(?:{'|'.join(COLORS)}) )?(?:{'|'.join(SHAPES)})"
-_COLORED = rf"(?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})"
-_CELL = "|".join(CELLS)
+_COLOR, _SHAPE, _CELL = ("|".join(words) for words in (COLORS, SHAPES, CELLS))
+_THING = rf"(?:(?:{_COLOR}) )?(?:{_SHAPE})"
+_COLORED = rf"(?:{_COLOR}) (?:{_SHAPE})"
+_COUNTED = rf"(?:{'|'.join(NUMBERS)}) {_THING}"
+_SIGHT = re.compile(rf"i see {_COUNTED}(?: , {_COUNTED})* \. ")
 _SENTENCES = {
-    DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. add (?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. ",
+    DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. put (?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. ",
     DefectKind.EXTRA: rf"one (?P<thing>{_THING}) is extra \. remove (?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. ",
-    DefectKind.COLOR: rf"(?P<seen>{_COLORED}) is wrong color \. make (?P<shape>{'|'.join(SHAPES)}) at (?P<cell>{_CELL})"
-    rf" (?P<to>{'|'.join(COLORS)}) \. ",
-    DefectKind.SHAPE: rf"(?P<seen>{_COLORED}) is wrong shape \. make (?P<color>{'|'.join(COLORS)}) (?P<shape>"
-    rf"{'|'.join(SHAPES)}) at (?P<cell>{_CELL}) (?P<to>{'|'.join(SHAPES)}) \. ",
-    DefectKind.RELATION: rf"(?P<thing>{_THING}) is not (?P<relation>{'|'.join(RELATIONS)}) (?P<other>{_THING}) \. move "
-    rf"(?P<seen>{_COLORED}) from (?P<cell>{_CELL}) to (?P<to>{_CELL}) \. ",
+    DefectKind.COLOR: rf"(?P<seen>(?:{_COLOR}) (?P<shape>{_SHAPE})) is wrong color \. put (?P<to>{_COLOR}) (?P=shape) at "
+    rf"(?P<cell>{_CELL}) \. ",
+    DefectKind.SHAPE: rf"(?P<seen>(?P<color>{_COLOR}) (?:{_SHAPE})) is wrong shape \. put (?P=color) (?P<to>{_SHAPE}) at "
+    rf"(?P<cell>{_CELL}) \. ",
+    DefectKind.RELATION: rf"(?P<thing>{_THING}) is not (?P<relation>{'|'.join(RELATIONS)}) (?P<other>{_THING}) \. remove "
+    rf"(?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. put (?P=seen) at (?P<to>{_CELL}) \. ",
 }
 _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()}
 
@@ -52,44 +56,69 @@ def think_text(metadata: dict) -> str:
     return f"<think> {text} </think>"
 
 
-def reflection_text(edits: list[Edit]) -> str:
-    """The text for planned edits; without edits it says that nothing is to be changed."""
-    return f"<think> {' '.join(map(_sentence, edits))} </think>" if edits else STOP
+def sight_text(reading: Reading, metadata: dict) -> str:
+    """How many of each demanded thing are seen, in the prompt's order, and how many others of the same shapes. Counts
+    make the defects follow from the text; of what the prompt leaves open, and of places, they say nothing."""
+    demand = parse_metadata(metadata)
+    things = [thing for thing, _ in demand.includes]
+    shapes = {thing.shape for thing in things}
+    others = {as_thing(seen) for seen in reading.objects if seen.shape in shapes}
+    others = {other for other in others if not any(thing in (other, Thing(other.shape)) for thing in things)}
+    things += sorted(others, key=Thing.rank)
+    counts = [sum(thing.fits(seen) for seen in reading.objects) for thing in things]
+    return "i see " + " , ".join(f"{NUMBERS[count]} {thing}" for count, thing in zip(counts, things)) + " ."
+
+
+def reflection_text(sight: str, edits: list[Edit]) -> str:
+    """What is seen, then every defect with its edit; without edits, that nothing is to be changed."""
+    return f"<think> {' '.join((sight, *map(_sentence, edits))) if edits else f'{sight} {NOTHING}'} </think>"
 
 
 def reflect(reading: Reading, metadata: dict, rng: random.Random, max_fixes: int | None = 2) -> tuple[str, list[Edit]]:
     """Reflection on a picture and the edits it announces."""
     edits = plan_edits(reading, metadata, rng, max_fixes)
-    return reflection_text(edits), edits
+    return reflection_text(sight_text(reading, metadata), edits), edits
 
 
 def _sentence(edit: Edit) -> str:
+    """Every edit is said as what is put into a cell or removed from it, so two verbs are all there is to draw by."""
     defect, seen, cell = edit.defect, edit.thing, edit.cell
     match edit.kind:
         case EditKind.ADD:
-            return f"one {defect.thing} is missing . add {seen} at {cell} ."
+            return f"one {defect.thing} is missing . put {seen} at {cell} ."
         case EditKind.REMOVE:
             return f"one {defect.thing} is extra . remove {seen} at {cell} ."
         case EditKind.RECOLOR:
-            return f"{seen} is wrong color . make {seen.shape} at {cell} {edit.to} ."
+            return f"{seen} is wrong color . put {edit.to} {seen.shape} at {cell} ."
         case EditKind.RESHAPE:
-            return f"{seen} is wrong shape . make {seen} at {cell} {edit.to} ."
-    return f"{defect.thing} is not {defect.relation} {defect.other} . move {seen} from {cell} to {edit.to} ."
+            return f"{seen} is wrong shape . put {seen.color} {edit.to} at {cell} ."
+    broken = f"{defect.thing} is not {defect.relation} {defect.other}"
+    return f"{broken} . remove {seen} at {cell} . put {seen} at {edit.to} ."
 
 
 def is_stop(text: str) -> bool:
     """Whether a reflection says that nothing is to be changed."""
-    return " ".join(text.split()) == STOP
+    return _statements(text) == f"{NOTHING} "
 
 
-def parse_reflection(text: str) -> ParsedReflection | None:
-    """The reflection as data, or None when it is not a whole text in the teacher's grammar."""
-    if is_stop(text):
-        return ParsedReflection(True)
+def _statements(text: str) -> str | None:
+    """What a whole reflection says after the counts, each sentence followed by a blank; None for another text."""
     words = " ".join(text.split())
     if not (words.startswith("<think> ") and words.endswith(" </think>")):
         return None
-    rest = words.removeprefix("<think> ").removesuffix("</think>")
+    said = words.removeprefix("<think> ").removesuffix("</think>")
+    sight = _SIGHT.match(said)
+    return said[sight.end() :] if sight else said
+
+
+def parse_reflection(text: str) -> ParsedReflection | None:
+    """The reflection as data, or None when it is not a whole text in the teacher's grammar. The counts may be left
+    out and are not judged."""
+    rest = _statements(text)
+    if rest is None:
+        return None
+    if is_stop(text):
+        return ParsedReflection(True)
     edits = []
     while rest:
         kind, found = next(((k, m) for k, pattern in _PATTERNS.items() if (m := pattern.match(rest))), (None, None))

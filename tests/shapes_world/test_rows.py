@@ -26,7 +26,7 @@ from irg_rl.shapes_world.rows import (
     write_rows,
 )
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
-from irg_rl.shapes_world.teacher import STOP, is_stop, parse_reflection, reflection_correct, think_text
+from irg_rl.shapes_world.teacher import is_stop, parse_reflection, reflection_correct, think_text
 from tests.shapes_world.worlds import PROMPTS, changed_cells
 
 BY_TEXT = {prompt.text: prompt for prompt in PROMPTS}
@@ -74,7 +74,7 @@ def test_the_flags_of_a_row_are_those_of_its_mode(mode, right, mended):
     for prompt in PROMPTS[:60]:
         row = make_row(mode, prompt, rng, SHALLOW)
         assert row[0] == {"role": "user", "content": prompt.text, "need_loss": False}
-        stopped = any(part["content"] == STOP for part in _parts(row))
+        stopped = any(is_stop(part["content"]) for part in _parts(row))
         assert [_kind(part) for part in _parts(row)] == (right if stopped or mended is None else mended)
 
 
@@ -87,7 +87,7 @@ def test_understanding_rows_ask_a_question_after_the_pictures(files):
 
 def test_a_quarter_of_the_improving_rows_stop_without_a_second_picture(files):
     for mode in (IMPROVING_UNDERSTANDING, IMPROVING_GENERATION):
-        stopped = [row for row in _rows(files[mode]) if _parts(row)[-1]["content"] == STOP]
+        stopped = [row for row in _rows(files[mode]) if is_stop(_parts(row)[-1]["content"])]
         assert 0.15 < len(stopped) / 200 < 0.35
         assert all(sum(part["type"] == "image" for part in _parts(row)) == 1 for row in stopped)
 
@@ -123,7 +123,7 @@ def test_deep_rows_use_a_refined_picture_as_target_and_as_condition():
 
 
 def test_png_round_trip_is_exact():
-    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
     assert np.array_equal(decode_png(encode_png(picture)), picture)
 
 
@@ -144,7 +144,7 @@ def test_own_pictures_become_stop_rows_or_are_mended_in_place():
     prompts = PROMPTS[:80]
     scenes = [sample_scene(prompt.metadata, rng) for prompt in prompts]
     scenes[::2] = [corrupt(scene, p.metadata, rng, 2) for scene, p in zip(scenes[::2], prompts[::2])]
-    grain = np.random.default_rng(0).normal(0, 5, (80, 32, 32, 3))
+    grain = np.random.default_rng(0).normal(0, 5, (80, 24, 24, 3))
     images = np.clip(np.stack([render(scene) for scene in scenes]) + grain, 0, 255).astype(np.uint8)
     rows = own_image_rows(images, prompts, rng, mix=SHALLOW)
     assert rows.keys() == {IMPROVING_FULL, IMPROVING_GENERATION}
@@ -161,7 +161,7 @@ def test_own_pictures_become_stop_rows_or_are_mended_in_place():
 
 def test_own_pictures_and_prompts_must_match():
     with pytest.raises(ValueError, match="2 images for 1 prompts"):
-        own_image_rows(np.zeros((2, 32, 32, 3), np.uint8), PROMPTS[:1], Random(0))
+        own_image_rows(np.zeros((2, 24, 24, 3), np.uint8), PROMPTS[:1], Random(0))
 
 
 def test_an_unknown_mode_is_refused_and_nothing_is_left_behind(tmp_path):

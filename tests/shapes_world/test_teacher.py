@@ -15,6 +15,7 @@ from irg_rl.shapes_world.teacher import (
     reflect,
     reflection_correct,
     reflection_text,
+    sight_text,
     think_text,
 )
 from tests.shapes_world.worlds import PROMPTS, demands, readings, rngs, seen
@@ -47,24 +48,36 @@ def test_a_think_names_no_cell_and_no_color_that_the_prompt_leaves_open(tag):
 @pytest.mark.parametrize(
     "picture, text",
     [
-        ("cyan bar a1", r"<think> one red circle is missing \. add red circle at .. \. </think>"),
+        ("cyan bar a1", r"zero red circle , one cyan bar \. one red circle is missing \. put red circle at .. \."),
         (
             "red circle a1, cyan bar b2, cyan bar c3",
-            r"<think> one cyan bar is extra \. remove cyan bar at c3 \. </think>",
+            r"one red circle , two cyan bar \. one cyan bar is extra \. remove cyan bar at c3 \.",
         ),
-        ("blue circle a1, cyan bar b2", r"<think> blue circle is wrong color \. make circle at a1 red \. </think>"),
-        ("red ring d4, cyan bar b2", r"<think> red ring is wrong shape \. make red ring at d4 circle \. </think>"),
-        ("red circle a1, cyan bar b2", r"<think> nothing to change \. </think>"),
+        (
+            "blue circle a1, cyan bar b2",
+            r"zero red circle , one cyan bar , one blue circle \. blue circle is wrong color \. put red circle at a1 \.",
+        ),
+        (
+            "red ring c3, cyan bar b2",
+            r"zero red circle , one cyan bar \. red ring is wrong shape \. put red circle at c3 \.",
+        ),
+        ("red circle a1, cyan bar b2, red ring c3", r"one red circle , one cyan bar \. nothing to change \."),
     ],
 )
-def test_a_reflection_names_the_defect_and_the_edit(picture, text):
-    assert re.fullmatch(text, reflect(seen(picture), TWO, Random(0))[0])
+def test_a_reflection_counts_what_is_asked_for_and_names_the_defect_and_the_edit(picture, text):
+    assert re.fullmatch(rf"<think> i see {text} </think>", reflect(seen(picture), TWO, Random(0))[0])
+
+
+def test_counts_name_no_cell_and_no_open_color():
+    wanted = make_metadata("counting", "", [(Thing("ring"), 2)], [])
+    assert sight_text(seen("red ring a1, blue ring b2, green bar c3"), wanted) == "i see two ring ."
 
 
 def test_a_broken_relation_is_named_with_the_move():
     wanted = make_metadata("position", "", [(Thing("bar"), 1), (Thing("circle"), 1)], [Relation(1, "above", 0)])
-    text, _ = reflect(seen("red circle a4, cyan bar b4"), wanted, Random(0))
-    assert re.fullmatch(r"<think> circle is not above bar \. move red circle from a4 to .[123] \. </think>", text)
+    text, _ = reflect(seen("red circle a3, cyan bar b3"), wanted, Random(0))
+    said = r"circle is not above bar \. remove red circle at a3 \. put red circle at .[12] \."
+    assert re.fullmatch(rf"<think> i see one bar , one circle \. {said} </think>", text)
 
 
 @settings(max_examples=300, deadline=None)
@@ -73,8 +86,8 @@ def test_a_reflection_is_short_parses_back_and_is_true(reading, wanted, rng):
     text, edits = reflect(reading, wanted, rng)
     parsed = parse_reflection(text)
     assert parsed.stop == is_stop(text) == (not edits) == judge(reading, wanted).correct
-    assert len(text.split()) <= 36
-    assert reflection_text(list(parsed.edits)) == text
+    assert len(text.split()) <= 96
+    assert reflection_text(sight_text(reading, wanted), list(parsed.edits)) == text
     assert [(e.kind, e.thing, e.cell, e.to) for e in parsed.edits] == [(e.kind, e.thing, e.cell, e.to) for e in edits]
     assert reflection_correct(parsed, reading, wanted)
 
@@ -91,30 +104,30 @@ def test_a_stop_is_right_on_a_right_picture_only():
 
 
 def test_a_claim_must_be_there_as_often_as_it_is_made():
-    once = "one red circle is missing . add red circle at a1 ."
+    once = "one red circle is missing . put red circle at a1 ."
     assert _right(once, "cyan bar b2")
     assert not _right(f"{once} {once}", "cyan bar b2")
-    assert not _right("one cyan bar is missing . add cyan bar at a1 .", "cyan bar b2")
+    assert not _right("one cyan bar is missing . put cyan bar at a1 .", "cyan bar b2")
 
 
 def test_a_claim_about_a_right_picture_is_wrong():
-    assert not _right("one red circle is missing . add red circle at c1 .", "red circle a1, cyan bar b2")
+    assert not _right("one red circle is missing . put red circle at c1 .", "red circle a1, cyan bar b2")
 
 
 def test_some_of_several_defects_are_enough():
-    assert _right("one cyan bar is missing . add cyan bar at a1 .", "green ring b2")
+    assert _right("one cyan bar is missing . put cyan bar at a1 .", "green ring b2")
 
 
 def test_a_wrong_color_may_be_called_missing():
-    assert _right("one red circle is missing . add red circle at a1 .", "blue circle c1, cyan bar b2")
-    both = "blue circle is wrong color . make circle at c1 red . one red circle is missing . add red circle at a1 ."
+    assert _right("one red circle is missing . put red circle at a1 .", "blue circle c1, cyan bar b2")
+    both = "blue circle is wrong color . put red circle at c1 . one red circle is missing . put red circle at a1 ."
     assert not _right(both, "blue circle c1, cyan bar b2")
 
 
 def test_the_cells_of_a_reflection_are_not_judged_but_its_defects_are():
-    assert _right("blue circle is wrong color . make circle at d4 red .", "blue circle c1, cyan bar b2")
-    assert not _right("green circle is wrong color . make circle at c1 red .", "blue circle c1, cyan bar b2")
-    assert not _right("blue circle is wrong color . make circle at c1 green .", "blue circle c1, cyan bar b2")
+    assert _right("blue circle is wrong color . put red circle at c3 .", "blue circle c1, cyan bar b2")
+    assert not _right("green circle is wrong color . put red circle at c1 .", "blue circle c1, cyan bar b2")
+    assert not _right("blue circle is wrong color . put green circle at c1 .", "blue circle c1, cyan bar b2")
 
 
 @pytest.mark.parametrize(
@@ -124,10 +137,12 @@ def test_the_cells_of_a_reflection_are_not_judged_but_its_defects_are():
         "nothing to change .",
         "<think> </think>",
         "<think> nothing to change .",
-        "<think> one dog is missing . add red dog at a1 . </think>",
+        "<think> one dog is missing . put red dog at a1 . </think>",
         "<think> one red circle is missing . </think>",
-        "<think> one red circle is missing . add red circle at e5 . </think>",
-        "<think> one red circle is missing . add red circle at a1 . and so on </think>",
+        "<think> i see one red circle . </think>",
+        "<think> blue circle is wrong color . put red ring at a1 . </think>",
+        "<think> one red circle is missing . put red circle at e5 . </think>",
+        "<think> one red circle is missing . put red circle at a1 . and so on </think>",
     ],
 )
 def test_what_is_not_in_the_grammar_is_not_parsed_and_never_right(text):
