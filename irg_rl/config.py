@@ -194,7 +194,8 @@ class SFTRecipe(Section):
 
 
 class SamplingRecipe(Section):
-    """How a trajectory is sampled, in training and in evaluation. No top-p or top-k: sampled is what is trained."""
+    """How a trajectory is sampled, in training and, but for temperature and guidance, in evaluation. No top-p or top-k:
+    sampled is what is trained."""
 
     turns: Annotated[int, Field(ge=1, le=16)] = 3
     """Most images per trajectory; a reflection that wants no change ends it earlier."""
@@ -346,6 +347,8 @@ class EvaluationRecipe(Section):
     seed: int = 1234
     strips: Positive = 12
     """Prompts shown as picture strips in the report."""
+    temperature: float = Field(0.0, ge=0)
+    """Of texts in evaluation and `generate`; 0 takes the most likely token, as BAGEL does."""
     guidance: GuidanceRecipe = GuidanceRecipe()
 
 

@@ -1,7 +1,7 @@
 """Sampling text from a batch of contexts, token in, token out.
 
-A text is sampled from softmax(logits / temperature) without truncation, so what is sampled is what is trained. Its ids
-stay in the cache as they were drawn. A text that reaches the token limit is closed by an eos that was not sampled.
+A text is sampled from softmax(logits / temperature) without truncation, so what is sampled is what is trained; at
+temperature 0, for evaluation, every token is the most likely one. Its ids stay in the cache as they were drawn. A text that reaches the token limit is closed by an eos that was not sampled.
 
 Letters: R rows, T token limit, V vocabulary.
 """
@@ -65,8 +65,12 @@ def draw(
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
     """Tokens at the uniform numbers' places in the cumulative distribution, and their log-probabilities (fp32).
 
-    The cumulative sum is fp64 and scaled to its own total, so an id of probability 0 is never drawn.
+    The cumulative sum is fp64 and scaled to its own total, so an id of probability 0 is never drawn. Temperature 0: the
+    most likely tokens, with their log-probabilities at temperature 1.
     """
+    if temperature == 0:
+        logprob, token = torch.log_softmax(logits.float(), dim=-1).max(-1)
+        return token, logprob
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = logprobs.double().exp().cumsum(-1)
     place = uniform.double()[:, None] * cumulative[:, -1:]

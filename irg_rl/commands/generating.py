@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from irg_rl.commands.prepare import precision
+from irg_rl.commands.measure import evaluation_sampling
 from irg_rl.commands.progress import console
 from irg_rl.commands.run import Run, RunError, write_json
-from irg_rl.config import GuidanceRecipe, Recipe, SamplingRecipe
+from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.trajectory import Prompt
 from rollouts.request import Request
@@ -51,7 +52,10 @@ def generate_to(
     """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`."""
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
-    sampling, guidance = SamplingRecipe() if recipe is None else recipe.sampling, guidance_of(recipe, scales)
+    evaluation, sampling = (
+        (EvaluationRecipe(), SamplingRecipe()) if recipe is None else (recipe.evaluation, recipe.sampling)
+    )
+    sampling, guidance = evaluation_sampling(sampling, evaluation), guidance_of(recipe, scales)
     parts = load_here(folder, recipe)
     sampler = Sampler(
         parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling, guidance=guidance if guidance.is_on else None

@@ -12,7 +12,7 @@ from irg_rl.commands.prepare import load_model, precision, prompts_of
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, RunError
 from irg_rl.commands.scoring import scorer_specs
-from irg_rl.config import EvaluationRecipe
+from irg_rl.config import EvaluationRecipe, SamplingRecipe
 from irg_rl.evaluate.gate import GateReport, Thresholds, check_gate
 from irg_rl.evaluate.outcomes import Outcomes, collect
 from irg_rl.evaluate.shapes import check_reflection, verify
@@ -36,9 +36,9 @@ class Evaluator:
     samples: int = 1
 
     def sampler(self, folder: Folder) -> Sampler:
-        recipe, guidance = self.run.recipe, self.settings.guidance
+        guidance, sampling = self.settings.guidance, evaluation_sampling(self.run.recipe.sampling, self.settings)
         return Sampler(
-            folder.model.eval(), folder.autoencoder, folder.tokenizer, recipe.sampling,
+            folder.model.eval(), folder.autoencoder, folder.tokenizer, sampling,
             guidance=guidance if guidance.is_on else None,
         )  # fmt: skip
 
@@ -87,9 +87,14 @@ class Evaluator:
         return self.hub.scorers[judges[0].name].prefer if judges else None
 
     def _settings(self, prompts: int) -> dict:
-        sampling = self.run.recipe.sampling.model_dump(mode="json")
+        sampling = evaluation_sampling(self.run.recipe.sampling, self.settings).model_dump(mode="json")
         return {**sampling, "turns": self.settings.turns, "prompts": prompts, "samples": self.samples,
                 "seed": self.settings.seed, "guidance": self.settings.guidance.model_dump(mode="json")}  # fmt: skip
+
+
+def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
+    """The recipe's sampling with the temperature of evaluation."""
+    return sampling.model_copy(update={"temperature": settings.temperature})
 
 
 @dataclass

@@ -44,7 +44,7 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
     board = {seen.cell: seen for seen in scene.objects}
     cells = rng.sample(CELLS, len(CELLS))
     said = []
-    for _ in range(rng.randint(1, MAX_EDITS)):
+    for _ in range(rng.randint(1, MAX_EDITS)):  # each takes two cells at most, and 2 * MAX_EDITS are there
         cell = cells.pop()
         old = board.pop(cell, None)
         kind = "add" if old is None else rng.choice(("remove", "replace", "move"))

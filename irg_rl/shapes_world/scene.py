@@ -1,7 +1,7 @@
 """What a picture of the shapes world is made of: a grid of cells, coloured shapes, a grey background.
 
-Cells are named like chess squares, columns `a`.. from left to right and rows `1`.. from TOP to bottom. A cell holds at
-most one object, so a picture is edited by repainting single cells.
+Cells are named like the points of a compass, north on top. A cell holds at most one object, so a picture is edited by
+repainting single cells.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ COLORS = {
 }
 SIZES = {"small": 6.0, "large": 7.5}  # extent in pixels
 BACKGROUNDS = ((212, 212, 208), (136, 136, 140), (60, 62, 66))
-CELLS = tuple(f"{chr(97 + column)}{row + 1}" for row in range(WORLD.grid) for column in range(WORLD.grid))
+CELLS = ("northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast")
+"""Row by row. One word each: the Qwen tokenizer cuts a name such as `b2` in two, and a place that is said in two tokens
+is learned much more slowly."""
 COLUMN = {cell: index % WORLD.grid for index, cell in enumerate(CELLS)}
 ROW = {cell: index // WORLD.grid for index, cell in enumerate(CELLS)}
 ORDER = {cell: index for index, cell in enumerate(CELLS)}

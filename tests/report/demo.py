@@ -87,11 +87,11 @@ def sample(prompt: Prompt, seed: int, skill: Skill, arm: str = REAL) -> Trajecto
         if arm == REDRAW:
             words, image = "", draw(prompt, rng, skill.first)
         elif arm == SHUFFLED:
-            words = "<think> red circle is wrong color . put blue circle at b2 . </think>"
+            words = "<think> red circle is wrong color . put blue circle at center . </think>"
             image = draw(prompt, rng, 0.0) if rng.random() < 0.15 else image
         elif right and rng.random() < skill.breaks:
             words, image = (
-                "<think> red circle is wrong color . put blue circle at b2 . </think>",
+                "<think> red circle is wrong color . put blue circle at center . </think>",
                 draw(prompt, rng, 0.0),
             )
         elif not right and rng.random() > skill.sees:

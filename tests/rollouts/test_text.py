@@ -31,3 +31,10 @@ def test_logprobs_of_half_precision_logits_are_fp32():
     tokens, logprobs = draw(logits, torch.full((3,), 0.5), 1.0)
     torch.testing.assert_close(logprobs, torch.log_softmax(logits.float(), -1).gather(1, tokens[:, None])[:, 0])
     assert logprobs.dtype == torch.float32
+
+
+def test_temperature_zero_takes_the_most_likely_token_whatever_the_uniform_number():
+    logits = torch.tensor([[0.0, math.log(3.0), -1.0]]).expand(5, -1)
+    tokens, logprobs = draw(logits, torch.linspace(0, 0.99, 5), 0.0)
+    assert tokens.tolist() == [1] * 5
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits, -1)[:, 1])

@@ -14,7 +14,7 @@ from tests.shapes_world.worlds import PROMPTS, changed_cells
 
 
 def stated(text: str) -> set[tuple[str, ...]]:
-    return set(re.findall(r"(\w+) (\w+) at (\w\d)", text))
+    return set(re.findall(r"(\w+) (\w+) at (\w+)", text))
 
 
 def seen(pixels: np.ndarray) -> set[tuple[str, ...]]:
@@ -34,7 +34,7 @@ def test_an_edit_changes_every_named_cell_and_no_other_pixel(seed):
     rng = random.Random(seed)
     scene = placed_scene(rng)
     text, after = edited(scene, rng)
-    named = [cell for _, _, cell in re.findall(r"(\w+) (\w+) at (\w\d)", text)]
+    named = [cell for _, _, cell in re.findall(r"(\w+) (\w+) at (\w+)", text)]
     assert 1 <= len(named) == len(set(named))
     assert changed_cells(render(scene), render(after)) == set(named)
 
@@ -45,7 +45,7 @@ def test_an_edit_puts_and_removes_what_it_says(seed):
     scene = placed_scene(rng)
     text, after = edited(scene, rng)
     before, now = (seen(render(picture)) for picture in (scene, after))
-    said = {verb: set(re.findall(rf"{verb} (\w+) (\w+) at (\w\d)", text)) for verb in ("put", "remove")}
+    said = {verb: set(re.findall(rf"{verb} (\w+) (\w+) at (\w+)", text)) for verb in ("put", "remove")}
     assert said["put"] == now - before and said["remove"] <= before - now
 
 

@@ -9,7 +9,7 @@ from tests.shapes_world.worlds import changed_cells, scenes
 
 def test_columns_go_from_left_to_right_and_rows_from_top_to_bottom():
     picture = render(
-        Scene(BACKGROUNDS[2], (Object("square", "red", "large", "c1"), Object("bar", "blue", "large", "a2")))
+        Scene(BACKGROUNDS[2], (Object("square", "red", "large", "northeast"), Object("bar", "blue", "large", "west")))
     )
     assert picture.shape == (24, 24, 3) and picture.dtype == np.uint8
     assert tuple(picture[4, 20]) == COLORS["red"]
@@ -41,13 +41,21 @@ def test_edges_are_smooth():
 
 
 def test_a_blob_always_looks_the_same():
-    once, again = (render(Scene(BACKGROUNDS[0], (), (Blob("b2", 7),))) for _ in range(2))
-    assert np.array_equal(once, again) and changed_cells(once, render(Scene(BACKGROUNDS[0]))) == {"b2"}
+    once, again = (render(Scene(BACKGROUNDS[0], (), (Blob("center", 7),))) for _ in range(2))
+    assert np.array_equal(once, again) and changed_cells(once, render(Scene(BACKGROUNDS[0]))) == {"center"}
 
 
 def test_relations_compare_columns_and_rows_strictly():
-    assert stands("a3", "left of", "b1") and not stands("a3", "left of", "a1") and stands("c2", "right of", "b2")
-    assert stands("c1", "above", "a2") and stands("c3", "below", "c2") and not stands("c3", "below", "a3")
+    assert (
+        stands("southwest", "left of", "north")
+        and not stands("southwest", "left of", "northwest")
+        and stands("east", "right of", "center")
+    )
+    assert (
+        stands("northeast", "above", "west")
+        and stands("southeast", "below", "east")
+        and not stands("southeast", "below", "southwest")
+    )
     assert len(CELLS) == 9
     with pytest.raises(ValueError, match="unknown relation 'near'.*left of"):
-        stands("a1", "near", "b1")
+        stands("northwest", "near", "north")

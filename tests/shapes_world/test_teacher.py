@@ -41,27 +41,33 @@ def test_a_think_names_no_cell_and_no_color_that_the_prompt_leaves_open(tag):
         if prompt.metadata["tag"] != tag:
             continue
         words = think_text(prompt.metadata).split()
-        assert not set(words) & set(CELLS) and not re.search(r"\b[a-d][1-4]\b", " ".join(words))
+        assert not set(words) & set(CELLS)
         assert set(words) & set(COLORS) == set(prompt.text.replace(",", " ").replace(".", " ").split()) & set(COLORS)
 
 
 @pytest.mark.parametrize(
     "picture, text",
     [
-        ("cyan bar a1", r"zero red circle , one cyan bar \. one red circle is missing \. put red circle at .. \."),
         (
-            "red circle a1, cyan bar b2, cyan bar c3",
-            r"one red circle , two cyan bar \. one cyan bar is extra \. remove cyan bar at c3 \.",
+            "cyan bar northwest",
+            r"zero red circle , one cyan bar \. one red circle is missing \. put red circle at \w+ \.",
         ),
         (
-            "blue circle a1, cyan bar b2",
-            r"zero red circle , one cyan bar , one blue circle \. blue circle is wrong color \. put red circle at a1 \.",
+            "red circle northwest, cyan bar center, cyan bar southeast",
+            r"one red circle , two cyan bar \. one cyan bar is extra \. remove cyan bar at southeast \.",
         ),
         (
-            "red ring c3, cyan bar b2",
-            r"zero red circle , one cyan bar \. red ring is wrong shape \. put red circle at c3 \.",
+            "blue circle northwest, cyan bar center",
+            r"zero red circle , one cyan bar , one blue circle \. blue circle is wrong color \. put red circle at northwest \.",
         ),
-        ("red circle a1, cyan bar b2, red ring c3", r"one red circle , one cyan bar \. nothing to change \."),
+        (
+            "red ring southeast, cyan bar center",
+            r"zero red circle , one cyan bar \. red ring is wrong shape \. put red circle at southeast \.",
+        ),
+        (
+            "red circle northwest, cyan bar center, red ring southeast",
+            r"one red circle , one cyan bar \. nothing to change \.",
+        ),
     ],
 )
 def test_a_reflection_counts_what_is_asked_for_and_names_the_defect_and_the_edit(picture, text):
@@ -70,13 +76,13 @@ def test_a_reflection_counts_what_is_asked_for_and_names_the_defect_and_the_edit
 
 def test_counts_name_no_cell_and_no_open_color():
     wanted = make_metadata("counting", "", [(Thing("ring"), 2)], [])
-    assert sight_text(seen("red ring a1, blue ring b2, green bar c3"), wanted) == "i see two ring ."
+    assert sight_text(seen("red ring northwest, blue ring center, green bar southeast"), wanted) == "i see two ring ."
 
 
 def test_a_broken_relation_is_named_with_the_move():
     wanted = make_metadata("position", "", [(Thing("bar"), 1), (Thing("circle"), 1)], [Relation(1, "above", 0)])
-    text, _ = reflect(seen("red circle a3, cyan bar b3"), wanted, Random(0))
-    said = r"circle is not above bar \. remove red circle at a3 \. put red circle at .[12] \."
+    text, _ = reflect(seen("red circle southwest, cyan bar south"), wanted, Random(0))
+    said = r"circle is not above bar \. remove red circle at southwest \. put red circle at (?!south)\w+ \."
     assert re.fullmatch(rf"<think> i see one bar , one circle \. {said} </think>", text)
 
 
@@ -99,35 +105,43 @@ def _right(text: str, picture: str) -> bool:
 
 
 def test_a_stop_is_right_on_a_right_picture_only():
-    assert _right(STOP, "red circle a1, cyan bar b2")
-    assert not _right(STOP, "red circle a1")
+    assert _right(STOP, "red circle northwest, cyan bar center")
+    assert not _right(STOP, "red circle northwest")
 
 
 def test_a_claim_must_be_there_as_often_as_it_is_made():
-    once = "one red circle is missing . put red circle at a1 ."
-    assert _right(once, "cyan bar b2")
-    assert not _right(f"{once} {once}", "cyan bar b2")
-    assert not _right("one cyan bar is missing . put cyan bar at a1 .", "cyan bar b2")
+    once = "one red circle is missing . put red circle at northwest ."
+    assert _right(once, "cyan bar center")
+    assert not _right(f"{once} {once}", "cyan bar center")
+    assert not _right("one cyan bar is missing . put cyan bar at northwest .", "cyan bar center")
 
 
 def test_a_claim_about_a_right_picture_is_wrong():
-    assert not _right("one red circle is missing . put red circle at c1 .", "red circle a1, cyan bar b2")
+    assert not _right(
+        "one red circle is missing . put red circle at northeast .", "red circle northwest, cyan bar center"
+    )
 
 
 def test_some_of_several_defects_are_enough():
-    assert _right("one cyan bar is missing . put cyan bar at a1 .", "green ring b2")
+    assert _right("one cyan bar is missing . put cyan bar at northwest .", "green ring center")
 
 
 def test_a_wrong_color_may_be_called_missing():
-    assert _right("one red circle is missing . put red circle at a1 .", "blue circle c1, cyan bar b2")
-    both = "blue circle is wrong color . put red circle at c1 . one red circle is missing . put red circle at a1 ."
-    assert not _right(both, "blue circle c1, cyan bar b2")
+    assert _right("one red circle is missing . put red circle at northwest .", "blue circle northeast, cyan bar center")
+    both = "blue circle is wrong color . put red circle at northeast . one red circle is missing . put red circle at northwest ."
+    assert not _right(both, "blue circle northeast, cyan bar center")
 
 
 def test_the_cells_of_a_reflection_are_not_judged_but_its_defects_are():
-    assert _right("blue circle is wrong color . put red circle at c3 .", "blue circle c1, cyan bar b2")
-    assert not _right("green circle is wrong color . put red circle at c1 .", "blue circle c1, cyan bar b2")
-    assert not _right("blue circle is wrong color . put green circle at c1 .", "blue circle c1, cyan bar b2")
+    assert _right(
+        "blue circle is wrong color . put red circle at southeast .", "blue circle northeast, cyan bar center"
+    )
+    assert not _right(
+        "green circle is wrong color . put red circle at northeast .", "blue circle northeast, cyan bar center"
+    )
+    assert not _right(
+        "blue circle is wrong color . put green circle at northeast .", "blue circle northeast, cyan bar center"
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,12 +151,12 @@ def test_the_cells_of_a_reflection_are_not_judged_but_its_defects_are():
         "nothing to change .",
         "<think> </think>",
         "<think> nothing to change .",
-        "<think> one dog is missing . put red dog at a1 . </think>",
+        "<think> one dog is missing . put red dog at northwest . </think>",
         "<think> one red circle is missing . </think>",
         "<think> i see one red circle . </think>",
-        "<think> blue circle is wrong color . put red ring at a1 . </think>",
-        "<think> one red circle is missing . put red circle at e5 . </think>",
-        "<think> one red circle is missing . put red circle at a1 . and so on </think>",
+        "<think> blue circle is wrong color . put red ring at northwest . </think>",
+        "<think> one red circle is missing . put red circle at nowhere . </think>",
+        "<think> one red circle is missing . put red circle at northwest . and so on </think>",
     ],
 )
 def test_what_is_not_in_the_grammar_is_not_parsed_and_never_right(text):
@@ -151,6 +165,6 @@ def test_what_is_not_in_the_grammar_is_not_parsed_and_never_right(text):
 
 
 def test_a_parsed_reflection_keeps_the_defects():
-    parsed = parse_reflection("<think> one circle is extra . remove red circle at a2 . </think>")
+    parsed = parse_reflection("<think> one circle is extra . remove red circle at west . </think>")
     (defect,) = parsed.defects
-    assert (defect.kind, defect.thing, defect.cell) == (DefectKind.EXTRA, Thing("circle"), "a2")
+    assert (defect.kind, defect.thing, defect.cell) == (DefectKind.EXTRA, Thing("circle"), "west")

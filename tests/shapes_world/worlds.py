@@ -45,7 +45,7 @@ def metadata(*include: dict, exclude: tuple[dict, ...] = ()) -> dict:
 
 
 def seen(text: str) -> Reading:
-    """A reading from words: `seen("red circle a1, blue square b2")`."""
+    """A reading from words: `seen("red circle northwest, blue square center")`."""
     parts = [part.split() for part in text.split(",") if part.strip()]
     return Reading(tuple(Object(shape, color, "large", cell) for color, shape, cell in parts))
 
