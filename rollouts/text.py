@@ -1,7 +1,8 @@
 """Sampling text from a batch of contexts, token in, token out.
 
 A text is sampled from softmax(logits / temperature) without truncation, so what is sampled is what is trained; at
-temperature 0, for evaluation, every token is the most likely one. Its ids stay in the cache as they were drawn. A text that reaches the token limit is closed by an eos that was not sampled.
+temperature 0, for evaluation, every token is the most likely one. Its ids stay in the cache as they were drawn. A text
+that reaches the token limit is closed by an eos that was not sampled.
 
 Letters: R rows, T token limit, V vocabulary.
 """

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from irg_rl.commands.prepare import precision
 from irg_rl.commands.measure import evaluation_sampling
+from irg_rl.commands.prepare import precision
 from irg_rl.commands.progress import console
 from irg_rl.commands.run import Run, RunError, write_json
 from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe

@@ -12,7 +12,7 @@ import numpy as np
 
 from irg_rl.shapes_world.constraints import Thing
 from irg_rl.shapes_world.render import render
-from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, ORDER, SHAPES, Object, Scene
+from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, ORDER, SHAPES, Object, Scene
 from irg_rl.shapes_world.scenes import random_object
 
 DRAWING, READING, EDITING = "base_drawing", "base_reading", "base_editing"

@@ -25,15 +25,16 @@ _THING = rf"(?:(?:{_COLOR}) )?(?:{_SHAPE})"
 _COLORED = rf"(?:{_COLOR}) (?:{_SHAPE})"
 _COUNTED = rf"(?:{'|'.join(NUMBERS)}) {_THING}"
 _SIGHT = re.compile(rf"i see {_COUNTED}(?: , {_COUNTED})* \. ")
+_AT = rf"at (?P<cell>{_CELL}) \. "
 _SENTENCES = {
-    DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. put (?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. ",
-    DefectKind.EXTRA: rf"one (?P<thing>{_THING}) is extra \. remove (?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. ",
-    DefectKind.COLOR: rf"(?P<seen>(?:{_COLOR}) (?P<shape>{_SHAPE})) is wrong color \. put (?P<to>{_COLOR}) (?P=shape) at "
-    rf"(?P<cell>{_CELL}) \. ",
-    DefectKind.SHAPE: rf"(?P<seen>(?P<color>{_COLOR}) (?:{_SHAPE})) is wrong shape \. put (?P=color) (?P<to>{_SHAPE}) at "
-    rf"(?P<cell>{_CELL}) \. ",
-    DefectKind.RELATION: rf"(?P<thing>{_THING}) is not (?P<relation>{'|'.join(RELATIONS)}) (?P<other>{_THING}) \. remove "
-    rf"(?P<seen>{_COLORED}) at (?P<cell>{_CELL}) \. put (?P=seen) at (?P<to>{_CELL}) \. ",
+    DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. put (?P<seen>{_COLORED}) {_AT}",
+    DefectKind.EXTRA: rf"one (?P<thing>{_THING}) is extra \. remove (?P<seen>{_COLORED}) {_AT}",
+    DefectKind.COLOR: rf"(?P<seen>(?:{_COLOR}) (?P<shape>{_SHAPE})) is wrong color \. "
+    rf"put (?P<to>{_COLOR}) (?P=shape) {_AT}",
+    DefectKind.SHAPE: rf"(?P<seen>(?P<color>{_COLOR}) (?:{_SHAPE})) is wrong shape \. "
+    rf"put (?P=color) (?P<to>{_SHAPE}) {_AT}",
+    DefectKind.RELATION: rf"(?P<thing>{_THING}) is not (?P<relation>{'|'.join(RELATIONS)}) (?P<other>{_THING}) \. "
+    rf"remove (?P<seen>{_COLORED}) {_AT}put (?P=seen) at (?P<to>{_CELL}) \. ",
 }
 _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()}
 

@@ -58,7 +58,8 @@ def test_a_think_names_no_cell_and_no_color_that_the_prompt_leaves_open(tag):
         ),
         (
             "blue circle northwest, cyan bar center",
-            r"zero red circle , one cyan bar , one blue circle \. blue circle is wrong color \. put red circle at northwest \.",
+            r"zero red circle , one cyan bar , one blue circle \. blue circle is wrong color \. "
+            r"put red circle at northwest \.",
         ),
         (
             "red ring southeast, cyan bar center",
@@ -128,7 +129,8 @@ def test_some_of_several_defects_are_enough():
 
 def test_a_wrong_color_may_be_called_missing():
     assert _right("one red circle is missing . put red circle at northwest .", "blue circle northeast, cyan bar center")
-    both = "blue circle is wrong color . put red circle at northeast . one red circle is missing . put red circle at northwest ."
+    missing = "one red circle is missing . put red circle at northwest ."
+    both = f"blue circle is wrong color . put red circle at northeast . {missing}"
     assert not _right(both, "blue circle northeast, cyan bar center")
 
 
