@@ -27,6 +27,8 @@ SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 OWN_ROWS = "own"
 """Folder of the rows made from the model's own images, among those of `sft.data`."""
+OWN_MODES = ("improving_full_learning", "improving_thinking_generation_learning")
+"""Learning modes of these rows."""
 
 STAGES = (
     "world", "vae", "scorers", "pretrain", "sft1", "own_images", "sft2", "evaluate_sft", "rl", "evaluate_rl", "report",
@@ -37,6 +39,8 @@ STAGES = (
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
@@ -59,7 +63,7 @@ class WorldRecipe(Section):
     """Rows made per learning mode before stage 1."""
     deep_share: Share = 0.0
     """Share of improving_full rows that go on after a refined image; for `sampling.history: full`."""
-    own_images: int = 3000
+    own_images: int = Field(3000, ge=0)
     """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
     own_image_steps: Positive = 12
     """Time points of the sampler that draws them."""
@@ -116,14 +120,14 @@ class Dropout(Section):
 
 class OptimizerRecipe(Section):
     lr: Rate = 1e-3
-    gen_lr: float | None = None
-    """Learning rate of the generation expert; None: `lr`."""
-    vision_lr: float | None = None
-    """Learning rate of vision tower and connector; None: `lr`."""
+    gen_lr: float | None = Field(None, ge=0)
+    """Learning rate of the generation expert; None: `lr`, 0: frozen."""
+    vision_lr: float | None = Field(None, ge=0)
+    """Learning rate of vision tower and connector; None: `lr`, 0: frozen."""
     muon_lr: float | None = Field(None, gt=0)
     """Learning rate of Muon for the matrices of all layers, AdamW keeps the rest; None: AdamW alone. For training from
     scratch; needs ZeRO stage 0."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: Rate = 1e-8
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: Rate = 1.0
@@ -174,7 +178,7 @@ class SFTRecipe(Section):
     dropout: Dropout = Dropout()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """ZeRO stage of the SFT engine; None: `engine.zero_stage`."""
-    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.995
+    ema_decay: Decay = 0.995
     validate_every: Positive = 200
     checkpoint_every: Positive = 500
     validation_rows: Positive = 256
@@ -257,6 +261,19 @@ class ScorerRecipe(Section):
     options: dict[str, Any] = {}
     """Further arguments of the scorer's constructor, such as `model: ViT-H-14` for a checkpoint file; they go first."""
 
+    @model_validator(mode="after")
+    def settings_are_of_the_kind(self):
+        foreign = set() if self.kind == "judge" else {"base_url", "model", "api_key_env", "timeout_s", "concurrency"}
+        foreign |= set() if self.kind in ("clip", "hps") else {"path"}
+        fields = type(self).model_fields
+        given = sorted(name for name in foreign if vars(self)[name] != fields[name].default)
+        if given:
+            raise ValueError(
+                f"{', '.join(given)}: not a setting of scorers of kind {self.kind!r}; what their constructor takes "
+                "stands in `options`"
+            )
+        return self
+
     @field_validator("kind")
     @classmethod
     def kind_is_known(cls, kind: str) -> str:
@@ -285,7 +302,7 @@ class RewardRecipe(Section):
 
 
 class RLRecipe(Section):
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of RL: the order of its prompts and every random number of its samples. None: the recipe's. World, SFT and
     evaluation keep the recipe's, so that several seeds of RL share them (`irg-rl fork`)."""
     updates: Positive = 60
@@ -320,7 +337,7 @@ class RLRecipe(Section):
     """Weight versions a trained sample may be behind; 0 is synchronous and bit-reproducible on CPU."""
     context_grad: Literal["full", "detached"] = "full"
     max_pack_tokens: Positive = 8192
-    ema_decay: float | None = None
+    ema_decay: Decay | None = None
     """Decay of the averaged weights that evaluation and `models/rl` use; None: the weights of the last update."""
     probe_every: int = Field(0, ge=0)
     """Updates between gradient norms of the image loss alone (does it reach the understanding expert?); 0: never."""
@@ -344,7 +361,7 @@ class EvaluationRecipe(Section):
     prompts: Positive = 300
     turns: Annotated[int, Field(ge=2)] = 4
     batch_size: Positive = 64
-    seed: int = 1234
+    seed: Seed = 1234
     strips: Positive = 12
     """Prompts shown as picture strips in the report."""
     temperature: float = Field(0.0, ge=0)
@@ -378,7 +395,7 @@ class Recipe(Section):
 
     name: str
     description: str = ""
-    seed: int = 0
+    seed: Seed = 0
     output_dir: str = "runs"
     """Folder that receives one folder per run."""
     budget_minutes: dict[str, float] = {}
@@ -402,7 +419,7 @@ class Recipe(Section):
     def stages_are_known(cls, budget: dict[str, float]) -> dict[str, float]:
         unknown = [stage for stage in budget if stage not in STAGES]
         if unknown:
-            raise ValueError("\n".join(f"unknown stage {stage!r}{_nearest(stage, STAGES)}" for stage in unknown))
+            raise ValueError("\n".join(f"unknown stage {stage!r}{nearest(stage, STAGES)}" for stage in unknown))
         return budget
 
     @model_validator(mode="after")
@@ -500,7 +517,7 @@ class Recipe(Section):
         made = set(self.world.sft_rows)
         for name, stage in self.sft.stages.items():
             if name == "stage2" and self.sft.stage1 is not None and self.world.own_images:
-                made |= {f"{OWN_ROWS}/{mode}" for mode in self.world.sft_rows if mode.startswith("improving")}
+                made |= {f"{OWN_ROWS}/{mode}" for mode in OWN_MODES}
             for index, source in enumerate(stage.sources):
                 if source.folder not in made:
                     problems.append(
@@ -563,9 +580,9 @@ def _explain(problem: dict) -> list[str]:
     setting = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _known_settings(location[:-1])
-        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        if nearest:
-            return [f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], nearest[0]])}?"]
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        if near:
+            return [f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], near[0]])}?"]
         return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
     if problem["type"] == "value_error":
         lines = problem["msg"].removeprefix("Value error, ").splitlines()
@@ -574,7 +591,7 @@ def _explain(problem: dict) -> list[str]:
     return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
     """How an error goes on after an unknown word."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

@@ -76,11 +76,6 @@ class RewardHub:
         """Scorers that are logged and never rewarded."""
         return [spec.name for spec in self.specs if spec.held_out]
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Reward weight of every scorer that is not held out."""
-        return {spec.name: spec.weight for spec in self.specs if not spec.held_out}
-
     def check(self) -> None:
         """Raise ScorerUnavailable, naming the scorer, unless all of them can work now."""
         for name, scorer in self.scorers.items():

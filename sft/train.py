@@ -61,6 +61,7 @@ class StageTrainer:
     keep_checkpoints: int
     on_step: Callable[[StepResult], None] = lambda result: None
     on_validation: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    on_checkpoint: Callable[[], None] = lambda: None
     plateau: Plateau = field(init=False)
 
     def __post_init__(self):
@@ -81,6 +82,7 @@ class StageTrainer:
                 self.plateau.add(metrics["loss"])
             if step % self.checkpoint_every == 0 or self._is_done():
                 self.save()
+                self.on_checkpoint()
         return metrics or self.validate()
 
     def _is_done(self) -> bool:

@@ -5,15 +5,23 @@ from pathlib import Path
 import torch
 
 from irg_rl.commands.scoring import spec_of
-from irg_rl.config import Recipe, RecipeError, ScorerRecipe, load_recipe
+from irg_rl.config import Recipe, RecipeError, ScorerRecipe, load_recipe, nearest
 from irg_rl.errors import InputError
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.report.redact import redact, redact_text
+from irg_rl.shapes_world.base_rows import BASE_MODES
+from irg_rl.shapes_world.constraints import TAGS
 from irg_rl.shapes_world.prompts import read_prompts
+from irg_rl.shapes_world.rows import MODES
+from irg_rl.shapes_world.scene import WORLD
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec
+from rewards.judge import JudgeScorer
 from sft.dataset import DataError, Rejections, RowSource
+
+JUDGE_PATIENCE_S = 10.0
+"""Longest wait for the answer to the question that tries a judge."""
 
 
 def machine_problems(recipe: Recipe) -> list[str]:
@@ -38,6 +46,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
             try_scorer(scorer)
         except ScorerUnavailable as error:
             problems.append(f"rewards.scorers: {scorer.name}: {error}")
+            if scorer.kind == "judge" and scorer.base_url is not None:
+                ask_judge(scorer)
         except InputError:
             continue  # wrong on any machine: see scorer_problems
     if recipe.rl is not None and recipe.rl.prompts is not None:
@@ -81,8 +91,34 @@ def try_scorer(scorer: ScorerRecipe) -> None:
         make(name=spec.name, **spec.options)
 
 
+def ask_judge(scorer: ScorerRecipe) -> None:
+    """One question to a judge's endpoint, without patience: a dead one is found before anything is trained.
+
+    Raises ScorerUnavailable.
+    """
+    options = spec_of(scorer, Path("scorers"))["options"]
+    JudgeScorer(**options | {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}).check()
+
+
+def world_problems(recipe: Recipe) -> list[str]:
+    """What a recipe asks of the shapes world that it does not have."""
+    world, image_size, side = recipe.world, recipe.sampling.image_size, WORLD.pixels
+    problems = [
+        f"{setting}.{name}: unknown{nearest(name, known)}"
+        for setting, given, known in (
+            ("world.sft_rows", world.sft_rows, (*MODES, *BASE_MODES)),
+            ("world.prompt_mix", world.prompt_mix or {}, TAGS),
+        )
+        for name in given
+        if name not in known
+    ]
+    if recipe.sft is not None and recipe.sft.data is None and tuple(image_size) != (side, side):
+        problems.append(f"sampling.image_size {list(image_size)}: pictures of the shapes world are {side} x {side}")
+    return problems
+
+
 def require_machine(recipe: Recipe) -> None:
-    _refuse(recipe, scorer_problems(recipe) or machine_problems(recipe))
+    _refuse(recipe, scorer_problems(recipe) + world_problems(recipe) or machine_problems(recipe))
 
 
 def _refuse(recipe: Recipe, problems: list[str]) -> None:
@@ -93,7 +129,7 @@ def _refuse(recipe: Recipe, problems: list[str]) -> None:
 def check_recipe(path: Path, overrides: list[str]) -> list[str]:
     """Lines that say what the recipe is. Raises RecipeError with every problem of its settings."""
     recipe = load_recipe(path, overrides)
-    _refuse(recipe, scorer_problems(recipe))
+    _refuse(recipe, scorer_problems(recipe) + world_problems(recipe))
     with torch.device("meta"):
         model = UnifiedModel(recipe.model, SpecialIds(0, 1, 2, 3))
     parameters = sum(p.numel() for p in model.parameters())

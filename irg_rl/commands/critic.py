@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from irg_rl import credit
 from irg_rl.cluster.ray_runtime import take_thread_share
+from irg_rl.commands.scoring import reward_weights
 from irg_rl.config import Recipe
 from irg_rl.trajectory import Group
 from rewards.hub import RewardHub
@@ -29,8 +30,7 @@ class CreditSettings:
             clip=rl.advantage_clip,
             malformed_penalty=rl.malformed_penalty,
         )
-        weights = {s.name: s.weight for s in recipe.rewards.scorers if not s.held_out}
-        return cls(rl.credit, weights, recipe.rewards.combine, options)
+        return cls(rl.credit, reward_weights(recipe), recipe.rewards.combine, options)
 
 
 @dataclass(frozen=True)

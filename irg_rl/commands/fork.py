@@ -32,7 +32,7 @@ FREE = {
     "name", "description", "output_dir", "budget_minutes", "rl", "rewards", "evaluation", "gate", "engine", "tracking",
 }  # fmt: skip
 """Settings that a fork may change."""
-EVALUATED = {"rewards", "evaluation", "gate"}
+EVALUATED = ("rewards", "evaluation", "gate", "engine.device", "engine.dtype")
 """Those of them that the evaluation after SFT depends on."""
 
 
@@ -77,7 +77,7 @@ def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
     again = set()
     if "rewards.training_steps" in changed or not trained_scorers(recipe) <= trained_scorers(parent.recipe):
         again.add("scorers")
-    if any(key.split(".")[0] in EVALUATED for key in changed):
+    if any(f"{key}.".startswith(tuple(f"{one}." for one in EVALUATED)) for key in changed):
         again.add("evaluate_sft")
     return [stage for stage in FILES if parent.is_done(stage) and stage not in again]
 

@@ -160,6 +160,9 @@ def evaluate_target(
         if not names:
             raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` goes on with the run")
         folder = run.path("models", names[0])
+    if run.recipe.engine.device == "cuda" and not torch.cuda.is_available():
+        raise RunError(f"{run.folder}: its engine.device is cuda, but no GPU is visible: evaluate it on a GPU machine")
+    torch.set_num_threads(run.recipe.engine.threads)
     settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
     prompts = held_out_prompts(run, split, changes["prompts"])
     parts = load_folder(folder, run.recipe.engine.device, precision(run.recipe))

@@ -17,7 +17,7 @@ from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.commands.collecting import Collector, DroppedSamples
 from irg_rl.commands.critic import CreditSettings, Critic, Verdict
 from irg_rl.commands.learning import Learners
-from irg_rl.commands.prepare import rl_prompts_file
+from irg_rl.commands.prepare import model_path, rl_prompts_file
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, write_json
 from irg_rl.commands.scoring import scorer_specs
@@ -52,10 +52,10 @@ def worker_settings(run: Run, start: str) -> WorkerSettings:
     """Rollout actors side by side share the threads of the machine."""
     recipe = run.recipe
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
-    folder = recipe.init_from if start == "base" and recipe.init_from else str(run.path("models", start))
     return WorkerSettings(
-        folder, recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device, recipe.engine.dtype
-    )
+        str(model_path(run, start)), recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device,
+        recipe.engine.dtype,
+    )  # fmt: skip
 
 
 def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
@@ -158,6 +158,7 @@ class Loop:
         last = self.learners.updates >= self.run.recipe.rl.updates
         if last or self.learners.updates % self.run.recipe.rl.checkpoint_every == 0:
             self.learners.save({"slots": collector.slots.state()})
+            self.run.count_time("rl")
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
     def _check_ratio(self, groups: list) -> None:

@@ -3,10 +3,11 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,26 +38,27 @@ class Run:
     folder: Path
     recipe: Recipe
     stages: dict[str, dict] = field(default_factory=dict)
+    _counted: float = field(default=0.0, repr=False)  # until when the time of the stage is recorded, monotonic
 
     @classmethod
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
-        """A new folder `output_dir/name[-k]`; never one that exists. `begin` puts in what it starts with; recipe.yaml
-        comes last and vouches for that: without it the folder is no run."""
+        """A new folder `output_dir/name[-k]`, never one that exists; `begin` puts in what it starts with. It appears
+        whole or not at all."""
         base = Path(recipe.output_dir)
-        for number in range(1, 1000):
-            folder = base / (recipe.name if number == 1 else f"{recipe.name}-{number}")
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise RunError(f"{folder}: can't be made ({error}); choose another output_dir") from error
-            run = cls(folder, recipe)
-            begin(run)
-            write_json(folder / "environment.json", environment(recipe))
-            (folder / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
-            return run
-        raise RunError(f"{base}: a thousand runs of {recipe.name} exist; choose another output_dir")
+        aside = base / f".{recipe.name}.{os.getpid()}"
+        try:
+            aside.mkdir(parents=True)
+        except OSError as error:
+            raise RunError(f"{base}: a run can't be made there ({error}); choose another output_dir") from error
+        try:
+            begin(run := cls(aside, recipe))
+            write_json(aside / "environment.json", environment(recipe))
+            (aside / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
+            run.folder = _claim(aside, base, recipe.name)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        return run
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -67,11 +69,19 @@ class Run:
         stages = folder / "stages.json"
         try:
             recipe = parse_recipe(yaml.safe_load(path.read_text()), where=str(path))
-            return cls(folder, recipe, json.loads(stages.read_text()) if stages.is_file() else {})
+            run = cls(folder, recipe, json.loads(stages.read_text()) if stages.is_file() else {})
+            made = json.loads((folder / "environment.json").read_text())["digest"]
         except RecipeError as error:
             raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
-        except (yaml.YAMLError, ValueError) as error:
-            raise RunError(f"{folder}: recipe.yaml or stages.json is damaged ({error}); start the run anew") from error
+        except (yaml.YAMLError, ValueError, KeyError, OSError) as error:
+            files = "recipe.yaml, stages.json or environment.json"
+            raise RunError(f"{folder}: {files} is damaged ({error}); start the run anew") from error
+        if recipe.digest() != made:
+            raise RunError(
+                f"{folder}: its recipe means something else now (digest {made} when it was made, {recipe.digest()} "
+                "with this version of irg-rl, whose defaults differ): use the version that made it"
+            )
+        return run
 
     @property
     def sft_model(self) -> str | None:
@@ -98,13 +108,20 @@ class Run:
     def stage(self, name: str):
         """Time a stage and mark it done when its body ends; the body may put facts into the dict it gets."""
         facts: dict = {}
-        begin = time.monotonic()
+        self._counted = time.monotonic()
         try:
             yield facts
         except BaseException:
-            self.record(name, time.monotonic() - begin, done=False, **facts)
+            self.count_time(name, **facts)
             raise
-        self.record(name, time.monotonic() - begin, done=True, **facts)
+        self.count_time(name, done=True, **facts)
+
+    def count_time(self, name: str, done: bool = False, **facts) -> None:
+        """Record what the stage that is going on has cost since the last call; at every checkpoint, so that a kill
+        loses no more time than work. `irg-rl baseline` trains for as long as RL took."""
+        now = time.monotonic()
+        self.record(name, now - self._counted, done=done, **facts)
+        self._counted = now
 
     @contextmanager
     def lock(self):
@@ -115,6 +132,16 @@ class Run:
             except BlockingIOError as error:
                 raise RunError(f"{self.folder}: another process works on this run; wait for it or stop it") from error
             yield
+
+
+def _claim(aside: Path, base: Path, name: str) -> Path:
+    """Rename a finished folder to the first free `name[-k]`."""
+    for number in range(1, 1000):
+        folder = base / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists():
+            with suppress(OSError):  # another run was quicker
+                return aside.rename(folder)
+    raise RunError(f"{base}: a thousand runs of {name} exist; choose another output_dir")
 
 
 def environment(recipe: Recipe) -> dict:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from irg_rl.commands.run import Run
-from irg_rl.config import ScorerRecipe
+from irg_rl.config import Recipe, ScorerRecipe
 from rewards.judge_process import JudgeProcess
 
 
@@ -35,6 +35,6 @@ def spec_of(scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -
     return {**spec, "options": {**options, **scorer.options}}
 
 
-def reward_weights(run: Run) -> dict[str, float]:
+def reward_weights(recipe: Recipe) -> dict[str, float]:
     """Weights of the scorers that make up the reward; held-out ones are not among them."""
-    return {s.name: s.weight for s in run.recipe.rewards.scorers if not s.held_out}
+    return {s.name: s.weight for s in recipe.rewards.scorers if not s.held_out}

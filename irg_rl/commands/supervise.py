@@ -17,7 +17,7 @@ from irg_rl.learner.process_group import Rank
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.report.tracking import Tracker
-from irg_rl.shapes_world.rows import own_image_rows, write_mode
+from irg_rl.shapes_world.rows import RowMix, own_image_rows, write_mode
 from irg_rl.shapes_world.teacher import think_text
 from rollouts.images import vit_resize
 from rollouts.request import Request
@@ -96,6 +96,7 @@ def train_stage(
             tracker.log(name, step, {f"validation/{key}": value for key, value in metrics.items()})
 
         trainer.on_step, trainer.on_validation = on_step, on_validation
+        trainer.on_checkpoint = lambda: run.count_time(name)
         trainer.run()
     facts.update(steps=engine.steps, rejected_rows=len(sources[0].rejections.seen))
     if facts["rejected_rows"]:
@@ -147,7 +148,8 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
             requests = [Request(p, begin + i, recipe.seed, think=think_text(p.metadata)) for i, p in enumerate(part)]
             images += [t.images[0].pixels.numpy() for t in sampler.sample(requests, turns=1)]
             progress.advance(len(part))
-    rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed))
+    mix = RowMix(deep_share=recipe.world.deep_share)
+    rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed), mix=mix)
     for mode, made in rows.items():
         write_mode(run.path("world", "rows", "own"), mode, made)
     facts["images"] = len(images)

@@ -132,6 +132,7 @@ def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
         preference=np.full(len(first), np.nan),
         consistent=np.full(len(first), np.nan),
         rewards={name: pick([s.rewards[name] for s in samples]) for name in first.rewards},
+        refines=False,
     )
 
 
@@ -153,7 +154,7 @@ def _row(
     def share(metric: metrics.Metric, tables: Sequence[Outcomes]) -> Measure:
         return intervals.proportion(intervals.pooled(final(metric, tables)))
 
-    refined = all(table.turns > 1 for table in other)
+    refined = all(table.refines and table.turns > 1 for table in other)
     repairs = final(metrics.repair, rl), final(metrics.repair, other)
     gained = final(metrics.accuracy, rl), final(metrics.accuracy, other)
     return Row(

@@ -57,7 +57,7 @@ class Terms:
         return np.bincount(index, self.top, len(order)), np.bincount(index, self.bottom, len(order))
 
 
-def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927, eq. 5): honest near 0 and 1, where damage lives."""
     if n == 0:
         return float("nan"), float("nan")
@@ -70,8 +70,24 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float
 
 
 def proportion(terms: Terms, level: float = LEVEL) -> Measure:
-    """A share of cases with Wilson's interval; the terms must be 0 or 1."""
-    return Measure(terms.value, terms.n, *wilson(float(terms.top.sum()), terms.n, level))
+    """A share of cases with Wilson's interval; the terms must be 0 or 1. Where prompts come several times (seeds,
+    samples), the interval is that of as many independent cases as these are worth."""
+    return Measure(terms.value, terms.n, *wilson(terms.value * (n := independent(terms)), n, level))
+
+
+def independent(terms: Terms) -> float:
+    """Number of independent cases with the variance that these have between prompts: n / design effect (Kish 1965), by
+    the linearised variance of a ratio; at least one a prompt, at most n. A share of 0 or 1 shows no variance and counts
+    one case a prompt."""
+    prompts = sorted({p for p, bottom in zip(terms.prompt_ids, terms.bottom) if bottom})
+    if len(prompts) == terms.n or not prompts:
+        return terms.n
+    top, bottom = terms.per_prompt(prompts)
+    share = terms.value
+    spread = np.square(top - share * bottom).sum() * len(prompts) / max(len(prompts) - 1, 1)
+    if spread == 0 or not 0 < share < 1:
+        return len(prompts)
+    return float(np.clip(share * (1 - share) * bottom.sum() ** 2 / spread, len(prompts), terms.n))
 
 
 def mean(terms: Terms, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Measure:

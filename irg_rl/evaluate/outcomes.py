@@ -62,6 +62,7 @@ class Outcomes:
     preference: Float[np.ndarray, "N"]  # last image over first, in [0, 1]; nan: only one image, or the judge failed
     consistent: Float[np.ndarray, "N"]  # 1 when the judge named the same image in both orders, else 0; nan likewise
     rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan where the scorer failed
+    refines: bool = True  # later columns are refinements, not further first images
 
     def __len__(self) -> int:
         return len(self.prompt_ids)

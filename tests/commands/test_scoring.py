@@ -33,4 +33,4 @@ def test_a_judge_elsewhere_gets_its_address_and_the_name_of_its_key_only(recipe,
 
 def test_held_out_scorers_have_no_weight_in_the_reward(recipe):
     run = Run.create(recipe)
-    assert "clip" not in reward_weights(run) and set(reward_weights(run)) == {"verifier", "hps", "judge"}
+    assert "clip" not in reward_weights(run.recipe) and set(reward_weights(run.recipe)) == {"verifier", "hps", "judge"}
