@@ -10,7 +10,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from yaml import YAMLError
 
 from irg_rl.model.config import ModelConfig
+from irg_rl.presets import PRESETS, preset_of, presets_first
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 """Overrides so common that they have a short name."""
@@ -364,9 +365,35 @@ class EvaluationRecipe(Section):
     seed: Seed = 1234
     strips: Positive = 12
     """Prompts shown as picture strips in the report."""
+    preset: str | None = None
+    """How BAGEL or IRG sample, by name (presets.py): values of the four settings below. Those that stand beside it in
+    the file count more; as an override it replaces what the file says of the four."""
     temperature: float = Field(0.0, ge=0)
     """Of texts in evaluation and `generate`; 0 takes the most likely token, as BAGEL does."""
+    points: Annotated[int, Field(ge=2)] | None = None
+    """Time points of the flow; None: those of `sampling`."""
+    shift: Rate | None = None
+    """Of the time points; None: that of `sampling`."""
     guidance: GuidanceRecipe = GuidanceRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def settings_of_the_preset(cls, data: Any) -> Any:
+        """The preset's values where the section has none of its own."""
+        if not isinstance(data, Mapping):
+            return data
+        preset = preset_of(data.get("preset"))
+        merged = preset | data
+        if preset and isinstance(merged["guidance"], Mapping):
+            merged["guidance"] = preset["guidance"] | merged["guidance"]
+        return merged
+
+    @field_validator("preset")
+    @classmethod
+    def preset_is_known(cls, preset: str | None) -> str | None:
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}{nearest(preset, list(PRESETS))}")
+        return preset
 
 
 class GateRecipe(Section):
@@ -527,8 +554,11 @@ class Recipe(Section):
         return problems
 
     def digest(self) -> str:
-        """First 12 hex digits of the sha256 of the settings that change the result (not the output folder)."""
+        """First 12 hex digits of the sha256 of the settings that change the result: not the output folder, nor the
+        name of a preset, whose values are there, nor what `evaluation` leaves to `sampling`."""
         data = self.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes", "tracking"})
+        evaluation = data["evaluation"].items()
+        data["evaluation"] = {name: value for name, value in evaluation if name != "preset" and value is not None}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
@@ -551,19 +581,39 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         base = OmegaConf.load(path)  # also refuses a setting that is given twice
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
-    for item in overrides:
-        key, separator, value = item.partition("=")
-        if not separator or not key:
-            raise RecipeError(f"{item!r}: an override is written key=value, for example rl.updates=20")
+    for key, value in presets_first(map(_split, overrides)):
         try:
-            OmegaConf.update(base, SHORT_NAMES.get(key, key), yaml.safe_load(value), merge=True, force_add=True)
-        except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
-            raise RecipeError(f"{item!r}: cannot be applied: {error}") from error
+            OmegaConf.update(base, key, value, merge=True, force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+            raise RecipeError(f"'{key}={value}': cannot be applied: {error}") from error
     try:
         data = OmegaConf.to_container(base, resolve=True)
     except OmegaConfBaseException as error:
         raise RecipeError(f"{path}: {error}") from error
     return parse_recipe(data, where=str(path))
+
+
+def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe with other settings, by dotted name; see `load_recipe` for the errors."""
+    data = recipe.model_dump(mode="json")
+    for key, value in presets_first(settings.items()):
+        *sections, name = key.split(".")
+        place = data
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return parse_recipe(data, where)
+
+
+def _split(override: str) -> tuple[str, Any]:
+    """Dotted name and value."""
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"{override!r}: an override is written key=value, for example rl.updates=20")
+    try:
+        return SHORT_NAMES.get(key, key), yaml.safe_load(value)
+    except YAMLError as error:
+        raise RecipeError(f"{override!r}: cannot be applied: {error}") from error
 
 
 def parse_recipe(data: dict, where: str = "recipe") -> Recipe:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irg_rl.commands.progress import console
+from irg_rl.presets import PRESET, PRESETS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,9 @@ STOPPED_BY_HAND = 130
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="settings on top of the recipe, written key=value: output_dir=/data turns is sampling.turns=4"),
+]
+Preset = Annotated[
+    str | None, typer.Option(help=f"how BAGEL or IRG sample: {', '.join(PRESETS)}; default: the recipe's settings")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, as `train` printed it")]
 
@@ -135,6 +139,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=1, help="trajectories per prompt")] = 1,
     turns: Annotated[int | None, typer.Option(min=2, help="images per trajectory at most")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the evaluation")] = None,
+    preset: Preset = None,
     scorers: Annotated[bool, typer.Option("--scorers", help="also score the images as the run's stages do")] = False,
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
 ) -> None:
@@ -142,23 +147,47 @@ def evaluate(
     from irg_rl.commands.measure import evaluate_target
 
     changes = {"prompts": prompts, "turns": turns, "seed": seed}
-    evaluate_target(target, changes, split=split, samples=samples, scored=scorers, out=out)
+    evaluate_target(target, changes, preset=preset, split=split, samples=samples, scored=scorers, out=out)
 
 
 @app.command()
 def generate(
-    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder in the released layout, or a run")],
+    checkpoint: Annotated[Path, typer.Argument(help="a model folder in the released layout, or a run")],
     prompt: Annotated[list[str], typer.Option(help="what to draw; may be given several times")],
     out: Annotated[Path, typer.Option(help="folder for images, texts and settings")],
     turns: Annotated[int, typer.Option(min=1, help="images per prompt at most")] = 2,
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
-    text_scale: Annotated[float | None, typer.Option(min=0, help="guidance; default: the run's")] = None,
-    image_scale: Annotated[float | None, typer.Option(min=0, help="guidance of refinements by the images")] = None,
+    preset: Preset = None,
+    text_scale: Annotated[float | None, typer.Option(help="guidance by the text")] = None,
+    image_scale: Annotated[float | None, typer.Option(help="guidance of refinements by the images")] = None,
+    points: Annotated[int | None, typer.Option(help="time points of the flow, one more than steps")] = None,
+    shift: Annotated[float | None, typer.Option(help="shift of the time points")] = None,
+    temperature: Annotated[float | None, typer.Option(help="of the texts; 0 is greedy")] = None,
+    max_text_tokens: Annotated[int | None, typer.Option(help="longest text")] = None,
+    size: Annotated[tuple[int, int] | None, typer.Option(help="height and width of the images in pixels")] = None,
+    history: Annotated[str | None, typer.Option(help="what a refinement sees of earlier turns: last, full")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="the text before every prompt, as in training")] = None,
 ) -> None:
-    """Think, draw, look, redraw: write every turn's text and image, with the settings of the checkpoint's run."""
+    """Think, draw, look, redraw: write every turn's text and image, and a JSON with all settings.
+
+    Settings are those of the checkpoint's run; a folder outside of a run is sampled as --preset irg. What is said here
+    goes on top: the preset first, then the single settings.
+    """
     from irg_rl.commands.generating import generate_to
 
-    generate_to(checkpoint, prompt, turns, seed, {"text_scale": text_scale, "image_scale": image_scale}, out)
+    settings = {
+        PRESET: preset,
+        "evaluation.guidance.text_scale": text_scale,
+        "evaluation.guidance.image_scale": image_scale,
+        "evaluation.points": points,
+        "evaluation.shift": shift,
+        "evaluation.temperature": temperature,
+        "sampling.max_text_tokens": max_text_tokens,
+        "sampling.image_size": size,
+        "sampling.history": history,
+        "sampling.system_prompt": system_prompt,
+    }
+    generate_to(checkpoint, prompt, turns, seed, {k: v for k, v in settings.items() if v is not None}, out)
 
 
 @app.command()

@@ -12,12 +12,13 @@ from irg_rl.commands.prepare import load_model, precision, prompts_of
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, RunError
 from irg_rl.commands.scoring import scorer_specs
-from irg_rl.config import EvaluationRecipe, SamplingRecipe
+from irg_rl.config import EvaluationRecipe, SamplingRecipe, changed_recipe
 from irg_rl.evaluate.gate import GateReport, Thresholds, check_gate
 from irg_rl.evaluate.outcomes import Outcomes, collect
 from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
-from irg_rl.model.folder import Folder, load_folder
+from irg_rl.model.folder import Folder, is_model_folder, load_folder
+from irg_rl.presets import PRESET
 from irg_rl.report.samples import Sample, from_trajectory, save_samples
 from irg_rl.trajectory import Prompt, Trajectory
 from rewards.hub import RewardHub
@@ -89,12 +90,15 @@ class Evaluator:
     def _settings(self, prompts: int) -> dict:
         sampling = evaluation_sampling(self.run.recipe.sampling, self.settings).model_dump(mode="json")
         return {**sampling, "turns": self.settings.turns, "prompts": prompts, "samples": self.samples,
-                "seed": self.settings.seed, "guidance": self.settings.guidance.model_dump(mode="json")}  # fmt: skip
+                "seed": self.settings.seed, "preset": self.settings.preset,
+                "guidance": self.settings.guidance.model_dump(mode="json")}  # fmt: skip
 
 
 def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
-    """The recipe's sampling with the temperature of evaluation."""
-    return sampling.model_copy(update={"temperature": settings.temperature})
+    """The recipe's sampling with the temperature of evaluation and, where it has them, its time points and shift."""
+    points = sampling.points if settings.points is None else settings.points
+    shift = sampling.shift if settings.shift is None else settings.shift
+    return sampling.model_copy(update={"temperature": settings.temperature, "points": points, "shift": shift})
 
 
 @dataclass
@@ -148,12 +152,19 @@ def gate_of(run: Run, evaluation: Evaluation) -> GateReport:
 
 
 def evaluate_target(
-    target: Path, changes: dict[str, int | None], *, split: str, samples: int, scored: bool, out: Path | None
+    target: Path,
+    changes: dict[str, int | None],
+    *,
+    preset: str | None,
+    split: str,
+    samples: int,
+    scored: bool,
+    out: Path | None,
 ) -> None:
-    """`irg-rl eval`: a run (its last model) or a model folder inside one. `changes` to the recipe's `evaluation`, where
-    not None; prompts of a held-out `split`; `samples` trajectories per prompt; `scored`: also by the recipe's scorers,
-    not by the verifier alone."""
-    folder = target.resolve() if (target / "ema.safetensors").is_file() else None
+    """`irg-rl eval`: a run (its last model) or a model folder inside one. `preset` and `changes` to the recipe's
+    `evaluation`, where not None; prompts of a held-out `split`; `samples` trajectories per prompt; `scored`: also by
+    the recipe's scorers, not by the verifier alone."""
+    folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)
     if folder is None:
         names = [name for name in ("rl", "sft2", "sft1", "pretrain") if run.path("models", name).is_dir()]
@@ -163,6 +174,8 @@ def evaluate_target(
     if run.recipe.engine.device == "cuda" and not torch.cuda.is_available():
         raise RunError(f"{run.folder}: its engine.device is cuda, but no GPU is visible: evaluate it on a GPU machine")
     torch.set_num_threads(run.recipe.engine.threads)
+    if preset is not None:
+        run.recipe = changed_recipe(run.recipe, {PRESET: preset}, str(run.folder))
     settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
     prompts = held_out_prompts(run, split, changes["prompts"])
     parts = load_folder(folder, run.recipe.engine.device, precision(run.recipe))
@@ -170,7 +183,8 @@ def evaluate_target(
         measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts)
     report = gate_of(run, measured.evaluation)
     console.print(report)
-    name = f"eval-{folder.name}-seed{settings.seed}" + ("" if split == "test" else f"-{split}")
+    marks = [f"seed{settings.seed}", *([] if split == "test" else [split]), *([] if preset is None else [preset])]
+    name = "-".join(["eval", folder.name, *marks])
     evaluation = replace(
         measured.evaluation, gate=report, name=name, settings={**measured.evaluation.settings, "split": split}
     )

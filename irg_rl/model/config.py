@@ -1,9 +1,10 @@
 """Sizes of a unified model, and the JSON files of a released folder that state them.
 
-A released folder has three JSON files: `config.json` (latent patch, table sizes, timestep shift), `llm_config.json` (a
-plain Qwen2 configuration) and `vit_config.json` (a SigLIP configuration). Three conventions are not in the files: q/k
-norms are on, input and output embeddings are not tied, and the vision tower has one layer fewer than its JSON says
-(BAGEL reads the features before SigLIP's last layer).
+A released folder has three JSON files: `config.json` (latent patch, table sizes, timestep shift, autoencoder; BAGEL's
+own loader has these as constants, which hold where the file or a key is missing), `llm_config.json` (a plain Qwen2
+configuration) and `vit_config.json` (a SigLIP configuration). Three conventions are not in the files: q/k norms are on,
+input and output embeddings are not tied, and the vision tower has one layer fewer than its JSON says (BAGEL reads the
+features before SigLIP's last layer). The shapes of the weights are compared with these sizes when they are loaded.
 """
 
 import json
@@ -121,7 +122,8 @@ class ModelConfig(_Sizes):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The sizes of a released folder. InputError names the file and the key that is missing."""
-        top, llm, vit = (_read_json(folder / name) for name in ("config.json", "llm_config.json", "vit_config.json"))
+        llm, vit = (_read_json(folder / name) for name in ("llm_config.json", "vit_config.json"))
+        top = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
         vae = top.get("vae_config", {})  # a folder without it holds the FLUX.1 autoencoder
         try:
             return cls(
@@ -132,7 +134,7 @@ class ModelConfig(_Sizes):
                     num_attention_heads=vit["num_attention_heads"],
                     intermediate_size=vit["intermediate_size"],
                     patch_size=vit["patch_size"],
-                    max_patches_per_side=top["vit_max_num_patch_per_side"],
+                    max_patches_per_side=top.get("vit_max_num_patch_per_side", 70),
                     layer_norm_eps=vit.get("layer_norm_eps", 1e-6),
                 ),
                 vae=VAEConfig(
@@ -143,12 +145,12 @@ class ModelConfig(_Sizes):
                     shift_factor=vae.get("shift_factor", 0.1159),
                     norm_num_groups=vae.get("norm_num_groups", 32),
                 ),
-                latent_patch_size=top["latent_patch_size"],
-                max_latent_size=top["max_latent_size"],
+                latent_patch_size=top.get("latent_patch_size", 2),
+                max_latent_size=top.get("max_latent_size", 64),
                 timestep_shift=top.get("timestep_shift", 1.0),
             )
         except KeyError as error:
-            raise InputError(f"{folder}: config.json, llm_config.json and vit_config.json lack {error}") from error
+            raise InputError(f"{folder}: llm_config.json or vit_config.json lacks {error}") from error
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise InputError(f"{folder}: config.json, llm_config.json or vit_config.json cannot be: {wrong}") from error
@@ -223,8 +225,6 @@ def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path} does not exist; a model folder has config.json, llm_config.json and vit_config.json"
-        ) from error
+        raise InputError(f"{path} does not exist; a model folder has llm_config.json and vit_config.json") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""Model folders in BAGEL's released form: three JSON files, tokenizer files, `ema.safetensors`, `ae.safetensors`."""
+"""Model folders in BAGEL's released form: JSON and tokenizer files, `ema.safetensors` or shards, `ae.safetensors`."""
 
 import os
 import shutil
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import ModelConfig
+from irg_rl.model.files import INDICES, WEIGHTS, read_tensors, weight_files
 from irg_rl.model.latents import sincos_table
 from irg_rl.model.tokenizer import TextTokenizer, load_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.model.weights import check_keys
 
-WEIGHTS = "ema.safetensors"
 AUTOENCODER = "ae.safetensors"
+_TABLES = "pos_embed.pos_embed"
 
 
 @dataclass
@@ -31,6 +32,11 @@ class Folder:
     tokenizer: TextTokenizer
 
 
+def is_model_folder(path: Path) -> bool:
+    """Whether there are weights of a model, whole or in shards."""
+    return any((path / name).is_file() for name in (WEIGHTS, *INDICES))
+
+
 def save_folder(model: UnifiedModel, autoencoder: Autoencoder, tokenizer: TextTokenizer, path: Path) -> None:
     """Writes a folder aside, then renames it into place over an older one: readers find a whole folder or none."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -38,7 +44,10 @@ def save_folder(model: UnifiedModel, autoencoder: Autoencoder, tokenizer: TextTo
     try:
         model.config.write(aside)
         tokenizer.save(aside)
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)
+        dtype = model.llm2vae.weight.dtype
+        weights = {name: _as_read(tensor, dtype) if name.endswith(_TABLES) else tensor.contiguous()
+                   for name, tensor in model.state_dict().items()}  # fmt: skip
+        save_file(weights, aside / WEIGHTS)
         autoencoder.save(aside / AUTOENCODER)
         if path.exists():
             shutil.rmtree(path)
@@ -63,29 +72,19 @@ def load_folder(
     with torch.device("meta"):
         model = UnifiedModel(config, tokenizer.special, attention)
         autoencoder = Autoencoder(config.vae, config.latent_patch_size)
-    weights = _read(path / WEIGHTS, device)
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        weights |= read_tensors(file, device, dtype, fp32=_TABLES)
     for name, table in (("latent_pos_embed", model.latent_pos_embed), ("vit_pos_embed", model.vit_pos_embed)):
-        key = f"{name}.pos_embed"
-        weights.setdefault(key, sincos_table(table.side, table.size).to(device))
+        weights.setdefault(f"{name}.pos_embed", sincos_table(table.side, table.size).to(device))
     check_keys({name: tensor.shape for name, tensor in model.state_dict().items()}, weights, str(path / WEIGHTS))
-    tables = {name: tensor.float() for name, tensor in weights.items() if name.endswith("pos_embed")}
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()} | tables, assign=True)
-    autoencoder.load_flux_state_dict(
-        {name: tensor.float() for name, tensor in _read(path / AUTOENCODER, device).items()}, str(path / AUTOENCODER)
-    )
+    model.load_state_dict(weights, assign=True)
+    file = path / AUTOENCODER
+    autoencoder.load_flux_state_dict(read_tensors(file, device, torch.float32), str(file))
     return Folder(model, autoencoder, tokenizer)
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, torch.Tensor]:
-    """Tensors in memory that torch allocated, and so aligned to 64 bytes.
-
-    A file's own tensors lie wherever its header left them, and matrix products of differently aligned operands differ
-    in their last bits: equal weights from different folders would not give equal results.
-    """
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    try:
-        with safe_open(path, "pt", device=str(device)) as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except SafetensorError as error:
-        raise InputError(f"{path} cannot be read ({error}): write or copy it again") from error
+def _as_read(table: Tensor, dtype: torch.dtype) -> Tensor:
+    """A position table, kept in fp32, in the type of the other weights if that loses nothing: as a bf16 file had it."""
+    narrow = table.to(dtype)
+    return narrow if torch.equal(narrow.float(), table) else table

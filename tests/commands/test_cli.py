@@ -58,8 +58,10 @@ def test_no_words_at_all_give_an_overview(irg_rl):
     ("fork", ["RL anew from a run's SFT checkpoint", "settings on top of the recipe"]),
     ("baseline", ["SFT for as long as its RL took", "a run folder"]),
     ("compare", ["each seed and all of them pooled", "differ in rl.seed alone", "--out"]),
-    ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--scorers", "--out"]),
-    ("generate", ["Think, draw, look, redraw", "may be given several times", "--text-scale", "--image-scale", "--out"]),
+    ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--preset", "--scorers",
+              "--out"]),
+    ("generate", ["Think, draw, look, redraw", "may be given several times", "--preset", "irg, irg-paper,",
+                  "--text-scale", "--image-scale", "--size", "--system-prompt", "--out"]),
     ("report", ["Build report.html of a run again", "a run folder"]),
 ])  # fmt: skip
 def test_the_help_of_every_command_teaches(irg_rl, name, teaches):

@@ -9,6 +9,7 @@ from irg_rl.commands.measure import Evaluator
 from irg_rl.commands.prepare import load_model, prompts_file, prompts_of
 from irg_rl.commands.run import Run
 from irg_rl.evaluate.outcomes import load
+from irg_rl.presets import PRESETS
 from irg_rl.shapes_world.prompts import make_prompts, write_prompts
 from tests.commands.finished import TEST_PROMPTS
 
@@ -44,6 +45,21 @@ def test_the_first_sample_of_a_prompt_is_the_only_one_there_would_be(run):
 def test_eval_scores_only_when_asked_to(run, irg_rl):
     assert evaluated(run, irg_rl)[0].rewards == {}
     assert set(evaluated(run, irg_rl, "--scorers")[0].rewards) == {"verifier"}
+
+
+def test_eval_by_a_preset_says_so_and_leaves_the_runs_own_evaluation(run, irg_rl):
+    plain = evaluated(run, irg_rl)[1]["settings"]
+    assert irg_rl("eval", run.folder, "--seed", 5, "--out", run.folder / "asked", "--preset", "bagel-t2i").code == 0
+    asked = json.loads((run.folder / "asked" / "eval-rl-seed5-bagel-t2i.json").read_text())["settings"]
+    assert (asked["preset"], asked["points"], asked["shift"]) == ("bagel-t2i", 50, 3.0)
+    assert asked["guidance"] == PRESETS["bagel-t2i"]["guidance"]
+    assert (plain["preset"], plain["points"]) == (None, run.recipe.sampling.points)
+    assert evaluated(run, irg_rl)[1]["settings"] == plain
+
+
+def test_eval_by_an_unknown_preset_is_one_line(run, irg_rl):
+    answer = irg_rl("eval", run.folder, "--preset", "bagel")
+    assert answer.code == 1 and "evaluation.preset: unknown preset 'bagel'; did you mean bagel-t2i?" in answer.err
 
 
 def test_eval_of_more_prompts_than_there_are_is_one_line(run, irg_rl):

@@ -1,6 +1,7 @@
 """Model folders: what is saved comes back; what does not fit is named."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from irg_rl.errors import InputError
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import LLMConfig, ModelConfig
-from irg_rl.model.folder import AUTOENCODER, WEIGHTS, load_folder, save_folder
+from irg_rl.model.folder import AUTOENCODER, WEIGHTS, is_model_folder, load_folder, save_folder
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 from tests.golden import ROOT
@@ -99,13 +100,82 @@ def test_a_file_cut_off_is_named(saved):
 
 
 def test_a_missing_file_and_a_missing_key_are_named(saved):
-    config = json.loads((saved / "config.json").read_text())
-    del config["latent_patch_size"]
-    (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="latent_patch_size"):
+    config = json.loads((saved / "llm_config.json").read_text())
+    del config["hidden_size"]
+    (saved / "llm_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"llm_config.json or vit_config.json lacks 'hidden_size'"):
         load_folder(saved)
     (saved / "vit_config.json").unlink()
     with pytest.raises(ValueError, match="vit_config.json does not exist"):
+        load_folder(saved)
+
+
+def test_without_config_json_the_sizes_are_bagels(saved):
+    (saved / "config.json").unlink()
+    config = ModelConfig.read(saved)
+    assert (config.latent_patch_size, config.max_latent_size, config.vit.max_patches_per_side) == (2, 64, 70)
+    assert config.vae == bagel_7b().vae
+    with pytest.raises(ValueError, match=r"latent_pos_embed.pos_embed is \[256, 64\], not \[4096, 64\]"):
+        load_folder(saved)  # this one is smaller, and the weights tell
+
+
+def in_bf16(folder: Path) -> dict[str, torch.Tensor]:
+    """The folder's weights, all in bf16 as in the released file."""
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS)
+    return weights
+
+
+def test_a_bf16_folder_is_written_back_bit_for_bit(saved, tmp_path):
+    released = in_bf16(saved)
+    held = load_folder(saved, dtype=torch.bfloat16)
+    save_folder(held.model, held.autoencoder, held.tokenizer, tmp_path / "again")
+    written = load_file(tmp_path / "again" / WEIGHTS)
+    assert {name: tensor.dtype for name, tensor in written.items()} == dict.fromkeys(released, torch.bfloat16)
+    assert all(torch.equal(written[name], tensor) for name, tensor in released.items())
+
+
+def test_a_bf16_model_with_exact_position_tables_keeps_them_exact(bagel, saved, tmp_path):
+    held = load_folder(saved, dtype=torch.bfloat16)
+    save_folder(held.model, held.autoencoder, held.tokenizer, tmp_path / "again")
+    table = load_folder(tmp_path / "again").model.latent_pos_embed.pos_embed
+    assert torch.equal(table, bagel.model.latent_pos_embed.pos_embed)
+
+
+def shard(folder: Path, index: str) -> list[Path]:
+    """The weights in two files with an index, in place of the one."""
+    weights = load_file(folder / WEIGHTS)
+    names = sorted(weights)
+    files = [folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    parts = dict(zip(files, (names[::2], names[1::2])))
+    for file, part in parts.items():
+        save_file({name: weights[name] for name in part}, file)
+    where = {name: file.name for file, part in parts.items() for name in part}
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / WEIGHTS).unlink()
+    return files
+
+
+@pytest.mark.parametrize("index", ["ema.safetensors.index.json", "model.safetensors.index.json"])
+def test_shards_are_read_as_one(bagel, saved, index):
+    shard(saved, index)
+    assert is_model_folder(saved)
+    found = load_folder(saved).model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in bagel.model.state_dict().items())
+
+
+def test_a_missing_shard_a_broken_index_and_missing_weights_are_named(saved):
+    first, second = shard(saved, "model.safetensors.index.json")
+    second.unlink()
+    with pytest.raises(InputError, match=f"{second} does not exist"):
+        load_folder(saved)
+    index = saved / "model.safetensors.index.json"
+    index.write_text("{}")
+    with pytest.raises(InputError, match=f"{index} is no index of shards"):
+        load_folder(saved)
+    index.unlink()
+    assert not is_model_folder(saved)
+    with pytest.raises(InputError, match=f"{WEIGHTS} does not exist, nor an index of shards"):
         load_folder(saved)
 
 
