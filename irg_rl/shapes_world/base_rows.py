@@ -2,17 +2,18 @@
 
 IRGL texts never say where things stand, so each of its pictures leaves much open and teaches the meaning of words
 slowly. The base model learns the words first, from rows in which the picture follows from the text: `draw` what is put
-into cells, `read` a list of objects with their cells from a picture, `edit` one picture into another. Drawing and
-editing use the two verbs of reflections, put and remove.
+into cells, `read` counts and a list of objects with their cells from a picture, `edit` one picture into another.
+Drawing and editing use the two verbs of reflections, put and remove; counts are said as in reflections, but the answer
+cannot be guessed: half of the things asked for are not there.
 """
 
 import random
 
 import numpy as np
 
-from irg_rl.shapes_world.constraints import Thing
+from irg_rl.shapes_world.constraints import Thing, sight
 from irg_rl.shapes_world.render import render
-from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, ORDER, SHAPES, Object, Scene
+from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, ORDER, SHAPES, Object, Scene
 from irg_rl.shapes_world.scenes import random_object
 
 DRAWING, READING, EDITING = "base_drawing", "base_reading", "base_editing"
@@ -20,6 +21,8 @@ BASE_MODES = (DRAWING, READING, EDITING)
 QUESTION = "what is at each place ?"
 MAX_OBJECTS = 7
 MAX_EDITS = 4
+COUNTED = 4
+"""Things that one row asks the number of."""
 
 
 def placed_scene(rng: random.Random) -> Scene:
@@ -32,6 +35,19 @@ def placed_scene(rng: random.Random) -> Scene:
 def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
     """The objects with their cells, in the order given."""
     return " , ".join(f"{seen.color} {seen.shape} at {seen.cell}" for seen in objects) + " ."
+
+
+def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """Question and answer: how many there are of four things, some of them absent; with and without colour."""
+    present = [Thing(seen.shape, seen.color) for seen in scene.objects]
+    asked: list[Thing] = []
+    while len(asked) < COUNTED:
+        thing = rng.choice(present) if rng.random() < 0.5 else Thing(rng.choice(SHAPES), rng.choice(tuple(COLORS)))
+        thing = thing if rng.random() < 0.8 else Thing(thing.shape)
+        if thing not in asked:
+            asked.append(thing)
+    counts = [sum(thing.fits(seen) for seen in scene.objects) for thing in asked]
+    return f"see {' , '.join(map(str, asked))} ?", sight(counts, asked)
 
 
 def put_text(seen: Object) -> str:
@@ -64,15 +80,16 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
     return " ".join(said), Scene(scene.background, tuple(board.values()))
 
 
-def base_example(mode: str, rng: random.Random) -> tuple[str, np.ndarray, np.ndarray | None, str]:
-    """(text, picture, edited picture, answer) of one row; ValueError for an unknown mode."""
+def base_example(mode: str, rng: random.Random) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """(texts, picture, edited picture) of one row; those of a reading are questions and answers in turn. ValueError for
+    an unknown mode."""
     scene = placed_scene(rng)
     if mode == DRAWING:
-        return " ".join(map(put_text, rng.sample(scene.objects, len(scene.objects)))), render(scene), None, ""
+        return [" ".join(map(put_text, rng.sample(scene.objects, len(scene.objects))))], render(scene), None
     if mode == READING:
         in_order = sorted(scene.objects, key=lambda seen: ORDER[seen.cell])
-        return QUESTION, render(scene), None, placed_text(in_order)
+        return [*counted(scene, rng), QUESTION, placed_text(in_order)], render(scene), None
     if mode == EDITING:
         text, after = edited(scene, rng)
-        return text, render(scene), render(after), ""
+        return [text], render(scene), render(after)
     raise ValueError(f"unknown base mode {mode!r}: use one of {', '.join(BASE_MODES)}")

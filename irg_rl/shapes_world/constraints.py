@@ -9,6 +9,7 @@ relation holds. The world's own prompts exclude one more of everything they incl
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,14 @@ class Thing(NamedTuple):
     def rank(self) -> tuple[int, int]:
         """Place in the canonical order."""
         return SHAPES.index(self.shape), COLOR_RANK[self.color]
+
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def sight(counts: Sequence[int], things: Sequence[Thing]) -> str:
+    """What is seen: the number of each thing."""
+    return "i see " + " , ".join(f"{NUMBERS[count]} {thing}" for count, thing in zip(counts, things)) + " ."
 
 
 class Relation(NamedTuple):

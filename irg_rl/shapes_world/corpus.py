@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from irg_rl.shapes_world.base_rows import QUESTION, placed_scene, placed_text
 from irg_rl.shapes_world.check import DefectKind
-from irg_rl.shapes_world.prompts import NUMBERS, make_prompts
+from irg_rl.shapes_world.constraints import NUMBERS
+from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.reading import scene_reading
 from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES
 from irg_rl.shapes_world.scenes import corrupt, sample_scene

@@ -15,6 +15,7 @@ from pathlib import Path
 from irg_rl.errors import InputError
 from irg_rl.shapes_world.constraints import (
     MIRROR,
+    NUMBERS,
     TAGS,
     Relation,
     Thing,
@@ -28,7 +29,6 @@ from irg_rl.trajectory import Prompt
 
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 DEFAULT_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
 OPENERS = (
     "a photo of {}",

@@ -209,9 +209,12 @@ def _improving_full(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row
     return [_user(prompt.text), _assistant(*parts)]
 
 
-def _base(mode: str, text: str, picture: np.ndarray, after: np.ndarray | None, answer: str) -> Row:
+def _base(mode: str, texts: list[str], picture: np.ndarray, after: np.ndarray | None) -> Row:
     if mode == READING:
-        return [_assistant(_condition(picture)), _user(text), _assistant(_text(answer, True))]
+        pairs = zip(texts[::2], texts[1::2])
+        asked = [turn for question, answer in pairs for turn in (_user(question), _assistant(_text(answer, True)))]
+        return [_assistant(_condition(picture)), *asked]
+    [text] = texts
     if mode == EDITING:
         return [_assistant(_condition(picture), _text(text, False), _target(after))]
     return [_user(text), _assistant(_target(picture))]

@@ -8,9 +8,8 @@ import re
 from dataclasses import dataclass
 
 from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge
-from irg_rl.shapes_world.constraints import Thing, parse_metadata
+from irg_rl.shapes_world.constraints import NUMBERS, Thing, parse_metadata, sight
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
-from irg_rl.shapes_world.prompts import NUMBERS
 from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
 
@@ -66,8 +65,7 @@ def sight_text(reading: Reading, metadata: dict) -> str:
     others = {as_thing(seen) for seen in reading.objects if seen.shape in shapes}
     others = {other for other in others if not any(thing in (other, Thing(other.shape)) for thing in things)}
     things += sorted(others, key=Thing.rank)
-    counts = [sum(thing.fits(seen) for seen in reading.objects) for thing in things]
-    return "i see " + " , ".join(f"{NUMBERS[count]} {thing}" for count, thing in zip(counts, things)) + " ."
+    return sight([sum(thing.fits(seen) for seen in reading.objects) for thing in things], things)
 
 
 def reflection_text(sight: str, edits: list[Edit]) -> str:

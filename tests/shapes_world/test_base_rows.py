@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from irg_rl.shapes_world.base_rows import BASE_MODES, DRAWING, EDITING, READING, base_example, edited, placed_scene
+from irg_rl.shapes_world.constraints import NUMBERS
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.rows import decode_png, make_row
@@ -23,10 +24,26 @@ def seen(pixels: np.ndarray) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_drawing_and_a_reading_state_exactly_what_the_picture_shows(seed):
-    text, picture, _, _ = base_example(DRAWING, random.Random(seed))
+    [text], picture, _ = base_example(DRAWING, random.Random(seed))
     assert stated(text) == seen(picture)
-    _, picture, _, answer = base_example(READING, random.Random(seed))
-    assert stated(answer) == seen(picture)
+    texts, picture, _ = base_example(READING, random.Random(seed))
+    assert stated(texts[-1]) == seen(picture)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_reading_counts_what_it_is_asked_for(seed):
+    texts, picture, _ = base_example(READING, random.Random(seed))
+    objects = [(color, shape) for color, shape, _ in seen(picture)]
+    asked = texts[0].removeprefix("see ").removesuffix(" ?").split(" , ")
+    counts = [sum(" ".join(look).endswith(thing) for look in objects) for thing in asked]
+    said = " , ".join(f"{NUMBERS[count]} {thing}" for count, thing in zip(counts, asked))
+    assert texts[1] == f"i see {said} ." and len(set(asked)) == 4
+
+
+def test_about_half_of_the_things_asked_for_are_absent():
+    """So that an answer cannot be guessed from the question."""
+    answers = " ".join(base_example(READING, random.Random(seed))[0][1] for seed in range(300))
+    assert 0.35 < answers.count("zero") / 1200 < 0.6
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -50,10 +67,10 @@ def test_an_edit_puts_and_removes_what_it_says(seed):
 
 
 @pytest.mark.parametrize("mode", BASE_MODES)
-def test_rows_follow_the_irg_schema_with_one_thing_to_learn(mode):
+def test_rows_follow_the_irg_schema_with_one_thing_to_learn_per_question(mode):
     row = make_row(mode, PROMPTS[0], random.Random(3))
     parts = [part for turn in row if turn["role"] == "assistant" for part in turn["content"]]
-    assert sum(part["need_loss"] for part in parts) == 1
+    assert sum(part["need_loss"] for part in parts) == (2 if mode == READING else 1)
     for part in parts:
         if part["type"] == "image":
             assert decode_png(part["content"]).shape == (24, 24, 3)
