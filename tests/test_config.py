@@ -164,7 +164,7 @@ def test_settings_that_contradict_each_other_are_found_before_anything_starts(ov
 
 
 def test_contradictions_are_reported_together():
-    assert len(problems("rl.noise.window_range=[0, 6]", "engine.dtype=bf16", "prompts=33")) == 3
+    assert len(problems("rl.noise.window_range=[0, 6]", "engine.dtype=bf16", "prompts=33")) == 4
 
 
 @pytest.mark.parametrize(("overrides", "says"), [

@@ -44,10 +44,10 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rewards.scorers: {scorer.name} finds no model at {path}")
         try:
             try_scorer(scorer)
-        except ScorerUnavailable as error:
-            problems.append(f"rewards.scorers: {scorer.name}: {error}")
             if scorer.kind == "judge" and scorer.base_url is not None:
                 ask_judge(scorer)
+        except ScorerUnavailable as error:
+            problems.append(f"rewards.scorers: {scorer.name}: {error}")
         except InputError:
             continue  # wrong on any machine: see scorer_problems
     if recipe.rl is not None and recipe.rl.prompts is not None:
@@ -97,7 +97,7 @@ def ask_judge(scorer: ScorerRecipe) -> None:
     Raises ScorerUnavailable.
     """
     options = spec_of(scorer, Path("scorers"))["options"]
-    JudgeScorer(**options | {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}).check()
+    JudgeScorer(**options | {"name": scorer.name, "timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}).check()
 
 
 def world_problems(recipe: Recipe) -> list[str]:

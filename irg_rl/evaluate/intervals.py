@@ -79,15 +79,14 @@ def independent(terms: Terms) -> float:
     """Number of independent cases with the variance that these have between prompts: n / design effect (Kish 1965), by
     the linearised variance of a ratio; at least one a prompt, at most n. A share of 0 or 1 shows no variance and counts
     one case a prompt."""
-    prompts = sorted({p for p, bottom in zip(terms.prompt_ids, terms.bottom) if bottom})
-    if len(prompts) == terms.n or not prompts:
+    top, bottom = terms.per_prompt(sorted(set(terms.prompt_ids)))
+    prompts, share = int((bottom > 0).sum()), terms.value
+    if prompts in (0, terms.n):
         return terms.n
-    top, bottom = terms.per_prompt(prompts)
-    share = terms.value
-    spread = np.square(top - share * bottom).sum() * len(prompts) / max(len(prompts) - 1, 1)
+    spread = np.square(top - share * bottom).sum() * prompts / max(prompts - 1, 1)
     if spread == 0 or not 0 < share < 1:
-        return len(prompts)
-    return float(np.clip(share * (1 - share) * bottom.sum() ** 2 / spread, len(prompts), terms.n))
+        return prompts
+    return float(np.clip(share * (1 - share) * bottom.sum() ** 2 / spread, prompts, terms.n))
 
 
 def mean(terms: Terms, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Measure:

@@ -146,8 +146,10 @@ def test_train_with_truncated_rows_names_the_file_and_makes_nothing(irg_rl, else
 
 
 def judge(**settings) -> str:
-    """An override that leaves one scorer, a judge elsewhere."""
-    scorer = {"name": "mllm", "kind": "judge", "base_url": "http://host:1/v1"} | settings
+    """An override that leaves one scorer, a judge elsewhere unless `kind` says otherwise."""
+    scorer = {"name": "mllm", "kind": "judge"} | settings
+    if scorer["kind"] == "judge":
+        scorer = {"base_url": "http://127.0.0.1:9/v1"} | scorer
     return f"rewards.scorers=[{json.dumps(scorer)}]"
 
 
@@ -159,6 +161,10 @@ def judge(**settings) -> str:
     ("rewards.scorers.1.options={presicion: bf16}", "has no option 'presicion'; did you mean 'precision'?"),
     (judge(options={"question": "Is it good?"}), "lacks {prompt}"),
     (judge(base_url="host:8000"), "give one such as http://host:8000/v1"),
+    (judge(), "127.0.0.1:9"),
+    ("rewards.scorers.1.model=ViT-H-14", "model: not a setting of scorers of kind 'hps'"),
+    ("world.sft_rows={base_editng: 3}", "world.sft_rows.base_editng: unknown; did you mean base_editing?"),
+    ("world.prompt_mix={colurs: 1}", "world.prompt_mix.colurs: unknown; did you mean colors?"),
 ])  # fmt: skip
 def test_train_with_a_scorer_that_cannot_work_makes_nothing(irg_rl, elsewhere, scorers, says):
     """Scorers are loaded hours after the start."""

@@ -39,8 +39,8 @@ def save(run: Run, name: str, rows: list[list[int]]) -> None:
     outcomes.save(build(rows, seed=EVALUATION_SEED), run.path("evaluation", f"{name}.parquet"))
 
 
-def rows(run: Run) -> dict[tuple[str, int | None], dict]:
-    content = json.loads((run.folder / "evaluation" / "comparison.json").read_text())
+def rows(run: Run, name: str = "pooled") -> dict[tuple[str, int | None], dict]:
+    content = json.loads((run.folder / "evaluation" / f"{name}.json").read_text())
     return {(row["baseline"], row["seed"]): row for row in content["rows"]}
 
 
@@ -53,14 +53,30 @@ def test_each_row_names_the_seed_of_rl_and_the_pool_has_all_images_of_all_seeds(
     assert (pooled["rl_accuracy"]["value"], pooled["baseline_accuracy"]["value"]) == (0.75, 0.5)
     assert (pooled["rl_damage"]["value"], pooled["rl_damage"]["n"]) == (0.25, 40)  # 20 right first images a seed
     assert found["its SFT checkpoint", 1]["rl_damage"]["value"] == 0.5
-    assert not (runs[1].folder / "evaluation" / "comparison.json").exists()
+    assert not list((runs[1].folder / "evaluation").glob("*.json"))
+
+
+def test_comparing_one_run_leaves_the_pool_as_it_is(evaluated):
+    runs = [evaluated(0), evaluated(1)]
+    compare_runs([run.folder for run in runs])
+    pooled = rows(runs[0])
+    compare_runs([runs[0].folder])
+    assert rows(runs[0]) == pooled and {seed for _, seed in rows(runs[0], "comparison")} == {0}
 
 
 def test_the_better_of_two_first_images_is_drawn_from_sft(evaluated):
     run = evaluated(0)
     compare_runs([run.folder])
-    row = rows(run)["best of 2 first images, oracle", 0]
+    row = rows(run, "comparison")["best of 2 first images, oracle", 0]
     assert (row["baseline_accuracy"]["value"], row["baseline_renders"]) == (0.75, 2.0)
+    assert row["repair_ratio"] is None  # a second draw refines nothing
+
+
+def test_as_many_first_images_as_rl_renders_are_a_baseline_too(evaluated):
+    run = evaluated(0)
+    compare_runs([run.folder])
+    row = rows(run, "comparison")["best of 3 first images, oracle", 0]
+    assert (row["rl_renders"], row["baseline_renders"]) == (3.0, 3.0)
 
 
 def test_sft_continued_of_one_run_stands_beside_every_seed(evaluated):
@@ -77,10 +93,10 @@ def test_sft_continued_of_one_run_stands_beside_every_seed(evaluated):
 def test_the_command_prints_the_table_whole_and_writes_where_it_is_told(evaluated, irg_rl, tmp_path):
     runs = [evaluated(0), evaluated(1)]
     answer = irg_rl("compare", *(run.folder for run in runs), "--out", tmp_path / "out")
-    table = (tmp_path / "out" / "comparison.md").read_text()
+    table = (tmp_path / "out" / "pooled.md").read_text()
     assert answer.code == 0 and table in answer.out and "| its SFT checkpoint | pooled | 0.750 | 0.500 |" in table
     assert answer.out.endswith(f"written: {tmp_path / 'out'}\n")
-    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["kind"] == "comparison"
+    assert json.loads((tmp_path / "out" / "pooled.json").read_text())["kind"] == "comparison"
 
 
 @pytest.mark.parametrize(("place", "named"), [

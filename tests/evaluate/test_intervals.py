@@ -95,3 +95,22 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         gained = intervals.difference(terms(a), terms(b), resamples=400, seed=trial)
         covered += gained.low <= 0.1 <= gained.high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_samples_of_one_prompt_that_always_agree_count_as_one_case():
+    values = np.repeat([1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 8)
+    copies = terms(values, prompts=[f"p{i // 8}" for i in range(80)])
+    assert intervals.independent(copies) == pytest.approx(10, rel=0.15)
+    assert intervals.proportion(copies).value == 0.2 and intervals.proportion(copies).n == 80
+    assert intervals.proportion(copies).high > intervals.proportion(terms(values)).high + 0.1
+
+
+def test_samples_that_differ_as_much_within_a_prompt_as_between_count_each():
+    rng = np.random.default_rng(0)
+    mixed = terms((rng.random(4000) < 0.3).astype(float), prompts=[f"p{i % 500}" for i in range(4000)])
+    assert intervals.independent(mixed) == pytest.approx(4000, rel=0.15)
+
+
+def test_a_share_of_nothing_counts_one_case_a_prompt():
+    none = terms(np.zeros(40), prompts=[f"p{i % 10}" for i in range(40)])
+    assert intervals.proportion(none).high == pytest.approx(intervals.wilson(0, 10)[1])
