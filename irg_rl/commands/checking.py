@@ -97,7 +97,8 @@ def ask_judge(scorer: ScorerRecipe) -> None:
     Raises ScorerUnavailable.
     """
     options = spec_of(scorer, Path("scorers"))["options"]
-    JudgeScorer(**options | {"name": scorer.name, "timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}).check()
+    patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
+    JudgeScorer(**options | patience, name=scorer.name).check()
 
 
 def world_problems(recipe: Recipe) -> list[str]:
