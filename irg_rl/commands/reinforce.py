@@ -21,6 +21,7 @@ from irg_rl.commands.prepare import rl_prompts_file
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, write_json
 from irg_rl.commands.scoring import scorer_specs
+from irg_rl.config import adapters_of
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.prompts import read_prompts
@@ -54,8 +55,9 @@ def worker_settings(run: Run, start: str) -> WorkerSettings:
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     folder = recipe.init_from if start == "base" and recipe.init_from else str(run.path("models", start))
     return WorkerSettings(
-        folder, recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device, recipe.engine.dtype
-    )
+        folder, recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device, recipe.engine.dtype,
+        lora=adapters_of(recipe.rl),
+    )  # fmt: skip
 
 
 def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,15 @@ class Folder:
     tokenizer: TextTokenizer
 
 
-def save_folder(model: UnifiedModel, autoencoder: Autoencoder, tokenizer: TextTokenizer, path: Path) -> None:
-    """Writes a folder aside, then renames it into place over an older one: readers find a whole folder or none."""
+def save_folder(
+    model: UnifiedModel,
+    autoencoder: Autoencoder,
+    tokenizer: TextTokenizer,
+    path: Path,
+    add: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Writes a folder aside, then renames it into place over an older one: readers find a whole folder or none. `add`
+    puts further files into it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.mkdir(parents=True)
     try:
@@ -40,6 +48,7 @@ def save_folder(model: UnifiedModel, autoencoder: Autoencoder, tokenizer: TextTo
         tokenizer.save(aside)
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)
         autoencoder.save(aside / AUTOENCODER)
+        add(aside)
         if path.exists():
             shutil.rmtree(path)
         aside.rename(path)
