@@ -42,6 +42,7 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class Section(BaseModel):
@@ -120,11 +121,12 @@ class Dropout(Section):
 
 
 class OptimizerRecipe(Section):
-    lr: Rate = 1e-3
+    lr: float = Field(1e-3, ge=0)
+    """Learning rate of the understanding expert, and of the parts without one of their own. 0 freezes a part."""
     gen_lr: float | None = Field(None, ge=0)
-    """Learning rate of the generation expert; None: `lr`, 0: frozen."""
+    """Learning rate of the generation expert; None: `lr`."""
     vision_lr: float | None = Field(None, ge=0)
-    """Learning rate of vision tower and connector; None: `lr`, 0: frozen."""
+    """Learning rate of vision tower and connector; None: `lr`."""
     muon_lr: float | None = Field(None, gt=0)
     """Learning rate of Muon for the matrices of all layers, AdamW keeps the rest; None: AdamW alone. For training from
     scratch; needs ZeRO stage 0."""
@@ -137,6 +139,59 @@ class OptimizerRecipe(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr_share: Share = 0.0
     """cosine: share of the learning rate left at the last step."""
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rate of each part."""
+        return {
+            "und": self.lr,
+            "gen": self.lr if self.gen_lr is None else self.gen_lr,
+            "vision": self.lr if self.vision_lr is None else self.vision_lr,
+        }
+
+    @model_validator(mode="after")
+    def something_is_trained(self):
+        if not any(self.rates.values()):
+            raise ValueError("lr, gen_lr and vision_lr are all 0, so nothing is trained: set one of them above 0")
+        return self
+
+
+class LoraRecipe(Section):
+    """Adapters on the experts' matrices, trained while the base is frozen, vision included (docs/recipes.md)."""
+
+    rank: Positive = 64
+    alpha: Positive = 128
+    """What an adapter adds is multiplied by alpha / rank."""
+    experts: tuple[Literal["und", "gen"], ...] = ("und", "gen")
+    targets: tuple[Projection, ...] = typing.get_args(Projection)
+    """Matrices that get an adapter, in every layer of the experts."""
+
+    @field_validator("experts", "targets")
+    @classmethod
+    def something_is_named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("an empty list trains nothing: name one at least, or leave the setting out for all")
+        return names
+
+    def problems(self, optimizer: OptimizerRecipe) -> list[str]:
+        """Where the two contradict each other."""
+        problems = []
+        if optimizer.muon_lr:
+            problems.append("optimizer.muon_lr trains whole matrices, which lora freezes: leave one of the two out")
+        if optimizer.vision_lr:
+            problems.append("optimizer.vision_lr has no effect with lora, which freezes vision: leave it out")
+        if optimizer.gen_lr and "gen" not in self.experts:
+            problems.append("optimizer.gen_lr has no effect without gen in lora.experts: add gen or leave gen_lr out")
+        if not any(optimizer.rates[expert] for expert in self.experts):
+            problems.append(
+                f"lora.experts {list(self.experts)} have learning rate 0, so nothing is trained: raise optimizer.lr or "
+                "gen_lr, or name another expert"
+            )
+        return problems
+
+
+LoraSection = Annotated[LoraRecipe | None, Field(exclude_if=lambda lora: lora is None)]
+"""Where it is absent it is not written down either, and not part of the digest."""
 
 
 class Stage(Section):
@@ -157,6 +212,8 @@ class Stage(Section):
     noise_blocks: Positive = 1
     """Noise levels trained per target image in one pass: each is a noise block of its own after the shared context."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    lora: LoraSection = None
+    """None: all weights are trained."""
     patience: Positive = 6
     """Validations without improvement that end the stage."""
 
@@ -332,6 +389,8 @@ class RLRecipe(Section):
     kl_image: float = Field(0.0, ge=0)
     noise: NoiseRecipe = NoiseRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe(lr=5e-5, betas=(0.9, 0.95))
+    lora: LoraSection = None
+    """None: all weights are trained."""
     minibatches: Positive = 1
     """Optimizer steps per batch of groups; more than one makes the later ones off-policy."""
     staleness: Annotated[int, Field(ge=0)] = 0
@@ -451,7 +510,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def settings_fit_together(self):
-        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_the_world()
+        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_lora() + self._of_the_world()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -521,6 +580,23 @@ class Recipe(Section):
             problems.append(f"engine.dtype bf16 needs sft.zero_stage 2 or 3, found {self.sft_zero_stage}")
         return problems
 
+    def _of_lora(self) -> list[str]:
+        adapted = {place: stage for place, stage in self.trained.items() if stage.lora is not None}
+        problems = [
+            f"{place}.{problem}" for place, stage in adapted.items() for problem in stage.lora.problems(stage.optimizer)
+        ]
+        if self.init_from is None and "sft.base" in adapted:
+            problems.append(
+                "sft.base.lora: there is no trained base to put adapters on; set init_from or leave the section out"
+            )
+        return problems
+
+    @property
+    def trained(self) -> dict[str, Stage | RLRecipe]:
+        """The stages that train the model, by the names of their sections."""
+        stages = {} if self.sft is None else {f"sft.{name}": stage for name, stage in self.sft.stages.items()}
+        return stages if self.rl is None else stages | {"rl": self.rl}
+
     @property
     def rl_seed(self) -> int:
         """Seed of RL."""
@@ -563,6 +639,15 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def adapters_of(trained: Stage | RLRecipe) -> LoraRecipe | None:
+    """The adapters that a stage trains: those of the experts with a learning rate."""
+    if trained.lora is None:
+        return None
+    rates = trained.optimizer.rates
+    experts = tuple(expert for expert in trained.lora.experts if rates[expert])
+    return trained.lora.model_copy(update={"experts": experts})
 
 
 class RecipeError(ValueError):

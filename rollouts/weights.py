@@ -1,6 +1,7 @@
 """Taking over published weights: all of them, intact, or none.
 
-Weights travel as plain fp32 arrays by the names of the model's state dict, with the digest of learner/publish.py.
+Weights travel as plain fp32 arrays by the names of the model's state dict, with the digest of learner/publish.py. Of a
+model with adapters, these alone do.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from irg_rl.learner.lora import served
 from irg_rl.learner.publish import weights_digest
 
 
@@ -24,7 +26,7 @@ def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str
     found = weights_digest(arrays)
     if found != digest:
         raise WeightsError(f"weights with digest {found[:12]} arrived where {digest[:12]} was announced")
-    state = model.state_dict()
+    state = served(model.state_dict())
     missing, unknown = sorted(state.keys() - arrays.keys()), sorted(arrays.keys() - state.keys())
     if missing or unknown:
         raise WeightsError(f"published weights do not fit the model: missing {missing[:5]}, unknown {unknown[:5]}")

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from irg_rl.cluster.ray_runtime import take_thread_share
-from irg_rl.config import EngineRecipe, GuidanceRecipe, NoiseRecipe, SamplingRecipe
+from irg_rl.config import EngineRecipe, GuidanceRecipe, LoraRecipe, NoiseRecipe, SamplingRecipe
+from irg_rl.learner.lora import add_adapters
 from irg_rl.model.folder import load_folder
 from irg_rl.trajectory import Group, Prompt, Trajectory
 from rollouts.noise import group_seed
@@ -37,6 +38,7 @@ class WorkerSettings:
     dtype: str = EngineRecipe.model_fields["dtype"].default
     guidance: GuidanceRecipe | None = None  # for `evaluate`
     is_stop: StopPhrase = StopPhrase()
+    lora: LoraRecipe | None = None  # that of the learner, whose adapters are published alone
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class RolloutWorker:
         take_thread_share(settings.threads)
         held = load_folder(Path(settings.folder), settings.device, _DTYPES[settings.dtype])
         self._model = held.model
+        if settings.lora is not None:
+            add_adapters(self._model, settings.lora, settings.seed)
         self._settings = settings
         parts = (self._model, held.autoencoder, held.tokenizer, settings.sampling)
         self._explorer = Sampler(*parts, noise=settings.noise, is_stop=settings.is_stop)

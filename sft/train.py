@@ -141,9 +141,7 @@ class StageTrainer:
         if path is None:
             return 0
         snapshot = checkpoint.load(path)
-        checkpoint.require_same_recipe(
-            snapshot, self.identity.recipe, self.identity.digest, self.identity.fingerprint
-        )
+        checkpoint.require_same_recipe(snapshot, self.identity.recipe, self.identity.digest, self.identity.fingerprint)
         restore(self.engine, snapshot.tensors, snapshot.extra, self.ema)
         self.stream.load_state(snapshot.cursors["stream"])
         self.plateau.best = snapshot.cursors["plateau"]["best"]
@@ -152,6 +150,7 @@ class StageTrainer:
 
 
 def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Full fp32 weights by parameter name, on every rank and ZeRO stage: what is averaged. A collective call."""
+    """Full fp32 trainable weights by parameter name, on every rank and ZeRO stage: what is averaged. A collective
+    call."""
     names = {name for name, _ in engine.model.named_parameters()}
-    return ((name, weight) for name, weight in engine.state().weights() if name in names)
+    return ((name, weight) for name, weight in engine.state().changing() if name in names)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from irg_rl.config import STAGES, Recipe, RecipeError, load_recipe, parse_recipe
+from irg_rl.config import STAGES, Recipe, RecipeError, adapters_of, load_recipe, parse_recipe
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 
@@ -158,6 +158,11 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["prompts=33"], "evaluation.prompts 33 is more than world.test_prompts 32"),
     (["sft.stage1.sources.0.folder=initial_ful"], "sft.stage1.sources.0.folder 'initial_ful' is not made by the world"),
     (["world.own_images=0"], "'own/improving_full_learning' is not made by the world at that stage"),
+    (["rl.lora={}", "rl.optimizer.muon_lr=0.1"], "rl.optimizer.muon_lr trains whole matrices, which lora freezes"),
+    (["rl.lora={}", "rl.optimizer.vision_lr=0.1"], "rl.optimizer.vision_lr has no effect with lora"),
+    (["sft.stage1.lora={experts: [und]}", "sft.stage1.optimizer.gen_lr=1"], "sft.stage1.optimizer.gen_lr has no"),
+    (["rl.lora={experts: [gen]}", "rl.optimizer.gen_lr=0"], "rl.lora.experts ['gen'] have learning rate 0"),
+    (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other_are_found_before_anything_starts(overrides, says):
     assert any(says in line for line in problems(*overrides))
@@ -173,6 +178,10 @@ def test_contradictions_are_reported_together():
     (["sft.stage1=null", "sft.stage2=null", "sft.base=null"], "sft: sft needs"),
     (["sft.stage1.sources=[]"], "sft.stage1: sources needs at least one entry with a weight above 0"),
     (["sft.dropout.image=0.7", "sft.dropout.last_text=0.4"], "sft.dropout: image 0.7 and last_text 0.4 are shares"),
+    (["rl.optimizer.lr=0"], "rl.optimizer: lr, gen_lr and vision_lr are all 0"),
+    (["rl.lora={rank: 0}"], "rl.lora.rank: Input should be greater than or equal to 1"),
+    (["rl.lora={targets: []}"], "rl.lora.targets: an empty list trains nothing"),
+    (["rl.lora={targets: [q_prj]}"], "rl.lora.targets.0: Input should be 'q_proj', 'k_proj'"),
 ])  # fmt: skip
 def test_a_section_that_contradicts_itself_is_named(overrides, says):
     (line,) = problems(*overrides)
@@ -201,6 +210,23 @@ def test_rows_of_ones_own_may_have_any_folder():
 def test_a_recipe_may_have_one_sft_stage_alone_or_none():
     assert list(smoke("sft.stage2=null").sft.stages)[-1] == "stage1"
     assert smoke("sft=null").sft is None and smoke("rl=null").rl is None
+
+
+# --- adapters
+
+
+def test_the_adapters_of_a_stage_are_those_of_the_experts_with_a_rate():
+    assert adapters_of(smoke().rl) is None
+    both = smoke("rl.lora={rank: 8}")
+    assert (adapters_of(both.rl).rank, adapters_of(both.rl).experts) == (8, ("und", "gen"))
+    assert adapters_of(smoke("rl.lora={}", "rl.optimizer.gen_lr=0").rl).experts == ("und",)
+    assert adapters_of(smoke("rl.lora={}", "rl.optimizer={lr: 0, gen_lr: 1e-4}").rl).experts == ("gen",)
+
+
+def test_a_recipe_without_adapters_says_nothing_of_them_and_one_with_survives_being_written_down():
+    assert "lora" not in smoke().to_yaml()
+    recipe = smoke("rl.lora={experts: [gen], targets: [q_proj]}")
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe and recipe.digest() != smoke().digest()
 
 
 # --- digest

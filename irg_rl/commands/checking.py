@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from irg_rl.commands.scoring import spec_of
-from irg_rl.config import Recipe, RecipeError, ScorerRecipe, load_recipe, nearest
+from irg_rl.config import Recipe, RecipeError, ScorerRecipe, adapters_of, load_recipe, nearest
 from irg_rl.errors import InputError
+from irg_rl.learner.lora import adapter_size
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.report.redact import redact, redact_text
@@ -138,5 +139,11 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
         f"{recipe.name}: well-formed, digest {recipe.digest()}",
         f"{parameters / 1e6:,.1f} M parameters, {recipe.model.pixels_per_token} pixels per latent token",
         f"stages: {', '.join(name for name, on in (('sft', recipe.sft), ('rl', recipe.rl)) if on) or 'none'}",
+    ]
+    lines += [
+        f"{place}: LoRA trains {adapter_size(model, lora) / 1e6:,.1f} M numbers of rank {lora.rank} on the "
+        f"{' and '.join(lora.experts)} expert{'s' if len(lora.experts) > 1 else ''}"
+        for place, trained in recipe.trained.items()
+        if (lora := adapters_of(trained)) is not None
     ]
     return lines + [f"not on this machine: {problem}" for problem in machine_problems(recipe)]

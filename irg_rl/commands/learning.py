@@ -13,7 +13,7 @@ from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.commands.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.commands.run import Run
 from irg_rl.commands.supervise import engine_settings
-from irg_rl.config import Recipe
+from irg_rl.config import Recipe, adapters_of
 from irg_rl.flow import bagel_grid
 from irg_rl.learner import checkpoint
 from irg_rl.learner.actor import Learner, LearnerSettings
@@ -44,9 +44,10 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
     t_second = float(bagel_grid(sampling.points, sampling.shift)[1])
     return LearnerSettings(
         folder=folder,
-        engine=engine_settings(recipe, rl.optimizer, rl.updates * rl.minibatches, recipe.engine.zero_stage),
+        engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
         loss=loss,
         law=SamplingLaw(sampling.temperature, rl.noise.kind, rl.noise.noise_level, t_second),
+        lora=adapters_of(rl),
         seed=recipe.rl_seed,
         threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
         device=recipe.engine.device,
@@ -129,7 +130,7 @@ class Learners:
 
     def save_model(self, name: str) -> None:
         """The averaged weights as a model folder of the run."""
-        save_trained(self.run, self.start, self._all("average")[0], name)
+        save_trained(self.run, self.start, self._all("average")[0], name, adapters_of(self.recipe.rl))
 
     def stop(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)

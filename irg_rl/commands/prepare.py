@@ -10,7 +10,8 @@ from torch import Tensor
 
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, RunError, write_json
-from irg_rl.config import Recipe
+from irg_rl.config import LoraRecipe, Recipe
+from irg_rl.learner.lora import Adapter, served
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.folder import Folder, load_folder, save_folder
 from irg_rl.model.init import initialize
@@ -115,14 +116,21 @@ def precision(recipe: Recipe) -> torch.dtype:
     return torch.bfloat16 if recipe.engine.dtype == "bf16" else torch.float32
 
 
-def save_trained(run: Run, start: str, weights: Mapping[str, Tensor], name: str) -> None:
-    """Model folder `start`, read again in fp32, becomes model folder `name` with trained weights. What these leave out,
-    the position tables, stays. The model in an engine would not do: its weights are in pieces under ZeRO 3 and in bf16
-    where that is trained in."""
-    folder = load_folder(model_path(run, start))
+def save_trained(
+    run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
+) -> None:
+    """Model folder `start`, read again in fp32, becomes model folder `name` with trained weights, or with adapters
+    merged into it and kept beside it. What these leave out, position tables and frozen parts, stays. The model in an
+    engine would not do: its weights are in pieces under ZeRO 3 and in bf16 where that is trained in."""
+    base, path = model_path(run, start), run.path("models", name)
+    folder = load_folder(base)
+    if lora is not None:
+        adapter = Adapter(lora, served(weights), base)
+        save_folder(adapter.merge_into(folder.model), folder.autoencoder, folder.tokenizer, path, adapter.save)
+        return
     unknown = folder.model.load_state_dict(weights, strict=False).unexpected_keys
     assert not unknown, unknown
-    save_folder(folder.model, folder.autoencoder, folder.tokenizer, run.path("models", name))
+    save_folder(folder.model, folder.autoencoder, folder.tokenizer, path)
 
 
 def checker_agreement(images: np.ndarray, rebuilt: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from irg_rl.commands.prepare import model_path, rl_prompts_file
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, write_json
 from irg_rl.commands.scoring import scorer_specs
+from irg_rl.config import adapters_of
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.prompts import read_prompts
@@ -54,7 +55,7 @@ def worker_settings(run: Run, start: str) -> WorkerSettings:
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     return WorkerSettings(
         str(model_path(run, start)), recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device,
-        recipe.engine.dtype,
+        recipe.engine.dtype, lora=adapters_of(recipe.rl),
     )  # fmt: skip
 
 

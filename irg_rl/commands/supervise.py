@@ -9,12 +9,13 @@ import torch
 from irg_rl.commands.prepare import load_model, model_path, prompts_of, save_trained
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run
-from irg_rl.config import OptimizerRecipe, Recipe, Stage
+from irg_rl.config import LoraRecipe, OptimizerRecipe, Recipe, RLRecipe, Stage, adapters_of
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings
-from irg_rl.learner.parts import OptimizerSettings, Part, Schedule
+from irg_rl.learner.lora import load_trainable
+from irg_rl.learner.parts import OptimizerSettings, Schedule
 from irg_rl.learner.process_group import Rank
-from irg_rl.model.folder import Folder, load_folder
+from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.rows import RowMix, own_image_rows, write_mode
@@ -30,19 +31,17 @@ from sft.train import Identity, StageTrainer, weights_of
 VALIDATION_SEED = 987_654_321
 
 
-def optimizer_settings(recipe: OptimizerRecipe, steps: int) -> OptimizerSettings:
-    rates = {
-        Part.UND: recipe.lr,
-        Part.GEN: recipe.lr if recipe.gen_lr is None else recipe.gen_lr,
-        Part.VISION: recipe.lr if recipe.vision_lr is None else recipe.vision_lr,
-    }
+def optimizer_settings(recipe: OptimizerRecipe, lora: LoraRecipe | None, steps: int) -> OptimizerSettings:
+    """With adapters, the parts that have none are frozen and said to be."""
+    rates = {part: rate if lora is None or part in lora.experts else 0.0 for part, rate in recipe.rates.items()}
     total = steps if recipe.schedule == "cosine" else None
     schedule = Schedule(recipe.warmup, total, recipe.final_lr_share)
     return OptimizerSettings(rates, recipe.muon_lr, recipe.weight_decay, recipe.betas, recipe.eps, schedule)
 
 
-def engine_settings(recipe: Recipe, optimizer: OptimizerRecipe, steps: int, zero_stage: int) -> EngineSettings:
-    return EngineSettings(optimizer_settings(optimizer, steps), zero_stage, recipe.engine.dtype, optimizer.grad_clip)
+def engine_settings(recipe: Recipe, trained: Stage | RLRecipe, steps: int, zero_stage: int) -> EngineSettings:
+    optimizer = optimizer_settings(trained.optimizer, adapters_of(trained), steps)
+    return EngineSettings(optimizer, zero_stage, recipe.engine.dtype, trained.optimizer.grad_clip)
 
 
 def builder_of(folder: Folder) -> PackBuilder:
@@ -67,13 +66,14 @@ def train_stage(
     recipe = run.recipe
     seed = recipe.seed if seed is None else seed
     torch.set_num_threads(recipe.engine.threads)
-    folder = load_folder(model_path(run, start), recipe.engine.device)  # fp32; the engine casts and keeps masters
+    lora = adapters_of(stage)
+    folder = load_trainable(model_path(run, start), recipe.engine.device, recipe.engine.dtype, lora, seed)
     sources = row_sources(run, stage, seed)
     encoder = row_encoder(folder)
     system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
     layout = RowLayout(recipe.sft.dropout, stage.noise_blocks, recipe.model.timestep_shift, system)
     stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), seed)
-    settings = engine_settings(recipe, stage.optimizer, stage.steps, recipe.sft_zero_stage)
+    settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
     engine = Engine(folder.model.train(), settings, idle_pack(folder), Rank(device=recipe.engine.device))
     ema = EMA(weights_of(engine), recipe.sft.ema_decay)
     fingerprint = "-".join(source.fingerprint for source in sources)
@@ -101,7 +101,7 @@ def train_stage(
     facts.update(steps=engine.steps, rejected_rows=len(sources[0].rejections.seen))
     if facts["rejected_rows"]:
         console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")
-    save_trained(run, start, ema.weights, name)
+    save_trained(run, start, ema.weights, name, lora)
 
 
 def step_metrics(result) -> dict[str, float]:

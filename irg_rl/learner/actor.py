@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
+from irg_rl.config import LoraRecipe
 from irg_rl.learner import checkpoint, old_policy, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
+from irg_rl.learner.lora import load_trainable, served
 from irg_rl.learner.policy import SamplingLaw
 from irg_rl.learner.process_group import Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
@@ -33,6 +35,7 @@ class LearnerSettings:
     engine: EngineSettings
     loss: RLLossSettings
     law: SamplingLaw
+    lora: LoraRecipe | None = None  # None: all weights are trained
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -65,7 +68,9 @@ class Learner:
         settings = self.settings
         join(self.place, self._store, port, settings.collective_timeout)
         rng.seed_everything(settings.seed + self.place.rank)
-        held = load_folder(Path(settings.folder), settings.device)  # fp32; the engine casts and keeps masters
+        held = load_trainable(
+            Path(settings.folder), settings.device, settings.engine.precision, settings.lora, settings.seed
+        )
         config, special = held.model.config, held.model.special
         self._replay = Replay(
             config, special, held.tokenizer.encode,
@@ -78,7 +83,7 @@ class Learner:
         )  # fmt: skip
         self.ema = None
         if settings.ema_decay is not None:
-            self.ema = EMA(self.engine.state().weights(), settings.ema_decay)
+            self.ema = EMA(self.engine.state().changing(), settings.ema_decay)
 
     def check_ratio(self, *groups: Group) -> list[dict]:
         """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
@@ -116,15 +121,16 @@ class Learner:
         return metrics | summary(results)
 
     def publish(self, version: int) -> Publication | None:
-        """The weights of now, from rank 0."""
-        weights = list(self.engine.state().weights())
-        return publish(weights, version) if self.place.rank == 0 else None
+        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base."""
+        state = self.engine.state()
+        weights = served(dict(state.weights() if self.settings.lora is None else state.changing()))
+        return publish(weights.items(), version) if self.place.rank == 0 else None
 
     def average(self) -> dict[str, torch.Tensor]:
-        """The averaged weights, from rank 0; the current ones without an average."""
+        """The averaged weights but for frozen ones, from rank 0; the current ones without an average."""
         if self.ema is not None:
             return self.ema.weights
-        weights = dict(self.engine.state().weights())
+        weights = dict(self.engine.state().changing())
         return weights if self.place.rank == 0 else {}
 
     def save(self, run: str, snapshot: Snapshot, keep_last: int) -> str:
@@ -169,15 +175,13 @@ class Learner:
         """Loss and packs of one minibatch. `own` is a slice of `trajectories`, whose numbering `old` uses."""
         replays = self._packs(own)
         first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
-        joint = JointLoss(
-            self.settings.loss, self.settings.law, replays, own, old.shifted(first), self._reference
-        )
+        joint = JointLoss(self.settings.loss, self.settings.law, replays, own, old.shifted(first), self._reference)
         return joint, replays
 
     def _average(self, result: StepResult) -> None:
         if self.ema is None or not result.applied:
             return
-        self.ema.update(self.engine.state().weights())
+        self.ema.update(self.engine.state().changing())
 
     def _make_reference(self):
         dtype = torch.bfloat16 if self.settings.engine.precision == "bf16" else torch.float32

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from irg_rl.learner import rng
+from irg_rl.learner.checkpoint import CheckpointError
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine
 from irg_rl.learner.reduce import gather_objects, rank, world_size
@@ -14,10 +15,11 @@ def capture(engine: Engine, ema: EMA | None = None) -> tuple[dict[str, dict[str,
     """(tensor groups, JSON) for a Snapshot; the tensors are filled on rank 0 alone.
 
     The groups depend neither on the ZeRO stage nor on the world size, apart from one set of generator states per rank.
+    Of frozen parameters, which the model folder has, there is a digest.
     """
     state = engine.state()
     keep = rank() == 0
-    groups = {MODEL: _collect(state.weights(), keep)}
+    groups = {MODEL: _collect(state.changing(), keep)}
     for key in state.MOMENTS:
         if moments := _collect(state.moment(key), keep):
             groups[key] = moments
@@ -27,6 +29,7 @@ def capture(engine: Engine, ema: EMA | None = None) -> tuple[dict[str, dict[str,
         for name, tensor in own.items()
     }
     words = {"steps": engine.steps, "skipped": engine.skipped, "world_size": world_size()}
+    words["frozen"] = state.frozen_digest()
     if ema is not None:
         groups[EMA_WEIGHTS] = ema.weights
         words["ema_updates"] = ema.updates
@@ -36,9 +39,16 @@ def capture(engine: Engine, ema: EMA | None = None) -> tuple[dict[str, dict[str,
 def restore(engine: Engine, groups: dict[str, dict[str, Tensor]], words: dict, ema: EMA | None = None) -> list[str]:
     """Puts a captured state back, bit for bit on the same world size; returns what could not be restored.
 
-    On another world size the weights and moments are exact, but a rank without a saved generator keeps its own.
+    On another world size the weights and moments are exact, but a rank without a saved generator keeps its own. Raises
+    CheckpointError when the frozen parameters are others.
     """
-    moments = {key: groups[key] for key in engine.state().MOMENTS if key in groups}
+    state = engine.state()
+    if words.get("frozen") != state.frozen_digest():
+        raise CheckpointError(
+            "the frozen weights are not those of the checkpoint: the model folder that the stage started from has "
+            "changed; put the old one back or start a new run"
+        )
+    moments = {key: groups[key] for key in state.MOMENTS if key in groups}
     engine.load(groups[MODEL], moments, words["steps"])
     engine.skipped = words["skipped"]
     if ema is not None:

@@ -4,7 +4,8 @@ A state read here does not depend on the world size or the ZeRO stage, so a run 
 Every call is collective: all ranks make it, in the same order.
 """
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,9 +36,19 @@ class FullState:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every entry of the model's state dict, parameters in fp32 (the master weights), on the CPU."""
-        for name, tensor in self._engine.module.state_dict(keep_vars=True).items():
-            full = self._weight(tensor) if isinstance(tensor, nn.Parameter) else tensor
-            yield name, full.detach().to("cpu", copy=True).contiguous()
+        return self._read(self._entries())
+
+    def changing(self) -> Iterator[tuple[str, Tensor]]:
+        """`weights` without the frozen parameters, which are those of the model folder that training started from."""
+        return self._read(self._changing())
+
+    def frozen_digest(self) -> str | None:
+        """Of the frozen parameters, by names and bits: what `changing` goes with. None without any."""
+        frozen = [(name, tensor) for name, tensor in self._entries() if _is_frozen(tensor)]
+        total = hashlib.sha256()
+        for name, parameter in frozen:
+            total.update(f"{name} {self._bits(parameter)}\n".encode())
+        return total.hexdigest() if frozen else None
 
     def moment(self, key: str) -> Iterator[tuple[str, Tensor]]:
         """One of `MOMENTS` for every trainable parameter that has it."""
@@ -49,8 +60,9 @@ class FullState:
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Raises ValueError naming what is missing, unknown or of another shape."""
-        entries = self._engine.module.state_dict(keep_vars=True)
+        """Takes what `changing` and `moment` gave. Raises ValueError naming what is missing, unknown or of another
+        shape."""
+        entries = dict(self._changing())
         self._check("weights", weights, set(entries))
         for key in self.MOMENTS:
             self._check(key, moments.get(key, {}), {name for name, _ in self._with(key)})
@@ -77,6 +89,23 @@ class FullState:
         optimizer = self._engine.optimizer
         for parameters, partition in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups):
             lazy_init_hp_params_optimizer_state(parameters, partition, optimizer.state)
+
+    def _entries(self) -> Iterable[tuple[str, Tensor]]:
+        return self._engine.module.state_dict(keep_vars=True).items()
+
+    def _changing(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, tensor) for name, tensor in self._entries() if not _is_frozen(tensor))
+
+    def _read(self, entries: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in entries:
+            full = self._weight(tensor) if isinstance(tensor, nn.Parameter) else tensor
+            yield name, full.detach().to("cpu", copy=True).contiguous()
+
+    def _bits(self, parameter: nn.Parameter) -> int:
+        """Sum of a frozen parameter's numbers read as integers: exact in any order and on any device."""
+        with GatheredParameters([parameter], enabled=self._stage == 3):
+            integers = parameter.detach().view(torch.int16 if parameter.element_size() == 2 else torch.int32)
+            return int(integers.sum(dtype=torch.int64))
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad)
@@ -125,6 +154,10 @@ class FullState:
         missing, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
         if missing or unknown:
             raise ValueError(f"{what} do not fit the model: missing {missing[:5]}, unknown {unknown[:5]}")
+
+
+def _is_frozen(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
 def _own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:

@@ -155,6 +155,10 @@ class ModelConfig(_Sizes):
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise InputError(f"{folder}: config.json, llm_config.json or vit_config.json cannot be: {wrong}") from error
 
+    def to_dict(self) -> dict:
+        """Under the name by which peft asks a model for its configuration."""
+        return self.model_dump()
+
     def write(self, folder: Path) -> None:
         """Writes the three JSON files."""
         llm = self._llm_json()

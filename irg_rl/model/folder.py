@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,15 @@ def is_model_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in (WEIGHTS, *INDICES))
 
 
-def save_folder(model: UnifiedModel, autoencoder: Autoencoder, tokenizer: TextTokenizer, path: Path) -> None:
-    """Writes a folder aside, then renames it into place over an older one: readers find a whole folder or none."""
+def save_folder(
+    model: UnifiedModel,
+    autoencoder: Autoencoder,
+    tokenizer: TextTokenizer,
+    path: Path,
+    add: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Writes a folder aside, then renames it into place over an older one: readers find a whole folder or none. `add`
+    puts further files into it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.mkdir(parents=True)
     try:
@@ -49,6 +57,7 @@ def save_folder(model: UnifiedModel, autoencoder: Autoencoder, tokenizer: TextTo
                    for name, tensor in model.state_dict().items()}  # fmt: skip
         save_file(weights, aside / WEIGHTS)
         autoencoder.save(aside / AUTOENCODER)
+        add(aside)
         if path.exists():
             shutil.rmtree(path)
         aside.rename(path)

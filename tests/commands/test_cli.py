@@ -86,6 +86,11 @@ def test_check_says_what_a_good_recipe_is(irg_rl):
     assert third == "stages: sft, rl" and rest == []
 
 
+def test_check_says_what_lora_trains(irg_rl):
+    answer = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "rl.lora={}", "rl.optimizer.gen_lr=0")
+    assert answer.code == 0 and "rl: LoRA trains 161.5 M numbers of rank 64 on the und expert\n" in answer.out
+
+
 def test_check_reports_every_problem_at_once(irg_rl):
     said = one_line(irg_rl("check", SMOKE, "rl.updats=3", "sampling.turns=0", "engine.device=tpu"))
     headline, *lines = said.splitlines()

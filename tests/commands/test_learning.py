@@ -1,11 +1,16 @@
 """The driver's side of learning: one learner rank in an actor of its own, and checkpoints on the disk."""
 
 import pytest
+import ray
+import torch
 
 from irg_rl.commands.learning import Learners
 from irg_rl.commands.prepare import prompts_file
+from irg_rl.commands.reinforce import worker_settings
 from irg_rl.learner.checkpoint import CheckpointError
+from irg_rl.model.folder import load_folder
 from irg_rl.shapes_world.prompts import write_prompts
+from rollouts.worker import RolloutWorker
 from tests.commands.begun import PROMPTS, begun_run
 
 
@@ -14,6 +19,27 @@ def learners(local_ray, world, tmp_path):
     made = Learners(begun_run(world, tmp_path), "base")
     yield made
     made.stop()
+
+
+@pytest.fixture
+def adapting(local_ray, world, tmp_path):
+    lora = {"rank": 4, "alpha": 8, "experts": ["gen"]}
+    rl = {"noise": {"window_range": [0, 5]}, "lora": lora, "ema_decay": 0.9}
+    made = Learners(begun_run(world, tmp_path, rl=rl), "base")
+    yield made
+    made.stop()
+
+
+def test_rl_with_adapters_publishes_them_alone_to_workers_that_have_the_base(adapting, world):
+    arrays = ray.get(adapting.message.arrays, timeout=60)
+    worker = RolloutWorker(worker_settings(adapting.run, "base"))
+    acknowledged = worker.set_weights(arrays, adapting.message.version, adapting.message.digest)
+    assert acknowledged == (0, adapting.message.digest) and len(arrays) == 2 * 2 * 7
+    adapting.save_model("rl")
+    handed_on, before = load_folder(adapting.run.path("models", "rl")).model.state_dict(), world.model.state_dict()
+    assert list(handed_on) == list(before)  # nothing has been learnt yet
+    assert all(torch.equal(handed_on[name], before[name]) for name in before)
+    assert adapting.run.path("models", "rl", "adapter", "adapter_model.safetensors").is_file()
 
 
 def test_rl_goes_on_with_the_prompts_of_its_checkpoint_only(learners):

@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 
-from irg_rl.config import DataSource, Dropout, Stage
+from irg_rl.config import DataSource, Dropout, LoraRecipe, Stage
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import CheckpointError
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings
+from irg_rl.learner.lora import add_adapters, is_adapter
 from irg_rl.learner.parts import OptimizerSettings, Schedule
 from irg_rl.learner.replay import idle_pack
 from sft.loss import Counts, sft_loss
@@ -33,16 +34,18 @@ class Killed(Exception):
     pass
 
 
-def trainer(world, folder, run, settings: Stage | None = None, zero_stage=2, digest="d", **cadence) -> StageTrainer:
+def trainer(
+    world, folder, run, settings: Stage | None = None, zero_stage=2, digest="d", lora=None, **cadence
+) -> StageTrainer:
     """A trainer on a fresh copy of the tiny model."""
     settings = settings or stage(*SOURCES, noise_blocks=2, tokens_per_pack=120)
     packs = stream(world, folder, settings, Dropout(), hold_out=1)
     rates = {"und": 5e-3, "gen": 5e-3, "vision": 5e-3}
     optimizer = OptimizerSettings(rates, schedule=Schedule(2, 6, 0.1))
-    config = world.model.config
-    engine = Engine(
-        world.copy().train(), EngineSettings(optimizer, zero_stage), idle_pack(config, world.model.special)
-    )
+    config, model = world.model.config, world.copy().train()
+    if lora is not None:
+        add_adapters(model, lora, seed=0)
+    engine = Engine(model, EngineSettings(optimizer, zero_stage), idle_pack(config, world.model.special))
     ema = EMA(weights_of(engine), 0.8)
     cadence = {"validate_every": 2, "checkpoint_every": 2, "keep_checkpoints": 2} | cadence
     identity = Identity({"name": "tiny"}, digest, "f")
@@ -77,12 +80,12 @@ def test_the_loss_falls_on_what_is_trained_and_on_what_is_held_out(world, folder
     assert 0 < after["right_tokens"] <= 1
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2])
-def test_a_killed_stage_resumes_bit_for_bit(world, folder, tmp_path, zero_stage):
-    whole = trainer(world, folder, tmp_path / "whole", zero_stage=zero_stage, checkpoint_every=3)
+@pytest.mark.parametrize(("zero_stage", "lora"), [(0, None), (2, None), (2, LoraRecipe(rank=4, alpha=8))])
+def test_a_killed_stage_resumes_bit_for_bit(world, folder, tmp_path, zero_stage, lora):
+    whole = trainer(world, folder, tmp_path / "whole", zero_stage=zero_stage, lora=lora, checkpoint_every=3)
     losses = run_to_the_end(whole)
 
-    killed = trainer(world, folder, tmp_path / "killed", zero_stage=zero_stage, checkpoint_every=3)
+    killed = trainer(world, folder, tmp_path / "killed", zero_stage=zero_stage, lora=lora, checkpoint_every=3)
 
     def die(result):
         if result.step == 5:
@@ -92,7 +95,7 @@ def test_a_killed_stage_resumes_bit_for_bit(world, folder, tmp_path, zero_stage)
     with pytest.raises(Killed):
         killed.run()
     torch.manual_seed(999)  # another process
-    resumed = trainer(world, folder, tmp_path / "killed", zero_stage=zero_stage, checkpoint_every=3)
+    resumed = trainer(world, folder, tmp_path / "killed", zero_stage=zero_stage, lora=lora, checkpoint_every=3)
     assert resumed.resume() == 3
     assert run_to_the_end(resumed) == losses[3:]
     assert resumed.plateau == whole.plateau
@@ -100,6 +103,7 @@ def test_a_killed_stage_resumes_bit_for_bit(world, folder, tmp_path, zero_stage)
     other = state(resumed)
     for name, tensor in state(whole).items():
         assert torch.equal(tensor, other[name]), name
+    assert lora is None or all(is_adapter(name) for name in whole.ema.weights)
 
 
 def test_a_stage_killed_between_its_last_checkpoint_and_its_end_trains_no_further(world, folder, tmp_path):

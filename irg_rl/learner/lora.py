@@ -1,0 +1,123 @@
+"""LoRA by the peft library: adapters on the experts' matrices, over a base that stays as it was.
+
+    W x  becomes  W x + alpha / rank * B (A x),   A [rank, in] random, B [out, rank] zero at the start
+
+(Hu et al. 2021, arXiv 2106.09685). Learner and samplers both keep W and the adapters apart. So adapters alone travel
+from one to the other, and both compute with the same numbers in bf16 too, where B A, merged, would be rounded to the
+spacing of W. Merged they are, in fp32, in the model folders that a stage leaves behind.
+
+Names of adapters in a state dict are those of peft: `<layer>.lora_A.default.weight`, `<layer>.lora_B.default.weight`;
+the frozen matrix beside them is `<layer>.base_layer.weight`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from irg_rl.config import LoraRecipe
+from irg_rl.model.folder import Folder, load_folder
+from irg_rl.model.unified import UnifiedModel
+
+FOLDER = "adapter"
+"""Subfolder of a model folder that holds the adapter in peft's format."""
+_SUFFIX = {"und": "", "gen": "_moe_gen"}
+_OF_MLP = ("gate_proj", "up_proj", "down_proj")
+_PREFIX = "base_model.model."
+"""What peft puts before the names of the model that it wraps."""
+
+
+def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
+    """Puts new adapters into the model, which computes as before, and freezes everything else.
+
+    They are drawn from `seed` alone, so that all ranks have the same; the global generator is not touched.
+    """
+    # imported here: peft takes seconds of processor time, and most processes train or serve without it
+    from peft import inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        inject_adapter_in_model(_config(recipe), model)
+
+
+def load_trainable(path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int) -> Folder:
+    """A model folder for the engine: in fp32, of which it makes masters and casts the rest, or with adapters on a base
+    that, being frozen, is in the precision of the computation from the start."""
+    frozen_in = torch.bfloat16 if lora is not None and precision == "bf16" else torch.float32
+    folder = load_folder(path, device, frozen_in)
+    if lora is not None:
+        add_adapters(folder.model, lora, seed)
+    return folder
+
+
+def served(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What goes from the learner to the samplers: the adapters of a model that has some, else everything."""
+    adapters = {name: tensor for name, tensor in weights.items() if is_adapter(name)}
+    return adapters or dict(weights)
+
+
+def is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def adapter_size(model: nn.Module, recipe: LoraRecipe) -> int:
+    """Numbers that are trained, without making them: rank * (in + out) per matrix."""
+    return sum(recipe.rank * (m.in_features + m.out_features) for m in _targets(model, recipe))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Trained adapters on their way out of a run."""
+
+    recipe: LoraRecipe
+    weights: dict[str, Tensor]  # by the names of the state dict that they were trained in
+    base: Path  # model folder that they were trained on
+
+    def merge_into(self, model: UnifiedModel) -> UnifiedModel:
+        """W + alpha / rank * B A in place of W: the model of the base becomes one of the same names and shapes."""
+        from peft import get_peft_model
+
+        tuner = get_peft_model(model, _config(self.recipe))
+        wanted = {name for name in tuner.state_dict() if is_adapter(name)}
+        weights = {_PREFIX + name: tensor for name, tensor in self.weights.items()}
+        assert wanted == weights.keys(), sorted(wanted ^ weights.keys())[:5]
+        tuner.load_state_dict(weights, strict=False)
+        return tuner.merge_and_unload().requires_grad_(True)
+
+    def save(self, model_folder: Path) -> None:
+        """Writes adapter_config.json and adapter_model.safetensors, which `PeftModel.from_pretrained` reads onto the
+        model of `base`."""
+        from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+        folder = model_folder / FOLDER
+        config = _config(self.recipe)
+        config.base_model_name_or_path = str(self.base.resolve())
+        config.inference_mode = True
+        config.save_pretrained(folder)
+        tensors = {_PREFIX + name.replace(".default.", "."): t.contiguous() for name, t in self.weights.items()}
+        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def _config(recipe: LoraRecipe):
+    from peft import LoraConfig
+
+    return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=_pattern(recipe))
+
+
+def _pattern(recipe: LoraRecipe) -> str:
+    """The whole name of every target: the vision tower has layers of the same last names."""
+    places = [
+        f"mlp{_SUFFIX[expert]}.{target}" if target in _OF_MLP else f"self_attn.{target}{_SUFFIX[expert]}"
+        for expert in recipe.experts
+        for target in recipe.targets
+    ]
+    return rf"language_model\.model\.layers\.\d+\.({'|'.join(map(re.escape, places))})"
+
+
+def _targets(model: nn.Module, recipe: LoraRecipe) -> Iterator[nn.Linear]:
+    pattern = re.compile(_pattern(recipe))
+    return (module for name, module in model.named_modules() if pattern.fullmatch(name))
