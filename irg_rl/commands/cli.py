@@ -120,9 +120,10 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="a run and forks of it, which differ in rl.seed alone")],
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the first run")] = None,
 ) -> None:
-    """Hold RL against its baselines, each seed and all of them pooled: comparison.json and comparison.md.
+    """Hold RL against its baselines, each seed and all of them pooled: comparison.json and .md, of several runs pooled.*.
 
-    The baselines: the SFT checkpoint they share, SFT continued where `irg-rl baseline` has made it, best of 2 images.
+    The baselines: the SFT checkpoint they share, SFT continued where `irg-rl baseline` has made it, the best of
+    as many first images as RL renders, and of 2.
     """
     from irg_rl.commands.comparing import compare_runs
 
