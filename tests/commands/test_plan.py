@@ -78,9 +78,12 @@ def test_a_pack_too_short_for_a_trajectory_is_named(irg_rl):
 # --- advice
 
 
-@pytest.mark.parametrize(("name", "gib"), [(LEARNER, 0.3), (ROLLOUT, 0.018), (EVALUATION, 0.05), ("sft stage1 learner", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "gib"), [(LEARNER, 0.3), (ROLLOUT, 0.018), (EVALUATION, 0.05), ("sft stage1 learner", 0.1)]
+)
 def test_the_advised_setting_makes_it_fit_when_it_is_applied(name, gib):
-    found = {a.place: a for a in advise(more, plan := Plan(shapes()), gib * GIB)}
+    plan = Plan(shapes())
+    found = {a.place: a for a in advise(more, plan, gib * GIB)}
     assert plan.place(name).peak > gib * GIB
     assert found[name].fitting
     for turn in found[name].fitting:
@@ -120,7 +123,8 @@ def test_zero_stages_and_ranks_divide_the_learner_and_leave_the_rollout_actor():
 
 def test_longer_packs_larger_groups_and_more_turns_cost_where_they_should():
     base, packs, group, turns = (
-        Plan(shapes(*changes)) for changes in ([], ["rl.max_pack_tokens=4096"], ["rl.group_size=16"], ["sampling.turns=1"])
+        Plan(shapes(*changes))
+        for changes in ([], ["rl.max_pack_tokens=4096"], ["rl.group_size=16"], ["sampling.turns=1"])
     )
     assert held(packs.place(LEARNER))["activations"] < 0.6 * held(base.place(LEARNER))["activations"]
     assert held(group.place(ROLLOUT))["KV caches"] == 2 * held(base.place(ROLLOUT))["KV caches"]
@@ -205,4 +209,6 @@ def seen(recipe: Recipe, image: ImageSegment) -> Seen:
 def test_a_place_lists_each_component_once():
     for place in Plan(shapes()).places:
         names = [component.name for component in place.components]
-        assert len(names) == len(set(names)) and all(isinstance(c, Component) and c.bytes >= 0 for c in place.components)
+        assert len(names) == len(set(names)) and all(
+            isinstance(c, Component) and c.bytes >= 0 for c in place.components
+        )

@@ -116,7 +116,9 @@ def test_frozen_parts_have_weights_and_nothing_else():
     counted = Parameters.of(model, settings(0))
     assert counted.trained["vision"] == 0 < counted.parts["vision"]
     assert counted.total == sum(p.numel() for p in model.parameters())
-    assert planned(settings(0))["gradients"] == 4 * counted.trained_total == 4 * (counted.total - counted.parts["vision"])
+    assert (
+        planned(settings(0))["gradients"] == 4 * counted.trained_total == 4 * (counted.total - counted.parts["vision"])
+    )
 
 
 def test_the_peak_is_in_the_backward_or_in_the_step_not_in_both():
