@@ -98,6 +98,16 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
     return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"], dtype)
 
 
+def parameter_count(architecture: str) -> int | None:
+    """Of one of open_clip's built-in architectures, without making its tensors; None where it knows no such CLIP."""
+    config = open_clip.get_model_config(architecture)
+    if config is None or set(config) - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}:
+        return None
+    with torch.device("meta"):
+        model = open_clip.CLIP(**config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:
     """A freshly initialised tiny model whose tokenizer, kept in `folder`, knows `words` and spells out all others.
 

@@ -81,6 +81,22 @@ def check(recipe: Annotated[Path, typer.Argument(help="a recipe file")], overrid
 
 
 @app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="a recipe file")],
+    overrides: Overrides = None,
+    gpu_gib: Annotated[float, typer.Option(min=0.001, help="memory of one card")] = 80.0,
+    tflops: Annotated[float | None, typer.Option(min=1e-6, help="10^12 operations a second, as reached")] = None,
+    gbps: Annotated[float | None, typer.Option(min=1e-6, help="10^9 bytes a second from the card's memory")] = None,
+) -> None:
+    """Say what a recipe costs: parameters, memory per GPU, forwards, weight sync, time, and the one setting to turn to
+    make it fit. Nothing is started."""
+    from irg_rl.commands.planning import plan_recipe
+
+    for part in plan_recipe(recipe, overrides or [], gpu_gib, tflops, gbps):
+        console.print(part)
+
+
+@app.command()
 def train(recipe: Annotated[Path, typer.Argument(help="a recipe file")], overrides: Overrides = None) -> None:
     """Run a recipe from nothing to the report: base, SFT, gate, RL, evaluation, report."""
     from irg_rl.commands.stages import start

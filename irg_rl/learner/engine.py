@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from irg_rl.learner.parts import make_optimizer, part_of
 from irg_rl.learner.process_group import Rank, join
 from irg_rl.learner.reduce import all_true, gather_objects, max_over_ranks, reduce_sum, sum_over_ranks
-from irg_rl.learner.update import EngineSettings, Loss, LossFn, NonFiniteError, StepResult
+from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings, Loss, LossFn, NonFiniteError, StepResult
 from irg_rl.learner.weights import FullState
 
 __all__ = ["Engine", "EngineSettings", "Loss", "LossFn", "NonFiniteError", "StepResult"]
@@ -268,7 +268,7 @@ def _config(settings: EngineSettings, place: Rank) -> dict:
         "zero_optimization": {
             "stage": settings.zero_stage,
             "overlap_comm": False,
-            "reduce_bucket_size": 50_000_000,
+            "reduce_bucket_size": REDUCE_BUCKET,
             "allgather_bucket_size": 50_000_000,
             "contiguous_gradients": True,
         },

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from irg_rl.learner.parts import OptimizerSettings
 
+REDUCE_BUCKET = 50_000_000
+"""Gradients that are reduced over ranks at a time, in numbers."""
+
 
 class NonFiniteError(RuntimeError):
     """Too many updates in a row had an infinite or undefined loss or gradient."""

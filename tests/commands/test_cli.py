@@ -13,7 +13,7 @@ from irg_rl.commands.run import Run
 from tests.commands.conftest import CONFIGS
 from tests.sft.material import initial_full, write
 
-COMMANDS = ["ls", "check", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "report"]
+COMMANDS = ["ls", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "report"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
 
@@ -53,6 +53,7 @@ def test_no_words_at_all_give_an_overview(irg_rl):
 @pytest.mark.parametrize(("name", "teaches"), [
     ("ls", ["List the recipes at hand and the runs"]),
     ("check", ["every problem at once", "Nothing is started", "key=value"]),
+    ("plan", ["one setting to turn", "Nothing is started", "--gpu-gib", "--tflops", "--gbps"]),
     ("train", ["from nothing to the report", "settings on top of the recipe", "sampling.turns=4"]),
     ("resume", ["Go on with a run where it stopped", "a run folder"]),
     ("fork", ["RL anew from a run's SFT checkpoint", "settings on top of the recipe"]),

@@ -1,0 +1,187 @@
+"""The longest that a recipe allows, as the trajectories, packs and contexts that its run would make: every text at its
+limit, every turn drawn. Built with the run's own code from empty pictures.
+
+Two lengths are not in a recipe: a prompt is taken to have PROMPT_TOKENS, and a system text one token in
+CHARACTERS_PER_TOKEN letters.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from irg_rl.config import Dropout, Recipe, Stage
+from irg_rl.flow import bagel_grid
+from irg_rl.guidance import is_active
+from irg_rl.learner.replay import Replay
+from irg_rl.model.config import ModelConfig
+from irg_rl.model.flops import Load
+from irg_rl.model.layout import BOUNDARY_TOKENS
+from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
+from irg_rl.trajectory import ImageSegment, Prompt, Segment, TextSegment, Trajectory
+from rollouts.drawing import window
+from rollouts.images import vit_resize
+from sft.encode import EncodedImage, EncodedRow, EncodedText
+from sft.packing import RowLayout
+
+PROMPT_TOKENS = 64
+CHARACTERS_PER_TOKEN = 4
+SPECIAL = SpecialIds(0, 1, 2, 3)
+TOKEN = 4
+"""An id that is none of the special ones."""
+NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0, irg_vae=0)
+
+
+def encode(text: str) -> list[int]:
+    """As many ids as a text of this length is taken to have."""
+    return [TOKEN] * -(-len(text) // CHARACTERS_PER_TOKEN)
+
+
+PROMPT = "x" * (PROMPT_TOKENS * CHARACTERS_PER_TOKEN)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of one image."""
+
+    grid: tuple[int, int]
+    patch_grid: tuple[int, int]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Sizes":
+        height, width = recipe.sampling.image_size
+        side, patch = recipe.model.pixels_per_token, recipe.model.vit.patch_size
+        seen = vit_resize(recipe.model).size(width, height)
+        return cls((height // side, width // side), (seen[1] // patch, seen[0] // patch))
+
+    @property
+    def latents(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def patches(self) -> int:
+        return self.patch_grid[0] * self.patch_grid[1]
+
+
+def trained_steps(recipe: Recipe) -> int:
+    """Denoising steps of an image that RL trains."""
+    return len(window(recipe.rl.noise, recipe.sampling.points, seed=0, iteration=0))
+
+
+def longest_trajectory(recipe: Recipe) -> Trajectory:
+    sizes, sampling = Sizes.of(recipe), recipe.sampling
+    steps, shape = trained_steps(recipe), (sizes.latents, recipe.model.latent_dim)
+    states, times = torch.zeros(steps, *shape), torch.linspace(1.0, 0.5, steps)
+    segments: list[Segment] = []
+    for turn in range(sampling.turns):
+        ids = torch.full((sampling.max_text_tokens,), TOKEN)
+        segments.append(TextSegment(turn, ids, torch.zeros(len(ids)), "", finished=False))
+        pixels = torch.zeros(*sampling.image_size, 3, dtype=torch.uint8)
+        segments.append(ImageSegment(turn, pixels, states[0], states, states, states, times, times, times, sizes.grid))
+    return Trajectory(Prompt("longest", PROMPT), 0, segments, history=sampling.history)
+
+
+def replay_packs(recipe: Recipe) -> list[Pack]:
+    """Packs of one learner rank and one minibatch, the longest first. InputError when max_pack_tokens is too small."""
+    rl = recipe.rl
+    replay = Replay(
+        recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
+    )
+    count = -(-rl.groups * rl.group_size // rl.minibatches)
+    longest = longest_trajectory(recipe)
+    trajectories = [replace(longest, segments=[replace(s) for s in longest.segments]) for _ in range(count)]
+    return [made.pack for made in replay.packs(trajectories, 0, recipe.engine.learner_ranks)]
+
+
+def sft_pack(recipe: Recipe, stage: Stage) -> Pack:
+    """A full pack of the stage: refinements (think, an image looked at, reflection, the image drawn) while they fit,
+    then first images, then one text that fills the rest. The first row is taken whether it fits or not."""
+    sizes, sampling, model = Sizes.of(recipe), recipe.sampling, recipe.model
+    system = encode(sampling.system_prompt) if sampling.system_prompt else None
+    layout = RowLayout(NO_DROPOUT, stage.noise_blocks, model.timestep_shift, system)
+    text = _text(sampling.max_text_tokens)
+    prompt = EncodedText(torch.tensor(encode(PROMPT)), loss=False)
+    refinement = [prompt, text, _image(model, sizes, target=False), text, _image(model, sizes, target=True)]
+    first = [prompt, text, _image(model, sizes, target=True)]
+    rows, left = [], stage.tokens_per_pack
+    for row in (refinement, first):
+        cost = _tokens(row, layout)
+        while cost <= stage.max_row_tokens and (cost <= left or not rows):
+            rows.append(row)
+            left -= cost
+    if (rest := left - layout.system_tokens - BOUNDARY_TOKENS) > 0 or not rows:
+        rows.append([_text(max(rest, 1))])
+    builder = PackBuilder(SPECIAL, model.max_latent_size, model.vit.max_patches_per_side)
+    return layout.pack(builder, rows, torch.Generator().manual_seed(0)).pack
+
+
+def _text(tokens: int) -> EncodedText:
+    return EncodedText(torch.full((tokens,), TOKEN), loss=True)
+
+
+def _image(model: ModelConfig, sizes: Sizes, target: bool) -> EncodedImage:
+    latents = torch.zeros(sizes.latents, model.latent_dim)
+    patches = None if target else torch.zeros(sizes.patches, model.vit.patch_dim)
+    return EncodedImage(latents, latents, sizes.grid, patches, sizes.patch_grid, target, vae=not target)
+
+
+def _tokens(row: EncodedRow, layout: RowLayout) -> int:
+    total = layout.system_tokens
+    for item in row:
+        if isinstance(item, EncodedText):
+            total += len(item.ids) + BOUNDARY_TOKENS
+            continue
+        total += (len(item.mean) + BOUNDARY_TOKENS) * (layout.noise_blocks * item.target + item.vae)
+        total += 0 if item.patches is None else len(item.patches) + BOUNDARY_TOKENS
+    return total
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One trajectory in the sampler: how many forwards of each kind it takes, and what goes through the model."""
+
+    text_tokens: int  # forwards of one token each
+    prefills: int  # forwards that put prompt, system text and images into the context
+    velocities: int  # forwards of one noisy image, guidance branches included
+    capacity: int  # tokens of the longest context
+    text: Load
+    images: Load
+
+    @classmethod
+    def of(cls, recipe: Recipe, turns: int, guided: bool) -> "Sampled":
+        """`guided`: with the guidance of evaluation, as in evaluation and `generate`."""
+        sizes, sampling = Sizes.of(recipe), recipe.sampling
+        system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
+        prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS
+        looked_at = sizes.latents + sizes.patches + 2 * BOUNDARY_TOKENS
+        noisy = sizes.latents + BOUNDARY_TOKENS
+        context = system + prompt
+        think_end = context + written
+        text = Load(und=context, pairs=context**2)
+        images = Load()
+        velocities = longest = 0
+        for turn in range(turns):
+            if turn:
+                base = think_end if sampling.history == "last" else context
+                und, gen = sizes.patches + 2 * BOUNDARY_TOKENS, sizes.latents
+                pairs = looked_at * (base + looked_at)
+                images += Load(und, gen, sizes.patches, 0, pairs, sizes.patches**2)
+                context = base + looked_at
+            text += Load(und=written, logits=written, pairs=written * (context + written // 2))
+            context += written
+            branches = _branches(recipe, turn, guided)
+            velocities += branches
+            images += Load(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy)) * branches
+            longest = max(longest, context)
+        prefills = 1 + (system > 0) + (turns - 1)
+        return cls(written * turns, prefills, velocities, longest, text, images)
+
+
+def _branches(recipe: Recipe, turn: int, guided: bool) -> int:
+    """Model calls that draw one image."""
+    times = bagel_grid(recipe.sampling.points, recipe.sampling.shift).tolist()[:-1]
+    if not guided:
+        return len(times)
+    guidance = recipe.evaluation.guidance
+    interval = guidance.interval if turn else guidance.first_interval
+    active = sum(is_active(t, interval, guidance.text_scale) for t in times)
+    return len(times) + active * (1 + (turn > 0 and guidance.image_scale > 1))

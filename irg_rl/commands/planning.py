@@ -1,0 +1,154 @@
+"""`irg-rl plan`: what a recipe costs, as tables."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+from irg_rl.commands.advice import Advice, advise
+from irg_rl.commands.longest import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
+from irg_rl.commands.plan import Place, Plan, Rates
+from irg_rl.config import Recipe, ScorerRecipe, load_recipe
+from irg_rl.learner.memory import Moment
+
+GIB = 2**30
+
+
+def plan_recipe(
+    path: Path, overrides: list[str], card_gib: float, tflops: float | None = None, gbps: float | None = None
+) -> Iterator[Table | str]:
+    """Tables and lines to print. RecipeError with every problem of the settings; InputError when a trajectory is longer
+    than a pack."""
+    recipe = load_recipe(path, overrides)
+    plan = Plan(recipe)
+    yield parameter_table(plan)
+    yield from memory_tables(plan, card_gib)
+    advice = advise(lambda more: load_recipe(path, [*overrides, *more]), plan, card_gib * GIB)
+    yield advice_table(advice, card_gib) if advice else f"every process fits a card of {card_gib:g} GiB"
+    if recipe.rewards.scorers:
+        yield scorer_table(recipe)
+    yield forward_table(plan)
+    assumed = Rates.assumed(recipe.engine.device)
+    yield time_table(plan, Rates(tflops or assumed.tflops, gbps or assumed.gbps))
+    yield (
+        f"taken for granted: prompts of {PROMPT_TOKENS} tokens, {CHARACTERS_PER_TOKEN} letters of system text per "
+        "token, texts at sampling.max_text_tokens, every turn drawn"
+    )
+
+
+def parameter_table(plan: Plan) -> Table:
+    table = Table("parameters, millions", title=f"{plan.recipe.name}: parameters")
+    trained = plan.parameters
+    for name in ("all", *trained):
+        table.add_column(name if name == "all" else f"trained: {name}", justify="right")
+    counted = next(iter(trained.values()))
+    for part, count in counted.parts.items():
+        table.add_row(part, _millions(count), *(_millions(found.trained[part]) for found in trained.values()))
+    table.add_row("vae", _millions(plan.autoencoder), *("0.0" for _ in trained))
+    total = counted.total + plan.autoencoder
+    table.add_row("total", _millions(total), *(_millions(found.trained_total) for found in trained.values()))
+    return table
+
+
+def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
+    unit = "GPU" if plan.device == "cuda" else "process"
+    for place in plan.places:
+        count = f"{place.processes} of them" if place.processes > 1 else "one process"
+        table = Table("held", "GiB", "when", title=f"{place.name} ({count}): memory per {unit}", caption=place.note)
+        table.columns[1].justify = "right"
+        for component in place.components:
+            table.add_row(component.name, _gib(component.bytes), _WHEN[component.moment])
+        table.add_section()
+        table.add_row("peak", _gib(place.peak), _verdict(place, card_gib))
+        yield table
+
+
+def advice_table(advice: list[Advice], card_gib: float) -> Table:
+    table = Table("process", "setting", "peak, GiB", title=f"one setting that makes it fit a card of {card_gib:g} GiB")
+    table.columns[2].justify = "right"
+    for found in advice:
+        for turn in found.fitting:
+            table.add_row(found.place, turn.override, _gib(turn.peak))
+        if not found.fitting and found.nearest is not None:
+            table.add_row(found.place, f"none alone; nearest: {found.nearest.override}", _gib(found.nearest.peak))
+        elif not found.fitting:
+            table.add_row(found.place, "none", "")
+    return table
+
+
+def scorer_table(recipe: Recipe) -> Table:
+    table = Table("scorer", "where", "weights, GiB", title="scorers")
+    table.columns[2].justify = "right"
+    for scorer in recipe.rewards.scorers:
+        table.add_row(scorer.name, *_scorer(scorer))
+    return table
+
+
+def forward_table(plan: Plan) -> Table:
+    recipe = plan.recipe
+    table = Table("forwards of one trajectory", "sampled", "evaluated", title="what is computed")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    sampled, evaluated = plan.sampled, plan.evaluated
+    table.add_row("turns", str(recipe.sampling.turns), str(recipe.evaluation.turns))
+    table.add_row("text tokens", f"{sampled.text_tokens:,}", f"{evaluated.text_tokens:,}")
+    table.add_row("denoising steps x branches", f"{sampled.velocities:,}", f"{evaluated.velocities:,}")
+    table.add_row("prompt and images into the context", f"{sampled.prefills:,}", f"{evaluated.prefills:,}")
+    if recipe.rl is None:
+        return table
+    table.add_section()
+    table.add_row("trained denoising steps", f"{trained_steps(recipe) * recipe.sampling.turns:,}", "")
+    packs = len(plan.replays)
+    table.add_row("replay packs per rank and minibatch", f"{packs:,}", "")
+    table.add_row("forwards per replay pack", " + ".join(plan.replay_forwards), "")
+    table.add_row("weight sync, GB per publication", f"{plan.sync / 1e9:,.3f}", "")
+    table.add_row("read by rollout actors, GB", f"{plan.sync * recipe.engine.rollout_actors / 1e9:,.3f}", "")
+    return table
+
+
+def time_table(plan: Plan, rates: Rates) -> Table:
+    title = f"time at {rates.tflops:g} TFLOP/s and {rates.gbps:g} GB/s (assumed, not measured)"
+    caption = "without scorers, autoencoder, data, checkpoints, and what small models spend outside their matrices"
+    table = Table("part", "pieces", "TFLOP each", "GB read each", "hours", title=title, caption=caption)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part in plan.stretches:
+        hours = part.seconds(rates) / 3600
+        table.add_row(
+            part.name, f"{part.count:,}", f"{part.flops / 1e12:,.4g}", f"{part.read / 1e9:,.4g}", f"{hours:,.2f}"
+        )
+    return table
+
+
+_WHEN = {Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step"}
+
+
+def _verdict(place: Place, card_gib: float) -> str:
+    return "fits" if place.peak <= card_gib * GIB else f"more than {card_gib:g} GiB"
+
+
+def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
+    if scorer.kind == "verifier":
+        return "critic, no model", "0"
+    if scorer.kind == "judge":
+        return scorer.base_url or "a process of the run, no model", "elsewhere" if scorer.base_url else "0"
+    if scorer.kind not in ("clip", "hps"):
+        return "critic", "unknown"
+    device = scorer.options.get("device", "cpu")
+    if scorer.options.get("path", scorer.path) is None:
+        return f"critic, {device}", "trained by the run"
+    from rewards.openclip import parameter_count  # imported here: open_clip takes seconds
+
+    count = parameter_count(scorer.options.get("model", ""))
+    size = 4 if scorer.options.get("precision", "fp32") == "fp32" else 2
+    return f"critic, {device}", "unknown" if count is None else _gib(size * count)
+
+
+def _gib(size: float) -> str:
+    """Two digits after the point where they say something."""
+    gib = size / GIB
+    return f"{gib:,.2f}" if gib >= 0.1 else f"{gib:.4f}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f}"

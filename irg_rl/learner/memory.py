@@ -1,0 +1,129 @@
+"""What the training state takes on one learner rank: weights, fp32 masters, gradients and moments, in bytes, as the
+engine's ZeRO stage divides them.
+
+| per parameter        | stage 0 | 1 and 2               | 3                         |
+|----------------------|---------|-----------------------|---------------------------|
+| weights              | whole   | whole                 | divided, frozen ones too  |
+| fp32 masters         | none    | divided               | divided                   |
+| gradients, in dtype  | whole   | whole                 | whole                     |
+| fp32 reduced         | none    | divided, in the step  | divided, always           |
+| moments              | whole   | divided               | divided                   |
+
+Gradients stay whole at every stage: all backwards of a step share one reduction (engine.py), and until then each rank
+holds its own. Masters are a copy also where the model itself is in fp32. (DeepSpeed 0.19, zero/stage_1_and_2.py and
+zero/stage3.py.)
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from irg_rl.learner.parts import Part, make_optimizer, part_of
+from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings
+from irg_rl.model.unified import UnifiedModel
+
+FP32 = 4
+GATHERED = SUB_GROUP = 1_000_000_000
+"""Parameters that stage 3 holds gathered at most, and steps at a time: DeepSpeed's stage3_max_live_parameters and
+sub_group_size, its defaults."""
+
+
+class Moment(StrEnum):
+    """When a component is held. The peak is what is always held, and the larger of the other two."""
+
+    ALWAYS = "always"
+    BACKWARD = "backward"
+    STEP = "step"
+
+
+@dataclass(frozen=True)
+class Component:
+    name: str
+    bytes: int
+    moment: Moment = Moment.ALWAYS
+
+
+def peak(components: list[Component]) -> int:
+    """Bytes at the highest point."""
+    held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
+    return held[Moment.ALWAYS] + max(held[Moment.BACKWARD], held[Moment.STEP])
+
+
+def bytes_of(precision: str) -> int:
+    """Bytes of a number in fp32 or bf16."""
+    return {"fp32": 4, "bf16": 2}[precision]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts by part, and how many of them are trained."""
+
+    parts: dict[Part, int]
+    trained: dict[Part, int]
+    muon: int  # trained ones with Muon's one moment; the others have AdamW's two
+    largest_group: int  # of the optimizer's groups
+    tables: int  # numbers of the fixed position tables
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def trained_total(self) -> int:
+        return sum(self.trained.values())
+
+    @classmethod
+    def of(cls, model: UnifiedModel, settings: EngineSettings) -> "Parameters":
+        """Asks the engine's own optimizer; freezes what it would freeze. The model may be on the meta device."""
+        groups = make_optimizer(model, settings.optimizer).param_groups
+        sizes = [sum(p.numel() for p in group["params"]) for group in groups]
+        parts, trained = dict.fromkeys(Part, 0), dict.fromkeys(Part, 0)
+        for name, parameter in model.named_parameters():
+            parts[part_of(name)] += parameter.numel()
+        for group, size in zip(groups, sizes):
+            trained[group["part"]] += size
+        muon = sum(size for group, size in zip(groups, sizes) if group.get("muon", False))
+        return cls(parts, trained, muon, max(sizes), sum(b.numel() for b in model.buffers()))
+
+
+def training_state(parameters: Parameters, settings: EngineSettings, ranks: int) -> list[Component]:
+    """The components of one rank, without activations."""
+    stage, size = settings.zero_stage, bytes_of(settings.precision)
+    trained, tables = parameters.trained_total, FP32 * parameters.tables
+    moments = FP32 * (2 * (trained - parameters.muon) + parameters.muon)
+    stepped = parameters.largest_group  # at once
+    if stage == 0:
+        return [
+            Component("weights", size * parameters.total + tables),
+            Component("gradients", size * trained),
+            Component("optimizer moments", moments),
+            Component("optimizer step", FP32 * stepped, Moment.STEP),  # AdamW's square roots of the second moments
+        ]
+    whole = stage < 3
+    reducing = Moment.STEP if whole else Moment.ALWAYS
+    weights = size * parameters.total
+    stepped = _share(stepped, ranks) if whole else min(_share(stepped, ranks), SUB_GROUP)
+    gathered = [] if whole else [Component("gathered weights", size * min(GATHERED, parameters.total))]
+    return [
+        Component("weights", (weights if whole else _share(weights, ranks)) + tables),
+        *gathered,
+        Component("fp32 masters", _share(FP32 * trained, ranks)),
+        Component("gradients", size * trained),
+        Component("reduced gradients", _share(FP32 * trained, ranks), reducing),
+        Component("reduction bucket", size * REDUCE_BUCKET, reducing),
+        Component("optimizer moments", _share(moments, ranks)),
+        Component("optimizer step", 2 * FP32 * stepped, Moment.STEP),  # the roots, and the gradient in one piece
+    ]
+
+
+def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:
+    """The loss over a pack's logits: in the model's type, in fp32 for the backward, and the fp32 gradient."""
+    return tokens * vocabulary * (bytes_of(precision) + 2 * FP32)
+
+
+def sync_bytes(model: UnifiedModel) -> int:
+    """One publication: all weights and tables in fp32 (publish.py)."""
+    return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
+
+
+def _share(size: int, ranks: int) -> int:
+    return -(-size // ranks)

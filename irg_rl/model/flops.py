@@ -1,0 +1,77 @@
+"""Floating-point operations of the model, counted from its matrices: two per weight and token (one multiplication, one
+addition), and four per number of a head and pair of tokens in attention (scores, then the mix).
+
+Norms, activations and position tables are left out: below one percent at any size worth planning for.
+"""
+
+from dataclasses import dataclass
+
+from irg_rl.model.attention import similar
+from irg_rl.model.pack import Pack
+from irg_rl.model.unified import UnifiedModel
+
+
+@dataclass(frozen=True)
+class Load:
+    """What goes through the model."""
+
+    und: int = 0  # tokens of the und expert
+    gen: int = 0  # tokens of the gen expert
+    patches: int = 0  # ViT patches, also counted in `und`
+    logits: int = 0  # tokens whose logits are computed
+    pairs: int = 0  # (query, key) pairs of attention, masked ones included where they are computed
+    patch_pairs: int = 0  # those inside the vision tower
+
+    def __add__(self, other: "Load") -> "Load":
+        return Load(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
+
+    def __mul__(self, times: int) -> "Load":
+        return Load(*(value * times for value in vars(self).values()))
+
+    @classmethod
+    def of(cls, pack: Pack) -> "Load":
+        """A packed forward. Rows of similar length are padded to one and attended in full."""
+        longest = [(len(rows), max(pack.lengths[row] for row in rows)) for rows in similar(pack.lengths)]
+        return cls(
+            und=len(pack.text_ids) + len(pack.patches),
+            gen=len(pack.latents),
+            patches=len(pack.patches),
+            logits=len(pack.logit_index),
+            pairs=sum(rows * length**2 for rows, length in longest),
+            patch_pairs=len(pack.patch_lengths) * max(pack.patch_lengths, default=0) ** 2,
+        )
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Weights that a token of each kind is multiplied with."""
+
+    und: int
+    gen: int
+    patch: int
+    logit: int
+    pair: int  # numbers of all query heads and layers
+    patch_pair: int
+
+    @classmethod
+    def of(cls, model: UnifiedModel) -> "Matrices":
+        und = gen = patch = 0
+        for name, parameter in model.named_parameters():
+            if parameter.ndim != 2 or "position_embedding" in name or "embed_tokens" in name:
+                continue
+            if name.startswith(("vit_model.", "connector.")):
+                patch += parameter.numel()
+            elif "_moe_gen" in name or name.startswith(("vae2llm.", "llm2vae.")):
+                gen += parameter.numel()
+            elif ".layers." in name:
+                und += parameter.numel()
+        llm, vit = model.config.llm, model.config.vit
+        return cls(
+            und, gen, patch, model.language_model.lm_head.weight.numel(),
+            llm.num_hidden_layers * llm.hidden_size, vit.num_hidden_layers * vit.hidden_size,
+        )  # fmt: skip
+
+    def flops(self, load: Load) -> int:
+        """Of one forward; a backward takes twice as many."""
+        through = load.und * self.und + load.gen * self.gen + load.patches * self.patch + load.logits * self.logit
+        return 2 * through + 4 * (load.pairs * self.pair + load.patch_pairs * self.patch_pair)

@@ -1,0 +1,170 @@
+"""What a forward holds in memory, counted without it: the code itself runs on tensors that have a size, a type and a
+device but no contents (PyTorch's fake tensors), so the count follows the model whatever becomes of it.
+
+Counted are tensors. What a kernel takes for itself, and what the allocator keeps in reserve, are not.
+"""
+
+import weakref
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.layout import Visibility
+from irg_rl.model.pack import Pack
+from irg_rl.model.unified import UnifiedModel
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one forward, without the weights."""
+
+    kept: int  # saved for the backward
+    working: int  # held beside them at the highest point
+
+
+def training_footprint(
+    model: UnifiedModel, pack: Pack, device: str, dtype: torch.dtype, context_grad: str = "full"
+) -> Footprint:
+    """`model(pack)` with gradients. The model may be on the meta device; parts that need no gradient keep nothing that
+    only theirs would need."""
+    with FakeTensorMode() as mode:
+        weights = _weights(model, device, dtype)
+        fake = _pack(mode, pack).to(device)
+        saved = SavedBytes(weights.values())
+        with _LiveBytes(weights.values()) as live, saved, _FusedAttention():
+            functional_call(model, weights, (fake,), {"context_grad": context_grad})
+    return Footprint(saved.total, live.peak - saved.total)
+
+
+def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], device: str) -> int:
+    """Bytes at the highest point of decoding, or encoding, that many images of height x width pixels in fp32."""
+    height, width = size
+    side = vae.config.downsample
+    shapes = {
+        vae.kl.decoder: (images, vae.config.latent_channels, height // side, width // side),
+        vae.kl.encoder: (images, 3, height, width),
+    }
+    peaks = []
+    for module, shape in shapes.items():
+        with FakeTensorMode(), torch.no_grad():
+            weights = _weights(module, device, torch.float32)
+            with _LiveBytes(weights.values()) as live, _FusedAttention():
+                functional_call(module, weights, (torch.empty(shape, device=device),))
+        peaks.append(live.peak)
+    return max(peaks)
+
+
+def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], context: int, device: str) -> int:
+    """Bytes at the highest point of one denoising step of that many images in cached contexts of that length, without
+    weights and cache. The model is on the meta device, in the type that it samples in."""
+    cache = model.new_cache(rows, context)
+    cache.lengths.fill_(context)
+    x = torch.zeros(rows, grid[0] * grid[1], model.config.latent_dim)
+    own = [*model.state_dict().values(), *cache.keys, *cache.values]
+    with _LiveBytes(own) as live, _FusedAttention(repeats_heads=device == "cuda"):
+        model.velocity(cache, x, torch.zeros(rows), grid)
+    return live.peak
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Bytes that are saved for the backward inside the context, each storage once, those of `weights` left out. For
+    real tensors as for fake ones."""
+
+    def __init__(self, weights) -> None:
+        self._own = {_storage(w) for w in weights}
+        self._sizes: dict[int, int] = {}
+        super().__init__(self._keep, lambda tensor: tensor)
+
+    @property
+    def total(self) -> int:
+        return sum(self._sizes.values())
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        if (key := _storage(tensor)) not in self._own:
+            self._sizes[key] = tensor.untyped_storage().nbytes()
+        return tensor
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors alive that operations inside the context made, and their peak."""
+
+    def __init__(self, weights) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = {_storage(w) for w in weights}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _storage(leaf) not in self._known:
+                self._enter(leaf.untyped_storage())
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._leave, key, size)
+
+    def _leave(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class _Attention(torch.autograd.Function):
+    """The memory of a fused kernel: it keeps its inputs, its output and one fp32 number per query and head."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        normalizers = q.new_empty(q.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, mask, out, normalizers)
+        return out
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Puts `_Attention` in the place of PyTorch's: without the card, which of its kernels would run is not known.
+
+    `repeats_heads`: keys and values are repeated for every query head first, as attention.py does on CUDA alone.
+    """
+
+    def __init__(self, repeats_heads: bool = False) -> None:
+        super().__init__()
+        self._repeats_heads = repeats_heads
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args
+            if self._repeats_heads and (shared := q.shape[1] // k.shape[1]) > 1:
+                k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
+            return _Attention.apply(q, k, v, kwargs.get("attn_mask"))
+        return func(*args, **(kwargs or {}))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _weights(module: nn.Module, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Fake weights: parameters in `dtype`, buffers (the position tables) as they are."""
+    return {
+        name: torch.empty(tensor.shape, device=device, dtype=dtype, requires_grad=tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else torch.empty(tensor.shape, device=device, dtype=tensor.dtype)
+        for name, tensor in module.state_dict(keep_vars=True).items()
+    }
+
+
+def _pack(mode: FakeTensorMode, pack: Pack) -> Pack:
+    fakes = {name: mode.from_tensor(value) for name, value in vars(pack).items() if isinstance(value, Tensor)}
+    visibility = Visibility(*(mode.from_tensor(part) for part in vars(pack.visibility).values()))
+    return replace(pack, visibility=visibility, **fakes)

@@ -1,0 +1,214 @@
+"""`irg-rl plan`: what a recipe costs, before anything is started."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from irg_rl.commands.advice import advise
+from irg_rl.commands.longest import PROMPT, SPECIAL, Sampled, encode, longest_trajectory, replay_packs, sft_pack
+from irg_rl.commands.plan import EVALUATION, LEARNER, ROLLOUT, Place, Plan, Rates
+from irg_rl.commands.progress import console
+from irg_rl.config import Recipe, load_recipe
+from irg_rl.learner.memory import Component
+from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.init import initialize
+from irg_rl.model.unified import UnifiedModel
+from irg_rl.trajectory import ImageSegment
+from rollouts.contexts import Contexts
+from rollouts.images import Eyes, Seen
+from rollouts.noise import Noise
+from tests.commands.conftest import CONFIGS
+
+SHAPES, GRPO = CONFIGS / "shapes.yaml", CONFIGS / "bagel-grpo.yaml"
+GIB = 2**30
+
+
+def shapes(*overrides: str) -> Recipe:
+    return load_recipe(SHAPES, overrides)
+
+
+def more(overrides: Sequence[str]) -> Recipe:
+    return shapes(*overrides)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Tables that need not be broken."""
+    monkeypatch.setattr(console, "width", 200)
+
+
+def held(place: Place) -> dict[str, int]:
+    return {component.name: component.bytes for component in place.components}
+
+
+# --- the command
+
+
+@pytest.mark.parametrize("name", ["bagel-grpo", "bagel-sft-stage1", "bagel-sft-stage2", "shapes", "shapes-smoke"])
+def test_every_recipe_at_hand_can_be_planned(irg_rl, name):
+    answer = irg_rl("plan", CONFIGS / f"{name}.yaml", "--gpu-gib", 10_000)
+    assert answer.code == 0 and answer.err == ""
+    for said in ("parameters", "activations", "KV caches", "denoising steps x branches", "TFLOP each", "fits a card"):
+        assert said in answer.out
+
+
+def test_it_says_what_the_real_model_holds(irg_rl):
+    said = irg_rl("plan", GRPO, "--gpu-gib", 10_000).out
+    assert "14,658.8" in said and "14,155.5" in said  # all with the autoencoder; trained without the vision tower
+    assert "58.429" in said  # GB of a publication: 14.6 billion weights and the tables in fp32
+    assert "reference weights" in said and "trained + old log-probabilities + reference" in said
+
+
+def test_the_rates_are_the_users(irg_rl):
+    said = irg_rl("plan", SHAPES, "--tflops", 2, "--gbps", 3).out
+    assert "2 TFLOP/s and 3 GB/s" in said
+
+
+def test_a_wrong_setting_is_one_clear_error(irg_rl):
+    answer = irg_rl("plan", SHAPES, "rl.groupsize=4")
+    assert answer.code == 1 and "did you mean rl.group_size?" in answer.err and "Traceback" not in answer.err
+
+
+def test_a_pack_too_short_for_a_trajectory_is_named(irg_rl):
+    answer = irg_rl("plan", SHAPES, "rl.max_pack_tokens=256")
+    assert answer.code == 1 and "max_pack_tokens is 256" in answer.err
+
+
+# --- advice
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"), [(LEARNER, 0.3), (ROLLOUT, 0.018), (EVALUATION, 0.05), ("sft stage1 learner", 0.1)]
+)
+def test_the_advised_setting_makes_it_fit_when_it_is_applied(name, gib):
+    plan = Plan(shapes())
+    found = {a.place: a for a in advise(more, plan, gib * GIB)}
+    assert plan.place(name).peak > gib * GIB
+    assert found[name].fitting
+    for turn in found[name].fitting:
+        again = Plan(shapes(turn.override)).place(name).peak
+        assert again == turn.peak <= gib * GIB
+
+
+def test_what_fits_needs_no_advice_and_what_no_setting_mends_gets_the_nearest(irg_rl):
+    assert advise(more, Plan(shapes()), 80 * GIB) == []
+    answer = irg_rl("plan", SHAPES, "--gpu-gib", 0.01)
+    assert answer.code == 0 and "none alone; nearest:" in answer.out
+
+
+def test_a_forbidden_setting_is_not_advised():
+    """Muon forbids the stages of ZeRO, which these SFT stages would otherwise be sent to."""
+    found = {a.place: a for a in advise(more, Plan(shapes()), 0.1 * GIB)}
+    turns = [turn.override for turn in found["sft stage1 learner"].fitting]
+    assert turns and not any("zero_stage" in turn for turn in turns)
+
+
+# --- what the numbers follow
+
+
+def test_zero_stages_and_ranks_divide_the_learner_and_leave_the_rollout_actor():
+    chosen = ["rl.groups=8", "engine.device=cuda", "engine.dtype=bf16", "sft.zero_stage=2"]
+    chosen += [f"sft.{stage}.optimizer.muon_lr=null" for stage in ("base", "stage1", "stage2")]
+    two, eight, three = (
+        Plan(shapes(*chosen, *changes))
+        for changes in ([], ["engine.learner_ranks=8"], ["engine.learner_ranks=8", "engine.zero_stage=3"])
+    )
+    one, divided, weights = (held(plan.place(LEARNER)) for plan in (two, eight, three))
+    assert 8 * divided["fp32 masters"] == pytest.approx(one["fp32 masters"], rel=1e-4)
+    assert divided["weights"] == one["weights"] > 3 * weights["weights"]
+    assert held(two.place(ROLLOUT)) == held(three.place(ROLLOUT))
+    assert len(eight.replays) < len(two.replays)
+
+
+def test_longer_packs_larger_groups_and_more_turns_cost_where_they_should():
+    base, packs, group, turns = (
+        Plan(shapes(*changes))
+        for changes in ([], ["rl.max_pack_tokens=4096"], ["rl.group_size=16"], ["sampling.turns=1"])
+    )
+    assert held(packs.place(LEARNER))["activations"] < 0.6 * held(base.place(LEARNER))["activations"]
+    assert held(group.place(ROLLOUT))["KV caches"] == 2 * held(base.place(ROLLOUT))["KV caches"]
+    assert turns.sampled.velocities == 11 and base.sampled.velocities == 33
+    assert held(turns.place(ROLLOUT))["KV caches"] < held(base.place(ROLLOUT))["KV caches"]
+
+
+def test_guidance_costs_branches_and_a_cache_in_evaluation_alone():
+    plain, guided = (
+        Plan(shapes(*changes))
+        for changes in ([], ["evaluation.guidance={text_scale: 4, image_scale: 2, first_interval: [0.0, 1.0]}"])
+    )
+    turns, steps = plain.recipe.evaluation.turns, plain.recipe.sampling.points - 1
+    assert plain.evaluated.velocities == turns * steps
+    assert guided.evaluated.velocities == 2 * steps + 3 * steps * (turns - 1)
+    assert held(guided.place(EVALUATION))["KV caches"] == 2 * held(plain.place(EVALUATION))["KV caches"]
+    assert guided.sampled == plain.sampled
+
+
+def test_a_reference_model_is_held_where_there_is_a_kl_term():
+    assert "reference weights" not in held(Plan(shapes()).place(LEARNER))
+    assert "reference weights" in held(Plan(shapes("rl.kl_image=0.001")).place(LEARNER))
+
+
+def test_time_is_operations_over_the_rate_and_bytes_over_the_bandwidth():
+    sampling = {part.name: part for part in Plan(shapes()).stretches}["rl sampling"]
+    assert sampling.count == 80 * 8 / 2  # updates, groups, rollout actors
+    seconds = sampling.count * (sampling.flops / 2e12 + sampling.read / 3e9)
+    assert sampling.seconds(Rates(2.0, 3.0)) == pytest.approx(seconds)
+
+
+# --- the longest that a recipe allows
+
+
+def test_the_replay_packs_are_full_and_hold_every_trajectory_once():
+    recipe = shapes()
+    packs = replay_packs(recipe)
+    assert sum(len(pack.lengths) for pack in packs) == recipe.rl.groups * recipe.rl.group_size
+    assert all(pack.tokens <= recipe.rl.max_pack_tokens for pack in packs)
+    assert packs[0].tokens + packs[0].lengths[0] > recipe.rl.max_pack_tokens
+    images = len(packs[0].times) / len(packs[0].lengths)
+    assert images == 3 * recipe.rl.noise.window_size + 2  # trained steps of three images, two of which are looked at
+
+
+@pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])
+def test_an_sft_pack_is_exactly_full(stage):
+    recipe = shapes()
+    settings = recipe.sft.stages[stage]
+    pack = sft_pack(recipe, settings)
+    assert pack.tokens == settings.tokens_per_pack
+    assert len(pack.velocity_index) >= 9 * settings.noise_blocks
+
+
+def test_a_first_row_longer_than_the_pack_is_taken_as_the_stream_takes_it():
+    recipe = shapes("sft.stage1.tokens_per_pack=100")
+    pack = sft_pack(recipe, recipe.sft.stage1)
+    assert len(pack.lengths) == 1 and pack.tokens > 100
+
+
+@pytest.mark.parametrize("history", ["last", "full"])
+def test_contexts_are_as_long_as_the_samplers_are(history):
+    recipe = shapes(f"sampling.history={history}", "sampling.system_prompt=Think first.")
+    model = UnifiedModel(recipe.model, SPECIAL)
+    initialize(model, 0, (3, 3), (3, 3))
+    sampled = Sampled.of(recipe, recipe.sampling.turns, guided=False)
+    contexts = Contexts(model, [encode(PROMPT)], encode("Think first."), sampled.capacity, history, None)
+    trajectory, rows = longest_trajectory(recipe), torch.tensor([0])
+    for turn, (text, image) in enumerate(zip(trajectory.texts, trajectory.images)):
+        contexts.begin_text(turn)
+        contexts.add_text(rows, [text.ids])
+        contexts.end_text(rows, [text.ids], turn)
+        if turn + 1 < recipe.sampling.turns:
+            contexts.add_images(rows, [seen(recipe, image)])
+    assert int(contexts.cache.lengths.max()) == sampled.capacity
+
+
+def seen(recipe: Recipe, image: ImageSegment) -> Seen:
+    vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
+    return Eyes(vae, recipe.model).look([image.pixels], [Noise(0, "p", 0)], image.turn)[0]
+
+
+def test_a_place_lists_each_component_once():
+    for place in Plan(shapes()).places:
+        names = [component.name for component in place.components]
+        assert len(names) == len(set(names)) and all(
+            isinstance(c, Component) and c.bytes >= 0 for c in place.components
+        )
