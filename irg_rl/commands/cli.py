@@ -136,7 +136,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="a run and forks of it, which differ in rl.seed alone")],
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the first run")] = None,
 ) -> None:
-    """Hold RL against its baselines, each seed and all pooled, in comparison.json and .md, or pooled.*.
+    """Hold RL against its baselines, each seed and all of them pooled, as a table and as JSON.
 
     The baselines: the SFT checkpoint they share, SFT continued where `irg-rl baseline` has made it, the best of
     as many first images as RL renders, and of 2.
