@@ -14,7 +14,7 @@ import torch
 from irg_rl.commands.longest import Sampled, Sizes, replay_packs, sft_pack
 from irg_rl.commands.prepare import precision
 from irg_rl.commands.supervise import engine_settings
-from irg_rl.config import Recipe
+from irg_rl.config import Recipe, RecipeError, adapters_of
 from irg_rl.learner.memory import (
     FP32,
     Component,
@@ -114,11 +114,15 @@ class Plan:
     def trainings(self) -> dict[str, EngineSettings]:
         """Engine settings of every place that trains the model."""
         recipe, found = self.recipe, {}
+        stages = {f"sft.{name}": stage for name, stage in (recipe.sft.stages if recipe.sft else {}).items()}
+        for name, trained in {**stages, "rl": recipe.rl}.items():
+            if trained is not None and adapters_of(trained) is not None:
+                raise RecipeError(f"{name}.lora: plan counts full fine-tuning only; leave the adapters out")
         for name, stage in recipe.sft.stages.items() if recipe.sft is not None else ():
-            found[SFT.format(name)] = engine_settings(recipe, stage.optimizer, stage.steps, recipe.sft_zero_stage)
+            found[SFT.format(name)] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
         if (rl := recipe.rl) is not None:
             updates = rl.updates * rl.minibatches
-            found[LEARNER] = engine_settings(recipe, rl.optimizer, updates, recipe.engine.zero_stage)
+            found[LEARNER] = engine_settings(recipe, rl, updates, recipe.engine.zero_stage)
         return found
 
     @cached_property

@@ -9,7 +9,7 @@ from irg_rl.commands.advice import advise
 from irg_rl.commands.longest import PROMPT, SPECIAL, Sampled, encode, longest_trajectory, replay_packs, sft_pack
 from irg_rl.commands.plan import EVALUATION, LEARNER, ROLLOUT, Place, Plan, Rates
 from irg_rl.commands.progress import console
-from irg_rl.config import Recipe, load_recipe
+from irg_rl.config import Recipe, RecipeError, load_recipe
 from irg_rl.learner.memory import Component
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.init import initialize
@@ -135,13 +135,21 @@ def test_longer_packs_larger_groups_and_more_turns_cost_where_they_should():
 def test_guidance_costs_branches_and_a_cache_in_evaluation_alone():
     plain, guided = (
         Plan(shapes(*changes))
-        for changes in ([], ["evaluation.guidance={text_scale: 4, image_scale: 2, first_interval: [0.0, 1.0]}"])
+        for changes in (
+            ["evaluation.guidance.text_scale=1"],
+            ["evaluation.guidance={text_scale: 4, image_scale: 2, first_interval: [0.0, 1.0]}"],
+        )
     )
     turns, steps = plain.recipe.evaluation.turns, plain.recipe.sampling.points - 1
     assert plain.evaluated.velocities == turns * steps
     assert guided.evaluated.velocities == 2 * steps + 3 * steps * (turns - 1)
     assert held(guided.place(EVALUATION))["KV caches"] == 2 * held(plain.place(EVALUATION))["KV caches"]
     assert guided.sampled == plain.sampled
+
+
+def test_adapters_are_not_planned_and_that_is_said():
+    with pytest.raises(RecipeError, match="rl.lora: plan counts full fine-tuning only"):
+        Plan(shapes("rl.lora={rank: 4, alpha: 8}")).parameters  # noqa: B018
 
 
 def test_a_reference_model_is_held_where_there_is_a_kl_term():
