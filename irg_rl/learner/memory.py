@@ -8,6 +8,7 @@ engine's ZeRO stage divides them.
 | gradients, in dtype  | whole   | whole                 | whole                     |
 | fp32 reduced         | none    | divided, in the step  | divided, always           |
 | moments              | whole   | divided               | divided                   |
+| copies to reduce     | whole   | a bucket, in the step | a bucket, always          |
 
 Gradients stay whole at every stage: all backwards of a step share one reduction (engine.py), and until then each rank
 holds its own. Masters are a copy also where the model itself is in fp32. (DeepSpeed 0.19, zero/stage_1_and_2.py and
@@ -22,6 +23,8 @@ from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings
 from irg_rl.model.unified import UnifiedModel
 
 FP32 = 4
+FLAT_BUCKET = 500_000_000
+"""Gradients that stage 0 reduces at a time, in a copy: DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE."""
 GATHERED = SUB_GROUP = 1_000_000_000
 """Parameters that stage 3 holds gathered at most, and steps at a time: DeepSpeed's stage3_max_live_parameters and
 sub_group_size, its defaults."""
@@ -96,6 +99,7 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
             Component("weights", size * parameters.total + tables),
             Component("gradients", size * trained),
             Component("optimizer moments", moments),
+            Component("reduction bucket", size * min(trained, FLAT_BUCKET), Moment.STEP),
             Component("optimizer step", FP32 * stepped, Moment.STEP),  # AdamW's square roots of the second moments
         ]
     whole = stage < 3

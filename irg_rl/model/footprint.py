@@ -39,7 +39,7 @@ def training_footprint(
         weights = _weights(model, device, dtype)
         fake = _pack(mode, pack).to(device)
         saved = SavedBytes(weights.values())
-        with _LiveBytes(weights.values()) as live, saved, _FusedAttention():
+        with LiveBytes(weights.values()) as live, saved, _FusedAttention():
             functional_call(model, weights, (fake,), {"context_grad": context_grad})
     return Footprint(saved.total, live.peak - saved.total)
 
@@ -56,7 +56,7 @@ def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], devi
     for module, shape in shapes.items():
         with FakeTensorMode(), torch.no_grad():
             weights = _weights(module, device, torch.float32)
-            with _LiveBytes(weights.values()) as live, _FusedAttention():
+            with LiveBytes(weights.values()) as live, _FusedAttention():
                 functional_call(module, weights, (torch.empty(shape, device=device),))
         peaks.append(live.peak)
     return max(peaks)
@@ -69,7 +69,7 @@ def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], co
     cache.lengths.fill_(context)
     x = torch.zeros(rows, grid[0] * grid[1], model.config.latent_dim)
     own = [*model.state_dict().values(), *cache.keys, *cache.values]
-    with _LiveBytes(own) as live, _FusedAttention(repeats_heads=device == "cuda"):
+    with LiveBytes(own) as live, _FusedAttention(repeats_heads=device == "cuda"):
         model.velocity(cache, x, torch.zeros(rows), grid)
     return live.peak
 
@@ -93,7 +93,7 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         return tensor
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors alive that operations inside the context made, and their peak."""
 
     def __init__(self, weights) -> None:

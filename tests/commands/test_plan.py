@@ -10,14 +10,19 @@ from irg_rl.commands.longest import PROMPT, SPECIAL, Sampled, encode, longest_tr
 from irg_rl.commands.plan import EVALUATION, LEARNER, ROLLOUT, Place, Plan, Rates
 from irg_rl.commands.progress import console
 from irg_rl.config import Recipe, RecipeError, load_recipe
+from irg_rl.learner.engine import Engine, Loss
 from irg_rl.learner.memory import Component
+from irg_rl.learner.replay import idle_pack
 from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.footprint import LiveBytes
 from irg_rl.model.init import initialize
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.trajectory import ImageSegment
 from rollouts.contexts import Contexts
 from rollouts.images import Eyes, Seen
 from rollouts.noise import Noise
+from sft.loss import Counts, sft_loss
+from sft.packing import SFTPack
 from tests.commands.conftest import CONFIGS
 
 SHAPES, GRPO = CONFIGS / "shapes.yaml", CONFIGS / "bagel-grpo.yaml"
@@ -212,6 +217,28 @@ def test_contexts_are_as_long_as_the_samplers_are(history):
 def seen(recipe: Recipe, image: ImageSegment) -> Seen:
     vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
     return Eyes(vae, recipe.model).look([image.pixels], [Noise(0, "p", 0)], image.turn)[0]
+
+
+def test_the_peak_of_a_real_step_is_the_planned_one():
+    """The second step on two packs: only then are there moments, and whole gradients beside the activations."""
+    name, recipe = "sft base learner", shapes()
+    plan, model = Plan(recipe), initialize(UnifiedModel(recipe.model, SPECIAL), 0, (3, 3), (3, 3))
+    engine = Engine(model.train(), plan.trainings[name], idle_pack(recipe.model, SPECIAL))
+    pack = sft_pack(recipe, recipe.sft.base)
+    target = SFTPack(pack, torch.zeros(len(pack.velocity_index), recipe.model.latent_dim))
+    counts = Counts.of([target])
+
+    def step(packs: int) -> None:
+        engine.step([pack] * packs, lambda output, *_: Loss(sft_loss(output, target, counts, 1.0, 1.0)), {})
+
+    weights = list(model.state_dict().values())
+    with LiveBytes(weights) as live:
+        step(1)
+        first = live.peak
+        step(2)
+    assert live.peak > first
+    real = live.peak + sum(weight.nbytes for weight in weights)
+    assert plan.place(name).peak == pytest.approx(real, rel=0.15)
 
 
 def test_a_place_lists_each_component_once():
