@@ -2,18 +2,20 @@
 
 IRGL texts never say where things stand, so each of its pictures leaves much open and teaches the meaning of words
 slowly. The base model learns the words first, from rows in which the picture follows from the text: `draw` what is put
-into cells, `read` counts and a list of objects with their cells from a picture, `edit` one picture into another.
-Drawing and editing use the two verbs of reflections, put and remove; counts are said as in reflections, but the answer
-cannot be guessed: half of the things asked for are not there.
+into cells, `read` from a picture where things stand, whether a relation holds and what is in each cell, `edit` one
+picture into another. Drawing and editing use the two verbs of reflections, put and remove; what is read is said as in
+reflections, but the answer cannot be guessed: half of the things asked for are not there, half of the relations fail.
 """
 
 import random
+from collections import Counter
 
 import numpy as np
 
-from irg_rl.shapes_world.constraints import Thing, sight
+from irg_rl.shapes_world.check import as_thing
+from irg_rl.shapes_world.constraints import Thing, in_order, sight, sight_of_relation
 from irg_rl.shapes_world.render import render
-from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, ORDER, SHAPES, Object, Scene
+from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, RELATIONS, SHAPES, Object, Scene, stands
 from irg_rl.shapes_world.scenes import random_object
 
 DRAWING, READING, EDITING = "base_drawing", "base_reading", "base_editing"
@@ -22,7 +24,7 @@ QUESTION = "what is at each place ?"
 MAX_OBJECTS = 7
 MAX_EDITS = 4
 COUNTED = 4
-"""Things that one row asks the number of."""
+"""Things that one row asks after."""
 
 
 def placed_scene(rng: random.Random) -> Scene:
@@ -38,16 +40,29 @@ def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
 
 
 def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Question and answer: how many there are of four things, some of them absent; with and without colour."""
-    present = [Thing(seen.shape, seen.color) for seen in scene.objects]
+    """Question and answer: where four things stand and how many they are, some absent; with and without colour."""
+    present = [as_thing(seen) for seen in scene.objects]
     asked: list[Thing] = []
     while len(asked) < COUNTED:
         thing = rng.choice(present) if rng.random() < 0.5 else Thing(rng.choice(SHAPES), rng.choice(tuple(COLORS)))
         thing = thing if rng.random() < 0.8 else Thing(thing.shape)
         if thing not in asked:
             asked.append(thing)
-    counts = [sum(thing.fits(seen) for seen in scene.objects) for thing in asked]
-    return f"see {' , '.join(map(str, asked))} ?", sight(counts, asked)
+    return f"see {' , '.join(map(str, asked))} ?", sight(asked, scene.objects)
+
+
+def related(scene: Scene, rng: random.Random) -> list[str]:
+    """Question and answer: whether a relation between two objects holds, as often as not. Nothing where no two objects
+    are alone of their kind."""
+    kinds = Counter(map(as_thing, scene.objects))
+    alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
+    if len(alone) < 2:
+        return []
+    one, other = rng.sample(alone, 2)
+    told = rng.random() < 0.5
+    name = rng.choice([name for name in RELATIONS if stands(one.cell, name, other.cell) == told])
+    first, second = as_thing(one), as_thing(other)
+    return [f"is {first} {name} {second} ?", sight_of_relation(first, name, second, scene.objects)]
 
 
 def put_text(seen: Object) -> str:
@@ -87,8 +102,8 @@ def base_example(mode: str, rng: random.Random) -> tuple[list[str], np.ndarray, 
     if mode == DRAWING:
         return [" ".join(map(put_text, rng.sample(scene.objects, len(scene.objects))))], render(scene), None
     if mode == READING:
-        in_order = sorted(scene.objects, key=lambda seen: ORDER[seen.cell])
-        return [*counted(scene, rng), QUESTION, placed_text(in_order)], render(scene), None
+        listed = placed_text(in_order(scene.objects))
+        return [*counted(scene, rng), *related(scene, rng), QUESTION, listed], render(scene), None
     if mode == EDITING:
         text, after = edited(scene, rng)
         return [text], render(scene), render(after)

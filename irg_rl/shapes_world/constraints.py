@@ -9,11 +9,11 @@ relation holds. The world's own prompts exclude one more of everything they incl
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from irg_rl.shapes_world.scene import COLORS, RELATIONS, SHAPES, Object
+from irg_rl.shapes_world.scene import COLORS, ORDER, RELATIONS, SHAPES, Object, stands
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "scene")
 MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -40,9 +40,26 @@ class Thing(NamedTuple):
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def sight(counts: Sequence[int], things: Sequence[Thing]) -> str:
-    """What is seen: the number of each thing."""
-    return "i see " + " , ".join(f"{NUMBERS[count]} {thing}" for count, thing in zip(counts, things)) + " ."
+def sight(things: Sequence[Thing], objects: Sequence[Object]) -> str:
+    """What is seen of each thing: the cells it stands in, in reading order, and then how many these are."""
+    places = [[seen.cell for seen in in_order(objects) if thing.fits(seen)] for thing in things]
+    said = [
+        f"{' '.join((str(thing), 'at', *cells)) if cells else thing} : {NUMBERS[len(cells)]}"
+        for thing, cells in zip(things, places)
+    ]
+    return f"i see {' , '.join(said)} ."
+
+
+def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
+    """Whether every `first` stands `name` of every `second`."""
+    ones, others = ([seen for seen in objects if thing.fits(seen)] for thing in (first, second))
+    holds = all(stands(one.cell, name, other.cell) for one in ones for other in others)
+    return f"{first} is {name if holds else f'not {name}'} {second} ."
+
+
+def in_order(objects: Iterable[Object]) -> list[Object]:
+    """Row by row."""
+    return sorted(objects, key=lambda seen: ORDER[seen.cell])
 
 
 class Relation(NamedTuple):

@@ -3,19 +3,19 @@
 import random
 from collections.abc import Iterator
 
-from irg_rl.shapes_world.base_rows import QUESTION, placed_scene, placed_text
+from irg_rl.shapes_world.base_rows import READING, base_example
 from irg_rl.shapes_world.check import DefectKind
 from irg_rl.shapes_world.constraints import NUMBERS
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.reading import scene_reading
 from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
-from irg_rl.shapes_world.teacher import IMPROVING_QUESTION, INITIAL_QUESTION, STOP, reflect, think_text
+from irg_rl.shapes_world.teacher import BLUR, IMPROVING_QUESTION, INITIAL_QUESTION, STOP, reflect, think_text
 
 
 def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
-    """Per train prompt: the prompt, its think and a reflection; now and then a question, the stop text and a list of
-    all words that name things and places."""
+    """Per train prompt: the prompt, its think and a reflection; now and then questions, their answers, the stop text
+    and a list of all words that name things and places."""
     rng = random.Random(seed)
     for index, prompt in enumerate(make_prompts(n, "train", seed)):
         yield prompt.text
@@ -23,5 +23,5 @@ def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
         wrong = corrupt(sample_scene(prompt.metadata, rng), prompt.metadata, rng, rng.randint(1, 3))
         yield reflect(scene_reading(wrong), prompt.metadata, rng)[0]
         if index % 8 == 0:
-            yield from (INITIAL_QUESTION, IMPROVING_QUESTION, STOP, QUESTION, placed_text(placed_scene(rng).objects))
-            yield " ".join(("", *CELLS, *NUMBERS, *COLORS, *SHAPES, *DefectKind))
+            yield from (INITIAL_QUESTION, IMPROVING_QUESTION, STOP, *base_example(READING, rng)[0])
+            yield " ".join(("", *CELLS, *NUMBERS, *COLORS, *SHAPES, *DefectKind, BLUR))

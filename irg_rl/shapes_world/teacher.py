@@ -8,12 +8,14 @@ import re
 from dataclasses import dataclass
 
 from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge
-from irg_rl.shapes_world.constraints import NUMBERS, Thing, parse_metadata, sight
+from irg_rl.shapes_world.constraints import NUMBERS, Thing, in_order, parse_metadata, sight, sight_of_relation
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
 from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
 
 NOTHING = "nothing to change ."
+BLUR = "blur"
+"""What a cell holds that nobody can read."""
 STOP = f"<think> {NOTHING} </think>"
 """The shortest reflection that wants no change."""
 INITIAL_QUESTION = "what must this picture show ?"
@@ -22,8 +24,13 @@ IMPROVING_QUESTION = "what must change in the first picture ?"
 _COLOR, _SHAPE, _CELL = ("|".join(words) for words in (COLORS, SHAPES, CELLS))
 _THING = rf"(?:(?:{_COLOR}) )?(?:{_SHAPE})"
 _COLORED = rf"(?:{_COLOR}) (?:{_SHAPE})"
-_COUNTED = rf"(?:{'|'.join(NUMBERS)}) {_THING}"
-_SIGHT = re.compile(rf"i see {_COUNTED}(?: , {_COUNTED})* \. ")
+_SEEN = rf"{_THING}(?: at(?: (?:{_CELL}))+)? : (?:{'|'.join(NUMBERS)})"
+_ALSO = rf"(?:{_COLORED}|{BLUR}) at (?:{_CELL})"
+_SIGHT = re.compile(
+    rf"i see {_SEEN}(?: , {_SEEN})* \. "
+    rf"(?:{_THING} is (?:not )?(?:{'|'.join(RELATIONS)}) {_THING} \. (?!remove ))*"
+    rf"(?:also {_ALSO}(?: , {_ALSO})* \. )?"
+)
 _AT = rf"at (?P<cell>{_CELL}) \. "
 _SENTENCES = {
     DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. put (?P<seen>{_COLORED}) {_AT}",
@@ -57,15 +64,19 @@ def think_text(metadata: dict) -> str:
 
 
 def sight_text(reading: Reading, metadata: dict) -> str:
-    """How many of each demanded thing are seen, in the prompt's order, and how many others of the same shapes. Counts
-    make the defects follow from the text; of what the prompt leaves open, and of places, they say nothing."""
+    """Where each demanded thing is seen and how often, in the prompt's order; whether the relations between things that
+    are there hold; then whatever else stands in a cell. The defects, and the cells that are free for an edit, follow
+    from this text. Of what the prompt leaves open in a demanded thing - its colour, its size - it says nothing."""
     demand = parse_metadata(metadata)
     things = [thing for thing, _ in demand.includes]
-    shapes = {thing.shape for thing in things}
-    others = {as_thing(seen) for seen in reading.objects if seen.shape in shapes}
-    others = {other for other in others if not any(thing in (other, Thing(other.shape)) for thing in things)}
-    things += sorted(others, key=Thing.rank)
-    return sight([sum(thing.fits(seen) for seen in reading.objects) for thing in things], things)
+    there = [any(thing.fits(seen) for seen in reading.objects) for thing in things]
+    said = [sight(things, reading.objects)]
+    for first, name, second in demand.relations:
+        if there[first] and there[second]:
+            said.append(sight_of_relation(things[first], name, things[second], reading.objects))
+    others = [seen for seen in in_order(reading.objects) if not any(thing.fits(seen) for thing in things)]
+    also = [f"{as_thing(seen)} at {seen.cell}" for seen in others] + [f"{BLUR} at {cell}" for cell in reading.unclear]
+    return " ".join((*said, f"also {' , '.join(also)} .") if also else said)
 
 
 def reflection_text(sight: str, edits: list[Edit]) -> str:

@@ -11,6 +11,7 @@ from irg_rl.shapes_world.constraints import NUMBERS
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.rows import decode_png, make_row
+from irg_rl.shapes_world.scene import CELLS, stands
 from tests.shapes_world.worlds import PROMPTS, changed_cells
 
 
@@ -31,19 +32,35 @@ def test_a_drawing_and_a_reading_state_exactly_what_the_picture_shows(seed):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_reading_counts_what_it_is_asked_for(seed):
+def test_a_reading_finds_and_counts_what_it_is_asked_for(seed):
     texts, picture, _ = base_example(READING, random.Random(seed))
-    objects = [(color, shape) for color, shape, _ in seen(picture)]
+    objects = seen(picture)
     asked = texts[0].removeprefix("see ").removesuffix(" ?").split(" , ")
-    counts = [sum(" ".join(look).endswith(thing) for look in objects) for thing in asked]
-    said = " , ".join(f"{NUMBERS[count]} {thing}" for count, thing in zip(counts, asked))
-    assert texts[1] == f"i see {said} ." and len(set(asked)) == 4
+    said = texts[1].removeprefix("i see ").removesuffix(" .").split(" , ")
+    assert len(set(asked)) == len(said) == 4
+    for thing, answer in zip(asked, said):
+        cells = [cell for cell in CELLS if any(f"{c} {s}".endswith(thing) and at == cell for c, s, at in objects)]
+        at = f" at {' '.join(cells)}" if cells else ""
+        assert answer == f"{thing}{at} : {NUMBERS[len(cells)]}"
 
 
 def test_about_half_of_the_things_asked_for_are_absent():
     """So that an answer cannot be guessed from the question."""
     answers = " ".join(base_example(READING, random.Random(seed))[0][1] for seed in range(300))
     assert 0.35 < answers.count("zero") / 1200 < 0.6
+
+
+def test_about_half_of_the_relations_asked_for_fail_and_all_are_answered_by_the_picture():
+    held = []
+    for seed in range(300):
+        texts, picture, _ = base_example(READING, random.Random(seed))
+        if len(texts) < 6:
+            continue
+        first, name, second = re.fullmatch(r"is (.+) (left of|right of|above|below) (.+) \?", texts[2]).groups()
+        (one,), (other,) = ([cell for c, s, cell in seen(picture) if f"{c} {s}" == thing] for thing in (first, second))
+        held.append(stands(one, name, other))
+        assert texts[3] == f"{first} is {'' if held[-1] else 'not '}{name} {second} ."
+    assert 0.4 < np.mean(held) < 0.6 and len(held) > 200
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -70,7 +87,7 @@ def test_an_edit_puts_and_removes_what_it_says(seed):
 def test_rows_follow_the_irg_schema_with_one_thing_to_learn_per_question(mode):
     row = make_row(mode, PROMPTS[0], random.Random(3))
     parts = [part for turn in row if turn["role"] == "assistant" for part in turn["content"]]
-    assert sum(part["need_loss"] for part in parts) == (2 if mode == READING else 1)
+    assert sum(part["need_loss"] for part in parts) == (3 if mode == READING else 1)
     for part in parts:
         if part["type"] == "image":
             assert decode_png(part["content"]).shape == (24, 24, 3)

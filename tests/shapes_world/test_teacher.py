@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -50,41 +51,51 @@ def test_a_think_names_no_cell_and_no_color_that_the_prompt_leaves_open(tag):
     [
         (
             "cyan bar northwest",
-            r"zero red circle , one cyan bar \. one red circle is missing \. put red circle at \w+ \.",
+            r"red circle : zero , cyan bar at northwest : one \. "
+            r"one red circle is missing \. put red circle at north \.",
         ),
         (
-            "red circle northwest, cyan bar center, cyan bar southeast",
-            r"one red circle , two cyan bar \. one cyan bar is extra \. remove cyan bar at southeast \.",
+            "red circle northwest, cyan bar southeast, cyan bar center",
+            r"red circle at northwest : one , cyan bar at center southeast : two \. "
+            r"one cyan bar is extra \. remove cyan bar at southeast \.",
         ),
         (
             "blue circle northwest, cyan bar center",
-            r"zero red circle , one cyan bar , one blue circle \. blue circle is wrong color \. "
-            r"put red circle at northwest \.",
+            r"red circle : zero , cyan bar at center : one \. also blue circle at northwest \. "
+            r"blue circle is wrong color \. put red circle at northwest \.",
         ),
         (
             "red ring southeast, cyan bar center",
-            r"zero red circle , one cyan bar \. red ring is wrong shape \. put red circle at southeast \.",
+            r"red circle : zero , cyan bar at center : one \. also red ring at southeast \. "
+            r"red ring is wrong shape \. put red circle at southeast \.",
         ),
         (
             "red circle northwest, cyan bar center, red ring southeast",
-            r"one red circle , one cyan bar \. nothing to change \.",
+            r"red circle at northwest : one , cyan bar at center : one \. also red ring at southeast \. "
+            r"nothing to change \.",
         ),
     ],
 )
-def test_a_reflection_counts_what_is_asked_for_and_names_the_defect_and_the_edit(picture, text):
+def test_a_reflection_says_what_it_sees_and_names_the_defect_and_the_edit(picture, text):
     assert re.fullmatch(rf"<think> i see {text} </think>", reflect(seen(picture), TWO, Random(0))[0])
 
 
-def test_counts_name_no_cell_and_no_open_color():
+def test_the_sight_names_no_open_color_and_what_cannot_be_read():
     wanted = make_metadata("counting", "", [(Thing("ring"), 2)], [])
-    assert sight_text(seen("red ring northwest, blue ring center, green bar southeast"), wanted) == "i see two ring ."
+    picture = seen("red ring northwest, blue ring center, green bar southeast")
+    assert sight_text(picture, wanted) == "i see ring at northwest center : two . also green bar at southeast ."
+    blurred = replace(picture, unclear=("west",))
+    assert sight_text(blurred, wanted).endswith("also green bar at southeast , blur at west .")
 
 
-def test_a_broken_relation_is_named_with_the_move():
+def test_a_relation_is_stated_where_both_ends_are_seen_and_a_broken_one_is_named_with_the_move():
     wanted = make_metadata("position", "", [(Thing("bar"), 1), (Thing("circle"), 1)], [Relation(1, "above", 0)])
+    sees = "i see bar at south : one , circle at {} : one . circle is {}above bar ."
+    assert sight_text(seen("red circle north, cyan bar south"), wanted) == sees.format("north", "")
+    assert sight_text(seen("cyan bar south"), wanted) == "i see bar at south : one , circle : zero ."
     text, _ = reflect(seen("red circle southwest, cyan bar south"), wanted, Random(0))
     said = r"circle is not above bar \. remove red circle at southwest \. put red circle at (?!south)\w+ \."
-    assert re.fullmatch(rf"<think> i see one bar , one circle \. {said} </think>", text)
+    assert re.fullmatch(rf"<think> {sees.format('southwest', 'not ')} {said} </think>", text)
 
 
 @settings(max_examples=300, deadline=None)
@@ -93,7 +104,7 @@ def test_a_reflection_is_short_parses_back_and_is_true(reading, wanted, rng):
     text, edits = reflect(reading, wanted, rng)
     parsed = parse_reflection(text)
     assert parsed.stop == is_stop(text) == (not edits) == judge(reading, wanted).correct
-    assert len(text.split()) <= 96
+    assert len(text.split()) <= 128
     assert reflection_text(sight_text(reading, wanted), list(parsed.edits)) == text
     assert [(e.kind, e.thing, e.cell, e.to) for e in parsed.edits] == [(e.kind, e.thing, e.cell, e.to) for e in edits]
     assert reflection_correct(parsed, reading, wanted)
@@ -155,7 +166,7 @@ def test_the_cells_of_a_reflection_are_not_judged_but_its_defects_are():
         "<think> nothing to change .",
         "<think> one dog is missing . put red dog at northwest . </think>",
         "<think> one red circle is missing . </think>",
-        "<think> i see one red circle . </think>",
+        "<think> i see red circle at west : one . </think>",
         "<think> blue circle is wrong color . put red ring at northwest . </think>",
         "<think> one red circle is missing . put red circle at nowhere . </think>",
         "<think> one red circle is missing . put red circle at northwest . and so on </think>",
