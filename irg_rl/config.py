@@ -211,11 +211,18 @@ class Stage(Section):
     mse_weight: float = Field(1.0, ge=0)
     noise_blocks: Positive = 1
     """Noise levels trained per target image in one pass: each is a noise block of its own after the shared context."""
+    first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(None, exclude_if=lambda blocks: blocks is None)
+    """Those of a first image, which has its layout to find and a short context to share; None: `noise_blocks`."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraSection = None
     """None: all weights are trained."""
     patience: Positive = 6
     """Validations without improvement that end the stage."""
+
+    @property
+    def noise_blocks_by_kind(self) -> tuple[int, int]:
+        """Of a first image and of one that has images before it."""
+        return self.first_noise_blocks or self.noise_blocks, self.noise_blocks
 
     @model_validator(mode="after")
     def something_is_drawn(self):
@@ -276,8 +283,10 @@ class SamplingRecipe(Section):
 class GuidanceRecipe(Section):
     """Classifier-free guidance, for evaluation and `generate` only; RL samples and replays without it."""
 
-    text_scale: float = Field(1.0, ge=0)
-    image_scale: float = Field(1.0, ge=0)
+    text_scale: float = Field(1.0, ge=1)
+    """1 is off."""
+    image_scale: float = Field(1.0, ge=1)
+    """1 is off; has no effect without text guidance."""
     interval: tuple[float, float] = (0.0, 1.0)
     first_interval: tuple[float, float] = (0.4, 1.0)
     renorm: Literal["global", "channel", "text_channel"] = "text_channel"
@@ -412,6 +421,9 @@ class EngineRecipe(Section):
     """Torch threads for a lone process; actors that run side by side share them."""
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = Field(False, exclude_if=lambda on: not on)
+    """Run every layer again in the backward instead of keeping what it made: about a third more time, and memory for
+    one layer in place of all."""
     deadline_s: Rate = 300.0
     """Longest wait for any answer of an actor."""
     keep_checkpoints: Positive = 2

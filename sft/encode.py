@@ -83,20 +83,22 @@ class RowEncoder:
             encoded.append(out)
         return encoded
 
-    def count_tokens(self, row: tuple[Part, ...], noise_blocks: int) -> int:
+    def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
         """Tokens of a row in a pack, boundary tokens and every noise block included, without encoding its images.
+        `noise_blocks`: of a first image and of one that has images before it.
 
         Condition dropout is left out: `irg` makes a row shorter; the image branch of `branch` repeats the reflections.
         """
-        total = 0
+        total, refines = 0, False
         for part in row:
             if isinstance(part, TextPart):
                 total += len(self._ids(part.text)) + BOUNDARY_TOKENS
                 continue
             height, width = part.pixels.shape[:2]
             latents, patches = (_cells(resize, width, height) for resize in (self.vae_resize, self.vit_resize))
-            total += (latents + BOUNDARY_TOKENS) * (noise_blocks * part.target + part.vae)
+            total += (latents + BOUNDARY_TOKENS) * (noise_blocks[refines] * part.target + part.vae)
             total += (patches + BOUNDARY_TOKENS) * part.vit
+            refines = refines or part.vae or part.vit
         return total
 
     def _image(self, part: ImagePart, mean: Tensor, logvar: Tensor, grid: tuple[int, int]) -> EncodedImage:

@@ -49,10 +49,11 @@ class SFTPack:
 class RowLayout:
     """Lays encoded rows out in a PackBuilder; every draw comes from the generator given with the rows.
 
-    `system`: ids of the system text that every row begins with, as every sampled trajectory will; None: no such text.
+    `noise_blocks`: of a first image and of one that has images before it. `system`: ids of the system text that every
+    row begins with, as every sampled trajectory will; None: no such text.
     """
 
-    def __init__(self, dropout: Dropout, noise_blocks: int, shift: float, system: list[int] | None = None):
+    def __init__(self, dropout: Dropout, noise_blocks: tuple[int, int], shift: float, system: list[int] | None = None):
         self.dropout, self.noise_blocks, self.shift, self.system = dropout, noise_blocks, shift, system
 
     @property
@@ -85,7 +86,7 @@ class RowLayout:
                 continue
             if item.target:
                 clean = item.sample(generator)
-                for _ in range(self.noise_blocks):
+                for _ in range(self.noise_blocks[refines]):
                     branch = self._draw_branch(generator, refines)
                     if branch is Branch.IMAGE and texts:
                         imageless = _extend(builder, imageless, texts)
@@ -111,6 +112,7 @@ class RowLayout:
 
     def _irg_row(self, builder, row: EncodedRow, root: int | None, velocities: list[Tensor], generator) -> None:
         parent, gap = root, 0
+        refines = False
 
         def is_dropped(share: float) -> bool:
             return torch.rand((), generator=generator).item() < share
@@ -122,8 +124,9 @@ class RowLayout:
                 continue
             if item.target:
                 clean = item.sample(generator)
-                for _ in range(self.noise_blocks):
+                for _ in range(self.noise_blocks[refines]):
                     self._noise(builder, clean, item, parent, velocities, generator, gap)
+            refines = refines or item.vae or item.patches is not None
             if item.vae:
                 if is_dropped(self.dropout.irg_vae):
                     gap += 1
@@ -213,7 +216,7 @@ class PackStream:
             source.reject_last(f"{cost} tokens are more than max_row_tokens {limit}")
 
     def cost(self, row: tuple[Part, ...]) -> int:
-        return self.encoder.count_tokens(row, self.stage.noise_blocks) + self.layout.system_tokens
+        return self.encoder.count_tokens(row, self.layout.noise_blocks) + self.layout.system_tokens
 
     def held_out(self, seed: int) -> list[SFTPack]:
         """Packs of all held-out rows, always with the same noise and times. DataError when there is no such row."""

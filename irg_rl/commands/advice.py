@@ -57,6 +57,8 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
     sampling, engine = recipe.sampling, recipe.engine
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]
+    if place not in (ROLLOUT, EVALUATION) and not engine.activation_checkpointing:
+        yield "engine.activation_checkpointing", ["true"]
     if place == LEARNER:
         yield "engine.zero_stage", list(range(engine.zero_stage + 1, 4))
         if engine.device == "cuda":

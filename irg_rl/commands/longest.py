@@ -97,7 +97,7 @@ def sft_pack(recipe: Recipe, stage: Stage) -> Pack:
     then first images, then one text that fills the rest. The first row is taken whether it fits or not."""
     sizes, sampling, model = Sizes.of(recipe), recipe.sampling, recipe.model
     system = encode(sampling.system_prompt) if sampling.system_prompt else None
-    layout = RowLayout(NO_DROPOUT, stage.noise_blocks, model.timestep_shift, system)
+    layout = RowLayout(NO_DROPOUT, stage.noise_blocks_by_kind, model.timestep_shift, system)
     text = _text(sampling.max_text_tokens)
     prompt = EncodedText(torch.tensor(encode(PROMPT)), loss=False)
     refinement = [prompt, text, _image(model, sizes, target=False), text, _image(model, sizes, target=True)]
@@ -125,13 +125,14 @@ def _image(model: ModelConfig, sizes: Sizes, target: bool) -> EncodedImage:
 
 
 def _tokens(row: EncodedRow, layout: RowLayout) -> int:
-    total = layout.system_tokens
+    total, refines = layout.system_tokens, False
     for item in row:
         if isinstance(item, EncodedText):
             total += len(item.ids) + BOUNDARY_TOKENS
             continue
-        total += (len(item.mean) + BOUNDARY_TOKENS) * (layout.noise_blocks * item.target + item.vae)
+        total += (len(item.mean) + BOUNDARY_TOKENS) * (layout.noise_blocks[refines] * item.target + item.vae)
         total += 0 if item.patches is None else len(item.patches) + BOUNDARY_TOKENS
+        refines = refines or item.vae or item.patches is not None
     return total
 
 

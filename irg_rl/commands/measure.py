@@ -184,6 +184,8 @@ def evaluate_target(
     report = gate_of(run, measured.evaluation)
     console.print(report)
     marks = [f"seed{settings.seed}", *([] if split == "test" else [split]), *([] if preset is None else [preset])]
+    marks += [f"{key}{changes[key]}" for key in ("prompts", "turns") if changes[key] is not None]
+    marks += [] if samples == 1 else [f"samples{samples}"]
     name = "-".join(["eval", folder.name, *marks])
     evaluation = replace(
         measured.evaluation, gate=report, name=name, settings={**measured.evaluation.settings, "split": split}

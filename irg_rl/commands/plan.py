@@ -179,17 +179,22 @@ class Plan:
         recipe = self.recipe
         found = []
         for name, stage in recipe.sft.stages.items() if recipe.sft is not None else ():
-            flops = self._flops(Load.of(self._sft_packs[SFT.format(name)])) * (1 + BACKWARD)
+            flops = self._flops(Load.of(self._sft_packs[SFT.format(name)])) * (1 + self._backward)
             found.append(Stretch(f"sft {name}", stage.steps, flops * -(-stage.packs_per_step // SFT_RANKS)))
         if recipe.rl is None:
             return found
         rounds = -(-recipe.rl.groups // recipe.engine.rollout_actors)
         group = (self.sampled.text + self.sampled.images) * recipe.rl.group_size
         found.append(Stretch("rl sampling", recipe.rl.updates * rounds, self._flops(group), self._read_by_texts()))
-        forwards = sum(self.replay_forwards.values()) + BACKWARD
+        forwards = sum(self.replay_forwards.values()) + self._backward
         learned = sum(self._flops(Load.of(pack)) for pack in self.replays) * forwards
         found.append(Stretch("rl learning", recipe.rl.updates * recipe.rl.minibatches, learned))
         return found
+
+    @property
+    def _backward(self) -> int:
+        """Cost of a backward, in forwards: one more where it runs the layers again."""
+        return BACKWARD + self.recipe.engine.activation_checkpointing
 
     @cached_property
     def _sft_packs(self) -> dict[str, Pack]:
@@ -233,7 +238,10 @@ class Plan:
         """Of a pack in a stage whose optimizer freezes what it does not train."""
         recipe = self.recipe
         frozen = frozenset(part for part, count in self.parameters[name].trained.items() if not count)
-        found = _footprint(recipe.model, _Key(pack), self.device, precision(recipe), context_grad, frozen)
+        found = _footprint(
+            recipe.model, _Key(pack), self.device, precision(recipe), context_grad, frozen,
+            recipe.engine.activation_checkpointing,
+        )  # fmt: skip
         logits = logit_bytes(len(pack.logit_index), recipe.model.llm.vocab_size, recipe.engine.dtype)
         return [
             Component("activations", found.kept, Moment.BACKWARD),
@@ -282,9 +290,16 @@ class _Key:
 
 @cache
 def _footprint(
-    config: ModelConfig, key: _Key, device: str, dtype: torch.dtype, context_grad: str, frozen: frozenset[Part]
+    config: ModelConfig,
+    key: _Key,
+    device: str,
+    dtype: torch.dtype,
+    context_grad: str,
+    frozen: frozenset[Part],
+    recompute: bool,
 ) -> Footprint:
     model = meta_model(config)
+    model.recompute_activations(recompute)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) not in frozen)
     return training_footprint(model, key.pack, device, dtype, context_grad)

@@ -41,7 +41,11 @@ def optimizer_settings(recipe: OptimizerRecipe, lora: LoraRecipe | None, steps: 
 
 def engine_settings(recipe: Recipe, trained: Stage | RLRecipe, steps: int, zero_stage: int) -> EngineSettings:
     optimizer = optimizer_settings(trained.optimizer, adapters_of(trained), steps)
-    return EngineSettings(optimizer, zero_stage, recipe.engine.dtype, trained.optimizer.grad_clip)
+    engine = recipe.engine
+    return EngineSettings(
+        optimizer, zero_stage, engine.dtype, trained.optimizer.grad_clip,
+        activation_checkpointing=engine.activation_checkpointing,
+    )  # fmt: skip
 
 
 def builder_of(folder: Folder) -> PackBuilder:
@@ -71,7 +75,7 @@ def train_stage(
     sources = row_sources(run, stage, seed)
     encoder = row_encoder(folder)
     system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
-    layout = RowLayout(recipe.sft.dropout, stage.noise_blocks, recipe.model.timestep_shift, system)
+    layout = RowLayout(recipe.sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
     stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), seed)
     settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
     engine = Engine(folder.model.train(), settings, idle_pack(folder), Rank(device=recipe.engine.device))

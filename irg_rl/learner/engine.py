@@ -39,7 +39,7 @@ class Engine(Generic[P]):
     """Owns the model's training state: weights, optimizer, step count.
 
     Args:
-        model: its forward takes one pack.
+        model: its forward takes one pack. With `activation_checkpointing` it must have `recompute_activations()`.
         idle_pack: a small pack that touches every module; its output's tensors are summed with weight zero.
         place: this process among the ranks; joined beforehand when there is more than one.
         forward_options: keyword arguments of every forward.
@@ -62,6 +62,8 @@ class Engine(Generic[P]):
         self.steps = 0
         self.skipped = 0
         self._bad_in_a_row = 0
+        if settings.activation_checkpointing:
+            model.recompute_activations()
         optimizer = make_optimizer(model, settings.optimizer)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_config(settings, self.place))
         self._primed = False

@@ -34,14 +34,22 @@ def training_footprint(
     model: UnifiedModel, pack: Pack, device: str, dtype: torch.dtype, context_grad: str = "full"
 ) -> Footprint:
     """`model(pack)` with gradients. The model may be on the meta device; parts that need no gradient keep nothing that
-    only theirs would need."""
+    only theirs would need. Where activations are recomputed, a layer at a time is held again in the backward."""
+    trunk = model.language_model.model
     with FakeTensorMode() as mode:
         weights = _weights(model, device, dtype)
         fake = _pack(mode, pack).to(device)
         saved = SavedBytes(weights.values())
         with LiveBytes(weights.values()) as live, saved, _FusedAttention():
-            functional_call(model, weights, (fake,), {"context_grad": context_grad})
-    return Footprint(saved.total, live.peak - saved.total)
+            output = functional_call(model, weights, (fake,), {"context_grad": context_grad})
+        if not trunk.recompute:
+            return Footprint(saved.total, live.peak - saved.total)
+        kept = live.now - sum(tensor.untyped_storage().nbytes() for tensor in (output.logits, output.velocity))
+    trunk.recompute = False
+    whole = training_footprint(model, pack, device, dtype, context_grad)
+    trunk.recompute = True
+    layer = (whole.kept - kept) // len(trunk.layers)
+    return Footprint(kept, max(live.peak - kept, layer + whole.working))
 
 
 def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], device: str) -> int:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from irg_rl.model.config import LLMConfig
 from irg_rl.model.fused import Rotate, rms_norm
@@ -120,6 +121,8 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.recompute = False
+        """Keep only what enters a layer and run the layer again in the backward (activation checkpointing)."""
 
     def forward(
         self,
@@ -132,9 +135,14 @@ class Trunk(nn.Module):
         """Both streams after the final norms: all tokens, or the rows `keep` = (und indices, gen indices)."""
         rope = rope_table(positions, self.config, und.dtype)
         for layer in self.layers[:-1]:
-            und, gen = layer(und, gen, rope, attend)
-        und, gen = self.layers[-1](und, gen, rope, attend, keep)
+            und, gen = self._run(layer, und, gen, rope, attend)
+        und, gen = self._run(self.layers[-1], und, gen, rope, attend, keep)
         return self.norm(und), None if gen is None else self.norm_moe_gen(gen)
+
+    def _run(self, layer: Layer, *inputs) -> tuple[Tensor, Tensor | None]:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return layer(*inputs)
 
 
 class LanguageModel(nn.Module):

@@ -63,6 +63,11 @@ class UnifiedModel(Incremental, nn.Module):
             logits, velocity = logits + nothing.to(logits.dtype), velocity + nothing
         return ModelOutput(logits, velocity, states)
 
+    def recompute_activations(self, on: bool = True) -> None:
+        """Activation checkpointing, layer by layer: the backward runs every layer once more and its forward keeps
+        little."""
+        self.language_model.model.recompute = on
+
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
         """Final-norm streams (und, gen), all rows or `keep`; gen is None without latent tokens."""
         und = self.language_model.model.embed_tokens(pack.text_ids)

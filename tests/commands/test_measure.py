@@ -19,15 +19,16 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> int:
     return int((one.int() - other.int()).abs().max())
 
 
-def evaluated(run: Run, irg_rl, *words: object):
+def evaluated(run: Run, irg_rl, *words: object, name: str = "eval-rl-seed5"):
     out = run.folder / "asked"
     answer = irg_rl("eval", run.folder, "--seed", 5, "--out", out, *words)
     assert answer.code == 0, answer.err
-    return load(out / "eval-rl-seed5.real.parquet"), json.loads((out / "eval-rl-seed5.json").read_text())
+    return load(out / f"{name}.real.parquet"), json.loads((out / f"{name}.json").read_text())
 
 
 def test_eval_takes_all_held_out_prompts_and_several_samples_of_each(run, irg_rl):
-    table, summary = evaluated(run, irg_rl, "--prompts", TEST_PROMPTS, "--samples", 2)
+    asked = ("--prompts", TEST_PROMPTS, "--samples", 2)
+    table, summary = evaluated(run, irg_rl, *asked, name=f"eval-rl-seed5-prompts{TEST_PROMPTS}-samples2")
     assert (len(table), len(set(table.prompt_ids))) == (2 * TEST_PROMPTS, TEST_PROMPTS)
     assert summary["settings"]["samples"] == 2 and summary["arms"]["shuffled"]["n"] == 2 * TEST_PROMPTS
 

@@ -5,7 +5,7 @@ import torch
 
 from irg_rl.learner.parts import Part, part_of
 from irg_rl.model.autoencoder import Autoencoder
-from irg_rl.model.footprint import SavedBytes, drawing_footprint, training_footprint, velocity_footprint
+from irg_rl.model.footprint import LiveBytes, SavedBytes, drawing_footprint, training_footprint, velocity_footprint
 from irg_rl.model.layout import Kind
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.model.unified import UnifiedModel
@@ -57,6 +57,21 @@ def test_a_frozen_expert_keeps_less_in_the_count_as_in_earnest():
     counted = training_footprint(frozen, pack(), "cpu", torch.float32).kept
     assert counted < training_footprint(whole, pack(), "cpu", torch.float32).kept
     assert counted == pytest.approx(really_saved(real, pack()), rel=0.01)
+
+
+def test_recomputed_activations_are_counted_as_the_forward_leaves_them():
+    counted, real, given = meta_model(), UnifiedModel(CONFIG, SPECIAL), pack()
+    plain = training_footprint(counted, given, "cpu", torch.float32)
+    counted.recompute_activations()
+    real.recompute_activations()
+    found = training_footprint(counted, given, "cpu", torch.float32)
+    with LiveBytes(real.state_dict().values()) as live:
+        output = real(given)
+    own = output.logits.nbytes + output.velocity.nbytes
+    assert found.kept == pytest.approx(live.now - own, rel=0.01)
+    assert found.kept < 0.5 * plain.kept
+    assert plain.working < found.working < plain.kept
+    assert counted.language_model.model.recompute
 
 
 def test_bf16_on_a_gpu_is_counted_where_there_is_none_and_grows_with_rows_and_layers():

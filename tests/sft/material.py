@@ -103,5 +103,5 @@ def stream(
     sources = [
         RowSource(folder / source.folder, number, rejections, hold_out) for number, source in enumerate(chosen.sources)
     ]
-    layout = RowLayout(dropout, chosen.noise_blocks, 1.0, system)
+    layout = RowLayout(dropout, chosen.noise_blocks_by_kind, 1.0, system)
     return PackStream(chosen, sources, encoder(world), layout, world.model.pack_builder, seed=7)

@@ -113,7 +113,7 @@ def test_moments_do_not_depend_on_what_else_is_encoded(world):
 MIXED = [user("draw"), assistant(text("think"), image(0, (16, 32), need_loss=True, need_vae=True, need_vit=True))]
 
 
-@pytest.mark.parametrize("noise_blocks", [1, 4])
+@pytest.mark.parametrize("noise_blocks", [(1, 1), (4, 4), (3, 1), (1, 5)])
 @pytest.mark.parametrize("content", [thinking(1), initial_full(2), improving_full(3), MIXED])
 def test_counted_tokens_are_those_of_the_pack(world, content, noise_blocks):
     made = encoder(world)

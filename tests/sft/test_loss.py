@@ -18,7 +18,7 @@ ROWS = [improving_full(1), initial_full(2), thinking(3), initial_full(4)]
 
 def packs_of(world, groups, seed=0) -> list[SFTPack]:
     """One pack per group of rows; all draws come from one generator in row order."""
-    generator, layout = torch.Generator().manual_seed(seed), RowLayout(Dropout(), 2, 1.0)
+    generator, layout = torch.Generator().manual_seed(seed), RowLayout(Dropout(), (2, 2), 1.0)
     encoded = [encoder(world).encode([parse_row(json.dumps(row)) for row in rows]) for rows in groups]
     return [layout.pack(world.model.pack_builder(), rows, generator) for rows in encoded]
 

@@ -72,7 +72,7 @@ def lay_out(world, rows, dropout=NO_DROPOUT, noise_blocks=1, shift=1.0, system=N
     """(builder, pack) of rows given as conversations."""
     builder = Noted(world)
     encoded = encoder(world).encode([parse_row(json.dumps(row)) for row in rows])
-    layout = RowLayout(dropout, noise_blocks, shift, system)
+    layout = RowLayout(dropout, (noise_blocks, noise_blocks), shift, system)
     return builder, layout.pack(builder, encoded, torch.Generator().manual_seed(seed))
 
 
