@@ -411,6 +411,9 @@ class RLRecipe(Section):
     probe_every: int = Field(0, ge=0)
     """Updates between gradient norms of the image loss alone (does it reach the understanding expert?); 0: never."""
     checkpoint_every: Positive = 20
+    dump_every: int = Field(0, ge=0, exclude_if=lambda updates: not updates)
+    """Updates between dumps of the trained groups into `rollouts/` of the run, for `irg-rl show` and, when it is 1,
+    `irg-rl replay`; 0: none."""
 
 
 class EngineRecipe(Section):
@@ -437,8 +440,8 @@ class EvaluationRecipe(Section):
     strips: Positive = 12
     """Prompts shown as picture strips in the report."""
     preset: str | None = None
-    """How BAGEL or IRG sample, by name (presets.py): values of the four settings below. Those that stand beside it in
-    the file count more; as an override it replaces what the file says of the four."""
+    """How BAGEL or IRG sample, by name (presets.py): values of the five settings below. Those that stand beside it in
+    the file count more; as an override it replaces what the file says of the five."""
     temperature: float = Field(0.0, ge=0)
     """Of texts in evaluation and `generate`; 0 takes the most likely token, as BAGEL does."""
     points: Annotated[int, Field(ge=2)] | None = None
@@ -446,6 +449,9 @@ class EvaluationRecipe(Section):
     shift: Rate | None = None
     """Of the time points; None: that of `sampling`."""
     guidance: GuidanceRecipe = GuidanceRecipe()
+    noise: NoiseRecipe | None = Field(None, exclude_if=lambda noise: noise is None)
+    """Which denoising steps are stochastic, in evaluation and `generate`; None: none, as in BAGEL. Fresh noise mends
+    what earlier steps got wrong, for which it wants more `points`."""
 
     @model_validator(mode="before")
     @classmethod

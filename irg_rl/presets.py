@@ -9,7 +9,7 @@ A preset is a part of a recipe's `evaluation` section; config.py says what the s
     cfg-free     one model call per step, otherwise as bagel-t2i
 
 Scales guide the text of every image and the images of refinements; intervals are (low, high] on the shifted time;
-50 points are 49 Euler steps; temperature 0 takes the most likely token.
+50 points are 49 Euler steps, none of them noisy; temperature 0 takes the most likely token.
 """
 
 import copy
@@ -19,7 +19,7 @@ from typing import Any
 PRESET = "evaluation.preset"
 """The setting that takes a name."""
 
-_FLOW = {"points": 50, "shift": 3.0}
+_FLOW = {"points": 50, "shift": 3.0, "noise": None}
 _EARLY = {"first_interval": [0.4, 1.0], "first_renorm": "global", "renorm_min": 0.0}
 _IRG = _EARLY | {"interval": [0.0, 1.0], "renorm": "text_channel"}
 _BAGEL = _EARLY | {"interval": [0.4, 1.0], "renorm": "global"}

@@ -69,12 +69,25 @@ class ImageSegment:
 Segment = TextSegment | ImageSegment
 
 
+@dataclass(frozen=True)
+class SamplingLaw:
+    """How actions were drawn, the replay contract: log-probabilities hold under this law and no other. The times of the
+    denoising steps that were drawn stand in their segments; the weights are named by version and digest."""
+
+    temperature: float
+    kind: str  # flow.Transition
+    noise_level: float
+    t_second: float  # second time of the grid, for Flow-SDE's first step
+    dtype: str = "fp32"  # of the forward: fp32 or bf16
+
+
 @dataclass
 class Trajectory:
     """One sample of a group, with the scores of its images.
 
     `rewards[name][k]` is scorer `name`'s value for the image of turn k; None means the scorer failed, never
-    a number (invariant 2). `version` and `digest` name the weights that sampled it (invariant 4).
+    a number (invariant 2). `version` and `digest` name the weights that sampled it (invariant 4), `law` how it was
+    drawn; None: not for training.
     """
 
     prompt: Prompt
@@ -84,6 +97,7 @@ class Trajectory:
     stopped: bool = False
     version: int = 0
     digest: str = ""
+    law: SamplingLaw | None = None
     rewards: dict[str, list[float | None]] = field(default_factory=dict)
 
     @property

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from irg_rl.config import GuidanceRecipe, NoiseRecipe, SamplingRecipe
+from irg_rl.learner.policy import sampling_law
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.tokenizer import TextTokenizer
 from irg_rl.model.transforms import Resize
@@ -63,6 +64,8 @@ class Sampler:
                 "where text is; use a text_scale above 1, or 1 for both"
             )
         self.grid = vae.grid(*sampling.image_size)
+        dtype = "bf16" if model.llm2vae.weight.dtype == torch.bfloat16 else "fp32"
+        self.law = None if noise is None else sampling_law(sampling, noise, dtype)
 
     def sample(
         self, requests: Sequence[Request], turns: int | None = None, batch_size: int | None = None
@@ -156,9 +159,9 @@ class _Batch:
         self.contexts.add_images(rows, [self.seen[row] for row in rows.tolist()])
 
     def trajectories(self) -> list[Trajectory]:
-        history = self.sampler.sampling.history
+        history, law = self.sampler.sampling.history, self.sampler.law
         return [
-            Trajectory(r.prompt, r.sample, segments, history=history, stopped=stopped)
+            Trajectory(r.prompt, r.sample, segments, history=history, stopped=stopped, law=law)
             for r, segments, stopped in zip(self.requests, self.segments, self.stopped)
         ]
 

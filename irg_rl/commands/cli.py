@@ -208,6 +208,44 @@ def generate(
 
 
 @app.command()
+def parity(
+    checkpoint: Annotated[Path, typer.Argument(help="a model folder in the released layout, or a run")],
+    prompts: Annotated[int, typer.Option(min=1, help="trajectories per case, each of a prompt of its own")] = 16,
+    turns: Annotated[int | None, typer.Option(min=1, help="images at most; default: the recipe's")] = None,
+    seed: Annotated[int, typer.Option(help="seed of prompts and noise")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON to write; default: evaluation/ of the run")] = None,
+) -> None:
+    """Measure how far replayed log-probabilities are from sampled ones: per turn, modality and denoising step, for 1 to
+    n turns, batches of 1 and 16, whole and split packs, the model itself and with adapters."""
+    from irg_rl.commands.parity import measure_parity
+
+    measure_parity(checkpoint, prompts, turns, seed, out)
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped (rl.dump_every)")],
+    group: Annotated[int | None, typer.Option(min=0, help="place in the update; default: list all groups")] = None,
+) -> None:
+    """Show a group that RL trained on: every text, score and advantage, and the images as a picture strip."""
+    from irg_rl.commands.showing import show_group
+
+    show_group(run, step, group)
+
+
+@app.command()
+def replay(
+    run: RunFolder, step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped")]
+) -> None:
+    """Do one update of RL again from its dumped groups, without Ray, rollouts or scorers, and compare it with the run's
+    log: on the CPU it is the same to the bit. The place to debug a loss."""
+    from irg_rl.commands.replaying import replay_step
+
+    replay_step(run, step)
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Build report.html of a run again from its files."""
     from irg_rl.commands.reporting import build

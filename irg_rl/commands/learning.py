@@ -14,12 +14,12 @@ from irg_rl.commands.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.commands.run import Run
 from irg_rl.commands.supervise import engine_settings
 from irg_rl.config import Recipe, adapters_of
-from irg_rl.flow import bagel_grid
 from irg_rl.learner import checkpoint
 from irg_rl.learner.actor import Learner, LearnerSettings
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
-from irg_rl.learner.policy import SamplingLaw
+from irg_rl.learner.policy import sampling_law
 from irg_rl.learner.rl_loss import RLLossSettings
+from irg_rl.records import step_folder
 
 WARM_UP_S = 300.0
 """Longest start of the ranks: imports, model, optimizer."""
@@ -41,12 +41,11 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
         text_weight=rl.text_weight, image_weight=rl.image_weight, kl_text=rl.kl_text, kl_image=rl.kl_image,
         max_text_tokens=sampling.max_text_tokens,
     )  # fmt: skip
-    t_second = float(bagel_grid(sampling.points, sampling.shift)[1])
     return LearnerSettings(
         folder=folder,
         engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
         loss=loss,
-        law=SamplingLaw(sampling.temperature, rl.noise.kind, rl.noise.noise_level, t_second),
+        law=sampling_law(sampling, rl.noise, recipe.engine.dtype),
         lora=adapters_of(rl),
         seed=recipe.rl_seed,
         threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
@@ -92,6 +91,10 @@ class Learners:
 
     def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
         return self._all("check_ratio", *groups)[0]
+
+    def dump(self, groups: Sequence[ObjectRef]) -> None:
+        """Write the groups of the next update."""
+        self._all("dump", str(step_folder(self.run.folder, self.updates + 1)), *groups)
 
     def train(self, groups: Sequence[ObjectRef]) -> Future:
         """Start an update on scored groups; the driver may do other things meanwhile, and `finish` ends it."""

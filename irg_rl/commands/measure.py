@@ -40,7 +40,7 @@ class Evaluator:
         guidance, sampling = self.settings.guidance, evaluation_sampling(self.run.recipe.sampling, self.settings)
         return Sampler(
             folder.model.eval(), folder.autoencoder, folder.tokenizer, sampling,
-            guidance=guidance if guidance.is_on else None,
+            guidance=guidance if guidance.is_on else None, noise=self.settings.noise,
         )  # fmt: skip
 
     def sample(self, sampler: Sampler, requests: list[Request], turns: int, title: str) -> list[Trajectory]:
@@ -89,9 +89,11 @@ class Evaluator:
 
     def _settings(self, prompts: int) -> dict:
         sampling = evaluation_sampling(self.run.recipe.sampling, self.settings).model_dump(mode="json")
+        noise = self.settings.noise
         return {**sampling, "turns": self.settings.turns, "prompts": prompts, "samples": self.samples,
                 "seed": self.settings.seed, "preset": self.settings.preset,
-                "guidance": self.settings.guidance.model_dump(mode="json")}  # fmt: skip
+                "guidance": self.settings.guidance.model_dump(mode="json"),
+                "noise": None if noise is None else noise.model_dump(mode="json")}  # fmt: skip
 
 
 def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:

@@ -141,6 +141,9 @@ class Loop:
         collected = time.monotonic()
         if update == 0:
             self._check_ratio([body for _, body in batch])
+        every = self.run.recipe.rl.dump_every
+        if every and (update + 1) % every == 0:
+            self.learners.dump([body for _, body in batch])
         training = self.learners.train([body for _, body in batch])
         while not training.done():
             collector.pump(0.2, update)  # with staleness > 0 sampling goes on meanwhile

@@ -17,14 +17,14 @@ from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
 from irg_rl.learner.lora import load_trainable, served
-from irg_rl.learner.policy import SamplingLaw
 from irg_rl.learner.process_group import Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import Replay, ReplayPack, idle_pack
 from irg_rl.learner.rl_loss import JointLoss, RLLossSettings, finish
 from irg_rl.model.folder import load_folder
-from irg_rl.trajectory import Group, Trajectory
+from irg_rl.records import save_groups
+from irg_rl.trajectory import Group, SamplingLaw, Trajectory
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Learner:
     def check_ratio(self, *groups: Group) -> list[dict]:
         """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
         table is for the log."""
-        trajectories = trainable(groups)
+        trajectories = self._trainable(groups)
         replays = self._packs(trajectories)
         limits = self.settings.loss.clip_image
         strict = self.settings.engine.precision == "fp32"
@@ -103,7 +103,7 @@ class Learner:
         """
         if not self._checked:
             raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
-        trajectories = trainable(groups)
+        trajectories = self._trainable(groups)
         old = old_policy.sampled(trajectories)
         if self.settings.engine.precision == "bf16":
             old = old_policy.recompute(self.engine, self._packs(trajectories), trajectories, self.settings.law)
@@ -119,6 +119,11 @@ class Learner:
             results.append(self.engine.step(packs, joint, joint.denominators()))
             self._average(results[-1])
         return metrics | summary(results)
+
+    def dump(self, folder: str, *groups: Group) -> None:
+        """Rank 0 writes the groups, advantages included."""
+        if self.place.rank == 0:
+            save_groups(Path(folder), groups)
 
     def publish(self, version: int) -> Publication | None:
         """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base."""
@@ -165,6 +170,12 @@ class Learner:
     def close(self) -> None:
         """Leaves the other ranks."""
         leave()
+
+    def _trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
+        """Those with an advantage, all drawn by the law that is replayed."""
+        trajectories = trainable(groups)
+        ratio_check.require_law(trajectories, self.settings.law)
+        return trajectories
 
     def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
         return self._replay.packs(trajectories, self.place.rank, self.place.world_size)

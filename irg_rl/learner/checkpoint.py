@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
         else:
             return path, problems
     return None, problems
+
+
+def before(run: Path, step: int) -> Path | None:
+    """The newest complete checkpoint of a run that has done fewer steps than `step`."""
+    for path in reversed(_finished(run / FOLDER)):
+        with suppress(CheckpointError):
+            if describe(path).step < step:
+                return path
+    return None
 
 
 def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, fingerprint: str) -> None:

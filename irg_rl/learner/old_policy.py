@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from irg_rl.learner.policy import SamplingLaw, Scores, evaluate
+from irg_rl.learner.policy import Scores, evaluate
 from irg_rl.learner.replay import ReplayPack
-from irg_rl.trajectory import ImageSegment, Trajectory
+from irg_rl.trajectory import ImageSegment, SamplingLaw, Trajectory
 
 Key = tuple[int, int]
 """Trajectory and segment."""

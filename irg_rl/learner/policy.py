@@ -12,19 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from irg_rl import flow
+from irg_rl.config import NoiseRecipe, SamplingRecipe
 from irg_rl.learner.replay import ReplayPack, StepsRef
 from irg_rl.model.unified import ModelOutput
-from irg_rl.trajectory import Trajectory
-
-
-@dataclass(frozen=True)
-class SamplingLaw:
-    """How actions were drawn: the sampler's own settings."""
-
-    temperature: float
-    kind: str  # flow.Transition
-    noise_level: float
-    t_second: float  # second time of the grid, for Flow-SDE's first step
+from irg_rl.trajectory import SamplingLaw, Trajectory
 
 
 @dataclass
@@ -47,6 +38,12 @@ class Scores:
 
     texts: list[TextScore]
     images: list[StepScore]
+
+
+def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe, dtype: str) -> SamplingLaw:
+    """The law that these settings draw by; the sampler and the learner each take it from their own."""
+    second = float(flow.bagel_grid(sampling.points, sampling.shift)[1])
+    return SamplingLaw(sampling.temperature, noise.kind, noise.noise_level, second, dtype)
 
 
 def evaluate(

@@ -7,10 +7,10 @@ the worst place.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irg_rl.learner.policy import SamplingLaw, Scores, evaluate
+from irg_rl.learner.policy import Scores, evaluate
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import ReplayPack
-from irg_rl.trajectory import Modality, Trajectory
+from irg_rl.trajectory import Modality, SamplingLaw, Trajectory
 
 TEXT_TOLERANCE = 1e-4
 IMAGE_SHARE_OF_CLIP = 5
@@ -43,6 +43,24 @@ class Difference:
             "modality": self.modality, "turn": self.turn, "step": self.step, "count": self.count, "mean": self.mean,
             "max": self.largest, "limit": self.limit,
         }  # fmt: skip
+
+
+def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
+    """RatioError for a trajectory that was drawn by another law than the learner replays, or by none it knows of."""
+    for trajectory in trajectories:
+        if trajectory.law == law:
+            continue
+        if trajectory.law is None:
+            raise RatioError(f"{_name(trajectory)} carries no law of its sampling: it was not drawn for training")
+        apart = [
+            f"{name} {theirs} where the learner has {ours}"
+            for (name, theirs), ours in zip(vars(trajectory.law).items(), vars(law).values(), strict=True)
+            if theirs != ours
+        ]
+        raise RatioError(
+            f"{_name(trajectory)} was drawn with {', '.join(apart)}: give sampler and learner the same sampling, "
+            "rl.noise and engine.dtype"
+        )
 
 
 def check(

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from irg_rl.learner.old_policy import OldPolicy
-from irg_rl.learner.policy import SamplingLaw, Scores, StepScore, evaluate
+from irg_rl.learner.policy import Scores, StepScore, evaluate
 from irg_rl.learner.replay import ReplayPack, StepsRef, TextRef
 from irg_rl.learner.update import Loss
 from irg_rl.losses import clip, flow, text
 from irg_rl.model.unified import ModelOutput
-from irg_rl.trajectory import Trajectory
+from irg_rl.trajectory import SamplingLaw, Trajectory
 
 TEXT, IMAGE = "text", "image"
 

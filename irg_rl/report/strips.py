@@ -56,6 +56,17 @@ def strip(
     return canvas
 
 
+def same_size(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The pictures on white canvases of one size: wandb shows a panel of different sizes wrongly."""
+    height, width = (max((picture.shape[side] for picture in pictures), default=0) for side in (0, 1))
+    canvases = []
+    for picture in pictures:
+        canvas = np.full((height, width, 3), WHITE, dtype=np.uint8)
+        canvas[: picture.shape[0], : picture.shape[1]] = picture
+        canvases.append(canvas)
+    return canvases
+
+
 def _framed(pixels: UInt8[np.ndarray, "H W 3"], correct: bool | None) -> UInt8[np.ndarray, "h w 3"]:
     colour = UNKNOWN if correct is None else RIGHT if correct else WRONG
     height, width = pixels.shape[:2]

@@ -18,6 +18,7 @@ from wandb.errors import CommError, UsageError
 from irg_rl.report.metrics_log import MetricsLog
 from irg_rl.report.redact import redact, redact_text
 from irg_rl.report.samples import Sample
+from irg_rl.report.strips import same_size
 
 METRICS = "metrics.jsonl"
 _ID_FILE = "wandb_id"
@@ -65,7 +66,8 @@ class Tracker:
             return
         self._axis(stage)
         shown = [sample for sample in samples if sample.images]
-        images = [wandb.Image(sample.strip(), caption=redact_text(sample.prompt)) for sample in shown]
+        pictures = same_size([sample.strip() for sample in shown])
+        images = [wandb.Image(p, caption=redact_text(s.prompt)) for p, s in zip(pictures, shown, strict=True)]
         content = {f"{stage}/strips": images, f"{stage}/step": step}
         with _staged_in(self._folder / "wandb" / "data"):
             content[f"{stage}/trajectories"] = _table(shown)

@@ -13,7 +13,8 @@ from irg_rl.commands.run import Run
 from tests.commands.conftest import CONFIGS
 from tests.sft.material import initial_full, write
 
-COMMANDS = ["ls", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "report"]
+COMMANDS = ["ls", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "parity",
+            "show", "replay", "report"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
 
@@ -61,6 +62,9 @@ def test_no_words_at_all_give_an_overview(irg_rl):
     ("compare", ["each seed and all of them pooled", "differ in rl.seed alone", "--out"]),
     ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--preset", "--scorers",
               "--out"]),
+    ("show", ["every text, score and advantage", "--step", "--group"]),
+    ("replay", ["without Ray, rollouts or scorers", "the same to the bit", "--step"]),
+    ("parity", ["replayed log-probabilities", "whole and split packs", "--prompts", "--turns", "--seed", "--out"]),
     ("generate", ["Think, draw, look, redraw", "may be given several times", "--preset", "irg, irg-paper,",
                   "--text-scale", "--image-scale", "--size", "--system-prompt", "--out"]),
     ("report", ["Build report.html of a run again", "a run folder"]),
@@ -207,7 +211,7 @@ def test_an_output_folder_that_is_a_file_is_one_line(irg_rl, elsewhere):
 # --- runs that are none
 
 
-@pytest.mark.parametrize("command", ["resume", "report", "eval", "fork", "baseline", "compare"])
+@pytest.mark.parametrize("command", ["resume", "report", "eval", "fork", "baseline", "compare", "parity"])
 def test_a_folder_that_is_no_run_is_one_line(irg_rl, elsewhere, command):
     (elsewhere / "empty").mkdir()
     assert one_line(irg_rl(command, "empty")) == (

@@ -163,8 +163,9 @@ def test_a_reference_model_is_held_where_there_is_a_kl_term():
 
 
 def test_time_is_operations_over_the_rate_and_bytes_over_the_bandwidth():
-    sampling = {part.name: part for part in Plan(shapes()).stretches}["rl sampling"]
-    assert sampling.count == 80 * 8 / 2  # updates, groups, rollout actors
+    recipe = shapes()
+    sampling = {part.name: part for part in Plan(recipe).stretches}["rl sampling"]
+    assert sampling.count == recipe.rl.updates * recipe.rl.groups / 2  # two rollout actors
     seconds = sampling.count * (sampling.flops / 2e12 + sampling.read / 3e9)
     assert sampling.seconds(Rates(2.0, 3.0)) == pytest.approx(seconds)
 

@@ -21,6 +21,7 @@ from irg_rl.learner.ratio_check import RatioError
 from irg_rl.learner.rl_loss import RLLossSettings
 from irg_rl.model.folder import save_folder
 from irg_rl.trajectory import Group
+from tests.learner.world import NOISE
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,14 @@ def started(settings):
     learner = Learner(settings)
     learner.setup()
     return learner
+
+
+def test_groups_of_another_law_are_neither_checked_nor_trained_on(settings, groups, world):
+    learner = started(settings(law=world.law(noise=NOISE.model_copy(update={"noise_level": 0.5}))))
+    for use in (learner.check_ratio, learner.train):
+        learner._checked = True
+        with pytest.raises(RatioError, match="noise_level 0.7 where the learner has 0.5"):
+            use(*groups)
 
 
 def weights(learner):

@@ -1,9 +1,11 @@
 """Invariant 1: sampler and learner are the same policy, or the run refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from irg_rl.learner.ratio_check import RatioError, check
+from irg_rl.learner.ratio_check import RatioError, check, require_law
 from tests.learner.test_rl_loss import Plain, shifted
 
 
@@ -43,6 +45,16 @@ def test_one_wrong_token_is_refused_and_named(world):
 def test_other_weights_are_another_policy(world):
     with pytest.raises(RatioError, match="different policies"):
         run(world, world.sample(2), shifted(world))
+
+
+def test_what_was_drawn_by_another_law_is_refused_with_both_values(world):
+    trajectories, law = world.sample(2), world.law()
+    require_law(trajectories, law)
+    with pytest.raises(RatioError, match=r"sample 0 was drawn with temperature 0.9 where the learner has 1.0, dtype"):
+        require_law(trajectories, replace(law, temperature=1.0, dtype="bf16"))
+    trajectories[1].law = None
+    with pytest.raises(RatioError, match="sample 1 carries no law of its sampling"):
+        require_law(trajectories, law)
 
 
 def test_an_undefined_log_probability_is_the_worst_of_all(world):

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from irg_rl.config import NoiseRecipe, SamplingRecipe
-from irg_rl.flow import bagel_grid
-from irg_rl.learner.policy import SamplingLaw
+from irg_rl.learner.policy import sampling_law
 from irg_rl.learner.replay import Replay
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import LLMConfig, ModelConfig, VAEConfig, ViTConfig
 from irg_rl.model.init import initialize
 from irg_rl.model.tokenizer import TextTokenizer, train_tokenizer
 from irg_rl.model.unified import UnifiedModel
-from irg_rl.trajectory import Prompt, Trajectory
+from irg_rl.trajectory import Prompt, SamplingLaw, Trajectory
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 
@@ -43,8 +42,7 @@ class TinyWorld:
     tokenizer: TextTokenizer
 
     def law(self, sampling: SamplingRecipe = SAMPLING, noise: NoiseRecipe = NOISE) -> SamplingLaw:
-        second = float(bagel_grid(sampling.points, sampling.shift)[1])
-        return SamplingLaw(sampling.temperature, noise.kind, noise.noise_level, second)
+        return sampling_law(sampling, noise, "fp32")
 
     def replay(self, sampling: SamplingRecipe = SAMPLING, **changes) -> Replay:
         options = {"system_prompt": sampling.system_prompt, "max_pack_tokens": 4096} | changes

@@ -30,6 +30,13 @@ def test_frames_tell_right_from_wrong_from_unjudged():
     assert [int(row[side // 2, left + side // 2, 0]) for left in (0, side + strips.GAP)] == [1, 2]
 
 
+def test_pictures_on_canvases_of_one_size_keep_their_pixels():
+    small, large = strips.same_size([flat(1, 20, 30), flat(2, 10, 50)])
+    assert small.shape == large.shape == (20, 50, 3)
+    assert (small[:, :30] == 1).all() and tuple(small[0, 40]) == strips.WHITE and tuple(large[15, 0]) == strips.WHITE
+    assert strips.same_size([]) == []
+
+
 def test_a_strip_of_nothing_or_with_lost_verdicts_is_refused():
     with pytest.raises(ValueError, match="got 0 and 0"):
         strips.strip([])

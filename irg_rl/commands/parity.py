@@ -1,0 +1,190 @@
+"""`irg-rl parity`: does the learner replay the policy that sampled? Every way of sampling and packing, in one table.
+
+Trajectories are sampled as RL samples them (the recipe's temperature and noise, but every denoising step noisy, so
+that each is measured), with 1 to n images, one by one and in batches, by the whole model and by one with adapters. The
+learner's packed forward then gives every log-probability again, in packs that hold whole trajectories and in packs so
+small that these are cut. A ratio is exp of what differs, so invariant 1 is that nothing does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from irg_rl.commands.generating import load_here, model_folder, recipe_of
+from irg_rl.commands.progress import bar, console
+from irg_rl.commands.run import write_json
+from irg_rl.config import LoraRecipe, Recipe, RLRecipe
+from irg_rl.errors import InputError
+from irg_rl.learner.lora import add_adapters, is_adapter
+from irg_rl.learner.policy import sampling_law
+from irg_rl.learner.ratio_check import Difference, RatioError, check
+from irg_rl.learner.replay import Replay
+from irg_rl.model.folder import Folder
+from irg_rl.model.pack import Pack
+from irg_rl.model.unified import ModelOutput, UnifiedModel
+from irg_rl.shapes_world.prompts import make_prompts
+from irg_rl.trajectory import Modality, Trajectory
+from rollouts.request import Request
+from rollouts.sampler import Sampler
+
+BATCHES = (1, 16)
+FULL, LORA = "full", "lora"
+WHOLE, SPLIT = "whole", "split"
+ADAPTER_SCALE = 0.02
+"""Standard deviation of the adapters' second matrices, which start at zero: adapters that do nothing test nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to sample and to pack, and |replayed - sampled| log-probabilities by turn, modality and step."""
+
+    weights: str
+    turns: int
+    batch: int
+    packs: str
+    table: list[Difference]
+
+    def record(self) -> dict[str, Any]:
+        rows = [difference.row() | {"where": difference.where} for difference in self.table]
+        return {"weights": self.weights, "turns": self.turns, "batch": self.batch, "packs": self.packs, "places": rows}
+
+    def worst(self, modality: Modality) -> Difference | None:
+        """The place of that modality that comes nearest to its limit."""
+        own = [difference for difference in self.table if difference.modality == modality]
+        return max(own, key=lambda difference: difference.largest / difference.limit, default=None)
+
+
+class Forward:
+    """The learner's forward without its engine: what `check` asks of one."""
+
+    def __init__(self, model: UnifiedModel, context_grad: str) -> None:
+        self.model, self.context_grad = model, context_grad
+        self.device = model.latent_pos_embed.pos_embed.device
+
+    @torch.no_grad()
+    def evaluate(self, packs: Sequence[Pack], read: Callable[[ModelOutput, int], Any]) -> list[Any]:
+        return [
+            read(self.model(pack.to(self.device), context_grad=self.context_grad), index)
+            for index, pack in enumerate(packs)
+        ]
+
+
+def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
+    """Print and write the table; RatioError names the worst place where an fp32 model exceeds a limit."""
+    folder = model_folder(target).resolve()
+    recipe = recipe_of(folder)
+    most = turns or recipe.sampling.turns
+    requests = [Request(prompt, 0, seed) for prompt in make_prompts(prompts, "validation", seed)]
+    cases: list[Case] = []
+    with bar(f"parity of {folder.name}", 2 * most * len(BATCHES)) as progress:
+        for case in parity_cases(folder, recipe, requests, most, seed):
+            cases.append(case)
+            if case.packs == SPLIT:
+                progress.advance(note=f"{case.weights}, {case.turns} turns, batches of {case.batch}")
+    console.print(as_table(cases))
+    content = {
+        "model": str(folder), "recipe": recipe.name, "digest": recipe.digest(), "seed": seed,
+        "dtype": recipe.engine.dtype, "device": recipe.engine.device, "cases": [case.record() for case in cases],
+    }  # fmt: skip
+    path = out or _place(folder)
+    write_json(path, content)
+    console.print(f"written: {path}", soft_wrap=True, markup=False)
+    _require(cases, recipe)
+
+
+def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
+    """Cases one by one; whole packs and split ones come in pairs."""
+    rl = recipe.rl or RLRecipe()
+    noise = rl.noise.model_copy(update={"window": "all"})
+    for weights in (FULL, LORA):
+        parts = load_here(folder, recipe)
+        parts.model.eval()
+        if weights == LORA:
+            _adapt(parts.model, rl.lora or LoraRecipe(rank=4, alpha=8), seed)
+        forward = Forward(parts.model, rl.context_grad)
+        law = sampling_law(recipe.sampling, noise, recipe.engine.dtype)
+        for turns in range(1, most + 1):
+            sampling = recipe.sampling.model_copy(update={"turns": turns})
+            sampler = Sampler(parts.model, parts.autoencoder, parts.tokenizer, sampling, noise=noise)
+            for batch in BATCHES:
+                trajectories = sampler.sample(requests, turns, batch)
+                for packs, size in _pack_sizes(parts, recipe, trajectories, rl.max_pack_tokens):
+                    replays = _replay(parts, recipe, size).packs(trajectories)
+                    table = check(forward, replays, trajectories, law, rl.clip_image, strict=False)
+                    yield Case(weights, turns, batch, packs, table)
+
+
+def as_table(cases: Sequence[Case]) -> Table:
+    """A line per case: the worst place of each modality, and the mean over all of its places."""
+    title = "|log ratio|: replayed against sampled log-probabilities"
+    table = Table("weights", "turns", "batch", "packs", "text max", "text mean", "image max", "image mean", title=title)
+    for case in cases:
+        table.add_row(case.weights, str(case.turns), str(case.batch), case.packs, *_cells(case))
+    return table
+
+
+def _cells(case: Case) -> Iterator[str]:
+    for modality in (Modality.TEXT, Modality.IMAGE):
+        worst = case.worst(modality)
+        if worst is None:
+            yield from ("-", "-")
+            continue
+        own = [difference for difference in case.table if difference.modality == modality]
+        mean = sum(difference.total for difference in own) / sum(difference.count for difference in own)
+        yield f"{worst.largest:.1e} of {worst.limit:.0e}"
+        yield f"{mean:.1e}"
+
+
+def _adapt(model: UnifiedModel, lora: LoraRecipe, seed: int) -> None:
+    """Adapters that do something."""
+    add_adapters(model, lora, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            if is_adapter(name) and ".lora_B." in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * ADAPTER_SCALE)
+
+
+def _replay(parts: Folder, recipe: Recipe, size: int) -> Replay:
+    model = parts.model
+    return Replay(
+        model.config, model.special, parts.tokenizer.encode,
+        system_prompt=recipe.sampling.system_prompt, max_pack_tokens=size,
+    )  # fmt: skip
+
+
+def _pack_sizes(
+    parts: Folder, recipe: Recipe, trajectories: list[Trajectory], whole: int
+) -> list[tuple[str, int]]:
+    """The recipe's packs, and the smallest tenth of the longest row that holds every context."""
+    longest = max(max(made.pack.lengths) for made in _replay(parts, recipe, whole).packs(trajectories))
+    for tenths in range(3, 10):
+        size = int(longest) * tenths // 10
+        try:
+            _replay(parts, recipe, size).packs(trajectories)
+        except InputError:
+            continue
+        return [(WHOLE, whole), (SPLIT, size)]
+    raise InputError(f"no pack of less than {longest} tokens holds a context and one denoising step: sample more steps")
+
+
+def _place(folder: Path) -> Path:
+    """Among the evaluations of the run that the model lies in; outside of one, here."""
+    run, name = folder.parent.parent, f"parity-{folder.name}.json"
+    return run / "evaluation" / name if (run / "recipe.yaml").is_file() else Path(name)
+
+
+def _require(cases: Sequence[Case], recipe: Recipe) -> None:
+    places = [(difference, case) for case in cases for difference in case.table]
+    worst, case = max(places, key=lambda pair: pair[0].largest / pair[0].limit)
+    if recipe.engine.dtype == "fp32" and not worst.largest <= worst.limit:
+        step = "" if worst.step is None else f", step {worst.step}"
+        raise RatioError(
+            f"{case.weights} weights, {case.turns} turns, batches of {case.batch}, {case.packs} packs: the replayed "
+            f"{worst.modality} log-probability of turn {worst.turn}{step} differs from the sampled one by "
+            f"{worst.largest:.3g} (limit {worst.limit:.3g}; {worst.where}): sampler and learner are different policies"
+        )

@@ -1,0 +1,99 @@
+"""Groups on disk: a folder with `groups.json` (words and numbers) and `tensors.safetensors`; nothing is pickled.
+
+A segment that siblings share is written once and is one object again when it is read, so what the learner makes of a
+batch that went through a folder is what it makes of the batch itself, to the bit.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from irg_rl.errors import InputError
+from irg_rl.trajectory import Group, ImageSegment, Prompt, SamplingLaw, Segment, TextSegment, Trajectory
+
+WORDS, TENSORS = "groups.json", "tensors.safetensors"
+FORMAT = 1
+_KINDS = {"text": TextSegment, "image": ImageSegment}
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where the groups of one RL update lie: `rollouts/step-000012` of the run, counted from 1."""
+    return run / "rollouts" / f"step-{step:06d}"
+
+
+def save_groups(folder: Path, groups: Sequence[Group]) -> None:
+    """Write the groups; the folder appears whole or not at all, in place of one that was there."""
+    segments: dict[int, tuple[int, Segment]] = {}
+    records = [_group(group, segments) for group in groups]
+    tensors, words = {}, []
+    for number, segment in segments.values():
+        kind = next(name for name, type_ in _KINDS.items() if isinstance(segment, type_))
+        entry: dict[str, Any] = {"kind": kind}
+        for field in fields(segment):
+            value = getattr(segment, field.name)
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{field.name}"] = value.clone().contiguous()  # views of one storage are refused
+            else:
+                entry[field.name] = value
+        words.append(entry)
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(tensors, aside / TENSORS)
+    (aside / WORDS).write_text(json.dumps({"format": FORMAT, "groups": records, "segments": words}))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+
+
+def load_groups(folder: Path) -> list[Group]:
+    """The groups of a folder. InputError when it is none, or a damaged one."""
+    try:
+        content = json.loads((folder / WORDS).read_text())
+        tensors = load_file(folder / TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{folder}: no readable groups ({error}); `rl.dump_every` of a recipe writes them") from error
+    if content.get("format") != FORMAT:
+        raise InputError(f"{folder}: written in format {content.get('format')}, this version reads {FORMAT}")
+    parts: list[dict[str, Tensor]] = [{} for _ in content["segments"]]
+    for name, tensor in tensors.items():
+        number, field = name.split(".")
+        parts[int(number)][field] = tensor
+    segments = [_segment(entry, part) for entry, part in zip(content["segments"], parts, strict=True)]
+    return [_read_group(record, segments) for record in content["groups"]]
+
+
+def _group(group: Group, segments: dict[int, tuple[int, Segment]]) -> dict:
+    for trajectory in group.trajectories:
+        for segment in trajectory.segments:
+            segments.setdefault(id(segment), (len(segments), segment))
+    trajectories = [
+        {name: getattr(t, name) for name in ("sample", "history", "stopped", "version", "digest", "rewards")}
+        | {"law": None if t.law is None else asdict(t.law), "segments": [segments[id(s)][0] for s in t.segments]}
+        for t in group.trajectories
+    ]
+    return {"id": group.id, "version": group.version, "prompt": asdict(group.prompt), "trajectories": trajectories}
+
+
+def _segment(entry: dict, tensors: dict[str, Tensor]) -> Segment:
+    words = {name: tuple(value) if name == "grid" else value for name, value in entry.items() if name != "kind"}
+    return _KINDS[entry["kind"]](**words, **tensors)
+
+
+def _read_group(record: dict, segments: list[Segment]) -> Group:
+    prompt = Prompt(**record["prompt"])
+    trajectories = []
+    for entry in record["trajectories"]:
+        words = entry | {
+            "segments": [segments[number] for number in entry["segments"]],
+            "law": None if entry["law"] is None else SamplingLaw(**entry["law"]),
+        }
+        trajectories.append(Trajectory(prompt, **words))
+    return Group(record["id"], prompt, trajectories, record["version"])
