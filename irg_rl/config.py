@@ -307,6 +307,9 @@ class NoiseRecipe(Section):
     window_size: Positive = 3
     window_range: tuple[int, int] = (0, 6)
     """Steps among which the window lies: [first, last)."""
+    shared_start: bool = Field(False, exclude_if=lambda shared: not shared)
+    """RL: the images that a group draws in a turn start from one noise (DanceGRPO, arXiv 2505.07818), so that siblings
+    differ by the noise of trained steps, and by what they were asked to draw, alone."""
 
 
 class ScorerRecipe(Section):

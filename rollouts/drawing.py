@@ -60,6 +60,7 @@ def draw_images(
     velocity: Velocity,
     shape: tuple[int, int],
     noises: list[Noise],
+    starts: list[Noise],
     windows: list[list[int]],
     turn: int,
     sampling: SamplingRecipe,
@@ -68,10 +69,10 @@ def draw_images(
 ) -> tuple[Float[Tensor, "R N D"], list[Record]]:
     """Final latents of one image per row, on `device`, and the record of their noisy steps.
 
-    `velocity(x, t)` is the model's (guided or not) for all rows at one time; windows[r] lists the noisy steps of row r.
+    `noises`: of each row, but for the first, which comes from `starts`. `velocity(x, t)` is the model's (guided or not) for all rows at one time; windows[r] lists the noisy steps of row r.
     """
     times = flow.bagel_grid(sampling.points, sampling.shift).tolist()
-    x = torch.stack([source.normal(Use.INITIAL, shape, turn) for source in noises]).to(device)
+    x = torch.stack([source.normal(Use.INITIAL, shape, turn) for source in starts]).to(device)
     records = [Record(shape) for _ in noises]
     for index, (t, t_next) in enumerate(zip(times, times[1:])):
         v = velocity(x, t)

@@ -176,12 +176,19 @@ class _Batch:
             lambda x, t: self.contexts.velocity(x, t, grid, which, turn),
             (grid[0] * grid[1], sampler.model.config.latent_dim),
             [self.noises[row] for row in rows],
+            [self._start(self.requests[row]) for row in rows],
             windows,
             turn,
             sampler.sampling,
             sampler.noise,
             sampler.device,
         )
+
+    def _start(self, request: Request) -> Noise:
+        """The stream of an image's first noise: the sample's own, or that of its group."""
+        settings = self.sampler.noise
+        shared = settings is not None and settings.shared_start
+        return Noise(request.seed, request.prompt.id, 0 if shared else request.sample)
 
     def _text_segment(self, written: Written, turn: int) -> TextSegment:
         text = self.sampler.tokenizer.decode(self._open(written.ids).tolist())

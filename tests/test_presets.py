@@ -23,7 +23,7 @@ def of_file(folder: Path, evaluation: dict, *overrides: str) -> Recipe:
 def test_a_preset_leaves_no_part_of_sampling_open(name):
     """What it does not name would come from elsewhere, and the name would not say how it was sampled."""
     preset = PRESETS[name]
-    assert set(preset) == {"temperature", "points", "shift", "guidance"}
+    assert set(preset) == {"temperature", "points", "shift", "noise", "guidance"}
     assert set(preset["guidance"]) == set(GuidanceRecipe.model_fields)
 
 
@@ -44,6 +44,12 @@ def test_presets_are_the_references_numbers(name, text, image, temperature, refi
     assert (guidance.interval, guidance.renorm) == refined
     assert (settings.points, settings.shift) == (50, 3.0)
     assert guidance.is_on is (name != "cfg-free")
+
+
+def test_a_preset_draws_without_noise_whatever_the_file_says(tmp_path):
+    file = {"noise": {"kind": "cps", "noise_level": 0.9, "window": "all"}}
+    assert of_file(tmp_path, file).evaluation.noise.noise_level == 0.9
+    assert of_file(tmp_path, file, "evaluation.preset=irg").evaluation.noise is None
 
 
 def test_what_stands_beside_a_preset_in_a_file_counts_more(tmp_path):

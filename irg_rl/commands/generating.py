@@ -73,11 +73,12 @@ def generate_to(target: Path, prompts: list[str], turns: int, seed: int, changes
     folder = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(folder), changes, str(folder))
     evaluation = recipe.evaluation
-    sampling, guidance = evaluation_sampling(recipe.sampling, evaluation), evaluation.guidance
+    sampling = evaluation_sampling(recipe.sampling, evaluation)
+    guidance, noise = evaluation.guidance, evaluation.noise
     parts = load_here(folder, recipe)
     sampler = Sampler(
         parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling,
-        guidance=guidance if guidance.is_on else None, noise=evaluation.noise,
+        guidance=guidance if guidance.is_on else None, noise=noise,
     )  # fmt: skip
     requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
     trajectories = sampler.sample(requests, turns, evaluation.batch_size)
@@ -85,8 +86,8 @@ def generate_to(target: Path, prompts: list[str], turns: int, seed: int, changes
     settings = {
         "model": str(folder), "device": str(sampler.device), "dtype": str(parts.model.llm2vae.weight.dtype),
         "seed": seed, "turns": turns, "preset": evaluation.preset, "sampling": _said(sampling),
-        "guidance": guidance.model_dump(mode="json"),
-        "noise": None if evaluation.noise is None else evaluation.noise.model_dump(mode="json"), "batch_size": evaluation.batch_size,
+        "guidance": guidance.model_dump(mode="json"), "noise": noise and noise.model_dump(mode="json"),
+        "batch_size": evaluation.batch_size,
     }  # fmt: skip
     records = [_write(trajectory, out, number) for number, trajectory in enumerate(trajectories)]
     write_json(out / "settings.json", {**settings, "trajectories": records})

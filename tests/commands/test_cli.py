@@ -211,10 +211,11 @@ def test_an_output_folder_that_is_a_file_is_one_line(irg_rl, elsewhere):
 # --- runs that are none
 
 
-@pytest.mark.parametrize("command", ["resume", "report", "eval", "fork", "baseline", "compare", "parity"])
+@pytest.mark.parametrize("command", ["resume", "report", "eval", "fork", "baseline", "compare", "show", "replay"])
 def test_a_folder_that_is_no_run_is_one_line(irg_rl, elsewhere, command):
     (elsewhere / "empty").mkdir()
-    assert one_line(irg_rl(command, "empty")) == (
+    words = ["--step", 1] if command in ("show", "replay") else []
+    assert one_line(irg_rl(command, "empty", *words)) == (
         "empty: not a run folder (no recipe.yaml); `irg-rl train RECIPE` makes one"
     )
 
@@ -222,6 +223,10 @@ def test_a_folder_that_is_no_run_is_one_line(irg_rl, elsewhere, command):
 def test_generate_without_a_model_is_one_line_and_writes_nothing(irg_rl, elsewhere):
     answer = irg_rl("generate", "empty", "--prompt", "a red circle", "--out", "pictures")
     assert "empty: no model folder" in one_line(answer) and list(elsewhere.iterdir()) == []
+
+
+def test_parity_without_a_model_is_one_line(irg_rl, elsewhere):
+    assert "empty: no model folder" in one_line(irg_rl("parity", "empty"))
 
 
 def test_eval_of_a_run_without_a_trained_model_says_how_to_go_on(irg_rl, recipe):

@@ -174,7 +174,7 @@ def test_time_is_operations_over_the_rate_and_bytes_over_the_bandwidth():
 
 
 def test_the_replay_packs_are_full_and_hold_every_trajectory_once():
-    recipe = shapes()
+    recipe = shapes("rl.minibatches=1")
     packs = replay_packs(recipe)
     assert sum(len(pack.lengths) for pack in packs) == recipe.rl.groups * recipe.rl.group_size
     assert all(pack.tokens <= recipe.rl.max_pack_tokens for pack in packs)

@@ -74,7 +74,8 @@ def test_a_step_that_cannot_be_reached_says_why(trained, irg_rl):
 
 
 def test_a_group_is_shown_with_texts_scores_advantages_and_a_strip(trained, irg_rl):
-    assert "a red circle above a blue square" in irg_rl("show", trained.folder, "--step", 2).out
+    listed = irg_rl("show", trained.folder, "--step", 2).out
+    assert "RL update 2" in listed and "a red circle" in listed and "largest advantage" in " ".join(listed.split())
     answer = irg_rl("show", trained.folder, "--step", 2, "--group", 0)
     assert answer.code == 0 and "verifier 0.250" in answer.out and "+1.000" in answer.out
     picture = Image.open(step_folder(trained.folder, 2) / "group-0.png")

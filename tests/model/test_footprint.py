@@ -68,7 +68,7 @@ def test_recomputed_activations_are_counted_as_the_forward_leaves_them():
     with LiveBytes(real.state_dict().values()) as live:
         output = real(given)
     own = output.logits.nbytes + output.velocity.nbytes
-    assert found.kept == pytest.approx(live.now - own, rel=0.01)
+    assert found.kept == pytest.approx(live.now - own, rel=0.02)
     assert found.kept < 0.5 * plain.kept
     assert plain.working < found.working < plain.kept
     assert counted.language_model.model.recompute

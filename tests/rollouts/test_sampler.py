@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from irg_rl.config import NoiseRecipe
 from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
 from rollouts.request import Request, StopPhrase
 from tests.rollouts.conftest import requests
@@ -117,6 +118,19 @@ def test_siblings_share_the_window_and_groups_do_not_all(kit):
     windows = [[tuple(image.t.tolist()) for image in t.images] for t in trajectories]
     assert windows[0::2] == windows[1::2]
     assert len({window for row in windows for window in row}) > 1
+
+
+def test_a_shared_start_leaves_siblings_the_noise_of_trained_steps_alone(kit):
+    def first_steps(shared: bool):
+        noise = NoiseRecipe(window="first", window_size=1, shared_start=shared)
+        drawn = kit.sampler(noise=noise, turns=1).sample([Request(Prompt("p", "a red circle"), i, think="a red circle") for i in range(3)])
+        return [trajectory.images[0] for trajectory in drawn]
+
+    own, shared = first_steps(False), first_steps(True)
+    assert all(not torch.equal(own[0].x, other.x) for other in own[1:])
+    assert all(torch.equal(shared[0].x, other.x) for other in shared[1:])
+    assert all(not torch.equal(shared[0].x_next, other.x_next) for other in shared[1:])
+    assert torch.equal(shared[0].x, own[0].x)
 
 
 def test_given_think_and_image_take_the_place_of_sampled_ones(kit):
