@@ -69,7 +69,8 @@ def draw_images(
 ) -> tuple[Float[Tensor, "R N D"], list[Record]]:
     """Final latents of one image per row, on `device`, and the record of their noisy steps.
 
-    `noises`: of each row, but for the first, which comes from `starts`. `velocity(x, t)` is the model's (guided or not) for all rows at one time; windows[r] lists the noisy steps of row r.
+    `noises`: of each row, but for the first one, which comes from `starts`. `velocity(x, t)` is the model's (guided or
+    not) for all rows at one time; windows[r] lists the noisy steps of row r.
     """
     times = flow.bagel_grid(sampling.points, sampling.shift).tolist()
     x = torch.stack([source.normal(Use.INITIAL, shape, turn) for source in starts]).to(device)

@@ -123,7 +123,8 @@ def test_siblings_share_the_window_and_groups_do_not_all(kit):
 def test_a_shared_start_leaves_siblings_the_noise_of_trained_steps_alone(kit):
     def first_steps(shared: bool):
         noise = NoiseRecipe(window="first", window_size=1, shared_start=shared)
-        drawn = kit.sampler(noise=noise, turns=1).sample([Request(Prompt("p", "a red circle"), i, think="a red circle") for i in range(3)])
+        siblings = [Request(Prompt("p", "a red circle"), sample, think="a red circle") for sample in range(3)]
+        drawn = kit.sampler(noise=noise, turns=1).sample(siblings)
         return [trajectory.images[0] for trajectory in drawn]
 
     own, shared = first_steps(False), first_steps(True)
