@@ -65,7 +65,8 @@ class Sampler:
             )
         self.grid = vae.grid(*sampling.image_size)
         dtype = "bf16" if model.llm2vae.weight.dtype == torch.bfloat16 else "fp32"
-        self.law = None if noise is None else sampling_law(sampling, noise, dtype)
+        # what guidance has drawn no single forward replays
+        self.law = None if noise is None or guidance is not None else sampling_law(sampling, noise, dtype)
 
     def sample(
         self, requests: Sequence[Request], turns: int | None = None, batch_size: int | None = None

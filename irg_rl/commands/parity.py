@@ -181,10 +181,6 @@ def _place(folder: Path) -> Path:
 def _require(cases: Sequence[Case], recipe: Recipe) -> None:
     places = [(difference, case) for case in cases for difference in case.table]
     worst, case = max(places, key=lambda pair: pair[0].largest / pair[0].limit)
-    if recipe.engine.dtype == "fp32" and not worst.largest <= worst.limit:
-        step = "" if worst.step is None else f", step {worst.step}"
-        raise RatioError(
-            f"{case.weights} weights, {case.turns} turns, batches of {case.batch}, {case.packs} packs: the replayed "
-            f"{worst.modality} log-probability of turn {worst.turn}{step} differs from the sampled one by "
-            f"{worst.largest:.3g} (limit {worst.limit:.3g}; {worst.where}): sampler and learner are different policies"
-        )
+    if recipe.engine.dtype == "fp32" and worst.exceeds:
+        place = f"{case.weights} weights, {case.turns} turns, batches of {case.batch}, {case.packs} packs"
+        raise RatioError(f"{place}: {worst.complaint()}")

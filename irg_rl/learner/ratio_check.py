@@ -37,6 +37,17 @@ class Difference:
     def mean(self) -> float:
         return self.total / max(self.count, 1)
 
+    @property
+    def exceeds(self) -> bool:
+        return not self.largest <= self.limit
+
+    def complaint(self) -> str:
+        step = "" if self.step is None else f", step {self.step}"
+        return (
+            f"the replayed {self.modality} log-probability of turn {self.turn}{step} differs from the sampled one by "
+            f"{self.largest:.3g} (limit {self.limit:.3g}; {self.where}): sampler and learner are different policies"
+        )
+
     def row(self) -> dict:
         """For the report's table."""
         return {
@@ -83,12 +94,8 @@ def check(
     local = [d for found in engine.evaluate([r.pack for r in replays], read) for d in found]
     table = _merge([d for part in gather_objects(local) for d in part])
     worst = max(table, key=lambda d: d.largest / d.limit, default=None)
-    if strict and worst is not None and not worst.largest <= worst.limit:
-        step = "" if worst.step is None else f", step {worst.step}"
-        raise RatioError(
-            f"the replayed {worst.modality} log-probability of turn {worst.turn}{step} differs from the sampled one by "
-            f"{worst.largest:.3g} (limit {worst.limit:.3g}; {worst.where}): sampler and learner are different policies"
-        )
+    if strict and worst is not None and worst.exceeds:
+        raise RatioError(worst.complaint())
     return table
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from irg_rl.config import NoiseRecipe
+from irg_rl.config import GuidanceRecipe, NoiseRecipe
 from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
 from rollouts.request import Request, StopPhrase
 from tests.rollouts.conftest import requests
@@ -118,6 +118,13 @@ def test_siblings_share_the_window_and_groups_do_not_all(kit):
     windows = [[tuple(image.t.tolist()) for image in t.images] for t in trajectories]
     assert windows[0::2] == windows[1::2]
     assert len({window for row in windows for window in row}) > 1
+
+
+def test_only_what_a_single_forward_can_replay_carries_the_law_of_its_sampling(kit):
+    guidance = GuidanceRecipe(text_scale=2.0)
+    assert kit.sampler().sample(requests(1))[0].law.noise_level == 0.7
+    assert kit.sampler(noise=None).sample(requests(1))[0].law is None
+    assert kit.sampler(guidance=guidance).sample(requests(1))[0].law is None
 
 
 def test_a_shared_start_leaves_siblings_the_noise_of_trained_steps_alone(kit):
