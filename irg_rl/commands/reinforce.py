@@ -55,7 +55,7 @@ def worker_settings(run: Run, start: str) -> WorkerSettings:
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     return WorkerSettings(
         str(model_path(run, start)), recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device,
-        recipe.engine.dtype, lora=adapters_of(recipe.rl),
+        recipe.engine.dtype, lora=adapters_of(recipe.rl), forks=recipe.rl.forks,
     )  # fmt: skip
 
 
