@@ -178,7 +178,7 @@ class Loop:
 
 def summary(verdicts: list[Verdict]) -> dict[str, float]:
     """Reward means per turn over a batch, and how the trajectories ended."""
-    trajectories = sum(v.counts[0] for v in verdicts)
+    trajectories = sum(v.trajectories for v in verdicts)
     out = {
         "stopped": sum(v.stopped for v in verdicts) / trajectories,
         "images": sum(v.images for v in verdicts) / trajectories,
