@@ -279,7 +279,9 @@ class _Key:
         self.pack = pack
         parts = (pack.text_ids, pack.latents, pack.times, pack.logit_index, pack.velocity_index)
         kinds = tuple(map(len, parts))
-        self._sizes = (kinds, tuple(pack.lengths), tuple(pack.patch_lengths), pack.visibility.ancestors.shape)
+        branches = tuple((view.row, len(view.own), view.keys) for view in pack.views)
+        shape = pack.visibility.ancestors.shape
+        self._sizes = (kinds, tuple(pack.lengths), tuple(pack.patch_lengths), shape, branches)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Key) and self._sizes == other._sizes
