@@ -5,7 +5,8 @@
 A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; about two minutes. One trunk of
 four turns branches K ways at turn 1, 2 or 3. The naive path is the same trajectories, drawn with the same random
 numbers in one batch of K rows, and replayed in K rows that repeat the context; what is shared is trained in one of them
-there too. `whole row` is the shared row attended in full instead of a branch at a time. Each number is the smallest of REPEATS.
+there too. `whole row` is the shared row attended in full instead of a branch at a time. Each number is the smallest of
+REPEATS.
 """
 
 import tempfile
