@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,9 @@ OWN_ROWS = "own"
 """Folder of the rows made from the model's own images, among those of `sft.data`."""
 OWN_MODES = ("improving_full_learning", "improving_thinking_generation_learning")
 """Learning modes of these rows."""
+
+WHOLE_TRAJECTORIES = ("umm", "no_improve_clamp")
+"""Schemes of `rl.credit` that have no meaning where siblings share segments."""
 
 STAGES = (
     "world", "vae", "scorers", "pretrain", "sft1", "own_images", "sft2", "evaluate_sft", "rl", "evaluate_rl", "report",
@@ -384,6 +388,10 @@ class RLRecipe(Section):
     groups: Positive = 8
     """Prompts per update."""
     group_size: Annotated[int, Field(ge=2)] = 8
+    forks: dict[Positive, Annotated[int, Field(ge=2)]] = Field({}, exclude_if=lambda forks: not forks)
+    """Turn -> ways in which every trajectory branches at its start: {1: 4} draws four reflections and refined images
+    from each first image. Several turns multiply, and what they make of one trunk must divide `group_size`. Siblings
+    share what precedes their fork, which is sampled, scored and learned from once. Empty: no forks."""
     prompts: str | None = None
     """jsonl of prompts with metadata; None: the world's training prompts."""
     credit: Literal["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"] = "turn"
@@ -422,6 +430,15 @@ class RLRecipe(Section):
     dump_every: int = Field(0, ge=0, exclude_if=lambda updates: not updates)
     """Updates between dumps of the trained groups into `rollouts/` of the run, for `irg-rl show` and, when it is 1,
     `irg-rl replay`; 0: none."""
+
+    @property
+    def leaves(self) -> int:
+        """Trajectories that the forks make of one trunk."""
+        return prod(self.forks.values())
+
+    def rows(self, turn: int) -> int:
+        """Siblings of a group that are apart in that turn, at most."""
+        return self.group_size // prod(ways for at, ways in self.forks.items() if at > turn)
 
 
 class EngineRecipe(Section):
@@ -582,6 +599,21 @@ class Recipe(Section):
             )
         if credit in ("umm", "no_improve_clamp") and self.sampling.turns == 1:
             problems.append(f"rl.credit {credit} trains the turns after the first: set sampling.turns to at least 2")
+        if self.rl.group_size % self.rl.leaves:
+            problems.append(
+                f"rl.group_size {self.rl.group_size} must be a multiple of {self.rl.leaves}, the trajectories that "
+                f"rl.forks {self.rl.forks} makes of one trunk"
+            )
+        if late := [turn for turn in self.rl.forks if turn >= self.sampling.turns]:
+            problems.append(
+                f"rl.forks: turn {max(late)} is never reached: sampling.turns {self.sampling.turns} has turns up to "
+                f"{self.sampling.turns - 1}"
+            )
+        if self.rl.forks and credit in WHOLE_TRAJECTORIES:
+            problems.append(
+                f"rl.credit {credit} judges whole trajectories and knows no forks: choose trajectory, turn, "
+                "verifier_gae or improvement, or leave rl.forks out"
+            )
         if self.rl.probe_every and self.engine.zero_stage == 3:
             problems.append("rl.probe_every needs engine.zero_stage 0, 1 or 2: gradients are scattered under 3")
         if self.rl.groups % self.engine.learner_ranks:

@@ -6,7 +6,12 @@ image, so what a stop gains is 0, and in groups of mixed lengths `trajectory` co
 (turn, modality); its population are the siblings that have it, so a stop is compared with its siblings' edits.
 
 An image that could not be scored removes its trajectory from the statistics and from training (advantage None).
-Segments that siblings share are one object in several trajectories and receive the mean over those trajectories.
+
+Where siblings fork, a *node* is a segment with all trajectories through it. Its value is the mean over its branches,
+each of them the mean over its own: however often one forks later, or stops before it can, it counts once. A node is
+compared with the nodes of its place that come from the same fork, the last one before it: siblings, which share all
+that precedes the fork, are each other's baseline, and what they share is compared with other trunks. Without forks
+every node is one trajectory, and all come from the prompt.
 Worked examples of every scheme: docs/methods.md.
 """
 
@@ -78,17 +83,28 @@ ROUNDING = 1e-9
 """Spreads up to this are rounding, not signal: dividing by one would make large advantages of nothing."""
 
 Place = tuple[int, Modality]
+Branch = tuple[int, int]
+"""A fork (the segment before it; 0 for the prompt) and the segment with which one of its ways begins, by identity."""
 Table = list[dict[Place, float]]
+
+
+WHOLE = (Scheme.UMM, Scheme.NO_IMPROVE_CLAMP)
+"""Schemes whose rules are about whole trajectories, which have no meaning for a segment that several share."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the schemes see of a trajectory: image values, places, and how it ended."""
+    """What the schemes see of a trajectory: image values, segments, and how it ended."""
 
     q: list[float]
-    places: list[Place]
+    path: dict[Place, int]  # its segments in order, by identity
+    branches: dict[Place, Branch]  # the last fork before each of them and the way taken there
     stopped: bool
     malformed: frozenset[Place] = field(default_factory=frozenset)
+
+    @property
+    def places(self) -> list[Place]:
+        return list(self.path)
 
     def value(self, turn: int) -> float:
         """Value of the state after `turn`: its image's, or the last one's after a stop."""
@@ -105,7 +121,8 @@ def combine(
     """One number per image: `[trajectory][turn]`, None where a scorer or gate that is used gave none.
 
     "sum": weighted sum of raw scores. "zscore_sum" (GDPO): every score is first centred and scaled over all images of
-    the group's valid trajectories, all turns together so that differences between turns keep their meaning.
+    the group's valid trajectories (one that siblings share, once), all turns together so that differences between turns
+    keep their meaning.
     """
     if how not in ("sum", "zscore_sum"):
         raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")
@@ -114,11 +131,12 @@ def combine(
     raw = [{name: _scores(t, name, gates) for name in weights} for t in group.trajectories]
     if how == "zscore_sum":
         valid = [i for i, r in enumerate(raw) if all(value is not None for scores in r.values() for value in scores)]
+        images = {i: [id(image) for image in group.trajectories[i].images] for i in valid}
         for name in weights:
-            pooled = [value for i in valid for value in raw[i][name]]
-            scaled = iter(normalise(pooled, floor=1e-6))
+            pooled = {image: value for i in valid for image, value in zip(images[i], raw[i][name])}
+            scaled = dict(zip(pooled, normalise(list(pooled.values()), floor=1e-6)))
             for i in valid:
-                raw[i][name] = [next(scaled) for _ in raw[i][name]]
+                raw[i][name] = [scaled[image] for image in images[i]]
     return [
         [
             None if any(scores[k] is None for scores in r.values()) else fsum(weights[n] * r[n][k] for n in weights)
@@ -143,7 +161,10 @@ def assign(
         raise ValueError(f"credit {scheme} asks whether an image is perfect, which a z-score cannot say: use how='sum'")
     values = combine(group, weights, how, gates)
     valid = [i for i, q in enumerate(values) if q and None not in q]
-    samples = [_sample(group.trajectories[i], values[i]) for i in valid]
+    forks = _forks(group)
+    if forks and scheme in WHOLE:
+        raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
+    samples = [_sample(group.trajectories[i], values[i], forks) for i in valid]
     table: Table = [{} for _ in samples]
     coefficient = None
     if len(samples) >= 2:
@@ -158,9 +179,30 @@ def assign(
     return Summary(len(samples), len(values) - len(samples), dead, not any(table), mean, std, coefficient)
 
 
+def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:
+    """One value per trajectory -> one per trunk, the mean over its branches. Without forks the values themselves."""
+    paths = [tuple(map(id, trajectory.segments)) for trajectory in trajectories]
+    trunks: dict[int, list[int]] = defaultdict(list)
+    for i, path in enumerate(paths):
+        trunks[path[0]].append(i)
+    return [_mean_of_branches(paths, members, values, 1) for members in trunks.values()]
+
+
 def trajectory(samples: list[Sample], options: Options) -> Table:
-    """GRPO: the final image's reward, normalised over the group, on every segment."""
-    return _broadcast(samples, _normalised([sample.q[-1] for sample in samples], options))
+    """GRPO: the final image's reward, normalised over the ways of a fork, on every segment up to the next fork. Without
+    forks: normalised over the group, on every segment."""
+    table: Table = [{} for _ in samples]
+    ways: dict[int, dict[Branch, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, sample in enumerate(samples):
+        for branch in dict.fromkeys(sample.branches.values()):
+            ways[branch[0]][branch].append(i)
+    finals = [sample.q[-1] for sample in samples]
+    for own in ways.values():
+        advantages = _normalised(_values(samples, [(b[1], members) for b, members in own.items()], finals), options)
+        for advantage, (branch, members) in zip(advantages, own.items()):
+            for i in members:
+                table[i].update({place: advantage for place, taken in samples[i].branches.items() if taken == branch})
+    return table
 
 
 def turn(samples: list[Sample], options: Options) -> Table:
@@ -193,15 +235,17 @@ def verifier_gae(samples: list[Sample], options: Options) -> tuple[Table, float 
     delta_k = q_k - q_{k-1} - price of an edit (0 for a stop), G_k = sum_j lambda^(j-k) delta_j, and the target is
     Y_k = q_{k-1} + G_k. A_k = Y_k - (the siblings' linear prediction of Y_k from q_{k-1}), siblings being those still
     active at the place, the sample left out. At lambda = 1 Y_k is the final reward less costs, so any coefficient is
-    unbiased; below 1 it leans on the verifier. Also returns the mean fitted coefficient of turns after the first.
+    unbiased; below 1 it leans on the verifier. Right after a fork q_{k-1} is the same for all, and the prediction the
+    others' mean. Also returns the mean fitted coefficient of turns after the first.
     """
     fitted: list[float] = []
 
-    def advantages(members: list[Sample], place: Place) -> list[float]:
-        start = [s.value(place[0] - 1) if place[0] else 0.0 for s in members]
-        target = [q + _discounted(s, place[0], options) for q, s in zip(start, members)]
-        if len(members) < 2:
-            return [0.0] * len(members)
+    def advantages(nodes: list[Node], place: Place) -> list[float]:
+        start = [samples[members[0]].value(place[0] - 1) if place[0] else 0.0 for _, members in nodes]
+        gains = _values(samples, nodes, [_discounted(sample, place[0], options) for sample in samples])
+        target = [q + gain for q, gain in zip(start, gains)]
+        if len(nodes) < 2:
+            return [0.0] * len(nodes)
         out = []
         for i, (q, y) in enumerate(zip(start, target)):
             others_q, others_y = start[:i] + start[i + 1 :], target[:i] + target[i + 1 :]
@@ -212,9 +256,8 @@ def verifier_gae(samples: list[Sample], options: Options) -> tuple[Table, float 
         return _scaled(out, options)
 
     table: Table = [{} for _ in samples]
-    for place, indices in _populations(samples).items():
-        for i, advantage in zip(indices, advantages([samples[i] for i in indices], place)):
-            table[i][place] = advantage
+    for (place, _), nodes in _populations(samples).items():
+        _enter(table, place, nodes, advantages(nodes, place))
     return table, _mean(fitted) if fitted else None
 
 
@@ -295,33 +338,82 @@ def _of(sample: Trajectory, name: str) -> list[float | None]:
     return sample.rewards[name]
 
 
-def _sample(sample: Trajectory, q: list[float]) -> Sample:
+Node = tuple[int, list[int]]
+"""A segment, by identity, and the samples through it."""
+
+
+def _forks(group: Group) -> set[int]:
+    """Segments, by identity, that more than one other continues. Those of failed samples count: a way that is alone
+    because its siblings failed has no baseline."""
+    after: dict[int, set[int]] = defaultdict(set)
+    for sample in group.trajectories:
+        for segment, following in zip(sample.segments, sample.segments[1:]):
+            after[id(segment)].add(id(following))
+    return {segment for segment, following in after.items() if len(following) > 1}
+
+
+def _sample(sample: Trajectory, q: list[float], forks: set[int]) -> Sample:
     turns = [image.turn for image in sample.images]
     if turns != list(range(len(turns))):
         raise ValueError(f"sample {sample.sample} has images of turns {turns}: expected one per turn from 0")
     malformed = {_place(s) for s in sample.segments if isinstance(s, TextSegment) and not s.finished}
-    return Sample(q, list(dict.fromkeys(_place(s) for s in sample.segments)), sample.stopped, frozenset(malformed))
+    path = {_place(s): id(s) for s in sample.segments}
+    branches, before, branch = {}, 0, (0, 0)
+    for place, segment in path.items():
+        if not before or before in forks:
+            branch = (before, segment)
+        branches[place], before = branch, segment
+    return Sample(q, path, branches, sample.stopped, frozenset(malformed))
 
 
 def _place(segment: Segment) -> Place:
     return segment.turn, Modality.IMAGE if isinstance(segment, ImageSegment) else Modality.TEXT
 
 
-def _populations(samples: list[Sample]) -> dict[Place, list[int]]:
-    populations = defaultdict(list)
+def _populations(samples: list[Sample]) -> dict[tuple[Place, int], list[Node]]:
+    """The nodes of each place that come from the same fork."""
+    populations: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
-        for place in sample.places:
-            populations[place].append(i)
-    return populations
+        for place, segment in sample.path.items():
+            populations[place, sample.branches[place][0]][segment].append(i)
+    return {key: list(nodes.items()) for key, nodes in populations.items()}
+
+
+def _values(samples: list[Sample], nodes: list[Node], values: list[float]) -> list[float]:
+    """One value per sample -> one per node."""
+    paths = [tuple(sample.path.values()) for sample in samples]
+    return [
+        _mean_of_branches(paths, members, values, paths[members[0]].index(segment) + 1) for segment, members in nodes
+    ]
+
+
+def _mean_of_branches(
+    paths: list[tuple[int, ...]], members: list[int], values: Sequence[float], depth: int
+) -> float:
+    """Mean over the branches that trajectories which agree in the first `depth` segments take from there."""
+    if len(members) == 1:
+        return values[members[0]]
+    ways: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in members:
+        ways[paths[i][depth : depth + 1]].append(i)
+    if () in ways:  # nothing follows: one trajectory, several times
+        return _mean([values[i] for i in members])
+    return _mean([_mean_of_branches(paths, own, values, depth + 1) for own in ways.values()])
+
+
+def _enter(table: Table, place: Place, nodes: list[Node], advantages: list[float]) -> None:
+    for (_, members), advantage in zip(nodes, advantages):
+        for i in members:
+            table[i][place] = advantage
 
 
 def _per_place(
     samples: list[Sample], value: Callable[[Sample, Place], float], centre: Callable[[list[float]], list[float]]
 ) -> Table:
     table: Table = [{} for _ in samples]
-    for place, indices in _populations(samples).items():
-        for i, advantage in zip(indices, centre([value(samples[i], place) for i in indices])):
-            table[i][place] = advantage
+    for (place, _), nodes in _populations(samples).items():
+        own = [value(s, place) if place in s.path else 0.0 for s in samples]
+        _enter(table, place, nodes, centre(_values(samples, nodes, own)))
     return table
 
 
@@ -365,16 +457,11 @@ def _penalise(table: Table, samples: list[Sample], scheme: Scheme, options: Opti
 
 
 def _write(group: Group, rows: dict[int, dict[Place, float]]) -> None:
-    received = defaultdict(list)
-    for i, sample in enumerate(group.trajectories):
-        for segment in sample.segments:
-            segment.advantage = None
-            if _place(segment) in rows.get(i, {}):
-                received[id(segment)].append(rows[i][_place(segment)])
-    for sample in group.trajectories:
-        for segment in sample.segments:
-            if id(segment) in received:
-                segment.advantage = _mean(received[id(segment)])
+    for segment in group.segments:
+        segment.advantage = None
+    for i, row in rows.items():
+        for segment in group.trajectories[i].segments:
+            segment.advantage = row.get(_place(segment))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,11 +4,16 @@ A trajectory is one sampled answer to a prompt: text, image, text, image, ... Ev
 modality and a parent, so a group of siblings that share a prefix is a tree. Turn 0 is (think, first image); turn k >= 1
 is (reflection, refined image). A reflection that says "nothing to change" ends the trajectory without an image.
 
+Siblings of a fork share what they have in common as *one object*: their lists of segments begin with the same ones.
+Whatever asks if two trajectories share a segment asks for identity, never for equality.
+
 Shape letters: S trained denoising steps, N latent tokens, D channels of a latent token, T sampled text tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -123,8 +128,22 @@ class Group:
     trajectories: list[Trajectory]
     version: int = 0
 
+    @property
+    def segments(self) -> list[Segment]:
+        """All segments in order, those that siblings share once."""
+        return list({id(s): s for t in self.trajectories for s in t.segments}.values())
+
+    @property
+    def images(self) -> list[ImageSegment]:
+        return [s for s in self.segments if isinstance(s, ImageSegment)]
+
     def tokens(self) -> int:
         """Sampled text tokens in the group."""
-        return sum(int(s.ids.numel()) for t in self.trajectories for s in t.texts)
+        return sum(int(s.ids.numel()) for s in self.segments if isinstance(s, TextSegment))
+
+
+def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    """Neighbours that share their first segment, together: the siblings of one trunk. Without forks, one each."""
+    return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 

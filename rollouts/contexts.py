@@ -6,6 +6,8 @@ prompt, think, the last image and its reflection. `history = full`: contexts onl
 Guidance needs two more contexts (bagel-irg.md 4.5). Without the text before the image: a mark in the same cache, at
 turn 0 right after the system text. Without images: a second cache, copied once after the think text, that takes the
 texts alone, so its positions have no gap where an image was.
+
+At a fork every row that branches is copied, so what the branches share has gone through the model once.
 """
 
 from collections import defaultdict
@@ -58,7 +60,7 @@ class Contexts:
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:
-                self._texts = _without_images(self.model, self.cache)
+                self._texts = _branched(self.model, self.cache, None)
                 self._texts_think_end = self._texts.mark()
         elif self._texts is not None:
             if self.history == "last":
@@ -75,6 +77,14 @@ class Contexts:
             latents = [seen[place].latent for place in places]
             patches = [seen[place].patches for place in places]
             self.model.prefill_image(self.cache, latents, grid, patches, patch_grid, everyone(self.cache, rows[places]))
+
+    def branch(self, rows: Int[Tensor, "R"]) -> None:
+        """Row i goes on where row rows[i] was; a row that is not named is gone."""
+        self.cache = _branched(self.model, self.cache, rows)
+        self._before_text, self._think_end = self._before_text.of(rows), self._think_end.of(rows)
+        if self._texts is not None:
+            self._texts = _branched(self.model, self._texts, rows)
+            self._texts_think_end = self._texts_think_end.of(rows)
 
     def velocity(
         self, x: Float[Tensor, "R N D"], t: float, grid: Grid, rows: Int[Tensor, "R"], turn: int
@@ -108,11 +118,8 @@ def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:
     return None if len(rows) == cache.batch else rows
 
 
-def _without_images(model: UnifiedModel, cache: KVCache) -> KVCache:
-    """A copy of contexts that hold no image yet."""
-    twin = model.new_cache(cache.batch, cache.capacity)
-    used = int(cache.lengths.max())
-    for mine, theirs in zip(twin.keys + twin.values, cache.keys + cache.values):
-        mine[:, :, :used] = theirs[:, :, :used]
-    twin.lengths, twin.positions = cache.lengths.clone(), cache.positions.clone()
+def _branched(model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"] | None) -> KVCache:
+    """A cache that begins with copies of these rows (None: of all)."""
+    twin = model.new_cache(cache.batch if rows is None else len(rows), cache.capacity)
+    twin.begin_as(cache, rows)
     return twin

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from irg_rl.trajectory import Prompt
+from rollouts.noise import Noise
 
 Text = str | Int[Tensor, "T"]
 """Text, or its ids without bos; a closing eos may be there or not."""
@@ -27,10 +29,32 @@ class Request:
     first_image: UInt8[Tensor, "H W 3"] | None = None
     reflections: Mapping[int, Text] = field(default_factory=dict)
     """Given reflections by turn, 1 and up."""
+    forks: Mapping[int, int] = field(default_factory=dict)
+    """Turn, 1 and up -> ways in which every trajectory branches at its start. The samples of a group are then the
+    leaves of trees, numbered from left to right: with {1: 2, 2: 3} samples 0 to 5 share turn 0, and 0 to 2 turn 1."""
 
     def __post_init__(self) -> None:
+        if self.forks and (self.think is not None or self.first_image is not None or self.reflections):
+            raise ValueError("a request that forks samples all of its parts: give parts or forks, not both")
+        if any(turn < 1 for turn in self.forks):
+            raise ValueError(f"forks are at turns 1 and up, given at turns {sorted(self.forks)}")
         if any(turn < 1 for turn in self.reflections):
             raise ValueError(f"reflections belong to turns 1 and up, given for turns {sorted(self.reflections)}")
+
+    def owner(self, turn: int) -> int:
+        """The sample whose random numbers draw that turn: the first of those that share it, whoever of them asks."""
+        return self.sample - self.sample % prod(ways for at, ways in self.forks.items() if at > turn)
+
+    def noise(self, turn: int) -> Noise:
+        """All random numbers of that turn."""
+        return Noise(self.seed, self.prompt.id, self.owner(turn))
+
+    def shares(self, other: "Request", turn: int) -> bool:
+        """Whether the two are siblings of a fork whose trajectories are one up to the end of that turn."""
+        if not self.forks:
+            return False
+        mine, theirs = ((r.seed, r.prompt, r.iteration, r.forks, r.owner(turn)) for r in (self, other))
+        return mine == theirs
 
     def text(self, turn: int) -> Text | None:
         return self.think if turn == 0 else self.reflections.get(turn)

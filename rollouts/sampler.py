@@ -6,6 +6,9 @@
 The contexts are extended by the model's own layout rules, so the packed forward of the learner sees the same policy.
 Rows that have stopped leave the batch. Every random number belongs to its trajectory (noise.py): a trajectory is the
 same whatever it is batched with, up to the rounding of differently shaped matrix products.
+
+Siblings of a fork (Request.forks) that are in one batch are one row up to the turn at which they part, the last image
+looked at included, and their trajectories begin with the same segment objects.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,10 +85,11 @@ class Sampler:
 
     def _sample(self, requests: Sequence[Request], turns: int) -> list[Trajectory]:
         batch = _Batch(self, requests, turns)
-        rows = torch.arange(len(requests))
+        rows = torch.arange(len(batch.members))
         for turn in range(turns):
             if turn:
                 batch.look_back(rows)
+                rows = batch.branch(rows, turn)
             rows = batch.write(rows, turn)
             if not len(rows):
                 break
@@ -94,11 +98,13 @@ class Sampler:
 
 
 class _Batch:
-    """The trajectories of one `sample` call while they grow."""
+    """The trajectories of one `sample` call while they grow: a row for each, or for siblings that have not parted."""
 
-    def __init__(self, sampler: Sampler, requests: Sequence[Request], turns: int) -> None:
-        self.sampler, self.requests = sampler, requests
-        self.noises = [Noise(r.seed, r.prompt.id, r.sample) for r in requests]
+    def __init__(self, sampler: Sampler, asked: Sequence[Request], turns: int) -> None:
+        self.sampler, self.asked = sampler, asked
+        self.members = _rows(asked, range(len(asked)), turn=0)
+        self.done: dict[int, Trajectory] = {}
+        self.requests = requests = [asked[members[0]] for members in self.members]
         self.segments: list[list[Segment]] = [[] for _ in requests]
         self.seen: list[Seen | None] = [None] * len(requests)
         self.stopped = [False] * len(requests)
@@ -125,7 +131,7 @@ class _Batch:
             contexts.add_text(torch.tensor(given), [self._open(texts[row].ids) for row in given])
         if free:
             limit = self.sampler.sampling.max_text_tokens
-            uniforms = torch.stack([self.noises[row].uniform(Use.TOKENS, limit, turn) for row in free])
+            uniforms = torch.stack([self.requests[row].noise(turn).uniform(Use.TOKENS, limit, turn) for row in free])
             which = torch.tensor(free)
             sampled = write(self.sampler.model, contexts.cache, which, uniforms, self.sampler.sampling.temperature)
             texts |= zip(free, sampled)
@@ -146,7 +152,8 @@ class _Batch:
             pixels |= zip(free, self.sampler.eyes.develop(latents, self.sampler.grid))
             records |= zip(free, drawn)
         order = rows.tolist()
-        looks = self.sampler.eyes.look([pixels[row] for row in order], [self.noises[row] for row in order], turn)
+        noises = [self.requests[row].noise(turn) for row in order]
+        looks = self.sampler.eyes.look([pixels[row] for row in order], noises, turn)
         for row, seen in zip(order, looks):
             record = records.get(row) or Record(tuple(seen.latent.shape))
             segment = ImageSegment(
@@ -159,12 +166,39 @@ class _Batch:
         """The last images enter the contexts."""
         self.contexts.add_images(rows, [self.seen[row] for row in rows.tolist()])
 
+    def branch(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
+        """Siblings that part at this turn get rows of their own, which begin as copies of the one they shared; returns
+        the rows that go on."""
+        parted = [(row, members) for row in rows.tolist() for members in _rows(self.asked, self.members[row], turn)]
+        if len(parted) == len(rows):
+            return rows
+        going_on = set(rows.tolist())
+        for row in range(len(self.members)):
+            if row not in going_on:
+                self._finish(row)
+        sources = [row for row, _ in parted]
+        self.contexts.branch(torch.tensor(sources))
+        self.members = [members for _, members in parted]
+        self.requests = [self.asked[members[0]] for members in self.members]
+        self.segments = [list(self.segments[row]) for row in sources]
+        self.given = [self.given[row] for row in sources]
+        self.seen = [self.seen[row] for row in sources]
+        self.stopped = [False] * len(sources)
+        return torch.arange(len(sources))
+
     def trajectories(self) -> list[Trajectory]:
+        for row in range(len(self.members)):
+            self._finish(row)
+        return [self.done[number] for number in range(len(self.asked))]
+
+    def _finish(self, row: int) -> None:
+        """The trajectories of a row's members, all of the same segments."""
         history, law = self.sampler.sampling.history, self.sampler.law
-        return [
-            Trajectory(r.prompt, r.sample, segments, history=history, stopped=stopped, law=law)
-            for r, segments, stopped in zip(self.requests, self.segments, self.stopped)
-        ]
+        for number in self.members[row]:
+            request, segments = self.asked[number], list(self.segments[row])
+            self.done[number] = Trajectory(
+                request.prompt, request.sample, segments, history=history, stopped=self.stopped[row], law=law
+            )
 
     def _draw_latents(self, rows: list[int], turn: int) -> tuple[Tensor, list[Record]]:
         sampler, grid = self.sampler, self.sampler.grid
@@ -176,8 +210,8 @@ class _Batch:
         return draw_images(
             lambda x, t: self.contexts.velocity(x, t, grid, which, turn),
             (grid[0] * grid[1], sampler.model.config.latent_dim),
-            [self.noises[row] for row in rows],
-            [self._start(self.requests[row]) for row in rows],
+            [self.requests[row].noise(turn) for row in rows],
+            [self._start(self.requests[row], turn) for row in rows],
             windows,
             turn,
             sampler.sampling,
@@ -185,11 +219,12 @@ class _Batch:
             sampler.device,
         )
 
-    def _start(self, request: Request) -> Noise:
+    def _start(self, request: Request, turn: int) -> Noise:
         """The stream of an image's first noise: the sample's own, or that of its group."""
         settings = self.sampler.noise
-        shared = settings is not None and settings.shared_start
-        return Noise(request.seed, request.prompt.id, 0 if shared else request.sample)
+        if settings is not None and settings.shared_start:
+            return Noise(request.seed, request.prompt.id, 0)
+        return request.noise(turn)
 
     def _text_segment(self, written: Written, turn: int) -> TextSegment:
         text = self.sampler.tokenizer.decode(self._open(written.ids).tolist())
@@ -229,3 +264,15 @@ class _Batch:
         sizes = {tuple(r.first_image.shape[:2]) for r in self.requests if r.first_image is not None}
         sampler = self.sampler
         return max(sampler.eyes.tokens(size) for size in sizes | {sampler.sampling.image_size})
+
+
+def _rows(asked: Sequence[Request], members: Sequence[int], turn: int) -> list[list[int]]:
+    """The members by what they are up to the end of the turn: one row for siblings that have not parted."""
+    rows: list[list[int]] = []
+    for number in members:
+        row = next((row for row in rows if asked[row[0]].shares(asked[number], turn)), None)
+        if row is None:
+            rows.append([number])
+        else:
+            row.append(number)
+    return rows

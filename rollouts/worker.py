@@ -6,7 +6,7 @@ carries their version and digest (invariant 4).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class WorkerSettings:
     guidance: GuidanceRecipe | None = None  # for `evaluate`
     is_stop: StopPhrase = StopPhrase()
     lora: LoraRecipe | None = None  # that of the learner, whose adapters are published alone
+    forks: Mapping[int, int] = field(default_factory=dict)  # of RL's groups; see Request
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,21 @@ class RolloutWorker:
         self, group_id: int, prompt: Prompt, group_size: int, version: int | None = None, iteration: int = 0
     ) -> tuple[GroupSummary, Group]:
         """Samples a group for training, as one batch. `version`: the one it must be sampled with (None: any that was
-        published). `iteration`: RL update, which moves a progressive window.
+        published). `iteration`: RL update, which moves a progressive window. With forks the group has fewer than
+        `group_size` trajectories when one stopped before it could branch.
 
         Raises WeightsError when no weights, or others, are held.
         """
         held = self._require(version)
         seed = group_seed(self._settings.seed, group_id)
-        requests = [Request(prompt, sample, seed=seed, iteration=iteration) for sample in range(group_size)]
-        group = Group(group_id, prompt, self._sign(self._explorer.sample(requests)), held)
+        forks = self._settings.forks
+        requests = [Request(prompt, n, seed=seed, iteration=iteration, forks=forks) for n in range(group_size)]
+        group = Group(group_id, prompt, self._sign(_apart(self._explorer.sample(requests))), held)
         summary = GroupSummary(
             id=group_id,
             version=held,
             digest=self._digest,
-            images=sum(t.turns for t in group.trajectories),
+            images=len(group.images),
             text_tokens=group.tokens(),
             stopped=sum(t.stopped for t in group.trajectories),
         )
@@ -126,3 +129,11 @@ class RolloutWorker:
         for trajectory in trajectories:
             trajectory.version, trajectory.digest = self._version, self._digest
         return trajectories
+
+
+def _apart(trajectories: list[Trajectory]) -> list[Trajectory]:
+    """Those that differ: siblings that stopped before their fork are one trajectory."""
+    first: dict[int, Trajectory] = {}
+    for trajectory in trajectories:
+        first.setdefault(id(trajectory.segments[-1]), trajectory)
+    return list(first.values())

@@ -229,6 +229,38 @@ def test_a_recipe_without_adapters_says_nothing_of_them_and_one_with_survives_be
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe and recipe.digest() != smoke().digest()
 
 
+@pytest.mark.parametrize(("forks", "says"), [
+    ("{1: 3}", "rl.group_size 8 must be a multiple of 3, the trajectories that rl.forks {1: 3} makes of one trunk"),
+    ("{1: 4, 2: 4}", "rl.group_size 8 must be a multiple of 16, the trajectories"),
+    ("{3: 2}", "rl.forks: turn 3 is never reached: sampling.turns 3 has turns up to 2"),
+    ("{0: 2}", "greater than or equal to 1"),
+    ("{1: 1}", "greater than or equal to 2"),
+])  # fmt: skip
+def test_forks_that_cannot_be_are_explained(forks, says):
+    (line,) = problems(f"rl.forks={forks}", "rl.group_size=8", "sampling.turns=3")
+    assert says in line
+
+
+@pytest.mark.parametrize("credit", ["umm", "no_improve_clamp"])
+def test_credit_that_judges_whole_trajectories_is_refused_with_forks(credit):
+    lines = problems("rl.forks={1: 2}", f"rl.credit={credit}", "rl.group_size=8", "rewards.combine=sum")
+    assert lines == [
+        f"rl.credit {credit} judges whole trajectories and knows no forks: choose trajectory, turn, verifier_gae or "
+        "improvement, or leave rl.forks out"
+    ]
+
+
+def test_a_recipe_without_forks_says_nothing_of_them_and_one_with_survives_being_written_down(tmp_path):
+    assert "forks" not in smoke().model_dump()["rl"]
+    recipe = smoke("rl.forks={1: 2, 2: 2}", "rl.group_size=8", "sampling.turns=3")
+    written = tmp_path / "recipe.yaml"
+    written.write_text(recipe.to_yaml())
+    assert load_recipe(written) == recipe and parse_recipe(recipe.model_dump(mode="json")) == recipe
+    assert load_recipe(written).digest() == recipe.digest() != smoke().digest()
+    assert recipe.rl.forks == {1: 2, 2: 2} and recipe.rl.leaves == 4
+    assert [recipe.rl.rows(turn) for turn in range(3)] == [2, 4, 8]
+
+
 # --- digest
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irg_rl.credit import Gate, Options, Scheme, assign, combine, leave_one_out, normalise
+from irg_rl.credit import Gate, Options, Scheme, assign, by_trunk, combine, leave_one_out, normalise
 from irg_rl.trajectory import Group, ImageSegment, Modality, Prompt, TextSegment, Trajectory
 from tests.golden import agree, golden
 
@@ -238,14 +238,84 @@ def test_mistakes_are_named():
         assign(group, "trajectory", {"score": 1.0})
 
 
-def test_a_shared_segment_gets_the_mean_over_the_trajectories_through_it():
-    """Two first images with two edits each: a tree."""
-    branches = [sample(0, [0.2, 0.4]), sample(1, [0.2, 1.0]), sample(2, [0.6, 0.8]), sample(3, [0.6, 0.2])]
-    for first, second in ((0, 1), (2, 3)):
-        branches[second].segments[:2] = branches[first].segments[:2]
-    table, _ = credited(group_of(*branches), "trajectory")
-    close(table[0, IMAGE], [0.1, 0.1, -0.1, -0.1])  # mean of the leaves -.2 .4 | .2 -.4
-    close(table[1, TEXT], [-0.2, 0.4, 0.2, -0.4])
+def forked(*qs, shared):
+    """Trajectories with image values `qs`, of which `shared[i]` = (j, n): sample i begins with n segments of j."""
+    branches = [sample(i, q) for i, q in enumerate(qs)]
+    for i, (j, count) in shared.items():
+        branches[i].segments[:count] = branches[j].segments[:count]
+    return group_of(*branches)
+
+
+def pairs():
+    """Two first images with two edits each."""
+    return forked([0.2, 0.4], [0.2, 1.0], [0.6, 0.8], [0.6, 0.2], shared={1: (0, 2), 3: (2, 2)})
+
+
+@pytest.mark.parametrize("scheme", ["trajectory", "turn"])
+def test_siblings_of_a_fork_are_each_others_baseline_and_what_they_share_has_one_advantage(scheme):
+    table, _ = credited(pairs(), scheme)
+    for place in [(0, TEXT), (0, IMAGE)]:
+        close(table[place], [0.1, 0.1, -0.1, -0.1])  # .7 and .5, the means over the edits
+    for place in [(1, TEXT), (1, IMAGE)]:
+        close(table[place], [-0.3, 0.3, 0.3, -0.3])
+
+
+def test_the_baseline_of_verifier_gae_after_a_fork_is_the_mean_of_the_other_ways():
+    table, _ = credited(pairs(), "verifier_gae")
+    close(table[0, IMAGE], [0.2, 0.2, -0.2, -0.2])
+    close(table[1, TEXT], [-0.6, 0.6, 0.6, -0.6])
+
+
+def test_improvement_compares_what_the_edits_of_one_image_gained():
+    table, _ = credited(pairs(), "improvement")
+    close(table[0, IMAGE], [-0.2, -0.2, 0.2, 0.2])
+    close(table[1, IMAGE], [-0.3, 0.3, 0.3, -0.3])
+
+
+def tree_of_uneven_ways():
+    """A first image with two edits; the first edit ends with a stop, and the second is edited again, twice. Beside it a
+    trunk that was never forked."""
+    return forked([0.4, 0.5], [0.4, 0.6, 0.6], [0.4, 0.6, 1.0], [0.2, 0.25], shared={1: (0, 2), 2: (1, 4)})
+
+
+def test_a_way_counts_once_however_often_it_forks_later():
+    table, _ = credited(tree_of_uneven_ways(), "turn")
+    trunks = [(0.5 + (0.6 + 1.0) / 2) / 2, 0.25]  # .65, where the mean over three leaves would be .7
+    close(table[0, TEXT], [0.2, 0.2, 0.2, -0.2])
+    assert trunks == [pytest.approx(0.65), 0.25]
+    close(table[1, IMAGE], [-0.15, 0.15, 0.15, 0.0])  # gains .1 and (.2 + .6) / 2; the other trunk is alone
+    close(table[2, IMAGE], [None, -0.2, 0.2, None])
+    close(table[2, TEXT], [0.0, -0.2, 0.2, 0.0])  # two stops, each without a sibling that came from the same fork
+    assert by_trunk(tree_of_uneven_ways().trajectories, [0.5, 0.6, 1.0, 0.25]) == pytest.approx(trunks)
+
+
+def test_under_trajectory_a_segment_is_credited_with_the_way_it_lies_on():
+    table, _ = credited(tree_of_uneven_ways(), "trajectory")
+    close(table[0, IMAGE], [0.2, 0.2, 0.2, -0.2])
+    close(table[1, TEXT], [-0.15, 0.15, 0.15, -0.2])
+    close(table[2, TEXT], [-0.15, -0.2, 0.2, -0.2])
+
+
+def test_a_way_whose_siblings_failed_has_no_baseline_and_its_trunk_goes_on_without_them():
+    group = pairs()
+    group.trajectories[0].rewards["score"][1] = None
+    table, summary = credited(group, "turn")
+    assert summary.dropped == 1
+    close(table[0, IMAGE], [0.25, 0.25, -0.25, -0.25])  # 1 and .5
+    close(table[1, TEXT], [None, 0.0, 0.3, -0.3])
+
+
+def test_what_is_shared_enters_a_zscore_once():
+    group = forked([0.0, 1.0], [0.0, 1.0], shared={1: (0, 2)})
+    scores = combine(group, {"score": 1.0}, "zscore_sum")  # 0 1 1: mean 2/3, std sqrt(2) / 3
+    close(scores[0], [-(2**0.5), 0.5**0.5])
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("scheme", ["umm", "no_improve_clamp"])
+def test_schemes_about_whole_trajectories_refuse_forks(scheme):
+    with pytest.raises(ValueError, match=f"credit {scheme} judges whole trajectories"):
+        credited(pairs(), scheme)
 
 
 quality = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -289,6 +359,21 @@ def test_when_siblings_share_the_first_image_delta_and_absolute_rewards_agree(fi
     absolute, _ = credited(group, "trajectory")
     close(delta[1, TEXT], absolute[1, TEXT])
     assert all(abs(v) < 1e-9 for v in credited(group, "improvement")[0][0, IMAGE])
+
+
+@given(histories, st.sampled_from(["trajectory", "turn", "verifier_gae", "improvement"]))
+@settings(max_examples=60, deadline=None)
+def test_ways_of_one_state_are_credited_as_a_group_of_their_own(rests, scheme):
+    """All siblings fork from one first image beside another trunk; without a fork they would be these numbers too if
+    they were the whole group."""
+    qs = [[0.5, *rest] for rest in rests]
+    options = Options(lam=0.7, gamma=0.9, price=0.05)
+    alone, _ = credited(group_of(*(sample(i, q) for i, q in enumerate(qs))), scheme, options)
+    tree = forked(*qs, [0.25], shared={i: (0, 2) for i in range(1, len(qs))})
+    together, _ = credited(tree, scheme, options)
+    for place, values in alone.items():
+        if place[0]:
+            close(together[place][: len(qs)], values)
 
 
 @given(histories, st.floats(0.0, 0.3))

@@ -42,12 +42,13 @@ class Verdict:
     dead: bool  # its rewards say nothing
     empty: bool  # no segment has an advantage
     failures: dict[int, str]  # sample that a rewarding scorer failed on -> why
+    trajectories: int
     stopped: int
-    images: int
+    images: int  # what siblings share counts once, here and in the next three
     text_tokens: int
-    means: dict[str, list[float]]  # scorer -> mean per turn over the trajectories that drew that turn
-    counts: list[int]  # trajectories that drew each turn
-    first: float  # combined reward of the first images, mean over the trained trajectories
+    means: dict[str, list[float]]  # scorer -> mean per turn over the images of that turn
+    counts: list[int]  # images of each turn
+    first: float  # combined reward of the first images, mean over the trained trajectories; a trunk counts once
     last: float  # and of the last ones
     scorers: dict[str, float]  # failures and latency of every scorer since the critic began
 
@@ -61,28 +62,29 @@ class Critic:
         self.settings = settings
 
     def score_group(self, group: Group) -> tuple[Verdict, Group]:
-        """Scores every image, sets `rewards` and `advantage`s, returns the summary and the scored group."""
-        images = [image.pixels.numpy() for t in group.trajectories for image in t.images]
-        scores = self.hub.score(images, [group.prompt] * len(images))
-        at = 0
+        """Scores every image (one that siblings share, once), sets `rewards` and `advantage`s, returns the summary and
+        the scored group."""
+        images = group.images
+        scores = self.hub.score([image.pixels.numpy() for image in images], [group.prompt] * len(images))
+        places = {id(image): place for place, image in enumerate(images)}
         for trajectory in group.trajectories:
-            trajectory.rewards = {name: values[at : at + trajectory.turns] for name, values in scores.items()}
-            at += trajectory.turns
+            own = [places[id(image)] for image in trajectory.images]
+            trajectory.rewards = {name: [values[place] for place in own] for name, values in scores.items()}
         chosen = self.settings
         summary = credit.assign(group, chosen.scheme, chosen.weights, how=chosen.how, options=chosen.options)
         values = credit.combine(group, chosen.weights, "sum")
-        valid = [q for q in values if None not in q]
-        first, last = (sum(q[k] for q in valid) / len(valid) if valid else float("nan") for k in (0, -1))
+        valid = [(t, q) for t, q in zip(group.trajectories, values) if None not in q]
+        trunks = [credit.by_trunk([t for t, _ in valid], [q[k] for _, q in valid]) for k in (0, -1)]
+        first, last = (sum(own) / len(own) if own else float("nan") for own in trunks)
         return self._verdict(group, summary, first, last), group
 
     def _verdict(self, group: Group, summary: credit.Summary, first: float, last: float) -> Verdict:
         turns = max(t.turns for t in group.trajectories)
+        drawn = [list({id(t.images[k]): t for t in group.trajectories if k < t.turns}.values()) for k in range(turns)]
         means = {}
         for name in group.trajectories[0].rewards:
-            columns = [
-                [t.rewards[name][k] for t in group.trajectories if k < t.turns and t.rewards[name][k] is not None]
-                for k in range(turns)
-            ]
+            scored = [[t.rewards[name][k] for t in column] for k, column in enumerate(drawn)]
+            columns = [[score for score in column if score is not None] for column in scored]
             means[name] = [sum(column) / len(column) if column else float("nan") for column in columns]
         failures = {}
         for trajectory in group.trajectories:
@@ -96,10 +98,11 @@ class Critic:
             empty=summary.empty,
             failures=failures,
             stopped=sum(t.stopped for t in group.trajectories),
-            images=sum(t.turns for t in group.trajectories),
+            trajectories=len(group.trajectories),
+            images=len(group.images),
             text_tokens=group.tokens(),
             means=means,
-            counts=[sum(k < t.turns for t in group.trajectories) for k in range(turns)],
+            counts=[len(column) for column in drawn],
             first=first,
             last=last,
             scorers=self.hub.log(),

@@ -5,6 +5,7 @@ Two lengths are not in a recipe: a prompt is taken to have PROMPT_TOKENS, and a 
 CHARACTERS_PER_TOKEN letters.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
 from irg_rl.trajectory import ImageSegment, Prompt, Segment, TextSegment, Trajectory
 from rollouts.drawing import window
 from rollouts.images import vit_resize
+from rollouts.request import Request
 from sft.encode import EncodedImage, EncodedRow, EncodedText
 from sft.packing import RowLayout
 
@@ -80,15 +82,26 @@ def longest_trajectory(recipe: Recipe) -> Trajectory:
     return Trajectory(Prompt("longest", PROMPT), 0, segments, history=sampling.history)
 
 
+def longest_tree(recipe: Recipe) -> list[Trajectory]:
+    """The siblings of one trunk, who share segments; without forks it is one trajectory."""
+    longest, made = longest_trajectory(recipe), {}
+    tree = []
+    for sample in range(recipe.rl.leaves):
+        request = Request(longest.prompt, sample, forks=recipe.rl.forks)
+        keys = [(request.owner(segment.turn), place) for place, segment in enumerate(longest.segments)]
+        segments = [made.setdefault(key, replace(segment)) for key, segment in zip(keys, longest.segments)]
+        tree.append(replace(longest, sample=sample, segments=segments))
+    return tree
+
+
 def replay_packs(recipe: Recipe) -> list[Pack]:
     """Packs of one learner rank and one minibatch, the longest first. InputError when max_pack_tokens is too small."""
     rl = recipe.rl
     replay = Replay(
         recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
     )
-    count = -(-rl.groups * rl.group_size // rl.minibatches)
-    longest = longest_trajectory(recipe)
-    trajectories = [replace(longest, segments=[replace(s) for s in longest.segments]) for _ in range(count)]
+    trunks = -(-rl.groups * rl.group_size // rl.leaves // rl.minibatches)
+    trajectories = [trajectory for _ in range(trunks) for trajectory in longest_tree(recipe)]
     return [made.pack for made in replay.packs(trajectories, 0, recipe.engine.learner_ranks)]
 
 
@@ -138,7 +151,8 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One trajectory in the sampler: how many forwards of each kind it takes, and what goes through the model."""
+    """One trajectory in the sampler, or several in a batch: how many forwards of each kind it takes, and what goes
+    through the model."""
 
     text_tokens: int  # forwards of one token each
     prefills: int  # forwards that put prompt, system text and images into the context
@@ -148,8 +162,9 @@ class Sampled:
     images: Load
 
     @classmethod
-    def of(cls, recipe: Recipe, turns: int, guided: bool) -> "Sampled":
-        """`guided`: with the guidance of evaluation, as in evaluation and `generate`."""
+    def of(cls, recipe: Recipe, turns: int, guided: bool, rows: Callable[[int], int] = lambda turn: 1) -> "Sampled":
+        """`guided`: with the guidance of evaluation, as in evaluation and `generate`. `rows`: how many trajectories are
+        in the batch in a turn, where siblings that have not parted are one."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS
@@ -157,7 +172,7 @@ class Sampled:
         noisy = sizes.latents + BOUNDARY_TOKENS
         context = system + prompt
         think_end = context + written
-        text = Load(und=context, pairs=context**2)
+        text = Load(und=context, pairs=context**2) * rows(0)
         images = Load()
         velocities = longest = 0
         for turn in range(turns):
@@ -165,13 +180,14 @@ class Sampled:
                 base = think_end if sampling.history == "last" else context
                 und, gen = sizes.patches + 2 * BOUNDARY_TOKENS, sizes.latents
                 pairs = looked_at * (base + looked_at)
-                images += Load(und, gen, sizes.patches, 0, pairs, sizes.patches**2)
+                images += Load(und, gen, sizes.patches, 0, pairs, sizes.patches**2) * rows(turn - 1)
                 context = base + looked_at
-            text += Load(und=written, logits=written, pairs=written * (context + written // 2))
+            text += Load(und=written, logits=written, pairs=written * (context + written // 2)) * rows(turn)
             context += written
             branches = _branches(recipe, turn, guided)
             velocities += branches
-            images += Load(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy)) * branches
+            drawn = Load(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy))
+            images += drawn * (branches * rows(turn))
             longest = max(longest, context)
         prefills = 1 + (system > 0) + (turns - 1)
         return cls(written * turns, prefills, velocities, longest, text, images)

@@ -1,9 +1,10 @@
 """`irg-rl parity`: does the learner replay the policy that sampled? Every way of sampling and packing, in one table.
 
 Trajectories are sampled as RL samples them (the recipe's temperature and noise, but every denoising step noisy, so
-that each is measured), with 1 to n images, one by one and in batches, by the whole model and by one with adapters. The
-learner's packed forward then gives every log-probability again, in packs that hold whole trajectories and in packs so
-small that these are cut. A ratio is exp of what differs, so invariant 1 is that nothing does.
+that each is measured), with 1 to n images, one by one and in batches, by the whole model and by one with adapters.
+Where the recipe forks they are siblings, sampled together in batches and each alone one by one. The learner's packed
+forward then gives every log-probability again, in packs that hold whole trajectories and in packs so small that these
+are cut. A ratio is exp of what differs, so invariant 1 is that nothing does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput, UnifiedModel
 from irg_rl.shapes_world.prompts import make_prompts
-from irg_rl.trajectory import Modality, Trajectory
+from irg_rl.trajectory import Modality, Prompt, Trajectory
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 
@@ -78,7 +79,7 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
-    requests = [Request(prompt, 0, seed) for prompt in make_prompts(prompts, "validation", seed)]
+    requests = parity_requests(recipe, make_prompts(prompts, "validation", seed), seed)
     cases: list[Case] = []
     with bar(f"parity of {folder.name}", 2 * most * len(BATCHES)) as progress:
         for case in parity_cases(folder, recipe, requests, most, seed):
@@ -94,6 +95,14 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
     write_json(path, content)
     console.print(f"written: {path}", soft_wrap=True, markup=False)
     _require(cases, recipe)
+
+
+def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:
+    """A trajectory per prompt; with forks all siblings of a trunk, for as many prompts as make about as many
+    trajectories."""
+    forks, leaves = (recipe.rl.forks, recipe.rl.leaves) if recipe.rl is not None else ({}, 1)
+    some = prompts[: max(len(prompts) // leaves, 1)]
+    return [Request(prompt, sample, seed, forks=forks) for prompt in some for sample in range(leaves)]
 
 
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:

@@ -184,8 +184,9 @@ class Plan:
         if recipe.rl is None:
             return found
         rounds = -(-recipe.rl.groups // recipe.engine.rollout_actors)
-        group = (self.sampled.text + self.sampled.images) * recipe.rl.group_size
-        found.append(Stretch("rl sampling", recipe.rl.updates * rounds, self._flops(group), self._read_by_texts()))
+        group = Sampled.of(recipe, recipe.sampling.turns, guided=False, rows=recipe.rl.rows)
+        flops = self._flops(group.text + group.images)
+        found.append(Stretch("rl sampling", recipe.rl.updates * rounds, flops, self._read_by_texts()))
         forwards = sum(self.replay_forwards.values()) + self._backward
         learned = sum(self._flops(Load.of(pack)) for pack in self.replays) * forwards
         found.append(Stretch("rl learning", recipe.rl.updates * recipe.rl.minibatches, learned))
@@ -226,7 +227,9 @@ class Plan:
     def _rollout(self) -> Place:
         rows, sampled = self.recipe.rl.group_size, self.sampled
         note = f"{rows} contexts of {sampled.capacity:,} tokens"
-        return Place(ROLLOUT, self.recipe.engine.rollout_actors, self._sampler(rows, sampled, 1), note)
+        copied = self.recipe.rl.rows(max(self.recipe.rl.forks) - 1) if self.recipe.rl.forks else 0
+        components = self._sampler(rows, sampled, 1, copied)
+        return Place(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
 
     def _evaluation(self) -> Place:
         settings = self.recipe.evaluation
@@ -249,7 +252,8 @@ class Plan:
             Component("working memory", found.working, Moment.BACKWARD),
         ]
 
-    def _sampler(self, rows: int, sampled: Sampled, caches: int) -> list[Component]:
+    def _sampler(self, rows: int, sampled: Sampled, caches: int, copied: int = 0) -> list[Component]:
+        """`copied`: rows that the last fork copies, which are there beside the copies for a moment."""
         recipe = self.recipe
         working = _sampling_memory(
             recipe.model, rows, Sizes.of(recipe).grid, sampled.capacity, recipe.sampling.image_size, self.device,
@@ -259,7 +263,7 @@ class Plan:
             Component("weights", self._weights()),
             Component("autoencoder", FP32 * self.autoencoder),
             Component("KV caches", caches * self._caches(rows, sampled.capacity)),
-            Component("working memory", working),
+            Component("working memory", max(working, self._caches(copied, sampled.capacity))),
         ]
 
     def _weights(self) -> int:
@@ -279,7 +283,9 @@ class _Key:
         self.pack = pack
         parts = (pack.text_ids, pack.latents, pack.times, pack.logit_index, pack.velocity_index)
         kinds = tuple(map(len, parts))
-        self._sizes = (kinds, tuple(pack.lengths), tuple(pack.patch_lengths), pack.visibility.ancestors.shape)
+        branches = tuple((view.row, len(view.own), view.keys) for view in pack.views)
+        shape = pack.visibility.ancestors.shape
+        self._sizes = (kinds, tuple(pack.lengths), tuple(pack.patch_lengths), shape, branches)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Key) and self._sizes == other._sizes

@@ -55,7 +55,7 @@ def worker_settings(run: Run, start: str) -> WorkerSettings:
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     return WorkerSettings(
         str(model_path(run, start)), recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device,
-        recipe.engine.dtype, lora=adapters_of(recipe.rl),
+        recipe.engine.dtype, lora=adapters_of(recipe.rl), forks=recipe.rl.forks,
     )  # fmt: skip
 
 
@@ -178,7 +178,7 @@ class Loop:
 
 def summary(verdicts: list[Verdict]) -> dict[str, float]:
     """Reward means per turn over a batch, and how the trajectories ended."""
-    trajectories = sum(v.counts[0] for v in verdicts)
+    trajectories = sum(v.trajectories for v in verdicts)
     out = {
         "stopped": sum(v.stopped for v in verdicts) / trajectories,
         "images": sum(v.images for v in verdicts) / trajectories,

@@ -24,7 +24,7 @@ from irg_rl.learner.replay import Replay, ReplayPack, idle_pack
 from irg_rl.learner.rl_loss import JointLoss, RLLossSettings, finish
 from irg_rl.model.folder import load_folder
 from irg_rl.records import save_groups
-from irg_rl.trajectory import Group, SamplingLaw, Trajectory
+from irg_rl.trajectory import Group, SamplingLaw, Trajectory, trees
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,11 @@ def trainable(groups: Sequence[Group]) -> list[Trajectory]:
 
 
 def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
-    """Contiguous parts of nearly equal size; never more than there are trajectories."""
-    count = min(parts, len(trajectories))
-    edges = [round(i * len(trajectories) / count) for i in range(count + 1)]
-    return [trajectories[low:high] for low, high in zip(edges, edges[1:])]
+    """Contiguous parts of nearly equal size that cut no tree; never more than there are trees."""
+    whole = trees(trajectories)
+    count = min(parts, len(whole))
+    edges = [round(i * len(whole) / count) for i in range(count + 1)]
+    return [[t for siblings in whole[low:high] for t in siblings] for low, high in zip(edges, edges[1:])]
 
 
 def summary(results: Sequence[StepResult]) -> dict[str, float]:

@@ -9,9 +9,13 @@ Every noise block stands where its image was drawn and sees what the sampler saw
 the context right after the think text, with `full` after the text that asked for it. An image enters only if a later
 turn exists. Pixels, clean latents and noisy states are constants.
 
-A row is one trajectory. When it exceeds `max_pack_tokens` its noise blocks are spread over several rows that repeat the
-context; its text is trained in the first of them only, so the gradients add up to those of one row. A segment that
-siblings share is one object in several trajectories; it is trained in the first of them.
+A row is a tree of trajectories: one alone, or the siblings of a trunk, which share segments. A segment that siblings
+share is one object in several trajectories; its blocks stand in the row once, what follows hangs on the same block, and
+it is trained as part of the first of them. Branches cannot see each other.
+
+When a row would exceed `max_pack_tokens`, siblings that do not fit any more begin another row, which repeats the
+context they share; and the noise blocks of a trajectory that is too long by itself are spread over several rows that
+repeat its context. Every text and every step is trained in one row only, so the gradients add up to those of one row.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +26,7 @@ from irg_rl.model.config import ModelConfig
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
 from irg_rl.model.transforms import Resize, vit_patches
-from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory
+from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, trees
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,29 @@ class ReplayPack:
     images: list[StepsRef]
 
 
+Path = list[dict[int, int]]
+"""Per segment of a trajectory the context in which it ends: tokens of each part, by the identity of its segment. (An
+image enters the context only with the segment after it.)"""
+
+
 @dataclass
 class _Share:
-    """What one row carries of a trajectory."""
+    """What one row carries of a tree."""
 
-    trajectory: int
-    tokens: int
-    last_segment: int  # the context reaches up to here
-    texts: set[int] = field(default_factory=set)  # segments whose text is trained
-    steps: dict[int, list[int]] = field(default_factory=dict)  # segment -> steps
+    tokens: int = 0
+    context: dict[int, int] = field(default_factory=dict)  # tokens of the parts that stand in the row
+    ends: dict[int, int] = field(default_factory=dict)  # trajectory -> the segment that its context reaches up to
+    texts: set[tuple[int, int]] = field(default_factory=set)  # trajectory and segment whose text is trained
+    steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # trajectory and segment -> steps
+
+    def growth(self, path: Path, place: int) -> int:
+        """Context tokens that the row needs in addition to reach that segment."""
+        return sum(tokens for part, tokens in path[place].items() if part not in self.context)
+
+    def reach(self, trajectory: int, path: Path, place: int) -> None:
+        self.tokens += self.growth(path, place)
+        self.context |= path[place]
+        self.ends[trajectory] = max(self.ends.get(trajectory, -1), place)
 
 
 class Replay:
@@ -94,50 +112,71 @@ class Replay:
         Raises ValueError when a context alone is longer, naming the setting and the size it needs.
         """
         known: set[int] = set()
-        shares = [share for index, t in enumerate(trajectories) for share in self._shares(index, t, known)]
+        shares: list[_Share] = []
+        first = 0
+        for siblings in trees(trajectories):
+            for whole in self._whole_rows(dict(enumerate(siblings, first))):
+                shares += self._split(whole, trajectories, known)
+            first += len(siblings)
         own = self._bins(shares)[rank::world_size]
         return [self._build(trajectories, shares) for shares in own]
 
-    def _shares(self, index: int, trajectory: Trajectory, known: set[int]) -> list[_Share]:
-        """The rows of a trajectory. `known`: segments trained already, by identity."""
-        context = self._context_tokens(trajectory)
-        last = len(trajectory.segments) - 1
-        shares = [_Share(index, context[last], last)]
-        self._require(context[last], trajectory)
-        for place, segment in enumerate(trajectory.segments):
-            if id(segment) in known:
-                continue
-            known.add(id(segment))
-            if not isinstance(segment, ImageSegment):
-                if was_sampled(segment):
-                    shares[0].texts.add(place)
-                continue
-            size = segment.grid[0] * segment.grid[1] + BOUNDARY_TOKENS
-            for step in range(segment.x.shape[0]):
-                if shares[-1].tokens + size + _growth(shares[-1], context, place) > self._max_tokens:
-                    self._require(context[place] + size, trajectory)
-                    shares.append(_Share(index, context[place], place))
-                share = shares[-1]
-                share.tokens += size + _growth(share, context, place)
-                share.last_segment = max(share.last_segment, place)
-                share.steps.setdefault(place, []).append(step)
-        return shares
+    def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_Share]:
+        """Rows that hold the contexts of all siblings, by their numbers: as many in a row as fit with their noise."""
+        rows: list[_Share] = []
+        planned: set[int] = set()
+        noise = 0
+        for number, trajectory in siblings.items():
+            path, last = self._path(trajectory), len(trajectory.segments) - 1
+            self._require(sum(path[last].values()), trajectory)
+            fresh = [image for image in trajectory.images if id(image) not in planned]
+            own = sum(len(image.x) * _noise_tokens(image) for image in fresh)
+            if not rows or rows[-1].tokens + rows[-1].growth(path, last) + noise + own > self._max_tokens:
+                rows.append(_Share())
+                noise = 0
+            noise += own
+            planned |= set(map(id, fresh))
+            rows[-1].reach(number, path, last)
+        return rows
 
-    def _context_tokens(self, trajectory: Trajectory) -> list[int]:
-        """Tokens of the context in which each segment ends, without noise blocks. (An image enters the context only
-        with the segment after it.)"""
-        total = len(self._encode(trajectory.prompt.text)) + BOUNDARY_TOKENS
-        total += 0 if self._system is None else len(self._system) + BOUNDARY_TOKENS
-        found = []
-        seen = 0
+    def _split(self, whole: _Share, trajectories: Sequence[Trajectory], known: set[int]) -> list[_Share]:
+        """The row with what it trains, and further ones where that is too much. `known`: segments trained already, by
+        identity."""
+        rows = [whole]
+        for number in list(whole.ends):
+            trajectory = trajectories[number]
+            path = self._path(trajectory)
+            for place, segment in enumerate(trajectory.segments):
+                if id(segment) in known:
+                    continue
+                known.add(id(segment))
+                if not isinstance(segment, ImageSegment):
+                    if was_sampled(segment):
+                        whole.texts.add((number, place))
+                    continue
+                size = _noise_tokens(segment)
+                for step in range(segment.x.shape[0]):
+                    if rows[-1].tokens + rows[-1].growth(path, place) + size > self._max_tokens:
+                        self._require(sum(path[place].values()) + size, trajectory)
+                        rows.append(_Share())
+                    rows[-1].reach(number, path, place)
+                    rows[-1].tokens += size
+                    rows[-1].steps.setdefault((number, place), []).append(step)
+        return rows
+
+    def _path(self, trajectory: Trajectory) -> Path:
+        begin = len(self._encode(trajectory.prompt.text)) + BOUNDARY_TOKENS
+        begin += 0 if self._system is None else len(self._system) + BOUNDARY_TOKENS
+        context = {0: begin}
+        found: Path = []
+        seen: dict[int, int] = {}
         for segment in trajectory.segments:
-            total += seen
-            seen = 0
+            context, seen = context | seen, {}
             if isinstance(segment, TextSegment):
-                total += len(open_ids(segment, self._special.eos)) + BOUNDARY_TOKENS
+                context = context | {id(segment): len(open_ids(segment, self._special.eos)) + BOUNDARY_TOKENS}
             else:
-                seen = self._image_tokens(segment)
-            found.append(total)
+                seen = {id(segment): self._image_tokens(segment)}
+            found.append(context)
         return found
 
     def _image_tokens(self, image: ImageSegment) -> int:
@@ -169,39 +208,70 @@ class Replay:
         images: list[StepsRef] = []
         for share in shares:
             builder.new_row()
-            self._add_row(builder, trajectories[share.trajectory], share, texts, images)
+            self._add_row(builder, trajectories, share, texts, images)
         return ReplayPack(builder.build(touch_all=True), texts, images)
 
     def _add_row(
         self,
         builder: PackBuilder,
-        trajectory: Trajectory,
+        trajectories: Sequence[Trajectory],
         share: _Share,
         texts: list[TextRef],
         images: list[StepsRef],
     ) -> None:
-        parent = None if self._system is None else builder.add_text(self._system)
-        parent = builder.add_text(self._encode(trajectory.prompt.text), parent)
-        think = parent
-        for place, segment in enumerate(trajectory.segments[: share.last_segment + 1]):
-            if isinstance(segment, TextSegment):
-                trained = place in share.texts
-                ids = open_ids(segment, self._special.eos)
-                parent = builder.add_text(ids, parent, loss=trained, eos_target=segment.finished)
-                if trained:
-                    texts.append(TextRef(share.trajectory, place, parent))
-                if segment.turn == 0:
-                    think = parent
-                continue
-            steps = share.steps.get(place, [])
-            blocks = [builder.add_noise(segment.x[s], float(segment.t[s]), segment.grid, parent) for s in steps]
-            if steps:
-                images.append(StepsRef(share.trajectory, place, tuple(steps), tuple(blocks)))
-            if place < share.last_segment:
-                above = think if trajectory.history == "last" else parent
-                clean = builder.add_clean(segment.latent, segment.grid, above)
-                patches, grid = vit_patches(self._resize(segment.pixels), self._config.vit.patch_size)
-                parent = builder.add_vit(patches, grid, clean)
+        prompt = trajectories[next(iter(share.ends))].prompt.text
+        root = None if self._system is None else builder.add_text(self._system)
+        root = builder.add_text(self._encode(prompt), root)
+        forks = _forks(trajectories, share)
+        ends: dict[int, int] = {}  # segment -> the block that what follows it continues
+        drawn: set[int] = set()
+        for number, last in share.ends.items():
+            trajectory = trajectories[number]
+            parent = think = root
+            before = None
+            for place, segment in enumerate(trajectory.segments[: last + 1]):
+                key = id(segment)
+                if before in forks and key not in ends:
+                    builder.new_branch()
+                before = key
+                if isinstance(segment, TextSegment):
+                    if key not in ends:
+                        ends[key] = self._add_text(builder, segment, parent, share, (number, place), texts)
+                    parent = ends[key]
+                    if segment.turn == 0:
+                        think = parent
+                    continue
+                steps = [] if key in drawn else share.steps.get((number, place), [])
+                drawn.add(key)
+                if steps:
+                    blocks = [builder.add_noise(segment.x[s], float(segment.t[s]), segment.grid, parent) for s in steps]
+                    images.append(StepsRef(number, place, tuple(steps), tuple(blocks)))
+                if place < last:
+                    if key not in ends:
+                        ends[key] = self._add_seen(builder, segment, think if trajectory.history == "last" else parent)
+                    parent = ends[key]
+
+    def _add_text(
+        self,
+        builder: PackBuilder,
+        segment: TextSegment,
+        parent: int,
+        share: _Share,
+        place: tuple[int, int],
+        texts: list[TextRef],
+    ) -> int:
+        trained = place in share.texts
+        ids = open_ids(segment, self._special.eos)
+        block = builder.add_text(ids, parent, loss=trained, eos_target=segment.finished)
+        if trained:
+            texts.append(TextRef(*place, block))
+        return block
+
+    def _add_seen(self, builder: PackBuilder, image: ImageSegment, parent: int) -> int:
+        """A drawn image as context."""
+        clean = builder.add_clean(image.latent, image.grid, parent)
+        patches, grid = vit_patches(self._resize(image.pixels), self._config.vit.patch_size)
+        return builder.add_vit(patches, grid, clean)
 
 
 def open_ids(segment: TextSegment, eos: int):
@@ -221,6 +291,16 @@ def idle_pack(config: ModelConfig, special: SpecialIds) -> Pack:
     return builder.build(touch_all=True)
 
 
-def _growth(share: _Share, context: list[int], place: int) -> int:
-    """Context tokens that a row needs in addition to carry a step of segment `place`."""
-    return max(0, context[place] - context[share.last_segment])
+def _noise_tokens(image: ImageSegment) -> int:
+    """Of one denoising step."""
+    return image.grid[0] * image.grid[1] + BOUNDARY_TOKENS
+
+
+def _forks(trajectories: Sequence[Trajectory], share: _Share) -> set[int]:
+    """Segments, by identity, that more than one other continues in the row."""
+    after: dict[int, set[int]] = {}
+    for number, last in share.ends.items():
+        segments = trajectories[number].segments[: last + 1]
+        for segment, following in zip(segments, segments[1:]):
+            after.setdefault(id(segment), set()).add(id(following))
+    return {segment for segment, following in after.items() if len(following) > 1}

@@ -30,7 +30,7 @@ class ContextGrad(StrEnum):
     DETACHED = "detached"
 
 
-class _Move(torch.autograd.Function):
+class Move(torch.autograd.Function):
     """x[forward_index], whose gradient is grad[backward_index].
 
     Exact when the two indices are inverse to each other on the real tokens. Padding takes the value of token 0; its
@@ -68,7 +68,7 @@ class PackedAttention:
             places.append(padded[rows, :length].flatten())
             visibility = pack.visibility.take(rows, length)
             self._batches.append(len(chosen))
-            self._masks.append(_block_mask(visibility) if backend is Backend.FLEX else _additive(visibility))
+            self._masks.append(_block_mask(visibility) if backend is Backend.FLEX else additive(visibility.dense()))
             self._noise.append(visibility.in_noise()[:, None, :, None] if detached else None)
         self._sizes = list(map(len, places))
         self._unslot = torch.cat(places)
@@ -76,15 +76,15 @@ class PackedAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
         heads = (q.shape[1], k.shape[1], v.shape[1])
-        padded = _Move.apply(torch.cat([q, k, v], dim=1), self._unslot, self._slot)
+        padded = Move.apply(torch.cat([q, k, v], dim=1), self._unslot, self._slot)
         mixed = []
         for part, rows, mask, noise in zip(padded.split(self._sizes), self._batches, self._masks, self._noise):
             q, k, v = part.unflatten(0, (rows, -1)).transpose(1, 2).split(heads, dim=1)
             seen = self._attend(q, k, v, mask)
             if noise is not None:
-                seen = torch.where(noise, self._attend(q, _stop(k, ~noise), _stop(v, ~noise), mask), seen)
+                seen = torch.where(noise, self._attend(q, stop(k, ~noise), stop(v, ~noise), mask), seen)
             mixed.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
-        return _Move.apply(torch.cat(mixed), self._slot, self._unslot)
+        return Move.apply(torch.cat(mixed), self._slot, self._unslot)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
         if self._backend is Backend.FLEX:
@@ -119,13 +119,13 @@ def grouped_attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def _additive(visibility: Visibility) -> Float[Tensor, "B 1 L L"]:
+def additive(visible: Bool[Tensor, "B Q K"]) -> Float[Tensor, "B 1 Q K"]:
     """0 where a token is seen, -inf elsewhere: what SDPA would make of a boolean mask anew in every layer."""
-    mask = visibility.dense()[:, None]
+    mask = visible[:, None]
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
-def _stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
+def stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
     return torch.where(where, x.detach(), x)
 
 

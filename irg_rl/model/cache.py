@@ -22,6 +22,10 @@ class Mark:
     lengths: Int[Tensor, "B"]
     positions: Int[Tensor, "B"]
 
+    def of(self, rows: Int[Tensor, "R"]) -> "Mark":
+        """The mark of a cache that was branched off by these rows."""
+        return Mark(self.lengths[rows], self.positions[rows])
+
 
 class KVCache:
     """Pre-allocated keys and values, and per row the number of cached tokens and the next rope position.
@@ -41,6 +45,16 @@ class KVCache:
 
     def mark(self) -> Mark:
         return Mark(self.lengths.clone(), self.positions.clone())
+
+    def begin_as(self, other: "KVCache", rows: Int[Tensor, "B"] | None = None) -> None:
+        """Every row becomes a copy of one of another cache of this capacity, which several may begin from. None: of the
+        row of the same number."""
+        which = torch.arange(other.batch) if rows is None else rows
+        used = int(other.lengths[which].max())
+        source = which.to(self.keys[0].device)
+        for mine, theirs in zip(self.keys + self.values, other.keys + other.values):
+            mine[:, :, :used] = theirs[:, :, :used].index_select(0, source)
+        self.lengths, self.positions = other.lengths[which], other.positions[which]
 
     def restore(self, mark: Mark, rows: Tensor | None = None) -> None:
         """Forgets what `rows` (None: all) gained since `mark`. ValueError if a row is shorter than its mark."""

@@ -7,6 +7,7 @@ Norms, activations and position tables are left out: below one percent at any si
 from dataclasses import dataclass
 
 from irg_rl.model.attention import similar
+from irg_rl.model.branched import alike
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import UnifiedModel
 
@@ -30,14 +31,19 @@ class Load:
 
     @classmethod
     def of(cls, pack: Pack) -> "Load":
-        """A packed forward. Rows of similar length are padded to one and attended in full."""
-        longest = [(len(rows), max(pack.lengths[row] for row in rows)) for rows in similar(pack.lengths)]
+        """A packed forward. Rows of similar length are padded to one and attended in full; so are branches, where rows
+        have several."""
+        if pack.views:
+            batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]
+        else:
+            longest = [(len(rows), max(pack.lengths[row] for row in rows)) for rows in similar(pack.lengths)]
+            batches = [(rows, length, length) for rows, length in longest]
         return cls(
             und=len(pack.text_ids) + len(pack.patches),
             gen=len(pack.latents),
             patches=len(pack.patches),
             logits=len(pack.logit_index),
-            pairs=sum(rows * length**2 for rows, length in longest),
+            pairs=sum(rows * queries * keys for rows, queries, keys in batches),
             patch_pairs=len(pack.patch_lengths) * max(pack.patch_lengths, default=0) ** 2,
         )
 

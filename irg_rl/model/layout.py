@@ -58,6 +58,8 @@ class Layout:
     def __init__(self) -> None:
         self.blocks: list[Block] = []
         self.tokens = 0
+        self.branches = [0]
+        """Index of the block with which each branch begins."""
 
     def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
         """Appends a block with `length` tokens between its boundary tokens; returns its index."""
@@ -69,6 +71,12 @@ class Layout:
         self.blocks.append(Block(kind, length, parent, start, self.tokens))
         self.tokens += length + BOUNDARY_TOKENS
         return len(self.blocks) - 1
+
+    def new_branch(self) -> None:
+        """The blocks that follow see what they continue, and none of the other blocks since. Says nothing about
+        visibility, which follows from parents alone: it is where attention may take the row apart."""
+        if self.branches[-1] < len(self.blocks):
+            self.branches.append(len(self.blocks))
 
     def _parent(self, parent: int) -> Block:
         if not 0 <= parent < len(self.blocks):
@@ -96,6 +104,35 @@ class Layout:
     def visibility(self) -> Bool[Tensor, "L L"]:
         """True where the row's token may attend to the column's."""
         return Visibility.of([self]).dense()[0, : self.tokens, : self.tokens]
+
+
+@dataclass(frozen=True)
+class View:
+    """One branch of a row: its own tokens and those that they see outside of it, as indices in the row."""
+
+    row: int
+    own: range
+    context: np.ndarray  # ascending
+
+    @property
+    def keys(self) -> int:
+        return len(self.context) + len(self.own)
+
+
+def views(rows: list[Layout]) -> list[View]:
+    """The branches of all rows; none when no row has two."""
+    if all(len(row.branches) == 1 for row in rows):
+        return []
+    found = []
+    for number, row in enumerate(rows):
+        ancestors = row.ancestors()
+        for first, end in zip(row.branches, [*row.branches[1:], len(row.blocks)]):
+            above = [row.blocks[i] for i in np.flatnonzero(ancestors[first:end].any(0)) if i < first]
+            context = [np.arange(b.offset, b.offset + b.tokens) for b in above]
+            begin, last = row.blocks[first].offset, row.blocks[end - 1]
+            own = range(begin, last.offset + last.tokens)
+            found.append(View(number, own, np.concatenate([np.zeros(0, dtype=np.int64), *context])))
+    return found
 
 
 class Tokens:
@@ -163,6 +200,20 @@ class Visibility:
         order = torch.arange(length, device=self.block.device)
         future = order[None, :] > order[:, None]
         return visible & ~(own & causal_query & future)
+
+    def between(
+        self, row: Int[Tensor, "R"], query: Int[Tensor, "R Q"], key: Int[Tensor, "R K"]
+    ) -> Bool[Tensor, "R Q K"]:
+        """Who sees whom among chosen tokens of rows. A token of -1 is padding: nothing sees it, and it sees all, for a
+        softmax over nothing is undefined."""
+        block, ancestors = self.block[row], self.ancestors[row]
+        own, other = block.gather(1, query.clamp(min=0)), block.gather(1, key.clamp(min=0))
+        seen = ancestors.gather(1, own[:, :, None].expand(*own.shape, ancestors.shape[2]))
+        visible = seen.gather(2, other[:, None, :].expand(*own.shape, other.shape[1]))
+        same = own[:, :, None] == other[:, None, :]
+        causal = self.causal[row].gather(1, own)[:, :, None]
+        visible = visible & ~(same & causal & (key[:, None, :] > query[:, :, None])) & (key >= 0)[:, None, :]
+        return visible | (query < 0)[:, :, None]
 
     def in_noise(self) -> Bool[Tensor, "B L"]:
         """Tokens of NOISE blocks, boundary tokens included."""

@@ -9,14 +9,14 @@ M wanted logits, V velocity tokens, I latent
 images (clean or noisy), D numbers of a latent token.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from irg_rl.model.layout import Kind, Layout, Tokens, Visibility
+from irg_rl.model.layout import Kind, Layout, Tokens, View, Visibility, views
 
 Grid = tuple[int, int]
 """Rows and columns of a token grid."""
@@ -52,6 +52,7 @@ class Pack:
     velocity_index: Int[Tensor, "V"]  # latent tokens of noise blocks
     logit_slices: dict[int, slice]  # block -> its part of the logits
     velocity_slices: dict[int, slice]  # noise block -> its part of the velocities
+    views: list[View] = field(default_factory=list)  # the rows' branches, where one has several
     touch_all: bool = False  # run every module, with zero weight where the pack has nothing for it
 
     @property
@@ -104,6 +105,10 @@ class PackBuilder:
         """Closes the current row, unless it is empty."""
         if self._rows[-1].blocks:
             self._rows.append(Layout())
+
+    def new_branch(self) -> None:
+        """The blocks that follow in this row see what they continue, and none of the other blocks since."""
+        self._rows[-1].new_branch()
 
     def add_text(
         self, ids: list[int] | Tensor, parent: int | None = None, *, loss: bool = False, eos_target: bool = True,
@@ -189,6 +194,7 @@ class PackBuilder:
             velocity_index=_tensor(velocity_index),
             logit_slices=logit_slices,
             velocity_slices=velocity_slices,
+            views=views(rows),
             touch_all=touch_all,
         )
 

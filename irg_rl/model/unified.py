@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from irg_rl.model.attention import Backend, ContextGrad, PackedAttention
+from irg_rl.model.branched import BranchedAttention
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.incremental import Incremental
 from irg_rl.model.latents import PositionTable, TimeEmbedder
@@ -46,7 +47,10 @@ class UnifiedModel(Incremental, nn.Module):
     def forward(
         self, pack: Pack, *, context_grad: ContextGrad | str = ContextGrad.FULL, hidden: bool = False
     ) -> ModelOutput:
-        attend = PackedAttention(pack, self.attention, context_grad)
+        branched = bool(pack.views) and self.attention is Backend.SDPA  # FLEX skips by itself what is masked
+        attend = (
+            BranchedAttention(pack, context_grad) if branched else PackedAttention(pack, self.attention, context_grad)
+        )
         wanted = (pack.logit_index, pack.velocity_index)
         und, gen = self.trunk(pack, attend, None if hidden else wanted)
         states = None

@@ -37,7 +37,7 @@ class ScriptedCritic:
     def score_group(self, body: tuple[int, int]) -> tuple[Verdict, int]:
         group, version = body
         said = self.script[min(group, len(self.script) - 1)]
-        plain = {"dead": False, "empty": False, "failures": {}, "stopped": 0, "images": SIZE,
+        plain = {"dead": False, "empty": False, "failures": {}, "trajectories": SIZE, "stopped": 0, "images": SIZE,
                  "text_tokens": 0, "means": {}, "counts": [SIZE], "first": 0.0, "last": 0.0, "scorers": {}}  # fmt: skip
         return Verdict(group=group, version=version, **plain | said), group
 

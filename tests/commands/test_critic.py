@@ -52,3 +52,18 @@ def test_what_the_scorers_cost_and_how_often_they_failed_reaches_the_metrics():
     metrics = summary(verdicts)
     assert metrics["reward/flaky/images"] == 8 and metrics["reward/flaky/failed"] == 2
     assert metrics["reward/brightness/seconds_per_image"] >= 0 and metrics["dropped_samples"] == 2
+
+
+def test_an_image_that_siblings_share_is_scored_once_and_belongs_to_all_of_them():
+    """Two trunks: one with two edits, one that stopped at its first image."""
+    group = painted([51, 102], [51, 204], [153])
+    group.trajectories[1].segments[:2] = group.trajectories[0].segments[:2]
+    judge = critic(BRIGHTNESS)
+    verdict, scored = judge.score_group(group)
+    assert judge.hub.log()["reward/brightness/images"] == 4
+    brightness = [t.rewards["brightness"] for t in scored.trajectories]
+    assert brightness == [pytest.approx([0.2, 0.4]), pytest.approx([0.2, 0.8]), pytest.approx([0.6])]
+    assert (verdict.trajectories, verdict.images, verdict.counts) == (3, 4, [2, 2])
+    assert verdict.means["brightness"] == pytest.approx([0.4, 0.6])
+    assert (verdict.first, verdict.last) == (pytest.approx(0.4), pytest.approx(0.6))
+    assert summary([verdict])["images"] == pytest.approx(4 / 3)

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 
 from irg_rl.commands import parity
+from irg_rl.config import changed_recipe
+from irg_rl.shapes_world.prompts import make_prompts
 
 
 @pytest.fixture
@@ -47,3 +49,14 @@ def test_another_policy_in_the_learner_is_refused_with_the_worst_place(run, irg_
     assert answer.code == 1 and "sampler and learner are different policies" in answer.err
     assert "full weights, 1 turns, batches of 1" in answer.err
     assert (run.folder / "said.json").is_file()
+
+
+def test_a_recipe_with_forks_is_measured_on_siblings(run):
+    recipe = changed_recipe(run.recipe, {"rl.forks": {1: 2}, "rl.group_size": 4}, "tiny")
+    prompts = make_prompts(4, "validation", 0)
+    requests = parity.parity_requests(recipe, prompts, 0)
+    assert [(r.prompt.id, r.sample) for r in requests] == [(p.id, n) for p in prompts[:2] for n in range(2)]
+    cases = list(parity.parity_cases(run.path("models", "rl"), recipe, requests, 2, 0))
+    assert all(not place.exceeds for case in cases for place in case.table)
+    texts = {(c.turns, c.batch): sum(d.count for d in c.table if d.modality == "text" and d.turn == 0) for c in cases}
+    assert texts[2, 1] == 2 * texts[2, 16], "what siblings share is one segment in a batch and two one by one"

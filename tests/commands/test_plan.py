@@ -183,6 +183,20 @@ def test_the_replay_packs_are_full_and_hold_every_trajectory_once():
     assert images == 3 * recipe.rl.noise.window_size + 2  # trained steps of three images, two of which are looked at
 
 
+def test_forks_are_planned_as_they_are_sampled_and_learned_from():
+    plain, forked = Plan(shapes("rl.minibatches=1")), Plan(shapes("rl.minibatches=1", "rl.forks={1: 2, 2: 2}"))
+    rows = [len(pack.lengths) for pack in forked.replays]
+    assert sum(rows) == plain.recipe.rl.groups * plain.recipe.rl.group_size // 4
+    images = len(forked.replays[0].times) / rows[0]
+    steps = plain.recipe.rl.noise.window_size
+    assert images == (1 + 2 + 4) * steps + (1 + 2), "trained steps of all images, and those that are looked at"
+    one, other = ({part.name: part.flops for part in plan.stretches} for plan in (plain, forked))
+    assert 0.5 < other["rl sampling"] / one["rl sampling"] < 0.7, "7 of 12 turns"
+    assert 0.4 < other["rl learning"] / one["rl learning"] < 0.7
+    assert held(plain.place(ROLLOUT))["KV caches"] == held(forked.place(ROLLOUT))["KV caches"]
+    assert held(forked.place(LEARNER))["activations"] > 0
+
+
 @pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])
 def test_an_sft_pack_is_exactly_full(stage):
     recipe = shapes()

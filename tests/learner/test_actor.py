@@ -101,12 +101,32 @@ def test_nothing_is_trained_before_the_ratio_check_and_a_failed_check_stops_the_
         learner.train(*groups)
 
 
-def test_minibatches_are_as_many_optimizer_steps(settings, groups):
+def test_minibatches_are_as_many_optimizer_steps_and_cut_no_tree(settings, groups, world):
     learner = started(settings(minibatches=3))
     learner.check_ratio(*groups)
     assert learner.train(*groups)["step"] == 3
-    assert [len(part) for part in split(list(range(7)), 3)] == [2, 3, 2]
-    assert [len(part) for part in split([1, 2], 5)] == [1, 1]
+    drawn = world.sample(7)
+    assert [[t.sample for t in part] for part in split(drawn, 3)] == [[0, 1], [2, 3, 4], [5, 6]]
+    assert [len(part) for part in split(drawn[:2], 5)] == [1, 1]
+    for one, other in zip(drawn[:6:2], drawn[1:6:2]):
+        other.segments[:2] = one.segments[:2]
+    assert [[t.sample for t in part] for part in split(drawn, 2)] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert [len(part) for part in split(drawn, 7)] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_group_with_forks_passes_the_ratio_check_and_is_trained_on_with_ratio_one(settings, world, minibatches):
+    drawn = world.sample(8, forks={1: 2, 2: 2})
+    forked = Group(0, drawn[0].prompt, drawn)
+    learner = started(settings(minibatches=minibatches, max_pack_tokens=800))
+    assert all(row["max"] <= min(row["limit"], 1e-4) for row in learner.check_ratio(forked))
+    metrics = learner.train(forked)
+    assert metrics["step"] == minibatches
+    assert metrics["text/turn0/count"] == sum(len(t.texts[0].ids) for t in (drawn[0], drawn[4]))
+    assert metrics["text/turn1/count"] == sum(len(t.texts[1].ids) for t in drawn[::2])
+    assert metrics["image/turn2/count"] == sum(len(t.images[2].x) for t in drawn)
+    if minibatches == 1:
+        assert max(metrics[f"{m}/turn{k}/log_ratio_max"] for m in ("text", "image") for k in range(3)) < 1e-4
 
 
 def test_the_gradient_of_the_image_loss_on_each_part_is_logged(settings, groups):

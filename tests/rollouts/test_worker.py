@@ -17,7 +17,7 @@ from rollouts.request import Request
 from rollouts.weights import WeightsError
 from rollouts.worker import RolloutWorker, WorkerSettings
 from tests.rollouts.conftest import NOISE, Kit
-from tests.rollouts.test_sampler import assert_same, differ
+from tests.rollouts.test_sampler import assert_same, differ, in_thirds
 
 PROMPT = Prompt("p", "a photo of a red circle")
 DEADLINE_S = 280  # two fresh processes import torch and more; a busy machine takes its time
@@ -113,6 +113,21 @@ def test_a_group_equals_its_requests_sampled_by_hand(kit, settings, worker):
     seed = group_seed(settings.seed, 5)
     for mine, theirs in zip(group.trajectories, sampler.sample([Request(PROMPT, i, seed=seed) for i in range(2)])):
         assert_same(mine, theirs, 0.0)
+
+
+def test_a_forked_group_holds_a_trunk_that_stopped_once(kit, settings):
+    sampling = settings.sampling.model_copy(update={"turns": 3})
+    forked = RolloutWorker(replace(settings, forks={1: 2, 2: 2}, sampling=sampling, is_stop=in_thirds))
+    arrays = published(kit)
+    forked.set_weights(arrays, 1, weights_digest(arrays))
+    summary, group = forked.sample_group(0, PROMPT, 16)
+    samples = [t.sample for t in group.trajectories]
+    last = [id(t.segments[-1]) for t in group.trajectories]
+    assert 4 <= len(samples) < 16 and samples == sorted(samples) and len(set(last)) == len(last)
+    early = [t for t in group.trajectories if t.sample % 2 == 0 and t.sample + 1 not in samples]
+    assert early and all(t.stopped and t.turns == 1 for t in early)
+    assert summary.images == len({id(image) for t in group.trajectories for image in t.images})
+    assert summary.text_tokens == group.tokens() < sum(len(s.ids) for t in group.trajectories for s in t.texts)
 
 
 def test_evaluation_records_nothing_to_train(worker):
