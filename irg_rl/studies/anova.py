@@ -12,8 +12,8 @@ PARTS = ("reflection", "seed", "interaction")
 
 
 def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]:
-    """Variance components of reflection, seed and interaction, per prompt (random effects, Searle, Casella and McCulloch
-    1992, ch. 4):
+    """Variance components of reflection, seed and interaction, per prompt (random effects; Searle, Casella and
+    McCulloch 1992, ch. 4):
 
         MS_R = S var(row means),  MS_S = N var(column means),  MS_I = sum (y - row - column + all)^2 / ((N-1)(S-1))
         s2_R = (MS_R - MS_I) / S,  s2_S = (MS_S - MS_I) / N,  s2_I = MS_I

@@ -93,9 +93,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Bench:
-    """Only the shapes world has `check_reflection`, `unclear` (cells of each image that nobody can read) and `paraphrase`
-    (the same reflection in other words, None where there are none); elsewhere they are None. `score`: scorers beside
-    the verdict; None without any."""
+    """Only the shapes world has `check_reflection`, `unclear` (cells of each image that nobody can read) and
+    `paraphrase` (the same reflection in other words, None where there are none); elsewhere they are None. `score`:
+    scorers beside the verdict; None without any."""
 
     subjects: Sequence[Subject]
     prompts: Sequence[Prompt]

@@ -1,5 +1,5 @@
-"""What makes a refinement what it is? The same refinement with one of its causes exchanged, all else and the noise kept;
-and an N x S probe that crosses N reflections with S seeds.
+"""What makes a refinement what it is? The same refinement with one of its causes exchanged, all else and the noise
+kept; and an N x S probe that crosses N reflections with S seeds.
 
 A refinement under history `last` sees prompt, think text, the last image and its reflection, whatever its turn, so any
 turn can be repeated as a second one with that image and that reflection given. Under `full` only the second image can.
@@ -199,7 +199,8 @@ class Influence(Study[InfluenceSettings]):
                     for name, arm in arms.items()]  # fmt: skip
             headings = ["what is exchanged", "share right", "score − that of its own", "pixels from its own image",
                         "pixels from the given image"]  # fmt: skip
-            tables.append(TextTable(f"{panel}: one cause exchanged", headings, rows, "Paired over prompts, same noise."))
+            title = f"{panel}: one cause exchanged"
+            tables.append(TextTable(title, headings, rows, "Paired over prompts, same noise."))
         rows = [[subject, turn, *(measures.words(parts[part]) for part in anova.PARTS)]
                 for subject, turns in probed.items() for turn, parts in turns.items()]  # fmt: skip
         note = f"{self.settings.reflections} texts x {self.settings.seeds} seeds per prompt; within prompts."
@@ -212,8 +213,8 @@ class Influence(Study[InfluenceSettings]):
             return None
         own = self.settings
         caption = (
-            f"{own.reflections} texts, sampled at the temperature of RL, crossed with {own.seeds} seeds of the noise for "
-            "each prompt, the image before kept. What a text says is worth its share; unbiased, so a share may be below 0."
+            f"{own.reflections} texts, sampled at the temperature of RL, crossed with {own.seeds} seeds of the noise "
+            "for each prompt, the image before kept. The estimates are unbiased, so a share may be below 0."
         )
         number = min(len(self.bench.prompts), own.probe_prompts)
         stamp = self.stamp().replace(f"n = {len(self.bench.prompts)} prompts", f"n = {number} prompts")
@@ -243,7 +244,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What came of one exchange; `gained` is the score less that of the unchanged refinement of the same trajectories."""
+    """What came of one exchange; `gained` is the score less that of the unchanged refinements."""
 
     accuracy: Measure
     gained: Measure
@@ -285,8 +286,8 @@ def _exchanged(panels: dict[str, dict[str, Exchanged]], stamp: str) -> Plate | N
     if not panels:
         return None
     caption = (
-        "A refinement drawn again with one of its causes exchanged, all else and the noise kept; score less that of the "
-        "unchanged refinement. If text or image did not matter, their rows would stand at 0; a plain redraw has neither."
+        "A refinement drawn again with one of its causes exchanged, all else and the noise kept; score less that of "
+        "the unchanged one. If text or image did not matter, their rows would stand at 0; a plain redraw has neither."
     )
     found = {panel: {name: arm.gained for name, arm in arms.items()} for panel, arms in panels.items()}
     return dots_plate("exchange", "What a refinement loses when a cause is exchanged", caption, stamp, found,
@@ -311,6 +312,6 @@ def _headline(panels: dict[str, dict[str, Exchanged]], probed: dict[str, dict[st
         losses = [f"{name} {measures.words(arm.gained, '+.3f')}" for name, arm in arms.items() if name != OWN]
         told.append(f"{panel}: score when exchanged: {', '.join(losses)}")
     for subject, turns in probed.items():
-        parts = [f"{turn.splitlines()[0]} {measures.words(found['reflection'], '.2f')}" for turn, found in turns.items()]
+        parts = [f"{turn.splitlines()[0]} {measures.words(own['reflection'], '.2f')}" for turn, own in turns.items()]
         told.append(f"{subject}: share of the variance that is the text's: {', '.join(parts)}")
     return "; ".join(told)
