@@ -1,5 +1,6 @@
 """`irg-rl study`: a grid of measurements over checkpoints, or over forks of a run, with figures and a page."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import torch
 
+from irg_rl.commands.critic import CreditSettings
+from irg_rl.commands.forking import trainer
 from irg_rl.commands.generating import model_folder, recipe_of
+from irg_rl.commands.learning import learner_settings
 from irg_rl.commands.measure import evaluation_sampling, reward_hub
 from irg_rl.commands.prepare import precision, prompts_file
 from irg_rl.commands.progress import bar, console
@@ -19,11 +23,12 @@ from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.shapes_world.paraphrase import paraphrase
 from irg_rl.shapes_world.prompts import read_prompts
 from irg_rl.studies import grid
-from irg_rl.studies.bench import Bench, Shelf, Subject
+from irg_rl.studies.bench import Bench, Lesson, Shelf, Subject
 from irg_rl.studies.catalog import STUDIES
+from irg_rl.studies.forks import Forks
 from irg_rl.studies.page import write_page
 from irg_rl.studies.settings import StudySettings, parse_settings
-from irg_rl.studies.study import Study
+from irg_rl.studies.study import Cell, Study
 from irg_rl.studies.world import is_world, unclear_cells
 from irg_rl.trajectory import Prompt
 from rewards.hub import RewardHub
@@ -64,6 +69,8 @@ def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
     torch.set_num_threads(subjects[0].recipe.engine.threads)
     with bench_of(subjects, asked.targets[0], settings, folder) as bench:
         study = kind(bench, settings)
+        if isinstance(study, Forks):
+            study.train = trainer(run_of(subjects[0]), folder / "runs", asked.overrides)
         if study.needs_world and not bench.in_world:
             raise InputError(
                 f"the study {name!r} makes and degrades pictures and texts of the shapes world; these prompts or "
@@ -79,8 +86,31 @@ def measure(study: Study, folder: Path) -> None:
     console.print(f"study {study.name}: {len(cells)} cells, {len(todo)} to measure; {folder}", soft_wrap=True)
     if not todo:
         return
+    if study.trains:
+        train_forks(study, folder, todo)
+        return
     with bar(f"{study.name} ({study.unit})", total, total - sum(cell.work for cell in todo)) as progress:
         grid.work_through(folder, study, lambda units, note: progress.advance(units, note=note))
+
+
+def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
+    """Every fork shows its own progress; between them stands what is left."""
+    begun = time.monotonic()
+    for number, cell in enumerate(todo):
+        left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
+        when = f", about {left:.0f} min left" if number else ""
+        console.print(f"[bold]{study.name}: fork {number + 1} of {len(todo)}[/bold]: {cell.title}{when}")
+        grid.finish(folder, study, cell, lambda units: None)
+
+
+def run_of(subject: Subject) -> Run:
+    """The run that a checkpoint lies in."""
+    return Run.open(subject.path.parent.parent)
+
+
+def lesson_of(subject: Subject) -> Lesson:
+    """How RL would learn from a checkpoint, as its recipe says."""
+    return Lesson(learner_settings(subject.recipe, str(subject.path)), CreditSettings.of(subject.recipe).options)
 
 
 def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
@@ -147,7 +177,9 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
         chosen = chosen_scorers(first.recipe, settings.scorers)
         with hub_of(run, chosen) as hub:
             score = None if hub is None else hub.score
-            yield Bench(subjects, prompts, verify, check_reflection, unclear_cells, paraphrase, score, commit)
+            yield Bench(
+                subjects, prompts, verify, check_reflection, unclear_cells, paraphrase, score, commit, lesson_of, folder
+            )
         return
     rewarding = [scorer for scorer in first.recipe.rewards.scorers if not scorer.held_out]
     if not rewarding:
@@ -157,7 +189,10 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
         )
     with hub_of(run, first.recipe.rewards.scorers) as hub:
         weights = {scorer.name: scorer.weight for scorer in rewarding}
-        yield Bench(subjects, prompts, RewardVerdicts(hub, weights), score=hub.score, commit=commit)
+        yield Bench(
+            subjects, prompts, RewardVerdicts(hub, weights), score=hub.score, commit=commit, lesson=lesson_of,
+            scratch=folder,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe
+from irg_rl.credit import Options
 from irg_rl.evaluate.outcomes import CheckReflection, Pixels, Verify
+from irg_rl.learner.actor import LearnerSettings
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.trajectory import Prompt, Trajectory
@@ -62,14 +64,17 @@ class Subject:
         *,
         guidance: GuidanceRecipe | None = None,
         is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
+        is_noisy: bool = True,
         **changes: object,
     ) -> Sampler:
-        """Samples as the evaluation does, but for `guidance`, what counts as a stop, and `changes` of the sampling."""
+        """Samples as the evaluation does, but for `guidance`, what counts as a stop, whether the evaluation's noise is
+        on, and `changes` of the sampling."""
         parts = self.shelf.take(self.path, self.device, self.dtype)
         chosen = self.evaluation.guidance if guidance is None else guidance
         return Sampler(
             parts.model.eval(), parts.autoencoder, parts.tokenizer, self.sampling.model_copy(update=changes),
-            guidance=chosen if chosen.is_on else None, noise=self.evaluation.noise, is_stop=is_stop,
+            guidance=chosen if chosen.is_on else None, noise=self.evaluation.noise if is_noisy else None,
+            is_stop=is_stop,
         )  # fmt: skip
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
@@ -92,10 +97,19 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """How RL would learn from a subject: the learner's settings, and those of credit."""
+
+    learner: LearnerSettings
+    options: Options
+
+
+@dataclass(frozen=True)
 class Bench:
     """Only the shapes world has `check_reflection`, `unclear` (cells of each image that nobody can read) and
     `paraphrase` (the same reflection in other words, None where there are none); elsewhere they are None. `score`:
-    scorers beside the verdict; None without any."""
+    scorers beside the verdict; None without any. `lesson` is asked by studies of learning alone; `scratch` is a folder
+    for what is large and can be made again."""
 
     subjects: Sequence[Subject]
     prompts: Sequence[Prompt]
@@ -105,6 +119,8 @@ class Bench:
     paraphrase: Callable[[str], str | None] | None = None
     score: Score | None = None
     commit: str = "unknown"
+    lesson: Callable[[Subject], Lesson] | None = None
+    scratch: Path | None = None
 
     def subject(self, label: str) -> Subject:
         return next(subject for subject in self.subjects if subject.label == label)

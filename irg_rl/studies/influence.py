@@ -7,7 +7,7 @@ turn can be repeated as a second one with that image and that reflection given. 
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -161,14 +161,13 @@ class Influence(Study[InfluenceSettings]):
             asked = [Request(p, 0, bench.seed) for p in prompts]
             base = list(subject.sample(subject.sampler(is_stop=never), asked, turn, tick))
         given = [parts_of(trajectory, turn) for trajectory in base]
-        writer = subject.sampler(temperature=subject.recipe.sampling.temperature, points=2)
+        writer = subject.sampler(temperature=subject.recipe.sampling.temperature, points=2, is_noisy=False)
         asked = [Request(p, r, texts_seed, **parts) for p, parts in zip(prompts, given) for r in range(own.reflections)]
         written = subject.sample(writer, asked, 2 if turn else 1, tick)
         pairs = [(request, said.texts[-1], s) for request, said in zip(asked, written) for s in range(own.seeds)]
         draws = [pair for pair in pairs if not pair[1].stop]
         requests = [
-            Request(r.prompt, s, seed, think=text.ids) if not turn
-            else Request(r.prompt, s, seed, r.iteration, r.think, r.first_image, {1: text.ids})
+            replace(r, sample=s, seed=seed, **({"reflections": {1: text.ids}} if turn else {"think": text.ids}))
             for r, text, s in draws
         ]  # fmt: skip
         drawn = subject.sample(subject.sampler(is_stop=never), requests, 2 if turn else 1, tick)

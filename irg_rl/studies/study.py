@@ -61,6 +61,7 @@ class Study(ABC, Generic[S]):
     question: ClassVar[str]
     settings_type: ClassVar[type[StudySettings]]
     needs_world: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     unit: ClassVar[str] = "images"
     """What `Cell.work` counts."""
 

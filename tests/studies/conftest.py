@@ -14,7 +14,7 @@ from tests.learner.world import CONFIG, TinyWorld, make_world
 RECIPE = {
     "name": "tiny", "model": CONFIG.model_dump(mode="json"),
     "sampling": {"points": 3, "max_text_tokens": 6, "turns": 2},
-    "evaluation": {"prompts": 3, "batch_size": 2},
+    "evaluation": {"prompts": 3, "batch_size": 2, "noise": {"kind": "cps", "window": "all", "window_range": [0, 2]}},
     "rl": {"noise": {"window_size": 1, "window_range": [0, 2]}},
     "rewards": {"scorers": [{"name": "verifier", "kind": "verifier"}]},
 }  # fmt: skip
