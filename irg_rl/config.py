@@ -706,6 +706,8 @@ def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> R
         *sections, name = key.split(".")
         place = data
         for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}  # absent so far, or unknown, which is then said
             place = place[section]
         place[name] = value
     return parse_recipe(data, where)

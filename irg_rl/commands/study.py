@@ -110,6 +110,8 @@ def run_of(subject: Subject) -> Run:
 
 def lesson_of(subject: Subject) -> Lesson:
     """How RL would learn from a checkpoint, as its recipe says."""
+    if subject.recipe.engine.zero_stage == 3:
+        raise InputError(f"{subject.label}: gradients are scattered under ZeRO 3: give engine.zero_stage=2")
     return Lesson(learner_settings(subject.recipe, str(subject.path)), CreditSettings.of(subject.recipe).options)
 
 

@@ -17,6 +17,7 @@ from irg_rl.evaluate.outcomes import Outcomes
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Bench, Tick
 from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.grid import cell_name
 from irg_rl.studies.plates import Line, Plate, dots_plate, lines_plate
 from irg_rl.studies.settings import StudySettings
 from irg_rl.studies.study import Cell, Study, TextTable
@@ -65,14 +66,14 @@ class Forks(Study[S], Generic[S]):
         (subject,) = self.bench.subjects
         recipe = subject.recipe.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes"})
         return [
-            Cell({"arm": arm, "seed": seed}, 1, {"recipe": recipe, "changes": plan.changes, "anew": plan.anew})
+            Cell({"arm": arm, "seed": seed}, 1, {
+                "run": str(subject.path.parent.parent), "recipe": recipe, "changes": plan.changes, "anew": plan.anew,
+            })
             for (arm, seed), plan in self.plans().items()
-        ]
+        ]  # fmt: skip
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
-        arm, seed = cell.at["arm"], cell.at["seed"]
-        name = f"{self.name}-{arm}-{seed}-{cell.digest(self.name)}".replace(" ", "-").replace("/", "-")
-        made = self.train(name, self.plans()[arm, seed])
+        made = self.train(f"{self.name}-{cell_name(self, cell)}", self.plans()[cell.at["arm"], cell.at["seed"]])
         tick(1)
         before = [] if made.before is None else _rows("before", made.before)
         return before + _rows("after", made.after)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from irg_rl.errors import InputError
 from irg_rl.studies.bench import Tick
 from irg_rl.studies.frame import Frame, joined, read_table, write_rows, write_table
 from irg_rl.studies.study import Cell, Study
@@ -53,6 +54,9 @@ def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
     """All cells as one table, also written to `results.parquet`."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
-    table = joined([table for table in tables if table.num_rows])
+    tables = [table for table in tables if table.num_rows]
+    if not tables:
+        raise InputError(f"{folder}: no cell of {study.name} has anything to show for these prompts: take more of them")
+    table = joined(tables)
     write_table(folder / RESULTS, table, about)
     return Frame.of(table)

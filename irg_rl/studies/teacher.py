@@ -15,7 +15,7 @@ from irg_rl.shapes_world.reading import Reading, read
 from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES
 from irg_rl.shapes_world.teacher import reflection_text, sight_text
 from irg_rl.studies import measures
-from irg_rl.studies.bench import Tick
+from irg_rl.studies.bench import Bench, Subject, Tick
 from irg_rl.studies.frame import Frame, Row
 from irg_rl.studies.plates import Line, lines_plate
 from irg_rl.studies.settings import TeacherSettings
@@ -52,6 +52,10 @@ class Teacher(Study[TeacherSettings]):
     settings_type = TeacherSettings
     needs_world = True
 
+    def __init__(self, bench: Bench, settings: TeacherSettings) -> None:
+        super().__init__(bench, settings)
+        self._held: tuple[str, list[Case]] | None = None
+
     def cells(self) -> list[Cell]:
         own = self.settings
         plain = [(arm, 0.0) for arm in (TEACHER, OWN, REDRAW)]
@@ -64,8 +68,7 @@ class Teacher(Study[TeacherSettings]):
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
         bench, subject, kind = self.bench, self.bench.subject(cell.at["subject"]), cell.at["kind"]
-        asked = [Request(p, 0, bench.seed) for p in bench.prompts]
-        cases = wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
+        cases = self._cases_of(subject, tick)
         sampler = subject.sampler(is_stop=never)
         if kind == REDRAW:
             seed = hashed(bench.seed, REDRAW) % 2**63
@@ -87,6 +90,13 @@ class Teacher(Study[TeacherSettings]):
             {"prompt": t.prompt.id, "correct": bool(v.correct), "score": float(v.score), "said": t.texts[-1].text}
             for t, (*_, v) in zip(drawn, bench.verdicts(drawn))
         ]
+
+    def _cases_of(self, subject: Subject, tick: Tick) -> list[Case]:
+        """Drawn once for all cells of a checkpoint."""
+        if self._held is None or self._held[0] != subject.label:
+            asked = [Request(p, 0, self.bench.seed) for p in self.bench.prompts]
+            self._held = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
+        return self._held[1]
 
     def findings(self, frame: Frame) -> Findings:
         own, panels, rows = self.settings, {}, []

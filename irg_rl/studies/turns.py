@@ -162,6 +162,12 @@ class Arm:
         return hold(self.stops)
 
     @cached_property
+    def learned(self) -> Bool[np.ndarray, "N T"]:
+        """Right or wrong of the image in hand after each turn, with the learned stop."""
+        held = np.stack([self.held_by(turn) for turn in range(self.turns)], axis=1)
+        return np.take_along_axis(self.correct, held, 1)
+
+    @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
         """Forward passes up to and with the image of a turn. A stop costs its text too; see `spent`."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
@@ -313,10 +319,8 @@ def _transitions(arms: dict[str, Arm], stamp: str) -> Plate:
     panels = {}
     for label, arm in arms.items():
         lines = []
-        held = np.stack([arm.held_by(turn) for turn in range(arm.turns)], axis=1)
-        learned = np.take_along_axis(arm.correct, held, 1)
         for name, right, draws in (
-            ("always", arm.correct, np.ones_like(arm.stops)), ("learned stop", learned, ~_stopped(arm)),
+            ("always", arm.correct, np.ones_like(arm.stops)), ("learned stop", arm.learned, ~_stopped(arm)),
         ):  # fmt: skip
             turns = range(1, arm.turns)
             mended = [measures.share(right[:, k], arm.prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
@@ -381,13 +385,23 @@ def _tables(arms: dict[str, Arm], prices: Sequence[float]) -> list[TextTable]:
     turns = max(arm.turns for arm in arms.values())
     rows = []
     for label, arm in arms.items():
-        always = [measures.words(arm.accuracy(turn)) for turn in range(arm.turns)]
-        learned = [measures.words(share_at(arm, arm.held_by(turn))) for turn in range(arm.turns)]
-        last = arm.correct[:, -1].astype(float)
-        stop = arm.correct[np.arange(len(arm.held)), arm.held].astype(float)
-        gained = measures.words(measures.gain(stop, last, arm.prompts), "+.3f")
-        rows += [[label, "always n", *always, ""], ["", f"learned stop ({arm.renders:.2f} images)", *learned, gained]]
-    headings = ["checkpoint", "arm", *(f"n={turn + 1}" for turn in range(turns)), "learned stop − always"]
+        over = range(arm.turns)
+        own, first = arm.learned, arm.correct[:, 0]
+        lines = {
+            "always n: right": [arm.accuracy(turn) for turn in over],
+            f"learned stop: right ({arm.renders:.2f} images)": [measures.share(own[:, k], arm.prompts) for k in over],
+            "learned stop: images": [measures.mean(arm.held_by(turn) + 1.0, arm.prompts) for turn in over],
+            "always n: damage to a right first image": [
+                measures.share(~arm.correct[:, turn], arm.prompts, first) for turn in over
+            ],
+            "learned stop: damage to a right first image": [
+                measures.share(~own[:, turn], arm.prompts, first) for turn in over
+            ],
+        }
+        rows += [[label, name, *map(measures.words, found)] for name, found in lines.items()]
+        gained = [measures.gain(own[:, turn], arm.correct[:, turn], arm.prompts) for turn in over]
+        rows.append([label, "learned stop − always n", *(measures.words(one, "+.3f") for one in gained)])
+    headings = ["checkpoint", "", *(f"n={turn + 1}" for turn in range(turns))]
     priced = []
     for label, arm in arms.items():
         for price in prices:
@@ -403,7 +417,7 @@ def _tables(arms: dict[str, Arm], prices: Sequence[float]) -> list[TextTable]:
     columns = ["checkpoint", "price of an edit", "learned stop", f"always {turns}", "best fixed n", "oracle stop"]
     return [
         TextTable(
-            "Train-n x test-n: share right", headings, rows, "95 % intervals; the difference is paired over prompts."
+            "Train-n x test-n", headings, rows, "95 % intervals; the difference is paired over prompts."
         ),
         TextTable("Score less the price of edits", columns, priced, "Bootstrap over prompts."),
     ]

@@ -35,6 +35,7 @@ def test_mistakes_are_one_line_each(run, irg_rl):
     wrong = irg_rl("study", "turns", run.folder, "study.turn=3").err
     assert "study.turn: unknown setting of turns; did you mean turns?" in wrong
     assert "evaluation.point: unknown setting" in irg_rl("study", "turns", run.folder, "evaluation.point=3").err
+    assert "evaluatoin: unknown setting" in irg_rl("study", "turns", run.folder, "evaluatoin.points=3").err
     assert "name at least one run or checkpoint" in irg_rl("study", "turns", "study.turns=3").err
     twice = irg_rl("study", "turns", run.folder, run.folder / "models" / "rl").err
     assert "called the same" in twice
