@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from irg_rl.evaluate.intervals import Measure, Terms, mean
 
-PARTS = ("reflection", "seed", "interaction")
+PARTS = ("text", "seed", "interaction")
+"""Of these the text is a reflection, or the think text of a first image."""
 
 
 def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]:

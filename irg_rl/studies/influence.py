@@ -188,7 +188,9 @@ class Influence(Study[InfluenceSettings]):
         stamp = self.stamp(self.settings.siblings)
         tables, panels = [], {}
         for (subject, turn), own in swaps.groups("subject", "turn"):
-            panels[f"{subject}, image {turn}"] = {arm: arm_of(own, arm) for arm in own.values("arm")}
+            there = own.values("arm")
+            arms = [arm for arm in (*exchanges(None), REDRAW) if arm in there]
+            panels[f"{subject}, image {turn}"] = {arm: arm_of(own, arm) for arm in arms}
         probed = {
             subject: {_turn_name(turn): variance(rows) for (turn,), rows in own.groups("turn")}
             for (subject,), own in probes.groups("subject")
@@ -311,6 +313,6 @@ def _headline(panels: dict[str, dict[str, Exchanged]], probed: dict[str, dict[st
         losses = [f"{name} {measures.words(arm.gained, '+.3f')}" for name, arm in arms.items() if name != OWN]
         told.append(f"{panel}: score when exchanged: {', '.join(losses)}")
     for subject, turns in probed.items():
-        parts = [f"{turn.splitlines()[0]} {measures.words(own['reflection'], '.2f')}" for turn, own in turns.items()]
+        parts = [f"{turn.splitlines()[0]} {measures.words(own['text'], '.2f')}" for turn, own in turns.items()]
         told.append(f"{subject}: share of the variance that is the text's: {', '.join(parts)}")
     return "; ".join(told)

@@ -38,7 +38,8 @@ class Plate:
 
 @dataclass(frozen=True)
 class Line:
-    """Measures over an axis; `dashed` for what is a bound or a comparison and no arm of its own."""
+    """Measures over an axis; `dashed` for what is a bound or a comparison and no arm of its own. `colour`: number of
+    colour and marker, for what recurs in several panels; None: its place in the panel."""
 
     label: str
     x: Sequence[float]
@@ -92,6 +93,8 @@ def lines_plate(
         for place, (panel, lines) in zip(axes, panels.items()):
             for number, line in enumerate(lines):
                 _draw_line(place, line, number, (number - (len(lines) - 1) / 2) * _step(lines))
+            if not place.containers:
+                place.text(0.5, 0.5, "no number to show", transform=place.transAxes, ha="center", color="#777777")
             place.set_title(panel, fontsize=9)
             place.set_xlabel(x_label)
             if whole_x:
@@ -115,7 +118,7 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 def _step(lines: Sequence[Line]) -> float:
     """How far lines are moved apart, so that their intervals do not hide each other."""
     xs = sorted({float(x) for line in lines for x in line.x})
-    return 0.0 if len(xs) < 2 else 0.05 * min(np.diff(xs)) if len(lines) > 1 else 0.0
+    return 0.0 if len(xs) < 2 or len(lines) < 2 else min(0.05 * min(np.diff(xs)), 0.012 * (xs[-1] - xs[0]))
 
 
 def _draw_line(axes: Axes, line: Line, number: int, offset: float) -> None:
@@ -123,10 +126,10 @@ def _draw_line(axes: Axes, line: Line, number: int, offset: float) -> None:
     if not known:
         return
     x, measures = zip(*known)
-    colour = COLOURS[(number if line.colour is None else line.colour) % len(COLOURS)]
+    kind = number if line.colour is None else line.colour
     axes.errorbar(
-        np.array(x) + offset, [m.value for m in measures], yerr=_errors(measures), label=line.label, color=colour,
-        marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.5, elinewidth=0.9,
+        np.array(x) + offset, [m.value for m in measures], yerr=_errors(measures), label=line.label,
+        color=COLOURS[kind % len(COLOURS)], marker=MARKERS[kind % len(MARKERS)], markersize=4, linewidth=1.5, elinewidth=0.9,
         linestyle="--" if line.dashed else "-",
     )  # fmt: skip
 

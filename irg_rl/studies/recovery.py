@@ -74,7 +74,7 @@ class Recovery(Study[RecoverySettings]):
         for (subject, kind, number), found in frame.groups("subject", "kind", "number"):
             per_turn = recovered(found)
             panels.setdefault(f"{subject}, {number} defect{'s' * (number != 1)}", []).append(
-                Line(kind, range(1, own.turns + 1), per_turn)
+                Line(kind, range(1, own.turns + 1), per_turn, colour=[NONE, *own.kinds].index(kind))
             )
             if number:
                 last.setdefault(subject, {})[number, kind] = per_turn[-1]

@@ -26,7 +26,7 @@ def test_the_estimates_are_unbiased():
 def test_shares_are_of_the_sum_and_know_their_prompts():
     rows = np.repeat([[0.0], [1.0]], 2, axis=1)
     found = shares(np.stack([rows, rows, rows.T, rows.T]), ["a", "b", "c", "d"])
-    assert found["reflection"].value == pytest.approx(0.5) and found["interaction"].value == 0
+    assert found["text"].value == pytest.approx(0.5) and found["interaction"].value == 0
     assert found["seed"].low < 0.5 < found["seed"].high and found["seed"].n == 4
 
 
