@@ -1,6 +1,8 @@
 """Which words or pixels does RL have to train? Text alone, images alone, both, and both with the image loss stopped at
 what the noise blocks see."""
 
+from irg_rl.config import nearest
+from irg_rl.errors import InputError
 from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, turn_plate
 from irg_rl.studies.frame import Frame
 from irg_rl.studies.measures import words
@@ -23,9 +25,13 @@ class Modality(Forks[ForkSettings]):
     settings_type = ForkSettings
 
     def plans(self) -> dict[tuple[str, int], Plan]:
+        arms = list(ARMS) if self.settings.arms is None else self.settings.arms
+        unknown = [arm for arm in arms if arm not in ARMS]
+        if unknown:
+            raise InputError(f"study.arms: unknown arm {unknown[0]!r}{nearest(unknown[0], list(ARMS))}")
         return {
-            (arm, seed): Plan({"rl.context_grad": "full", **changes, "rl.seed": seed})
-            for arm, changes in ARMS.items() for seed in self.settings.seeds
+            (arm, seed): Plan({"rl.context_grad": "full", **ARMS[arm], "rl.seed": seed})
+            for arm in arms for seed in self.settings.seeds
         }  # fmt: skip
 
     def findings(self, frame: Frame) -> Findings:

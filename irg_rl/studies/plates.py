@@ -129,8 +129,8 @@ def _draw_line(axes: Axes, line: Line, number: int, offset: float) -> None:
     kind = number if line.colour is None else line.colour
     axes.errorbar(
         np.array(x) + offset, [m.value for m in measures], yerr=_errors(measures), label=line.label,
-        color=COLOURS[kind % len(COLOURS)], marker=MARKERS[kind % len(MARKERS)], markersize=4, linewidth=1.5, elinewidth=0.9,
-        linestyle="--" if line.dashed else "-",
+        color=COLOURS[kind % len(COLOURS)], marker=MARKERS[kind % len(MARKERS)], markersize=4, linewidth=1.5,
+        elinewidth=0.9, linestyle="--" if line.dashed else "-",
     )  # fmt: skip
 
 

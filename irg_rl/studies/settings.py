@@ -80,6 +80,8 @@ class TeacherSettings(StudySettings):
 
 
 class ForkSettings(StudySettings):
+    arms: list[str] | None = None
+    """Arms to measure, by name; None: all."""
     seeds: list[Seed] = [0]
     """Seeds of RL; one cell each."""
 

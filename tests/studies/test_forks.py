@@ -98,5 +98,7 @@ def test_one_run_is_forked_and_a_mode_that_is_not_there_is_named(bench):
     with pytest.raises(InputError, match="forks one run: name one, not 2"):
         Modality(type(bench)(**vars(bench) | {"subjects": list(bench.subjects) * 2}), ForkSettings())
     recipe = load_recipe(CONFIGS / "shapes.yaml")
+    with pytest.raises(InputError, match="unknown arm 'text'; did you mean text only"):
+        Modality(bench, ForkSettings(arms=["text"])).plans()
     with pytest.raises(InputError, match="no stage draws from mode 'improving'"):
         Modes(with_recipe(bench, recipe), ModesSettings(without=["improving"])).plans()
