@@ -1,5 +1,7 @@
 """Studies that train: what a cell changes, and what is read from the forks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,9 @@ from irg_rl.studies.frame import Frame, read_table, write_rows
 from irg_rl.studies.modality import Modality
 from irg_rl.studies.modes import ALL, FULL_ONLY, Modes, mode_of, modes_of
 from irg_rl.studies.settings import ForkSettings, ModesSettings
-from tests.commands.conftest import CONFIGS
 from tests.evaluate.tables import build
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BEFORE = [[1, 0], [0, 0], [0, 1], [0, 0]]
 
 
