@@ -724,7 +724,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         base = OmegaConf.load(path)  # also refuses a setting that is given twice
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
-    for key, value in presets_first(map(_split, overrides)):
+    for key, value in presets_first(map(split_override, overrides)):
         try:
             OmegaConf.update(base, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
@@ -743,13 +743,15 @@ def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> R
         *sections, name = key.split(".")
         place = data
         for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}  # absent so far, or unknown, which is then said
             place = place[section]
         place[name] = value
     return parse_recipe(data, where)
 
 
-def _split(override: str) -> tuple[str, Any]:
-    """Dotted name and value."""
+def split_override(override: str) -> tuple[str, Any]:
+    """Dotted name and value of `key=value`; RecipeError when it is written differently."""
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"{override!r}: an override is written key=value, for example rl.updates=20")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from irg_rl.commands.progress import console
 from irg_rl.presets import PRESET, PRESETS
+from irg_rl.studies import NAMES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -243,6 +244,25 @@ def replay(
     from irg_rl.commands.replaying import replay_step
 
     replay_step(run, step)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help=f"which one: {', '.join(NAMES)}")],
+    words: Annotated[list[str], typer.Argument(metavar="RUN|CHECKPOINT... [key=value]...")],
+    out: Annotated[Path | None, typer.Option(help="folder to write to; default: studies/NAME of the first run")] = None,
+) -> None:
+    """Answer one question by a grid of measurements: results as parquet, figures, and a page. A second call measures
+    only what is missing.
+
+    Studies that only test (turns, influence, credit, guidance, recovery, teacher) take one or more runs (their last
+    model) or checkpoints. Those that train (modality, modes) take one run and make a fork of it for every cell, which
+    `irg-rl resume` can go on with too. Settings: `study.key=value` for the study, all others for the recipe, as
+    evaluation.prompts=64. A checkpoint outside of a run needs study.prompts=FILE and rewards.scorers=[...].
+    """
+    from irg_rl.commands.study import run_study
+
+    run_study(name, words, out)
 
 
 @app.command()

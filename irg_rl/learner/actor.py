@@ -104,9 +104,7 @@ class Learner:
         if not self._checked:
             raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
         trajectories = self._trainable(groups)
-        old = old_policy.sampled(trajectories)
-        if self.settings.engine.precision == "bf16":
-            old = old_policy.recompute(self.engine, self._packs(trajectories), trajectories, self.settings.law)
+        old = self._old_policy(trajectories)
         probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
         metrics: dict[str, float] = {}
         results: list[StepResult] = []
@@ -119,6 +117,13 @@ class Learner:
             results.append(self.engine.step(packs, joint, joint.denominators()))
             self._average(results[-1])
         return metrics | summary(results)
+
+    def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
+        """What `train` would follow, and nothing is trained: the gradient of each loss term alone over all groups, by
+        the name of the parameter."""
+        trajectories = self._trainable(groups)
+        joint, replays = self._joint(trajectories, trajectories, self._old_policy(trajectories))
+        return self.engine.term_gradients([replay.pack for replay in replays], joint, joint.denominators())
 
     def dump(self, folder: str, *groups: Group) -> None:
         """Rank 0 writes the groups, advantages included."""
@@ -179,6 +184,12 @@ class Learner:
 
     def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
         return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
+
+    def _old_policy(self, trajectories: list[Trajectory]) -> old_policy.OldPolicy:
+        """The sampler's numbers; in bf16 the learner's own."""
+        if self.settings.engine.precision == "bf16":
+            return old_policy.recompute(self.engine, self._packs(trajectories), trajectories, self.settings.law)
+        return old_policy.sampled(trajectories)
 
     def _joint(
         self, own: list[Trajectory], trajectories: list[Trajectory], old: old_policy.OldPolicy

@@ -124,11 +124,22 @@ class Engine(Generic[P]):
     ) -> dict[str, float]:
         """Gradient norm of each loss term alone on each part: {"image/und": ...}. Changes nothing, costs about as much
         as a step; a collective call. ZeRO 3, whose gradients are scattered, is refused with a ValueError."""
+        squares: dict[str, float] = {}
+        for term, gradients in self.term_gradients(packs, loss_fn, denominators).items():
+            for name, gradient in gradients.items():
+                key = f"{term}/{part_of(name)}"
+                squares[key] = squares.get(key, 0.0) + float(gradient.double().square().sum())
+        return {name: square**0.5 for name, square in squares.items()}
+
+    def term_gradients(
+        self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
+    ) -> dict[str, dict[str, Tensor]]:
+        """Gradient of each loss term alone by the name of the parameter, summed over ranks; see `term_norms`."""
         if self.settings.zero_stage == 3:
             raise ValueError("norms per loss term need whole weights on each rank; set zero_stage to at most 2")
         totals = sum_over_ranks(denominators)
-        named = [(part_of(name), p) for name, p in self.model.named_parameters() if p.requires_grad]
-        parameters = [p for _, p in named]
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        parameters = list(named.values())
         sums: dict[str, list[Tensor]] = {}
         for index, pack in enumerate(packs):
             loss = loss_fn(self._engine.module(pack.to(self.device), **self._options), index, totals)
@@ -137,13 +148,11 @@ class Engine(Generic[P]):
                 known = sums.setdefault(term, [torch.zeros_like(g) for g in gradients])
                 for total, gradient in zip(known, gradients):
                     total += gradient
-        squares: dict[str, float] = {}
+        found = {}
         for term in sorted({name for names in gather_objects(list(sums)) for name in names}):
             own = sums.get(term) or [torch.zeros_like(p) for p in parameters]
-            for (part, _), gradient in zip(named, own):
-                name = f"{term}/{part}"
-                squares[name] = squares.get(name, 0.0) + float(reduce_sum(gradient).double().square().sum())
-        return {name: square**0.5 for name, square in squares.items()}
+            found[term] = {name: reduce_sum(gradient) for name, gradient in zip(named, own)}
+        return found
 
     def state(self) -> FullState:
         """The complete training state; a collective call. See `FullState`."""

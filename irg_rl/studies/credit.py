@@ -1,0 +1,249 @@
+"""How much of a gradient is signal? Every credit scheme at one checkpoint on the same renders: batches of groups are
+sampled once, as RL samples them, and each scheme turns their scores into advantages and these into the gradient of the
+joint loss that the learner would follow. Nothing is trained.
+
+The judge's noise is added to the score of every image on its own: q + s z, z standard normal and the same for all
+schemes and all s. An image drawn twice would so get two scores that differ by sqrt(2) s.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from irg_rl.credit import assign
+from irg_rl.errors import InputError
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.learner.actor import Learner
+from irg_rl.learner.parts import Part, part_of
+from irg_rl.records import load_groups, save_groups
+from irg_rl.studies import measures, sketch
+from irg_rl.studies.bench import Bench, Subject, Tick
+from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.plates import Line, Plate, lines_plate
+from irg_rl.studies.settings import CreditSettings
+from irg_rl.studies.study import Cell, Findings, Study, TextTable
+from irg_rl.trajectory import Group
+from rollouts.noise import hashed
+from rollouts.request import Request
+from rollouts.sampler import Sampler
+
+JUDGE = "judge"
+TERMS = ("text", "image")
+REFERENCE = "trajectory"
+"""The scheme whose noise-free gradient others are held against: that of the final image's reward."""
+
+
+class Credit(Study[CreditSettings]):
+    name = "credit"
+    question = "How much of the gradient of a credit scheme is signal?"
+    settings_type = CreditSettings
+    unit = "groups"
+
+    def __init__(self, bench: Bench, settings: CreditSettings) -> None:
+        super().__init__(bench, settings)
+        self._held: tuple[str, Learner] | None = None
+
+    def cells(self) -> list[Cell]:
+        own = self.settings
+        if own.batches % 2:
+            raise InputError(f"study.batches is {own.batches}: halves are compared, so give an even number")
+        size = {"batches": own.batches, "groups": own.groups, "seed": own.seed}
+        return [
+            Cell(
+                {"subject": subject.label, "scheme": scheme, "noise": noise}, own.batches * own.groups,
+                self.depends(subject.label) | size | {"rl": self._rl(subject).model_dump(mode="json")},
+            )
+            for subject in self.bench.subjects for scheme in own.schemes for noise in own.noises
+        ]  # fmt: skip
+
+    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        subject = self.bench.subject(cell.at["subject"])
+        lesson, rows = self.bench.lesson(subject), []
+        for number in range(self.settings.batches):
+            groups = self._batch(subject, number)
+            alive = False
+            for group in groups:
+                disturb(group, cell.at["noise"], self.settings.seed)
+                assign(group, cell.at["scheme"], {JUDGE: 1.0}, options=lesson.options)
+                alive |= any(segment.advantage for t in group.trajectories for segment in t.segments)
+            gradients = {}
+            if alive:
+                gradients = self._learner(subject, groups).gradients(*groups)
+            rows += [{"batch": number, "alive": alive} | row for row in rows_of(gradients)]
+            tick(self.settings.groups)
+        return rows
+
+    def findings(self, frame: Frame) -> Findings:
+        tables = {key: Gradients(own) for key, own in frame.groups("subject", "scheme", "noise")}
+        subjects, schemes = frame.values("subject"), frame.values("scheme")
+        noises = sorted(frame.values("noise"))
+        own = self.settings
+        stamp = (
+            f"{own.batches} batches of {own.groups} group(s), the same for all | seed {own.seed} | "
+            f"commit {self.bench.commit} | recipe {', '.join(self.bench.digests)}"
+        )
+        plates = [
+            _plate(term, tables, subjects, schemes, noises, stamp) for term in (*TERMS, "joint")
+        ] + [_alignment_plate(tables, subjects, schemes, noises, stamp)]  # fmt: skip
+        rows = []
+        for (subject, scheme, noise), found in tables.items():
+            reference = tables.get((subject, REFERENCE, noises[0]))
+            aligned = "–" if reference is None else measures.words(found.alignment(reference), ".2f")
+            ratios = [measures.words(found.ratio(term)) for term in (*TERMS, "joint")]
+            parts = [measures.words(found.ratio("joint", part)) for part in (Part.UND, Part.GEN)]
+            halves = f"{found.halves('joint'):.2f}"
+            rows.append([subject, scheme, f"{noise:g}", *ratios, *parts, halves, aligned, f"{found.alive:.2f}"])
+        headings = ["checkpoint", "scheme", "judge noise", *(f"SNR {term}" for term in (*TERMS, "joint")),
+                    "SNR joint, und", "SNR joint, gen", "cosine of halves", "cosine to the reference",
+                    "alive"]  # fmt: skip
+        note = (
+            "SNR: |E g|^2 over the trace of the covariance, per batch, unbiased, 95 % jackknife over batches; in "
+            f"proportion to the groups of a batch. Reference: {REFERENCE} with the least noise. Alive: batches that "
+            "have any advantage."
+        )
+        table = TextTable("By scheme", headings, rows, note)
+        return Findings(_headline(tables, noises), [plate for plate in plates if plate is not None], [table])
+
+    def _rl(self, subject: Subject):
+        if subject.recipe.rl is None:
+            raise InputError(f"{subject.label}: its recipe has no `rl`, which says how groups are drawn: rl.groups=8")
+        return subject.recipe.rl
+
+    def _learner(self, subject: Subject, groups: Sequence[Group]) -> Learner:
+        """One for all cells of a checkpoint. The first groups must pass the ratio check (invariant 1)."""
+        if self._held is None or self._held[0] != subject.label:
+            learner = Learner(self.bench.lesson(subject).learner)
+            learner.setup()
+            learner.check_ratio(*groups)
+            self._held = subject.label, learner
+        return self._held[1]
+
+    def _batch(self, subject: Subject, number: int) -> list[Group]:
+        """Scored groups, sampled when they are first asked for."""
+        own = self.settings
+        made = Cell({"subject": subject.label}, 0, self.depends(subject.label) | {
+            "groups": own.groups, "seed": own.seed, "rl": self._rl(subject).model_dump(mode="json"),
+        })  # fmt: skip
+        folder = self.bench.scratch / "groups" / made.digest(self.name) / f"batch-{number:04d}"
+        if not folder.is_dir():
+            save_groups(folder, [self._group(subject, number * own.groups + k) for k in range(own.groups)])
+        return load_groups(folder)
+
+    def _group(self, subject: Subject, number: int) -> Group:
+        prompts, recipe = self.bench.prompts, subject.recipe
+        prompt = prompts[number % len(prompts)]
+        parts = subject.shelf.take(subject.path, subject.device, subject.dtype)
+        sampler = Sampler(
+            parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.sampling, noise=self._rl(subject).noise
+        )
+        seed = hashed(self.settings.seed, "credit", number) % 2**63
+        drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(recipe.rl.group_size)])
+        for trajectory, verdicts in zip(drawn, self.bench.verdicts(drawn)):
+            trajectory.rewards = {JUDGE: [float(verdict.score) for verdict in verdicts]}
+        return Group(number, prompt, drawn)
+
+
+def disturb(group: Group, noise: float, seed: int) -> None:
+    """Adds the judge's noise, of standard deviation `noise`, to every image's score."""
+    for trajectory in group.trajectories:
+        z = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample)).standard_normal(trajectory.turns)
+        scores = trajectory.rewards[JUDGE]
+        trajectory.rewards[JUDGE] = [float(score + noise * one) for score, one in zip(scores, z)]
+
+
+def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[Row]:
+    """Per term and part the exact squared norm and the sketch; zeros where there is no gradient."""
+    rows = []
+    for term, part in itertools.product(TERMS, Part):
+        own = {name: g for name, g in gradients.get(term, {}).items() if part_of(name) == part}
+        square = sum(float(g.double().square().sum()) for g in own.values())
+        small = sketch.sketch(own).astype(np.float32)
+        rows.append({"term": term, "part": str(part), "square": square, "sketch": small.tolist()})
+    return rows
+
+
+class Gradients:
+    """The gradients of one scheme, batch by batch."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        for (term, part), own in frame.groups("term", "part"):
+            order = np.argsort(own["batch"])
+            self.tables[term, part] = np.stack([own["sketch"][i] for i in order]).astype(float), own["square"][order]
+        self.alive = float(np.mean(frame["alive"]))
+
+    def sketches(self, term: str, part: str | None = None) -> np.ndarray:
+        """Of a term, or of both together (`joint`), on one part or on all: sketches add up, for parts have names of
+        their own."""
+        return sum(small for key, (small, _) in self.tables.items() if _chosen(key, term, part))
+
+    def gram(self, term: str, part: str | None = None) -> np.ndarray:
+        """With exact squared norms, but for what the two terms of `joint` have in common, which is sketched."""
+        squares = sum(square for key, (_, square) in self.tables.items() if _chosen(key, term, part))
+        if term == "joint":
+            for one in {key[1] for key in self.tables if _chosen(key, term, part)}:
+                squares = squares + 2 * np.prod([self.tables[name, one][0] for name in TERMS], axis=0).sum(1)
+        return sketch.gram(self.sketches(term, part), squares)
+
+    def ratio(self, term: str, part: str | None = None) -> Measure:
+        return sketch.jackknifed(sketch.signal_to_noise, self.gram(term, part))
+
+    def halves(self, term: str) -> float:
+        return sketch.half_cosine(self.gram(term))
+
+    def alignment(self, reference: "Gradients") -> Measure:
+        across = self.sketches("joint") @ reference.sketches("joint").T
+        return sketch.jackknifed(sketch.alignment, self.gram("joint"), reference.gram("joint"), across)
+
+
+def _chosen(key: tuple[str, str], term: str, part: str | None) -> bool:
+    return term in (key[0], "joint") and part in (key[1], None)
+
+
+Tables = dict[tuple[str, str, float], Gradients]
+
+
+def _plate(term: str, tables: Tables, subjects: Sequence[str], schemes: Sequence[str], noises: Sequence[float],
+           stamp: str) -> Plate:  # fmt: skip
+    panels = {
+        subject: [
+            Line(scheme, noises, [tables[subject, scheme, noise].ratio(term) for noise in noises]) for scheme in schemes
+        ]
+        for subject in subjects
+    }
+    whose = {"text": "text term", "image": "image term", "joint": "joint loss"}[term]
+    caption = (
+        "|E g|^2 over the trace of the covariance, per batch at equal renders, by the standard deviation of the noise "
+        "added to each image's score. A ratio of r means that 1 / r batches average to a gradient that is half signal."
+    )
+    return lines_plate(f"snr-{term}", f"Signal to noise of the gradient: {whose}", caption, stamp, panels,
+                       x_label="judge noise (units of the score)", y_label="signal-to-noise ratio")  # fmt: skip
+
+
+def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[str], noises: Sequence[float],
+                     stamp: str) -> Plate | None:  # fmt: skip
+    if REFERENCE not in schemes:
+        return None
+    panels = {}
+    for subject in subjects:
+        reference = tables[subject, REFERENCE, noises[0]]
+        panels[subject] = [
+            Line(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])
+            for scheme in schemes
+        ]
+    caption = (
+        f"Cosine between the expected gradient of a scheme and that of {REFERENCE} at noise {noises[0]:g}, from "
+        "different batches. A high ratio with a low cosine is a clear gradient of something else."
+    )
+    return lines_plate("alignment", "Does a scheme point where the final reward does?", caption, stamp, panels,
+                       x_label="judge noise (units of the score)", y_label="cosine")  # fmt: skip
+
+
+def _headline(tables: Tables, noises: Sequence[float]) -> str:
+    ratios = {key: found.ratio("joint") for key, found in tables.items() if key[2] == noises[0]}
+    ranked = sorted(ratios.items(), key=lambda item: -np.nan_to_num(item[1].value, nan=-np.inf))
+    told = ", ".join(f"{scheme} {measures.words(ratio)}" for (_, scheme, _), ratio in ranked)
+    return f"Joint gradient, judge noise {noises[0]:g}, signal-to-noise per batch: {told}"
+

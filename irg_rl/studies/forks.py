@@ -1,0 +1,150 @@
+"""Studies that train: every cell is a fork of one run, measured by the fork's own evaluation.
+
+Which settings a cell changes is said here; forks are made, gone on with and evaluated by whoever starts the study, who
+hands over their outcomes. A cell that is cut off goes on from its last checkpoint.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from irg_rl.errors import InputError
+from irg_rl.evaluate import intervals
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.evaluate.outcomes import Outcomes
+from irg_rl.studies import measures
+from irg_rl.studies.bench import Bench, Tick
+from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.grid import cell_name
+from irg_rl.studies.plates import Line, Plate, dots_plate, lines_plate
+from irg_rl.studies.settings import StudySettings
+from irg_rl.studies.study import Cell, Study, TextTable
+
+S = TypeVar("S", bound=StudySettings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one cell differs from the run: settings by dotted name, and whether SFT is done anew or only RL."""
+
+    changes: dict[str, Any]
+    anew: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a fork's evaluations came to: of the checkpoint that RL began with (None where SFT was done anew), and of
+    what its training made."""
+
+    before: Outcomes | None
+    after: Outcomes
+
+
+Train = Callable[[str, Plan], Trained]
+"""Name of a cell and its plan -> its outcomes; makes the fork, or goes on with it."""
+
+
+class Forks(Study[S], Generic[S]):
+    """`plans` says what each arm changes."""
+
+    trains = True
+    unit = "forks"
+
+    def __init__(self, bench: Bench, settings: S, train: Train | None = None) -> None:
+        super().__init__(bench, settings)
+        if len(bench.subjects) != 1:
+            raise InputError(f"the study {self.name!r} forks one run: name one, not {len(bench.subjects)}")
+        self.train = train
+
+    def plans(self) -> dict[tuple[str, int], Plan]:
+        """By arm and seed."""
+        raise NotImplementedError
+
+    def cells(self) -> list[Cell]:
+        (subject,) = self.bench.subjects
+        recipe = subject.recipe.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes"})
+        return [
+            Cell({"arm": arm, "seed": seed}, 1, {
+                "run": str(subject.path.parent.parent), "recipe": recipe, "changes": plan.changes, "anew": plan.anew,
+            })
+            for (arm, seed), plan in self.plans().items()
+        ]  # fmt: skip
+
+    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        made = self.train(f"{self.name}-{cell_name(self, cell)}", self.plans()[cell.at["arm"], cell.at["seed"]])
+        tick(1)
+        before = [] if made.before is None else _rows("before", made.before)
+        return before + _rows("after", made.after)
+
+
+def _rows(when: str, table: Outcomes) -> list[Row]:
+    return [
+        {
+            "when": when, "row": row, "prompt": table.prompt_ids[row], "turn": turn + 1,
+            "correct": bool(table.correct[row, turn]), "score": float(table.score[row, turn]),
+            "stopped": bool(table.stopped[row, turn]),
+        }
+        for row in range(len(table)) for turn in range(table.turns)
+    ]  # fmt: skip
+
+
+def rights(rows: Frame) -> tuple[np.ndarray, list[str]]:
+    """Right or wrong as [trajectory, turn], all seeds below each other, and whose prompts these are."""
+    table, lines = rows.grid("correct", ("seed", "row", "prompt"), "turn")
+    return table.astype(bool), [key[2] for key in lines]
+
+
+def by_turn(frame: Frame) -> dict[str, list[Measure]]:
+    """Share right per turn of every arm after training."""
+    found = {}
+    for (arm,), rows in frame.where(when="after").groups("arm"):
+        table, prompts = rights(rows)
+        found[arm] = [measures.share(column, prompts) for column in table.T]
+    return found
+
+
+def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
+    """Right at the last turn: every arm less `reference`, or less what each began with (None); paired over prompts."""
+    found = {}
+    for (arm,), rows in frame.groups("arm"):
+        own, prompts = rights(rows.where(when="after"))
+        other = rows.where(when="before") if reference is None else frame.where(when="after", arm=reference)
+        against, theirs = rights(other)
+        found[arm] = intervals.difference(
+            measures.terms(own[:, -1], prompts), measures.terms(against[:, -1], theirs)
+        )
+    return found
+
+
+def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
+    found = by_turn(frame)
+    lines = [Line(arm, range(1, len(shares) + 1), shares) for arm, shares in found.items()]
+    begun = frame.where(when="before", arm=frame.values("arm")[0])
+    if len(begun):
+        before, prompts = rights(begun)
+        shares = [measures.share(column, prompts) for column in before.T]
+        lines.append(Line("before", range(1, len(shares) + 1), shares, dashed=True))
+    caption = "Held-out prompts, learned stop: the image in hand after each turn. Seeds are pooled."
+    return lines_plate(name, title, caption, stamp, {"": lines}, x_label="turn", y_label="share right", whole_x=True)
+
+
+def gain_plate(name: str, title: str, caption: str, frame: Frame, reference: str | None, stamp: str) -> Plate:
+    found = gained(frame, reference)
+    against = "its SFT checkpoint" if reference is None else reference
+    return dots_plate(name, title, caption, stamp, {"last turn": found}, rows=list(found),
+                      x_label=f"share right less that of {against}", zero=True)  # fmt: skip
+
+
+def arm_table(frame: Frame, reference: str | None, seeds: Sequence[int]) -> TextTable:
+    turns, gains = by_turn(frame), gained(frame, reference)
+    width = max(map(len, turns.values()))
+    rows = []
+    for arm, shares in turns.items():
+        own = frame.where(when="after", arm=arm)
+        each = ", ".join(f"{seed}: {rights(own.where(seed=seed))[0][:, -1].mean():.3f}" for seed in own.values("seed"))
+        rows.append([arm, *map(measures.words, shares), measures.words(gains[arm], "+.3f"), each])
+    headings = ["arm", *(f"turn {turn + 1}" for turn in range(width)), "gain at the last turn", "each seed"]
+    note = f"Seeds {', '.join(map(str, seeds))}; the gain is paired over prompts, seeds pooled."
+    return TextTable("Share right by turn", headings, rows, note)

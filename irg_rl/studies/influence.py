@@ -1,0 +1,318 @@
+"""What makes a refinement what it is? The same refinement with one of its causes exchanged, all else and the noise
+kept; and an N x S probe that crosses N reflections with S seeds.
+
+A refinement under history `last` sees prompt, think text, the last image and its reflection, whatever its turn, so any
+turn can be repeated as a second one with that image and that reflection given. Under `full` only the second image can.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.studies import anova, measures
+from irg_rl.studies.bench import Subject, Tick
+from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.plates import Plate, dots_plate, stacks_plate
+from irg_rl.studies.settings import InfluenceSettings
+from irg_rl.studies.study import Cell, Findings, Study, TextTable
+from irg_rl.studies.turns import never
+from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.noise import hashed
+from rollouts.request import Request, Text
+
+OWN = "its own"
+REDRAW = "plain redraw"
+GREY = 128
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What refinement number `turn` (from 1) of a trajectory was made from."""
+
+    trajectory: Trajectory
+    turn: int
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.trajectory.prompt
+
+    @property
+    def think(self) -> Tensor:
+        return self.trajectory.texts[0].ids
+
+    @property
+    def image(self) -> Tensor:
+        return self.trajectory.images[self.turn - 1].pixels
+
+    @property
+    def reflection(self) -> Tensor:
+        return self.trajectory.texts[self.turn].ids
+
+    @property
+    def words(self) -> str:
+        return self.trajectory.texts[self.turn].text
+
+    def asked(self, seed: int, image: Tensor, reflection: Text) -> Request:
+        """The refinement again, from this image and this reflection."""
+        return Request(
+            self.prompt, self.trajectory.sample, seed, think=self.think, first_image=image, reflections={1: reflection}
+        )
+
+
+def refinements(trajectories: Sequence[Trajectory], turn: int) -> list[Refinement]:
+    """Of those that asked for a change in this turn."""
+    asking = [t for t in trajectories if len(t.texts) > turn and not t.texts[turn].stop and t.turns >= turn]
+    return [Refinement(t, turn) for t in asking]
+
+
+Exchange = Callable[[Refinement, Refinement | None, Refinement], tuple[Tensor, Text] | None]
+"""A refinement, a sibling's and another prompt's -> image and reflection; None: it cannot be made."""
+
+
+def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
+    """What is exchanged, by name."""
+
+    def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
+        words = None if paraphrase is None else paraphrase(own.words)
+        return None if words is None else (own.image, words)
+
+    return {
+        OWN: lambda own, sibling, other: (own.image, own.reflection),
+        "reflection: paraphrased": reworded,
+        "reflection: a sibling's": lambda own, sibling, other: sibling and (own.image, sibling.reflection),
+        "reflection: another prompt's": lambda own, sibling, other: (own.image, other.reflection),
+        "reflection: blank": lambda own, sibling, other: (own.image, ""),
+        "image: a sibling's": lambda own, sibling, other: sibling and (sibling.image, own.reflection),
+        "image: another prompt's": lambda own, sibling, other: (other.image, own.reflection),
+        "image: grey": lambda own, sibling, other: (torch.full_like(own.image, GREY), own.reflection),
+    }
+
+
+class Influence(Study[InfluenceSettings]):
+    name = "influence"
+    question = "Does a refinement follow its reflection and its image?"
+    settings_type = InfluenceSettings
+
+    def cells(self) -> list[Cell]:
+        own, prompts = self.settings, len(self.bench.prompts)
+        found = []
+        for subject in self.bench.subjects:
+            for turn in self._turns(subject):
+                depends = self.depends(subject.label) | {"siblings": own.siblings}
+                work = prompts * own.siblings * (turn + 1 + 2 * (len(exchanges(None)) + 1))
+                found.append(Cell({"subject": subject.label, "part": "exchange", "turn": turn + 1}, work, depends))
+            for turn in (0, *self._turns(subject)):
+                size = {"reflections": own.reflections, "seeds": own.seeds, "probe_prompts": own.probe_prompts}
+                images = turn + (2 if turn else 1) * own.reflections * (1 + own.seeds)
+                depends = self.depends(subject.label) | size
+                work = min(prompts, own.probe_prompts) * images
+                found.append(Cell({"subject": subject.label, "part": "probe", "turn": turn + 1}, work, depends))
+        return found
+
+    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        subject, turn = self.bench.subject(cell.at["subject"]), cell.at["turn"] - 1
+        return (self._exchange if cell.at["part"] == "exchange" else self._probe)(subject, turn, tick)
+
+    def _turns(self, subject: Subject) -> list[int]:
+        return self.settings.turns if subject.sampling.history == "last" else [1]
+
+    def _exchange(self, subject: Subject, turn: int, tick: Tick) -> list[Row]:
+        bench = self.bench
+        seed = hashed(bench.seed, "influence", turn) % 2**63
+        asked = [Request(p, sample, bench.seed) for p in bench.prompts for sample in range(self.settings.siblings)]
+        sources = refinements(subject.sample(subject.sampler(), asked, turn + 1, tick), turn)
+        requests, about = [], []
+        for own in sources:
+            sibling, other = partners(own, sources)
+            if other is None:
+                continue
+            for arm, exchange in exchanges(bench.paraphrase).items():
+                made = exchange(own, sibling, other)
+                if made is not None:
+                    requests.append(own.asked(seed, *made))
+                    about.append((arm, own, made[0]))
+        drawn = subject.sample(subject.sampler(is_stop=never), requests, 2, tick)
+        again = [Request(own.prompt, own.trajectory.sample, seed, think=own.think) for own in sources]
+        drawn += subject.sample(subject.sampler(), again, 1, tick)
+        about += [(REDRAW, own, own.image) for own in sources]
+        before = bench.verify([own.image.numpy() for _, own, _ in about], [own.prompt for _, own, _ in about])
+        rows = []
+        for (arm, own, given), trajectory, verdicts, was in zip(about, drawn, bench.verdicts(drawn), before):
+            result = trajectory.images[-1].pixels
+            rows.append({
+                "arm": arm, "prompt": own.prompt.id, "sample": own.trajectory.sample,
+                "correct": bool(verdicts[-1].correct), "score": float(verdicts[-1].score),
+                "correct_before": bool(was.correct), "score_before": float(was.score),
+                "from_own": distance(result, own.image), "from_given": distance(result, given),
+            })  # fmt: skip
+        return rows
+
+    def _probe(self, subject: Subject, turn: int, tick: Tick) -> list[Row]:
+        bench, own = self.bench, self.settings
+        prompts = list(bench.prompts[: own.probe_prompts])
+        texts_seed, seed = (hashed(bench.seed, f"probe {use}", turn) % 2**63 for use in ("texts", "draws"))
+        base: list[Trajectory | None] = [None] * len(prompts)
+        if turn:
+            asked = [Request(p, 0, bench.seed) for p in prompts]
+            base = list(subject.sample(subject.sampler(is_stop=never), asked, turn, tick))
+        given = [parts_of(trajectory, turn) for trajectory in base]
+        writer = subject.sampler(temperature=subject.recipe.sampling.temperature, points=2, is_noisy=False)
+        asked = [Request(p, r, texts_seed, **parts) for p, parts in zip(prompts, given) for r in range(own.reflections)]
+        written = subject.sample(writer, asked, 2 if turn else 1, tick)
+        pairs = [(request, said.texts[-1], s) for request, said in zip(asked, written) for s in range(own.seeds)]
+        draws = [pair for pair in pairs if not pair[1].stop]
+        requests = [
+            replace(r, sample=s, seed=seed, **({"reflections": {1: text.ids}} if turn else {"think": text.ids}))
+            for r, text, s in draws
+        ]  # fmt: skip
+        drawn = subject.sample(subject.sampler(is_stop=never), requests, 2 if turn else 1, tick)
+        scored = iter(bench.verdicts(drawn))
+        in_hand = bench.verdicts([t for t in base if t is not None])
+        kept = {t.prompt.id: verdicts[-1] for t, verdicts in zip(base, in_hand) if t is not None}
+        rows = []
+        for request, text, s in pairs:
+            verdict = kept[request.prompt.id] if text.stop else next(scored)[-1]
+            rows.append({
+                "prompt": request.prompt.id, "reflection": request.sample, "draw": s, "stop": text.stop,
+                "correct": bool(verdict.correct), "score": float(verdict.score),
+            })  # fmt: skip
+        return rows
+
+    def findings(self, frame: Frame) -> Findings:
+        swaps, probes = frame.where(part="exchange"), frame.where(part="probe")
+        stamp = self.stamp(self.settings.siblings)
+        tables, panels = [], {}
+        for (subject, turn), own in swaps.groups("subject", "turn"):
+            there = own.values("arm")
+            arms = [arm for arm in (*exchanges(None), REDRAW) if arm in there]
+            panels[f"{subject}, image {turn}"] = {arm: arm_of(own, arm) for arm in arms}
+        probed = {
+            subject: {_turn_name(turn): variance(rows) for (turn,), rows in own.groups("turn")}
+            for (subject,), own in probes.groups("subject")
+        }
+        for panel, arms in panels.items():
+            rows = [[name, *map(measures.words, (arm.accuracy, arm.gained, arm.from_own, arm.from_given))]
+                    for name, arm in arms.items()]  # fmt: skip
+            headings = ["what is exchanged", "share right", "score − that of its own", "pixels from its own image",
+                        "pixels from the given image"]  # fmt: skip
+            title = f"{panel}: one cause exchanged"
+            tables.append(TextTable(title, headings, rows, "Paired over prompts, same noise."))
+        rows = [[subject, turn, *(measures.words(parts[part]) for part in anova.PARTS)]
+                for subject, turns in probed.items() for turn, parts in turns.items()]  # fmt: skip
+        note = f"{self.settings.reflections} texts x {self.settings.seeds} seeds per prompt; within prompts."
+        tables.append(TextTable("Share of the score's variance", ["checkpoint", "image", *anova.PARTS], rows, note))
+        plates = [_exchanged(panels, stamp), _distances(panels, stamp), self._variance(probed)]
+        return Findings(_headline(panels, probed), [plate for plate in plates if plate is not None], tables)
+
+    def _variance(self, probed: dict[str, dict[str, dict[str, Measure]]]) -> Plate | None:
+        if not probed:
+            return None
+        own = self.settings
+        caption = (
+            f"{own.reflections} texts, sampled at the temperature of RL, crossed with {own.seeds} seeds of the noise "
+            "for each prompt, the image before kept. The estimates are unbiased, so a share may be below 0."
+        )
+        number = min(len(self.bench.prompts), own.probe_prompts)
+        stamp = self.stamp().replace(f"n = {len(self.bench.prompts)} prompts", f"n = {number} prompts")
+        return stacks_plate("variance", "Whose doing is the outcome: text, seed or both", caption, stamp, probed,
+                            parts=anova.PARTS, y_label="share of variance")  # fmt: skip
+
+
+def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
+    """What is given to every request of a probe: nothing for the first image."""
+    if trajectory is None:
+        return {}
+    return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}
+
+
+def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement | None, Refinement | None]:
+    """A sibling's refinement, and one of another prompt, drawn by a number of its own; None where there is none."""
+    siblings = [r for r in sources if r.prompt.id == own.prompt.id and r.trajectory is not own.trajectory]
+    others = [r for r in sources if r.prompt.id != own.prompt.id]
+    choice = random.Random(hashed("partners", own.prompt.id, own.trajectory.sample, own.turn))
+    return (siblings[0] if siblings else None), (choice.choice(others) if others else None)
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Mean absolute difference of two images of one size, 0 to 255; nan for others."""
+    return float((one.float() - other.float()).abs().mean()) if one.shape == other.shape else float("nan")
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What came of one exchange; `gained` is the score less that of the unchanged refinements."""
+
+    accuracy: Measure
+    gained: Measure
+    from_own: Measure
+    from_given: Measure
+
+
+def arm_of(frame: Frame, arm: str) -> Exchanged:
+    rows = frame.where(arm=arm)
+    keys = list(zip(rows["prompt"].tolist(), rows["sample"].tolist()))
+    whole = frame.where(arm=OWN)
+    score = dict(zip(zip(whole["prompt"].tolist(), whole["sample"].tolist()), whole["score"].tolist()))
+    paired = [key in score for key in keys]
+    rows = rows.where(np.array(paired))
+    prompts = rows["prompt"].tolist()
+    own = np.array([score[key] for key, there in zip(keys, paired) if there])
+    return Exchanged(
+        measures.share(rows["correct"].astype(bool), prompts), measures.gain(rows["score"], own, prompts),
+        measures.mean(rows["from_own"], prompts), measures.mean(rows["from_given"], prompts),
+    )  # fmt: skip
+
+
+def variance(frame: Frame) -> dict[str, Measure]:
+    """Shares of the score's variance of one probe."""
+    prompts = frame.values("prompt")
+    tables = [frame.where(prompt=prompt).grid("score", ("reflection",), "draw")[0] for prompt in prompts]
+    return anova.shares(np.stack(tables), prompts)
+
+
+def _turn_name(turn: int) -> str:
+    return "image 1\n(think)" if turn == 1 else f"image {turn}"
+
+
+def _arms(panels: dict[str, dict[str, Exchanged]]) -> list[str]:
+    return list(dict.fromkeys(arm for arms in panels.values() for arm in arms))
+
+
+def _exchanged(panels: dict[str, dict[str, Exchanged]], stamp: str) -> Plate | None:
+    if not panels:
+        return None
+    caption = (
+        "A refinement drawn again with one of its causes exchanged, all else and the noise kept; score less that of "
+        "the unchanged one. If text or image did not matter, their rows would stand at 0; a plain redraw has neither."
+    )
+    found = {panel: {name: arm.gained for name, arm in arms.items()} for panel, arms in panels.items()}
+    return dots_plate("exchange", "What a refinement loses when a cause is exchanged", caption, stamp, found,
+                      rows=_arms(panels), x_label="change of the score", zero=True)  # fmt: skip
+
+
+def _distances(panels: dict[str, dict[str, Exchanged]], stamp: str) -> Plate | None:
+    if not panels:
+        return None
+    caption = (
+        "Mean absolute pixel difference between the refinement and the image it was given. Small: the image is edited. "
+        "As large as for a plain redraw: it is drawn anew."
+    )
+    found = {panel: {name: arm.from_given for name, arm in arms.items()} for panel, arms in panels.items()}
+    return dots_plate("distance", "How much of the given image is kept", caption, stamp, found, rows=_arms(panels),
+                      x_label="pixel difference of 255")  # fmt: skip
+
+
+def _headline(panels: dict[str, dict[str, Exchanged]], probed: dict[str, dict[str, dict[str, Measure]]]) -> str:
+    told = []
+    for panel, arms in panels.items():
+        losses = [f"{name} {measures.words(arm.gained, '+.3f')}" for name, arm in arms.items() if name != OWN]
+        told.append(f"{panel}: score when exchanged: {', '.join(losses)}")
+    for subject, turns in probed.items():
+        parts = [f"{turn.splitlines()[0]} {measures.words(own['text'], '.2f')}" for turn, own in turns.items()]
+        told.append(f"{subject}: share of the variance that is the text's: {', '.join(parts)}")
+    return "; ".join(told)

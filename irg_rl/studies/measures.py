@@ -1,0 +1,43 @@
+"""Figures of studies as ratios of sums over trajectories, so that their intervals resample prompts.
+
+Shape letters: N trajectories, T turns.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from irg_rl.evaluate import intervals
+from irg_rl.evaluate.intervals import Measure, Terms
+
+
+def terms(
+    top: Float[np.ndarray, "N"], prompt_ids: Sequence[str], bottom: Bool[np.ndarray, "N"] | None = None
+) -> Terms:
+    """Mean of `top` over the rows in `bottom` (None: all), without those that are nan."""
+    counted = np.isfinite(top.astype(float)) & (np.ones(len(top), bool) if bottom is None else bottom)
+    return Terms(np.where(counted, np.nan_to_num(top.astype(float)), 0.0), counted.astype(float), list(prompt_ids))
+
+
+def share(cases: Bool[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
+    """A proportion with Wilson's interval, for as many independent cases as the prompts make it worth."""
+    return intervals.proportion(terms(cases, prompt_ids, of))
+
+
+def mean(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
+    """A mean with its bootstrap over prompts."""
+    return intervals.mean(terms(values, prompt_ids, of))
+
+
+def gain(a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"], prompt_ids: Sequence[str]) -> Measure:
+    """mean(a) - mean(b), paired: both are measured on the same prompts and resampled together."""
+    return intervals.difference(terms(a, prompt_ids), terms(b, prompt_ids))
+
+
+def words(measure: Measure, form: str = ".3f") -> str:
+    """`0.412 [0.36, 0.47] (n=300)`"""
+    if not np.isfinite(measure.value):
+        return "–"
+    ends = "" if not np.isfinite(measure.low) else f" [{measure.low:{form}}, {measure.high:{form}}]"
+    return f"{measure.value:{form}}{ends} (n={measure.n})"

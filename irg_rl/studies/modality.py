@@ -1,0 +1,45 @@
+"""Which words or pixels does RL have to train? Text alone, images alone, both, and both with the image loss stopped at
+what the noise blocks see."""
+
+from irg_rl.config import nearest
+from irg_rl.errors import InputError
+from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, turn_plate
+from irg_rl.studies.frame import Frame
+from irg_rl.studies.measures import words
+from irg_rl.studies.settings import ForkSettings
+from irg_rl.studies.study import Findings
+
+ARMS = {
+    "joint": {},
+    "joint, context detached": {"rl.context_grad": "detached"},
+    "text only": {"rl.image_weight": 0.0},
+    "image only": {"rl.text_weight": 0.0, "rl.context_grad": "full"},
+    "image only, context detached": {"rl.text_weight": 0.0, "rl.context_grad": "detached"},
+}
+"""What each changes of the run's recipe."""
+
+
+class Modality(Forks[ForkSettings]):
+    name = "modality"
+    question = "Does RL need the text, the images, or both?"
+    settings_type = ForkSettings
+
+    def plans(self) -> dict[tuple[str, int], Plan]:
+        arms = list(ARMS) if self.settings.arms is None else self.settings.arms
+        unknown = [arm for arm in arms if arm not in ARMS]
+        if unknown:
+            raise InputError(f"study.arms: unknown arm {unknown[0]!r}{nearest(unknown[0], list(ARMS))}")
+        return {
+            (arm, seed): Plan({"rl.context_grad": "full", **ARMS[arm], "rl.seed": seed})
+            for arm in arms for seed in self.settings.seeds
+        }  # fmt: skip
+
+    def findings(self, frame: Frame) -> Findings:
+        stamp = f"{self.stamp()} | seeds of RL {', '.join(map(str, self.settings.seeds))}"
+        caption = "Right at the last turn after RL less before it, paired over prompts; seeds are pooled."
+        plates = [
+            turn_plate("turns", "After RL on text, images or both", frame, stamp),
+            gain_plate("gain", "What RL gains by what it trains", caption, frame, None, stamp),
+        ]
+        told = ", ".join(f"{arm} {words(gain, '+.3f')}" for arm, gain in gained(frame, None).items())
+        return Findings(f"Gain at the last turn: {told}", plates, [arm_table(frame, None, self.settings.seeds)])

@@ -1,0 +1,233 @@
+"""Figures of a study: one message each, intervals, axes with units, and below what they rest on."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.report.curves import STYLE
+
+ACROSS = 3
+"""Panels in a row."""
+COLOURS = ("#0b6e4f", "#c8553d", "#2a6f97", "#d08c2e", "#7d5ba6", "#8d99ae", "#0b3c5d", "#a23b72")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A finished figure as SVG and as PNG; the caption says in numbers what it shows."""
+
+    name: str
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+    @property
+    def address(self) -> str:
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Measures over an axis; `dashed` for what is a bound or a comparison and no arm of its own. `colour`: number of
+    colour and marker, for what recurs in several panels; None: its place in the panel."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[Measure]
+    dashed: bool = False
+    colour: int | None = None
+
+
+@contextmanager
+def canvas(panels: int, width: float = 4.0, height: float = 3.1) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure and its panels, at most three beside each other, in the reports' style."""
+    columns = min(panels, ACROSS)
+    rows = -(-panels // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(5.4, width * columns + 1.6), height * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for spare in axes[panels:]:
+            spare.remove()
+        yield figure, list(axes[:panels])
+
+
+def _label_left(axes: Sequence[Axes], label: str) -> None:
+    for place in axes[::ACROSS]:
+        place.set_ylabel(label)
+
+
+def finish(figure: Figure, name: str, title: str, caption: str, stamp: str) -> Plate:
+    """`stamp`: n, seeds, commit and recipe digest, printed below the figure so that it never travels without them."""
+    figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", fontweight="bold")
+    figure.supxlabel(stamp, fontsize=7, color="#777777", x=0.01, ha="left")
+    svg, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.savefig(png, format="png", dpi=160)
+    return Plate(name, title, caption, svg.getvalue(), png.getvalue())
+
+
+def lines_plate(
+    name: str,
+    title: str,
+    caption: str,
+    stamp: str,
+    panels: Mapping[str, Sequence[Line]],
+    *,
+    x_label: str,
+    y_label: str,
+    whole_x: bool = False,
+    from_zero: bool = False,
+) -> Plate:
+    """Lines with 95 % intervals, one panel per name."""
+    with canvas(len(panels)) as (figure, axes):
+        for place, (panel, lines) in zip(axes, panels.items()):
+            for number, line in enumerate(lines):
+                _draw_line(place, line, number, (number - (len(lines) - 1) / 2) * _step(lines))
+            if not place.containers:
+                place.text(0.5, 0.5, "no number to show", transform=place.transAxes, ha="center", color="#777777")
+            place.set_title(panel, fontsize=9)
+            place.set_xlabel(x_label)
+            if whole_x:
+                place.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if from_zero:
+                place.set_ylim(bottom=0)
+        _label_left(axes, f"{y_label}, 95 % interval")
+        _legend(figure, axes)
+        return finish(figure, name, title, caption, stamp)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Beside the panels, every label once."""
+    found = {}
+    for place in axes:
+        for handle, label in zip(*place.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside right upper")
+
+
+def _step(lines: Sequence[Line]) -> float:
+    """How far lines are moved apart, so that their intervals do not hide each other."""
+    xs = sorted({float(x) for line in lines for x in line.x})
+    return 0.0 if len(xs) < 2 or len(lines) < 2 else min(0.05 * min(np.diff(xs)), 0.012 * (xs[-1] - xs[0]))
+
+
+def _draw_line(axes: Axes, line: Line, number: int, offset: float) -> None:
+    known = [(x, m) for x, m in zip(line.x, line.y) if np.isfinite(m.value)]
+    if not known:
+        return
+    x, measures = zip(*known)
+    kind = number if line.colour is None else line.colour
+    axes.errorbar(
+        np.array(x) + offset, [m.value for m in measures], yerr=_errors(measures), label=line.label,
+        color=COLOURS[kind % len(COLOURS)], marker=MARKERS[kind % len(MARKERS)], markersize=4, linewidth=1.5,
+        elinewidth=0.9, linestyle="--" if line.dashed else "-",
+    )  # fmt: skip
+
+
+def dots_plate(
+    name: str,
+    title: str,
+    caption: str,
+    stamp: str,
+    panels: Mapping[str, Mapping[str, Measure]],
+    *,
+    rows: Sequence[str],
+    x_label: str,
+    zero: bool = False,
+) -> Plate:
+    """One dot with its interval per row, rows from top to bottom; `zero` draws a line there."""
+    with canvas(len(panels), width=4.0, height=1.5 + 0.27 * len(rows)) as (figure, axes):
+        for place, (panel, found) in zip(axes, panels.items()):
+            for number, row in enumerate(rows):
+                measure = found.get(row)
+                if measure is not None and np.isfinite(measure.value):
+                    place.errorbar(
+                        [measure.value], [number], xerr=_errors([measure]), fmt="o", markersize=5,
+                        color=COLOURS[2] if number else COLOURS[0],
+                    )  # fmt: skip
+            if zero:
+                place.axvline(0, color="#999999", linewidth=0.9)
+            place.set_title(panel, fontsize=9)
+            place.set_xlabel(f"{x_label}, 95 % interval")
+        axes[0].set_yticks(range(len(rows)), rows)
+        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        return finish(figure, name, title, caption, stamp)
+
+
+def heat_plate(
+    name: str,
+    title: str,
+    caption: str,
+    stamp: str,
+    panels: Mapping[str, Mapping[tuple, Measure]],
+    *,
+    x: Sequence,
+    y: Sequence,
+    x_label: str,
+    y_label: str,
+) -> Plate:
+    """A square per pair (x, y) with its value and half the width of its interval; each panel has a scale of its own."""
+    with canvas(len(panels), width=0.9 * len(x) + 1.6, height=0.62 * len(y) + 1.7) as (figure, axes):
+        for place, (panel, found) in zip(axes, panels.items()):
+            table = np.full((len(y), len(x)), np.nan)
+            for (row, column), measure in found.items():
+                table[y.index(column), x.index(row)] = measure.value
+            image = place.imshow(table, cmap="cividis", aspect="auto", origin="lower")
+            middle = np.nanmean([image.norm.vmin, image.norm.vmax])
+            for (row, column), measure in found.items():
+                ink = "white" if measure.value < middle else "black"
+                half = "" if not np.isfinite(measure.low) else f"\n±{(measure.high - measure.low) / 2:.2g}"
+                place.text(x.index(row), y.index(column), f"{measure.value:.3g}{half}", ha="center", va="center",
+                           fontsize=7.5, color=ink)  # fmt: skip
+            place.grid(False)
+            place.set_xticks(range(len(x)), [f"{value:g}" if isinstance(value, float) else value for value in x])
+            place.set_yticks(range(len(y)), [f"{value:g}" if isinstance(value, float) else value for value in y])
+            place.set_title(panel, fontsize=9)
+            place.set_xlabel(x_label)
+        _label_left(axes, y_label)
+        return finish(figure, name, title, caption, stamp)
+
+
+def stacks_plate(
+    name: str,
+    title: str,
+    caption: str,
+    stamp: str,
+    panels: Mapping[str, Mapping[str, Mapping[str, Measure]]],
+    *,
+    parts: Sequence[str],
+    y_label: str,
+) -> Plate:
+    """Bars beside each other, per panel and group one of every part, with intervals."""
+    with canvas(len(panels)) as (figure, axes):
+        for place, (panel, groups) in zip(axes, panels.items()):
+            width = 0.8 / len(parts)
+            for number, part in enumerate(parts):
+                at = np.arange(len(groups)) + (number - (len(parts) - 1) / 2) * width
+                found = [group[part] for group in groups.values()]
+                place.bar(
+                    at, [m.value for m in found], width, yerr=_errors(found), label=part,
+                    color=COLOURS[number % len(COLOURS)], error_kw={"elinewidth": 0.9},
+                )  # fmt: skip
+            place.set_xticks(range(len(groups)), list(groups))
+            place.axhline(0, color="#888888", linewidth=0.8)
+            place.set_title(panel, fontsize=9)
+        _label_left(axes, f"{y_label}, 95 % interval")
+        _legend(figure, axes)
+        return finish(figure, name, title, caption, stamp)
+
+
+def _errors(measures: Sequence[Measure]) -> np.ndarray:
+    """Lengths of the error bars [2, n]; 0 where there is no interval."""
+    ends = [[m.value - m.low, m.high - m.value] for m in measures]
+    return np.nan_to_num(np.array(ends, dtype=float)).clip(0).T

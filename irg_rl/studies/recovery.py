@@ -1,0 +1,134 @@
+"""Which errors does a model mend? Right pictures of the shapes world get a known number of defects of one kind and are
+given as first images; the model thinks, looks and draws on as it always does."""
+
+import random
+
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.evaluate.outcomes import collect
+from irg_rl.shapes_world.check import DefectKind, judge_demand
+from irg_rl.shapes_world.constraints import parse_metadata
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.scene import Scene
+from irg_rl.shapes_world.scenes import Wreck, sample_scene
+from irg_rl.studies import measures
+from irg_rl.studies.bench import Tick
+from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.plates import Line, heat_plate, lines_plate
+from irg_rl.studies.settings import RecoverySettings
+from irg_rl.studies.study import Cell, Findings, Study, TextTable
+from irg_rl.studies.tensors import as_tensor
+from rollouts.noise import hashed
+from rollouts.request import Request
+
+NONE = "none"
+"""The right picture as it is: what a model breaks that has nothing to mend."""
+TRIES = 200
+"""Draws after which a prompt is left out that cannot have these defects."""
+ACCIDENTS = {
+    DefectKind.MISSING: Wreck.lose, DefectKind.EXTRA: Wreck.add, DefectKind.COLOR: Wreck.recolor,
+    DefectKind.SHAPE: Wreck.reshape, DefectKind.RELATION: Wreck.displace,
+}  # fmt: skip
+
+
+class Recovery(Study[RecoverySettings]):
+    name = "recovery"
+    question = "Which errors of a picture does the model mend, and in how many turns?"
+    settings_type = RecoverySettings
+    needs_world = True
+
+    def cells(self) -> list[Cell]:
+        own = self.settings
+        places = [(NONE, 0), *((kind, number) for kind in own.kinds for number in own.numbers)]
+        return [
+            Cell(
+                {"subject": subject.label, "kind": kind, "number": number}, own.turns * len(self.bench.prompts),
+                self.depends(subject.label) | {"turns": own.turns},
+            )
+            for subject in self.bench.subjects for kind, number in places
+        ]  # fmt: skip
+
+    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        bench, turns, subject = self.bench, self.settings.turns, self.bench.subject(cell.at["subject"])
+        kind, number = cell.at["kind"], cell.at["number"]
+        requests = []
+        for prompt in bench.prompts:
+            rng = random.Random(hashed(bench.seed, prompt.id, kind, number))
+            scene = broken_scene(prompt.metadata, kind, number, rng)
+            if scene is not None:
+                requests.append(Request(prompt, 0, bench.seed, first_image=as_tensor(render(scene))))
+        drawn = subject.sample(subject.sampler(), requests, turns, tick)
+        table = collect(
+            drawn, bench.verify, turns=turns, arm=kind, seed=bench.seed, check_reflection=bench.check_reflection
+        )
+        return [
+            {
+                "prompt": trajectory.prompt.id, "turn": turn + 1, "correct": bool(table.correct[row, turn]),
+                "score": float(table.score[row, turn]), "stopped": bool(table.stopped[row, turn]),
+                "reflection_right": float(table.reflection_correct[row, turn]),
+            }
+            for row, trajectory in enumerate(drawn) for turn in range(turns)
+        ]  # fmt: skip
+
+    def findings(self, frame: Frame) -> Findings:
+        own, rows, panels, last = self.settings, [], {}, {}
+        for (subject, kind, number), found in frame.groups("subject", "kind", "number"):
+            per_turn = recovered(found)
+            panels.setdefault(f"{subject}, {number} defect{'s' * (number != 1)}", []).append(
+                Line(kind, range(1, own.turns + 1), per_turn, colour=[NONE, *own.kinds].index(kind))
+            )
+            if number:
+                last.setdefault(subject, {})[number, kind] = per_turn[-1]
+            said = found.where(turn=2)
+            named = measures.mean(said["reflection_right"], said["prompt"].tolist())
+            told = [measures.words(measure) for measure in per_turn[1:]]
+            rows.append([subject, kind, str(number), measures.words(named), *told])
+        stamp = self.stamp()
+        caption = (
+            "Share of the pictures that are right after each turn; the first is given, with the defects. “none”: a "
+            "right picture is given, so what falls is damage. Prompts that cannot have these defects are left out."
+        )
+        heat = "Share right after the last turn, of pictures with this many defects of this kind (±: half of 95 %)."
+        plates = [
+            lines_plate("recovery", "Recovery turn by turn", caption, stamp, panels, x_label="turn",
+                        y_label="share right", whole_x=True),
+            heat_plate("recovered", f"Recovered after {own.turns} turns", heat, stamp, last, x=own.numbers, y=own.kinds,
+                       x_label="defects in the first image", y_label="kind of defect"),
+        ]  # fmt: skip
+        headings = ["checkpoint", "kind", "defects", "first reflection right", *(
+            f"right at turn {turn}" for turn in range(2, own.turns + 1)
+        )]  # fmt: skip
+        return Findings(_headline(last), plates, [TextTable("By kind and number", headings, rows)])
+
+
+def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
+    """A scene with exactly `number` defects, all of this kind; None when none is found for this prompt."""
+    demand = parse_metadata(metadata)
+    if kind == NONE:
+        return sample_scene(metadata, rng)
+    if kind == DefectKind.RELATION and not demand.relations:
+        return None
+    for _ in range(TRIES):
+        wreck = Wreck(sample_scene(metadata, rng), demand, rng)
+        for _ in range(number):
+            if not wreck.intact:
+                return None
+            ACCIDENTS[DefectKind(kind)](wreck)
+        defects = judge_demand(wreck.objects(), demand).defects
+        if len(defects) == number and all(defect.kind == kind for defect in defects):
+            return wreck.scene()
+    return None
+
+
+def recovered(rows: Frame) -> list[Measure]:
+    """Share right after each turn."""
+    table, lines = rows.grid("correct", ("prompt",), "turn")
+    prompts = [key[0] for key in lines]
+    return [measures.share(column.astype(bool), prompts) for column in table.T]
+
+
+def _headline(last: dict[str, dict[tuple[int, str], Measure]]) -> str:
+    told = []
+    for subject, found in last.items():
+        ranked = sorted(((m.value, kind) for (number, kind), m in found.items() if number == 1), reverse=True)
+        told.append(f"{subject}: one defect is mended {', '.join(f'{kind} {value:.2f}' for value, kind in ranked)}")
+    return "; ".join(told)

@@ -1,0 +1,84 @@
+"""Gradients too large to keep, made small so that their inner products survive.
+
+A count sketch (Charikar, Chen and Farach-Colton 2002): every number is added, with a random sign, to one of K random
+places. <sketch a, sketch b> is <a, b> without bias, with standard deviation at most sqrt(2 / K) |a| |b|.
+
+Shape letters: K places of a sketch, M batches.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from irg_rl.evaluate.intervals import Measure
+from rollouts.noise import hashed
+
+PLACES = 4096
+Z = 1.96
+"""Standard errors on each side of a 95 % interval."""
+
+
+def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.ndarray, "K"]:
+    """Of all the parameters together. Places and signs depend on a parameter's name alone, so that sketches of other
+    batches and schemes can be compared; a name that is missing counts as 0."""
+    total = torch.zeros(places, dtype=torch.float64)
+    for name, gradient in gradients.items():
+        numbers = gradient.detach().double().cpu().ravel()
+        generator = torch.Generator().manual_seed(hashed("sketch", name) % 2**63)
+        where = torch.randint(places, numbers.shape, generator=generator)
+        sign = torch.randint(2, numbers.shape, generator=generator).double() * 2 - 1
+        total.index_add_(0, where, sign * numbers)
+    return total.numpy()
+
+
+def gram(sketches: Float[np.ndarray, "M K"], squares: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M M"]:
+    """Inner products of the gradients of M batches; those with themselves are the exact squared norms."""
+    table = sketches @ sketches.T
+    np.fill_diagonal(table, squares)
+    return table
+
+
+def signal(table: Float[np.ndarray, "M M"]) -> float:
+    """|E g|^2 without bias: the mean inner product of different batches (a U-statistic). It may be below 0."""
+    m = len(table)
+    return float((table.sum() - np.trace(table)) / (m * (m - 1)))
+
+
+def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
+    """|E g|^2 over the trace of the covariance, both without bias; nan for gradients that are all 0."""
+    m = len(table)
+    spread = (np.trace(table) - table.sum() / m) / (m - 1)
+    return signal(table) / spread if spread > 0 else float("nan")
+
+
+def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
+    """Cosine between the mean gradients of two disjoint halves (even and odd batches)."""
+    odd = np.arange(len(table)) % 2 == 1
+    a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
+    return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
+
+
+def alignment(
+    own: Float[np.ndarray, "M M"], reference: Float[np.ndarray, "M M"], across: Float[np.ndarray, "M M"]
+) -> float:
+    """Cosine of the expected gradients of two schemes, from different batches alone so that shared noise does not
+    count; nan where one of them has no signal. `across[i, j]` = <own of batch i, reference of batch j>."""
+    scale = signal(own) * signal(reference)
+    return signal(across) / float(np.sqrt(scale)) if min(signal(own), signal(reference)) > 0 else float("nan")
+
+
+def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
+    """An estimate from tables of M batches, with the interval that leaving out one batch at a time gives it."""
+    m, value = len(tables[0]), estimate(*tables)
+    left = []
+    for batch in range(m):
+        kept = np.arange(m) != batch
+        left.append(estimate(*(table[kept][:, kept] for table in tables)))
+    known = np.array([one for one in left if np.isfinite(one)])
+    if len(known) < m or not np.isfinite(value):
+        return Measure(value, m)
+    error = np.sqrt((m - 1) / m * np.square(known - known.mean()).sum())
+    return Measure(value, m, value - Z * error, value + Z * error)

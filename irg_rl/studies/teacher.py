@@ -1,0 +1,191 @@
+"""How good must a reflection be? The model's own wrong first images get the teacher's reflection, degraded by kind and
+amount; what the model draws under it shows which errors of a reflection cost how much.
+
+Shapes world only: the teacher reads its pictures and writes its grammar.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.shapes_world.check import as_thing
+from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
+from irg_rl.shapes_world.reading import Reading, read
+from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES
+from irg_rl.shapes_world.teacher import reflection_text, sight_text
+from irg_rl.studies import measures
+from irg_rl.studies.bench import Bench, Subject, Tick
+from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.plates import Line, lines_plate
+from irg_rl.studies.settings import TeacherSettings
+from irg_rl.studies.study import Cell, Findings, Study, TextTable
+from irg_rl.studies.turns import never
+from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.noise import hashed
+from rollouts.request import Request, Text
+
+TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
+"""Arms without degradation."""
+MEANING = {
+    "cell": "the edit names another cell", "thing": "the edit puts another thing", "drop": "the edit is left out",
+    "extra": "an edit is added that puts something into an empty cell", "sight": "what is seen belongs elsewhere",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A wrong first image, what the teacher reads in it and would change."""
+
+    trajectory: Trajectory
+    reading: Reading
+    edits: list[Edit]
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.trajectory.prompt
+
+
+class Teacher(Study[TeacherSettings]):
+    name = "teacher"
+    question = "How good must a reflection be for the next image to be right?"
+    settings_type = TeacherSettings
+    needs_world = True
+
+    def __init__(self, bench: Bench, settings: TeacherSettings) -> None:
+        super().__init__(bench, settings)
+        self._held: tuple[str, list[Case]] | None = None
+
+    def cells(self) -> list[Cell]:
+        own = self.settings
+        plain = [(arm, 0.0) for arm in (TEACHER, OWN, REDRAW)]
+        places = [*plain, *((kind, amount) for kind in own.kinds for amount in own.amounts if amount > 0)]
+        return [
+            Cell({"subject": subject.label, "kind": kind, "amount": amount}, 3 * len(self.bench.prompts),
+                 self.depends(subject.label))
+            for subject in self.bench.subjects for kind, amount in places
+        ]  # fmt: skip
+
+    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        bench, subject, kind = self.bench, self.bench.subject(cell.at["subject"]), cell.at["kind"]
+        cases = self._cases_of(subject, tick)
+        sampler = subject.sampler(is_stop=never)
+        if kind == REDRAW:
+            seed = hashed(bench.seed, REDRAW) % 2**63
+            requests = [Request(c.prompt, 0, seed, think=c.trajectory.texts[0].ids) for c in cases]
+            drawn = subject.sample(sampler, requests, 1, tick)
+        else:
+            said: list[Text | None] = [None] * len(cases)
+            if kind != OWN:
+                said = [degraded(case, cases, kind, cell.at["amount"], bench.seed) for case in cases]
+            requests = [
+                Request(
+                    c.prompt, 0, bench.seed, think=c.trajectory.texts[0].ids, first_image=c.trajectory.images[0].pixels,
+                    reflections={} if text is None else {1: text},
+                )
+                for c, text in zip(cases, said)
+            ]  # fmt: skip
+            drawn = subject.sample(sampler, requests, 2, tick)
+        return [
+            {"prompt": t.prompt.id, "correct": bool(v.correct), "score": float(v.score), "said": t.texts[-1].text}
+            for t, (*_, v) in zip(drawn, bench.verdicts(drawn))
+        ]
+
+    def _cases_of(self, subject: Subject, tick: Tick) -> list[Case]:
+        """Drawn once for all cells of a checkpoint."""
+        if self._held is None or self._held[0] != subject.label:
+            asked = [Request(p, 0, self.bench.seed) for p in self.bench.prompts]
+            self._held = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
+        return self._held[1]
+
+    def findings(self, frame: Frame) -> Findings:
+        own, panels, rows = self.settings, {}, []
+        for subject in self.bench.labels:
+            found = {key: mended(part) for key, part in frame.where(subject=subject).groups("kind", "amount")}
+            amounts = sorted({0.0, *(amount for amount in own.amounts)})
+            lines = [
+                Line(kind, amounts, [found[kind if amount else TEACHER, amount] for amount in amounts])
+                for kind in own.kinds
+            ]
+            for arm in (OWN, REDRAW):
+                lines.append(Line(arm, (amounts[0], amounts[-1]), [found[arm, 0.0]] * 2, dashed=True))
+            panels[subject] = lines
+            rows += [
+                [subject, kind, f"{amount:g}", measures.words(share)] for (kind, amount), share in found.items()
+            ]  # fmt: skip
+        caption = (
+            "Wrong first images of the model, drawn again under the teacher's reflection. At 0 it is as the teacher "
+            f"writes it. Degraded: {'; '.join(f'{kind}: {MEANING[kind]}' for kind in own.kinds)}."
+        )
+        plate = lines_plate("teacher", "How good a reflection must be", caption, self.stamp(), panels,
+                            x_label="share of the reflection that is degraded", y_label="share mended")  # fmt: skip
+        told = "; ".join(f"{row[0]}, {row[1]} {row[2]}: {row[3]}" for row in rows if row[2] in ("0", "1"))
+        headings = ["checkpoint", "kind", "amount", "share mended"]
+        return Findings(told, [plate], [TextTable("By kind and amount", headings, rows)])
+
+
+def wrong_first_images(drawn: Sequence[Trajectory]) -> list[Case]:
+    """Those in which the teacher finds something to change."""
+    cases = []
+    for trajectory in drawn:
+        reading = read(trajectory.images[0].pixels.numpy())
+        rng = random.Random(hashed("teacher", trajectory.prompt.id))
+        edits = plan_edits(reading, trajectory.prompt.metadata, rng)
+        if edits:
+            cases.append(Case(trajectory, reading, edits))
+    return cases
+
+
+def mended(rows: Frame) -> Measure:
+    return measures.share(rows["correct"].astype(bool), rows["prompt"].tolist())
+
+
+def degraded(case: Case, cases: Sequence[Case], kind: str, amount: float, seed: int) -> str:
+    """The teacher's reflection, every edit degraded with probability `amount` (`extra` and `sight`: the whole text). An
+    edit that is hit at some amount is hit at every larger one."""
+    rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
+    sight, edits = sight_text(case.reading, case.prompt.metadata), []
+    for edit in case.edits:
+        hit, other = rng.random() < amount, _EDITS.get(kind, _keep)(edit, rng)
+        edits += [edit] if not hit else [] if other is None else [other]
+    whole = rng.random() < amount
+    if kind == "extra" and whole and (empty := case.reading.empty()):
+        edits.append(_invented(case, rng.choice(empty), rng))
+    if kind == "sight" and whole:
+        others = [one for one in cases if one.prompt.id != case.prompt.id] or [case]
+        lender = rng.choice(others)
+        sight = sight_text(lender.reading, lender.prompt.metadata)
+    return reflection_text(sight, edits)
+
+
+def _keep(edit: Edit, rng: random.Random) -> Edit | None:
+    return edit
+
+
+def _other_cell(edit: Edit, rng: random.Random) -> Edit | None:
+    """Where the edit lands, or what it takes away, is another cell."""
+    if edit.kind is EditKind.MOVE:
+        return replace(edit, to=rng.choice([cell for cell in CELLS if cell not in (edit.to, edit.cell)]))
+    return replace(edit, cell=rng.choice([cell for cell in CELLS if cell != edit.cell]))
+
+
+def _other_thing(edit: Edit, rng: random.Random) -> Edit | None:
+    """What the edit puts has another colour, or another shape where that is what it mends."""
+    if edit.kind is EditKind.RESHAPE:
+        return replace(edit, to=rng.choice([shape for shape in SHAPES if shape not in (edit.to, edit.thing.shape)]))
+    if edit.kind is EditKind.RECOLOR:
+        return replace(edit, to=rng.choice([color for color in COLORS if color not in (edit.to, edit.thing.color)]))
+    color = rng.choice([color for color in COLORS if color != edit.thing.color])
+    return replace(edit, thing=edit.thing._replace(color=color))
+
+
+_EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
+    "cell": _other_cell, "thing": _other_thing, "drop": lambda edit, rng: None,
+}  # fmt: skip
+
+
+def _invented(case: Case, cell: str, rng: random.Random) -> Edit:
+    """One more of something that is there, where nothing was wanted."""
+    first = case.edits[0]
+    thing = as_thing(rng.choice(case.reading.objects)) if case.reading.objects else first.thing
+    return Edit(EditKind.ADD, thing, cell, None, replace(first.defect, thing=thing))

@@ -1,0 +1,423 @@
+"""What do n turns buy? One sampling of n turns in which no stop ends a trajectory tells all: what always k turns give
+for every k <= n, what the learned stop gives (a trajectory is held where its model first said that nothing is to be
+changed), what any other stop would give, and what drawing under "nothing to change" does to a picture.
+
+That both arms can be read from one sampling holds because every random number is named by prompt, sample and turn: up
+to the first stop both are the same trajectory.
+
+Shape letters: N trajectories, T turns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from irg_rl import flow
+from irg_rl.config import GuidanceRecipe, SamplingRecipe
+from irg_rl.evaluate.intervals import Measure
+from irg_rl.evaluate.outcomes import collect
+from irg_rl.guidance import is_active
+from irg_rl.studies import measures
+from irg_rl.studies.bench import Tick
+from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.plates import Line, Plate, lines_plate
+from irg_rl.studies.settings import TurnsSettings
+from irg_rl.studies.study import Cell, Findings, Study, TextTable
+from irg_rl.trajectory import Trajectory
+from rollouts.request import Request, StopPhrase
+
+SCORED = "scored/"
+"""Columns of the scorers."""
+
+
+class Turns(Study[TurnsSettings]):
+    name = "turns"
+    question = "What do n turns buy, and when should a model stop?"
+    settings_type = TurnsSettings
+
+    def cells(self) -> list[Cell]:
+        own = self.settings
+        return [
+            Cell(
+                {"subject": subject.label, "trained_turns": subject.trained_turns, "history": history},
+                own.turns * own.samples * len(self.bench.prompts),
+                self.depends(subject.label) | {"turns": own.turns, "samples": own.samples, "scorers": own.scorers},
+            )
+            for subject in self.bench.subjects
+            for history in dict.fromkeys(subject.sampling.history if h == "own" else h for h in own.histories)
+        ]
+
+    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        bench, own, subject = self.bench, self.settings, self.bench.subject(cell.at["subject"])
+        sampler = subject.sampler(history=cell.at["history"], is_stop=never)
+        requests = [Request(p, sample, bench.seed) for p in bench.prompts for sample in range(own.samples)]
+        drawn = subject.sample(sampler, requests, own.turns, tick)
+        if bench.score is not None:
+            score_images(drawn, bench.score)
+        table = collect(
+            drawn, bench.verify, turns=own.turns, arm="always", seed=bench.seed, check_reflection=bench.check_reflection
+        )
+        passes = [draw_passes(subject.sampling, subject.evaluation.guidance, turn) for turn in range(own.turns)]
+        said = StopPhrase()
+        rows = []
+        for index, trajectory in enumerate(drawn):
+            texts, images = trajectory.texts, [image.pixels.numpy().astype(float) for image in trajectory.images]
+            for turn in range(own.turns):
+                row = {
+                    "prompt": trajectory.prompt.id, "sample": trajectory.sample, "turn": turn + 1,
+                    "task": table.tasks[index], "constraints": constraints_of(trajectory),
+                    "correct": bool(table.correct[index, turn]), "score": float(table.score[index, turn]),
+                    "stops": turn > 0 and said(texts[turn].text),
+                    "reflection_right": float(table.reflection_correct[index, turn]),
+                    "text_passes": len(texts[turn].ids) + 1, "image_passes": passes[turn],
+                    "change": float(np.abs(images[turn] - images[turn - 1]).mean()) if turn else float("nan"),
+                }  # fmt: skip
+                scored = {SCORED + name: float(values[index, turn]) for name, values in table.rewards.items()}
+                rows.append(row | scored)
+        return rows
+
+    def findings(self, frame: Frame) -> Findings:
+        arms = {_label(key): Arm(own) for key, own in frame.groups("subject", "trained_turns", "history")}
+        stamp = self.stamp(self.settings.samples)
+        prices = self.settings.prices
+        plates = [
+            _compared(arms, stamp), _accuracy(arms, stamp), _best(arms, stamp), _anytime(arms, stamp),
+            _regret(arms, prices, stamp), _transitions(arms, stamp), _drift(arms, stamp), _by_constraints(arms, stamp),
+        ]  # fmt: skip
+        told = []
+        for label, arm in arms.items():
+            first, last, stop = arm.accuracy(0), arm.accuracy(-1), share_at(arm, arm.held)
+            told.append(
+                f"{label}: {first.value:.3f} after 1 turn, {last.value:.3f} after {arm.turns}; with its own stop "
+                f"{stop.value:.3f} at {arm.renders:.2f} images"
+            )
+        return Findings("; ".join(told), [plate for plate in plates if plate is not None], _tables(arms, prices))
+
+
+def never(text: str) -> bool:
+    """No reflection ends a trajectory: the model draws again under whatever it said."""
+    return False
+
+
+def score_images(trajectories: Sequence[Trajectory], score) -> None:
+    """Sets the rewards of every image."""
+    images = [image.pixels.numpy() for t in trajectories for image in t.images]
+    found = score(images, [t.prompt for t in trajectories for _ in t.images])
+    at = 0
+    for trajectory in trajectories:
+        trajectory.rewards = {name: list(values[at : at + trajectory.turns]) for name, values in found.items()}
+        at += trajectory.turns
+
+
+def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
+    """Forward passes of the denoiser for the image of a turn: one per step, one more where text is guided, and a third
+    where a refinement is guided by the images too."""
+    times = flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1]
+    interval = guidance.interval if turn else guidance.first_interval
+    guided = sum(is_active(t, interval, guidance.text_scale) for t in times)
+    return len(times) + guided * (2 if turn and guidance.image_scale > 1 else 1)
+
+
+def constraints_of(trajectory: Trajectory) -> int:
+    """How many constraints the prompt's metadata name; 0: unknown."""
+    return int(trajectory.prompt.metadata.get("constraints", len(trajectory.prompt.metadata.get("include", []))))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The rows of one checkpoint under one history, as tables [N, T]."""
+
+    frame: Frame
+
+    def table(self, column: str) -> np.ndarray:
+        return self.frame.grid(column, ("prompt", "sample"), "turn")[0]
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        return [key[0] for key in self.frame.grid("turn", ("prompt", "sample"), "turn")[1]]
+
+    @cached_property
+    def correct(self) -> Bool[np.ndarray, "N T"]:
+        return self.table("correct").astype(bool)
+
+    @cached_property
+    def score(self) -> Float[np.ndarray, "N T"]:
+        return self.table("score")
+
+    @cached_property
+    def stops(self) -> Bool[np.ndarray, "N T"]:
+        """The text of this turn says that nothing is to be changed."""
+        return self.table("stops").astype(bool)
+
+    @property
+    def turns(self) -> int:
+        return self.correct.shape[1]
+
+    @cached_property
+    def held(self) -> Int[np.ndarray, "N"]:
+        """Column of the image that the learned stop leaves in hand."""
+        return hold(self.stops)
+
+    @cached_property
+    def learned(self) -> Bool[np.ndarray, "N T"]:
+        """Right or wrong of the image in hand after each turn, with the learned stop."""
+        held = np.stack([self.held_by(turn) for turn in range(self.turns)], axis=1)
+        return np.take_along_axis(self.correct, held, 1)
+
+    @cached_property
+    def passes(self) -> Float[np.ndarray, "N T"]:
+        """Forward passes up to and with the image of a turn. A stop costs its text too; see `spent`."""
+        return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
+
+    @property
+    def renders(self) -> float:
+        """Images per trajectory with the learned stop."""
+        return float((self.held + 1).mean())
+
+    @property
+    def scorers(self) -> list[str]:
+        return [name for name in self.frame.columns if name.startswith(SCORED)]
+
+    def accuracy(self, turn: int) -> Measure:
+        return measures.share(self.correct[:, turn], self.prompts)
+
+    def held_by(self, turn: int) -> Int[np.ndarray, "N"]:
+        """Column of the image in hand after turn `turn` (from 0) with the learned stop."""
+        return np.minimum(self.held, turn)
+
+    def spent(self, turn: int) -> Float[np.ndarray, "N"]:
+        """Forward passes that the learned stop has cost by turn `turn`, the text of the stop included."""
+        rows, held = np.arange(len(self.held)), self.held_by(turn)
+        stop_text = self.table("text_passes")[rows, np.minimum(held + 1, self.turns - 1)]
+        return self.passes[rows, held] + np.where(self.held < turn, stop_text, 0)
+
+
+def hold(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
+    """The last column before the first stop; the last column of all where there is none."""
+    return np.where(stops.any(1), stops.argmax(1) - 1, stops.shape[1] - 1)
+
+
+def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
+    """After each turn, the column of the best image up to it; of equals the first. A failed value loses to any."""
+    ranked = np.where(np.isfinite(values), values, -np.inf)
+    return np.stack([ranked[:, : turn + 1].argmax(1) for turn in range(values.shape[1])], axis=1)
+
+
+def regret(
+    score: Float[np.ndarray, "N T"], held: Int[np.ndarray, "N"], price: float
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """What the oracle stop would have had more than the stop at `held`, counted as the score less `price` per edit, and
+    how much of it lies after `held` (stopped too early); the rest lies before (too late)."""
+    value = score - price * np.arange(score.shape[1])
+    rows = np.arange(len(held))
+    lost = value.max(1) - value[rows, held]
+    return lost, np.where(value.argmax(1) > held, lost, 0.0)
+
+
+def share_at(arm: Arm, columns: Int[np.ndarray, "N"]) -> Measure:
+    return measures.share(arm.correct[np.arange(len(columns)), columns], arm.prompts)
+
+
+def _label(key: tuple) -> str:
+    subject, trained, history = key
+    return f"{subject} (trained n={trained}, history {history})"
+
+
+def _axis(arm: Arm) -> range:
+    return range(1, arm.turns + 1)
+
+
+def _compared(arms: dict[str, Arm], stamp: str) -> Plate | None:
+    """All checkpoints in one panel; nothing for a single one."""
+    if len(arms) < 2:
+        return None
+    lines = [
+        Line(label, _axis(arm), [share_at(arm, arm.held_by(turn)) for turn in range(arm.turns)])
+        for label, arm in arms.items()
+    ]
+    caption = "With the learned stop: the image in hand after at most n turns, the same prompts and noise for all."
+    return lines_plate("train-test", "Trained n against tested n", caption, stamp, {"": lines},
+                       x_label="tested turns n at most", y_label="share right", whole_x=True)  # fmt: skip
+
+
+def _accuracy(arms: dict[str, Arm], stamp: str) -> Plate:
+    panels = {
+        label: [
+            Line("always n turns", _axis(arm), [arm.accuracy(turn) for turn in range(arm.turns)]),
+            Line("learned stop", _axis(arm), [share_at(arm, arm.held_by(turn)) for turn in range(arm.turns)]),
+        ]
+        for label, arm in arms.items()
+    }
+    told = "; ".join(f"{label} stops after {arm.renders:.2f} images on average" for label, arm in arms.items())
+    caption = f"Turn 1 is the first image. {told}."
+    return lines_plate("accuracy", "Accuracy by number of turns", caption, stamp, panels,
+                       x_label="turns n (images per trajectory)", y_label="share right", whole_x=True)  # fmt: skip
+
+
+def _best(arms: dict[str, Arm], stamp: str) -> Plate:
+    panels = {}
+    for label, arm in arms.items():
+        lines = [Line("last image", _axis(arm), [arm.accuracy(turn) for turn in range(arm.turns)])]
+        ranked = {"best so far, verdict (oracle)": arm.score}
+        ranked |= {f"best so far, {name.removeprefix(SCORED)}": arm.table(name) for name in arm.scorers}
+        for number, (name, values) in enumerate(ranked.items(), 1):
+            best = best_so_far(values)
+            found = [share_at(arm, best[:, turn]) for turn in range(arm.turns)]
+            lines.append(Line(name, _axis(arm), found, dashed=number == 1))
+        panels[label] = lines
+    caption = (
+        "Always n turns; of the images so far the last is kept, or the one that the verdict itself (which nobody has) "
+        "or a scorer ranks highest. The distance to the oracle is what a better choice would save."
+    )
+    return lines_plate("best-so-far", "Last image or the best so far", caption, stamp, panels,
+                       x_label="turns n (images per trajectory)", y_label="share right", whole_x=True)  # fmt: skip
+
+
+def _anytime(arms: dict[str, Arm], stamp: str) -> Plate:
+    panels = {}
+    for label, arm in arms.items():
+        always = [measures.mean(arm.score[:, turn], arm.prompts) for turn in range(arm.turns)]
+        rows = np.arange(len(arm.held))
+        learned = [measures.mean(arm.score[rows, arm.held_by(turn)], arm.prompts) for turn in range(arm.turns)]
+        panels[label] = [
+            Line("always n turns", arm.passes.mean(0), always),
+            Line("learned stop", [arm.spent(turn).mean() for turn in range(arm.turns)], learned),
+        ]
+    caption = (
+        "Each point is one more turn. Passes: one per token and per denoising step, guidance branches counted; a stop "
+        "costs the text that says it."
+    )
+    return lines_plate("anytime", "Quality against compute", caption, stamp, panels,
+                       x_label="forward passes per trajectory (mean)", y_label="mean score")  # fmt: skip
+
+
+def _regret(arms: dict[str, Arm], prices: Sequence[float], stamp: str) -> Plate:
+    panels = {}
+    for label, arm in arms.items():
+        lost = [regret(arm.score, arm.held, price) for price in prices]
+        always = [regret(arm.score, np.full(len(arm.held), arm.turns - 1), price)[0] for price in prices]
+        once = [regret(arm.score, np.zeros(len(arm.held), int), price)[0] for price in prices]
+        panels[label] = [
+            Line("learned stop", prices, [measures.mean(all_, arm.prompts) for all_, _ in lost]),
+            Line("of it: stopped too early", prices, [measures.mean(early, arm.prompts) for _, early in lost], True, 0),
+            Line(f"always {arm.turns} turns", prices, [measures.mean(values, arm.prompts) for values in always]),
+            Line("first image only", prices, [measures.mean(values, arm.prompts) for values in once]),
+        ]
+    caption = (
+        "Score less the price of every edit, against the stop that knows all later images. 0 is perfect; the oracle "
+        "gains from luck too, so it bounds every stop that could be learned."
+    )
+    return lines_plate("stop-regret", "What a stop gives away, by the price of an edit", caption, stamp, panels,
+                       x_label="price of an edit (units of the score)", y_label="regret in units of the score",
+                       from_zero=True)  # fmt: skip
+
+
+def _transitions(arms: dict[str, Arm], stamp: str) -> Plate:
+    panels = {}
+    for label, arm in arms.items():
+        lines = []
+        for name, right, draws in (
+            ("always", arm.correct, np.ones_like(arm.stops)), ("learned stop", arm.learned, ~_stopped(arm)),
+        ):  # fmt: skip
+            turns = range(1, arm.turns)
+            mended = [measures.share(right[:, k], arm.prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
+            broken = [measures.share(~right[:, k], arm.prompts, right[:, k - 1]) for k in turns]
+            dashed, axis = name != "always", range(2, arm.turns + 1)
+            lines.append(Line(f"repair, {name}", axis, mended, dashed, 0))
+            lines.append(Line(f"damage, {name}", axis, broken, dashed, 1))
+        panels[label] = lines
+    caption = (
+        "Repair: right after this turn, of the images that were wrong before it and were drawn again. Damage: wrong "
+        "after this turn, of the images that were right before it; a stop protects an image."
+    )
+    return lines_plate("repair-damage", "Repair and damage of each turn", caption, stamp, panels, x_label="turn",
+                       y_label="share", whole_x=True, from_zero=True)  # fmt: skip
+
+
+def _stopped(arm: Arm) -> Bool[np.ndarray, "N T"]:
+    """The learned stop was said at or before this turn."""
+    return np.arange(arm.turns)[None] > arm.held[:, None]
+
+
+def _drift(arms: dict[str, Arm], stamp: str) -> Plate | None:
+    panels = {}
+    for label, arm in arms.items():
+        lines = []
+        change = arm.table("change")
+        for name, asked in (("nothing to change", arm.stops), ("a change", ~arm.stops)):
+            turns = range(1, arm.turns)
+            found = [measures.mean(change[:, turn], arm.prompts, asked[:, turn]) for turn in turns]
+            lines.append(Line(f"drawn again under “{name}”", range(2, arm.turns + 1), found))
+        panels[label] = lines
+    right = [
+        (label, measures.share(~arm.correct[:, 1:].ravel(), np.repeat(arm.prompts, arm.turns - 1).tolist(),
+                               (arm.stops[:, 1:] & arm.correct[:, :-1]).ravel()))
+        for label, arm in arms.items()
+    ]  # fmt: skip
+    told = "; ".join(f"{label}: {measures.words(measure)}" for label, measure in right)
+    caption = (
+        "Mean absolute difference to the image before, when the model draws again whatever it said. Right images that "
+        f"a redrawing under “nothing to change” breaks: {told}."
+    )
+    return lines_plate("drift", "Drift under “nothing to change”", caption, stamp, panels, x_label="turn",
+                       y_label="pixel change of 255", whole_x=True, from_zero=True)  # fmt: skip
+
+
+def _by_constraints(arms: dict[str, Arm], stamp: str) -> Plate:
+    panels = {}
+    for label, arm in arms.items():
+        number = arm.table("constraints")[:, 0]
+        lines = []
+        for count in sorted(set(number.tolist())):
+            own = number == count
+            found = [measures.share(arm.correct[:, turn], arm.prompts, own) for turn in range(arm.turns)]
+            lines.append(Line(f"{count} (n={int(own.sum())})", _axis(arm), found))
+        panels[label] = lines
+    caption = "Always n turns, by the number of constraints that the prompt names."
+    return lines_plate("constraints", "Accuracy by number of constraints", caption, stamp, panels,
+                       x_label="turns n (images per trajectory)", y_label="share right", whole_x=True)  # fmt: skip
+
+
+def _tables(arms: dict[str, Arm], prices: Sequence[float]) -> list[TextTable]:
+    turns = max(arm.turns for arm in arms.values())
+    rows = []
+    for label, arm in arms.items():
+        over = range(arm.turns)
+        own, first = arm.learned, arm.correct[:, 0]
+        lines = {
+            "always n: right": [arm.accuracy(turn) for turn in over],
+            f"learned stop: right ({arm.renders:.2f} images)": [measures.share(own[:, k], arm.prompts) for k in over],
+            "learned stop: images": [measures.mean(arm.held_by(turn) + 1.0, arm.prompts) for turn in over],
+            "always n: damage to a right first image": [
+                measures.share(~arm.correct[:, turn], arm.prompts, first) for turn in over
+            ],
+            "learned stop: damage to a right first image": [
+                measures.share(~own[:, turn], arm.prompts, first) for turn in over
+            ],
+        }
+        rows += [[label, name, *map(measures.words, found)] for name, found in lines.items()]
+        gained = [measures.gain(own[:, turn], arm.correct[:, turn], arm.prompts) for turn in over]
+        rows.append([label, "learned stop − always n", *(measures.words(one, "+.3f") for one in gained)])
+    headings = ["checkpoint", "", *(f"n={turn + 1}" for turn in range(turns))]
+    priced = []
+    for label, arm in arms.items():
+        for price in prices:
+            value = arm.score - price * np.arange(arm.turns)
+            held = value[np.arange(len(arm.held)), arm.held]
+            best = int(value.mean(0).argmax())
+            priced.append([
+                label, f"{price:g}", measures.words(measures.mean(held, arm.prompts)),
+                measures.words(measures.mean(value[:, -1], arm.prompts)),
+                f"n={best + 1}: {measures.words(measures.mean(value[:, best], arm.prompts))}",
+                measures.words(measures.mean(value.max(1), arm.prompts)),
+            ])  # fmt: skip
+    columns = ["checkpoint", "price of an edit", "learned stop", f"always {turns}", "best fixed n", "oracle stop"]
+    return [
+        TextTable(
+            "Train-n x test-n", headings, rows, "95 % intervals; the difference is paired over prompts."
+        ),
+        TextTable("Score less the price of edits", columns, priced, "Bootstrap over prompts."),
+    ]

@@ -1,0 +1,106 @@
+"""Studies that train: what a cell changes, and what is read from the forks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from irg_rl.config import load_recipe
+from irg_rl.errors import InputError
+from irg_rl.studies.forks import Trained, by_turn, gained
+from irg_rl.studies.frame import Frame, read_table, write_rows
+from irg_rl.studies.modality import Modality
+from irg_rl.studies.modes import ALL, FULL_ONLY, Modes, mode_of, modes_of
+from irg_rl.studies.settings import ForkSettings, ModesSettings
+from tests.evaluate.tables import build
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+BEFORE = [[1, 0], [0, 0], [0, 1], [0, 0]]
+
+
+def with_recipe(bench, recipe):
+    (subject,) = bench.subjects
+    return type(bench)(**vars(bench) | {"subjects": [type(subject)(**vars(subject) | {"recipe": recipe})]})
+
+
+def measured(study, tmp_path) -> Frame:
+    rows = [cell.at | row for cell in study.cells() for row in study.measure(cell, lambda units: None)]
+    write_rows(tmp_path / "rows.parquet", rows, {})
+    return Frame.of(read_table(tmp_path / "rows.parquet"))
+
+
+def test_every_modality_and_seed_is_a_fork_of_its_own(bench):
+    plans = Modality(bench, ForkSettings(seeds=[0, 3])).plans()
+    assert len(plans) == 10 and not any(plan.anew for plan in plans.values())
+    assert plans["text only", 3].changes == {"rl.context_grad": "full", "rl.image_weight": 0.0, "rl.seed": 3}
+    assert plans["joint, context detached", 0].changes["rl.context_grad"] == "detached"
+
+
+def test_seeds_are_pooled_and_gains_paired_with_what_each_fork_began_with(bench, tmp_path):
+    """`joint` mends two of four at the last turn, `image only` none; seeds agree."""
+    names = []
+
+    def train(name, plan):
+        names.append(name)
+        better = [[1, 1], [0, 1], [0, 1], [0, 0]] if not set(plan.changes) & {"rl.text_weight"} else BEFORE
+        return Trained(build(BEFORE), build(better))
+
+    frame = measured(Modality(bench, ForkSettings(seeds=[0, 1]), train), tmp_path)
+    assert len(set(names)) == 10 and all("/" not in name and " " not in name for name in names)
+    gains = gained(frame, None)
+    assert (gains["joint"].value, gains["image only"].value) == (0.5, 0) and gains["joint"].n == 4
+    assert [(m.value, m.n) for m in by_turn(frame)["joint"]] == [(0.25, 8), (0.75, 8)]
+    findings = Modality(bench, ForkSettings(seeds=[0, 1])).findings(frame)
+    assert "joint +0.500" in findings.headline and "seeds of RL 0, 1" in findings.plates[0].svg.decode()
+
+
+def test_another_recipe_is_another_fork(bench):
+    other = bench.subjects[0].recipe.model_copy(update={"seed": 5})
+    one, two = (Modality(b, ForkSettings()) for b in (bench, with_recipe(bench, other)))
+    digests = [[cell.digest("modality") for cell in study.cells()] for study in (one, two)]
+    assert not set(digests[0]) & set(digests[1])
+
+
+def test_modes_are_left_out_of_both_stages_wherever_their_rows_lie(bench):
+    recipe = load_recipe(CONFIGS / "shapes.yaml")
+    study = Modes(with_recipe(bench, recipe), ModesSettings())
+    plans = {arm: plan for (arm, _), plan in study.plans().items()}
+    assert len(modes_of(recipe)) == 6 and len(plans) == 8 and all(plan.anew for plan in plans.values())
+    assert plans[ALL].changes["rl"] is None
+
+    def folders(arm: str) -> set[str]:
+        sources = [s for key, value in plans[arm].changes.items() if key.endswith("sources") for s in value]
+        return {source["folder"] for source in sources}
+
+    everything = folders(ALL)
+    assert everything - folders("without improving_full") == {"improving_full_learning", "own/improving_full_learning"}
+    assert {mode_of(folder) for folder in folders(FULL_ONLY)} == {
+        None, "initial_full_learning", "improving_full_learning"
+    }  # fmt: skip
+    base = {folder for folder in everything if mode_of(folder) is None}
+    assert base and all(base <= folders(arm) for arm in plans)
+
+
+def test_modes_are_held_against_all_of_them(bench, tmp_path):
+    recipe = load_recipe(CONFIGS / "shapes.yaml")
+
+    def train(name, plan):
+        whole = "all-modes" in name
+        return Trained(None, build([[1, int(whole)], [0, int(whole)], [0, 1], [0, 0]]))
+
+    study = Modes(with_recipe(bench, recipe), ModesSettings(without=["improving_full_learning"]), train)
+    frame = measured(study, tmp_path)
+    assert frame.values("arm") == [ALL, FULL_ONLY, "without improving_full"]
+    assert gained(frame, ALL)[FULL_ONLY].value == pytest.approx(-0.5) and gained(frame, ALL)[ALL].value == 0
+    assert np.isin(frame["when"], ["after"]).all()
+    assert "without improving_full -0.500" in study.findings(frame).headline
+
+
+def test_one_run_is_forked_and_a_mode_that_is_not_there_is_named(bench):
+    with pytest.raises(InputError, match="forks one run: name one, not 2"):
+        Modality(type(bench)(**vars(bench) | {"subjects": list(bench.subjects) * 2}), ForkSettings())
+    recipe = load_recipe(CONFIGS / "shapes.yaml")
+    with pytest.raises(InputError, match="unknown arm 'text'; did you mean text only"):
+        Modality(bench, ForkSettings(arms=["text"])).plans()
+    with pytest.raises(InputError, match="no stage draws from mode 'improving'"):
+        Modes(with_recipe(bench, recipe), ModesSettings(without=["improving"])).plans()
