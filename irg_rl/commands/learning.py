@@ -35,22 +35,23 @@ class Published:
 
 
 def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
-    rl, sampling = recipe.rl, recipe.sampling
+    rl, sampling = recipe.rl, recipe.rl_sampling
     loss = RLLossSettings(
         text_loss=rl.text_loss, clip_text=rl.clip_text, clip_image=rl.clip_image, ratio_norm=rl.ratio_norm,
         text_weight=rl.text_weight, image_weight=rl.image_weight, kl_text=rl.kl_text, kl_image=rl.kl_image,
-        max_text_tokens=sampling.max_text_tokens,
+        max_text_tokens=sampling.max_text_tokens, forward_process=rl.forward_process,
     )  # fmt: skip
     return LearnerSettings(
         folder=folder,
         engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
         loss=loss,
-        law=sampling_law(sampling, rl.noise, recipe.engine.dtype),
+        law=sampling_law(sampling, rl.noise if rl.trains_steps else None, recipe.engine.dtype),
         lora=adapters_of(rl),
         seed=recipe.rl_seed,
         threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
         device=recipe.engine.device,
         system_prompt=sampling.system_prompt,
+        shift=sampling.shift,
         max_pack_tokens=rl.max_pack_tokens,
         minibatches=rl.minibatches,
         context_grad=rl.context_grad,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from irg_rl.config import Dropout, Recipe, Stage
+from irg_rl.config import Dropout, GuidanceRecipe, Recipe, Stage
 from irg_rl.flow import bagel_grid
 from irg_rl.guidance import is_active
 from irg_rl.learner.replay import Replay
@@ -63,8 +63,10 @@ class Sizes:
 
 
 def trained_steps(recipe: Recipe) -> int:
-    """Denoising steps of an image that RL trains."""
-    return len(window(recipe.rl.noise, recipe.sampling.points, seed=0, iteration=0))
+    """Denoising steps, or noise levels, of an image that RL trains."""
+    if recipe.rl.forward_process is not None:
+        return recipe.rl.forward_process.times_per_image
+    return len(window(recipe.rl.noise, recipe.rl_sampling.points, seed=0, iteration=0))
 
 
 def longest_trajectory(recipe: Recipe) -> Trajectory:
@@ -148,8 +150,8 @@ class Sampled:
     images: Load
 
     @classmethod
-    def of(cls, recipe: Recipe, turns: int, guided: bool) -> "Sampled":
-        """`guided`: with the guidance of evaluation, as in evaluation and `generate`."""
+    def of(cls, recipe: Recipe, turns: int, points: int, guidance: GuidanceRecipe | None) -> "Sampled":
+        """`points`: of the time grid."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS
@@ -169,7 +171,7 @@ class Sampled:
                 context = base + looked_at
             text += Load(und=written, logits=written, pairs=written * (context + written // 2))
             context += written
-            branches = _branches(recipe, turn, guided)
+            branches = _branches(bagel_grid(points, sampling.shift).tolist()[:-1], turn, guidance)
             velocities += branches
             images += Load(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy)) * branches
             longest = max(longest, context)
@@ -177,12 +179,10 @@ class Sampled:
         return cls(written * turns, prefills, velocities, longest, text, images)
 
 
-def _branches(recipe: Recipe, turn: int, guided: bool) -> int:
+def _branches(times: list[float], turn: int, guidance: GuidanceRecipe | None) -> int:
     """Model calls that draw one image."""
-    times = bagel_grid(recipe.sampling.points, recipe.sampling.shift).tolist()[:-1]
-    if not guided:
+    if guidance is None:
         return len(times)
-    guidance = recipe.evaluation.guidance
     interval = guidance.interval if turn else guidance.first_interval
     active = sum(is_active(t, interval, guidance.text_scale) for t in times)
     return len(times) + active * (1 + (turn > 0 and guidance.image_scale > 1))

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 
-from irg_rl.config import LoraRecipe
+from irg_rl.config import AWMRecipe, LoraRecipe, NFTRecipe
 from irg_rl.learner import checkpoint, old_policy, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
+from irg_rl.learner.forward_process import noised
 from irg_rl.learner.lora import load_trainable, served
+from irg_rl.learner.old_weights import OldWeights
 from irg_rl.learner.process_group import Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
 from irg_rl.learner.reduce import gather_objects
@@ -40,6 +42,7 @@ class LearnerSettings:
     threads: int = 1
     device: str = "cpu"
     system_prompt: str = ""
+    shift: float = 1.0  # of the noise levels that NFT and AWM train at
     max_pack_tokens: int = 8192
     minibatches: int = 1  # optimizer steps per batch of groups
     context_grad: str = "full"  # detached: the image loss stops at what the noise blocks see
@@ -81,9 +84,15 @@ class Learner:
             held.model, settings.engine, idle_pack(config, special), self.place,
             {"context_grad": settings.context_grad},
         )  # fmt: skip
-        self.ema = None
+        self.ema = self.old = None
         if settings.ema_decay is not None:
             self.ema = EMA(self.engine.state().changing(), settings.ema_decay)
+        if self._forward_process is not None:
+            self.old = OldWeights(self.engine.state().changing(), self._forward_process.old)
+
+    @property
+    def _forward_process(self) -> NFTRecipe | AWMRecipe | None:
+        return self.settings.loss.forward_process
 
     def check_ratio(self, *groups: Group) -> list[dict]:
         """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
@@ -103,9 +112,9 @@ class Learner:
         """
         if not self._checked:
             raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
-        trajectories = self._trainable(groups)
+        trajectories = self._trainable(self._noised(groups))
         old = old_policy.sampled(trajectories)
-        if self.settings.engine.precision == "bf16":
+        if self.settings.engine.precision == "bf16" and self.old is None:
             old = old_policy.recompute(self.engine, self._packs(trajectories), trajectories, self.settings.law)
         probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
         metrics: dict[str, float] = {}
@@ -118,6 +127,8 @@ class Learner:
                 metrics |= {f"grad_norm/{name}": value for name, value in norms.items()}
             results.append(self.engine.step(packs, joint, joint.denominators()))
             self._average(results[-1])
+        if self.old is not None:
+            self.old.update(self.engine.state().changing())
         return metrics | summary(results)
 
     def dump(self, folder: str, *groups: Group) -> None:
@@ -126,9 +137,13 @@ class Learner:
             save_groups(Path(folder), groups)
 
     def publish(self, version: int) -> Publication | None:
-        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base."""
+        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base. Under NFT and AWM the
+        old ones, whose samples the loss is about."""
         state = self.engine.state()
-        weights = served(dict(state.weights() if self.settings.lora is None else state.changing()))
+        weights = dict(state.weights() if self.settings.lora is None else state.changing())
+        if self.old is not None:  # copies, for the old weights go on changing in place
+            weights |= {name: tensor.clone() for name, tensor in self.old.weights.items()}
+        weights = served(weights)
         return publish(weights.items(), version) if self.place.rank == 0 else None
 
     def average(self) -> dict[str, torch.Tensor]:
@@ -143,7 +158,7 @@ class Learner:
 
         Raises CheckpointError on every rank when rank 0 cannot write.
         """
-        tensors, words = training_state.capture(self.engine, self.ema)
+        tensors, words = training_state.capture(self.engine, self.ema, self.old)
         outcome = ""
         if self.place.rank == 0:
             snapshot.tensors |= tensors
@@ -161,7 +176,7 @@ class Learner:
         """Continues from a checkpoint, ratio check included; returns what could not be restored."""
         snapshot = checkpoint.load(Path(path))
         self._checked = True
-        return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema)
+        return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
 
     def stats(self) -> dict[str, float]:
         """Counters of this rank."""
@@ -177,6 +192,12 @@ class Learner:
         ratio_check.require_law(trajectories, self.settings.law)
         return trajectories
 
+    def _noised(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """Under NFT and AWM, the groups with images noised afresh for this update."""
+        if self.old is None:
+            return groups
+        return noised(groups, self._forward_process, self.settings.shift, self.settings.seed, self.old.updates)
+
     def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
         return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
 
@@ -185,9 +206,15 @@ class Learner:
     ) -> tuple[JointLoss, list[ReplayPack]]:
         """Loss and packs of one minibatch. `own` is a slice of `trajectories`, whose numbering `old` uses."""
         replays = self._packs(own)
-        first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
-        joint = JointLoss(self.settings.loss, self.settings.law, replays, own, old.shifted(first), self._reference)
-        return joint, replays
+        if self.old is None:
+            first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
+            before = old.shifted(first)
+        else:
+            recomputes = self.settings.engine.precision == "bf16"
+            before = old_policy.of_weights(
+                self.engine, self.old.weights, replays, own, self.settings.law, recomputes
+            )
+        return JointLoss(self.settings.loss, self.settings.law, replays, own, before, self._reference), replays
 
     def _average(self, result: StepResult) -> None:
         if self.ema is None or not result.applied:
