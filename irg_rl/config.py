@@ -37,7 +37,7 @@ STAGES = (
 )  # fmt: skip
 """What a run goes through, in order, and the two that `irg-rl baseline` adds: the keys of `budget_minutes`."""
 
-FORWARD_PROCESS = ("nft", "awm")
+ON_DRAWN_IMAGES = ("nft", "awm", "dpo")
 """Algorithms that train on drawn images, noised afresh; each has a section of its name in `rl`."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -328,14 +328,13 @@ class OldPolicyRecipe(Section):
         return 0.0 if update < self.flat else min(self.slope * (update - self.flat), self.most)
 
 
-class ForwardProcessRecipe(Section):
-    """What NFT and AWM share: drawn images are noised afresh and the velocity there is trained."""
+class NoisingRecipe(Section):
+    """What nft, awm and dpo share: drawn images are noised afresh and the velocity there is trained."""
 
     times_per_image: Positive = 4
     """Noise levels of every image in an update, one from each equal part of the (shifted) range."""
     time_range: tuple[float, float] = (0.02, 1.0)
     """Smallest and largest noise level, 1 is noise."""
-    old: OldPolicyRecipe = OldPolicyRecipe()
 
     @field_validator("time_range")
     @classmethod
@@ -346,9 +345,10 @@ class ForwardProcessRecipe(Section):
         return span
 
 
-class NFTRecipe(ForwardProcessRecipe):
+class NFTRecipe(NoisingRecipe):
     """DiffusionNFT, arXiv 2509.16117."""
 
+    old: OldPolicyRecipe = OldPolicyRecipe()
     beta: Rate = 1.0
     """How far the velocities of the good and of the bad policy lie from the old one; .1 in the paper's multi-reward
     runs."""
@@ -356,15 +356,31 @@ class NFTRecipe(ForwardProcessRecipe):
     """Advantage at which a sample counts as good for certain."""
 
 
-class AWMRecipe(ForwardProcessRecipe):
+class AWMRecipe(NoisingRecipe):
     """Advantage-weighted matching, arXiv 2509.25050."""
 
+    old: OldPolicyRecipe = OldPolicyRecipe()
     weight: Literal["uniform", "t", "t2", "huber", "ghuber"] = "uniform"
     """Of a time's matching error in the log-probability that it stands for."""
     power: Rate = 0.25
     """weight ghuber: its exponent."""
     clip: Rate = 1.0
     """Clip range of the ratio to the old policy."""
+
+
+class DPORecipe(NoisingRecipe):
+    """DPO on texts and images after a fork, arXiv 2305.18290 and 2311.12908; the reference are the first weights of the
+    stage."""
+
+    kind: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    beta_text: Rate = 0.1
+    """Of the log-ratio of a whole answer's texts; with kind ipo, of its mean over tokens."""
+    beta_image: Rate = 100.0
+    """Of the difference of squared velocity errors, means over an image's numbers; raise it where the loss jumps."""
+    tie: float = Field(0.05, ge=0)
+    """Siblings whose rewards differ by no more are no pair: set it to the noise of the judge."""
+    pairs_per_fork: Positive = 1
+    """Best against worst, second best against second worst, ..."""
 
 
 class ScorerRecipe(Section):
@@ -430,13 +446,19 @@ class RLRecipe(Section):
     seed: Seed | None = None
     """Seed of RL: the order of its prompts and every random number of its samples. None: the recipe's. World, SFT and
     evaluation keep the recipe's, so that several seeds of RL share them (`irg-rl fork`)."""
-    algorithm: Literal["grpo", "nft", "awm"] = Field("grpo", exclude_if=lambda name: name == "grpo")
+    algorithm: Literal["grpo", "nft", "awm", "dpo"] = Field("grpo", exclude_if=lambda name: name == "grpo")
     """What images are trained with: their noisy denoising steps (grpo), or fresh noisings of what was drawn, whichever
-    way it was drawn (nft, awm). Texts are trained with `text_loss` under each."""
+    way it was drawn (nft, awm); texts with `text_loss`. dpo trains both by preference: where siblings part, the one
+    with the best last image against the one with the worst."""
     nft: NFTRecipe | None = Field(None, exclude_if=lambda section: section is None)
     """algorithm nft: its settings; None: the defaults."""
     awm: AWMRecipe | None = Field(None, exclude_if=lambda section: section is None)
     """algorithm awm: its settings; None: the defaults."""
+    dpo: DPORecipe | None = Field(None, exclude_if=lambda section: section is None)
+    """algorithm dpo: its settings; None: the defaults."""
+    rollouts: str | None = Field(None, exclude_if=lambda folder: folder is None)
+    """algorithm dpo: folder of scored groups to learn from, as `irg-rl rollout` or a run's `dump_every` writes it;
+    None: the run samples."""
     updates: Positive = 60
     groups: Positive = 8
     """Prompts per update."""
@@ -462,9 +484,9 @@ class RLRecipe(Section):
     kl_text: float = Field(0.0, ge=0)
     kl_image: float = Field(0.0, ge=0)
     noise: NoiseRecipe | None = NoiseRecipe()
-    """Stochastic denoising steps, which grpo trains; None (nft, awm): images are drawn without noise."""
+    """Stochastic denoising steps, which grpo trains; None (not with grpo): images are drawn without noise."""
     guidance: GuidanceRecipe | None = Field(None, exclude_if=lambda guidance: guidance is None)
-    """nft, awm: guidance of the images that are drawn for training; texts are never guided."""
+    """Not with grpo: guidance of the images that are drawn for training; texts are never guided."""
     points: Annotated[int, Field(ge=2)] | None = Field(None, exclude_if=lambda points: points is None)
     """Time points of the flow in RL; None: those of `sampling`."""
     optimizer: OptimizerRecipe = OptimizerRecipe(lr=5e-5, betas=(0.9, 0.95))
@@ -489,14 +511,19 @@ class RLRecipe(Section):
     @classmethod
     def section_of_the_algorithm(cls, data: Any) -> Any:
         """The algorithm's settings are written down, defaults too."""
-        if not isinstance(data, Mapping) or data.get("algorithm") not in FORWARD_PROCESS:
+        if not isinstance(data, Mapping) or data.get("algorithm") not in ON_DRAWN_IMAGES:
             return data
         return data if data.get(data["algorithm"]) is not None else {**data, data["algorithm"]: {}}
 
     @property
     def forward_process(self) -> NFTRecipe | AWMRecipe | None:
-        """Settings of an algorithm that trains on images noised afresh."""
+        """Settings of nft or awm."""
         return {"nft": self.nft, "awm": self.awm}.get(self.algorithm)
+
+    @property
+    def noising(self) -> NoisingRecipe | None:
+        """Settings of an algorithm that noises drawn images afresh."""
+        return {"nft": self.nft, "awm": self.awm, "dpo": self.dpo}.get(self.algorithm)
 
     @property
     def trains_steps(self) -> bool:
@@ -505,26 +532,35 @@ class RLRecipe(Section):
 
     def problems(self) -> list[str]:
         """Settings that say nothing under the algorithm, or that it cannot do without."""
+        name = self.algorithm
         problems = [
-            f"rl.{name} has no effect with rl.algorithm {self.algorithm}: set rl.{name}=null, or rl.algorithm={name}"
-            for name in FORWARD_PROCESS
-            if name != self.algorithm and vars(self)[name] is not None
+            f"rl.{other} has no effect with rl.algorithm {name}: set rl.{other}=null, or rl.algorithm={other}"
+            for other in ON_DRAWN_IMAGES
+            if other != name and vars(self)[other] is not None
         ]
-        guided = self.guidance is not None and self.guidance.image_scale > 1 >= self.guidance.text_scale
-        if guided:
+        if self.guidance is not None and self.guidance.image_scale > 1 >= self.guidance.text_scale:
             problems.append("rl.guidance.image_scale has no effect without text guidance: set text_scale above 1")
-        if self.forward_process is None:
-            if self.noise is None:
-                problems.append("rl.algorithm grpo trains noisy denoising steps: give rl.noise, or take nft or awm")
-            if self.guidance is not None:
-                problems.append(
-                    "rl.guidance: no single forward replays a guided step, which rl.algorithm grpo has to do; leave it "
-                    "out, or take nft or awm, which train on the drawn images"
-                )
-        elif self.ratio_norm:
-            problems.append(f"rl.ratio_norm has no effect with rl.algorithm {self.algorithm}: no step is replayed")
+        if self.trains_steps and self.noise is None:
+            problems.append(f"rl.algorithm {name} trains noisy denoising steps: give rl.noise, or take nft, awm or dpo")
+        if self.trains_steps and self.guidance is not None:
+            problems.append(
+                f"rl.guidance: no single forward replays a guided step, which rl.algorithm {name} has to do; leave it "
+                "out, or take nft, awm or dpo, which train on the drawn images"
+            )
+        if self.ratio_norm and not self.trains_steps:
+            problems.append(f"rl.ratio_norm has no effect with rl.algorithm {name}: no step is replayed")
         if self.forward_process is not None and not self.image_weight:
-            problems.append(f"rl.image_weight 0 leaves rl.algorithm {self.algorithm} nothing to do: take grpo")
+            problems.append(f"rl.image_weight 0 leaves rl.algorithm {name} nothing to do: take grpo")
+        if name == "dpo":
+            problems += [
+                f"rl.{kl} has no effect with rl.algorithm dpo, whose own reference holds the policy: set it to 0"
+                for kl in ("kl_text", "kl_image")
+                if vars(self)[kl]
+            ]
+        elif self.rollouts is not None:
+            problems.append(
+                f"rl.rollouts: rl.algorithm {name} learns from samples of its own policy; take dpo, or leave it out"
+            )
         return problems
 
 

@@ -169,6 +169,9 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.algorithm=awm", "rl.ratio_norm=true"], "rl.ratio_norm has no effect with rl.algorithm awm"),
     (["rl.algorithm=nft", "rl.image_weight=0"], "rl.image_weight 0 leaves rl.algorithm nft nothing to do"),
     (["rl.algorithm=nft", "rl.guidance={image_scale: 2}"], "rl.guidance.image_scale has no effect without text"),
+    (["rl.algorithm=dpo", "rl.kl_text=0.1"], "rl.kl_text has no effect with rl.algorithm dpo, whose own reference"),
+    (["rl.rollouts=x"], "rl.rollouts: rl.algorithm grpo learns from samples of its own policy; take dpo"),
+    (["rl.dpo={tie: 0}"], "rl.dpo has no effect with rl.algorithm grpo"),
     (["rl.points=3"], "rl.noise.window_range [0, 3) must lie in [0, rl.points - 1 = 2)"),
     (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
 ])  # fmt: skip
@@ -311,12 +314,17 @@ def test_every_recipe_loads_and_survives_being_written_down(path, tmp_path):
     assert recipe.name == path.stem and recipe.description
 
 
-@pytest.mark.parametrize("name", ["shapes-nft"])
+@pytest.mark.parametrize("name", ["shapes-nft", "shapes-dpo"])
 def test_recipes_that_differ_in_rl_alone_are_forks_of_one_run(name):
     """A run of shapes.yaml forked with the other recipe's `rl` is a run of the other recipe."""
     here, there = (load_recipe(CONFIGS / f"{one}.yaml").model_dump(mode="json") for one in ("shapes", name))
     assert here.keys() == there.keys()
     assert {key for key in here if here[key] != there[key]} == {"name", "description", "rl"}
+
+
+def test_shapes_grpo_is_shapes_by_another_name():
+    here, there = (load_recipe(CONFIGS / f"{one}.yaml").model_dump(mode="json") for one in ("shapes", "shapes-grpo"))
+    assert {key for key in here if here[key] != there[key]} == {"name", "description"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 from ray import ObjectRef
 
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
+from irg_rl.commands.critic import preferences_of
 from irg_rl.commands.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.commands.run import Run
 from irg_rl.commands.supervise import engine_settings
@@ -19,7 +21,7 @@ from irg_rl.learner.actor import Learner, LearnerSettings
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.learner.policy import sampling_law
 from irg_rl.learner.rl_loss import RLLossSettings
-from irg_rl.records import step_folder
+from irg_rl.records import WORDS, group_folders, step_folder
 
 WARM_UP_S = 300.0
 """Longest start of the ranks: imports, model, optimizer."""
@@ -56,13 +58,21 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
         minibatches=rl.minibatches,
         context_grad=rl.context_grad,
         ema_decay=rl.ema_decay,
+        preferences=preferences_of(recipe),
+        offline=rl.rollouts is not None,
         probe_every=rl.probe_every,
         collective_timeout=recipe.engine.deadline_s,
     )
 
 
 def fingerprint(run: Run) -> str:
-    """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them."""
+    """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them. Of the rollouts,
+    where RL learns from a folder."""
+    if run.recipe.rl.rollouts is not None:
+        total = hashlib.sha256()
+        for folder in group_folders(Path(run.recipe.rl.rollouts)):
+            total.update((folder / WORDS).read_bytes())
+        return total.hexdigest()[:12]
     return hashlib.sha256(rl_prompts_file(run).read_bytes()).hexdigest()[:12]
 
 

@@ -64,8 +64,8 @@ class Sizes:
 
 def trained_steps(recipe: Recipe) -> int:
     """Denoising steps, or noise levels, of an image that RL trains."""
-    if recipe.rl.forward_process is not None:
-        return recipe.rl.forward_process.times_per_image
+    if (noising := recipe.rl.noising) is not None:
+        return noising.times_per_image
     return len(window(recipe.rl.noise, recipe.rl_sampling.points, seed=0, iteration=0))
 
 
@@ -88,7 +88,8 @@ def replay_packs(recipe: Recipe) -> list[Pack]:
     replay = Replay(
         recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
     )
-    count = -(-rl.groups * rl.group_size // rl.minibatches)
+    trained = rl.groups * (rl.group_size if rl.dpo is None else 2 * rl.dpo.pairs_per_fork)
+    count = -(-trained // rl.minibatches)
     longest = longest_trajectory(recipe)
     trajectories = [replace(longest, segments=[replace(s) for s in longest.segments]) for _ in range(count)]
     return [made.pack for made in replay.packs(trajectories, 0, recipe.engine.learner_ranks)]

@@ -173,6 +173,8 @@ class Plan:
         rl, found = self.recipe.rl, {"trained": 1}
         if rl.forward_process is not None:
             found["old policy"] = 1
+        elif rl.dpo is not None:
+            found["first weights"] = 1
         elif self.recipe.engine.dtype == "bf16":
             found["old log-probabilities"] = 1
         if rl.kl_text > 0 or rl.kl_image > 0:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from irg_rl import flow
-from irg_rl.config import AWMRecipe, ForwardProcessRecipe, NFTRecipe
+from irg_rl.config import AWMRecipe, NFTRecipe, NoisingRecipe
 from irg_rl.losses import preference
 from irg_rl.losses.flow import log_ratio, policy_loss
 from irg_rl.streams import stream
@@ -30,7 +30,7 @@ from irg_rl.trajectory import Group, ImageSegment
 
 
 def noised(
-    groups: Sequence[Group], settings: ForwardProcessRecipe, shift: float, seed: int, update: int
+    groups: Sequence[Group], settings: NoisingRecipe, shift: float, seed: int, update: int
 ) -> list[Group]:
     """The groups with fresh noisings in place of denoising steps; images without an advantage have none.
 
@@ -60,7 +60,7 @@ def noised(
 
 def _noised(
     image: ImageSegment,
-    settings: ForwardProcessRecipe,
+    settings: NoisingRecipe,
     shift: float,
     name: tuple[int, ...],
     known: dict[int, ImageSegment],
