@@ -57,7 +57,7 @@ def group_folders(folder: Path) -> list[Path]:
     """Folders of groups: the given one, or those in it, in order of their names. InputError when there is none."""
     found = sorted(path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp"))
     if not found:
-        raise InputError(f"{folder}: no groups ({WORDS}); `irg-rl rollout` and runs with rl.dump_every make such folders")
+        raise InputError(f"{folder}: no groups ({WORDS}); `irg-rl rollout` and rl.dump_every make such folders")
     return found
 
 

@@ -38,8 +38,8 @@ def test_further_pairs_come_from_the_inside():
 
 
 def test_near_ties_are_left_out_and_counted():
-    for values, ties in (([0.5, 0.5], 1), ([0.5, 0.55], 1), ([0.5, 0.56], 0)):
-        pairs = find_pairs(plain(2), values, tie=0.05)
+    for values, ties in (([0.5, 0.5], 1), ([0.5, 0.75], 1), ([0.5, 0.76], 0)):
+        pairs = find_pairs(plain(2), values, tie=0.25)
         assert (len(pairs.found), pairs.ties) == (1 - ties, ties)
     assert find_pairs(plain(4), [0.0, 1.0, 0.5, 0.52], 0.05, per_fork=2).ties == 1
 

@@ -1,11 +1,15 @@
 """The critic on groups made by hand, with scorers whose answers are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from irg_rl import credit
 from irg_rl.commands.critic import CreditSettings, Critic
 from irg_rl.commands.reinforce import summary
+from irg_rl.config import DPORecipe
+from irg_rl.learner.dpo import Preferences
 from irg_rl.trajectory import Group
 from tests.test_credit import PROMPT, sample
 
@@ -52,3 +56,14 @@ def test_what_the_scorers_cost_and_how_often_they_failed_reaches_the_metrics():
     metrics = summary(verdicts)
     assert metrics["reward/flaky/images"] == 8 and metrics["reward/flaky/failed"] == 2
     assert metrics["reward/brightness/seconds_per_image"] >= 0 and metrics["dropped_samples"] == 2
+
+
+def test_under_dpo_pairs_decide_what_is_trained_and_a_group_of_ties_is_dead():
+    preferences = Preferences(DPORecipe(tie=0.1), {"brightness": 1.0}, "sum")
+    judge = critic(BRIGHTNESS)
+    judge.settings = replace(judge.settings, preferences=preferences)
+    verdict, group = judge.score_group(painted([51, 102], [0, 51], [51, 76]))
+    assert not verdict.dead and not verdict.empty
+    assert [{segment.advantage for segment in t.segments} for t in group.trajectories] == [{1.0}, {-1.0}, {None}]
+    verdict, _ = judge.score_group(painted([51, 102], [0, 90]))
+    assert verdict.dead and verdict.empty
