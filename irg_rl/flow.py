@@ -38,7 +38,7 @@ def bagel_grid(points: int, shift: float) -> Float[Tensor, "points"]:
     """
     if points < 2:
         raise ValueError(f"a time grid needs at least 2 points (t = 1 and t = 0), got {points}")
-    return _shifted(torch.linspace(1, 0, points, dtype=torch.float32), shift)
+    return shifted(torch.linspace(1, 0, points, dtype=torch.float32), shift)
 
 
 def diffusers_grid(steps: int, shift: float) -> Float[Tensor, "steps+1"]:
@@ -49,8 +49,8 @@ def diffusers_grid(steps: int, shift: float) -> Float[Tensor, "steps+1"]:
     """
     if steps < 1:
         raise ValueError(f"a denoising run needs at least 1 step, got {steps}")
-    lowest = float(_shifted(torch.tensor(1e-3, dtype=torch.float64), shift))
-    times = _shifted(torch.linspace(1, lowest, steps, dtype=torch.float64), shift)
+    lowest = float(shifted(torch.tensor(1e-3, dtype=torch.float64), shift))
+    times = shifted(torch.linspace(1, lowest, steps, dtype=torch.float64), shift)
     return torch.cat([times, times.new_zeros(1)]).float()
 
 
@@ -217,7 +217,8 @@ def _distance_from_noise(t: Tensor, t_second: Tensor | float | None, t_max: floa
     return 1 - t
 
 
-def _shifted(u: Tensor, shift: float) -> Tensor:
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """t = shift u / (1 + (shift - 1) u), which maps [0, 1] onto itself."""
     return shift * u / (1 + (shift - 1) * u)
 
 

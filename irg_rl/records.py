@@ -53,6 +53,14 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
     os.replace(aside, folder)
 
 
+def group_folders(folder: Path) -> list[Path]:
+    """Folders of groups: the given one, or those in it, in order of their names. InputError when there is none."""
+    found = sorted(path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp"))
+    if not found:
+        raise InputError(f"{folder}: no groups ({WORDS}); `irg-rl rollout` and rl.dump_every make such folders")
+    return found
+
+
 def load_groups(folder: Path) -> list[Group]:
     """The groups of a folder. InputError when it is none, or a damaged one."""
     try:

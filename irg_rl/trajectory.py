@@ -67,6 +67,7 @@ class ImageSegment:
     grid: tuple[int, int] = (0, 0)  # latent tokens (rows, columns): N = rows * columns
     parent: int | None = None
     advantage: float | None = None
+    drawn: Float[Tensor, "N D"] | None = None  # the state at t = 0 that `pixels` shows; None: a picture that was given
 
     modality = Modality.IMAGE
 
@@ -77,12 +78,16 @@ Segment = TextSegment | ImageSegment
 @dataclass(frozen=True)
 class SamplingLaw:
     """How actions were drawn, the replay contract: log-probabilities hold under this law and no other. The times of the
-    denoising steps that were drawn stand in their segments; the weights are named by version and digest."""
+    denoising steps that were drawn stand in their segments; the weights are named by version and digest.
+
+    `kind`, `noise_level` and `t_second` are None where the law is that of the texts alone: the images have no steps to
+    replay, and may have been drawn in any way.
+    """
 
     temperature: float
-    kind: str  # flow.Transition
-    noise_level: float
-    t_second: float  # second time of the grid, for Flow-SDE's first step
+    kind: str | None  # flow.Transition
+    noise_level: float | None
+    t_second: float | None  # second time of the grid, for Flow-SDE's first step
     dtype: str = "fp32"  # of the forward: fp32 or bf16
 
 

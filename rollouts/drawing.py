@@ -66,8 +66,10 @@ def draw_images(
     sampling: SamplingRecipe,
     noise: NoiseRecipe | None,
     device: torch.device,
+    record_steps: bool = True,
 ) -> tuple[Float[Tensor, "R N D"], list[Record]]:
-    """Final latents of one image per row, on `device`, and the record of their noisy steps.
+    """Final latents of one image per row, on `device`, and the record of their noisy steps, empty when they are not
+    recorded.
 
     `noises`: of each row, but for the first one, which comes from `starts`. `velocity(x, t)` is the model's (guided or
     not) for all rows at one time; windows[r] lists the noisy steps of row r.
@@ -83,7 +85,8 @@ def draw_images(
             eps = torch.stack([noises[row].normal(Use.STEP, shape, turn, index) for row in noisy]).to(device)
             rows = torch.tensor(noisy, device=device)
             span = (t, t_next, times[1])
-            x_next[rows] = _noisy_step(x[rows], v[rows], span, eps, noise, [records[row] for row in noisy])
+            kept = [records[row] for row in noisy] if record_steps else []
+            x_next[rows] = _noisy_step(x[rows], v[rows], span, eps, noise, kept)
         x = x_next
     return x, records
 
@@ -91,10 +94,12 @@ def draw_images(
 def _noisy_step(
     x: Tensor, v: Tensor, times: tuple[float, float, float], eps: Tensor, noise: NoiseRecipe, records: list[Record]
 ) -> Float[Tensor, "R N D"]:
-    """One SDE step of rows that are noisy at this time, entered in their records. `times`: t, t_next, and the grid's
-    second time, which Flow-SDE needs at t = 1."""
+    """One SDE step of rows that are noisy at this time, entered in their records if there are any. `times`: t, t_next,
+    and the grid's second time, which Flow-SDE needs at t = 1."""
     t, t_next, second = (torch.full((len(x),), value, device=x.device) for value in times)
     x_next, mean, std = flow.step(x, v, t, t_next, noise.noise_level, noise.kind, noise=eps, t_second=second)
+    if not records:
+        return x_next
     logprob = flow.log_prob(x_next, mean, std, kind=noise.kind).cpu()
     states = [part.cpu() for part in (x, x_next, mean)]
     for row, record in enumerate(records):

@@ -1,12 +1,9 @@
 """Randomness of sampling: every number is a function of who needs it, never of batch, order or worker.
 
-A stream is named by (run seed, prompt id, sample) and by what it is for: (use, turn, step). The name is hashed to the
-128-bit key of a counter-based generator (Philox), so a trajectory comes out the same in a batch of 1 or of 16, on any
-actor and after a resume. torch's CPU generator keeps only 32 bits of its seed, too few for millions of streams.
+A stream is named by (run seed, prompt id, sample) and by what it is for: (use, turn, step), so a trajectory comes out
+the same in a batch of 1 or of 16, on any actor and after a resume.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from irg_rl.streams import hashed, stream
+
 
 class Use(StrEnum):
     TOKENS = "tokens"  # one uniform number per sampled token of a turn
@@ -22,11 +21,6 @@ class Use(StrEnum):
     STEP = "step"  # noise of one SDE step
     POSTERIOR = "posterior"  # sample of the clean latent from the VAE posterior
     WINDOW = "window"  # which denoising steps of a group are noisy
-
-
-def hashed(*name: str | int) -> int:
-    """A 128-bit number from a name; JSON keeps ("a", "bc") and ("ab", "c") apart."""
-    return int.from_bytes(hashlib.sha256(json.dumps(name).encode()).digest()[:16], "little")
 
 
 def group_seed(run_seed: int, group_id: int) -> int:
@@ -55,5 +49,4 @@ class Noise:
         return torch.from_numpy(self._stream(use, turn, step).random(count))
 
     def _stream(self, use: Use, turn: int, step: int) -> np.random.Generator:
-        key = hashed(self.seed, self.prompt_id, self.sample, use, turn, step)
-        return np.random.Generator(np.random.Philox(key=key))
+        return stream(self.seed, self.prompt_id, self.sample, use, turn, step)

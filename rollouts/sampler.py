@@ -36,8 +36,10 @@ class Sampler:
     """Samples trajectories from a model.
 
     `noise`: which denoising steps are stochastic and recorded; None (evaluation): pure ODE, nothing recorded.
-    `guidance`: classifier-free guidance; None in RL. `is_stop` reads a reflection and says whether it ends the
-    trajectory. `vit_resize`: the size at which the vision tower sees an image; None: see images.vit_resize.
+    `guidance`: classifier-free guidance of images. `record_steps` False: what is drawn is trained on as it is (NFT,
+    AWM), so noisy steps are not recorded and the law is that of the texts, however images are drawn. `is_stop` reads a
+    reflection and says whether it ends the trajectory. `vit_resize`: the size at which the vision tower sees an image;
+    None: see images.vit_resize.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Sampler:
         *,
         noise: NoiseRecipe | None = None,
         guidance: GuidanceRecipe | None = None,
+        record_steps: bool = True,
         is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
         vit_resize: Resize | None = None,
     ) -> None:
@@ -68,8 +71,11 @@ class Sampler:
             )
         self.grid = vae.grid(*sampling.image_size)
         dtype = "bf16" if model.llm2vae.weight.dtype == torch.bfloat16 else "fp32"
-        # what guidance has drawn no single forward replays
-        self.law = None if noise is None or guidance is not None else sampling_law(sampling, noise, dtype)
+        self.record_steps = record_steps
+        if record_steps:  # what guidance has drawn no single forward replays
+            self.law = None if noise is None or guidance is not None else sampling_law(sampling, noise, dtype)
+        else:
+            self.law = sampling_law(sampling, None, dtype)
 
     def sample(
         self, requests: Sequence[Request], turns: int | None = None, batch_size: int | None = None
@@ -143,21 +149,22 @@ class _Batch:
     def draw(self, rows: Int[Tensor, "R"], turn: int) -> None:
         """Images of the rows, drawn or given, and what the model will see of them."""
         pixels: dict[int, Tensor] = {}
-        records: dict[int, Record] = {}
+        drawn: dict[int, tuple[Tensor, Record]] = {}
         if turn == 0:
             pixels = {row: r.first_image for row, r in enumerate(self.requests) if r.first_image is not None}
         free = [row for row in rows.tolist() if row not in pixels]
         if free:
-            latents, drawn = self._draw_latents(free, turn)
+            latents, records = self._draw_latents(free, turn)
             pixels |= zip(free, self.sampler.eyes.develop(latents, self.sampler.grid))
-            records |= zip(free, drawn)
+            finals = [latent.clone() for latent in latents.float().cpu()]  # not views: each is sent on its own
+            drawn = dict(zip(free, zip(finals, records)))
         order = rows.tolist()
         noises = [self.requests[row].noise(turn) for row in order]
         looks = self.sampler.eyes.look([pixels[row] for row in order], noises, turn)
         for row, seen in zip(order, looks):
-            record = records.get(row) or Record(tuple(seen.latent.shape))
+            final, record = drawn.get(row, (None, Record(tuple(seen.latent.shape))))
             segment = ImageSegment(
-                turn=turn, pixels=pixels[row], latent=seen.latent, grid=seen.grid, **record.tensors()
+                turn=turn, pixels=pixels[row], latent=seen.latent, grid=seen.grid, drawn=final, **record.tensors()
             )
             self._append(row, segment)
             self.seen[row] = seen
@@ -217,6 +224,7 @@ class _Batch:
             sampler.sampling,
             sampler.noise,
             sampler.device,
+            sampler.record_steps,
         )
 
     def _start(self, request: Request, turn: int) -> Noise:

@@ -31,12 +31,14 @@ class WorkerSettings:
 
     folder: str  # model folder: sizes, tokenizer, autoencoder, and weights until others are published
     sampling: SamplingRecipe
-    noise: NoiseRecipe
+    noise: NoiseRecipe | None
     seed: int  # of the run
     threads: int
     device: str = EngineRecipe.model_fields["device"].default
     dtype: str = EngineRecipe.model_fields["dtype"].default
     guidance: GuidanceRecipe | None = None  # for `evaluate`
+    training_guidance: GuidanceRecipe | None = None  # for `sample_group`
+    record_steps: bool = True  # for `sample_group`; see Sampler
     is_stop: StopPhrase = StopPhrase()
     lora: LoraRecipe | None = None  # that of the learner, whose adapters are published alone
     forks: Mapping[int, int] = field(default_factory=dict)  # of RL's groups; see Request
@@ -65,7 +67,10 @@ class RolloutWorker:
             add_adapters(self._model, settings.lora, settings.seed)
         self._settings = settings
         parts = (self._model, held.autoencoder, held.tokenizer, settings.sampling)
-        self._explorer = Sampler(*parts, noise=settings.noise, is_stop=settings.is_stop)
+        self._explorer = Sampler(
+            *parts, noise=settings.noise, guidance=settings.training_guidance, record_steps=settings.record_steps,
+            is_stop=settings.is_stop,
+        )  # fmt: skip
         self._performer = Sampler(*parts, guidance=settings.guidance, is_stop=settings.is_stop)
         self._version: int | None = None
         self._digest = ""

@@ -162,6 +162,17 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.lora={}", "rl.optimizer.vision_lr=0.1"], "rl.optimizer.vision_lr has no effect with lora"),
     (["sft.stage1.lora={experts: [und]}", "sft.stage1.optimizer.gen_lr=1"], "sft.stage1.optimizer.gen_lr has no"),
     (["rl.lora={experts: [gen]}", "rl.optimizer.gen_lr=0"], "rl.lora.experts ['gen'] have learning rate 0"),
+    (["rl.nft={}"], "rl.nft has no effect with rl.algorithm grpo: set rl.nft=null, or rl.algorithm=nft"),
+    (["rl.algorithm=nft", "rl.awm={}"], "rl.awm has no effect with rl.algorithm nft"),
+    (["rl.noise=null"], "rl.algorithm grpo trains noisy denoising steps: give rl.noise"),
+    (["rl.guidance={text_scale: 2}"], "rl.guidance: no single forward replays a guided step"),
+    (["rl.algorithm=awm", "rl.ratio_norm=true"], "rl.ratio_norm has no effect with rl.algorithm awm"),
+    (["rl.algorithm=nft", "rl.image_weight=0"], "rl.image_weight 0 leaves rl.algorithm nft nothing to do"),
+    (["rl.algorithm=nft", "rl.guidance={image_scale: 2}"], "rl.guidance.image_scale has no effect without text"),
+    (["rl.algorithm=dpo", "rl.kl_text=0.1"], "rl.kl_text has no effect with rl.algorithm dpo, whose own reference"),
+    (["rl.rollouts=x"], "rl.rollouts: rl.algorithm grpo learns from samples of its own policy; take dpo"),
+    (["rl.dpo={tie: 0}"], "rl.dpo has no effect with rl.algorithm grpo"),
+    (["rl.points=3"], "rl.noise.window_range [0, 3) must lie in [0, rl.points - 1 = 2)"),
     (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other_are_found_before_anything_starts(overrides, says):
@@ -179,6 +190,7 @@ def test_contradictions_are_reported_together():
     (["sft.stage1.sources=[]"], "sft.stage1: sources needs at least one entry with a weight above 0"),
     (["sft.dropout.image=0.7", "sft.dropout.last_text=0.4"], "sft.dropout: image 0.7 and last_text 0.4 are shares"),
     (["rl.optimizer.lr=0"], "rl.optimizer: lr, gen_lr and vision_lr are all 0"),
+    (["rl.algorithm=nft", "rl.nft={time_range: [0, 1]}"], "rl.nft.time_range: [0.0, 1.0] must satisfy 0 < smallest"),
     (["rl.lora={rank: 0}"], "rl.lora.rank: Input should be greater than or equal to 1"),
     (["rl.lora={targets: []}"], "rl.lora.targets: an empty list trains nothing"),
     (["rl.lora={targets: [q_prj]}"], "rl.lora.targets.0: Input should be 'q_proj', 'k_proj'"),
@@ -261,6 +273,21 @@ def test_a_recipe_without_forks_says_nothing_of_them_and_one_with_survives_being
     assert [recipe.rl.rows(turn) for turn in range(3)] == [2, 4, 8]
 
 
+def test_an_algorithm_s_settings_are_written_down_and_grpo_says_nothing_of_others():
+    recipe = smoke("rl.algorithm=nft")
+    written = recipe.to_yaml()
+    assert recipe.rl.forward_process.times_per_image == 4 and "nft:" in written and "awm" not in written
+    assert parse_recipe(yaml.safe_load(written)) == recipe
+    assert smoke("rl.algorithm=grpo").digest() == smoke().digest() != recipe.digest()
+    assert not {"algorithm", "nft", "awm", "points", "guidance"} & smoke().model_dump()["rl"].keys()
+    assert smoke("rl.algorithm=awm", "rl.awm.weight=t2").rl.forward_process.weight == "t2"
+
+
+def test_rl_may_draw_on_a_time_grid_of_its_own():
+    recipe = smoke("rl.points=40", "rl.algorithm=nft", "rl.noise=null", "rl.guidance={text_scale: 2}")
+    assert recipe.rl_sampling.points == 40 and recipe.sampling.points == smoke().rl_sampling.points == 6
+
+
 # --- digest
 
 
@@ -317,6 +344,19 @@ def test_every_recipe_loads_and_survives_being_written_down(path, tmp_path):
     again = load_recipe(written)
     assert again == recipe and again.digest() == recipe.digest()
     assert recipe.name == path.stem and recipe.description
+
+
+@pytest.mark.parametrize("name", ["shapes-nft", "shapes-dpo"])
+def test_recipes_that_differ_in_rl_alone_are_forks_of_one_run(name):
+    """A run of shapes.yaml forked with the other recipe's `rl` is a run of the other recipe."""
+    here, there = (load_recipe(CONFIGS / f"{one}.yaml").model_dump(mode="json") for one in ("shapes", name))
+    assert here.keys() == there.keys()
+    assert {key for key in here if here[key] != there[key]} == {"name", "description", "rl"}
+
+
+def test_shapes_grpo_is_shapes_by_another_name():
+    here, there = (load_recipe(CONFIGS / f"{one}.yaml").model_dump(mode="json") for one in ("shapes", "shapes-grpo"))
+    assert {key for key in here if here[key] != there[key]} == {"name", "description"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

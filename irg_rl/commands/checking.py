@@ -10,6 +10,7 @@ from irg_rl.errors import InputError
 from irg_rl.learner.lora import adapter_size
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
+from irg_rl.records import group_folders
 from irg_rl.report.redact import redact, redact_text
 from irg_rl.shapes_world.base_rows import BASE_MODES
 from irg_rl.shapes_world.constraints import TAGS
@@ -51,6 +52,11 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rewards.scorers: {scorer.name}: {error}")
         except InputError:
             continue  # wrong on any machine: see scorer_problems
+    if recipe.rl is not None and recipe.rl.rollouts is not None:
+        try:
+            group_folders(Path(recipe.rl.rollouts))
+        except InputError as error:
+            problems.append(f"rl.rollouts: {error}")
     if recipe.rl is not None and recipe.rl.prompts is not None:
         try:
             read_prompts(recipe.rl.prompts)

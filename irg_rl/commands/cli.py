@@ -209,6 +209,19 @@ def generate(
 
 
 @app.command()
+def rollout(
+    checkpoint: Annotated[Path, typer.Argument(help="a run, for its last model, or one of its model folders")],
+    out: Annotated[Path, typer.Option(help="folder for the groups; one that was begun is completed")],
+    overrides: Overrides = None,
+    groups: Annotated[int, typer.Option(min=1, help="prompts, each with rl.group_size trajectories")] = 64,
+) -> None:
+    """Sample and score groups as RL would, into a folder that rl.rollouts takes (offline DPO)."""
+    from irg_rl.commands.rolling import roll_out
+
+    roll_out(checkpoint, out, groups, overrides or [])
+
+
+@app.command()
 def parity(
     checkpoint: Annotated[Path, typer.Argument(help="a model folder in the released layout, or a run")],
     prompts: Annotated[int, typer.Option(min=1, help="trajectories per case, each of a prompt of its own")] = 16,

@@ -1,11 +1,13 @@
 """The critic: an actor that scores a sampled group and assigns credit to its segments."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from irg_rl import credit
 from irg_rl.cluster.ray_runtime import take_thread_share
 from irg_rl.commands.scoring import reward_weights
 from irg_rl.config import Recipe
+from irg_rl.learner.dpo import Preferences
+from irg_rl.pairs import mark
 from irg_rl.trajectory import Group
 from rewards.hub import RewardHub
 
@@ -18,6 +20,7 @@ class CreditSettings:
     weights: dict[str, float]
     how: str
     options: credit.Options
+    preferences: Preferences | None = None  # dpo: pairs decide what is trained, in place of credit
 
     @classmethod
     def of(cls, recipe: Recipe) -> "CreditSettings":
@@ -30,7 +33,13 @@ class CreditSettings:
             clip=rl.advantage_clip,
             malformed_penalty=rl.malformed_penalty,
         )
-        return cls(rl.credit, reward_weights(recipe), recipe.rewards.combine, options)
+        return cls(rl.credit, reward_weights(recipe), recipe.rewards.combine, options, preferences_of(recipe))
+
+
+def preferences_of(recipe: Recipe) -> Preferences | None:
+    """Of a recipe with rl.algorithm dpo."""
+    dpo = recipe.rl.dpo
+    return None if dpo is None else Preferences(dpo, reward_weights(recipe), recipe.rewards.combine)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,10 @@ class Critic:
             trajectory.rewards = {name: [values[place] for place in own] for name, values in scores.items()}
         chosen = self.settings
         summary = credit.assign(group, chosen.scheme, chosen.weights, how=chosen.how, options=chosen.options)
+        if chosen.preferences is not None:
+            pairs = chosen.preferences.pairs([group]).found
+            mark(group, pairs)
+            summary = replace(summary, dead=not pairs, empty=not pairs)
         values = credit.combine(group, chosen.weights, "sum")
         valid = [(t, q) for t, q in zip(group.trajectories, values) if None not in q]
         trunks = [credit.by_trunk([t for t, _ in valid], [q[k] for _, q in valid]) for k in (0, -1)]

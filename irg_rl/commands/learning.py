@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 from ray import ObjectRef
 
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
+from irg_rl.commands.critic import preferences_of
 from irg_rl.commands.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.commands.run import Run
 from irg_rl.commands.supervise import engine_settings
@@ -19,7 +21,7 @@ from irg_rl.learner.actor import Learner, LearnerSettings
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.learner.policy import sampling_law
 from irg_rl.learner.rl_loss import RLLossSettings
-from irg_rl.records import step_folder
+from irg_rl.records import WORDS, group_folders, step_folder
 
 WARM_UP_S = 300.0
 """Longest start of the ranks: imports, model, optimizer."""
@@ -35,33 +37,42 @@ class Published:
 
 
 def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
-    rl, sampling = recipe.rl, recipe.sampling
+    rl, sampling = recipe.rl, recipe.rl_sampling
     loss = RLLossSettings(
         text_loss=rl.text_loss, clip_text=rl.clip_text, clip_image=rl.clip_image, ratio_norm=rl.ratio_norm,
         text_weight=rl.text_weight, image_weight=rl.image_weight, kl_text=rl.kl_text, kl_image=rl.kl_image,
-        max_text_tokens=sampling.max_text_tokens,
+        max_text_tokens=sampling.max_text_tokens, forward_process=rl.forward_process,
     )  # fmt: skip
     return LearnerSettings(
         folder=folder,
         engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
         loss=loss,
-        law=sampling_law(sampling, rl.noise, recipe.engine.dtype),
+        law=sampling_law(sampling, rl.noise if rl.trains_steps else None, recipe.engine.dtype),
         lora=adapters_of(rl),
         seed=recipe.rl_seed,
         threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
         device=recipe.engine.device,
         system_prompt=sampling.system_prompt,
+        shift=sampling.shift,
         max_pack_tokens=rl.max_pack_tokens,
         minibatches=rl.minibatches,
         context_grad=rl.context_grad,
         ema_decay=rl.ema_decay,
+        preferences=preferences_of(recipe),
+        offline=rl.rollouts is not None,
         probe_every=rl.probe_every,
         collective_timeout=recipe.engine.deadline_s,
     )
 
 
 def fingerprint(run: Run) -> str:
-    """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them."""
+    """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them. Of the rollouts,
+    where RL learns from a folder."""
+    if run.recipe.rl.rollouts is not None:
+        total = hashlib.sha256()
+        for folder in group_folders(Path(run.recipe.rl.rollouts)):
+            total.update((folder / WORDS).read_bytes())
+        return total.hexdigest()[:12]
     return hashlib.sha256(rl_prompts_file(run).read_bytes()).hexdigest()[:12]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from irg_rl.config import Dropout, Recipe, Stage
+from irg_rl.config import Dropout, GuidanceRecipe, Recipe, Stage
 from irg_rl.flow import bagel_grid
 from irg_rl.guidance import is_active
 from irg_rl.learner.replay import Replay
@@ -65,8 +65,10 @@ class Sizes:
 
 
 def trained_steps(recipe: Recipe) -> int:
-    """Denoising steps of an image that RL trains."""
-    return len(window(recipe.rl.noise, recipe.sampling.points, seed=0, iteration=0))
+    """Denoising steps, or noise levels, of an image that RL trains."""
+    if (noising := recipe.rl.noising) is not None:
+        return noising.times_per_image
+    return len(window(recipe.rl.noise, recipe.rl_sampling.points, seed=0, iteration=0))
 
 
 def longest_trajectory(recipe: Recipe) -> Trajectory:
@@ -100,8 +102,12 @@ def replay_packs(recipe: Recipe) -> list[Pack]:
     replay = Replay(
         recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
     )
-    trunks = -(-rl.groups * rl.group_size // rl.leaves // rl.minibatches)
-    trajectories = [trajectory for _ in range(trunks) for trajectory in longest_tree(recipe)]
+    if rl.dpo is not None:
+        longest, count = longest_trajectory(recipe), -(-rl.groups * 2 * rl.dpo.pairs_per_fork // rl.minibatches)
+        trajectories = [replace(longest, segments=[replace(s) for s in longest.segments]) for _ in range(count)]
+    else:
+        trunks = -(-rl.groups * rl.group_size // rl.leaves // rl.minibatches)
+        trajectories = [trajectory for _ in range(trunks) for trajectory in longest_tree(recipe)]
     return [made.pack for made in replay.packs(trajectories, 0, recipe.engine.learner_ranks)]
 
 
@@ -162,9 +168,16 @@ class Sampled:
     images: Load
 
     @classmethod
-    def of(cls, recipe: Recipe, turns: int, guided: bool, rows: Callable[[int], int] = lambda turn: 1) -> "Sampled":
-        """`guided`: with the guidance of evaluation, as in evaluation and `generate`. `rows`: how many trajectories are
-        in the batch in a turn, where siblings that have not parted are one."""
+    def of(
+        cls,
+        recipe: Recipe,
+        turns: int,
+        points: int,
+        guidance: GuidanceRecipe | None,
+        rows: Callable[[int], int] = lambda turn: 1,
+    ) -> "Sampled":
+        """`points`: of the time grid. `rows`: how many trajectories are in the batch in a turn, in which siblings that
+        have not parted are one."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS
@@ -184,7 +197,7 @@ class Sampled:
                 context = base + looked_at
             text += Load(und=written, logits=written, pairs=written * (context + written // 2)) * rows(turn)
             context += written
-            branches = _branches(recipe, turn, guided)
+            branches = _branches(bagel_grid(points, sampling.shift).tolist()[:-1], turn, guidance)
             velocities += branches
             drawn = Load(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy))
             images += drawn * (branches * rows(turn))
@@ -193,12 +206,10 @@ class Sampled:
         return cls(written * turns, prefills, velocities, longest, text, images)
 
 
-def _branches(recipe: Recipe, turn: int, guided: bool) -> int:
+def _branches(times: list[float], turn: int, guidance: GuidanceRecipe | None) -> int:
     """Model calls that draw one image."""
-    times = bagel_grid(recipe.sampling.points, recipe.sampling.shift).tolist()[:-1]
-    if not guided:
+    if guidance is None:
         return len(times)
-    guidance = recipe.evaluation.guidance
     interval = guidance.interval if turn else guidance.first_interval
     active = sum(is_active(t, interval, guidance.text_scale) for t in times)
     return len(times) + active * (1 + (turn > 0 and guidance.image_scale > 1))

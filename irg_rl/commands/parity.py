@@ -18,7 +18,7 @@ from rich.table import Table
 from irg_rl.commands.generating import load_here, model_folder, recipe_of
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import write_json
-from irg_rl.config import LoraRecipe, Recipe, RLRecipe
+from irg_rl.config import LoraRecipe, NoiseRecipe, Recipe, RLRecipe
 from irg_rl.errors import InputError
 from irg_rl.learner.lora import add_adapters, is_adapter
 from irg_rl.learner.policy import sampling_law
@@ -108,16 +108,16 @@ def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> lis
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
     """Cases one by one; whole packs and split ones come in pairs."""
     rl = recipe.rl or RLRecipe()
-    noise = rl.noise.model_copy(update={"window": "all"})
+    noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})
     for weights in (FULL, LORA):
         parts = load_here(folder, recipe)
         parts.model.eval()
         if weights == LORA:
             _adapt(parts.model, rl.lora or LoraRecipe(rank=4, alpha=8), seed)
         forward = Forward(parts.model, rl.context_grad)
-        law = sampling_law(recipe.sampling, noise, recipe.engine.dtype)
+        law = sampling_law(recipe.rl_sampling, noise, recipe.engine.dtype)
         for turns in range(1, most + 1):
-            sampling = recipe.sampling.model_copy(update={"turns": turns})
+            sampling = recipe.rl_sampling.model_copy(update={"turns": turns})
             sampler = Sampler(parts.model, parts.autoencoder, parts.tokenizer, sampling, noise=noise)
             for batch in BATCHES:
                 trajectories = sampler.sample(requests, turns, batch)

@@ -152,12 +152,15 @@ class Plan:
     @cached_property
     def sampled(self) -> Sampled:
         """A trajectory as RL samples it."""
-        return Sampled.of(self.recipe, self.recipe.sampling.turns, guided=False)
+        recipe = self.recipe
+        return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
 
     @cached_property
     def evaluated(self) -> Sampled:
         """A trajectory as it is evaluated."""
-        return Sampled.of(self.recipe, self.recipe.evaluation.turns, guided=True)
+        recipe, settings = self.recipe, self.recipe.evaluation
+        points = recipe.sampling.points if settings.points is None else settings.points
+        return Sampled.of(recipe, settings.turns, points, settings.guidance)
 
     @cached_property
     def replays(self) -> list[Pack]:
@@ -168,7 +171,11 @@ class Plan:
     def replay_forwards(self) -> dict[str, int]:
         """Forwards over each replay pack, by what they are for."""
         rl, found = self.recipe.rl, {"trained": 1}
-        if self.recipe.engine.dtype == "bf16":
+        if rl.forward_process is not None:
+            found["old policy"] = 1
+        elif rl.dpo is not None:
+            found["first weights"] = 1
+        elif self.recipe.engine.dtype == "bf16":
             found["old log-probabilities"] = 1
         if rl.kl_text > 0 or rl.kl_image > 0:
             found["reference"] = 1
@@ -184,7 +191,8 @@ class Plan:
         if recipe.rl is None:
             return found
         rounds = -(-recipe.rl.groups // recipe.engine.rollout_actors)
-        group = Sampled.of(recipe, recipe.sampling.turns, guided=False, rows=recipe.rl.rows)
+        points, guidance = recipe.rl_sampling.points, recipe.rl.guidance
+        group = Sampled.of(recipe, recipe.sampling.turns, points, guidance, recipe.rl.rows)
         flops = self._flops(group.text + group.images)
         found.append(Stretch("rl sampling", recipe.rl.updates * rounds, flops, self._read_by_texts()))
         forwards = sum(self.replay_forwards.values()) + self._backward
@@ -225,10 +233,11 @@ class Plan:
         return Place(LEARNER, ranks, components, _words(longest))
 
     def _rollout(self) -> Place:
-        rows, sampled = self.recipe.rl.group_size, self.sampled
+        rows, sampled, guidance = self.recipe.rl.group_size, self.sampled, self.recipe.rl.guidance
+        caches = 1 + (guidance is not None and guidance.image_scale > 1)
         note = f"{rows} contexts of {sampled.capacity:,} tokens"
         copied = self.recipe.rl.rows(max(self.recipe.rl.forks) - 1) if self.recipe.rl.forks else 0
-        components = self._sampler(rows, sampled, 1, copied)
+        components = self._sampler(rows, sampled, caches, copied)
         return Place(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
 
     def _evaluation(self) -> Place:

@@ -51,11 +51,13 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
 
 def worker_settings(run: Run, start: str) -> WorkerSettings:
     """Rollout actors side by side share the threads of the machine."""
-    recipe = run.recipe
+    recipe, rl = run.recipe, run.recipe.rl
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
+    guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
     return WorkerSettings(
-        str(model_path(run, start)), recipe.sampling, recipe.rl.noise, recipe.rl_seed, threads, recipe.engine.device,
-        recipe.engine.dtype, lora=adapters_of(recipe.rl), forks=recipe.rl.forks,
+        str(model_path(run, start)), recipe.rl_sampling, rl.noise, recipe.rl_seed, threads, recipe.engine.device,
+        recipe.engine.dtype, training_guidance=guidance, record_steps=rl.trains_steps, lora=adapters_of(rl),
+        forks=rl.forks,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from irg_rl.commands.checking import require_machine
 from irg_rl.commands.comparing import compare_runs
 from irg_rl.commands.fork import fork
 from irg_rl.commands.measure import Measured, gate_of, measure_stage
+from irg_rl.commands.offline import learn_offline
 from irg_rl.commands.prepare import make_base, make_scorers, make_world
 from irg_rl.commands.progress import console
 from irg_rl.commands.reinforce import reinforce
@@ -63,7 +64,8 @@ def work(run: Run) -> None:
             step(run, "evaluate_sft", lambda facts: evaluate(run, last, tracker, facts))
         if recipe.rl is not None:
             check_gate_holds(run)
-            step(run, "rl", lambda facts: reinforce(run, last, tracker, facts))
+            learn = reinforce if recipe.rl.rollouts is None else learn_offline
+            step(run, "rl", lambda facts: learn(run, last, tracker, facts))
             step(run, "evaluate_rl", lambda facts: evaluate(run, "rl", tracker, facts))
             if recipe.sft is not None:
                 compare_runs([run.folder])

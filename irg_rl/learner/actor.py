@@ -5,24 +5,28 @@ Every method but `open_port` and `stats` is collective: all ranks are called wit
 same, except that tensors come from rank 0 alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from irg_rl.config import LoraRecipe
+from irg_rl.config import AWMRecipe, LoraRecipe, NFTRecipe
 from irg_rl.learner import checkpoint, old_policy, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
+from irg_rl.learner.dpo import PairLoss, Preferences, minibatches, pair_packs, prepared, reference_scores
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
+from irg_rl.learner.forward_process import noised
 from irg_rl.learner.lora import load_trainable, served
+from irg_rl.learner.old_weights import OldWeights
 from irg_rl.learner.process_group import Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import Replay, ReplayPack, idle_pack
 from irg_rl.learner.rl_loss import JointLoss, RLLossSettings, finish
 from irg_rl.model.folder import load_folder
+from irg_rl.model.pack import Pack
 from irg_rl.records import save_groups
 from irg_rl.trajectory import Group, SamplingLaw, Trajectory, trees
 
@@ -40,10 +44,13 @@ class LearnerSettings:
     threads: int = 1
     device: str = "cpu"
     system_prompt: str = ""
+    shift: float = 1.0  # of the noise levels that NFT and AWM train at
     max_pack_tokens: int = 8192
     minibatches: int = 1  # optimizer steps per batch of groups
     context_grad: str = "full"  # detached: the image loss stops at what the noise blocks see
     ema_decay: float | None = None  # None: no average
+    preferences: Preferences | None = None  # DPO in place of `loss`, but for the two weights of that
+    offline: bool = False  # groups may be those of other weights, so there is no ratio to check
     probe_every: int = 0  # updates between gradient norms of the image loss alone; 0: never
     collective_timeout: float = 600.0  # seconds a rank waits for the others
 
@@ -56,7 +63,7 @@ class Learner:
         self.settings = settings
         self.place = Rank(rank, world_size, settings.device)
         self._store = None
-        self._checked = False
+        self._checked = settings.offline
 
     def open_port(self) -> int:
         """Rank 0: the meeting point of all ranks."""
@@ -81,9 +88,17 @@ class Learner:
             held.model, settings.engine, idle_pack(config, special), self.place,
             {"context_grad": settings.context_grad},
         )  # fmt: skip
-        self.ema = None
+        self.ema = self.old = None
         if settings.ema_decay is not None:
             self.ema = EMA(self.engine.state().changing(), settings.ema_decay)
+        if self._forward_process is not None:
+            self.old = OldWeights(self.engine.state().changing(), self._forward_process.old)
+        # the reference of preferences; of a model with adapters, the model without them: they begin by adding nothing
+        self._first = dict(self.engine.state().changing()) if settings.preferences is not None else None
+
+    @property
+    def _forward_process(self) -> NFTRecipe | AWMRecipe | None:
+        return self.settings.loss.forward_process
 
     def check_ratio(self, *groups: Group) -> list[dict]:
         """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
@@ -103,27 +118,24 @@ class Learner:
         """
         if not self._checked:
             raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
-        trajectories = self._trainable(groups)
-        old = self._old_policy(trajectories)
         probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
         metrics: dict[str, float] = {}
         results: list[StepResult] = []
-        for own in split(trajectories, self.settings.minibatches):
-            joint, replays = self._joint(own, trajectories, old)
-            packs = [replay.pack for replay in replays]
+        for packs, loss in self._steps(groups, metrics, self.settings.minibatches):
             if probe and not results:
-                norms = self.engine.term_norms(packs, joint, joint.denominators())
+                norms = self.engine.term_norms(packs, loss, loss.denominators())
                 metrics |= {f"grad_norm/{name}": value for name, value in norms.items()}
-            results.append(self.engine.step(packs, joint, joint.denominators()))
+            results.append(self.engine.step(packs, loss, loss.denominators()))
             self._average(results[-1])
+        if self.old is not None:
+            self.old.update(self.engine.state().changing())
         return metrics | summary(results)
 
     def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
         """What `train` would follow, and nothing is trained: the gradient of each loss term alone over all groups, by
         the name of the parameter."""
-        trajectories = self._trainable(groups)
-        joint, replays = self._joint(trajectories, trajectories, self._old_policy(trajectories))
-        return self.engine.term_gradients([replay.pack for replay in replays], joint, joint.denominators())
+        [(packs, loss)] = self._steps(groups, {}, 1)
+        return self.engine.term_gradients(packs, loss, loss.denominators())
 
     def dump(self, folder: str, *groups: Group) -> None:
         """Rank 0 writes the groups, advantages included."""
@@ -131,9 +143,13 @@ class Learner:
             save_groups(Path(folder), groups)
 
     def publish(self, version: int) -> Publication | None:
-        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base."""
+        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base. Under NFT and AWM the
+        old ones, whose samples the loss is about."""
         state = self.engine.state()
-        weights = served(dict(state.weights() if self.settings.lora is None else state.changing()))
+        weights = dict(state.weights() if self.settings.lora is None else state.changing())
+        if self.old is not None:  # copies, for the old weights go on changing in place
+            weights |= {name: tensor.clone() for name, tensor in self.old.weights.items()}
+        weights = served(weights)
         return publish(weights.items(), version) if self.place.rank == 0 else None
 
     def average(self) -> dict[str, torch.Tensor]:
@@ -148,7 +164,7 @@ class Learner:
 
         Raises CheckpointError on every rank when rank 0 cannot write.
         """
-        tensors, words = training_state.capture(self.engine, self.ema)
+        tensors, words = training_state.capture(self.engine, self.ema, self.old)
         outcome = ""
         if self.place.rank == 0:
             snapshot.tensors |= tensors
@@ -166,7 +182,7 @@ class Learner:
         """Continues from a checkpoint, ratio check included; returns what could not be restored."""
         snapshot = checkpoint.load(Path(path))
         self._checked = True
-        return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema)
+        return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
 
     def stats(self) -> dict[str, float]:
         """Counters of this rank."""
@@ -179,26 +195,73 @@ class Learner:
     def _trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
         """Those with an advantage, all drawn by the law that is replayed."""
         trajectories = trainable(groups)
-        ratio_check.require_law(trajectories, self.settings.law)
+        self._require_law(trajectories)
         return trajectories
+
+    def _require_law(self, trajectories: Sequence[Trajectory]) -> None:
+        if self.settings.offline:
+            ratio_check.require_texts_law(trajectories, self.settings.law)
+        else:
+            ratio_check.require_law(trajectories, self.settings.law)
+
+    def _noised(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """Under NFT and AWM, the groups with images noised afresh for this update."""
+        if self.old is None:
+            return groups
+        return noised(groups, self._forward_process, self.settings.shift, self.settings.seed, self.old.updates)
 
     def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
         return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
 
-    def _old_policy(self, trajectories: list[Trajectory]) -> old_policy.OldPolicy:
-        """The sampler's numbers; in bf16 the learner's own."""
-        if self.settings.engine.precision == "bf16":
-            return old_policy.recompute(self.engine, self._packs(trajectories), trajectories, self.settings.law)
-        return old_policy.sampled(trajectories)
+    def _steps(
+        self, groups: Sequence[Group], metrics: dict, parts: int
+    ) -> Iterator[tuple[list[Pack], JointLoss | PairLoss]]:
+        """Packs and loss of one of `parts` minibatches after the other, made when the ones before have been learned
+        from."""
+        steps = self._minibatches if self.settings.preferences is None else self._pair_minibatches
+        return steps(groups, metrics, parts)
 
-    def _joint(
-        self, own: list[Trajectory], trajectories: list[Trajectory], old: old_policy.OldPolicy
-    ) -> tuple[JointLoss, list[ReplayPack]]:
-        """Loss and packs of one minibatch. `own` is a slice of `trajectories`, whose numbering `old` uses."""
-        replays = self._packs(own)
-        first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
-        joint = JointLoss(self.settings.loss, self.settings.law, replays, own, old.shifted(first), self._reference)
-        return joint, replays
+    def _minibatches(
+        self, groups: Sequence[Group], metrics: dict, parts: int
+    ) -> Iterator[tuple[list[Pack], JointLoss]]:
+        settings = self.settings
+        trajectories = self._trainable(self._noised(groups))
+        old = old_policy.sampled(trajectories)
+        if settings.engine.precision == "bf16" and self.old is None:
+            old = old_policy.recompute(self.engine, self._packs(trajectories), trajectories, settings.law)
+        for own in split(trajectories, parts):
+            replays = self._packs(own)
+            if self.old is None:
+                first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
+                before = old.shifted(first)
+            else:
+                texts = settings.engine.precision == "bf16"
+                before = old_policy.of_weights(self.engine, self.old.weights, replays, own, settings.law, texts)
+            joint = JointLoss(settings.loss, settings.law, replays, own, before, self._reference)
+            yield [replay.pack for replay in replays], joint
+
+    def _pair_minibatches(
+        self, groups: Sequence[Group], metrics: dict, parts: int
+    ) -> Iterator[tuple[list[Pack], PairLoss]]:
+        """The same for preferences; the number of ties goes into `metrics`."""
+        settings, preferences = self.settings, self.settings.preferences
+        pairs = preferences.pairs(groups)
+        metrics["dpo/ties"] = float(pairs.ties)
+        if not pairs.found:
+            raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
+        self._require_law([t for pair in pairs.found for t in (pair.chosen, pair.rejected)])
+        begun = self.engine.steps + self.engine.skipped
+        for own in minibatches(pairs.found, parts):
+            sides = [prepared(p, preferences.settings, settings.shift, settings.seed, begun) for p in own]
+            packs = pair_packs(
+                self._replay, sides, settings.max_pack_tokens, self.place.rank, self.place.world_size
+            )
+            reference = reference_scores(self.engine, self._first, packs, settings.law)
+            loss = PairLoss(
+                preferences.settings, settings.law, packs, reference, settings.loss.text_weight,
+                settings.loss.image_weight,
+            )  # fmt: skip
+            yield [part.replay.pack for part in packs], loss
 
     def _average(self, result: StepResult) -> None:
         if self.ema is None or not result.applied:

@@ -25,9 +25,13 @@ class EMA:
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Takes the weights after an update, by the same names."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        decay = self.decay_of(self.updates)
         for name, weight in weights:
             self.weights[name].lerp_(weight.detach().float().cpu(), 1.0 - decay)
+
+    def decay_of(self, update: int) -> float:
+        """Of update n, from 1."""
+        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
 
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
         """Puts a saved average back. Raises ValueError when the names differ."""

@@ -12,13 +12,14 @@ every pack must touch every module (`PackBuilder.build(touch_all=True)`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import deepspeed
 import torch
 from torch import Tensor, nn
 
+from irg_rl.learner.old_weights import holding
 from irg_rl.learner.parts import make_optimizer, part_of
 from irg_rl.learner.process_group import Rank, join
 from irg_rl.learner.reduce import all_true, gather_objects, max_over_ranks, reduce_sum, sum_over_ranks
@@ -118,6 +119,12 @@ class Engine(Generic[P]):
             for _ in range(forwards - len(packs)):
                 self._engine.module(self._idle_pack, **self._options)
         return results
+
+    def holding(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Inside, `evaluate` computes with other values of the trained weights, given whole and by name; the training
+        state is not touched. Collective."""
+        release = self._engine.optimizer.empty_partition_cache if self.settings.zero_stage == 3 else None
+        return holding(self._engine.module, weights, release)
 
     def term_norms(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]

@@ -1,16 +1,18 @@
-"""The log-probabilities that importance ratios are taken against.
+"""What the policy is compared with: the log-probabilities that importance ratios are taken against, and the velocities
+of the old policy under NFT and AWM.
 
 fp32: those of the sampler, which equal the learner's (invariant 1). bf16: they are recomputed by the learner in the
 same packs, because two different kernels differ by more than a clip range; the sampler's then correct the mismatch.
+Under NFT and AWM the samples are those of the old weights, so these score them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from irg_rl.learner.policy import Scores, evaluate
+from irg_rl.learner.policy import Scores, evaluate, evaluate_texts, velocities
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.trajectory import ImageSegment, SamplingLaw, Trajectory
 
@@ -20,20 +22,21 @@ Key = tuple[int, int]
 
 @dataclass
 class OldPolicy:
-    """Detached values by (trajectory, segment): [T] of texts; [S] and [S, N, D] of images."""
+    """Detached values by (trajectory, segment): [T] of texts; [S] and twice [S, N, D] of images."""
 
     text: dict[Key, Tensor] = field(default_factory=dict)
     image: dict[Key, Tensor] = field(default_factory=dict)
     mean: dict[Key, Tensor] = field(default_factory=dict)
+    velocity: dict[Key, Tensor] = field(default_factory=dict)
     recomputed: bool = False
 
     def shifted(self, first: int) -> "OldPolicy":
         """The same values for a list of trajectories that begins with number `first`."""
-        text, image, mean = (
+        text, image, mean, velocity = (
             {(index - first, place): value for (index, place), value in values.items()}
-            for values in (self.text, self.image, self.mean)
+            for values in (self.text, self.image, self.mean, self.velocity)
         )
-        return OldPolicy(text, image, mean, self.recomputed)
+        return OldPolicy(text, image, mean, velocity, self.recomputed)
 
 
 def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
@@ -60,6 +63,30 @@ def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Traj
         _enter(old, replay, evaluate(output, replay, trajectories, law))
 
     engine.evaluate([replay.pack for replay in replays], read)
+    return old
+
+
+def of_weights(
+    engine, weights: Mapping[str, Tensor], replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory],
+    law: SamplingLaw, texts: bool,
+) -> OldPolicy:  # fmt: skip
+    """Velocities under the old weights, for images noised afresh, and, with `texts`, the texts' log-probabilities; a
+    collective call."""
+    old = sampled(trajectories)
+    old.recomputed = texts
+
+    def read(output, index: int) -> None:
+        replay = replays[index]
+        for ref, velocity in zip(replay.images, velocities(output, replay)):
+            kept = old.velocity.setdefault(
+                (ref.trajectory, ref.segment), torch.zeros_like(trajectories[ref.trajectory].segments[ref.segment].x)
+            )
+            kept[list(ref.steps)] = velocity.cpu()
+        if texts:
+            _enter(old, replay, Scores(evaluate_texts(output, replay, law), []))
+
+    with engine.holding(weights):
+        engine.evaluate([replay.pack for replay in replays], read)
     return old
 
 

@@ -37,11 +37,14 @@ class Scores:
     """In the order of a ReplayPack's `texts` and `images`."""
 
     texts: list[TextScore]
-    images: list[StepScore]
+    images: list[StepScore] | list[Float[Tensor, "S N D"]]  # velocities alone of images noised afresh
 
 
-def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe, dtype: str) -> SamplingLaw:
-    """The law that these settings draw by; the sampler and the learner each take it from their own."""
+def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str) -> SamplingLaw:
+    """The law that these settings draw by; the sampler and the learner each take it from their own. `noise` None: the
+    law of texts alone."""
+    if noise is None:
+        return SamplingLaw(sampling.temperature, None, None, None, dtype)
     second = float(flow.bagel_grid(sampling.points, sampling.shift)[1])
     return SamplingLaw(sampling.temperature, noise.kind, noise.noise_level, second, dtype)
 
@@ -50,10 +53,17 @@ def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> Scores:
     """Scores of everything sampled in the pack, fp32, with gradients where `output` has them."""
-    return Scores(_texts(output, replay, law), _images(output, replay, trajectories, law))
+    return Scores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 
-def _texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
+def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S N D"]]:
+    """Of the noise blocks of every image in the pack, in the order of `images`."""
+    slices = replay.pack.velocity_slices
+    return [torch.stack([output.velocity[slices[block]] for block in ref.blocks]) for ref in replay.images]
+
+
+def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
+    """The texts' part of `evaluate`."""
     # imported here: trl takes ten seconds of processor time, and the driver, which imports the learner, never scores
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 

@@ -74,6 +74,19 @@ def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
         )
 
 
+def require_texts_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
+    """RatioError for a trajectory whose texts were drawn at another temperature than they are scored at, or that was
+    not drawn for training. Images of any law will do, and so will a forward of another type."""
+    for trajectory in trajectories:
+        if trajectory.law is None:
+            raise RatioError(f"{_name(trajectory)} carries no law of its sampling: it was not drawn for training")
+        if trajectory.law.temperature != law.temperature:
+            raise RatioError(
+                f"{_name(trajectory)} was drawn at temperature {trajectory.law.temperature}, the learner has "
+                f"{law.temperature}: set sampling.temperature to that of the rollouts"
+            )
+
+
 def check(
     engine,
     replays: Sequence[ReplayPack],

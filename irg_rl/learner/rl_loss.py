@@ -2,6 +2,8 @@
 
     loss = text_weight * sum_tokens(...) / text denominator + image_weight * sum_steps(...) / (image, step) pairs
 
+With `forward_process` the steps are images noised afresh (forward_process.py), and pairs are (image, noise level).
+
 plus KL terms to an optional reference. A segment without an advantage (its sample left the group) takes no part.
 
 Metrics come as sums and counts per modality and turn, so that packs and ranks add up; `finish` divides.
@@ -14,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from irg_rl.config import AWMRecipe, NFTRecipe
+from irg_rl.learner import forward_process
 from irg_rl.learner.old_policy import OldPolicy
-from irg_rl.learner.policy import Scores, StepScore, evaluate
+from irg_rl.learner.policy import Scores, StepScore, evaluate, evaluate_texts, velocities
 from irg_rl.learner.replay import ReplayPack, StepsRef, TextRef
 from irg_rl.learner.update import Loss
 from irg_rl.losses import clip, flow, text
@@ -38,6 +42,7 @@ class RLLossSettings:
     kl_image: float = 0.0
     kl_image_space: str = "velocity"  # velocity or mean
     max_text_tokens: int | None = None  # dr_grpo's constant denominator
+    forward_process: NFTRecipe | AWMRecipe | None = None  # in place of the policy loss on denoising steps
     mismatch_cap: float = 2.0  # truncation of sampler-mismatch weights, where old log-probabilities are recomputed
 
     def __post_init__(self) -> None:
@@ -88,16 +93,24 @@ class JointLoss:
 
     def __call__(self, output: ModelOutput, index: int, totals: dict[str, float]) -> Loss:
         replay = self._replays[index]
-        scores = evaluate(output, replay, self._trajectories, self._law)
+        scores = self._evaluate(output, replay)
         reference = None
         if self._reference is not None:
             with torch.no_grad():
-                reference = evaluate(self._reference(replay.pack), replay, self._trajectories, self._law)
+                reference = self._evaluate(self._reference(replay.pack), replay)
         nothing = 0.0 * (output.logits.sum().float() + output.velocity.sum())
         loss = Loss({TEXT: nothing, IMAGE: nothing})
         self._add_texts(loss, replay, scores, reference, totals)
-        self._add_images(loss, replay, scores, reference, totals)
+        if self._settings.forward_process is None:
+            self._add_images(loss, replay, scores, reference, totals)
+        else:
+            self._add_noised(loss, replay, scores, reference, totals)
         return loss
+
+    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> Scores:
+        if self._settings.forward_process is None:
+            return evaluate(output, replay, self._trajectories, self._law)
+        return Scores(evaluate_texts(output, replay, self._law), velocities(output, replay))
 
     def _add_texts(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
         chosen = [i for i, ref in enumerate(replay.texts) if self._advantage(ref) is not None]
@@ -125,7 +138,7 @@ class JointLoss:
             extra = {"entropy": scores.texts[i].entropy}
             if logp_ref is not None:
                 extra["kl"] = text.k3(logp.detach()[row, :length], logp_ref[row, :length])
-            self._log(loss, TEXT, ref, log_ratio[row, :length], (low, high), extra)
+            self._log_ratio(loss, TEXT, ref, log_ratio[row, :length], (low, high), extra)
 
     def _add_images(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
         for i, ref in enumerate(replay.images):
@@ -148,7 +161,24 @@ class JointLoss:
             total = flow.aggregate(per_step, totals[IMAGE])
             loss.terms[IMAGE] = loss.terms[IMAGE] + self._settings.image_weight * total
             bounds = (self._settings.clip_image, self._settings.clip_image)
-            self._log(loss, IMAGE, ref, log_ratio.detach(), bounds, extra)
+            self._log_ratio(loss, IMAGE, ref, log_ratio.detach(), bounds, extra)
+
+    def _add_noised(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
+        settings = self._settings.forward_process
+        for i, ref in enumerate(replay.images):
+            v, image, steps = scores.images[i], self._segment(ref), list(ref.steps)
+            v_old = self._old.velocity[ref.trajectory, ref.segment][steps].to(v.device)
+            per_level, extra, log_ratio = forward_process.image_loss(settings, v, v_old, image, steps)
+            if reference is not None:
+                kl = flow.velocity_mse(v, reference.images[i])
+                per_level = per_level + self._settings.kl_image * kl
+                extra["kl"] = kl.detach()
+            total = flow.aggregate(per_level, totals[IMAGE])
+            loss.terms[IMAGE] = loss.terms[IMAGE] + self._settings.image_weight * total
+            if log_ratio is None:
+                self._log(loss, IMAGE, ref, len(steps), {}, extra, {})
+            else:
+                self._log_ratio(loss, IMAGE, ref, log_ratio.detach(), (settings.clip, settings.clip), extra)
 
     def _image_kl(self, score: StepScore, reference: StepScore) -> Tensor:
         if self._settings.kl_image_space == "velocity":
@@ -161,7 +191,7 @@ class JointLoss:
         drawn = _pad([self._segment(ref).logprobs for ref in refs]).to(old.device)
         return text.mismatch_weight(old, drawn, mask, highest=self._settings.mismatch_cap)
 
-    def _log(
+    def _log_ratio(
         self,
         loss: Loss,
         modality: str,
@@ -170,14 +200,27 @@ class JointLoss:
         bounds: tuple[float, float],
         extra: Mapping[str, Tensor],
     ) -> None:
-        name = f"{modality}/turn{self._segment(ref).turn}/"
         count = log_ratio.numel()
         advantages = torch.full_like(log_ratio, self._advantage(ref))
         numbers = clip.ratio_metrics(log_ratio.exp(), log_ratio, advantages, *bounds)
         largest = {"ratio_max": float(numbers.pop("ratio_max")), "log_ratio_max": float(log_ratio.abs().max())}
         sums = {key: float(value) * count for key, value in numbers.items()}
-        sums |= {key: float(value.sum()) for key, value in extra.items()}
-        sums |= {"advantage": float(advantages.sum()), "count": float(count)}
+        self._log(loss, modality, ref, count, sums, extra, largest)
+
+    def _log(
+        self,
+        loss: Loss,
+        modality: str,
+        ref: TextRef | StepsRef,
+        count: int,
+        sums: Mapping[str, float],
+        values: Mapping[str, Tensor],
+        largest: Mapping[str, float],
+    ) -> None:
+        """`values`: one per token or step."""
+        name = f"{modality}/turn{self._segment(ref).turn}/"
+        sums = {**sums, **{key: float(value.sum()) for key, value in values.items()}}
+        sums |= {"advantage": float(torch.full((count,), self._advantage(ref)).sum()), "count": float(count)}
         for key, value in sums.items():
             loss.sums[name + key] = loss.sums.get(name + key, 0.0) + value
         for key, value in largest.items():

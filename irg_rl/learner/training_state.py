@@ -6,12 +6,15 @@ from irg_rl.learner import rng
 from irg_rl.learner.checkpoint import CheckpointError
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine
+from irg_rl.learner.old_weights import OldWeights
 from irg_rl.learner.reduce import gather_objects, rank, world_size
 
-MODEL, EMA_WEIGHTS, RNG = "model", "ema", "rng"
+MODEL, EMA_WEIGHTS, OLD_WEIGHTS, RNG = "model", "ema", "old", "rng"
 
 
-def capture(engine: Engine, ema: EMA | None = None) -> tuple[dict[str, dict[str, Tensor]], dict]:
+def capture(
+    engine: Engine, ema: EMA | None = None, old: OldWeights | None = None
+) -> tuple[dict[str, dict[str, Tensor]], dict]:
     """(tensor groups, JSON) for a Snapshot; the tensors are filled on rank 0 alone.
 
     The groups depend neither on the ZeRO stage nor on the world size, apart from one set of generator states per rank.
@@ -33,10 +36,19 @@ def capture(engine: Engine, ema: EMA | None = None) -> tuple[dict[str, dict[str,
     if ema is not None:
         groups[EMA_WEIGHTS] = ema.weights
         words["ema_updates"] = ema.updates
+    if old is not None:
+        groups[OLD_WEIGHTS] = old.weights
+        words["old_updates"] = old.updates
     return groups, words
 
 
-def restore(engine: Engine, groups: dict[str, dict[str, Tensor]], words: dict, ema: EMA | None = None) -> list[str]:
+def restore(
+    engine: Engine,
+    groups: dict[str, dict[str, Tensor]],
+    words: dict,
+    ema: EMA | None = None,
+    old: OldWeights | None = None,
+) -> list[str]:
     """Puts a captured state back, bit for bit on the same world size; returns what could not be restored.
 
     On another world size the weights and moments are exact, but a rank without a saved generator keeps its own. Raises
@@ -53,6 +65,8 @@ def restore(engine: Engine, groups: dict[str, dict[str, Tensor]], words: dict, e
     engine.skipped = words["skipped"]
     if ema is not None:
         ema.load(groups[EMA_WEIGHTS], words["ema_updates"])
+    if old is not None:
+        old.load(groups[OLD_WEIGHTS], words["old_updates"])
     prefix = f"rank{rank()}."
     own = {name.removeprefix(prefix): t for name, t in groups[RNG].items() if name.startswith(prefix)}
     if own:

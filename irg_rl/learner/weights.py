@@ -133,7 +133,7 @@ class FullState:
         if value.shape != shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)} in the checkpoint and {tuple(shape)} in the model")
         if self._stage == 3:
-            part = _own_partition(parameter, value)
+            part = own_partition(parameter, value)
             parameter.ds_tensor.data.copy_(part)
             safe_set_local_fp32_param(parameter, part)
             return
@@ -145,7 +145,7 @@ class FullState:
         if self._stage == 0:
             self._engine.optimizer.state[parameter][key].copy_(value)
         elif self._stage == 3:
-            safe_set_local_optimizer_state(parameter, _own_partition(parameter, value), key)
+            safe_set_local_optimizer_state(parameter, own_partition(parameter, value), key)
         else:
             safe_set_full_optimizer_state(parameter, value, key)
 
@@ -160,7 +160,7 @@ def _is_frozen(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
-def _own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
+def own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """This rank's ZeRO-3 share of a full tensor, padded with zeros. (DeepSpeed's own setter for full tensors fails on
     sizes that the world size does not divide.)"""
     size = parameter.ds_tensor.numel()

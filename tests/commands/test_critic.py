@@ -1,11 +1,15 @@
 """The critic on groups made by hand, with scorers whose answers are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from irg_rl import credit
 from irg_rl.commands.critic import CreditSettings, Critic
 from irg_rl.commands.reinforce import summary
+from irg_rl.config import DPORecipe
+from irg_rl.learner.dpo import Preferences
 from irg_rl.trajectory import Group
 from tests.test_credit import PROMPT, sample
 
@@ -67,3 +71,14 @@ def test_an_image_that_siblings_share_is_scored_once_and_belongs_to_all_of_them(
     assert verdict.means["brightness"] == pytest.approx([0.4, 0.6])
     assert (verdict.first, verdict.last) == (pytest.approx(0.4), pytest.approx(0.6))
     assert summary([verdict])["images"] == pytest.approx(4 / 3)
+
+
+def test_under_dpo_pairs_decide_what_is_trained_and_a_group_of_ties_is_dead():
+    preferences = Preferences(DPORecipe(tie=0.1), {"brightness": 1.0}, "sum")
+    judge = critic(BRIGHTNESS)
+    judge.settings = replace(judge.settings, preferences=preferences)
+    verdict, group = judge.score_group(painted([51, 102], [0, 51], [51, 76]))
+    assert not verdict.dead and not verdict.empty
+    assert [{segment.advantage for segment in t.segments} for t in group.trajectories] == [{1.0}, {-1.0}, {None}]
+    verdict, _ = judge.score_group(painted([51, 102], [0, 90]))
+    assert verdict.dead and verdict.empty

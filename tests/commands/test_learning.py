@@ -42,6 +42,33 @@ def test_rl_with_adapters_publishes_them_alone_to_workers_that_have_the_base(ada
     assert adapting.run.path("models", "rl", "adapter", "adapter_model.safetensors").is_file()
 
 
+@pytest.fixture
+def matching(local_ray, world, tmp_path):
+    drawn = {"guidance": {"text_scale": 2.0}, "noise": {"kind": "cps", "window": "all"}, "points": 9}
+    rl = {"algorithm": "nft", "nft": {"old": {"slope": 0.5}}, **drawn}
+    made = Learners(begun_run(world, tmp_path, rl=rl), "base")
+    yield made
+    made.stop()
+
+
+def test_nft_trains_on_images_drawn_with_guidance_and_sends_the_old_policy_to_draw_the_next(matching):
+    worker = RolloutWorker(worker_settings(matching.run, "base"))
+    for update in range(3):
+        arrays, message = ray.get(matching.message.arrays, timeout=60), matching.message
+        assert worker.set_weights(arrays, message.version, message.digest) == (update, message.digest)
+        _, group = worker.sample_group(update, PROMPTS[update], 2, version=update)
+        for sign, trajectory in zip((1.0, -1.0), group.trajectories):
+            assert trajectory.law.kind is None and all(len(image.x) == 0 for image in trajectory.images)
+            for segment in trajectory.segments:
+                segment.advantage = sign
+        refs = [ray.put(group)]
+        if update == 0:
+            matching.check_ratio(refs)
+        metrics = matching.finish(matching.train(refs))
+        matching.publish()
+        assert (metrics["image/turn0/v_distance"] > 0) == (update == 2)  # the decay after the first update is 0
+
+
 def test_rl_goes_on_with_the_prompts_of_its_checkpoint_only(learners):
     assert learners.resume() is None
     learners.save({"slots": "as they were"})

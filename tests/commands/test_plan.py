@@ -145,7 +145,7 @@ def test_guidance_costs_branches_and_a_cache_in_evaluation_alone():
             ["evaluation.guidance={text_scale: 4, image_scale: 2, first_interval: [0.0, 1.0]}"],
         )
     )
-    turns, steps = plain.recipe.evaluation.turns, plain.recipe.sampling.points - 1
+    turns, steps = plain.recipe.evaluation.turns, plain.recipe.evaluation.points - 1
     assert plain.evaluated.velocities == turns * steps
     assert guided.evaluated.velocities == 2 * steps + 3 * steps * (turns - 1)
     assert held(guided.place(EVALUATION))["KV caches"] == 2 * held(plain.place(EVALUATION))["KV caches"]
@@ -217,7 +217,7 @@ def test_contexts_are_as_long_as_the_samplers_are(history):
     recipe = shapes(f"sampling.history={history}", "sampling.system_prompt=Think first.")
     model = UnifiedModel(recipe.model, SPECIAL)
     initialize(model, 0, (3, 3), (3, 3))
-    sampled = Sampled.of(recipe, recipe.sampling.turns, guided=False)
+    sampled = Sampled.of(recipe, recipe.sampling.turns, recipe.sampling.points, None)
     contexts = Contexts(model, [encode(PROMPT)], encode("Think first."), sampled.capacity, history, None)
     trajectory, rows = longest_trajectory(recipe), torch.tensor([0])
     for turn, (text, image) in enumerate(zip(trajectory.texts, trajectory.images)):

@@ -41,7 +41,7 @@ class TinyWorld:
     vae: Autoencoder
     tokenizer: TextTokenizer
 
-    def law(self, sampling: SamplingRecipe = SAMPLING, noise: NoiseRecipe = NOISE) -> SamplingLaw:
+    def law(self, sampling: SamplingRecipe = SAMPLING, noise: NoiseRecipe | None = NOISE) -> SamplingLaw:
         return sampling_law(sampling, noise, "fp32")
 
     def replay(self, sampling: SamplingRecipe = SAMPLING, **changes) -> Replay:
@@ -49,10 +49,17 @@ class TinyWorld:
         return Replay(CONFIG, self.model.special, self.tokenizer.encode, **options)
 
     def sample(
-        self, count: int = 3, sampling: SamplingRecipe = SAMPLING, noise: NoiseRecipe = NOISE, **request
+        self,
+        count: int = 3,
+        sampling: SamplingRecipe = SAMPLING,
+        noise: NoiseRecipe | None = NOISE,
+        record_steps: bool = True,
+        **request,
     ) -> list[Trajectory]:
         """Trajectories with advantages +1, -.5, ... that differ by segment."""
-        sampler = Sampler(self.model, self.vae, self.tokenizer, sampling, noise=noise)
+        sampler = Sampler(
+            self.model, self.vae, self.tokenizer, sampling, noise=noise, record_steps=record_steps
+        )
         prompt = Prompt("p0", "a red circle above a blue square")
         drawn = sampler.sample([Request(prompt, sample=i, seed=5, **request) for i in range(count)])
         for index, trajectory in enumerate(drawn):

@@ -46,6 +46,9 @@ CONFIG = ModelConfig(
 )
 
 
+PARTS = ("noise", "guidance", "is_stop", "record_steps")
+
+
 @dataclass
 class Kit:
     model: UnifiedModel
@@ -53,8 +56,8 @@ class Kit:
     tokenizer: TextTokenizer
 
     def sampler(self, **changes) -> Sampler:
-        """Settings of SamplingRecipe by name; `noise`, `guidance` and `is_stop` go to the sampler."""
-        parts = {name: changes.pop(name) for name in ("noise", "guidance", "is_stop") if name in changes}
+        """Settings of SamplingRecipe by name; those of PARTS go to the sampler."""
+        parts = {name: changes.pop(name) for name in PARTS if name in changes}
         parts.setdefault("noise", NOISE)
         settings = {"max_text_tokens": 8, "points": 6, "turns": 3, "image_size": (32, 32)} | changes
         return Sampler(self.model, self.vae, self.tokenizer, SamplingRecipe(**settings), **parts)

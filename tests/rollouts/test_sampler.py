@@ -127,6 +127,20 @@ def test_only_what_a_single_forward_can_replay_carries_the_law_of_its_sampling(k
     assert kit.sampler(guidance=guidance).sample(requests(1))[0].law is None
 
 
+def test_images_that_are_trained_as_they_are_have_no_steps_and_leave_the_law_to_the_texts(kit):
+    ways = {"noise": {}, "ode": {"noise": None}, "guided": {"guidance": GuidanceRecipe(text_scale=2.0)}}
+    for parts in ways.values():
+        (trajectory,) = kit.sampler(record_steps=False, **parts).sample(requests(1))
+        law = trajectory.law
+        assert (law.temperature, law.kind, law.noise_level, law.t_second) == (1.0, None, None, None)
+        for image in trajectory.images:
+            assert image.x.shape[0] == image.logprobs.shape[0] == 0
+            shown = kit.sampler().eyes.develop(image.drawn[None], image.grid)[0]
+            assert torch.equal(shown, image.pixels)
+    recorded, bare = (kit.sampler(record_steps=on).sample(requests(1))[0] for on in (True, False))
+    assert torch.equal(recorded.images[-1].pixels, bare.images[-1].pixels)
+
+
 def test_a_shared_start_leaves_siblings_the_noise_of_trained_steps_alone(kit):
     def first_steps(shared: bool):
         noise = NoiseRecipe(window="first", window_size=1, shared_start=shared)

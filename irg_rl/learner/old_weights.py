@@ -1,0 +1,67 @@
+"""The old policy of NFT and AWM as weights: a copy that follows the trained ones by a schedule of its own, so it is no
+snapshot and must be in the checkpoint.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from irg_rl.config import OldPolicyRecipe
+from irg_rl.learner.ema import EMA
+from irg_rl.learner.weights import own_partition
+
+
+class OldWeights(EMA):
+    """fp32, on the CPU of every rank. `updates`: those that the copy has followed."""
+
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicyRecipe):
+        super().__init__(weights, schedule.most, warmup=False)
+        self.schedule = schedule
+
+    def decay_of(self, update: int) -> float:
+        return self.schedule.decay(update - 1)
+
+
+@contextmanager
+def holding(
+    module: nn.Module, weights: Mapping[str, Tensor], release: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Inside, the module computes with other values of its trainable parameters; then it has its own again, to the bit.
+
+    For forwards without gradients, between optimizer steps. `release`: of ZeRO 3, where parameters are gathered from
+    partitions and some stay gathered; it gives those up.
+    """
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    assert parameters.keys() <= weights.keys(), sorted(parameters.keys() - weights.keys())[:5]
+    if release is None:
+        own = _point_elsewhere(parameters, weights)
+    else:
+        release()
+        partitions = {name: own_partition(p, weights[name]) for name, p in parameters.items()}
+        own = _overwrite_partitions(parameters, partitions)
+    try:
+        yield
+    finally:
+        if release is None:
+            _point_elsewhere(parameters, own)
+        else:
+            release()
+            _overwrite_partitions(parameters, own)
+
+
+def _point_elsewhere(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns what the parameters pointed to. DeepSpeed's flat buffers, of which they are views, are not touched."""
+    before = {}
+    for name, parameter in parameters.items():
+        before[name] = parameter.data
+        parameter.data = values[name].to(parameter.device, parameter.dtype)
+    return before
+
+
+def _overwrite_partitions(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    before = {}
+    for name, parameter in parameters.items():
+        before[name] = parameter.ds_tensor.data.clone()
+        parameter.ds_tensor.data.copy_(values[name])
+    return before
