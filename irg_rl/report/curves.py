@@ -7,7 +7,8 @@ Which scalars of `metrics.jsonl` are drawn, by the name they are logged under:
 | SFT stages  | `ce`, `mse`, `right_tokens`, the same under `validation/`, `grad_norm/{part}` |
 | RL (`rl..`) | `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, `accuracy/turn{k}` and        |
 |             | `accuracy/n` (validation), `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
-|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}` |
+|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`; NFT, AWM: `image/turn{k}/{v_distance,v_norm}`; |
+|             | DPO: `dpo{,_text,_image}/accuracy`, `dpo_{text,image}/winner_gain` |
 """
 
 import base64
@@ -90,6 +91,12 @@ CURVES = (
           share=True),
     Curve("Largest |log ratio| of an update", RL, r"(?P<panel>text|image)/(?P<line>turn\d+)/log_ratio_max",
           "|log ratio|", UPDATES, log_scale=True),
+    Curve("Distance from the old velocity", RL, r"image/(?P<line>turn\d+)/v_distance", "mean squared difference",
+          UPDATES, log_scale=True),
+    Curve("Norm of the velocity over the old one's", RL, r"image/(?P<line>turn\d+)/v_norm", "ratio", UPDATES),
+    Curve("Pairs told apart", RL, r"(?P<line>dpo(_text|_image)?)/accuracy", "share of pairs", UPDATES, share=True),
+    Curve("What winners gained over the reference", RL, r"(?P<panel>dpo_text|dpo_image)/winner_gain",
+          "nats, and squared error", UPDATES),
     Curve("Time of an update", RL, r"seconds/(?P<line>.+)", "seconds", UPDATES),
 )  # fmt: skip
 
