@@ -1,6 +1,6 @@
 """How BAGEL and IRG sample, by name: for `evaluation.preset` of a recipe, `irg-rl eval` and `irg-rl generate`.
 
-A preset is a part of a recipe's `evaluation` section; config.py says what the settings mean. Sources:
+A preset is a part of a recipe's `evaluation` section; config/evaluation.py says what the settings mean. Sources:
 
     irg          IRG's two-turn script, tiif_multi_turn_gen.py (Osilly/Interleaving-Reasoning-Generation, 3eee315)
     irg-paper    the same with the guidance of the paper (arXiv 2509.06945), which leaves all else open

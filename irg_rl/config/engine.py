@@ -1,0 +1,28 @@
+"""The machine: ranks, actors, devices; and where a run is tracked."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from irg_rl.config.sections import Positive, Rate, Section
+
+
+class EngineRecipe(Section):
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    learner_ranks: Positive = 1
+    rollout_actors: Positive = 2
+    threads: Positive = 2
+    """Torch threads for a lone process; actors that run side by side share them."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = Field(False, exclude_if=lambda on: not on)
+    """Run every layer again in the backward instead of keeping what it made: about a third more time, and memory for
+    one layer in place of all."""
+    deadline_s: Rate = 300.0
+    """Longest wait for any answer of an actor."""
+    keep_checkpoints: Positive = 2
+
+
+class TrackingRecipe(Section):
+    wandb: bool = True
+    project: str = "irg-rl"

@@ -1,0 +1,120 @@
+"""Recipes from files and overrides, and errors that name the setting and the nearest known one."""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from irg_rl.config.recipe import Recipe
+from irg_rl.presets import presets_first
+
+SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
+"""Overrides so common that they have a short name."""
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be run; the message lists every problem, one per line."""
+
+
+def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read `path`, apply `key.sub=value` overrides and validate.
+
+    Raises RecipeError with every problem found, each naming the setting and the nearest known name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such recipe; `irg-rl ls` lists those at hand")
+    try:
+        base = OmegaConf.load(path)  # also refuses a setting that is given twice
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    for key, value in presets_first(map(split_override, overrides)):
+        try:
+            OmegaConf.update(base, key, value, merge=True, force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+            raise RecipeError(f"'{key}={value}': cannot be applied: {error}") from error
+    try:
+        data = OmegaConf.to_container(base, resolve=True)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return parse_recipe(data, where=str(path))
+
+
+def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe with other settings, by dotted name; see `load_recipe` for the errors."""
+    data = recipe.model_dump(mode="json")
+    for key, value in presets_first(settings.items()):
+        *sections, name = key.split(".")
+        place = data
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}  # absent so far, or unknown, which is then said
+            place = place[section]
+        place[name] = value
+    return parse_recipe(data, where)
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """Dotted name and value of `key=value`; RecipeError when it is written differently."""
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"{override!r}: an override is written key=value, for example rl.updates=20")
+    try:
+        return SHORT_NAMES.get(key, key), yaml.safe_load(value)
+    except YAMLError as error:
+        raise RecipeError(f"{override!r}: cannot be applied: {error}") from error
+
+
+def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
+    """Validate a plain dict; see `load_recipe` for the errors."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [line for problem in error.errors() for line in _explain(problem)]
+        raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _explain(problem: dict) -> list[str]:
+    location = [str(part) for part in problem["loc"]]
+    setting = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_settings(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        if near:
+            return [f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], near[0]])}?"]
+        return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
+    if problem["type"] == "value_error":
+        lines = problem["msg"].removeprefix("Value error, ").splitlines()
+        return [f"{setting}: {line}" if setting else line for line in lines]
+    value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
+    return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
+
+
+def _known_settings(location: list[str]) -> list[str]:
+    """Field names of the section at `location`, stepping through lists, dicts and optional sections."""
+    current: type | None = Recipe
+    for part in location:
+        if current is None:
+            return []
+        if part in current.model_fields:
+            current = _section_of(current.model_fields[part].annotation)
+    return sorted(current.model_fields) if current is not None else []
+
+
+def _section_of(annotation) -> type | None:
+    is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+    if is_class and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None

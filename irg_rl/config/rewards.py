@@ -1,0 +1,68 @@
+"""Scorers and how their scores become a reward."""
+
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from irg_rl.config.sections import Positive, Rate, Section, Share
+
+SCORER_KINDS = ("verifier", "clip", "hps", "judge")
+
+
+class ScorerRecipe(Section):
+    name: str
+    kind: str
+    """verifier, clip, hps, judge, or one's own as package.module:Class."""
+    weight: float = 1.0
+    held_out: bool = False
+    """Never part of the reward, always logged."""
+    path: str | None = None
+    """clip, hps: folder or checkpoint of a released model; None: trained on the spot in the shapes world."""
+    base_url: str | None = None
+    """judge: an OpenAI-compatible endpoint; None: the embedded judge on 127.0.0.1."""
+    model: str = "judge"
+    api_key_env: str | None = None
+    """judge: name of the environment variable that holds the key."""
+    timeout_s: Rate = 30.0
+    concurrency: Positive = 8
+    options: dict[str, Any] = {}
+    """Further arguments of the scorer's constructor, such as `model: ViT-H-14` for a checkpoint file; they go first."""
+
+    @model_validator(mode="after")
+    def settings_are_of_the_kind(self):
+        foreign = set() if self.kind == "judge" else {"base_url", "model", "api_key_env", "timeout_s", "concurrency"}
+        foreign |= set() if self.kind in ("clip", "hps") else {"path"}
+        fields = type(self).model_fields
+        given = sorted(name for name in foreign if vars(self)[name] != fields[name].default)
+        if given:
+            raise ValueError(
+                f"{', '.join(given)}: not a setting of scorers of kind {self.kind!r}; what their constructor takes "
+                "stands in `options`"
+            )
+        return self
+
+    @field_validator("kind")
+    @classmethod
+    def kind_is_known(cls, kind: str) -> str:
+        module, colon, name = kind.partition(":")
+        if kind not in SCORER_KINDS and not (colon and module and name.isidentifier()):
+            raise ValueError(f"{kind!r}: choose {', '.join(SCORER_KINDS)}, or your own as package.module:Class")
+        return kind
+
+
+class RewardRecipe(Section):
+    scorers: list[ScorerRecipe] = []
+    combine: Literal["sum", "zscore_sum"] = "sum"
+    max_failure_share: Share = 0.2
+    """Share of failed scores over a window of updates above which the run stops."""
+    training_steps: Positive = 300
+    """Steps for each of the small CLIP and HPS models trained on the spot."""
+
+    @model_validator(mode="after")
+    def names_are_unique(self):
+        names = [s.name for s in self.scorers]
+        if len(names) != len(set(names)):
+            raise ValueError(f"scorer names must differ, found {names}")
+        if self.scorers and all(s.held_out for s in self.scorers):
+            raise ValueError("every scorer is held out: there is no reward; set held_out: false on one of them")
+        return self

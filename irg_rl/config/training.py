@@ -1,0 +1,187 @@
+"""What is trained, at which rates, on which rows: the stages of SFT, optimizer and adapters."""
+
+import typing
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from irg_rl.config.sections import Decay, Positive, Rate, Section, Share
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class DataSource(Section):
+    """One learning mode in a stage's mixture."""
+
+    folder: str
+    """Folder of parquet files in the IRG schema, relative to `sft.data`."""
+    weight: float = Field(1.0, ge=0)
+    mandatory: bool = False
+    """Every pack begins with one row of each mandatory source, whatever its weight."""
+
+
+class Dropout(Section):
+    """Condition dropout. `branch` drops exactly what the guidance branches leave out, with positions as at inference;
+    `irg` is the original: each item on its own, rope gap where an image was."""
+
+    mode: Literal["branch", "irg"] = "branch"
+    image: Share = 0.05
+    """branch, refinements: VAE and ViT of all condition images together."""
+    last_text: Share = 0.05
+    """branch, refinements: the reflection right before the target image."""
+    all_text: Share = 0.05
+    """branch, first images: everything but a system text."""
+    irg_text: Share = 0.0
+    """irg: a text. It drops texts with loss too, as the original does."""
+    irg_vit: Share = 0.0
+    """irg: the ViT tokens of a condition image."""
+    irg_vae: Share = 0.3
+    """irg: the clean latents of a condition image."""
+
+    @model_validator(mode="after")
+    def shares_leave_something(self):
+        if self.image + self.last_text > 1:
+            raise ValueError(f"image {self.image} and last_text {self.last_text} are shares of one draw: at most 1")
+        return self
+
+
+class OptimizerRecipe(Section):
+    lr: float = Field(1e-3, ge=0)
+    """Learning rate of the understanding expert, and of the parts without one of their own. 0 freezes a part."""
+    gen_lr: float | None = Field(None, ge=0)
+    """Learning rate of the generation expert; None: `lr`."""
+    vision_lr: float | None = Field(None, ge=0)
+    """Learning rate of vision tower and connector; None: `lr`."""
+    muon_lr: float | None = Field(None, gt=0)
+    """Learning rate of Muon for the matrices of all layers, AdamW keeps the rest; None: AdamW alone. For training from
+    scratch; needs ZeRO stage 0."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: Rate = 1e-8
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: Rate = 1.0
+    warmup: int = Field(0, ge=0)
+    """Optimizer steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_lr_share: Share = 0.0
+    """cosine: share of the learning rate left at the last step."""
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rate of each part."""
+        return {
+            "und": self.lr,
+            "gen": self.lr if self.gen_lr is None else self.gen_lr,
+            "vision": self.lr if self.vision_lr is None else self.vision_lr,
+        }
+
+    @model_validator(mode="after")
+    def something_is_trained(self):
+        if not any(self.rates.values()):
+            raise ValueError("lr, gen_lr and vision_lr are all 0, so nothing is trained: set one of them above 0")
+        return self
+
+
+class LoraRecipe(Section):
+    """Adapters on the experts' matrices, trained while the base is frozen, vision included (docs/recipes.md)."""
+
+    rank: Positive = 64
+    alpha: Positive = 128
+    """What an adapter adds is multiplied by alpha / rank."""
+    experts: tuple[Literal["und", "gen"], ...] = ("und", "gen")
+    targets: tuple[Projection, ...] = typing.get_args(Projection)
+    """Matrices that get an adapter, in every layer of the experts."""
+
+    @field_validator("experts", "targets")
+    @classmethod
+    def something_is_named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("an empty list trains nothing: name one at least, or leave the setting out for all")
+        return names
+
+    def problems(self, optimizer: OptimizerRecipe) -> list[str]:
+        """Where the two contradict each other."""
+        problems = []
+        if optimizer.muon_lr:
+            problems.append("optimizer.muon_lr trains whole matrices, which lora freezes: leave one of the two out")
+        if optimizer.vision_lr:
+            problems.append("optimizer.vision_lr has no effect with lora, which freezes vision: leave it out")
+        if optimizer.gen_lr and "gen" not in self.experts:
+            problems.append("optimizer.gen_lr has no effect without gen in lora.experts: add gen or leave gen_lr out")
+        if not any(optimizer.rates[expert] for expert in self.experts):
+            problems.append(
+                f"lora.experts {list(self.experts)} have learning rate 0, so nothing is trained: raise optimizer.lr or "
+                "gen_lr, or name another expert"
+            )
+        return problems
+
+
+LoraSection = Annotated[LoraRecipe | None, Field(exclude_if=lambda lora: lora is None)]
+"""Where it is absent it is not written down either, and not part of the digest."""
+
+
+class Stage(Section):
+    """One IRGL stage."""
+
+    steps: Positive
+    """Upper bound; the stage ends earlier at its validation plateau."""
+    sources: list[DataSource]
+    tokens_per_pack: Positive = 3600
+    """A pack is full when the next row would exceed it. Mandatory rows alone, and the reflections that the image
+    branch of the dropout repeats, may go beyond."""
+    packs_per_step: Positive = 1
+    """Packs of one optimizer step over all learner ranks."""
+    max_row_tokens: Positive = 2048
+    """Longer rows are rejected and listed in rejected.jsonl."""
+    ce_weight: float = Field(1.0, ge=0)
+    mse_weight: float = Field(1.0, ge=0)
+    noise_blocks: Positive = 1
+    """Noise levels trained per target image in one pass: each is a noise block of its own after the shared context."""
+    first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(None, exclude_if=lambda blocks: blocks is None)
+    """Those of a first image, which has its layout to find and a short context to share; None: `noise_blocks`."""
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    lora: LoraSection = None
+    """None: all weights are trained."""
+    patience: Positive = 6
+    """Validations without improvement that end the stage."""
+
+    @property
+    def noise_blocks_by_kind(self) -> tuple[int, int]:
+        """Of a first image and of one that has images before it."""
+        return self.first_noise_blocks or self.noise_blocks, self.noise_blocks
+
+    @model_validator(mode="after")
+    def something_is_drawn(self):
+        if not any(source.weight > 0 for source in self.sources):
+            raise ValueError("sources needs at least one entry with a weight above 0")
+        return self
+
+
+class SFTRecipe(Section):
+    data: str | None = None
+    """Folder with one folder of parquet per mode; None: the run makes its own from the shapes world."""
+    base: Stage | None = None
+    """The base model's own training, before IRGL: for a model from scratch."""
+    stage1: Stage | None = None
+    """All six modes: thinking and reflection."""
+    stage2: Stage | None = None
+    """Whole trajectories; goes on from stage 1, or from `init_from` where there is none."""
+    dropout: Dropout = Dropout()
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    """ZeRO stage of the SFT engine; None: `engine.zero_stage`."""
+    ema_decay: Decay = 0.995
+    validate_every: Positive = 200
+    checkpoint_every: Positive = 500
+    validation_rows: Positive = 256
+    """Rows kept for validation, an equal part from each source's first row group."""
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages that the recipe has, in order."""
+        all_three = {"base": self.base, "stage1": self.stage1, "stage2": self.stage2}
+        return {name: stage for name, stage in all_three.items() if stage is not None}
+
+    @model_validator(mode="after")
+    def has_a_stage(self):
+        if not self.stages:
+            raise ValueError("sft needs base, stage1 or stage2; leave the section out to train no SFT")
+        return self

@@ -1,0 +1,48 @@
+"""The embedded world and its autoencoder."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from irg_rl.config.sections import Positive, Rate, Section, Share
+
+
+class WorldRecipe(Section):
+    """The embedded shapes world: prompts and rows that a run makes for itself."""
+
+    sft_rows: dict[str, int] = {
+        "base_reading": 8000,
+        "base_editing": 8000,
+        "initial_thinking_understanding_learning": 1500,
+        "initial_thinking_generation_learning": 1500,
+        "initial_full_learning": 12000,
+        "improving_thinking_understanding_learning": 2500,
+        "improving_thinking_generation_learning": 6000,
+        "improving_full_learning": 12000,
+    }
+    """Rows made per learning mode before stage 1."""
+    deep_share: Share = 0.0
+    """Share of improving_full rows that go on after a refined image; for `sampling.history: full`."""
+    overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
+        {}, exclude_if=lambda kinds: not kinds
+    )
+    """Kind of defect -> share of those that the teacher of the rows passes over, as one that looks less well than it
+    should. What it passes over only RL can teach."""
+    own_images: int = Field(3000, ge=0)
+    """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
+    own_image_steps: Positive = 12
+    """Time points of the sampler that draws them."""
+    train_prompts: Positive = 6000
+    validation_prompts: Positive = 128
+    test_prompts: Positive = 400
+    prompt_mix: dict[str, float] | None = None
+    """Share of each tag among the prompts; None is the world's own mix."""
+
+
+class VAETraining(Section):
+    steps: Positive = 1500
+    batch_size: Positive = 64
+    lr: Rate = 2e-3
+    kl_weight: float = Field(1e-5, ge=0)
+    min_checker_agreement: Share = 0.99
+    """Share of held-out reconstructions that the checker must read as it reads the original; less stops the run."""
