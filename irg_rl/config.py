@@ -68,6 +68,11 @@ class WorldRecipe(Section):
     """Rows made per learning mode before stage 1."""
     deep_share: Share = 0.0
     """Share of improving_full rows that go on after a refined image; for `sampling.history: full`."""
+    overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
+        {}, exclude_if=lambda kinds: not kinds
+    )
+    """Kind of defect -> share of those that the teacher of the rows passes over, as one that looks less well than it
+    should. What it passes over only RL can teach."""
     own_images: int = Field(3000, ge=0)
     """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
     own_image_steps: Positive = 12

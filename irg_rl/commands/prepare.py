@@ -45,13 +45,18 @@ def make_world(run: Run) -> None:
         prompts = make_prompts(count, split, run.recipe.seed, world.prompt_mix)
         write_prompts(run.path("world", f"{split}.jsonl"), prompts)
     if run.recipe.sft is not None and run.recipe.sft.data is None:
-        train, mix = prompts_of(run, "train"), RowMix(deep_share=world.deep_share)
+        train, mix = prompts_of(run, "train"), row_mix(run.recipe)
         with bar("world: rows", len(world.sft_rows)) as progress:
             for mode, count in world.sft_rows.items():
                 write_rows(run.path("world", "rows"), train, {mode: count}, run.recipe.seed, mix)
                 progress.advance(note=mode)
     if run.recipe.init_from is None:
         train_tokenizer(corpus(seed=run.recipe.seed), run.recipe.model.llm.vocab_size, run.path(TOKENIZER))
+
+
+def row_mix(recipe: Recipe) -> RowMix:
+    """How the teacher's rows are mixed, those about the model's own images included."""
+    return RowMix(deep_share=recipe.world.deep_share, overlooked=recipe.world.overlooked)
 
 
 def prompts_of(run: Run, split: str) -> list[Prompt]:

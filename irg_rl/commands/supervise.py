@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from irg_rl.commands.prepare import load_model, model_path, prompts_of, save_trained
+from irg_rl.commands.prepare import load_model, model_path, prompts_of, row_mix, save_trained
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run
 from irg_rl.config import LoraRecipe, OptimizerRecipe, Recipe, RLRecipe, Stage, adapters_of
@@ -18,7 +18,7 @@ from irg_rl.learner.process_group import Rank
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.report.tracking import Tracker
-from irg_rl.shapes_world.rows import RowMix, own_image_rows, write_mode
+from irg_rl.shapes_world.rows import own_image_rows, write_mode
 from irg_rl.shapes_world.teacher import think_text
 from rollouts.images import vit_resize
 from rollouts.request import Request
@@ -152,8 +152,7 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
             requests = [Request(p, begin + i, recipe.seed, think=think_text(p.metadata)) for i, p in enumerate(part)]
             images += [t.images[0].pixels.numpy() for t in sampler.sample(requests, turns=1)]
             progress.advance(len(part))
-    mix = RowMix(deep_share=recipe.world.deep_share)
-    rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed), mix=mix)
+    rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed), mix=row_mix(recipe))
     for mode, made in rows.items():
         write_mode(run.path("world", "rows", "own"), mode, made)
     facts["images"] = len(images)

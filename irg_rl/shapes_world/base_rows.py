@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 
 from irg_rl.shapes_world.check import as_thing
-from irg_rl.shapes_world.constraints import Thing, in_order, sight, sight_of_relation
+from irg_rl.shapes_world.constraints import Thing, in_order, sight, sight_of_relation, sight_of_room
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, RELATIONS, SHAPES, Object, Scene, stands
 from irg_rl.shapes_world.scenes import random_object
@@ -25,6 +25,8 @@ MAX_OBJECTS = 7
 MAX_EDITS = 4
 COUNTED = 4
 """Things that one row asks after."""
+RELATED = 2
+"""Relations that one row asks after."""
 
 
 def placed_scene(rng: random.Random) -> Scene:
@@ -52,17 +54,23 @@ def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def related(scene: Scene, rng: random.Random) -> list[str]:
-    """Question and answer: whether a relation between two objects holds, as often as not. Nothing where no two objects
-    are alone of their kind."""
+    """Questions and answers in turn: whether a relation between two objects holds, as often as not, and which free
+    cells stand in a relation to one. Nothing where no two objects are alone of their kind."""
     kinds = Counter(map(as_thing, scene.objects))
     alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
     if len(alone) < 2:
         return []
-    one, other = rng.sample(alone, 2)
-    told = rng.random() < 0.5
-    name = rng.choice([name for name in RELATIONS if stands(one.cell, name, other.cell) == told])
-    first, second = as_thing(one), as_thing(other)
-    return [f"is {first} {name} {second} ?", sight_of_relation(first, name, second, scene.objects)]
+    texts = []
+    for _ in range(RELATED):
+        one, other = rng.sample(alone, 2)
+        told = rng.random() < 0.5
+        name = rng.choice([name for name in RELATIONS if stands(one.cell, name, other.cell) == told])
+        first, second = as_thing(one), as_thing(other)
+        texts += [f"is {first} {name} {second} ?", sight_of_relation(first, name, second, scene.objects)]
+    other, name = rng.choice(alone), rng.choice(RELATIONS)
+    free = [cell for cell in CELLS if cell not in scene.taken() and stands(cell, name, other.cell)]
+    bound = (name, as_thing(other), (other.cell,))
+    return [*texts, f"free {name} {as_thing(other)} ?", sight_of_room([bound], free)]
 
 
 def put_text(seen: Object) -> str:

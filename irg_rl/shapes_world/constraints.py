@@ -38,6 +38,8 @@ class Thing(NamedTuple):
 
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NONE = "none"
+"""No relation, or no cell."""
 
 
 def sight(things: Sequence[Thing], objects: Sequence[Object]) -> str:
@@ -51,10 +53,18 @@ def sight(things: Sequence[Thing], objects: Sequence[Object]) -> str:
 
 
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
-    """Whether every `first` stands `name` of every `second`."""
-    ones, others = ([seen for seen in objects if thing.fits(seen)] for thing in (first, second))
-    holds = all(stands(one.cell, name, other.cell) for one in ones for other in others)
-    return f"{first} is {name if holds else f'not {name}'} {second} ."
+    """Where both stand, how every `first` stands to every `second`, and whether that is `name`. Said in this order each
+    word follows from the few before it: asked for the last sentence alone a small model guesses."""
+    ones, others = ([seen.cell for seen in in_order(objects) if thing.fits(seen)] for thing in (first, second))
+    holding = [name for name in RELATIONS if all(stands(one, name, other) for one in ones for other in others)]
+    told = f"{first} is {name if name in holding else f'not {name}'} {second} ."
+    return f"{first} at {' '.join(ones)} , {second} at {' '.join(others)} : {' and '.join(holding) or NONE} . {told}"
+
+
+def sight_of_room(bounds: Sequence[tuple[str, Thing, Sequence[str]]], cells: Sequence[str]) -> str:
+    """Which of the cells that are free stand in every relation to the things that stand in the given cells."""
+    said = " and ".join(f"{name} {thing} at {' '.join(places)}" for name, thing, places in bounds)
+    return f"free {said} : {' '.join(cells) or NONE} ."
 
 
 def in_order(objects: Iterable[Object]) -> list[Object]:

@@ -2,14 +2,14 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain, combinations, permutations, product
 
 import numpy as np
 
 from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge_demand
-from irg_rl.shapes_world.constraints import Demand, Thing, parse_metadata
+from irg_rl.shapes_world.constraints import MIRROR, Demand, Thing, in_order, parse_metadata
 from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.render import cell_slices, render_cell
 from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
@@ -28,15 +28,26 @@ class EditKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class Room:
+    """Where a thing may be put: `bounds` are its relations (relation, other thing, cells of that), `cells` those that
+    keep all of them."""
+
+    bounds: tuple[tuple[str, Thing, tuple[str, ...]], ...]
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Edit:
     """One repair. `thing` is the object as it stands in the picture (add: as it will stand), `cell` its cell, `to` the
-    new colour (recolor), shape (reshape) or cell (move); `defect` says why."""
+    new colour (recolor), shape (reshape) or cell (move); `defect` says why, `room` what there was to choose from where
+    a relation had a say."""
 
     kind: EditKind
     thing: Thing
     cell: str
     to: str | None = None
     defect: Defect | None = None
+    room: Room | None = field(default=None, compare=False)
 
 
 def plan_edits(reading: Reading, metadata: dict, rng: random.Random, max_fixes: int | None = 2) -> list[Edit]:
@@ -114,11 +125,26 @@ def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, r
     empty = [cell for cell in CELLS if cell not in board and cell not in unclear]
     groups = [group for group in (unclear, empty, _tolerated(board, demand)) if group]
     fitting = [[c for c in group if not _broken([*board.values(), new._replace(cell=c)], demand)] for group in groups]
-    cell = next((group for group in fitting if group), groups[0])[0]
+    room = next((group for group in fitting if group), [])
+    cell = room[0] if room else groups[0][0]
     if cell in unclear:
         unclear.remove(cell)
+    bounds = _bounds(as_thing(new), board.values(), demand)
     board[cell] = new._replace(cell=cell)
-    return Edit(EditKind.ADD, as_thing(new), cell, defect=defect)
+    return Edit(EditKind.ADD, as_thing(new), cell, None, defect, Room(bounds, tuple(room)) if bounds else None)
+
+
+def _bounds(thing: Thing, others: Iterable[Object], demand: Demand) -> tuple[tuple[str, Thing, tuple[str, ...]], ...]:
+    """Relations that the demand puts on a thing by what else is there, as seen from the thing."""
+    bounds = []
+    for first, name, second in demand.relations:
+        one, other = demand.includes[first][0], demand.includes[second][0]
+        sides = [(one, name, other), (other, MIRROR[name], one)]
+        for own, relation, foreign in sides:
+            cells = tuple(seen.cell for seen in in_order(others) if foreign.fits(seen))
+            if cells and own.shape == thing.shape and own.color in (None, thing.color):
+                bounds.append((relation, foreign, cells))
+    return tuple(bounds)
 
 
 def _tolerated(board: dict[str, Object], demand: Demand) -> list[str]:
@@ -152,13 +178,18 @@ def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
         ((), ()),
     )
     edits = []
+    after = {seen.cell: seen for seen in _moved(board, *found)}
     for cell, target in zip(*found):
+        others = [seen for place, seen in after.items() if place != target]
+        open_cells = [c for c in (*free, target) if c == target or c not in after]
+        fitting = [c for c in CELLS if c in open_cells and not _broken([*others, board[cell]._replace(cell=c)], demand)]
+        room = Room(_bounds(as_thing(board[cell]), others, demand), tuple(fitting))
         seen = board.pop(cell)
         board[target] = seen._replace(cell=target)
         own = [defect for defect in broken if defect.thing.fits(seen) or defect.other.fits(seen)]
         told = {edit.defect.claim() for edit in edits}
         reason = next((defect for defect in own if defect.claim() not in told), own[0] if own else broken[0])
-        edits.append(Edit(EditKind.MOVE, as_thing(seen), cell, target, replace(reason, cell=cell)))
+        edits.append(Edit(EditKind.MOVE, as_thing(seen), cell, target, replace(reason, cell=cell), room))
     return edits
 
 

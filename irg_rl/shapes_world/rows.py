@@ -9,8 +9,8 @@ import io
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,8 @@ class RowMix:
     """Pictures and stops of a row at most, the first picture included."""
     max_fixes: int = 2
     """Defects that one reflection names at most."""
+    overlooked: Mapping[str, float] = field(default_factory=dict)
+    """Kind of defect -> share of those that the teacher passes over."""
 
 
 def write_rows(
@@ -127,17 +129,17 @@ def improving_row(
 ) -> Row:
     """A row about one first picture: what the teacher says of it and, where something is to be changed, the picture
     with those changes alone."""
-    steps = [_step(first, reading, prompt, rng, mix.max_fixes)]
+    steps = [_step(first, reading, prompt, rng, mix)]
     while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:
         picture = steps[-1][1]
         if picture is None:
             break
-        steps.append(_step(picture, read(picture), prompt, rng, mix.max_fixes))
+        steps.append(_step(picture, read(picture), prompt, rng, mix))
     return _IMPROVING[mode](prompt, first, steps)
 
 
-def _step(pixels: np.ndarray, reading: Reading, prompt: Prompt, rng: random.Random, max_fixes: int) -> Step:
-    reflection, edits = reflect(reading, prompt.metadata, rng, max_fixes)
+def _step(pixels: np.ndarray, reading: Reading, prompt: Prompt, rng: random.Random, mix: RowMix) -> Step:
+    reflection, edits = reflect(reading, prompt.metadata, rng, mix.max_fixes, mix.overlooked)
     return reflection, apply_edits(pixels, reading, edits, rng) if edits else None
 
 

@@ -5,10 +5,21 @@ at, and the edit that mends it, with the cells of that picture.
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge
-from irg_rl.shapes_world.constraints import NUMBERS, Thing, in_order, parse_metadata, sight, sight_of_relation
+from irg_rl.shapes_world.constraints import (
+    NONE,
+    NUMBERS,
+    Thing,
+    in_order,
+    parse_metadata,
+    sight,
+    sight_of_relation,
+    sight_of_room,
+)
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
 from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
@@ -24,22 +35,30 @@ IMPROVING_QUESTION = "what must change in the first picture ?"
 _COLOR, _SHAPE, _CELL = ("|".join(words) for words in (COLORS, SHAPES, CELLS))
 _THING = rf"(?:(?:{_COLOR}) )?(?:{_SHAPE})"
 _COLORED = rf"(?:{_COLOR}) (?:{_SHAPE})"
-_SEEN = rf"{_THING}(?: at(?: (?:{_CELL}))+)? : (?:{'|'.join(NUMBERS)})"
+_PLACED = rf"{_THING} at(?: (?:{_CELL}))+"
+_RELATION = "|".join(RELATIONS)
+_SEEN = rf"(?:{_PLACED}|{_THING}) : (?:{'|'.join(NUMBERS)})"
+_RELATED = (
+    rf"{_PLACED} , {_PLACED} : (?:(?:{_RELATION})(?: and (?:{_RELATION}))*|{NONE}) \. "
+    rf"{_THING} is (?:not )?(?:{_RELATION}) {_THING} \. "
+)
+_BOUND = rf"(?:{_RELATION}) {_PLACED}"
+_ROOM = rf"(?:free {_BOUND}(?: and {_BOUND})* :(?:(?: (?:{_CELL}))+| {NONE}) \. )?"
 _ALSO = rf"(?:{_COLORED}|{BLUR}) at (?:{_CELL})"
 _SIGHT = re.compile(
     rf"i see {_SEEN}(?: , {_SEEN})* \. "
-    rf"(?:{_THING} is (?:not )?(?:{'|'.join(RELATIONS)}) {_THING} \. (?!remove ))*"
+    rf"(?:{_RELATED})*"
     rf"(?:also {_ALSO}(?: , {_ALSO})* \. )?"
 )
 _AT = rf"at (?P<cell>{_CELL}) \. "
 _SENTENCES = {
-    DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. put (?P<seen>{_COLORED}) {_AT}",
+    DefectKind.MISSING: rf"one (?P<thing>{_THING}) is missing \. {_ROOM}put (?P<seen>{_COLORED}) {_AT}",
     DefectKind.EXTRA: rf"one (?P<thing>{_THING}) is extra \. remove (?P<seen>{_COLORED}) {_AT}",
     DefectKind.COLOR: rf"(?P<seen>(?:{_COLOR}) (?P<shape>{_SHAPE})) is wrong color \. "
     rf"put (?P<to>{_COLOR}) (?P=shape) {_AT}",
     DefectKind.SHAPE: rf"(?P<seen>(?P<color>{_COLOR}) (?:{_SHAPE})) is wrong shape \. "
     rf"put (?P=color) (?P<to>{_SHAPE}) {_AT}",
-    DefectKind.RELATION: rf"(?P<thing>{_THING}) is not (?P<relation>{'|'.join(RELATIONS)}) (?P<other>{_THING}) \. "
+    DefectKind.RELATION: rf"(?P<thing>{_THING}) is not (?P<relation>{_RELATION}) (?P<other>{_THING}) \. {_ROOM}"
     rf"remove (?P<seen>{_COLORED}) {_AT}put (?P=seen) at (?P<to>{_CELL}) \. ",
 }
 _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()}
@@ -84,18 +103,28 @@ def reflection_text(sight: str, edits: list[Edit]) -> str:
     return f"<think> {' '.join((sight, *map(_sentence, edits))) if edits else f'{sight} {NOTHING}'} </think>"
 
 
-def reflect(reading: Reading, metadata: dict, rng: random.Random, max_fixes: int | None = 2) -> tuple[str, list[Edit]]:
-    """Reflection on a picture and the edits it announces."""
+def reflect(
+    reading: Reading,
+    metadata: dict,
+    rng: random.Random,
+    max_fixes: int | None = 2,
+    overlooked: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[str, list[Edit]]:
+    """Reflection on a picture and the edits it announces. `overlooked`: kind of defect -> share of those that the
+    teacher sees, as the first words say, and passes over all the same."""
     edits = plan_edits(reading, metadata, rng, max_fixes)
+    if overlooked:
+        edits = [edit for edit in edits if rng.random() >= overlooked.get(edit.defect.kind, 0.0)]
     return reflection_text(sight_text(reading, metadata), edits), edits
 
 
 def _sentence(edit: Edit) -> str:
     """Every edit is said as what is put into a cell or removed from it, so two verbs are all there is to draw by."""
     defect, seen, cell = edit.defect, edit.thing, edit.cell
+    room = f"{sight_of_room(edit.room.bounds, edit.room.cells)} " if edit.room else ""
     match edit.kind:
         case EditKind.ADD:
-            return f"one {defect.thing} is missing . put {seen} at {cell} ."
+            return f"one {defect.thing} is missing . {room}put {seen} at {cell} ."
         case EditKind.REMOVE:
             return f"one {defect.thing} is extra . remove {seen} at {cell} ."
         case EditKind.RECOLOR:
@@ -103,7 +132,7 @@ def _sentence(edit: Edit) -> str:
         case EditKind.RESHAPE:
             return f"{seen} is wrong shape . put {seen.color} {edit.to} at {cell} ."
     broken = f"{defect.thing} is not {defect.relation} {defect.other}"
-    return f"{broken} . remove {seen} at {cell} . put {seen} at {edit.to} ."
+    return f"{broken} . {room}remove {seen} at {cell} . put {seen} at {edit.to} ."
 
 
 def is_stop(text: str) -> bool:

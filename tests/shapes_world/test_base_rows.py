@@ -11,7 +11,7 @@ from irg_rl.shapes_world.constraints import NUMBERS
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.rows import decode_png, make_row
-from irg_rl.shapes_world.scene import CELLS, stands
+from irg_rl.shapes_world.scene import CELLS, RELATIONS, stands
 from tests.shapes_world.worlds import PROMPTS, changed_cells
 
 
@@ -56,11 +56,30 @@ def test_about_half_of_the_relations_asked_for_fail_and_all_are_answered_by_the_
         texts, picture, _ = base_example(READING, random.Random(seed))
         if len(texts) < 6:
             continue
-        first, name, second = re.fullmatch(r"is (.+) (left of|right of|above|below) (.+) \?", texts[2]).groups()
-        (one,), (other,) = ([cell for c, s, cell in seen(picture) if f"{c} {s}" == thing] for thing in (first, second))
-        held.append(stands(one, name, other))
-        assert texts[3] == f"{first} is {'' if held[-1] else 'not '}{name} {second} ."
-    assert 0.4 < np.mean(held) < 0.6 and len(held) > 200
+        for question, answer in (texts[2:4], texts[4:6]):
+            first, name, second = re.fullmatch(r"is (.+) (left of|right of|above|below) (.+) \?", question).groups()
+            one, other = (_cell(picture, thing) for thing in (first, second))
+            held.append(stands(one, name, other))
+            holding = " and ".join(name for name in RELATIONS if stands(one, name, other))
+            told = f"{first} is {'' if held[-1] else 'not '}{name} {second} ."
+            assert answer == f"{first} at {one} , {second} at {other} : {holding} . {told}"
+    assert 0.4 < np.mean(held) < 0.6 and len(held) > 400
+
+
+def test_the_free_cells_asked_for_are_empty_and_stand_in_the_relation():
+    for seed in range(300):
+        texts, picture, _ = base_example(READING, random.Random(seed))
+        if len(texts) < 8:
+            continue
+        name, thing = re.fullmatch(r"free (left of|right of|above|below) (.+) \?", texts[6]).groups()
+        place, taken = _cell(picture, thing), {cell for _, _, cell in seen(picture)}
+        free = [cell for cell in CELLS if stands(cell, name, place) and cell not in taken]
+        assert texts[7] == f"free {name} {thing} at {place} : {' '.join(free) or 'none'} ."
+
+
+def _cell(picture, thing: str) -> str:
+    (cell,) = [cell for color, shape, cell in seen(picture) if f"{color} {shape}" == thing]
+    return cell
 
 
 @pytest.mark.parametrize("seed", range(60))
