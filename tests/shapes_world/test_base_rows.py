@@ -106,7 +106,7 @@ def test_an_edit_puts_and_removes_what_it_says(seed):
 def test_rows_follow_the_irg_schema_with_one_thing_to_learn_per_question(mode):
     row = make_row(mode, PROMPTS[0], random.Random(3))
     parts = [part for turn in row if turn["role"] == "assistant" for part in turn["content"]]
-    assert sum(part["need_loss"] for part in parts) == (3 if mode == READING else 1)
+    assert sum(part["need_loss"] for part in parts) == (5 if mode == READING else 1)
     for part in parts:
         if part["type"] == "image":
             assert decode_png(part["content"]).shape == (24, 24, 3)
