@@ -27,7 +27,7 @@ class WorldRecipe(Section):
         {}, exclude_if=lambda kinds: not kinds
     )
     """Kind of defect -> share of those that the teacher of the rows passes over, as one that looks less well than it
-    should. What it passes over only RL can teach."""
+    should. No row shows how to mend what it passes over."""
     own_images: int = Field(3000, ge=0)
     """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
     own_image_steps: Positive = 12

@@ -1,10 +1,11 @@
 """From defects to edits, and from edits to pixels. An edit repaints whole cells and leaves every other pixel alone."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain, combinations, permutations, product
+from types import MappingProxyType
 
 import numpy as np
 
@@ -50,17 +51,28 @@ class Edit:
     room: Room | None = field(default=None, compare=False)
 
 
-def plan_edits(reading: Reading, metadata: dict, rng: random.Random, max_fixes: int | None = 2) -> list[Edit]:
+def plan_edits(
+    reading: Reading,
+    metadata: dict,
+    rng: random.Random,
+    max_fixes: int | None = 2,
+    overlooked: Mapping[str, float] = MappingProxyType({}),
+) -> list[Edit]:
     """The fewest edits that mend the first `max_fixes` defects of a picture; an empty list if it is right.
 
     None mends all, and moves also what only the other edits brought into a wrong place, so that the result is right.
     What is added goes to an unclear cell first, else to an empty one, where its relations hold if there is such a cell;
     of several to the first, row by row: a cell drawn at random says little of which are free, and a model that learned
-    from such texts put two of three objects on top of others.
+    from such texts put two of three objects on top of others. `overlooked`: kind of defect -> share of those that are
+    left as they are; ValueError together with max_fixes None.
     """
+    if overlooked and max_fixes is None:
+        raise ValueError(f"overlooked {dict(overlooked)} leaves defects, max_fixes None mends all: give one of them")
     demand = parse_metadata(metadata)
     defects = judge_demand(reading.objects, demand).defects
     named = defects if max_fixes is None else defects[:max_fixes]
+    if overlooked:
+        named = [defect for defect in named if rng.random() >= overlooked.get(defect.kind, 0.0)]
     board = {seen.cell: seen for seen in reading.objects}
     unclear = list(reading.unclear)
     edits = []
@@ -129,22 +141,23 @@ def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, r
     cell = room[0] if room else groups[0][0]
     if cell in unclear:
         unclear.remove(cell)
-    bounds = _bounds(as_thing(new), board.values(), demand)
+    told = _room(as_thing(new), board.values(), demand, room)
     board[cell] = new._replace(cell=cell)
-    return Edit(EditKind.ADD, as_thing(new), cell, None, defect, Room(bounds, tuple(room)) if bounds else None)
+    return Edit(EditKind.ADD, as_thing(new), cell, None, defect, told)
 
 
-def _bounds(thing: Thing, others: Iterable[Object], demand: Demand) -> tuple[tuple[str, Thing, tuple[str, ...]], ...]:
-    """Relations that the demand puts on a thing by what else is there, as seen from the thing."""
+def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequence[str]) -> Room | None:
+    """`cells` with the relations that the demand puts on a thing by what else is there, as seen from the thing; None
+    where there are no such relations."""
     bounds = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
         sides = [(one, name, other), (other, MIRROR[name], one)]
         for own, relation, foreign in sides:
-            cells = tuple(seen.cell for seen in in_order(others) if foreign.fits(seen))
-            if cells and own.shape == thing.shape and own.color in (None, thing.color):
-                bounds.append((relation, foreign, cells))
-    return tuple(bounds)
+            places = tuple(seen.cell for seen in in_order(others) if foreign.fits(seen))
+            if places and own.shape == thing.shape and own.color in (None, thing.color):
+                bounds.append((relation, foreign, places))
+    return Room(tuple(bounds), tuple(cells)) if bounds else None
 
 
 def _tolerated(board: dict[str, Object], demand: Demand) -> list[str]:
@@ -183,7 +196,7 @@ def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
         others = [seen for place, seen in after.items() if place != target]
         open_cells = [c for c in (*free, target) if c == target or c not in after]
         fitting = [c for c in CELLS if c in open_cells and not _broken([*others, board[cell]._replace(cell=c)], demand)]
-        room = Room(_bounds(as_thing(board[cell]), others, demand), tuple(fitting))
+        room = _room(as_thing(board[cell]), others, demand, fitting)
         seen = board.pop(cell)
         board[target] = seen._replace(cell=target)
         own = [defect for defect in broken if defect.thing.fits(seen) or defect.other.fits(seen)]

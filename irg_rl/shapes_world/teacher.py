@@ -112,9 +112,7 @@ def reflect(
 ) -> tuple[str, list[Edit]]:
     """Reflection on a picture and the edits it announces. `overlooked`: kind of defect -> share of those that the
     teacher sees, as the first words say, and passes over all the same."""
-    edits = plan_edits(reading, metadata, rng, max_fixes)
-    if overlooked:
-        edits = [edit for edit in edits if rng.random() >= overlooked.get(edit.defect.kind, 0.0)]
+    edits = plan_edits(reading, metadata, rng, max_fixes, overlooked)
     return reflection_text(sight_text(reading, metadata), edits), edits
 
 
