@@ -68,10 +68,10 @@ def test_the_study_reads_the_learned_stop_from_what_was_said(bench, tmp_path):
             })  # fmt: skip
     findings = Turns(bench, TurnsSettings(turns=3)).findings(frame_of(rows, tmp_path))
     assert "0.500 after 1 turn, 0.500 after 3; with its own stop 1.000 at 1.50 images" in findings.headline
-    rows = {row[1]: row[2:] for row in findings.tables[0].rows}
-    assert [cell[:6] for cell in rows["learned stop − always n"]] == ["+0.000", "+0.500", "+0.500"]
-    assert rows["always n: damage to a right first image"][2].startswith("1.000")
-    assert rows["learned stop: damage to a right first image"][2].startswith("0.000")
+    told = {row[1]: row[2:] for row in findings.tables[0].rows}
+    assert [cell[:6] for cell in told["learned stop − always n"]] == ["+0.000", "+0.500", "+0.500"]
+    assert told["always n: damage to a right first image"][2].startswith("1.000")
+    assert told["learned stop: damage to a right first image"][2].startswith("0.000")
     arm = Arm(frame_of(rows, tmp_path))
     assert arm.spent(2).tolist() == [14 + 4] * 3 + [28 + 4] * 3  # a stop costs its text
     plates = {plate.name: plate for plate in findings.plates}
