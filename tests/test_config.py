@@ -117,6 +117,42 @@ def test_an_override_that_cannot_be_applied_is_an_error(item):
 # --- files
 
 
+def extending(folder: Path, **files: str) -> Path:
+    """Recipe files of these texts; the path of the first."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(files))}.yaml"
+
+
+def test_a_recipe_that_extends_another_says_only_what_differs(tmp_path):
+    (tmp_path / "shapes-smoke.yaml").write_text(SMOKE.read_text())
+    path = extending(
+        tmp_path,
+        top="extends: middle.yaml\nrl: {groups: 3}\n",
+        middle="extends: shapes-smoke.yaml\nname: mine\nrewards: {scorers: [{name: verifier, kind: verifier}]}\n",
+    )
+    recipe, smoke = load_recipe(path, ["seed=4"]), load_recipe(SMOKE)
+    assert (recipe.name, recipe.rl.groups, recipe.seed) == ("mine", 3, 4)
+    assert recipe.rl == smoke.rl.model_copy(update={"groups": 3}) and recipe.sft == smoke.sft
+    assert [scorer.name for scorer in recipe.rewards.scorers] == ["verifier"]  # a list is replaced whole
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a": "extends: nowhere.yaml\n"}, "nowhere.yaml: no such recipe"),
+        ({"a": "extends: b.yaml\n", "b": "extends: a.yaml\n"}, "never ends"),
+        ({"a": "extends: [b.yaml]\n"}, "not the name of one recipe file"),
+        ({"a": "- name: x\n"}, "a recipe is a mapping of settings"),
+    ],
+)
+def test_what_cannot_be_extended_is_said(files, said, tmp_path):
+    path = extending(tmp_path, **files)
+    with pytest.raises(RecipeError, match=said) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+
+
 def test_a_missing_recipe_points_to_the_list(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.yaml: no such recipe; `irg-rl ls` lists those at hand"):
         load_recipe(tmp_path / "none.yaml")

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import yaml
-
 from irg_rl.commands.run import Run, RunError
+from irg_rl.config import RecipeError, recipe_settings
 
 PACKAGED = Path(__file__).resolve().parents[2] / "configs"
 
@@ -18,13 +17,12 @@ def recipes() -> list[tuple[str, str, str]]:
     rows = []
     for file in recipe_files():
         try:
-            data = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            settings = recipe_settings(file)
+        except RecipeError as error:
             rows.append((str(file), f"unreadable: {str(error).splitlines()[0]}", ""))
             continue
-        data = data if isinstance(data, dict) else {}
-        stages = [name for name in ("sft", "rl") if data.get(name)]
-        rows.append((str(file), data.get("description", ""), ", ".join(stages)))
+        stages = [name for name in ("sft", "rl") if settings.get(name)]
+        rows.append((str(file), settings.get("description", ""), ", ".join(stages)))
     return rows
 
 

@@ -19,6 +19,7 @@ from irg_rl.config.load import (
     changed_recipe,
     load_recipe,
     parse_recipe,
+    recipe_settings,
     split_override,
 )
 from irg_rl.config.recipe import (
@@ -118,5 +119,6 @@ __all__ = [
     "load_recipe",
     "nearest",
     "parse_recipe",
+    "recipe_settings",
     "split_override",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
@@ -29,13 +29,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
     Raises RecipeError with every problem found, each naming the setting and the nearest known name.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RecipeError(f"{path}: no such recipe; `irg-rl ls` lists those at hand")
-    try:
-        base = OmegaConf.load(path)  # also refuses a setting that is given twice
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    base = recipe_settings(Path(path))
     for key, value in presets_first(map(split_override, overrides)):
         try:
             OmegaConf.update(base, key, value, merge=True, force_add=True)
@@ -46,6 +40,28 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     except OmegaConfBaseException as error:
         raise RecipeError(f"{path}: {error}") from error
     return parse_recipe(data, where=str(path))
+
+
+def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
+    """The settings of a file over those of the recipe its `extends` names, relative to the file; lists are replaced
+    whole. Nothing is validated; RecipeError for a file that is not there or not readable, or that extends itself."""
+    if path in beneath:
+        raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
+    if not path.is_file():
+        asking = f"{beneath[-1]}: extends: " if beneath else ""
+        raise RecipeError(f"{asking}{path}: no such recipe; `irg-rl ls` lists those at hand")
+    try:
+        settings = OmegaConf.load(path)  # also refuses a setting that is given twice
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(settings, DictConfig):
+        raise RecipeError(f"{path}: 1 problem(s)\n  a recipe is a mapping of settings, this is a list")
+    extended = settings.pop("extends", None)
+    if extended is None:
+        return settings
+    if not isinstance(extended, str):
+        raise RecipeError(f"{path}: extends: {extended!r} is not the name of one recipe file")
+    return OmegaConf.merge(recipe_settings(path.parent / extended, (*beneath, path)), settings)
 
 
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
