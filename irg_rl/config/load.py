@@ -47,7 +47,7 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
     whole. Nothing is validated; RecipeError for a file that is not there or not readable, or that extends itself."""
     if path in beneath:
         raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
-    if not path.is_file():
+    if not path.exists():
         asking = f"{beneath[-1]}: extends: " if beneath else ""
         raise RecipeError(f"{asking}{path}: no such recipe; `irg-rl ls` lists those at hand")
     try:
