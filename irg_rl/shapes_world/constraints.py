@@ -38,18 +38,35 @@ class Thing(NamedTuple):
 
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+MISSING, EXTRA = "missing", "extra"
 NONE = "none"
 """No relation, or no cell."""
 
 
 def sight(things: Sequence[Thing], objects: Sequence[Object]) -> str:
     """What is seen of each thing: the cells it stands in, in reading order, and then how many these are."""
-    places = [[seen.cell for seen in in_order(objects) if thing.fits(seen)] for thing in things]
-    said = [
-        f"{' '.join((str(thing), 'at', *cells)) if cells else thing} : {NUMBERS[len(cells)]}"
-        for thing, cells in zip(things, places)
-    ]
+    return f"i see {' , '.join(_seen(str(thing), _cells(thing, objects)) for thing in things)} ."
+
+
+def sight_of_demand(demand: "Demand", objects: Sequence[Object]) -> str:
+    """The same of all that is demanded, each named with its number, word for word as the think text does, and whether
+    some are missing or extra: a small model copies in order, and compares what stands side by side, long before it
+    looks up a number and concludes from several."""
+    said = []
+    for thing, count in demand.includes:
+        cells = _cells(thing, objects)
+        excess = any(other == thing and len(cells) >= limit for other, limit in demand.excludes)
+        wrong = f" {MISSING}" if len(cells) < count else f" {EXTRA}" if excess else ""
+        said.append(_seen(f"{NUMBERS[count]} {thing}", cells) + wrong)
     return f"i see {' , '.join(said)} ."
+
+
+def _cells(thing: Thing, objects: Sequence[Object]) -> list[str]:
+    return [seen.cell for seen in in_order(objects) if thing.fits(seen)]
+
+
+def _seen(name: str, cells: Sequence[str]) -> str:
+    return f"{' '.join((name, 'at', *cells)) if cells else name} : {NUMBERS[len(cells)]}"
 
 
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:

@@ -11,12 +11,14 @@ from types import MappingProxyType
 
 from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge
 from irg_rl.shapes_world.constraints import (
+    EXTRA,
+    MISSING,
     NONE,
     NUMBERS,
     Thing,
     in_order,
     parse_metadata,
-    sight,
+    sight_of_demand,
     sight_of_relation,
     sight_of_room,
 )
@@ -37,7 +39,8 @@ _THING = rf"(?:(?:{_COLOR}) )?(?:{_SHAPE})"
 _COLORED = rf"(?:{_COLOR}) (?:{_SHAPE})"
 _PLACED = rf"{_THING} at(?: (?:{_CELL}))+"
 _RELATION = "|".join(RELATIONS)
-_SEEN = rf"(?:{_PLACED}|{_THING}) : (?:{'|'.join(NUMBERS)})"
+_NUMBER = "|".join(NUMBERS)
+_SEEN = rf"(?:(?:{_NUMBER}) )?(?:{_PLACED}|{_THING}) : (?:{_NUMBER})(?: (?:{MISSING}|{EXTRA}))?"
 _RELATED = (
     rf"{_PLACED} , {_PLACED} : (?:(?:{_RELATION})(?: and (?:{_RELATION}))*|{NONE}) \. "
     rf"{_THING} is (?:not )?(?:{_RELATION}) {_THING} \. "
@@ -83,13 +86,14 @@ def think_text(metadata: dict) -> str:
 
 
 def sight_text(reading: Reading, metadata: dict) -> str:
-    """Where each demanded thing is seen and how often, in the prompt's order; whether the relations between things that
-    are there hold; then whatever else stands in a cell. The defects, and the cells that are free for an edit, follow
-    from this text. Of what the prompt leaves open in a demanded thing - its colour, its size - it says nothing."""
+    """Where each demanded thing is seen and how often, named and ordered as the think text does, and whether that is
+    too few or too many; whether the relations between things that are there hold; then whatever else stands in a cell.
+    The defects, and the cells that are free for an edit, follow from this text. Of what the prompt leaves open in a
+    demanded thing - its colour, its size - it says nothing."""
     demand = parse_metadata(metadata)
     things = [thing for thing, _ in demand.includes]
     there = [any(thing.fits(seen) for seen in reading.objects) for thing in things]
-    said = [sight(things, reading.objects)]
+    said = [sight_of_demand(demand, reading.objects)]
     for first, name, second in demand.relations:
         if there[first] and there[second]:
             said.append(sight_of_relation(things[first], name, things[second], reading.objects))
