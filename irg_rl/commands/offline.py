@@ -86,7 +86,7 @@ def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> No
 
 
 def _require_system_prompt(part: Path, own: str) -> None:
-    """RatioError for groups that `irg-rl rollout` drew behind another system prompt; a run's dumps do not say theirs."""
+    """RatioError for groups that `irg-rl rollout` drew behind another system prompt; a run's dumps say none."""
     facts = part.parent / FACTS
     theirs = json.loads(facts.read_text()).get("system_prompt") if facts.is_file() else own
     if theirs != own:

@@ -74,11 +74,11 @@ def test_an_image_that_siblings_share_is_scored_once_and_belongs_to_all_of_them(
 
 
 def test_under_dpo_pairs_decide_what_is_trained_and_a_group_of_ties_is_dead():
-    preferences = Preferences(DPORecipe(tie=0.1), {"brightness": 1.0}, "sum")
+    preferences = Preferences(DPORecipe(tie=0.1), {"brightness": 1.0}, malformed_penalty=0.0)
     judge = critic(BRIGHTNESS)
     judge.settings = replace(judge.settings, preferences=preferences)
     verdict, group = judge.score_group(painted([51, 102], [0, 51], [51, 76]))
-    assert not verdict.dead and not verdict.empty
+    assert not verdict.dead and not verdict.empty and verdict.ties == 0
     assert [{segment.advantage for segment in t.segments} for t in group.trajectories] == [{1.0}, {-1.0}, {None}]
     verdict, _ = judge.score_group(painted([51, 102], [0, 90]))
-    assert verdict.dead and verdict.empty
+    assert verdict.dead and verdict.empty and verdict.ties == 1
