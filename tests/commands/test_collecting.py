@@ -40,8 +40,9 @@ class ScriptedCritic:
     def score_group(self, body: tuple[int, int]) -> tuple[Verdict, int]:
         group, version = body
         said = self.script[min(group, len(self.script) - 1)]
-        plain = {"dead": False, "empty": False, "ties": 0, "failures": {}, "trajectories": SIZE, "stopped": 0, "images": SIZE,
-                 "text_tokens": 0, "means": {}, "counts": [SIZE], "first": 0.0, "last": 0.0, "scorers": {}}  # fmt: skip
+        plain = {"dead": False, "empty": False, "ties": 0, "failures": {}, "trajectories": SIZE, "stopped": 0,
+                 "images": SIZE, "text_tokens": 0, "means": {}, "counts": [SIZE], "first": 0.0, "last": 0.0,
+                 "scorers": {}}  # fmt: skip
         return Verdict(group=group, version=version, **plain | said), group
 
 
