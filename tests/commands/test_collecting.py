@@ -10,10 +10,8 @@ from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.commands.collecting import BARREN_UPDATES, OF_CREDIT, OF_PAIRS, Collector, DroppedSamples, Lack
 from irg_rl.commands.critic import Verdict
-from irg_rl.commands.reinforce import collector_of
 from irg_rl.commands.run import RunError
 from irg_rl.trajectory import Prompt
-from tests.commands.begun import begun_run
 
 PROMPTS = [Prompt(f"p{number}", f"{number} red circles") for number in range(3)]
 SIZE = 2
@@ -51,6 +49,8 @@ def fleets(local_ray):
     settings = FleetSettings(size=1)
     made = [Fleet(n, lambda index, actor=a: actor.remote(), settings, returns=2) for n, a in
             (("rollout", Sampler), ("critic", ScriptedCritic))]  # fmt: skip
+    for fleet in made:
+        fleet.wait_until_serving(1, 120)  # a script reaches those that serve
     yield made
     for fleet in made:
         fleet.stop()
@@ -149,8 +149,3 @@ def test_the_list_of_a_resumed_run_is_that_of_one_without_a_break(collect, tmp_p
     resumed.resume(1)
     assert [update(resumed, number) for number in (1, 2)] == updates[1:]
     assert (tmp_path / "dropped.jsonl").read_text() == expected
-
-
-def test_a_run_with_dpo_speaks_of_pairs(world, tmp_path):
-    run = begun_run(world, tmp_path, rl={"algorithm": "dpo", "noise": None})
-    assert collector_of(run, SlotBuffer(1, staleness=0), rollouts=None, critics=None).lack is OF_PAIRS
