@@ -17,6 +17,7 @@ from irg_rl.cluster.fleet import Finished, Fleet
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.commands.critic import Verdict
 from irg_rl.commands.run import RunError
+from irg_rl.learner.actor import BARREN_UPDATES
 from irg_rl.trajectory import Prompt
 
 
@@ -26,8 +27,6 @@ def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
     return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
 
 
-BARREN_UPDATES = 10
-"""Updates' worth of groups in a row without anything to train on that end the run."""
 DEAD = "no spread in the rewards of its group"
 
 

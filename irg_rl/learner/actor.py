@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from irg_rl.config import AWMRecipe, LoraRecipe, NFTRecipe
+from irg_rl.errors import InputError
 from irg_rl.learner import checkpoint, old_policy, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.learner.dpo import PairLoss, Preferences, fits, minibatches, pair_packs, prepared, reference_scores
@@ -29,6 +30,9 @@ from irg_rl.model.folder import load_folder
 from irg_rl.model.pack import Pack
 from irg_rl.records import save_groups
 from irg_rl.trajectory import Group, SamplingLaw, Trajectory, trees
+
+BARREN_UPDATES = 10
+"""Updates in a row without anything to train on that end the run."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Learner:
         self.place = Rank(rank, world_size, settings.device)
         self._store = None
         self._checked = settings.offline
+        self._barren = 0  # updates in a row that had nothing to learn from
 
     def open_port(self) -> int:
         """Rank 0: the meeting point of all ranks."""
@@ -115,7 +120,8 @@ class Learner:
         """One update on scored groups with advantages; returns its metrics. It is skipped where all preferences are too
         long to learn from.
 
-        Raises RuntimeError before the first ratio check, RatioError and NonFiniteError.
+        Raises RuntimeError before the first ratio check, RatioError, NonFiniteError, and InputError after
+        BARREN_UPDATES skipped ones in a row.
         """
         if not self._checked:
             raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
@@ -128,6 +134,12 @@ class Learner:
                 metrics |= {f"grad_norm/{name}": value for name, value in norms.items()}
             results.append(self.engine.step(packs, loss, loss.denominators()))
             self._average(results[-1])
+        self._barren = 0 if results else self._barren + 1
+        if self._barren == BARREN_UPDATES:
+            raise InputError(
+                f"no preference of the last {BARREN_UPDATES} updates fits into a pack of rl.max_pack_tokens "
+                f"{self.settings.max_pack_tokens}: fork the run with more, or with fewer rl.dpo.times_per_image"
+            )
         if not results:
             return metrics | {"step": self.engine.steps, "skipped": 1}
         if self.old is not None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from irg_rl.config import DPORecipe, LoraRecipe
-from irg_rl.learner.actor import Learner, LearnerSettings
+from irg_rl.errors import InputError
+from irg_rl.learner.actor import BARREN_UPDATES, Learner, LearnerSettings
 from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.dpo import (
     PairLoss,
@@ -301,5 +302,8 @@ def test_a_pair_too_long_for_a_pack_is_left_out_and_an_update_without_any_other_
     assert (metrics["dpo/count"], metrics["dpo/too_long"], metrics["skipped"]) == (1, 1, 0)
     learner = started(world, folder, offline=True, max_pack_tokens=smaller - 1)
     before = learner.publish(0).digest
-    assert learner.train(*groups) == {"dpo/ties": 0, "dpo/too_long": 2, "step": 0, "skipped": 1}
+    for _ in range(BARREN_UPDATES - 1):
+        assert learner.train(*groups) == {"dpo/ties": 0, "dpo/too_long": 2, "step": 0, "skipped": 1}
     assert learner.publish(0).digest == before
+    with pytest.raises(InputError, match=f"rl.max_pack_tokens {smaller - 1}: fork the run with more"):
+        learner.train(*groups)
