@@ -19,6 +19,7 @@ from irg_rl.report.curves import STYLE
 ACROSS = 3
 """Panels in a row."""
 COLOURS = ("#0b6e4f", "#c8553d", "#2a6f97", "#d08c2e", "#7d5ba6", "#8d99ae", "#0b3c5d", "#a23b72")
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -191,13 +192,13 @@ def heat_plate(
             for (row, column), measure in found.items():
                 table[y.index(column), x.index(row)] = measure.value
             image = place.imshow(table, cmap="cividis", aspect="auto", origin="lower")
-            middle = np.mean([image.norm.vmin, image.norm.vmax])
             for (row, column), measure in found.items():
                 if not np.isfinite(measure.value):
                     continue
                 ends = "" if not np.isfinite(measure.low) else f"\n[{measure.low:.3g}, {measure.high:.3g}]"
+                dark = np.dot(image.to_rgba(measure.value)[:3], LUMINANCE) < 0.4
                 place.text(x.index(row), y.index(column), f"{measure.value:.3g}{ends}\nn={measure.n}", ha="center",
-                           va="center", fontsize=7, color="white" if measure.value < middle else "black")  # fmt: skip
+                           va="center", fontsize=7, color="white" if dark else "black")  # fmt: skip
             place.grid(False)
             place.set_xticks(range(len(x)), [f"{value:g}" if isinstance(value, float) else value for value in x])
             place.set_yticks(range(len(y)), [f"{value:g}" if isinstance(value, float) else value for value in y])

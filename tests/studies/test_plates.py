@@ -1,5 +1,7 @@
 """Figures show what they rest on, and say why when there is nothing to show."""
 
+import re
+
 import pytest
 
 from irg_rl.errors import InputError
@@ -17,6 +19,12 @@ def heat(panels):
 def test_a_square_shows_its_interval_which_need_not_be_symmetric_and_its_n():
     drawn = heat({"": {(1, "a"): KNOWN, (2, "a"): UNKNOWN}}).svg.decode()
     assert "[0.004, 0.1]" in drawn and "n=50" in drawn and "nan" not in drawn
+
+
+@pytest.mark.parametrize(("other", "white"), [(KNOWN, 2), (Measure(0.9, 50, 0.8, 0.95), 1)])
+def test_words_stand_out_from_their_square_also_where_all_are_alike(other, white):
+    drawn = heat({"": {(1, "a"): KNOWN, (2, "a"): other}}).svg.decode()
+    assert len(re.findall(r"<text[^>]*fill: #ffffff[^>]*>n=50", drawn)) == white
 
 
 def test_a_row_of_dots_shows_its_n():
