@@ -185,7 +185,22 @@ def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> lis
     trunks: dict[int, list[int]] = defaultdict(list)
     for i, path in enumerate(paths):
         trunks[path[0]].append(i)
-    return [_mean_of_branches(paths, members, values, 1) for members in trunks.values()]
+    return [mean_of_branches(paths, members, values, 1) for members in trunks.values()]
+
+
+def mean_of_branches(
+    paths: Sequence[tuple[int, ...]], members: Sequence[int], values: Sequence[float], depth: int
+) -> float:
+    """What a node is worth: the mean over the branches that its `members` take, which agree in the first `depth`
+    segments. `paths`: segments of all trajectories, by identity."""
+    if len(members) == 1:
+        return values[members[0]]
+    ways: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in members:
+        ways[paths[i][depth : depth + 1]].append(i)
+    if () in ways:  # nothing follows: one trajectory, several times
+        return _mean([values[i] for i in members])
+    return _mean([mean_of_branches(paths, own, values, depth + 1) for own in ways.values()])
 
 
 def trajectory(samples: list[Sample], options: Options) -> Table:
@@ -383,22 +398,8 @@ def _values(samples: list[Sample], nodes: list[Node], values: list[float]) -> li
     """One value per sample -> one per node."""
     paths = [tuple(sample.path.values()) for sample in samples]
     return [
-        _mean_of_branches(paths, members, values, paths[members[0]].index(segment) + 1) for segment, members in nodes
+        mean_of_branches(paths, members, values, paths[members[0]].index(segment) + 1) for segment, members in nodes
     ]
-
-
-def _mean_of_branches(
-    paths: list[tuple[int, ...]], members: list[int], values: Sequence[float], depth: int
-) -> float:
-    """Mean over the branches that trajectories which agree in the first `depth` segments take from there."""
-    if len(members) == 1:
-        return values[members[0]]
-    ways: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i in members:
-        ways[paths[i][depth : depth + 1]].append(i)
-    if () in ways:  # nothing follows: one trajectory, several times
-        return _mean([values[i] for i in members])
-    return _mean([_mean_of_branches(paths, own, values, depth + 1) for own in ways.values()])
 
 
 def _enter(table: Table, place: Place, nodes: list[Node], advantages: list[float]) -> None:

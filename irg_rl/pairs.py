@@ -1,14 +1,23 @@
-"""Preferences among siblings: where trajectories of a group part, the best against the worst.
+"""Preferences among siblings: where trajectories of a group part, the best way against the worst.
 
 A *fork* is a place at which trajectories that have shared all segments so far, as the same objects, go on with
-different ones. Siblings that share nothing but the prompt part at place 0. What they share is no matter of preference:
-a pair differs in the segments from its fork on.
+different ones, its *ways*. Siblings that share nothing but the prompt part at place 0. A way is worth the mean over its
+own branches, as in `credit`: one that is luckier in a single leaf is no better to take. A pair shows the better way by
+its best leaf and the worse one by its worst. What they share is no matter of preference: a pair differs in the segments
+from its fork on.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from irg_rl.credit import mean_of_branches
 from irg_rl.trajectory import Group, Trajectory
+
+Path = tuple[int, ...]
+"""Segments of a trajectory, by identity."""
+Way = tuple[float, list[int]]
+"""What it is worth, and the trajectories that take it."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,7 @@ class Pair:
     rejected: Trajectory
     fork: int  # number of segments that they share
     group: int
-    gap: float  # what the chosen one is worth more
+    gap: float  # what the chosen one's way is worth more
 
 
 @dataclass(frozen=True)
@@ -29,54 +38,48 @@ class Pairs:
 
 
 def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_fork: int = 1) -> Pairs:
-    """Up to `per_fork` pairs at every fork: best and worst, second best and second worst, ...
+    """Up to `per_fork` pairs of ways at every fork: best and worst, second best and second worst, ...
 
     `values`: what each trajectory is worth; None leaves it out. Siblings of a fork have the same images before it, so
-    any value that adds up over images compares what came after. A pair takes its two sides from different branches;
-    among equals the first is taken.
+    any value that adds up over images compares what came after. Among equals the first is taken.
     """
+    paths = [tuple(map(id, trajectory.segments)) for trajectory in group.trajectories]
+    known = [i for i, value in enumerate(values) if value is not None]
     found, ties = [], 0
-    known = [(value, t) for value, t in zip(values, group.trajectories, strict=True) if value is not None]
-    for place, branches in _forks(known, 0):
-        ranked = sorted((-value, number, branch, t) for branch, members in enumerate(branches)
-                        for number, (value, t) in enumerate(members))  # fmt: skip
-        found_here, ties_here = _at_fork(group.id, place, ranked, tie, per_fork)
-        found += found_here
-        ties += ties_here
+    for place, members in _forks(paths, known, 0):
+        ways = [(mean_of_branches(paths, way, values, place + 1), way) for way in members]
+        for (high, best), (low, worst) in _matched(ways, per_fork):
+            if high - low <= tie:
+                ties += 1
+                continue
+            chosen, rejected = max(best, key=values.__getitem__), min(worst, key=values.__getitem__)
+            pair = Pair(group.trajectories[chosen], group.trajectories[rejected], place, group.id, high - low)
+            found.append(pair)
     return Pairs(found, ties)
 
 
-def _at_fork(group: int, place: int, ranked: list[tuple], tie: float, per_fork: int) -> tuple[list[Pair], int]:
-    """`ranked`: (-value, number, branch, trajectory), the best first."""
-    found, ties, left = [], 0, list(ranked)
-    while len(found) + ties < per_fork and left:
+def _matched(ways: Sequence[Way], count: int) -> Iterator[tuple[Way, Way]]:
+    """Best and worst, from the outside in."""
+    left = sorted(ways, key=lambda way: -way[0])
+    for _ in range(min(count, len(left) // 2)):
         best = left.pop(0)
-        others = [one for one in left if one[2] != best[2]]
-        if not others:
-            break
-        worst = max(others, key=lambda one: one[0])
+        worst = min(left, key=lambda way: way[0])
         left.remove(worst)
-        gap = worst[0] - best[0]
-        if gap <= tie:
-            ties += 1
-        else:
-            found.append(Pair(best[3], worst[3], place, group, gap))
-    return found, ties
+        yield best, worst
 
 
-def _forks(members: list[tuple[float, Trajectory]], place: int):
-    """(place, branches) of every fork among trajectories that share all segments before `place`."""
+def _forks(paths: Sequence[Path], members: list[int], place: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """(place, the members of each way) of every fork among trajectories that share all segments before `place`."""
     while len(members) > 1:
-        branches: dict[int, list[tuple[float, Trajectory]]] = {}
-        for value, trajectory in members:
-            ended = place >= len(trajectory.segments)
-            branches.setdefault(0 if ended else id(trajectory.segments[place]), []).append((value, trajectory))
-        if len(branches) > 1:
-            yield place, list(branches.values())
-            for branch in branches.values():
-                yield from _forks(branch, place + 1)
+        ways: dict[Path, list[int]] = defaultdict(list)
+        for i in members:
+            ways[paths[i][place : place + 1]].append(i)
+        if len(ways) > 1:
+            yield place, list(ways.values())
+            for way in ways.values():
+                yield from _forks(paths, way, place + 1)
             return
-        if 0 in branches:  # the same to the end
+        if () in ways:  # the same to the end
             return
         place += 1
 

@@ -20,6 +20,8 @@ from irg_rl.errors import InputError
 from irg_rl.trajectory import Group, ImageSegment, Prompt, SamplingLaw, Segment, TextSegment, Trajectory
 
 WORDS, TENSORS = "groups.json", "tensors.safetensors"
+FACTS = "rollouts.json"
+"""What `irg-rl rollout` drew the groups with, in the folder that theirs lie in."""
 FORMAT = 1
 _KINDS = {"text": TextSegment, "image": ImageSegment}
 

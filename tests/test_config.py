@@ -13,6 +13,7 @@ from irg_rl.model.unified import UnifiedModel
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
 SMOKE = CONFIGS / "shapes-smoke.yaml"
+OFFLINE = ["rl.algorithm=dpo", "rl.rollouts=somewhere"]
 
 
 def smoke(*overrides: str) -> Recipe:
@@ -153,6 +154,12 @@ def test_what_cannot_be_extended_is_said(files, said, tmp_path):
     assert str(path) in str(caught.value)
 
 
+def test_a_recipe_that_comes_back_to_itself_by_another_path_is_found(tmp_path):
+    path = extending(tmp_path, a=f"extends: ../{tmp_path.name}/a.yaml\n")
+    with pytest.raises(RecipeError, match="never ends"):
+        load_recipe(path)
+
+
 def test_a_missing_recipe_points_to_the_list(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.yaml: no such recipe; `irg-rl ls` lists those at hand"):
         load_recipe(tmp_path / "none.yaml")
@@ -208,6 +215,11 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.algorithm=dpo", "rl.kl_text=0.1"], "rl.kl_text has no effect with rl.algorithm dpo, whose own reference"),
     (["rl.rollouts=x"], "rl.rollouts: rl.algorithm grpo learns from samples of its own policy; take dpo"),
     (["rl.dpo={tie: 0}"], "rl.dpo has no effect with rl.algorithm grpo"),
+    (["rl.algorithm=dpo", "rewards.combine=zscore_sum"], "rl.algorithm dpo asks if a gap is larger than rl.dpo.tie"),
+    ([*OFFLINE, "rl.forks={1: 2}"], "rl.forks has no effect with rl.rollouts, where nothing is sampled: set rl"),
+    ([*OFFLINE, "rl.guidance={text_scale: 2}"], "rl.guidance has no effect with rl.rollouts"),
+    ([*OFFLINE, "rl.staleness=1"], "nothing is sampled: set rl.staleness=0"),
+    ([*OFFLINE, "rl.dump_every=2"], "nothing is sampled: set rl.dump_every=0"),
     (["rl.points=3"], "rl.noise.window_range [0, 3) must lie in [0, rl.points - 1 = 2)"),
     (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
 ])  # fmt: skip
@@ -307,6 +319,12 @@ def test_a_recipe_without_forks_says_nothing_of_them_and_one_with_survives_being
     assert load_recipe(written).digest() == recipe.digest() != smoke().digest()
     assert recipe.rl.forks == {1: 2, 2: 2} and recipe.rl.leaves == 4
     assert [recipe.rl.rows(turn) for turn in range(3)] == [2, 4, 8]
+
+
+def test_forks_can_be_taken_back_as_a_folder_of_rollouts_asks():
+    forking = "sampling.turns=3", "rl.group_size=8", "rl.forks={1: 2}"
+    recipe = smoke(*forking, *OFFLINE, "rl.forks=null")
+    assert recipe.rl.forks == {} and "forks" not in recipe.to_yaml()
 
 
 def test_an_algorithm_s_settings_are_written_down_and_grpo_says_nothing_of_others():

@@ -17,6 +17,7 @@ from irg_rl.cluster.fleet import Finished, Fleet
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.commands.critic import Verdict
 from irg_rl.commands.run import RunError
+from irg_rl.learner.actor import BARREN_UPDATES
 from irg_rl.trajectory import Prompt
 
 
@@ -26,10 +27,23 @@ def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
     return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
 
 
-BARREN_UPDATES = 10
-"""Updates' worth of groups in a row without anything to train on that end the run."""
 DEAD = "no spread in the rewards of its group"
-EMPTY = "no segment of its group got an advantage"
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What groups without anything to train on are without, in words."""
+
+    what: str
+    that: str
+    advice: str
+
+    def of(self, groups: str) -> str:
+        return f"no {self.what} of {groups} {self.that}"
+
+
+OF_CREDIT = Lack("segment", "got an advantage", "choose another rl.credit or train SFT longer")
+OF_PAIRS = Lack("pair", "differs by more than rl.dpo.tie", "lower it or train SFT longer")
 
 
 @dataclass(frozen=True)
@@ -69,11 +83,13 @@ class Collector:
     seed: int
     deadline: float
     dropped: DroppedSamples
+    lack: Lack = OF_CREDIT
     clock: Callable[[], float] = time.monotonic
     scored: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
     waiting: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
     sampling: set[int] = field(default_factory=set)
     barren: int = 0  # updates' worth of groups in a row that were all empty
+    ties: int = 0  # dpo: pairs that are none, of all groups judged since they were last counted
 
     def __post_init__(self) -> None:
         self.dropped.rewind(self.slots.has_left)
@@ -112,8 +128,9 @@ class Collector:
         while self.sampling and (first := min(self.sampling)) in self.waiting:
             verdict, body = self.waiting.pop(first)
             self.sampling.discard(first)
+            self.ties += verdict.ties
             if verdict.dead and self.slots.may_refill:
-                reason = EMPTY if verdict.empty else DEAD
+                reason = self.lack.of("its group") if verdict.empty else DEAD
                 self.slots.drop(first, reason, dead=True)
                 self._list(first, update, reason, verdict.failures)
                 self.admit(update)
@@ -150,8 +167,9 @@ class Collector:
             return []
         empty = [group for group in ahead if self.scored[group][0].empty]
         for group in empty:
-            self.slots.drop(group, EMPTY)
-            self._list(group, update, EMPTY, self.scored.pop(group)[0].failures)
+            reason = self.lack.of("its group")
+            self.slots.drop(group, reason)
+            self._list(group, update, reason, self.scored.pop(group)[0].failures)
         if len(empty) == len(ahead):
             self._begin_again(update)
             return []
@@ -165,8 +183,6 @@ class Collector:
     def _begin_again(self, update: int) -> None:
         self.barren += 1
         if self.barren == BARREN_UPDATES:
-            raise RunError(
-                f"no segment of the last {BARREN_UPDATES * self.slots.groups_per_update} groups got an advantage: "
-                f"choose another rl.credit or train SFT longer; {self.dropped.path} has the reasons"
-            )
+            nothing = self.lack.of(f"the last {BARREN_UPDATES * self.slots.groups_per_update} groups")
+            raise RunError(f"{nothing}: {self.lack.advice}; {self.dropped.path} has the reasons")
         self.admit(update)

@@ -7,7 +7,7 @@ from irg_rl.cluster.ray_runtime import take_thread_share
 from irg_rl.commands.scoring import reward_weights
 from irg_rl.config import Recipe
 from irg_rl.learner.dpo import Preferences
-from irg_rl.pairs import mark
+from irg_rl.pairs import Pairs, mark
 from irg_rl.trajectory import Group
 from rewards.hub import RewardHub
 
@@ -39,7 +39,7 @@ class CreditSettings:
 def preferences_of(recipe: Recipe) -> Preferences | None:
     """Of a recipe with rl.algorithm dpo."""
     dpo = recipe.rl.dpo
-    return None if dpo is None else Preferences(dpo, reward_weights(recipe), recipe.rewards.combine)
+    return None if dpo is None else Preferences(dpo, reward_weights(recipe), recipe.rl.malformed_penalty)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Verdict:
     version: int
     dead: bool  # its rewards say nothing
     empty: bool  # no segment has an advantage
+    ties: int  # dpo: pairs of its forks that are none
     failures: dict[int, str]  # sample that a rewarding scorer failed on -> why
     trajectories: int
     stopped: int
@@ -81,17 +82,18 @@ class Critic:
             trajectory.rewards = {name: [values[place] for place in own] for name, values in scores.items()}
         chosen = self.settings
         summary = credit.assign(group, chosen.scheme, chosen.weights, how=chosen.how, options=chosen.options)
+        pairs = Pairs([])
         if chosen.preferences is not None:
-            pairs = chosen.preferences.pairs([group]).found
-            mark(group, pairs)
-            summary = replace(summary, dead=not pairs, empty=not pairs)
+            pairs = chosen.preferences.pairs([group])
+            mark(group, pairs.found)
+            summary = replace(summary, dead=not pairs.found, empty=not pairs.found)
         values = credit.combine(group, chosen.weights, "sum")
         valid = [(t, q) for t, q in zip(group.trajectories, values) if None not in q]
         trunks = [credit.by_trunk([t for t, _ in valid], [q[k] for _, q in valid]) for k in (0, -1)]
         first, last = (sum(own) / len(own) if own else float("nan") for own in trunks)
-        return self._verdict(group, summary, first, last), group
+        return self._verdict(group, summary, pairs.ties, first, last), group
 
-    def _verdict(self, group: Group, summary: credit.Summary, first: float, last: float) -> Verdict:
+    def _verdict(self, group: Group, summary: credit.Summary, ties: int, first: float, last: float) -> Verdict:
         turns = max(t.turns for t in group.trajectories)
         drawn = [list({id(t.images[k]): t for t in group.trajectories if k < t.turns}.values()) for k in range(turns)]
         means = {}
@@ -109,6 +111,7 @@ class Critic:
             version=group.version,
             dead=summary.dead,
             empty=summary.empty,
+            ties=ties,
             failures=failures,
             stopped=sum(t.stopped for t in group.trajectories),
             trajectories=len(group.trajectories),

@@ -21,7 +21,7 @@ from irg_rl.learner.actor import Learner, LearnerSettings
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.learner.policy import sampling_law
 from irg_rl.learner.rl_loss import RLLossSettings
-from irg_rl.records import WORDS, group_folders, step_folder
+from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
 
 WARM_UP_S = 300.0
 """Longest start of the ranks: imports, model, optimizer."""
@@ -68,12 +68,15 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
 def fingerprint(run: Run) -> str:
     """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them. Of the rollouts,
     where RL learns from a folder."""
-    if run.recipe.rl.rollouts is not None:
-        total = hashlib.sha256()
-        for folder in group_folders(Path(run.recipe.rl.rollouts)):
-            total.update((folder / WORDS).read_bytes())
-        return total.hexdigest()[:12]
-    return hashlib.sha256(rl_prompts_file(run).read_bytes()).hexdigest()[:12]
+    rollouts = run.recipe.rl.rollouts
+    if rollouts is None:
+        files = [rl_prompts_file(run)]
+    else:
+        files = [folder / name for folder in group_folders(Path(rollouts)) for name in (WORDS, TENSORS)]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.read_bytes())
+    return total.hexdigest()[:12]
 
 
 class Learners:
@@ -81,6 +84,7 @@ class Learners:
 
     def __init__(self, run: Run, start: str):
         self.run, self.recipe, self.start = run, run.recipe, start
+        self.fingerprint = fingerprint(run)  # once: rollouts may be many, and their tensors large
         settings = learner_settings(self.recipe, str(model_path(run, start)))
         ranks = self.recipe.engine.learner_ranks
         gpus = 1.0 if self.recipe.engine.device == "cuda" else 0.0
@@ -122,7 +126,7 @@ class Learners:
         recipe = self.recipe
         snapshot = Snapshot(
             step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),
-            recipe_digest=recipe.digest(), fingerprint=fingerprint(self.run),
+            recipe_digest=recipe.digest(), fingerprint=self.fingerprint,
         )  # fmt: skip
         self._all("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
 

@@ -1,5 +1,6 @@
 """The RL stage without sampling: preferences learned from a folder of scored groups (`rl.rollouts`)."""
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,48 +9,59 @@ import numpy as np
 import ray
 
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
-from irg_rl.commands.critic import preferences_of
 from irg_rl.commands.learning import Learners, learner_settings
 from irg_rl.commands.prepare import model_path
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run
 from irg_rl.errors import InputError
-from irg_rl.learner.dpo import Preferences
-from irg_rl.learner.ratio_check import require_texts_law
-from irg_rl.learner.replay import open_ids
-from irg_rl.model.folder import load_folder
+from irg_rl.learner.actor import LearnerSettings
+from irg_rl.learner.dpo import Preferences, fits, prepared
+from irg_rl.learner.ratio_check import RatioError, require_texts_law
+from irg_rl.learner.replay import Replay, open_ids
+from irg_rl.model.folder import Folder, load_folder
 from irg_rl.model.tokenizer import TextTokenizer
-from irg_rl.records import group_folders, load_groups
+from irg_rl.records import FACTS, group_folders, load_groups
 from irg_rl.report.tracking import Tracker
-from irg_rl.trajectory import Group, SamplingLaw
+from irg_rl.trajectory import Group
 
 
 @dataclass(frozen=True)
 class Archive:
-    """The groups of a folder that have a pair, as (folder, place in it)."""
+    """The groups of a folder that have a pair which a pack holds, as (folder, place in it)."""
 
     places: list[tuple[Path, int]]
     pairs: int
     ties: int
+    too_long: int  # pairs that no pack holds
 
     @classmethod
-    def read(cls, folder: Path, preferences: Preferences, tokenizer: TextTokenizer, law: SamplingLaw) -> "Archive":
+    def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
         """Raises InputError when nothing in it can be learned from or its texts are another tokenizer's, RatioError
-        when they were drawn at another temperature."""
-        places, pairs, ties, groups = [], 0, 0, 0
+        when they were drawn at another temperature or behind another system prompt."""
+        preferences, limit, tokenizer = settings.preferences, settings.max_pack_tokens, parts.tokenizer
+        replay = Replay(
+            parts.model.config, tokenizer.special, tokenizer.encode, system_prompt=settings.system_prompt,
+            max_pack_tokens=limit,
+        )  # fmt: skip
+        places, pairs, ties, too_long, groups = [], 0, 0, 0, 0
         for part in group_folders(folder):
+            _require_system_prompt(part, settings.system_prompt)
             for place, group in enumerate(load_groups(part)):
                 require_tokenizer(group, tokenizer, part)
                 _require_scores(group, preferences, part)
-                require_texts_law(group.trajectories, law)
+                require_texts_law(group.trajectories, settings.law)
                 found = preferences.pairs([group])
-                places += [(part, place)] if found.found else []
-                pairs, ties, groups = pairs + len(found.found), ties + found.ties, groups + 1
+                sides = [prepared(pair, preferences.settings, settings.shift, 0, 0) for pair in found.found]
+                fitting = sum(fits(replay, pair, limit) for pair in sides)
+                places += [(part, place)] if fitting else []
+                pairs, ties, groups = pairs + fitting, ties + found.ties, groups + 1
+                too_long += len(sides) - fitting
         if not places:
             raise InputError(
-                f"{folder}: none of its {groups} groups has a pair, {ties} are ties; lower rl.dpo.tie or roll out more"
+                f"{folder}: none of its {groups} groups has a pair to learn from: {ties} are ties (lower rl.dpo.tie), "
+                f"{too_long} are too long for a pack (raise rl.max_pack_tokens, now {limit}); or roll out more"
             )
-        return cls(places, pairs, ties)
+        return cls(places, pairs, ties, too_long)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
         """Groups of an update, in a new random order every epoch."""
@@ -73,6 +85,17 @@ def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> No
             )
 
 
+def _require_system_prompt(part: Path, own: str) -> None:
+    """RatioError for groups that `irg-rl rollout` drew behind another system prompt; a run's dumps say none."""
+    facts = part.parent / FACTS
+    theirs = json.loads(facts.read_text()).get("system_prompt") if facts.is_file() else own
+    if theirs != own:
+        raise RatioError(
+            f"{part.parent} was drawn with the system prompt {theirs!r}, the learner has {own!r}: set "
+            "sampling.system_prompt to that of the rollouts"
+        )
+
+
 def _require_scores(group: Group, preferences: Preferences, where: Path) -> None:
     for trajectory in group.trajectories:
         lacking = sorted(preferences.weights.keys() - trajectory.rewards.keys())
@@ -87,14 +110,19 @@ def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     """Train model folder `start` on the pairs of `rl.rollouts`; the result becomes model folder `rl`."""
     recipe = run.recipe
     path = model_path(run, start)
-    law = learner_settings(recipe, str(path)).law
-    archive = Archive.read(Path(recipe.rl.rollouts), preferences_of(recipe), load_folder(path).tokenizer, law)
-    console.print(f"{archive.pairs} pairs of {len(archive.places)} groups in {recipe.rl.rollouts}; {archive.ties} ties")
+    archive = Archive.read(Path(recipe.rl.rollouts), learner_settings(recipe, str(path)), load_folder(path))
+    console.print(
+        f"{archive.pairs} pairs of {len(archive.places)} groups in {recipe.rl.rollouts}; {archive.ties} ties, "
+        f"{archive.too_long} pairs too long for a pack"
+    )
     with LocalRay(RaySettings(num_cpus=max(recipe.engine.threads, 2)), run.folder):
         learners = Learners(run, start)
         try:
             _learn(run, tracker, learners, archive)
-            facts.update(updates=learners.updates, groups=len(archive.places), pairs=archive.pairs, ties=archive.ties)
+            facts.update(
+                updates=learners.updates, groups=len(archive.places), pairs=archive.pairs, ties=archive.ties,
+                too_long=archive.too_long,
+            )  # fmt: skip
             learners.save_model("rl")
         finally:
             learners.stop()

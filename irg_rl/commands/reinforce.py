@@ -14,7 +14,7 @@ import ray
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.commands.collecting import Collector, DroppedSamples
+from irg_rl.commands.collecting import OF_CREDIT, OF_PAIRS, Collector, DroppedSamples
 from irg_rl.commands.critic import CreditSettings, Critic, Verdict
 from irg_rl.commands.learning import Learners
 from irg_rl.commands.prepare import model_path, rl_prompts_file
@@ -96,7 +96,7 @@ def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -
     recipe = run.recipe
     return Collector(
         slots, rollouts, critics, rl_prompts(run), recipe.rl.group_size, recipe.rl_seed, recipe.engine.deadline_s,
-        DroppedSamples(run.path("dropped.jsonl")),
+        DroppedSamples(run.path("dropped.jsonl")), OF_CREDIT if recipe.rl.dpo is None else OF_PAIRS,
     )  # fmt: skip
 
 
@@ -160,6 +160,8 @@ class Loop:
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
         result.pop("step")
         metrics = {**summary(verdicts), **result, **{f"seconds/{k}": v for k, v in times.items()}}
+        if self.run.recipe.rl.dpo is not None:
+            metrics["dpo/judged_ties"], collector.ties = float(collector.ties), 0
         self.tracker.log("rl", self.learners.updates, metrics)
         last = self.learners.updates >= self.run.recipe.rl.updates
         if last or self.learners.updates % self.run.recipe.rl.checkpoint_every == 0:

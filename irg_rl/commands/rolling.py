@@ -20,11 +20,9 @@ from irg_rl.commands.scoring import scorer_specs
 from irg_rl.config import load_recipe
 from irg_rl.learner.publish import publish
 from irg_rl.model.folder import load_folder
-from irg_rl.records import WORDS, save_groups
+from irg_rl.records import FACTS, WORDS, save_groups
 from irg_rl.shapes_world.prompts import read_prompts
 from rollouts.worker import RolloutWorker
-
-FACTS = "rollouts.json"
 
 
 def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None:
@@ -41,7 +39,7 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
     worker.set_weights(weights.arrays, weights.version, weights.digest)
     _begin(out, {
         "model": str(folder), "weights": weights.digest, "digest": recipe.digest(), "seed": recipe.rl_seed,
-        "group_size": recipe.rl.group_size,
+        "group_size": recipe.rl.group_size, "system_prompt": recipe.sampling.system_prompt,
     })  # fmt: skip
     prompts = read_prompts(rl_prompts_file(run))
     missing = [number for number in range(groups) if not (_place(out, number) / WORDS).is_file()]

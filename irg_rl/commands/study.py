@@ -2,32 +2,34 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from irg_rl.commands.comparing import CONTINUED
 from irg_rl.commands.critic import CreditSettings
 from irg_rl.commands.forking import trainer
 from irg_rl.commands.generating import model_folder, recipe_of
 from irg_rl.commands.learning import learner_settings
 from irg_rl.commands.measure import evaluation_sampling, reward_hub
-from irg_rl.commands.prepare import precision, prompts_file
+from irg_rl.commands.prepare import precision, prompts_file, rl_prompts_file
 from irg_rl.commands.progress import bar, console
-from irg_rl.commands.run import Run, environment
+from irg_rl.commands.run import SFT_MODELS, Run, environment
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
 from irg_rl.errors import InputError
 from irg_rl.evaluate.outcomes import Pixels
 from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.shapes_world.paraphrase import paraphrase
-from irg_rl.shapes_world.prompts import read_prompts
+from irg_rl.shapes_world.prompts import make_prompts, read_prompts
 from irg_rl.studies import grid
 from irg_rl.studies.bench import Bench, Lesson, Shelf, Subject
 from irg_rl.studies.catalog import STUDIES
 from irg_rl.studies.forks import Forks
 from irg_rl.studies.page import write_page
-from irg_rl.studies.settings import StudySettings, parse_settings
+from irg_rl.studies.settings import PromptSettings, StudySettings, TurnsSettings, parse_settings
 from irg_rl.studies.study import Cell, Study
 from irg_rl.studies.world import is_world, unclear_cells
 from irg_rl.trajectory import Prompt
@@ -118,14 +120,24 @@ def lesson_of(subject: Subject) -> Lesson:
 def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
     bench = study.bench
     facts = {
-        "checkpoints": ", ".join(bench.labels), "recipe digest": ", ".join(bench.digests), "commit": bench.commit,
+        "checkpoints": ", ".join(bench.labels), "recipe digest": ", ".join(bench.digests),
         "prompts": f"{len(bench.prompts)}", "seed": f"{bench.seed}", "settings": study.settings.model_dump_json(),
-        "evaluation": evaluation_words(bench.subjects[0]), "command": " ".join(["irg-rl study", study.name, *words]),
+        **evaluations(bench.subjects), "command": " ".join(["irg-rl study", study.name, *words]),
     }  # fmt: skip
-    findings = study.findings(grid.results(folder, study, facts))
+    frame = grid.results(folder, study, facts)
+    facts["commit"] = ", ".join(frame.values("commit"))
+    findings = study.findings(frame)
     page = write_page(folder, study.name, study.question, facts, findings)
     console.print(findings.headline, soft_wrap=True, markup=False)
     console.print(f"written: {page}", soft_wrap=True, markup=False)
+
+
+def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
+    """How each was evaluated, and a warning where that is not the same for all."""
+    told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
+    if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
+        told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"
+    return told
 
 
 def evaluation_words(subject: Subject) -> str:
@@ -133,7 +145,8 @@ def evaluation_words(subject: Subject) -> str:
     noise = "none" if settings.noise is None else f"{settings.noise.kind} {settings.noise.noise_level:g}"
     return (
         f"{sampling.points} time points, shift {sampling.shift:g}, text guidance {settings.guidance.text_scale:g}, "
-        f"image guidance {settings.guidance.image_scale:g}, noise {noise}, temperature {sampling.temperature:g}"
+        f"image guidance {settings.guidance.image_scale:g}, noise {noise}, temperature {sampling.temperature:g}, "
+        f"history {sampling.history}"
     )
 
 
@@ -142,12 +155,19 @@ def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
     if "sampling.turns" in overrides:
         raise RecipeError("sampling.turns says how a checkpoint was trained: a study has turns of its own, study.turns")
     path = model_folder(target).resolve()
-    made = recipe_of(path)
-    recipe = changed_recipe(made, overrides, str(target))
+    recipe = changed_recipe(recipe_of(path), overrides, str(target))
     on_gpu = recipe.engine.device != "cpu" and torch.cuda.is_available()
     device, dtype = (recipe.engine.device, precision(recipe)) if on_gpu else ("cpu", torch.float32)
     sampling = evaluation_sampling(recipe.sampling, recipe.evaluation)
-    return Subject(path.name, path, made.digest(), recipe, sampling, device, dtype)
+    return Subject(path.name, path, recipe, sampling, training_of(path, recipe), device, dtype)
+
+
+def training_of(path: Path, recipe: Recipe) -> str:
+    """What the model folder of a run went through; of one outside of a run nobody knows. SFT saw pairs, whatever the
+    recipe says of RL's turns."""
+    if not (path.parent.parent / "recipe.yaml").is_file():
+        return ""
+    return "SFT" if path.name in (*SFT_MODELS.values(), CONTINUED) else f"trained n={recipe.sampling.turns}"
 
 
 def with_labels(subjects: Sequence[Subject], shelf: Shelf) -> list[Subject]:
@@ -174,33 +194,30 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
     run = Run(first.path.parent.parent if inside else folder, first.recipe)
     prompts = study_prompts(run, settings, target)
-    commit = environment(first.recipe)["commit"]
-    if is_world(prompts, first.recipe.sampling.image_size):
-        chosen = chosen_scorers(first.recipe, settings.scorers)
-        with hub_of(run, chosen) as hub:
-            score = None if hub is None else hub.score
-            yield Bench(
-                subjects, prompts, verify, check_reflection, unclear_cells, paraphrase, score, commit, lesson_of, folder
-            )
-        return
-    rewarding = [scorer for scorer in first.recipe.rewards.scorers if not scorer.held_out]
-    if not rewarding:
+    in_world = is_world(prompts, first.recipe.sampling.image_size)
+    beside = chosen_scorers(first.recipe, settings.scorers) if isinstance(settings, TurnsSettings) else []
+    rewarding = [] if in_world else [scorer for scorer in first.recipe.rewards.scorers if not scorer.held_out]
+    if not in_world and not rewarding:
         raise InputError(
             f"{target}: prompts outside of the shapes world are judged by the recipe's rewards, and it has none: name "
             "one, as rewards.scorers=[{name: clip, kind: clip, path: FILE}]"
         )
-    with hub_of(run, first.recipe.rewards.scorers) as hub:
+    with hub_of(run, [*beside, *(scorer for scorer in rewarding if scorer not in beside)]) as hub:
+        score = partial(scores_of, hub, [scorer.name for scorer in beside]) if beside else None
+        rest = {"score": score, "commit": environment(first.recipe)["commit"], "lesson": lesson_of, "scratch": folder}
+        if in_world:
+            yield Bench(subjects, prompts, verify, check_reflection, unclear_cells, paraphrase, **rest)
+            return
         weights = {scorer.name: scorer.weight for scorer in rewarding}
-        yield Bench(
-            subjects, prompts, RewardVerdicts(hub, weights), score=hub.score, commit=commit, lesson=lesson_of,
-            scratch=folder,
-        )  # fmt: skip
+        yield Bench(subjects, prompts, RewardVerdicts(hub, weights), **rest)
 
 
 @dataclass(frozen=True)
 class RewardVerdict:
-    correct: bool
-    score: float
+    """Both None where the reward failed."""
+
+    correct: bool | None
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -211,14 +228,20 @@ class RewardVerdicts:
     weights: dict[str, float]
 
     def __call__(self, images: list[Pixels], prompts: list[Prompt]) -> list[RewardVerdict]:
-        found = self.hub.score(images, prompts)
+        found = scores_of(self.hub, list(self.weights), images, prompts)
         verdicts = []
-        for index in range(len(images)):
-            values = {name: found[name][index] for name in self.weights}
-            failed = [name for name, value in values.items() if value is None]
-            score = float("nan") if failed else sum(self.weights[name] * values[name] for name in self.weights)
-            verdicts.append(RewardVerdict(score >= 1, score))
+        for values in zip(*found.values()):
+            score = None if None in values else sum(w * value for w, value in zip(self.weights.values(), values))
+            verdicts.append(RewardVerdict(None if score is None else score >= 1, score))
         return verdicts
+
+
+def scores_of(
+    hub: RewardHub, names: list[str], images: list[Pixels], prompts: list[Prompt]
+) -> dict[str, list[float | None]]:
+    """The values of these scorers alone."""
+    found = hub.score(images, prompts)
+    return {name: found[name] for name in names}
 
 
 def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe]:
@@ -240,8 +263,17 @@ def hub_of(run: Run, scorers: list[ScorerRecipe]) -> Iterator[RewardHub | None]:
 
 
 def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Prompt]:
-    """As many as the recipe evaluates on, or all where there are fewer."""
-    file = Path(settings.prompts) if settings.prompts else prompts_file(run, settings.split)
+    """As many as the study needs, of those that the world can make where its file has fewer; else as many as the recipe
+    evaluates on. All where there are fewer."""
+    asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
+    learned = asked.split == "train" and run.recipe.rl is not None
+    file = Path(asked.prompts) if asked.prompts else rl_prompts_file(run) if learned else prompts_file(run, asked.split)
     if not file.is_file():
         raise InputError(f"{target}: no prompts in {file}: name a jsonl of prompts with study.prompts=FILE")
-    return read_prompts(file)[: run.recipe.evaluation.prompts]
+    prompts = read_prompts(file)
+    if asked.needed is None:
+        return prompts[: run.recipe.evaluation.prompts]
+    if len(prompts) < asked.needed and file == prompts_file(run, asked.split):
+        with suppress(InputError):  # a held-out split has only so many: the study says what it lacks
+            prompts = make_prompts(asked.needed, asked.split, run.recipe.seed, run.recipe.world.prompt_mix)
+    return prompts[: asked.needed]

@@ -45,7 +45,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
     """The settings of a file over those of the recipe its `extends` names, relative to the file; lists are replaced
     whole. Nothing is validated; RecipeError for a file that is not there or not readable, or that extends itself."""
-    if path in beneath:
+    if path.resolve() in map(Path.resolve, beneath):
         raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
     if not path.exists():
         asking = f"{beneath[-1]}: extends: " if beneath else ""

@@ -101,6 +101,11 @@ class Recipe(Section):
             problems.append(
                 f"rl.credit {credit} asks if an image is right, which a z-score cannot say: set rewards.combine=sum"
             )
+        if self.rl.algorithm == "dpo" and self.rewards.combine == "zscore_sum":
+            problems.append(
+                "rl.algorithm dpo asks if a gap is larger than rl.dpo.tie, which a z-score cannot say: set "
+                "rewards.combine=sum"
+            )
         if credit in ("umm", "no_improve_clamp") and self.sampling.turns == 1:
             problems.append(f"rl.credit {credit} trains the turns after the first: set sampling.turns to at least 2")
         if self.rl.group_size % self.rl.leaves:

@@ -12,6 +12,8 @@ from irg_rl.config.training import LoraRecipe, LoraSection, OptimizerRecipe, Sta
 
 ON_DRAWN_IMAGES = ("nft", "awm", "dpo")
 """Algorithms that train on drawn images, noised afresh; each has a section of its name in `rl`."""
+OF_SAMPLING = {"forks": "null", "guidance": "null", "staleness": 0, "dump_every": 0}
+"""Settings of `rl` that are about sampling alone, and what each is where nothing is sampled."""
 
 
 class OldPolicyRecipe(Section):
@@ -77,9 +79,10 @@ class DPORecipe(NoisingRecipe):
     beta_image: Rate = 100.0
     """Of the difference of squared velocity errors, means over an image's numbers; raise it where the loss jumps."""
     tie: float = Field(0.05, ge=0)
-    """Siblings whose rewards differ by no more are no pair: set it to the noise of the judge."""
+    """Ways of a fork whose rewards (means over their branches) differ by no more are no pair: set it to the noise of
+    the judge."""
     pairs_per_fork: Positive = 1
-    """Best against worst, second best against second worst, ..."""
+    """Best way against worst, second best against second worst, ..."""
 
 
 class RLRecipe(Section):
@@ -88,8 +91,8 @@ class RLRecipe(Section):
     evaluation keep the recipe's, so that several seeds of RL share them (`irg-rl fork`)."""
     algorithm: Literal["grpo", "nft", "awm", "dpo"] = Field("grpo", exclude_if=lambda name: name == "grpo")
     """What images are trained with: their noisy denoising steps (grpo), or fresh noisings of what was drawn, whichever
-    way it was drawn (nft, awm); texts with `text_loss`. dpo trains both by preference: where siblings part, the one
-    with the best last image against the one with the worst."""
+    way it was drawn (nft, awm); texts with `text_loss`. dpo trains both by preference: where siblings part, the way
+    with the best last images against the one with the worst."""
     nft: NFTRecipe | None = Field(None, exclude_if=lambda section: section is None)
     """algorithm nft: its settings; None: the defaults."""
     awm: AWMRecipe | None = Field(None, exclude_if=lambda section: section is None)
@@ -106,7 +109,7 @@ class RLRecipe(Section):
     forks: dict[Positive, Annotated[int, Field(ge=2)]] = Field({}, exclude_if=lambda forks: not forks)
     """Turn -> ways in which every trajectory branches at its start: {1: 4} draws four reflections and refined images
     from each first image. Several turns multiply, and what they make of one trunk must divide `group_size`. Siblings
-    share what precedes their fork, which is sampled, scored and learned from once. Empty: no forks."""
+    share what precedes their fork, which is sampled, scored and learned from once. Empty or null: no forks."""
     prompts: str | None = None
     """jsonl of prompts with metadata; None: the world's training prompts."""
     credit: Literal["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"] = "turn"
@@ -118,7 +121,7 @@ class RLRecipe(Section):
     std_floor: float = Field(0.05, ge=0)
     advantage_clip: Rate = 5.0
     malformed_penalty: float = Field(1.0, ge=0)
-    """Subtracted from the advantage of a text that never ended."""
+    """Subtracted from the advantage of a text that never ended; dpo: from what a trajectory with one is worth."""
     text_loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
     clip_text: tuple[float, float] = (0.2, 0.28)
     clip_image: Rate = 1e-3
@@ -150,6 +153,12 @@ class RLRecipe(Section):
     dump_every: int = Field(0, ge=0, exclude_if=lambda updates: not updates)
     """Updates between dumps of the trained groups into `rollouts/` of the run, for `irg-rl show` and, when it is 1,
     `irg-rl replay`; 0: none."""
+
+    @field_validator("forks", mode="before")
+    @classmethod
+    def null_is_no_forks(cls, forks: Any) -> Any:
+        """An override cannot empty a mapping: it is merged into the one below."""
+        return {} if forks is None else forks
 
     @property
     def leaves(self) -> int:
@@ -210,6 +219,12 @@ class RLRecipe(Section):
                 for kl in ("kl_text", "kl_image")
                 if vars(self)[kl]
             ]
+            if self.rollouts is not None:
+                problems += [
+                    f"rl.{sampled} has no effect with rl.rollouts, where nothing is sampled: set rl.{sampled}={unset}"
+                    for sampled, unset in OF_SAMPLING.items()
+                    if vars(self)[sampled]
+                ]
         elif self.rollouts is not None:
             problems.append(
                 f"rl.rollouts: rl.algorithm {name} learns from samples of its own policy; take dpo, or leave it out"

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from irg_rl.config import AWMRecipe, LoraRecipe, NFTRecipe
+from irg_rl.errors import InputError
 from irg_rl.learner import checkpoint, old_policy, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
-from irg_rl.learner.dpo import PairLoss, Preferences, minibatches, pair_packs, prepared, reference_scores
+from irg_rl.learner.dpo import PairLoss, Preferences, fits, minibatches, pair_packs, prepared, reference_scores
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
 from irg_rl.learner.forward_process import noised
@@ -29,6 +30,9 @@ from irg_rl.model.folder import load_folder
 from irg_rl.model.pack import Pack
 from irg_rl.records import save_groups
 from irg_rl.trajectory import Group, SamplingLaw, Trajectory, trees
+
+BARREN_UPDATES = 10
+"""Updates in a row without anything to train on that end the run."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Learner:
         self.place = Rank(rank, world_size, settings.device)
         self._store = None
         self._checked = settings.offline
+        self._barren = 0  # updates in a row that had nothing to learn from
 
     def open_port(self) -> int:
         """Rank 0: the meeting point of all ranks."""
@@ -112,9 +117,11 @@ class Learner:
         return [difference.row() for difference in found]
 
     def train(self, *groups: Group) -> dict[str, float]:
-        """One update on scored groups with advantages; returns its metrics.
+        """One update on scored groups with advantages; returns its metrics. It is skipped where all preferences are too
+        long to learn from.
 
-        Raises RuntimeError before the first ratio check, RatioError and NonFiniteError.
+        Raises RuntimeError before the first ratio check, RatioError, NonFiniteError, and InputError after
+        BARREN_UPDATES skipped ones in a row.
         """
         if not self._checked:
             raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
@@ -127,6 +134,14 @@ class Learner:
                 metrics |= {f"grad_norm/{name}": value for name, value in norms.items()}
             results.append(self.engine.step(packs, loss, loss.denominators()))
             self._average(results[-1])
+        self._barren = 0 if results else self._barren + 1
+        if self._barren == BARREN_UPDATES:
+            raise InputError(
+                f"no preference of the last {BARREN_UPDATES} updates fits into a pack of rl.max_pack_tokens "
+                f"{self.settings.max_pack_tokens}: fork the run with more, or with fewer rl.dpo.times_per_image"
+            )
+        if not results:
+            return metrics | {"step": self.engine.steps, "skipped": 1}
         if self.old is not None:
             self.old.update(self.engine.state().changing())
         return metrics | summary(results)
@@ -243,19 +258,19 @@ class Learner:
     def _pair_minibatches(
         self, groups: Sequence[Group], metrics: dict, parts: int
     ) -> Iterator[tuple[list[Pack], PairLoss]]:
-        """The same for preferences; the number of ties goes into `metrics`."""
+        """The same for preferences; those that no pack holds are left out. The numbers of these and of ties go into
+        `metrics`."""
         settings, preferences = self.settings, self.settings.preferences
         pairs = preferences.pairs(groups)
-        metrics["dpo/ties"] = float(pairs.ties)
         if not pairs.found:
             raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
         self._require_law([t for pair in pairs.found for t in (pair.chosen, pair.rejected)])
-        begun = self.engine.steps + self.engine.skipped
-        for own in minibatches(pairs.found, parts):
-            sides = [prepared(p, preferences.settings, settings.shift, settings.seed, begun) for p in own]
-            packs = pair_packs(
-                self._replay, sides, settings.max_pack_tokens, self.place.rank, self.place.world_size
-            )
+        begun, limit = self.engine.steps + self.engine.skipped, settings.max_pack_tokens
+        sides = [prepared(p, preferences.settings, settings.shift, settings.seed, begun) for p in pairs.found]
+        fitting = [pair for pair in sides if fits(self._replay, pair, limit)]
+        metrics |= {"dpo/ties": float(pairs.ties), "dpo/too_long": float(len(sides) - len(fitting))}
+        for own in minibatches(fitting, parts):
+            packs = pair_packs(self._replay, own, limit, self.place.rank, self.place.world_size)
             reference = reference_scores(self.engine, self._first, packs, settings.law)
             loss = PairLoss(
                 preferences.settings, settings.law, packs, reference, settings.loss.text_weight,

@@ -5,7 +5,8 @@ segments that they share stand there as context alone; they carry no loss, and t
 same on both sides, would cancel. Images that both have drawn in a turn are noised with the same noise and times and
 compared; where one has stopped, the other's image has no counterpart and no loss.
 
-Times are averaged inside a pair's margin, which is a mean over times; pairs are averaged after the log-sigmoid.
+Times are averaged inside a pair's margin, which is a mean over times; pairs are averaged after the log-sigmoid, for
+texts over those that have texts to compare and for images over those that have images.
 
 Letters: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers of a latent token.
 """
@@ -20,7 +21,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from irg_rl import credit
 from irg_rl.config import DPORecipe
-from irg_rl.errors import InputError
 from irg_rl.learner.forward_process import times
 from irg_rl.learner.policy import Scores, TextScore, evaluate_texts, velocities
 from irg_rl.learner.replay import Replay, ReplayPack
@@ -32,25 +32,31 @@ from irg_rl.pairs import Pair, Pairs, find_pairs
 from irg_rl.streams import stream
 from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Segment, Trajectory
 
-PAIRS = "pairs"
+TEXT, IMAGE = "text", "image"
+Sides = tuple[Trajectory, Trajectory]
+"""The chosen and the rejected trajectory of a pair."""
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Which trajectory is preferred: the one whose last image is worth more."""
+    """Which trajectory is preferred: the one whose last image is worth more. A text that never ended costs it a
+    penalty."""
 
     settings: DPORecipe
-    weights: Mapping[str, float]  # of the scores in an image's reward
-    how: str  # how they are combined, see credit.combine
+    weights: Mapping[str, float]  # of the scores in the weighted sum that is an image's reward
+    malformed_penalty: float
 
     def pairs(self, groups: Sequence[Group]) -> Pairs:
         parts = [self._of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
 
     def _of(self, group: Group) -> Pairs:
-        images = credit.combine(group, self.weights, self.how)
-        values = [None if None in q else q[-1] for q in images]
+        images = credit.combine(group, self.weights)
+        values = [None if None in q else q[-1] - self._penalty(t) for t, q in zip(group.trajectories, images)]
         return find_pairs(group, values, self.settings.tie, self.settings.pairs_per_fork)
+
+    def _penalty(self, trajectory: Trajectory) -> float:
+        return self.malformed_penalty * any(not text.finished for text in trajectory.texts)
 
 
 @dataclass
@@ -64,51 +70,48 @@ class PairPack:
     def count(self) -> int:
         return len(self.trajectories) // 2
 
+    @property
+    def compared(self) -> dict[str, set[int]]:
+        """The pairs that have sampled texts, and those that have images, to compare."""
+        return {
+            name: {ref.trajectory // 2 for ref in refs}
+            for name, refs in ((TEXT, self.replay.texts), (IMAGE, self.replay.images))
+        }
+
+
+def fits(replay: Replay, sides: Sides, limit: int) -> bool:
+    """Whether a pack of `limit` tokens, padding included, holds both sides of a pair, which are learned from in one."""
+    lengths = replay.lengths(sides)
+    return len(lengths) * max(lengths) <= limit
+
 
 def pair_packs(
-    replay: Replay, sides: Sequence[tuple[Trajectory, Trajectory]], limit: int, rank: int = 0, world_size: int = 1
+    replay: Replay, sides: Sequence[Sides], limit: int, rank: int = 0, world_size: int = 1
 ) -> list[PairPack]:
-    """This rank's packs: as many pairs in each as `limit` tokens hold, padding included, the longest first.
-
-    Raises InputError for a pair that does not fit into one pack.
-    """
-    alone = [(_one_pack(replay, pair, limit).pack.lengths, pair) for pair in sides]
-    bins: list[list[tuple[Trajectory, Trajectory]]] = []
+    """This rank's packs: as many pairs, each of which fits, as `limit` tokens hold, the longest first."""
+    bins: list[list[Trajectory]] = []
     rows = longest = 0
-    for lengths, pair in sorted(alone, key=lambda entry: -max(entry[0])):
+    for lengths, pair in sorted(((replay.lengths(pair), pair) for pair in sides), key=lambda entry: -max(entry[0])):
         if not bins or (rows + len(lengths)) * longest > limit:
             bins.append([])
             rows, longest = 0, max(lengths)
-        bins[-1].append(pair)
+        bins[-1] += pair
         rows += len(lengths)
     made = []
-    for pairs in bins[rank::world_size]:
-        trajectories = [trajectory for pair in pairs for trajectory in pair]
-        made.append(PairPack(_one_pack(replay, trajectories, limit), trajectories))
+    for trajectories in bins[rank::world_size]:
+        [pack] = replay.packs(trajectories)
+        made.append(PairPack(pack, trajectories))
     return made
 
 
-def minibatches(pairs: Sequence[Pair], parts: int) -> list[Sequence[Pair]]:
+def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
     """Contiguous parts of nearly equal size; never more than there are pairs."""
     count = min(parts, len(pairs))
-    edges = [round(i * len(pairs) / count) for i in range(count + 1)]
+    edges = [round(i * len(pairs) / max(count, 1)) for i in range(count + 1)]
     return [pairs[low:high] for low, high in zip(edges, edges[1:])]
 
 
-def _one_pack(replay: Replay, trajectories: Sequence[Trajectory], limit: int) -> ReplayPack:
-    packs = replay.packs(trajectories)
-    if len(packs) > 1:
-        first = trajectories[0]
-        raise InputError(
-            f"a pair of prompt {first.prompt.id!r} needs more than the {limit} tokens of rl.max_pack_tokens, and both "
-            "sides of a pair are learned from in one pack: raise it, or lower turns or rl.dpo.times_per_image"
-        )
-    return packs[0]
-
-
-def prepared(
-    pair: Pair, settings: DPORecipe, shift: float, seed: int, update: int
-) -> tuple[Trajectory, Trajectory]:
+def prepared(pair: Pair, settings: DPORecipe, shift: float, seed: int, update: int) -> Sides:
     """Both sides as packs take them: nothing of what they share is trained, and images of a turn are noised alike.
 
     Noise and times have the name (seed, update, group, chosen sample, rejected sample, turn).
@@ -189,33 +192,32 @@ class PairLoss:
         image_weight: float = 1.0,
     ):
         self._settings, self._law, self._packs, self._reference = settings, law, packs, reference
-        self._weights = {"text": text_weight, "image": image_weight}
+        self._weights = {TEXT: text_weight, IMAGE: image_weight}
 
     def denominators(self) -> dict[str, float]:
-        """This rank's pairs; the engine sums them over ranks."""
-        return {PAIRS: float(sum(part.count for part in self._packs))}
+        """This rank's pairs with texts and with images to compare; the engine sums them over ranks."""
+        return {name: float(sum(len(part.compared[name]) for part in self._packs)) for name in (TEXT, IMAGE)}
 
     def __call__(self, output: ModelOutput, index: int, totals: dict[str, float]) -> Loss:
-        part, settings = self._packs[index], self._settings
+        part, settings, device = self._packs[index], self._settings, output.velocity.device
         scores = Scores(evaluate_texts(output, part.replay, self._law), velocities(output, part.replay))
-        texts, text_metrics = self._text_margins(part, scores, self._reference[index])
-        images, compared, image_metrics = self._image_margins(part, scores, self._reference[index])
-        of_texts = preference.preference_loss(texts, settings.beta_text, settings.kind)
-        of_images = preference.preference_loss(images, settings.beta_image, settings.kind) * compared
+        texts, of_texts = self._text_margins(part, scores, self._reference[index], device)
+        images, of_images = self._image_margins(part, scores, self._reference[index], device)
         nothing = 0.0 * (output.logits.sum().float() + output.velocity.sum())
-        loss = Loss({
-            "text": nothing + self._weights["text"] * aggregate(of_texts, totals[PAIRS]),
-            "image": nothing + self._weights["image"] * aggregate(of_images, totals[PAIRS]),
-        })  # fmt: skip
         whole = settings.beta_text * texts.detach() + settings.beta_image * images.detach()
-        loss.sums = {"dpo/accuracy": float((whole > 0).sum()), "dpo/count": float(part.count)}
-        loss.sums |= _sums("dpo_text", texts.detach(), text_metrics, torch.ones_like(texts))
-        loss.sums |= _sums("dpo_image", images.detach(), image_metrics, compared)
+        loss = Loss({}, {"dpo/accuracy": float((whole > 0).sum()), "dpo/count": float(part.count)})
+        modalities = ((TEXT, texts, settings.beta_text, of_texts), (IMAGE, images, settings.beta_image, of_images))
+        for name, margins, beta, metrics in modalities:
+            compared = torch.tensor([float(pair in part.compared[name]) for pair in range(part.count)], device=device)
+            per_pair = preference.preference_loss(margins, beta, settings.kind) * compared
+            loss.terms[name] = nothing + self._weights[name] * aggregate(per_pair, totals[name])
+            loss.sums |= _sums(f"dpo_{name}", margins.detach(), metrics, compared)
         return loss
 
-    def _text_margins(self, part: PairPack, scores: Scores, reference: Scores) -> tuple[Tensor, dict[str, Tensor]]:
+    def _text_margins(
+        self, part: PairPack, scores: Scores, reference: Scores, device: torch.device
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """[P], and log-probabilities of both sides, means over tokens."""
-        device = part.replay.pack.text_ids.device if not scores.texts else scores.texts[0].logprobs.device
         rows = {side: ([], []) for side in range(2 * part.count)}
         order = sorted(range(len(part.replay.texts)), key=lambda i: part.replay.texts[i].segment)
         for i in order:
@@ -238,27 +240,24 @@ class PairLoss:
         return margin, {"winner_logp": means[0], "loser_logp": means[1], "winner_gain": gain}
 
     def _image_margins(
-        self, part: PairPack, scores: Scores, reference: Scores
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """[P], summed over turns; which pairs have images to compare, as 0 and 1; errors of both sides."""
+        self, part: PairPack, scores: Scores, reference: Scores, device: torch.device
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[P], summed over turns, and errors of both sides."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
         for i, ref in enumerate(part.replay.images):
             turn = part.trajectories[ref.trajectory].segments[ref.segment].turn
             by_turn.setdefault((ref.trajectory // 2, turn), {})[ref.trajectory % 2] = i
-        device = scores.images[0].device if scores.images else torch.device("cpu")
         margins = [torch.zeros((), device=device) for _ in range(part.count)]
         named = ("winner_error", "loser_error", "winner_gain")
         errors = {name: torch.zeros(part.count, device=device) for name in named}
-        compared = torch.zeros(part.count, device=device)
         for (pair, _), sides in sorted(by_turn.items()):
             chosen, rejected = (self._side(part, scores, reference, sides[side]) for side in (0, 1))
             margins[pair] = margins[pair] + preference.flow_margin(*chosen, *rejected).mean()
-            compared[pair] = 1.0
             for name, (v, _, target) in (("winner_error", chosen), ("loser_error", rejected)):
                 errors[name][pair] += ((v.detach() - target) ** 2).mean()
             v, v_ref, target = chosen
             errors["winner_gain"][pair] += ((v_ref - target) ** 2).mean() - ((v.detach() - target) ** 2).mean()
-        return torch.stack(margins), compared, errors
+        return torch.stack(margins), errors
 
     def _side(self, part: PairPack, scores: Scores, reference: Scores, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Velocity, that of the reference and the target, noise - data, at every level of an image; [S, N, D] each."""

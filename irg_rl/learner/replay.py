@@ -121,6 +121,17 @@ class Replay:
         own = self._bins(shares)[rank::world_size]
         return [self._build(trajectories, shares) for shares in own]
 
+    def lengths(self, trajectories: Sequence[Trajectory]) -> list[int]:
+        """Tokens of each row that they take, however long: one per tree, noise included."""
+        found = []
+        for siblings in trees(trajectories):
+            context: dict[int, int] = {}
+            for trajectory in siblings:
+                context |= self._path(trajectory)[-1]
+            noise = {id(image): len(image.x) * _noise_tokens(image) for t in siblings for image in t.images}
+            found.append(sum(context.values()) + sum(noise.values()))
+        return found
+
     def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_Share]:
         """Rows that hold the contexts of all siblings, by their numbers: as many in a row as fit with their noise."""
         rows: list[_Share] = []

@@ -153,13 +153,8 @@ class JointLoss:
                 log_ratio = flow.guarded_log_ratio(score.logprobs, old, score.mean, mean_old, score.std)
             advantages = torch.full_like(log_ratio, self._advantage(ref))
             per_step = flow.policy_loss(log_ratio, advantages, self._settings.clip_image)
-            extra = {}
-            if reference is not None:
-                kl = self._image_kl(score, reference.images[i])
-                per_step = per_step + self._settings.kl_image * kl
-                extra["kl"] = kl.detach()
-            total = flow.aggregate(per_step, totals[IMAGE])
-            loss.terms[IMAGE] = loss.terms[IMAGE] + self._settings.image_weight * total
+            kl = None if reference is None else self._image_kl(score, reference.images[i])
+            extra = self._add_image(loss, per_step, kl, totals)
             bounds = (self._settings.clip_image, self._settings.clip_image)
             self._log_ratio(loss, IMAGE, ref, log_ratio.detach(), bounds, extra)
 
@@ -169,16 +164,19 @@ class JointLoss:
             v, image, steps = scores.images[i], self._segment(ref), list(ref.steps)
             v_old = self._old.velocity[ref.trajectory, ref.segment][steps].to(v.device)
             per_level, extra, log_ratio = forward_process.image_loss(settings, v, v_old, image, steps)
-            if reference is not None:
-                kl = flow.velocity_mse(v, reference.images[i])
-                per_level = per_level + self._settings.kl_image * kl
-                extra["kl"] = kl.detach()
-            total = flow.aggregate(per_level, totals[IMAGE])
-            loss.terms[IMAGE] = loss.terms[IMAGE] + self._settings.image_weight * total
+            kl = None if reference is None else flow.velocity_mse(v, reference.images[i])
+            extra |= self._add_image(loss, per_level, kl, totals)
             if log_ratio is None:
                 self._log(loss, IMAGE, ref, len(steps), {}, extra, {})
             else:
                 self._log_ratio(loss, IMAGE, ref, log_ratio.detach(), (settings.clip, settings.clip), extra)
+
+    def _add_image(self, loss: Loss, each: Tensor, kl: Tensor | None, totals: dict[str, float]) -> dict[str, Tensor]:
+        """Adds an image's loss at each step or noise level, with its KL; returns the KL for the metrics."""
+        if kl is not None:
+            each = each + self._settings.kl_image * kl
+        loss.terms[IMAGE] = loss.terms[IMAGE] + self._settings.image_weight * flow.aggregate(each, totals[IMAGE])
+        return {} if kl is None else {"kl": kl.detach()}
 
     def _image_kl(self, score: StepScore, reference: StepScore) -> Tensor:
         if self._settings.kl_image_space == "velocity":

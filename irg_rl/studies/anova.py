@@ -33,8 +33,13 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
     return np.stack([reflection, seed, interaction], axis=1)
 
 
-def shares(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Measure]:
-    """Of the variance within prompts, the share of each part: sums over prompts, bootstrap over prompts."""
+def terms(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Terms]:
+    """Of the variance within prompts, the share of each part, as sums over prompts."""
     parts = components(outcomes)
     total = parts.sum(1)
-    return {name: mean(Terms(parts[:, index], total, prompt_ids)) for index, name in enumerate(PARTS)}
+    return {name: Terms(parts[:, index], total, prompt_ids) for index, name in enumerate(PARTS)}
+
+
+def shares(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Measure]:
+    """The same with the bootstrap over prompts."""
+    return {name: mean(own) for name, own in terms(outcomes, prompt_ids).items()}

@@ -8,7 +8,7 @@ import torch
 
 from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe
 from irg_rl.credit import Options
-from irg_rl.evaluate.outcomes import CheckReflection, Pixels, Verify
+from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, collect
 from irg_rl.learner.actor import LearnerSettings
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
@@ -38,14 +38,14 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint under study. `recipe` has the overrides of the study, `digest` is that of its run without them;
-    `sampling` is how it is evaluated, `device` and `dtype` where it is loaded."""
+    """A checkpoint under study. `recipe` has the overrides of the study; `sampling` is how it is evaluated; `training`
+    what it went through, empty where nobody knows; `device` and `dtype` where it is loaded."""
 
     label: str
     path: Path
-    digest: str
     recipe: Recipe
     sampling: SamplingRecipe
+    training: str = ""
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     shelf: Shelf = field(default_factory=Shelf, compare=False)
@@ -55,9 +55,19 @@ class Subject:
         return self.recipe.evaluation
 
     @property
-    def trained_turns(self) -> int:
-        """Turns per trajectory in training, as its recipe says."""
-        return self.recipe.sampling.turns
+    def digest(self) -> str:
+        """Of the recipe, overrides included."""
+        return self.recipe.digest()
+
+    @property
+    def evaluated(self) -> dict:
+        """How it is sampled, whatever the number of turns; `sampling` has the evaluation's temperature and times."""
+        noise = self.evaluation.noise
+        return {
+            "sampling": self.sampling.model_dump(mode="json", exclude={"turns"}),
+            "guidance": self.evaluation.guidance.model_dump(mode="json"),
+            "noise": noise and noise.model_dump(mode="json"),
+        }
 
     def sampler(
         self,
@@ -68,13 +78,13 @@ class Subject:
         **changes: object,
     ) -> Sampler:
         """Samples as the evaluation does, but for `guidance`, what counts as a stop, whether the evaluation's noise is
-        on, and `changes` of the sampling."""
+        on, and `changes` of the sampling. Nothing is recorded for training."""
         parts = self.shelf.take(self.path, self.device, self.dtype)
         chosen = self.evaluation.guidance if guidance is None else guidance
         return Sampler(
             parts.model.eval(), parts.autoencoder, parts.tokenizer, self.sampling.model_copy(update=changes),
             guidance=chosen if chosen.is_on else None, noise=self.evaluation.noise if is_noisy else None,
-            is_stop=is_stop,
+            record_steps=False, is_stop=is_stop,
         )  # fmt: skip
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
@@ -87,12 +97,11 @@ class Subject:
         return out
 
     def identity(self) -> dict:
-        """What its results depend on: which weights, and how they are sampled and drawn by."""
+        """What its results depend on: which weights, where they are loaded, and how they are sampled."""
         files = [file.stat() for file in weight_files(self.path)]
         return {
             "path": str(self.path), "weights": [[file.st_size, file.st_mtime_ns] for file in files],
-            "sampling": self.sampling.model_dump(mode="json"),
-            "evaluation": self.evaluation.model_dump(mode="json", exclude={"prompts", "turns", "strips", "batch_size"}),
+            "device": self.device, "dtype": str(self.dtype), "evaluated": self.evaluated,
         }  # fmt: skip
 
 
@@ -107,9 +116,10 @@ class Lesson:
 @dataclass(frozen=True)
 class Bench:
     """Only the shapes world has `check_reflection`, `unclear` (cells of each image that nobody can read) and
-    `paraphrase` (the same reflection in other words, None where there are none); elsewhere they are None. `score`:
-    scorers beside the verdict; None without any. `lesson` is asked by studies of learning alone; `scratch` is a folder
-    for what is large and can be made again."""
+    `paraphrase` (the same reflection in other words, None where there are none); elsewhere they are None. `verify`: a
+    verdict with score None says that the reward failed, which is no number. `score`: scorers beside the verdict; None
+    without any. `lesson` is asked by studies of learning alone; `scratch` is a folder for what is large and can be made
+    again."""
 
     subjects: Sequence[Subject]
     prompts: Sequence[Prompt]
@@ -140,7 +150,7 @@ class Bench:
 
     @property
     def digests(self) -> list[str]:
-        """Of the recipes that made the subjects, each once."""
+        """Of the recipes, overrides included, each once."""
         return list(dict.fromkeys(subject.digest for subject in self.subjects))
 
     def verdicts(self, trajectories: Sequence[Trajectory]) -> list[list]:
@@ -148,3 +158,13 @@ class Bench:
         images = [image.pixels.cpu().numpy() for t in trajectories for image in t.images]
         found = iter(self.verify(images, [t.prompt for t in trajectories for _ in t.images]))
         return [[next(found) for _ in t.images] for t in trajectories]
+
+    def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
+        """The trajectories whose images all have a verdict, laid out by turn; the others are left out."""
+        found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if all(one.score is not None for one in own)]
+        known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
+        table = collect(
+            known, lambda images, prompts: verdicts, turns=turns, arm=arm, seed=self.seed,
+            check_reflection=self.check_reflection,
+        )  # fmt: skip
+        return known, table

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from irg_rl.config import RLRecipe
 from irg_rl.credit import assign
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
@@ -46,17 +47,23 @@ class Credit(Study[CreditSettings]):
         self._held: tuple[str, Learner] | None = None
 
     def cells(self) -> list[Cell]:
-        own = self.settings
+        own, prompts = self.settings, len(self.bench.prompts)
         if own.batches % 2:
             raise InputError(f"study.batches is {own.batches}: halves are compared, so give an even number")
-        size = {"batches": own.batches, "groups": own.groups, "seed": own.seed}
-        return [
+        found = [
             Cell(
                 {"subject": subject.label, "scheme": scheme, "noise": noise}, own.batches * own.groups,
-                self.depends(subject.label) | size | {"rl": self._rl(subject).model_dump(mode="json")},
+                self._drawn(subject) | {"batches": own.batches},
             )
             for subject in self.bench.subjects for scheme in own.schemes for noise in own.noises
         ]  # fmt: skip
+        if prompts < own.needed:
+            raise InputError(
+                f"study.batches={own.batches} x study.groups={own.groups} ask for {own.needed} prompts, and there are "
+                f"{prompts}; one that came twice would count as signal what is its own: give study.prompts=FILE with "
+                "more, study.split=train, or fewer batches"
+            )
+        return found
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
         subject = self.bench.subject(cell.at["subject"])
@@ -81,8 +88,7 @@ class Credit(Study[CreditSettings]):
         noises = sorted(frame.values("noise"))
         own = self.settings
         stamp = (
-            f"{own.batches} batches of {own.groups} group(s), the same for all | seed {own.seed} | "
-            f"commit {self.bench.commit} | recipe {', '.join(self.bench.digests)}"
+            f"{own.batches} batches of {own.groups} group(s), the same for all | seed {own.seed} | {self.origin(frame)}"
         )
         plates = [
             _plate(term, tables, subjects, schemes, noises, stamp) for term in (*TERMS, "joint")
@@ -93,23 +99,45 @@ class Credit(Study[CreditSettings]):
             aligned = "–" if reference is None else measures.words(found.alignment(reference), ".2f")
             ratios = [measures.words(found.ratio(term)) for term in (*TERMS, "joint")]
             parts = [measures.words(found.ratio("joint", part)) for part in (Part.UND, Part.GEN)]
+            sizes = [f"{found.size(term):.2g}" for term in TERMS]
             halves = f"{found.halves('joint'):.2f}"
-            rows.append([subject, scheme, f"{noise:g}", *ratios, *parts, halves, aligned, f"{found.alive:.2f}"])
+            rows.append(
+                [subject, scheme, f"{noise:g}", *ratios, *sizes, *parts, halves, aligned, f"{found.alive:.2f}"]
+            )
         headings = ["checkpoint", "scheme", "judge noise", *(f"SNR {term}" for term in (*TERMS, "joint")),
-                    "SNR joint, und", "SNR joint, gen", "cosine of halves", "cosine to the reference",
-                    "alive"]  # fmt: skip
+                    *(f"|g| {term}" for term in TERMS), "SNR joint, und", "SNR joint, gen", "cosine of halves",
+                    "cosine to the reference", "alive"]  # fmt: skip
         note = (
             "SNR: |E g|^2 over the trace of the covariance, per batch, unbiased, 95 % jackknife over batches; in "
             f"proportion to the groups of a batch. Reference: {REFERENCE} with the least noise. Alive: batches that "
-            "have any advantage."
+            "have any advantage. |g|: root mean square over batches."
         )
-        table = TextTable("By scheme", headings, rows, note)
-        return Findings(_headline(tables, noises), [plate for plate in plates if plate is not None], [table])
+        found = [TextTable("By scheme", headings, rows, note), *_against_reference(tables)]
+        return Findings(_headline(tables, noises), [plate for plate in plates if plate is not None], found)
 
-    def _rl(self, subject: Subject):
-        if subject.recipe.rl is None:
-            raise InputError(f"{subject.label}: its recipe has no `rl`, which says how groups are drawn: rl.groups=8")
-        return subject.recipe.rl
+    def _rl(self, subject: Subject) -> RLRecipe:
+        rl, name = subject.recipe.rl, subject.label
+        if rl is None:
+            raise InputError(f"{name}: its recipe has no `rl`, which says how groups are drawn: give rl.groups=8")
+        if not rl.trains_steps:
+            raise InputError(
+                f"{name}: rl.algorithm {rl.algorithm} trains on drawn images, and the gradients compared here are "
+                f"those of noisy steps: give rl.algorithm=grpo rl.{rl.algorithm}=null"
+            )
+        if rl.forks:
+            raise InputError(
+                f"{name}: rl.forks {rl.forks} makes siblings share segments, and not every scheme knows what these are "
+                "worth: give rl.forks={}"
+            )
+        return rl
+
+    def _drawn(self, subject: Subject) -> dict:
+        """What the groups of a checkpoint depend on."""
+        own, recipe = self.settings, subject.recipe
+        return self.depends(subject.label) | {
+            "groups": own.groups, "seed": own.seed, "rl": self._rl(subject).model_dump(mode="json"),
+            "drawn": recipe.rl_sampling.model_dump(mode="json"),
+        }  # fmt: skip
 
     def _learner(self, subject: Subject, groups: Sequence[Group]) -> Learner:
         """One for all cells of a checkpoint. The first groups must pass the ratio check (invariant 1)."""
@@ -123,34 +151,34 @@ class Credit(Study[CreditSettings]):
     def _batch(self, subject: Subject, number: int) -> list[Group]:
         """Scored groups, sampled when they are first asked for."""
         own = self.settings
-        made = Cell({"subject": subject.label}, 0, self.depends(subject.label) | {
-            "groups": own.groups, "seed": own.seed, "rl": self._rl(subject).model_dump(mode="json"),
-        })  # fmt: skip
+        made = Cell({"subject": subject.label}, 0, self._drawn(subject))
         folder = self.bench.scratch / "groups" / made.digest(self.name) / f"batch-{number:04d}"
         if not folder.is_dir():
             save_groups(folder, [self._group(subject, number * own.groups + k) for k in range(own.groups)])
         return load_groups(folder)
 
     def _group(self, subject: Subject, number: int) -> Group:
-        prompts, recipe = self.bench.prompts, subject.recipe
-        prompt = prompts[number % len(prompts)]
+        prompt, recipe = self.bench.prompts[number], subject.recipe
         parts = subject.shelf.take(subject.path, subject.device, subject.dtype)
         sampler = Sampler(
-            parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.sampling, noise=self._rl(subject).noise
+            parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.rl_sampling, noise=recipe.rl.noise
         )
         seed = hashed(self.settings.seed, "credit", number) % 2**63
         drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(recipe.rl.group_size)])
         for trajectory, verdicts in zip(drawn, self.bench.verdicts(drawn)):
-            trajectory.rewards = {JUDGE: [float(verdict.score) for verdict in verdicts]}
+            scores = [verdict.score for verdict in verdicts]
+            trajectory.rewards = {JUDGE: [None if score is None else float(score) for score in scores]}
         return Group(number, prompt, drawn)
 
 
 def disturb(group: Group, noise: float, seed: int) -> None:
-    """Adds the judge's noise, of standard deviation `noise`, to every image's score."""
+    """Adds the judge's noise, of standard deviation `noise`, to every image's score; one that failed stays None."""
     for trajectory in group.trajectories:
         z = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample)).standard_normal(trajectory.turns)
         scores = trajectory.rewards[JUDGE]
-        trajectory.rewards[JUDGE] = [float(score + noise * one) for score, one in zip(scores, z)]
+        trajectory.rewards[JUDGE] = [
+            None if score is None else float(score + noise * one) for score, one in zip(scores, z)
+        ]
 
 
 def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[Row]:
@@ -159,8 +187,9 @@ def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[Row]:
     for term, part in itertools.product(TERMS, Part):
         own = {name: g for name, g in gradients.get(term, {}).items() if part_of(name) == part}
         square = sum(float(g.double().square().sum()) for g in own.values())
-        small = sketch.sketch(own).astype(np.float32)
-        rows.append({"term": term, "part": str(part), "square": square, "sketch": small.tolist()})
+        rows.append({
+            "term": term, "part": str(part), "square": square, "sketch": sketch.sketch(own).astype(np.float32),
+        })  # fmt: skip
     return rows
 
 
@@ -189,6 +218,17 @@ class Gradients:
 
     def ratio(self, term: str, part: str | None = None) -> Measure:
         return sketch.jackknifed(sketch.signal_to_noise, self.gram(term, part))
+
+    def size(self, term: str) -> float:
+        """Root mean square of the gradient's norm over batches."""
+        return float(np.sqrt(max(np.diag(self.gram(term)).mean(), 0.0)))
+
+    def gained(self, reference: "Gradients", term: str) -> Measure:
+        """Ratio less that of another scheme, from the same batches."""
+        return sketch.jackknifed(
+            lambda own, other: sketch.signal_to_noise(own) - sketch.signal_to_noise(other),
+            self.gram(term), reference.gram(term),
+        )  # fmt: skip
 
     def halves(self, term: str) -> float:
         return sketch.half_cosine(self.gram(term))
@@ -241,9 +281,25 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
                        x_label="judge noise (units of the score)", y_label="cosine")  # fmt: skip
 
 
-def _headline(tables: Tables, noises: Sequence[float]) -> str:
-    ratios = {key: found.ratio("joint") for key, found in tables.items() if key[2] == noises[0]}
-    ranked = sorted(ratios.items(), key=lambda item: -np.nan_to_num(item[1].value, nan=-np.inf))
-    told = ", ".join(f"{scheme} {measures.words(ratio)}" for (_, scheme, _), ratio in ranked)
-    return f"Joint gradient, judge noise {noises[0]:g}, signal-to-noise per batch: {told}"
+def _against_reference(tables: Tables) -> list[TextTable]:
+    """Nothing where the reference is not among the schemes."""
+    rows = []
+    for (subject, scheme, noise), found in tables.items():
+        reference = tables.get((subject, REFERENCE, noise))
+        if reference is not None and scheme != REFERENCE:
+            gains = [measures.words(found.gained(reference, term), "+.3f") for term in (*TERMS, "joint")]
+            rows.append([subject, scheme, f"{noise:g}", *gains])
+    headings = ["checkpoint", "scheme", "judge noise", *(f"SNR {term}" for term in (*TERMS, "joint"))]
+    note = "On the same batches with the same noise of the judge, 95 % jackknife over batches."
+    return [TextTable(f"SNR less that of {REFERENCE}", headings, rows, note)] if rows else []
 
+
+def _headline(tables: Tables, noises: Sequence[float]) -> str:
+    told = []
+    for subject, term in itertools.product(dict.fromkeys(subject for subject, _, _ in tables), TERMS):
+        own = {key[1]: found for key, found in tables.items() if (key[0], key[2]) == (subject, noises[0])}
+        ratios = {scheme: found.ratio(term) for scheme, found in own.items()}
+        ranked = sorted(ratios, key=lambda scheme: -np.nan_to_num(ratios[scheme].value, nan=-np.inf))
+        words = [f"{scheme} {measures.words(ratios[scheme])} at |g| {own[scheme].size(term):.2g}" for scheme in ranked]
+        told.append(f"{subject}, {term}: {', '.join(words)}")
+    return f"Signal-to-noise per batch by term, judge noise {noises[0]:g}: {'; '.join(told)}"

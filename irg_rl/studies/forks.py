@@ -4,6 +4,7 @@ Which settings a cell changes is said here; forks are made, gone on with and eva
 hands over their outcomes. A cell that is cut off goes on from its last checkpoint.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -58,9 +59,9 @@ class Forks(Study[S], Generic[S]):
             raise InputError(f"the study {self.name!r} forks one run: name one, not {len(bench.subjects)}")
         self.train = train
 
+    @abstractmethod
     def plans(self) -> dict[tuple[str, int], Plan]:
         """By arm and seed."""
-        raise NotImplementedError
 
     def cells(self) -> list[Cell]:
         (subject,) = self.bench.subjects

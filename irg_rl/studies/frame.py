@@ -40,6 +40,10 @@ class Frame:
         """The different values of a column, in order of appearance."""
         return list(dict.fromkeys(self[name].tolist()))
 
+    def keys(self, *names: str) -> list[tuple]:
+        """The values of these columns, row by row."""
+        return list(zip(*(self[name].tolist() for name in names)))
+
     def where(self, mask: np.ndarray | None = None, **equal: Any) -> "Frame":
         """The rows in `mask` whose columns have these values."""
         chosen = np.ones(len(self), bool) if mask is None else mask.astype(bool)
@@ -49,9 +53,8 @@ class Frame:
 
     def groups(self, *names: str) -> Iterator[tuple[tuple, "Frame"]]:
         """The rows of every combination of values that occurs, in order of appearance."""
-        keys = list(zip(*(self[name].tolist() for name in names)))
         rows: dict[tuple, list[int]] = {}
-        for row, key in enumerate(keys):
+        for row, key in enumerate(self.keys(*names)):
             rows.setdefault(key, []).append(row)
         for key, own in rows.items():
             index = np.array(own)
@@ -60,7 +63,7 @@ class Frame:
     def grid(self, name: str, rows: Sequence[str], column: str) -> tuple[np.ndarray, list[tuple]]:
         """A column laid out as [trajectory, turn]: one line per combination of `rows`, in order of appearance, one
         place per value of `column`, ascending. ValueError when places are missing or taken twice."""
-        keys = list(zip(*(self[key].tolist() for key in rows)))
+        keys = self.keys(*rows)
         lines = {key: line for line, key in enumerate(dict.fromkeys(keys))}
         places = {value: place for place, value in enumerate(sorted(self.values(column)))}
         if len(self) != len(lines) * len(places):
@@ -95,6 +98,12 @@ def read_table(path: Path) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         told = f"{path} cannot be read as parquet ({error}); delete it, and the study measures it again"
         raise InputError(told) from error
+
+
+def with_commit(table: pa.Table) -> pa.Table:
+    """The rows of a cell with a column `commit`, which its metadata name."""
+    commit = table.schema.metadata.get(b"commit", b"unknown").decode()
+    return table.append_column("commit", pa.array([commit] * len(table), pa.string()))
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from irg_rl.errors import InputError
 from irg_rl.studies.bench import Tick
-from irg_rl.studies.frame import Frame, joined, read_table, write_rows, write_table
+from irg_rl.studies.frame import Frame, joined, read_table, with_commit, write_rows, write_table
 from irg_rl.studies.study import Cell, Study
 
 CELLS = "cells"
@@ -48,13 +48,14 @@ def work_through(folder: Path, study: Study, progress: Callable[[int, str], None
 def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
     """Measure one cell and write it."""
     rows = [cell.at | row for row in study.measure(cell, tick)]
-    write_rows(cell_file(folder, study, cell), rows, {"study": study.name, "cell": cell.title})
+    about = {"study": study.name, "cell": cell.title, "commit": study.bench.commit}
+    write_rows(cell_file(folder, study, cell), rows, about)
 
 
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
-    """All cells as one table, also written to `results.parquet`."""
+    """All cells as one table, every row with the commit that measured it; also written to `results.parquet`."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
-    tables = [table for table in tables if table.num_rows]
+    tables = [with_commit(table) for table in tables if table.num_rows]
     if not tables:
         raise InputError(f"{folder}: no cell of {study.name} has anything to show for these prompts: take more of them")
     table = joined(tables)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.evaluate.outcomes import Pixels, collect
+from irg_rl.evaluate.outcomes import Pixels
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Tick
 from irg_rl.studies.frame import Frame, Row
@@ -38,7 +38,7 @@ class Guidance(Study[GuidanceSettings]):
         scales = {name: cell.at[name] for name in ("text_scale", "image_scale")}
         sampler = subject.sampler(guidance=subject.evaluation.guidance.model_copy(update=scales))
         drawn = subject.sample(sampler, [Request(p, 0, bench.seed) for p in bench.prompts], self.settings.turns, tick)
-        table = collect(drawn, bench.verify, turns=self.settings.turns, arm="real", seed=bench.seed)
+        drawn, table = bench.outcomes(drawn, self.settings.turns, "real")
         last = [trajectory.images[-1].pixels.numpy() for trajectory in drawn]
         unclear = [float("nan")] * len(last) if bench.unclear is None else bench.unclear(last)
         return [
@@ -62,10 +62,10 @@ class Guidance(Study[GuidanceSettings]):
                 subject if several else label: {
                     (text, image): parts[name] for (whose, text, image), parts in found.items() if whose == subject
                 }
-                for subject in self.bench.labels
+                for subject in frame.values("subject")
             }
             plates.append(heat_plate(
-                name, f"Guidance: {label}", _captions(own.turns)[name], self.stamp(), panels,
+                name, f"Guidance: {label}", _captions(own.turns)[name], self.stamp(frame), panels,
                 x=sorted(own.text_scales), y=sorted(own.image_scales), x_label="text scale", y_label="image scale",
             ))  # fmt: skip
         headings = ["checkpoint", "text scale", "image scale", "share right, first image", *shown.values()]
@@ -73,7 +73,7 @@ class Guidance(Study[GuidanceSettings]):
             [subject, f"{text:g}", f"{image:g}", *(measures.words(parts[name]) for name in ("first_correct", *shown))]
             for (subject, text, image), parts in found.items()
         ]
-        best = max(found, key=lambda key: found[key]["last_correct"].value)
+        best = max(found, key=lambda key: np.nan_to_num(found[key]["last_correct"].value, nan=-1))
         right, broken = (measures.words(found[best][name]) for name in ("last_correct", "damage"))
         told = f"{best[0]}: most right at text scale {best[1]:g} and image scale {best[2]:g}: {right}, damage {broken}"
         return Findings(told, plates, [TextTable("All scales", headings, rows)])
@@ -99,7 +99,7 @@ def clipped(image: Pixels) -> float:
 
 
 def _captions(turns: int) -> dict[str, str]:
-    cells = "±: half the width of the 95 % interval. Without text guidance there is no image guidance."
+    cells = "95 % intervals. Without text guidance there is no image guidance."
     return {
         "last_correct": f"After at most {turns} turns with the learned stop. {cells}",
         "damage": f"Wrong at the end, of those whose first image was right. {cells}",

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irg_rl.evaluate import intervals
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.studies import anova, measures
 from irg_rl.studies.bench import Subject, Tick
@@ -109,7 +110,7 @@ class Influence(Study[InfluenceSettings]):
             for turn in (0, *self._turns(subject)):
                 size = {"reflections": own.reflections, "seeds": own.seeds, "probe_prompts": own.probe_prompts}
                 images = turn + (2 if turn else 1) * own.reflections * (1 + own.seeds)
-                depends = self.depends(subject.label) | size
+                depends = self.depends(subject.label) | size | {"temperature": subject.recipe.sampling.temperature}
                 work = min(prompts, own.probe_prompts) * images
                 found.append(Cell({"subject": subject.label, "part": "probe", "turn": turn + 1}, work, depends))
         return found
@@ -142,11 +143,13 @@ class Influence(Study[InfluenceSettings]):
         about += [(REDRAW, own, own.image) for own in sources]
         before = bench.verify([own.image.numpy() for _, own, _ in about], [own.prompt for _, own, _ in about])
         rows = []
-        for (arm, own, given), trajectory, verdicts, was in zip(about, drawn, bench.verdicts(drawn), before):
+        for (arm, own, given), trajectory, (*_, now), was in zip(about, drawn, bench.verdicts(drawn), before):
+            if now.score is None or was.score is None:
+                continue  # the reward failed
             result = trajectory.images[-1].pixels
             rows.append({
                 "arm": arm, "prompt": own.prompt.id, "sample": own.trajectory.sample,
-                "correct": bool(verdicts[-1].correct), "score": float(verdicts[-1].score),
+                "correct": bool(now.correct), "score": float(now.score),
                 "correct_before": bool(was.correct), "score_before": float(was.score),
                 "from_own": distance(result, own.image), "from_given": distance(result, given),
             })  # fmt: skip
@@ -159,7 +162,9 @@ class Influence(Study[InfluenceSettings]):
         base: list[Trajectory | None] = [None] * len(prompts)
         if turn:
             asked = [Request(p, 0, bench.seed) for p in prompts]
-            base = list(subject.sample(subject.sampler(is_stop=never), asked, turn, tick))
+            # a picture that the model would have kept is drawn on by nobody
+            base = [t for t in subject.sample(subject.sampler(), asked, turn, tick) if t.turns == turn]
+            prompts = [t.prompt for t in base]
         given = [parts_of(trajectory, turn) for trajectory in base]
         writer = subject.sampler(temperature=subject.recipe.sampling.temperature, points=2, is_noisy=False)
         asked = [Request(p, r, texts_seed, **parts) for p, parts in zip(prompts, given) for r in range(own.reflections)]
@@ -174,18 +179,20 @@ class Influence(Study[InfluenceSettings]):
         scored = iter(bench.verdicts(drawn))
         in_hand = bench.verdicts([t for t in base if t is not None])
         kept = {t.prompt.id: verdicts[-1] for t, verdicts in zip(base, in_hand) if t is not None}
-        rows = []
-        for request, text, s in pairs:
-            verdict = kept[request.prompt.id] if text.stop else next(scored)[-1]
-            rows.append({
+        verdicts = [kept[r.prompt.id] if text.stop else next(scored)[-1] for r, text, _ in pairs]
+        # without one of its verdicts a prompt has no whole table of texts and seeds
+        failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict.score is None}
+        return [
+            {
                 "prompt": request.prompt.id, "reflection": request.sample, "draw": s, "stop": text.stop,
                 "correct": bool(verdict.correct), "score": float(verdict.score),
-            })  # fmt: skip
-        return rows
+            }
+            for (request, text, s), verdict in zip(pairs, verdicts) if request.prompt.id not in failed
+        ]  # fmt: skip
 
     def findings(self, frame: Frame) -> Findings:
         swaps, probes = frame.where(part="exchange"), frame.where(part="probe")
-        stamp = self.stamp(self.settings.siblings)
+        stamp = self.stamp(swaps)
         tables, panels = [], {}
         for (subject, turn), own in swaps.groups("subject", "turn"):
             there = own.values("arm")
@@ -206,21 +213,28 @@ class Influence(Study[InfluenceSettings]):
                 for subject, turns in probed.items() for turn, parts in turns.items()]  # fmt: skip
         note = f"{self.settings.reflections} texts x {self.settings.seeds} seeds per prompt; within prompts."
         tables.append(TextTable("Share of the score's variance", ["checkpoint", "image", *anova.PARTS], rows, note))
-        plates = [_exchanged(panels, stamp), _distances(panels, stamp), self._variance(probed)]
+        if against := _against_first(swaps, probes):
+            headings = ["checkpoint", "less", "image", "what", "difference"]
+            note = "Paired over the prompts that both have."
+            tables.append(TextTable("Checkpoints against the first", headings, against, note))
+        plates = [_exchanged(panels, stamp), _distances(panels, stamp), self._variance(probed, probes)]
         return Findings(_headline(panels, probed), [plate for plate in plates if plate is not None], tables)
 
-    def _variance(self, probed: dict[str, dict[str, dict[str, Measure]]]) -> Plate | None:
+    def _variance(self, probed: dict[str, dict[str, dict[str, Measure]]], probes: Frame) -> Plate | None:
         if not probed:
             return None
         own = self.settings
         caption = (
             f"{own.reflections} texts, sampled at the temperature of RL, crossed with {own.seeds} seeds of the noise "
-            "for each prompt, the image before kept. The estimates are unbiased, so a share may be below 0."
+            "for each prompt, the image before kept. The estimates are unbiased, so a share may be below 0. n: prompts "
+            "whose outcomes differ at all. Pictures that the model had already decided to keep are left out."
         )
-        number = min(len(self.bench.prompts), own.probe_prompts)
-        stamp = self.stamp().replace(f"n = {len(self.bench.prompts)} prompts", f"n = {number} prompts")
-        return stacks_plate("variance", "Whose doing is the outcome: text, seed or both", caption, stamp, probed,
-                            parts=anova.PARTS, y_label="share of variance")  # fmt: skip
+        panels = {
+            subject: {f"{turn}\nn={parts['text'].n}": parts for turn, parts in turns.items()}
+            for subject, turns in probed.items()
+        }
+        return stacks_plate("variance", "Whose doing is the outcome: text, seed or both", caption, self.stamp(probes),
+                            panels, parts=anova.PARTS, y_label="share of variance")  # fmt: skip
 
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
@@ -254,25 +268,55 @@ class Exchanged:
 
 
 def arm_of(frame: Frame, arm: str) -> Exchanged:
-    rows = frame.where(arm=arm)
-    keys = list(zip(rows["prompt"].tolist(), rows["sample"].tolist()))
-    whole = frame.where(arm=OWN)
-    score = dict(zip(zip(whole["prompt"].tolist(), whole["sample"].tolist()), whole["score"].tolist()))
-    paired = [key in score for key in keys]
-    rows = rows.where(np.array(paired))
+    rows, own = paired_with_own(frame, arm)
     prompts = rows["prompt"].tolist()
-    own = np.array([score[key] for key, there in zip(keys, paired) if there])
     return Exchanged(
         measures.share(rows["correct"].astype(bool), prompts), measures.gain(rows["score"], own, prompts),
         measures.mean(rows["from_own"], prompts), measures.mean(rows["from_given"], prompts),
     )  # fmt: skip
 
 
+def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
+    """The rows of an exchange, and the scores of the same refinements unchanged."""
+    rows, whole = frame.where(arm=arm), frame.where(arm=OWN)
+    score = dict(zip(whole.keys("prompt", "sample"), whole["score"].tolist()))
+    rows = rows.where(np.array([key in score for key in rows.keys("prompt", "sample")], bool))
+    return rows, np.array([score[key] for key in rows.keys("prompt", "sample")])
+
+
 def variance(frame: Frame) -> dict[str, Measure]:
     """Shares of the score's variance of one probe."""
     prompts = frame.values("prompt")
-    tables = [frame.where(prompt=prompt).grid("score", ("reflection",), "draw")[0] for prompt in prompts]
-    return anova.shares(np.stack(tables), prompts)
+    return anova.shares(crossed(frame, prompts), prompts)
+
+
+def crossed(frame: Frame, prompts: Sequence[str]) -> np.ndarray:
+    """Scores of a probe, [prompt, text, seed]."""
+    return np.stack([frame.where(prompt=prompt).grid("score", ("reflection",), "draw")[0] for prompt in prompts])
+
+
+def _against_first(swaps: Frame, probes: Frame) -> list[list[str]]:
+    """What an exchange costs, and the text's share of the variance, of each further checkpoint less the first one."""
+    rows = []
+    for (turn,), own in swaps.groups("turn"):
+        ((name,), first), *others = own.groups("subject")
+        for (subject,), arms in others:
+            for arm in (arm for arm in arms.values("arm") if arm != OWN):
+                (one, whole), (other, base) = paired_with_own(arms, arm), paired_with_own(first, arm)
+                lost = measures.between(
+                    one["score"] - whole, one["prompt"].tolist(), other["score"] - base, other["prompt"].tolist()
+                )
+                what = f"{arm}: score − that of its own"
+                rows.append([subject, name, str(turn), what, measures.words(lost, "+.3f")])
+    for (turn,), own in probes.groups("turn"):
+        ((name,), first), *others = own.groups("subject")
+        for (subject,), table in others:
+            both = [prompt for prompt in table.values("prompt") if prompt in first.values("prompt")]
+            if both:
+                mine, theirs = (anova.terms(crossed(side, both), both)["text"] for side in (table, first))
+                told = measures.words(intervals.difference(mine, theirs), "+.3f")
+                rows.append([subject, name, str(turn), "the text's share of the variance", told])
+    return rows
 
 
 def _turn_name(turn: int) -> str:
@@ -288,7 +332,8 @@ def _exchanged(panels: dict[str, dict[str, Exchanged]], stamp: str) -> Plate | N
         return None
     caption = (
         "A refinement drawn again with one of its causes exchanged, all else and the noise kept; score less that of "
-        "the unchanged one. If text or image did not matter, their rows would stand at 0; a plain redraw has neither."
+        "the unchanged one. If text or image did not matter, their rows would stand at 0; a plain redraw has neither. "
+        "n: prompts."
     )
     found = {panel: {name: arm.gained for name, arm in arms.items()} for panel, arms in panels.items()}
     return dots_plate("exchange", "What a refinement loses when a cause is exchanged", caption, stamp, found,
@@ -300,7 +345,7 @@ def _distances(panels: dict[str, dict[str, Exchanged]], stamp: str) -> Plate | N
         return None
     caption = (
         "Mean absolute pixel difference between the refinement and the image it was given. Small: the image is edited. "
-        "As large as for a plain redraw: it is drawn anew."
+        "As large as for a plain redraw: it is drawn anew. n: refinements."
     )
     found = {panel: {name: arm.from_given for name, arm in arms.items()} for panel, arms in panels.items()}
     return dots_plate("distance", "How much of the given image is kept", caption, stamp, found, rows=_arms(panels),

@@ -1,6 +1,6 @@
 """Figures of studies as ratios of sums over trajectories, so that their intervals resample prompts.
 
-Shape letters: N trajectories, T turns.
+Shape letters: N and M trajectories, T turns.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,19 @@ def mean(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.
 def gain(a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"], prompt_ids: Sequence[str]) -> Measure:
     """mean(a) - mean(b), paired: both are measured on the same prompts and resampled together."""
     return intervals.difference(terms(a, prompt_ids), terms(b, prompt_ids))
+
+
+def between(
+    one: Float[np.ndarray, "N"], whose: Sequence[str], other: Float[np.ndarray, "M"], theirs: Sequence[str]
+) -> Measure:
+    """mean(one) - mean(other), paired over the prompts that both were measured on; nan where there are none."""
+    both = set(whose) & set(theirs)
+    return intervals.difference(_of(one, whose, both), _of(other, theirs, both))
+
+
+def _of(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], chosen: set[str]) -> Terms:
+    kept = [row for row, prompt in enumerate(prompt_ids) if prompt in chosen]
+    return terms(values[kept], [prompt_ids[row] for row in kept])
 
 
 def words(measure: Measure, form: str = ".3f") -> str:

@@ -35,7 +35,7 @@ class Modality(Forks[ForkSettings]):
         }  # fmt: skip
 
     def findings(self, frame: Frame) -> Findings:
-        stamp = f"{self.stamp()} | seeds of RL {', '.join(map(str, self.settings.seeds))}"
+        stamp = f"{self.stamp(frame)} | seeds of RL {', '.join(map(str, self.settings.seeds))}"
         caption = "Right at the last turn after RL less before it, paired over prompts; seeds are pooled."
         plates = [
             turn_plate("turns", "After RL on text, images or both", frame, stamp),

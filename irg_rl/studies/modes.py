@@ -33,8 +33,8 @@ class Modes(Forks[ModesSettings]):
     def findings(self, frame: Frame) -> Findings:
         caption = "Right at the last turn less that with all modes, paired over prompts. One seed of SFT."
         plates = [
-            turn_plate("turns", "After SFT with fewer modes", frame, self.stamp()),
-            gain_plate("gain", "What leaving a mode out costs", caption, frame, ALL, self.stamp()),
+            turn_plate("turns", "After SFT with fewer modes", frame, self.stamp(frame)),
+            gain_plate("gain", "What leaving a mode out costs", caption, frame, ALL, self.stamp(frame)),
         ]
         told = ", ".join(f"{arm} {words(gain, '+.3f')}" for arm, gain in gained(frame, ALL).items() if arm != ALL)
         seed = self.bench.subjects[0].recipe.seed

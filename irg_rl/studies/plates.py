@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.report.curves import STYLE
 
 ACROSS = 3
 """Panels in a row."""
 COLOURS = ("#0b6e4f", "#c8553d", "#2a6f97", "#d08c2e", "#7d5ba6", "#8d99ae", "#0b3c5d", "#a23b72")
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -49,8 +51,13 @@ class Line:
 
 
 @contextmanager
-def canvas(panels: int, width: float = 4.0, height: float = 3.1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure and its panels, at most three beside each other, in the reports' style."""
+def canvas(name: str, panels: int, width: float = 4.0, height: float = 3.1) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure and its panels, at most three beside each other, in the reports' style. InputError for none."""
+    if not panels:
+        raise InputError(
+            f"figure {name!r} has nothing to show: these prompts led to no case of what it counts; take more or other "
+            "prompts (evaluation.prompts, study.prompts), or other settings of the study"
+        )
     columns = min(panels, ACROSS)
     rows = -(-panels // columns)
     with mpl.rc_context(STYLE):
@@ -89,7 +96,7 @@ def lines_plate(
     from_zero: bool = False,
 ) -> Plate:
     """Lines with 95 % intervals, one panel per name."""
-    with canvas(len(panels)) as (figure, axes):
+    with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, lines) in zip(axes, panels.items()):
             for number, line in enumerate(lines):
                 _draw_line(place, line, number, (number - (len(lines) - 1) / 2) * _step(lines))
@@ -145,8 +152,8 @@ def dots_plate(
     x_label: str,
     zero: bool = False,
 ) -> Plate:
-    """One dot with its interval per row, rows from top to bottom; `zero` draws a line there."""
-    with canvas(len(panels), width=4.0, height=1.5 + 0.27 * len(rows)) as (figure, axes):
+    """One dot with its interval and its n per row, rows from top to bottom; `zero` draws a line there."""
+    with canvas(name, len(panels), width=4.0, height=1.5 + 0.27 * len(rows)) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             for number, row in enumerate(rows):
                 measure = found.get(row)
@@ -155,6 +162,8 @@ def dots_plate(
                         [measure.value], [number], xerr=_errors([measure]), fmt="o", markersize=5,
                         color=COLOURS[2] if number else COLOURS[0],
                     )  # fmt: skip
+                    place.text(1.01, number, f"n={measure.n}", transform=place.get_yaxis_transform(), va="center",
+                               fontsize=6.5, color="#777777")  # fmt: skip
             if zero:
                 place.axvline(0, color="#999999", linewidth=0.9)
             place.set_title(panel, fontsize=9)
@@ -176,19 +185,20 @@ def heat_plate(
     x_label: str,
     y_label: str,
 ) -> Plate:
-    """A square per pair (x, y) with its value and half the width of its interval; each panel has a scale of its own."""
-    with canvas(len(panels), width=0.9 * len(x) + 1.6, height=0.62 * len(y) + 1.7) as (figure, axes):
+    """A square per pair (x, y) with its value, its interval and its n; each panel has a scale of its own."""
+    with canvas(name, len(panels), width=1.05 * len(x) + 1.6, height=0.72 * len(y) + 1.7) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             table = np.full((len(y), len(x)), np.nan)
             for (row, column), measure in found.items():
                 table[y.index(column), x.index(row)] = measure.value
             image = place.imshow(table, cmap="cividis", aspect="auto", origin="lower")
-            middle = np.nanmean([image.norm.vmin, image.norm.vmax])
             for (row, column), measure in found.items():
-                ink = "white" if measure.value < middle else "black"
-                half = "" if not np.isfinite(measure.low) else f"\n±{(measure.high - measure.low) / 2:.2g}"
-                place.text(x.index(row), y.index(column), f"{measure.value:.3g}{half}", ha="center", va="center",
-                           fontsize=7.5, color=ink)  # fmt: skip
+                if not np.isfinite(measure.value):
+                    continue
+                ends = "" if not np.isfinite(measure.low) else f"\n[{measure.low:.3g}, {measure.high:.3g}]"
+                dark = np.dot(image.to_rgba(measure.value)[:3], LUMINANCE) < 0.4
+                place.text(x.index(row), y.index(column), f"{measure.value:.3g}{ends}\nn={measure.n}", ha="center",
+                           va="center", fontsize=7, color="white" if dark else "black")  # fmt: skip
             place.grid(False)
             place.set_xticks(range(len(x)), [f"{value:g}" if isinstance(value, float) else value for value in x])
             place.set_yticks(range(len(y)), [f"{value:g}" if isinstance(value, float) else value for value in y])
@@ -209,7 +219,7 @@ def stacks_plate(
     y_label: str,
 ) -> Plate:
     """Bars beside each other, per panel and group one of every part, with intervals."""
-    with canvas(len(panels)) as (figure, axes):
+    with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, groups) in zip(axes, panels.items()):
             width = 0.8 / len(parts)
             for number, part in enumerate(parts):

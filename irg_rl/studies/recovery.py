@@ -4,7 +4,6 @@ given as first images; the model thinks, looks and draws on as it always does.""
 import random
 
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.evaluate.outcomes import collect
 from irg_rl.shapes_world.check import DefectKind, judge_demand
 from irg_rl.shapes_world.constraints import parse_metadata
 from irg_rl.shapes_world.render import render
@@ -57,9 +56,7 @@ class Recovery(Study[RecoverySettings]):
             if scene is not None:
                 requests.append(Request(prompt, 0, bench.seed, first_image=as_tensor(render(scene))))
         drawn = subject.sample(subject.sampler(), requests, turns, tick)
-        table = collect(
-            drawn, bench.verify, turns=turns, arm=kind, seed=bench.seed, check_reflection=bench.check_reflection
-        )
+        drawn, table = bench.outcomes(drawn, turns, kind)
         return [
             {
                 "prompt": trajectory.prompt.id, "turn": turn + 1, "correct": bool(table.correct[row, turn]),
@@ -71,9 +68,10 @@ class Recovery(Study[RecoverySettings]):
 
     def findings(self, frame: Frame) -> Findings:
         own, rows, panels, last = self.settings, [], {}, {}
+        subjects = frame.values("subject")
         for (subject, kind, number), found in frame.groups("subject", "kind", "number"):
             per_turn = recovered(found)
-            panels.setdefault(f"{subject}, {number} defect{'s' * (number != 1)}", []).append(
+            panels.setdefault((subject, number), []).append(
                 Line(kind, range(1, own.turns + 1), per_turn, colour=[NONE, *own.kinds].index(kind))
             )
             if number:
@@ -82,22 +80,41 @@ class Recovery(Study[RecoverySettings]):
             named = measures.mean(said["reflection_right"], said["prompt"].tolist())
             told = [measures.words(measure) for measure in per_turn[1:]]
             rows.append([subject, kind, str(number), measures.words(named), *told])
-        stamp = self.stamp()
+            if len(subjects) > 1:
+                first = frame.where(subject=subjects[0], kind=kind, number=number)
+                rows[-1].append(measures.words(_gained(found, first, own.turns), "+.3f"))
+        stamp = self.stamp(frame)
         caption = (
             "Share of the pictures that are right after each turn; the first is given, with the defects. “none”: a "
             "right picture is given, so what falls is damage. Prompts that cannot have these defects are left out."
         )
-        heat = "Share right after the last turn, of pictures with this many defects of this kind (±: half of 95 %)."
+        heat = "Share right after the last turn, of pictures with this many defects of this kind, 95 % interval."
+        titled = {_title(*key, lines): lines for key, lines in panels.items()}
         plates = [
-            lines_plate("recovery", "Recovery turn by turn", caption, stamp, panels, x_label="turn",
+            lines_plate("recovery", "Recovery turn by turn", caption, stamp, titled, x_label="turn",
                         y_label="share right", whole_x=True),
             heat_plate("recovered", f"Recovered after {own.turns} turns", heat, stamp, last, x=own.numbers, y=own.kinds,
                        x_label="defects in the first image", y_label="kind of defect"),
         ]  # fmt: skip
         headings = ["checkpoint", "kind", "defects", "first reflection right", *(
             f"right at turn {turn}" for turn in range(2, own.turns + 1)
-        )]  # fmt: skip
-        return Findings(_headline(last), plates, [TextTable("By kind and number", headings, rows)])
+        ), *([f"last turn, less {subjects[0]}"] if len(subjects) > 1 else [])]  # fmt: skip
+        note = "Checkpoints are given the same pictures: their differences are paired over prompts."
+        return Findings(_headline(last), plates, [TextTable("By kind and number", headings, rows, note)])
+
+
+def _title(subject: str, number: int, lines: list[Line]) -> str:
+    """Kinds differ in how many prompts can have their defects."""
+    counts = [line.y[0].n for line in lines]
+    few, many = min(counts), max(counts)
+    told = f"n = {few}" if few == many else f"n = {few} to {many} by kind"
+    return f"{subject}, {number} defect{'s' * (number != 1)} ({told})"
+
+
+def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
+    """Share right after `turn` less that of the first checkpoint."""
+    one, other = rows.where(turn=turn), first.where(turn=turn)
+    return measures.between(one["correct"], one["prompt"].tolist(), other["correct"], other["prompt"].tolist())
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
@@ -111,7 +128,7 @@ def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> 
         wreck = Wreck(sample_scene(metadata, rng), demand, rng)
         for _ in range(number):
             if not wreck.intact:
-                return None
+                break
             ACCIDENTS[DefectKind(kind)](wreck)
         defects = judge_demand(wreck.objects(), demand).defects
         if len(defects) == number and all(defect.kind == kind for defect in defects):

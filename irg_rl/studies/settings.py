@@ -14,14 +14,22 @@ Scale = Annotated[float, Field(ge=1)]
 class StudySettings(Section):
     """Of every study."""
 
+
+class PromptSettings(StudySettings):
+    """Of a study that samples for prompts of its own choice."""
+
     prompts: str | None = None
-    """jsonl of prompts with metadata; None: those of the first RUN's `split`. How many: `evaluation.prompts`."""
+    """jsonl of prompts with metadata; None: those of the first RUN's `split`, in `train` those that RL samples for. How
+    many: `evaluation.prompts`; credit takes one a group."""
     split: Literal["test", "validation", "train"] = "test"
-    scorers: list[str] | None = None
-    """Scorers of the recipe, by name, that score the images beside the verdict; None: all of kind clip and hps."""
+
+    @property
+    def needed(self) -> int | None:
+        """Prompts that the study cannot do with fewer or more of; None: as many as the recipe evaluates on."""
+        return None
 
 
-class TurnsSettings(StudySettings):
+class TurnsSettings(PromptSettings):
     turns: Annotated[int, Field(ge=2, le=16)] = 8
     """Images per trajectory: one sampling of n turns gives all fewer."""
     samples: Positive = 1
@@ -30,9 +38,11 @@ class TurnsSettings(StudySettings):
     """What a refinement sees: as its recipe says (`own`), or one and the other for every checkpoint."""
     prices: list[Share] = [0.0, 0.01, 0.02, 0.05, 0.1]
     """What an edit costs, in units of the score."""
+    scorers: list[str] | None = None
+    """Scorers of the recipe, by name, that score the images beside the verdict; None: all of kind clip and hps."""
 
 
-class InfluenceSettings(StudySettings):
+class InfluenceSettings(PromptSettings):
     turns: list[Positive] = [1, 2]
     """Refinements to look at, 1 being the second image. History `full` has 1 alone: later contexts cannot be given."""
     siblings: Annotated[int, Field(ge=2)] = 2
@@ -45,26 +55,30 @@ class InfluenceSettings(StudySettings):
     """Prompts of the probe, at most."""
 
 
-class CreditSettings(StudySettings):
+class CreditSettings(PromptSettings):
     split: Literal["test", "validation", "train"] = "train"
     schemes: list[Scheme] = ["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"]
     noises: list[Annotated[float, Field(ge=0)]] = [0.0, 0.1, 0.2, 0.4]
     """Standard deviation of the judge's noise, in units of the verdict's score in [0, 1]."""
-    batches: Annotated[int, Field(ge=4)] = 32
+    batches: Annotated[int, Field(ge=4)] = 128
     """Batches whose gradients are compared; an even number."""
     groups: Positive = 1
-    """Groups per batch. The signal-to-noise ratio grows in proportion to it."""
+    """Groups per batch, each with a prompt of its own. The signal-to-noise ratio grows in proportion to it."""
     seed: Seed = 0
 
+    @property
+    def needed(self) -> int:
+        return self.batches * self.groups
 
-class GuidanceSettings(StudySettings):
+
+class GuidanceSettings(PromptSettings):
     text_scales: list[Scale] = [1.0, 2.0, 3.0, 5.0]
     image_scales: list[Scale] = [1.0, 2.0, 3.0, 5.0]
     """With a text scale of 1 there is no image guidance, so these cells do not exist."""
     turns: Annotated[int, Field(ge=2, le=16)] = 4
 
 
-class RecoverySettings(StudySettings):
+class RecoverySettings(PromptSettings):
     kinds: list[Literal["missing", "extra", "color", "shape", "relation"]] = [
         "missing", "extra", "color", "shape", "relation",
     ]  # fmt: skip
@@ -73,7 +87,7 @@ class RecoverySettings(StudySettings):
     turns: Annotated[int, Field(ge=2, le=16)] = 4
 
 
-class TeacherSettings(StudySettings):
+class TeacherSettings(PromptSettings):
     kinds: list[Literal["cell", "thing", "drop", "extra", "sight"]] = ["cell", "thing", "drop", "extra", "sight"]
     amounts: list[Share] = [0.25, 0.5, 1.0]
     """Share of what is said that is degraded; none at all is measured too."""

@@ -78,19 +78,22 @@ class Study(ABC, Generic[S]):
 
     @abstractmethod
     def findings(self, frame: Frame) -> Findings:
-        """From the rows of all cells."""
+        """From the rows of all cells, each with the `commit` that measured it."""
 
-    def stamp(self, samples: int = 1) -> str:
-        """What a figure rests on: n, seeds, commit and recipe digests."""
-        bench = self.bench
+    def stamp(self, frame: Frame, samples: int = 1) -> str:
+        """What a figure of these rows rests on: n, seeds, the commits that measured them, and recipe digests."""
         each = "" if samples == 1 else f" x {samples} samples"
-        recipes = ", ".join(bench.digests)
-        return f"n = {len(bench.prompts)} prompts{each} | seed {bench.seed} | commit {bench.commit} | recipe {recipes}"
+        return f"n = {len(frame.values('prompt'))} prompts{each} | seed {self.bench.seed} | {self.origin(frame)}"
+
+    def origin(self, frame: Frame) -> str:
+        return f"commit {', '.join(frame.values('commit'))} | recipe {', '.join(self.bench.digests)}"
 
     def depends(self, *subjects: str) -> dict[str, Any]:
-        """What every cell depends on: prompts, and the subjects it samples from."""
+        """What every cell depends on: prompts, seed and judges, and the subjects it samples from."""
         prompts = json.dumps([[p.id, p.text, p.metadata] for p in self.bench.prompts], sort_keys=True)
         return {
             "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],
+            "seed": self.bench.seed,
+            "rewards": self.bench.subjects[0].recipe.rewards.model_dump(mode="json"),
             "subjects": [self.bench.subject(label).identity() for label in subjects],
         }

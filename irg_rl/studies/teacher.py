@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.shapes_world.check import as_thing
+from irg_rl.shapes_world.check import as_thing, judge
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
 from irg_rl.shapes_world.reading import Reading, read
+from irg_rl.shapes_world.rows import RowMix
 from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES
 from irg_rl.shapes_world.teacher import reflection_text, sight_text
 from irg_rl.studies import measures
@@ -27,6 +28,9 @@ from rollouts.request import Request, Text
 
 TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
 """Arms without degradation."""
+REACHABLE = "reachable"
+NAMED = RowMix.max_fixes
+"""Defects that a reflection names at most: what has more cannot be mended in one turn."""
 MEANING = {
     "cell": "the edit names another cell", "thing": "the edit puts another thing", "drop": "the edit is left out",
     "extra": "an edit is added that puts something into an empty cell", "sight": "what is seen belongs elsewhere",
@@ -35,11 +39,12 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Case:
-    """A wrong first image, what the teacher reads in it and would change."""
+    """A wrong first image, what the teacher reads in it and would change, and how many defects it has."""
 
     trajectory: Trajectory
     reading: Reading
     edits: list[Edit]
+    defects: int
 
     @property
     def prompt(self) -> Prompt:
@@ -87,9 +92,12 @@ class Teacher(Study[TeacherSettings]):
             ]  # fmt: skip
             drawn = subject.sample(sampler, requests, 2, tick)
         return [
-            {"prompt": t.prompt.id, "correct": bool(v.correct), "score": float(v.score), "said": t.texts[-1].text}
-            for t, (*_, v) in zip(drawn, bench.verdicts(drawn))
-        ]
+            {
+                "prompt": t.prompt.id, "correct": bool(v.correct), "score": float(v.score), "said": t.texts[-1].text,
+                "reachable": case.defects <= NAMED,
+            }
+            for case, t, (*_, v) in zip(cases, drawn, bench.verdicts(drawn))
+        ]  # fmt: skip
 
     def _cases_of(self, subject: Subject, tick: Tick) -> list[Case]:
         """Drawn once for all cells of a checkpoint."""
@@ -100,24 +108,26 @@ class Teacher(Study[TeacherSettings]):
 
     def findings(self, frame: Frame) -> Findings:
         own, panels, rows = self.settings, {}, []
-        for subject in self.bench.labels:
-            found = {key: mended(part) for key, part in frame.where(subject=subject).groups("kind", "amount")}
+        for (subject,), cases in frame.groups("subject"):
+            found = {key: mended(part) for key, part in cases.groups("kind", "amount")}
+            found[REACHABLE, 0.0] = reachable(cases.where(kind=TEACHER))
             amounts = sorted({0.0, *(amount for amount in own.amounts)})
             lines = [
                 Line(kind, amounts, [found[kind if amount else TEACHER, amount] for amount in amounts])
                 for kind in own.kinds
             ]
-            for arm in (OWN, REDRAW):
+            for arm in (OWN, REDRAW, REACHABLE):
                 lines.append(Line(arm, (amounts[0], amounts[-1]), [found[arm, 0.0]] * 2, dashed=True))
-            panels[subject] = lines
+            panels[f"{subject} (n = {found[TEACHER, 0.0].n} wrong first images)"] = lines
             rows += [
                 [subject, kind, f"{amount:g}", measures.words(share)] for (kind, amount), share in found.items()
             ]  # fmt: skip
         caption = (
             "Wrong first images of the model, drawn again under the teacher's reflection. At 0 it is as the teacher "
-            f"writes it. Degraded: {'; '.join(f'{kind}: {MEANING[kind]}' for kind in own.kinds)}."
+            f"writes it: it names at most {NAMED} defects, so pictures with more, beyond the “{REACHABLE}” share, stay "
+            f"wrong under it. Degraded: {'; '.join(f'{kind}: {MEANING[kind]}' for kind in own.kinds)}."
         )
-        plate = lines_plate("teacher", "How good a reflection must be", caption, self.stamp(), panels,
+        plate = lines_plate("teacher", "How good a reflection must be", caption, self.stamp(frame), panels,
                             x_label="share of the reflection that is degraded", y_label="share mended")  # fmt: skip
         told = "; ".join(f"{row[0]}, {row[1]} {row[2]}: {row[3]}" for row in rows if row[2] in ("0", "1"))
         headings = ["checkpoint", "kind", "amount", "share mended"]
@@ -130,14 +140,20 @@ def wrong_first_images(drawn: Sequence[Trajectory]) -> list[Case]:
     for trajectory in drawn:
         reading = read(trajectory.images[0].pixels.numpy())
         rng = random.Random(hashed("teacher", trajectory.prompt.id))
-        edits = plan_edits(reading, trajectory.prompt.metadata, rng)
+        edits = plan_edits(reading, trajectory.prompt.metadata, rng, NAMED)
         if edits:
-            cases.append(Case(trajectory, reading, edits))
+            number = len(judge(reading, trajectory.prompt.metadata).defects)
+            cases.append(Case(trajectory, reading, edits, number))
     return cases
 
 
 def mended(rows: Frame) -> Measure:
     return measures.share(rows["correct"].astype(bool), rows["prompt"].tolist())
+
+
+def reachable(rows: Frame) -> Measure:
+    """Share of the cases with no more defects than a reflection names."""
+    return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
 def degraded(case: Case, cases: Sequence[Case], kind: str, amount: float, seed: int) -> str:

@@ -8,7 +8,7 @@ to the first stop both are the same trajectory.
 Shape letters: N trajectories, T turns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Int
 from irg_rl import flow
 from irg_rl.config import GuidanceRecipe, SamplingRecipe
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.evaluate.outcomes import collect
 from irg_rl.guidance import is_active
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Tick
@@ -31,6 +30,8 @@ from rollouts.request import Request, StopPhrase
 
 SCORED = "scored/"
 """Columns of the scorers."""
+Place = tuple[str, str, str]
+"""Checkpoint, what it went through, history."""
 
 
 class Turns(Study[TurnsSettings]):
@@ -42,7 +43,7 @@ class Turns(Study[TurnsSettings]):
         own = self.settings
         return [
             Cell(
-                {"subject": subject.label, "trained_turns": subject.trained_turns, "history": history},
+                {"subject": subject.label, "training": subject.training, "history": history},
                 own.turns * own.samples * len(self.bench.prompts),
                 self.depends(subject.label) | {"turns": own.turns, "samples": own.samples, "scorers": own.scorers},
             )
@@ -57,9 +58,7 @@ class Turns(Study[TurnsSettings]):
         drawn = subject.sample(sampler, requests, own.turns, tick)
         if bench.score is not None:
             score_images(drawn, bench.score)
-        table = collect(
-            drawn, bench.verify, turns=own.turns, arm="always", seed=bench.seed, check_reflection=bench.check_reflection
-        )
+        drawn, table = bench.outcomes(drawn, own.turns, "always")
         passes = [draw_passes(subject.sampling, subject.evaluation.guidance, turn) for turn in range(own.turns)]
         said = StopPhrase()
         rows = []
@@ -80,8 +79,9 @@ class Turns(Study[TurnsSettings]):
         return rows
 
     def findings(self, frame: Frame) -> Findings:
-        arms = {_label(key): Arm(own) for key, own in frame.groups("subject", "trained_turns", "history")}
-        stamp = self.stamp(self.settings.samples)
+        places = {key: Arm(own) for key, own in frame.groups("subject", "training", "history")}
+        arms = {_label(*key): arm for key, arm in places.items()}
+        stamp = self.stamp(frame, self.settings.samples)
         prices = self.settings.prices
         plates = [
             _compared(arms, stamp), _accuracy(arms, stamp), _best(arms, stamp), _anytime(arms, stamp),
@@ -94,7 +94,8 @@ class Turns(Study[TurnsSettings]):
                 f"{label}: {first.value:.3f} after 1 turn, {last.value:.3f} after {arm.turns}; with its own stop "
                 f"{stop.value:.3f} at {arm.renders:.2f} images"
             )
-        return Findings("; ".join(told), [plate for plate in plates if plate is not None], _tables(arms, prices))
+        tables = [_by_turn(arms), *_compared_in_pairs(places), _priced(arms, prices)]
+        return Findings("; ".join(told), [plate for plate in plates if plate is not None], tables)
 
 
 def never(text: str) -> bool:
@@ -162,6 +163,11 @@ class Arm:
         return hold(self.stops)
 
     @cached_property
+    def stopped(self) -> Bool[np.ndarray, "N T"]:
+        """The learned stop was said at or before this turn."""
+        return np.arange(self.turns)[None] > self.held[:, None]
+
+    @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
         """Right or wrong of the image in hand after each turn, with the learned stop."""
         held = np.stack([self.held_by(turn) for turn in range(self.turns)], axis=1)
@@ -217,13 +223,29 @@ def regret(
     return lost, np.where(value.argmax(1) > held, lost, 0.0)
 
 
-def share_at(arm: Arm, columns: Int[np.ndarray, "N"]) -> Measure:
-    return measures.share(arm.correct[np.arange(len(columns)), columns], arm.prompts)
+def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
+    return measures.share(arm.correct[np.arange(len(columns)), columns], arm.prompts, of)
 
 
-def _label(key: tuple) -> str:
-    subject, trained, history = key
-    return f"{subject} (trained n={trained}, history {history})"
+def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
+    """Share right after each turn of the best images so far; where all values failed there is none."""
+    best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
+    return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
+
+
+def repair_and_damage(
+    right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
+) -> tuple[list[Measure], list[Measure]]:
+    """Of every turn after the first, among the images that it `draws` again: right after it of those that were wrong
+    before, and wrong after it of those that were right."""
+    turns = range(1, right.shape[1])
+    mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
+    broken = [measures.share(~right[:, k], prompts, right[:, k - 1] & draws[:, k]) for k in turns]
+    return mended, broken
+
+
+def _label(subject: str, training: str, history: str) -> str:
+    return f"{subject} ({training and f'{training}, '}history {history})"
 
 
 def _axis(arm: Arm) -> range:
@@ -264,9 +286,7 @@ def _best(arms: dict[str, Arm], stamp: str) -> Plate:
         ranked = {"best so far, verdict (oracle)": arm.score}
         ranked |= {f"best so far, {name.removeprefix(SCORED)}": arm.table(name) for name in arm.scorers}
         for number, (name, values) in enumerate(ranked.items(), 1):
-            best = best_so_far(values)
-            found = [share_at(arm, best[:, turn]) for turn in range(arm.turns)]
-            lines.append(Line(name, _axis(arm), found, dashed=number == 1))
+            lines.append(Line(name, _axis(arm), best_shares(arm, values), dashed=number == 1))
         panels[label] = lines
     caption = (
         "Always n turns; of the images so far the last is kept, or the one that the verdict itself (which nobody has) "
@@ -288,7 +308,8 @@ def _anytime(arms: dict[str, Arm], stamp: str) -> Plate:
         ]
     caption = (
         "Each point is one more turn. Passes: one per token and per denoising step, guidance branches counted; a stop "
-        "costs the text that says it."
+        "costs the text that says it. Not counted: what is read and not drawn, the prompt and the "
+        "image before each refinement."
     )
     return lines_plate("anytime", "Quality against compute", caption, stamp, panels,
                        x_label="forward passes per trajectory (mean)", y_label="mean score")  # fmt: skip
@@ -320,26 +341,20 @@ def _transitions(arms: dict[str, Arm], stamp: str) -> Plate:
     for label, arm in arms.items():
         lines = []
         for name, right, draws in (
-            ("always", arm.correct, np.ones_like(arm.stops)), ("learned stop", arm.learned, ~_stopped(arm)),
+            ("always", arm.correct, np.ones_like(arm.stops)), ("learned stop", arm.learned, ~arm.stopped),
         ):  # fmt: skip
-            turns = range(1, arm.turns)
-            mended = [measures.share(right[:, k], arm.prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
-            broken = [measures.share(~right[:, k], arm.prompts, right[:, k - 1]) for k in turns]
+            mended, broken = repair_and_damage(right, draws, arm.prompts)
             dashed, axis = name != "always", range(2, arm.turns + 1)
             lines.append(Line(f"repair, {name}", axis, mended, dashed, 0))
             lines.append(Line(f"damage, {name}", axis, broken, dashed, 1))
         panels[label] = lines
     caption = (
         "Repair: right after this turn, of the images that were wrong before it and were drawn again. Damage: wrong "
-        "after this turn, of the images that were right before it; a stop protects an image."
+        "after this turn, of the images that were right before it and were drawn again; the table has the damage "
+        "of all that were right, which a stop protects."
     )
     return lines_plate("repair-damage", "Repair and damage of each turn", caption, stamp, panels, x_label="turn",
                        y_label="share", whole_x=True, from_zero=True)  # fmt: skip
-
-
-def _stopped(arm: Arm) -> Bool[np.ndarray, "N T"]:
-    """The learned stop was said at or before this turn."""
-    return np.arange(arm.turns)[None] > arm.held[:, None]
 
 
 def _drift(arms: dict[str, Arm], stamp: str) -> Plate | None:
@@ -381,11 +396,10 @@ def _by_constraints(arms: dict[str, Arm], stamp: str) -> Plate:
                        x_label="turns n (images per trajectory)", y_label="share right", whole_x=True)  # fmt: skip
 
 
-def _tables(arms: dict[str, Arm], prices: Sequence[float]) -> list[TextTable]:
-    turns = max(arm.turns for arm in arms.values())
+def _by_turn(arms: dict[str, Arm]) -> TextTable:
     rows = []
     for label, arm in arms.items():
-        over = range(arm.turns)
+        over, later = range(arm.turns), range(1, arm.turns)
         own, first = arm.learned, arm.correct[:, 0]
         lines = {
             "always n: right": [arm.accuracy(turn) for turn in over],
@@ -399,25 +413,58 @@ def _tables(arms: dict[str, Arm], prices: Sequence[float]) -> list[TextTable]:
             ],
         }
         rows += [[label, name, *map(measures.words, found)] for name, found in lines.items()]
+        broken = [measures.share(~own[:, k], arm.prompts, own[:, k - 1]) for k in later]
+        name = "learned stop: damage of the turn, of all right before it"
+        rows.append([label, name, "–", *map(measures.words, broken)])
         gained = [measures.gain(own[:, turn], arm.correct[:, turn], arm.prompts) for turn in over]
         rows.append([label, "learned stop − always n", *(measures.words(one, "+.3f") for one in gained)])
-    headings = ["checkpoint", "", *(f"n={turn + 1}" for turn in range(turns))]
-    priced = []
+    note = "95 % intervals; the difference is paired over prompts."
+    return TextTable("Train-n x test-n", ["checkpoint", "", *_headings(arms.values())], rows, note)
+
+
+def _headings(arms: Iterable[Arm]) -> list[str]:
+    return [f"n={turn + 1}" for turn in range(max(arm.turns for arm in arms))]
+
+
+def _compared_in_pairs(places: dict[Place, Arm]) -> list[TextTable]:
+    """Nothing for a single arm."""
+    rows = []
+    for one, other in pairs(list(places)):
+        mine, theirs = places[one], places[other]
+        for name, right in (("always n", lambda arm: arm.correct), ("learned stop", lambda arm: arm.learned)):
+            found = [
+                measures.between(right(mine)[:, turn], mine.prompts, right(theirs)[:, turn], theirs.prompts)
+                for turn in range(mine.turns)
+            ]
+            rows.append([_label(*one), _label(*other), name, *(measures.words(gain, "+.3f") for gain in found)])
+    headings = ["share right of", "less that of", "", *_headings(places.values())]
+    note = "Paired over the prompts that both have, 95 % bootstrap."
+    return [TextTable("Differences", headings, rows, note)] if rows else []
+
+
+def pairs(places: Sequence[Place]) -> list[tuple[Place, Place]]:
+    """Of a checkpoint, history full against last; each further checkpoint against the first, under the same history
+    where the first has it."""
+    known = {(subject, history): (subject, training, history) for subject, training, history in places}
+    first = places[0][0]
+    found = [(place, known[place[0], "last"]) for place in places if place[2] == "full" and (place[0], "last") in known]
+    further = [place for place in places if place[0] != first]
+    return found + [(place, known.get((first, place[2]), places[0])) for place in further]
+
+
+def _priced(arms: dict[str, Arm], prices: Sequence[float]) -> TextTable:
+    turns = max(arm.turns for arm in arms.values())
+    rows = []
     for label, arm in arms.items():
         for price in prices:
             value = arm.score - price * np.arange(arm.turns)
             held = value[np.arange(len(arm.held)), arm.held]
             best = int(value.mean(0).argmax())
-            priced.append([
+            rows.append([
                 label, f"{price:g}", measures.words(measures.mean(held, arm.prompts)),
                 measures.words(measures.mean(value[:, -1], arm.prompts)),
                 f"n={best + 1}: {measures.words(measures.mean(value[:, best], arm.prompts))}",
                 measures.words(measures.mean(value.max(1), arm.prompts)),
             ])  # fmt: skip
     columns = ["checkpoint", "price of an edit", "learned stop", f"always {turns}", "best fixed n", "oracle stop"]
-    return [
-        TextTable(
-            "Train-n x test-n", headings, rows, "95 % intervals; the difference is paired over prompts."
-        ),
-        TextTable("Score less the price of edits", columns, priced, "Bootstrap over prompts."),
-    ]
+    return TextTable("Score less the price of edits", columns, rows, "Bootstrap over prompts.")

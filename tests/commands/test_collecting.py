@@ -8,7 +8,7 @@ import ray
 
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.commands.collecting import BARREN_UPDATES, Collector, DroppedSamples
+from irg_rl.commands.collecting import BARREN_UPDATES, OF_CREDIT, OF_PAIRS, Collector, DroppedSamples, Lack
 from irg_rl.commands.critic import Verdict
 from irg_rl.commands.run import RunError
 from irg_rl.trajectory import Prompt
@@ -18,6 +18,7 @@ SIZE = 2
 FINE = {}
 DEAD = {"dead": True}
 EMPTY = {"dead": True, "empty": True}
+TIED = EMPTY | {"ties": 3}
 FAILED = {"failures": {1: "judge: no answer"}}
 
 
@@ -37,8 +38,9 @@ class ScriptedCritic:
     def score_group(self, body: tuple[int, int]) -> tuple[Verdict, int]:
         group, version = body
         said = self.script[min(group, len(self.script) - 1)]
-        plain = {"dead": False, "empty": False, "failures": {}, "trajectories": SIZE, "stopped": 0, "images": SIZE,
-                 "text_tokens": 0, "means": {}, "counts": [SIZE], "first": 0.0, "last": 0.0, "scorers": {}}  # fmt: skip
+        plain = {"dead": False, "empty": False, "ties": 0, "failures": {}, "trajectories": SIZE, "stopped": 0,
+                 "images": SIZE, "text_tokens": 0, "means": {}, "counts": [SIZE], "first": 0.0, "last": 0.0,
+                 "scorers": {}}  # fmt: skip
         return Verdict(group=group, version=version, **plain | said), group
 
 
@@ -47,6 +49,8 @@ def fleets(local_ray):
     settings = FleetSettings(size=1)
     made = [Fleet(n, lambda index, actor=a: actor.remote(), settings, returns=2) for n, a in
             (("rollout", Sampler), ("critic", ScriptedCritic))]  # fmt: skip
+    for fleet in made:
+        fleet.wait_until_serving(1, 120)  # a script reaches those that serve
     yield made
     for fleet in made:
         fleet.stop()
@@ -56,9 +60,9 @@ def fleets(local_ray):
 def collect(fleets, tmp_path):
     """collect(script, slots) -> a collector whose dropped samples are listed in tmp_path."""
 
-    def make(script: list[dict], slots: SlotBuffer) -> Collector:
+    def make(script: list[dict], slots: SlotBuffer, lack: Lack = OF_CREDIT) -> Collector:
         fleets[1].broadcast("learn", script, timeout=60)
-        return Collector(slots, *fleets, PROMPTS, SIZE, 0, 60.0, DroppedSamples(tmp_path / "dropped.jsonl"))
+        return Collector(slots, *fleets, PROMPTS, SIZE, 0, 60.0, DroppedSamples(tmp_path / "dropped.jsonl"), lack)
 
     return make
 
@@ -105,6 +109,17 @@ def test_a_run_that_never_gets_an_advantage_ends_and_says_why(collect):
     collector = collect([EMPTY], SlotBuffer(2, staleness=0))
     with pytest.raises(RunError, match=f"no segment of the last {2 * BARREN_UPDATES} groups got an advantage"):
         update(collector, 0)
+
+
+def test_where_pairs_are_trained_reasons_speak_of_the_tie_and_those_of_replaced_groups_count(collect, tmp_path):
+    collector = collect([TIED, FINE | {"ties": 1}, TIED, FINE], SlotBuffer(2, staleness=0), OF_PAIRS)
+    assert update(collector, 0) == [1, 3]
+    assert collector.ties == 3 + 1 + 3
+    reason = "no pair of its group differs by more than rl.dpo.tie"
+    assert listed(tmp_path) == [(group, sample, reason) for group in (0, 2) for sample in (0, 1)]
+    said = f"no pair of the last {2 * BARREN_UPDATES} groups differs by more than rl.dpo.tie: lower it"
+    with pytest.raises(RunError, match=said):
+        update(collect([TIED], SlotBuffer(2, staleness=0), OF_PAIRS), 0)
 
 
 def test_every_sample_left_out_is_listed_once_also_when_its_group_is_dropped(collect, tmp_path):

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from irg_rl import credit
+from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.commands.collecting import OF_PAIRS
 from irg_rl.commands.critic import CreditSettings, Critic
-from irg_rl.commands.reinforce import summary
+from irg_rl.commands.reinforce import collector_of, summary
 from irg_rl.config import DPORecipe
 from irg_rl.learner.dpo import Preferences
 from irg_rl.trajectory import Group
+from tests.commands.begun import begun_run
 from tests.test_credit import PROMPT, sample
 
 BRIGHTNESS = {"name": "brightness", "kind": "tests.rewards.scorers:Brightness"}
@@ -74,11 +77,16 @@ def test_an_image_that_siblings_share_is_scored_once_and_belongs_to_all_of_them(
 
 
 def test_under_dpo_pairs_decide_what_is_trained_and_a_group_of_ties_is_dead():
-    preferences = Preferences(DPORecipe(tie=0.1), {"brightness": 1.0}, "sum")
+    preferences = Preferences(DPORecipe(tie=0.1), {"brightness": 1.0}, malformed_penalty=0.0)
     judge = critic(BRIGHTNESS)
     judge.settings = replace(judge.settings, preferences=preferences)
     verdict, group = judge.score_group(painted([51, 102], [0, 51], [51, 76]))
-    assert not verdict.dead and not verdict.empty
+    assert not verdict.dead and not verdict.empty and verdict.ties == 0
     assert [{segment.advantage for segment in t.segments} for t in group.trajectories] == [{1.0}, {-1.0}, {None}]
     verdict, _ = judge.score_group(painted([51, 102], [0, 90]))
-    assert verdict.dead and verdict.empty
+    assert verdict.dead and verdict.empty and verdict.ties == 1
+
+
+def test_what_a_run_with_dpo_says_of_groups_without_pairs_speaks_of_pairs(world, tmp_path):
+    run = begun_run(world, tmp_path, rl={"algorithm": "dpo", "noise": None})
+    assert collector_of(run, SlotBuffer(1, staleness=0), rollouts=None, critics=None).lack is OF_PAIRS

@@ -4,12 +4,14 @@ import pytest
 import ray
 import torch
 
-from irg_rl.commands.learning import Learners
+from irg_rl.commands.learning import Learners, fingerprint
 from irg_rl.commands.prepare import prompts_file
 from irg_rl.commands.reinforce import worker_settings
 from irg_rl.learner.checkpoint import CheckpointError
 from irg_rl.model.folder import load_folder
+from irg_rl.records import load_groups, save_groups
 from irg_rl.shapes_world.prompts import write_prompts
+from irg_rl.trajectory import Group
 from rollouts.worker import RolloutWorker
 from tests.commands.begun import PROMPTS, begun_run
 
@@ -76,3 +78,15 @@ def test_rl_goes_on_with_the_prompts_of_its_checkpoint_only(learners):
     write_prompts(prompts_file(learners.run, "train"), PROMPTS[::-1])
     with pytest.raises(CheckpointError, match="the data changed since the checkpoint"):
         learners.resume()
+
+
+def test_rollouts_are_known_by_their_numbers_as_by_their_words(world, tmp_path):
+    drawn = world.sample(2, noise=None, record_steps=False)
+    place = tmp_path / "rolled" / "group-000000"
+    save_groups(place, [Group(0, drawn[0].prompt, drawn)])
+    run = begun_run(world, tmp_path, rl={"algorithm": "dpo", "noise": None, "rollouts": str(place.parent)})
+    before, words = fingerprint(run), (place / "groups.json").read_text()
+    groups = load_groups(place)
+    groups[0].images[0].drawn += 1.0
+    save_groups(place, groups)
+    assert (place / "groups.json").read_text() == words and fingerprint(run) != before

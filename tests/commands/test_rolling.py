@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from irg_rl.commands.critic import preferences_of
 from irg_rl.commands.learning import learner_settings
 from irg_rl.commands.offline import Archive, learn_offline
 from irg_rl.commands.prepare import BASE
@@ -31,10 +30,11 @@ def run(world, tmp_path_factory) -> Run:
     return made
 
 
-def read(run: Run, folder) -> Archive:
-    settings = learner_settings(run.recipe, str(run.path("models", "sft1")))
-    tokenizer = load_folder(run.path("models", "sft1")).tokenizer
-    return Archive.read(folder, preferences_of(run.recipe), tokenizer, settings.law)
+def read(run: Run, folder, **changes) -> Archive:
+    """`changes`: of the learner's settings."""
+    model = run.path("models", "sft1")
+    settings = replace(learner_settings(run.recipe, str(model)), **changes)
+    return Archive.read(folder, settings, load_folder(model))
 
 
 @pytest.fixture
@@ -85,8 +85,10 @@ class Already:
         return None
 
 
-def test_a_folder_of_another_tokenizer_or_temperature_or_without_the_scores_is_refused(run, rolled):
+def test_a_folder_of_another_tokenizer_temperature_or_system_prompt_or_without_the_scores_is_refused(run, rolled):
     assert read(run, rolled).pairs >= 1
+    with pytest.raises(RatioError, match="drawn with the system prompt '', the learner has 'Think.'"):
+        read(run, rolled, system_prompt="Think.")
     place = group_folders(rolled)[0]
     (group,) = load_groups(place)
 
@@ -102,3 +104,10 @@ def test_a_folder_of_another_tokenizer_or_temperature_or_without_the_scores_is_r
         read(run, saved(lambda t: replace(t, segments=[replace(t.segments[0], text="else"), *t.segments[1:]])))
     with pytest.raises(InputError, match="no groups"):
         read(run, rolled / "group-000001" / "nothing")
+
+
+def test_pairs_too_long_for_a_pack_are_left_out_and_a_folder_of_such_alone_is_refused(run, rolled):
+    whole = read(run, rolled)
+    assert whole.too_long == 0
+    with pytest.raises(InputError, match=f"{whole.pairs} are too long for a pack .raise rl.max_pack_tokens, now 10"):
+        read(run, rolled, max_pack_tokens=10)

@@ -1,8 +1,15 @@
 """`irg-rl study` on the tiny run: the command, its settings, and that a second call measures nothing."""
 
+import numpy as np
+import pytest
+
+from irg_rl.commands.run import Run
+from irg_rl.commands.study import RewardVerdicts, evaluations, study_prompts, subject_of
+from irg_rl.config import changed_recipe
 from irg_rl.studies import NAMES
 from irg_rl.studies.catalog import STUDIES
 from irg_rl.studies.frame import read_table
+from irg_rl.studies.settings import CreditSettings, InfluenceSettings
 
 SMALL = ("study.turns=2", "study.scorers=[]", "evaluation.prompts=3")
 
@@ -18,7 +25,9 @@ def test_a_study_writes_results_figures_and_a_page_into_the_run_and_is_not_done_
     folder = run.folder / "studies" / "turns"
     assert "1 cells, 1 to measure" in answer.out and len(read_table(folder / "results.parquet")) == 6
     page = (folder / "index.html").read_text()
-    assert run.recipe.digest() in page and "http" not in page.replace("http-equiv", "").split("<img")[0]
+    studied = changed_recipe(run.recipe, {"evaluation.prompts": 3}, "the test")
+    assert studied.digest() in page and run.recipe.digest() not in page and "evaluation of rl<" in page
+    assert "http" not in page.replace("http-equiv", "").split("<img")[0]
     assert (folder / "figures" / "accuracy.png").is_file()
     assert "1 cells, 0 to measure" in irg_rl("study", "turns", run.folder, *SMALL).out
 
@@ -26,7 +35,8 @@ def test_a_study_writes_results_figures_and_a_page_into_the_run_and_is_not_done_
 def test_checkpoints_of_one_run_stand_beside_each_other(run, irg_rl, tmp_path):
     models = [run.folder / "models" / name for name in ("sft1", "rl")]
     answer = irg_rl("study", "turns", *models, *SMALL, "--out", tmp_path / "out")
-    assert answer.code == 0 and "sft1 (trained n=3" in answer.out and "rl (trained n=3" in answer.out
+    assert answer.code == 0 and "sft1 (SFT, history last)" in answer.out
+    assert "rl (trained n=3, history last)" in answer.out
     assert (tmp_path / "out" / "figures" / "train-test.png").is_file()
 
 
@@ -40,6 +50,9 @@ def test_mistakes_are_one_line_each(run, irg_rl):
     twice = irg_rl("study", "turns", run.folder, run.folder / "models" / "rl").err
     assert "called the same" in twice
     assert "sampling.turns says how" in irg_rl("study", "turns", run.folder, "turns=2").err
+    for study, setting in (("modality", "prompts=x"), ("modes", "split=train"), ("guidance", "scorers=[]")):
+        told = irg_rl("study", study, run.folder, f"study.{setting}").err
+        assert f"study.{setting.split('=')[0]}: unknown setting of {study}" in told
 
 
 def test_prompts_that_no_checker_understands_are_judged_by_the_rewards(run, irg_rl, tmp_path):
@@ -47,3 +60,34 @@ def test_prompts_that_no_checker_understands_are_judged_by_the_rewards(run, irg_
     prompts.write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n')
     refused = irg_rl("study", "turns", run.folder, f"study.prompts={prompts}", "rewards.scorers=[]", "rl=null")
     assert "judged by the recipe's rewards, and it has none" in refused.err
+
+
+def test_how_each_checkpoint_was_evaluated_is_said_with_a_warning_where_they_differ(run):
+    one, finer = (subject_of(run.folder, changes) for changes in ({}, {"evaluation.points": 7}))
+    same = subject_of(run.folder / "models" / "sft1", {"evaluation.seed": 3})
+    assert list(evaluations([one, same])) == ["evaluation of rl", "evaluation of sft1"]
+    told = evaluations([same, finer])
+    assert told["evaluation of rl"].startswith("7 time points") and told["warning"].startswith("evaluated differently")
+
+
+def test_credit_has_a_prompt_for_every_group(run, tmp_path):
+    """The tiny run has four training prompts; the world makes more of them, but not of a file of one's own."""
+    asked = CreditSettings(batches=6)
+    made = study_prompts(run, asked, run.folder)
+    assert len({prompt.id for prompt in made}) == 6 and all(prompt.metadata for prompt in made)
+    assert len(study_prompts(run, CreditSettings(batches=4), run.folder)) == 4
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n')
+    learning = Run(run.folder, changed_recipe(run.recipe, {"rl.prompts": str(own)}, "the test"))
+    for settings in (asked, InfluenceSettings(split="train")):
+        assert [prompt.text for prompt in study_prompts(learning, settings, run.folder)] == ["a cat", "a dog"]
+
+
+def test_a_failed_reward_is_neither_right_nor_wrong():
+    class Hub:
+        def score(self, images, prompts):
+            return {"a": [0.5, None, 0.4], "b": [1.0, 1.0, 1.0], "held out": [None, None, None]}
+
+    image = np.zeros((2, 2, 3), np.uint8)
+    found = RewardVerdicts(Hub(), {"a": 1.0, "b": 0.5})([image] * 3, [None] * 3)
+    assert [(one.correct, one.score) for one in found] == [(True, 1.0), (None, None), (False, pytest.approx(0.9))]

@@ -7,24 +7,35 @@ import torch
 
 from irg_rl.config import DPORecipe, LoraRecipe
 from irg_rl.errors import InputError
-from irg_rl.learner.actor import Learner, LearnerSettings
+from irg_rl.learner.actor import BARREN_UPDATES, Learner, LearnerSettings
 from irg_rl.learner.checkpoint import Snapshot
-from irg_rl.learner.dpo import PairLoss, Preferences, minibatches, pair_packs, prepared, reference_scores
+from irg_rl.learner.dpo import (
+    PairLoss,
+    PairPack,
+    Preferences,
+    fits,
+    minibatches,
+    pair_packs,
+    prepared,
+    reference_scores,
+)
 from irg_rl.learner.engine import EngineSettings
 from irg_rl.learner.parts import OptimizerSettings
-from irg_rl.learner.policy import evaluate_texts, velocities
+from irg_rl.learner.policy import Scores, evaluate_texts, velocities
 from irg_rl.learner.ratio_check import RatioError
+from irg_rl.learner.replay import ReplayPack
 from irg_rl.learner.rl_loss import RLLossSettings, finish
 from irg_rl.losses import preference
 from irg_rl.model.folder import save_folder
 from irg_rl.pairs import Pair, mark
-from irg_rl.trajectory import Group
+from irg_rl.trajectory import Group, TextSegment
 from tests.learner.test_forward_process import Fixed
 from tests.learner.test_replay import assert_equal_gradients
 from tests.learner.test_rl_loss import shifted
+from tests.test_credit import PROMPT, sample
 
 SETTINGS = DPORecipe(times_per_image=2, beta_text=0.5, beta_image=3.0)
-PREFERENCES = Preferences(SETTINGS, {"verifier": 1.0}, "sum")
+PREFERENCES = Preferences(SETTINGS, {"verifier": 1.0}, malformed_penalty=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +155,50 @@ def test_pairs_in_one_pack_or_in_several_have_one_gradient_and_a_rank_has_its_sh
     assert [len(part) for part in minibatches(pairs, 2)] == [2, 1]
 
 
-def test_a_pair_that_does_not_fit_into_a_pack_says_which_setting_to_raise(world, groups):
-    pair = pairs_of(groups)[0]
-    sides, size = [prepared(pair, SETTINGS, 1.0, 0, 0)], room(world, [pair]) - 1
-    with pytest.raises(InputError, match=f"more than the {size} tokens of rl.max_pack_tokens, and both sides"):
-        pair_packs(world.replay(max_pack_tokens=size), sides, size)
+def test_a_pack_of_a_pair_s_size_holds_it_and_a_smaller_one_does_not(world, groups):
+    for pair in pairs_of(groups):
+        sides, size = prepared(pair, SETTINGS, 1.0, 0, 0), room(world, [pair])
+        assert fits(world.replay(), sides, size) and not fits(world.replay(), sides, size - 1)
+        assert len(pair_packs(world.replay(max_pack_tokens=size), [sides], size)) == 1
+
+
+def test_a_term_is_a_mean_over_the_pairs_that_have_something_to_compare(world, groups):
+    """Beside a whole pair, one whose rejected side stops without an image, and one whose texts were given."""
+    drawn = groups[1].trajectories
+    whole = pairs_of(groups)[0]
+    stopped = Pair(drawn[0], replace(drawn[2], segments=drawn[2].segments[:3]), 2, 4, 1.0)
+    silent = Pair(with_given_texts(drawn[0]), with_given_texts(drawn[1]), 2, 4, 1.0)
+    model = shifted(world)
+    for other, empty in ((stopped, "image"), (silent, "text")):
+        alone, both = (loss_of(world, pairs, model)[1] for pairs in ([whole], [whole, other]))
+        terms = [sum(float(loss.terms[empty].detach()) for loss in losses) for losses in (alone, both)]
+        assert terms[0] == pytest.approx(terms[1], rel=1e-5)
+        counts = {name: sum(loss.sums[f"dpo_{name}/count"] for loss in both) for name in ("text", "image")}
+        assert counts == {"text": 2, "image": 2} | {empty: 1}
+
+
+def with_given_texts(trajectory):
+    segments = [
+        replace(s, logprobs=torch.full_like(s.logprobs, torch.nan)) if isinstance(s, TextSegment) else s
+        for s in trajectory.segments
+    ]
+    return replace(trajectory, segments=segments)
+
+
+def test_margins_lie_where_the_model_does_also_without_anything_to_compare(world, groups):
+    (part,), _ = loss_of(world, pairs_of(groups)[:1], world.model)
+    bare, nothing = PairPack(ReplayPack(part.replay.pack, [], []), part.trajectories), Scores([], [])
+    loss, elsewhere = PairLoss(SETTINGS, world.law(noise=None), [bare], [nothing]), torch.device("meta")
+    for margins_of in (loss._text_margins, loss._image_margins):
+        margins, metrics = margins_of(bare, nothing, nothing, elsewhere)
+        assert {margins.device, *(metric.device for metric in metrics.values())} == {elsewhere}
+
+
+def test_a_text_that_never_ended_costs_its_trajectory_the_penalty():
+    group = Group(0, PROMPT, [sample(0, [0.9], cut_off=(0,)), sample(1, [0.3])])
+    for penalty, chosen, gap in ((0.0, 0, 0.6), (1.0, 1, 0.4)):
+        (pair,) = Preferences(SETTINGS, {"score": 1.0}, penalty).pairs([group]).found
+        assert pair.chosen.sample == chosen and pair.gap == pytest.approx(gap)
 
 
 def room(world, pairs) -> int:
@@ -243,3 +293,17 @@ def test_groups_of_ties_are_refused(world, folder, groups):
     learner = started(world, folder, offline=True)
     with pytest.raises(ValueError, match="none of 1 groups has a pair; 1 are ties"):
         learner.train(replace(groups[0], trajectories=even))
+
+
+def test_a_pair_too_long_for_a_pack_is_left_out_and_an_update_without_any_other_is_skipped(world, folder, groups):
+    smaller = min(room(world, [pair]) for pair in pairs_of(groups))
+    learner = started(world, folder, offline=True, max_pack_tokens=smaller, minibatches=2)
+    metrics = learner.train(*groups)
+    assert (metrics["dpo/count"], metrics["dpo/too_long"], metrics["skipped"]) == (1, 1, 0)
+    learner = started(world, folder, offline=True, max_pack_tokens=smaller - 1)
+    before = learner.publish(0).digest
+    for _ in range(BARREN_UPDATES - 1):
+        assert learner.train(*groups) == {"dpo/ties": 0, "dpo/too_long": 2, "step": 0, "skipped": 1}
+    assert learner.publish(0).digest == before
+    with pytest.raises(InputError, match=f"rl.max_pack_tokens {smaller - 1}: fork the run with more"):
+        learner.train(*groups)

@@ -10,6 +10,7 @@ from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies.bench import Bench, Subject
 from irg_rl.studies.world import unclear_cells
 from tests.learner.world import CONFIG, TinyWorld, make_world
+from tests.studies.frames import COMMIT
 
 RECIPE = {
     "name": "tiny", "model": CONFIG.model_dump(mode="json"),
@@ -36,6 +37,6 @@ def model_path(world, tmp_path_factory):
 def bench(model_path) -> Bench:
     recipe = parse_recipe(RECIPE)
     sampling = recipe.sampling.model_copy(update={"temperature": 0.0})
-    subject = Subject("tiny", model_path, recipe.digest(), recipe, sampling)
+    subject = Subject("tiny", model_path, recipe, sampling, "trained n=2")
     prompts = make_prompts(3, "test", seed=0)
-    return Bench([subject], prompts, verify, check_reflection, unclear_cells, paraphrase, None, "0123456789ab")
+    return Bench([subject], prompts, verify, check_reflection, unclear_cells, paraphrase, None, COMMIT)

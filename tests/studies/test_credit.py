@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from irg_rl.commands.study import lesson_of
+from irg_rl.config import changed_recipe
+from irg_rl.credit import assign
 from irg_rl.errors import InputError
 from irg_rl.learner.actor import Learner
+from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies.credit import JUDGE, Credit, Gradients, disturb, rows_of
-from irg_rl.studies.frame import Frame, read_table, write_rows
 from irg_rl.studies.settings import CreditSettings
+from tests.studies.frames import frame_of
 
 SETTINGS = CreditSettings(schemes=["trajectory", "turn"], noises=[0.0, 0.5], batches=4)
 
@@ -23,7 +27,46 @@ def study(bench, tmp_path) -> Credit:
         found = bench.verify(images, prompts)
         return [replace(one, score=float(image.mean() / 255)) for one, image in zip(found, images)]
 
-    return Credit(replace(bench, verify=brightness, lesson=lesson_of, scratch=tmp_path), SETTINGS)
+    prompts = make_prompts(SETTINGS.needed, "test", seed=0)
+    return Credit(replace(bench, prompts=prompts, verify=brightness, lesson=lesson_of, scratch=tmp_path), SETTINGS)
+
+
+def changed(study: Credit, changes: dict) -> Credit:
+    """The same study of a subject with another recipe; how it is evaluated stays."""
+    (subject,) = study.bench.subjects
+    other = replace(subject, recipe=changed_recipe(subject.recipe, changes, "the test"))
+    return Credit(replace(study.bench, subjects=[other]), study.settings)
+
+
+@pytest.mark.parametrize("changes", [{"sampling.temperature": 0.5}, {"rl.points": 4}])
+def test_what_rl_draws_by_names_the_cells(study, changes):
+    digests = [{cell.digest("credit") for cell in one.cells()} for one in (study, changed(study, changes))]
+    assert not set.intersection(*digests) and len(digests[0]) == 4
+
+
+def test_groups_are_drawn_as_rl_draws_them(study):
+    other = changed(study, {"sampling.temperature": 0.5, "rl.points": 4})
+    (subject,) = other.bench.subjects
+    groups = [group for number in range(SETTINGS.batches) for group in other._batch(subject, number)]
+    law = lesson_of(subject).learner.law
+    assert all(trajectory.law == law for group in groups for trajectory in group.trajectories)
+    assert law.temperature == 0.5 and law.t_second == pytest.approx(2 / 3)
+    assert [group.prompt.id for group in groups] == [prompt.id for prompt in other.bench.prompts]
+
+
+def test_a_failed_reward_is_no_number(study):
+    def failing(images, prompts):
+        first, *others = study.bench.verify(images, prompts)
+        return [replace(first, score=None), *others]
+
+    broken = Credit(replace(study.bench, verify=failing), SETTINGS)
+    (group,) = broken._batch(broken.bench.subjects[0], 0)
+    disturb(group, 0.5, seed=3)
+    failed, *others = group.trajectories
+    assert failed.rewards[JUDGE][0] is None
+    assign(group, "turn", {JUDGE: 1.0})
+    assert all(segment.advantage is None for segment in failed.segments)
+    assert all(segment.advantage is not None for trajectory in others for segment in trajectory.segments)
 
 
 def test_noise_is_the_same_for_every_scheme_and_grows_with_its_scale(study):
@@ -62,8 +105,8 @@ def test_the_study_measures_every_scheme_on_the_same_batches(study, tmp_path):
         rows += [cell.at | row for row in study.measure(cell, done.append)]
         assert sum(done) == cell.work
     assert len(list((tmp_path / "groups").glob("*/batch-*"))) == SETTINGS.batches
-    write_rows(tmp_path / "rows.parquet", rows, {})
-    frame = Frame.of(read_table(tmp_path / "rows.parquet"))
+    frame = frame_of(rows, tmp_path)
+    assert frame["sketch"][0].dtype == np.float32
     one = Gradients(frame.where(scheme="trajectory", noise=0.0))
     assert one.alignment(one).value == pytest.approx(1, abs=1e-6) or np.isnan(one.alignment(one).value)
     joint, parts = one.gram("joint"), one.gram("text") + one.gram("image")
@@ -71,7 +114,27 @@ def test_the_study_measures_every_scheme_on_the_same_batches(study, tmp_path):
     assert np.allclose(np.diag(joint), np.diag(parts) + 2 * sum(products).sum(1))
     findings = study.findings(frame)
     assert {plate.name for plate in findings.plates} == {"snr-text", "snr-image", "snr-joint", "alignment"}
-    assert len(findings.tables[0].rows) == 4 and "4 batches of 1 group(s)" in findings.plates[0].svg.decode()
+    schemes, against = findings.tables
+    assert len(schemes.rows) == 4 and "4 batches of 1 group(s)" in findings.plates[0].svg.decode()
+    assert [row[1] for row in against.rows] == ["turn", "turn"] and against.title == "SNR less that of trajectory"
+    assert all(words in findings.headline for words in ("tiny, text: ", "tiny, image: ", "at |g| "))
+
+
+def test_schemes_are_held_against_the_reference_on_the_same_batches(study, tmp_path):
+    """The same gradients differ by nothing; twice as many have the same ratio and twice the size."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for batch in range(SETTINGS.batches):
+        gradients = {term: {"a": torch.tensor(rng.normal(size=8) + 1)} for term in ("text", "image")}
+        doubled = {term: {"a": 2 * own["a"]} for term, own in gradients.items()}
+        for scheme, own in (("trajectory", gradients), ("turn", doubled)):
+            at = {"scheme": scheme, "batch": batch, "alive": True}
+            rows += [at | row for row in rows_of(own)]
+    frame = frame_of(rows, tmp_path)
+    one, two = (Gradients(frame.where(scheme=scheme)) for scheme in ("trajectory", "turn"))
+    gained = two.gained(one, "text")
+    assert (gained.value, gained.low, gained.high, gained.n) == pytest.approx((0, 0, 0, SETTINGS.batches), abs=1e-6)
+    assert two.size("text") == pytest.approx(2 * one.size("text"), rel=1e-6) and one.size("text") > 0
 
 
 def test_a_batch_that_says_nothing_counts_as_a_gradient_of_zero():
@@ -86,3 +149,9 @@ def test_what_cannot_be_measured_is_said(bench):
         Credit(replace(bench, subjects=[without]), SETTINGS).cells()
     with pytest.raises(InputError, match="study.batches is 5"):
         Credit(bench, CreditSettings(batches=5)).cells()
+    with pytest.raises(InputError, match="ask for 4 prompts, and there are 3"):
+        Credit(bench, SETTINGS).cells()
+    with pytest.raises(InputError, match="rl.algorithm nft trains on drawn images.*rl.algorithm=grpo rl.nft=null"):
+        changed(Credit(bench, SETTINGS), {"rl.algorithm": "nft"}).cells()
+    with pytest.raises(InputError, match="rl.forks {1: 2} makes siblings share segments"):
+        changed(Credit(bench, SETTINGS), {"rl.forks": {1: 2}}).cells()

@@ -8,11 +8,11 @@ import pytest
 from irg_rl.config import load_recipe
 from irg_rl.errors import InputError
 from irg_rl.studies.forks import Trained, by_turn, gained
-from irg_rl.studies.frame import Frame, read_table, write_rows
 from irg_rl.studies.modality import Modality
 from irg_rl.studies.modes import ALL, FULL_ONLY, Modes, mode_of, modes_of
 from irg_rl.studies.settings import ForkSettings, ModesSettings
 from tests.evaluate.tables import build
+from tests.studies.frames import measured
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BEFORE = [[1, 0], [0, 0], [0, 1], [0, 0]]
@@ -21,12 +21,6 @@ BEFORE = [[1, 0], [0, 0], [0, 1], [0, 0]]
 def with_recipe(bench, recipe):
     (subject,) = bench.subjects
     return type(bench)(**vars(bench) | {"subjects": [type(subject)(**vars(subject) | {"recipe": recipe})]})
-
-
-def measured(study, tmp_path) -> Frame:
-    rows = [cell.at | row for cell in study.cells() for row in study.measure(cell, lambda units: None)]
-    write_rows(tmp_path / "rows.parquet", rows, {})
-    return Frame.of(read_table(tmp_path / "rows.parquet"))
 
 
 def test_every_modality_and_seed_is_a_fork_of_its_own(bench):

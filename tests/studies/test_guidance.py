@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from irg_rl.studies.frame import Frame, read_table, write_rows
 from irg_rl.studies.guidance import Guidance, clipped, saturation
 from irg_rl.studies.settings import GuidanceSettings
+from tests.studies.frames import measured
 
 
 def picture(*colors) -> np.ndarray:
@@ -24,9 +24,7 @@ def test_images_are_guided_only_where_text_is(bench, tmp_path):
     study = Guidance(bench, GuidanceSettings(text_scales=[1.0, 3.0], image_scales=[1.0, 2.0], turns=2))
     scales = [(cell.at["text_scale"], cell.at["image_scale"]) for cell in study.cells()]
     assert scales == [(1.0, 1.0), (3.0, 1.0), (3.0, 2.0)]
-    rows = [cell.at | row for cell in study.cells() for row in study.measure(cell, lambda units: None)]
-    write_rows(tmp_path / "rows.parquet", rows, {})
-    frame = Frame.of(read_table(tmp_path / "rows.parquet"))
+    frame = measured(study, tmp_path)
     means = [frame.where(text_scale=t, image_scale=i)["saturation"].mean() for t, i in scales]
     assert len(set(means)) == 3, "every pair of scales draws other images"
     findings = study.findings(frame)

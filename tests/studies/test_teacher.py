@@ -10,22 +10,26 @@ from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.teacher import parse_reflection, reflection_text, sight_text
-from irg_rl.studies.frame import Frame, read_table, write_rows
 from irg_rl.studies.settings import TeacherSettings
-from irg_rl.studies.teacher import Case, Teacher, degraded, wrong_first_images
+from irg_rl.studies.teacher import NAMED, Case, Teacher, degraded, wrong_first_images
 from irg_rl.studies.tensors import as_tensor
 from irg_rl.trajectory import ImageSegment, Trajectory
+from tests.studies.frames import measured
+
+
+def cases_of(count: int, defects: int) -> list[Case]:
+    """Pictures with so many defects in the place of first images."""
+    rng, drawn, none = random.Random(1), [], torch.zeros(0)
+    for prompt in make_prompts(count, "train", seed=1, mix={"scene": 1.0}):
+        pixels = as_tensor(render(corrupt(sample_scene(prompt.metadata, rng), prompt.metadata, rng, defects)))
+        image = ImageSegment(0, pixels, none, none, none, none, none, none, none)
+        drawn.append(Trajectory(prompt, 0, [image]))
+    return wrong_first_images(drawn)
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    """Pictures with two defects in the place of first images."""
-    rng, drawn, none = random.Random(1), [], torch.zeros(0)
-    for prompt in make_prompts(24, "train", seed=1, mix={"scene": 1.0}):
-        pixels = as_tensor(render(corrupt(sample_scene(prompt.metadata, rng), prompt.metadata, rng, 2)))
-        image = ImageSegment(0, pixels, none, none, none, none, none, none, none)
-        drawn.append(Trajectory(prompt, 0, [image]))
-    return wrong_first_images(drawn)
+    return cases_of(24, 2)
 
 
 def edits(text: str) -> tuple:
@@ -82,13 +86,20 @@ def test_more_is_degraded_at_a_larger_amount(cases):
 def test_the_study_holds_the_teacher_against_the_models_own_and_a_redraw(bench, tmp_path):
     study = Teacher(bench, TeacherSettings(kinds=["cell"], amounts=[1.0]))
     assert [cell.at["kind"] for cell in study.cells()] == ["teacher", "model's own", "redraw", "cell"]
-    rows = [cell.at | row for cell in study.cells() for row in study.measure(cell, lambda units: None)]
-    write_rows(tmp_path / "rows.parquet", rows, {})
-    frame = Frame.of(read_table(tmp_path / "rows.parquet"))
+    frame = measured(study, tmp_path)
     said = dict(zip(frame.where(kind="teacher")["prompt"], frame.where(kind="teacher")["said"]))
     assert any("missing" in text for text in said.values()) and len(said) == 3
-    (plate,) = study.findings(frame).plates
-    assert plate.name == "teacher"
+    findings = study.findings(frame)
+    (plate,) = findings.plates
+    assert plate.name == "teacher" and "tiny (n = 3 wrong first images)" in plate.svg.decode()
+    share = frame.where(kind="teacher")["reachable"].mean()
+    (told,) = (row[3] for row in findings.tables[0].rows if row[1] == "reachable")
+    assert told.startswith(f"{share:.3f} [")
+
+
+def test_the_defects_of_a_case_are_counted_beyond_what_a_reflection_names():
+    found = cases_of(12, 3)
+    assert max(case.defects for case in found) > NAMED and all(len(case.edits) <= NAMED for case in found)
 
 
 def test_a_lone_prompt_has_nobody_to_borrow_from(cases):
