@@ -159,13 +159,16 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="seed of the evaluation")] = None,
     preset: Preset = None,
     scorers: Annotated[bool, typer.Option("--scorers", help="also score the images as the run's stages do")] = False,
+    controls: Annotated[bool, typer.Option(help="redraw and another prompt's reflection; the gate needs both")] = True,
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
 ) -> None:
     """Evaluate on held-out prompts with both controls beside the real thing."""
     from irg_rl.commands.measure import evaluate_target
 
     changes = {"prompts": prompts, "turns": turns, "seed": seed}
-    evaluate_target(target, changes, preset=preset, split=split, samples=samples, scored=scorers, out=out)
+    evaluate_target(
+        target, changes, preset=preset, split=split, samples=samples, scored=scorers, controls=controls, out=out
+    )
 
 
 @app.command()

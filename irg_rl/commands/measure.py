@@ -161,11 +161,12 @@ def evaluate_target(
     split: str,
     samples: int,
     scored: bool,
+    controls: bool,
     out: Path | None,
 ) -> None:
     """`irg-rl eval`: a run (its last model) or a model folder inside one. `preset` and `changes` to the recipe's
     `evaluation`, where not None; prompts of a held-out `split`; `samples` trajectories per prompt; `scored`: also by
-    the recipe's scorers, not by the verifier alone."""
+    the recipe's scorers, not by the verifier alone; without `controls` there is no gate to check."""
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)
     if folder is None:
@@ -182,12 +183,13 @@ def evaluate_target(
     prompts = held_out_prompts(run, split, changes["prompts"])
     parts = load_folder(folder, run.recipe.engine.device, precision(run.recipe))
     with reward_hub(run) if scored else nullcontext() as hub:
-        measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts)
-    report = gate_of(run, measured.evaluation)
-    console.print(report)
+        measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts, controls)
+    report = gate_of(run, measured.evaluation) if controls else None
+    if report is not None:
+        console.print(report)
     marks = [f"seed{settings.seed}", *([] if split == "test" else [split]), *([] if preset is None else [preset])]
     marks += [f"{key}{changes[key]}" for key in ("prompts", "turns") if changes[key] is not None]
-    marks += [] if samples == 1 else [f"samples{samples}"]
+    marks += [*([] if samples == 1 else [f"samples{samples}"]), *([] if controls else ["nocontrols"])]
     name = "-".join(["eval", folder.name, *marks])
     evaluation = replace(
         measured.evaluation, gate=report, name=name, settings={**measured.evaluation.settings, "split": split}

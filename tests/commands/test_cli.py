@@ -61,7 +61,7 @@ def test_no_words_at_all_give_an_overview(irg_rl):
     ("baseline", ["SFT for as long as its RL took", "a run folder"]),
     ("compare", ["each seed and all of them pooled", "differ in rl.seed alone", "--out"]),
     ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--preset", "--scorers",
-              "--out"]),
+              "--no-controls", "--out"]),
     ("show", ["every text, score and advantage", "--step", "--group"]),
     ("replay", ["without Ray, rollouts or scorers", "the same to the bit", "--step"]),
     ("parity", ["replayed log-probabilities", "whole and split packs", "--prompts", "--turns", "--seed", "--out"]),

@@ -48,6 +48,13 @@ def test_eval_scores_only_when_asked_to(run, irg_rl):
     assert set(evaluated(run, irg_rl, "--scorers")[0].rewards) == {"verifier"}
 
 
+def test_eval_without_controls_draws_the_real_thing_alone_and_checks_no_gate(run, irg_rl):
+    plain = evaluated(run, irg_rl)[0]
+    table, summary = evaluated(run, irg_rl, "--no-controls", name="eval-rl-seed5-nocontrols")
+    assert list(summary["arms"]) == ["real"] and summary["gate"] is None
+    assert (table.correct == plain.correct).all()
+
+
 def test_eval_by_a_preset_says_so_and_leaves_the_runs_own_evaluation(run, irg_rl):
     plain = evaluated(run, irg_rl)[1]["settings"]
     assert irg_rl("eval", run.folder, "--seed", 5, "--out", run.folder / "asked", "--preset", "bagel-t2i").code == 0
