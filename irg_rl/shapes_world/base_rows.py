@@ -2,9 +2,10 @@
 
 IRGL texts never say where things stand, so each of its pictures leaves much open and teaches the meaning of words
 slowly. The base model learns the words first, from rows in which the picture follows from the text: `draw` what is put
-into cells, `read` from a picture where things stand, whether a relation holds and what is in each cell, `edit` one
-picture into another. Drawing and editing use the two verbs of reflections, put and remove; what is read is said as in
-reflections, but the answer cannot be guessed: half of the things asked for are not there, half of the relations fail.
+into cells, `read` from a picture where things stand, whether they are as many as asked for, whether a relation holds
+and what is in each cell, `edit` one picture into another. Drawing and editing use the two verbs of reflections, put and
+remove; what is read is said as in reflections, but the answer cannot be guessed: half of the things asked for are not
+there, many of those that are there are too few or too many, half of the relations fail.
 """
 
 import random
@@ -13,7 +14,15 @@ from collections import Counter
 import numpy as np
 
 from irg_rl.shapes_world.check import as_thing
-from irg_rl.shapes_world.constraints import Thing, in_order, sight, sight_of_relation, sight_of_room
+from irg_rl.shapes_world.constraints import (
+    NUMBERS,
+    Thing,
+    exactly,
+    in_order,
+    sight,
+    sight_of_relation,
+    sight_of_room,
+)
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, RELATIONS, SHAPES, Object, Scene, stands
 from irg_rl.shapes_world.scenes import random_object
@@ -27,13 +36,17 @@ COUNTED = 4
 """Things that one row asks after."""
 RELATED = 2
 """Relations that one row asks after."""
+AGAIN = 0.2
+"""Share of objects in a picture that is read which are of a kind that is there already, so that there is to count."""
 
 
-def placed_scene(rng: random.Random) -> Scene:
-    """One to seven objects anywhere."""
-    cells = rng.sample(CELLS, rng.randint(1, MAX_OBJECTS))
-    objects = tuple(random_object(Thing(rng.choice(SHAPES)), cell, rng) for cell in cells)
-    return Scene(rng.choice(BACKGROUNDS), objects)
+def placed_scene(rng: random.Random, again: float = 0.0) -> Scene:
+    """One to seven objects anywhere, each with probability `again` of a kind that is there already."""
+    objects: list[Object] = []
+    for cell in rng.sample(CELLS, rng.randint(1, MAX_OBJECTS)):
+        kind = as_thing(rng.choice(objects)) if objects and rng.random() < again else Thing(rng.choice(SHAPES))
+        objects.append(random_object(kind, cell, rng))
+    return Scene(rng.choice(BACKGROUNDS), tuple(objects))
 
 
 def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
@@ -42,15 +55,17 @@ def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
 
 
 def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Question and answer: where four things stand and how many they are, some absent; with and without colour."""
+    """Question and answer: where four things stand and whether they are as many as asked for, some absent; with and
+    without colour."""
     present = [as_thing(seen) for seen in scene.objects]
-    asked: list[Thing] = []
+    asked: dict[Thing, int] = {}
     while len(asked) < COUNTED:
         thing = rng.choice(present) if rng.random() < 0.5 else Thing(rng.choice(SHAPES), rng.choice(tuple(COLORS)))
         thing = thing if rng.random() < 0.8 else Thing(thing.shape)
-        if thing not in asked:
-            asked.append(thing)
-    return f"see {' , '.join(map(str, asked))} ?", sight(asked, scene.objects)
+        there = sum(thing.fits(seen) for seen in scene.objects)
+        asked[thing] = max(1, there + rng.choice((-1, 0, 0, 1))) if there else rng.choice((1, 1, 2, 3))
+    named = [f"{NUMBERS[count]} {thing}" for thing, count in asked.items()]
+    return f"see {' , '.join(named)} ?", sight(exactly(list(asked.items())), scene.objects)
 
 
 def related(scene: Scene, rng: random.Random) -> list[str]:
@@ -106,7 +121,7 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
 def base_example(mode: str, rng: random.Random) -> tuple[list[str], np.ndarray, np.ndarray | None]:
     """(texts, picture, edited picture) of one row; those of a reading are questions and answers in turn. ValueError for
     an unknown mode."""
-    scene = placed_scene(rng)
+    scene = placed_scene(rng, AGAIN if mode == READING else 0.0)
     if mode == DRAWING:
         return [" ".join(map(put_text, rng.sample(scene.objects, len(scene.objects))))], render(scene), None
     if mode == READING:

@@ -43,21 +43,18 @@ NONE = "none"
 """No relation, or no cell."""
 
 
-def sight(things: Sequence[Thing], objects: Sequence[Object]) -> str:
-    """What is seen of each thing: the cells it stands in, in reading order, and then how many these are."""
-    return f"i see {' , '.join(_seen(str(thing), _cells(thing, objects)) for thing in things)} ."
-
-
-def sight_of_demand(demand: "Demand", objects: Sequence[Object]) -> str:
-    """The same of all that is demanded, each named with its number, word for word as the think text does, and whether
-    some are missing or extra: a small model copies in order, and compares what stands side by side, long before it
-    looks up a number and concludes from several."""
+def sight(demand: "Demand", objects: Sequence[Object]) -> str:
+    """What is seen of each thing that is demanded, named with its number, word for word as the think text does: the
+    cells it stands in, in reading order, how many these are, and whether some are missing or extra. A small model
+    copies in order, and compares what stands side by side, long before it looks up a number and concludes from
+    several."""
     said = []
     for thing, count in demand.includes:
         cells = _cells(thing, objects)
         excess = any(other == thing and len(cells) >= limit for other, limit in demand.excludes)
         wrong = f" {MISSING}" if len(cells) < count else f" {EXTRA}" if excess else ""
-        said.append(_seen(f"{NUMBERS[count]} {thing}", cells) + wrong)
+        named = f"{NUMBERS[count]} {thing}"
+        said.append(f"{' '.join((named, 'at', *cells)) if cells else named} : {NUMBERS[len(cells)]}{wrong}")
     return f"i see {' , '.join(said)} ."
 
 
@@ -65,14 +62,10 @@ def _cells(thing: Thing, objects: Sequence[Object]) -> list[str]:
     return [seen.cell for seen in in_order(objects) if thing.fits(seen)]
 
 
-def _seen(name: str, cells: Sequence[str]) -> str:
-    return f"{' '.join((name, 'at', *cells)) if cells else name} : {NUMBERS[len(cells)]}"
-
-
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
     """Where both stand, how every `first` stands to every `second`, and whether that is `name`. Said in this order each
     word follows from the few before it: asked for the last sentence alone a small model guesses."""
-    ones, others = ([seen.cell for seen in in_order(objects) if thing.fits(seen)] for thing in (first, second))
+    ones, others = _cells(first, objects), _cells(second, objects)
     holding = [name for name in RELATIONS if all(stands(one, name, other) for one in ones for other in others)]
     told = f"{first} is {name if name in holding else f'not {name}'} {second} ."
     return f"{first} at {' '.join(ones)} , {second} at {' '.join(others)} : {' and '.join(holding) or NONE} . {told}"
@@ -122,6 +115,11 @@ def parse_metadata(metadata: dict) -> Demand:
             raise ValueError(f"include {index} stands {name!r} include {other}, which does not exist")
         relations.append(Relation(index, name, other))
     return Demand(_pairs(includes), _pairs(excludes), tuple(relations))
+
+
+def exactly(wanted: Sequence[tuple[Thing, int]]) -> Demand:
+    """That many of each thing, no more."""
+    return Demand(tuple(wanted), tuple((thing, count + 1) for thing, count in wanted), ())
 
 
 def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:

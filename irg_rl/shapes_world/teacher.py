@@ -18,7 +18,7 @@ from irg_rl.shapes_world.constraints import (
     Thing,
     in_order,
     parse_metadata,
-    sight_of_demand,
+    sight,
     sight_of_relation,
     sight_of_room,
 )
@@ -93,7 +93,7 @@ def sight_text(reading: Reading, metadata: dict) -> str:
     demand = parse_metadata(metadata)
     things = [thing for thing, _ in demand.includes]
     there = [any(thing.fits(seen) for seen in reading.objects) for thing in things]
-    said = [sight_of_demand(demand, reading.objects)]
+    said = [sight(demand, reading.objects)]
     for first, name, second in demand.relations:
         if there[first] and there[second]:
             said.append(sight_of_relation(things[first], name, things[second], reading.objects))

@@ -38,16 +38,27 @@ def test_a_reading_finds_and_counts_what_it_is_asked_for(seed):
     asked = texts[0].removeprefix("see ").removesuffix(" ?").split(" , ")
     said = texts[1].removeprefix("i see ").removesuffix(" .").split(" , ")
     assert len(set(asked)) == len(said) == 4
-    for thing, answer in zip(asked, said):
+    for wanted, answer in zip(asked, said):
+        number, thing = wanted.split(" ", 1)
         cells = [cell for cell in CELLS if any(f"{c} {s}".endswith(thing) and at == cell for c, s, at in objects)]
         at = f" at {' '.join(cells)}" if cells else ""
-        assert answer == f"{thing}{at} : {NUMBERS[len(cells)]}"
+        lack = NUMBERS.index(number) - len(cells)
+        wrong = " missing" if lack > 0 else " extra" if lack < 0 else ""
+        assert answer == f"{wanted}{at} : {NUMBERS[len(cells)]}{wrong}"
 
 
 def test_about_half_of_the_things_asked_for_are_absent():
     """So that an answer cannot be guessed from the question."""
     answers = " ".join(base_example(READING, random.Random(seed))[0][1] for seed in range(300))
     assert 0.35 < answers.count("zero") / 1200 < 0.6
+
+
+def test_of_what_is_there_about_half_is_as_much_as_asked_for():
+    answers = [base_example(READING, random.Random(seed))[0][1] for seed in range(300)]
+    there = [said for answer in answers for said in answer.split(" , ") if "zero" not in said]
+    wrong = {flag: np.mean([flag in said for said in there]) for flag in ("missing", "extra")}
+    assert 0.15 < wrong["missing"] < 0.35 and 0.02 < wrong["extra"] < 0.35
+    assert 0.4 < 1 - sum(wrong.values()) < 0.8
 
 
 def test_about_half_of_the_relations_asked_for_fail_and_all_are_answered_by_the_picture():
