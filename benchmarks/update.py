@@ -16,7 +16,6 @@ from rich.table import Table
 
 from irg_rl.commands.progress import console
 from irg_rl.report.metrics_log import read_metrics
-from irg_rl.report.tracking import METRICS
 
 FILLING = {"busy/sampling": "sampling, mean of the rollout actors"}
 LEARNING = {
@@ -47,7 +46,7 @@ def parts(found: dict[str, float]) -> list[tuple[str, float]]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    rows = [row for row in read_metrics(folder / METRICS) if row["stage"] == "rl" and "seconds/learn" in row]
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["stage"] == "rl" and "seconds/learn" in row]
     if len(rows) < 2:
         sys.exit(f"{folder}: {len(rows)} RL updates are logged; two or more are needed")
     found = means(rows)
