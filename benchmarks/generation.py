@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py
 
-A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; about MINUTES minutes. Sampled
+A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; some minutes. Sampled
 as IRG samples (`--preset irg`: 50 points, guided by text and, in refinements, by image), n images a trajectory. The
 naive path is that of the original: one prompt after the other, and every branch of guidance a context of its own, into
 which prompt, think text, image and reflection are put anew for each image. It is kinder than the original in one thing:
@@ -29,7 +29,7 @@ from rollouts.images import Seen
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 
-BATCH, TURNS = 16, (1, 2, 4)
+BATCH, TURNS = 16, (2, 3)
 TOLERANCE = 1e-3
 """Between drawn latents, whose standard deviation is about 1, after 49 guided steps of each image."""
 

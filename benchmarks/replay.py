@@ -2,7 +2,7 @@
 
     python benchmarks/replay.py
 
-A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; about MINUTES minutes. 16
+A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; some minutes. 16
 trajectories of two turns, 8 trained steps an image, the loss of RL with both modalities. A naive forward has the
 context of one step of one image again, for all trajectories at once (`per step`) or for one (`per step and
 trajectory`); the texts have another. Packs are built within the measured time. Gradients of all weights must agree to

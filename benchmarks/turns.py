@@ -2,7 +2,7 @@
 
     python benchmarks/turns.py
 
-A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; about MINUTES minutes. 16
+A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; some minutes. 16
 prompts in one batch, as RL samples them, then forward and backward over their packs. Both histories: with `last` a
 refinement sees the last image alone and cost is linear by construction; with `full` contexts grow. The straight line is
 fitted by least squares; beside it stands the largest distance of a point from it, as a share of the point.
