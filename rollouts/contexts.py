@@ -21,6 +21,7 @@ from irg_rl.guidance import guide, is_active
 from irg_rl.model.cache import KVCache, Mark
 from irg_rl.model.pack import Grid
 from irg_rl.model.unified import UnifiedModel
+from rollouts.drawing import Velocity
 from rollouts.images import Seen
 
 
@@ -86,31 +87,35 @@ class Contexts:
             self._texts = _branched(self.model, self._texts, rows)
             self._texts_think_end = self._texts_think_end.of(rows)
 
-    def velocity(
-        self, x: Float[Tensor, "R N D"], t: float, grid: Grid, rows: Int[Tensor, "R"], turn: int
-    ) -> Float[Tensor, "R N D"]:
-        """The model's velocity, guided where the settings say so."""
-        which = everyone(self.cache, rows)
-        times = torch.full((len(x),), t)
-        v = self.model.velocity(self.cache, x, times, grid, which)
-        settings = self.guidance
-        if settings is None:
-            return v
-        if not is_active(t, settings.interval if turn else settings.first_interval, settings.text_scale):
-            return v
-        without_text = self.model.velocity(self.cache, x, times, grid, which, at=self._before_text)
-        without_image = None
+    def drawing(self, grid: Grid, rows: Int[Tensor, "R"], turn: int) -> Velocity:
+        """The model's velocity, guided where the settings say so, for all steps of the images that the rows draw now.
+        The contexts must stay as they are meanwhile."""
+        which, count, settings = everyone(self.cache, rows), len(rows), self.guidance
+        plain = self.model.drawing(self.cache, count, grid, which)
+        without_text = without_image = None
+        if settings is not None:
+            without_text = self.model.drawing(self.cache, count, grid, which, at=self._before_text)
         if turn and self._texts is not None:
-            without_image = self.model.velocity(self._texts, x, times, grid, everyone(self._texts, rows))
-        return guide(
-            v,
-            without_text,
-            without_image,
-            text_scale=settings.text_scale,
-            image_scale=settings.image_scale if turn else 1.0,
-            renorm=settings.renorm if turn else settings.first_renorm,
-            renorm_min=settings.renorm_min,
-        )
+            without_image = self.model.drawing(self._texts, count, grid, everyone(self._texts, rows))
+
+        def velocity(x: Float[Tensor, "R N D"], t: float) -> Float[Tensor, "R N D"]:
+            times = torch.full((len(x),), t)
+            v = plain(x, times)
+            if settings is None:
+                return v
+            if not is_active(t, settings.interval if turn else settings.first_interval, settings.text_scale):
+                return v
+            return guide(
+                v,
+                without_text(x, times),
+                None if without_image is None else without_image(x, times),
+                text_scale=settings.text_scale,
+                image_scale=settings.image_scale if turn else 1.0,
+                renorm=settings.renorm if turn else settings.first_renorm,
+                renorm_min=settings.renorm_min,
+            )
+
+        return velocity
 
 
 def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:

@@ -213,9 +213,8 @@ class _Batch:
             window(sampler.noise, sampler.sampling.points, window_seed(r.seed, r.prompt.id, turn), r.iteration)
             for r in (self.requests[row] for row in rows)
         ]
-        which = torch.tensor(rows)
         return draw_images(
-            lambda x, t: self.contexts.velocity(x, t, grid, which, turn),
+            self.contexts.drawing(grid, torch.tensor(rows), turn),
             (grid[0] * grid[1], sampler.model.config.latent_dim),
             [self.requests[row].noise(turn) for row in rows],
             [self._start(self.requests[row], turn) for row in rows],

@@ -78,6 +78,7 @@ class _Member:
     actor: ActorHandle | None = None
     unit: _Unit | None = None
     refs: list[ObjectRef] = field(default_factory=list)
+    began: float = 0.0  # the unit
     deadline: float = 0.0  # of the unit, or of the start
     respawn_at: float = 0.0
     deaths: int = 0  # in a row; a finished unit clears it
@@ -118,6 +119,7 @@ class Fleet:
         self._queue: deque[_Unit] = deque()
         self._known: set[Hashable] = set()
         self.losses: list[str] = []  # one line per lost unit or actor, for the log
+        self._worked = 0.0
         for member in self._members:
             self._spawn(member)
 
@@ -131,6 +133,15 @@ class Fleet:
     def outstanding(self) -> int:
         """Units queued or running."""
         return len(self._known)
+
+    def lap(self) -> float:
+        """Seconds that members have worked on finished units since the last lap, mean over the members."""
+        taken, self._worked = self._worked, 0.0
+        return taken / self.settings.size
+
+    def under_way(self) -> list[ObjectRef]:
+        """What members are busy with, units and starts: one reference each, ready when that has ended."""
+        return [m.refs[0] for m in self._members if m.health in (Health.STARTING, Health.BUSY)]
 
     def submit(self, unit: Hashable, method: str, *args: Any) -> None:
         """Queues `actor.method(*args)` under the id `unit`."""
@@ -244,7 +255,8 @@ class Fleet:
                 member.refs = [call] if self._returns == 1 else list(call)
                 member.unit = unit
                 member.health = Health.BUSY
-                member.deadline = self._clock() + self.settings.unit_timeout
+                member.began = self._clock()
+                member.deadline = member.began + self.settings.unit_timeout
 
     def _collect(self, timeout: float) -> list[Finished]:
         waiting = {m.refs[0]: m for m in self._members if m.health in (Health.STARTING, Health.BUSY)}
@@ -278,6 +290,7 @@ class Fleet:
             return None
         member.unit = None
         member.deaths = 0
+        self._worked += self._clock() - member.began
         self._known.discard(unit.id)
         return Finished(unit.id, value, member.refs[1] if self._returns == 2 else None, unit.attempts)
 
@@ -310,3 +323,12 @@ class Fleet:
             ray.kill(member.actor, no_restart=True)
         member.actor = None
         member.refs = []
+
+
+def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> None:
+    """Returns when a member of any of the fleets has ended what it was busy with, or after `timeout` seconds."""
+    refs = [ref for fleet in fleets for ref in fleet.under_way()]
+    if refs:
+        ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)
+    else:
+        time.sleep(timeout)

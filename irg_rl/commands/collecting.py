@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ray import ObjectRef
 
-from irg_rl.cluster.fleet import Finished, Fleet
+from irg_rl.cluster.fleet import Fleet, wait_for_any
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.commands.critic import Verdict
 from irg_rl.commands.run import RunError
@@ -28,6 +28,8 @@ def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
 
 
 DEAD = "no spread in the rewards of its group"
+LONGEST_WAIT_S = 0.25
+"""Without a look at the fleets, which bury members past their deadlines and raise new ones."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Collector:
         while self.slots.free:
             self._submit(self.slots.admit(self.clock() + self.deadline), update)
 
+    @property
+    def busy(self) -> bool:
+        """Whether groups are on their way."""
+        return bool(self.sampling)
+
     def resume(self, update: int) -> None:
         """Sample the groups again that were in flight at the checkpoint: their samples were in memory only."""
         for slot in self.slots.in_flight():
@@ -111,17 +118,22 @@ class Collector:
 
     def pump(self, timeout: float, update: int) -> None:
         """Move whatever has finished one step on, waiting at most `timeout` seconds for something to happen."""
-        share = timeout / 2 if self.critics.outstanding() else timeout
-        for done in self.rollouts.poll(share):
-            self.critics.submit(done.id, "score_group", done.body)
-        if self.critics.outstanding():
-            for done in self.critics.poll(timeout - share):
-                self._scored(done)
+        if not self._move_on():
+            wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
+            self._move_on()
         self._settle(update)
         self._cancel_straggler(update)
 
-    def _scored(self, done: Finished) -> None:
-        self.waiting[done.id] = (done.value, done.body)
+    def _move_on(self) -> bool:
+        """Whether anything was sampled or scored since the last call. Both fleets are asked, without waiting: neither
+        may idle because the driver waits for the other."""
+        sampled = self.rollouts.poll(0.0)
+        for done in sampled:
+            self.critics.submit(done.id, "score_group", done.body)
+        scored = self.critics.poll(0.0)
+        for done in scored:
+            self.waiting[done.id] = (done.value, done.body)
+        return bool(sampled or scored)
 
     def _settle(self, update: int) -> None:
         """Judge finished groups in id order; a dead one is replaced while the update may refill."""

@@ -117,9 +117,14 @@ class Learners:
 
     def finish(self, training: Future) -> dict[str, float]:
         """Metrics of the update."""
-        metrics = training.result(timeout=self.recipe.engine.deadline_s)[0]
+        longest = self.recipe.engine.deadline_s + WARM_UP_S  # the call gives up before, and says what it waited for
+        metrics = training.result(timeout=longest)[0]
         self.updates += 1
         return metrics
+
+    def seconds(self) -> dict[str, float]:
+        """What each part of the last update took on the first rank."""
+        return self._all("seconds")[0]
 
     def save(self, cursors: dict) -> None:
         """A complete checkpoint of the RL stage."""

@@ -147,8 +147,8 @@ class Loop:
         if every and (update + 1) % every == 0:
             self.learners.dump([body for _, body in batch])
         training = self.learners.train([body for _, body in batch])
-        while not training.done():
-            collector.pump(0.2, update)  # with staleness > 0 sampling goes on meanwhile
+        while collector.busy and not training.done():
+            collector.pump(0.05, update)  # with staleness > 0 sampling goes on meanwhile
         result = self.learners.finish(training)
         learned = time.monotonic()
         message = self.learners.publish()
@@ -159,7 +159,7 @@ class Loop:
         verdicts = [verdict for verdict, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
         result.pop("step")
-        metrics = {**summary(verdicts), **result, **{f"seconds/{k}": v for k, v in times.items()}}
+        metrics = {**summary(verdicts), **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
         if self.run.recipe.rl.dpo is not None:
             metrics["dpo/judged_ties"], collector.ties = float(collector.ties), 0
         self.tracker.log("rl", self.learners.updates, metrics)
@@ -168,6 +168,12 @@ class Loop:
             self.learners.save({"slots": collector.slots.state()})
             self.run.count_time("rl")
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
+
+    def _busy(self) -> dict[str, float]:
+        """Seconds that every kind of work has taken since the last update, whatever went on beside it: sampling as mean
+        over the rollout actors, learning on the first rank."""
+        parts = {"sampling": self.rollouts.lap(), "scoring": self.critics.lap(), **self.learners.seconds()}
+        return {f"busy/{part}": seconds for part, seconds in parts.items()}
 
     def _check_ratio(self, groups: list) -> None:
         rows = self.learners.check_ratio(groups)

@@ -1,8 +1,8 @@
 """The learner's rank: a model on the engine that takes groups and gives weights. Made to run as a Ray actor, one per
 rank; it imports no Ray, so a single rank also runs in the driver's own process.
 
-Every method but `open_port` and `stats` is collective: all ranks are called with the same arguments and return the
-same, except that tensors come from rank 0 alone.
+Every method but `open_port`, `seconds` and `stats` is collective: all ranks are called with the same arguments and
+return the same, except that tensors come from rank 0 alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -199,6 +199,10 @@ class Learner:
         self._checked = True
         return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
 
+    def seconds(self) -> dict[str, float]:
+        """What packing, replay (all forwards and backwards) and the optimizer took on this rank since the last call."""
+        return self.engine.watch.lap()
+
     def stats(self) -> dict[str, float]:
         """Counters of this rank."""
         return {"steps": self.engine.steps, "skipped": self.engine.skipped, "rank": self.place.rank}
@@ -226,7 +230,8 @@ class Learner:
         return noised(groups, self._forward_process, self.settings.shift, self.settings.seed, self.old.updates)
 
     def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
-        return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
+        with self.engine.watch("packing"):
+            return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
 
     def _steps(
         self, groups: Sequence[Group], metrics: dict, parts: int
@@ -270,7 +275,8 @@ class Learner:
         fitting = [pair for pair in sides if fits(self._replay, pair, limit)]
         metrics |= {"dpo/ties": float(pairs.ties), "dpo/too_long": float(len(sides) - len(fitting))}
         for own in minibatches(fitting, parts):
-            packs = pair_packs(self._replay, own, limit, self.place.rank, self.place.world_size)
+            with self.engine.watch("packing"):
+                packs = pair_packs(self._replay, own, limit, self.place.rank, self.place.world_size)
             reference = reference_scores(self.engine, self._first, packs, settings.law)
             loss = PairLoss(
                 preferences.settings, settings.law, packs, reference, settings.loss.text_weight,

@@ -23,6 +23,7 @@ from irg_rl.learner.old_weights import holding
 from irg_rl.learner.parts import make_optimizer, part_of
 from irg_rl.learner.process_group import Rank, join
 from irg_rl.learner.reduce import all_true, gather_objects, max_over_ranks, reduce_sum, sum_over_ranks
+from irg_rl.learner.stopwatch import Stopwatch
 from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings, Loss, LossFn, NonFiniteError, StepResult
 from irg_rl.learner.weights import FullState
 
@@ -62,6 +63,7 @@ class Engine(Generic[P]):
         self._options = dict(forward_options or {})
         self.steps = 0
         self.skipped = 0
+        self.watch = Stopwatch(self.device)
         self._bad_in_a_row = 0
         if settings.activation_checkpointing:
             model.recompute_activations()
@@ -91,7 +93,7 @@ class Engine(Generic[P]):
             raise ValueError("no rank has a pack: an update needs at least one")
         rates = self._set_learning_rates()
         terms, sums, maxima = _Sums(), _Sums(), _Maxima()
-        with self._accumulate():
+        with self.watch("replay"), self._accumulate():
             for index, pack in enumerate(packs):
                 loss = loss_fn(self._engine(pack.to(self.device), **self._options), index, totals)
                 terms.add({name: float(term.detach()) for name, term in loss.terms.items()})
@@ -102,8 +104,9 @@ class Engine(Generic[P]):
                 self._run_idle(0.0)
             if not all_true(_finite(terms), self.device):
                 self._run_idle(float("nan"))  # reaches every gradient, so every stage takes its own skipping path
-        norms = self._grad_norms()
-        applied = self._apply(norms)
+        with self.watch("optimizer"):
+            norms = self._grad_norms()
+            applied = self._apply(norms)
         self._count(applied, terms)
         return StepResult(
             self.steps, applied, sum_over_ranks(terms), sum_over_ranks(sums), max_over_ranks(maxima), norms, rates
@@ -113,7 +116,7 @@ class Engine(Generic[P]):
         """`read(output, index)` of every pack, without gradients; ranks may have different numbers of packs."""
         forwards = max(gather_objects(len(packs)))
         results = []
-        with torch.no_grad():
+        with self.watch("replay"), torch.no_grad():
             for index, pack in enumerate(packs):
                 results.append(read(self._engine.module(pack.to(self.device), **self._options), index))
             for _ in range(forwards - len(packs)):

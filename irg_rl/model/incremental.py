@@ -4,6 +4,9 @@ Every call builds a small pack whose roots start at the contexts' next rope posi
 that also sees the cache. `rows` names the batch rows that take part (None: all of them, in order).
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -69,7 +72,6 @@ class Incremental:
         cache.positions[which] += 1
         return self.language_model.lm_head(und)
 
-    @torch.no_grad()
     def velocity(
         self,
         cache: KVCache,
@@ -79,21 +81,35 @@ class Incremental:
         rows: Tensor | None = None,
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
-        """Velocity of noisy images in their contexts, which stay as they are. `at`: the contexts as they were at that
-        mark, so a shorter prefix (guidance without the last text) needs no cache of its own."""
+        """Velocity of noisy images in their contexts, which stay as they are: one step of `drawing`."""
+        return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
+
+    def drawing(
+        self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
+    ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
+        """The velocity of noisy images at their times, laid out once for all denoising steps. The contexts must stay as
+        they are meanwhile. `at`: as they were at that mark, so a shorter prefix (guidance without the last text) needs
+        no cache of its own."""
         past = cache.mark() if at is None else at
         which = slice(None) if rows is None else rows.cpu()
-        lengths, times = past.lengths[which], t.tolist()
+        lengths, device = past.lengths[which], cache.keys[0].device
         if (lengths > cache.lengths[which]).any():
             raise ValueError("the mark lies beyond what the cache holds")
         builder = self.pack_builder()
-        for image, time, start in zip(x_t, times, past.positions[which].tolist(), strict=True):
-            builder.add_noise(image, time, grid, gap=start)
+        empty = torch.zeros(grid[0] * grid[1], self.config.latent_dim)
+        for _, start in zip(range(images), past.positions[which].tolist(), strict=True):
+            builder.add_noise(empty, 0.0, grid, gap=start)
             builder.new_row()
-        pack = builder.build().to(cache.keys[0].device)
-        attend = CachedAttention(cache, rows, lengths, pack.lengths, pack.visibility.dense(), pack, write=False)
-        _, gen = self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))
-        return self.llm2vae(gen).float().view_as(x_t)
+        pack = builder.build().to(device)
+
+        @torch.no_grad()
+        def velocity(x_t: Float[Tensor, "R G D"], t: Float[Tensor, "R"]) -> Float[Tensor, "R G D"]:
+            attend = CachedAttention(cache, rows, lengths, pack.lengths, pack.visibility.dense(), pack, write=False)
+            noisy = replace(pack, latents=x_t.flatten(0, 1).float(), times=t.to(device, torch.float32))
+            _, gen = self.trunk(noisy, attend, (pack.logit_index, pack.velocity_index))
+            return self.llm2vae(gen).float().view_as(x_t)
+
+        return velocity
 
     def _starts(self, cache: KVCache, rows: Tensor | None, items: list) -> list[tuple]:
         """Every row's item with the rope position it starts at."""

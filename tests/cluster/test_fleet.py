@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
-from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health
+from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, wait_for_any
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
 
 
@@ -106,6 +106,23 @@ def test_results_come_in_unit_order_whatever_the_order_of_arrival(make_fleet):
     units = [(f"unit {n}", "paint_slowly", (n, 0.3 if n == 0 else 0.0)) for n in range(5)]
     assert values(fleet.run(units, timeout=60)) == [(n * n, 0) for n in range(5)]
     assert fleet.outstanding() == 0
+
+
+def test_a_lap_is_what_finished_units_took_per_member(make_fleet):
+    fleet = make_fleet()
+    fleet.run([(n, "paint_slowly", (n, 0.2)) for n in range(3)], timeout=60)
+    assert fleet.lap() >= 3 * 0.2 / 2
+    assert fleet.lap() == 0.0
+
+
+def test_a_wait_for_several_fleets_ends_with_the_first_of_their_units(make_fleet):
+    fleets = [make_fleet(size=1) for _ in range(2)]
+    for fleet in fleets:
+        fleet.wait_until_serving(1, 60)
+    fleets[0].submit("slow", "paint_slowly", 1, 600.0)
+    fleets[1].submit("quick", "paint", 2)
+    wait_for_any(fleets, 60.0)
+    assert fleets[0].poll(0.0) == [] and values(fleets[1].poll(0.0)) == [(4, 0)]
 
 
 def test_a_unit_whose_actor_is_killed_is_done_by_another_and_nothing_is_lost(make_fleet, tmp_path):

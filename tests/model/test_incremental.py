@@ -114,7 +114,10 @@ def test_velocities_leave_the_context_as_it_was(tiny):
     cache = tiny.new_cache(2, 32)
     tiny.prefill_text(cache, [[1, 2], [3]])
     before = [k.clone() for k in cache.keys + cache.values]
-    tiny.velocity(cache, torch.randn(2, 4, 16), torch.tensor([0.5, 0.5]), GRID)
+    draw = tiny.drawing(cache, 2, GRID)
+    for t in (0.9, 0.5):
+        x, times = torch.randn(2, 4, 16), torch.full((2,), t)
+        assert torch.equal(draw(x, times), tiny.velocity(cache, x, times, GRID))
     assert all(torch.equal(a, b) for a, b in zip(before, cache.keys + cache.values))
     assert cache.lengths.tolist() == [4, 3]
 

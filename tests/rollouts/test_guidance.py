@@ -74,7 +74,7 @@ def test_guided_velocities_come_from_the_named_contexts(kit, history, turn):
     recipe = GuidanceRecipe(text_scale=3.0, image_scale=2.0, renorm_min=0.2)
     x, t = numbers(16, 16, seed=9), 0.6
     contexts = grown(kit, history, turn, recipe)
-    got = contexts.velocity(torch.stack([x, x]), t, GRID, torch.arange(2), turn)
+    got = contexts.drawing(GRID, torch.arange(2), turn)(torch.stack([x, x]), t)
     full, text, image = (packed_velocity(kit, x, t, parts) if parts else None for parts in branches(kit, history, turn))
     expected = guide(
         full,
@@ -94,7 +94,7 @@ def test_without_a_system_text_the_first_text_branch_is_an_empty_context(kit):
     recipe = GuidanceRecipe(text_scale=3.0)
     x = numbers(16, 16, seed=9)
     contexts = grown(kit, "last", 0, recipe, system=None)
-    got = contexts.velocity(torch.stack([x, x]), 0.6, GRID, torch.arange(2), 0)
+    got = contexts.drawing(GRID, torch.arange(2), 0)(torch.stack([x, x]), 0.6)
     full, text = packed_velocity(kit, x, 0.6, [PROMPT, THINK]), packed_velocity(kit, x, 0.6, [])
     torch.testing.assert_close(got[0], guide(full, text, text_scale=3.0), atol=2e-5, rtol=1e-5)
 
@@ -105,9 +105,8 @@ def test_guidance_is_on_inside_its_interval_only(kit):
     plain = Contexts(kit.model, [PROMPT] * 2, SYSTEM, 200, "last", None)
     plain.add_text(torch.arange(2), [THINK] * 2)
     for t, guided in ((1.0, True), (0.41, True), (0.4, False), (0.1, False)):
-        same = torch.equal(
-            contexts.velocity(x, t, GRID, torch.arange(2), 0), plain.velocity(x, t, GRID, torch.arange(2), 0)
-        )
+        one, other = (drawn.drawing(GRID, torch.arange(2), 0)(x, t) for drawn in (contexts, plain))
+        same = torch.equal(one, other)
         assert same is not guided
 
 

@@ -116,7 +116,7 @@ def test_dropped_branches_are_exactly_the_contexts_that_guidance_uses(world, tur
     )  # fmt: skip
     time = float(packs["full"].pack.times[-1])
     contexts = contexts_of(world, row, turn, packs["full"])
-    got = contexts.velocity(x_t[None], time, (2, 2), torch.arange(1), turn)
+    got = contexts.drawing((2, 2), torch.arange(1), turn)(x_t[None], time)
     torch.testing.assert_close(got[0], expected, atol=2e-5, rtol=1e-5)
     for name in ("text", "image")[: turn + 1]:
         assert (velocities[name] - velocities["full"]).abs().max() > 1e-3, f"the {name} branch changes nothing"

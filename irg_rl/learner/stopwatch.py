@@ -1,0 +1,30 @@
+"""Where the learner's time goes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Adds up what named parts of the work take: `with watch("replay"): ...`."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._device is not None and self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # kernels run on after the calls that started them
+            self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - began
+
+    def lap(self) -> dict[str, float]:
+        """Seconds of each part since the last lap."""
+        taken, self._seconds = self._seconds, {}
+        return taken
