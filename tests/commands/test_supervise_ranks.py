@@ -16,12 +16,12 @@ from tests.commands.begun import STAGE, begun_run
 pytestmark = pytest.mark.timeout(900)
 
 
-def begun(world, folder, ranks: int) -> Run:
-    """A run whose stage has two packs per step, under ZeRO 3."""
-    stage = STAGE | {"packs_per_step": 2, "steps": 4, "optimizer": {"lr": 5e-3, "eps": 1e-3}}
-    sft = {"data": str(folder / "rows"), "stage1": stage, "checkpoint_every": 2, "validate_every": 2,
+def two_ranked(world, folder, ranks: int, zero_stage: int) -> Run:
+    """A run whose stage has two packs per step."""
+    made = STAGE | {"packs_per_step": 2, "steps": 4, "optimizer": {"lr": 5e-3, "eps": 1e-3}}
+    sft = {"data": str(folder / "rows"), "stage1": made, "checkpoint_every": 2, "validate_every": 2,
            "validation_rows": 1, "ema_decay": 0.5}  # fmt: skip
-    engine = {"threads": 2, "learner_ranks": ranks, "zero_stage": 3}
+    engine = {"threads": 2, "learner_ranks": ranks, "zero_stage": zero_stage}
     return begun_run(world, folder, sft=sft, engine=engine, rl=None)
 
 
@@ -33,22 +33,18 @@ def trained(run: Run) -> tuple[dict[str, torch.Tensor], dict]:
     return load_folder(run.path("models", "sft1")).model.state_dict(), facts
 
 
-@pytest.fixture(scope="module")
-def shared(world, tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict]:
-    """What two ranks make of it."""
-    return trained(begun(world, tmp_path_factory.mktemp("shared"), 2))
-
-
-def test_two_ranks_train_the_model_that_one_trains(world, shared, tmp_path):
-    weights, facts = shared
-    expected, told = trained(begun(world, tmp_path, 1))
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_two_ranks_train_the_model_that_one_trains(world, tmp_path, zero_stage):
+    (alone, told), (shared, said) = (
+        trained(two_ranked(world, tmp_path / str(ranks), ranks, zero_stage)) for ranks in (1, 2)
+    )
     before = world.model.state_dict()
-    moved = max(float((expected[name] - before[name]).abs().max()) for name in before)
+    moved = max(float((alone[name] - before[name]).abs().max()) for name in before)
     assert moved > 1e-3
-    for name, weight in expected.items():
-        torch.testing.assert_close(weights[name], weight, rtol=0, atol=0.01 * moved, msg=name)
-    assert facts["validation"] == pytest.approx(told["validation"], rel=1e-3)
-    assert (facts["steps"], facts["rejected_rows"]) == (told["steps"], told["rejected_rows"]) == (4, 0)
+    for name, weight in alone.items():
+        torch.testing.assert_close(shared[name], weight, rtol=0, atol=0.05 * moved, msg=name)
+    assert said["validation"] == pytest.approx(told["validation"], rel=1e-3)
+    assert {k: said[k] for k in ("steps", "rejected_rows")} == {"steps": 4, "rejected_rows": 0}
     assert not ray.is_initialized()
 
 
@@ -56,8 +52,9 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_stage_of_two_ranks_resumes_bit_for_bit(world, shared, tmp_path, monkeypatch):
-    run = begun(world, tmp_path, 2)
+def test_a_killed_stage_of_two_ranks_resumes_bit_for_bit(world, tmp_path, monkeypatch):
+    whole, _ = trained(two_ranked(world, tmp_path / "whole", 2, 2))
+    run = two_ranked(world, tmp_path / "killed", 2, 2)
 
     def die(self, name: str) -> None:  # called after every checkpoint
         raise Killed
@@ -68,7 +65,7 @@ def test_a_killed_stage_of_two_ranks_resumes_bit_for_bit(world, shared, tmp_path
     monkeypatch.undo()
     path, _ = checkpoint.latest(run.path("sft1"))
     assert checkpoint.describe(path).step == 2 and not ray.is_initialized()
-    weights, facts = trained(run)
-    assert facts["steps"] == 4 and all(torch.equal(weights[name], weight) for name, weight in shared[0].items())
+    again, facts = trained(run)
+    assert facts["steps"] == 4 and all(torch.equal(again[name], whole[name]) for name in whole)
     lines = [json.loads(line) for line in (run.folder / METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines if line["stage"] == "sft1"] == [2, 4]
