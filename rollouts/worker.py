@@ -36,6 +36,7 @@ class WorkerSettings:
     threads: int
     device: str = EngineRecipe.model_fields["device"].default
     dtype: str = EngineRecipe.model_fields["dtype"].default
+    attention: str = EngineRecipe.model_fields["attention"].default
     guidance: GuidanceRecipe | None = None  # for `evaluate`
     training_guidance: GuidanceRecipe | None = None  # for `sample_group`
     record_steps: bool = True  # for `sample_group`; see Sampler
@@ -61,7 +62,7 @@ class RolloutWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         take_thread_share(settings.threads)
-        held = load_folder(Path(settings.folder), settings.device, _DTYPES[settings.dtype])
+        held = load_folder(Path(settings.folder), settings.device, _DTYPES[settings.dtype], settings.attention)
         self._model = held.model
         if settings.lora is not None:
             add_adapters(self._model, settings.lora, settings.seed)

@@ -187,8 +187,16 @@ class PackStream:
             source.load_state(saved)
 
     def next(self) -> SFTPack:
-        draws = np.random.default_rng([self.seed, self.number])
         generator = torch.Generator().manual_seed((self.seed << 32) + self.number)
+        return self.layout.pack(self.new_builder(), self.encoder.encode(self._rows()), generator)
+
+    def skip(self) -> None:
+        """Goes past a pack, which another rank trains on: its rows are drawn and not encoded."""
+        self._rows()
+
+    def _rows(self) -> list[tuple[Part, ...]]:
+        """The rows of the next pack."""
+        draws = np.random.default_rng([self.seed, self.number])
         rows: list[tuple[Part, ...]] = []
         tokens = 0
         pending = [k for k, s in enumerate(self.stage.sources) if s.mandatory]
@@ -203,7 +211,7 @@ class PackStream:
             rows.append(row)
             tokens += cost
         self.number += 1
-        return self.layout.pack(self.new_builder(), self.encoder.encode(rows), generator)
+        return rows
 
     def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
         """The next row that is not over-long, and its tokens."""

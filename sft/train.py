@@ -11,6 +11,7 @@ from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, Loss, StepResult
+from irg_rl.learner.reduce import sum_over_ranks
 from irg_rl.learner.training_state import capture, restore
 from sft.loss import Counts, right_tokens, sft_loss
 from sft.packing import PackStream, SFTPack
@@ -70,29 +71,40 @@ class StageTrainer:
     def run(self) -> dict[str, float]:
         """Train to the plateau or the last step; returns the last validation."""
         metrics: dict[str, float] = {}
-        while not self._is_done():
-            result = self._step()
-            self.on_step(result)
-            if not result.applied:
-                continue  # the same step again, with the next packs
-            step = self.engine.steps
-            if step % self.validate_every == 0 or step >= self.stage.steps:
-                metrics = self.validate()
-                self.on_validation(step, metrics)
-                self.plateau.add(metrics["loss"])
-            if step % self.checkpoint_every == 0 or self._is_done():
-                self.save()
-                self.on_checkpoint()
+        while not self.is_done:
+            metrics = self.advance() or metrics
         return metrics or self.validate()
 
-    def _is_done(self) -> bool:
+    def advance(self) -> dict[str, float]:
+        """One step, and the validation and the checkpoint that are due after it; returns the validation, or nothing."""
+        metrics: dict[str, float] = {}
+        result = self._step()
+        self.on_step(result)
+        if not result.applied:
+            return metrics  # the same step again, with the next packs
+        step = self.engine.steps
+        if step % self.validate_every == 0 or step >= self.stage.steps:
+            metrics = self.validate()
+            self.on_validation(step, metrics)
+            self.plateau.add(metrics["loss"])
+        if step % self.checkpoint_every == 0 or self.is_done:
+            self.save()
+            self.on_checkpoint()
+        return metrics
+
+    @property
+    def is_done(self) -> bool:
         """Also right after a resume: a run may stop between its last checkpoint and the end of the stage."""
         return self.engine.steps >= self.stage.steps or self.plateau.reached
 
     def _step(self) -> StepResult:
         place = self.engine.place
-        packs = [self.stream.next() for _ in range(self.stage.packs_per_step)]
-        mine = packs[place.rank :: place.world_size]
+        mine: list[SFTPack] = []
+        for turn in range(self.stage.packs_per_step):
+            if turn % place.world_size == place.rank:
+                mine.append(self.stream.next())
+            else:
+                self.stream.skip()
 
         def loss_fn(output, index: int, totals: dict[str, float]) -> Loss:
             counts = Counts(int(totals["text"]), int(totals["latent"]))
@@ -107,17 +119,20 @@ class StageTrainer:
         return result
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy, flow error and share of right tokens on the held-out packs, unweighted."""
-        counts = Counts.of(self.validation)
+        """Cross-entropy, flow error and share of right tokens on the held-out packs, unweighted. The ranks share the
+        packs."""
+        place, counts = self.engine.place, Counts.of(self.validation)
+        mine = self.validation[place.rank :: place.world_size]
 
         def read(output, index: int) -> tuple[float, float, int]:
-            terms = sft_loss(output, self.validation[index], counts, 1.0, 1.0)
-            return terms["ce"].item(), terms["mse"].item(), right_tokens(output, self.validation[index])
+            terms = sft_loss(output, mine[index], counts, 1.0, 1.0)
+            return terms["ce"].item(), terms["mse"].item(), right_tokens(output, mine[index])
 
-        parts = self.engine.evaluate([p.pack for p in self.validation], read)
-        ce, mse = (sum(part[k] for part in parts) for k in (0, 1))
-        loss = self.stage.ce_weight * ce + self.stage.mse_weight * mse
-        return {"loss": loss, "ce": ce, "mse": mse, "right_tokens": sum(p[2] for p in parts) / max(counts.text, 1)}
+        parts = self.engine.evaluate([p.pack for p in mine], read)
+        sums = sum_over_ranks({name: sum(p[k] for p in parts) for k, name in enumerate(("ce", "mse", "right"))})
+        loss = self.stage.ce_weight * sums["ce"] + self.stage.mse_weight * sums["mse"]
+        right = sums["right"] / max(counts.text, 1)
+        return {"loss": loss, "ce": sums["ce"], "mse": sums["mse"], "right_tokens": right}
 
     def save(self) -> None:
         tensors, words = capture(self.engine, self.ema)

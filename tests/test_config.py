@@ -194,6 +194,10 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.probe_every=1", "engine.zero_stage=3"], "rl.probe_every needs engine.zero_stage 0, 1 or 2"),
     (["engine.dtype=bf16"], "engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU"),
     (["engine.dtype=bf16", "engine.device=cuda", "engine.zero_stage=1"], "needs engine.zero_stage 2 or 3, found 1"),
+    (["engine.attention=flex"], "engine.attention flex needs engine.device cuda; leave it out on the CPU"),
+    (["engine.attention=flash", "engine.device=cuda"], "engine.attention flash needs engine.dtype bf16, found fp32"),
+    (["engine.attention=flex", "engine.device=cuda", "model.llm.num_attention_heads=16"],
+     "engine.attention flex needs heads of at least 16 numbers, model.llm has 8: choose auto or sdpa"),
     (["sampling.image_size=[30, 32]"], "sides must be multiples of 8 pixels"),
     (["sampling.image_size=[32, 128]"], "at most 48 (model.max_latent_size)"),
     (["sampling.image_size=[16, 16]"], "SFT enlarges smaller pictures to 24 pixels"),
@@ -378,6 +382,17 @@ def test_the_digest_changes_with_every_other_setting():
         assert changed.digest() != digest, f"{setting} is not part of the digest"
         section[last], tried = value, tried + 1
     assert tried > 80
+
+
+def test_kernels_of_attention_are_part_of_the_digest_where_they_are_chosen():
+    assert smoke("engine.attention=auto").digest() == smoke().digest() != smoke("engine.attention=sdpa").digest()
+    assert "attention" not in smoke("engine.attention=auto").model_dump()["engine"]
+
+
+def test_an_sft_stage_has_no_more_ranks_than_packs():
+    stage = smoke().sft.stage1
+    eight = smoke("engine.learner_ranks=8", "rl.groups=8")
+    assert [eight.sft_ranks(stage.model_copy(update={"packs_per_step": n})) for n in (1, 3, 16)] == [1, 3, 8]
 
 
 def test_the_digest_is_the_same_for_a_recipe_written_differently(tmp_path):

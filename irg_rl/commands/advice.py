@@ -57,12 +57,16 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
     sampling, engine = recipe.sampling, recipe.engine
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]
-    if place not in (ROLLOUT, EVALUATION) and not engine.activation_checkpointing:
-        yield "engine.activation_checkpointing", ["true"]
-    if place == LEARNER:
-        yield "engine.zero_stage", list(range(engine.zero_stage + 1, 4))
+    trains = place not in (ROLLOUT, EVALUATION)
+    if trains:
+        if not engine.activation_checkpointing:
+            yield "engine.activation_checkpointing", ["true"]
+        of_rl = place == LEARNER
+        stage = engine.zero_stage if of_rl else recipe.sft_zero_stage
+        yield "engine.zero_stage" if of_rl else "sft.zero_stage", list(range(stage + 1, 4))
         if engine.device == "cuda":
             yield "engine.learner_ranks", [engine.learner_ranks * factor for factor in (2, 4, 8)]
+    if place == LEARNER:
         yield "rl.max_pack_tokens", halves(recipe.rl.max_pack_tokens, 256)
         if min(recipe.rl.kl_text, recipe.rl.kl_image) == 0:  # the last one left holds the reference model
             yield from ((f"rl.{kl}", [0]) for kl in ("kl_text", "kl_image") if vars(recipe.rl)[kl] > 0)
@@ -72,9 +76,12 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
     elif place == EVALUATION:
         yield "evaluation.batch_size", halves(recipe.evaluation.batch_size, 1)
     else:
-        stage = place.split()[1]
-        yield "sft.zero_stage", list(range(recipe.sft_zero_stage + 1, 4))
-        yield f"sft.{stage}.tokens_per_pack", halves(recipe.sft.stages[stage].tokens_per_pack, 256)
+        name = place.split()[1]
+        yield f"sft.{name}.tokens_per_pack", halves(recipe.sft.stages[name].tokens_per_pack, 256)
+    if trains:
+        section = "rl" if place == LEARNER else f"sft.{place.split()[1]}"
+        if recipe.trained[section].lora is None:
+            yield f"{section}.lora", ["{rank: 64, alpha: 128}"]
     yield "sampling.turns", list(range(sampling.turns - 1, 0, -1))
     height, width = sampling.image_size
     yield "sampling.image_size", [f"[{height // part}, {width // part}]" for part in (2, 4)]

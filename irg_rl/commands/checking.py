@@ -8,6 +8,8 @@ from irg_rl.commands.scoring import spec_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, adapters_of, load_recipe, nearest
 from irg_rl.errors import InputError
 from irg_rl.learner.lora import adapter_size
+from irg_rl.model.attention import Backend
+from irg_rl.model.folder import check_folder
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.records import group_folders
@@ -28,11 +30,9 @@ JUDGE_PATIENCE_S = 10.0
 
 def machine_problems(recipe: Recipe) -> list[str]:
     """What the recipe needs and this machine lacks."""
-    problems = []
-    if recipe.engine.device == "cuda" and not torch.cuda.is_available():
-        problems.append("engine.device is cuda, but no GPU is visible: use a GPU machine or engine.device=cpu")
-    if recipe.init_from is not None and not Path(recipe.init_from).is_dir():
-        problems.append(f"init_from: {recipe.init_from} is not a folder in the released layout")
+    problems = gpu_problems(recipe) + attention_problems(recipe)
+    if recipe.init_from is not None:
+        problems += folder_problems(Path(recipe.init_from))
     if recipe.sft is not None and recipe.sft.data is not None:
         for name, stage in recipe.sft.stages.items():
             for source in stage.sources:
@@ -63,6 +63,44 @@ def machine_problems(recipe: Recipe) -> list[str]:
         except (InputError, OSError) as error:
             problems.append(f"rl.prompts: {error}")
     return problems
+
+
+def gpu_problems(recipe: Recipe) -> list[str]:
+    """Every learner rank and every rollout actor has a GPU of its own, and waits for it in vain where there is none."""
+    engine = recipe.engine
+    if engine.device != "cuda":
+        return []
+    if not torch.cuda.is_available():
+        return ["engine.device is cuda, but no GPU is visible: use a GPU machine or engine.device=cpu"]
+    wanted = {} if recipe.sft is None else {f"sft.{n}": recipe.sft_ranks(s) for n, s in recipe.sft.stages.items()}
+    if recipe.rl is not None:
+        wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
+    there = torch.cuda.device_count()
+    return [
+        f"{place} wants {count} GPUs and {there} are visible: lower engine.learner_ranks or engine.rollout_actors"
+        for place, count in wanted.items()
+        if count > there
+    ]
+
+
+def attention_problems(recipe: Recipe) -> list[str]:
+    """A kernel that is asked for and not there. (That it wants a GPU is the recipe's own affair.)"""
+    try:
+        Backend(recipe.engine.attention).require_kernels()
+    except InputError as error:
+        return [f"engine.{error}"]
+    return []
+
+
+def folder_problems(path: Path) -> list[str]:
+    """What is wrong with a model folder, from its JSON files and the headers of its weights."""
+    if not path.is_dir():
+        return [f"init_from: {path} is not a folder in the released layout"]
+    try:
+        check_folder(path)
+    except InputError as error:
+        return [f"init_from: {error}"]
+    return []
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:
@@ -151,5 +189,10 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
         f"{' and '.join(lora.experts)} expert{'s' if len(lora.experts) > 1 else ''}"
         for place, trained in recipe.trained.items()
         if (lora := adapters_of(trained)) is not None
+    ]
+    lines += [
+        f"sft.{name}: {ranks} of {recipe.engine.learner_ranks} learner ranks train it; more packs_per_step, more ranks"
+        for name, stage in (recipe.sft.stages if recipe.sft is not None else {}).items()
+        if (ranks := recipe.sft_ranks(stage)) < recipe.engine.learner_ranks
     ]
     return lines + [f"not on this machine: {problem}" for problem in machine_problems(recipe)]

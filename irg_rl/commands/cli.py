@@ -177,6 +177,7 @@ def generate(
     prompt: Annotated[list[str], typer.Option(help="what to draw; may be given several times")],
     out: Annotated[Path, typer.Option(help="folder for images, texts and settings")],
     turns: Annotated[int, typer.Option(min=1, help="images per prompt at most")] = 2,
+    stop: Annotated[bool, typer.Option(help="end where a reflection says that nothing is to change")] = True,
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
     preset: Preset = None,
     text_scale: Annotated[float | None, typer.Option(help="guidance by the text")] = None,
@@ -208,7 +209,8 @@ def generate(
         "sampling.history": history,
         "sampling.system_prompt": system_prompt,
     }
-    generate_to(checkpoint, prompt, turns, seed, {k: v for k, v in settings.items() if v is not None}, out)
+    changes = {name: value for name, value in settings.items() if value is not None}
+    generate_to(checkpoint, prompt, turns, seed, changes, out, stop)
 
 
 @app.command()

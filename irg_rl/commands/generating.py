@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from irg_rl.commands.measure import evaluation_sampling
-from irg_rl.commands.prepare import precision
+from irg_rl.commands.prepare import load_as
 from irg_rl.commands.progress import console
 from irg_rl.commands.run import Run, RunError, write_json
 from irg_rl.config import Recipe, SamplingRecipe, changed_recipe, parse_recipe
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
 from irg_rl.trajectory import Prompt, Trajectory
-from rollouts.request import Request
+from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
 
 BAGEL_TEXT_TOKENS = 1000
@@ -61,15 +61,17 @@ def released(folder: Path) -> Recipe:
 
 
 def load_here(folder: Path, recipe: Recipe) -> Folder:
-    """On the GPU and in the precision of its recipe where this machine has one, else on the CPU in fp32."""
+    """As its recipe says where that is a GPU and this machine has one, else on the CPU in fp32."""
     if recipe.engine.device == "cpu" or not torch.cuda.is_available():
         return load_folder(folder)
-    return load_folder(folder, recipe.engine.device, precision(recipe))
+    return load_as(recipe, folder)
 
 
-def generate_to(target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path) -> None:
+def generate_to(
+    target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path, stop: bool = True
+) -> None:
     """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`. `changes`: settings on
-    top of the recipe, by dotted name."""
+    top of the recipe, by dotted name. `stop`: a reflection that says that nothing is to change ends its trajectory."""
     folder = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(folder), changes, str(folder))
     evaluation = recipe.evaluation
@@ -78,20 +80,24 @@ def generate_to(target: Path, prompts: list[str], turns: int, seed: int, changes
     parts = load_here(folder, recipe)
     sampler = Sampler(
         parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling,
-        guidance=guidance if guidance.is_on else None, noise=noise,
+        guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if stop else _never,
     )  # fmt: skip
     requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
     trajectories = sampler.sample(requests, turns, evaluation.batch_size)
     out.mkdir(parents=True, exist_ok=True)
     settings = {
         "model": str(folder), "device": str(sampler.device), "dtype": str(parts.model.llm2vae.weight.dtype),
-        "seed": seed, "turns": turns, "preset": evaluation.preset, "sampling": _said(sampling),
+        "seed": seed, "turns": turns, "stop": stop, "preset": evaluation.preset, "sampling": _said(sampling),
         "guidance": guidance.model_dump(mode="json"), "noise": noise and noise.model_dump(mode="json"),
         "batch_size": evaluation.batch_size,
     }  # fmt: skip
     records = [_write(trajectory, out, number) for number, trajectory in enumerate(trajectories)]
     write_json(out / "settings.json", {**settings, "trajectories": records})
     console.print(f"{len(records)} trajectories written to {out}")
+
+
+def _never(text: str) -> bool:
+    return False
 
 
 def _said(sampling: SamplingRecipe) -> dict:

@@ -54,6 +54,7 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
         device=recipe.engine.device,
         system_prompt=sampling.system_prompt,
         shift=sampling.shift,
+        attention=recipe.engine.attention,
         max_pack_tokens=rl.max_pack_tokens,
         minibatches=rl.minibatches,
         context_grad=rl.context_grad,

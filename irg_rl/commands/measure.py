@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from irg_rl.commands.prepare import load_model, precision, prompts_of
+from irg_rl.commands.prepare import load_as, load_model, prompts_of
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run, RunError
 from irg_rl.commands.scoring import scorer_specs
@@ -17,7 +17,7 @@ from irg_rl.evaluate.gate import GateReport, Thresholds, check_gate
 from irg_rl.evaluate.outcomes import Outcomes, collect
 from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
-from irg_rl.model.folder import Folder, is_model_folder, load_folder
+from irg_rl.model.folder import Folder, is_model_folder
 from irg_rl.presets import PRESET
 from irg_rl.report.samples import Sample, from_trajectory, save_samples
 from irg_rl.trajectory import Prompt, Trajectory
@@ -181,7 +181,7 @@ def evaluate_target(
         run.recipe = changed_recipe(run.recipe, {PRESET: preset}, str(run.folder))
     settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
     prompts = held_out_prompts(run, split, changes["prompts"])
-    parts = load_folder(folder, run.recipe.engine.device, precision(run.recipe))
+    parts = load_as(run.recipe, folder)
     with reward_hub(run) if scored else nullcontext() as hub:
         measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts, controls)
     report = gate_of(run, measured.evaluation) if controls else None

@@ -14,7 +14,8 @@ import torch
 from irg_rl.commands.longest import Sampled, Sizes, replay_packs, sft_pack
 from irg_rl.commands.prepare import precision
 from irg_rl.commands.supervise import engine_settings
-from irg_rl.config import Recipe, RecipeError, adapters_of
+from irg_rl.config import LoraRecipe, Recipe, Stage, adapters_of
+from irg_rl.learner.lora import adapter_size, add_adapters, is_adapter
 from irg_rl.learner.memory import (
     FP32,
     Component,
@@ -28,6 +29,7 @@ from irg_rl.learner.memory import (
 )
 from irg_rl.learner.parts import Part, part_of
 from irg_rl.learner.update import EngineSettings
+from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.cache import KVCache
 from irg_rl.model.config import ModelConfig
@@ -38,8 +40,6 @@ from irg_rl.model.unified import UnifiedModel
 
 SFT, LEARNER, ROLLOUT, EVALUATION = "sft {} learner", "rl learner", "rl rollout actor", "evaluation"
 """Places where memory is held."""
-SFT_RANKS = 1
-"""SFT trains in one process, whatever engine.learner_ranks says."""
 BACKWARD = 2
 """Floating-point operations of a backward, in forwards."""
 
@@ -85,9 +85,13 @@ class Stretch:
 
 
 @cache
-def meta_model(config: ModelConfig) -> UnifiedModel:
+def meta_model(config: ModelConfig, lora: LoraRecipe | None = None) -> UnifiedModel:
+    """With adapters, whose base is frozen, or with all its parameters trained, until an optimizer freezes some."""
     with torch.device("meta"):
-        return UnifiedModel(config, SpecialIds(0, 1, 2, 3))
+        model = UnifiedModel(config, SpecialIds(0, 1, 2, 3))
+        if lora is not None:
+            add_adapters(model, lora, seed=0)
+    return model
 
 
 @cache
@@ -107,19 +111,43 @@ class Plan:
 
     @property
     def model(self) -> UnifiedModel:
-        """With all its parameters trained, until an optimizer freezes some."""
-        return meta_model(self.recipe.model).requires_grad_(True)
+        """Without adapters."""
+        return meta_model(self.recipe.model)
+
+    @cached_property
+    def parts(self) -> dict[Part, int]:
+        """Parameters by part, without adapters."""
+        found = dict.fromkeys(Part, 0)
+        for name, parameter in self.model.named_parameters():
+            found[part_of(name)] += parameter.numel()
+        return found
+
+    def trained_model(self, name: str) -> UnifiedModel:
+        """As the place trains it, before its optimizer freezes the parts without a learning rate."""
+        lora = self.adapters[name]
+        model = meta_model(self.recipe.model, lora)
+        for parameter_name, parameter in model.named_parameters():
+            parameter.requires_grad_(lora is None or is_adapter(parameter_name))
+        return model
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Of SFT, by the names of their places."""
+        stages = self.recipe.sft.stages if self.recipe.sft is not None else {}
+        return {SFT.format(name): stage for name, stage in stages.items()}
+
+    @cached_property
+    def adapters(self) -> dict[str, LoraRecipe | None]:
+        """Of every place that trains the model."""
+        found = {name: adapters_of(stage) for name, stage in self.stages.items()}
+        return found if self.recipe.rl is None else found | {LEARNER: adapters_of(self.recipe.rl)}
 
     @cached_property
     def trainings(self) -> dict[str, EngineSettings]:
         """Engine settings of every place that trains the model."""
         recipe, found = self.recipe, {}
-        stages = {f"sft.{name}": stage for name, stage in (recipe.sft.stages if recipe.sft else {}).items()}
-        for name, trained in {**stages, "rl": recipe.rl}.items():
-            if trained is not None and adapters_of(trained) is not None:
-                raise RecipeError(f"{name}.lora: plan counts full fine-tuning only; leave the adapters out")
-        for name, stage in recipe.sft.stages.items() if recipe.sft is not None else ():
-            found[SFT.format(name)] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
+        for name, stage in self.stages.items():
+            found[name] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
         if (rl := recipe.rl) is not None:
             updates = rl.updates * rl.minibatches
             found[LEARNER] = engine_settings(recipe, rl, updates, recipe.engine.zero_stage)
@@ -128,13 +156,12 @@ class Plan:
     @cached_property
     def parameters(self) -> dict[str, Parameters]:
         """Counts of every place that trains the model."""
-        return {name: Parameters.of(self.model, settings) for name, settings in self.trainings.items()}
+        return {name: Parameters.of(self.trained_model(name), settings) for name, settings in self.trainings.items()}
 
     @property
     def place_names(self) -> list[str]:
-        stages = self.recipe.sft.stages if self.recipe.sft is not None else {}
         reinforced = [LEARNER, ROLLOUT] if self.recipe.rl is not None else []
-        return [*(SFT.format(stage) for stage in stages), *reinforced, EVALUATION]
+        return [*self.stages, *reinforced, EVALUATION]
 
     def place(self, name: str) -> Place:
         others = {LEARNER: self._learner, ROLLOUT: self._rollout, EVALUATION: self._evaluation}
@@ -146,8 +173,9 @@ class Plan:
 
     @cached_property
     def sync(self) -> int:
-        """Bytes of one publication of the weights."""
-        return sync_bytes(self.model)
+        """Bytes of one publication of the weights, or of RL's adapters."""
+        lora = self.adapters.get(LEARNER)
+        return sync_bytes(self.model) if lora is None else FP32 * adapter_size(self.model, lora)
 
     @cached_property
     def sampled(self) -> Sampled:
@@ -185,9 +213,10 @@ class Plan:
     def stretches(self) -> list[Stretch]:
         recipe = self.recipe
         found = []
-        for name, stage in recipe.sft.stages.items() if recipe.sft is not None else ():
-            flops = self._flops(Load.of(self._sft_packs[SFT.format(name)])) * (1 + self._backward)
-            found.append(Stretch(f"sft {name}", stage.steps, flops * -(-stage.packs_per_step // SFT_RANKS)))
+        for name, stage in self.stages.items():
+            flops = self._flops(Load.of(self._sft_packs[name])) * (1 + self._backward(name))
+            packs = -(-stage.packs_per_step // recipe.sft_ranks(stage))
+            found.append(Stretch(name.removesuffix(" learner"), stage.steps, flops * packs))
         if recipe.rl is None:
             return found
         rounds = -(-recipe.rl.groups // recipe.engine.rollout_actors)
@@ -195,19 +224,19 @@ class Plan:
         group = Sampled.of(recipe, recipe.sampling.turns, points, guidance, recipe.rl.rows)
         flops = self._flops(group.text + group.images)
         found.append(Stretch("rl sampling", recipe.rl.updates * rounds, flops, self._read_by_texts()))
-        forwards = sum(self.replay_forwards.values()) + self._backward
+        forwards = sum(self.replay_forwards.values()) + self._backward(LEARNER)
         learned = sum(self._flops(Load.of(pack)) for pack in self.replays) * forwards
         found.append(Stretch("rl learning", recipe.rl.updates * recipe.rl.minibatches, learned))
         return found
 
-    @property
-    def _backward(self) -> int:
-        """Cost of a backward, in forwards: one more where it runs the layers again."""
-        return BACKWARD + self.recipe.engine.activation_checkpointing
+    def _backward(self, name: str) -> int:
+        """Cost of a backward, in forwards: one more where it runs the layers again, one less where adapters spare it
+        the gradients of their base."""
+        return BACKWARD + self.recipe.engine.activation_checkpointing - (self.adapters[name] is not None)
 
     @cached_property
     def _sft_packs(self) -> dict[str, Pack]:
-        return {SFT.format(name): sft_pack(self.recipe, stage) for name, stage in self.recipe.sft.stages.items()}
+        return {name: sft_pack(self.recipe, stage) for name, stage in self.stages.items()}
 
     def _flops(self, load: Load) -> int:
         return self.matrices.flops(load)
@@ -219,9 +248,9 @@ class Plan:
         return sampled.text_tokens * (weights + self._caches(self.recipe.rl.group_size, sampled.capacity))
 
     def _sft_learner(self, name: str) -> Place:
-        pack = self._sft_packs[name]
-        components = training_state(self.parameters[name], self.trainings[name], SFT_RANKS)
-        return Place(name, SFT_RANKS, components + self._activations(pack, name, "full"), _words(pack))
+        pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
+        components = training_state(self.parameters[name], self.trainings[name], ranks)
+        return Place(name, ranks, components + self._activations(pack, name, "full"), _words(pack))
 
     def _learner(self) -> Place:
         recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
@@ -238,6 +267,9 @@ class Plan:
         note = f"{rows} contexts of {sampled.capacity:,} tokens"
         copied = self.recipe.rl.rows(max(self.recipe.rl.forks) - 1) if self.recipe.rl.forks else 0
         components = self._sampler(rows, sampled, caches, copied)
+        if (lora := self.adapters[LEARNER]) is not None:
+            size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)
+            components.append(Component("adapters", size))
         return Place(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
 
     def _evaluation(self) -> Place:
@@ -251,8 +283,8 @@ class Plan:
         recipe = self.recipe
         frozen = frozenset(part for part, count in self.parameters[name].trained.items() if not count)
         found = _footprint(
-            recipe.model, _Key(pack), self.device, precision(recipe), context_grad, frozen,
-            recipe.engine.activation_checkpointing,
+            recipe.model, self.adapters[name], _Key(pack), self.device, precision(recipe), context_grad, frozen,
+            recipe.engine.activation_checkpointing, Backend(recipe.engine.attention),
         )  # fmt: skip
         logits = logit_bytes(len(pack.logit_index), recipe.model.llm.vocab_size, recipe.engine.dtype)
         return [
@@ -306,17 +338,20 @@ class _Key:
 @cache
 def _footprint(
     config: ModelConfig,
+    lora: LoraRecipe | None,
     key: _Key,
     device: str,
     dtype: torch.dtype,
     context_grad: str,
     frozen: frozenset[Part],
     recompute: bool,
+    attention: Backend,
 ) -> Footprint:
-    model = meta_model(config)
+    model = meta_model(config, lora)
     model.recompute_activations(recompute)
+    model.attention = attention
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in frozen)
+        parameter.requires_grad_(part_of(name) not in frozen and (lora is None or is_adapter(name)))
     return training_footprint(model, key.pack, device, dtype, context_grad)
 
 

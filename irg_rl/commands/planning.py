@@ -41,11 +41,10 @@ def parameter_table(plan: Plan) -> Table:
     trained = plan.parameters
     for name in ("all", *trained):
         table.add_column(name if name == "all" else f"trained: {name}", justify="right")
-    counted = next(iter(trained.values()))
-    for part, count in counted.parts.items():
+    for part, count in plan.parts.items():
         table.add_row(part, _millions(count), *(_millions(found.trained[part]) for found in trained.values()))
     table.add_row("vae", _millions(plan.autoencoder), *("0.0" for _ in trained))
-    total = counted.total + plan.autoencoder
+    total = sum(plan.parts.values()) + plan.autoencoder
     table.add_row("total", _millions(total), *(_millions(found.trained_total) for found in trained.values()))
     return table
 

@@ -74,10 +74,10 @@ def rl_prompts_file(run: Run) -> Path:
 
 
 def make_base(run: Run, facts: dict) -> None:
-    """The model before SFT: a released folder, or one from scratch with an autoencoder trained on the world."""
+    """The model before SFT: a released folder, checked before the run began, or one from scratch with an autoencoder
+    trained on the world."""
     recipe = run.recipe
     if recipe.init_from is not None:
-        load_folder(Path(recipe.init_from))  # says what is wrong with it now rather than later
         return
     rng = random.Random(recipe.seed)
     images = np.stack([render(crowded_scene(rng)) for _ in range(8000)])
@@ -113,8 +113,13 @@ def model_path(run: Run, name: str) -> Path:
 
 
 def load_model(run: Run, name: str) -> Folder:
-    """A model folder of the run on the recipe's device and in its precision, to sample from."""
-    return load_folder(model_path(run, name), run.recipe.engine.device, precision(run.recipe))
+    """A model folder of the run, to sample from."""
+    return load_as(run.recipe, model_path(run, name))
+
+
+def load_as(recipe: Recipe, folder: Path) -> Folder:
+    """A model folder on the recipe's device, in its precision and with its kernels."""
+    return load_folder(folder, recipe.engine.device, precision(recipe), recipe.engine.attention)
 
 
 def precision(recipe: Recipe) -> torch.dtype:

@@ -56,8 +56,8 @@ def worker_settings(run: Run, start: str) -> WorkerSettings:
     guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
     return WorkerSettings(
         str(model_path(run, start)), recipe.rl_sampling, rl.noise, recipe.rl_seed, threads, recipe.engine.device,
-        recipe.engine.dtype, training_guidance=guidance, record_steps=rl.trains_steps, lora=adapters_of(rl),
-        forks=rl.forks,
+        recipe.engine.dtype, recipe.engine.attention, training_guidance=guidance, record_steps=rl.trains_steps,
+        lora=adapters_of(rl), forks=rl.forks,
     )  # fmt: skip
 
 

@@ -1,11 +1,17 @@
 """The SFT stages: IRGL stage 1, the model's own first images, IRGL stage 2."""
 
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import ray
 import torch
 
+from irg_rl.cluster.ranks import Ranks
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.commands.prepare import load_model, model_path, prompts_of, row_mix, save_trained
 from irg_rl.commands.progress import bar, console
 from irg_rl.commands.run import Run
@@ -14,7 +20,8 @@ from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings
 from irg_rl.learner.lora import load_trainable
 from irg_rl.learner.parts import OptimizerSettings, Schedule
-from irg_rl.learner.process_group import Rank
+from irg_rl.learner.process_group import Rank, host_store, join
+from irg_rl.learner.update import StepResult
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.report.tracking import Tracker
@@ -29,6 +36,8 @@ from sft.packing import PackStream, RowLayout
 from sft.train import Identity, StageTrainer, weights_of
 
 VALIDATION_SEED = 987_654_321
+WARM_UP_S = 300.0
+"""Shortest time that ranks are given to start: imports, model, optimizer, held-out packs."""
 
 
 def optimizer_settings(recipe: OptimizerRecipe, lora: LoraRecipe | None, steps: int) -> OptimizerSettings:
@@ -62,62 +71,134 @@ def idle_pack(folder: Folder) -> Pack:
     return builder.build(touch_all=True)
 
 
+class StageRank:
+    """One rank of an SFT stage, which trains from model folder `start` as far as it is told to. `ray.remote(StageRank)`
+    is the actor; a single rank runs in the driver's own process. Every method but `open_port` is collective, and the
+    answer of rank 0 is the one that counts."""
+
+    def __init__(
+        self, run: Run, name: str, start: str, stage: Stage, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        engine = run.recipe.engine
+        torch.set_num_threads(max(engine.threads // world_size, 1))
+        self.run, self.name, self.start, self.stage, self.seed = run, name, start, stage, seed
+        self.place = Rank(rank, world_size, engine.device)
+        self.lora = adapters_of(stage)
+        self._store = None
+        self._told: list[tuple[str, tuple]] = []
+
+    def open_port(self) -> int:
+        """Rank 0: the meeting point of all ranks."""
+        self._store = host_store(self.place.world_size, self.run.recipe.engine.deadline_s)
+        return self._store.port
+
+    def setup(self, port: int | None = None) -> None:
+        """Joins the other ranks and builds model, stream and trainer."""
+        run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
+        join(self.place, self._store, port, recipe.engine.deadline_s)
+        path = model_path(run, self.start)
+        folder = load_trainable(
+            path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
+        )
+        listed = run.path("rejected.jsonl") if self.place.rank == 0 else None
+        sources = row_sources(run, stage, seed, Rejections(listed))
+        system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
+        layout = RowLayout(recipe.sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
+        stream = PackStream(stage, sources, row_encoder(folder), layout, lambda: builder_of(folder), seed)
+        settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
+        engine = Engine(folder.model.train(), settings, idle_pack(folder), self.place)
+        ema = EMA(weights_of(engine), recipe.sft.ema_decay, keep=self.place.rank == 0)
+        fingerprint = "-".join(source.fingerprint for source in sources)
+        self.rejections = sources[0].rejections
+        self.trainer = StageTrainer(
+            engine, ema, stream, stream.held_out(VALIDATION_SEED), stage, run.path(self.name),
+            Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
+            recipe.sft.validate_every, recipe.sft.checkpoint_every, recipe.engine.keep_checkpoints,
+            on_step=lambda *said: self._told.append(("step", said)),
+            on_validation=lambda *said: self._told.append(("validation", said)),
+            on_checkpoint=lambda *said: self._told.append(("checkpoint", said)),
+        )  # fmt: skip
+
+    def resume(self) -> int:
+        """From the newest checkpoint, if there is one; returns the step."""
+        return self.trainer.resume()
+
+    def advance(self) -> list[tuple[str, tuple]] | None:
+        """One step, with what is due after it; returns what the trainer had to say, None when the stage is done."""
+        if self.trainer.is_done:
+            return None
+        self._told.clear()
+        self.trainer.advance()
+        return list(self._told)
+
+    def finish(self) -> dict:
+        """Rank 0 makes a model folder of the averaged weights; returns the facts of the stage."""
+        if self.place.rank == 0:
+            save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
+        return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}
+
+
+@contextmanager
+def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[[str], Any]]:
+    """A function that calls a method of every rank of the stage and returns the answer of rank 0."""
+    engine, count = run.recipe.engine, run.recipe.sft_ranks(stage)
+    if count == 1:
+        alone = StageRank(run, name, start, stage, seed)
+        alone.setup()
+        yield lambda method: getattr(alone, method)()
+        return
+    options = actor_options(
+        threads=max(engine.threads // count, 1), cpus=0, gpus=1.0 if engine.device == "cuda" else 0.0,
+        environment={"DS_ACCELERATOR": engine.device},
+    )  # fmt: skip
+    with LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
+        actor = ray.remote(StageRank).options(**options)
+        ranks = Ranks(f"{name} learner", lambda rank: actor.remote(run, name, start, stage, seed, rank, count), count)
+        try:
+            ranks.start(max(WARM_UP_S, engine.deadline_s))
+            yield lambda method: ranks.call(method, timeout=engine.deadline_s)[0]
+        finally:
+            ranks.stop()
+
+
 def train_stage(
     run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict, seed: int | None = None
 ) -> None:
     """Train one IRGL stage from model folder `start`; its averaged weights become model folder `name`. `seed` of the
     order of its rows and of their noise; None: the recipe's."""
-    recipe = run.recipe
-    seed = recipe.seed if seed is None else seed
-    torch.set_num_threads(recipe.engine.threads)
-    lora = adapters_of(stage)
-    folder = load_trainable(model_path(run, start), recipe.engine.device, recipe.engine.dtype, lora, seed)
-    sources = row_sources(run, stage, seed)
-    encoder = row_encoder(folder)
-    system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
-    layout = RowLayout(recipe.sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
-    stream = PackStream(stage, sources, encoder, layout, lambda: builder_of(folder), seed)
-    settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
-    engine = Engine(folder.model.train(), settings, idle_pack(folder), Rank(device=recipe.engine.device))
-    ema = EMA(weights_of(engine), recipe.sft.ema_decay)
-    fingerprint = "-".join(source.fingerprint for source in sources)
-    trainer = StageTrainer(
-        engine, ema, stream, stream.held_out(VALIDATION_SEED), stage, run.path(name),
-        Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
-        recipe.sft.validate_every, recipe.sft.checkpoint_every, recipe.engine.keep_checkpoints,
-    )  # fmt: skip
-    step = trainer.resume()
-    tracker.rewind(name, step)
-    with bar(f"SFT {name}", stage.steps, step) as progress:
+    seed = run.recipe.seed if seed is None else seed
+    with stage_ranks(run, name, start, stage, seed) as call:
+        step = call("resume")
+        tracker.rewind(name, step)
+        with bar(f"SFT {name}", stage.steps, step) as progress:
 
-        def on_step(result) -> None:
-            progress.advance(note=f"ce {result.terms['ce']:.3f} mse {result.terms['mse']:.3f}")
-            if result.step % 20 == 0:
-                tracker.log(name, result.step, step_metrics(result))
+            def on_step(result: StepResult) -> None:
+                progress.advance(note=f"ce {result.terms['ce']:.3f} mse {result.terms['mse']:.3f}")
+                if result.step % 20 == 0:
+                    tracker.log(name, result.step, step_metrics(result))
 
-        def on_validation(step: int, metrics: dict) -> None:
-            facts["validation"] = metrics
-            tracker.log(name, step, {f"validation/{key}": value for key, value in metrics.items()})
+            def on_validation(step: int, metrics: dict) -> None:
+                facts["validation"] = metrics
+                tracker.log(name, step, {f"validation/{key}": value for key, value in metrics.items()})
 
-        trainer.on_step, trainer.on_validation = on_step, on_validation
-        trainer.on_checkpoint = lambda: run.count_time(name)
-        trainer.run()
-    facts.update(steps=engine.steps, rejected_rows=len(sources[0].rejections.seen))
+            hear = {"step": on_step, "validation": on_validation, "checkpoint": lambda: run.count_time(name)}
+            while (told := call("advance")) is not None:
+                for what, said in told:
+                    hear[what](*said)
+        facts.update(call("finish"))
     if facts["rejected_rows"]:
         console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")
-    save_trained(run, start, ema.weights, name, lora)
 
 
-def step_metrics(result) -> dict[str, float]:
+def step_metrics(result: StepResult) -> dict[str, float]:
     shared = {f"grad_norm/{part}": norm for part, norm in result.grad_norms.items()}
     tokens = max(result.sums["tokens"], 1.0)
     return {**result.terms, **shared, "right_tokens": result.sums["right"] / tokens, "lr": result.learning_rates["und"]}
 
 
-def row_sources(run: Run, stage: Stage, seed: int) -> list[RowSource]:
+def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> list[RowSource]:
     recipe = run.recipe
     data = Path(recipe.sft.data) if recipe.sft.data is not None else run.path("world", "rows")
-    rejections = Rejections(run.path("rejected.jsonl"))
     hold_out = -(-recipe.sft.validation_rows // len(stage.sources))
     return [
         RowSource(data / source.folder, seed + number, rejections, hold_out)

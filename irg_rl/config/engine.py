@@ -10,6 +10,8 @@ from irg_rl.config.sections import Positive, Rate, Section
 class EngineRecipe(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     learner_ranks: Positive = 1
+    """Processes that train together, each on a GPU of its own: of RL, and of the SFT stages whose `packs_per_step` give
+    each of them a pack."""
     rollout_actors: Positive = 2
     threads: Positive = 2
     """Torch threads for a lone process; actors that run side by side share them."""
@@ -18,6 +20,9 @@ class EngineRecipe(Section):
     activation_checkpointing: bool = Field(False, exclude_if=lambda on: not on)
     """Run every layer again in the backward instead of keeping what it made: about a third more time, and memory for
     one layer in place of all."""
+    attention: Literal["auto", "sdpa", "flex", "flash"] = Field("auto", exclude_if=lambda kernels: kernels == "auto")
+    """Kernels of attention (docs/bagel.md). auto: on a GPU FlexAttention for packs and flash-attn, where it is
+    installed, for cached contexts; SDPA elsewhere."""
     deadline_s: Rate = 300.0
     """Longest wait for any answer of an actor."""
     keep_checkpoints: Positive = 2

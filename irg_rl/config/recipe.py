@@ -148,6 +148,7 @@ class Recipe(Section):
             problems.append("engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU")
         if self.engine.dtype == "bf16" and self.engine.zero_stage < 2:
             problems.append(f"engine.dtype bf16 needs engine.zero_stage 2 or 3, found {self.engine.zero_stage}")
+        problems += self._of_attention()
         if self.rl is not None and self.rl.optimizer.muon_lr and self.engine.zero_stage:
             problems.append("rl.optimizer.muon_lr needs engine.zero_stage 0: Muon works on whole matrices")
         if self.sft is None:
@@ -156,6 +157,22 @@ class Recipe(Section):
             problems.append("sft: optimizer.muon_lr needs sft.zero_stage 0: Muon works on whole matrices")
         if self.engine.dtype == "bf16" and self.sft_zero_stage < 2:
             problems.append(f"engine.dtype bf16 needs sft.zero_stage 2 or 3, found {self.sft_zero_stage}")
+        return problems
+
+    def _of_attention(self) -> list[str]:
+        engine, head = self.engine, self.model.llm.head_dim
+        if engine.attention in ("auto", "sdpa"):
+            return []
+        problems = []
+        if engine.device != "cuda":
+            problems.append(f"engine.attention {engine.attention} needs engine.device cuda; leave it out on the CPU")
+        if engine.attention == "flash" and engine.dtype != "bf16":
+            problems.append(f"engine.attention flash needs engine.dtype bf16, found {engine.dtype}")
+        if head < 16:
+            problems.append(
+                f"engine.attention {engine.attention} needs heads of at least 16 numbers, model.llm has {head}: choose "
+                "auto or sdpa"
+            )
         return problems
 
     def _of_lora(self) -> list[str]:
@@ -186,6 +203,10 @@ class Recipe(Section):
         """Seed of RL."""
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
+
+    def sft_ranks(self, stage: Stage) -> int:
+        """Learner ranks of a stage: no more than have a pack in every step."""
+        return min(self.engine.learner_ranks, stage.packs_per_step)
 
     @property
     def sft_zero_stage(self) -> int:

@@ -129,7 +129,8 @@ class Stage(Section):
     """A pack is full when the next row would exceed it. Mandatory rows alone, and the reflections that the image
     branch of the dropout repeats, may go beyond."""
     packs_per_step: Positive = 1
-    """Packs of one optimizer step over all learner ranks."""
+    """Packs of one optimizer step over all learner ranks. The stage runs on `engine.learner_ranks` of them, but on no
+    more than have a pack."""
     max_row_tokens: Positive = 2048
     """Longer rows are rejected and listed in rejected.jsonl."""
     ce_weight: float = Field(1.0, ge=0)

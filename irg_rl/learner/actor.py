@@ -49,6 +49,7 @@ class LearnerSettings:
     device: str = "cpu"
     system_prompt: str = ""
     shift: float = 1.0  # of the noise levels that NFT and AWM train at
+    attention: str = "auto"
     max_pack_tokens: int = 8192
     minibatches: int = 1  # optimizer steps per batch of groups
     context_grad: str = "full"  # detached: the image loss stops at what the noise blocks see
@@ -81,8 +82,9 @@ class Learner:
         join(self.place, self._store, port, settings.collective_timeout)
         rng.seed_everything(settings.seed + self.place.rank)
         held = load_trainable(
-            Path(settings.folder), settings.device, settings.engine.precision, settings.lora, settings.seed
-        )
+            Path(settings.folder), settings.device, settings.engine.precision, settings.lora, settings.seed,
+            settings.attention,
+        )  # fmt: skip
         config, special = held.model.config, held.model.special
         self._replay = Replay(
             config, special, held.tokenizer.encode,
@@ -95,7 +97,7 @@ class Learner:
         )  # fmt: skip
         self.ema = self.old = None
         if settings.ema_decay is not None:
-            self.ema = EMA(self.engine.state().changing(), settings.ema_decay)
+            self.ema = EMA(self.engine.state().changing(), settings.ema_decay, keep=self.place.rank == 0)
         if self._forward_process is not None:
             self.old = OldWeights(self.engine.state().changing(), self._forward_process.old)
         # the reference of preferences; of a model with adapters, the model without them: they begin by adding nothing
@@ -290,11 +292,13 @@ class Learner:
         self.ema.update(self.engine.state().changing())
 
     def _make_reference(self):
-        dtype = torch.bfloat16 if self.settings.engine.precision == "bf16" else torch.float32
-        model = load_folder(Path(self.settings.folder), self.settings.device, dtype).model.eval().requires_grad_(False)
+        settings = self.settings
+        dtype = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
+        model = load_folder(Path(settings.folder), settings.device, dtype, settings.attention).model
+        model.eval().requires_grad_(False)
 
         def reference(pack):
-            return model(pack.to(self.settings.device))
+            return model(pack.to(settings.device))
 
         return reference
 

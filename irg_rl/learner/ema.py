@@ -10,16 +10,18 @@ class EMA:
     """average <- decay * average + (1 - decay) * weights, once per update.
 
     With `warmup` the decay of update n (from 1) is at most (1 + n) / (10 + n), so that a short run's average is not its
-    first weights. The average is kept on the CPU, on every rank.
+    first weights. The average is kept on the CPU; a rank without `keep` only takes part in reading the weights, which
+    may be a collective call.
     """
 
-    def __init__(self, weights: Iterable[tuple[str, Tensor]], decay: float, warmup: bool = True):
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], decay: float, warmup: bool = True, keep: bool = True):
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"EMA decay {decay} must be at least 0 and below 1")
         self.decay = decay
         self.warmup = warmup
         self.updates = 0
-        self.weights: dict[str, Tensor] = {name: w.detach().float().cpu().clone() for name, w in weights}
+        self.keep = keep
+        self.weights: dict[str, Tensor] = {n: w.detach().float().cpu().clone() for n, w in weights if keep}
 
     @torch.no_grad()
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -27,7 +29,8 @@ class EMA:
         self.updates += 1
         decay = self.decay_of(self.updates)
         for name, weight in weights:
-            self.weights[name].lerp_(weight.detach().float().cpu(), 1.0 - decay)
+            if self.keep:
+                self.weights[name].lerp_(weight.detach().float().cpu(), 1.0 - decay)
 
     def decay_of(self, update: int) -> float:
         """Of update n, from 1."""
@@ -35,7 +38,9 @@ class EMA:
 
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
         """Puts a saved average back. Raises ValueError when the names differ."""
+        self.updates = updates
+        if not self.keep:
+            return
         if set(weights) != set(self.weights):
             raise ValueError(f"the saved average has other names: {sorted(set(weights) ^ set(self.weights))[:5]}")
         self.weights = {name: weight.float().clone() for name, weight in weights.items()}
-        self.updates = updates

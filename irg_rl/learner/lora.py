@@ -44,11 +44,12 @@ def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
         inject_adapter_in_model(_config(recipe), model)
 
 
-def load_trainable(path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int) -> Folder:
-    """A model folder for the engine: in fp32, of which it makes masters and casts the rest, or with adapters on a base
-    that, being frozen, is in the precision of the computation from the start."""
-    frozen_in = torch.bfloat16 if lora is not None and precision == "bf16" else torch.float32
-    folder = load_folder(path, device, frozen_in)
+def load_trainable(
+    path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int, attention: str = "auto"
+) -> Folder:
+    """A model folder for the engine, with adapters if asked for, in the precision of the computation: the engine makes
+    its fp32 masters from what it computes with."""
+    folder = load_folder(path, device, torch.bfloat16 if precision == "bf16" else torch.float32, attention)
     if lora is not None:
         add_adapters(folder.model, lora, seed)
     return folder

@@ -6,6 +6,7 @@ directions of autograd, which is much cheaper than scatter-adds on a CPU.
 Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/value heads, d numbers per head.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
 
@@ -13,14 +14,68 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.overrides import wrap_torch_function
 
+from irg_rl.errors import InputError
 from irg_rl.model.layout import Visibility
 from irg_rl.model.pack import Pack
 
 
 class Backend(StrEnum):
+    """Who computes attention: in packs, and of new blocks that see a cached context.
+
+    |      | packs                        | cached contexts                                 |
+    |------|------------------------------|-------------------------------------------------|
+    | auto | FLEX on a GPU, else SDPA     | FLASH on a GPU in bf16 if installed, else SDPA  |
+    | sdpa | SDPA under a dense mask      | SDPA                                            |
+    | flex | FlexAttention's block masks  | SDPA                                            |
+    | flash | FLEX                        | flash-attn's kernel for rows of any lengths     |
+    """
+
+    AUTO = "auto"
     SDPA = "sdpa"
     FLEX = "flex"
+    FLASH = "flash"
+
+    def in_packs(self, device: torch.device, head: int) -> "Backend":
+        """SDPA or FLEX. `head`: numbers of a head, of which FlexAttention's kernels for a GPU want at least 16."""
+        if self is Backend.AUTO:
+            return Backend.FLEX if device.type == "cuda" and head >= FLEX_HEAD else Backend.SDPA
+        return Backend.SDPA if self is Backend.SDPA else Backend.FLEX
+
+    def in_caches(self, device: torch.device, dtype: torch.dtype) -> "Backend":
+        """SDPA or FLASH."""
+        if self is Backend.AUTO:
+            able = device.type == "cuda" and dtype == torch.bfloat16 and flash_kernel() is not None
+            return Backend.FLASH if able else Backend.SDPA
+        return Backend.FLASH if self is Backend.FLASH else Backend.SDPA
+
+    def require(self, device: torch.device, dtype: torch.dtype) -> None:
+        """InputError where this was asked for and cannot be had."""
+        if self in (Backend.FLEX, Backend.FLASH) and device.type != "cuda":
+            raise InputError(f"attention {self} needs a GPU, and the model is on {device}: choose auto or sdpa")
+        if self is Backend.FLASH and dtype != torch.bfloat16:
+            raise InputError(f"attention flash computes in bf16, not in {dtype}: choose auto, flex or sdpa")
+        self.require_kernels()
+
+    def require_kernels(self) -> None:
+        """InputError where a package is missing."""
+        if self is Backend.FLASH and flash_kernel() is None:
+            raise InputError("attention flash needs the package flash-attn: pip install 'irg-rl[gpu]', or choose auto")
+
+
+FLEX_HEAD = 16
+
+
+@cache
+def flash_kernel() -> Callable[..., Tensor] | None:
+    """flash-attn's attention over sequences of different lengths; None where it is not installed, or not for this
+    PyTorch."""
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError:
+        return None
+    return flash_attn_varlen_func
 
 
 class ContextGrad(StrEnum):
@@ -49,7 +104,7 @@ class Move(torch.autograd.Function):
 
 
 class PackedAttention:
-    """Attention inside the rows of one pack; `__call__` is the transformer's `attend`.
+    """Attention inside the rows of one pack, by SDPA or FLEX; `__call__` is the transformer's `attend`.
 
     The cost of a padded row grows with the square of its length, so SDPA gets rows of similar length together.
     """
@@ -68,7 +123,7 @@ class PackedAttention:
             places.append(padded[rows, :length].flatten())
             visibility = pack.visibility.take(rows, length)
             self._batches.append(len(chosen))
-            self._masks.append(_block_mask(visibility) if backend is Backend.FLEX else additive(visibility.dense()))
+            self._masks.append(block_mask(visibility) if backend is Backend.FLEX else additive(visibility.dense()))
             self._noise.append(visibility.in_noise()[:, None, :, None] if detached else None)
         self._sizes = list(map(len, places))
         self._unslot = torch.cat(places)
@@ -88,7 +143,7 @@ class PackedAttention:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
         if self._backend is Backend.FLEX:
-            return _flex()[0](q, k, v, block_mask=mask, enable_gqa=True)
+            return flex_attention(q, k, v, mask)
         return grouped_attention(q, k, v, mask.to(q.dtype))
 
 
@@ -129,7 +184,10 @@ def stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
     return torch.where(where, x.detach(), x)
 
 
-def _block_mask(visibility: Visibility):
+@wrap_torch_function(lambda visibility: (visibility.block,))
+def block_mask(visibility: Visibility):
+    """FlexAttention's mask of a batch of rows: what of 128 x 128 pairs is seen in part, whole or not at all. (Wrapped,
+    as is the kernel, so that footprint.py can count in their place.)"""
     block, ancestors, causal = visibility.block, visibility.ancestors, visibility.causal
 
     def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -140,12 +198,20 @@ def _block_mask(visibility: Visibility):
     return _flex()[1](visible, batch, None, length, length, device=block.device)
 
 
+@wrap_torch_function(lambda q, k, v, mask: (q, k, v))
+def flex_attention(
+    q: Float[Tensor, "B h L d"], k: Float[Tensor, "B k L d"], v: Float[Tensor, "B k L d"], mask
+) -> Float[Tensor, "B h L d"]:
+    """`grouped_attention` under a block mask."""
+    return _flex()[0](q, k, v, block_mask=mask, enable_gqa=True)
+
+
 @cache
 def _flex():
     """FlexAttention's kernel and its mask maker: compiled where there is CUDA, plain (and slow, without gradients) on a
     CPU. Imported late: they bring PyTorch's compiler along, seconds that every other process is spared."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention import flex_attention as flex
 
     if not torch.cuda.is_available():
-        return flex_attention, create_block_mask
-    return torch.compile(flex_attention, dynamic=True), torch.compile(create_block_mask, dynamic=True)
+        return flex.flex_attention, flex.create_block_mask
+    return torch.compile(flex.flex_attention, dynamic=True), torch.compile(flex.create_block_mask, dynamic=True)

@@ -4,6 +4,7 @@ The two implementations compute the same function; only names differ, and 1x1 co
 layers in diffusers. Images are encoded one by one or in batches of equal size: padding would change their latents.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -85,9 +86,13 @@ class Autoencoder(nn.Module):
             if (flux := names[name])
         }
 
+    def check_flux_shapes(self, found: Mapping[str, torch.Size], source: str) -> None:
+        """InputError names missing, unknown and mis-shaped weights, by FLUX's names."""
+        check_keys({name: tensor.shape for name, tensor in self.flux_state_dict().items()}, found, source)
+
     def load_flux_state_dict(self, weights: dict[str, Tensor], source: str) -> None:
-        """Takes FLUX-named weights; ValueError names missing, unknown and mis-shaped ones."""
-        check_keys({name: tensor.shape for name, tensor in self.flux_state_dict().items()}, weights, source)
+        """Takes FLUX-named weights; InputError as `check_flux_shapes`."""
+        self.check_flux_shapes({name: tensor.shape for name, tensor in weights.items()}, source)
         names = _flux_names(self.config)
         mine = self.kl.state_dict()
         loaded = {name: weights[names[name]].reshape(mine[name].shape) for name in mine}

@@ -65,6 +65,12 @@ class KVCache:
         self.positions[which] = mark.positions[which]
 
 
+def require_room(cache: KVCache, lengths: Int[Tensor, "R"]) -> None:
+    """ValueError when contexts of these lengths do not fit."""
+    if (longest := int(lengths.max())) > cache.capacity:
+        raise ValueError(f"a context of {longest} tokens exceeds the cache's capacity of {cache.capacity}")
+
+
 class CachedAttention:
     """`attend` of new blocks, one per row, that see a cached context and themselves.
 
@@ -87,10 +93,10 @@ class CachedAttention:
         self._write = write
         self._pack = pack
         self._rows = None if rows is None else rows.to(device)
-        end = int((lengths + torch.tensor(new)).max())
-        if write and end > cache.capacity:
-            raise ValueError(f"a context of {end} tokens exceeds the cache's capacity of {cache.capacity}")
-        self._span = end if write else int(lengths.max())
+        ends = lengths + torch.tensor(new)
+        if write:
+            require_room(cache, ends)
+        self._span = int((ends if write else lengths).max())
         self._mask = _mask(lengths.to(device), self._span, own, write)[:, None]
         if write:
             row, column = (torch.arange(len(new), device=device), 0) if pack is None else _places(pack, own.shape[1])

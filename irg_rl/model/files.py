@@ -1,6 +1,8 @@
 """Weights on disk: one safetensors file, or shards that an index names as Hugging Face's libraries write them."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,13 +36,26 @@ def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp3
     wherever its header left them, and matrix products of differently aligned operands differ in their last bits, so
     equal weights from different folders would not give equal results. No second copy of all of them ever exists.
     """
+    with _opened(path, device) as file:
+        return {
+            name: file.get_tensor(name).to(torch.float32 if fp32 and name.endswith(fp32) else dtype, copy=True)
+            for name in file.keys()  # noqa: SIM118 - it is no dict
+        }
+
+
+def read_shapes(path: Path) -> dict[str, torch.Size]:
+    """Shapes of a file's tensors, from its header alone."""
+    with _opened(path, "cpu") as file:
+        return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+
+
+@contextmanager
+def _opened(path: Path, device: torch.device | str) -> Iterator[safe_open]:
+    """InputError where the file is missing, cut off or not in the format."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
     try:
         with safe_open(path, "pt", device=str(device)) as file:
-            return {
-                name: file.get_tensor(name).to(torch.float32 if fp32 and name.endswith(fp32) else dtype, copy=True)
-                for name in file.keys()  # noqa: SIM118 - it is no dict
-            }
+            yield file
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read ({error}): write or copy it again") from error

@@ -14,8 +14,8 @@ from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import ModelConfig
-from irg_rl.model.files import INDICES, WEIGHTS, read_tensors, weight_files
-from irg_rl.model.latents import sincos_table
+from irg_rl.model.files import INDICES, WEIGHTS, read_shapes, read_tensors, weight_files
+from irg_rl.model.latents import PositionTable, sincos_table
 from irg_rl.model.tokenizer import TextTokenizer, load_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.model.weights import check_keys
@@ -69,28 +69,56 @@ def load_folder(
     path: Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    attention: Backend = Backend.SDPA,
+    attention: Backend | str = Backend.AUTO,
 ) -> Folder:
-    """Reads a folder. The autoencoder stays in fp32. InputError names every key that is missing, unknown or mis-shaped,
-    except the two sin-cos tables, which are recomputed when absent."""
+    """Reads a folder that `check_folder` finds nothing wrong with; every tensor goes straight to its device and type.
+    The autoencoder stays in fp32. The two sin-cos tables are computed where they are absent. InputError also where this
+    machine lacks what `attention` asks for."""
+    path, attention = Path(path), Backend(attention)
+    attention.require(torch.device(device), dtype)
+    folder = check_folder(path)
+    folder.model.attention = attention
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        weights |= read_tensors(file, device, dtype, fp32=_TABLES)
+    for name, table in _tables(folder.model).items():
+        weights.setdefault(name, sincos_table(table.side, table.size).to(device))
+    folder.model.load_state_dict(weights, assign=True)
+    file = path / AUTOENCODER
+    folder.autoencoder.load_flux_state_dict(read_tensors(file, device, torch.float32), str(file))
+    return folder
+
+
+def check_folder(path: Path) -> Folder:
+    """The folder's tokenizer, and its models on the meta device; of the weights only headers are read.
+
+    InputError names what is missing or broken, every weight that is missing, unknown or of another shape than the JSON
+    files say, and a tokenizer with more ids than the model has rows.
+    """
     path = Path(path)
     config = ModelConfig.read(path)
     tokenizer = load_tokenizer(path)
     if len(tokenizer) > config.llm.vocab_size:
         raise InputError(f"{path}: the tokenizer has {len(tokenizer)} ids, the model {config.llm.vocab_size} rows")
     with torch.device("meta"):
-        model = UnifiedModel(config, tokenizer.special, attention)
+        model = UnifiedModel(config, tokenizer.special)
         autoencoder = Autoencoder(config.vae, config.latent_patch_size)
-    weights: dict[str, Tensor] = {}
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: expected[name] for name in _tables(model)}
     for file in weight_files(path):
-        weights |= read_tensors(file, device, dtype, fp32=_TABLES)
-    for name, table in (("latent_pos_embed", model.latent_pos_embed), ("vit_pos_embed", model.vit_pos_embed)):
-        weights.setdefault(f"{name}.pos_embed", sincos_table(table.side, table.size).to(device))
-    check_keys({name: tensor.shape for name, tensor in model.state_dict().items()}, weights, str(path / WEIGHTS))
-    model.load_state_dict(weights, assign=True)
+        found |= read_shapes(file)
+    check_keys(expected, found, str(path / WEIGHTS))
     file = path / AUTOENCODER
-    autoencoder.load_flux_state_dict(read_tensors(file, device, torch.float32), str(file))
+    autoencoder.check_flux_shapes(read_shapes(file), str(file))
     return Folder(model, autoencoder, tokenizer)
+
+
+def _tables(model: UnifiedModel) -> dict[str, PositionTable]:
+    """The two sin-cos tables, by the names of their numbers."""
+    return {
+        "latent_pos_embed.pos_embed": model.latent_pos_embed,
+        "vit_pos_embed.pos_embed": model.vit_pos_embed,
+    }  # fmt: skip
 
 
 def _as_read(table: Tensor, dtype: torch.dtype) -> Tensor:

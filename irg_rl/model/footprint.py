@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from irg_rl.model.attention import block_mask, flex_attention
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.layout import Visibility
 from irg_rl.model.pack import Pack
@@ -140,7 +141,8 @@ class _Attention(torch.autograd.Function):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Puts `_Attention` in the place of PyTorch's: without the card, which of its kernels would run is not known.
+    """Puts `_Attention` in the place of PyTorch's: without the card, which of its kernels would run is not known. Of
+    FlexAttention's masks, a few numbers per 128 x 128 pairs, nothing is counted.
 
     `repeats_heads`: keys and values are repeated for every query head first, as attention.py does on CUDA alone.
     """
@@ -155,6 +157,10 @@ class _FusedAttention(TorchFunctionMode):
             if self._repeats_heads and (shared := q.shape[1] // k.shape[1]) > 1:
                 k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
             return _Attention.apply(q, k, v, kwargs.get("attn_mask"))
+        if func is flex_attention:
+            return _Attention.apply(*args)
+        if func is block_mask:
+            return None
         return func(*args, **(kwargs or {}))
 
 

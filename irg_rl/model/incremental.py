@@ -11,8 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from irg_rl.model.attention import Backend, flash_kernel
 from irg_rl.model.cache import CachedAttention, KVCache, Mark
-from irg_rl.model.pack import Grid, PackBuilder
+from irg_rl.model.flash import FlashAttention
+from irg_rl.model.pack import Grid, Pack, PackBuilder
+from irg_rl.model.transformer import Attend
 
 
 class Incremental:
@@ -34,7 +37,7 @@ class Incremental:
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
             builder.new_row()
-        self._extend(cache, rows, builder)
+        self._extend(cache, rows, builder, causal=True)
 
     @torch.no_grad()
     def prefill_image(
@@ -64,8 +67,7 @@ class Incremental:
         lengths, count = cache.lengths[which], token_ids.shape[0]
         if lengths.shape[0] != count:
             raise ValueError(f"{count} tokens for {lengths.shape[0]} rows")
-        own = torch.ones(count, 1, 1, dtype=torch.bool, device=device)
-        attend = CachedAttention(cache, rows, lengths, [1] * count, own, None, write=True)
+        attend = self._attend(cache, rows, lengths, [1] * count, None, write=True, causal=True)
         trunk = self.language_model.model
         und, _ = trunk(trunk.embed_tokens(token_ids.to(device)), None, cache.positions[which].to(device), attend)
         cache.lengths[which] += 1
@@ -104,7 +106,7 @@ class Incremental:
 
         @torch.no_grad()
         def velocity(x_t: Float[Tensor, "R G D"], t: Float[Tensor, "R"]) -> Float[Tensor, "R G D"]:
-            attend = CachedAttention(cache, rows, lengths, pack.lengths, pack.visibility.dense(), pack, write=False)
+            attend = self._attend(cache, rows, lengths, pack.lengths, pack, write=False, causal=False)
             noisy = replace(pack, latents=x_t.flatten(0, 1).float(), times=t.to(device, torch.float32))
             _, gen = self.trunk(noisy, attend, (pack.logit_index, pack.velocity_index))
             return self.llm2vae(gen).float().view_as(x_t)
@@ -118,13 +120,30 @@ class Incremental:
             raise ValueError(f"{len(items)} items for {len(positions)} rows")
         return list(zip(items, positions.tolist()))
 
-    def _extend(self, cache: KVCache, rows: Tensor | None, builder: PackBuilder) -> None:
+    def _attend(
+        self,
+        cache: KVCache,
+        rows: Tensor | None,
+        lengths: Int[Tensor, "R"],
+        new: list[int],
+        pack: Pack | None,
+        write: bool,
+        causal: bool | None,
+    ) -> Attend:
+        """Attention of new blocks (None: of one token per row). `causal`: of rows of one block each, whether it is a
+        text; None: of rows with several blocks, which SDPA alone can mask."""
+        keys = cache.keys[0]
+        if causal is not None and self.attention.in_caches(keys.device, keys.dtype) is Backend.FLASH:
+            return FlashAttention(flash_kernel(), cache, rows, lengths, new, pack, write, causal)
+        one_each = torch.ones(len(new), 1, 1, dtype=torch.bool, device=keys.device)
+        own = one_each if pack is None else pack.visibility.dense()
+        return CachedAttention(cache, rows, lengths, new, own, pack, write)
+
+    def _extend(self, cache: KVCache, rows: Tensor | None, builder: PackBuilder, causal: bool | None = None) -> None:
         which = slice(None) if rows is None else rows.cpu()
         next_positions = builder.next_positions()
         pack = builder.build().to(cache.keys[0].device)
-        attend = CachedAttention(
-            cache, rows, cache.lengths[which], pack.lengths, pack.visibility.dense(), pack, write=True
-        )
+        attend = self._attend(cache, rows, cache.lengths[which], pack.lengths, pack, write=True, causal=causal)
         self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # empty: keys and values are all it is for
         cache.lengths[which] += torch.tensor(pack.lengths)
         cache.positions[which] = torch.tensor(next_positions)

@@ -29,7 +29,7 @@ class ModelOutput:
 class UnifiedModel(Incremental, nn.Module):
     """`model(pack)` is the one way through it, for training, replay and (with another `attend`) decoding."""
 
-    def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.SDPA) -> None:
+    def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.AUTO) -> None:
         super().__init__()
         self.config = config
         self.special = special
@@ -47,10 +47,9 @@ class UnifiedModel(Incremental, nn.Module):
     def forward(
         self, pack: Pack, *, context_grad: ContextGrad | str = ContextGrad.FULL, hidden: bool = False
     ) -> ModelOutput:
-        branched = bool(pack.views) and self.attention is Backend.SDPA  # FLEX skips by itself what is masked
-        attend = (
-            BranchedAttention(pack, context_grad) if branched else PackedAttention(pack, self.attention, context_grad)
-        )
+        backend = self.attention.in_packs(pack.slot.device, self.config.llm.head_dim)
+        branched = bool(pack.views) and backend is Backend.SDPA  # FLEX skips by itself what is masked
+        attend = BranchedAttention(pack, context_grad) if branched else PackedAttention(pack, backend, context_grad)
         wanted = (pack.logit_index, pack.velocity_index)
         und, gen = self.trunk(pack, attend, None if hidden else wanted)
         states = None

@@ -1,24 +1,46 @@
-"""Checking a state dict before it is loaded."""
+"""Checking a state dict before it is loaded, by shapes alone."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
 
 from irg_rl.errors import InputError
 
-_SHOWN = 5
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor], source: str) -> None:
-    """InputError that names what is missing, unknown or of another shape."""
+def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
+    """InputError that names all that is missing, unknown or of another shape; what differs in the number of its layer
+    alone is named once, with all the numbers."""
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [
-        f"{name} is {list(found[name].shape)}, not {list(shape)}"
+        f"{name} is {list(found[name])}, not {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name].shape != shape
+        if name in found and found[name] != shape
     ]
     if problems:
-        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise InputError(f"{source} does not fit the configuration: {'; '.join(problems[:_SHOWN])}{more}")
+        raise InputError(f"{source} does not fit the configuration: {'; '.join(folded(problems))}")
+
+
+def folded(lines: Iterable[str]) -> list[str]:
+    """Lines that differ in their first number between dots alone become one: `layers.{0-3,7}.mlp.up_proj.weight`."""
+    numbers: dict[str, list[int]] = {}
+    for line in lines:
+        first = _NUMBER.search(line)
+        pattern = line if first is None else f"{line[: first.start()]}{{}}{line[first.end() :]}"
+        numbers.setdefault(pattern, []).extend([] if first is None else [int(first[0])])
+    return [pattern.replace("{}", _ranges(sorted(found))) if found else pattern for pattern, found in numbers.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`4` of one number, `{0-3,7}` of several, ascending ones."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return words if len(numbers) == 1 else f"{{{words}}}"

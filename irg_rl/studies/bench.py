@@ -29,10 +29,10 @@ class Shelf:
     path: Path | None = None
     held: Folder | None = None
 
-    def take(self, path: Path, device: str, dtype: torch.dtype) -> Folder:
+    def take(self, path: Path, device: str, dtype: torch.dtype, attention: str) -> Folder:
         if self.held is None or self.path != path:
             self.path, self.held = None, None  # let go before the next one is loaded
-            self.held, self.path = load_folder(path, device, dtype), path
+            self.held, self.path = load_folder(path, device, dtype, attention), path
         return self.held
 
 
@@ -49,6 +49,11 @@ class Subject:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     shelf: Shelf = field(default_factory=Shelf, compare=False)
+
+    def take(self) -> Folder:
+        """The checkpoint, with the recipe's kernels where it is on the recipe's device."""
+        attention = self.recipe.engine.attention if self.device == self.recipe.engine.device else "auto"
+        return self.shelf.take(self.path, self.device, self.dtype, attention)
 
     @property
     def evaluation(self) -> EvaluationRecipe:
@@ -79,7 +84,7 @@ class Subject:
     ) -> Sampler:
         """Samples as the evaluation does, but for `guidance`, what counts as a stop, whether the evaluation's noise is
         on, and `changes` of the sampling. Nothing is recorded for training."""
-        parts = self.shelf.take(self.path, self.device, self.dtype)
+        parts = self.take()
         chosen = self.evaluation.guidance if guidance is None else guidance
         return Sampler(
             parts.model.eval(), parts.autoencoder, parts.tokenizer, self.sampling.model_copy(update=changes),

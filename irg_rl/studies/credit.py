@@ -159,7 +159,7 @@ class Credit(Study[CreditSettings]):
 
     def _group(self, subject: Subject, number: int) -> Group:
         prompt, recipe = self.bench.prompts[number], subject.recipe
-        parts = subject.shelf.take(subject.path, subject.device, subject.dtype)
+        parts = subject.take()
         sampler = Sampler(
             parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.rl_sampling, noise=recipe.rl.noise
         )

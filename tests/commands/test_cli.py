@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from irg_rl.commands.run import Run
+from irg_rl.model.folder import WEIGHTS, save_folder
 from tests.commands.conftest import CONFIGS
 from tests.sft.material import initial_full, write
 
@@ -66,7 +68,7 @@ def test_no_words_at_all_give_an_overview(irg_rl):
     ("replay", ["without Ray, rollouts or scorers", "the same to the bit", "--step"]),
     ("parity", ["replayed log-probabilities", "whole and split packs", "--prompts", "--turns", "--seed", "--out"]),
     ("generate", ["Think, draw, look, redraw", "may be given several times", "--preset", "irg, irg-paper,",
-                  "--text-scale", "--image-scale", "--size", "--system-prompt", "--out"]),
+                  "--no-stop", "--text-scale", "--image-scale", "--size", "--system-prompt", "--out"]),
     ("report", ["Build report.html of a run again", "a run folder"]),
 ])  # fmt: skip
 def test_the_help_of_every_command_teaches(irg_rl, name, teaches):
@@ -124,6 +126,39 @@ def test_check_says_what_this_machine_lacks_for_the_real_model(irg_rl, name):
         assert any("rewards.scorers: hps finds no model at models/HPS_v2.1_compressed.pt" in line for line in lacks)
     else:
         assert any("IRGL/initial_full_learning: no parquet files" in line for line in lacks)
+
+
+def test_check_names_what_is_wrong_with_a_model_folder_and_which_kernel_is_not_there(irg_rl, world, tmp_path):
+    folder = tmp_path / "m"
+    save_folder(world.model, world.vae, world.tokenizer, folder)
+    weights = load_file(folder / WEIGHTS)
+    del weights["llm2vae.bias"]
+    save_file(weights, folder / WEIGHTS)
+    gpu = ["engine.device=cuda", "engine.dtype=bf16", "engine.attention=flash"]
+    answer = irg_rl("check", CONFIGS / "bagel-grpo.yaml", f"init_from={folder}", *gpu)
+    assert answer.code == 0
+    lacks = f"not on this machine: init_from: {folder / WEIGHTS} does not fit the configuration: missing llm2vae.bias"
+    assert lacks in answer.out
+    if not _has_gpu():
+        assert "not on this machine: engine.attention flash needs the package flash-attn" in answer.out
+
+
+def test_check_says_where_a_stage_has_fewer_packs_than_ranks(irg_rl):
+    stage2 = CONFIGS / "bagel-sft-stage2.yaml"
+    said = irg_rl("check", stage2, "sft.stage2.packs_per_step=3").out
+    assert "sft.stage2: 3 of 8 learner ranks train it; more packs_per_step, more ranks" in said
+    assert "learner ranks train it" not in irg_rl("check", stage2, "sft.stage2.packs_per_step=8").out
+
+
+def test_check_counts_the_gpus_that_ranks_and_actors_want(irg_rl, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 12)
+    said = irg_rl("check", CONFIGS / "bagel-grpo.yaml").out
+    assert "not on this machine: rl wants 16 GPUs and 12 are visible: lower engine.learner_ranks or" in said
+    enough = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "engine.rollout_actors=4").out
+    assert "bagel-grpo: well-formed" in enough and "GPUs" not in enough
 
 
 def _has_gpu() -> bool:

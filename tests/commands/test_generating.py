@@ -13,6 +13,7 @@ from irg_rl.commands.run import Run
 from irg_rl.config import GuidanceRecipe
 from irg_rl.model.folder import save_folder
 from irg_rl.presets import PRESETS
+from rollouts.request import StopPhrase
 from tests.commands.begun import begun_run
 
 
@@ -51,6 +52,16 @@ def drawn(irg_rl, tmp_path):
 
 def pictures(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*_turn0.png"))])
+
+
+@pytest.mark.parametrize(("words", "images"), [([], 1), (["--no-stop"], 3)])
+def test_a_reflection_that_is_content_ends_a_trajectory_unless_told_otherwise(bare, drawn, monkeypatch, words, images):
+    monkeypatch.setattr(StopPhrase, "__call__", lambda self, text: True)
+    options = ["--turns", 3, "--points", 3, "--max-text-tokens", 4, "--preset", "cfg-free"]
+    folder, settings = drawn(bare, *options, *words)
+    assert settings["stop"] == (not words)
+    assert settings["trajectories"][0]["images"] == images == len(list(folder.glob("*.png")))
+    assert settings["trajectories"][0]["stopped"] == (not words)
 
 
 def test_generate_guides_as_its_run_does_unless_told_otherwise(run, drawn):

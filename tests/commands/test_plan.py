@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from irg_rl.commands.advice import advise
+from irg_rl.commands.advice import advise, candidates
 from irg_rl.commands.longest import PROMPT, SPECIAL, Sampled, encode, longest_trajectory, replay_packs, sft_pack
 from irg_rl.commands.plan import EVALUATION, LEARNER, ROLLOUT, Place, Plan, Rates
 from irg_rl.commands.progress import console
-from irg_rl.config import Recipe, RecipeError, load_recipe
+from irg_rl.config import Recipe, load_recipe
 from irg_rl.learner.engine import Engine, Loss
+from irg_rl.learner.lora import adapter_size, add_adapters
 from irg_rl.learner.memory import Component
 from irg_rl.learner.replay import idle_pack
 from irg_rl.model.autoencoder import Autoencoder
@@ -152,9 +153,43 @@ def test_guidance_costs_branches_and_a_cache_in_evaluation_alone():
     assert guided.sampled == plain.sampled
 
 
-def test_adapters_are_not_planned_and_that_is_said():
-    with pytest.raises(RecipeError, match="rl.lora: plan counts full fine-tuning only"):
-        Plan(shapes("rl.lora={rank: 4, alpha: 8}")).parameters  # noqa: B018
+LORA = "rl.lora={rank: 4, alpha: 8}"
+
+
+def test_adapters_are_what_is_trained_sent_and_held_beside_the_base():
+    whole, adapted = Plan(shapes()), Plan(shapes(LORA))
+    size = adapter_size(adapted.model, adapted.recipe.rl.lora)
+    assert adapted.parameters[LEARNER].trained_total == size == adapted.sync / 4 > 0
+    full, small = (held(plan.place(LEARNER)) for plan in (whole, adapted))
+    assert small["weights"] == full["weights"] + 4 * size
+    assert small["gradients"] == 4 * size and small["optimizer moments"] == 2 * 4 * size
+    assert small["activations"] < full["activations"]  # what would be saved for the gradients of frozen matrices
+    remote = held(adapted.place(ROLLOUT))
+    assert remote.pop("adapters") == 4 * size and remote == held(whole.place(ROLLOUT))
+    learning = [{p.name: p.flops for p in plan.stretches}["rl learning"] for plan in (whole, adapted)]
+    assert learning[1] == pytest.approx(2 / 3 * learning[0])
+    assert whole.parts == adapted.parts
+
+
+@pytest.mark.parametrize(("place", "section"), [(LEARNER, "rl"), ("sft stage1 learner", "sft.stage1")])
+def test_adapters_are_a_way_to_fit_where_there_are_none(place, section):
+    adapters = (f"{section}.lora", ["{rank: 64, alpha: 128}"])
+    assert adapters in candidates(shapes(), place)
+    chosen = [f"{adapters[0]}={adapters[1][0]}", "sft.stage1.optimizer.muon_lr=null"]
+    assert adapters not in candidates(shapes(*chosen), place)
+    assert all("lora" not in setting for setting, _ in candidates(shapes(), ROLLOUT))
+
+
+def test_an_sft_stage_is_divided_over_the_ranks_that_have_a_pack():
+    chosen = ["sft.zero_stage=2", "engine.learner_ranks=4", "rl.groups=8", "sft.stage1.packs_per_step=2"]
+    chosen += [f"sft.{stage}.optimizer.muon_lr=null" for stage in ("base", "stage1", "stage2")]
+    one, two = (Plan(shapes(*chosen, *last)) for last in (["sft.stage1.packs_per_step=1"], []))
+    name = "sft stage1 learner"
+    assert (one.place(name).processes, two.place(name).processes) == (1, 2)
+    whole, half = held(one.place(name)), held(two.place(name))
+    assert 2 * half["fp32 masters"] == pytest.approx(whole["fp32 masters"], rel=1e-4)
+    assert half["gradients"] == whole["gradients"] and half["activations"] == whole["activations"]
+    assert [part.flops for part in one.stretches] == [part.flops for part in two.stretches]
 
 
 def test_a_reference_model_is_held_where_there_is_a_kl_term():
@@ -234,12 +269,19 @@ def seen(recipe: Recipe, image: ImageSegment) -> Seen:
     return Eyes(vae, recipe.model).look([image.pixels], [Noise(0, "p", 0)], image.turn)[0]
 
 
-def test_the_peak_of_a_real_step_is_the_planned_one():
+@pytest.mark.parametrize(("stage", "changes"), [
+    ("base", []),
+    ("stage1", ["sft.stage1.lora={rank: 8, alpha: 16}", "sft.stage1.optimizer.muon_lr=null"]),
+    ("base", ["engine.activation_checkpointing=true"]),
+])  # fmt: skip
+def test_the_peak_of_a_real_step_is_the_planned_one(stage, changes):
     """The second step on two packs: only then are there moments, and whole gradients beside the activations."""
-    name, recipe = "sft base learner", shapes()
+    name, recipe = f"sft {stage} learner", shapes(*changes)
     plan, model = Plan(recipe), initialize(UnifiedModel(recipe.model, SPECIAL), 0, (3, 3), (3, 3))
+    if (lora := plan.adapters[name]) is not None:
+        add_adapters(model, lora, seed=0)
     engine = Engine(model.train(), plan.trainings[name], idle_pack(recipe.model, SPECIAL))
-    pack = sft_pack(recipe, recipe.sft.base)
+    pack = sft_pack(recipe, recipe.sft.stages[stage])
     target = SFTPack(pack, torch.zeros(len(pack.velocity_index), recipe.model.latent_dim))
     counts = Counts.of([target])
 

@@ -219,3 +219,15 @@ def test_the_average_follows_its_formula():
     assert float(early.weights["w"]) == pytest.approx(1 - 2 / 11)
 
 
+def test_a_rank_that_keeps_no_average_reads_the_weights_all_the_same():
+    reads = []
+
+    def read():  # a collective call on several ranks, so it has to be walked through
+        for name in ("v", "w"):
+            reads.append(name)
+            yield name, torch.ones(1)
+
+    ema = EMA(read(), decay=0.5, keep=False)
+    ema.update(read())
+    ema.load({"v": torch.zeros(1), "w": torch.zeros(1)}, 7)
+    assert reads == ["v", "w"] * 2 and ema.weights == {} and ema.updates == 7

@@ -15,7 +15,7 @@ from irg_rl.learner import checkpoint
 from irg_rl.learner.actor import Learner, LearnerSettings
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.learner.engine import Engine, EngineSettings, Loss
-from irg_rl.learner.lora import Adapter, adapter_size, add_adapters, is_adapter, served
+from irg_rl.learner.lora import Adapter, adapter_size, add_adapters, is_adapter, load_trainable, served
 from irg_rl.learner.parts import OptimizerSettings, part_of
 from irg_rl.learner.process_group import Rank
 from irg_rl.learner.ratio_check import RatioError
@@ -157,6 +157,15 @@ def test_one_step_at_the_recommended_rate_changes_the_fp32_masters_under_bf16(le
         if ".lora_A." in name:
             assert torch.equal(before.bfloat16(), before), "masters start from what is computed with"
             assert float((after.bfloat16() == before.bfloat16()).float().mean()) > 0.5, "bf16 alone would stand still"
+
+
+def test_masters_are_made_from_what_bf16_computes_with_so_no_fp32_copy_is_loaded(world, learner, folder):
+    loaded = load_trainable(folder, "cpu", "bf16", None, seed=0).model
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    wide = Engine(world.copy(), EngineSettings(OptimizerSettings({"und": 1e-3}), 2, "bf16"),
+                  idle_pack(CONFIG, world.model.special))  # fmt: skip
+    masters, from_fp32 = weights(learner(lora=None, precision="bf16")), dict(wide.state().weights())
+    assert all(torch.equal(masters[name], from_fp32[name]) for name in masters)
 
 
 def test_a_part_with_rate_zero_stays_bit_for_bit_also_where_all_weights_are_trained(world, folder, groups):

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from irg_rl.errors import InputError
+from irg_rl.model import folder as folder_module
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import LLMConfig, ModelConfig
-from irg_rl.model.folder import AUTOENCODER, WEIGHTS, is_model_folder, load_folder, save_folder
+from irg_rl.model.folder import AUTOENCODER, WEIGHTS, check_folder, is_model_folder, load_folder, save_folder
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 from tests.golden import ROOT
@@ -72,6 +73,38 @@ def test_weights_that_do_not_fit_are_named(saved):
     weights["vae2llm.weight"] = torch.zeros(3, 2)
     save_file(weights, saved / WEIGHTS)
     with pytest.raises(ValueError, match=r"missing llm2vae.bias; unknown llm2vae.extra; vae2llm.weight is \[3, 2\]"):
+        load_folder(saved)
+
+
+def test_all_that_does_not_fit_is_named_and_layers_together(saved):
+    weights = load_file(saved / WEIGHTS)
+    layers = "language_model.model.layers"
+    gone = [
+        f"{layers}.{n}.{name}.weight" for n in (0, 1) for name in ("mlp.up_proj", "input_layernorm", "mlp.gate_proj")
+    ]
+    gone += [f"{layers}.1.self_attn.k_norm.weight", "llm2vae.bias", "vae2llm.bias", "connector.fc1.bias"]
+    for name in gone:
+        del weights[name]
+    weights |= {f"{layers}.{number}.mlp.extra": torch.zeros(1) for number in (0, 1, 2, 7)}
+    save_file(weights, saved / WEIGHTS)
+    with pytest.raises(InputError) as error:
+        load_folder(saved)
+    told = str(error.value).split(": ", 1)[1].split("; ")
+    assert sorted(told) == sorted([
+        *(f"missing {layers}.{{0-1}}.{name}.weight" for name in ("mlp.up_proj", "input_layernorm", "mlp.gate_proj")),
+        f"missing {layers}.1.self_attn.k_norm.weight", "missing llm2vae.bias", "missing vae2llm.bias",
+        "missing connector.fc1.bias", f"unknown {layers}.{{0-2,7}}.mlp.extra",
+    ])  # fmt: skip
+
+
+def test_a_folder_is_checked_by_its_headers_before_a_weight_is_read(saved, monkeypatch):
+    checked = check_folder(saved)
+    assert all(tensor.is_meta for tensor in [*checked.model.parameters(), *checked.autoencoder.parameters()])
+    weights = load_file(saved / AUTOENCODER)
+    del weights["decoder.conv_out.bias"]
+    save_file(weights, saved / AUTOENCODER)
+    monkeypatch.setattr(folder_module, "read_tensors", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(InputError, match=rf"{AUTOENCODER} does not fit .*missing decoder.conv_out.bias"):
         load_folder(saved)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from irg_rl.learner.parts import Part, part_of
+from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.footprint import LiveBytes, SavedBytes, drawing_footprint, training_footprint, velocity_footprint
 from irg_rl.model.layout import Kind
@@ -80,6 +81,25 @@ def test_bf16_on_a_gpu_is_counted_where_there_is_none_and_grows_with_rows_and_la
 
     assert kept(6, 2) == pytest.approx(2 * kept(3, 2), rel=0.1)
     assert kept(3, 5) - kept(3, 4) == kept(3, 4) - kept(3, 3) > 0
+
+
+def test_flex_attention_is_counted_like_a_fused_kernel_without_a_mask():
+    """One row in one batch, as many key/value heads as query heads: the dense mask is all that differs."""
+    model = meta_model(num_key_value_heads=4)
+    kept = {}
+    for backend in (Backend.SDPA, Backend.FLEX):
+        model.attention = backend
+        kept[backend] = training_footprint(model, pack(1), "cpu", torch.float32).kept
+    assert kept[Backend.SDPA] - kept[Backend.FLEX] == pack(1).lengths[0] ** 2 * 4
+
+
+def test_on_a_gpu_flex_attention_is_what_is_counted_where_heads_are_large_enough():
+    model = meta_model(hidden_size=64)
+    found = {}
+    for backend in (Backend.AUTO, Backend.FLEX, Backend.SDPA):
+        model.attention = backend
+        found[backend] = training_footprint(model, pack(), "cuda", torch.bfloat16)
+    assert found[Backend.AUTO] == found[Backend.FLEX] and found[Backend.FLEX].kept < found[Backend.SDPA].kept
 
 
 def test_a_denoising_step_holds_copies_of_keys_and_values_and_no_weights():

@@ -337,6 +337,18 @@ def test_a_stream_resumes_bit_for_bit_anywhere(world, folder):
         assert equal(resumed.next(), packs[stop]) and equal(resumed.next(), packs[stop + 1]), f"after {stop}"
 
 
+def test_a_pack_left_to_another_rank_is_gone_past_without_being_encoded(world, folder, monkeypatch):
+    chosen = stage(DataSource(folder="one", mandatory=True), TWO, tokens_per_pack=150)
+    whole, shared = (stream(world, folder, chosen, Dropout()) for _ in range(2))
+    packs = [whole.next() for _ in range(6)]
+    with monkeypatch.context() as patched:
+        patched.setattr(shared.encoder, "encode", lambda rows: pytest.fail("encoded"))
+        for _ in range(4):
+            shared.skip()
+    assert equal(shared.next(), packs[4]) and equal(shared.next(), packs[5])
+    assert shared.state() == whole.state()
+
+
 def test_packs_differ_from_each_other_in_their_noise(world, tmp_path):
     write(tmp_path / "one", [initial_full(0)])
     packs = stream(world, tmp_path, stage(ONE, tokens_per_pack=20))

@@ -1,0 +1,69 @@
+"""Cached attention by flash-attn: every row's queries meet its own keys, so nothing is padded, masked or repeated.
+
+Letters: R rows, N new tokens, M keys of all rows, h query heads, k key/value heads, d numbers per head.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from irg_rl.model.cache import KVCache, require_room
+from irg_rl.model.pack import Pack
+
+
+class FlashAttention:
+    """`attend` as `CachedAttention` has it, for rows of one new block each: an image, whose tokens all see each other,
+    or with `causal` a text. A `pack` of None is one new token per row.
+
+    `kernel(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=)` is flash-attn's
+    `flash_attn_varlen_func`: q [N, h, d], k and v [M, k, d], row after row; the last query of a row sees its last key.
+    """
+
+    def __init__(
+        self,
+        kernel: Callable[..., Tensor],
+        cache: KVCache,
+        rows: Tensor | None,
+        lengths: Int[Tensor, "R"],
+        new: list[int],
+        pack: Pack | None,
+        write: bool,
+        causal: bool,
+    ) -> None:
+        device = cache.keys[0].device
+        self._kernel, self._cache, self._write, self._causal = kernel, cache, write, causal
+        added = torch.tensor(new)
+        keys = lengths + added
+        if write:
+            require_room(cache, keys)
+        self._bounds = tuple(F.pad(count.cumsum(0), (1, 0)).int().to(device) for count in (added, keys))
+        self._longest = (int(added.max()), int(keys.max()))
+        row = torch.repeat_interleave(keys)  # of each key, row after row
+        column = torch.arange(len(row)) - (keys.cumsum(0) - keys)[row]
+        is_new = column >= lengths[row]
+        row = row if rows is None else rows.cpu()[row]
+        self._old, self._new = (part.nonzero()[:, 0].to(device) for part in (~is_new, is_new))
+        self._old_at, self._new_at = ((row[p].to(device), column[p].to(device)) for p in (~is_new, is_new))
+        self._by_row = None if pack is None else pack.slot.argsort()  # the pack's own order is that of its streams
+        self._by_stream = None if pack is None else self._by_row.argsort()
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
+        if self._by_row is not None:
+            q, k, v = (x.index_select(0, self._by_row) for x in (q, k, v))
+        k, v = self._joined(self._cache.keys[layer], k), self._joined(self._cache.values[layer], v)
+        mixed = self._kernel(q, k, v, *self._bounds, *self._longest, causal=self._causal).flatten(1)
+        return mixed if self._by_stream is None else mixed.index_select(0, self._by_stream)
+
+    def _joined(self, stored: Float[Tensor, "B k C d"], new: Float[Tensor, "N k d"]) -> Float[Tensor, "M k d"]:
+        """Every row's cached tokens and its new ones after them."""
+        if self._write:
+            row, column = self._new_at
+            stored[row, :, column] = new
+        row, column = self._old_at
+        joined = new.new_empty(len(self._old) + len(self._new), *new.shape[1:])
+        joined[self._old] = stored[row, :, column]
+        joined[self._new] = new
+        return joined
