@@ -87,15 +87,20 @@ class StageRank:
         self._store = None
         self._told: list[tuple[str, tuple]] = []
 
+    @property
+    def _patience(self) -> float:
+        """Seconds that ranks wait for each other."""
+        return max(WARM_UP_S, self.run.recipe.engine.deadline_s)
+
     def open_port(self) -> int:
         """Rank 0: the meeting point of all ranks."""
-        self._store = host_store(self.place.world_size, self.run.recipe.engine.deadline_s)
+        self._store = host_store(self.place.world_size, self._patience)
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
         """Joins the other ranks and builds model, stream and trainer."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
-        join(self.place, self._store, port, recipe.engine.deadline_s)
+        join(self.place, self._store, port, self._patience)
         path = model_path(run, self.start)
         folder = load_trainable(
             path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
@@ -145,7 +150,10 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
     if count == 1:
         alone = StageRank(run, name, start, stage, seed)
         alone.setup()
-        yield lambda method: getattr(alone, method)()
+        try:
+            yield lambda method: getattr(alone, method)()
+        finally:
+            alone.trainer = None  # what hears it holds the rank: without this the engine would stay until a collection
         return
     options = actor_options(
         threads=max(engine.threads // count, 1), cpus=0, gpus=1.0 if engine.device == "cuda" else 0.0,

@@ -89,9 +89,9 @@ class Incremental:
     def drawing(
         self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
     ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
-        """The velocity of noisy images at their times, laid out once for all denoising steps. The contexts must stay as
-        they are meanwhile. `at`: as they were at that mark, so a shorter prefix (guidance without the last text) needs
-        no cache of its own."""
+        """The velocity of noisy images at their times, laid out once for all denoising steps; masks are made anew, so
+        that only those of one guidance branch are held. The contexts must stay as they are meanwhile. `at`: as they
+        were at that mark, so a shorter prefix (guidance without the last text) needs no cache of its own."""
         past = cache.mark() if at is None else at
         which = slice(None) if rows is None else rows.cpu()
         lengths, device = past.lengths[which], cache.keys[0].device

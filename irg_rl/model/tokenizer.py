@@ -62,7 +62,10 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
     """The tokenizer of a model folder."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise InputError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
-    return TextTokenizer(Qwen2Tokenizer.from_pretrained(folder), str(folder))
+    try:
+        return TextTokenizer(Qwen2Tokenizer.from_pretrained(folder), str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: its tokenizer cannot be read: {error}") from error
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> TextTokenizer:
