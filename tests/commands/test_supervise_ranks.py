@@ -65,6 +65,7 @@ def test_a_killed_stage_of_two_ranks_resumes_bit_for_bit(world, tmp_path, monkey
     monkeypatch.undo()
     path, _ = checkpoint.latest(run.path("sft1"))
     assert checkpoint.describe(path).step == 2 and not ray.is_initialized()
+    assert checkpoint.load(path).extra["world_size"] == 2
     again, facts = trained(run)
     assert facts["steps"] == 4 and all(torch.equal(again[name], whole[name]) for name in whole)
     lines = [json.loads(line) for line in (run.folder / METRICS).read_text().splitlines()]
