@@ -30,8 +30,9 @@ from rollouts.request import Request
 from rollouts.sampler import Sampler
 
 BATCH, TURNS = 16, (2, 3)
-TOLERANCE = 1e-3
-"""Between drawn latents, whose standard deviation is about 1, after 49 guided steps of each image."""
+FIRST, LATER = 1e-3, 0.05
+"""Tolerances between drawn latents, of a standard deviation of about 1: after the 49 guided steps of a first image,
+and of refinements: what these look at is rounded to bytes, so that a rounding error can flip one."""
 
 
 class Unshared(Contexts):
@@ -88,11 +89,14 @@ def naive(sampler: Sampler, requests: list[Request]) -> list[Trajectory]:
         return sampler.sample(requests, batch_size=1)
 
 
-def gap(one: Sequence[Trajectory], other: Sequence[Trajectory]) -> float:
-    """Largest difference of drawn latents."""
+def gaps(one: Sequence[Trajectory], other: Sequence[Trajectory]) -> list[float]:
+    """Largest difference of drawn latents, of each turn."""
     require_same_texts(one, other)
-    pairs = [(a, b) for t, u in zip(one, other, strict=True) for a, b in zip(t.images, u.images, strict=True)]
-    return max(float((a.drawn - b.drawn).abs().max()) for a, b in pairs)
+    pairs = list(zip(one, other, strict=True))
+    return [
+        max(float((t.images[turn].drawn - u.images[turn].drawn).abs().max()) for t, u in pairs)
+        for turn in range(one[0].turns)
+    ]
 
 
 def rows(bench: Bench, turns: int) -> list[list[str]]:
@@ -110,10 +114,11 @@ def rows(bench: Bench, turns: int) -> list[list[str]]:
     slowest, reference = found["naive"]
     table = []
     for name, (seconds, drawn) in found.items():
-        difference = gap(drawn, reference)
-        if difference > TOLERANCE:
-            raise ValueError(f"{turns} turns, {name}: images differ from those of the naive path by {difference:.1e}")
-        numbers = (f"{seconds:.2f}", f"{BATCH / seconds:.2f}", f"{slowest / seconds:.1f}", f"{difference:.0e}")
+        first, *later = gaps(drawn, reference)
+        if first > FIRST or max(later) > LATER:
+            raise ValueError(f"{turns} turns, {name}: images differ from the naive path's by {first:.1e}, {later}")
+        apart = f"{first:.0e}, {max(later):.0e}"
+        numbers = (f"{seconds:.2f}", f"{BATCH / seconds:.2f}", f"{slowest / seconds:.1f}", apart)
         table.append([str(turns), name, *numbers])
     return table
 
@@ -121,7 +126,7 @@ def rows(bench: Bench, turns: int) -> list[list[str]]:
 def main() -> None:
     bench = Bench.make()
     table = Table(
-        "turns", "path", "CPU s", "trajectories/s", "times naive", "largest |dx|",
+        "turns", "path", "CPU s", "trajectories/s", "times naive", "largest |dx|, first and later",
         title=f"generation: {bench.size}, {BATCH} prompts, {TEXT_TOKENS} text tokens and an image a turn, preset irg",
     )  # fmt: skip
     for turns in TURNS:

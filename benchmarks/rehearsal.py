@@ -124,6 +124,7 @@ def learn(recipe: Recipe, parts: Parts, drawn: list[Trajectory]) -> tuple[dict[s
 
 
 def main() -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     torch.set_num_threads(1)
     is_gpu = DEVICE == "cuda"
     recipe = load_recipe(CONFIGS / ("bagel-grpo.yaml" if is_gpu else "shapes.yaml"), CHANGES + LARGE * is_gpu)
@@ -144,7 +145,6 @@ def main() -> None:
     # a backward through frozen matrices has no gradient of theirs to compute: it costs one forward, not two
     forwards = 2 + (recipe.engine.dtype == "bf16") + recipe.engine.activation_checkpointing
     replaying = forwards * sum(matrices.flops(Load.of(pack)) for pack in packs)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     speeds = (drawing / sampling["whole"], replaying / learning["whole"])
     rows = [
         ("", "sampling", "one LoRA step"), ("---",) * 3,

@@ -6,7 +6,7 @@ Wall clock, means over the updates of `RUN/metrics.jsonl` but for the first, whi
 is filled (sampling and scoring go on side by side), learned from, and published; the rest is writing logs and
 checkpoints. Rollout actors sample, the mean of them counts; what is left of the filling is waiting: for the slowest
 actor, for scores, for the driver. Holds for `rl.staleness: 0`: with more, sampling goes on while the learner learns.
-Runs of before the `busy/` metrics show the three stretches alone.
+Runs of before the `busy/` metrics show the three stretches alone. A run that was resumed in its RL is not for this.
 """
 
 import sys
@@ -46,7 +46,7 @@ def parts(found: dict[str, float]) -> list[tuple[str, float]]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["stage"] == "rl" and "seconds/learn" in row]
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["stage"] == "rl" and "seconds/collect" in row]
     if len(rows) < 2:
         sys.exit(f"{folder}: {len(rows)} RL updates are logged; two or more are needed")
     found = means(rows)
@@ -57,8 +57,7 @@ def main() -> None:
     console.print(table)
     if "busy/scoring" in found:
         console.print(f"scoring, beside the sampling: {found['busy/scoring']:.2f} s")
-    learner = sum(found[name] for name in LEARNING if name in found) or found["seconds/learn"]
-    console.print(f"the learner is idle for {1 - learner / found['update']:.1%} of an update")
+    console.print(f"the learner is idle for {1 - found['seconds/learn'] / found['update']:.1%} of an update")
 
 
 if __name__ == "__main__":
