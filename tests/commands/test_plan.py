@@ -130,7 +130,7 @@ def test_zero_stages_and_ranks_divide_the_learner_and_leave_the_rollout_actor():
 def test_longer_packs_larger_groups_and_more_turns_cost_where_they_should():
     base, packs, group, turns = (
         Plan(shapes(*changes))
-        for changes in ([], ["rl.max_pack_tokens=4096"], ["rl.group_size=16"], ["sampling.turns=1"])
+        for changes in ([], ["rl.max_pack_tokens=4096"], ["rl.group_size=32"], ["sampling.turns=1"])
     )
     assert held(packs.place(LEARNER))["activations"] < 0.6 * held(base.place(LEARNER))["activations"]
     assert held(group.place(ROLLOUT))["KV caches"] == 2 * held(base.place(ROLLOUT))["KV caches"]
