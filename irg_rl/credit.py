@@ -429,11 +429,15 @@ def _discounted(sample: Sample, k: int, options: Options) -> float:
 
 
 def _slope(q: list[float], y: list[float]) -> float:
-    """Least-squares slope of y on q, kept in [0, 1]; with fewer than 3 distinct q it is 1, the plain baseline."""
+    """Least-squares slope of y on q, kept in [0, 1]; with fewer than 3 distinct q, or none that differ by more than
+    rounding, it is 1, the plain baseline."""
     if len(set(q)) < 3:
         return 1.0
     mean_q, mean_y = _mean(q), _mean(y)
-    slope = fsum((a - mean_q) * (b - mean_y) for a, b in zip(q, y)) / fsum((a - mean_q) ** 2 for a in q)
+    spread = fsum((a - mean_q) ** 2 for a in q)
+    if not spread:
+        return 1.0
+    slope = fsum((a - mean_q) * (b - mean_y) for a, b in zip(q, y)) / spread
     return max(0.0, min(1.0, slope))
 
 

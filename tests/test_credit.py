@@ -8,6 +8,7 @@ Reference cases left out: `ddpo` (rolling buffer per prompt: groups are whole he
 group); `r3_multi_round/{default,global,std}` (operations that R3's trainer does not use).
 """
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given, settings
@@ -390,6 +391,7 @@ def test_a_price_taxes_edits_and_never_stops(qs, price):
 
 
 @given(st.lists(st.floats(-1, 1), min_size=4, max_size=8), st.integers(0, 7), st.floats(-1, 1))
+@hypothesis.example([0.0, 0.0, 5e-257, 2e-278], 0, 0.0)  # distinct, and their squares are 0
 @settings(max_examples=60, deadline=None)
 def test_the_fitted_baseline_of_a_sample_does_not_see_its_own_outcome(finals, which, other):
     """Unbiasedness at lambda = 1: changing my outcome moves my advantage by exactly that much."""
