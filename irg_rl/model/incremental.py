@@ -107,7 +107,8 @@ class Incremental:
         @torch.no_grad()
         def velocity(x_t: Float[Tensor, "R G D"], t: Float[Tensor, "R"]) -> Float[Tensor, "R G D"]:
             attend = self._attend(cache, rows, lengths, pack.lengths, pack, write=False, causal=False)
-            noisy = replace(pack, latents=x_t.flatten(0, 1).float(), times=t.to(device, torch.float32))
+            latents, times = (x.to(device, torch.float32) for x in (x_t.flatten(0, 1), t))
+            noisy = replace(pack, latents=latents, times=times)
             _, gen = self.trunk(noisy, attend, (pack.logit_index, pack.velocity_index))
             return self.llm2vae(gen).float().view_as(x_t)
 

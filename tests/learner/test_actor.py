@@ -77,7 +77,8 @@ def test_an_update_raises_what_was_rewarded_and_lowers_what_was_not(world, setti
     for _ in range(3):
         metrics = learner.train(*groups)
     assert metrics["step"] == 3 and metrics["skipped"] == 0
-    assert all(learner.seconds()[part] > 0 for part in ("packing", "replay", "optimizer")) and not learner.seconds()
+    took = learner.seconds()
+    assert all(took[part] > 0 for part in ("packing", "replay", "optimizer")) and not learner.seconds()
     trajectories = [t for group in groups for t in group.trajectories]
     changes = {"rewarded": 0.0, "punished": 0.0}
     for replay in world.replay().packs(trajectories):

@@ -91,17 +91,22 @@ def test_a_trunk_that_stops_before_its_fork_gives_its_siblings_one_and_the_same_
 def test_what_siblings_share_goes_through_the_model_once(kit, monkeypatch):
     """Rows of every denoising step and of every image that is put into a context."""
     drawn, seen = [], []
-    velocity, prefill = kit.model.velocity, kit.model.prefill_image
+    drawing, prefill = kit.model.drawing, kit.model.prefill_image
 
-    def count_velocity(cache, x, *rest, **more):
-        drawn.append(len(x))
-        return velocity(cache, x, *rest, **more)
+    def count_drawing(*laid_out):
+        velocity = drawing(*laid_out)
+
+        def counted(x, t):
+            drawn.append(len(x))
+            return velocity(x, t)
+
+        return counted
 
     def count_prefill(cache, clean, *rest):
         seen.append(len(clean))
         return prefill(cache, clean, *rest)
 
-    monkeypatch.setattr(kit.model, "velocity", count_velocity)
+    monkeypatch.setattr(kit.model, "drawing", count_drawing)
     monkeypatch.setattr(kit.model, "prefill_image", count_prefill)
     kit.sampler(turns=3, is_stop=lambda text: False).sample(siblings({1: 2, 2: 3}, 12))
     assert drawn == 5 * [2] + 5 * [4] + 5 * [12]
