@@ -18,6 +18,7 @@ from irg_rl.model.tokenizer import TextTokenizer, train_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.shapes_world import corpus
 from irg_rl.trajectory import Segment, TextSegment, Trajectory
+from rollouts.request import never
 from rollouts.sampler import Sampler
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class Bench:
     def sampler(self, parts: dict[str, Any], **sampling: Any) -> Sampler:
         """`parts`: noise or guidance. `sampling`: settings on top of the recipe's."""
         settings = self.recipe.sampling.model_copy(update={"max_text_tokens": TEXT_TOKENS, **sampling})
-        return Sampler(self.model, self.vae, self.tokenizer, settings, is_stop=lambda text: False, **parts)
+        return Sampler(self.model, self.vae, self.tokenizer, settings, is_stop=never, **parts)
 
     @property
     def replay(self) -> Replay:

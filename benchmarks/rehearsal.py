@@ -38,7 +38,7 @@ from irg_rl.model.unified import UnifiedModel
 from irg_rl.shapes_world import corpus
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.drawing import draw_images
-from rollouts.request import Request
+from rollouts.request import Request, never
 from rollouts.sampler import Sampler
 from rollouts.text import write
 
@@ -91,7 +91,7 @@ def sample(recipe: Recipe, parts: Parts, watch: Stopwatch) -> tuple[dict[str, fl
 
         return call
 
-    sampler = Sampler(*parts, recipe.rl_sampling, noise=recipe.rl.noise, is_stop=lambda text: False)
+    sampler = Sampler(*parts, recipe.rl_sampling, noise=recipe.rl.noise, is_stop=never)
     requests = [Request(Prompt("p", " ".join(["red"] * PROMPT_TOKENS)), number) for number in range(BATCH)]
     drawn: list[Trajectory] = []
     texts = patch("rollouts.sampler.write", watched("texts", write))

@@ -68,3 +68,8 @@ class StopPhrase:
 
     def __call__(self, text: str) -> bool:
         return self.phrase.lower() in text.lower()
+
+
+def never(text: str) -> bool:
+    """No reflection ends the trajectory: all turns are drawn."""
+    return False

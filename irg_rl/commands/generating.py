@@ -15,7 +15,7 @@ from irg_rl.config import Recipe, SamplingRecipe, changed_recipe, parse_recipe
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
 from irg_rl.trajectory import Prompt, Trajectory
-from rollouts.request import Request, StopPhrase
+from rollouts.request import Request, StopPhrase, never
 from rollouts.sampler import Sampler
 
 BAGEL_TEXT_TOKENS = 1000
@@ -80,7 +80,7 @@ def generate_to(
     parts = load_here(folder, recipe)
     sampler = Sampler(
         parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling,
-        guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if stop else _never,
+        guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if stop else never,
     )  # fmt: skip
     requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
     trajectories = sampler.sample(requests, turns, evaluation.batch_size)
@@ -94,10 +94,6 @@ def generate_to(
     records = [_write(trajectory, out, number) for number, trajectory in enumerate(trajectories)]
     write_json(out / "settings.json", {**settings, "trajectories": records})
     console.print(f"{len(records)} trajectories written to {out}")
-
-
-def _never(text: str) -> bool:
-    return False
 
 
 def _said(sampling: SamplingRecipe) -> dict:

@@ -21,10 +21,9 @@ from irg_rl.studies.frame import Frame, Row
 from irg_rl.studies.plates import Plate, dots_plate, stacks_plate
 from irg_rl.studies.settings import InfluenceSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
-from irg_rl.studies.turns import never
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.noise import hashed
-from rollouts.request import Request, Text
+from rollouts.request import Request, Text, never
 
 OWN = "its own"
 REDRAW = "plain redraw"

@@ -21,10 +21,9 @@ from irg_rl.studies.frame import Frame, Row
 from irg_rl.studies.plates import Line, lines_plate
 from irg_rl.studies.settings import TeacherSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
-from irg_rl.studies.turns import never
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.noise import hashed
-from rollouts.request import Request, Text
+from rollouts.request import Request, Text, never
 
 TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
 """Arms without degradation."""

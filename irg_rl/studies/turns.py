@@ -26,7 +26,7 @@ from irg_rl.studies.plates import Line, Plate, lines_plate
 from irg_rl.studies.settings import TurnsSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
 from irg_rl.trajectory import Trajectory
-from rollouts.request import Request, StopPhrase
+from rollouts.request import Request, StopPhrase, never
 
 SCORED = "scored/"
 """Columns of the scorers."""
@@ -96,11 +96,6 @@ class Turns(Study[TurnsSettings]):
             )
         tables = [_by_turn(arms), *_compared_in_pairs(places), _priced(arms, prices)]
         return Findings("; ".join(told), [plate for plate in plates if plate is not None], tables)
-
-
-def never(text: str) -> bool:
-    """No reflection ends a trajectory: the model draws again under whatever it said."""
-    return False
 
 
 def score_images(trajectories: Sequence[Trajectory], score) -> None:
