@@ -250,7 +250,8 @@ def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
             axes.xaxis.get_major_locator().set_params(integer=True)
         panels[0].set_ylabel("share right (95 % interval)")
         panels[0].set_ylim(0, 1)
-        panels[-1].legend(loc="lower right")
+        _, fullest = max(enumerate(panels), key=lambda place: (len(shown[place[0]]["arms"]), place[0]))
+        fullest.legend(loc="lower right")  # one evaluation may be without controls
         return _finish(
             figure,
             "Accuracy by turn beside both controls",

@@ -70,4 +70,6 @@ def test_an_evaluation_without_anything_to_repair_is_still_drawn():
     evaluation = {"name": "sft", "arms": {"real": arm, "redraw": arm}}
     assert "sft 0 and 10" in curves.draw_repair([evaluation]).caption
     assert "sft (n=10)" in svg(curves.draw_turns([evaluation]))
+    uncontrolled = {"name": "more", "arms": {"real": arm}}
+    assert "redraw" in svg(curves.draw_turns([evaluation, uncontrolled])), "the legend names every arm that is shown"
     assert curves.draw_turns([]) is None and curves.draw_repair([]) is None
