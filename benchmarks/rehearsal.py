@@ -1,8 +1,9 @@
 """A rehearsal of RL on BAGEL-7B-MoT: full-size random weights on one GPU draw a batch and take one LoRA learner step.
 
-    python benchmarks/rehearsal.py
+    python benchmarks/rehearsal.py [key=value ...]
 
-Writes docs/rehearsal.md with date, card, speeds and memory. On a GPU of 80 GB: configs/bagel-grpo.yaml with adapters in
+Writes docs/rehearsal.md with date, card, speeds and memory, and what `irg-rl plan` says of them; settings on top of
+the recipe's are named there. On a GPU of 80 GB: configs/bagel-grpo.yaml with adapters in
 bf16, two turns of 512 pixels; some minutes. Without a GPU the same code runs on the model of configs/shapes.yaml in
 fp32, a minute, and the page says so. Everything is done twice and the second time counts, wall clock. Floating-point
 operations are those of the matrices (irg_rl/model/flops.py), the peak is that of the card's data sheet.
@@ -10,6 +11,7 @@ operations are those of the matrices (irg_rl/model/flops.py), the peak is that o
 
 import resource
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import date
@@ -21,6 +23,7 @@ from common import CONFIGS
 
 from irg_rl.commands.learning import learner_settings
 from irg_rl.commands.longest import PROMPT_TOKENS, Sampled
+from irg_rl.commands.plan import LEARNER, ROLLOUT, Plan
 from irg_rl.commands.prepare import precision
 from irg_rl.commands.progress import console
 from irg_rl.config import Recipe, load_recipe
@@ -127,11 +130,14 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     torch.set_num_threads(1)
     is_gpu = DEVICE == "cuda"
-    recipe = load_recipe(CONFIGS / ("bagel-grpo.yaml" if is_gpu else "shapes.yaml"), CHANGES + LARGE * is_gpu)
+    more = sys.argv[1:]
+    recipe = load_recipe(CONFIGS / ("bagel-grpo.yaml" if is_gpu else "shapes.yaml"), CHANGES + LARGE * is_gpu + more)
+    planned = Plan(recipe)
     parts = build(recipe)
     matrices, size = Matrices.of(parts[0]), sum(p.numel() for p in parts[0].parameters())
     add_adapters(parts[0], recipe.rl.lora, seed=0)
     sampling, sampling_gib, (_, drawn) = sample(recipe, parts, Stopwatch(torch.device(DEVICE)))
+    console.print(f"sampled: {sampling}, {sampling_gib:.1f} GiB")
     learning, learning_gib, packs = learn(recipe, parts, drawn)
 
     card = torch.cuda.get_device_name() if is_gpu else "no GPU at hand: one CPU thread"
@@ -154,11 +160,12 @@ def main() -> None:
         ("10^12 operations/s", *(f"{speed / 1e12:.3g}" for speed in speeds)),
         ("share of the card's matrix peak", *(f"{speed / peak:.1%}" if is_gpu else "-" for speed in speeds)),
         ("peak memory, GiB" + (not is_gpu) * " (the process)", f"{sampling_gib:.1f}", f"{learning_gib:.1f}"),
+        ("`irg-rl plan` says, GiB", *(f"{planned.place(name).peak / 2**30:.1f}" for name in (ROLLOUT, LEARNER))),
     ]  # fmt: skip
     said = [
         "# Rehearsal", "", f"`python benchmarks/rehearsal.py` ({commit}), {date.today()}, {card}. Random weights of",
         "BAGEL-7B-MoT's sizes:" if is_gpu else "**the sizes of configs/shapes.yaml, not of BAGEL**:",
-        f"{size / 1e6:,.1f} M parameters, {recipe.engine.dtype}. {BATCH} trajectories of {how.turns} turns:",
+        f"{size / 1e6:,.1f} M parameters, {recipe.engine.dtype}{''.join(f', `{change}`' for change in more)}. {BATCH} trajectories of {how.turns} turns:",
         f"{texts:,} text tokens, {images} images of {pixels} pixels in {points - 1} steps each.",
         f"Replayed are {tokens:,} tokens, noise blocks of the trained steps included.", "",
         *(f"| {' | '.join(row)} |" for row in rows),

@@ -66,7 +66,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
 
 
 def gpu_problems(recipe: Recipe) -> list[str]:
-    """Every learner rank and every rollout actor has a GPU of its own, and waits for it in vain where there is none."""
+    """Every learner rank and every rollout actor has its share of a GPU, and waits for it in vain where there is none."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []
@@ -76,10 +76,12 @@ def gpu_problems(recipe: Recipe) -> list[str]:
     if recipe.rl is not None:
         wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
     there = torch.cuda.device_count()
+    room = there * int(1 / engine.gpu_share)  # Ray gives no actor parts of two GPUs
     return [
-        f"{place} wants {count} GPUs and {there} are visible: lower engine.learner_ranks or engine.rollout_actors"
+        f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
+        "engine.rollout_actors or engine.gpu_share"
         for place, count in wanted.items()
-        if count > there
+        if count > room
     ]
 
 

@@ -88,9 +88,9 @@ class Learners:
         self.fingerprint = fingerprint(run)  # once: rollouts may be many, and their tensors large
         settings = learner_settings(self.recipe, str(model_path(run, start)))
         ranks = self.recipe.engine.learner_ranks
-        gpus = 1.0 if self.recipe.engine.device == "cuda" else 0.0
-        environment = {"DS_ACCELERATOR": self.recipe.engine.device}
-        options = actor_options(threads=settings.threads, cpus=0, gpus=gpus, environment=environment)
+        engine = self.recipe.engine
+        environment = {"DS_ACCELERATOR": engine.device}
+        options = actor_options(threads=settings.threads, cpus=0, gpus=engine.gpus, environment=environment)
         actor = ray.remote(Learner).options(**options)
         self.ranks = Ranks("learner", lambda rank: actor.remote(settings, rank, ranks), ranks)
         self.ranks.start(WARM_UP_S)

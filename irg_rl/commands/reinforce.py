@@ -63,8 +63,8 @@ def worker_settings(run: Run, start: str) -> WorkerSettings:
 
 def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
     recipe, settings = run.recipe, worker_settings(run, start)
-    gpus = 1.0 if recipe.engine.device == "cuda" else 0.0
-    actor = ray.remote(RolloutWorker).options(**actor_options(threads=settings.threads, cpus=0, gpus=gpus))
+    options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.engine.gpus)
+    actor = ray.remote(RolloutWorker).options(**options)
     return Fleet(
         "rollout",
         lambda index: actor.remote(settings),

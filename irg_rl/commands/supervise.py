@@ -156,7 +156,7 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
             alone.trainer = None  # what hears it holds the rank: without this the engine would stay until a collection
         return
     options = actor_options(
-        threads=max(engine.threads // count, 1), cpus=0, gpus=1.0 if engine.device == "cuda" else 0.0,
+        threads=max(engine.threads // count, 1), cpus=0, gpus=engine.gpus,
         environment={"DS_ACCELERATOR": engine.device},
     )  # fmt: skip
     with LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):

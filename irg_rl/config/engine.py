@@ -10,12 +10,15 @@ from irg_rl.config.sections import Positive, Rate, Section
 class EngineRecipe(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     learner_ranks: Positive = 1
-    """Processes that train together, each on a GPU of its own: of RL, and of the SFT stages whose `packs_per_step` give
-    each of them a pack."""
+    """Processes that train together: of RL, and of the SFT stages whose `packs_per_step` give each of them a pack. On
+    GPUs each has one of its own."""
     rollout_actors: Positive = 2
     threads: Positive = 2
     """Torch threads for a lone process; actors that run side by side share them."""
     device: Literal["cpu", "cuda"] = "cpu"
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, exclude_if=lambda share: share == 1)
+    """Part of a GPU that every learner rank and every rollout actor takes: a third puts three of them on one. Several
+    learner ranks want whole ones."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = Field(False, exclude_if=lambda on: not on)
     """Run every layer again in the backward instead of keeping what it made: about a third more time, and memory for
@@ -26,6 +29,11 @@ class EngineRecipe(Section):
     deadline_s: Rate = 300.0
     """Longest wait for any answer of an actor."""
     keep_checkpoints: Positive = 2
+
+    @property
+    def gpus(self) -> float:
+        """What an actor takes of the GPUs that Ray counts."""
+        return self.gpu_share if self.device == "cuda" else 0.0
 
 
 class TrackingRecipe(Section):

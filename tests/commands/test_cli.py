@@ -156,7 +156,7 @@ def test_check_counts_the_gpus_that_ranks_and_actors_want(irg_rl, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 12)
     said = irg_rl("check", CONFIGS / "bagel-grpo.yaml").out
-    assert "not on this machine: rl wants 16 GPUs and 12 are visible: lower engine.learner_ranks or" in said
+    assert "not on this machine: rl has 16 processes and 12 GPUs with room for 12 are visible: lower" in said
     enough = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "engine.rollout_actors=4").out
     assert "bagel-grpo: well-formed" in enough and "GPUs" not in enough
 

@@ -60,6 +60,7 @@ def test_flash_attention_gives_the_numbers_of_sdpa(model):
         half.attention = backend
         cache = half.new_cache(3, 64)
         half.prefill_text(cache, [[1, 2, 3], [4], [5, 6]])
+        half.prefill_text(cache, [[7] * 5, [8], [9, 9]])  # texts that see what is cached and not what comes after
         some = torch.tensor([0, 2])
         logits = half.next_logits(cache, torch.tensor([SPECIAL.bos, SPECIAL.bos]), some)
         x = torch.stack([latents(0), latents(1), latents(2)]).cuda()
