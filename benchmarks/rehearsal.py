@@ -162,10 +162,11 @@ def main() -> None:
         ("peak memory, GiB" + (not is_gpu) * " (the process)", f"{sampling_gib:.1f}", f"{learning_gib:.1f}"),
         ("`irg-rl plan` says, GiB", *(f"{planned.place(name).peak / 2**30:.1f}" for name in (ROLLOUT, LEARNER))),
     ]  # fmt: skip
+    changed = "".join(f", `{change}`" for change in more)
     said = [
         "# Rehearsal", "", f"`python benchmarks/rehearsal.py` ({commit}), {date.today()}, {card}. Random weights of",
         "BAGEL-7B-MoT's sizes:" if is_gpu else "**the sizes of configs/shapes.yaml, not of BAGEL**:",
-        f"{size / 1e6:,.1f} M parameters, {recipe.engine.dtype}{''.join(f', `{change}`' for change in more)}. {BATCH} trajectories of {how.turns} turns:",
+        f"{size / 1e6:,.1f} M parameters, {recipe.engine.dtype}{changed}. {BATCH} trajectories of {how.turns} turns:",
         f"{texts:,} text tokens, {images} images of {pixels} pixels in {points - 1} steps each.",
         f"Replayed are {tokens:,} tokens, noise blocks of the trained steps included.", "",
         *(f"| {' | '.join(row)} |" for row in rows),

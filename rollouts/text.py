@@ -15,7 +15,6 @@ from torch import Tensor
 
 from irg_rl.model.cache import KVCache
 from irg_rl.model.unified import UnifiedModel
-from rollouts.contexts import everyone
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ def write(
     finished = torch.zeros(count, dtype=torch.bool)
     alive = torch.arange(count)
     token = torch.full((count,), bos)
+    decode = model.decoder(cache, rows, limit + 2)
     for step in range(limit + 1):
-        logits = model.next_logits(cache, token, everyone(cache, rows[alive]))
+        logits = decode(token, alive)
         going_on = token != eos  # the others have just put their eos into the context
         if not going_on.all():
             alive, logits = alive[going_on], logits[going_on.to(device)]
@@ -54,7 +54,7 @@ def write(
         ended = token == eos
         finished[alive[ended]], lengths[alive[ended]] = True, step + 1
     if len(alive):
-        model.next_logits(cache, torch.full((len(alive),), eos), everyone(cache, rows[alive]))
+        decode(torch.full((len(alive),), eos), alive)
     return [
         Written(ids[row, :length].clone(), logprobs[row, :length].clone(), bool(finished[row]))
         for row, length in enumerate(lengths.tolist())

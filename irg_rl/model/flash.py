@@ -16,7 +16,7 @@ from irg_rl.model.pack import Pack
 
 class FlashAttention:
     """`attend` as `CachedAttention` has it, for rows of one new block each: an image, whose tokens all see each other,
-    or with `causal` a text. A `pack` of None is one new token per row.
+    or with `causal` a text.
 
     `kernel(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=)` is flash-attn's
     `flash_attn_varlen_func`: q [N, h, d], k and v [M, k, d], row after row; the last query of a row sees its last key.
@@ -29,7 +29,7 @@ class FlashAttention:
         rows: Tensor | None,
         lengths: Int[Tensor, "R"],
         new: list[int],
-        pack: Pack | None,
+        pack: Pack,
         write: bool,
         causal: bool,
     ) -> None:
@@ -47,15 +47,14 @@ class FlashAttention:
         row = row if rows is None else rows.cpu()[row]
         self._old, self._new = (part.nonzero()[:, 0].to(device) for part in (~is_new, is_new))
         self._old_at, self._new_at = ((row[p].to(device), column[p].to(device)) for p in (~is_new, is_new))
-        self._by_row = None if pack is None else pack.slot.argsort()  # the pack's own order is that of its streams
-        self._by_stream = None if pack is None else self._by_row.argsort()
+        self._by_row = pack.slot.argsort()  # the pack's own order is that of its streams
+        self._by_stream = self._by_row.argsort()
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
-        if self._by_row is not None:
-            q, k, v = (x.index_select(0, self._by_row) for x in (q, k, v))
+        q, k, v = (x.index_select(0, self._by_row) for x in (q, k, v))
         k, v = self._joined(self._cache.keys[layer], k), self._joined(self._cache.values[layer], v)
         mixed = self._kernel(q, k, v, *self._bounds, *self._longest, causal=self._causal).flatten(1)
-        return mixed if self._by_stream is None else mixed.index_select(0, self._by_stream)
+        return mixed.index_select(0, self._by_stream)
 
     def _joined(self, stored: Float[Tensor, "B k C d"], new: Float[Tensor, "N k d"]) -> Float[Tensor, "M k d"]:
         """Every row's cached tokens and its new ones after them."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from irg_rl.model.attention import Backend, flash_kernel
 from irg_rl.model.cache import CachedAttention, KVCache, Mark
+from irg_rl.model.decoding import Decode, GraphDecoder
 from irg_rl.model.flash import FlashAttention
 from irg_rl.model.pack import Grid, Pack, PackBuilder
 from irg_rl.model.transformer import Attend
@@ -67,12 +68,20 @@ class Incremental:
         lengths, count = cache.lengths[which], token_ids.shape[0]
         if lengths.shape[0] != count:
             raise ValueError(f"{count} tokens for {lengths.shape[0]} rows")
-        attend = self._attend(cache, rows, lengths, [1] * count, None, write=True, causal=True)
+        alone = torch.ones(count, 1, 1, dtype=torch.bool, device=device)
+        attend = CachedAttention(cache, rows, lengths, [1] * count, alone, None, write=True)
         trunk = self.language_model.model
         und, _ = trunk(trunk.embed_tokens(token_ids.to(device)), None, cache.positions[which].to(device), attend)
         cache.lengths[which] += 1
         cache.positions[which] += 1
         return self.language_model.lm_head(und)
+
+    def decoder(self, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> Decode:
+        """Appends to the contexts `rows`, to each at most `tokens` tokens, one after the other; what takes part in a
+        step is named by places in `rows`. On a GPU, where no row may grow otherwise meanwhile, as a CUDA graph."""
+        if cache.keys[0].is_cuda:
+            return GraphDecoder(self.language_model, cache, rows, tokens)
+        return lambda ids, some: self.next_logits(cache, ids, None if len(some) == cache.batch else rows[some])
 
     def velocity(
         self,
@@ -127,18 +136,16 @@ class Incremental:
         rows: Tensor | None,
         lengths: Int[Tensor, "R"],
         new: list[int],
-        pack: Pack | None,
+        pack: Pack,
         write: bool,
         causal: bool | None,
     ) -> Attend:
-        """Attention of new blocks (None: of one token per row). `causal`: of rows of one block each, whether it is a
-        text; None: of rows with several blocks, which SDPA alone can mask."""
+        """Attention of new blocks. `causal`: of rows of one block each, whether it is a text; None: of rows with
+        several blocks, which SDPA alone can mask."""
         keys = cache.keys[0]
         if causal is not None and self.attention.in_caches(keys.device, keys.dtype) is Backend.FLASH:
             return FlashAttention(flash_kernel(), cache, rows, lengths, new, pack, write, causal)
-        one_each = torch.ones(len(new), 1, 1, dtype=torch.bool, device=keys.device)
-        own = one_each if pack is None else pack.visibility.dense()
-        return CachedAttention(cache, rows, lengths, new, own, pack, write)
+        return CachedAttention(cache, rows, lengths, new, pack.visibility.dense(), pack, write)
 
     def _extend(self, cache: KVCache, rows: Tensor | None, builder: PackBuilder, causal: bool | None = None) -> None:
         which = slice(None) if rows is None else rows.cpu()

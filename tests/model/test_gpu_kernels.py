@@ -67,3 +67,25 @@ def test_flash_attention_gives_the_numbers_of_sdpa(model):
         found.append((logits, half.velocity(cache, x, torch.tensor([0.3, 0.5, 0.8]), GRID)))
     for one, other in zip(*found):
         close(one, other, 0.03)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [[0, 1, 2], [0, 2]])
+def test_a_recorded_step_gives_the_logits_of_steps_one_by_one(model, rows):
+    ids = torch.randint(5, 40, (6, len(rows)), generator=torch.Generator().manual_seed(2))
+    recorded, plain = (model.new_cache(3, 64) for _ in range(2))
+    for cache in (recorded, plain):
+        model.prefill_text(cache, [[1, 2, 3], [4], [5, 6]])
+    where = torch.tensor(rows)
+    decode = model.decoder(recorded, where, len(ids))
+    for step, tokens in enumerate(ids):
+        some = torch.arange(step > 2, len(rows))  # the first text ends early
+        close(decode(tokens[some], some), model.next_logits(plain, tokens[some], where[some]), 1e-4)
+    with pytest.raises(ValueError, match="exceeds"):
+        decode(ids[0], torch.arange(len(rows)))
+    after = []
+    for cache in (recorded, plain):
+        model.prefill_text(cache, [[7], [8, 9], [10]])
+        after.append(model.next_logits(cache, torch.tensor([3, 4, 5])))
+    close(*after, 1e-4)
+    assert torch.equal(recorded.lengths, plain.lengths) and torch.equal(recorded.positions, plain.positions)
