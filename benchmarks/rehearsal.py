@@ -30,7 +30,7 @@ from irg_rl.config import Recipe, load_recipe
 from irg_rl.learner import old_policy
 from irg_rl.learner.engine import Engine
 from irg_rl.learner.lora import add_adapters
-from irg_rl.learner.process_group import Rank
+from irg_rl.learner.process_group import Rank, leave
 from irg_rl.learner.replay import Replay, idle_pack
 from irg_rl.learner.rl_loss import JointLoss
 from irg_rl.learner.stopwatch import Stopwatch
@@ -139,6 +139,7 @@ def main() -> None:
     sampling, sampling_gib, (_, drawn) = sample(recipe, parts, Stopwatch(torch.device(DEVICE)))
     console.print(f"sampled: {sampling}, {sampling_gib:.1f} GiB")
     learning, learning_gib, packs = learn(recipe, parts, drawn)
+    leave()
 
     card = torch.cuda.get_device_name() if is_gpu else "no GPU at hand: one CPU thread"
     peak = next((flops for name, flops in PEAKS.items() if name in card), float("nan"))
