@@ -66,7 +66,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
 
 
 def gpu_problems(recipe: Recipe) -> list[str]:
-    """Every learner rank and every rollout actor has its share of a GPU and waits for it in vain where there is none."""
+    """Every learner rank and every rollout actor has its share of a GPU and waits in vain where there is none."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []
