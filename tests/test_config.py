@@ -193,6 +193,8 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.credit=no_improve_clamp", "turns=1"], "no_improve_clamp trains the turns after the first"),
     (["rl.probe_every=1", "engine.zero_stage=3"], "rl.probe_every needs engine.zero_stage 0, 1 or 2"),
     (["engine.dtype=bf16"], "engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU"),
+    (["engine.gpu_share=0.5"], "engine.gpu_share needs engine.device cuda"),
+    (["engine.gpu_share=0.5", "engine.device=cuda", "engine.learner_ranks=2"], "NCCL, which wants a whole GPU"),
     (["engine.dtype=bf16", "engine.device=cuda", "engine.zero_stage=1"], "needs engine.zero_stage 2 or 3, found 1"),
     (["engine.attention=flex"], "engine.attention flex needs engine.device cuda; leave it out on the CPU"),
     (["engine.attention=flash", "engine.device=cuda"], "engine.attention flash needs engine.dtype bf16, found fp32"),

@@ -76,7 +76,7 @@ def gpu_problems(recipe: Recipe) -> list[str]:
     if recipe.rl is not None:
         wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
     there = torch.cuda.device_count()
-    room = there * int(1 / engine.gpu_share)  # Ray gives no actor parts of two GPUs
+    room = there * (10_000 // round(10_000 * engine.gpu_share))  # Ray counts so, and no actor has parts of two GPUs
     return [
         f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
         "engine.rollout_actors or engine.gpu_share"

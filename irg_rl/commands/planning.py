@@ -20,7 +20,7 @@ def plan_recipe(
     """Tables and lines to print. RecipeError with every problem of the settings; InputError when a trajectory is longer
     than a pack."""
     recipe = load_recipe(path, overrides)
-    plan, card_gib = Plan(recipe), card_gib * recipe.engine.gpu_share
+    plan = Plan(recipe)
     yield parameter_table(plan)
     yield from memory_tables(plan, card_gib)
     advice = advise(lambda more: load_recipe(path, [*overrides, *more]), plan, card_gib * GIB)

@@ -5,11 +5,13 @@
 The driver holds references and numbers, never tensors.
 """
 
+import gc
 import math
 import time
 from dataclasses import dataclass
 
 import ray
+import torch
 
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
@@ -39,6 +41,9 @@ def rl_prompts(run: Run) -> list[Prompt]:
 def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     """Train model folder `start` with RL; the result becomes model folder `rl`."""
     engine = run.recipe.engine
+    if engine.device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()  # the driver may have trained SFT on the card that actors now need
     with scorer_specs(run) as specs, LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
         learners = Learners(run, start)
         try:

@@ -16,7 +16,7 @@ class EngineRecipe(Section):
     threads: Positive = 2
     """Torch threads for a lone process; actors that run side by side share them."""
     device: Literal["cpu", "cuda"] = "cpu"
-    gpu_share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, exclude_if=lambda share: share == 1)
+    gpu_share: Annotated[float, Field(ge=1e-3, le=1)] = Field(1.0, exclude_if=lambda share: share == 1)
     """Part of a GPU that every learner rank and every rollout actor takes: a third puts three of them on one. Several
     learner ranks want whole ones."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -25,7 +25,7 @@ class EngineRecipe(Section):
     one layer in place of all."""
     attention: Literal["auto", "sdpa", "flex", "flash"] = Field("auto", exclude_if=lambda kernels: kernels == "auto")
     """Kernels of attention (docs/bagel.md). auto: on a GPU FlexAttention for packs and flash-attn, where it is
-    installed, for cached contexts; SDPA elsewhere."""
+    installed, for prompts and denoising steps; SDPA elsewhere."""
     deadline_s: Rate = 300.0
     """Longest wait for any answer of an actor."""
     keep_checkpoints: Positive = 2

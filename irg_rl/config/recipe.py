@@ -148,6 +148,8 @@ class Recipe(Section):
             problems.append("engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU")
         if self.engine.dtype == "bf16" and self.engine.zero_stage < 2:
             problems.append(f"engine.dtype bf16 needs engine.zero_stage 2 or 3, found {self.engine.zero_stage}")
+        if self.engine.gpu_share < 1 and self.engine.device == "cpu":
+            problems.append("engine.gpu_share needs engine.device cuda; leave it out on the CPU")
         if self.engine.gpu_share < 1 and self.engine.learner_ranks > 1:
             problems.append("engine.gpu_share: several learner ranks talk over NCCL, which wants a whole GPU for each")
         problems += self._of_attention()

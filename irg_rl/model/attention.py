@@ -22,7 +22,8 @@ from irg_rl.model.pack import Pack
 
 
 class Backend(StrEnum):
-    """Who computes attention: in packs, and of new blocks that see a cached context.
+    """Who computes attention: in packs, and of new blocks that see a cached context. (An image that is looked at, whose
+    row has two blocks, and single tokens are always SDPA's.)
 
     |      | packs                        | cached contexts                                 |
     |------|------------------------------|-------------------------------------------------|

@@ -9,6 +9,7 @@ Letters: A rows taking part, B rows of the cache, R rows of the texts, S columns
 heads, d numbers per head, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -43,7 +44,7 @@ class SingleTokens:
 
 
 class GraphDecoder:
-    """`Decode` for the rows of a cache on a GPU, each of which gets at most `tokens` more.
+    """`Decode` for the rows of a cache on a GPU, each of which gets at most `tokens` more. `rows` are ascending.
 
     ValueError where a context would outgrow the cache.
     """
@@ -52,23 +53,23 @@ class GraphDecoder:
         device = cache.keys[0].device
         self._cache, self._rows = cache, rows.cpu()
         self._span = min(int(cache.lengths[self._rows].max()) + tokens, cache.capacity)
-        which = None if len(rows) == cache.batch else rows.to(device)
+        self._which = None if len(rows) == cache.batch else rows.to(device)  # held: the graph knows its address alone
         self._lengths, self._positions = (x[self._rows].to(device) for x in (cache.lengths, cache.positions))
         self._tokens = torch.zeros_like(self._lengths)
 
         def step() -> Tensor:
-            attend = SingleTokens(cache, which, self._lengths, self._span)
+            attend = SingleTokens(cache, self._which, self._lengths, self._span)
             und, _ = model.model(model.model.embed_tokens(self._tokens), None, self._positions, attend)
             return model.lm_head(und)
 
+        beside, now = _stream(device), torch.cuda.current_stream(device)
+        self._graph = torch.cuda.CUDAGraph()
         with torch.no_grad():
-            beside = torch.cuda.Stream(device)
-            beside.wait_stream(torch.cuda.current_stream(device))
+            beside.wait_stream(now)
             with torch.cuda.stream(beside):
                 step()  # what kernels allocate at their first call must not be recorded
-            torch.cuda.current_stream(device).wait_stream(beside)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            now.wait_stream(beside)
+            with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
                 self._logits = step()
 
     def __call__(self, token_ids: Int[Tensor, "A"], some: Int[Tensor, "A"]) -> Float[Tensor, "A V"]:
@@ -82,3 +83,9 @@ class GraphDecoder:
         for grown in (self._cache.lengths, self._cache.positions):
             grown[self._rows[some]] += 1
         return self._logits[on_device]
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one that steps are recorded on: every stream keeps room to work in of its own."""
+    return torch.cuda.Stream(device)

@@ -157,6 +157,11 @@ def test_check_counts_the_gpus_that_ranks_and_actors_want(irg_rl, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 12)
     said = irg_rl("check", CONFIGS / "bagel-grpo.yaml").out
     assert "not on this machine: rl has 16 processes and 12 GPUs with room for 12 are visible: lower" in said
+    shared = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "engine.learner_ranks=1", "engine.gpu_share=0.33").out
+    assert "GPUs" not in shared  # 9 processes, three to a GPU
+    crowd = ["engine.learner_ranks=1", "engine.rollout_actors=36", "engine.gpu_share=0.33"]
+    said = irg_rl("check", CONFIGS / "bagel-grpo.yaml", *crowd).out
+    assert "rl has 37 processes and 12 GPUs with room for 36" in said
     enough = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "engine.rollout_actors=4").out
     assert "bagel-grpo: well-formed" in enough and "GPUs" not in enough
 
