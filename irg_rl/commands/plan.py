@@ -255,7 +255,8 @@ class Plan:
     def _learner(self) -> Place:
         recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
         components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
-        if "reference" in self.replay_forwards:
+        has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # the reference is the base then
+        if "reference" in self.replay_forwards and not has_base:
             components.append(Component("reference weights", self._weights()))
         longest = self.replays[0]
         components += self._activations(longest, LEARNER, recipe.rl.context_grad)

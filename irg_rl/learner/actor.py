@@ -19,7 +19,7 @@ from irg_rl.learner.dpo import PairLoss, Preferences, fits, minibatches, pair_pa
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
 from irg_rl.learner.forward_process import noised
-from irg_rl.learner.lora import load_trainable, served
+from irg_rl.learner.lora import load_trainable, served, without_adapters
 from irg_rl.learner.old_weights import OldWeights
 from irg_rl.learner.process_group import Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
@@ -292,7 +292,16 @@ class Learner:
         self.ema.update(self.engine.state().changing())
 
     def _make_reference(self):
+        """The first weights. With adapters that is the base, which is there already; under ZeRO 3, where all ranks have
+        to run the trained model together, it is a model of its own all the same."""
         settings = self.settings
+        if settings.lora is not None and settings.engine.zero_stage < 3:
+
+            def base(pack):
+                with without_adapters(self.engine.model):
+                    return self.engine.model(pack.to(settings.device))
+
+            return base
         dtype = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
         model = load_folder(Path(settings.folder), settings.device, dtype, settings.attention).model
         model.eval().requires_grad_(False)

@@ -195,6 +195,8 @@ def test_an_sft_stage_is_divided_over_the_ranks_that_have_a_pack():
 def test_a_reference_model_is_held_where_there_is_a_kl_term():
     assert "reference weights" not in held(Plan(shapes()).place(LEARNER))
     assert "reference weights" in held(Plan(shapes("rl.kl_image=0.001")).place(LEARNER))
+    assert "reference weights" not in held(Plan(shapes("rl.kl_image=0.001", LORA)).place(LEARNER))
+    assert "reference weights" in held(Plan(shapes("rl.kl_image=0.001", LORA, "engine.zero_stage=3")).place(LEARNER))
 
 
 def test_time_is_operations_over_the_rate_and_bytes_over_the_bandwidth():

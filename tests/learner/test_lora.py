@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from irg_rl.config import LoraRecipe
-from irg_rl.learner import checkpoint
+from irg_rl.learner import actor, checkpoint
 from irg_rl.learner.actor import Learner, LearnerSettings
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.learner.engine import Engine, EngineSettings, Loss
@@ -21,7 +21,7 @@ from irg_rl.learner.process_group import Rank
 from irg_rl.learner.ratio_check import RatioError
 from irg_rl.learner.replay import idle_pack
 from irg_rl.learner.rl_loss import RLLossSettings
-from irg_rl.model.folder import WEIGHTS, save_folder
+from irg_rl.model.folder import WEIGHTS, load_folder, save_folder
 from irg_rl.trajectory import Group, Prompt
 from rollouts.worker import RolloutWorker, WorkerSettings
 from tests.learner.ranks import run_on_ranks
@@ -273,6 +273,23 @@ def test_a_sampler_in_bf16_holds_the_very_numbers_that_the_learner_computes_with
 def test_a_worker_without_adapters_refuses_those_of_a_learner(learner, folder):
     with pytest.raises(ValueError, match="published weights do not fit the model"):
         send(learner(), worker(folder, lora=None), 1)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_kl_term_is_towards_the_base_and_only_zero_3_loads_it_twice(learner, groups, world, monkeypatch, zero_stage):
+    loads = []
+    monkeypatch.setattr(actor, "load_folder", lambda *given: loads.append(given) or load_folder(*given))
+    made = learner(zero_stage, rate=2e-2, loss=RLLossSettings(clip_image=1e-2, kl_text=0.1, kl_image=0.1))
+    trained(made, groups, updates=1)
+    second = made.train(*groups)
+    assert len(loads) == (zero_stage == 3)
+    pack = world.replay().packs(world.sample(1))[0].pack
+    with torch.no_grad():
+        found, base = made._reference(pack), world.model(pack)
+        own = made.engine.model(pack)
+    assert torch.equal(found.logits, base.logits) and torch.equal(found.velocity, base.velocity)
+    assert not torch.allclose(own.logits, base.logits, atol=1e-4), "and afterwards the adapters are on again"
+    assert second["skipped"] == 0 and second["text/turn1/kl"] > 0 and second["image/turn1/kl"] > 0
 
 
 # --- checkpoints
