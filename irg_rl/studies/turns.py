@@ -231,11 +231,11 @@ def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
 def repair_and_damage(
     right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
 ) -> tuple[list[Measure], list[Measure]]:
-    """Of every turn after the first, among the images that it `draws` again: right after it of those that were wrong
-    before, and wrong after it of those that were right."""
+    """Of every turn after the first: right after it, of the images that were wrong before and that it `draws` again; and
+    wrong after it, of all that were right before, which a stop protects."""
     turns = range(1, right.shape[1])
     mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
-    broken = [measures.share(~right[:, k], prompts, right[:, k - 1] & draws[:, k]) for k in turns]
+    broken = [measures.share(~right[:, k], prompts, right[:, k - 1]) for k in turns]
     return mended, broken
 
 
@@ -345,8 +345,7 @@ def _transitions(arms: dict[str, Arm], stamp: str) -> Plate:
         panels[label] = lines
     caption = (
         "Repair: right after this turn, of the images that were wrong before it and were drawn again. Damage: wrong "
-        "after this turn, of the images that were right before it and were drawn again; the table has the damage "
-        "of all that were right, which a stop protects."
+        "after this turn, of all images that were right before it, which a stop protects."
     )
     return lines_plate("repair-damage", "Repair and damage of each turn", caption, stamp, panels, x_label="turn",
                        y_label="share", whole_x=True, from_zero=True)  # fmt: skip
@@ -394,7 +393,7 @@ def _by_constraints(arms: dict[str, Arm], stamp: str) -> Plate:
 def _by_turn(arms: dict[str, Arm]) -> TextTable:
     rows = []
     for label, arm in arms.items():
-        over, later = range(arm.turns), range(1, arm.turns)
+        over = range(arm.turns)
         own, first = arm.learned, arm.correct[:, 0]
         lines = {
             "always n: right": [arm.accuracy(turn) for turn in over],
@@ -408,7 +407,7 @@ def _by_turn(arms: dict[str, Arm]) -> TextTable:
             ],
         }
         rows += [[label, name, *map(measures.words, found)] for name, found in lines.items()]
-        broken = [measures.share(~own[:, k], arm.prompts, own[:, k - 1]) for k in later]
+        _, broken = repair_and_damage(own, ~arm.stopped, arm.prompts)
         name = "learned stop: damage of the turn, of all right before it"
         rows.append([label, name, "–", *map(measures.words, broken)])
         gained = [measures.gain(own[:, turn], arm.correct[:, turn], arm.prompts) for turn in over]

@@ -97,12 +97,13 @@ def test_the_study_reads_the_learned_stop_from_what_was_said(bench, tmp_path):
     assert all(plate.png[1:4] == b"PNG" and b"commit 0123456789ab" in plate.svg for plate in plates.values())
 
 
-def test_damage_is_that_of_drawing_again():
-    """By hand: of two right images one is drawn again and broken, the other is kept; the wrong one is mended."""
-    right = np.array([[1, 0], [1, 1], [0, 1]], bool)
-    draws = np.array([[1, 1], [1, 0], [1, 1]], bool)
-    (mended,), (broken,) = repair_and_damage(right, draws, ["a", "b", "c"])
-    assert (mended.value, mended.n, broken.value, broken.n) == (1, 1, 1, 1)
+def test_damage_is_that_of_all_right_images_and_repair_of_those_drawn_again():
+    """By hand: of two right images one is drawn again and broken, the other is kept; of two wrong ones one is mended and
+    the other kept."""
+    right = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], bool)
+    draws = np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool)
+    (mended,), (broken,) = repair_and_damage(right, draws, ["a", "b", "c", "d"])
+    assert (mended.value, mended.n, broken.value, broken.n) == (1, 1, 0.5, 2)
 
 
 def test_a_scorer_that_always_failed_chooses_nothing(tmp_path):
