@@ -231,8 +231,8 @@ def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
 def repair_and_damage(
     right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
 ) -> tuple[list[Measure], list[Measure]]:
-    """Of every turn after the first: right after it, of the images that were wrong before and that it `draws` again; and
-    wrong after it, of all that were right before, which a stop protects."""
+    """Of every turn after the first: right after it, of the images that were wrong before and that it `draws` again;
+    and wrong after it, of all that were right before, which a stop protects."""
     turns = range(1, right.shape[1])
     mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
     broken = [measures.share(~right[:, k], prompts, right[:, k - 1]) for k in turns]

@@ -98,8 +98,8 @@ def test_the_study_reads_the_learned_stop_from_what_was_said(bench, tmp_path):
 
 
 def test_damage_is_that_of_all_right_images_and_repair_of_those_drawn_again():
-    """By hand: of two right images one is drawn again and broken, the other is kept; of two wrong ones one is mended and
-    the other kept."""
+    """By hand: of two right images one is drawn again and broken, the other is kept; of two wrong ones one is mended
+    and the other kept."""
     right = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], bool)
     draws = np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool)
     (mended,), (broken,) = repair_and_damage(right, draws, ["a", "b", "c", "d"])
