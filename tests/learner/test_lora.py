@@ -292,6 +292,20 @@ def test_a_kl_term_is_towards_the_base_and_only_zero_3_loads_it_twice(learner, g
     assert second["skipped"] == 0 and second["text/turn1/kl"] > 0 and second["image/turn1/kl"] > 0
 
 
+def test_the_base_as_reference_trains_as_a_reference_model_of_its_own(learner, groups):
+    """Adapters are switched off and on between a forward and its backward; ZeRO 3 has a second model instead."""
+    settings = dict(rate=2e-2, loss=RLLossSettings(clip_image=1e-2, kl_text=0.1, kl_image=0.1))
+    alone = weights(trained(learner(3, **settings), groups, updates=3))
+    without = weights(trained(learner(2, rate=2e-2), groups, updates=3))
+    for zero_stage in (0, 2):
+        switched = weights(trained(learner(zero_stage, **settings), groups, updates=3))
+        assert switched.keys() == alone.keys()
+        for name, value in switched.items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-4)
+    changed = [name for name in alone if not torch.allclose(alone[name], without[name], rtol=1e-3, atol=1e-4)]
+    assert changed, "a KL term that moves nothing would test nothing"
+
+
 # --- checkpoints
 
 
