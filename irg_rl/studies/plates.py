@@ -106,8 +106,8 @@ def lines_plate(
             place.set_xlabel(x_label)
             if whole_x:
                 place.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if from_zero:
-                place.set_ylim(bottom=0)
+        if from_zero:  # all panels share the axis, so it is set when the last is drawn
+            axes[0].set_ylim(bottom=0)
         _label_left(axes, f"{y_label}, 95 % interval")
         _legend(figure, axes)
         return finish(figure, name, title, caption, stamp)
