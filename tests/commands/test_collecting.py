@@ -58,9 +58,15 @@ def fleets(local_ray):
 
 @pytest.fixture
 def collect(fleets, tmp_path):
-    """collect(script, slots) -> a collector whose dropped samples are listed in tmp_path."""
+    """collect(script, slots) -> a collector whose dropped samples are listed in tmp_path. What the one before it left
+    under way, which a killed run loses, is awaited first: fleets know units by id, and all collectors count from 0."""
 
     def make(script: list[dict], slots: SlotBuffer, lack: Lack = OF_CREDIT) -> Collector:
+        end = time.monotonic() + 60
+        while any(fleet.outstanding() for fleet in fleets):
+            assert time.monotonic() < end
+            for fleet in fleets:
+                fleet.poll(0.05)
         fleets[1].broadcast("learn", script, timeout=60)
         return Collector(slots, *fleets, PROMPTS, SIZE, 0, 60.0, DroppedSamples(tmp_path / "dropped.jsonl"), lack)
 
