@@ -30,8 +30,10 @@ FILES = {
 """The stages before RL and what each of them made, as patterns in the run folder."""
 FREE = {
     "name", "description", "output_dir", "budget_minutes", "rl", "rewards", "evaluation", "gate", "engine", "tracking",
+    "sampling.turns",
 }  # fmt: skip
-"""Settings that a fork may change."""
+"""Settings, or whole sections of them, that a fork may change. `sampling.turns` is RL's alone: SFT's rows and the
+evaluation have turns of their own."""
 EVALUATED = ("rewards", "evaluation", "gate", "engine.device", "engine.dtype")
 """Those of them that the evaluation after SFT depends on."""
 
@@ -54,7 +56,7 @@ def fork(folder: Path, overrides: list[str]) -> Run:
 def forked_recipe(parent: Run, overrides: list[str]) -> Recipe:
     beside = json.dumps(str(parent.folder.resolve().parent))
     recipe = load_recipe(parent.folder / "recipe.yaml", [f"output_dir={beside}", *overrides])
-    fixed = [change for change in changes(parent.recipe, recipe) if change[0].split(".")[0] not in FREE]
+    fixed = [change for change in changes(parent.recipe, recipe) if not is_free(change[0])]
     if fixed:
         lines = [f"  {key}: {old!r} in the run, {new!r} asked for" for key, old, new in fixed]
         raise RecipeError(
@@ -64,6 +66,11 @@ def forked_recipe(parent: Run, overrides: list[str]) -> Recipe:
     if recipe.rl is None:
         raise RecipeError(f"{parent.folder}: a fork does RL, and the recipe has no `rl`; give one, as rl.updates=60")
     return recipe
+
+
+def is_free(setting: str) -> bool:
+    """Whether a fork may change a setting, by its dotted name."""
+    return setting in FREE or setting.split(".")[0] in FREE
 
 
 def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:

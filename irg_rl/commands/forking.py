@@ -8,7 +8,7 @@ from pathlib import Path
 
 from irg_rl.commands.checking import require_machine
 from irg_rl.commands.comparing import outcomes_of
-from irg_rl.commands.fork import FREE, changes, fork, take_over
+from irg_rl.commands.fork import changes, fork, is_free, take_over
 from irg_rl.commands.run import Run, RunError
 from irg_rl.config import Recipe, RecipeError, load_recipe
 from irg_rl.studies.forks import Plan, Train, Trained
@@ -58,7 +58,7 @@ def with_sft_anew(parent: Run, words: list[str]) -> Run:
 def require_same_foundations(parent: Run, recipe: Recipe) -> None:
     fixed = [
         change for change in changes(parent.recipe, recipe)
-        if change[0].split(".")[0] not in FREE and not f"{change[0]}.".startswith(ANEW)
+        if not is_free(change[0]) and not f"{change[0]}.".startswith(ANEW)
     ]  # fmt: skip
     if fixed:
         lines = [f"  {key}: {old!r} in the run, {new!r} asked for" for key, old, new in fixed]

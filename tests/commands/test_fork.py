@@ -94,7 +94,7 @@ def test_a_run_is_forked_from_inside_its_folder_too(parent, monkeypatch):
 
 @pytest.mark.parametrize(("override", "named"), [
     ("seed=1", "seed: 0 in the run, 1 asked for"),
-    ("turns=2", "sampling.turns: 3 in the run, 2 asked for"),
+    ("sampling.history=full", "sampling.history: 'last' in the run, 'full' asked for"),
     ("model.timestep_shift=1", "model.timestep_shift"),
     ("world.train_prompts=9", "world.train_prompts"),
     ("vae.steps=9", "vae.steps"),
@@ -118,6 +118,7 @@ def test_a_setting_that_finished_stages_depend_on_is_named_and_nothing_is_made(p
     ("rewards.training_steps=9", ["scorers", "evaluate_sft"]),
     ("rewards.scorers=[{name: v, kind: verifier}, {name: c, kind: clip}]", ["evaluate_sft"]),
     ("rl.updates=9", []),
+    ("turns=2", []),
 ])  # fmt: skip
 def test_a_stage_whose_outcome_changes_is_done_again(parent, override, again):
     forked = fork(parent.folder, [override])
@@ -160,8 +161,8 @@ def test_a_fork_that_was_cut_off_is_no_run(recipe):
 
 
 def test_the_command_complains_in_one_line_per_setting(irg_rl, parent):
-    answer = irg_rl("fork", parent.folder, "seed=1", "turns=2")
+    answer = irg_rl("fork", parent.folder, "seed=1", "sampling.history=full")
     assert answer.code == 1 and answer.err.splitlines()[1:] == [
-        "  sampling.turns: 3 in the run, 2 asked for", "  seed: 0 in the run, 1 asked for",
+        "  sampling.history: 'last' in the run, 'full' asked for", "  seed: 0 in the run, 1 asked for",
     ]  # fmt: skip
     assert json.loads((parent.folder / "stages.json").read_text()) == parent.stages

@@ -48,8 +48,8 @@ def test_sft_anew_takes_over_what_comes_before_it_and_nothing_else(parent, tmp_p
 
 
 def test_what_the_foundations_depend_on_cannot_change(parent):
-    with pytest.raises(RecipeError, match=r"sampling.turns: 3 in the run, 2 asked for"):
-        with_sft_anew(parent, ["turns=2"])
+    with pytest.raises(RecipeError, match=r"sampling.history: 'last' in the run, 'full' asked for"):
+        with_sft_anew(parent, ["sampling.history=full"])
     unfinished = parent.stages | {"vae": {"seconds": 1.0, "done": False}}
     write_json(parent.folder / "stages.json", unfinished)
     with pytest.raises(RunError, match="vae is not done"):
