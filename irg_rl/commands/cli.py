@@ -274,9 +274,9 @@ def study(
     only what is missing.
 
     Studies that only test (turns, influence, credit, guidance, recovery, teacher) take one or more runs (their last
-    model) or checkpoints. Those that train (modality, modes) take one run and make a fork of it for every cell, which
-    `irg-rl resume` can go on with too. Settings: `study.key=value` for the study, all others for the recipe, as
-    evaluation.prompts=64. A checkpoint outside of a run needs study.prompts=FILE and rewards.scorers=[...].
+    model) or checkpoints. Those that train (schemes, modality, modes) take one run and make a fork of it for every
+    cell, which `irg-rl resume` can go on with too. Settings: `study.key=value` for the study, all others for the
+    recipe, as evaluation.prompts=64. A checkpoint outside of a run needs study.prompts=FILE and rewards.scorers=[...].
     """
     from irg_rl.commands.study import run_study
 

@@ -11,7 +11,10 @@ from irg_rl.commands.comparing import outcomes_of
 from irg_rl.commands.fork import changes, fork, is_free, take_over
 from irg_rl.commands.run import Run, RunError
 from irg_rl.config import Recipe, RecipeError, load_recipe
+from irg_rl.report.metrics_log import read_metrics
+from irg_rl.report.tracking import METRICS
 from irg_rl.studies.forks import Plan, Train, Trained
+from irg_rl.studies.frame import Row
 
 FOUNDATIONS = ("world", "vae", "scorers", "pretrain")
 """Finished stages that a fork which does SFT anew takes over."""
@@ -27,9 +30,17 @@ def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train
         if not run.is_done("report"):
             run = trained(run)
         before = None if plan.anew else outcomes_of(run, run.sft_model)
-        return Trained(before, outcomes_of(run, run.sft_model if plan.anew else "rl"))
+        return Trained(before, outcomes_of(run, run.sft_model if plan.anew else "rl"), rewards_of(run))
 
     return train
+
+
+def rewards_of(run: Run) -> list[Row]:
+    """Mean rewards of first and last images, update by update; nothing where RL drew no samples, or was not done."""
+    return [
+        {"update": row["step"], "first": row["reward/first"], "last": row["reward/last"]}
+        for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl" and "reward/first" in row
+    ]  # fmt: skip
 
 
 def forked(parent: Run, folder: Path, name: str, plan: Plan, overrides: Mapping[str, object]) -> Run:

@@ -24,6 +24,8 @@ from irg_rl.studies.settings import StudySettings
 from irg_rl.studies.study import Cell, Study, TextTable
 
 S = TypeVar("S", bound=StudySettings)
+BLOCKS = 6
+"""Points of a curve over RL's updates."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a fork's evaluations came to: of the checkpoint that RL began with (None where SFT was done anew), and of
+    """What a fork came to: the evaluation of the checkpoint that RL began with (None where SFT was done anew), and of
     what its training made."""
 
     before: Outcomes | None
     after: Outcomes
+    during: Sequence[Row] = ()
+    """Of every update of RL: its number as `update`, mean rewards of its `first` and `last` images."""
 
 
 Train = Callable[[str, Plan], Trained]
@@ -77,7 +81,11 @@ class Forks(Study[S], Generic[S]):
         made = self.train(f"{self.name}-{cell_name(self, cell)}", self.plans()[cell.at["arm"], cell.at["seed"]])
         tick(1)
         before = [] if made.before is None else _rows("before", made.before)
-        return before + _rows("after", made.after)
+        during = [{"when": "during", **update} for update in made.during]
+        return before + _rows("after", made.after) + during
+
+    def stamp(self, frame: Frame, samples: int = 1) -> str:
+        return super().stamp(frame.where(when="after"), samples)
 
 
 def _rows(when: str, table: Outcomes) -> list[Row]:
@@ -129,6 +137,32 @@ def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
         lines.append(Line("before", range(1, len(shares) + 1), shares, dashed=True))
     caption = "Held-out prompts, learned stop: the image in hand after each turn. Seeds are pooled."
     return lines_plate(name, title, caption, stamp, {"": lines}, x_label="turn", y_label="share right", whole_x=True)
+
+
+def reward_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate | None:
+    """Rewards during RL, in BLOCKS stretches of updates; None where no fork did RL on samples of its own."""
+    rows = frame.where(when="during")
+    if not len(rows):
+        return None
+    updates = np.unique(rows["update"])
+    stretches = np.array_split(updates, min(BLOCKS, len(updates)))
+    panels = {
+        f"{image} image": [
+            Line(arm, [float(stretch.mean()) for stretch in stretches], [_reward(own, image, s) for s in stretches])
+            for (arm,), own in rows.groups("arm")
+        ]
+        for image in ("first", "last")
+    }
+    caption = (
+        "Mean reward of the images that RL drew, for its own prompts at its own temperature. Each point is the mean "
+        "over a stretch of updates; its interval is a bootstrap over updates. Seeds are pooled."
+    )
+    return lines_plate(name, title, caption, stamp, panels, x_label="RL update", y_label="mean reward")
+
+
+def _reward(rows: Frame, image: str, updates: np.ndarray) -> Measure:
+    own = rows.where(np.isin(rows["update"], updates))
+    return measures.mean(own[image].astype(float), [f"{seed}/{update}" for seed, update in own.keys("seed", "update")])
 
 
 def gain_plate(name: str, title: str, caption: str, frame: Frame, reference: str | None, stamp: str) -> Plate:

@@ -3,7 +3,7 @@ what the noise blocks see."""
 
 from irg_rl.config import nearest
 from irg_rl.errors import InputError
-from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, turn_plate
+from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, reward_plate, turn_plate
 from irg_rl.studies.frame import Frame
 from irg_rl.studies.measures import words
 from irg_rl.studies.settings import ForkSettings
@@ -40,6 +40,8 @@ class Modality(Forks[ForkSettings]):
         plates = [
             turn_plate("turns", "After RL on text, images or both", frame, stamp),
             gain_plate("gain", "What RL gains by what it trains", caption, frame, None, stamp),
+            reward_plate("rewards", "Rewards while RL trains text, images or both", frame, stamp),
         ]
         told = ", ".join(f"{arm} {words(gain, '+.3f')}" for arm, gain in gained(frame, None).items())
-        return Findings(f"Gain at the last turn: {told}", plates, [arm_table(frame, None, self.settings.seeds)])
+        shown = [plate for plate in plates if plate is not None]
+        return Findings(f"Gain at the last turn: {told}", shown, [arm_table(frame, None, self.settings.seeds)])

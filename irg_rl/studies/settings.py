@@ -96,7 +96,15 @@ class TeacherSettings(PromptSettings):
 class ForkSettings(StudySettings):
     arms: list[str] | None = None
     """Arms to measure, by name; None: all."""
-    seeds: list[Seed] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    """Seeds of RL; one cell each."""
+
+
+class SchemesSettings(StudySettings):
+    schemes: list[Scheme] = ["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"]
+    alone: list[Scheme] = []
+    """Of these, those that are trained with the first seed alone, and labelled so."""
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """Seeds of RL; one cell each."""
 
 

@@ -6,6 +6,8 @@ from irg_rl.commands.forking import forked, trainer, with_sft_anew
 from irg_rl.commands.run import Run, RunError, write_json
 from irg_rl.config import RecipeError
 from irg_rl.evaluate.outcomes import load
+from irg_rl.report.metrics_log import MetricsLog
+from irg_rl.report.tracking import METRICS
 from irg_rl.studies.forks import Plan
 
 
@@ -31,7 +33,11 @@ def test_a_fork_is_made_once_and_not_trained_again_when_it_is_finished(parent, t
     made = forked(parent, tmp_path / "runs", "cell", Plan({"rl.seed": 7}), {"rl.updates": 3})
     assert made.folder == tmp_path / "runs" / "cell" and (made.recipe.rl_seed, made.recipe.rl.updates) == (7, 3)
     finished(made, parent)
+    log = MetricsLog(made.folder / METRICS)
+    log.append("rl", 1, {"reward/first": 0.25, "reward/last": 0.5, "images": 2.0})
+    log.append("evaluate_rl", 1, {"accuracy": 1.0})
     outcomes = train("cell", Plan({"rl.seed": 7}))
+    assert outcomes.during == [{"update": 1, "first": 0.25, "last": 0.5}]
     assert outcomes.after.correct.tolist() == load(parent.folder / "evaluation" / "rl.real.parquet").correct.tolist()
     assert outcomes.before is not None and [f.name for f in (tmp_path / "runs").iterdir()] == ["cell"]
 

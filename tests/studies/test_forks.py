@@ -7,12 +7,13 @@ import pytest
 
 from irg_rl.config import load_recipe
 from irg_rl.errors import InputError
-from irg_rl.studies.forks import Trained, by_turn, gained
+from irg_rl.studies.forks import BLOCKS, Trained, by_turn, gained, reward_plate
 from irg_rl.studies.modality import Modality
 from irg_rl.studies.modes import ALL, FULL_ONLY, Modes, mode_of, modes_of
-from irg_rl.studies.settings import ForkSettings, ModesSettings
+from irg_rl.studies.schemes import Schemes
+from irg_rl.studies.settings import ForkSettings, ModesSettings, SchemesSettings
 from tests.evaluate.tables import build
-from tests.studies.frames import measured
+from tests.studies.frames import frame_of, measured
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BEFORE = [[1, 0], [0, 0], [0, 1], [0, 0]]
@@ -98,3 +99,46 @@ def test_one_run_is_forked_and_a_mode_that_is_not_there_is_named(bench):
         Modality(bench, ForkSettings(arms=["text"])).plans()
     with pytest.raises(InputError, match="no stage draws from mode 'improving'"):
         Modes(with_recipe(bench, recipe), ModesSettings(without=["improving"])).plans()
+
+
+def test_a_scheme_of_one_seed_says_so_and_curves_are_means_over_stretches_of_updates(bench, tmp_path):
+    """`turn` mends two of four at the last turn, `umm` none, with seed 4 alone."""
+    settings = SchemesSettings(schemes=["trajectory", "turn", "umm"], alone=["umm"], seeds=[4, 5])
+    made = []
+
+    def train(name, plan):
+        made.append((plan.changes["rl.credit"], plan.changes["rl.seed"]))
+        after = [[1, 1], [0, 1], [0, 1], [0, 0]] if plan.changes["rl.credit"] == "turn" else BEFORE
+        low = plan.changes["rl.seed"] / 10
+        during = [{"update": n, "first": low, "last": low + (n > BLOCKS)} for n in range(1, 2 * BLOCKS + 1)]
+        return Trained(build(BEFORE), build(after), during)
+
+    study = Schemes(bench, settings, train)
+    frame = measured(study, tmp_path)
+    assert made == [("trajectory", 4), ("trajectory", 5), ("turn", 4), ("turn", 5), ("umm", 4)]
+    findings = study.findings(frame)
+    assert [plate.name for plate in findings.plates] == ["rewards", "turns", "gain", "against"]
+    assert "turn +0.500" in findings.headline and "umm (seed 4 alone) +0.000" in findings.headline
+    assert all("n = 4 prompts" in plate.svg.decode() for plate in findings.plates)
+    assert "umm (seed 4 alone)" in findings.plates[0].svg.decode()
+    assert [row[0] for row in findings.tables[0].rows] == ["trajectory", "turn", "umm (seed 4 alone)"]
+
+
+def test_points_of_a_reward_curve_pool_seeds(bench, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("irg_rl.studies.forks.lines_plate", lambda *given, **labels: drawn.update(given[4]))
+    rows = [
+        {"when": "during", "arm": "a", "seed": seed, "update": n, "first": 1.0, "last": seed + (n > 2)}
+        for seed in (0, 1) for n in (1, 2, 3, 4)
+    ]  # fmt: skip
+    monkeypatch.setattr("irg_rl.studies.forks.BLOCKS", 2)
+    reward_plate("rewards", "", frame_of(rows, tmp_path), "")
+    assert list(drawn) == ["first image", "last image"]
+    (line,) = drawn["last image"]
+    assert line.x == [1.5, 3.5] and [(m.value, m.n) for m in line.y] == [(0.5, 4), (1.5, 4)]
+    assert reward_plate("rewards", "", frame_of([{"when": "after", "arm": "a"}], tmp_path), "") is None
+
+
+def test_a_scheme_that_is_alone_must_be_among_the_schemes(bench):
+    with pytest.raises(InputError, match="study.alone: 'umm' is not among study.schemes"):
+        Schemes(bench, SchemesSettings(schemes=["turn"], alone=["umm"])).plans()

@@ -1,0 +1,54 @@
+"""Which credit scheme trains best? RL from one SFT checkpoint under each: the training curves that belong to the
+gradients of the study `credit`."""
+
+import numpy as np
+
+from irg_rl.errors import InputError
+from irg_rl.studies.credit import REFERENCE
+from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, reward_plate, turn_plate
+from irg_rl.studies.frame import Frame
+from irg_rl.studies.measures import words
+from irg_rl.studies.settings import SchemesSettings
+from irg_rl.studies.study import Findings
+
+
+class Schemes(Forks[SchemesSettings]):
+    name = "schemes"
+    question = "Which credit scheme trains best?"
+    settings_type = SchemesSettings
+
+    def plans(self) -> dict[tuple[str, int], Plan]:
+        own = self.settings
+        if spare := [scheme for scheme in own.alone if scheme not in own.schemes]:
+            raise InputError(f"study.alone: {spare[0]!r} is not among study.schemes ({', '.join(own.schemes)})")
+        return {
+            (scheme, seed): Plan({"rl.credit": scheme, "rl.seed": seed})
+            for scheme in own.schemes for seed in (own.seeds[:1] if scheme in own.alone else own.seeds)
+        }  # fmt: skip
+
+    def findings(self, frame: Frame) -> Findings:
+        seeds = self.settings.seeds
+        frame = _labelled(frame, self.settings)
+        stamp = f"{self.stamp(frame)} | seeds of RL {', '.join(map(str, seeds))}"
+        reference = REFERENCE if REFERENCE in frame.values("arm") else None
+        caption = "Right at the last turn after RL less before it, paired over prompts; seeds are pooled."
+        against = f"Right at the last turn less that of {REFERENCE}, paired over prompts; seeds are pooled."
+        plates = [
+            reward_plate("rewards", "Rewards while each credit scheme trains", frame, stamp),
+            turn_plate("turns", "After RL with each credit scheme", frame, stamp),
+            gain_plate("gain", "What RL gains by its credit scheme", caption, frame, None, stamp),
+            None if reference is None else
+            gain_plate("against", f"Credit schemes against {REFERENCE}", against, frame, reference, stamp),
+        ]  # fmt: skip
+        told = ", ".join(f"{arm} {words(gain, '+.3f')}" for arm, gain in gained(frame, None).items())
+        tables = [arm_table(frame, None, seeds)]
+        return Findings(f"Gain at the last turn: {told}", [plate for plate in plates if plate is not None], tables)
+
+
+def _labelled(frame: Frame, settings: SchemesSettings) -> Frame:
+    """Schemes of one seed among several say so wherever they are named."""
+    if len(settings.seeds) == 1:
+        return frame
+    alone = f" (seed {settings.seeds[0]} alone)"
+    names = [f"{arm}{alone}" if arm in settings.alone else arm for arm in frame["arm"].tolist()]
+    return Frame({**frame.columns, "arm": np.array(names, dtype=object)})
