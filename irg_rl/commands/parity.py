@@ -88,7 +88,7 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
                 progress.advance(note=f"{case.weights}, {case.turns} turns, batches of {case.batch}")
     console.print(as_table(cases))
     content = {
-        "model": str(folder), "recipe": recipe.name, "digest": recipe.digest(), "seed": seed,
+        "kind": "parity", "model": str(folder), "recipe": recipe.name, "digest": recipe.digest(), "seed": seed,
         "dtype": recipe.engine.dtype, "device": recipe.engine.device, "cases": [case.record() for case in cases],
     }  # fmt: skip
     path = out or _place(folder)

@@ -44,15 +44,17 @@ class SingleTokens:
 
 
 class GraphDecoder:
-    """`Decode` for the rows of a cache on a GPU, each of which gets at most `tokens` more. `rows` are ascending.
+    """`Decode` for the rows of a cache on a GPU, each of which gets at most `tokens` more. `rows` are ascending. One
+    at a time per device: all are recorded on one stream, and share its room to work in.
 
-    ValueError where a context would outgrow the cache.
+    ValueError where a context would outgrow the cache, before anything on the card is touched.
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> None:
         device = cache.keys[0].device
         self._cache, self._rows = cache, rows.cpu()
         self._span = min(int(cache.lengths[self._rows].max()) + tokens, cache.capacity)
+        self._require_room()
         self._which = None if len(rows) == cache.batch else rows.to(device)  # held: the graph knows its address alone
         self._lengths, self._positions = (x[self._rows].to(device) for x in (cache.lengths, cache.positions))
         self._tokens = torch.zeros_like(self._lengths)
@@ -73,8 +75,7 @@ class GraphDecoder:
                 self._logits = step()
 
     def __call__(self, token_ids: Int[Tensor, "A"], some: Int[Tensor, "A"]) -> Float[Tensor, "A V"]:
-        if (longest := int(self._cache.lengths[self._rows].max())) >= self._span:
-            raise ValueError(f"a context of {longest + 1} tokens exceeds the {self._span} that are looked at")
+        self._require_room()
         on_device = some.to(self._tokens.device)
         self._tokens[on_device] = token_ids.to(self._tokens.device)
         self._graph.replay()
@@ -83,6 +84,10 @@ class GraphDecoder:
         for grown in (self._cache.lengths, self._cache.positions):
             grown[self._rows[some]] += 1
         return self._logits[on_device]
+
+    def _require_room(self) -> None:
+        if (longest := int(self._cache.lengths[self._rows].max())) >= self._span:
+            raise ValueError(f"a context of {longest + 1} tokens exceeds the {self._span} that are looked at")
 
 
 @functools.cache

@@ -78,6 +78,7 @@ def render(record: RunRecord) -> str:
     environment.filters["reward"] = show_reward
     environment.filters["verdict"] = verdict_word
     environment.filters["outcome"] = sample_outcome
+    environment.filters["nearest"] = tables.nearest_to_limit
     environment.filters["settings"] = tables.settings_line
     environment.filters["preference"] = tables.preference
     environment.filters["gate_lines"] = tables.gate_lines

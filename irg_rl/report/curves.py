@@ -27,7 +27,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 TURN_COLOURS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#0b3c5d", "#c8553d", "#7d5ba6")
 ARM_COLOURS = {"real": "#0b6e4f", "redraw": "#8d99ae", "shuffled": "#d08c2e"}
 OTHER_COLOUR = "#555555"
-SMOOTHED_FROM = 60  # points; shorter curves are shown as they are
+ACROSS = 2  # panels in a row
+SMOOTHED_FROM = 24  # points; shorter curves are shown as they are
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # ships with matplotlib: layout does not depend on the machine
@@ -123,8 +124,11 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
     if not panels:
         return None
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 2.9), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        rows = -(-len(panels) // ACROSS)
+        figure = Figure(figsize=(5.4, 0.6 + 2.3 * rows), layout="constrained")
+        grid = figure.subplots(rows, min(len(panels), ACROSS), squeeze=False).ravel()
+        for spare in grid[len(panels):]:
+            spare.remove()
         for axes, (panel, lines) in zip(grid, sorted(panels.items())):
             for number, name in enumerate(sorted(lines)):
                 label = _label(name) if len(lines) > 1 else ""
@@ -135,11 +139,18 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
             axes.set_title(panel, fontsize=9)
             _decorate(axes, curve, begins)
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=8 if len(panels) == 1 else 3)
-        grid[0].set_ylabel(curve.y_label)
+        for first in grid[: len(panels) : ACROSS]:
+            first.set_ylabel(curve.y_label)
         fullest, lines = max(zip(grid, (panels[name] for name in sorted(panels))), key=lambda pair: len(pair[1]))
         if len(lines) > 1:
-            fullest.legend(loc="best", ncols=2 if len(lines) > 3 and len(panels) == 1 else 1)
+            _legend(figure, fullest)
         return _finish(figure, curve.title, _changes(panels) + _counted(curve, metrics))
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Above the panels, where it hides nothing, for lines that have the same names in all of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 5), fontsize=8)
 
 
 Piece = tuple[float, tuple[np.ndarray, np.ndarray]]  # where a stage begins on the x axis, and its steps and values
@@ -180,8 +191,8 @@ def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str
 
 
 def smooth(y: np.ndarray) -> np.ndarray:
-    """Centred mean over a twentieth of the curve, shorter at both ends."""
-    half = max(1, len(y) // 40)
+    """Centred mean over a twentieth of the curve, five points at least, shorter at both ends."""
+    half = max(2, len(y) // 40)
     sums = np.concatenate([[0.0], np.cumsum(y)])
     index = np.arange(len(y))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(y))
@@ -251,7 +262,7 @@ def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
         panels[0].set_ylabel("share right (95 % interval)")
         panels[0].set_ylim(0, 1)
         _, fullest = max(enumerate(panels), key=lambda place: (len(shown[place[0]]["arms"]), place[0]))
-        fullest.legend(loc="lower right")  # one evaluation may be without controls
+        _legend(figure, fullest)  # one evaluation may be without controls
         return _finish(
             figure,
             "Accuracy by turn beside both controls",

@@ -6,6 +6,7 @@ stages.json        {stage: {"seconds", "done", "budget_minutes", any facts}}
 metrics.jsonl      see metrics_log
 evaluation/*.json  by "kind": evaluation (suite), comparison (compare),
                    ratio_check {"rows": [{"modality", "turn", "step", "count", "mean", "max", "limit"}]},
+                   parity {"model", "cases": [{"weights", "turns", "batch", "packs", "places": [rows as above]}]},
                    scorers {"rows": [{"scorer", "against", "agreement", "n", "low"?, "high"?, "note"?}]}
 samples/*/         see samples
 **/rejected.jsonl  rows that SFT refused: {"file", "row", "reason"}
@@ -49,6 +50,7 @@ class RunRecord:
     evaluations: list[dict] = field(default_factory=list)
     comparison: dict | None = None
     ratio_check: dict | None = None
+    parities: list[dict] = field(default_factory=list)
     scorers: dict | None = None
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     rejected: Failures | None = None
@@ -133,6 +135,7 @@ _NEEDED = {
     "evaluation": {"name", "arms", "differences", "gate", "settings"},
     "comparison": {"rows"},
     "ratio_check": {"rows"},
+    "parity": {"model", "cases"},
     "scorers": {"rows"},
 }
 _NEEDED_BY_ROW = {
@@ -144,6 +147,8 @@ _NEEDED_BY_ROW = {
 _NEEDED_BY_ARM = {"n", "turns", "prompts", "seed", "renders", "accuracy", "score", "repair", "damage", "stop_rate",
                   "stop_when_right", "stop_when_wrong", "reflection_accuracy", "preference", "order_consistency",
                   "rewards", "tasks"}  # fmt: skip
+
+_NEEDED_BY_CASE = {"weights", "turns", "batch", "packs", "places"}
 
 
 def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
@@ -164,6 +169,8 @@ def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
             record.comparison = content
         case "ratio_check":
             record.ratio_check = content
+        case "parity":
+            record.parities.append(content)
         case "scorers":
             record.scorers = content
 
@@ -175,6 +182,10 @@ def _lacking(content: dict, kind: str) -> set[str]:
         lacking |= _NEEDED_BY_ROW[kind] - row.keys()
     for arm in content.get("arms", {}).values():
         lacking |= _NEEDED_BY_ARM - arm.keys()
+    for case in content.get("cases", []):
+        lacking |= _NEEDED_BY_CASE - case.keys()
+        for row in case.get("places", []):
+            lacking |= _NEEDED_BY_ROW["ratio_check"] - row.keys()
     return lacking
 
 

@@ -203,6 +203,12 @@ def gate_lines(gate: dict) -> list[GateRow]:
     return rows
 
 
+def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
+    """The place of a ratio check whose largest |log ratio| comes nearest to its limit; None where there is none."""
+    own = [place for place in places if modality in (None, place["modality"])]
+    return max(own, key=lambda place: place["max"] / place["limit"], default=None)
+
+
 def against_baselines(comparison: dict) -> list[TableRow]:
     """RL against each baseline, per seed and pooled."""
     rows = []

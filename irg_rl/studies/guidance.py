@@ -59,7 +59,7 @@ class Guidance(Study[GuidanceSettings]):
         plates = []
         for name, label in shown.items():
             panels = {
-                subject if several else label: {
+                subject if several else "": {
                     (text, image): parts[name] for (whose, text, image), parts in found.items() if whose == subject
                 }
                 for subject in frame.values("subject")

@@ -23,6 +23,7 @@ def test_every_case_is_measured_and_within_its_limit(measured):
     named = {(case["weights"], case["turns"], case["batch"], case["packs"]) for case in cases}
     assert len(named) == len(cases) == 2 * 2 * 2 * 2
     assert all(place["max"] <= place["limit"] for case in cases for place in case["places"])
+    assert content["kind"] == "parity" and content["model"].endswith("/rl")
     assert "|log ratio|" in answer.out and "split" in answer.out and "lora" in answer.out
 
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from irg_rl.model.decoding import SingleTokens
+from irg_rl.model.decoding import GraphDecoder, SingleTokens
 from irg_rl.model.init import initialize
 from irg_rl.model.unified import UnifiedModel
 from tests.model.sizes import SPECIAL, close, tiny_config
@@ -26,3 +26,12 @@ def test_single_tokens_see_what_next_logits_sees(rows):
     close(model.language_model.lm_head(und), model.next_logits(theirs, tokens, which), 1e-5)
     for one, other in zip(mine.keys + mine.values, theirs.keys + theirs.values):
         close(one, other, 1e-5)
+
+
+def test_a_full_context_is_refused_before_anything_is_recorded():
+    """On a card an index beyond the cache would end every later call of the process."""
+    model = initialize(UnifiedModel(tiny_config(), SPECIAL), 0, (2, 2), (2, 2))
+    cache = model.new_cache(2, 5)  # three tokens and the marks around them
+    model.prefill_text(cache, [[1, 2, 3], [4]])
+    with pytest.raises(ValueError, match="a context of 6 tokens exceeds the 5"):
+        GraphDecoder(model.language_model, cache, torch.tensor([0, 1]), 2)

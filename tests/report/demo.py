@@ -211,6 +211,12 @@ def write_checks(folder: Path) -> None:
         for step in steps
     ]
     write_json(folder / "evaluation" / "ratio_check.json", {"kind": "ratio_check", "rows": ratios})
+    beyond = [row | {"max": 3e-4} for row in ratios if row["modality"] == "text"]
+    cases = [
+        {"weights": weights, "turns": 3, "batch": 16, "packs": "whole", "places": places}
+        for weights, places in (("full", ratios), ("lora", beyond))
+    ]
+    write_json(folder / "evaluation" / "parity-rl.json", {"kind": "parity", "model": "/models/rl", "cases": cases})
     scorers = [
         {"scorer": "hps", "against": "held-out pairs", "agreement": 0.91, "n": 400, "low": 0.88, "high": 0.93,
          "note": "disagrees with the verifier mostly on counts"},

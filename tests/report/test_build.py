@@ -71,6 +71,12 @@ def test_every_arm_and_every_interval_of_the_evaluation_is_in_the_table(page, fi
         assert task in text
 
 
+def test_a_case_of_parity_shows_the_place_nearest_to_its_limit_and_fails_beyond_it(page):
+    told = "".join(page.text.split("Parity of rl")[1].split())  # cells without what is between them
+    assert "full316whole2.1e-060.00018.4e-060.0002holds" in told
+    assert "lora316whole0.00030.0001–fails" in told
+
+
 def test_the_gate_verdict_is_the_one_of_the_evaluation(changed):
     path = changed / "evaluation" / "sft2.json"
     for passed, words in ((True, "sft2: passed"), (False, "sft2: not passed")):
