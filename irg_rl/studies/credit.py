@@ -269,10 +269,14 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
     panels = {}
     for subject in subjects:
         reference = tables[subject, REFERENCE, noises[0]]
+        if not reference.ratio("joint").value > 0:  # the reference itself points nowhere
+            continue
         panels[subject] = [
             Line(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])
             for scheme in schemes
         ]
+    if not panels:
+        return None
     caption = (
         f"Cosine between the expected gradient of a scheme and that of {REFERENCE} at noise {noises[0]:g}, from "
         "different batches. A high ratio with a low cosine is a clear gradient of something else."

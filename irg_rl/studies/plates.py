@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ def _label_left(axes: Sequence[Axes], label: str) -> None:
 def finish(figure: Figure, name: str, title: str, caption: str, stamp: str) -> Plate:
     """`stamp`: n, seeds, commit and recipe digest, printed below the figure so that it never travels without them."""
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", fontweight="bold")
+    stamp = textwrap.fill(stamp, int(18 * figure.get_figwidth()))  # characters of this size to an inch
     figure.supxlabel(stamp, fontsize=7, color="#777777", x=0.01, ha="left")
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})

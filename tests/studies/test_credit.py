@@ -113,7 +113,8 @@ def test_the_study_measures_every_scheme_on_the_same_batches(study, tmp_path):
     products = [one.tables["text", part][0] * one.tables["image", part][0] for part in ("und", "gen", "vision")]
     assert np.allclose(np.diag(joint), np.diag(parts) + 2 * sum(products).sum(1))
     findings = study.findings(frame)
-    assert {plate.name for plate in findings.plates} == {"snr-text", "snr-image", "snr-joint", "alignment"}
+    points = {"alignment"} if one.ratio("joint").value > 0 else set()  # where the reference points nowhere, none does
+    assert {plate.name for plate in findings.plates} == {"snr-text", "snr-image", "snr-joint"} | points
     schemes, against = findings.tables
     assert len(schemes.rows) == 4 and "4 batches of 1 group(s)" in findings.plates[0].svg.decode()
     assert [row[1] for row in against.rows] == ["turn", "turn"] and against.title == "SNR less that of trajectory"
