@@ -21,6 +21,10 @@ def write_page(folder: Path, name: str, question: str, facts: Mapping[str, str],
         name=name, question=question, facts=facts, findings=findings
     )
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    shown = {plate.name for plate in findings.plates}
+    for old in (folder / FIGURES).iterdir():
+        if old.suffix in (".png", ".svg") and old.stem not in shown:
+            old.unlink()  # of an earlier call, whose settings had more to show
     for plate in findings.plates:
         (folder / FIGURES / f"{plate.name}.png").write_bytes(plate.png)
         (folder / FIGURES / f"{plate.name}.svg").write_bytes(plate.svg)
