@@ -36,10 +36,11 @@ def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train
 
 
 def rewards_of(run: Run) -> list[Row]:
-    """Mean rewards of first and last images, update by update; nothing where RL drew no samples, or was not done."""
+    """Mean rewards of all first and last images that were drawn, update by update; nothing where RL drew none, or was
+    not done."""
     return [
-        {"update": row["step"], "first": row["reward/first"], "last": row["reward/last"]}
-        for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl" and "reward/first" in row
+        {"update": row["step"], "first": row["drawn/first"], "last": row["drawn/last"]}
+        for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl" and "drawn/first" in row
     ]  # fmt: skip
 
 

@@ -164,7 +164,9 @@ class Loop:
         verdicts = [verdict for verdict, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
         result.pop("step")
-        metrics = {**summary(verdicts), **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
+        told = {**summary(verdicts), **drawn(collector.left)}
+        collector.left = []
+        metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
         if self.run.recipe.rl.dpo is not None:
             metrics["dpo/judged_ties"], collector.ties = float(collector.ties), 0
         self.tracker.log("rl", self.learners.updates, metrics)
@@ -209,6 +211,16 @@ def summary(verdicts: list[Verdict]) -> dict[str, float]:
             if pairs:
                 out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
     return out | verdicts[-1].scorers
+
+
+def drawn(left: list[Verdict]) -> dict[str, float]:
+    """Rewards of all groups that left since the last update, those without a spread too: unlike the means over the
+    trained ones they do not depend on which groups a way of giving credit can use."""
+    return {
+        "drawn/first": _mean([verdict.first for verdict in left]),
+        "drawn/last": _mean([verdict.last for verdict in left]),
+        "drawn/groups": float(len(left)),
+    }
 
 
 def _mean(values: list[float]) -> float:

@@ -65,6 +65,8 @@ def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
         raise InputError(f"unknown study {name!r}{nearest(name, list(STUDIES))}")
     kind, asked = STUDIES[name], Asked.of(words)
     settings = parse_settings(kind.settings_type, asked.own, name)
+    if "sampling.turns" in asked.overrides and not kind.trains:
+        raise RecipeError("sampling.turns says how a checkpoint was trained: a study has turns of its own, study.turns")
     subjects = [subject_of(target, asked.overrides) for target in asked.targets]
     subjects = with_labels(subjects, Shelf())
     folder = out or default_folder(asked.targets[0], name)
@@ -152,8 +154,6 @@ def evaluation_words(subject: Subject) -> str:
 
 def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
     """A run (its last model) or a model folder, in a run or outside of one, as its recipe evaluates it."""
-    if "sampling.turns" in overrides:
-        raise RecipeError("sampling.turns says how a checkpoint was trained: a study has turns of its own, study.turns")
     path = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(path), overrides, str(target))
     on_gpu = recipe.engine.device != "cpu" and torch.cuda.is_available()

@@ -129,10 +129,11 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
         grid = figure.subplots(rows, min(len(panels), ACROSS), squeeze=False).ravel()
         for spare in grid[len(panels):]:
             spare.remove()
+        names = sorted({name for lines in panels.values() for name in lines})
         for axes, (panel, lines) in zip(grid, sorted(panels.items())):
-            for number, name in enumerate(sorted(lines)):
-                label = _label(name) if len(lines) > 1 else ""
-                colour = TURN_COLOURS[(number + (len(lines) < 3) * 2) % len(TURN_COLOURS)]
+            for name in sorted(lines):
+                label = _label(name) if len(names) > 1 else ""
+                colour = TURN_COLOURS[(names.index(name) + (len(names) < 3) * 2) % len(TURN_COLOURS)]
                 for place, (begin, (x, y)) in enumerate(lines[name]):
                     sparse = name.startswith("validation/")
                     _draw_line(axes, begin + x, y, "" if place else label, colour, sparse)
@@ -141,16 +142,15 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=8 if len(panels) == 1 else 3)
         for first in grid[: len(panels) : ACROSS]:
             first.set_ylabel(curve.y_label)
-        fullest, lines = max(zip(grid, (panels[name] for name in sorted(panels))), key=lambda pair: len(pair[1]))
-        if len(lines) > 1:
-            _legend(figure, fullest)
+        if len(names) > 1:
+            _legend(figure, list(grid[: len(panels)]))
         return _finish(figure, curve.title, _changes(panels) + _counted(curve, metrics))
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the panels, where it hides nothing, for lines that have the same names in all of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 5), fontsize=8)
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Above the panels, where it hides nothing; what is in several of them once."""
+    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(found.values(), found.keys(), loc="outside upper right", ncols=min(len(found), 5), fontsize=8)
 
 
 Piece = tuple[float, tuple[np.ndarray, np.ndarray]]  # where a stage begins on the x axis, and its steps and values
@@ -262,7 +262,7 @@ def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
         panels[0].set_ylabel("share right (95 % interval)")
         panels[0].set_ylim(0, 1)
         _, fullest = max(enumerate(panels), key=lambda place: (len(shown[place[0]]["arms"]), place[0]))
-        _legend(figure, fullest)  # one evaluation may be without controls
+        _legend(figure, [fullest])  # one evaluation may be without controls
         return _finish(
             figure,
             "Accuracy by turn beside both controls",

@@ -6,7 +6,7 @@ stages.json        {stage: {"seconds", "done", "budget_minutes", any facts}}
 metrics.jsonl      see metrics_log
 evaluation/*.json  by "kind": evaluation (suite), comparison (compare),
                    ratio_check {"rows": [{"modality", "turn", "step", "count", "mean", "max", "limit"}]},
-                   parity {"model", "cases": [{"weights", "turns", "batch", "packs", "places": [rows as above]}]},
+                   parity {"model", "dtype", "cases": [{"weights", "turns", "batch", "packs", "places": [such rows]}]},
                    scorers {"rows": [{"scorer", "against", "agreement", "n", "low"?, "high"?, "note"?}]}
 samples/*/         see samples
 **/rejected.jsonl  rows that SFT refused: {"file", "row", "reason"}
@@ -135,7 +135,7 @@ _NEEDED = {
     "evaluation": {"name", "arms", "differences", "gate", "settings"},
     "comparison": {"rows"},
     "ratio_check": {"rows"},
-    "parity": {"model", "cases"},
+    "parity": {"model", "dtype", "cases"},
     "scorers": {"rows"},
 }
 _NEEDED_BY_ROW = {

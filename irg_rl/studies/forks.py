@@ -115,12 +115,13 @@ def by_turn(frame: Frame) -> dict[str, list[Measure]]:
 
 
 def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
-    """Right at the last turn: every arm less `reference`, or less what each began with (None); paired over prompts."""
+    """Right at the last turn: every arm less `reference`, or less what each began with (None); paired over prompts, and
+    over the seeds that both have."""
     found = {}
     for (arm,), rows in frame.groups("arm"):
         own, prompts = rights(rows.where(when="after"))
         other = rows.where(when="before") if reference is None else frame.where(when="after", arm=reference)
-        against, theirs = rights(other)
+        against, theirs = rights(other.where(np.isin(other["seed"], rows["seed"])))
         found[arm] = intervals.difference(
             measures.terms(own[:, -1], prompts), measures.terms(against[:, -1], theirs)
         )
@@ -139,13 +140,14 @@ def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
     return lines_plate(name, title, caption, stamp, {"": lines}, x_label="turn", y_label="share right", whole_x=True)
 
 
-def reward_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate | None:
-    """Rewards during RL, in BLOCKS stretches of updates; None where no fork did RL on samples of its own."""
+def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | None:
+    """Rewards during RL, in at most BLOCKS stretches of two updates or more; None where no fork did RL on samples of
+    its own. `origin`: commits and recipes."""
     rows = frame.where(when="during")
     if not len(rows):
         return None
     updates = np.unique(rows["update"])
-    stretches = np.array_split(updates, min(BLOCKS, len(updates)))
+    stretches = np.array_split(updates, min(BLOCKS, max(1, len(updates) // 2)))
     panels = {
         f"{image} image": [
             Line(arm, [float(stretch.mean()) for stretch in stretches], [_reward(own, image, s) for s in stretches])
@@ -154,9 +156,12 @@ def reward_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate | Non
         for image in ("first", "last")
     }
     caption = (
-        "Mean reward of the images that RL drew, for its own prompts at its own temperature. Each point is the mean "
-        "over a stretch of updates; its interval is a bootstrap over updates. Seeds are pooled."
+        "Mean reward of all images that RL drew, for its own prompts at its own temperature, groups that were not "
+        "trained on too. Each point is the mean over a stretch of updates; its interval is a bootstrap over updates. "
+        "Seeds are pooled. Arms have equal updates: who draws more groups anew renders more."
     )
+    seeds = ", ".join(map(str, sorted(set(rows["seed"].tolist()))))
+    stamp = f"updates {updates[0]:g} to {updates[-1]:g} | seeds of RL {seeds} | {origin}"
     return lines_plate(name, title, caption, stamp, panels, x_label="RL update", y_label="mean reward")
 
 

@@ -40,7 +40,7 @@ class Modality(Forks[ForkSettings]):
         plates = [
             turn_plate("turns", "After RL on text, images or both", frame, stamp),
             gain_plate("gain", "What RL gains by what it trains", caption, frame, None, stamp),
-            reward_plate("rewards", "Rewards while RL trains text, images or both", frame, stamp),
+            reward_plate("rewards", "Rewards while RL trains text, images or both", frame, self.origin(frame)),
         ]
         told = ", ".join(f"{arm} {words(gain, '+.3f')}" for arm, gain in gained(frame, None).items())
         shown = [plate for plate in plates if plate is not None]

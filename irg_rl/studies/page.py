@@ -22,9 +22,10 @@ def write_page(folder: Path, name: str, question: str, facts: Mapping[str, str],
     )
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     shown = {plate.name for plate in findings.plates}
-    for old in (folder / FIGURES).iterdir():
-        if old.suffix in (".png", ".svg") and old.stem not in shown:
-            old.unlink()  # of an earlier call, whose settings had more to show
+    for old in (folder / FIGURES).glob("*.svg"):  # of an earlier call, whose settings had more to show
+        if old.stem not in shown and old.with_suffix(".png").is_file():
+            old.unlink()
+            old.with_suffix(".png").unlink()
     for plate in findings.plates:
         (folder / FIGURES / f"{plate.name}.png").write_bytes(plate.png)
         (folder / FIGURES / f"{plate.name}.svg").write_bytes(plate.svg)

@@ -3,6 +3,7 @@ gradients of the study `credit`."""
 
 import numpy as np
 
+from irg_rl.config import changed_recipe
 from irg_rl.errors import InputError
 from irg_rl.studies.credit import REFERENCE
 from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, reward_plate, turn_plate
@@ -21,10 +22,18 @@ class Schemes(Forks[SchemesSettings]):
         own = self.settings
         if spare := [scheme for scheme in own.alone if scheme not in own.schemes]:
             raise InputError(f"study.alone: {spare[0]!r} is not among study.schemes ({', '.join(own.schemes)})")
-        return {
+        if REFERENCE in own.alone:
+            raise InputError(f"study.alone: {REFERENCE} is what the others are held against, so it has all seeds")
+        recipe = self.bench.subjects[0].recipe
+        if recipe.rl is not None and recipe.rl.dpo is not None:
+            raise InputError(f"{recipe.name}: rl.algorithm dpo learns from pairs, and credit changes nothing in it")
+        plans = {
             (scheme, seed): Plan({"rl.credit": scheme, "rl.seed": seed})
             for scheme in own.schemes for seed in (own.seeds[:1] if scheme in own.alone else own.seeds)
         }  # fmt: skip
+        for plan in plans.values():  # what a scheme does not go with is said before anything is trained
+            changed_recipe(recipe, plan.changes, recipe.name)
+        return plans
 
     def findings(self, frame: Frame) -> Findings:
         seeds = self.settings.seeds
@@ -32,9 +41,9 @@ class Schemes(Forks[SchemesSettings]):
         stamp = f"{self.stamp(frame)} | seeds of RL {', '.join(map(str, seeds))}"
         reference = REFERENCE if REFERENCE in frame.values("arm") else None
         caption = "Right at the last turn after RL less before it, paired over prompts; seeds are pooled."
-        against = f"Right at the last turn less that of {REFERENCE}, paired over prompts; seeds are pooled."
+        against = f"Right at the last turn less that of {REFERENCE}, paired over prompts and the seeds that both have."
         plates = [
-            reward_plate("rewards", "Rewards while each credit scheme trains", frame, stamp),
+            reward_plate("rewards", "Rewards while each credit scheme trains", frame, self.origin(frame)),
             turn_plate("turns", "After RL with each credit scheme", frame, stamp),
             gain_plate("gain", "What RL gains by its credit scheme", caption, frame, None, stamp),
             None if reference is None else

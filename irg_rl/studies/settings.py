@@ -93,19 +93,24 @@ class TeacherSettings(PromptSettings):
     """Share of what is said that is degraded; none at all is measured too."""
 
 
-class ForkSettings(StudySettings):
+class SeedSettings(StudySettings):
+    """Of a study that does RL."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    """Seeds of RL; one cell each."""
+
+
+class ForkSettings(SeedSettings):
     arms: list[str] | None = None
     """Arms to measure, by name; None: all."""
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
-    """Seeds of RL; one cell each."""
 
 
-class SchemesSettings(StudySettings):
-    schemes: list[Scheme] = ["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"]
+class SchemesSettings(SeedSettings):
+    schemes: Annotated[list[Scheme], Field(min_length=1)] = [
+        "trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp",
+    ]  # fmt: skip
     alone: list[Scheme] = []
     """Of these, those that are trained with the first seed alone, and labelled so."""
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
-    """Seeds of RL; one cell each."""
 
 
 class ModesSettings(StudySettings):

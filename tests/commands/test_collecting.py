@@ -93,11 +93,12 @@ def test_dead_groups_are_replaced_as_often_as_an_update_has_groups(collect):
     collector = collect([DEAD, FINE, DEAD, DEAD, FINE], SlotBuffer(2, staleness=0))
     assert update(collector, 0) == [1, 3]
     assert update(collector, 1) == [4, 5]
+    assert [verdict.group for verdict in collector.left] == [0, 2, 1, 3, 4, 5]  # dead ones when they are judged
 
 
 def test_groups_without_any_advantage_are_left_out_of_an_update(collect, tmp_path):
     collector = collect([EMPTY, FINE, EMPTY, EMPTY, FINE], SlotBuffer(2, staleness=0))
-    assert update(collector, 0) == [1]
+    assert update(collector, 0) == [1] and {verdict.group for verdict in collector.left} == {0, 1, 2, 3}
     ledger = collector.slots.ledger
     assert (ledger.admitted, ledger.trained, ledger.dropped) == (4, 1, 3) and ledger.balanced
     assert listed(tmp_path) == [(g, s, "no segment of its group got an advantage") for g in (0, 2, 3) for s in (0, 1)]

@@ -34,7 +34,7 @@ def test_a_fork_is_made_once_and_not_trained_again_when_it_is_finished(parent, t
     assert made.folder == tmp_path / "runs" / "cell" and (made.recipe.rl_seed, made.recipe.rl.updates) == (7, 3)
     finished(made, parent)
     log = MetricsLog(made.folder / METRICS)
-    log.append("rl", 1, {"reward/first": 0.25, "reward/last": 0.5, "images": 2.0})
+    log.append("rl", 1, {"drawn/first": 0.25, "drawn/last": 0.5, "reward/last": 0.7})
     log.append("evaluate_rl", 1, {"accuracy": 1.0})
     outcomes = train("cell", Plan({"rl.seed": 7}))
     assert outcomes.during == [{"update": 1, "first": 0.25, "last": 0.5}]

@@ -28,9 +28,11 @@ def test_a_study_writes_results_figures_and_a_page_into_the_run_and_is_not_done_
     studied = changed_recipe(run.recipe, {"evaluation.prompts": 3}, "the test")
     assert studied.digest() in page and run.recipe.digest() not in page and "evaluation of rl<" in page
     assert "http" not in page.replace("http-equiv", "").split("<img")[0]
-    (folder / "figures" / "old.png").write_bytes(b"of an earlier call")
+    for name in ("old.png", "old.svg", "mine.png"):
+        (folder / "figures" / name).write_bytes(b"two of an earlier call, and one of somebody")
     assert "1 cells, 0 to measure" in irg_rl("study", "turns", run.folder, *SMALL).out
-    assert (folder / "figures" / "accuracy.png").is_file() and not (folder / "figures" / "old.png").exists()
+    assert (folder / "figures" / "accuracy.png").is_file() and (folder / "figures" / "mine.png").is_file()
+    assert not list((folder / "figures").glob("old.*"))
 
 
 def test_checkpoints_of_one_run_stand_beside_each_other(run, irg_rl, tmp_path):

@@ -216,7 +216,8 @@ def write_checks(folder: Path) -> None:
         {"weights": weights, "turns": 3, "batch": 16, "packs": "whole", "places": places}
         for weights, places in (("full", ratios), ("lora", beyond))
     ]
-    write_json(folder / "evaluation" / "parity-rl.json", {"kind": "parity", "model": "/models/rl", "cases": cases})
+    parity = {"kind": "parity", "model": "/models/rl", "dtype": "fp32", "cases": cases}
+    write_json(folder / "evaluation" / "parity-rl.json", parity)
     scorers = [
         {"scorer": "hps", "against": "held-out pairs", "agreement": 0.91, "n": 400, "low": 0.88, "high": 0.93,
          "note": "disagrees with the verifier mostly on counts"},

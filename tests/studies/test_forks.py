@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irg_rl.config import load_recipe
+from irg_rl.config import RecipeError, changed_recipe, load_recipe
 from irg_rl.errors import InputError
-from irg_rl.studies.forks import BLOCKS, Trained, by_turn, gained, reward_plate
+from irg_rl.studies.forks import BLOCKS, Trained, by_turn, gained, reward_plate, rights
 from irg_rl.studies.modality import Modality
 from irg_rl.studies.modes import ALL, FULL_ONLY, Modes, mode_of, modes_of
 from irg_rl.studies.schemes import Schemes
@@ -119,26 +119,51 @@ def test_a_scheme_of_one_seed_says_so_and_curves_are_means_over_stretches_of_upd
     findings = study.findings(frame)
     assert [plate.name for plate in findings.plates] == ["rewards", "turns", "gain", "against"]
     assert "turn +0.500" in findings.headline and "umm (seed 4 alone) +0.000" in findings.headline
-    assert all("n = 4 prompts" in plate.svg.decode() for plate in findings.plates)
+    assert "updates 1 to 12 | seeds of RL 4, 5" in findings.plates[0].svg.decode()
+    assert all("n = 4 prompts" in plate.svg.decode() for plate in findings.plates[1:])
     assert "umm (seed 4 alone)" in findings.plates[0].svg.decode()
     assert [row[0] for row in findings.tables[0].rows] == ["trajectory", "turn", "umm (seed 4 alone)"]
 
 
 def test_points_of_a_reward_curve_pool_seeds(bench, tmp_path, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr("irg_rl.studies.forks.lines_plate", lambda *given, **labels: drawn.update(given[4]))
+    drawn, told = {}, []
+
+    def lines_plate(*given, **labels):
+        told.append(given[3])
+        drawn.update(given[4])
+
+    monkeypatch.setattr("irg_rl.studies.forks.lines_plate", lines_plate)
     rows = [
         {"when": "during", "arm": "a", "seed": seed, "update": n, "first": 1.0, "last": seed + (n > 2)}
-        for seed in (0, 1) for n in (1, 2, 3, 4)
+        for seed in (0, 1) for n in (1, 2, 3, 4, 5)
     ]  # fmt: skip
-    monkeypatch.setattr("irg_rl.studies.forks.BLOCKS", 2)
-    reward_plate("rewards", "", frame_of(rows, tmp_path), "")
-    assert list(drawn) == ["first image", "last image"]
-    (line,) = drawn["last image"]
-    assert line.x == [1.5, 3.5] and [(m.value, m.n) for m in line.y] == [(0.5, 4), (1.5, 4)]
+    reward_plate("rewards", "", frame_of(rows, tmp_path), "commit x")
+    assert list(drawn) == ["first image", "last image"] and told == ["updates 1 to 5 | seeds of RL 0, 1 | commit x"]
+    (line,) = drawn["last image"]  # two updates a point at least, or there is no interval
+    assert line.x == [2, 4.5] and [m.n for m in line.y] == [6, 4]
+    assert [m.value for m in line.y] == pytest.approx([0.5 + 1 / 3, 1.5])
     assert reward_plate("rewards", "", frame_of([{"when": "after", "arm": "a"}], tmp_path), "") is None
 
 
-def test_a_scheme_that_is_alone_must_be_among_the_schemes(bench):
-    with pytest.raises(InputError, match="study.alone: 'umm' is not among study.schemes"):
-        Schemes(bench, SchemesSettings(schemes=["turn"], alone=["umm"])).plans()
+def test_an_arm_of_one_seed_is_held_against_the_same_seed_of_the_reference(bench, tmp_path):
+    """The reference mends all with seed 5 and nothing with seed 4; `umm`, with seed 4 alone, nothing."""
+
+    def train(name, plan):
+        return Trained(build(BEFORE), build([[1, 1]] * 4 if plan.changes["rl.seed"] == 5 else BEFORE))
+
+    settings = SchemesSettings(schemes=["trajectory", "umm"], alone=["umm"], seeds=[4, 5])
+    frame = measured(Schemes(bench, settings, train), tmp_path)
+    assert gained(frame, "trajectory")["umm"].value == 0
+    assert [len(rights(frame.where(when="after", arm=arm))[0]) for arm in ("trajectory", "umm")] == [8, 4]
+
+
+@pytest.mark.parametrize(("settings", "changes", "words"), [
+    ({"schemes": ["turn"], "alone": ["umm"]}, {}, "study.alone: 'umm' is not among study.schemes"),
+    ({"alone": ["trajectory"]}, {}, "trajectory is what the others are held against"),
+    ({"schemes": ["trajectory", "umm"]}, {"sampling.turns": 1}, "umm trains the turns after the first"),
+    ({}, {"rl.algorithm": "dpo", "rl.forks": {1: 2}}, "credit changes nothing"),
+])  # fmt: skip
+def test_what_a_comparison_of_schemes_cannot_be_is_said_before_anything_is_trained(bench, settings, changes, words):
+    recipe = changed_recipe(load_recipe(CONFIGS / "shapes.yaml"), changes, "shapes")
+    with pytest.raises((InputError, RecipeError), match=words):
+        Schemes(with_recipe(bench, recipe), SchemesSettings(**settings)).plans()
