@@ -148,21 +148,27 @@ def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | No
         return None
     updates = np.unique(rows["update"])
     stretches = np.array_split(updates, min(BLOCKS, max(1, len(updates) // 2)))
-    panels = {
-        f"{image} image": [
-            Line(arm, [float(stretch.mean()) for stretch in stretches], [_reward(own, image, s) for s in stretches])
-            for (arm,), own in rows.groups("arm")
-        ]
-        for image in ("first", "last")
-    }
+    arms = {arm: own for (arm,), own in rows.groups("arm")}
+    panels = {}
+    for seeds in dict.fromkeys(_seeds(own) for own in arms.values()):
+        for image in ("first", "last"):
+            panels[f"{image} image, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] = [
+                Line(arm, [float(stretch.mean()) for stretch in stretches],
+                     [_reward(own.where(np.isin(own["seed"], seeds)), image, s) for s in stretches], colour=number)
+                for number, (arm, own) in enumerate(arms.items()) if set(seeds) <= set(_seeds(own))
+            ]  # fmt: skip
     caption = (
         "Mean reward of all images that RL drew, for its own prompts at its own temperature, groups that were not "
         "trained on too. Each point is the mean over a stretch of updates; its interval is a bootstrap over updates. "
-        "Seeds are pooled. Arms have equal updates: who draws more groups anew renders more."
+        "Seeds of a panel are pooled; each has prompts of its own, so arms stand beside each other where they share "
+        "seeds. Arms have equal updates: who draws more groups anew renders more."
     )
-    seeds = ", ".join(map(str, sorted(set(rows["seed"].tolist()))))
-    stamp = f"updates {updates[0]:g} to {updates[-1]:g} | seeds of RL {seeds} | {origin}"
+    stamp = f"updates {updates[0]:g} to {updates[-1]:g} | seeds of RL {', '.join(map(str, _seeds(rows)))} | {origin}"
     return lines_plate(name, title, caption, stamp, panels, x_label="RL update", y_label="mean reward")
+
+
+def _seeds(rows: Frame) -> tuple[int, ...]:
+    return tuple(sorted(set(rows["seed"].tolist())))
 
 
 def _reward(rows: Frame, image: str, updates: np.ndarray) -> Measure:

@@ -138,10 +138,18 @@ def test_points_of_a_reward_curve_pool_seeds(bench, tmp_path, monkeypatch):
         for seed in (0, 1) for n in (1, 2, 3, 4, 5)
     ]  # fmt: skip
     reward_plate("rewards", "", frame_of(rows, tmp_path), "commit x")
-    assert list(drawn) == ["first image", "last image"] and told == ["updates 1 to 5 | seeds of RL 0, 1 | commit x"]
-    (line,) = drawn["last image"]  # two updates a point at least, or there is no interval
+    assert list(drawn) == ["first image, seeds 0, 1", "last image, seeds 0, 1"]
+    assert told == ["updates 1 to 5 | seeds of RL 0, 1 | commit x"]
+    (line,) = drawn["last image, seeds 0, 1"]  # two updates a point at least, or there is no interval
     assert line.x == [2, 4.5] and [m.n for m in line.y] == [6, 4]
     assert [m.value for m in line.y] == pytest.approx([0.5 + 1 / 3, 1.5])
+    drawn.clear()
+    more = rows + [row | {"arm": "b", "last": 9.0} for row in rows if row["seed"] == 1]
+    reward_plate("rewards", "", frame_of(more, tmp_path), "")
+    assert list(drawn) == [f"{image} image, seed{seeds}" for seeds in ("s 0, 1", " 1") for image in ("first", "last")]
+    assert [line.label for line in drawn["last image, seeds 0, 1"]] == ["a"]
+    one, other = drawn["last image, seed 1"]  # on the prompts that both were trained on
+    assert [m.value for m in one.y] == pytest.approx([1 + 1 / 3, 2]) and [m.value for m in other.y] == [9, 9]
     assert reward_plate("rewards", "", frame_of([{"when": "after", "arm": "a"}], tmp_path), "") is None
 
 
