@@ -23,11 +23,12 @@ class Modes(Forks[ModesSettings]):
     def plans(self) -> dict[tuple[str, int], Plan]:
         recipe = self.bench.subjects[0].recipe
         there = modes_of(recipe)
-        unknown = [mode for mode in self.settings.without or [] if mode not in there]
+        without = there if self.settings.without is None else self.settings.without
+        unknown = [mode for mode in without if mode not in there]
         if unknown:
             raise InputError(f"study.without: no stage draws from mode {unknown[0]!r}; there are {', '.join(there)}")
         arms = {ALL: set(), FULL_ONLY: {mode for mode in there if not mode.endswith(FULL)}}
-        arms |= {f"without {mode.removesuffix('_learning')}": {mode} for mode in self.settings.without or there}
+        arms |= {f"without {mode.removesuffix('_learning')}": {mode} for mode in without}
         return {(arm, recipe.seed): Plan(_without(recipe, left_out), anew=True) for arm, left_out in arms.items()}
 
     def findings(self, frame: Frame) -> Findings:

@@ -115,7 +115,8 @@ class SchemesSettings(SeedSettings):
 
 class ModesSettings(StudySettings):
     without: list[str] | None = None
-    """Modes to leave out, one at a time; None: each of those that the recipe's stages draw from."""
+    """Modes to leave out, one at a time; None: each of those that the recipe's stages draw from; []: none, so that all
+    modes stand beside full trajectories alone."""
 
 
 def parse_settings(kind: type[StudySettings], given: Mapping[str, Any], study: str) -> StudySettings:

@@ -72,6 +72,7 @@ def test_modes_are_left_out_of_both_stages_wherever_their_rows_lie(bench):
     assert {mode_of(folder) for folder in folders(FULL_ONLY)} == {
         None, "initial_full_learning", "improving_full_learning"
     }  # fmt: skip
+    assert [arm for arm, _ in Modes(study.bench, ModesSettings(without=[])).plans()] == [ALL, FULL_ONLY]
     base = {folder for folder in everything if mode_of(folder) is None}
     assert base and all(base <= folders(arm) for arm in plans)
 
