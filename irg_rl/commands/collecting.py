@@ -92,7 +92,7 @@ class Collector:
     sampling: set[int] = field(default_factory=set)
     barren: int = 0  # updates' worth of groups in a row that were all empty
     ties: int = 0  # dpo: pairs that are none, of all groups judged since they were last counted
-    left: list[Verdict] = field(default_factory=list)  # of the groups that left, trained or not, since the same
+    left: list[Verdict] = field(default_factory=list)  # of all groups that left, trained or not, likewise
 
     def __post_init__(self) -> None:
         self.dropped.rewind(self.slots.has_left)
@@ -174,7 +174,7 @@ class Collector:
         Raises RunError when that keeps happening.
         """
         for stale in self.slots.drop_stale():
-            self._list(stale, update, "its group is too old", self._leave(stale).failures)
+            self._list(stale, update, "its group is too old", self._leave(stale)[0].failures)
         ahead = self.slots.ready_ahead()
         if len(ahead) < self.slots.groups_per_update:
             self.admit(update)
@@ -183,7 +183,7 @@ class Collector:
         for group in empty:
             reason = self.lack.of("its group")
             self.slots.drop(group, reason)
-            self._list(group, update, reason, self._leave(group).failures)
+            self._list(group, update, reason, self._leave(group)[0].failures)
         if len(empty) == len(ahead):
             self._begin_again(update)
             return []
@@ -192,13 +192,13 @@ class Collector:
         for group in taken:
             failures = self.scored[group][0].failures
             self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), failures)
-            self.left.append(self.scored[group][0])
-        return [self.scored.pop(group) for group in taken]
+        return [self._leave(group) for group in taken]
 
-    def _leave(self, group: int) -> Verdict:
-        verdict, _ = self.scored.pop(group)
+    def _leave(self, group: int) -> tuple[Verdict, ObjectRef]:
+        """A scored group goes, trained or not."""
+        verdict, body = self.scored.pop(group)
         self.left.append(verdict)
-        return verdict
+        return verdict, body
 
     def _begin_again(self, update: int) -> None:
         self.barren += 1
