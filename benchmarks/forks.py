@@ -15,7 +15,7 @@ from dataclasses import replace
 from common import TEXT_TOKENS, TOLERANCE, Bench, as_context, require_same_texts, timed
 from rich.table import Table
 
-from irg_rl.commands.progress import console
+from irg_rl.driver.progress import console
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.trajectory import Trajectory
 from rollouts.request import Request

@@ -17,8 +17,8 @@ import torch
 from common import TEXT_TOKENS, Bench, require_same_texts, timed
 from rich.table import Table
 
-from irg_rl.commands.progress import console
 from irg_rl.config import EvaluationRecipe
+from irg_rl.driver.progress import console
 from irg_rl.guidance import guide, is_active
 from irg_rl.model.cache import KVCache
 from irg_rl.shapes_world.prompts import make_prompts

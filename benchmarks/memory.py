@@ -17,14 +17,14 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import torch
 from rich.table import Table
 
-from irg_rl.commands.longest import SPECIAL, sft_pack
-from irg_rl.commands.plan import Plan
-from irg_rl.commands.progress import console
 from irg_rl.config import Recipe, load_recipe
+from irg_rl.driver.progress import console
 from irg_rl.learner.engine import Engine, Loss
 from irg_rl.learner.replay import idle_pack
 from irg_rl.model.footprint import LiveBytes, SavedBytes
 from irg_rl.model.unified import UnifiedModel
+from irg_rl.plan.costs import Plan
+from irg_rl.plan.worst_case import SPECIAL, sft_pack
 from sft.loss import Counts, sft_loss
 from sft.packing import SFTPack
 

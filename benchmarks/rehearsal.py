@@ -21,23 +21,23 @@ from unittest.mock import patch
 import torch
 from common import CONFIGS
 
-from irg_rl.commands.learning import learner_settings
-from irg_rl.commands.longest import PROMPT_TOKENS, Sampled
-from irg_rl.commands.plan import LEARNER, ROLLOUT, Plan
-from irg_rl.commands.prepare import precision
-from irg_rl.commands.progress import console
+from irg_rl.algorithms import old_policy
+from irg_rl.algorithms.joint import JointLoss
 from irg_rl.config import Recipe, load_recipe
-from irg_rl.learner import old_policy
+from irg_rl.driver.learners import learner_settings
+from irg_rl.driver.progress import console
 from irg_rl.learner.engine import Engine
+from irg_rl.learner.from_recipe import precision
 from irg_rl.learner.lora import add_adapters
 from irg_rl.learner.process_group import Rank, leave
 from irg_rl.learner.replay import Replay, idle_pack
-from irg_rl.learner.rl_loss import JointLoss
 from irg_rl.learner.stopwatch import Stopwatch
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.flops import Load, Matrices
 from irg_rl.model.tokenizer import TextTokenizer, train_tokenizer
 from irg_rl.model.unified import UnifiedModel
+from irg_rl.plan.costs import LEARNER, ROLLOUT, Plan
+from irg_rl.plan.worst_case import PROMPT_TOKENS, Sampled
 from irg_rl.shapes_world import corpus
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.drawing import draw_images

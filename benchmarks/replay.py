@@ -17,12 +17,12 @@ from common import TEXT_TOKENS, TOLERANCE, Bench, as_context, timed
 from rich.table import Table
 from torch import Tensor
 
-from irg_rl.commands.progress import console
+from irg_rl.algorithms.joint import JointLoss, RLLossSettings
+from irg_rl.algorithms.old_policy import sampled
 from irg_rl.config import NoiseRecipe
-from irg_rl.learner.old_policy import sampled
+from irg_rl.driver.progress import console
 from irg_rl.learner.policy import sampling_law
 from irg_rl.learner.replay import ReplayPack
-from irg_rl.learner.rl_loss import JointLoss, RLLossSettings
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.trajectory import SamplingLaw, TextSegment, Trajectory
 from rollouts.request import Request

@@ -12,7 +12,7 @@ import numpy as np
 from common import TEXT_TOKENS, Bench, timed
 from rich.table import Table
 
-from irg_rl.commands.progress import console
+from irg_rl.driver.progress import console
 from irg_rl.shapes_world.prompts import make_prompts
 from rollouts.request import Request
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from irg_rl.commands.progress import console
+from irg_rl.driver.progress import console
 from irg_rl.report.metrics_log import read_metrics
 
 FILLING = {"busy/sampling": "sampling, mean of the rollout actors"}

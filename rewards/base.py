@@ -15,17 +15,18 @@ from typing import Protocol
 
 import numpy as np
 
+from irg_rl.errors import UserError
 from irg_rl.trajectory import Prompt
 
 Image = np.ndarray  # uint8, (height, width, 3), RGB
 Score = float | None  # None: failed
 
 
-class ScorerUnavailable(RuntimeError):
+class ScorerUnavailable(UserError, RuntimeError):
     """A scorer cannot work at all. The message says what, where, and what to do."""
 
 
-class TooManyFailures(RuntimeError):
+class TooManyFailures(UserError, RuntimeError):
     """A scorer failed on more than the allowed share of its recent images."""
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from irg_rl.errors import UserError
 from irg_rl.learner.lora import served
 from irg_rl.learner.publish import weights_digest
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Weights that are not those that were announced, or a version that is not held."""
 
 

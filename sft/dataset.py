@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from irg_rl.errors import UserError
 from sft.rows import BrokenRow, Part, parse_row
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Training data that is missing or unreadable; says which file and what to do."""
 
 

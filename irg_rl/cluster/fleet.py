@@ -33,6 +33,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get, reason_of
+from irg_rl.errors import UserError
 
 LOST = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, WaitTimeoutError)
 
@@ -45,7 +46,7 @@ class Health(StrEnum):
     RETIRED = "retired"
 
 
-class FleetError(RuntimeError):
+class FleetError(UserError, RuntimeError):
     """The fleet cannot finish its work."""
 
 

@@ -13,9 +13,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get, reason_of
+from irg_rl.errors import UserError
 
 
-class RankError(RuntimeError):
+class RankError(UserError, RuntimeError):
     """A rank is gone; the computation ends and resumes from its last checkpoint."""
 
 

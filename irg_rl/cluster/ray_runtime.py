@@ -20,17 +20,19 @@ from ray import ObjectRef
 from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from irg_rl.errors import UserError
+
 _START_ATTEMPTS = 3
 # AF_UNIX paths end at 107 characters; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
 _SOCKET_LIMIT = 107
 _SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
-class WaitTimeoutError(TimeoutError):
+class WaitTimeoutError(UserError, TimeoutError):
     """A remote result did not come before its deadline."""
 
 
-class RayStartError(RuntimeError):
+class RayStartError(UserError, RuntimeError):
     """Ray does not start on this machine."""
 
 

@@ -1,3 +1,1 @@
-"""The roof: one file per `irg-rl` command. Ray reads its environment when it is imported, so `cluster` comes first."""
-
-from irg_rl import cluster as cluster
+"""One file per `irg-rl` command; `cli` holds their options and loads a command's file only when it is called."""

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from irg_rl.commands.checking import require_machine
-from irg_rl.commands.comparing import CONTINUED, compare_runs
-from irg_rl.commands.progress import console
-from irg_rl.commands.run import Run, RunError
-from irg_rl.commands.stages import evaluate, step, tracker_of
-from irg_rl.commands.supervise import train_stage
 from irg_rl.config import Stage
+from irg_rl.driver.checks import require_machine
+from irg_rl.driver.compare import CONTINUED, compare_runs
+from irg_rl.driver.progress import console
+from irg_rl.driver.run_folder import Run, RunError
+from irg_rl.driver.sft import train_stage
+from irg_rl.driver.stages import evaluate, step, tracker_of
 from irg_rl.report.build import build_report
 from rollouts.noise import hashed
 

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from irg_rl.commands.progress import console
+from irg_rl.driver.progress import console
+from irg_rl.errors import explain, is_expected
 from irg_rl.presets import PRESET, PRESETS
 from irg_rl.studies import NAMES
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="SFT and RL for models that think, draw, look at what they drew, and draw again. "
-    "Begin with: irg-rl train configs/shapes-smoke.yaml",
+    "Begin with: irg-rl train shapes-smoke",
 )
 
 STOPPED_BY_HAND = 130
@@ -28,6 +28,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="settings on top of the recipe, written key=value: output_dir=/data turns is sampling.turns=4"),
 ]
+RecipeName = Annotated[
+    str, typer.Argument(help="a recipe file, or the name of a shipped recipe, as `irg-rl ls` lists it")
+]
 Preset = Annotated[
     str | None, typer.Option(help=f"how BAGEL or IRG sample: {', '.join(PRESETS)}; default: the recipe's settings")
 ]
@@ -36,8 +39,6 @@ RunFolder = Annotated[Path, typer.Argument(help="a run folder, as `train` printe
 
 def main() -> None:
     """Run a command; expected failures become one line on stderr and exit code 1, Ctrl-C exit code 130."""
-    from irg_rl.commands.errors import EXPECTED, explain
-
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded at run time
     try:
         app()
@@ -45,7 +46,9 @@ def main() -> None:
         if end.code == STOPPED_BY_HAND:
             _complain(explain(KeyboardInterrupt()))
         raise
-    except EXPECTED as error:
+    except BaseException as error:
+        if not is_expected(error):
+            raise
         _complain(explain(error))
         raise SystemExit(1) from error
 
@@ -58,24 +61,27 @@ def _complain(text: str) -> None:
 @app.command()
 def ls() -> None:
     """List the recipes at hand and the runs in ./runs."""
-    from irg_rl.commands.listing import recipes, runs
+    from irg_rl.commands.ls import show_lists
 
-    table = Table("recipe", "what it is", "stages", title="recipes")
-    for row in recipes():
-        table.add_row(*row)
-    console.print(table)
-    rows = runs(Path("runs"))
-    if rows:
-        table = Table("run", "digest", "done", "last", title="runs")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    show_lists()
 
 
 @app.command()
-def check(recipe: Annotated[Path, typer.Argument(help="a recipe file")], overrides: Overrides = None) -> None:
+def cp(
+    name: Annotated[str, typer.Argument(help="a shipped recipe, as `irg-rl ls` lists it")],
+    file: Annotated[Path | None, typer.Argument(help="file to write; default: NAME.yaml in this folder")] = None,
+) -> None:
+    """Copy a shipped recipe to a file of your own, to edit."""
+    from irg_rl.commands.cp import copy_recipe
+
+    written = copy_recipe(name, file)
+    console.print(f"written: {written}; `irg-rl train {written}` runs it", soft_wrap=True, markup=False)
+
+
+@app.command()
+def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Validate a recipe: every problem at once, with the nearest known names. Nothing is started."""
-    from irg_rl.commands.checking import check_recipe
+    from irg_rl.commands.check import check_recipe
 
     for line in check_recipe(recipe, overrides or []):
         console.print(line, soft_wrap=True, markup=False)
@@ -83,7 +89,7 @@ def check(recipe: Annotated[Path, typer.Argument(help="a recipe file")], overrid
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="a recipe file")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     gpu_gib: Annotated[float, typer.Option(min=0.001, help="memory of one card")] = 80.0,
     tflops: Annotated[float | None, typer.Option(min=1e-6, help="10^12 operations a second, as reached")] = None,
@@ -91,26 +97,26 @@ def plan(
 ) -> None:
     """Say what a recipe costs: parameters, memory per GPU, forwards, weight sync, time, and the one setting to turn to
     make it fit. Nothing is started."""
-    from irg_rl.commands.planning import plan_recipe
+    from irg_rl.commands.plan import plan_recipe
 
     for part in plan_recipe(recipe, overrides or [], gpu_gib, tflops, gbps):
         console.print(part)
 
 
 @app.command()
-def train(recipe: Annotated[Path, typer.Argument(help="a recipe file")], overrides: Overrides = None) -> None:
+def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Run a recipe from nothing to the report: base, SFT, gate, RL, evaluation, report."""
-    from irg_rl.commands.stages import start
+    from irg_rl.commands import train
 
-    start(recipe, overrides or [])
+    train.train(recipe, overrides or [])
 
 
 @app.command()
 def resume(run: RunFolder) -> None:
     """Go on with a run where it stopped, bit for bit."""
-    from irg_rl.commands.stages import go_on
+    from irg_rl.commands import resume
 
-    go_on(run)
+    resume.resume(run)
 
 
 @app.command()
@@ -119,9 +125,9 @@ def fork(run: RunFolder, overrides: Overrides = None) -> None:
 
     The new run takes over the finished stages before RL; what these depend on cannot change.
     """
-    from irg_rl.commands.stages import start_fork
+    from irg_rl.commands import fork
 
-    start_fork(run, overrides or [])
+    fork.fork_run(run, overrides or [])
 
 
 @app.command()
@@ -142,7 +148,7 @@ def compare(
     The baselines: the SFT checkpoint they share, SFT continued where `irg-rl baseline` has made it, the best of
     as many first images as RL renders, and of 2.
     """
-    from irg_rl.commands.comparing import compare_runs
+    from irg_rl.driver.compare import compare_runs
 
     console.print(f"written: {compare_runs(runs, out)}", soft_wrap=True, markup=False)
 
@@ -163,7 +169,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
 ) -> None:
     """Evaluate on held-out prompts with both controls beside the real thing."""
-    from irg_rl.commands.measure import evaluate_target
+    from irg_rl.commands.eval import evaluate_target
 
     changes = {"prompts": prompts, "turns": turns, "seed": seed}
     evaluate_target(
@@ -195,7 +201,7 @@ def generate(
     Settings are those of the checkpoint's run; a folder outside of a run is sampled as --preset irg. What is said here
     goes on top: the preset first, then the single settings.
     """
-    from irg_rl.commands.generating import generate_to
+    from irg_rl.commands.generate import generate_to
 
     settings = {
         PRESET: preset,
@@ -221,7 +227,7 @@ def rollout(
     groups: Annotated[int, typer.Option(min=1, help="prompts, each with rl.group_size trajectories")] = 64,
 ) -> None:
     """Sample and score groups as RL would, into a folder that rl.rollouts takes (offline DPO)."""
-    from irg_rl.commands.rolling import roll_out
+    from irg_rl.commands.rollout import roll_out
 
     roll_out(checkpoint, out, groups, overrides or [])
 
@@ -248,7 +254,7 @@ def show(
     group: Annotated[int | None, typer.Option(min=0, help="place in the update; default: list all groups")] = None,
 ) -> None:
     """Show a group that RL trained on: every text, score and advantage, and the images as a picture strip."""
-    from irg_rl.commands.showing import show_group
+    from irg_rl.commands.show import show_group
 
     show_group(run, step, group)
 
@@ -259,7 +265,7 @@ def replay(
 ) -> None:
     """Do one update of RL again from its dumped groups, without Ray, rollouts or scorers, and compare it with the run's
     log: on the CPU it is the same to the bit. The place to debug a loss."""
-    from irg_rl.commands.replaying import replay_step
+    from irg_rl.commands.replay import replay_step
 
     replay_step(run, step)
 
@@ -286,6 +292,6 @@ def study(
 @app.command()
 def report(run: RunFolder) -> None:
     """Build report.html of a run again from its files."""
-    from irg_rl.commands.reporting import build
+    from irg_rl.commands.report import build
 
     console.print(f"report: {build(run)}")

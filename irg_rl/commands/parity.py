@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from irg_rl.commands.generating import load_here, model_folder, recipe_of
-from irg_rl.commands.progress import bar, console
-from irg_rl.commands.run import write_json
+from irg_rl.commands.generate import load_here, model_folder, recipe_of
 from irg_rl.config import LoraRecipe, NoiseRecipe, Recipe, RLRecipe
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
 from irg_rl.learner.lora import add_adapters, is_adapter
 from irg_rl.learner.policy import sampling_law

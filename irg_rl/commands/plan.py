@@ -1,378 +1,152 @@
-"""What a recipe costs, before anything is started: memory of every process on a card, bytes per weight sync, forwards
-per trajectory, floating-point operations and the time they take.
+"""`irg-rl plan`: what a recipe costs, as tables."""
 
-All sizes are those of tensors: the model is built on the meta device, its optimizer is the engine's, its packs are the
-longest that the recipe allows (longest.py), and what a forward keeps is counted by running it on tensors without
-contents (model/footprint.py).
-"""
+from collections.abc import Iterator
 
-from dataclasses import dataclass
-from functools import cache, cached_property
+from rich.table import Table
 
-import torch
+from irg_rl.config import Recipe, ScorerRecipe, load_recipe
+from irg_rl.plan.advice import Advice, advise
+from irg_rl.plan.costs import Place, Plan, Rates
+from irg_rl.plan.training_memory import Moment
+from irg_rl.plan.worst_case import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
 
-from irg_rl.commands.longest import Sampled, Sizes, replay_packs, sft_pack
-from irg_rl.commands.prepare import precision
-from irg_rl.commands.supervise import engine_settings
-from irg_rl.config import LoraRecipe, Recipe, Stage, adapters_of
-from irg_rl.learner.lora import adapter_size, add_adapters, is_adapter
-from irg_rl.learner.memory import (
-    FP32,
-    Component,
-    Moment,
-    Parameters,
-    bytes_of,
-    logit_bytes,
-    peak,
-    sync_bytes,
-    training_state,
-)
-from irg_rl.learner.parts import Part, part_of
-from irg_rl.learner.update import EngineSettings
-from irg_rl.model.attention import Backend
-from irg_rl.model.autoencoder import Autoencoder
-from irg_rl.model.cache import KVCache
-from irg_rl.model.config import ModelConfig
-from irg_rl.model.flops import Load, Matrices
-from irg_rl.model.footprint import Footprint, drawing_footprint, training_footprint, velocity_footprint
-from irg_rl.model.pack import Pack, SpecialIds
-from irg_rl.model.unified import UnifiedModel
-
-SFT, LEARNER, ROLLOUT, EVALUATION = "sft {} learner", "rl learner", "rl rollout actor", "evaluation"
-"""Places where memory is held."""
-BACKWARD = 2
-"""Floating-point operations of a backward, in forwards."""
+GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Rates:
-    """How fast a process works. Assumed, not measured."""
-
-    tflops: float  # 10^12 floating-point operations per second, as reached
-    gbps: float  # 10^9 bytes per second from its memory: what decoding waits for
-
-    @classmethod
-    def assumed(cls, device: str) -> "Rates":
-        """About 40 % of an H100's bf16 peak, and two CPU cores."""
-        return cls(400.0, 2500.0) if device == "cuda" else cls(0.1, 10.0)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A process, or several alike, each with a card of its own (on the CPU: with its share of the memory)."""
-
-    name: str
-    processes: int
-    components: list[Component]
-    note: str
-
-    @property
-    def peak(self) -> int:
-        return peak(self.components)
+def plan_recipe(
+    path: str, overrides: list[str], card_gib: float, tflops: float | None = None, gbps: float | None = None
+) -> Iterator[Table | str]:
+    """Tables and lines to print. RecipeError with every problem of the settings; InputError when a trajectory is longer
+    than a pack."""
+    recipe = load_recipe(path, overrides)
+    plan = Plan(recipe)
+    yield parameter_table(plan)
+    yield from memory_tables(plan, card_gib)
+    advice = advise(lambda more: load_recipe(path, [*overrides, *more]), plan, card_gib * GIB)
+    yield advice_table(advice, card_gib) if advice else f"every process fits a card of {card_gib:g} GiB"
+    if recipe.rewards.scorers:
+        yield scorer_table(recipe)
+    yield forward_table(plan)
+    assumed = Rates.assumed(recipe.engine.device)
+    yield time_table(plan, Rates(tflops or assumed.tflops, gbps or assumed.gbps))
+    yield (
+        f"taken for granted: prompts of {PROMPT_TOKENS} tokens, {CHARACTERS_PER_TOKEN} letters of system text per "
+        "token, texts at sampling.max_text_tokens, every turn drawn"
+    )
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A part of the run that takes time: `count` equal pieces one after the other."""
-
-    name: str
-    count: int
-    flops: float  # of one piece, on the busiest process
-    read: float = 0.0  # bytes that one piece reads token by token while it writes texts, and waits for
-
-    def seconds(self, rates: Rates) -> float:
-        return self.count * (self.flops / (rates.tflops * 1e12) + self.read / (rates.gbps * 1e9))
-
-
-@cache
-def meta_model(config: ModelConfig, lora: LoraRecipe | None = None) -> UnifiedModel:
-    """With adapters, whose base is frozen, or with all its parameters trained, until an optimizer freezes some."""
-    with torch.device("meta"):
-        model = UnifiedModel(config, SpecialIds(0, 1, 2, 3))
-        if lora is not None:
-            add_adapters(model, lora, seed=0)
-    return model
+def parameter_table(plan: Plan) -> Table:
+    table = Table("parameters, millions", title=f"{plan.recipe.name}: parameters")
+    trained = plan.parameters
+    for name in ("all", *trained):
+        table.add_column(name if name == "all" else f"trained: {name}", justify="right")
+    for part, count in plan.parts.items():
+        table.add_row(part, _millions(count), *(_millions(found.trained[part]) for found in trained.values()))
+    table.add_row("vae", _millions(plan.autoencoder), *("0.0" for _ in trained))
+    total = sum(plan.parts.values()) + plan.autoencoder
+    table.add_row("total", _millions(total), *(_millions(found.trained_total) for found in trained.values()))
+    return table
 
 
-@cache
-def meta_autoencoder(config: ModelConfig) -> Autoencoder:
-    with torch.device("meta"):
-        return Autoencoder(config.vae, config.latent_patch_size)
+def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
+    unit = "GPU" if plan.device == "cuda" else "process"
+    for place in plan.places:
+        count = f"{place.processes} of them" if place.processes > 1 else "one process"
+        table = Table("held", "GiB", "when", title=f"{place.name} ({count}): memory per {unit}", caption=place.note)
+        table.columns[1].justify = "right"
+        for component in place.components:
+            table.add_row(component.name, _gib(component.bytes), _WHEN[component.moment])
+        table.add_section()
+        table.add_row("peak", _gib(place.peak), _verdict(place, card_gib))
+        yield table
 
 
-class Plan:
-    """The costs of one recipe; each is counted when it is asked for."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.device = recipe.engine.device
-        self.matrices = Matrices.of(self.model)
-        self.autoencoder = sum(p.numel() for p in meta_autoencoder(recipe.model).parameters())
-
-    @property
-    def model(self) -> UnifiedModel:
-        """Without adapters."""
-        return meta_model(self.recipe.model)
-
-    @cached_property
-    def parts(self) -> dict[Part, int]:
-        """Parameters by part, without adapters."""
-        found = dict.fromkeys(Part, 0)
-        for name, parameter in self.model.named_parameters():
-            found[part_of(name)] += parameter.numel()
-        return found
-
-    def trained_model(self, name: str) -> UnifiedModel:
-        """As the place trains it, before its optimizer freezes the parts without a learning rate."""
-        lora = self.adapters[name]
-        model = meta_model(self.recipe.model, lora)
-        for parameter_name, parameter in model.named_parameters():
-            parameter.requires_grad_(lora is None or is_adapter(parameter_name))
-        return model
-
-    @cached_property
-    def stages(self) -> dict[str, Stage]:
-        """Of SFT, by the names of their places."""
-        stages = self.recipe.sft.stages if self.recipe.sft is not None else {}
-        return {SFT.format(name): stage for name, stage in stages.items()}
-
-    @cached_property
-    def adapters(self) -> dict[str, LoraRecipe | None]:
-        """Of every place that trains the model."""
-        found = {name: adapters_of(stage) for name, stage in self.stages.items()}
-        return found if self.recipe.rl is None else found | {LEARNER: adapters_of(self.recipe.rl)}
-
-    @cached_property
-    def trainings(self) -> dict[str, EngineSettings]:
-        """Engine settings of every place that trains the model."""
-        recipe, found = self.recipe, {}
-        for name, stage in self.stages.items():
-            found[name] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
-        if (rl := recipe.rl) is not None:
-            updates = rl.updates * rl.minibatches
-            found[LEARNER] = engine_settings(recipe, rl, updates, recipe.engine.zero_stage)
-        return found
-
-    @cached_property
-    def parameters(self) -> dict[str, Parameters]:
-        """Counts of every place that trains the model."""
-        return {name: Parameters.of(self.trained_model(name), settings) for name, settings in self.trainings.items()}
-
-    @property
-    def place_names(self) -> list[str]:
-        reinforced = [LEARNER, ROLLOUT] if self.recipe.rl is not None else []
-        return [*self.stages, *reinforced, EVALUATION]
-
-    def place(self, name: str) -> Place:
-        others = {LEARNER: self._learner, ROLLOUT: self._rollout, EVALUATION: self._evaluation}
-        return others[name]() if name in others else self._sft_learner(name)
-
-    @cached_property
-    def places(self) -> list[Place]:
-        return [self.place(name) for name in self.place_names]
-
-    @cached_property
-    def sync(self) -> int:
-        """Bytes of one publication of the weights, or of RL's adapters."""
-        lora = self.adapters.get(LEARNER)
-        return sync_bytes(self.model) if lora is None else FP32 * adapter_size(self.model, lora)
-
-    @cached_property
-    def sampled(self) -> Sampled:
-        """A trajectory as RL samples it."""
-        recipe = self.recipe
-        return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
-
-    @cached_property
-    def evaluated(self) -> Sampled:
-        """A trajectory as it is evaluated."""
-        recipe, settings = self.recipe, self.recipe.evaluation
-        points = recipe.sampling.points if settings.points is None else settings.points
-        return Sampled.of(recipe, settings.turns, points, settings.guidance)
-
-    @cached_property
-    def replays(self) -> list[Pack]:
-        """Packs of the first learner rank in one minibatch."""
-        return replay_packs(self.recipe)
-
-    @property
-    def replay_forwards(self) -> dict[str, int]:
-        """Forwards over each replay pack, by what they are for."""
-        rl, found = self.recipe.rl, {"trained": 1}
-        if rl.forward_process is not None:
-            found["old policy"] = 1
-        elif rl.dpo is not None:
-            found["first weights"] = 1
-        elif self.recipe.engine.dtype == "bf16":
-            found["old log-probabilities"] = 1
-        if rl.kl_text > 0 or rl.kl_image > 0:
-            found["reference"] = 1
-        return found
-
-    @cached_property
-    def stretches(self) -> list[Stretch]:
-        recipe = self.recipe
-        found = []
-        for name, stage in self.stages.items():
-            flops = self._flops(Load.of(self._sft_packs[name])) * (1 + self._backward(name))
-            packs = -(-stage.packs_per_step // recipe.sft_ranks(stage))
-            found.append(Stretch(name.removesuffix(" learner"), stage.steps, flops * packs))
-        if recipe.rl is None:
-            return found
-        rounds = -(-recipe.rl.groups // recipe.engine.rollout_actors)
-        points, guidance = recipe.rl_sampling.points, recipe.rl.guidance
-        group = Sampled.of(recipe, recipe.sampling.turns, points, guidance, recipe.rl.rows)
-        flops = self._flops(group.text + group.images)
-        found.append(Stretch("rl sampling", recipe.rl.updates * rounds, flops, self._read_by_texts()))
-        forwards = sum(self.replay_forwards.values()) + self._backward(LEARNER)
-        learned = sum(self._flops(Load.of(pack)) for pack in self.replays) * forwards
-        found.append(Stretch("rl learning", recipe.rl.updates * recipe.rl.minibatches, learned))
-        return found
-
-    def _backward(self, name: str) -> int:
-        """Cost of a backward, in forwards: one more where it runs the layers again, one less where adapters spare it
-        the gradients of their base."""
-        return BACKWARD + self.recipe.engine.activation_checkpointing - (self.adapters[name] is not None)
-
-    @cached_property
-    def _sft_packs(self) -> dict[str, Pack]:
-        return {name: sft_pack(self.recipe, stage) for name, stage in self.stages.items()}
-
-    def _flops(self, load: Load) -> int:
-        return self.matrices.flops(load)
-
-    def _read_by_texts(self) -> int:
-        """Weights of the und expert, once per token of a group, and the contexts' keys and values."""
-        sampled, size = self.sampled, bytes_of(self.recipe.engine.dtype)
-        weights = size * (self.matrices.und + self.matrices.logit)
-        return sampled.text_tokens * (weights + self._caches(self.recipe.rl.group_size, sampled.capacity))
-
-    def _sft_learner(self, name: str) -> Place:
-        pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
-        components = training_state(self.parameters[name], self.trainings[name], ranks)
-        return Place(name, ranks, components + self._activations(pack, name, "full"), _words(pack))
-
-    def _learner(self) -> Place:
-        recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
-        components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
-        has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # the reference is the base then
-        if "reference" in self.replay_forwards and not has_base:
-            components.append(Component("reference weights", self._weights()))
-        longest = self.replays[0]
-        components += self._activations(longest, LEARNER, recipe.rl.context_grad)
-        return Place(LEARNER, ranks, components, _words(longest))
-
-    def _rollout(self) -> Place:
-        rows, sampled, guidance = self.recipe.rl.group_size, self.sampled, self.recipe.rl.guidance
-        caches = 1 + (guidance is not None and guidance.image_scale > 1)
-        note = f"{rows} contexts of {sampled.capacity:,} tokens"
-        copied = self.recipe.rl.rows(max(self.recipe.rl.forks) - 1) if self.recipe.rl.forks else 0
-        components = self._sampler(rows, sampled, caches, copied)
-        if (lora := self.adapters[LEARNER]) is not None:
-            size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)
-            components.append(Component("adapters", size))
-        return Place(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
-
-    def _evaluation(self) -> Place:
-        settings = self.recipe.evaluation
-        caches = 1 + (settings.guidance.image_scale > 1)
-        note = f"{settings.batch_size} contexts of {self.evaluated.capacity:,} tokens"
-        return Place(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
-
-    def _activations(self, pack: Pack, name: str, context_grad: str) -> list[Component]:
-        """Of a pack in a stage whose optimizer freezes what it does not train."""
-        recipe = self.recipe
-        frozen = frozenset(part for part, count in self.parameters[name].trained.items() if not count)
-        found = _footprint(
-            recipe.model, self.adapters[name], _Key(pack), self.device, precision(recipe), context_grad, frozen,
-            recipe.engine.activation_checkpointing, Backend(recipe.engine.attention),
-        )  # fmt: skip
-        logits = logit_bytes(len(pack.logit_index), recipe.model.llm.vocab_size, recipe.engine.dtype)
-        return [
-            Component("activations", found.kept, Moment.BACKWARD),
-            Component("logits", logits, Moment.BACKWARD),
-            Component("working memory", found.working, Moment.BACKWARD),
-        ]
-
-    def _sampler(self, rows: int, sampled: Sampled, caches: int, copied: int = 0) -> list[Component]:
-        """`copied`: rows that the last fork copies, which are there beside the copies for a moment."""
-        recipe = self.recipe
-        working = _sampling_memory(
-            recipe.model, rows, Sizes.of(recipe).grid, sampled.capacity, recipe.sampling.image_size, self.device,
-            precision(recipe),
-        )  # fmt: skip
-        return [
-            Component("weights", self._weights()),
-            Component("autoencoder", FP32 * self.autoencoder),
-            Component("KV caches", caches * self._caches(rows, sampled.capacity)),
-            Component("working memory", max(working, self._caches(copied, sampled.capacity))),
-        ]
-
-    def _weights(self) -> int:
-        """Of a model that is not trained."""
-        tables = sum(buffer.numel() for buffer in self.model.buffers())
-        return bytes_of(self.recipe.engine.dtype) * sum(p.numel() for p in self.model.parameters()) + FP32 * tables
-
-    def _caches(self, rows: int, capacity: int) -> int:
-        made = KVCache(self.recipe.model.llm, rows, capacity, torch.device("meta"), precision(self.recipe))
-        return sum(tensor.nbytes for tensor in made.keys + made.values)
+def advice_table(advice: list[Advice], card_gib: float) -> Table:
+    table = Table("process", "setting", "peak, GiB", title=f"one setting that makes it fit a card of {card_gib:g} GiB")
+    table.columns[2].justify = "right"
+    for found in advice:
+        for turn in found.fitting:
+            table.add_row(found.place, turn.override, _gib(turn.peak))
+        if not found.fitting and found.nearest is not None:
+            table.add_row(found.place, f"none alone; nearest: {found.nearest.override}", _gib(found.nearest.peak))
+        elif not found.fitting:
+            table.add_row(found.place, "none", "")
+    return table
 
 
-class _Key:
-    """A pack as an argument of a cached function: equal where all that its memory depends on is equal."""
-
-    def __init__(self, pack: Pack) -> None:
-        self.pack = pack
-        parts = (pack.text_ids, pack.latents, pack.times, pack.logit_index, pack.velocity_index)
-        kinds = tuple(map(len, parts))
-        branches = tuple((view.row, len(view.own), view.keys) for view in pack.views)
-        shape = pack.visibility.ancestors.shape
-        self._sizes = (kinds, tuple(pack.lengths), tuple(pack.patch_lengths), shape, branches)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._sizes == other._sizes
-
-    def __hash__(self) -> int:
-        return hash(self._sizes)
+def scorer_table(recipe: Recipe) -> Table:
+    table = Table("scorer", "where", "weights, GiB", title="scorers")
+    table.columns[2].justify = "right"
+    for scorer in recipe.rewards.scorers:
+        table.add_row(scorer.name, *_scorer(scorer))
+    return table
 
 
-@cache
-def _footprint(
-    config: ModelConfig,
-    lora: LoraRecipe | None,
-    key: _Key,
-    device: str,
-    dtype: torch.dtype,
-    context_grad: str,
-    frozen: frozenset[Part],
-    recompute: bool,
-    attention: Backend,
-) -> Footprint:
-    model = meta_model(config, lora)
-    model.recompute_activations(recompute)
-    model.attention = attention
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in frozen and (lora is None or is_adapter(name)))
-    return training_footprint(model, key.pack, device, dtype, context_grad)
+def forward_table(plan: Plan) -> Table:
+    recipe = plan.recipe
+    table = Table("forwards of one trajectory", "sampled", "evaluated", title="what is computed")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    sampled, evaluated = plan.sampled, plan.evaluated
+    table.add_row("turns", str(recipe.sampling.turns), str(recipe.evaluation.turns))
+    table.add_row("text tokens", f"{sampled.text_tokens:,}", f"{evaluated.text_tokens:,}")
+    table.add_row("denoising steps x branches", f"{sampled.velocities:,}", f"{evaluated.velocities:,}")
+    table.add_row("prompt and images into the context", f"{sampled.prefills:,}", f"{evaluated.prefills:,}")
+    if recipe.rl is None:
+        return table
+    table.add_section()
+    table.add_row("trained denoising steps", f"{trained_steps(recipe) * recipe.sampling.turns:,}", "")
+    packs = len(plan.replays)
+    table.add_row("replay packs per rank and minibatch", f"{packs:,}", "")
+    table.add_row("forwards per replay pack", " + ".join(plan.replay_forwards), "")
+    table.add_row("weight sync, GB per publication", f"{plan.sync / 1e9:,.3f}", "")
+    table.add_row("read by rollout actors, GB", f"{plan.sync * recipe.engine.rollout_actors / 1e9:,.3f}", "")
+    return table
 
 
-@cache
-def _sampling_memory(
-    config: ModelConfig,
-    rows: int,
-    grid: tuple[int, int],
-    context: int,
-    size: tuple[int, int],
-    device: str,
-    dtype: torch.dtype,
-) -> int:
-    """Of drawing: a denoising step, or the autoencoder after the last."""
-    with torch.device("meta"):
-        model = UnifiedModel(config, SpecialIds(0, 1, 2, 3)).to(dtype)
-    step = velocity_footprint(model, rows, grid, context, device)
-    return max(step, drawing_footprint(meta_autoencoder(config), rows, size, device))
+def time_table(plan: Plan, rates: Rates) -> Table:
+    title = f"time at {rates.tflops:g} TFLOP/s and {rates.gbps:g} GB/s (assumed, not measured)"
+    caption = "without scorers, autoencoder, data, checkpoints, and what small models spend outside their matrices"
+    table = Table("part", "pieces", "TFLOP each", "GB read each", "hours", title=title, caption=caption)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part in plan.stretches:
+        hours = part.seconds(rates) / 3600
+        table.add_row(
+            part.name, f"{part.count:,}", f"{part.flops / 1e12:,.4g}", f"{part.read / 1e9:,.4g}", f"{hours:,.2f}"
+        )
+    return table
 
 
-def _words(pack: Pack) -> str:
-    rows = f"{len(pack.lengths)} row{'s' if len(pack.lengths) > 1 else ''}"
-    return f"a pack of {pack.tokens:,} tokens in {rows}, {len(pack.logit_index):,} of them with logits"
+_WHEN = {Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step"}
+
+
+def _verdict(place: Place, card_gib: float) -> str:
+    return "fits" if place.peak <= card_gib * GIB else f"more than {card_gib:g} GiB"
+
+
+def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
+    if scorer.kind == "verifier":
+        return "critic, no model", "0"
+    if scorer.kind == "judge":
+        return scorer.base_url or "a process of the run, no model", "elsewhere" if scorer.base_url else "0"
+    if scorer.kind not in ("clip", "hps"):
+        return "critic", "unknown"
+    device = scorer.options.get("device", "cpu")
+    if scorer.options.get("path", scorer.path) is None:
+        return f"critic, {device}", "trained by the run"
+    from rewards.openclip import parameter_count  # imported here: open_clip takes seconds
+
+    count = parameter_count(scorer.options.get("model", ""))
+    size = 4 if scorer.options.get("precision", "fp32") == "fp32" else 2
+    return f"critic, {device}", "unknown" if count is None else _gib(size * count)
+
+
+def _gib(size: float) -> str:
+    """Two digits after the point where they say something."""
+    gib = size / GIB
+    return f"{gib:,.2f}" if gib >= 0.1 else f"{gib:.4f}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f}"

@@ -9,21 +9,23 @@ from pathlib import Path
 
 import torch
 
-from irg_rl.commands.comparing import CONTINUED
-from irg_rl.commands.critic import CreditSettings
-from irg_rl.commands.forking import trainer
-from irg_rl.commands.generating import model_folder, recipe_of
-from irg_rl.commands.learning import learner_settings
-from irg_rl.commands.measure import evaluation_sampling, reward_hub
-from irg_rl.commands.prepare import precision, prompts_file, rl_prompts_file
-from irg_rl.commands.progress import bar, console
-from irg_rl.commands.run import SFT_MODELS, Run, environment
+from irg_rl.commands.generate import model_folder, recipe_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
+from irg_rl.driver.compare import CONTINUED
+from irg_rl.driver.critic import CreditSettings
+from irg_rl.driver.evaluator import evaluation_sampling, reward_hub
+from irg_rl.driver.learners import learner_settings
+from irg_rl.driver.prepare import prompts_file, rl_prompts_file
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import SFT_MODELS, Run, environment
+from irg_rl.driver.study_forks import trainer
 from irg_rl.errors import InputError
 from irg_rl.evaluate.outcomes import Pixels
 from irg_rl.evaluate.shapes import check_reflection, verify
+from irg_rl.learner.from_recipe import precision
+from irg_rl.prompts import read_prompts
 from irg_rl.shapes_world.paraphrase import paraphrase
-from irg_rl.shapes_world.prompts import make_prompts, read_prompts
+from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies import grid
 from irg_rl.studies.bench import Bench, Lesson, Shelf, Subject
 from irg_rl.studies.catalog import STUDIES

@@ -14,22 +14,24 @@ from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
 from irg_rl.config.recipe import Recipe
+from irg_rl.config.shipped import recipe_path, shipped_recipes
+from irg_rl.errors import UserError
 from irg_rl.presets import presets_first
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 """Overrides so common that they have a short name."""
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError, ValueError):
     """A recipe that can't be run; the message lists every problem, one per line."""
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read `path`, apply `key.sub=value` overrides and validate.
+    """Read a recipe, apply `key.sub=value` overrides and validate. `path`: a file, or the name of a shipped recipe.
 
     Raises RecipeError with every problem found, each naming the setting and the nearest known name.
     """
-    base = recipe_settings(Path(path))
+    base = recipe_settings(recipe_path(path))
     for key, value in presets_first(map(split_override, overrides)):
         try:
             OmegaConf.update(base, key, value, merge=True, force_add=True)
@@ -49,7 +51,8 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
     if not path.exists():
         asking = f"{beneath[-1]}: extends: " if beneath else ""
-        raise RecipeError(f"{asking}{path}: no such recipe; `irg-rl ls` lists those at hand")
+        near = nearest_shipped(path.name.removesuffix(".yaml"))
+        raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists those at hand")
     try:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
     except (YAMLError, UnicodeDecodeError, OSError) as error:
@@ -61,7 +64,15 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         return settings
     if not isinstance(extended, str):
         raise RecipeError(f"{path}: extends: {extended!r} is not the name of one recipe file")
-    return OmegaConf.merge(recipe_settings(path.parent / extended, (*beneath, path)), settings)
+    below = path.parent / extended  # a copy made by `irg-rl cp` extends the shipped recipe
+    below = below if below.exists() else recipe_path(extended)
+    return OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+
+
+def nearest_shipped(name: str) -> str:
+    """How an error goes on after a recipe that is not there."""
+    near = difflib.get_close_matches(name, list(shipped_recipes()), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:

@@ -21,12 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from irg_rl.errors import UserError
+
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that cannot be written, read or continued; the message says what to do."""
 
 

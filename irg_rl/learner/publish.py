@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from irg_rl.errors import UserError
 
-class PublishError(RuntimeError):
+
+class PublishError(UserError, RuntimeError):
     """A sampler serves with other weights than those that were published."""
 
 

@@ -7,6 +7,7 @@ the worst place.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from irg_rl.errors import UserError
 from irg_rl.learner.policy import Scores, evaluate
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import ReplayPack
@@ -16,7 +17,7 @@ TEXT_TOLERANCE = 1e-4
 IMAGE_SHARE_OF_CLIP = 5
 
 
-class RatioError(RuntimeError):
+class RatioError(UserError, RuntimeError):
     """The learner replays another policy than the one that sampled."""
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irg_rl.errors import UserError
 from irg_rl.learner.parts import OptimizerSettings
 
 REDUCE_BUCKET = 50_000_000
 """Gradients that are reduced over ranks at a time, in numbers."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError, RuntimeError):
     """Too many updates in a row had an infinite or undefined loss or gradient."""
 
 

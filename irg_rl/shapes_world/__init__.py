@@ -1,10 +1,11 @@
 """The embedded world of coloured shapes: scenes, renderer, checker, teacher, rows. It knows nothing of models."""
 
+from irg_rl.prompts import read_prompts, write_prompts
 from irg_rl.shapes_world.check import Check, Defect, DefectKind, Verdict, judge
 from irg_rl.shapes_world.constraints import Thing, parse_metadata
 from irg_rl.shapes_world.corpus import corpus
 from irg_rl.shapes_world.edits import Edit, EditKind, apply_edits, plan_edits
-from irg_rl.shapes_world.prompts import SPLITS, make_prompts, read_prompts, split_of, write_prompts
+from irg_rl.shapes_world.prompts import SPLITS, make_prompts, split_of
 from irg_rl.shapes_world.reading import Reading, read, read_batch, scene_reading
 from irg_rl.shapes_world.render import render, render_cell
 from irg_rl.shapes_world.rows import MODES, RowMix, own_image_rows, write_mode, write_rows

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from irg_rl.algorithms.learner import LearnerSettings
 from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe
 from irg_rl.credit import Options
 from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, collect
-from irg_rl.learner.actor import LearnerSettings
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.trajectory import Prompt, Trajectory

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from irg_rl.algorithms.learner import Learner
 from irg_rl.config import RLRecipe
 from irg_rl.credit import assign
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.learner.actor import Learner
 from irg_rl.learner.parts import Part, part_of
 from irg_rl.records import load_groups, save_groups
 from irg_rl.studies import measures, sketch

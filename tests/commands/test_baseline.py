@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from irg_rl.commands.baseline import continued_stage
-from irg_rl.commands.run import Run, RunError
+from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.evaluate.outcomes import load
 from irg_rl.model.folder import WEIGHTS
 from irg_rl.report.folder import is_of_the_run, read_run

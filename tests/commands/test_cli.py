@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from irg_rl.commands.run import Run
+from irg_rl.driver.run_folder import Run
 from irg_rl.model.folder import WEIGHTS, save_folder
-from tests.commands.conftest import CONFIGS
+from tests.paths import CONFIGS
 from tests.sft.material import initial_full, write
 
-COMMANDS = ["ls", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "parity",
+COMMANDS = ["ls", "cp", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "parity",
             "show", "replay", "report"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
@@ -50,12 +50,13 @@ def test_the_installed_command_names_the_setting_nearest_to_a_mistyped_one():
 def test_no_words_at_all_give_an_overview(irg_rl):
     answer = irg_rl()
     assert all(f" {name} " in answer.out + answer.err for name in COMMANDS)
-    assert "irg-rl train configs/shapes-smoke.yaml" in " ".join((answer.out + answer.err).split())
+    assert "irg-rl train shapes-smoke" in " ".join((answer.out + answer.err).split())
 
 
 @pytest.mark.parametrize(("name", "teaches"), [
     ("ls", ["List the recipes at hand and the runs"]),
-    ("check", ["every problem at once", "Nothing is started", "key=value"]),
+    ("cp", ["a file of your own, to edit", "default: NAME.yaml"]),
+    ("check", ["every problem at once", "the name of a shipped recipe", "Nothing is started", "key=value"]),
     ("plan", ["one setting to turn", "Nothing is started", "--gpu-gib", "--tflops", "--gbps"]),
     ("train", ["from nothing to the report", "settings on top of the recipe", "sampling.turns=4"]),
     ("resume", ["Go on with a run where it stopped", "a run folder"]),
@@ -75,6 +76,22 @@ def test_the_help_of_every_command_teaches(irg_rl, name, teaches):
     answer = irg_rl(name, "--help")
     said = " ".join(answer.out.replace("│", " ").split())
     assert answer.code == 0 and [words for words in teaches if words not in said] == []
+
+
+HEAVY = ("torch", "ray", "deepspeed", "diffusers", "transformers", "trl", "omegaconf", "numpy")
+"""Packages that take long to import."""
+
+
+def test_help_loads_no_heavy_package():
+    """Each command's options stand in `cli`, which imports a command's own file only when it is called."""
+    code = (
+        "import sys; from irg_rl.commands.cli import app; from typer.testing import CliRunner\n"
+        "names = [command.name or command.callback.__name__ for command in app.registered_commands]\n"
+        "ends = [CliRunner().invoke(app, [name, '--help']).exit_code for name in names]\n"
+        f"print(len(names), sum(ends), [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split(maxsplit=2) == [str(len(COMMANDS) + 2), "0", "[]\n"]
 
 
 def test_an_unknown_command_is_a_usage_error(irg_rl):
@@ -291,7 +308,7 @@ def test_ls_lists_recipes_and_runs(irg_rl, recipe, elsewhere, monkeypatch):
         pass
     answer = irg_rl("ls")
     assert answer.code == 0
-    assert all(path.name in answer.out for path in CONFIGS.glob("*.yaml"))
+    assert all(f" {path.stem} " in answer.out for path in CONFIGS.glob("*.yaml"))
     assert recipe.digest() in answer.out and "world" in answer.out
 
 
@@ -303,6 +320,37 @@ def test_ls_survives_files_that_are_no_recipes_and_damaged_runs(irg_rl, elsewher
         (elsewhere / path).write_text(content)
     answer = irg_rl("ls")
     assert answer.code == 0 and "broken.yaml" in answer.out and "unreadable" in answer.out
+
+
+# --- shipped recipes
+
+
+def test_a_shipped_recipe_goes_by_its_name(irg_rl):
+    by_path, by_name = irg_rl("check", SMOKE), irg_rl("check", "shapes-smoke")
+    assert by_name.code == 0 and by_name.out == by_path.out
+
+
+def test_a_file_of_the_same_name_comes_before_a_shipped_recipe(irg_rl, elsewhere):
+    (elsewhere / "shapes-smoke").write_text("name: mine\n")
+    assert "shapes-smoke: 1 problem(s)" in one_line(irg_rl("check", "shapes-smoke"))
+
+
+def test_a_name_that_is_nearly_a_recipes_is_told_which(irg_rl):
+    assert "did you mean shapes-smoke?" in one_line(irg_rl("train", "shapes-smok"))
+
+
+def test_cp_makes_a_recipe_to_edit_that_means_the_same(irg_rl, elsewhere):
+    answer = irg_rl("cp", "shapes-nft", "mine.yaml")
+    assert answer.code == 0 and "irg-rl train mine.yaml" in answer.out
+    assert "extends: shapes.yaml" in (elsewhere / "mine.yaml").read_text()
+    assert irg_rl("check", "mine.yaml").out == irg_rl("check", "shapes-nft").out
+
+
+def test_cp_writes_over_nothing_and_names_unknown_recipes(irg_rl, elsewhere):
+    assert irg_rl("cp", "shapes").code == 0
+    assert "shapes.yaml exists" in one_line(irg_rl("cp", "shapes"))
+    assert "no such recipe; did you mean shapes" in one_line(irg_rl("cp", "shape", "other.yaml"))
+    assert not (elsewhere / "other.yaml").exists()
 
 
 # --- Ctrl-C

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from irg_rl.commands.run import Run
 from irg_rl.commands.study import RewardVerdicts, evaluations, study_prompts, subject_of
 from irg_rl.config import changed_recipe
+from irg_rl.driver.run_folder import Run
 from irg_rl.studies import NAMES
 from irg_rl.studies.catalog import STUDIES
 from irg_rl.studies.frame import read_table

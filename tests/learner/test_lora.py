@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from irg_rl.algorithms import learner as actor
+from irg_rl.algorithms.joint import RLLossSettings
+from irg_rl.algorithms.learner import Learner, LearnerSettings
 from irg_rl.config import LoraRecipe
-from irg_rl.learner import actor, checkpoint
-from irg_rl.learner.actor import Learner, LearnerSettings
+from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.learner.engine import Engine, EngineSettings, Loss
 from irg_rl.learner.lora import Adapter, adapter_size, add_adapters, is_adapter, load_trainable, served
@@ -20,7 +22,6 @@ from irg_rl.learner.parts import OptimizerSettings, part_of
 from irg_rl.learner.process_group import Rank
 from irg_rl.learner.ratio_check import RatioError
 from irg_rl.learner.replay import idle_pack
-from irg_rl.learner.rl_loss import RLLossSettings
 from irg_rl.model.folder import WEIGHTS, load_folder, save_folder
 from irg_rl.trajectory import Group, Prompt
 from rollouts.worker import RolloutWorker, WorkerSettings

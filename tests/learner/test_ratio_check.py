@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from irg_rl.learner.ratio_check import RatioError, check, require_law
-from tests.learner.test_rl_loss import Plain, shifted
+from tests.algorithms.test_joint import Plain, shifted
 
 
 def run(world, trajectories, model=None, clip=1e-3):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from irg_rl.algorithms.joint import JointLoss, RLLossSettings
+from irg_rl.algorithms.old_policy import sampled
 from irg_rl.config import NoiseRecipe
-from irg_rl.learner.old_policy import sampled
 from irg_rl.learner.policy import evaluate
 from irg_rl.learner.replay import idle_pack, open_ids
-from irg_rl.learner.rl_loss import JointLoss, RLLossSettings
 from irg_rl.trajectory import ImageSegment, TextSegment
 from tests.learner.world import SAMPLING
 

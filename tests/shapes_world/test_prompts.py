@@ -3,8 +3,9 @@ from collections import Counter
 
 import pytest
 
+from irg_rl.prompts import read_prompts, write_prompts
 from irg_rl.shapes_world.constraints import TAGS, Relation, Thing, canonical_key, make_metadata, metadata_key
-from irg_rl.shapes_world.prompts import SPLITS, make_prompts, read_prompts, split_of, write_prompts
+from irg_rl.shapes_world.prompts import SPLITS, make_prompts, split_of
 from irg_rl.shapes_world.scene import COLORS, SHAPES
 from irg_rl.trajectory import Prompt
 

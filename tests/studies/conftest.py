@@ -9,7 +9,7 @@ from irg_rl.shapes_world.paraphrase import paraphrase
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies.bench import Bench, Subject
 from irg_rl.studies.world import unclear_cells
-from tests.learner.world import CONFIG, TinyWorld, make_world
+from tests.learner.world import CONFIG
 from tests.studies.frames import COMMIT
 
 RECIPE = {
@@ -19,11 +19,6 @@ RECIPE = {
     "rl": {"noise": {"window_size": 1, "window_range": [0, 2]}},
     "rewards": {"scorers": [{"name": "verifier", "kind": "verifier"}]},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="package")
-def world(tmp_path_factory) -> TinyWorld:
-    return make_world(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="package")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from irg_rl.algorithms.learner import Learner
 from irg_rl.commands.study import lesson_of
 from irg_rl.config import changed_recipe
 from irg_rl.credit import assign
 from irg_rl.errors import InputError
-from irg_rl.learner.actor import Learner
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies.credit import JUDGE, Credit, Gradients, disturb, rows_of
 from irg_rl.studies.settings import CreditSettings

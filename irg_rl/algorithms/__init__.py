@@ -1,0 +1,1 @@
+"""Reinforcement learning algorithms, and the learner that runs them."""

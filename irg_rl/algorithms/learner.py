@@ -1,0 +1,348 @@
+"""The learner's rank: a model on the engine that takes groups and gives weights. Made to run as a Ray actor, one per
+rank; it imports no Ray, so a single rank also runs in the driver's own process.
+
+Every method but `open_port`, `seconds` and `stats` is collective: all ranks are called with the same arguments and
+return the same, except that tensors come from rank 0 alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from irg_rl.algorithms import old_policy
+from irg_rl.algorithms.dpo import PairLoss, Preferences, fits, minibatches, pair_packs, prepared, reference_scores
+from irg_rl.algorithms.joint import JointLoss, RLLossSettings, finish
+from irg_rl.algorithms.noising import noised
+from irg_rl.config import AWMRecipe, LoraRecipe, NFTRecipe
+from irg_rl.errors import InputError
+from irg_rl.learner import checkpoint, ratio_check, rng, training_state
+from irg_rl.learner.checkpoint import CheckpointError, Snapshot
+from irg_rl.learner.ema import EMA
+from irg_rl.learner.engine import Engine, EngineSettings, StepResult
+from irg_rl.learner.lora import load_trainable, served, without_adapters
+from irg_rl.learner.old_weights import OldWeights
+from irg_rl.learner.process_group import Rank, host_store, join, leave
+from irg_rl.learner.publish import Publication, publish
+from irg_rl.learner.reduce import gather_objects
+from irg_rl.learner.replay import Replay, ReplayPack, idle_pack
+from irg_rl.model.folder import load_folder
+from irg_rl.model.pack import Pack
+from irg_rl.records import save_groups
+from irg_rl.trajectory import Group, SamplingLaw, Trajectory, trees
+
+BARREN_UPDATES = 10
+"""Updates in a row without anything to train on that end the run."""
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """Plain data, so that a learner can be made anywhere."""
+
+    folder: str  # model folder: sizes, tokenizer, first weights; also the reference of KL terms
+    engine: EngineSettings
+    loss: RLLossSettings
+    law: SamplingLaw
+    lora: LoraRecipe | None = None  # None: all weights are trained
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    system_prompt: str = ""
+    shift: float = 1.0  # of the noise levels that NFT and AWM train at
+    attention: str = "auto"
+    max_pack_tokens: int = 8192
+    minibatches: int = 1  # optimizer steps per batch of groups
+    context_grad: str = "full"  # detached: the image loss stops at what the noise blocks see
+    ema_decay: float | None = None  # None: no average
+    preferences: Preferences | None = None  # DPO in place of `loss`, but for the two weights of that
+    offline: bool = False  # groups may be those of other weights, so there is no ratio to check
+    probe_every: int = 0  # updates between gradient norms of the image loss alone; 0: never
+    collective_timeout: float = 600.0  # seconds a rank waits for the others
+
+
+class Learner:
+    """`ray.remote(Learner)` is the actor."""
+
+    def __init__(self, settings: LearnerSettings, rank: int = 0, world_size: int = 1):
+        torch.set_num_threads(settings.threads)
+        self.settings = settings
+        self.place = Rank(rank, world_size, settings.device)
+        self._store = None
+        self._checked = settings.offline
+        self._barren = 0  # updates in a row that had nothing to learn from
+
+    def open_port(self) -> int:
+        """Rank 0: the meeting point of all ranks."""
+        self._store = host_store(self.place.world_size, self.settings.collective_timeout)
+        return self._store.port
+
+    def setup(self, port: int | None = None) -> None:
+        """Joins the other ranks and builds model, optimizer and average."""
+        settings = self.settings
+        join(self.place, self._store, port, settings.collective_timeout)
+        rng.seed_everything(settings.seed + self.place.rank)
+        held = load_trainable(
+            Path(settings.folder), settings.device, settings.engine.precision, settings.lora, settings.seed,
+            settings.attention,
+        )  # fmt: skip
+        config, special = held.model.config, held.model.special
+        self._replay = Replay(
+            config, special, held.tokenizer.encode,
+            system_prompt=settings.system_prompt, max_pack_tokens=settings.max_pack_tokens,
+        )  # fmt: skip
+        self._reference = self._make_reference() if settings.loss.needs_reference else None
+        self.engine: Engine = Engine(
+            held.model, settings.engine, idle_pack(config, special), self.place,
+            {"context_grad": settings.context_grad},
+        )  # fmt: skip
+        self.ema = self.old = None
+        if settings.ema_decay is not None:
+            self.ema = EMA(self.engine.state().changing(), settings.ema_decay, keep=self.place.rank == 0)
+        if self._forward_process is not None:
+            self.old = OldWeights(self.engine.state().changing(), self._forward_process.old)
+        # the reference of preferences; of a model with adapters, the model without them: they begin by adding nothing
+        self._first = dict(self.engine.state().changing()) if settings.preferences is not None else None
+
+    @property
+    def _forward_process(self) -> NFTRecipe | AWMRecipe | None:
+        return self.settings.loss.forward_process
+
+    def check_ratio(self, *groups: Group) -> list[dict]:
+        """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
+        table is for the log."""
+        trajectories = self._trainable(groups)
+        replays = self._packs(trajectories)
+        limits = self.settings.loss.clip_image
+        strict = self.settings.engine.precision == "fp32"
+        found = ratio_check.check(self.engine, replays, trajectories, self.settings.law, limits, strict=strict)
+        self._checked = True
+        return [difference.row() for difference in found]
+
+    def train(self, *groups: Group) -> dict[str, float]:
+        """One update on scored groups with advantages; returns its metrics. It is skipped where all preferences are too
+        long to learn from.
+
+        Raises RuntimeError before the first ratio check, RatioError, NonFiniteError, and InputError after
+        BARREN_UPDATES skipped ones in a row.
+        """
+        if not self._checked:
+            raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
+        probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
+        metrics: dict[str, float] = {}
+        results: list[StepResult] = []
+        for packs, loss in self._steps(groups, metrics, self.settings.minibatches):
+            if probe and not results:
+                norms = self.engine.term_norms(packs, loss, loss.denominators())
+                metrics |= {f"grad_norm/{name}": value for name, value in norms.items()}
+            results.append(self.engine.step(packs, loss, loss.denominators()))
+            self._average(results[-1])
+        self._barren = 0 if results else self._barren + 1
+        if self._barren == BARREN_UPDATES:
+            raise InputError(
+                f"no preference of the last {BARREN_UPDATES} updates fits into a pack of rl.max_pack_tokens "
+                f"{self.settings.max_pack_tokens}: fork the run with more, or with fewer rl.dpo.times_per_image"
+            )
+        if not results:
+            return metrics | {"step": self.engine.steps, "skipped": 1}
+        if self.old is not None:
+            self.old.update(self.engine.state().changing())
+        return metrics | summary(results)
+
+    def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
+        """What `train` would follow, and nothing is trained: the gradient of each loss term alone over all groups, by
+        the name of the parameter."""
+        [(packs, loss)] = self._steps(groups, {}, 1)
+        return self.engine.term_gradients(packs, loss, loss.denominators())
+
+    def dump(self, folder: str, *groups: Group) -> None:
+        """Rank 0 writes the groups, advantages included."""
+        if self.place.rank == 0:
+            save_groups(Path(folder), groups)
+
+    def publish(self, version: int) -> Publication | None:
+        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base. Under NFT and AWM the
+        old ones, whose samples the loss is about."""
+        state = self.engine.state()
+        weights = dict(state.weights() if self.settings.lora is None else state.changing())
+        if self.old is not None:  # copies, for the old weights go on changing in place
+            weights |= {name: tensor.clone() for name, tensor in self.old.weights.items()}
+        weights = served(weights)
+        return publish(weights.items(), version) if self.place.rank == 0 else None
+
+    def average(self) -> dict[str, torch.Tensor]:
+        """The averaged weights but for frozen ones, from rank 0; the current ones without an average."""
+        if self.ema is not None:
+            return self.ema.weights
+        weights = dict(self.engine.state().changing())
+        return weights if self.place.rank == 0 else {}
+
+    def save(self, run: str, snapshot: Snapshot, keep_last: int) -> str:
+        """Adds the tensors to the driver's snapshot and writes it; returns the checkpoint's path.
+
+        Raises CheckpointError on every rank when rank 0 cannot write.
+        """
+        tensors, words = training_state.capture(self.engine, self.ema, self.old)
+        outcome = ""
+        if self.place.rank == 0:
+            snapshot.tensors |= tensors
+            snapshot.extra["learner"] = words
+            try:
+                outcome = str(checkpoint.save(Path(run), snapshot, keep_last))
+            except CheckpointError as error:
+                outcome = f"!{error}"
+        outcome = gather_objects(outcome)[0]
+        if outcome.startswith("!"):
+            raise CheckpointError(outcome[1:])
+        return outcome
+
+    def load(self, path: str) -> list[str]:
+        """Continues from a checkpoint, ratio check included; returns what could not be restored."""
+        snapshot = checkpoint.load(Path(path))
+        self._checked = True
+        return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
+
+    def seconds(self) -> dict[str, float]:
+        """What packing, replay (all forwards and backwards) and the optimizer took on this rank since the last call."""
+        return self.engine.watch.lap()
+
+    def stats(self) -> dict[str, float]:
+        """Counters of this rank."""
+        return {"steps": self.engine.steps, "skipped": self.engine.skipped, "rank": self.place.rank}
+
+    def close(self) -> None:
+        """Leaves the other ranks."""
+        leave()
+
+    def _trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
+        """Those with an advantage, all drawn by the law that is replayed."""
+        trajectories = trainable(groups)
+        self._require_law(trajectories)
+        return trajectories
+
+    def _require_law(self, trajectories: Sequence[Trajectory]) -> None:
+        if self.settings.offline:
+            ratio_check.require_texts_law(trajectories, self.settings.law)
+        else:
+            ratio_check.require_law(trajectories, self.settings.law)
+
+    def _noised(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """Under NFT and AWM, the groups with images noised afresh for this update."""
+        if self.old is None:
+            return groups
+        return noised(groups, self._forward_process, self.settings.shift, self.settings.seed, self.old.updates)
+
+    def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
+        with self.engine.watch("packing"):
+            return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
+
+    def _steps(
+        self, groups: Sequence[Group], metrics: dict, parts: int
+    ) -> Iterator[tuple[list[Pack], JointLoss | PairLoss]]:
+        """Packs and loss of one of `parts` minibatches after the other, made when the ones before have been learned
+        from."""
+        steps = self._minibatches if self.settings.preferences is None else self._pair_minibatches
+        return steps(groups, metrics, parts)
+
+    def _minibatches(
+        self, groups: Sequence[Group], metrics: dict, parts: int
+    ) -> Iterator[tuple[list[Pack], JointLoss]]:
+        settings = self.settings
+        trajectories = self._trainable(self._noised(groups))
+        old = old_policy.sampled(trajectories)
+        if settings.engine.precision == "bf16" and self.old is None:
+            old = old_policy.recompute(self.engine, self._packs(trajectories), trajectories, settings.law)
+        for own in split(trajectories, parts):
+            replays = self._packs(own)
+            if self.old is None:
+                first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
+                before = old.shifted(first)
+            else:
+                texts = settings.engine.precision == "bf16"
+                before = old_policy.of_weights(self.engine, self.old.weights, replays, own, settings.law, texts)
+            joint = JointLoss(settings.loss, settings.law, replays, own, before, self._reference)
+            yield [replay.pack for replay in replays], joint
+
+    def _pair_minibatches(
+        self, groups: Sequence[Group], metrics: dict, parts: int
+    ) -> Iterator[tuple[list[Pack], PairLoss]]:
+        """The same for preferences; those that no pack holds are left out. The numbers of these and of ties go into
+        `metrics`."""
+        settings, preferences = self.settings, self.settings.preferences
+        pairs = preferences.pairs(groups)
+        if not pairs.found:
+            raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
+        self._require_law([t for pair in pairs.found for t in (pair.chosen, pair.rejected)])
+        begun, limit = self.engine.steps + self.engine.skipped, settings.max_pack_tokens
+        sides = [prepared(p, preferences.settings, settings.shift, settings.seed, begun) for p in pairs.found]
+        fitting = [pair for pair in sides if fits(self._replay, pair, limit)]
+        metrics |= {"dpo/ties": float(pairs.ties), "dpo/too_long": float(len(sides) - len(fitting))}
+        for own in minibatches(fitting, parts):
+            with self.engine.watch("packing"):
+                packs = pair_packs(self._replay, own, limit, self.place.rank, self.place.world_size)
+            reference = reference_scores(self.engine, self._first, packs, settings.law)
+            loss = PairLoss(
+                preferences.settings, settings.law, packs, reference, settings.loss.text_weight,
+                settings.loss.image_weight,
+            )  # fmt: skip
+            yield [part.replay.pack for part in packs], loss
+
+    def _average(self, result: StepResult) -> None:
+        if self.ema is None or not result.applied:
+            return
+        self.ema.update(self.engine.state().changing())
+
+    def _make_reference(self):
+        """The first weights. With adapters that is the base, which is there already; under ZeRO 3, where all ranks have
+        to run the trained model together, it is a model of its own all the same."""
+        settings = self.settings
+        if settings.lora is not None and settings.engine.zero_stage < 3:
+
+            def base(pack):
+                with without_adapters(self.engine.model):
+                    return self.engine.model(pack.to(settings.device))
+
+            return base
+        dtype = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
+        model = load_folder(Path(settings.folder), settings.device, dtype, settings.attention).model
+        model.eval().requires_grad_(False)
+
+        def reference(pack):
+            return model(pack.to(settings.device))
+
+        return reference
+
+
+def trainable(groups: Sequence[Group]) -> list[Trajectory]:
+    """Trajectories with an advantage, in group order. Raises ValueError when there is none."""
+    found = [t for g in groups for t in g.trajectories if any(s.advantage is not None for s in t.segments)]
+    if not found:
+        raise ValueError(f"none of {len(groups)} groups has a trajectory with an advantage")
+    return found
+
+
+def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
+    """Contiguous parts of nearly equal size that cut no tree; never more than there are trees."""
+    whole = trees(trajectories)
+    count = min(parts, len(whole))
+    edges = [round(i * len(whole) / count) for i in range(count + 1)]
+    return [[t for siblings in whole[low:high] for t in siblings] for low, high in zip(edges, edges[1:])]
+
+
+def summary(results: Sequence[StepResult]) -> dict[str, float]:
+    """Metrics of one update over its minibatches."""
+    sums: dict[str, float] = {}
+    maxima: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+    for result in results:
+        for name, value in result.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+        for name, value in result.maxima.items():
+            maxima[name] = max(maxima.get(name, value), value)
+        for name, value in result.terms.items():
+            metrics[f"loss/{name}"] = metrics.get(f"loss/{name}", 0.0) + value / len(results)
+        for name, value in result.grad_norms.items():
+            metrics[f"grad_norm/{name}"] = metrics.get(f"grad_norm/{name}", 0.0) + value / len(results)
+    metrics |= {f"lr/{name}": value for name, value in results[-1].learning_rates.items()}
+    metrics |= {"step": results[-1].step, "skipped": sum(not r.applied for r in results)}
+    return metrics | finish(sums, maxima)

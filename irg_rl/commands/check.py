@@ -1,0 +1,36 @@
+"""`irg-rl check`: read a recipe, build its model on the meta device, look for what it needs of the machine."""
+
+
+import torch
+
+from irg_rl.config import adapters_of, load_recipe
+from irg_rl.driver.checks import machine_problems, refuse, scorer_problems, world_problems
+from irg_rl.learner.lora import adapter_size
+from irg_rl.model.pack import SpecialIds
+from irg_rl.model.unified import UnifiedModel
+
+
+def check_recipe(path: str, overrides: list[str]) -> list[str]:
+    """Lines that say what the recipe is. Raises RecipeError with every problem of its settings."""
+    recipe = load_recipe(path, overrides)
+    refuse(recipe, scorer_problems(recipe) + world_problems(recipe))
+    with torch.device("meta"):
+        model = UnifiedModel(recipe.model, SpecialIds(0, 1, 2, 3))
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        f"{recipe.name}: well-formed, digest {recipe.digest()}",
+        f"{parameters / 1e6:,.1f} M parameters, {recipe.model.pixels_per_token} pixels per latent token",
+        f"stages: {', '.join(name for name, on in (('sft', recipe.sft), ('rl', recipe.rl)) if on) or 'none'}",
+    ]
+    lines += [
+        f"{place}: LoRA trains {adapter_size(model, lora) / 1e6:,.1f} M numbers of rank {lora.rank} on the "
+        f"{' and '.join(lora.experts)} expert{'s' if len(lora.experts) > 1 else ''}"
+        for place, trained in recipe.trained.items()
+        if (lora := adapters_of(trained)) is not None
+    ]
+    lines += [
+        f"sft.{name}: {ranks} of {recipe.engine.learner_ranks} learner ranks train it; more packs_per_step, more ranks"
+        for name, stage in (recipe.sft.stages if recipe.sft is not None else {}).items()
+        if (ranks := recipe.sft_ranks(stage)) < recipe.engine.learner_ranks
+    ]
+    return lines + [f"not on this machine: {problem}" for problem in machine_problems(recipe)]

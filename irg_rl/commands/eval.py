@@ -1,0 +1,63 @@
+"""`irg-rl eval`: evaluate a run or a checkpoint on held-out prompts."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from irg_rl.config import changed_recipe
+from irg_rl.driver.evaluator import Evaluator, gate_of, held_out_prompts, reward_hub
+from irg_rl.driver.prepare import load_as
+from irg_rl.driver.progress import console
+from irg_rl.driver.run_folder import Run, RunError
+from irg_rl.model.folder import is_model_folder
+from irg_rl.presets import PRESET
+
+
+def evaluate_target(
+    target: Path,
+    changes: dict[str, int | None],
+    *,
+    preset: str | None,
+    split: str,
+    samples: int,
+    scored: bool,
+    controls: bool,
+    out: Path | None,
+) -> None:
+    """`irg-rl eval`: a run (its last model) or a model folder inside one. `preset` and `changes` to the recipe's
+    `evaluation`, where not None; prompts of a held-out `split`; `samples` trajectories per prompt; `scored`: also by
+    the recipe's scorers, not by the verifier alone; without `controls` there is no gate to check."""
+    folder = target.resolve() if is_model_folder(target) else None
+    run = Run.open(target if folder is None else folder.parent.parent)
+    if folder is None:
+        names = [name for name in ("rl", "sft2", "sft1", "pretrain") if run.path("models", name).is_dir()]
+        if not names:
+            raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` goes on with the run")
+        folder = run.path("models", names[0])
+    if run.recipe.engine.device == "cuda" and not torch.cuda.is_available():
+        raise RunError(f"{run.folder}: its engine.device is cuda, but no GPU is visible: evaluate it on a GPU machine")
+    torch.set_num_threads(run.recipe.engine.threads)
+    if preset is not None:
+        run.recipe = changed_recipe(run.recipe, {PRESET: preset}, str(run.folder))
+    settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    prompts = held_out_prompts(run, split, changes["prompts"])
+    parts = load_as(run.recipe, folder)
+    with reward_hub(run) if scored else nullcontext() as hub:
+        measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts, controls)
+    report = gate_of(run, measured.evaluation) if controls else None
+    if report is not None:
+        console.print(report)
+    marks = [f"seed{settings.seed}", *([] if split == "test" else [split]), *([] if preset is None else [preset])]
+    marks += [f"{key}{changes[key]}" for key in ("prompts", "turns") if changes[key] is not None]
+    marks += [*([] if samples == 1 else [f"samples{samples}"]), *([] if controls else ["nocontrols"])]
+    name = "-".join(["eval", folder.name, *marks])
+    evaluation = replace(
+        measured.evaluation, gate=report, name=name, settings={**measured.evaluation.settings, "split": split}
+    )
+    written = evaluation.save(out or run.path("evaluation"))
+    for arm, table in evaluation.arms.items():
+        accuracy = ", ".join(f"{value:.3f}" for value in table.correct.mean(0))
+        console.print(f"{arm}: accuracy per turn {accuracy} (n={len(table)})")
+    console.print(f"written: {written}")

@@ -1,0 +1,114 @@
+"""`irg-rl generate`: images, texts and a JSON with every setting, for prompts of one's own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from irg_rl.config import Recipe, SamplingRecipe, changed_recipe, parse_recipe
+from irg_rl.driver.evaluator import evaluation_sampling
+from irg_rl.driver.prepare import load_as
+from irg_rl.driver.progress import console
+from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.model.config import ModelConfig
+from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
+from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.request import Request, StopPhrase, never
+from rollouts.sampler import Sampler
+
+BAGEL_TEXT_TOKENS = 1000
+BAGEL_SYSTEM_PROMPT = (
+    "You should first think about the planning process in the mind and then generate the image. \n"
+    "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
+    "image here"
+)
+"""What BAGEL was trained to think after, to the letter."""
+
+
+def model_folder(target: Path) -> Path:
+    """A model folder as given, or the last one of a run."""
+    for folder in (target, *(target / "models" / name for name in ("rl", "sft2", "sft1", "pretrain"))):
+        if is_model_folder(folder):
+            return folder
+    raise RunError(f"{target}: no model folder ({WEIGHTS}, whole or in shards) and no run with a trained model")
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of the run that a model folder lies in; outside of one, that of `released`."""
+    run = folder.parent.parent
+    return Run.open(run).recipe if (run / "recipe.yaml").is_file() else released(folder)
+
+
+def released(folder: Path) -> Recipe:
+    """A model without a run: IRG's way to sample, BAGEL's system prompt, the largest square image, on the GPU in bf16
+    where there is one."""
+    model = ModelConfig.read(folder)
+    side = model.pixels_per_token * model.max_latent_size
+    recipe = {
+        "name": folder.name,
+        "model": model.model_dump(mode="json"),
+        "engine": {"device": "cuda", "dtype": "bf16"} if torch.cuda.is_available() else {},
+        "sampling": {
+            "image_size": [side, side],
+            "max_text_tokens": BAGEL_TEXT_TOKENS,
+            "system_prompt": BAGEL_SYSTEM_PROMPT,
+        },
+        "evaluation": {"preset": "irg"},
+    }
+    return parse_recipe(recipe, where=str(folder))
+
+
+def load_here(folder: Path, recipe: Recipe) -> Folder:
+    """As its recipe says where that is a GPU and this machine has one, else on the CPU in fp32."""
+    if recipe.engine.device == "cpu" or not torch.cuda.is_available():
+        return load_folder(folder)
+    return load_as(recipe, folder)
+
+
+def generate_to(
+    target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path, stop: bool = True
+) -> None:
+    """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`. `changes`: settings on
+    top of the recipe, by dotted name. `stop`: a reflection that says that nothing is to change ends its trajectory."""
+    folder = model_folder(target).resolve()
+    recipe = changed_recipe(recipe_of(folder), changes, str(folder))
+    evaluation = recipe.evaluation
+    sampling = evaluation_sampling(recipe.sampling, evaluation)
+    guidance, noise = evaluation.guidance, evaluation.noise
+    parts = load_here(folder, recipe)
+    sampler = Sampler(
+        parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling,
+        guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if stop else never,
+    )  # fmt: skip
+    requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
+    trajectories = sampler.sample(requests, turns, evaluation.batch_size)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "model": str(folder), "device": str(sampler.device), "dtype": str(parts.model.llm2vae.weight.dtype),
+        "seed": seed, "turns": turns, "stop": stop, "preset": evaluation.preset, "sampling": _said(sampling),
+        "guidance": guidance.model_dump(mode="json"), "noise": noise and noise.model_dump(mode="json"),
+        "batch_size": evaluation.batch_size,
+    }  # fmt: skip
+    records = [_write(trajectory, out, number) for number, trajectory in enumerate(trajectories)]
+    write_json(out / "settings.json", {**settings, "trajectories": records})
+    console.print(f"{len(records)} trajectories written to {out}")
+
+
+def _said(sampling: SamplingRecipe) -> dict:
+    """How it was sampled; the number of turns is the command's own."""
+    return sampling.model_dump(mode="json", exclude={"turns"})
+
+
+def _write(trajectory: Trajectory, out: Path, number: int) -> dict:
+    """Images and texts of one trajectory; its entry in settings.json, with the name of its random numbers."""
+    for image in trajectory.images:
+        Image.fromarray(image.pixels.numpy()).save(out / f"{number:03d}_turn{image.turn}.png")
+    texts = [{"turn": t.turn, "text": t.text, "finished": t.finished} for t in trajectory.texts]
+    said = "\n".join(f"[{t['turn']}] {t['text']}" for t in texts)
+    (out / f"{number:03d}.txt").write_text(f"{trajectory.prompt.text}\n{said}\n")
+    return {
+        "id": trajectory.prompt.id, "sample": trajectory.sample, "prompt": trajectory.prompt.text, "texts": texts,
+        "images": trajectory.turns, "stopped": trajectory.stopped,
+    }  # fmt: skip

@@ -1,0 +1,14 @@
+"""`irg-rl resume`."""
+
+from pathlib import Path
+
+from irg_rl.driver.checks import require_machine
+from irg_rl.driver.run_folder import Run
+from irg_rl.driver.stages import work
+
+
+def resume(folder: Path) -> None:
+    """Do the stages of a run that are not done, each from its last checkpoint."""
+    run = Run.open(folder)
+    require_machine(run.recipe)
+    work(run)

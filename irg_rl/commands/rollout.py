@@ -1,0 +1,80 @@
+"""`irg-rl rollout`: sample groups as RL samples them, score them, and keep them in a folder, to learn from offline.
+
+A group is one folder of `records` in it, written whole or not at all; a command that was interrupted goes on where it
+stopped. Which prompt a group has and all its random numbers depend on the seed and the group's number alone, so ten
+groups and then ten more are the same twenty.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from irg_rl.commands.generate import model_folder
+from irg_rl.config import load_recipe
+from irg_rl.driver.collector import prompt_of
+from irg_rl.driver.critic import CreditSettings, Critic
+from irg_rl.driver.prepare import rl_prompts_file
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.rl_loop import worker_settings
+from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.driver.scorers import scorer_specs
+from irg_rl.learner.publish import publish
+from irg_rl.model.folder import load_folder
+from irg_rl.prompts import read_prompts
+from irg_rl.records import FACTS, WORDS, save_groups
+from rollouts.worker import RolloutWorker
+
+
+def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None:
+    """Write groups 0 ... `groups` - 1 into `out`. `overrides`: settings on top of the run's recipe.
+
+    Raises RunError for a model outside of a run, whose scorers and prompts are needed, and for a folder that was begun
+    with another model or other settings.
+    """
+    folder = model_folder(target).resolve()
+    run = _run_of(folder, overrides)
+    recipe, threads = run.recipe, run.recipe.engine.threads
+    worker = RolloutWorker(replace(worker_settings(run, folder.name), threads=threads, lora=None))
+    weights = publish(load_folder(folder).model.state_dict().items(), 0)
+    worker.set_weights(weights.arrays, weights.version, weights.digest)
+    _begin(out, {
+        "model": str(folder), "weights": weights.digest, "digest": recipe.digest(), "seed": recipe.rl_seed,
+        "group_size": recipe.rl.group_size, "system_prompt": recipe.sampling.system_prompt,
+    })  # fmt: skip
+    prompts = read_prompts(rl_prompts_file(run))
+    missing = [number for number in range(groups) if not (_place(out, number) / WORDS).is_file()]
+    with scorer_specs(run) as specs, bar("rollout", groups, groups - len(missing)) as progress:
+        critic = Critic(specs, CreditSettings.of(recipe), threads, recipe.rewards.max_failure_share)
+        for number in missing:
+            prompt = prompt_of(prompts, number, recipe.rl_seed)
+            _, group = worker.sample_group(number, prompt, recipe.rl.group_size)
+            verdict, group = critic.score_group(group)
+            save_groups(_place(out, number), [group])
+            progress.advance(note=f"reward {verdict.first:.3f} -> {verdict.last:.3f}")
+    console.print(f"{groups} groups of {recipe.rl.group_size} in {out}", soft_wrap=True, markup=False)
+
+
+def _run_of(folder: Path, overrides: list[str]) -> Run:
+    """The run that the model lies in, with its recipe changed."""
+    run = Run.open(folder.parent.parent)
+    recipe = load_recipe(run.folder / "recipe.yaml", overrides)
+    if recipe.rl is None:
+        raise RunError(f"{run.folder}: its recipe has no `rl`, which says how to sample; give one, as rl.group_size=8")
+    return Run(run.folder, recipe, run.stages)
+
+
+def _begin(out: Path, facts: dict) -> None:
+    """Say what the folder is made of, or find that it is the same."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / FACTS
+    if not path.is_file():
+        write_json(path, facts)
+        return
+    before = json.loads(path.read_text())
+    other = [f"{key} {before.get(key)}, now {value}" for key, value in facts.items() if before.get(key) != value]
+    if other:
+        raise RunError(f"{out} was begun with {'; '.join(other)}: go on as before, or write into another folder")
+
+
+def _place(out: Path, number: int) -> Path:
+    return out / f"group-{number:06d}"

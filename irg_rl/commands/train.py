@@ -1,0 +1,13 @@
+"""`irg-rl train`."""
+
+from irg_rl.config import load_recipe
+from irg_rl.driver.checks import require_machine
+from irg_rl.driver.run_folder import Run
+from irg_rl.driver.stages import work
+
+
+def train(recipe_name: str, overrides: list[str]) -> None:
+    """Run a recipe from nothing to the report, in a new run folder."""
+    recipe = load_recipe(recipe_name, overrides)
+    require_machine(recipe)
+    work(Run.create(recipe))

@@ -1,0 +1,171 @@
+"""What a recipe needs that its settings alone cannot say: of the scorers, of the world, and of this machine."""
+
+from pathlib import Path
+
+import torch
+
+from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
+from irg_rl.driver.scorers import spec_of
+from irg_rl.errors import InputError
+from irg_rl.model.attention import Backend
+from irg_rl.model.folder import check_folder
+from irg_rl.prompts import read_prompts
+from irg_rl.records import group_folders
+from irg_rl.report.redact import redact, redact_text
+from irg_rl.shapes_world.base_rows import BASE_MODES
+from irg_rl.shapes_world.constraints import TAGS
+from irg_rl.shapes_world.rows import MODES
+from irg_rl.shapes_world.scene import WORLD
+from rewards.base import ScorerUnavailable
+from rewards.build import ScorerSpec, check_spec
+from rewards.judge import JudgeScorer
+from sft.dataset import DataError, Rejections, RowSource
+
+JUDGE_PATIENCE_S = 10.0
+"""Longest wait for the answer to the question that tries a judge."""
+
+
+def machine_problems(recipe: Recipe) -> list[str]:
+    """What the recipe needs and this machine lacks."""
+    problems = gpu_problems(recipe) + attention_problems(recipe)
+    if recipe.init_from is not None:
+        problems += folder_problems(Path(recipe.init_from))
+    if recipe.sft is not None and recipe.sft.data is not None:
+        for name, stage in recipe.sft.stages.items():
+            for source in stage.sources:
+                try:
+                    RowSource(Path(recipe.sft.data) / source.folder, recipe.seed, Rejections())
+                except DataError as error:
+                    problems.append(f"sft.{name}.sources: {error}")
+    for scorer in recipe.rewards.scorers:
+        path = scorer.options.get("path", scorer.path)
+        if path is not None and not Path(path).exists():
+            problems.append(f"rewards.scorers: {scorer.name} finds no model at {path}")
+        try:
+            try_scorer(scorer)
+            if scorer.kind == "judge" and scorer.base_url is not None:
+                ask_judge(scorer)
+        except ScorerUnavailable as error:
+            problems.append(f"rewards.scorers: {scorer.name}: {error}")
+        except InputError:
+            continue  # wrong on any machine: see scorer_problems
+    if recipe.rl is not None and recipe.rl.rollouts is not None:
+        try:
+            group_folders(Path(recipe.rl.rollouts))
+        except InputError as error:
+            problems.append(f"rl.rollouts: {error}")
+    if recipe.rl is not None and recipe.rl.prompts is not None:
+        try:
+            read_prompts(recipe.rl.prompts)
+        except (InputError, OSError) as error:
+            problems.append(f"rl.prompts: {error}")
+    return problems
+
+
+def gpu_problems(recipe: Recipe) -> list[str]:
+    """Every learner rank and every rollout actor has its share of a GPU and waits in vain where there is none."""
+    engine = recipe.engine
+    if engine.device != "cuda":
+        return []
+    if not torch.cuda.is_available():
+        return ["engine.device is cuda, but no GPU is visible: use a GPU machine or engine.device=cpu"]
+    wanted = {} if recipe.sft is None else {f"sft.{n}": recipe.sft_ranks(s) for n, s in recipe.sft.stages.items()}
+    if recipe.rl is not None:
+        wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
+    there = torch.cuda.device_count()
+    room = there * (10_000 // round(10_000 * engine.gpu_share))  # Ray counts so, and no actor has parts of two GPUs
+    return [
+        f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
+        "engine.rollout_actors or engine.gpu_share"
+        for place, count in wanted.items()
+        if count > room
+    ]
+
+
+def attention_problems(recipe: Recipe) -> list[str]:
+    """A kernel that is asked for and not there. (That it wants a GPU is the recipe's own affair.)"""
+    try:
+        Backend(recipe.engine.attention).require_kernels()
+    except InputError as error:
+        return [f"engine.{error}"]
+    return []
+
+
+def folder_problems(path: Path) -> list[str]:
+    """What is wrong with a model folder, from its JSON files and the headers of its weights."""
+    if not path.is_dir():
+        return [f"init_from: {path} is not a folder in the released layout"]
+    try:
+        check_folder(path)
+    except InputError as error:
+        return [f"init_from: {error}"]
+    return []
+
+
+def scorer_problems(recipe: Recipe) -> list[str]:
+    """What no machine changes: options that a scorer does not take, and secrets, which have no place in a recipe."""
+    problems = []
+    for scorer in recipe.rewards.scorers:
+        where = f"rewards.scorers: {scorer.name}"
+        secret = [f"options.{key}" for key, value in scorer.options.items() if redact({key: value}) != {key: value}]
+        addresses = {"base_url": scorer.base_url or "", "api_key_env": scorer.api_key_env or ""}
+        secret += [setting for setting, value in addresses.items() if redact_text(value) != value]
+        problems += [
+            f"{where}: {setting} holds what looks like a secret, and a recipe is copied into runs and logs: keep it in "
+            "an environment variable (judge: api_key_env names it)"
+            for setting in secret
+        ]
+        try:
+            try_scorer(scorer)
+        except InputError as error:
+            problems += [f"{where}: {error}"] if not secret else []  # it might tell the secret
+        except ScorerUnavailable:
+            continue  # the machine's: see machine_problems
+    return problems
+
+
+def try_scorer(scorer: ScorerRecipe) -> None:
+    """All that can fail before a scorer's model is loaded: import, options, and a judge's address and key.
+
+    Raises InputError, ScorerUnavailable.
+    """
+    spec = ScorerSpec.from_dict(spec_of(scorer, Path("scorers"), "http://127.0.0.1:1/v1"))
+    make = check_spec(spec)
+    if scorer.kind == "judge":
+        make(name=spec.name, **spec.options)
+
+
+def ask_judge(scorer: ScorerRecipe) -> None:
+    """One question to a judge's endpoint, without patience: a dead one is found before anything is trained.
+
+    Raises ScorerUnavailable.
+    """
+    options = spec_of(scorer, Path("scorers"))["options"]
+    patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
+    JudgeScorer(**options | patience, name=scorer.name).check()
+
+
+def world_problems(recipe: Recipe) -> list[str]:
+    """What a recipe asks of the shapes world that it does not have."""
+    world, image_size, side = recipe.world, recipe.sampling.image_size, WORLD.pixels
+    problems = [
+        f"{setting}.{name}: unknown{nearest(name, known)}"
+        for setting, given, known in (
+            ("world.sft_rows", world.sft_rows, (*MODES, *BASE_MODES)),
+            ("world.prompt_mix", world.prompt_mix or {}, TAGS),
+        )
+        for name in given
+        if name not in known
+    ]
+    if recipe.sft is not None and recipe.sft.data is None and tuple(image_size) != (side, side):
+        problems.append(f"sampling.image_size {list(image_size)}: pictures of the shapes world are {side} x {side}")
+    return problems
+
+
+def require_machine(recipe: Recipe) -> None:
+    refuse(recipe, scorer_problems(recipe) + world_problems(recipe) or machine_problems(recipe))
+
+
+def refuse(recipe: Recipe, problems: list[str]) -> None:
+    if problems:
+        raise RecipeError(f"{recipe.name}: {len(problems)} problem(s)\n" + "\n".join(f"  {p}" for p in problems))

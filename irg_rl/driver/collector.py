@@ -1,0 +1,208 @@
+"""Filling the slot buffer: prompts -> sampled groups -> scored groups, in admission order.
+
+Everything that changes the result (which prompt a group has, which groups are refilled) is a function of group ids and
+is decided in id order, never in the order of arrival.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from ray import ObjectRef
+
+from irg_rl.algorithms.learner import BARREN_UPDATES
+from irg_rl.cluster.fleet import Fleet, wait_for_any
+from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.driver.critic import Verdict
+from irg_rl.driver.run_folder import RunError
+from irg_rl.trajectory import Prompt
+
+
+def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
+    """Prompts in a new random order every epoch; a function of the group id alone."""
+    epoch, place = divmod(group, len(prompts))
+    return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
+
+
+DEAD = "no spread in the rewards of its group"
+LONGEST_WAIT_S = 0.25
+"""Without a look at the fleets, which bury members past their deadlines and raise new ones."""
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What groups without anything to train on are without, in words."""
+
+    what: str
+    that: str
+    advice: str
+
+    def of(self, groups: str) -> str:
+        return f"no {self.what} of {groups} {self.that}"
+
+
+OF_CREDIT = Lack("segment", "got an advantage", "choose another rl.credit or train SFT longer")
+OF_PAIRS = Lack("pair", "differs by more than rl.dpo.tie", "lower it or train SFT longer")
+
+
+@dataclass(frozen=True)
+class DroppedSamples:
+    """`dropped.jsonl`: every sample that was left out of training, once, with the reason. A group's lines are written
+    when it leaves."""
+
+    path: Path
+
+    def add(self, step: int, group: int, prompt: Prompt, reasons: Mapping[int, str]) -> None:
+        """`reasons`: sample -> why."""
+        with self.path.open("a", encoding="utf-8") as out:
+            for sample, reason in sorted(reasons.items()):
+                line = {"step": step, "group": group, "sample": sample, "prompt": prompt.text, "reason": reason}
+                out.write(json.dumps(line) + "\n")
+
+    def rewind(self, has_left: Callable[[int], bool]) -> None:
+        """Before a resume: forget the groups that had not left at the checkpoint, which are sampled again, and half a
+        line that a kill may have left."""
+        if not self.path.exists():
+            return
+        whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        aside = self.path.with_name(self.path.name + ".tmp")
+        aside.write_text("".join(f"{line}\n" for line in whole if has_left(json.loads(line)["group"])))
+        aside.replace(self.path)
+
+
+@dataclass
+class Collector:
+    """Keeps rollout and critic fleets busy and hands scored groups out in order."""
+
+    slots: SlotBuffer
+    rollouts: Fleet
+    critics: Fleet
+    prompts: Sequence[Prompt]
+    group_size: int
+    seed: int
+    deadline: float
+    dropped: DroppedSamples
+    lack: Lack = OF_CREDIT
+    clock: Callable[[], float] = time.monotonic
+    scored: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
+    waiting: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
+    sampling: set[int] = field(default_factory=set)
+    barren: int = 0  # updates' worth of groups in a row that were all empty
+    ties: int = 0  # dpo: pairs that are none, of all groups judged since they were last counted
+    left: list[Verdict] = field(default_factory=list)  # of all groups that left, trained or not, likewise
+
+    def __post_init__(self) -> None:
+        self.dropped.rewind(self.slots.has_left)
+
+    def admit(self, update: int) -> None:
+        """Charge every free slot with a new group and send it to be sampled with the current weights."""
+        while self.slots.free:
+            self._submit(self.slots.admit(self.clock() + self.deadline), update)
+
+    @property
+    def busy(self) -> bool:
+        """Whether groups are on their way."""
+        return bool(self.sampling)
+
+    def resume(self, update: int) -> None:
+        """Sample the groups again that were in flight at the checkpoint: their samples were in memory only."""
+        for slot in self.slots.in_flight():
+            self._submit(slot.id, update)
+
+    def _submit(self, group: int, update: int) -> None:
+        self.sampling.add(group)
+        prompt = prompt_of(self.prompts, group, self.seed)
+        self.rollouts.submit(group, "sample_group", group, prompt, self.group_size, None, update)
+
+    def pump(self, timeout: float, update: int) -> None:
+        """Move whatever has finished one step on, waiting at most `timeout` seconds for something to happen."""
+        if not self._move_on():
+            wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
+            self._move_on()
+        self._settle(update)
+        self._cancel_straggler(update)
+
+    def _move_on(self) -> bool:
+        """Whether anything was sampled or scored since the last call. Both fleets are asked, without waiting: neither
+        may idle because the driver waits for the other."""
+        sampled = self.rollouts.poll(0.0)
+        for done in sampled:
+            self.critics.submit(done.id, "score_group", done.body)
+        scored = self.critics.poll(0.0)
+        for done in scored:
+            self.waiting[done.id] = (done.value, done.body)
+        return bool(sampled or scored)
+
+    def _settle(self, update: int) -> None:
+        """Judge finished groups in id order; a dead one is replaced while the update may refill."""
+        while self.sampling and (first := min(self.sampling)) in self.waiting:
+            verdict, body = self.waiting.pop(first)
+            self.sampling.discard(first)
+            self.ties += verdict.ties
+            if verdict.dead and self.slots.may_refill:
+                reason = self.lack.of("its group") if verdict.empty else DEAD
+                self.slots.drop(first, reason, dead=True)
+                self.left.append(verdict)
+                self._list(first, update, reason, verdict.failures)
+                self.admit(update)
+                continue
+            self.slots.mark_ready(first, verdict.version)
+            self.scored[first] = (verdict, body)
+
+    def _list(self, group: int, update: int, reason: str, failures: Mapping[int, str] | None = None) -> None:
+        """All samples of a group that leaves untrained."""
+        reasons = dict.fromkeys(range(self.group_size), reason) | dict(failures or {})
+        self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), reasons)
+
+    def _cancel_straggler(self, update: int) -> None:
+        late = self.slots.overdue(self.clock())
+        if late is not None:
+            self.rollouts.withdraw(late)
+            self.critics.withdraw(late)
+            self.sampling.discard(late)
+            self.slots.cancel(late, "passed its deadline")
+            self._list(late, update, "its group passed its deadline")
+            self.admit(update)
+
+    def take(self, update: int) -> list[tuple[Verdict, ObjectRef]]:
+        """The groups of the next update, oldest first, once they are ready; empty while they are not. Those without
+        anything to train on are left out, and when that is all of them, as many new ones are sampled.
+
+        Raises RunError when that keeps happening.
+        """
+        for stale in self.slots.drop_stale():
+            self._list(stale, update, "its group is too old", self._leave(stale)[0].failures)
+        ahead = self.slots.ready_ahead()
+        if len(ahead) < self.slots.groups_per_update:
+            self.admit(update)
+            return []
+        empty = [group for group in ahead if self.scored[group][0].empty]
+        for group in empty:
+            reason = self.lack.of("its group")
+            self.slots.drop(group, reason)
+            self._list(group, update, reason, self._leave(group)[0].failures)
+        if len(empty) == len(ahead):
+            self._begin_again(update)
+            return []
+        self.barren = 0
+        taken = self.slots.take(len(ahead) - len(empty))
+        for group in taken:
+            failures = self.scored[group][0].failures
+            self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), failures)
+        return [self._leave(group) for group in taken]
+
+    def _leave(self, group: int) -> tuple[Verdict, ObjectRef]:
+        """A scored group goes, trained or not."""
+        verdict, body = self.scored.pop(group)
+        self.left.append(verdict)
+        return verdict, body
+
+    def _begin_again(self, update: int) -> None:
+        self.barren += 1
+        if self.barren == BARREN_UPDATES:
+            nothing = self.lack.of(f"the last {BARREN_UPDATES * self.slots.groups_per_update} groups")
+            raise RunError(f"{nothing}: {self.lack.advice}; {self.dropped.path} has the reasons")
+        self.admit(update)

@@ -1,0 +1,104 @@
+"""RL against its baselines: for one run as its last step, and `irg-rl compare` over runs that differ in RL's seed."""
+
+import filecmp
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+
+from irg_rl.driver.progress import console
+from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.evaluate.compare import VERIFIER, Comparison, best_of, compare
+from irg_rl.evaluate.outcomes import Outcomes, load
+from irg_rl.evaluate.suite import REAL, REDRAW
+from irg_rl.learner.checkpoint import differing
+from irg_rl.model.folder import WEIGHTS
+
+CONTINUED = "sft_continued"
+"""Stage and model folder of `irg-rl baseline`."""
+SAME = ("rl", "rewards", "sampling", "evaluation", "engine.device", "engine.dtype")
+"""Settings that runs must share, but for rl.seed: only then are they seeds of one experiment."""
+
+
+def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Compare, print the table, write NAME.json and NAME.md into `out`, by default evaluation/ of the first run, whose
+    report shows it: `comparison` of one run, `pooled` of several, so that neither replaces the other. Returns that
+    folder."""
+    runs = [Run.open(folder) for folder in folders]
+    comparison = comparison_of(runs)
+    folder = out or runs[0].path("evaluation")
+    name = "comparison" if len(runs) == 1 else "pooled"
+    write_json(folder / f"{name}.json", comparison.to_dict())
+    (folder / f"{name}.md").write_text(comparison.to_markdown())
+    console.print(comparison.to_markdown(), markup=False, soft_wrap=True)
+    return folder
+
+
+def comparison_of(runs: Sequence[Run]) -> Comparison:
+    """Each run and their pool against the SFT checkpoint that they share, SFT continued where a run has it, the better
+    of two first images, and the best of as many as RL renders (an oracle picks)."""
+    first, *others = runs
+    for run in runs:
+        if run.sft_model is None:
+            raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    for other in others:
+        require_comparable(first, other)
+    require_different_seeds(runs)
+    rl = [replace(outcomes_of(run, "rl"), seed=run.recipe.rl_seed) for run in runs]
+    sft, again = (outcomes_of(first, first.sft_model, arm) for arm in (REAL, REDRAW))
+    draws = [sft, *(first_images(again, turn) for turn in range(1, again.turns))]
+    equal = min(ceil(max(table.renders for table in rl)), len(draws))
+    baselines = {"its SFT checkpoint": sft}
+    continued = next((run for run in runs if run.is_done(f"evaluate_{CONTINUED}")), None)
+    if continued is not None:
+        baselines["SFT continued as long"] = outcomes_of(continued, CONTINUED)
+    for number in sorted({2, equal} - {1}):
+        baselines[f"best of {number} first images, oracle"] = best_of(draws[:number], VERIFIER)
+    return compare(rl, baselines)
+
+
+def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
+    """An arm of a stage's evaluation, without the rewards, which no comparison reads."""
+    path = run.folder / "evaluation" / f"{model}.{arm}.parquet"
+    if not path.is_file():
+        raise RunError(f"{path} is missing: {model} has not been evaluated; `irg-rl resume {run.folder}` goes on")
+    return replace(load(path), rewards={})
+
+
+def first_images(redraw: Outcomes, turn: int) -> Outcomes:
+    """The redraws of one turn, which are first images with other noise."""
+    return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:])
+
+
+def require_comparable(first: Run, other: Run) -> None:
+    """Raises RunError unless both runs do the same RL on one SFT checkpoint, measured on the same prompts."""
+    shared = {"set of test prompts": "world/test.jsonl", "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
+    for what, place in shared.items():
+        if not _same_file(first.folder / place, other.folder / place):
+            raise RunError(
+                f"{other.folder} has another {what} ({place}) than {first.folder}: compare a run with its forks "
+                "(`irg-rl fork`), which share both"
+            )
+    old, new = (run.recipe.model_dump(mode="json") for run in (first, other))
+    changed = [c for c in differing(old, new) if f"{c[0]}.".startswith(tuple(f"{key}." for key in SAME))]
+    changed = [change for change in changed if change[0] != "rl.seed"]
+    if changed:
+        lines = [f"  {key}: {a!r} in {first.folder}, {b!r} in {other.folder}" for key, a, b in changed]
+        raise RunError("only runs that differ in rl.seed alone can be pooled, but:\n" + "\n".join(lines))
+
+
+def require_different_seeds(runs: Sequence[Run]) -> None:
+    seen: dict[int, Run] = {}
+    for run in runs:
+        twin = seen.setdefault(run.recipe.rl_seed, run)
+        if twin is not run:
+            raise RunError(
+                f"{twin.folder} and {run.folder} have the same seed of RL, {run.recipe.rl_seed}: name one of them, or "
+                "fork with another rl.seed"
+            )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if not (one.is_file() and other.is_file()):
+        return False
+    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)

@@ -1,0 +1,119 @@
+"""`irg-rl fork`: a new run that does RL anew from the SFT that another one has done.
+
+What the finished stages depend on stays as it is: all forks of a run share one world, one set of test prompts and one
+SFT checkpoint, and differ in RL alone.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from irg_rl.config import Recipe, RecipeError, load_recipe
+from irg_rl.driver.checks import require_machine
+from irg_rl.driver.prepare import trained_scorers
+from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError, write_json
+from irg_rl.learner.checkpoint import differing
+from irg_rl.report.metrics_log import read_metrics
+from irg_rl.report.tracking import METRICS
+
+FILES = {
+    "world": ["world"],
+    "vae": ["models/base"],
+    "scorers": ["scorers", "evaluation/scorers.json"],
+    "pretrain": ["models/pretrain"],
+    "sft1": ["models/sft1"],
+    "own_images": [],  # its rows lie in world
+    "sft2": ["models/sft2"],
+    "evaluate_sft": [place for model in SFT_MODELS.values() for place in (f"evaluation/{model}.*", f"samples/{model}")],
+}
+"""The stages before RL and what each of them made, as patterns in the run folder."""
+FREE = {
+    "name", "description", "output_dir", "budget_minutes", "rl", "rewards", "evaluation", "gate", "engine", "tracking",
+    "sampling.turns",
+}  # fmt: skip
+"""Settings, or whole sections of them, that a fork may change. `sampling.turns` is RL's alone: SFT's rows and the
+evaluation have turns of their own."""
+EVALUATED = ("rewards", "evaluation", "gate", "engine.device", "engine.dtype")
+"""Those of them that the evaluation after SFT depends on."""
+
+
+def fork(folder: Path, overrides: list[str]) -> Run:
+    """A new run beside `folder`, or in `output_dir`, with its recipe, the overrides and its finished stages before RL.
+
+    Raises RecipeError for an override that these stages depend on, RunError when SFT is not finished.
+    """
+    parent = Run.open(folder)
+    recipe = forked_recipe(parent, overrides)
+    start = parent.sft_model or "scorers"
+    if not parent.is_done(start):
+        raise RunError(f"{folder}: a fork begins after {start}, which is not done; `irg-rl resume {folder}` goes on")
+    require_machine(recipe)
+    stages = stages_to_take(parent, recipe)
+    return Run.create(recipe, lambda run: take_over(parent, run, stages))
+
+
+def forked_recipe(parent: Run, overrides: list[str]) -> Recipe:
+    beside = json.dumps(str(parent.folder.resolve().parent))
+    recipe = load_recipe(parent.folder / "recipe.yaml", [f"output_dir={beside}", *overrides])
+    fixed = [change for change in changes(parent.recipe, recipe) if not is_free(change[0])]
+    if fixed:
+        lines = [f"  {key}: {old!r} in the run, {new!r} asked for" for key, old, new in fixed]
+        raise RecipeError(
+            f"{parent.folder}: the finished stages depend on {len(fixed)} setting(s) that a fork would change; "
+            "`irg-rl train` makes a run of its own\n" + "\n".join(lines)
+        )
+    if recipe.rl is None:
+        raise RecipeError(f"{parent.folder}: a fork does RL, and the recipe has no `rl`; give one, as rl.updates=60")
+    return recipe
+
+
+def is_free(setting: str) -> bool:
+    """Whether a fork may change a setting, by its dotted name."""
+    return setting in FREE or setting.split(".")[0] in FREE
+
+
+def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
+    """(dotted setting, old value, new value) for every difference."""
+    return differing(old.model_dump(mode="json"), new.model_dump(mode="json"))
+
+
+def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
+    """The finished stages before RL, but for those whose outcome the new recipe changes."""
+    changed = {key for key, *_ in changes(parent.recipe, recipe)} - {"gate.mode"}  # the mode judges nothing anew
+    again = set()
+    if "rewards.training_steps" in changed or not trained_scorers(recipe) <= trained_scorers(parent.recipe):
+        again.add("scorers")
+    if any(f"{key}.".startswith(tuple(f"{one}." for one in EVALUATED)) for key in changed):
+        again.add("evaluate_sft")
+    return [stage for stage in FILES if parent.is_done(stage) and stage not in again]
+
+
+def take_over(parent: Run, run: Run, stages: list[str]) -> None:
+    """Files, entries of stages.json and metrics of these stages."""
+    for pattern in (pattern for stage in stages for pattern in FILES[stage]):
+        for source in sorted(parent.folder.glob(pattern)):
+            link(source, run.path(*source.relative_to(parent.folder).parts))
+    rejected = parent.folder / "rejected.jsonl"
+    if rejected.is_file():
+        shutil.copy(rejected, run.folder)  # later stages append to it
+    lines = [json.dumps(row) for row in read_metrics(parent.folder / METRICS) if row["stage"] in stages]
+    (run.folder / METRICS).write_text("".join(f"{line}\n" for line in lines))
+    origin = {"from": str(parent.folder.resolve())}
+    run.stages = {stage: origin | parent.stages[stage] for stage in stages}
+    write_json(run.folder / "stages.json", run.stages)
+
+
+def link(source: Path, target: Path) -> None:
+    """A file, or all files of a folder, as hard links; as copies where the file system has none."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link_file)
+    else:
+        _link_file(source, target)
+
+
+def _link_file(source: Path | str, target: Path | str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk; a full one fails again, and says so
+        shutil.copy2(source, target)

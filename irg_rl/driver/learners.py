@@ -1,0 +1,164 @@
+"""The learner ranks as Ray actors, called together: what the driver asks of learning."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray import ObjectRef
+
+from irg_rl.algorithms.joint import RLLossSettings
+from irg_rl.algorithms.learner import Learner, LearnerSettings
+from irg_rl.cluster.ranks import Ranks
+from irg_rl.cluster.ray_runtime import actor_options
+from irg_rl.config import Recipe, adapters_of
+from irg_rl.driver.critic import preferences_of
+from irg_rl.driver.prepare import model_path, rl_prompts_file, save_trained
+from irg_rl.driver.run_folder import Run
+from irg_rl.learner import checkpoint
+from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
+from irg_rl.learner.from_recipe import engine_settings
+from irg_rl.learner.policy import sampling_law
+from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
+
+WARM_UP_S = 300.0
+"""Longest start of the ranks: imports, model, optimizer."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights in the object store, under the version and digest that samplers must acknowledge."""
+
+    version: int
+    digest: str
+    arrays: ObjectRef
+
+
+def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
+    rl, sampling = recipe.rl, recipe.rl_sampling
+    loss = RLLossSettings(
+        text_loss=rl.text_loss, clip_text=rl.clip_text, clip_image=rl.clip_image, ratio_norm=rl.ratio_norm,
+        text_weight=rl.text_weight, image_weight=rl.image_weight, kl_text=rl.kl_text, kl_image=rl.kl_image,
+        max_text_tokens=sampling.max_text_tokens, forward_process=rl.forward_process,
+    )  # fmt: skip
+    return LearnerSettings(
+        folder=folder,
+        engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
+        loss=loss,
+        law=sampling_law(sampling, rl.noise if rl.trains_steps else None, recipe.engine.dtype),
+        lora=adapters_of(rl),
+        seed=recipe.rl_seed,
+        threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
+        device=recipe.engine.device,
+        system_prompt=sampling.system_prompt,
+        shift=sampling.shift,
+        attention=recipe.engine.attention,
+        max_pack_tokens=rl.max_pack_tokens,
+        minibatches=rl.minibatches,
+        context_grad=rl.context_grad,
+        ema_decay=rl.ema_decay,
+        preferences=preferences_of(recipe),
+        offline=rl.rollouts is not None,
+        probe_every=rl.probe_every,
+        collective_timeout=recipe.engine.deadline_s,
+    )
+
+
+def fingerprint(run: Run) -> str:
+    """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them. Of the rollouts,
+    where RL learns from a folder."""
+    rollouts = run.recipe.rl.rollouts
+    if rollouts is None:
+        files = [rl_prompts_file(run)]
+    else:
+        files = [folder / name for folder in group_folders(Path(rollouts)) for name in (WORDS, TENSORS)]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.read_bytes())
+    return total.hexdigest()[:12]
+
+
+class Learners:
+    """All ranks of the learner. Every call goes to all of them with the same arguments."""
+
+    def __init__(self, run: Run, start: str):
+        self.run, self.recipe, self.start = run, run.recipe, start
+        self.fingerprint = fingerprint(run)  # once: rollouts may be many, and their tensors large
+        settings = learner_settings(self.recipe, str(model_path(run, start)))
+        ranks = self.recipe.engine.learner_ranks
+        engine = self.recipe.engine
+        environment = {"DS_ACCELERATOR": engine.device}
+        options = actor_options(threads=settings.threads, cpus=0, gpus=engine.gpus, environment=environment)
+        actor = ray.remote(Learner).options(**options)
+        self.ranks = Ranks("learner", lambda rank: actor.remote(settings, rank, ranks), ranks)
+        self.ranks.start(WARM_UP_S)
+        self.thread = ThreadPoolExecutor(1, "learner")
+        self.updates = 0
+        self.message: Published | None = None
+        self.publish()
+
+    def publish(self) -> Published:
+        """The weights of now, as version = number of updates, put into the object store once."""
+        publication = self._all("publish", self.updates)[0]
+        self.message = Published(publication.version, publication.digest, ray.put(publication.arrays))
+        return self.message
+
+    def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
+        return self._all("check_ratio", *groups)[0]
+
+    def dump(self, groups: Sequence[ObjectRef]) -> None:
+        """Write the groups of the next update."""
+        self._all("dump", str(step_folder(self.run.folder, self.updates + 1)), *groups)
+
+    def train(self, groups: Sequence[ObjectRef]) -> Future:
+        """Start an update on scored groups; the driver may do other things meanwhile, and `finish` ends it."""
+        return self.thread.submit(self._all, "train", *groups)
+
+    def finish(self, training: Future) -> dict[str, float]:
+        """Metrics of the update."""
+        longest = self.recipe.engine.deadline_s + WARM_UP_S  # the call gives up before, and says what it waited for
+        metrics = training.result(timeout=longest)[0]
+        self.updates += 1
+        return metrics
+
+    def seconds(self) -> dict[str, float]:
+        """What each part of the last update took on the first rank."""
+        return self._all("seconds")[0]
+
+    def save(self, cursors: dict) -> None:
+        """A complete checkpoint of the RL stage."""
+        recipe = self.recipe
+        snapshot = Snapshot(
+            step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),
+            recipe_digest=recipe.digest(), fingerprint=self.fingerprint,
+        )  # fmt: skip
+        self._all("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
+
+    def resume(self) -> dict | None:
+        """Go on from the newest complete checkpoint of the stage; returns its cursors, None when there is none.
+
+        Raises CheckpointError when the recipe or the prompts are not those of the checkpoint.
+        """
+        path, _ = checkpoint.latest(self.run.path("rl"))
+        if path is None:
+            return None
+        snapshot = checkpoint.load(path)
+        recipe = self.recipe
+        require_same_recipe(snapshot, recipe.model_dump(mode="json"), recipe.digest(), fingerprint(self.run))
+        self._all("load", str(path))
+        self.updates = snapshot.step
+        self.publish()
+        return snapshot.cursors
+
+    def save_model(self, name: str) -> None:
+        """The averaged weights as a model folder of the run."""
+        save_trained(self.run, self.start, self._all("average")[0], name, adapters_of(self.recipe.rl))
+
+    def stop(self) -> None:
+        self.thread.shutdown(wait=False, cancel_futures=True)
+        self.ranks.stop()
+
+    def _all(self, method: str, *args) -> list:
+        return self.ranks.call(method, *args, timeout=self.recipe.engine.deadline_s)

@@ -1,0 +1,145 @@
+"""The RL stage without sampling: preferences learned from a folder of scored groups (`rl.rollouts`)."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from irg_rl.algorithms.dpo import Preferences, fits, prepared
+from irg_rl.algorithms.learner import LearnerSettings
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
+from irg_rl.driver.learners import Learners, learner_settings
+from irg_rl.driver.prepare import model_path
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import Run
+from irg_rl.errors import InputError
+from irg_rl.learner.ratio_check import RatioError, require_texts_law
+from irg_rl.learner.replay import Replay, open_ids
+from irg_rl.model.folder import Folder, load_folder
+from irg_rl.model.tokenizer import TextTokenizer
+from irg_rl.records import FACTS, group_folders, load_groups
+from irg_rl.report.tracking import Tracker
+from irg_rl.trajectory import Group
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The groups of a folder that have a pair which a pack holds, as (folder, place in it)."""
+
+    places: list[tuple[Path, int]]
+    pairs: int
+    ties: int
+    too_long: int  # pairs that no pack holds
+
+    @classmethod
+    def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
+        """Raises InputError when nothing in it can be learned from or its texts are another tokenizer's, RatioError
+        when they were drawn at another temperature or behind another system prompt."""
+        preferences, limit, tokenizer = settings.preferences, settings.max_pack_tokens, parts.tokenizer
+        replay = Replay(
+            parts.model.config, tokenizer.special, tokenizer.encode, system_prompt=settings.system_prompt,
+            max_pack_tokens=limit,
+        )  # fmt: skip
+        places, pairs, ties, too_long, groups = [], 0, 0, 0, 0
+        for part in group_folders(folder):
+            _require_system_prompt(part, settings.system_prompt)
+            for place, group in enumerate(load_groups(part)):
+                require_tokenizer(group, tokenizer, part)
+                _require_scores(group, preferences, part)
+                require_texts_law(group.trajectories, settings.law)
+                found = preferences.pairs([group])
+                sides = [prepared(pair, preferences.settings, settings.shift, 0, 0) for pair in found.found]
+                fitting = sum(fits(replay, pair, limit) for pair in sides)
+                places += [(part, place)] if fitting else []
+                pairs, ties, groups = pairs + fitting, ties + found.ties, groups + 1
+                too_long += len(sides) - fitting
+        if not places:
+            raise InputError(
+                f"{folder}: none of its {groups} groups has a pair to learn from: {ties} are ties (lower rl.dpo.tie), "
+                f"{too_long} are too long for a pack (raise rl.max_pack_tokens, now {limit}); or roll out more"
+            )
+        return cls(places, pairs, ties, too_long)
+
+    def batch(self, update: int, size: int, seed: int) -> list[Group]:
+        """Groups of an update, in a new random order every epoch."""
+        numbers = range(update * size, (update + 1) * size)
+        return [self._group(*divmod(number, len(self.places)), seed) for number in numbers]
+
+    def _group(self, epoch: int, number: int, seed: int) -> Group:
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.places))
+        folder, place = self.places[int(order[number])]
+        return load_groups(folder)[place]
+
+
+def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> None:
+    """InputError for ids that are not this tokenizer's way to write the text beside them."""
+    eos = tokenizer.special.eos
+    for segment in (text for trajectory in group.trajectories for text in trajectory.texts):
+        if tokenizer.decode(open_ids(segment, eos).tolist()) != segment.text:
+            raise InputError(
+                f"{where}: the text {segment.text[:60]!r} was written with another tokenizer than that of the model: "
+                "roll out with a checkpoint of the same base"
+            )
+
+
+def _require_system_prompt(part: Path, own: str) -> None:
+    """RatioError for groups that `irg-rl rollout` drew behind another system prompt; a run's dumps say none."""
+    facts = part.parent / FACTS
+    theirs = json.loads(facts.read_text()).get("system_prompt") if facts.is_file() else own
+    if theirs != own:
+        raise RatioError(
+            f"{part.parent} was drawn with the system prompt {theirs!r}, the learner has {own!r}: set "
+            "sampling.system_prompt to that of the rollouts"
+        )
+
+
+def _require_scores(group: Group, preferences: Preferences, where: Path) -> None:
+    for trajectory in group.trajectories:
+        lacking = sorted(preferences.weights.keys() - trajectory.rewards.keys())
+        if lacking:
+            raise InputError(
+                f"{where}: prompt {group.prompt.id!r} has no score by {', '.join(lacking)} (there are "
+                f"{', '.join(trajectory.rewards) or 'none'}): leave it out of rewards.scorers or roll out with it"
+            )
+
+
+def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
+    """Train model folder `start` on the pairs of `rl.rollouts`; the result becomes model folder `rl`."""
+    recipe = run.recipe
+    path = model_path(run, start)
+    archive = Archive.read(Path(recipe.rl.rollouts), learner_settings(recipe, str(path)), load_folder(path))
+    console.print(
+        f"{archive.pairs} pairs of {len(archive.places)} groups in {recipe.rl.rollouts}; {archive.ties} ties, "
+        f"{archive.too_long} pairs too long for a pack"
+    )
+    with LocalRay(RaySettings(num_cpus=max(recipe.engine.threads, 2)), run.folder):
+        learners = Learners(run, start)
+        try:
+            _learn(run, tracker, learners, archive)
+            facts.update(
+                updates=learners.updates, groups=len(archive.places), pairs=archive.pairs, ties=archive.ties,
+                too_long=archive.too_long,
+            )  # fmt: skip
+            learners.save_model("rl")
+        finally:
+            learners.stop()
+
+
+def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> None:
+    recipe = run.recipe
+    learners.resume()
+    tracker.rewind("rl", learners.updates)
+    with bar("RL", recipe.rl.updates, learners.updates) as progress:
+        while learners.updates < recipe.rl.updates:
+            began = time.monotonic()
+            groups = [ray.put(group) for group in archive.batch(learners.updates, recipe.rl.groups, recipe.rl_seed)]
+            result = learners.finish(learners.train(groups))
+            result.pop("step")
+            tracker.log("rl", learners.updates, {**result, "seconds/learn": time.monotonic() - began})
+            if learners.updates == recipe.rl.updates or learners.updates % recipe.rl.checkpoint_every == 0:
+                learners.save({})
+                run.count_time("rl")
+            progress.advance(note=f"accuracy {result['dpo/accuracy']:.3f}")

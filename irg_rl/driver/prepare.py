@@ -1,0 +1,189 @@
+"""The stages before SFT: the world's prompts and rows, tokenizer and model from scratch, autoencoder, scorers."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irg_rl.config import LoraRecipe, Recipe
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.learner.from_recipe import precision
+from irg_rl.learner.lora import Adapter, served
+from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.folder import Folder, load_folder, save_folder
+from irg_rl.model.init import initialize
+from irg_rl.model.tokenizer import load_tokenizer, train_tokenizer
+from irg_rl.model.unified import UnifiedModel
+from irg_rl.prompts import read_prompts, write_prompts
+from irg_rl.shapes_world.corpus import corpus
+from irg_rl.shapes_world.prompts import make_prompts
+from irg_rl.shapes_world.reading import Reading, read_batch
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.rows import RowMix, write_rows
+from irg_rl.shapes_world.scenes import crowded_scene, sample_scene
+from irg_rl.trajectory import Prompt
+from rewards.training import train_clip, train_hps
+from sft.autoencoder import reconstruct, train_autoencoder
+
+BASE = "models/base"
+TOKENIZER = "world/tokenizer"
+HELD_OUT = 512
+"""Held-out pairs on which the scorers trained on the spot are tested."""
+CHECKED = 500
+"""Held-out reconstructions the checker looks at, at most."""
+
+
+def make_world(run: Run) -> None:
+    """Prompts of three disjoint splits as jsonl, SFT rows in the IRG schema, a tokenizer of the world's words."""
+    world = run.recipe.world
+    counts = {
+        "train": world.train_prompts, "validation": world.validation_prompts, "test": world.test_prompts,
+    }  # fmt: skip
+    for split, count in counts.items():
+        prompts = make_prompts(count, split, run.recipe.seed, world.prompt_mix)
+        write_prompts(run.path("world", f"{split}.jsonl"), prompts)
+    if run.recipe.sft is not None and run.recipe.sft.data is None:
+        train, mix = prompts_of(run, "train"), row_mix(run.recipe)
+        with bar("world: rows", len(world.sft_rows)) as progress:
+            for mode, count in world.sft_rows.items():
+                write_rows(run.path("world", "rows"), train, {mode: count}, run.recipe.seed, mix)
+                progress.advance(note=mode)
+    if run.recipe.init_from is None:
+        train_tokenizer(corpus(seed=run.recipe.seed), run.recipe.model.llm.vocab_size, run.path(TOKENIZER))
+
+
+def row_mix(recipe: Recipe) -> RowMix:
+    """How the teacher's rows are mixed, those about the model's own images included."""
+    return RowMix(deep_share=recipe.world.deep_share, overlooked=recipe.world.overlooked)
+
+
+def prompts_of(run: Run, split: str) -> list[Prompt]:
+    return read_prompts(prompts_file(run, split))
+
+
+def prompts_file(run: Run, split: str) -> Path:
+    return run.path("world", f"{split}.jsonl")
+
+
+def rl_prompts_file(run: Run) -> Path:
+    """The prompts that RL samples for: the recipe's own or the world's."""
+    given = run.recipe.rl.prompts
+    return Path(given) if given else prompts_file(run, "train")
+
+
+def make_base(run: Run, facts: dict) -> None:
+    """The model before SFT: a released folder, checked before the run began, or one from scratch with an autoencoder
+    trained on the world."""
+    recipe = run.recipe
+    if recipe.init_from is not None:
+        return
+    rng = random.Random(recipe.seed)
+    images = np.stack([render(crowded_scene(rng)) for _ in range(8000)])
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(1)  # its convolutions are small: a second thread costs more than it does
+    vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
+    with bar("autoencoder", recipe.vae.steps) as progress:
+        vae = train_autoencoder(
+            vae, images, recipe.vae, recipe.seed, lambda step, loss: progress.advance(note=f"loss {loss:.4f}")
+        )
+    scenes = np.stack([render(sample_scene(p.metadata, rng)) for p in prompts_of(run, "train")[:CHECKED]])
+    share = checker_agreement(scenes, reconstruct(vae, scenes))
+    facts["checker_agreement"] = share
+    console.print(f"autoencoder: the checker reads {share:.1%} of {len(scenes)} held-out images as before")
+    if share < recipe.vae.min_checker_agreement:
+        raise RunError(
+            f"autoencoder: the checker reads only {share:.1%} of the reconstructions like their originals, the recipe "
+            f"asks for {recipe.vae.min_checker_agreement:.0%}; raise vae.steps"
+        )
+    tokenizer = load_tokenizer(run.path(TOKENIZER))
+    model = UnifiedModel(recipe.model.model_copy(update={"vae": vae.config}), tokenizer.special)
+    height, width = recipe.sampling.image_size
+    patch = recipe.model.vit.patch_size
+    initialize(model, recipe.seed, vae.grid(height, width), (height // patch, width // patch))
+    save_folder(model, vae, tokenizer, run.path(BASE))
+
+
+def model_path(run: Run, name: str) -> Path:
+    """Where a model folder of the run (`base`, `sft1`, `sft2`, `rl`, ...) lies."""
+    if name == "base" and run.recipe.init_from:
+        return Path(run.recipe.init_from)
+    return run.path("models", name)
+
+
+def load_model(run: Run, name: str) -> Folder:
+    """A model folder of the run, to sample from."""
+    return load_as(run.recipe, model_path(run, name))
+
+
+def load_as(recipe: Recipe, folder: Path) -> Folder:
+    """A model folder on the recipe's device, in its precision and with its kernels."""
+    return load_folder(folder, recipe.engine.device, precision(recipe), recipe.engine.attention)
+
+
+def save_trained(
+    run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
+) -> None:
+    """Model folder `start`, read again in fp32, becomes model folder `name` with trained weights, or with adapters
+    merged into it and kept beside it. What these leave out, position tables and frozen parts, stays. The model in an
+    engine would not do: its weights are in pieces under ZeRO 3 and in bf16 where that is trained in."""
+    base, path = model_path(run, start), run.path("models", name)
+    folder = load_folder(base)
+    if lora is not None:
+        adapter = Adapter(lora, served(weights), base)
+        save_folder(adapter.merge_into(folder.model), folder.autoencoder, folder.tokenizer, path, adapter.save)
+        return
+    unknown = folder.model.load_state_dict(weights, strict=False).unexpected_keys
+    assert not unknown, unknown
+    save_folder(folder.model, folder.autoencoder, folder.tokenizer, path)
+
+
+def checker_agreement(images: np.ndarray, rebuilt: np.ndarray) -> float:
+    """Share of images whose every readable object is read again with the same shape, colour and cell."""
+    pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
+    return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
+
+
+def _objects(reading: Reading, reference: Reading) -> set[tuple[str, str, str]]:
+    """What stands in the cells that are readable in the reference."""
+    return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}
+
+
+def trained_scorers(recipe: Recipe) -> set[str]:
+    """Kinds of the scorers that the run trains for itself; HPS starts from CLIP."""
+    kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
+    return kinds | {"clip"} if kinds else kinds
+
+
+def make_scorers(run: Run, facts: dict) -> None:
+    """Train the small CLIP and HPS that the recipe uses without a released model."""
+    on_the_spot = trained_scorers(run.recipe)
+    if not on_the_spot:
+        return
+    steps = run.recipe.rewards.training_steps
+    rows = []
+    with bar("scorers: CLIP", steps) as progress:
+        facts["clip"] = train_clip(
+            run.path("scorers", "clip"), steps, seed=run.recipe.seed, progress=lambda *_: progress.advance(),
+            held_out=HELD_OUT,
+        )  # fmt: skip
+    note = "right picture nearer to its prompt than a copy with one defect; chance is 50 %"
+    rows.append(_row("clip", "held-out copies with a defect", facts["clip"]["matching"], note))
+    if "hps" in on_the_spot:
+        with bar("scorers: HPS", steps) as progress:
+            facts["hps"] = train_hps(
+                run.path("scorers", "hps"), run.path("scorers", "clip"), steps, seed=run.recipe.seed,
+                progress=lambda *_: progress.advance(), held_out=HELD_OUT,
+            )  # fmt: skip
+        rows.append(_row("hps", "held-out preference pairs", facts["hps"]["held_out_agreement"], ""))
+        share = facts["hps"]["verifier_disagreement"]
+        rows.append(_row("hps", "verifier", 1 - share, "where the verifier sees a difference"))
+        console.print(f"scorers: HPS {facts['hps']}")
+    write_json(run.path("evaluation", "scorers.json"), {"kind": "scorers", "rows": rows})
+
+
+def _row(scorer: str, against: str, agreement: float, note: str) -> dict:
+    return {"scorer": scorer, "against": against, "agreement": agreement, "n": HELD_OUT, "note": note}

@@ -1,0 +1,229 @@
+"""The RL stage: sample, score, learn, publish, in a loop that a reader can hold in the head.
+
+    prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
+
+The driver holds references and numbers, never tensors.
+"""
+
+import gc
+import math
+import time
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from irg_rl.cluster.fleet import Fleet, FleetSettings
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
+from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.config import adapters_of
+from irg_rl.driver.collector import OF_CREDIT, OF_PAIRS, Collector, DroppedSamples
+from irg_rl.driver.critic import CreditSettings, Critic, Verdict
+from irg_rl.driver.learners import Learners
+from irg_rl.driver.prepare import model_path, rl_prompts_file
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import Run, write_json
+from irg_rl.driver.scorers import scorer_specs
+from irg_rl.learner.publish import require_acknowledged
+from irg_rl.prompts import read_prompts
+from irg_rl.report.tracking import Tracker
+from irg_rl.trajectory import Prompt
+from rollouts.worker import RolloutWorker, WorkerSettings
+
+WARM_UP_S = 180.0
+"""Longest start of the actors: importing torch, loading models."""
+
+
+def rl_prompts(run: Run) -> list[Prompt]:
+    return read_prompts(rl_prompts_file(run))
+
+
+def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
+    """Train model folder `start` with RL; the result becomes model folder `rl`."""
+    engine = run.recipe.engine
+    if engine.device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()  # the driver may have trained SFT on the card that actors now need
+    with scorer_specs(run) as specs, LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
+        learners = Learners(run, start)
+        try:
+            loop = Loop(run, tracker, learners, rollout_fleet(run, start, learners), critic_fleet(run, specs))
+            facts.update(loop.run_all())
+            learners.save_model("rl")
+        finally:
+            learners.stop()
+
+
+def worker_settings(run: Run, start: str) -> WorkerSettings:
+    """Rollout actors side by side share the threads of the machine."""
+    recipe, rl = run.recipe, run.recipe.rl
+    threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
+    guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
+    return WorkerSettings(
+        str(model_path(run, start)), recipe.rl_sampling, rl.noise, recipe.rl_seed, threads, recipe.engine.device,
+        recipe.engine.dtype, recipe.engine.attention, training_guidance=guidance, record_steps=rl.trains_steps,
+        lora=adapters_of(rl), forks=rl.forks,
+    )  # fmt: skip
+
+
+def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
+    recipe, settings = run.recipe, worker_settings(run, start)
+    options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.engine.gpus)
+    actor = ray.remote(RolloutWorker).options(**options)
+    return Fleet(
+        "rollout",
+        lambda index: actor.remote(settings),
+        FleetSettings(recipe.engine.rollout_actors, recipe.engine.deadline_s, WARM_UP_S),
+        prepare=lambda handle: handle.set_weights.remote(*arguments(learners)),
+        returns=2,
+    )
+
+
+def arguments(learners: Learners) -> tuple:
+    """What `set_weights` takes: the newest published weights, by reference."""
+    message = learners.message
+    return message.arrays, message.version, message.digest
+
+
+def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
+    recipe = run.recipe
+    settings = CreditSettings.of(recipe)
+    actor = ray.remote(Critic).options(**actor_options(threads=1, cpus=0))
+    return Fleet(
+        "critic",
+        lambda index: actor.remote(specs, settings, 1, recipe.rewards.max_failure_share),
+        FleetSettings(1, recipe.engine.deadline_s, WARM_UP_S),
+        returns=2,
+    )
+
+
+def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -> Collector:
+    recipe = run.recipe
+    return Collector(
+        slots, rollouts, critics, rl_prompts(run), recipe.rl.group_size, recipe.rl_seed, recipe.engine.deadline_s,
+        DroppedSamples(run.path("dropped.jsonl")), OF_CREDIT if recipe.rl.dpo is None else OF_PAIRS,
+    )  # fmt: skip
+
+
+@dataclass
+class Loop:
+    """Updates until the recipe's number is reached, with checkpoints on the way."""
+
+    run: Run
+    tracker: Tracker
+    learners: Learners
+    rollouts: Fleet
+    critics: Fleet
+
+    def run_all(self) -> dict:
+        recipe = self.run.recipe.rl
+        saved = self.learners.resume()
+        slots = SlotBuffer(recipe.groups, recipe.staleness)
+        if saved:
+            slots = SlotBuffer.restore(saved["slots"], time.monotonic() + self.run.recipe.engine.deadline_s)
+        self.tracker.rewind("rl", self.learners.updates)
+        collector = collector_of(self.run, slots, self.rollouts, self.critics)
+        self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)
+        self.critics.wait_until_serving(1, WARM_UP_S)
+        if saved:  # the actors were started, and sent weights, before the checkpoint was read
+            answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=WARM_UP_S)
+            require_acknowledged(self.learners.message.version, self.learners.message.digest, answers)
+            collector.resume(self.learners.updates)
+        with bar("RL", recipe.updates, self.learners.updates) as progress:
+            while self.learners.updates < recipe.updates:
+                progress.advance(note=self._update(collector))
+        ledger = slots.ledger
+        return {
+            "updates": self.learners.updates, "admitted": ledger.admitted, "trained": ledger.trained,
+            "dropped": ledger.dropped, "cancelled": ledger.cancelled, "reasons": slots.reasons,
+            "losses": self.rollouts.losses + self.critics.losses,
+        }  # fmt: skip
+
+    def _update(self, collector: Collector) -> str:
+        """One update: fill, learn, publish, free the slots."""
+        update, began = self.learners.updates, time.monotonic()
+        collector.admit(update)
+        while not (batch := collector.take(update)):
+            collector.pump(1.0, update)
+        collected = time.monotonic()
+        if update == 0:
+            self._check_ratio([body for _, body in batch])
+        every = self.run.recipe.rl.dump_every
+        if every and (update + 1) % every == 0:
+            self.learners.dump([body for _, body in batch])
+        training = self.learners.train([body for _, body in batch])
+        while collector.busy and not training.done():
+            collector.pump(0.05, update)  # with staleness > 0 sampling goes on meanwhile
+        result = self.learners.finish(training)
+        learned = time.monotonic()
+        message = self.learners.publish()
+        deadline = self.run.recipe.engine.deadline_s
+        answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
+        require_acknowledged(message.version, message.digest, answers)
+        collector.slots.published(message.version)
+        verdicts = [verdict for verdict, _ in batch]
+        times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
+        result.pop("step")
+        told = {**summary(verdicts), **drawn(collector.left)}
+        collector.left = []
+        metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
+        if self.run.recipe.rl.dpo is not None:
+            metrics["dpo/judged_ties"], collector.ties = float(collector.ties), 0
+        self.tracker.log("rl", self.learners.updates, metrics)
+        last = self.learners.updates >= self.run.recipe.rl.updates
+        if last or self.learners.updates % self.run.recipe.rl.checkpoint_every == 0:
+            self.learners.save({"slots": collector.slots.state()})
+            self.run.count_time("rl")
+        return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
+
+    def _busy(self) -> dict[str, float]:
+        """Seconds that every kind of work has taken since the last update, whatever went on beside it: sampling as mean
+        over the rollout actors, learning on the first rank."""
+        parts = {"sampling": self.rollouts.lap(), "scoring": self.critics.lap(), **self.learners.seconds()}
+        return {f"busy/{part}": seconds for part, seconds in parts.items()}
+
+    def _check_ratio(self, groups: list) -> None:
+        rows = self.learners.check_ratio(groups)
+        write_json(self.run.path("evaluation", "ratio_check.json"), {"kind": "ratio_check", "rows": rows})
+        holding = sum(row["max"] <= row["limit"] for row in rows)
+        worst = max(rows, key=lambda row: row["max"] / row["limit"])
+        console.print(
+            f"ratio check: {holding} of {len(rows)} (modality, turn, step) places agree; the worst is "
+            f"{worst['modality']} of turn {worst['turn']}: {worst['max']:.2g} of {worst['limit']:.2g} allowed"
+        )
+
+
+def summary(verdicts: list[Verdict]) -> dict[str, float]:
+    """Reward means per turn over a batch, and how the trajectories ended."""
+    trajectories = sum(v.trajectories for v in verdicts)
+    out = {
+        "stopped": sum(v.stopped for v in verdicts) / trajectories,
+        "images": sum(v.images for v in verdicts) / trajectories,
+        "text_tokens": sum(v.text_tokens for v in verdicts) / trajectories,
+        "dropped_samples": sum(len(v.failures) for v in verdicts),
+        "reward/first": _mean([v.first for v in verdicts]),
+        "reward/last": _mean([v.last for v in verdicts]),
+    }
+    for name in verdicts[0].means:
+        for turn in range(max(len(v.counts) for v in verdicts)):
+            pairs = [(v.means[name][turn], v.counts[turn]) for v in verdicts if turn < len(v.counts)]
+            pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
+            if pairs:
+                out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
+    return out | verdicts[-1].scorers
+
+
+def drawn(left: list[Verdict]) -> dict[str, float]:
+    """Rewards of all groups that left since the last update, those without a spread too: unlike the means over the
+    trained ones they do not depend on which groups a way of giving credit can use."""
+    return {
+        "drawn/first": _mean([verdict.first for verdict in left]),
+        "drawn/last": _mean([verdict.last for verdict in left]),
+        "drawn/groups": float(len(left)),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    """Over the groups that have a reward; a failed one is no number."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else float("nan")

@@ -1,0 +1,230 @@
+"""The SFT stages: IRGL stage 1, the model's own first images, IRGL stage 2."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from irg_rl.cluster.ranks import Ranks
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
+from irg_rl.config import Stage, adapters_of
+from irg_rl.driver.prepare import load_model, model_path, prompts_of, row_mix, save_trained
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import Run
+from irg_rl.learner.ema import EMA
+from irg_rl.learner.engine import Engine
+from irg_rl.learner.from_recipe import engine_settings
+from irg_rl.learner.lora import load_trainable
+from irg_rl.learner.process_group import Rank, host_store, join
+from irg_rl.learner.update import StepResult
+from irg_rl.model.folder import Folder
+from irg_rl.model.pack import Pack, PackBuilder
+from irg_rl.report.tracking import Tracker
+from irg_rl.shapes_world.rows import own_image_rows, write_mode
+from irg_rl.shapes_world.teacher import think_text
+from rollouts.images import vit_resize
+from rollouts.request import Request
+from rollouts.sampler import Sampler
+from sft.dataset import Rejections, RowSource
+from sft.encode import RowEncoder
+from sft.packing import PackStream, RowLayout
+from sft.train import Identity, StageTrainer, weights_of
+
+VALIDATION_SEED = 987_654_321
+WARM_UP_S = 300.0
+"""Shortest time that ranks are given to start: imports, model, optimizer, held-out packs."""
+
+
+def builder_of(folder: Folder) -> PackBuilder:
+    config = folder.model.config
+    return PackBuilder(folder.tokenizer.special, config.max_latent_size, config.vit.max_patches_per_side)
+
+
+def idle_pack(folder: Folder) -> Pack:
+    """A small pack that touches every module."""
+    config, builder = folder.model.config, builder_of(folder)
+    text = builder.add_text([0], loss=True)
+    builder.add_vit(torch.zeros(1, config.vit.patch_dim), (1, 1), text)
+    builder.add_noise(torch.zeros(1, config.latent_dim), 0.5, (1, 1), text)
+    return builder.build(touch_all=True)
+
+
+class StageRank:
+    """One rank of an SFT stage, which trains from model folder `start` as far as it is told to. `ray.remote(StageRank)`
+    is the actor; a single rank runs in the driver's own process. Every method but `open_port` is collective, and the
+    answer of rank 0 is the one that counts."""
+
+    def __init__(
+        self, run: Run, name: str, start: str, stage: Stage, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        engine = run.recipe.engine
+        torch.set_num_threads(max(engine.threads // world_size, 1))
+        self.run, self.name, self.start, self.stage, self.seed = run, name, start, stage, seed
+        self.place = Rank(rank, world_size, engine.device)
+        self.lora = adapters_of(stage)
+        self._store = None
+        self._told: list[tuple[str, tuple]] = []
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that ranks wait for each other."""
+        return max(WARM_UP_S, self.run.recipe.engine.deadline_s)
+
+    def open_port(self) -> int:
+        """Rank 0: the meeting point of all ranks."""
+        self._store = host_store(self.place.world_size, self._patience)
+        return self._store.port
+
+    def setup(self, port: int | None = None) -> None:
+        """Joins the other ranks and builds model, stream and trainer."""
+        run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
+        join(self.place, self._store, port, self._patience)
+        path = model_path(run, self.start)
+        folder = load_trainable(
+            path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
+        )
+        listed = run.path("rejected.jsonl") if self.place.rank == 0 else None
+        sources = row_sources(run, stage, seed, Rejections(listed))
+        system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
+        layout = RowLayout(recipe.sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
+        stream = PackStream(stage, sources, row_encoder(folder), layout, lambda: builder_of(folder), seed)
+        settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
+        engine = Engine(folder.model.train(), settings, idle_pack(folder), self.place)
+        ema = EMA(weights_of(engine), recipe.sft.ema_decay, keep=self.place.rank == 0)
+        fingerprint = "-".join(source.fingerprint for source in sources)
+        self.rejections = sources[0].rejections
+        self.trainer = StageTrainer(
+            engine, ema, stream, stream.held_out(VALIDATION_SEED), stage, run.path(self.name),
+            Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
+            recipe.sft.validate_every, recipe.sft.checkpoint_every, recipe.engine.keep_checkpoints,
+            on_step=lambda *said: self._told.append(("step", said)),
+            on_validation=lambda *said: self._told.append(("validation", said)),
+            on_checkpoint=lambda *said: self._told.append(("checkpoint", said)),
+        )  # fmt: skip
+
+    def resume(self) -> int:
+        """From the newest checkpoint, if there is one; returns the step."""
+        return self.trainer.resume()
+
+    def advance(self) -> list[tuple[str, tuple]] | None:
+        """One step, with what is due after it; returns what the trainer had to say, None when the stage is done."""
+        if self.trainer.is_done:
+            return None
+        self._told.clear()
+        self.trainer.advance()
+        return list(self._told)
+
+    def finish(self) -> dict:
+        """Rank 0 makes a model folder of the averaged weights; returns the facts of the stage."""
+        if self.place.rank == 0:
+            save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
+        return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}
+
+
+@contextmanager
+def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[[str], Any]]:
+    """A function that calls a method of every rank of the stage and returns the answer of rank 0."""
+    engine, count = run.recipe.engine, run.recipe.sft_ranks(stage)
+    if count == 1:
+        alone = StageRank(run, name, start, stage, seed)
+        alone.setup()
+        try:
+            yield lambda method: getattr(alone, method)()
+        finally:
+            alone.trainer = None  # what hears it holds the rank: without this the engine would stay until a collection
+        return
+    options = actor_options(
+        threads=max(engine.threads // count, 1), cpus=0, gpus=engine.gpus,
+        environment={"DS_ACCELERATOR": engine.device},
+    )  # fmt: skip
+    with LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
+        actor = ray.remote(StageRank).options(**options)
+        ranks = Ranks(f"{name} learner", lambda rank: actor.remote(run, name, start, stage, seed, rank, count), count)
+        try:
+            ranks.start(max(WARM_UP_S, engine.deadline_s))
+            yield lambda method: ranks.call(method, timeout=engine.deadline_s)[0]
+        finally:
+            ranks.stop()
+
+
+def train_stage(
+    run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict, seed: int | None = None
+) -> None:
+    """Train one IRGL stage from model folder `start`; its averaged weights become model folder `name`. `seed` of the
+    order of its rows and of their noise; None: the recipe's."""
+    seed = run.recipe.seed if seed is None else seed
+    with stage_ranks(run, name, start, stage, seed) as call:
+        step = call("resume")
+        tracker.rewind(name, step)
+        with bar(f"SFT {name}", stage.steps, step) as progress:
+
+            def on_step(result: StepResult) -> None:
+                progress.advance(note=f"ce {result.terms['ce']:.3f} mse {result.terms['mse']:.3f}")
+                if result.step % 20 == 0:
+                    tracker.log(name, result.step, step_metrics(result))
+
+            def on_validation(step: int, metrics: dict) -> None:
+                facts["validation"] = metrics
+                tracker.log(name, step, {f"validation/{key}": value for key, value in metrics.items()})
+
+            hear = {"step": on_step, "validation": on_validation, "checkpoint": lambda: run.count_time(name)}
+            while (told := call("advance")) is not None:
+                for what, said in told:
+                    hear[what](*said)
+        facts.update(call("finish"))
+    if facts["rejected_rows"]:
+        console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")
+
+
+def step_metrics(result: StepResult) -> dict[str, float]:
+    shared = {f"grad_norm/{part}": norm for part, norm in result.grad_norms.items()}
+    tokens = max(result.sums["tokens"], 1.0)
+    return {**result.terms, **shared, "right_tokens": result.sums["right"] / tokens, "lr": result.learning_rates["und"]}
+
+
+def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> list[RowSource]:
+    recipe = run.recipe
+    data = Path(recipe.sft.data) if recipe.sft.data is not None else run.path("world", "rows")
+    hold_out = -(-recipe.sft.validation_rows // len(stage.sources))
+    return [
+        RowSource(data / source.folder, seed + number, rejections, hold_out)
+        for number, source in enumerate(stage.sources)
+    ]
+
+
+def row_encoder(folder: Folder) -> RowEncoder:
+    config = folder.model.config
+    from irg_rl.model.transforms import Resize
+
+    table = config.max_latent_size * config.pixels_per_token
+    vae_resize = Resize(table, table // 2, config.pixels_per_token)  # BAGEL: 1024, 512, 16
+    return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config))
+
+
+def draw_own_images(run: Run, start: str, facts: dict) -> None:
+    """First images by the model itself become improving rows: its own failures, and what it already gets right."""
+    recipe = run.recipe
+    torch.set_num_threads(recipe.engine.threads)
+    folder = load_model(run, start)
+    folder.model.eval()
+    sampling = recipe.sampling.model_copy(update={"points": recipe.world.own_image_steps})
+    sampler = Sampler(folder.model, folder.autoencoder, folder.tokenizer, sampling)
+    train = prompts_of(run, "train")
+    prompts = [train[i % len(train)] for i in range(recipe.world.own_images)]
+    images = []
+    size = recipe.evaluation.batch_size
+    with bar("own first images", len(prompts)) as progress:
+        for begin in range(0, len(prompts), size):
+            part = prompts[begin : begin + size]
+            requests = [Request(p, begin + i, recipe.seed, think=think_text(p.metadata)) for i, p in enumerate(part)]
+            images += [t.images[0].pixels.numpy() for t in sampler.sample(requests, turns=1)]
+            progress.advance(len(part))
+    rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed), mix=row_mix(recipe))
+    for mode, made in rows.items():
+        write_mode(run.path("world", "rows", "own"), mode, made)
+    facts["images"] = len(images)

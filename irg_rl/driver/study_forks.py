@@ -1,0 +1,91 @@
+"""The forks that a study trains: made once, gone on with where they were cut off, read when they are finished."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from irg_rl.config import Recipe, RecipeError, load_recipe
+from irg_rl.driver.checks import require_machine
+from irg_rl.driver.compare import outcomes_of
+from irg_rl.driver.fork import changes, fork, is_free, take_over
+from irg_rl.driver.run_folder import Run, RunError
+from irg_rl.report.metrics_log import read_metrics
+from irg_rl.report.tracking import METRICS
+from irg_rl.studies.forks import Plan, Train, Trained
+from irg_rl.studies.frame import Row
+
+FOUNDATIONS = ("world", "vae", "scorers", "pretrain")
+"""Finished stages that a fork which does SFT anew takes over."""
+ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.validate_every")
+"""Settings that such a fork may change beside those that every fork may."""
+
+
+def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:
+    """Forks of `parent`, below `folder`; `overrides` hold for all of them."""
+
+    def train(name: str, plan: Plan) -> Trained:
+        run = forked(parent, folder, name, plan, overrides)
+        if not run.is_done("report"):
+            run = trained(run)
+        before = None if plan.anew else outcomes_of(run, run.sft_model)
+        return Trained(before, outcomes_of(run, run.sft_model if plan.anew else "rl"), rewards_of(run))
+
+    return train
+
+
+def rewards_of(run: Run) -> list[Row]:
+    """Mean rewards of all first and last images that were drawn, update by update; nothing where RL drew none, or was
+    not done."""
+    return [
+        {"update": row["step"], "first": row["drawn/first"], "last": row["drawn/last"]}
+        for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl" and "drawn/first" in row
+    ]  # fmt: skip
+
+
+def forked(parent: Run, folder: Path, name: str, plan: Plan, overrides: Mapping[str, object]) -> Run:
+    """The fork of a cell, made where there is none yet. Its name says all that it depends on."""
+    if (folder / name / "recipe.yaml").is_file():
+        return Run.open(folder / name)
+    if parent.sft_model is None:
+        raise RunError(f"{parent.folder}: a study forks what SFT has made, and the recipe has no `sft`")
+    settings = {**overrides, **plan.changes, "name": name, "output_dir": str(folder)}
+    words = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return with_sft_anew(parent, words) if plan.anew else fork(parent.folder, words)
+
+
+def with_sft_anew(parent: Run, words: list[str]) -> Run:
+    """A run that takes over what comes before SFT, base training included."""
+    recipe = load_recipe(parent.folder / "recipe.yaml", words)
+    require_same_foundations(parent, recipe)
+    require_machine(recipe)
+    missing = [stage for stage in FOUNDATIONS[:3] if not parent.is_done(stage)]
+    if missing:
+        raise RunError(f"{parent.folder}: {missing[0]} is not done; `irg-rl resume {parent.folder}` goes on")
+    stages = [stage for stage in FOUNDATIONS if parent.is_done(stage)]
+    return Run.create(recipe, lambda run: take_over(parent, run, stages))
+
+
+def require_same_foundations(parent: Run, recipe: Recipe) -> None:
+    fixed = [
+        change for change in changes(parent.recipe, recipe)
+        if not is_free(change[0]) and not f"{change[0]}.".startswith(ANEW)
+    ]  # fmt: skip
+    if fixed:
+        lines = [f"  {key}: {old!r} in the run, {new!r} asked for" for key, old, new in fixed]
+        raise RecipeError(
+            f"{parent.folder}: what comes before SFT depends on {len(fixed)} setting(s) that the study would change; "
+            "`irg-rl train` makes a run of its own\n" + "\n".join(lines)
+        )
+
+
+def trained(run: Run) -> Run:
+    """The run after all its stages, which a process of its own does: Ray's threads must not outlive a fork."""
+    words = [sys.executable, "-c", "from irg_rl.commands.cli import main; main()", "resume", str(run.folder)]
+    ended = subprocess.run(words, check=False).returncode
+    if ended:
+        raise RunError(
+            f"{run.folder} ended with code {ended}, its messages stand above: mend that, and the same study goes on"
+        )
+    return Run.open(run.folder)

@@ -1,0 +1,95 @@
+"""Which single setting to turn so that a process fits its card: every candidate is applied and planned anew."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from irg_rl.config import Recipe, RecipeError
+from irg_rl.errors import InputError
+from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Plan
+
+Load = Callable[[Sequence[str]], Recipe]
+"""The recipe with further overrides."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One override and the peak of the place with it."""
+
+    override: str
+    peak: int
+
+
+@dataclass(frozen=True)
+class Advice:
+    """For one place: the turns that make it fit, the mildest of each setting, or the one that comes nearest."""
+
+    place: str
+    fitting: list[Turn]
+    nearest: Turn | None
+
+
+def advise(load: Load, plan: Plan, card: float) -> list[Advice]:
+    """Advice for every place whose peak exceeds `card` bytes."""
+    return [_advice(load, plan, place.name, place.peak, card) for place in plan.places if place.peak > card]
+
+
+def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
+    fitting: list[Turn] = []
+    tried: list[Turn] = []
+    for setting, values in candidates(plan.recipe, name):
+        for value in values:
+            override = f"{setting}={value}"
+            try:
+                turn = Turn(override, Plan(load([override])).place(name).peak)
+            except (RecipeError, InputError):
+                continue  # not a recipe: another setting forbids it
+            tried.append(turn)
+            if turn.peak <= card:
+                fitting.append(turn)
+                break
+    nearest = min(tried, key=lambda turn: turn.peak, default=None)
+    return Advice(name, fitting, nearest if nearest is not None and nearest.peak < now else None)
+
+
+def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
+    """Settings that make a place smaller, each with its values from mild to strong; those that leave the result as it
+    is come first."""
+    sampling, engine = recipe.sampling, recipe.engine
+    if engine.device == "cuda" and engine.dtype == "fp32":
+        yield "engine.dtype", ["bf16"]
+    trains = place not in (ROLLOUT, EVALUATION)
+    if trains:
+        if not engine.activation_checkpointing:
+            yield "engine.activation_checkpointing", ["true"]
+        of_rl = place == LEARNER
+        stage = engine.zero_stage if of_rl else recipe.sft_zero_stage
+        yield "engine.zero_stage" if of_rl else "sft.zero_stage", list(range(stage + 1, 4))
+        if engine.device == "cuda":
+            yield "engine.learner_ranks", [engine.learner_ranks * factor for factor in (2, 4, 8)]
+    if place == LEARNER:
+        yield "rl.max_pack_tokens", halves(recipe.rl.max_pack_tokens, 256)
+        if min(recipe.rl.kl_text, recipe.rl.kl_image) == 0:  # the last one left holds the reference model
+            yield from ((f"rl.{kl}", [0]) for kl in ("kl_text", "kl_image") if vars(recipe.rl)[kl] > 0)
+    elif place == ROLLOUT:
+        yield "rl.group_size", halves(recipe.rl.group_size, 2)
+        yield "sampling.max_text_tokens", halves(sampling.max_text_tokens, 16)
+    elif place == EVALUATION:
+        yield "evaluation.batch_size", halves(recipe.evaluation.batch_size, 1)
+    else:
+        name = place.split()[1]
+        yield f"sft.{name}.tokens_per_pack", halves(recipe.sft.stages[name].tokens_per_pack, 256)
+    if trains:
+        section = "rl" if place == LEARNER else f"sft.{place.split()[1]}"
+        if recipe.trained[section].lora is None:
+            yield f"{section}.lora", ["{rank: 64, alpha: 128}"]
+    yield "sampling.turns", list(range(sampling.turns - 1, 0, -1))
+    height, width = sampling.image_size
+    yield "sampling.image_size", [f"[{height // part}, {width // part}]" for part in (2, 4)]
+
+
+def halves(value: int, smallest: int) -> list[int]:
+    """value / 2, value / 4, ... down to the smallest."""
+    found = []
+    while (value := value // 2) >= smallest:
+        found.append(value)
+    return found

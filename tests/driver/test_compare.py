@@ -1,0 +1,144 @@
+"""`irg-rl compare`: what is pooled, what it is held against, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from irg_rl.config import load_recipe
+from irg_rl.driver.compare import CONTINUED, compare_runs
+from irg_rl.driver.run_folder import Run, RunError
+from irg_rl.evaluate import outcomes
+from tests.evaluate.tables import build
+from tests.paths import CONFIGS
+
+SFT = [[1, 1, 1], [1, 1, 0], [0, 0, 0], [0, 0, 1]] * 10
+REDRAW = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]] * 10
+RL = {0: [[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 0, 0]] * 10, 1: [[1, 1, 1], [1, 1, 0], [0, 1, 1], [0, 1, 1]] * 10}
+EVALUATION_SEED = 1234
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """evaluated(rl_seed, *overrides) -> a run that has been evaluated after SFT and after RL."""
+
+    def make(rl_seed: int, *overrides: str) -> Run:
+        own = f"output_dir={tmp_path}", f"rl.seed={rl_seed}"
+        run = Run.create(load_recipe(CONFIGS / "shapes-smoke.yaml", [*own, *overrides]))
+        run.path("world", "test.jsonl").write_text("the prompts")
+        run.path("models", "sft2", "ema.safetensors").write_text("the weights")
+        save(run, "sft2.real", SFT)
+        save(run, "sft2.redraw", REDRAW)
+        save(run, "rl.real", RL[rl_seed])
+        return run
+
+    return make
+
+
+def save(run: Run, name: str, rows: list[list[int]]) -> None:
+    outcomes.save(build(rows, seed=EVALUATION_SEED), run.path("evaluation", f"{name}.parquet"))
+
+
+def rows(run: Run, name: str = "pooled") -> dict[tuple[str, int | None], dict]:
+    content = json.loads((run.folder / "evaluation" / f"{name}.json").read_text())
+    return {(row["baseline"], row["seed"]): row for row in content["rows"]}
+
+
+def test_each_row_names_the_seed_of_rl_and_the_pool_has_all_images_of_all_seeds(evaluated):
+    runs = [evaluated(0), evaluated(1)]
+    assert compare_runs([run.folder for run in runs]) == runs[0].folder / "evaluation"
+    found = rows(runs[0])
+    assert [seed for name, seed in found if name == "its SFT checkpoint"] == [0, 1, None]
+    pooled = found["its SFT checkpoint", None]
+    assert (pooled["rl_accuracy"]["value"], pooled["baseline_accuracy"]["value"]) == (0.75, 0.5)
+    assert (pooled["rl_damage"]["value"], pooled["rl_damage"]["n"]) == (0.25, 40)  # 20 right first images a seed
+    assert found["its SFT checkpoint", 1]["rl_damage"]["value"] == 0.5
+    assert not list((runs[1].folder / "evaluation").glob("*.json"))
+
+
+def test_comparing_one_run_leaves_the_pool_as_it_is(evaluated):
+    runs = [evaluated(0), evaluated(1)]
+    compare_runs([run.folder for run in runs])
+    pooled = rows(runs[0])
+    compare_runs([runs[0].folder])
+    assert rows(runs[0]) == pooled and {seed for _, seed in rows(runs[0], "comparison")} == {0}
+
+
+def test_the_better_of_two_first_images_is_drawn_from_sft(evaluated):
+    run = evaluated(0)
+    compare_runs([run.folder])
+    row = rows(run, "comparison")["best of 2 first images, oracle", 0]
+    assert (row["baseline_accuracy"]["value"], row["baseline_renders"]) == (0.75, 2.0)
+    assert row["repair_ratio"] is None  # a second draw refines nothing
+
+
+def test_as_many_first_images_as_rl_renders_are_a_baseline_too(evaluated):
+    run = evaluated(0)
+    compare_runs([run.folder])
+    row = rows(run, "comparison")["best of 3 first images, oracle", 0]
+    assert (row["rl_renders"], row["baseline_renders"]) == (3.0, 3.0)
+
+
+def test_sft_continued_of_one_run_stands_beside_every_seed(evaluated):
+    runs = [evaluated(0), evaluated(1)]
+    save(runs[1], f"{CONTINUED}.real", [[1, 1, 1]] * 40)
+    compare_runs([run.folder for run in runs])
+    assert not any(name == "SFT continued as long" for name, _ in rows(runs[0]))  # half done: not evaluated yet
+    runs[1].record(f"evaluate_{CONTINUED}", 1.0, done=True)
+    compare_runs([run.folder for run in runs])
+    continued = {seed: row for (name, seed), row in rows(runs[0]).items() if name == "SFT continued as long"}
+    assert {seed: row["baseline_accuracy"]["value"] for seed, row in continued.items()} == {0: 1.0, 1: 1.0, None: 1.0}
+
+
+def test_the_command_prints_the_table_whole_and_writes_where_it_is_told(evaluated, irg_rl, tmp_path):
+    runs = [evaluated(0), evaluated(1)]
+    answer = irg_rl("compare", *(run.folder for run in runs), "--out", tmp_path / "out")
+    table = (tmp_path / "out" / "pooled.md").read_text()
+    assert answer.code == 0 and table in answer.out and "| its SFT checkpoint | pooled | 0.750 | 0.500 |" in table
+    assert answer.out.endswith(f"written: {tmp_path / 'out'}\n")
+    assert json.loads((tmp_path / "out" / "pooled.json").read_text())["kind"] == "comparison"
+
+
+@pytest.mark.parametrize(("place", "named"), [
+    ("world/test.jsonl", "another set of test prompts (world/test.jsonl)"),
+    ("models/sft2/ema.safetensors", "another SFT checkpoint (models/sft2/ema.safetensors)"),
+])  # fmt: skip
+def test_runs_of_another_world_or_checkpoint_are_refused(evaluated, irg_rl, place, named):
+    one, other = evaluated(0), evaluated(1)
+    (other.folder / place).write_text("others")
+    answer = irg_rl("compare", one.folder, other.folder)
+    assert answer.code == 1 and len(answer.err.splitlines()) == 1
+    assert f"{other.folder} has {named} than {one.folder}: compare a run with its forks" in answer.err
+    (other.folder / place).unlink()
+    assert named in irg_rl("compare", one.folder, other.folder).err
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(evaluated):
+    one, other = evaluated(0), evaluated(1, "rl.credit=umm", "evaluation.turns=2", "engine.threads=1")
+    with pytest.raises(RunError) as caught:
+        compare_runs([one.folder, other.folder])
+    assert str(caught.value).splitlines()[1:] == [
+        f"  evaluation.turns: 3 in {one.folder}, 2 in {other.folder}",
+        f"  rl.credit: 'turn' in {one.folder}, 'umm' in {other.folder}",
+    ]
+
+
+def test_one_seed_does_not_count_twice(evaluated):
+    one, other = evaluated(0), evaluated(0)
+    with pytest.raises(RunError, match=f"{one.folder} and {other.folder} have the same seed of RL, 0"):
+        compare_runs([one.folder, other.folder])
+
+
+def test_a_run_that_has_not_come_so_far_is_refused(evaluated):
+    run = evaluated(0)
+    (run.folder / "evaluation" / "rl.real.parquet").unlink()
+    with pytest.raises(RunError, match="rl has not been evaluated; `irg-rl resume .*` goes on"):
+        compare_runs([run.folder])
+    shutil.rmtree(run.folder)
+    with pytest.raises(RunError, match="not a run folder"):
+        compare_runs([run.folder])
+
+
+def test_a_run_without_sft_has_no_checkpoint_to_compare_with(evaluated):
+    with pytest.raises(RunError, match="without SFT there is no SFT checkpoint"):
+        compare_runs([evaluated(0, "sft=null").folder])

@@ -1,0 +1,92 @@
+"""The driver's side of learning: one learner rank in an actor of its own, and checkpoints on the disk."""
+
+import pytest
+import ray
+import torch
+
+from irg_rl.driver.learners import Learners, fingerprint
+from irg_rl.driver.prepare import prompts_file
+from irg_rl.driver.rl_loop import worker_settings
+from irg_rl.learner.checkpoint import CheckpointError
+from irg_rl.model.folder import load_folder
+from irg_rl.prompts import write_prompts
+from irg_rl.records import load_groups, save_groups
+from irg_rl.trajectory import Group
+from rollouts.worker import RolloutWorker
+from tests.driver.begun import PROMPTS, begun_run
+
+
+@pytest.fixture
+def learners(local_ray, world, tmp_path):
+    made = Learners(begun_run(world, tmp_path), "base")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def adapting(local_ray, world, tmp_path):
+    lora = {"rank": 4, "alpha": 8, "experts": ["gen"]}
+    rl = {"noise": {"window_range": [0, 5]}, "lora": lora, "ema_decay": 0.9}
+    made = Learners(begun_run(world, tmp_path, rl=rl), "base")
+    yield made
+    made.stop()
+
+
+def test_rl_with_adapters_publishes_them_alone_to_workers_that_have_the_base(adapting, world):
+    arrays = ray.get(adapting.message.arrays, timeout=60)
+    worker = RolloutWorker(worker_settings(adapting.run, "base"))
+    acknowledged = worker.set_weights(arrays, adapting.message.version, adapting.message.digest)
+    assert acknowledged == (0, adapting.message.digest) and len(arrays) == 2 * 2 * 7
+    adapting.save_model("rl")
+    handed_on, before = load_folder(adapting.run.path("models", "rl")).model.state_dict(), world.model.state_dict()
+    assert list(handed_on) == list(before)  # nothing has been learnt yet
+    assert all(torch.equal(handed_on[name], before[name]) for name in before)
+    assert adapting.run.path("models", "rl", "adapter", "adapter_model.safetensors").is_file()
+
+
+@pytest.fixture
+def matching(local_ray, world, tmp_path):
+    drawn = {"guidance": {"text_scale": 2.0}, "noise": {"kind": "cps", "window": "all"}, "points": 9}
+    rl = {"algorithm": "nft", "nft": {"old": {"slope": 0.5}}, **drawn}
+    made = Learners(begun_run(world, tmp_path, rl=rl), "base")
+    yield made
+    made.stop()
+
+
+def test_nft_trains_on_images_drawn_with_guidance_and_sends_the_old_policy_to_draw_the_next(matching):
+    worker = RolloutWorker(worker_settings(matching.run, "base"))
+    for update in range(3):
+        arrays, message = ray.get(matching.message.arrays, timeout=60), matching.message
+        assert worker.set_weights(arrays, message.version, message.digest) == (update, message.digest)
+        _, group = worker.sample_group(update, PROMPTS[update], 2, version=update)
+        for sign, trajectory in zip((1.0, -1.0), group.trajectories):
+            assert trajectory.law.kind is None and all(len(image.x) == 0 for image in trajectory.images)
+            for segment in trajectory.segments:
+                segment.advantage = sign
+        refs = [ray.put(group)]
+        if update == 0:
+            matching.check_ratio(refs)
+        metrics = matching.finish(matching.train(refs))
+        matching.publish()
+        assert (metrics["image/turn0/v_distance"] > 0) == (update == 2)  # the decay after the first update is 0
+
+
+def test_rl_goes_on_with_the_prompts_of_its_checkpoint_only(learners):
+    assert learners.resume() is None
+    learners.save({"slots": "as they were"})
+    assert learners.resume() == {"slots": "as they were"}
+    write_prompts(prompts_file(learners.run, "train"), PROMPTS[::-1])
+    with pytest.raises(CheckpointError, match="the data changed since the checkpoint"):
+        learners.resume()
+
+
+def test_rollouts_are_known_by_their_numbers_as_by_their_words(world, tmp_path):
+    drawn = world.sample(2, noise=None, record_steps=False)
+    place = tmp_path / "rolled" / "group-000000"
+    save_groups(place, [Group(0, drawn[0].prompt, drawn)])
+    run = begun_run(world, tmp_path, rl={"algorithm": "dpo", "noise": None, "rollouts": str(place.parent)})
+    before, words = fingerprint(run), (place / "groups.json").read_text()
+    groups = load_groups(place)
+    groups[0].images[0].drawn += 1.0
+    save_groups(place, groups)
+    assert (place / "groups.json").read_text() == words and fingerprint(run) != before

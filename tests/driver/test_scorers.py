@@ -1,0 +1,36 @@
+"""A recipe's scorers as the rewards room wants them."""
+
+from irg_rl.config import RewardRecipe
+from irg_rl.driver.run_folder import Run
+from irg_rl.driver.scorers import reward_weights, scorer_specs
+from rewards.build import ScorerSpec
+
+
+def specs(recipe, *scorers: dict) -> dict[str, dict]:
+    run = Run.create(recipe.model_copy(update={"rewards": RewardRecipe(scorers=list(scorers))}))
+    with scorer_specs(run) as found:
+        return {spec["name"]: spec for spec in found}
+
+
+def test_options_of_a_recipe_reach_the_constructor(recipe):
+    found = specs(recipe, {"name": "hps", "kind": "hps", "path": "/m/hps.pt", "options": {"model": "ViT-H-14"}})
+    assert found["hps"]["options"] == {"path": "/m/hps.pt", "model": "ViT-H-14"}
+    assert ScorerSpec.from_dict(found["hps"]).options == found["hps"]["options"]
+
+
+def test_small_scorers_are_those_that_the_run_trained(recipe):
+    found = specs(recipe, {"name": "a", "kind": "clip"})
+    assert found["a"]["options"]["path"].endswith("shapes-smoke/scorers/clip")
+
+
+def test_a_judge_elsewhere_gets_its_address_and_the_name_of_its_key_only(recipe, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sesame-0123456789")
+    judge = {"name": "j", "kind": "judge", "base_url": "http://host:1/v1", "model": "m", "api_key_env": "MY_KEY"}
+    options = specs(recipe, judge)["j"]["options"]
+    assert options["base_url"] == "http://host:1/v1" and options["api_key_env"] == "MY_KEY"
+    assert "sesame" not in str(options)
+
+
+def test_held_out_scorers_have_no_weight_in_the_reward(recipe):
+    run = Run.create(recipe)
+    assert "clip" not in reward_weights(run.recipe) and set(reward_weights(run.recipe)) == {"verifier", "hps", "judge"}
