@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from irg_rl.config.sections import Positive, Rate, Section, Share
+from irg_rl.sections import Positive, Rate, Section, Share
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 
