@@ -1,12 +1,12 @@
 """From a recipe's list of scorers to scorers."""
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
 from irg_rl.errors import InputError
+from irg_rl.importing import import_named
 from rewards.base import Scorer, ScorerUnavailable
 
 
@@ -46,13 +46,12 @@ KINDS = {
 
 def scorer_class(kind: str) -> Callable[..., Scorer]:
     """The constructor of a built-in kind or of one's own "package.module:Class"."""
-    module, colon, attribute = KINDS.get(kind, kind).partition(":")
-    if not colon:
-        raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
     try:
-        return vars(importlib.import_module(module))[attribute]
-    except (ImportError, KeyError) as error:
-        raise ScorerUnavailable(f"scorer kind {kind!r} cannot be imported: {error!r}") from error
+        return import_named(kind, KINDS, "scorer kind")
+    except InputError as error:
+        if ":" in kind or kind in KINDS:
+            raise ScorerUnavailable(str(error)) from error
+        raise
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

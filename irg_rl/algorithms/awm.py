@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from irg_rl.algorithms.joint import Image, ImageLoss
-from irg_rl.algorithms.noising import OldPolicyAlgorithm, OldPolicySettings, at_levels, distance_metrics, target_velocity
+from irg_rl.algorithms.noising import (
+    OldPolicyAlgorithm,
+    OldPolicySettings,
+    at_levels,
+    distance_metrics,
+    target_velocity,
+)
 from irg_rl.config import Recipe
 from irg_rl.losses import preference
 from irg_rl.losses.flow import log_ratio, policy_loss

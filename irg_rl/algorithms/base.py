@@ -245,8 +245,11 @@ class Algorithm(Generic[Options]):
         ]
 
     def notes(self, recipe: Recipe) -> list[str]:
-        """What is no mistake and yet worth saying before RL begins."""
-        return []
+        """Settings that do nothing beside the others and yet are no mistake: said before RL begins."""
+        noise = recipe.require_rl().noise
+        if noise is None or noise.window != "all" or noise.window_size == type(noise).model_fields["window_size"].default:
+            return []
+        return [f"rl.noise.window_size {noise.window_size} has no effect with rl.noise.window all"]
 
     # of a scored group
 
@@ -288,4 +291,9 @@ def _again(path: str, options: dict[str, Any], shared: Shared) -> Algorithm[Any]
 
 def algorithm_of(recipe: Recipe) -> Algorithm[Any]:
     """The recipe's algorithm."""
-    return cast("type[Algorithm[Any]]", algorithm_class(recipe.require_rl().algorithm)).of(recipe)
+    return algorithm_type(recipe.require_rl().algorithm).of(recipe)
+
+
+def algorithm_type(name: str) -> type[Algorithm[Any]]:
+    """The class that `rl.algorithm` names. InputError where there is none."""
+    return cast("type[Algorithm[Any]]", algorithm_class(name))

@@ -13,7 +13,7 @@ Letters: P pairs of a pack, T tokens, S noise levels of an image, N latent token
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -247,10 +247,10 @@ def _noised(
 
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
-) -> list[Scores]:
+) -> list[Scores[Tensor]]:
     """What other weights say about the packs, on the CPU; a collective call."""
 
-    def read(output: ModelOutput, index: int) -> Scores:
+    def read(output: ModelOutput, index: int) -> Scores[Tensor]:
         replay = packs[index].replay
         texts = [TextScore(s.logprobs.cpu(), s.entropy.cpu()) for s in evaluate_texts(output, replay, law)]
         return Scores(texts, [v.cpu() for v in velocities(output, replay)])
@@ -267,7 +267,7 @@ class PairLoss:
         settings: DPOSettings,
         law: SamplingLaw,
         packs: Sequence[PairPack],
-        reference: Sequence[Scores],
+        reference: Sequence[Scores[Tensor]],
         text_weight: float = 1.0,
         image_weight: float = 1.0,
     ):
@@ -295,7 +295,7 @@ class PairLoss:
         return loss
 
     def _text_margins(
-        self, part: PairPack, scores: Scores, reference: Scores, device: torch.device
+        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[P], and log-probabilities of both sides, means over tokens."""
         rows = {side: ([], []) for side in range(2 * part.count)}
@@ -320,7 +320,7 @@ class PairLoss:
         return margin, {"winner_logp": means[0], "loser_logp": means[1], "winner_gain": gain}
 
     def _image_margins(
-        self, part: PairPack, scores: Scores, reference: Scores, device: torch.device
+        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[P], summed over turns, and errors of both sides."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
@@ -339,7 +339,7 @@ class PairLoss:
             errors["winner_gain"][pair] += ((v_ref - target) ** 2).mean() - ((v.detach() - target) ** 2).mean()
         return torch.stack(margins), errors
 
-    def _side(self, part: PairPack, scores: Scores, reference: Scores, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _side(self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Velocity, that of the reference and the target, noise - data, at every level of an image; [S, N, D] each."""
         ref, v = part.replay.images[index], scores.images[index]
         image = part.trajectories[ref.trajectory].segments[ref.segment]

@@ -57,12 +57,13 @@ class GRPO(JointAlgorithm[GRPOSettings]):
         return problems
 
     def notes(self, recipe: Recipe) -> list[str]:
-        rl = recipe.require_rl()
+        rl, found = recipe.require_rl(), super().notes(recipe)
         if rl.minibatches > 1 or rl.staleness or recipe.engine.dtype != "fp32":
-            return []
+            return found
         return [
+            *found,
             "one optimizer step per batch, by the weights that sampled it: all ratios are 1, and rl.clip_text and "
-            "rl.options.clip_image clip nothing (rl.minibatches or rl.staleness change that)"
+            "rl.options.clip_image clip nothing (rl.minibatches or rl.staleness change that)",
         ]
 
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
@@ -73,7 +74,7 @@ class GRPO(JointAlgorithm[GRPOSettings]):
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores:
+    ) -> Scores[StepScore]:
         return evaluate(output, replay, trajectories, law)
 
     def image_loss(self, image: Image) -> ImageLoss:

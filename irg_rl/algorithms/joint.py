@@ -88,7 +88,7 @@ class JointAlgorithm(Algorithm[Options]):
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores:
+    ) -> Scores[Any]:
         """What a model says about the texts and images of a pack."""
         raise NotImplementedError
 
@@ -146,7 +146,7 @@ class JointLoss:
         """This rank's counts; the engine sums them over ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
-            lengths = [self._segment(ref).ids.numel() for ref in replay.texts if self._advantage(ref) is not None]
+            lengths = [ref.of(self._trajectories).ids.numel() for ref in replay.texts if self._advantage(ref) is not None]
             if lengths:
                 mask = pad_sequence([torch.ones(n, dtype=torch.bool) for n in lengths], batch_first=True)
                 count = text.denominator(mask, self._shared.text_loss, self._shared.max_text_tokens)
@@ -167,11 +167,11 @@ class JointLoss:
         self._add_images(loss, replay, scores, reference, totals)
         return loss
 
-    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> Scores:
+    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> Scores[Any]:
         return self._algorithm.evaluate(output, replay, self._trajectories, self._law)
 
     def _add_texts(
-        self, loss: Loss, replay: ReplayPack, scores: Scores, reference: Scores | None, totals: Mapping[str, float]
+        self, loss: Loss, replay: ReplayPack, scores: Scores[Any], reference: Scores[Any] | None, totals: Mapping[str, float]
     ) -> None:
         chosen = [(i, ref, a) for i, ref in enumerate(replay.texts) if (a := self._advantage(ref)) is not None]
         if not chosen:
@@ -195,7 +195,7 @@ class JointLoss:
             self._log_ratio(loss, TEXT, ref, log_ratio[row, :length], shared.clip_text, extra)
 
     def _add_images(
-        self, loss: Loss, replay: ReplayPack, scores: Scores, reference: Scores | None, totals: Mapping[str, float]
+        self, loss: Loss, replay: ReplayPack, scores: Scores[Any], reference: Scores[Any] | None, totals: Mapping[str, float]
     ) -> None:
         for i, ref in enumerate(replay.images):
             advantage = self._advantage(ref)
@@ -204,7 +204,7 @@ class JointLoss:
             score, steps = scores.images[i], list(ref.steps)
             device = score.device if isinstance(score, Tensor) else score.logprobs.device
             old = self._old.of_image(ref.trajectory, ref.segment, steps, device)
-            found = self._algorithm.image_loss(Image(self._segment(ref), steps, advantage, score, old))
+            found = self._algorithm.image_loss(Image(ref.of(self._trajectories), steps, advantage, score, old))
             each, metrics = found.per_step, dict(found.metrics)
             if reference is not None:
                 kl = self._algorithm.image_kl(score, reference.images[i])
@@ -219,7 +219,7 @@ class JointLoss:
     def _mismatch(self, refs: Sequence[TextRef], old: Tensor, mask: Tensor) -> Tensor | None:
         if not self._old.recomputed:
             return None
-        drawn = _pad([self._segment(ref).logprobs for ref in refs]).to(old.device)
+        drawn = _pad([ref.of(self._trajectories).logprobs for ref in refs]).to(old.device)
         return text.mismatch_weight(old, drawn, mask, highest=self._shared.mismatch_cap)
 
     def _log_ratio(
@@ -249,7 +249,7 @@ class JointLoss:
         largest: Mapping[str, float],
     ) -> None:
         """`values`: one per token or step."""
-        name = f"{modality}/turn{self._segment(ref).turn}/"
+        name = f"{modality}/turn{ref.of(self._trajectories).turn}/"
         sums = {**sums, **{key: float(value.sum()) for key, value in values.items()}}
         advantage = self._advantage(ref) or 0.0
         sums |= {"advantage": float(torch.full((count,), advantage).sum()), "count": float(count)}
@@ -258,11 +258,8 @@ class JointLoss:
         for key, value in largest.items():
             loss.maxima[name + key] = max(loss.maxima.get(name + key, value), value)
 
-    def _segment(self, ref: TextRef | StepsRef) -> Any:
-        return self._trajectories[ref.trajectory].segments[ref.segment]
-
     def _advantage(self, ref: TextRef | StepsRef) -> float | None:
-        return self._segment(ref).advantage
+        return ref.of(self._trajectories).advantage
 
 
 def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:

@@ -86,7 +86,7 @@ class NoisedAlgorithm(JointAlgorithm[Levels]):
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores:
+    ) -> Scores[Tensor]:
         return Scores(evaluate_texts(output, replay, law), velocities(output, replay))
 
 

@@ -8,7 +8,7 @@ Legend: B groups per update, S allowed staleness in versions, (S + 1) * B slots.
 
 Groups are consumed in admission order only, so a group admitted at version a has at most (S + 1) * B - 1 groups before
 it; each update takes B from the head, so it is consumed at version a + S at the latest. The consumer checks the age
-again, because an update may train on fewer than B groups when too many of them were dead.
+again, because an update may train on fewer than B groups when too many of them had no spread.
 
 Invariant 3, at every moment: admitted = trained + dropped + cancelled + in flight.
 """
@@ -97,8 +97,8 @@ class SlotBuffer:
 
     @property
     def may_refill(self) -> bool:
-        """Whether another dead group of the coming update is replaced: at most B are, then one trains on what there is.
-        """
+        """Whether another group of the coming update that has no spread is replaced: at most B are, then one trains on
+        what there is."""
         return self._refills < self.groups_per_update
 
     def admit(self, deadline: float) -> int:
@@ -120,10 +120,10 @@ class SlotBuffer:
         slot.version = version
         slot.state = SlotState.READY
 
-    def drop(self, group: int, reason: str, *, dead: bool = False) -> None:
-        """A group that was sampled but is not trained. `dead`: no spread in its rewards, which counts as a refill."""
+    def drop(self, group: int, reason: str, *, refilled: bool = False) -> None:
+        """A group that was sampled but is not trained. `refilled`: another one takes its place in the update."""
         self._expect(group, SlotState.READY, SlotState.SAMPLING)
-        self._refills += dead
+        self._refills += refilled
         self._leave(group, Exit.DROPPED, reason)
 
     def cancel(self, group: int, reason: str) -> None:

@@ -10,10 +10,11 @@ from irg_rl.config.engine import EngineRecipe, TrackingRecipe
 from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
 from irg_rl.config.rewards import RewardRecipe
 from irg_rl.config.rl import RLRecipe, algorithm_class
-from irg_rl.config.sampling import NoiseRecipe, SamplingRecipe
+from irg_rl.config.sampling import SamplingRecipe
 from irg_rl.config.training import SFTRecipe, Stage
 from irg_rl.config.world import VAETraining, WorldRecipe
 from irg_rl.credit import SCHEMES, RightOptions, scheme_named
+from irg_rl.errors import InputError
 from irg_rl.model.config import ModelConfig
 from irg_rl.sections import Section, Seed, nearest
 
@@ -144,12 +145,6 @@ class Recipe(Section):
         noise, name = rl.noise, "sampling.points" if rl.points is None else "rl.points"
         if noise is None:
             return []
-        default = NoiseRecipe.model_fields["window_size"].default
-        if noise.window == "all" and noise.window_size != default:
-            return [
-                f"rl.noise.window_size {noise.window_size} has no effect with rl.noise.window all: set "
-                f"rl.noise.window_size={default}, which says nothing"
-            ]
         limit = self.rl_sampling.points - 1
         noisy = limit - (noise.kind == "cps")  # its last step is deterministic
         if not noisy:
@@ -229,6 +224,18 @@ class Recipe(Section):
         """Seed of RL."""
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
+
+    def require_rl(self) -> RLRecipe:
+        """The `rl` section. InputError where the recipe has none."""
+        if self.rl is None:
+            raise InputError(f"recipe {self.name}: this needs RL, and there is no section rl: add one")
+        return self.rl
+
+    def require_sft(self) -> SFTRecipe:
+        """The `sft` section. InputError where the recipe has none."""
+        if self.sft is None:
+            raise InputError(f"recipe {self.name}: this needs SFT, and there is no section sft: add one")
+        return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
         """Learner ranks of a stage: no more than have a pack in every step."""

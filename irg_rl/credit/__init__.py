@@ -21,7 +21,7 @@ comparing. Worked examples of every scheme: docs/methods.md.
 
 from irg_rl.credit.assign import Summary, assign, combine
 from irg_rl.credit.nodes import Place, Sample, Table, broadcast, by_trunk, mean_of_branches, per_place
-from irg_rl.credit.scheme import SCHEMES, CreditScheme, NormalisedOptions, Right, RightOptions, scheme_named
+from irg_rl.credit.scheme import SCHEMES, CreditScheme, NormalisedOptions, Right, RightOptions, carried, scheme_named
 from irg_rl.credit.statistics import normalise, normalised
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "assign",
     "broadcast",
     "by_trunk",
+    "carried",
     "combine",
     "mean_of_branches",
     "normalise",

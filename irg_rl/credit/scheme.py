@@ -84,6 +84,12 @@ class CreditScheme:
     """Segments of earlier turns get no advantage."""
 
 
+def carried(options: Section, scheme: CreditScheme) -> Section:
+    """The options of one scheme as options of another, as far as that one has them."""
+    given = {name: value for name, value in options.model_dump().items() if name in scheme.options.model_fields}
+    return scheme.options.model_validate(given)
+
+
 def scheme_named(name: str) -> CreditScheme:
     """InputError for a name that stands for nothing, or for something else."""
     found = import_named(name, SCHEMES, "rl.credit")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from irg_rl.config import Recipe, ScorerRecipe
+from irg_rl.config import ScorerRecipe
 from irg_rl.driver.run_folder import Run
 from rewards.judge_process import JudgeProcess
 

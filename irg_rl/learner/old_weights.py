@@ -1,4 +1,4 @@
-"""An old policy as weights: a copy that follows the trained ones by a schedule of its own, so it is no snapshot and must
+"""An old policy as weights: a copy that follows the trained ones by a schedule of its own. It is no snapshot, so it must
 be in the checkpoint.
 """
 

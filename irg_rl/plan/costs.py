@@ -11,6 +11,7 @@ from functools import cache, cached_property
 
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.config import LoraRecipe, Recipe, Stage, adapters_of
 from irg_rl.learner.from_recipe import engine_settings, precision
 from irg_rl.learner.lora import adapter_size, add_adapters, is_adapter
@@ -197,16 +198,7 @@ class Plan:
     @property
     def replay_forwards(self) -> dict[str, int]:
         """Forwards over each replay pack, by what they are for."""
-        rl, found = self.recipe.rl, {"trained": 1}
-        if rl.forward_process is not None:
-            found["old policy"] = 1
-        elif rl.dpo is not None:
-            found["first weights"] = 1
-        elif self.recipe.engine.dtype == "bf16":
-            found["old log-probabilities"] = 1
-        if rl.kl_text > 0 or rl.kl_image > 0:
-            found["reference"] = 1
-        return found
+        return algorithm_of(self.recipe).forwards(self.recipe.engine.dtype)
 
     @cached_property
     def stretches(self) -> list[Stretch]:
@@ -255,7 +247,7 @@ class Plan:
         recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
         components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
         has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # the reference is the base then
-        if "reference" in self.replay_forwards and not has_base:
+        if algorithm_of(recipe).needs_reference and not has_base:
             components.append(Component("reference weights", self._weights()))
         longest = self.replays[0]
         components += self._activations(longest, LEARNER, recipe.rl.context_grad)
