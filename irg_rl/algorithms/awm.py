@@ -37,8 +37,8 @@ class AWM(OldPolicyAlgorithm[AWMSettings]):
         found = super().problems(recipe)
         if own.weight != "ghuber" and own.power != usual.power:
             found.append(
-                f"rl.options.power has no effect with rl.options.weight {own.weight}: set rl.options.power={usual.power} "
-                "or rl.options.weight=ghuber"
+                f"rl.options.power has no effect with rl.options.weight {own.weight}: set rl.options.weight=ghuber or "
+                f"rl.options.power={usual.power}"
             )
         return found
 

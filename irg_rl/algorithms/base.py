@@ -221,7 +221,7 @@ class Algorithm(Generic[Options]):
             problems.append(f"{name} trains noisy denoising steps: give rl.noise, or take nft, awm or dpo")
         if self.records_steps and rl.guidance is not None:
             problems.append(
-                f"rl.guidance: guided images cannot be replayed in one forward, which {name} has to do; leave it out, or "
+                f"rl.guidance: guided images cannot be replayed in one forward, which {name} does; leave it out, or "
                 "take nft, awm or dpo, which train on the drawn images"
             )
         ignored = (*self.ignores, *(() if self.uses_credit else ("credit",)))
@@ -247,7 +247,9 @@ class Algorithm(Generic[Options]):
     def notes(self, recipe: Recipe) -> list[str]:
         """Settings that do nothing beside the others and yet are no mistake: said before RL begins."""
         noise = recipe.require_rl().noise
-        if noise is None or noise.window != "all" or noise.window_size == type(noise).model_fields["window_size"].default:
+        if noise is None or noise.window != "all":
+            return []
+        if noise.window_size == type(noise).model_fields["window_size"].default:
             return []
         return [f"rl.noise.window_size {noise.window_size} has no effect with rl.noise.window all"]
 

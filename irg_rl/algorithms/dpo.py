@@ -113,8 +113,8 @@ class DPO(Algorithm[DPOSettings]):
 
     def why_skipped(self, updates: int, max_pack_tokens: int) -> str:
         return (
-            f"no preference of the last {updates} updates fits into a pack of rl.max_pack_tokens {max_pack_tokens}: fork "
-            "the run with more, or with fewer rl.options.times_per_image"
+            f"no preference of the last {updates} updates fits into a pack of rl.max_pack_tokens {max_pack_tokens}: "
+            "fork the run with more, or with fewer rl.options.times_per_image"
         )
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
@@ -339,7 +339,9 @@ class PairLoss:
             errors["winner_gain"][pair] += ((v_ref - target) ** 2).mean() - ((v.detach() - target) ** 2).mean()
         return torch.stack(margins), errors
 
-    def _side(self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _side(
+        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], index: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Velocity, that of the reference and the target, noise - data, at every level of an image; [S, N, D] each."""
         ref, v = part.replay.images[index], scores.images[index]
         image = part.trajectories[ref.trajectory].segments[ref.segment]

@@ -146,7 +146,8 @@ class JointLoss:
         """This rank's counts; the engine sums them over ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
-            lengths = [ref.of(self._trajectories).ids.numel() for ref in replay.texts if self._advantage(ref) is not None]
+            texts = [ref for ref in replay.texts if self._advantage(ref) is not None]
+            lengths = [ref.of(self._trajectories).ids.numel() for ref in texts]
             if lengths:
                 mask = pad_sequence([torch.ones(n, dtype=torch.bool) for n in lengths], batch_first=True)
                 count = text.denominator(mask, self._shared.text_loss, self._shared.max_text_tokens)
@@ -171,7 +172,12 @@ class JointLoss:
         return self._algorithm.evaluate(output, replay, self._trajectories, self._law)
 
     def _add_texts(
-        self, loss: Loss, replay: ReplayPack, scores: Scores[Any], reference: Scores[Any] | None, totals: Mapping[str, float]
+        self,
+        loss: Loss,
+        replay: ReplayPack,
+        scores: Scores[Any],
+        reference: Scores[Any] | None,
+        totals: Mapping[str, float],
     ) -> None:
         chosen = [(i, ref, a) for i, ref in enumerate(replay.texts) if (a := self._advantage(ref)) is not None]
         if not chosen:
@@ -195,7 +201,12 @@ class JointLoss:
             self._log_ratio(loss, TEXT, ref, log_ratio[row, :length], shared.clip_text, extra)
 
     def _add_images(
-        self, loss: Loss, replay: ReplayPack, scores: Scores[Any], reference: Scores[Any] | None, totals: Mapping[str, float]
+        self,
+        loss: Loss,
+        replay: ReplayPack,
+        scores: Scores[Any],
+        reference: Scores[Any] | None,
+        totals: Mapping[str, float],
     ) -> None:
         for i, ref in enumerate(replay.images):
             advantage = self._advantage(ref)

@@ -125,9 +125,9 @@ class Recipe(Section):
                 f"rl.credit {rl.credit} asks if an image is right, which a z-score cannot say: set rewards.combine=sum"
             )
         if scheme.first_trained_turn >= self.sampling.turns:
+            needed = scheme.first_trained_turn + 1
             problems.append(
-                f"rl.credit {rl.credit} trains no turn before number {scheme.first_trained_turn + 1}: set sampling.turns "
-                f"to at least {scheme.first_trained_turn + 1}"
+                f"rl.credit {rl.credit} trains turns from number {needed} on: set sampling.turns to at least {needed}"
             )
         if rl.forks and scheme.whole_trajectories:
             others = [name for name in SCHEMES if not scheme_named(name).whole_trajectories]

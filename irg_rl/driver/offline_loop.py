@@ -57,9 +57,9 @@ class Archive:
         )
         if not places:
             raise InputError(
-                f"{folder}: none of its {len(found)} groups has anything to learn from: {total.ties} are ties (lower "
-                f"rl.options.tie), {total.too_long} are too long for a pack (raise rl.max_pack_tokens, now {limit}); or "
-                "roll out more"
+                f"{folder}: none of its {len(found)} groups has anything to learn from: {total.ties} pairs are ties "
+                f"(lower rl.options.tie), {total.too_long} are too long for a pack (raise rl.max_pack_tokens, now "
+                f"{limit}); or roll out more"
             )
         return cls(places, total)
 
@@ -114,8 +114,8 @@ def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     archive = Archive.read(Path(folder), learner_settings(recipe, str(path)), load_folder(path))
     pairs = archive.material
     console.print(
-        f"{pairs.usable} pairs of {len(archive.places)} groups in {folder}; {pairs.ties} ties, {pairs.too_long} pairs too "
-        "long for a pack"
+        f"{pairs.usable} pairs of {len(archive.places)} groups in {folder}; {pairs.ties} ties, {pairs.too_long} pairs "
+        "too long for a pack"
     )
     with LocalRay(RaySettings(num_cpus=max(recipe.engine.threads, 2)), run.folder):
         learners = Learners(run, start)

@@ -1,5 +1,5 @@
-"""An old policy as weights: a copy that follows the trained ones by a schedule of its own. It is no snapshot, so it must
-be in the checkpoint.
+"""An old policy as weights: a copy that follows the trained ones by a schedule of its own. It is no snapshot, so it
+must be in the checkpoint.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
