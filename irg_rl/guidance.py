@@ -44,12 +44,12 @@ def guide(
     renorm = Renorm(renorm)
     if text_scale <= 1:
         raise ValueError(f"text_scale {text_scale} guides nothing, images included: use a scale above 1 or no guidance")
-    if image_scale > 1 and v_without_image is None:
-        raise ValueError(f"image_scale {image_scale} needs the velocity without images")
     guided = v_without_text + text_scale * (v - v_without_text)
     if renorm is Renorm.TEXT_CHANNEL:
         guided = _shrunk(guided, v, (-1,), renorm_min)
     if image_scale > 1:
+        if v_without_image is None:
+            raise ValueError(f"image_scale {image_scale} needs the velocity without images")
         guided = v_without_image + image_scale * (guided - v_without_image)
     if renorm is Renorm.TEXT_CHANNEL:
         return guided

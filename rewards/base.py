@@ -39,6 +39,7 @@ class Scorer(Protocol):
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         """One score per image; `images[i]` was drawn for `prompts[i]`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def letterbox_batch(images: UInt8[np.ndarray, "B H W 3"], size: int) -> Float[Te
         pixels = resize(pixels, target, InterpolationMode.BICUBIC, antialias=True)
     down, right = size - pixels.shape[2], size - pixels.shape[3]
     pixels = pad(pixels, [right // 2, down // 2, right - right // 2, down - down // 2])
-    return normalize(pixels, OPENAI_MEAN, OPENAI_STD)
+    return normalize(pixels, list(OPENAI_MEAN), list(OPENAI_STD))
 
 
 class HpsScorer(ClipScorer):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load(weights_only=True) raises on anything but tensors
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -33,6 +34,7 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, SafetensorError, UnpicklingError, EOFError)
 
 Preprocess = Callable[[Image], Float[Tensor, "3 S S"]]
+Tokenizer = Callable[[list[str]], Int[Tensor, "B T"]]
 
 # The architecture trained on the spot, about 0.6 M parameters; `vocab_size` is that of its tokenizer. Three layers per
 # tower learn no faster per step and cost half as much again.
@@ -49,7 +51,7 @@ class TwoTower:
     """A model in eval mode with its tokenizer; `config` is open_clip's `model_cfg`."""
 
     model: open_clip.CLIP
-    tokenizer: open_clip.SimpleTokenizer
+    tokenizer: Tokenizer
     config: dict
     size: int  # side of the square the vision tower takes, pixels
     dtype: torch.dtype = torch.float32  # of the pixels it takes; the logit scale may have another
@@ -95,7 +97,8 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
     model.eval().requires_grad_(False)
     dtype = open_clip.get_input_dtype(precision) or torch.float32
     tokenizer = make_tokenizer(path, config) if path.is_dir() else open_clip.get_tokenizer(name)
-    return TwoTower(model, tokenizer, config, config["vision_cfg"]["image_size"], dtype)
+    # the other class of open_clip, CustomTextCLIP, has the same methods
+    return TwoTower(cast(open_clip.CLIP, model), tokenizer, config, config["vision_cfg"]["image_size"], dtype)
 
 
 def parameter_count(architecture: str) -> int | None:
@@ -115,7 +118,7 @@ def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_merges(folder / MERGES, words)
-    tokenizer = make_tokenizer(folder, TINY)
+    tokenizer = open_clip.SimpleTokenizer(str(folder / MERGES), context_length=TINY["text_cfg"]["context_length"])
     config = TINY | {"text_cfg": TINY["text_cfg"] | {"vocab_size": tokenizer.vocab_size}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -133,7 +136,7 @@ def write_merges(path: Path, words: Iterable[str]) -> None:
     path.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
 
 
-def make_tokenizer(folder: Path, config: dict) -> open_clip.SimpleTokenizer:
+def make_tokenizer(folder: Path, config: dict) -> Tokenizer:
     """The folder's own tokenizer if it has one, else the one its configuration names."""
     if (folder / MERGES).is_file():
         return open_clip.SimpleTokenizer(str(folder / MERGES), context_length=config["text_cfg"]["context_length"])
@@ -157,18 +160,19 @@ def encode_text(model: open_clip.CLIP, tokens: Int[Tensor, "B T"]) -> Float[Tens
 
     The mask is causal and the embedding is taken at the closing token (the largest id), so nothing behind it counts;
     texts are sorted by length and cut, `TEXT_CHUNK` at a time, to the longest of their chunk."""
+    tower: Any = model  # open_clip does not declare the parts of its models
     lengths = tokens.argmax(dim=-1) + 1
     order = lengths.argsort(stable=True)
     features = []
     for chunk in order.split(TEXT_CHUNK):
         length = int(lengths[chunk].max())
-        x = model.token_embedding(tokens[chunk, :length]) + model.positional_embedding[:length]
-        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-        features.append(x[torch.arange(len(chunk)), lengths[chunk] - 1] @ model.text_projection)
+        x = tower.token_embedding(tokens[chunk, :length]) + tower.positional_embedding[:length]
+        x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+        features.append(x[torch.arange(len(chunk)), lengths[chunk] - 1] @ tower.text_projection)
     return normalize(torch.cat(features)[order.argsort()], dim=-1)
 
 
 def clip_preprocess(size: int) -> Preprocess:
     """open_clip's evaluation transform: shortest side to `size` (bicubic, on bytes), centre crop, normalise."""
-    transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
+    transform = cast(Callable[[PILImage.Image], Tensor], image_transform_v2(PreprocessCfg(size=size), is_train=False))
     return lambda image: transform(PILImage.fromarray(np.ascontiguousarray(image)))

@@ -11,6 +11,7 @@ At a fork every row that branches is copied, so what the branches share has gone
 """
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,14 @@ from irg_rl.model.pack import Grid
 from irg_rl.model.unified import UnifiedModel
 from rollouts.drawing import Velocity
 from rollouts.images import Seen
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Contexts without images: what image guidance leaves out."""
+
+    cache: KVCache
+    think_end: Mark
 
 
 class Contexts:
@@ -43,9 +52,8 @@ class Contexts:
             model.prefill_text(self.cache, [system] * len(prompts))
         self._before_text = self.cache.mark()
         model.prefill_text(self.cache, prompts)
-        self._think_end: Mark | None = None
-        self._texts: KVCache | None = None
-        self._texts_think_end: Mark | None = None
+        self._think_end = self.cache.mark()
+        self._texts: _Texts | None = None
 
     def begin_text(self, turn: int) -> None:
         """A think text or a reflection is about to enter."""
@@ -61,12 +69,12 @@ class Contexts:
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:
-                self._texts = _branched(self.model, self.cache, None)
-                self._texts_think_end = self._texts.mark()
+                copied = _branched(self.model, self.cache, None)
+                self._texts = _Texts(copied, copied.mark())
         elif self._texts is not None:
             if self.history == "last":
-                self._texts.restore(self._texts_think_end, rows)
-            self.model.prefill_text(self._texts, ids, everyone(self._texts, rows))
+                self._texts.cache.restore(self._texts.think_end, rows)
+            self.model.prefill_text(self._texts.cache, ids, everyone(self._texts.cache, rows))
 
     def add_images(self, rows: Int[Tensor, "R"], seen: list[Seen]) -> None:
         if self.history == "last":
@@ -84,8 +92,8 @@ class Contexts:
         self.cache = _branched(self.model, self.cache, rows)
         self._before_text, self._think_end = self._before_text.of(rows), self._think_end.of(rows)
         if self._texts is not None:
-            self._texts = _branched(self.model, self._texts, rows)
-            self._texts_think_end = self._texts_think_end.of(rows)
+            copied = _branched(self.model, self._texts.cache, rows)
+            self._texts = _Texts(copied, self._texts.think_end.of(rows))
 
     def drawing(self, grid: Grid, rows: Int[Tensor, "R"], turn: int) -> Velocity:
         """The model's velocity, guided where the settings say so, for all steps of the images that the rows draw now.
@@ -96,12 +104,12 @@ class Contexts:
         if settings is not None:
             without_text = self.model.drawing(self.cache, count, grid, which, at=self._before_text)
         if turn and self._texts is not None:
-            without_image = self.model.drawing(self._texts, count, grid, everyone(self._texts, rows))
+            without_image = self.model.drawing(self._texts.cache, count, grid, everyone(self._texts.cache, rows))
 
         def velocity(x: Float[Tensor, "R N D"], t: float) -> Float[Tensor, "R N D"]:
             times = torch.full((len(x),), t)
             v = plain(x, times)
-            if settings is None:
+            if settings is None or without_text is None:
                 return v
             if not is_active(t, settings.interval if turn else settings.first_interval, settings.text_scale):
                 return v

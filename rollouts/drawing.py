@@ -9,6 +9,7 @@ Letters: R rows, N latent tokens, D numbers of a latent token, S recorded steps.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,7 +34,7 @@ class Record:
     t_next: list[float] = field(default_factory=list)
     logprobs: list[Tensor] = field(default_factory=list)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Any]:
         """Fields of an ImageSegment; S = 0 when no step was noisy."""
         empty = torch.zeros(0, *self.shape)
         states = {name: torch.stack(part) if part else empty for name, part in
@@ -86,6 +87,7 @@ def draw_images(
             rows = torch.tensor(noisy, device=device)
             span = (t, t_next, times[1])
             kept = [records[row] for row in noisy] if record_steps else []
+            assert noise is not None, "noisy steps come from noise settings"
             x_next[rows] = _noisy_step(x[rows], v[rows], span, eps, noise, kept)
         x = x_next
     return x, records

@@ -53,7 +53,7 @@ class Eyes:
     @torch.no_grad()
     def look(self, images: list[UInt8[Tensor, "H W 3"]], noises: list[Noise], turn: int) -> list[Seen]:
         """What the model sees of each image; the posterior sample belongs to the trajectory and the turn."""
-        seen: list[Seen | None] = [None] * len(images)
+        seen: dict[int, Seen] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault((image.shape[0], image.shape[1]), []).append(index)
@@ -67,7 +67,7 @@ class Eyes:
             for place, index in enumerate(members):
                 patches, patch_grid = vit_patches(self.resize(images[index]), self.patch_size)
                 seen[index] = Seen(tokens[place].clone(), self.vae.grid(*size), patches, patch_grid)
-        return seen
+        return [seen[index] for index in range(len(images))]
 
     def tokens(self, size: tuple[int, int]) -> int:
         """Context tokens of an image of height x width pixels: latents, patches and two boundary tokens each."""

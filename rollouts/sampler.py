@@ -162,7 +162,7 @@ class _Batch:
         noises = [self.requests[row].noise(turn) for row in order]
         looks = self.sampler.eyes.look([pixels[row] for row in order], noises, turn)
         for row, seen in zip(order, looks):
-            final, record = drawn.get(row, (None, Record(tuple(seen.latent.shape))))
+            final, record = drawn.get(row, (None, Record((seen.latent.shape[0], seen.latent.shape[1]))))
             segment = ImageSegment(
                 turn=turn, pixels=pixels[row], latent=seen.latent, grid=seen.grid, drawn=final, **record.tensors()
             )
@@ -268,7 +268,8 @@ class _Batch:
 
     def _image_tokens(self) -> int:
         """Tokens of the largest image in a context: latents, patches and four boundary tokens."""
-        sizes = {tuple(r.first_image.shape[:2]) for r in self.requests if r.first_image is not None}
+        given = [r.first_image for r in self.requests if r.first_image is not None]
+        sizes = {(image.shape[0], image.shape[1]) for image in given}
         sampler = self.sampler
         return max(sampler.eyes.tokens(size) for size in sizes | {sampler.sampling.image_size})
 

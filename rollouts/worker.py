@@ -104,7 +104,7 @@ class RolloutWorker:
         seed = group_seed(self._settings.seed, group_id)
         forks = self._settings.forks
         requests = [Request(prompt, n, seed=seed, iteration=iteration, forks=forks) for n in range(group_size)]
-        group = Group(group_id, prompt, self._sign(_apart(self._explorer.sample(requests))), held)
+        group = Group(group_id, prompt, self._sign(_apart(self._explorer.sample(requests)), held), held)
         summary = GroupSummary(
             id=group_id,
             version=held,
@@ -119,8 +119,8 @@ class RolloutWorker:
         self, requests: Sequence[Request], turns: int | None = None, version: int | None = None
     ) -> list[Trajectory]:
         """Samples without SDE noise, with the evaluation's guidance, as one batch; nothing is recorded for training."""
-        self._require(version)
-        return self._sign(self._performer.sample(requests, turns))
+        held = self._require(version)
+        return self._sign(self._performer.sample(requests, turns), held)
 
     def _require(self, version: int | None) -> int:
         if self._version is None:
@@ -131,9 +131,9 @@ class RolloutWorker:
             )
         return self._version
 
-    def _sign(self, trajectories: list[Trajectory]) -> list[Trajectory]:
+    def _sign(self, trajectories: list[Trajectory], version: int) -> list[Trajectory]:
         for trajectory in trajectories:
-            trajectory.version, trajectory.digest = self._version, self._digest
+            trajectory.version, trajectory.digest = version, self._digest
         return trajectories
 
 

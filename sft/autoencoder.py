@@ -65,7 +65,9 @@ def initialize_autoencoder(vae: Autoencoder, generator: torch.Generator) -> None
             fan_in = module.weight[0].numel()
             scale = RESIDUAL_SCALE if name.endswith("conv2") else 1.0
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * scale / fan_in**0.5)
-    vae.kl.encoder.conv_out.bias[vae.config.latent_channels :] = START_LOGVAR
+    bias = vae.kl.encoder.conv_out.bias
+    assert bias is not None
+    bias[vae.config.latent_channels :] = START_LOGVAR
 
 
 @torch.no_grad()

@@ -138,7 +138,8 @@ class RowEncoder:
             mean, logvar = self.vae.encode(filled.to(weight))
             moments = torch.stack([self.vae.scale(mean), logvar + self._log_scale])
             parts.append(self.vae.tokens(moments[:, : len(batch)]).float().cpu())
-        return tuple(torch.cat(parts, dim=1))
+        mean, logvar = torch.cat(parts, dim=1)
+        return mean, logvar
 
     def _keep(self, key: bytes, value: tuple[Tensor, Tensor, tuple[int, int]]) -> None:
         self._cache[key] = value
@@ -156,5 +157,5 @@ def _cells(resize: Resize, width: int, height: int) -> int:
 
 def _key(image: ImagePart) -> bytes:
     digest = hashlib.blake2b(repr(image.pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image.pixels))
+    digest.update(np.ascontiguousarray(image.pixels).data)
     return digest.digest()

@@ -45,7 +45,7 @@ class Ranks:
             RankError: when a rank died;
             WaitTimeoutError: naming the ranks that did not answer. In all three cases every rank is killed.
         """
-        answered = False
+        answered, whom = False, self.name
         refs = {getattr(actor, method).remote(*args): rank for rank, actor in enumerate(self._actors)}
         results: dict[int, Any] = {}
         end = time.monotonic() + timeout
@@ -57,10 +57,11 @@ class Ranks:
                     late = sorted(refs[ref] for ref in waiting)
                     raise WaitTimeoutError(f"gave up after {timeout:g} s waiting for {method} of {self.name} {late}")
                 rank = refs[ready[0]]
-                results[rank] = bounded_get(ready[0], 60.0, f"{method} of {self.name} {rank}")
+                whom = f"{self.name} {rank}"
+                results[rank] = bounded_get(ready[0], 60.0, f"{method} of {whom}")
             answered = True
         except RayError as error:
-            raise RankError(f"{self.name} {rank} died in {method} ({reason_of(error)}); resume the run") from error
+            raise RankError(f"{whom} died in {method} ({reason_of(error)}); resume the run") from error
         finally:
             if not answered:
                 self.stop()

@@ -6,6 +6,7 @@ Every wait has a deadline and says what it waits for (invariant 7); a remote exc
 Ray traceback.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -80,7 +81,7 @@ class LocalRay:
                     object_store_memory=self.settings.object_store_mb * 2**20,
                     include_dashboard=False,
                     log_to_driver=not self.settings.quiet,
-                    logging_level="ERROR" if self.settings.quiet else "INFO",
+                    logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=str(self.folder),
                 )

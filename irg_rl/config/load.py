@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from irg_rl.config.recipe import Recipe
@@ -66,7 +67,9 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{path}: extends: {extended!r} is not the name of one recipe file")
     below = path.parent / extended  # a copy made by `irg-rl cp` extends the shipped recipe
     below = below if below.exists() else recipe_path(extended)
-    return OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+    merged = OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def nearest_shipped(name: str) -> str:
@@ -100,8 +103,8 @@ def split_override(override: str) -> tuple[str, Any]:
         raise RecipeError(f"{override!r}: cannot be applied: {error}") from error
 
 
-def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
-    """Validate a plain dict; see `load_recipe` for the errors."""
+def parse_recipe(data: object, where: str = "recipe") -> Recipe:
+    """Validate what should be a mapping of settings; see `load_recipe` for the errors."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -109,7 +112,7 @@ def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
-def _explain(problem: dict) -> list[str]:
+def _explain(problem: ErrorDetails) -> list[str]:
     location = [str(part) for part in problem["loc"]]
     setting = ".".join(location)
     if problem["type"] == "extra_forbidden":

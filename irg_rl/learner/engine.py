@@ -13,7 +13,7 @@ every pack must touch every module (`PackBuilder.build(touch_all=True)`).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import deepspeed
 import torch
@@ -35,6 +35,11 @@ class Movable(Protocol):
 
 
 P = TypeVar("P", bound=Movable)
+
+
+@runtime_checkable
+class RecomputesActivations(Protocol):
+    def recompute_activations(self) -> None: ...
 
 
 class Engine(Generic[P]):
@@ -66,9 +71,12 @@ class Engine(Generic[P]):
         self.watch = Stopwatch(self.device)
         self._bad_in_a_row = 0
         if settings.activation_checkpointing:
+            if not isinstance(model, RecomputesActivations):
+                raise ValueError(f"activation_checkpointing: a {type(model).__name__} has no recompute_activations()")
             model.recompute_activations()
         optimizer = make_optimizer(model, settings.optimizer)
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_config(settings, self.place))
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_config(settings, self.place))
+        self._engine: Any = engine  # what its attributes are depends on the ZeRO stage, which types cannot say
         self._primed = False
 
     @property

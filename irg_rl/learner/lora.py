@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -103,7 +104,9 @@ class Adapter:
         weights = {_PREFIX + name: tensor for name, tensor in self.weights.items()}
         assert wanted == weights.keys(), sorted(wanted ^ weights.keys())[:5]
         tuner.load_state_dict(weights, strict=False)
-        return tuner.merge_and_unload().requires_grad_(True)
+        merged = tuner.merge_and_unload()
+        assert isinstance(merged, UnifiedModel)
+        return merged.requires_grad_(True)
 
     def save(self, model_folder: Path) -> None:
         """Writes adapter_config.json and adapter_model.safetensors, which `PeftModel.from_pretrained` reads onto the
@@ -114,7 +117,7 @@ class Adapter:
         config = _config(self.recipe)
         config.base_model_name_or_path = str(self.base.resolve())
         config.inference_mode = True
-        config.save_pretrained(folder)
+        config.save_pretrained(str(folder))
         tensors = {_PREFIX + name.replace(".default.", "."): t.contiguous() for name, t in self.weights.items()}
         save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
@@ -137,4 +140,4 @@ def _pattern(recipe: LoraRecipe) -> str:
 
 def _targets(model: nn.Module, recipe: LoraRecipe) -> Iterator[nn.Linear]:
     pattern = re.compile(_pattern(recipe))
-    return (module for name, module in model.named_modules() if pattern.fullmatch(name))
+    return (cast(nn.Linear, module) for name, module in model.named_modules() if pattern.fullmatch(name))

@@ -30,7 +30,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:
+    def step(self, closure: Callable | None = None) -> Any:
         if closure is not None:
             raise ValueError("MuonAdamW takes no closure")
         for part in self._parts:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from irg_rl.config import OldPolicyRecipe
 from irg_rl.learner.ema import EMA
-from irg_rl.learner.weights import own_partition
+from irg_rl.learner.weights import own_partition, partition_of
 
 
 class OldWeights(EMA):
@@ -62,6 +62,7 @@ def _point_elsewhere(parameters: Mapping[str, nn.Parameter], values: Mapping[str
 def _overwrite_partitions(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     before = {}
     for name, parameter in parameters.items():
-        before[name] = parameter.ds_tensor.data.clone()
-        parameter.ds_tensor.data.copy_(values[name])
+        partition = partition_of(parameter)
+        before[name] = partition.data.clone()
+        partition.data.copy_(values[name])
     return before

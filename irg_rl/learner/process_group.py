@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+# torch documents the stores under this name, but does not mark them as exported
+from torch.distributed import HashStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
 from irg_rl.errors import InputError
 
 LOOPBACK = "127.0.0.1"
@@ -36,18 +39,20 @@ class Rank:
             raise ValueError(f"device {self.device!r}: choose cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("device cuda is asked for, but this machine has no usable GPU; set device to cpu")
-        chosen = get_accelerator().device_name()
+        accelerator = get_accelerator()
+        assert accelerator is not None
+        chosen = accelerator.device_name()
         if chosen != self.device:
             raise InputError(f"device is {self.device} but DeepSpeed chose {chosen}: set DS_ACCELERATOR={self.device}")
 
 
-def host_store(world_size: int, timeout: float) -> dist.TCPStore:
+def host_store(world_size: int, timeout: float) -> TCPStore:
     """The meeting point, on rank 0. Its `port` is what the other ranks need."""
     limit = timedelta(seconds=timeout)
-    return dist.TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
+    return TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
 
 
-def join(place: Rank, store: dist.Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
+def join(place: Rank, store: Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
     """Makes this process a rank; safe to call again with the same place.
 
     One rank needs neither `store` nor `port`. Of several, rank 0 passes the store it hosts and the others its port.
@@ -65,11 +70,11 @@ def join(place: Rank, store: dist.Store | None = None, port: int | None = None, 
         return
     limit = timedelta(seconds=timeout)
     if store is None and port is not None:
-        store = dist.TCPStore(LOOPBACK, port, place.world_size, is_master=False, timeout=limit)
+        store = TCPStore(LOOPBACK, port, place.world_size, is_master=False, timeout=limit)
     if store is None:
         if place.world_size > 1:
             raise ValueError(f"rank {place.rank} of {place.world_size} needs the store or its port to find the others")
-        store = dist.HashStore()
+        store = HashStore()
     _environment(place, port or 0)
     _quieten_deepspeed()
     backend = "nccl" if place.device == "cuda" else "gloo"

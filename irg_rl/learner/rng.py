@@ -10,8 +10,10 @@ from torch import Tensor
 
 def capture() -> dict[str, Tensor]:
     """torch, CUDA when it is in use, numpy's and Python's global generators."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    words = {"python": random.getstate(), "numpy": (kind, position, has_gauss, cached)}
+    numpy = np.random.get_state(legacy=False)
+    keys, position = numpy["state"]["key"], numpy["state"]["pos"]
+    legacy = (numpy["bit_generator"], position, numpy["has_gauss"], numpy["gauss"])
+    words = {"python": random.getstate(), "numpy": legacy}
     state = {
         "torch": torch.get_rng_state(),
         "numpy": torch.from_numpy(keys.astype(np.int64)),

@@ -1,5 +1,7 @@
 """An engine's training state as the tensors of a checkpoint, and back. Collective: every rank calls it."""
 
+from typing import Any
+
 from torch import Tensor
 
 from irg_rl.learner import rng
@@ -31,7 +33,7 @@ def capture(
         for index, own in enumerate(gather_objects(rng.capture()))
         for name, tensor in own.items()
     }
-    words = {"steps": engine.steps, "skipped": engine.skipped, "world_size": world_size()}
+    words: dict[str, Any] = {"steps": engine.steps, "skipped": engine.skipped, "world_size": world_size()}
     words["frozen"] = state.frozen_digest()
     if ema is not None:
         groups[EMA_WEIGHTS] = ema.weights

@@ -6,7 +6,7 @@ Every call is collective: all ranks make it, in the same order.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from deepspeed.runtime.zero import GatheredParameters
@@ -56,7 +56,7 @@ class FullState:
             if self._stage == 0:
                 full = self._engine.optimizer.state[parameter][key]
             else:
-                full = safe_get_full_optimizer_state(parameter, key)
+                full = _found(safe_get_full_optimizer_state(parameter, key))
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
@@ -120,21 +120,21 @@ class FullState:
     def _weight(self, parameter: nn.Parameter) -> Tensor:
         if self._stage == 3:
             if parameter.requires_grad:
-                return safe_get_full_fp32_param(parameter)
+                return _found(safe_get_full_fp32_param(parameter))
             with GatheredParameters([parameter]):
                 return parameter.detach().float().clone()
         if parameter.dtype == torch.float32 or not parameter.requires_grad:
             return parameter.float()
-        return safe_get_full_fp32_param(parameter)
+        return _found(safe_get_full_fp32_param(parameter))
 
     def _set_weight(self, name: str, parameter: nn.Parameter, value: Tensor) -> None:
         value = value.to(parameter.device, torch.float32)
-        shape = parameter.ds_shape if self._stage == 3 else parameter.shape
+        shape = vars(parameter)["ds_shape"] if self._stage == 3 else parameter.shape
         if value.shape != shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)} in the checkpoint and {tuple(shape)} in the model")
         if self._stage == 3:
             part = own_partition(parameter, value)
-            parameter.ds_tensor.data.copy_(part)
+            partition_of(parameter).data.copy_(part)
             safe_set_local_fp32_param(parameter, part)
             return
         parameter.data.copy_(value)
@@ -156,15 +156,26 @@ class FullState:
             raise ValueError(f"{what} do not fit the model: missing {missing[:5]}, unknown {unknown[:5]}")
 
 
-def _is_frozen(tensor: Tensor) -> bool:
+def _is_frozen(tensor: Tensor) -> TypeGuard[nn.Parameter]:
     return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+
+
+def _found(tensor: Tensor | None) -> Tensor:
+    """What DeepSpeed holds for a trained parameter; it answers None for parameters that it does not train."""
+    assert tensor is not None
+    return tensor
+
+
+def partition_of(parameter: nn.Parameter) -> Tensor:
+    """What this rank holds of a parameter under ZeRO 3. DeepSpeed keeps it as an attribute of the parameter."""
+    return vars(parameter)["ds_tensor"]
 
 
 def own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """This rank's ZeRO-3 share of a full tensor, padded with zeros. (DeepSpeed's own setter for full tensors fails on
     sizes that the world size does not divide.)"""
-    size = parameter.ds_tensor.numel()
-    start = size * torch.distributed.get_rank(parameter.ds_process_group)
+    size = partition_of(parameter).numel()
+    start = size * torch.distributed.get_rank(vars(parameter)["ds_process_group"])
     part = torch.zeros(size, dtype=value.dtype, device=value.device)
     own = value.flatten()[start : start + size]
     part[: own.numel()] = own

@@ -73,7 +73,7 @@ def flash_kernel() -> Callable[..., Tensor] | None:
     """flash-attn's attention over sequences of different lengths; None where it is not installed, or not for this
     PyTorch."""
     try:
-        from flash_attn import flash_attn_varlen_func
+        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports] - optional
     except ImportError:
         return None
     return flash_attn_varlen_func
@@ -99,9 +99,9 @@ class Move(torch.autograd.Function):
         return x.index_select(0, forward_index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
         (backward_index,) = ctx.saved_tensors
-        return grad.index_select(0, backward_index), None, None
+        return grads[0].index_select(0, backward_index), None, None
 
 
 class PackedAttention:

@@ -32,7 +32,8 @@ class _Spread(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (grad,) = grads
         first, copies, copied = ctx.saved_tensors
         total = grad.index_select(0, first)
         return total.index_add_(0, copied, grad.index_select(0, copies)), None, None, None, None
@@ -47,9 +48,9 @@ class _Collect(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         back, padding = ctx.saved_tensors
-        return grad.index_select(0, back).index_fill_(0, padding, 0.0), None, None, None
+        return grads[0].index_select(0, back).index_fill_(0, padding, 0.0), None, None, None
 
 
 class BranchedAttention:
@@ -60,7 +61,8 @@ class BranchedAttention:
         detached = ContextGrad(context_grad) is ContextGrad.DETACHED
         padded = pack.unslot.unflatten(0, (pack.rows, -1))
         self._shapes, self._masks, self._noise = [], [], []
-        queries, keys = _Places(padded.shape), _Places(padded.shape)
+        shape = (padded.shape[0], padded.shape[1])
+        queries, keys = _Places(shape), _Places(shape)
         for batch in alike(pack.views):
             rows = np.array([view.row for view in batch])
             asking = _padded([np.asarray(view.own) for view in batch])

@@ -156,7 +156,7 @@ class _FusedAttention(TorchFunctionMode):
             q, k, v = args
             if self._repeats_heads and (shared := q.shape[1] // k.shape[1]) > 1:
                 k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
-            return _Attention.apply(q, k, v, kwargs.get("attn_mask"))
+            return _Attention.apply(q, k, v, (kwargs or {}).get("attn_mask"))
         if func is flex_attention:
             return _Attention.apply(*args)
         if func is block_mask:

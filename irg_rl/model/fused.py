@@ -29,7 +29,10 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator's types make ctx positional
+        ctx, *grads: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
         x, weight, scale = ctx.saved_tensors
         size = weight.shape[0]
         product = (grad * x).view(-1, size)
@@ -50,8 +53,11 @@ class Rotate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _turn(grad, *ctx.saved_tensors, -1), None, None
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator's types make ctx positional
+        ctx, *grads: Tensor
+    ) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, sin, -1), None, None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:

@@ -4,23 +4,34 @@ Every call builds a small pack whose roots start at the contexts' next rope posi
 that also sees the cache. `rows` names the batch rows that take part (None: all of them, in order).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from irg_rl.model.attention import Backend, flash_kernel
 from irg_rl.model.cache import CachedAttention, KVCache, Mark
+from irg_rl.model.config import ModelConfig
 from irg_rl.model.decoding import Decode, GraphDecoder
 from irg_rl.model.flash import FlashAttention
-from irg_rl.model.pack import Grid, Pack, PackBuilder
-from irg_rl.model.transformer import Attend
+from irg_rl.model.pack import Grid, Pack, PackBuilder, SpecialIds
+from irg_rl.model.transformer import Attend, Keep, LanguageModel
 
 
 class Incremental:
-    """The decoding half of `UnifiedModel`."""
+    """The decoding half of `UnifiedModel`, which has these attributes."""
+
+    config: ModelConfig
+    special: SpecialIds
+    attention: Backend
+    language_model: LanguageModel
+    llm2vae: nn.Linear
+
+    def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
+        """Final-norm streams (und, gen), all rows or `keep`; gen is None without latent tokens."""
+        raise NotImplementedError
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """Empty contexts with room for `capacity` tokens each."""
@@ -32,7 +43,7 @@ class Incremental:
         return PackBuilder(self.special, self.config.max_latent_size, self.config.vit.max_patches_per_side)
 
     @torch.no_grad()
-    def prefill_text(self, cache: KVCache, ids: list[list[int] | Tensor], rows: Tensor | None = None) -> None:
+    def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
         """Appends bos, ids, eos to every row; the texts may differ in length."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
@@ -123,7 +134,7 @@ class Incremental:
 
         return velocity
 
-    def _starts(self, cache: KVCache, rows: Tensor | None, items: list) -> list[tuple]:
+    def _starts(self, cache: KVCache, rows: Tensor | None, items: Sequence) -> list[tuple]:
         """Every row's item with the rope position it starts at."""
         positions = cache.positions if rows is None else cache.positions[rows.cpu()]
         if len(items) != len(positions):
@@ -144,7 +155,9 @@ class Incremental:
         several blocks, which SDPA alone can mask."""
         keys = cache.keys[0]
         if causal is not None and self.attention.in_caches(keys.device, keys.dtype) is Backend.FLASH:
-            return FlashAttention(flash_kernel(), cache, rows, lengths, new, pack, write, causal)
+            kernel = flash_kernel()
+            assert kernel is not None, "the backend was chosen because the kernel is there"
+            return FlashAttention(kernel, cache, rows, lengths, new, pack, write, causal)
         return CachedAttention(cache, rows, lengths, new, pack.visibility.dense(), pack, write)
 
     def _extend(self, cache: KVCache, rows: Tensor | None, builder: PackBuilder, causal: bool | None = None) -> None:

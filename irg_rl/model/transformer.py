@@ -8,6 +8,7 @@ Letters: N tokens, U und tokens, G gen tokens, h query heads, k key/value heads,
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,19 @@ class SwiGLU(nn.Module):
 class Attention(nn.Module):
     """Projections, q/k norms and rope of both experts; the softmax is joint."""
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+    q_norm: RMSNorm
+    k_norm: RMSNorm
+    q_proj_moe_gen: nn.Linear
+    k_proj_moe_gen: nn.Linear
+    v_proj_moe_gen: nn.Linear
+    o_proj_moe_gen: nn.Linear
+    q_norm_moe_gen: RMSNorm
+    k_norm_moe_gen: RMSNorm
+
     def __init__(self, config: LLMConfig) -> None:
         super().__init__()
         hidden, d = config.hidden_size, config.head_dim
@@ -80,6 +94,13 @@ class Attention(nn.Module):
 
 class Layer(nn.Module):
     """One pre-norm block with two experts."""
+
+    mlp: SwiGLU
+    input_layernorm: RMSNorm
+    post_attention_layernorm: RMSNorm
+    mlp_moe_gen: SwiGLU
+    input_layernorm_moe_gen: RMSNorm
+    post_attention_layernorm_moe_gen: RMSNorm
 
     def __init__(self, config: LLMConfig, index: int) -> None:
         super().__init__()
@@ -134,10 +155,15 @@ class Trunk(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Both streams after the final norms: all tokens, or the rows `keep` = (und indices, gen indices)."""
         rope = rope_table(positions, self.config, und.dtype)
-        for layer in self.layers[:-1]:
+        *lower, last = self.blocks()
+        for layer in lower:
             und, gen = self._run(layer, und, gen, rope, attend)
-        und, gen = self._run(self.layers[-1], und, gen, rope, attend, keep)
+        und, gen = self._run(last, und, gen, rope, attend, keep)
         return self.norm(und), None if gen is None else self.norm_moe_gen(gen)
+
+    def blocks(self) -> list[Layer]:
+        """The layers, from the first to the last."""
+        return [cast(Layer, layer) for layer in self.layers]
 
     def _run(self, layer: Layer, *inputs) -> tuple[Tensor, Tensor | None]:
         if self.recompute and torch.is_grad_enabled():

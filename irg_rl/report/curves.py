@@ -17,6 +17,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +30,7 @@ ARM_COLOURS = {"real": "#0b6e4f", "redraw": "#8d99ae", "shuffled": "#d08c2e"}
 OTHER_COLOUR = "#555555"
 ACROSS = 2  # panels in a row
 SMOOTHED_FROM = 24  # points; shorter curves are shown as they are
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # ships with matplotlib: layout does not depend on the machine
     "font.size": 9,
@@ -201,14 +202,14 @@ def smooth(y: np.ndarray) -> np.ndarray:
 
 def _decorate(axes: Axes, curve: Curve, stages: dict[str, float]) -> None:
     axes.set_xlabel(curve.x_label)
-    if curve.log_scale and all((line.get_ydata() > 0).all() for line in axes.lines):
+    if curve.log_scale and all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         plain = FuncFormatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
     if curve.share:
-        axes.set_ylim(0, max(0.05, min(1.0, 1.15 * max(line.get_ydata().max() for line in axes.lines))))
+        axes.set_ylim(0, max(0.05, min(1.0, 1.15 * max(np.max(line.get_ydata()) for line in axes.lines))))
     if len(stages) > 1:
         for name, begin in stages.items():
             axes.axvline(begin, color="#bbbbbb", linewidth=0.8, linestyle=(0, (3, 3)))

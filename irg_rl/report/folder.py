@@ -16,6 +16,7 @@ samples/*/         see samples
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import yaml
 
@@ -67,7 +68,7 @@ def read_run(folder: Path) -> RunRecord:
         raise InputError(f"{folder} is not a run folder: it has neither recipe.yaml nor {METRICS}")
     record = RunRecord(folder)
     _read_recipe(record)
-    record.environment = redact(_read_json(record, folder / "environment.json") or {})
+    record.environment = cast(dict, redact(_read_json(record, folder / "environment.json") or {}))
     record.stages = _read_json(record, folder / "stages.json") or {}
     try:
         record.metrics = read_metrics(folder / METRICS)
@@ -111,7 +112,7 @@ def _read_recipe(record: RunRecord) -> None:
         record.problems.append(f"{path} is not YAML: {error}")
         return
     if isinstance(settings, dict):
-        record.recipe = redact(settings)
+        record.recipe = cast(dict, redact(settings))
         comments = [line for line in text.splitlines() if line.startswith("#")]
         body = yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True)
         record.recipe_text = redact_text("\n".join([*comments, body]))
@@ -201,7 +202,7 @@ def _failures(record: RunRecord, name: str) -> Failures | None:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 entry = {"reason": "a line of the list itself is broken"}
-            entry = redact(entry if isinstance(entry, dict) else {"reason": str(entry)})
+            entry = cast(dict, redact(entry if isinstance(entry, dict) else {"reason": str(entry)}))
             count += 1
             reason = str(entry.get("reason", "no reason given"))
             reasons[reason] = reasons.get(reason, 0) + 1

@@ -61,10 +61,10 @@ def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit:
         return Cell(MISSING)
     n = str(measure["n"]) if "n" in measure else ""
     value = form.format(scale * measure["value"]).replace("-", MINUS) + unit
-    ends = [measure.get("low"), measure.get("high")]
-    if None in ends:
+    low, high = measure.get("low"), measure.get("high")
+    if low is None or high is None:
         return Cell(value, "", n)
-    return Cell(value, between.join(form.format(scale * end).replace("-", MINUS) for end in ends), n)
+    return Cell(value, between.join(form.format(scale * end).replace("-", MINUS) for end in (low, high)), n)
 
 
 _BY_TURN = (

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any, cast
 
 import wandb
 from wandb.errors import CommError, UsageError
@@ -46,13 +47,13 @@ class Tracker:
         self._stages: set[str] = set()
         self._run = None
         if use_wandb:
-            self._run = _start_wandb(folder, name, project, redact(config or {}), deadline_s)
+            self._run = _start_wandb(folder, name, project, cast(dict, redact(config or {})), deadline_s)
 
     def log(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
         """Numbers of one step of one stage."""
         values = self.metrics.append(stage, step, scalars)
         if self._run is not None:
-            self._axis(stage)
+            self._axis(self._run, stage)
             named = {f"{stage}/{name}": float("nan") if v is None else v for name, v in values.items()}
             self._run.log(named | {f"{stage}/step": step})
 
@@ -64,7 +65,7 @@ class Tracker:
         """Picture strips and a table of trajectories, to wandb alone; the report reads `samples/`."""
         if self._run is None or not samples:
             return
-        self._axis(stage)
+        self._axis(self._run, stage)
         shown = [sample for sample in samples if sample.images]
         pictures = same_size([sample.strip() for sample in shown])
         images = [wandb.Image(p, caption=redact_text(s.prompt)) for p, s in zip(pictures, shown, strict=True)]
@@ -86,16 +87,16 @@ class Tracker:
     ) -> None:
         self.close()
 
-    def _axis(self, stage: str) -> None:
+    def _axis(self, run: "wandb.Run", stage: str) -> None:
         if stage not in self._stages:
             self._stages.add(stage)
-            self._run.define_metric(f"{stage}/step", hidden=True)
-            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            run.define_metric(f"{stage}/step", hidden=True)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
 
 def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s: float) -> "wandb.Run":
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     settings = wandb.Settings(
         silent=True,
         console="off",  # the terminal may show what belongs in no log

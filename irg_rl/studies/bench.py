@@ -140,6 +140,11 @@ class Bench:
     def subject(self, label: str) -> Subject:
         return next(subject for subject in self.subjects if subject.label == label)
 
+    def learning_of(self, subject: Subject) -> "Lesson":
+        """How RL would learn from a subject, for the studies of learning."""
+        assert self.lesson is not None, "this bench was made without settings of the learner"
+        return self.lesson(subject)
+
     @property
     def labels(self) -> list[str]:
         return [subject.label for subject in self.subjects]

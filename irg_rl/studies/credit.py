@@ -67,7 +67,7 @@ class Credit(Study[CreditSettings]):
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
         subject = self.bench.subject(cell.at["subject"])
-        lesson, rows = self.bench.lesson(subject), []
+        lesson, rows = self.bench.learning_of(subject), []
         for number in range(self.settings.batches):
             groups = self._batch(subject, number)
             alive = False
@@ -142,7 +142,7 @@ class Credit(Study[CreditSettings]):
     def _learner(self, subject: Subject, groups: Sequence[Group]) -> Learner:
         """One for all cells of a checkpoint. The first groups must pass the ratio check (invariant 1)."""
         if self._held is None or self._held[0] != subject.label:
-            learner = Learner(self.bench.lesson(subject).learner)
+            learner = Learner(self.bench.learning_of(subject).learner)
             learner.setup()
             learner.check_ratio(*groups)
             self._held = subject.label, learner
@@ -152,19 +152,20 @@ class Credit(Study[CreditSettings]):
         """Scored groups, sampled when they are first asked for."""
         own = self.settings
         made = Cell({"subject": subject.label}, 0, self._drawn(subject))
+        assert self.bench.scratch is not None, "this bench was made without a folder for groups"
         folder = self.bench.scratch / "groups" / made.digest(self.name) / f"batch-{number:04d}"
         if not folder.is_dir():
             save_groups(folder, [self._group(subject, number * own.groups + k) for k in range(own.groups)])
         return load_groups(folder)
 
     def _group(self, subject: Subject, number: int) -> Group:
-        prompt, recipe = self.bench.prompts[number], subject.recipe
+        prompt, recipe, rl = self.bench.prompts[number], subject.recipe, self._rl(subject)
         parts = subject.take()
         sampler = Sampler(
-            parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.rl_sampling, noise=recipe.rl.noise
+            parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.rl_sampling, noise=rl.noise
         )
         seed = hashed(self.settings.seed, "credit", number) % 2**63
-        drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(recipe.rl.group_size)])
+        drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(rl.group_size)])
         for trajectory, verdicts in zip(drawn, self.bench.verdicts(drawn)):
             scores = [verdict.score for verdict in verdicts]
             trajectory.rewards = {JUDGE: [None if score is None else float(score) for score in scores]}
@@ -206,11 +207,11 @@ class Gradients:
     def sketches(self, term: str, part: str | None = None) -> np.ndarray:
         """Of a term, or of both together (`joint`), on one part or on all: sketches add up, for parts have names of
         their own."""
-        return sum(small for key, (small, _) in self.tables.items() if _chosen(key, term, part))
+        return np.sum([small for key, (small, _) in self.tables.items() if _chosen(key, term, part)], axis=0)
 
     def gram(self, term: str, part: str | None = None) -> np.ndarray:
         """With exact squared norms, but for what the two terms of `joint` have in common, which is sketched."""
-        squares = sum(square for key, (_, square) in self.tables.items() if _chosen(key, term, part))
+        squares = np.sum([square for key, (_, square) in self.tables.items() if _chosen(key, term, part)], axis=0)
         if term == "joint":
             for one in {key[1] for key in self.tables if _chosen(key, term, part)}:
                 squares = squares + 2 * np.prod([self.tables[name, one][0] for name in TERMS], axis=0).sum(1)

@@ -78,6 +78,7 @@ class Forks(Study[S], Generic[S]):
         ]  # fmt: skip
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        assert self.train is not None, "this study was made without a way to train"
         made = self.train(f"{self.name}-{cell_name(self, cell)}", self.plans()[cell.at["arm"], cell.at["seed"]])
         tick(1)
         before = [] if made.before is None else _rows("before", made.before)

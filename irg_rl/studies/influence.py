@@ -158,12 +158,12 @@ class Influence(Study[InfluenceSettings]):
         bench, own = self.bench, self.settings
         prompts = list(bench.prompts[: own.probe_prompts])
         texts_seed, seed = (hashed(bench.seed, f"probe {use}", turn) % 2**63 for use in ("texts", "draws"))
-        base: list[Trajectory | None] = [None] * len(prompts)
+        base: Sequence[Trajectory | None] = [None] * len(prompts)
         if turn:
             asked = [Request(p, 0, bench.seed) for p in prompts]
             # a picture that the model would have kept is drawn on by nobody
-            base = [t for t in subject.sample(subject.sampler(), asked, turn, tick) if t.turns == turn]
-            prompts = [t.prompt for t in base]
+            drawn = [t for t in subject.sample(subject.sampler(), asked, turn, tick) if t.turns == turn]
+            base, prompts = drawn, [t.prompt for t in drawn]
         given = [parts_of(trajectory, turn) for trajectory in base]
         writer = subject.sampler(temperature=subject.recipe.sampling.temperature, points=2, is_noisy=False)
         asked = [Request(p, r, texts_seed, **parts) for p, parts in zip(prompts, given) for r in range(own.reflections)]

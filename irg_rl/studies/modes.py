@@ -50,14 +50,12 @@ def mode_of(folder: str) -> str | None:
 
 def modes_of(recipe: Recipe) -> list[str]:
     """The learning modes that the two stages draw from, in order of appearance."""
-    if recipe.sft is None:
-        raise InputError(f"{recipe.name}: its recipe has no `sft`, so there are no modes to leave out")
     found = [mode_of(source.folder) for stage in _stages(recipe).values() for source in stage.sources]
     return list(dict.fromkeys(mode for mode in found if mode is not None))
 
 
 def _stages(recipe: Recipe) -> dict[str, Stage]:
-    return {name: stage for name, stage in recipe.sft.stages.items() if name != "base"}
+    return {name: stage for name, stage in recipe.require_sft().stages.items() if name != "base"}
 
 
 def _without(recipe: Recipe, left_out: set[str]) -> dict[str, object]:

@@ -199,7 +199,7 @@ def heat_plate(
                 if not np.isfinite(measure.value):
                     continue
                 ends = "" if not np.isfinite(measure.low) else f"\n[{measure.low:.3g}, {measure.high:.3g}]"
-                dark = np.dot(image.to_rgba(measure.value)[:3], LUMINANCE) < 0.4
+                dark = np.dot(image.to_rgba(np.array([measure.value]))[0, :3], LUMINANCE) < 0.4
                 place.text(x.index(row), y.index(column), f"{measure.value:.3g}{ends}\nn={measure.n}", ha="center",
                            va="center", fontsize=7, color="white" if dark else "black")  # fmt: skip
             place.grid(False)

@@ -89,7 +89,7 @@ class Recovery(Study[RecoverySettings]):
             "right picture is given, so what falls is damage. Prompts that cannot have these defects are left out."
         )
         heat = "Share right after the last turn, of pictures with this many defects of this kind, 95 % interval."
-        titled = {_title(*key, lines): lines for key, lines in panels.items()}
+        titled = {_title(subject, number, lines): lines for (subject, number), lines in panels.items()}
         plates = [
             lines_plate("recovery", "Recovery turn by turn", caption, stamp, titled, x_label="turn",
                         y_label="share right", whole_x=True),

@@ -123,12 +123,13 @@ def parse_settings(kind: type[StudySettings], given: Mapping[str, Any], study: s
     """RecipeError names every setting that is unknown or has a bad value."""
     known = sorted(kind.model_fields)
     lines = [f"study.{name}: unknown setting of {study}{nearest(name, known)}" for name in given if name not in known]
+    settings = None
     try:
         settings = kind.model_validate({name: value for name, value in given.items() if name in known})
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(map(str, problem["loc"]))
             lines.append(f"study.{place}: {problem['msg']} (given: {problem['input']!r:.80})")
-    if lines:
+    if lines or settings is None:
         raise RecipeError("\n".join(lines))
     return settings

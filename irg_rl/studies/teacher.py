@@ -202,5 +202,6 @@ _EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
 def _invented(case: Case, cell: str, rng: random.Random) -> Edit:
     """One more of something that is there, where nothing was wanted."""
     first = case.edits[0]
+    assert first.defect is not None  # every edit of the teacher's says what it mends
     thing = as_thing(rng.choice(case.reading.objects)) if case.reading.objects else first.thing
     return Edit(EditKind.ADD, thing, cell, None, replace(first.defect, thing=thing))
