@@ -67,7 +67,7 @@ class RowEncoder:
         self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # a text is counted, then encoded, every epoch
         self._log_scale = 2 * math.log(vae.config.scaling_factor)
         self._cache: OrderedDict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = OrderedDict()
-        self._held = 0
+        self._cached_bytes = 0
 
     def encode(self, rows: list[tuple[Part, ...]]) -> list[EncodedRow]:
         images = [part for row in rows for part in row if isinstance(part, ImagePart)]
@@ -143,10 +143,10 @@ class RowEncoder:
 
     def _keep(self, key: bytes, value: tuple[Tensor, Tensor, tuple[int, int]]) -> None:
         self._cache[key] = value
-        self._held += 2 * value[0].numel() * value[0].element_size()
-        while self._held > self.cache_bytes:
+        self._cached_bytes += 2 * value[0].numel() * value[0].element_size()
+        while self._cached_bytes > self.cache_bytes:
             _, (mean, _, _) = self._cache.popitem(last=False)
-            self._held -= 2 * mean.numel() * mean.element_size()
+            self._cached_bytes -= 2 * mean.numel() * mean.element_size()
 
 
 def _cells(resize: Resize, width: int, height: int) -> int:

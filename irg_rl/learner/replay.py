@@ -63,13 +63,13 @@ class ReplayPack:
     images: list[StepsRef]
 
 
-Path = list[dict[int, int]]
+ContextTokens = list[dict[int, int]]
 """Per segment of a trajectory the context in which it ends: tokens of each part, by the identity of its segment. (An
 image enters the context only with the segment after it.)"""
 
 
 @dataclass
-class _Share:
+class _RowContents:
     """What one row carries of a tree."""
 
     tokens: int = 0
@@ -78,11 +78,11 @@ class _Share:
     texts: set[tuple[int, int]] = field(default_factory=set)  # trajectory and segment whose text is trained
     steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # trajectory and segment -> steps
 
-    def growth(self, path: Path, place: int) -> int:
+    def growth(self, path: ContextTokens, place: int) -> int:
         """Context tokens that the row needs in addition to reach that segment."""
         return sum(tokens for part, tokens in path[place].items() if part not in self.context)
 
-    def reach(self, trajectory: int, path: Path, place: int) -> None:
+    def reach(self, trajectory: int, path: ContextTokens, place: int) -> None:
         self.tokens += self.growth(path, place)
         self.context |= path[place]
         self.ends[trajectory] = max(self.ends.get(trajectory, -1), place)
@@ -120,7 +120,7 @@ class Replay:
         Raises ValueError when a context alone is longer, naming the setting and the size it needs.
         """
         known: set[int] = set()
-        shares: list[_Share] = []
+        shares: list[_RowContents] = []
         first = 0
         for siblings in trees(trajectories):
             for whole in self._whole_rows(dict(enumerate(siblings, first))):
@@ -140,9 +140,9 @@ class Replay:
             found.append(sum(context.values()) + sum(noise.values()))
         return found
 
-    def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_Share]:
+    def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_RowContents]:
         """Rows that hold the contexts of all siblings, by their numbers: as many in a row as fit with their noise."""
-        rows: list[_Share] = []
+        rows: list[_RowContents] = []
         planned: set[int] = set()
         noise = 0
         for number, trajectory in siblings.items():
@@ -151,14 +151,14 @@ class Replay:
             fresh = [image for image in trajectory.images if id(image) not in planned]
             own = sum(len(image.x) * _noise_tokens(image) for image in fresh)
             if not rows or rows[-1].tokens + rows[-1].growth(path, last) + noise + own > self._max_tokens:
-                rows.append(_Share())
+                rows.append(_RowContents())
                 noise = 0
             noise += own
             planned |= set(map(id, fresh))
             rows[-1].reach(number, path, last)
         return rows
 
-    def _split(self, whole: _Share, trajectories: Sequence[Trajectory], known: set[int]) -> list[_Share]:
+    def _split(self, whole: _RowContents, trajectories: Sequence[Trajectory], known: set[int]) -> list[_RowContents]:
         """The row with what it trains, and further ones where that is too much. `known`: segments trained already, by
         identity."""
         rows = [whole]
@@ -177,17 +177,17 @@ class Replay:
                 for step in range(segment.x.shape[0]):
                     if rows[-1].tokens + rows[-1].growth(path, place) + size > self._max_tokens:
                         self._require(sum(path[place].values()) + size, trajectory)
-                        rows.append(_Share())
+                        rows.append(_RowContents())
                     rows[-1].reach(number, path, place)
                     rows[-1].tokens += size
                     rows[-1].steps.setdefault((number, place), []).append(step)
         return rows
 
-    def _path(self, trajectory: Trajectory) -> Path:
+    def _path(self, trajectory: Trajectory) -> ContextTokens:
         begin = len(self._encode(trajectory.prompt.text)) + BOUNDARY_TOKENS
         begin += 0 if self._system is None else len(self._system) + BOUNDARY_TOKENS
         context = {0: begin}
-        found: Path = []
+        found: ContextTokens = []
         seen: dict[int, int] = {}
         for segment in trajectory.segments:
             context, seen = context | seen, {}
@@ -211,9 +211,9 @@ class Replay:
                 f"max_pack_tokens is {self._max_tokens}: raise it, or lower turns, image size or text length"
             )
 
-    def _bins(self, shares: list[_Share]) -> list[list[_Share]]:
+    def _bins(self, shares: list[_RowContents]) -> list[list[_RowContents]]:
         """Longest first; a pack is padded to its first row."""
-        bins: list[list[_Share]] = []
+        bins: list[list[_RowContents]] = []
         for share in sorted(shares, key=lambda s: -s.tokens):
             if bins and (len(bins[-1]) + 1) * bins[-1][0].tokens <= self._max_tokens:
                 bins[-1].append(share)
@@ -221,7 +221,7 @@ class Replay:
                 bins.append([share])
         return bins
 
-    def _build(self, trajectories: Sequence[Trajectory], shares: list[_Share]) -> ReplayPack:
+    def _build(self, trajectories: Sequence[Trajectory], shares: list[_RowContents]) -> ReplayPack:
         builder = PackBuilder(self._special, self._config.max_latent_size, self._config.vit.max_patches_per_side)
         texts: list[TextRef] = []
         images: list[StepsRef] = []
@@ -234,7 +234,7 @@ class Replay:
         self,
         builder: PackBuilder,
         trajectories: Sequence[Trajectory],
-        share: _Share,
+        share: _RowContents,
         texts: list[TextRef],
         images: list[StepsRef],
     ) -> None:
@@ -275,7 +275,7 @@ class Replay:
         builder: PackBuilder,
         segment: TextSegment,
         parent: int,
-        share: _Share,
+        share: _RowContents,
         place: tuple[int, int],
         texts: list[TextRef],
     ) -> int:
@@ -315,7 +315,7 @@ def _noise_tokens(image: ImageSegment) -> int:
     return image.grid[0] * image.grid[1] + BOUNDARY_TOKENS
 
 
-def _forks(trajectories: Sequence[Trajectory], share: _Share) -> set[int]:
+def _forks(trajectories: Sequence[Trajectory], share: _RowContents) -> set[int]:
     """Segments, by identity, that more than one other continues in the row."""
     after: dict[int, set[int]] = {}
     for number, last in share.ends.items():

@@ -1,8 +1,8 @@
 """The language model: Qwen2 layers in which every weight exists twice, once per expert (mixture of transformers).
 
-Hidden states travel as two streams, (und, gen), so each expert's matrices see exactly their tokens and nothing is
-padded. Attention alone joins them: `attend(layer, q, k, v)` gets all tokens, und first, and decides who sees whom (see
-attention.py), so training packs and the incremental cache run the very same layers.
+Hidden states are two streams, (und, gen). So the matrices of each expert see exactly their tokens, without padding.
+Only attention joins the streams: `attend(layer, q, k, v)` gets all tokens, und first, and decides which tokens see each
+other (attention.py). So training packs and cached decoding run the same layers.
 
 Letters: N tokens, U und tokens, G gen tokens, h query heads, k key/value heads, d numbers per head, H hidden size.
 """
@@ -114,7 +114,7 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The streams after the layer, or only their rows `keep`: in the last layer no one reads the others."""
+        """The streams after the layer, or only their rows `keep`: nobody reads the other rows of the last layer."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
@@ -143,7 +143,7 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.recompute = False
-        """Keep only what enters a layer and run the layer again in the backward (activation checkpointing)."""
+        """Activation checkpointing: store only the input of a layer and run the layer again in the backward."""
 
     def forward(
         self,

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irg_rl.report import curves, strips, tables
 from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
-from irg_rl.report.samples import Sample
+from irg_rl.report.samples import SampledTrajectory
 
 REPORT = "report.html"
 SHOWN_SAMPLES = 12
@@ -50,7 +50,7 @@ class SampledPrompt:
     id: str
     text: str
     task: str
-    by_group: dict[str, Sample]
+    by_group: dict[str, SampledTrajectory]
 
 
 def build_report(folder: Path) -> Path:
@@ -190,7 +190,7 @@ def verdict_word(correct: bool | None) -> str:
     return "unjudged" if correct is None else "right" if correct else "wrong"
 
 
-def sample_outcome(sample: Sample) -> str:
+def sample_outcome(sample: SampledTrajectory) -> str:
     """How a trajectory went, in a few words, from its verdicts."""
     verdicts = [turn.correct for turn in sample.turns if turn.image is not None]
     if not verdicts or verdicts[0] is None or verdicts[-1] is None:

@@ -23,7 +23,7 @@ import yaml
 from irg_rl.errors import InputError
 from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.redact import redact, redact_text
-from irg_rl.report.samples import INDEX, Sample, load_samples
+from irg_rl.report.samples import INDEX, SampledTrajectory, load_samples
 from irg_rl.report.tracking import METRICS
 
 LISTED_FAILURES = 50
@@ -53,7 +53,7 @@ class RunRecord:
     ratio_check: dict | None = None
     parities: list[dict] = field(default_factory=list)
     scorers: dict | None = None
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[SampledTrajectory]] = field(default_factory=dict)
     rejected: Failures | None = None
     dropped: Failures | None = None
     problems: list[str] = field(default_factory=list)

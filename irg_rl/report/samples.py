@@ -18,9 +18,14 @@ from irg_rl.trajectory import Trajectory
 INDEX = "samples.json"
 
 
-class Verdict(Protocol):
-    correct: bool
-    score: float
+class ImageVerdict(Protocol):
+    """What a report reads of a verdict on one image."""
+
+    @property
+    def correct(self) -> bool: ...
+
+    @property
+    def score(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class SampledTurn:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampledTrajectory:
     """One trajectory as a reader sees it."""
 
     prompt_id: str
@@ -53,7 +58,7 @@ class Sample:
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 
-def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict] | None = None) -> Sample:
+def from_trajectory(trajectory: Trajectory, verdicts: Sequence[ImageVerdict] | None = None) -> SampledTrajectory:
     """`verdicts` holds one per image; without it the images are shown unjudged."""
     said = {text.turn: text.text for text in trajectory.texts}
     drawn = {image.turn: image.pixels.cpu().numpy() for image in trajectory.images}
@@ -72,10 +77,10 @@ def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict] | None =
             )
         )
     task = str(trajectory.prompt.metadata.get("tag", ""))
-    return Sample(trajectory.prompt.id, trajectory.prompt.text, task, turns, trajectory.stopped)
+    return SampledTrajectory(trajectory.prompt.id, trajectory.prompt.text, task, turns, trajectory.stopped)
 
 
-def save_samples(folder: Path, samples: Sequence[Sample]) -> None:
+def save_samples(folder: Path, samples: Sequence[SampledTrajectory]) -> None:
     """Write the folder whole, in place of an earlier one."""
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -93,7 +98,7 @@ def save_samples(folder: Path, samples: Sequence[Sample]) -> None:
     aside.rename(folder)
 
 
-def load_samples(folder: Path) -> list[Sample]:
+def load_samples(folder: Path) -> list[SampledTrajectory]:
     """Read what `save_samples` wrote. Raises InputError naming the file that is broken."""
     try:
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -106,7 +111,7 @@ def _image_name(number: int, turn: int) -> str:
     return f"{number:03d}-turn{turn}.png"
 
 
-def _entry(sample: Sample, number: int) -> dict:
+def _entry(sample: SampledTrajectory, number: int) -> dict:
     turns = [
         {
             "text": turn.text,
@@ -121,7 +126,7 @@ def _entry(sample: Sample, number: int) -> dict:
     return about | {"turns": turns}
 
 
-def _sample(folder: Path, entry: dict) -> Sample:
+def _sample(folder: Path, entry: dict) -> SampledTrajectory:
     turns = [
         SampledTurn(
             text=str(turn["text"]),
@@ -132,7 +137,7 @@ def _sample(folder: Path, entry: dict) -> Sample:
         )
         for turn in entry["turns"]
     ]
-    return Sample(entry["prompt_id"], entry["prompt"], entry["task"], turns, bool(entry["stopped"]))
+    return SampledTrajectory(entry["prompt_id"], entry["prompt"], entry["task"], turns, bool(entry["stopped"]))
 
 
 def _read_image(folder: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:

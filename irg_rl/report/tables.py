@@ -11,7 +11,7 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A figure, its interval in small print, and how many cases it rests on."""
 
     text: str
@@ -25,7 +25,7 @@ class TableRow:
 
     group: str
     label: str
-    cells: list[Cell]
+    cells: list[TableCell]
     strong: bool = False
     explanation: str = ""
     span: int = 1
@@ -41,30 +41,30 @@ class Tile:
     good: bool | None = None
 
 
-def share(measure: dict | None) -> Cell:
+def share(measure: dict | None) -> TableCell:
     """A share in [0, 1] as percent."""
     return _cell(measure, "{:.1f}", "–", scale=100, unit=f"{NARROW_SPACE}%")
 
 
-def points(measure: dict | None) -> Cell:
+def points(measure: dict | None) -> TableCell:
     """A difference of shares in percentage points, with its sign."""
     return _cell(measure, "{:+.1f}", " to ", scale=100)
 
 
-def number(measure: dict | None) -> Cell:
+def number(measure: dict | None) -> TableCell:
     """A mean on its own scale."""
     return _cell(measure, "{:.3f}", " to ")
 
 
-def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit: str = "") -> Cell:
+def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit: str = "") -> TableCell:
     if measure is None or measure.get("value") is None:
-        return Cell(MISSING)
+        return TableCell(MISSING)
     n = str(measure["n"]) if "n" in measure else ""
     value = form.format(scale * measure["value"]).replace("-", MINUS) + unit
     low, high = measure.get("low"), measure.get("high")
     if low is None or high is None:
-        return Cell(value, "", n)
-    return Cell(value, between.join(form.format(scale * end).replace("-", MINUS) for end in (low, high)), n)
+        return TableCell(value, "", n)
+    return TableCell(value, between.join(form.format(scale * end).replace("-", MINUS) for end in (low, high)), n)
 
 
 _BY_TURN = (
@@ -115,30 +115,30 @@ def _headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _TableLine:
     """One row in the making: the measures of each evaluation, by turn."""
 
     group: str
     explanation: str
     label: str
-    show: Callable[[dict | None], Cell]
+    show: Callable[[dict | None], TableCell]
     measures: list[list[dict | None]]
 
 
-def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_Line]:
+def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
     arms = sorted(dict.fromkeys(arm for e in evaluations for arm in e["arms"]), key=lambda arm: arm != REAL)
     for key, group, explanation, show in _BY_TURN:
         for arm in arms:
             found = [e["arms"][arm][key] if arm in e["arms"] else [] for e in evaluations]
-            yield _Line(group, explanation, arm, show, found)
+            yield _TableLine(group, explanation, arm, show, found)
         for control in arms[1:]:
             found = [e["differences"].get(control, {}).get(key, []) for e in evaluations]
-            yield _Line(group, explanation, f"{REAL} − {control}", points, found)
+            yield _TableLine(group, explanation, f"{REAL} − {control}", points, found)
     for key, group, explanation in _REAL_ONLY:
-        yield _Line(group, explanation, REAL, share, [e["arms"][REAL][key] for e in evaluations])
+        yield _TableLine(group, explanation, REAL, share, [e["arms"][REAL][key] for e in evaluations])
     for name in sorted({name for e in evaluations for name in e["arms"][REAL]["rewards"]}):
         found = [e["arms"][REAL]["rewards"].get(name, []) for e in evaluations]
-        yield _Line(f"scorer {name}", "mean over images it could score", REAL, number, found)
+        yield _TableLine(f"scorer {name}", "mean over images it could score", REAL, number, found)
 
 
 def preference(evaluation: dict) -> str:
@@ -176,9 +176,9 @@ def by_task(evaluations: Sequence[dict]) -> Table:
     return Table(groups, rows)
 
 
-def _task_cells(task: dict | None) -> list[Cell]:
+def _task_cells(task: dict | None) -> list[TableCell]:
     if task is None:
-        return [Cell(MISSING)] * 4
+        return [TableCell(MISSING)] * 4
     return [share(m) for m in (task["accuracy"][0], task["accuracy"][-1], task["repair"], task["damage"])]
 
 
@@ -187,7 +187,7 @@ class GateRow:
     """A requirement of the gate as a reader sees it."""
 
     name: str
-    cell: Cell
+    cell: TableCell
     asked: str
     passed: bool
 
@@ -220,7 +220,7 @@ def against_baselines(comparison: dict) -> list[TableRow]:
             points(entry["gained"]),
             number(entry["repair_ratio"]),
             share(entry["rl_damage"]),
-            Cell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
+            TableCell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
         ]
         rows.append(
             TableRow(entry["baseline"], "pooled over seeds" if pooled else f"seed {entry['seed']}", cells, pooled)

@@ -18,7 +18,7 @@ from wandb.errors import CommError, UsageError
 
 from irg_rl.report.metrics_log import MetricsLog
 from irg_rl.report.redact import redact, redact_text
-from irg_rl.report.samples import Sample
+from irg_rl.report.samples import SampledTrajectory
 from irg_rl.report.strips import same_size
 
 METRICS = "metrics.jsonl"
@@ -61,7 +61,7 @@ class Tracker:
         """Before a stage goes on from `step`: forget the later lines. wandb keeps its own and draws over them."""
         self.metrics.rewind(stage, step)
 
-    def log_samples(self, stage: str, step: int, samples: Sequence[Sample]) -> None:
+    def log_samples(self, stage: str, step: int, samples: Sequence[SampledTrajectory]) -> None:
         """Picture strips and a table of trajectories, to wandb alone; the report reads `samples/`."""
         if self._run is None or not samples:
             return
@@ -135,7 +135,7 @@ def _run_id(folder: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def _table(samples: Sequence[Sample]) -> "wandb.Table":
+def _table(samples: Sequence[SampledTrajectory]) -> "wandb.Table":
     """One row per turn."""
     scorers = sorted({name for sample in samples for turn in sample.turns for name in turn.rewards})
     table = wandb.Table(columns=["prompt_id", "prompt", "turn", "text", "image", "correct", "score", *scorers])

@@ -37,7 +37,7 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class Case:
+class TeacherCase:
     """A wrong first image, what the teacher reads in it and would change, and how many defects it has."""
 
     trajectory: Trajectory
@@ -58,7 +58,7 @@ class Teacher(Study[TeacherSettings]):
 
     def __init__(self, bench: Bench, settings: TeacherSettings) -> None:
         super().__init__(bench, settings)
-        self._held: tuple[str, list[Case]] | None = None
+        self._cases: tuple[str, list[TeacherCase]] | None = None
 
     def cells(self) -> list[Cell]:
         own = self.settings
@@ -98,12 +98,12 @@ class Teacher(Study[TeacherSettings]):
             for case, t, (*_, v) in zip(cases, drawn, bench.verdicts(drawn))
         ]  # fmt: skip
 
-    def _cases_of(self, subject: Subject, tick: Tick) -> list[Case]:
+    def _cases_of(self, subject: Subject, tick: Tick) -> list[TeacherCase]:
         """Drawn once for all cells of a checkpoint."""
-        if self._held is None or self._held[0] != subject.label:
+        if self._cases is None or self._cases[0] != subject.label:
             asked = [Request(p, 0, self.bench.seed) for p in self.bench.prompts]
-            self._held = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
-        return self._held[1]
+            self._cases = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
+        return self._cases[1]
 
     def findings(self, frame: Frame) -> Findings:
         own, panels, rows = self.settings, {}, []
@@ -133,7 +133,7 @@ class Teacher(Study[TeacherSettings]):
         return Findings(told, [plate], [TextTable("By kind and amount", headings, rows)])
 
 
-def wrong_first_images(drawn: Sequence[Trajectory]) -> list[Case]:
+def wrong_first_images(drawn: Sequence[Trajectory]) -> list[TeacherCase]:
     """Those in which the teacher finds something to change."""
     cases = []
     for trajectory in drawn:
@@ -142,7 +142,7 @@ def wrong_first_images(drawn: Sequence[Trajectory]) -> list[Case]:
         edits = plan_edits(reading, trajectory.prompt.metadata, rng, NAMED)
         if edits:
             number = len(judge(reading, trajectory.prompt.metadata).defects)
-            cases.append(Case(trajectory, reading, edits, number))
+            cases.append(TeacherCase(trajectory, reading, edits, number))
     return cases
 
 
@@ -155,7 +155,7 @@ def reachable(rows: Frame) -> Measure:
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
-def degraded(case: Case, cases: Sequence[Case], kind: str, amount: float, seed: int) -> str:
+def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
     """The teacher's reflection, every edit degraded with probability `amount` (`extra` and `sight`: the whole text). An
     edit that is hit at some amount is hit at every larger one."""
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
@@ -199,7 +199,7 @@ _EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
 }  # fmt: skip
 
 
-def _invented(case: Case, cell: str, rng: random.Random) -> Edit:
+def _invented(case: TeacherCase, cell: str, rng: random.Random) -> Edit:
     """One more of something that is there, where nothing was wanted."""
     first = case.edits[0]
     assert first.defect is not None  # every edit of the teacher's says what it mends
