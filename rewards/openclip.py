@@ -1,8 +1,8 @@
-"""Loading, saving and using a two-tower model through open_clip: the part CLIP and HPS share.
+"""Loads, saves and uses a two-tower model with open_clip: the common part of CLIP and HPS.
 
-A model is either a folder (`open_clip_config.json` + `open_clip_model.safetensors`, open_clip's own local-dir layout,
-what the trainers here write) or a checkpoint file plus the name of one of open_clip's built-in architectures.
-Checkpoints are read with safetensors, or `torch.load(weights_only=True)`: nothing is unpickled.
+A model is either a folder (`open_clip_config.json` + `open_clip_model.safetensors`, the local-dir layout of open_clip,
+which the trainers here write), or a checkpoint file together with the name of a built-in architecture of open_clip.
+Checkpoints are read with safetensors or `torch.load(weights_only=True)`: nothing is unpickled.
 
 Shape letters: B images (or texts), D embedding width.
 """
@@ -60,8 +60,8 @@ class TwoTower:
     def cosine(self, images: Float[Tensor, "B 3 S S"], texts: list[str]) -> Float[Tensor, "B"]:
         """Cosine of the L2-normalised embeddings of image i and text i, in [-1, 1], without the logit scale.
 
-        The product is fp32 whatever the towers run in: near .3 a bf16 step is 2e-3, of the order of the spread
-        within a group."""
+        The product is computed in fp32: near .3 a bf16 step is 2e-3, which is about the spread within a group.
+        """
         device = self.model.logit_scale.device
         image = self.model.encode_image(images.to(device, self.dtype)).float()
         text = self.model.encode_text(self.tokenizer(texts).to(device)).float()
@@ -102,7 +102,8 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
 
 
 def parameter_count(architecture: str) -> int | None:
-    """Of one of open_clip's built-in architectures, without making its tensors; None where it knows no such CLIP."""
+    """Number of parameters of a built-in architecture, without creating its tensors. None if open_clip has no such
+    CLIP."""
     config = open_clip.get_model_config(architecture)
     if config is None or set(config) - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}:
         return None
@@ -112,9 +113,10 @@ def parameter_count(architecture: str) -> int | None:
 
 
 def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:
-    """A freshly initialised tiny model whose tokenizer, kept in `folder`, knows `words` and spells out all others.
+    """A new tiny model. Its tokenizer, stored in `folder`, knows `words` and spells out all others.
 
-    Equal seeds and words give equal weights. A model of 49,408 tokens would spend half its time on rows never used."""
+    Equal seeds and words give equal weights. A vocabulary of 49,408 tokens would spend half the time on unused rows.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_merges(folder / MERGES, words)
@@ -127,7 +129,7 @@ def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower
 
 
 def write_merges(path: Path, words: Iterable[str]) -> None:
-    """CLIP's own merges, cut to those that can take part in one of `words`: they are segmented as by CLIP."""
+    """Write the merges of CLIP that can take part in one of `words`. These words are then segmented as by CLIP."""
     spelled = [word.lower() + "</w>" for word in words]
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
         header, *lines = file.read().split("\n")
@@ -137,15 +139,15 @@ def write_merges(path: Path, words: Iterable[str]) -> None:
 
 
 def make_tokenizer(folder: Path, config: dict) -> Tokenizer:
-    """The folder's own tokenizer if it has one, else the one its configuration names."""
+    """The tokenizer in the folder if there is one, else the one that its configuration names."""
     if (folder / MERGES).is_file():
         return open_clip.SimpleTokenizer(str(folder / MERGES), context_length=config["text_cfg"]["context_length"])
     return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) -> None:
-    """Write weights and configuration into a folder that already holds the tokenizer. The configuration comes last:
-    a folder with one is complete."""
+    """Write weights and configuration into a folder that already has the tokenizer. The configuration is written last:
+    a folder with a configuration is complete."""
     folder = Path(folder)
     (folder / CONFIG).unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in tower.model.state_dict().items()}, folder / WEIGHTS)
@@ -156,10 +158,11 @@ def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) ->
 
 
 def encode_text(model: open_clip.CLIP, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
-    """`model.encode_text(tokens, normalize=True)` without the padding, for training: nearly three times as fast here.
+    """`model.encode_text(tokens, normalize=True)` without the padding, for training. Nearly three times as fast here.
 
-    The mask is causal and the embedding is taken at the closing token (the largest id), so nothing behind it counts;
-    texts are sorted by length and cut, `TEXT_CHUNK` at a time, to the longest of their chunk."""
+    The mask is causal and the embedding is taken at the closing token (the largest id), so nothing after it matters.
+    Texts are sorted by length and cut, `TEXT_CHUNK` at a time, to the longest of their chunk.
+    """
     tower: Any = model  # open_clip does not declare the parts of its models
     lengths = tokens.argmax(dim=-1) + 1
     order = lengths.argsort(stable=True)

@@ -1,7 +1,7 @@
 """A fixed set of actors that act together: the ranks of a collective computation.
 
-Unlike a fleet, ranks cannot be replaced one by one. When one dies or raises, the others would wait for it in a
-collective until that times out; so the first failure ends the wait, names the rank and kills all of them.
+Unlike the members of a fleet, ranks cannot be replaced one by one. When one dies or raises, the others would wait for
+it until a collective call times out. So the first failure ends the wait, names the rank and kills all of them.
 """
 
 import time
@@ -17,7 +17,7 @@ from irg_rl.errors import UserError
 
 
 class RankError(UserError, RuntimeError):
-    """A rank is gone; the computation ends and resumes from its last checkpoint."""
+    """A rank died. The computation ends; resuming continues from its last checkpoint."""
 
 
 class Ranks:

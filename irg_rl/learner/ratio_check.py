@@ -96,9 +96,9 @@ def check(
     clip_image: float,
     strict: bool = True,
 ) -> list[Difference]:
-    """The table over all ranks, sorted by modality, turn and step; a collective call.
+    """The table of differences over all ranks, sorted by modality, turn and step. A collective call.
 
-    Raises RatioError naming the worst difference, as a multiple of its limit, when one exceeds it and `strict`.
+    If `strict`, raises RatioError for the largest difference, as a multiple of its limit, when it exceeds the limit.
     """
 
     def read(output, index: int) -> list[Difference]:

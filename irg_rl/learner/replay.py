@@ -1,21 +1,21 @@
-"""Trajectories as packs: one packed forward gives every log-probability of every turn.
+"""Trajectories as packs: one packed forward gives all log-probabilities of all turns.
 
     prompt -> think -+-> NOISE blocks of image 0, one per trained step (leaves)
                      +-> clean 0 -> ViT 0 -> reflection 1 -+-> NOISE blocks of image 1
                      |                                      +-> clean 1 -> ...          (history full)
                      +-> clean 1 -> ViT 1 -> reflection 2 ...                           (history last)
 
-Every noise block stands where its image was drawn and sees what the sampler saw: with `history = last` an image enters
-the context right after the think text, with `full` after the text that asked for it. An image enters only if a later
-turn exists. Pixels, clean latents and noisy states are constants.
+Every noise block stands where its image was drawn and sees what the sampler saw. With `history = last` an image enters
+the context right after the think text; with `full` it enters after the text that asked for it. An image enters only if
+a later turn exists. Pixels, clean latents and noisy states are constants.
 
-A row is a tree of trajectories: one alone, or the siblings of a trunk, which share segments. A segment that siblings
-share is one object in several trajectories; its blocks stand in the row once, what follows hangs on the same block, and
-it is trained as part of the first of them. Branches cannot see each other.
+A row is a tree of trajectories: a single one, or the siblings of a fork, which share segments. A shared segment is one
+object in several trajectories. Its blocks stand in the row once, everything that follows hangs on the same block, and
+it is trained as part of the first of these trajectories. Branches cannot see each other.
 
-When a row would exceed `max_pack_tokens`, siblings that do not fit any more begin another row, which repeats the
-context they share; and the noise blocks of a trajectory that is too long by itself are spread over several rows that
-repeat its context. Every text and every step is trained in one row only, so the gradients add up to those of one row.
+A row has at most `max_pack_tokens`. Siblings that do not fit go into another row, which repeats the shared context. If
+a single trajectory is too long, its noise blocks are spread over several rows that repeat its context. Every text and
+every step is trained in one row only, so the gradients add up to those of one row.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,13 +64,13 @@ class ReplayPack:
 
 
 ContextTokens = list[dict[int, int]]
-"""Per segment of a trajectory the context in which it ends: tokens of each part, by the identity of its segment. (An
-image enters the context only with the segment after it.)"""
+"""For every segment of a trajectory, its context: number of tokens of each part, by identity of the segment. (An image
+enters the context only with the segment after it.)"""
 
 
 @dataclass
 class _RowContents:
-    """What one row carries of a tree."""
+    """What one row contains of a tree."""
 
     tokens: int = 0
     context: dict[int, int] = field(default_factory=dict)  # tokens of the parts that stand in the row
@@ -79,7 +79,7 @@ class _RowContents:
     steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # trajectory and segment -> steps
 
     def growth(self, path: ContextTokens, place: int) -> int:
-        """Context tokens that the row needs in addition to reach that segment."""
+        """Number of context tokens that the row needs in addition to contain that segment."""
         return sum(tokens for part, tokens in path[place].items() if part not in self.context)
 
     def reach(self, trajectory: int, path: ContextTokens, place: int) -> None:
@@ -89,10 +89,10 @@ class _RowContents:
 
 
 class Replay:
-    """Builds packs the way the sampler built its contexts.
+    """Builds packs with the same contexts as the sampler.
 
-    `encode` turns prompt and system text into ids; `vit_resize` is the sampler's view of a drawn image (None: the
-    nearest multiples of the ViT patch that its position table holds).
+    encode: turns prompt and system text into ids. vit_resize: how the sampler resizes an image for the vision tower;
+    None: to the nearest multiples of the ViT patch that fit its position table.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Replay:
         self._resize = vit_resize or Resize(patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
     def packs(self, trajectories: Sequence[Trajectory], rank: int = 0, world_size: int = 1) -> list[ReplayPack]:
-        """Packs of this rank. They depend on the trajectories alone, so all ranks together have those that one rank
-        would have. Padding included no pack has more than `max_pack_tokens` tokens.
+        """The packs of the given trajectories. They depend on the trajectories alone, so all ranks together build the
+        packs that one rank would build. No pack has more than `max_pack_tokens` tokens, padding included.
 
-        Raises ValueError when a context alone is longer, naming the setting and the size it needs.
+        Raises ValueError when a context alone is longer. It names the setting and the size that is needed.
         """
         known: set[int] = set()
         shares: list[_RowContents] = []
@@ -130,7 +130,7 @@ class Replay:
         return [self._build(trajectories, shares) for shares in own]
 
     def lengths(self, trajectories: Sequence[Trajectory]) -> list[int]:
-        """Tokens of each row that they take, however long: one per tree, noise included."""
+        """Tokens of each row without a limit on its length: one row per tree, noise blocks included."""
         found = []
         for siblings in trees(trajectories):
             context: dict[int, int] = {}
@@ -141,7 +141,7 @@ class Replay:
         return found
 
     def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_RowContents]:
-        """Rows that hold the contexts of all siblings, by their numbers: as many in a row as fit with their noise."""
+        """Split siblings into rows. A row takes as many siblings as fit with their noise blocks."""
         rows: list[_RowContents] = []
         planned: set[int] = set()
         noise = 0
@@ -159,8 +159,8 @@ class Replay:
         return rows
 
     def _split(self, whole: _RowContents, trajectories: Sequence[Trajectory], known: set[int]) -> list[_RowContents]:
-        """The row with what it trains, and further ones where that is too much. `known`: segments trained already, by
-        identity."""
+        """A row with its trained parts, and further rows if these are too much. `known`: segments (by identity) that
+        are trained already."""
         rows = [whole]
         for number in list(whole.ends):
             trajectory = trajectories[number]
@@ -212,7 +212,7 @@ class Replay:
             )
 
     def _bins(self, shares: list[_RowContents]) -> list[list[_RowContents]]:
-        """Longest first; a pack is padded to its first row."""
+        """Join rows to packs, the longest first: a pack is padded to its first row."""
         bins: list[list[_RowContents]] = []
         for share in sorted(shares, key=lambda s: -s.tokens):
             if bins and (len(bins[-1]) + 1) * bins[-1][0].tokens <= self._max_tokens:
@@ -294,29 +294,29 @@ class Replay:
 
 
 def open_ids(segment: TextSegment, eos: int):
-    """A text's ids without the closing eos, which the layout adds."""
+    """The ids of a text without the closing eos, which the layout adds."""
     return segment.ids[:-1] if segment.finished and len(segment.ids) and int(segment.ids[-1]) == eos else segment.ids
 
 
 def was_sampled(segment: TextSegment) -> bool:
-    """False for a text that was given to the sampler: it has no log-probabilities."""
+    """Whether a text was sampled. A given text has no log-probabilities."""
     return len(segment.ids) > 0 and not bool(segment.logprobs.isnan().any())
 
 
 def idle_pack(config: ModelConfig, special: SpecialIds) -> Pack:
-    """The smallest pack that touches every module: for ranks without work."""
+    """The smallest pack that uses every module, for ranks without work."""
     builder = PackBuilder(special, config.max_latent_size, config.vit.max_patches_per_side)
     builder.add_text([special.eos], loss=True)
     return builder.build(touch_all=True)
 
 
 def _noise_tokens(image: ImageSegment) -> int:
-    """Of one denoising step."""
+    """Tokens of one denoising step."""
     return image.grid[0] * image.grid[1] + BOUNDARY_TOKENS
 
 
 def _forks(trajectories: Sequence[Trajectory], share: _RowContents) -> set[int]:
-    """Segments, by identity, that more than one other continues in the row."""
+    """Segments (by identity) that are followed by more than one segment in the row."""
     after: dict[int, set[int]] = {}
     for number, last in share.ends.items():
         segments = trajectories[number].segments[: last + 1]

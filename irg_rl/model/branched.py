@@ -1,8 +1,8 @@
-"""Attention inside packs whose rows have branches (siblings of a fork): a branch at a time.
+"""Attention inside packs whose rows have branches (siblings of a fork), one branch at a time.
 
-A row of a trunk of P tokens and K branches of S would be attended in (P + K S)^2 pairs, most of them masked. Here the
-queries of a branch meet the keys that they may see: P^2 + K S (P + S) pairs, with the trunk's keys and values copied to
-each branch. Matrices and norms see every token once all the same.
+A row with a trunk of P tokens and K branches of S tokens would take (P + K S)^2 pairs, most of them masked. Here the
+queries of a branch only meet the keys that they may see: P^2 + K S (P + S) pairs. For this the keys and values of the
+trunk are copied to each branch. Matrices and norms still process every token once.
 
 Letters: N tokens, R views in a batch, Q queries, K keys, h query heads, k key/value heads, d numbers per head.
 """
@@ -20,10 +20,10 @@ from irg_rl.model.pack import Pack
 
 
 class _Spread(torch.autograd.Function):
-    """x[index], whose gradient is grad[first] plus what the further copies of a token received.
+    """x[index], with the gradient grad[first] plus the gradients of the further copies of a token.
 
-    `first`: where each token of x stands in its own branch; `copies`: where tokens `copied` stand in branches that see
-    them. Whatever else x[index] holds is padding, which receives no gradient.
+    `first`: position of each token of x in its own branch. `copies`: positions where tokens `copied` stand in branches
+    that see them. All other values of x[index] are padding and receive no gradient.
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """x[index], each token from its own branch. The gradient of padding is 0: padded queries look at real keys."""
+    """x[index], each token from its own branch. The gradient of padding is 0, because padded queries see real keys."""
 
     @staticmethod
     def forward(ctx, x: Tensor, index: Tensor, back: Tensor, padding: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class _Collect(torch.autograd.Function):
 
 
 class BranchedAttention:
-    """`attend` of a pack with views; `PackedAttention` of the same pack gives the same, more slowly."""
+    """The `attend` of a pack with branches. `PackedAttention` gives the same result more slowly."""
 
     def __init__(self, pack: Pack, context_grad: ContextGrad | str = ContextGrad.FULL) -> None:
         device = pack.slot.device
@@ -103,7 +103,7 @@ class BranchedAttention:
 
 
 def alike(views: Sequence[View]) -> list[list[View]]:
-    """Views in batches of similar numbers of queries and keys, the longest first."""
+    """Views in batches with similar numbers of queries and keys, the longest first."""
     batches: list[list[View]] = []
     for view in sorted(views, key=lambda view: (-view.keys, -len(view.own))):
         longest = batches[-1][0] if batches else None
@@ -127,7 +127,7 @@ def _padded(tokens: Sequence[np.ndarray]) -> Int[np.ndarray, "R T"]:
 
 
 class _Places:
-    """Where the tokens of padded rows, numbered row * L + index, stand in one long list of views."""
+    """Positions of the tokens of padded rows (numbered row * L + index) in one long list of views."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._length = shape[1]
@@ -135,7 +135,7 @@ class _Places:
         self._context: list[np.ndarray] = []
         self._count = 0
         self.first = np.zeros(shape[0] * shape[1], dtype=np.int64)
-        """Place of each token in its own branch."""
+        """Position of each token in its own branch."""
 
     def add(self, rows: Int[np.ndarray, "R"], table: Int[np.ndarray, "R T"], context: Sequence[int]) -> None:
         """Views of equal padded length; the first `context` tokens of each belong to other branches."""
@@ -150,16 +150,16 @@ class _Places:
         self._count += table.size
 
     def index(self) -> Int[np.ndarray, "M"]:
-        """Token of every place; 0 where there is padding."""
+        """Token at every position; 0 for padding."""
         return np.concatenate(self._tokens).clip(min=0)
 
     def padding(self) -> Int[np.ndarray, "E"]:
         return np.flatnonzero(np.concatenate(self._tokens) < 0)
 
     def copies(self) -> Int[np.ndarray, "C"]:
-        """Places of tokens outside their own branch."""
+        """Positions of tokens outside their own branch."""
         return np.flatnonzero(np.concatenate(self._context))
 
     def copied(self) -> Int[np.ndarray, "C"]:
-        """And which tokens these are."""
+        """The tokens at these positions."""
         return np.concatenate(self._tokens)[self.copies()]

@@ -1,7 +1,7 @@
-"""The report: one self-contained HTML file from a run folder, whatever part of the run exists.
+"""Builds the report: one self-contained HTML file from a run folder, also of an unfinished run.
 
-Prompts, model text, scorer names and reasons come from outside: everything is escaped, and a content policy in the page
-forbids scripts and any address but embedded data.
+Prompts, model texts, scorer names and reasons come from outside. So everything is escaped, and a content policy in the
+page forbids scripts and all addresses except embedded data.
 """
 
 import base64
@@ -22,7 +22,7 @@ SHOWN_SAMPLES = 12
 
 @dataclass(frozen=True)
 class StageLine:
-    """A stage, its time and its budget in minutes; `share` is the width of its bar, 1 = the longest."""
+    """A stage with its time and its budget in minutes. `share`: width of its bar; the longest bar has 1."""
 
     name: str
     state: str
@@ -37,7 +37,7 @@ class StageLine:
 
 @dataclass(frozen=True)
 class Absence:
-    """A part that is left out, and what has to run for it to appear."""
+    """A section without data, and what has to run before it appears."""
 
     part: str
     reason: str
@@ -45,7 +45,7 @@ class Absence:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt and what each checkpoint made of it, in the order of the evaluations."""
+    """A prompt with the trajectory of each checkpoint, in the order of the evaluations."""
 
     id: str
     text: str
@@ -54,7 +54,7 @@ class SampledPrompt:
 
 
 def build_report(folder: Path) -> Path:
-    """Write `report.html` into the run folder, whole or not at all, and return its path.
+    """Write `report.html` into the run folder and return its path. The file appears complete or not at all.
 
     Raises ValueError when the folder is not a run.
     """
@@ -66,7 +66,7 @@ def build_report(folder: Path) -> Path:
 
 
 def render(record: RunRecord) -> str:
-    """The page."""
+    """The HTML page."""
     environment = Environment(
         loader=PackageLoader("irg_rl.report", "."),
         autoescape=True,
@@ -142,7 +142,7 @@ def stage_lines(stages: dict[str, dict]) -> list[StageLine]:
 
 
 def absences(record: RunRecord) -> list[Absence]:
-    """What the report leaves out, and why."""
+    """Sections without data, and why."""
     arms = {arm for e in record.evaluations for arm in e["arms"]}
     stages = {row["stage"] for row in record.metrics}
     has_rl = any(stage.startswith("rl") for stage in stages)
@@ -177,12 +177,12 @@ def by_prompt(record: RunRecord) -> list[SampledPrompt]:
 
 
 def png_address(pixels: np.ndarray) -> str:
-    """An image as a data address, at a size to look at."""
+    """An image as a data address, at a size for reading."""
     return "data:image/png;base64," + base64.b64encode(strips.png(strips.fit(pixels))).decode()
 
 
 def show_reward(value: float | None) -> str:
-    """A failed scorer is said to have failed, never shown as a number."""
+    """A score as text. A failed score is shown as failed, never as a number."""
     return "failed" if value is None else f"{value:.2f}"
 
 
@@ -191,7 +191,7 @@ def verdict_word(correct: bool | None) -> str:
 
 
 def sample_outcome(sample: SampledTrajectory) -> str:
-    """How a trajectory went, in a few words, from its verdicts."""
+    """The course of a trajectory in a few words, from its verdicts."""
     verdicts = [turn.correct for turn in sample.turns if turn.image is not None]
     if not verdicts or verdicts[0] is None or verdicts[-1] is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a report reads from a run folder. Nothing is required: what is missing has not run yet.
+"""Reads a run folder for the report. No file is required: a missing file means that its stage has not run yet.
 
 recipe.yaml        the resolved recipe; its first line may be `# digest ...`
 environment.json   {"digest", "commit", "versions": {...}, "cores", "started", "command"?}
@@ -31,7 +31,7 @@ LISTED_FAILURES = 50
 
 @dataclass(frozen=True)
 class Failures:
-    """Rejected rows or dropped samples: how many, for which reasons, and the first few."""
+    """Rejected rows or dropped samples: their number, their reasons, and the first few."""
 
     count: int
     reasons: dict[str, int]
@@ -40,7 +40,7 @@ class Failures:
 
 @dataclass
 class RunRecord:
-    """Everything a report shows, as read; `problems` names what could not be read."""
+    """Everything that a report shows. `problems` names files that could not be read."""
 
     folder: Path
     recipe: dict = field(default_factory=dict)
@@ -60,7 +60,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read all there is; a broken part becomes a problem, not the end of the report.
+    """Read everything. A broken file becomes a problem in the report, not an error.
 
     Raises InputError when the folder is not a run.
     """
@@ -88,15 +88,15 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
-    """Whether the run itself made it, as a step of its own; others, baselines too, were asked for after its report."""
+    """Whether an evaluation is a stage of the run itself. Others, such as baselines, were made after its report."""
     stages = list(record.stages)
     own = stages[: stages.index("report")] if "report" in stages else stages
     return evaluation["name"] in own or not stages
 
 
 def _place(record: RunRecord, name: str) -> int:
-    """A report tells the story in the order in which it happened: evaluations named like stages in their order, then
-    those that were asked for later."""
+    """Sort key of an evaluation: those named like stages come in the order of stages, then those that were made later.
+    """
     stages = list(record.stages)
     return stages.index(name) if name in stages else len(stages)
 
@@ -177,7 +177,7 @@ def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
 
 
 def _lacking(content: dict, kind: str) -> set[str]:
-    """Fields that the report reads and the file has not."""
+    """Fields that the report needs and the file lacks."""
     lacking = _NEEDED[kind] - content.keys()
     for row in content.get("rows", []):
         lacking |= _NEEDED_BY_ROW[kind] - row.keys()
@@ -191,7 +191,7 @@ def _lacking(content: dict, kind: str) -> set[str]:
 
 
 def _failures(record: RunRecord, name: str) -> Failures | None:
-    """None when no such file exists: the stage that writes it has not run."""
+    """Rejected or dropped entries. None if there is no such file, because its stage has not run."""
     paths = sorted(record.folder.rglob(name))
     if not paths:
         return None

@@ -1,4 +1,5 @@
-"""A dozen sampled trajectories on disk, for the report: `samples.json`, one PNG per image and one strip per prompt."""
+"""About a dozen sampled trajectories on disk, for the report: `samples.json`, a PNG per image and a strip per prompt.
+"""
 
 import json
 import shutil
@@ -30,7 +31,7 @@ class ImageVerdict(Protocol):
 
 @dataclass(frozen=True)
 class SampledTurn:
-    """What was said and drawn in one turn; a turn that stops has no image."""
+    """Text and image of one turn. A turn that stops has no image."""
 
     text: str
     image: UInt8[np.ndarray, "H W 3"] | None = None
@@ -41,7 +42,7 @@ class SampledTurn:
 
 @dataclass(frozen=True)
 class SampledTrajectory:
-    """One trajectory as a reader sees it."""
+    """One trajectory with its verdicts, for readers."""
 
     prompt_id: str
     prompt: str
@@ -54,12 +55,12 @@ class SampledTrajectory:
         return [turn.image for turn in self.turns if turn.image is not None]
 
     def strip(self) -> UInt8[np.ndarray, "H W 3"]:
-        """All its images in a row, framed by verdict."""
+        """All images in a row, framed by verdict."""
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 
 def from_trajectory(trajectory: Trajectory, verdicts: Sequence[ImageVerdict] | None = None) -> SampledTrajectory:
-    """`verdicts` holds one per image; without it the images are shown unjudged."""
+    """`verdicts`: one per image; None: the images are shown without verdicts."""
     said = {text.turn: text.text for text in trajectory.texts}
     drawn = {image.turn: image.pixels.cpu().numpy() for image in trajectory.images}
     if verdicts is not None and len(verdicts) != len(drawn):
@@ -81,7 +82,7 @@ def from_trajectory(trajectory: Trajectory, verdicts: Sequence[ImageVerdict] | N
 
 
 def save_samples(folder: Path, samples: Sequence[SampledTrajectory]) -> None:
-    """Write the folder whole, in place of an earlier one."""
+    """Write the folder, complete, in place of an older one."""
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -12,7 +12,7 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class TableCell:
-    """A figure, its interval in small print, and how many cases it rests on."""
+    """A value, its interval, and its number of cases."""
 
     text: str
     interval: str = ""
@@ -21,7 +21,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """`group` heads the `span` rows that belong together and is empty in all but the first of them."""
+    """One row of a table. `group` is the heading of `span` rows; it is empty in all but the first of them."""
 
     group: str
     label: str
@@ -33,7 +33,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the few figures that a reader should leave with."""
+    """One of the few most important values."""
 
     label: str
     value: str
@@ -90,7 +90,7 @@ class Table:
 
 
 def by_turn(evaluations: Sequence[dict]) -> Table:
-    """Every measure, arm below arm, a column per turn, evaluations side by side."""
+    """Every measure: one row per arm, one column per turn, evaluations side by side."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -105,7 +105,7 @@ def by_turn(evaluations: Sequence[dict]) -> Table:
 
 
 def _headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Neighbours of one group share the heading of the first."""
+    """Rows of one group that follow each other share the heading of the first."""
     headed: list[TableRow] = []
     for _, found in groupby(rows, key=lambda row: row.group):
         first, *rest = found
@@ -116,7 +116,7 @@ def _headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
 
 @dataclass(frozen=True)
 class _TableLine:
-    """One row in the making: the measures of each evaluation, by turn."""
+    """Describes one row: the measures of each evaluation, by turn."""
 
     group: str
     explanation: str
@@ -142,7 +142,7 @@ def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
 
 
 def preference(evaluation: dict) -> str:
-    """The judge's preference in a sentence, or nothing."""
+    """The judge's preference as a sentence, or empty."""
     real = evaluation["arms"][REAL]
     liked, consistent = real["preference"], real["order_consistency"]
     if liked["value"] is None:
@@ -157,7 +157,7 @@ def preference(evaluation: dict) -> str:
 
 
 def settings_line(settings: dict, prefix: str = "") -> str:
-    """Nested settings on one line; what is empty is left out."""
+    """Nested settings on one line, without empty ones."""
     parts = []
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -168,7 +168,7 @@ def settings_line(settings: dict, prefix: str = "") -> str:
 
 
 def by_task(evaluations: Sequence[dict]) -> Table:
-    """Tasks down; for each evaluation first image, last image, repair and damage across. The real arm."""
+    """One row per task, with first image, last image, repair and damage of each evaluation. Real arm only."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
     tasks = sorted({task for _, arm in real for task in arm["tasks"]})
     rows = [TableRow(task, "", [c for _, arm in real for c in _task_cells(arm["tasks"].get(task))]) for task in tasks]
@@ -184,7 +184,7 @@ def _task_cells(task: dict | None) -> list[TableCell]:
 
 @dataclass(frozen=True)
 class GateRow:
-    """A requirement of the gate as a reader sees it."""
+    """A requirement of the gate, as text."""
 
     name: str
     cell: TableCell
@@ -193,7 +193,7 @@ class GateRow:
 
 
 def gate_lines(gate: dict) -> list[GateRow]:
-    """Margins over a control are differences, in points; the others are shares."""
+    """A requirement as text. Margins over a control are differences in points; all others are shares."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -204,7 +204,7 @@ def gate_lines(gate: dict) -> list[GateRow]:
 
 
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
-    """The place of a ratio check whose largest |log ratio| comes nearest to its limit; None where there is none."""
+    """The row of a ratio check whose largest |log ratio| is nearest to its limit; None if there is none."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 
@@ -229,7 +229,8 @@ def against_baselines(comparison: dict) -> list[TableRow]:
 
 
 def tiles(evaluations: Sequence[dict]) -> list[Tile]:
-    """What to leave with: the gate, first and last image of the latest evaluation, repair beside its best control."""
+    """The most important values: the gate, first and last image of the latest evaluation, and repair beside its best
+    control."""
     if not evaluations:
         return []
     first, latest = evaluations[0], evaluations[-1]

@@ -1,5 +1,6 @@
-"""Which words or pixels does RL have to train? Text alone, images alone, both, and both with the image loss stopped at
-what the noise blocks see."""
+"""Does RL have to train texts, images or both? Arms: only text, only images, both, and both with the gradient of the
+image loss stopped at the context of the noise blocks.
+"""
 
 from irg_rl.config import nearest
 from irg_rl.errors import InputError
@@ -16,7 +17,7 @@ ARMS = {
     "image only": {"rl.text_weight": 0.0, "rl.context_grad": "full"},
     "image only, context detached": {"rl.text_weight": 0.0, "rl.context_grad": "detached"},
 }
-"""What each changes of the run's recipe."""
+"""Settings that each arm changes."""
 
 
 class ModalityStudy(Forks[ForkSettings]):

@@ -1,5 +1,6 @@
-"""Which credit scheme trains best? RL from one SFT checkpoint under each: the training curves that belong to the
-gradients of the study `credit`."""
+"""Which credit scheme trains best? RL from one SFT checkpoint with each scheme. These are the training curves that
+belong to the gradients of the study `credit`.
+"""
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Schemes(Forks[SchemesSettings]):
 
 
 def _labelled(frame: Frame, settings: SchemesSettings) -> Frame:
-    """Schemes of one seed among several say so wherever they are named."""
+    """Label of a scheme; it says if the scheme has fewer seeds than the others."""
     if len(settings.seeds) == 1:
         return frame
     alone = f" (seed {settings.seeds[0]} alone)"
