@@ -10,11 +10,12 @@ shared segments by identity, never by equality.
 Shape letters: S trained denoising steps, N latent tokens, D channels of a latent token, T sampled text tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 
+import numpy as np
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -76,6 +77,8 @@ class ImageSegment:
 
 
 Segment = TextSegment | ImageSegment
+ScoreImages = Callable[[list[np.ndarray], list[Prompt]], Mapping[str, Sequence[float | None]]]
+"""Images (uint8, [H, W, 3]) and their prompts -> scorer -> one value per image, None where the scorer failed."""
 
 
 @dataclass(frozen=True)
@@ -168,3 +171,20 @@ def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 
+def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
+    """The segments, by id(), that more than one segment follows in these lists of segments."""
+    following: dict[int, set[int]] = {}
+    for segments in paths:
+        for segment, after in zip(segments, segments[1:]):
+            following.setdefault(id(segment), set()).add(id(after))
+    return {segment for segment, after in following.items() if len(after) > 1}
+
+
+def score_images(trajectories: Sequence[Trajectory], score: ScoreImages) -> None:
+    """Score all images and store the scores as `rewards`. An image that siblings share is scored once."""
+    images = {id(image): (image, t.prompt) for t in trajectories for image in t.images}
+    found = score([image.pixels.cpu().numpy() for image, _ in images.values()], [p for _, p in images.values()])
+    index = {image: number for number, image in enumerate(images)}
+    for trajectory in trajectories:
+        own = [index[id(image)] for image in trajectory.images]
+        trajectory.rewards = {name: [values[number] for number in own] for name, values in found.items()}

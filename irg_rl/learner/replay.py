@@ -26,7 +26,7 @@ from irg_rl.model.config import ModelConfig
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
 from irg_rl.model.transforms import Resize, vit_patches
-from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, trees
+from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, forks, trees
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class Replay:
         prompt = trajectories[next(iter(share.ends))].prompt.text
         root = None if self._system is None else builder.add_text(self._system)
         root = builder.add_text(self._encode(prompt), root)
-        forks = _forks(trajectories, share)
+        forked = forks(trajectories[number].segments[: last + 1] for number, last in share.ends.items())
         ends: dict[int, int] = {}  # segment -> the block that what follows it continues
         drawn: set[int] = set()
         for number, last in share.ends.items():
@@ -250,7 +250,7 @@ class Replay:
             before = None
             for place, segment in enumerate(trajectory.segments[: last + 1]):
                 key = id(segment)
-                if before in forks and key not in ends:
+                if before in forked and key not in ends:
                     builder.new_branch()
                 before = key
                 if isinstance(segment, TextSegment):
@@ -313,13 +313,3 @@ def idle_pack(config: ModelConfig, special: SpecialIds) -> Pack:
 def _noise_tokens(image: ImageSegment) -> int:
     """Tokens of one denoising step."""
     return image.grid[0] * image.grid[1] + BOUNDARY_TOKENS
-
-
-def _forks(trajectories: Sequence[Trajectory], share: _RowContents) -> set[int]:
-    """Segments (by identity) that are followed by more than one segment in the row."""
-    after: dict[int, set[int]] = {}
-    for number, last in share.ends.items():
-        segments = trajectories[number].segments[: last + 1]
-        for segment, following in zip(segments, segments[1:]):
-            after.setdefault(id(segment), set()).add(id(following))
-    return {segment for segment, following in after.items() if len(following) > 1}

@@ -1,6 +1,6 @@
 """What a study is given: checkpoints to sample from, prompts, and ways to judge what they draw."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,12 @@ from irg_rl.credit import Options
 from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, collect
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
-from irg_rl.trajectory import Prompt, Trajectory
+from irg_rl.trajectory import Prompt, ScoreImages, Trajectory
 from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
 
 Tick = Callable[[int], None]
 """Called with the number of work units that have just been done."""
-ScoreImages = Callable[[list[Pixels], list[Prompt]], Mapping[str, Sequence[float | None]]]
-"""Images and their prompts -> scorer -> one value per image, None where the scorer failed."""
 
 
 @dataclass
