@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from irg_rl import credit
-from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of
+from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_weights
 from irg_rl.cluster.ray_runtime import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
-from irg_rl.driver.scorers import reward_weights
 from irg_rl.trajectory import Group
 from rewards.hub import RewardHub
 
