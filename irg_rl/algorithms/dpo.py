@@ -238,10 +238,12 @@ def _as_context(segment: Segment) -> Segment:
 def _noised(
     chosen: ImageSegment, rejected: ImageSegment, settings: DPOSettings, shift: float, numbers: np.random.Generator
 ) -> tuple[ImageSegment, ImageSegment]:
+    assert chosen.drawn is not None and rejected.drawn is not None  # pictures that were given are not compared
     t = times(settings.times_per_image, settings.time_range, shift, numbers)
     noise = torch.from_numpy(numbers.standard_normal((len(t), *chosen.drawn.shape), dtype=np.float32))
-    data = (image.drawn.expand(len(t), -1, -1) for image in (chosen, rejected))
-    x_chosen, x_rejected, *_ = preference.noised_pair(*data, noise, t)
+    x_chosen, x_rejected, *_ = preference.noised_pair(
+        chosen.drawn.expand(len(t), -1, -1), rejected.drawn.expand(len(t), -1, -1), noise, t
+    )
     return with_states(chosen, x_chosen, t), with_states(rejected, x_rejected, t)
 
 
@@ -344,8 +346,8 @@ class PairLoss:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Velocity, that of the reference and the target, noise - data, at every level of an image; [S, N, D] each."""
         ref, v = part.replay.images[index], scores.images[index]
-        image = part.trajectories[ref.trajectory].segments[ref.segment]
-        steps = list(ref.steps)
+        image, steps = ref.of(part.trajectories), list(ref.steps)
+        assert image.drawn is not None
         x, t = image.x[steps], image.t[steps]
         target = (x - image.drawn) / t[:, None, None]
         return v, reference.images[index].to(v.device), target.to(v.device)

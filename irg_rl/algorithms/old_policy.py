@@ -89,7 +89,7 @@ def of_weights(
         replay = replays[index]
         for ref, velocity in zip(replay.images, velocities(output, replay)):
             kept = old.velocity.setdefault(
-                (ref.trajectory, ref.segment), torch.zeros_like(trajectories[ref.trajectory].segments[ref.segment].x)
+                (ref.trajectory, ref.segment), torch.zeros_like(ref.of(trajectories).x)
             )
             kept[list(ref.steps)] = velocity.cpu()
         if texts:

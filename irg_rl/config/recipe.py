@@ -197,9 +197,11 @@ class Recipe(Section):
         return problems
 
     def _of_lora(self) -> list[str]:
-        adapted = {place: stage for place, stage in self.trained.items() if stage.lora is not None}
+        adapted = {place: (stage, stage.lora) for place, stage in self.trained.items() if stage.lora is not None}
         problems = [
-            f"{place}.{problem}" for place, stage in adapted.items() for problem in stage.lora.problems(stage.optimizer)
+            f"{place}.{problem}"
+            for place, (stage, lora) in adapted.items()
+            for problem in lora.problems(stage.optimizer)
         ]
         if self.init_from is None and "sft.base" in adapted:
             problems.append(
@@ -210,7 +212,9 @@ class Recipe(Section):
     @property
     def trained(self) -> dict[str, Stage | RLRecipe]:
         """The stages that train the model, by the names of their sections."""
-        stages = {} if self.sft is None else {f"sft.{name}": stage for name, stage in self.sft.stages.items()}
+        stages: dict[str, Stage | RLRecipe] = {}
+        if self.sft is not None:
+            stages |= {f"sft.{name}": stage for name, stage in self.sft.stages.items()}
         return stages if self.rl is None else stages | {"rl": self.rl}
 
     @property

@@ -118,6 +118,7 @@ class Collector:
             self.critics.submit(done.id, "score_group", done.body)
         scored = self.critics.poll(0.0)
         for done in scored:
+            assert isinstance(done.id, int) and done.body is not None  # score_group returns two objects
             self.waiting[done.id] = (done.value, done.body)
         return bool(sampled or scored)
 

@@ -89,8 +89,7 @@ class Learners:
         self.ranks.start(WARM_UP_S)
         self.thread = ThreadPoolExecutor(1, "learner")
         self.updates = 0
-        self.message: Published | None = None
-        self.publish()
+        self.message = self.publish()
 
     def publish(self) -> Published:
         """The weights of now, as version = number of updates, put into the object store once."""

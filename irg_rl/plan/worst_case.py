@@ -90,8 +90,8 @@ def longest_tree(recipe: Recipe) -> list[Trajectory]:
     """The siblings of one trunk, who share segments; without forks it is one trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
-    for sample in range(recipe.rl.leaves):
-        request = Request(longest.prompt, sample, forks=recipe.rl.forks)
+    for sample in range(recipe.require_rl().leaves):
+        request = Request(longest.prompt, sample, forks=recipe.require_rl().forks)
         keys = [(request.owner(segment.turn), place) for place, segment in enumerate(longest.segments)]
         segments = [made.setdefault(key, replace(segment)) for key, segment in zip(keys, longest.segments)]
         tree.append(replace(longest, sample=sample, segments=segments))

@@ -95,7 +95,8 @@ def test_its_loss_is_likelihood_and_flow_matching(world, folder, tmp_path, monke
         output = learner.engine.model(pack)
         for name, term in loss(output, index, totals).terms.items():
             found[name] += float(term.detach())
-        text -= sum(float(score.logprobs.detach().sum()) for score in evaluate_texts(output, replay, world.law(noise=None)))
+        scores = evaluate_texts(output, replay, world.law(noise=None))
+        text -= sum(float(score.logprobs.detach().sum()) for score in scores)
         for ref, v in zip(replay.images, velocities(output, replay)):
             one = ref.of(loss._trajectories)
             steps = list(ref.steps)
@@ -110,7 +111,8 @@ def test_without_an_image_weight_grpo_records_no_steps_builds_no_noise_blocks_an
 ):
     recipe = recipe_of(world, tmp_path, image_weight=0.0)
     assert not algorithm_of(recipe).records_steps and trained_steps(recipe) == 0
-    assert algorithm_of(changed_recipe(recipe, {"rl.image_weight": 1.0, "rl.noise": {"window": "all"}}, "it")).records_steps
+    both = changed_recipe(recipe, {"rl.image_weight": 1.0, "rl.noise": {"window": "all"}}, "both")
+    assert algorithm_of(both).records_steps and trained_steps(both) == 5
     run = begun_run(world, tmp_path / "other", rl=RL | {"image_weight": 0.0})
     assert not worker_settings(run, "base").record_steps
     drawn = world.sample(2, noise=None, record_steps=False)
