@@ -11,7 +11,7 @@ from irg_rl.model.attention import Backend
 from irg_rl.model.folder import check_folder
 from irg_rl.prompts import read_prompts
 from irg_rl.records import group_folders
-from irg_rl.report.redact import redact, redact_text
+from irg_rl.redact import redact, redact_text
 from irg_rl.shapes_world.base_rows import BASE_MODES
 from irg_rl.shapes_world.constraints import TAGS
 from irg_rl.shapes_world.rows import MODES

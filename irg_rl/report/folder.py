@@ -20,8 +20,8 @@ from pathlib import Path
 import yaml
 
 from irg_rl.errors import InputError
+from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import read_metrics
-from irg_rl.report.redact import redact, redact_text
 from irg_rl.report.samples import INDEX, Sample, load_samples
 from irg_rl.report.tracking import METRICS
 

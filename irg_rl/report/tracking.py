@@ -15,8 +15,8 @@ from types import TracebackType
 import wandb
 from wandb.errors import CommError, UsageError
 
+from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import MetricsLog
-from irg_rl.report.redact import redact, redact_text
 from irg_rl.report.samples import Sample
 from irg_rl.report.strips import same_size
 
