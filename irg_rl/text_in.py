@@ -7,6 +7,7 @@ where there is one.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ MOST_DIGITS = 300
 """Of a whole number in JSON; a double has at most 309."""
 MOST_BYTES = 2**30
 """Of a text file."""
-_CONTROL = {chr(code) for code in [*range(0x20), *range(0x7F, 0xA0)]} - set("\t\n\r\x85")
-"""Control characters that no text for a model needs. U+0085 is a line end on some systems."""
+_HALF = re.compile("[\ud800-\udfff]")
+_HALF_OR_CONTROL = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
+"""Tabulator and line ends are no control characters here; U+0085 is a line end on some systems."""
 
 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
@@ -66,7 +68,7 @@ def parse_json(text: str | bytes, where: str, finite: bool = True) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg} at character {error.pos + 1})") from error
+        raise InputError(f"{where}: not JSON ({error.msg} at character {error.pos + 1})") from error
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
     _require_plain(value, where, finite)
@@ -78,16 +80,15 @@ def read_json(path: Path | str) -> Any:
     return parse_json(read_text(path), str(path))
 
 
-def require_text(text: str, where: str) -> str:
-    """The text, if a tokenizer can take it and a file can hold it: no lone surrogates, no control characters."""
-    for place, character in enumerate(text):
-        if character in _CONTROL:
-            raise InputError(f"{where}: control character U+{ord(character):04X} at character {place + 1}: remove it")
-        if "\ud800" <= character <= "\udfff":
-            raise InputError(
-                f"{where}: half a character (lone surrogate U+{ord(character):04X}) at character {place + 1}: remove it"
-            )
-    return text
+def require_text(text: str, where: str, control: bool = True) -> str:
+    """The text, if a tokenizer can take it and a file can hold it: no lone surrogates, and no control characters where
+    `control` is false. InputError begins with `where`."""
+    found = (_HALF if control else _HALF_OR_CONTROL).search(text)
+    if found is None:
+        return text
+    code = f"U+{ord(found[0]):04X}"
+    what = f"half a character (lone surrogate {code})" if _HALF.match(found[0]) else f"control character {code}"
+    raise InputError(f"{where}: {what} at character {found.start() + 1}: remove it")
 
 
 def _whole_number(digits: str) -> int:

@@ -171,8 +171,8 @@ def _cause(error: BaseException) -> str:
         error = cause
     if isinstance(error, BaseExceptionGroup):
         return _cause(error.exceptions[0])
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)
     return str(error)
 
 

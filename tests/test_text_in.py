@@ -49,7 +49,7 @@ def test_a_file_that_is_missing_a_folder_or_too_large_is_an_input_error(tmp_path
         ("-" + "9" * 301, "301 digits"),
         ("NaN", "NaN"),
         ("[1e999]", "infinite"),
-        ('{"a":', "not valid JSON .* at character 6"),
+        ('{"a":', "not JSON .* at character 6"),
         (b'"\xff"', "not UTF-8"),
     ],
 )
@@ -67,9 +67,15 @@ def test_plain_json_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize("text", ["nul\0", "bell\x07", "\x1b[31m", "half\ud800", "\x9b31m", "\x7f"])
 def test_what_no_model_can_read_is_named_with_its_place(text):
     with pytest.raises(InputError, match="^there: .* at character"):
-        require_text(text, "there")
+        require_text(text, "there", control=False)
+
+
+def test_control_characters_are_refused_only_where_they_are_not_wanted():
+    assert require_text("nul\0", "there") == "nul\0"
+    with pytest.raises(InputError, match=r"half a character \(lone surrogate U\+D800\) at character 3"):
+        require_text("ab\ud800", "there")
 
 
 @pytest.mark.parametrize("text", ["", "tab\t line\r\n", "next\x85line", "\u2028", "😀é", "\u202e"])
 def test_all_other_text_is_taken(text):
-    assert require_text(text, "there") == text
+    assert require_text(text, "there", control=False) == text

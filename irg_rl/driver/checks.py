@@ -13,9 +13,10 @@ from irg_rl.prompts import read_prompts
 from irg_rl.records import group_folders
 from irg_rl.redact import redact, redact_text
 from irg_rl.shapes_world.base_rows import BASE_MODES
-from irg_rl.shapes_world.constraints import TAGS
+from irg_rl.shapes_world.constraints import TAGS, parse_metadata
 from irg_rl.shapes_world.rows import MODES
 from irg_rl.shapes_world.scene import WORLD
+from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec
 from rewards.judge import JudgeScorer
@@ -56,7 +57,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rl.rollouts: {error}")
     if recipe.rl is not None and recipe.rl.prompts is not None:
         try:
-            read_prompts(recipe.rl.prompts)
+            read_prompts(recipe.rl.prompts, require_metadata if _is_verified(recipe) else lambda prompt: None)
         except (InputError, OSError) as error:
             problems.append(f"rl.prompts: {error}")
     return problems
@@ -100,6 +101,18 @@ def folder_problems(path: Path) -> list[str]:
     except InputError as error:
         return [f"init_from: {error}"]
     return []
+
+
+def _is_verified(recipe: Recipe) -> bool:
+    return any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
+
+
+def require_metadata(prompt: Prompt) -> None:
+    """ValueError unless the prompt carries what the verifier reads."""
+    try:
+        parse_metadata(prompt.metadata)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"the metadata of prompt {prompt.id!r} is not GenEval's ({error!r})") from error
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:

@@ -19,7 +19,7 @@ _UNUSED_VIT_LAYERS = 1
 
 
 class _Sizes(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LLMConfig(_Sizes):
