@@ -5,6 +5,10 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from irg_rl.errors import InputError
 from rewards.base import Scorer, ScorerUnavailable
@@ -75,13 +79,32 @@ def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
     missing = [name for name, p in single.items() if p.default is p.empty and name not in spec.options]
     if missing:
         raise InputError(f"scorer {spec.name!r} needs the option {missing[0]!r}")
+    typed_options(spec, make)
     return make
+
+
+def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, Any]:
+    """The options as the types of the constructor's parameters take them; InputError names the one that is none."""
+    parameters = inspect.signature(make, eval_str=True).parameters
+    typed = dict(spec.options)
+    for name, value in spec.options.items():
+        if name not in parameters or parameters[name].annotation is inspect.Parameter.empty:
+            continue
+        try:
+            typed[name] = TypeAdapter(parameters[name].annotation).validate_python(value)
+        except PydanticSchemaGenerationError:
+            continue  # a type of the scorer's own
+        except ValidationError as error:
+            raise InputError(
+                f"scorer {spec.name!r}: option {name}: {error.errors()[0]['msg']} (given: {value!r:.80})"
+            ) from None
+    return typed
 
 
 def build_scorer(spec: ScorerSpec) -> Scorer:
     """Construct the scorer; loads its model. Raises ScorerUnavailable, naming the scorer, if it cannot."""
     make = check_spec(spec)
     try:
-        return make(name=spec.name, **spec.options)
+        return make(name=spec.name, **typed_options(spec, make))
     except ScorerUnavailable as error:
         raise ScorerUnavailable(f"scorer {spec.name!r}: {error}") from error

@@ -8,7 +8,8 @@ from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
 from irg_rl.driver.scorers import spec_of
 from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
-from irg_rl.model.folder import check_folder
+from irg_rl.model.config import ModelConfig
+from irg_rl.model.folder import check_folder, require_sizes
 from irg_rl.prompts import read_prompts
 from irg_rl.records import group_folders
 from irg_rl.redact import redact, redact_text
@@ -30,7 +31,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
     """What the recipe needs and this machine lacks."""
     problems = gpu_problems(recipe) + attention_problems(recipe)
     if recipe.init_from is not None:
-        problems += folder_problems(Path(recipe.init_from))
+        problems += folder_problems(Path(recipe.init_from), recipe.model)
     if recipe.sft is not None and recipe.sft.data is not None:
         for name, stage in recipe.sft.stages.items():
             for source in stage.sources:
@@ -92,12 +93,13 @@ def attention_problems(recipe: Recipe) -> list[str]:
     return []
 
 
-def folder_problems(path: Path) -> list[str]:
-    """What is wrong with a model folder, from its JSON files and the headers of its weights."""
+def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
+    """What is wrong with a model folder, from its JSON files and the headers of its weights, and where it is another
+    model than the recipe's."""
     if not path.is_dir():
         return [f"init_from: {path} is not a folder in the released layout"]
     try:
-        check_folder(path)
+        require_sizes(check_folder(path).model.config, asked, path)
     except InputError as error:
         return [f"init_from: {error}"]
     return []
