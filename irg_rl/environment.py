@@ -16,6 +16,7 @@ import certifi
 from irg_rl.errors import InputError
 from irg_rl.redact import redact_text
 
+_WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -67,6 +68,14 @@ def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLCont
         return ssl.create_default_context(cafile=file or None, capath=folder or None)
     except (ssl.SSLError, OSError) as error:
         raise InputError(f"SSL_CERT_FILE is {file!r}, which holds no certificates: correct it or unset it") from error
+
+
+def wandb_mode(environ: Mapping[str, str] = os.environ) -> str:
+    """Of wandb: WANDB_MODE, else online with a key and offline without one. InputError names a mode that is none."""
+    mode = environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
+    if mode not in _WANDB_MODES:
+        raise InputError(f"WANDB_MODE is {mode!r}, choose {', '.join(_WANDB_MODES)}, or set tracking.wandb=false")
+    return mode
 
 
 def _is_excluded(host: str, port: int | None, environ: Mapping[str, str]) -> bool:

@@ -1,7 +1,6 @@
 """From a recipe's list of scorers to scorers."""
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
@@ -11,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from irg_rl.errors import InputError
+from irg_rl.imports import imported
 from rewards.base import Scorer, ScorerUnavailable
 
 
@@ -50,13 +50,12 @@ KINDS = {
 
 def scorer_class(kind: str) -> Callable[..., Scorer]:
     """The constructor of a built-in kind or of one's own "package.module:Class"."""
-    module, colon, attribute = KINDS.get(kind, kind).partition(":")
-    if not colon:
+    if ":" not in KINDS.get(kind, kind):
         raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
     try:
-        return vars(importlib.import_module(module))[attribute]
-    except (ImportError, KeyError) as error:
-        raise ScorerUnavailable(f"scorer kind {kind!r} cannot be imported: {error!r}") from error
+        return imported(KINDS.get(kind, kind))
+    except InputError as error:
+        raise ScorerUnavailable(f"scorer kind {error}") from error
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

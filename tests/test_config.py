@@ -493,3 +493,9 @@ def test_the_home_folder_may_be_written_short(monkeypatch):
 def test_text_that_cannot_be_written_down_again_is_refused():
     with pytest.raises(RecipeError, match="half a character"):
         smoke('description="\\ud800"')
+
+
+@pytest.mark.parametrize("project", ["team/project", "''", "a#b", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_found_before_anything_starts(project):
+    (line,) = problems(f"tracking.project={project}")
+    assert line.startswith("tracking.project: ")

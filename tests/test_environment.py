@@ -3,7 +3,7 @@
 import certifi
 import pytest
 
-from irg_rl.environment import is_loopback, proxy_for, trusted_certificates
+from irg_rl.environment import is_loopback, proxy_for, trusted_certificates, wandb_mode
 from irg_rl.errors import InputError
 
 PROXY = {"HTTP_PROXY": "http://proxy:3128"}
@@ -73,3 +73,14 @@ def test_a_file_without_certificates_names_its_variable(tmp_path):
 def test_certificates_that_are_there_are_trusted():
     assert trusted_certificates({"SSL_CERT_FILE": certifi.where()}).get_ca_certs()
     assert trusted_certificates({}).get_ca_certs()
+
+
+def test_a_mode_that_wandb_does_not_have_names_its_variable():
+    with pytest.raises(InputError, match="^WANDB_MODE is 'off', choose online, .*tracking.wandb=false"):
+        wandb_mode({"WANDB_MODE": "off"})
+
+
+def test_wandb_is_online_with_a_key_alone():
+    assert wandb_mode({}) == wandb_mode({"WANDB_MODE": ""}) == "offline"
+    assert wandb_mode({"WANDB_API_KEY": "k"}) == "online"
+    assert wandb_mode({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}) == "disabled"

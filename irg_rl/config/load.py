@@ -16,6 +16,7 @@ from yaml import YAMLError
 from irg_rl.config.recipe import Recipe
 from irg_rl.config.shipped import recipe_path, shipped_recipes
 from irg_rl.errors import InputError, UserError
+from irg_rl.imports import remember_folders
 from irg_rl.presets import presets_first
 from irg_rl.text_in import require_text
 
@@ -32,7 +33,9 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
     Raises RecipeError with every problem found, each naming the setting and the nearest known name.
     """
-    base = recipe_settings(recipe_path(path))
+    file = recipe_path(path)
+    base = recipe_settings(file)
+    remember_folders(file.parent)
     for key, value in presets_first(map(split_override, overrides)):
         try:
             OmegaConf.update(base, key, value, merge=True, force_add=True)

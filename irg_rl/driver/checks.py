@@ -6,6 +6,7 @@ import torch
 
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
 from irg_rl.driver.scorers import spec_of
+from irg_rl.environment import wandb_mode
 from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
 from irg_rl.model.config import ModelConfig
@@ -29,7 +30,7 @@ JUDGE_PATIENCE_S = 10.0
 
 def machine_problems(recipe: Recipe) -> list[str]:
     """What the recipe needs and this machine lacks."""
-    problems = gpu_problems(recipe) + attention_problems(recipe)
+    problems = gpu_problems(recipe) + attention_problems(recipe) + tracking_problems(recipe)
     if recipe.init_from is not None:
         problems += folder_problems(Path(recipe.init_from), recipe.model)
     if recipe.sft is not None and recipe.sft.data is not None:
@@ -90,6 +91,15 @@ def attention_problems(recipe: Recipe) -> list[str]:
         Backend(recipe.engine.attention).require_kernels()
     except InputError as error:
         return [f"engine.{error}"]
+    return []
+
+
+def tracking_problems(recipe: Recipe) -> list[str]:
+    """What the shell says of wandb and cannot be."""
+    try:
+        wandb_mode() if recipe.tracking.wandb else None
+    except InputError as error:
+        return [f"tracking: {error}"]
     return []
 
 

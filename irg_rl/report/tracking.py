@@ -15,6 +15,7 @@ from types import TracebackType
 import wandb
 from wandb.errors import CommError, UsageError
 
+from irg_rl.environment import wandb_mode
 from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import MetricsLog
 from irg_rl.report.samples import Sample
@@ -95,7 +96,7 @@ class Tracker:
 
 def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s: float) -> "wandb.Run":
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode = wandb_mode()
     settings = wandb.Settings(
         silent=True,
         console="off",  # the terminal may show what belongs in no log
