@@ -21,8 +21,8 @@ from typing import cast
 import yaml
 
 from irg_rl.errors import InputError
+from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import read_metrics
-from irg_rl.report.redact import redact, redact_text
 from irg_rl.report.samples import INDEX, SampledTrajectory, load_samples
 from irg_rl.report.tracking import METRICS
 
