@@ -138,6 +138,10 @@ class JudgeClient:
                 self.cache.popitem(last=False)
         return value
 
+    def chat(self, question: Question) -> object:
+        """The whole chat completion, for callers that read the answer themselves. Fails as `ask` does; no cache."""
+        return self._post(question)
+
     def _post(self, question: Question) -> object:
         body = {
             "model": self.model,
