@@ -14,7 +14,7 @@ from irg_rl.errors import InputError
 from irg_rl.suites.base import Facts, Suite
 from irg_rl.suites.files import distinct, file_name, json_mapping, whole_json
 from irg_rl.suites.groups import everyone
-from irg_rl.suites.scores import Figure, Key, Leaf, Results
+from irg_rl.suites.scores import Figure, Key, Results, mean_of
 from irg_rl.trajectory import Prompt
 
 SKILLS = "genai_skills.json"
@@ -82,4 +82,4 @@ class GenAIBench(Suite):
             s for s in ("basic", "advanced") if s in named
         ]
         every = frozenset().union(*members.values()) if members else everyone(prompts)
-        return [*(Figure(s, (Leaf("score", members[s]),)) for s in ordered), Figure("all", (Leaf("score", every),))]
+        return [*(mean_of(s, "score", members[s]) for s in ordered), mean_of("all", "score", every, is_headline=True)]

@@ -19,12 +19,16 @@ def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order
 def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list[Figure]:
     """Every group, then their plain mean."""
     leaves = {name: Leaf(metric, ids) for name, ids in groups.items()}
-    return [*(Figure(name, (leaf,)) for name, leaf in leaves.items()), Figure(headline, tuple(leaves.values()))]
+    return [
+        *(Figure(name, (leaf,)) for name, leaf in leaves.items()),
+        Figure(headline, tuple(leaves.values()), is_headline=True),
+    ]
 
 
 def weighted_mean(groups: Groups, weights: Mapping[str, float], headline: str, metric: str = "score") -> Figure:
     """The groups by these weights; a group without prompts takes its weight along."""
-    return Figure(headline, tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items()))
+    leaves = tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items())
+    return Figure(headline, leaves, is_headline=True)
 
 
 def everyone(prompts: Iterable[Prompt]) -> frozenset[str]:

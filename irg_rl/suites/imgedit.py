@@ -68,7 +68,7 @@ class ImgEdit(Suite):
 
     def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
         by_type = mean_of_groups(by_metadata(prompts, self.stratum), "mean of the edit types")
-        return [*by_type, mean_of("mean of all images", "score", everyone(prompts))]
+        return [*by_type, mean_of("mean of all images", "score", everyone(prompts), True)]
 
 
 def _grades(said: object) -> list[int]:

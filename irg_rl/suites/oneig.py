@@ -104,13 +104,14 @@ class OneIG(Suite):
     def _row(self, line: Line, tree: Path, kind: str, problems: list[str]) -> tuple[str | None, str]:
         """Prompt id of a row (`anime_000`, or `000` of a known class), and the cell of this tree's model."""
         columns = list(line.content)
-        mine = [c for c in columns[1:] if c in {path.name for path in tree.glob("images/*/*")}] or columns[1:2]
-        if len(columns) > 2 and len(mine) != 1:
-            problems.append(f"{line.where}: {len(columns) - 1} models, and none of them has its images here")
+        here = {path.name for path in tree.glob("images/*/*")}
+        mine = columns[1:] if len(columns) == 2 else [c for c in columns[1:] if c in here]
+        if len(mine) != 1:
+            problems.append(f"{line.where}: {len(columns) - 1} models, and not one of them has its images here")
             return None, ""
         name = line.content[columns[0]] or ""
         ident = f"{kind}/{name.zfill(3)}" if kind else name.replace("_", "/", 1)
-        return ident, (line.content[mine[0]] or "") if mine else ""
+        return ident, line.content[mine[0]] or ""
 
     def _put(self, results: Results, line: Line, metric: str, ident: str, cell: str) -> None:
         names = TEXT if metric == "text" else (metric,)
@@ -127,12 +128,15 @@ class OneIG(Suite):
 
     def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
         asked = {m: frozenset(p.id for p in prompts if m in self.metrics(p)) for p in prompts for m in self.metrics(p)}
-        figures = [mean_of(m, m, asked[m]) for m in ("alignment",) if m in asked]
+        figures = [mean_of(m, m, asked[m], True) for m in ("alignment",) if m in asked]
         if "ED" in asked:
-            figures.append(Figure("text", tuple(Leaf(m, asked[m]) for m in TEXT), text_score))
-        figures += [mean_of(m, m, asked[m]) for m in ("reasoning", "style", "diversity") if m in asked]
+            figures.append(Figure("text", tuple(Leaf(m, asked[m]) for m in TEXT), text_score, True))
+        figures += [mean_of(m, m, asked[m], True) for m in ("reasoning", "style", "diversity") if m in asked]
         parts = tuple(leaf for figure in figures for leaf in figure.leaves)
-        return [*figures, Figure(f"mean of the {len(figures)} (not in the official code)", parts, _mean_of(figures))]
+        return [
+            *figures,
+            Figure(f"mean of the {len(figures)} (not in the official code)", parts, _mean_of(figures), True),
+        ]
 
 
 def _mean_of(figures: Sequence[Figure]):

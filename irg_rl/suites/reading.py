@@ -142,8 +142,10 @@ def to_markdown(report: Report) -> str:
         lines.append(_line([row.figure, *(_figure(reading.rows[index].value) for reading in readings)]))
     lines.append(_line(["missing", *(_missing(reading) for reading in readings)]))
     if any(row.missing for reading in readings for row in reading.rows):
-        only = [_figure(reading.rows[-1].judged) for reading in readings]
-        lines.append(_line([f"{readings[0].rows[-1].figure}, judged only", *only]))
+        for index, row in enumerate(readings[0].rows):
+            if row.is_headline:
+                only = (_figure(reading.rows[index].judged) for reading in readings)
+                lines.append(_line([f"{row.figure}, judged only", *only]))
     for comparison in report.comparisons:
         lines += ["", *_table([f"{comparison.after} minus {comparison.before}", "difference", "prompts", "left out"])]
         lines += [

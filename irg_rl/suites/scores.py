@@ -53,11 +53,13 @@ Combine = Callable[[Float[np.ndarray, "... L"]], Float[np.ndarray, "..."]]
 
 @dataclass(frozen=True)
 class Figure:
-    """`combine` maps the values of the leaves to the figure; None: their weighted mean."""
+    """`combine` maps the values of the leaves to the figure; None: their weighted mean. A headline is what people
+    quote; it is also shown over what was judged alone."""
 
     name: str
     leaves: tuple[Leaf, ...]
     combine: Combine | None = None
+    is_headline: bool = False
 
     def of(self, values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
         """The figure from its leaves; nan where a leaf has no case."""
@@ -67,12 +69,6 @@ class Figure:
         return values @ weights / weights.sum()
 
 
-def mean_of(name: str, metric: str, prompts: frozenset[str]) -> Figure:
+def mean_of(name: str, metric: str, prompts: frozenset[str], is_headline: bool = False) -> Figure:
     """The plain mean over all cases of some prompts."""
-    return Figure(name, (Leaf(metric, prompts),))
-
-
-def weighted(name: str, parts: dict[frozenset[str], float], metric: str = "score") -> Figure:
-    """A weighted mean of groups: prompts of a group -> weight. Groups without prompts are left out."""
-    leaves = tuple(Leaf(metric, prompts, weight) for prompts, weight in parts.items() if prompts)
-    return Figure(name, leaves)
+    return Figure(name, (Leaf(metric, prompts),), is_headline=is_headline)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from irg_rl.evaluate.intervals import LEVEL, RESAMPLES, Measure
+from irg_rl.evaluate.intervals import LEVEL, RESAMPLES, Measure, Terms, proportion
 from irg_rl.suites.base import Suite
 from irg_rl.suites.scores import Figure, Key, Leaf, Results, Score
 from irg_rl.trajectory import Prompt
@@ -33,6 +33,7 @@ class Row:
     judged: Measure
     expected: int
     missing: int
+    is_headline: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {"figure": self.figure, "value": self.value.to_dict(), "judged_only": self.judged.to_dict(),
@@ -74,20 +75,26 @@ class Table:
             keys = self._keys(figure)
             one, two = (self._measured(figure, side) for side in sides)
             n = len({key.prompt for key in both if key in keys})
-            gained = _measure(two[0] - one[0], n, two[1] - one[1])
+            gained = _measure(two[0] - one[0], n, two[1] - one[1])  # nan where a side has none
             rows.append(Difference(figure.name, gained, len(keys) - len(keys.intersection(both))))
         return rows
 
     def _row(self, figure: Figure, whole: Scores, judged: Scores) -> Row:
         keys = self._keys(figure)
         there = [key for key in keys if key in judged]
-        return Row(
-            figure.name,
-            _measure(*_with_n(self._measured(figure, whole), len(keys))),
-            _measure(*_with_n(self._measured(figure, judged), len(there))),
-            len(keys),
-            len(keys) - len(there),
-        )
+        value, only = self._with_interval(figure, whole, len(keys)), self._with_interval(figure, judged, len(there))
+        return Row(figure.name, value, only, len(keys), len(keys) - len(there), figure.is_headline)
+
+    def _with_interval(self, figure: Figure, scores: Scores, n: int) -> Measure:
+        """Wilson's interval for a share of images, which is honest near 0 and 1; the bootstrap for all else."""
+        if len(figure.leaves) == 1 and figure.combine is None:
+            leaf = figure.leaves[0]
+            mine = [(k, s) for k, s in scores.items() if k.metric == leaf.metric and k.prompt in leaf.prompts]
+            if mine and all(s.bottom == 1 and s.top in (0, 1) for _, s in mine):
+                top = np.array([s.top for _, s in mine])
+                return proportion(Terms(top, np.ones(len(mine)), [k.prompt for k, _ in mine]))
+        value, drawn = self._measured(figure, scores)
+        return _measure(value, n, drawn)
 
     def _keys(self, figure: Figure) -> set[Key]:
         wanted = [(leaf.metric, leaf.prompts) for leaf in figure.leaves]
@@ -110,11 +117,14 @@ class Table:
         return whole
 
     def _measured(self, figure: Figure, scores: Scores) -> tuple[float, Float[np.ndarray, "R"]]:
-        """The figure, and what it is in every resample; nan where a leaf has no case."""
+        """The figure, and what it is in every resample: nan where a leaf has no case, and where it rests on one prompt,
+        which resampling would call certain."""
         sums = [self._sums(leaf, scores) for leaf in figure.leaves]
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.array([top.sum() / bottom.sum() if bottom.sum() else np.nan for top, bottom in sums])
             drawn = np.stack([(self.weights @ top) / (self.weights @ bottom) for top, bottom in sums], axis=-1)
+        alone = [(bottom > 0).sum() < 2 for _, bottom in sums]
+        drawn[:, alone] = np.nan
         return float(figure.of(point)), figure.of(drawn)
 
     def _sums(self, leaf: Leaf, scores: Scores) -> tuple[Float[np.ndarray, "P"], Float[np.ndarray, "P"]]:
@@ -134,10 +144,6 @@ def _weights(strata: Sequence[str], resamples: int, seed: int) -> Float[np.ndarr
         members = np.flatnonzero([stratum == name for stratum in strata])
         weights[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), resamples)
     return weights
-
-
-def _with_n(measured: tuple[float, Float[np.ndarray, "R"]], n: int) -> tuple[float, int, Float[np.ndarray, "R"]]:
-    return measured[0], n, measured[1]
 
 
 def _measure(value: float, n: int, drawn: Float[np.ndarray, "R"]) -> Measure:

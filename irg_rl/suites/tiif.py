@@ -122,7 +122,7 @@ class Tiif(Suite, Judged):
             ]
             if leaves:
                 every = tuple(leaf for parts in leaves.values() for leaf in parts)
-                headlines.append(Figure(f"overall, {wording} (mean of {len(leaves)} groups)", every))
+                headlines.append(Figure(f"overall, {wording} (mean of {len(leaves)} groups)", every, is_headline=True))
         return figures + headlines
 
     def ask_names(self, prompt: Prompt) -> Sequence[str]:

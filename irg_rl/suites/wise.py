@@ -15,7 +15,7 @@ from irg_rl.suites.judging import Ask, BadAnswer, Judged, fill, said
 from irg_rl.suites.scores import Figure, Key, Results, Score
 from irg_rl.trajectory import Prompt
 
-GRADES = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}
+TENTHS = {"consistency": 7, "realism": 2, "aesthetic_quality": 1}
 HIGHEST = 2.0
 CATEGORIES: tuple[str, ...] = ("cultural", "time", "space", "biology", "physics", "chemistry")
 LEGACY_LAST: dict[str, int] = dict(zip(CATEGORIES, (400, 567, 700, 800, 900, 1000), strict=True))
@@ -30,7 +30,7 @@ VERIFIED_FIELDS = ("score", "consistency", "correct", "result")
 
 def wiscore(grades: dict[str, float]) -> float:
     """(0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2, in [0, 1] (arXiv 2503.07265)."""
-    return sum(share * grades[name] for name, share in GRADES.items()) / HIGHEST
+    return sum(tenths * grades[name] for name, tenths in TENTHS.items()) / (10 * HIGHEST)
 
 
 class Wise(Suite, Judged):
@@ -86,7 +86,7 @@ class Wise(Suite, Judged):
 
     def graded(self, entry: dict[str, Any]) -> float | None:
         """The score of a line of a result file; None where a grade is missing or says that the judge failed."""
-        grades = {name: number(entry.get(name)) for name in GRADES}
+        grades = {name: number(entry.get(name)) for name in TENTHS}
         if any(grade is None or not 0 <= grade <= HIGHEST for grade in grades.values()):
             return None
         return wiscore({name: grade for name, grade in grades.items() if grade is not None})
@@ -108,7 +108,7 @@ class Wise(Suite, Judged):
 
     def answer(self, ask: Ask, completion: object) -> dict[str, float]:
         found = {name.lower().replace(" ", "_"): float(grade) for name, grade in _GRADE.findall(said(completion))}
-        if missing := [name for name in GRADES if name not in found]:
+        if missing := [name for name in TENTHS if name not in found]:
             raise BadAnswer(f"no grade 0, 1 or 2 for {missing[0]} in {said(completion)[:120]!r}")
         return found
 
