@@ -7,6 +7,7 @@ next call. Nothing is turned into a number that was not said.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -17,9 +18,12 @@ from irg_rl.errors import InputError
 from irg_rl.suites.base import Picture, Suite
 from irg_rl.suites.files import whole_lines
 from irg_rl.suites.scores import Key, Results, Score
+from irg_rl.suites.trees import write_whole
 from irg_rl.trajectory import Prompt
 
 LOG = "judged-*.jsonl"
+GIVE_UP = 32
+"""Failures without a single answer after which a call ends: the judge is down, or the template does not suit it."""
 
 
 class BadAnswer(Exception):
@@ -134,8 +138,9 @@ def open_log(path: Path, protocol: Protocol) -> Log:
         differ = ", ".join(f"{k} {theirs[k]!r} there, {ours[k]!r} now" for k in ours if theirs[k] != ours[k])
         raise InputError(f"{path} was begun by another protocol ({differ}): move it away to judge anew")
     if log.problems:  # the next line must not be glued to half a line
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")
+        whole = [json.dumps(entry) for _, entry in whole_lines(path, [])]
+        write_whole(path, ("\n".join(whole) + "\n").encode())
+        log.problems.clear()
     return log
 
 
@@ -192,6 +197,8 @@ def judge_tree(
                 tally.answered += not failure
                 tally.last_failure = failure or tally.last_failure
                 progress(1)
+                if tally.failed >= GIVE_UP and not tally.answered:
+                    raise InputError(f"the first {tally.failed} questions all failed, the last one: {failure}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -260,11 +267,10 @@ def judged_suite(suite: Suite) -> Judged:
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     """`{name}` in the template by its value; other braces stay. InputError where the template lacks a name."""
-    for name, value in values.items():
-        if "{" + name + "}" not in template:
-            raise InputError(f"the template lacks {{{name}}}: the judge would not know what to look for")
-        template = template.replace("{" + name + "}", value)
-    return template
+    if missing := [name for name in values if "{" + name + "}" not in template]:
+        raise InputError(f"the template lacks {{{missing[0]}}}: the judge would not know what to look for")
+    names = "|".join(map(re.escape, values))  # at once: a prompt may hold braces itself
+    return re.sub("{(" + names + ")}", lambda found: values[found[1]], template)
 
 
 def said(completion: object) -> str:

@@ -138,9 +138,7 @@ class Tiif(Suite, Judged):
         lines = [line.strip() for line in said(completion).splitlines()]
         answers = [found[1].lower() for line in lines if (found := _ANSWER.match(line))]
         if len(answers) != ask.parts:
-            raise BadAnswer(
-                f"{len(answers)} lines with yes or no for {ask.parts} questions in {said(completion)[:120]!r}"
-            )
+            raise BadAnswer(f"{len(answers)} answers to {ask.parts} questions in {said(completion)[:120]!r}")
         return answers
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
