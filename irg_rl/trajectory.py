@@ -123,6 +123,18 @@ class Trajectory:
         """Number of images drawn."""
         return len(self.images)
 
+    def text(self, index: int) -> TextSegment:
+        """Segment `index`, which must be a text."""
+        segment = self.segments[index]
+        assert isinstance(segment, TextSegment), f"prompt {self.prompt.id!r}: segment {index} is an image"
+        return segment
+
+    def image(self, index: int) -> ImageSegment:
+        """Segment `index`, which must be an image."""
+        segment = self.segments[index]
+        assert isinstance(segment, ImageSegment), f"prompt {self.prompt.id!r}: segment {index} is a text"
+        return segment
+
 
 @dataclass
 class Group:

@@ -16,14 +16,16 @@ class EngineRecipe(Section):
     threads: Positive = 2
     """Torch threads for a lone process; actors that run side by side share them."""
     device: Literal["cpu", "cuda"] = "cpu"
-    gpu_share: Annotated[float, Field(ge=1e-3, le=1)] = Field(1.0, exclude_if=lambda share: share == 1)
+    gpu_share: Annotated[float, Field(ge=1e-3, le=1)] = Field(default=1.0, exclude_if=lambda share: share == 1)
     """Part of a GPU that every learner rank and every rollout actor takes: a third puts three of them on one. Several
     learner ranks want whole ones."""
     dtype: Literal["fp32", "bf16"] = "fp32"
-    activation_checkpointing: bool = Field(False, exclude_if=lambda on: not on)
+    activation_checkpointing: bool = Field(default=False, exclude_if=lambda on: not on)
     """Run every layer again in the backward instead of keeping what it made: about a third more time, and memory for
     one layer in place of all."""
-    attention: Literal["auto", "sdpa", "flex", "flash"] = Field("auto", exclude_if=lambda kernels: kernels == "auto")
+    attention: Literal["auto", "sdpa", "flex", "flash"] = Field(
+        default="auto", exclude_if=lambda kernels: kernels == "auto"
+    )
     """Kernels of attention (docs/bagel.md). auto: on a GPU FlexAttention for packs and flash-attn, where it is
     installed, for prompts and denoising steps; SDPA elsewhere."""
     deadline_s: Rate = 300.0

@@ -28,9 +28,9 @@ class SamplingRecipe(Section):
 class GuidanceRecipe(Section):
     """Classifier-free guidance of images."""
 
-    text_scale: float = Field(1.0, ge=1)
+    text_scale: float = Field(default=1.0, ge=1)
     """1 is off."""
-    image_scale: float = Field(1.0, ge=1)
+    image_scale: float = Field(default=1.0, ge=1)
     """1 is off; has no effect without text guidance."""
     interval: tuple[float, float] = (0.0, 1.0)
     first_interval: tuple[float, float] = (0.4, 1.0)
@@ -52,6 +52,6 @@ class NoiseRecipe(Section):
     window_size: Positive = 3
     window_range: tuple[int, int] = (0, 6)
     """Steps among which the window lies: [first, last)."""
-    shared_start: bool = Field(False, exclude_if=lambda shared: not shared)
+    shared_start: bool = Field(default=False, exclude_if=lambda shared: not shared)
     """RL: the images that a group draws in a turn start from one noise (DanceGRPO, arXiv 2505.07818), so that siblings
     differ by the noise of trained steps, and by what they were asked to draw, alone."""

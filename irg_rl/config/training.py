@@ -15,7 +15,7 @@ class DataSource(Section):
 
     folder: str
     """Folder of parquet files in the IRG schema, relative to `sft.data`."""
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     mandatory: bool = False
     """Every pack begins with one row of each mandatory source, whatever its weight."""
 
@@ -46,20 +46,20 @@ class Dropout(Section):
 
 
 class OptimizerRecipe(Section):
-    lr: float = Field(1e-3, ge=0)
+    lr: float = Field(default=1e-3, ge=0)
     """Learning rate of the understanding expert, and of the parts without one of their own. 0 freezes a part."""
-    gen_lr: float | None = Field(None, ge=0)
+    gen_lr: float | None = Field(default=None, ge=0)
     """Learning rate of the generation expert; None: `lr`."""
-    vision_lr: float | None = Field(None, ge=0)
+    vision_lr: float | None = Field(default=None, ge=0)
     """Learning rate of vision tower and connector; None: `lr`."""
-    muon_lr: float | None = Field(None, gt=0)
+    muon_lr: float | None = Field(default=None, gt=0)
     """Learning rate of Muon for the matrices of all layers, AdamW keeps the rest; None: AdamW alone. For training from
     scratch; needs ZeRO stage 0."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: Rate = 1e-8
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: Rate = 1.0
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     """Optimizer steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr_share: Share = 0.0
@@ -133,11 +133,13 @@ class Stage(Section):
     more than have a pack."""
     max_row_tokens: Positive = 2048
     """Longer rows are rejected and listed in rejected.jsonl."""
-    ce_weight: float = Field(1.0, ge=0)
-    mse_weight: float = Field(1.0, ge=0)
+    ce_weight: float = Field(default=1.0, ge=0)
+    mse_weight: float = Field(default=1.0, ge=0)
     noise_blocks: Positive = 1
     """Noise levels trained per target image in one pass: each is a noise block of its own after the shared context."""
-    first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(None, exclude_if=lambda blocks: blocks is None)
+    first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, exclude_if=lambda blocks: blocks is None
+    )
     """Those of a first image, which has its layout to find and a short context to share; None: `noise_blocks`."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraSection = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from irg_rl.errors import UserError
-from irg_rl.learner.policy import Scores, evaluate
+from irg_rl.learner.policy import Scores, StepScore, evaluate
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.trajectory import Modality, SamplingLaw, Trajectory
@@ -114,17 +114,17 @@ def check(
 
 
 def _differences(
-    replay: ReplayPack, scores: Scores, trajectories: Sequence[Trajectory], clip_image: float
+    replay: ReplayPack, scores: Scores[StepScore], trajectories: Sequence[Trajectory], clip_image: float
 ) -> list[Difference]:
     found = []
     for ref, score in zip(replay.texts, scores.texts):
-        segment = trajectories[ref.trajectory].segments[ref.segment]
+        segment = ref.of(trajectories)
         found.append(
             _compare(Modality.TEXT, segment.turn, None, score.logprobs, segment.logprobs, TEXT_TOLERANCE,
                      _name(trajectories[ref.trajectory]))
         )  # fmt: skip
     for ref, score in zip(replay.images, scores.images):
-        segment = trajectories[ref.trajectory].segments[ref.segment]
+        segment = ref.of(trajectories)
         for place, step in enumerate(ref.steps):
             new, old = score.logprobs[place : place + 1], segment.logprobs[step : step + 1]
             found.append(

@@ -37,6 +37,10 @@ class TextRef:
     segment: int
     block: int
 
+    def of(self, trajectories: Sequence[Trajectory]) -> TextSegment:
+        """The text itself."""
+        return trajectories[self.trajectory].text(self.segment)
+
 
 @dataclass(frozen=True)
 class StepsRef:
@@ -46,6 +50,10 @@ class StepsRef:
     segment: int
     steps: tuple[int, ...]  # indices into the segment's S recorded steps
     blocks: tuple[int, ...]
+
+    def of(self, trajectories: Sequence[Trajectory]) -> ImageSegment:
+        """The image itself."""
+        return trajectories[self.trajectory].image(self.segment)
 
 
 @dataclass
