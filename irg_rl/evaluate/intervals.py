@@ -3,15 +3,16 @@
 Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (wrong, then right) / wrong.
 With T_c and B_c the sums over the rows of set c, R = sum T / sum B and C sets,
 
-    u_c = (T_c - R B_c) / sum B,    V = C / (C - 1) sum_c u_c^2
+    u_c = (T_c - R B_c) / (sum B - B_c),    V = (C - 1) / C sum_c u_c^2
 
-is the linearised variance of R (Cochran 1977, section 6.5; Liang and Zeger 1986). A difference subtracts the u_c of
-both sides before they are squared, which is what makes it *paired*. A ratio does the same with u_c / R, on the log
-scale. Intervals take Student's t with C - 1 degrees of freedom. A share takes Wilson's interval for p (1 - p) / V
-independent cases, because the plain interval covers too little near 0 and 1, where damage lives.
+where u_c is how much R falls when set c is left out, and V is the jackknife's variance of R (Shao and Tu 1995, section
+2.1). A difference subtracts the u_c of both sides before they are squared, which is what makes it *paired*. A ratio
+does the same with u_c / R, on the log scale. Intervals take Student's t with C - 1 degrees of freedom. A share takes
+Wilson's interval for p (1 - p) / V independent cases, because the plain interval covers too little near 0 and 1, where
+damage lives.
 
-`benchmarks/coverage.py` measures how often these intervals hold the truth, beside the cluster bootstrap;
-`tests/evaluate/test_coverage.py` keeps them at 93 to 97 %.
+`python -m benchmarks.coverage` measures how often these intervals hold the truth, beside the bootstrap over sets, which
+does so less often at 30 sets.
 
 Shape letters: N rows, C sets, S seeds.
 """
@@ -65,12 +66,12 @@ class Terms:
         """Sets of the rows that count."""
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
-    def shares(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
-        """u_c: what each set adds to the error of the value, in this order of sets; nan where no row counts."""
+    def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
+        """u_c: by how much the value falls when a set is left out, in this order of sets."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
-        return np.asarray(_divide(top - self.value * bottom, np.full(len(order), self.bottom.sum())))
+        return np.asarray(_divide(top - self.value * bottom, self.bottom.sum() - bottom))
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -118,14 +119,14 @@ def independent(terms: Terms) -> float:
     """Number of independent cases whose share varies as this one does between sets, p (1 - p) / V (Kish 1965). Where no
     variance is seen, because the share is 0 or 1 or the same in all sets, every set counts as one case."""
     order = sorted(terms.counted)
-    variance = _variance(terms.shares(order))
+    variance = _variance(terms.parts(order))
     return terms.value * (1 - terms.value) / variance if variance > 0 else float(len(order))
 
 
 def mean(terms: Terms, level: float = LEVEL) -> Measure:
     """A mean."""
     order = sorted(terms.counted)
-    ends = _around(terms.value, terms.shares(order), level)
+    ends = _around(terms.value, terms.parts(order), level)
     return Measure(terms.value, terms.n, *ends, sets=len(order))
 
 
@@ -138,7 +139,7 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
     """
     (one, other), order = _paired(a, b)
     value = one.value - other.value
-    return Measure(value, one.n, *_around(value, one.shares(order) - other.shares(order), level), sets=len(order))
+    return Measure(value, one.n, *_around(value, one.parts(order) - other.parts(order), level), sets=len(order))
 
 
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
@@ -147,7 +148,7 @@ def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float =
     value = _divide(one.value, other.value)
     if not (isfinite(value) and value > 0):
         return Measure(value, one.n, sets=len(order))
-    parts = one.shares(order) / one.value - other.shares(order) / other.value
+    parts = one.parts(order) / one.value - other.parts(order) / other.value
     low, high = _around(log(value), parts, level)
     return Measure(value, one.n, exp(low), exp(high), sets=len(order))
 
@@ -160,8 +161,8 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
 
         V = V_seeds + V_sets - V_0,  not below either
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))
-        V_sets = C / (C - 1) sum_c (mean_s u_sc)^2
-        V_0 = C / (C - 1) sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
+        V_sets = (C - 1) / C sum_c (mean_s u_sc)^2
+        V_0 = (C - 1) / C sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
 
     Student's t takes Satterthwaite's degrees of freedom V^2 / (V_seeds^2 / (S - 1) + V_sets^2 / (C - 1)). The interval
     is never narrower than the t interval of the d_s alone, with V_seeds and S - 1 degrees of freedom. One seed gives
@@ -173,7 +174,7 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
     value, rows, seeds, sets = float(found.mean()), sum(one.n for one, _ in pairs), len(pairs), len(order)
     if seeds < 2 or sets < 2 or not isfinite(value):
         return Measure(value, rows, sets=sets)
-    parts = np.array([one.shares(order) - other.shares(order) for one, other in pairs])
+    parts = np.array([one.parts(order) - other.parts(order) for one, other in pairs])
     of_seeds = float(np.square(found - value).sum()) / (seeds * (seeds - 1))
     of_sets = _variance(parts.mean(0))
     residual = sum(_variance(part) for part in parts - parts.mean(0)) / (seeds * (seeds - 1))
@@ -206,9 +207,9 @@ def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tup
 
 
 def _variance(parts: Float[np.ndarray, "C"]) -> float:
-    """V of a value whose sets add these parts; nan below two sets."""
+    """V of a value that falls by these parts when a set is left out; nan below two sets."""
     sets = len(parts)
-    return float(sets / (sets - 1) * np.square(parts).sum()) if sets > 1 else float("nan")
+    return float((sets - 1) / sets * np.square(parts).sum()) if sets > 1 else float("nan")
 
 
 def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[float, float]:
