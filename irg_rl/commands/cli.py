@@ -158,7 +158,8 @@ def compare(
 def evaluate(
     target: Annotated[Path, typer.Argument(help="a run folder or a checkpoint folder inside one")],
     split: Annotated[
-        Literal["test", "validation"], typer.Option(help="validation: tune without touching the test prompts")
+        Literal["test", "validation", "hard"],
+        typer.Option(help="validation: tune without touching the test prompts; hard: three to six constraints"),
     ] = "test",
     prompts: Annotated[int | None, typer.Option(min=2, help="how many held-out prompts")] = None,
     samples: Annotated[int, typer.Option(min=1, help="trajectories per prompt")] = 1,
