@@ -6,6 +6,7 @@ computes the same update, bit for bit, from saved groups as from the original on
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -56,11 +57,17 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
 
 
 def group_folders(folder: Path) -> list[Path]:
-    """Folders with groups, sorted by name: the given folder or folders inside it. InputError if there are none."""
-    found = sorted(path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp"))
+    """Folders of groups: the given one, or those in it, in order of their names. InputError when there is none."""
+    found = [path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp")]
+    found.sort(key=_by_numbers)
     if not found:
         raise InputError(f"{folder}: no groups ({WORDS}); `irg-rl rollout` and rl.dump_every make such folders")
     return found
+
+
+def _by_numbers(path: Path) -> list[tuple[str, int]]:
+    """Order of names in which step-1000000 comes after step-999999."""
+    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", str(path))]
 
 
 def load_groups(folder: Path) -> list[Group]:

@@ -11,7 +11,7 @@ A scorer looks at finished images and says how good each one is for its prompt. 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,6 +39,15 @@ class Scorer(Protocol):
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         """One score per image; `images[i]` was drawn for `prompts[i]`."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A scorer with numbers of its own for the metrics."""
+
+    def counts(self) -> dict[str, float]:
+        """Name -> number since the scorer was made."""
         ...
 
 

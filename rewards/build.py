@@ -4,9 +4,13 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from irg_rl.errors import InputError
-from irg_rl.importing import import_named
+from irg_rl.imports import imported
 from rewards.base import Scorer, ScorerUnavailable
 
 
@@ -45,13 +49,13 @@ KINDS = {
 
 
 def scorer_class(kind: str) -> Callable[..., Scorer]:
-    """The constructor of a built-in kind, or of your own "package.module:Class"."""
+    """The constructor of a built-in kind or of one's own "package.module:Class"."""
+    if ":" not in KINDS.get(kind, kind):
+        raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
     try:
-        return import_named(kind, KINDS, "scorer kind")
+        return imported(KINDS.get(kind, kind))
     except InputError as error:
-        if ":" in kind or kind in KINDS:
-            raise ScorerUnavailable(str(error)) from error
-        raise
+        raise ScorerUnavailable(f"scorer kind {error}") from error
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -74,13 +78,32 @@ def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
     missing = [name for name, p in single.items() if p.default is p.empty and name not in spec.options]
     if missing:
         raise InputError(f"scorer {spec.name!r} needs the option {missing[0]!r}")
+    typed_options(spec, make)
     return make
+
+
+def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, Any]:
+    """The options as the types of the constructor's parameters take them; InputError names the one that is none."""
+    parameters = inspect.signature(make, eval_str=True).parameters
+    typed = dict(spec.options)
+    for name, value in spec.options.items():
+        if name not in parameters or parameters[name].annotation is inspect.Parameter.empty:
+            continue
+        try:
+            typed[name] = TypeAdapter(parameters[name].annotation).validate_python(value)
+        except PydanticSchemaGenerationError:
+            continue  # a type of the scorer's own
+        except ValidationError as error:
+            raise InputError(
+                f"scorer {spec.name!r}: option {name}: {error.errors()[0]['msg']} (given: {value!r:.80})"
+            ) from None
+    return typed
 
 
 def build_scorer(spec: ScorerSpec) -> Scorer:
     """Construct the scorer and load its model. ScorerUnavailable, naming the scorer, if this fails."""
     make = check_spec(spec)
     try:
-        return make(name=spec.name, **spec.options)
+        return make(name=spec.name, **typed_options(spec, make))
     except ScorerUnavailable as error:
         raise ScorerUnavailable(f"scorer {spec.name!r}: {error}") from error

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from irg_rl.trajectory import Prompt
-from rewards.base import Image, Score, Scorer, ScorerUnavailable, TooManyFailures, require_pairs
+from rewards.base import Counting, Image, Score, Scorer, ScorerUnavailable, TooManyFailures, require_pairs
 from rewards.build import ScorerSpec, build_scorer
 
 
@@ -146,5 +146,9 @@ class RewardHub:
             )
 
     def log(self) -> dict[str, float]:
-        """Counts and latencies of every scorer as flat metrics."""
-        return {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}
+        """Counts and latencies of every scorer, flat, for metrics."""
+        numbers = {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}
+        for name, scorer in self.scorers.items():
+            if isinstance(scorer, Counting):
+                numbers |= {f"reward/{name}/{key}": value for key, value in scorer.counts().items()}
+        return numbers

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load(weights_only=True) raises on anything but tensors
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import open_clip
@@ -27,6 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from irg_rl.errors import InputError
+from irg_rl.text_in import read_json
 from rewards.base import Image, ScorerUnavailable
 
 CONFIG, WEIGHTS, MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe_merges.txt.gz"
@@ -43,6 +45,8 @@ TINY = {
     "vision_cfg": {"image_size": 24, "layers": 2, "width": 96, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 48, "width": 96, "heads": 3, "layers": 2},
 }
+Precision = Literal["fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"]
+"""What the towers run in, by open_clip's names. It takes any other word for fp32."""
 TEXT_CHUNK = 16  # texts of similar length encoded together
 
 
@@ -56,6 +60,16 @@ class TwoTower:
     size: int  # side of the square the vision tower takes, pixels
     dtype: torch.dtype = torch.float32  # of the pixels it takes; the logit scale may have another
 
+    @property
+    def context(self) -> int:
+        """Tokens of a text that are read, the two around it included."""
+        return self.config["text_cfg"].get("context_length", 77)
+
+    def is_cut(self, text: str) -> bool:
+        """Whether the text is longer than what is read of it."""
+        read = self.tokenizer([text], self.context)[0]
+        return not torch.equal(self.tokenizer([text], self.context + 1)[0][: self.context], read)
+
     @torch.no_grad()
     def cosine(self, images: Float[Tensor, "B 3 S S"], texts: list[str]) -> Float[Tensor, "B"]:
         """Cosine of the L2-normalised embeddings of image i and text i, in [-1, 1], without the logit scale.
@@ -68,7 +82,7 @@ class TwoTower:
         return torch.cosine_similarity(image, text, dim=-1).cpu()
 
 
-def load(path: str | Path, architecture: str = "", precision: str = "fp32", device: str = "cpu") -> TwoTower:
+def load(path: str | Path, architecture: str = "", precision: Precision = "fp32", device: str = "cpu") -> TwoTower:
     """Open a model folder, or a checkpoint file of the built-in `architecture` ("ViT-L-14", "ViT-H-14", ...).
 
     Raises ScorerUnavailable if anything is missing or unreadable; never downloads."""
@@ -78,7 +92,7 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
         missing = [f for f in (CONFIG, WEIGHTS) if not (path / f).is_file()]
         if missing:
             raise ScorerUnavailable(f"{path} lacks {' and '.join(missing)}: train it again or give its folder")
-        config = json.loads((path / CONFIG).read_text())["model_cfg"]
+        config = _model_config(path / CONFIG)
     elif path.is_file():
         name, weights = architecture, str(path)
         config = open_clip.get_model_config(architecture) if architecture else None
@@ -99,6 +113,16 @@ def load(path: str | Path, architecture: str = "", precision: str = "fp32", devi
     tokenizer = make_tokenizer(path, config) if path.is_dir() else open_clip.get_tokenizer(name)
     # the other class of open_clip, CustomTextCLIP, has the same methods
     return TwoTower(cast(open_clip.CLIP, model), tokenizer, config, config["vision_cfg"]["image_size"], dtype)
+
+
+def _model_config(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+        config = content["model_cfg"]
+        config["vision_cfg"]["image_size"], config["text_cfg"]
+    except (InputError, LookupError, TypeError) as error:
+        raise ScorerUnavailable(f"{path} is no configuration of a CLIP: {error}") from error
+    return config
 
 
 def parameter_count(architecture: str) -> int | None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from irg_rl import credit
 from irg_rl.config import Recipe, algorithm_class
 from irg_rl.curve import Curve
-from irg_rl.importing import import_named
+from irg_rl.imports import import_named
 from irg_rl.learner.old_weights import OldPolicySchedule, OldWeights
 from irg_rl.learner.process_group import Rank
 from irg_rl.learner.ratio_check import require_law, require_texts_law

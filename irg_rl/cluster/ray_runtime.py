@@ -20,11 +20,13 @@ import torch
 from ray import ObjectRef
 from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.job_config import JobConfig
 
 from irg_rl.errors import UserError
+from irg_rl.imports import PACKAGES
 
 _START_ATTEMPTS = 3
-# AF_UNIX paths end at 107 characters; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
+# AF_UNIX paths end at 107 bytes; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
 _SOCKET_LIMIT = 107
 _SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
@@ -57,11 +59,13 @@ class LocalRay:
         if settings.num_cpus < 1:
             raise ValueError(f"num_cpus is {settings.num_cpus}; Ray needs at least 1")
         self.settings = settings
-        self.folder, self._temporary = session_folder(folder)
+        self.run_folder = self.folder = folder
+        self._temporary = False
 
     def __enter__(self) -> "LocalRay":
         if ray.is_initialized():
             raise RuntimeError("Ray already runs in this process; stop it before another run starts")
+        self.folder, self._temporary = session_folder(self.run_folder)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         _stay_on_loopback()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,7 @@ class LocalRay:
                     logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=str(self.folder),
+                    job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 return
             except Exception as error:  # Ray raises the bare class here
@@ -101,6 +106,14 @@ class LocalRay:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class _OwnPath(JobConfig):
+    """Ray puts the working folder and the script's before everything else on the path of its workers, where a user's
+    `rewards.py` or `sft/` would shadow the program's. It does not where the job says that it looks after its folder."""
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
 def _stay_on_loopback() -> None:
     """Make Ray listen on 127.0.0.1 only. Ray replaces this address by the outward address of the machine, which would
     open its ports to the network, unless it believes that clusters are not supported. The constant was read from the
@@ -112,7 +125,7 @@ def _stay_on_loopback() -> None:
 def session_folder(run_folder: Path) -> tuple[Path, bool]:
     """The folder for Ray's sockets, and whether it is a temporary one outside the run."""
     wanted = run_folder.resolve() / "ray"
-    if len(str(wanted)) + _SOCKET_SUFFIX <= _SOCKET_LIMIT:
+    if len(os.fsencode(wanted)) + _SOCKET_SUFFIX <= _SOCKET_LIMIT:
         return wanted, False
     return Path(tempfile.mkdtemp(prefix="irg-ray-", dir="/tmp")), True
 

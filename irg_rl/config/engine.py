@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from irg_rl.sections import Positive, Rate, Section
 
@@ -41,3 +41,11 @@ class EngineRecipe(Section):
 class TrackingRecipe(Section):
     wandb: bool = True
     project: str = "irg-rl"
+    """Name of the project in wandb."""
+
+    @field_validator("project")
+    @classmethod
+    def project_is_a_name(cls, project: str) -> str:
+        if not 0 < len(project) <= 128 or set(project) & set("/\\#?%:") or not project.isprintable():
+            raise ValueError(f"{project!r:.140}: wandb takes 1 to 128 characters without / \\ # ? % and :")
+        return project

@@ -15,8 +15,10 @@ from irg_rl.config.explain import explain
 from irg_rl.config.recipe import Recipe
 from irg_rl.config.rl import OPTIONS_OF, drop_options_of_others
 from irg_rl.config.shipped import recipe_path, shipped_recipes
-from irg_rl.errors import UserError
+from irg_rl.errors import InputError, UserError
+from irg_rl.imports import remember_folders
 from irg_rl.presets import presets_first
+from irg_rl.text_in import require_text
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 """Overrides so common that they have a short name."""
@@ -31,7 +33,9 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
     Raises RecipeError with every problem found, each naming the setting and the nearest known name.
     """
-    base = recipe_settings(recipe_path(path))
+    file = recipe_path(path)
+    base = recipe_settings(file)
+    remember_folders(file.parent)
     for key, value in _names_first(presets_first(map(split_override, overrides))):
         try:
             drop_options_of_others(base.get("rl"), _settings_of_rl(key, value))
@@ -125,8 +129,26 @@ def split_override(override: str) -> tuple[str, Any]:
 
 def parse_recipe(data: object, where: str = "recipe") -> Recipe:
     """Validate what should be a mapping of settings; see `load_recipe` for the errors."""
+    _require_text(data, where)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in explain(problem, Recipe)]
         raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _require_text(settings: Any, where: str) -> None:
+    """Every name and value can be written down again: no lone surrogates, no NUL."""
+    level = [settings]
+    while level:
+        words = [word for one in level if isinstance(one, dict) for word in one] + level
+        for word in words:
+            if isinstance(word, str):
+                try:
+                    require_text(word, where)
+                except InputError as error:
+                    raise RecipeError(f"{error} (in {word!r:.80})") from error
+        level = [
+            inner for one in level if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip

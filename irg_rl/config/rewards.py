@@ -1,10 +1,11 @@
 """Scorers, and how their scores are combined into a reward."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from irg_rl.sections import Positive, Rate, Section, Share
+from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 
@@ -16,7 +17,7 @@ class ScorerRecipe(Section):
     weight: float = 1.0
     held_out: bool = False
     """True: logged, but never part of the reward."""
-    path: str | None = None
+    path: PathText | None = None
     """clip, hps: folder or checkpoint of a released model; None: a small one is trained on the shapes world."""
     base_url: str | None = None
     """judge: address of an OpenAI-compatible endpoint; None: the embedded judge on 127.0.0.1."""
@@ -41,6 +42,20 @@ class ScorerRecipe(Section):
                 "stands in `options`"
             )
         return self
+
+    @field_validator("options")
+    @classmethod
+    def options_are_finite(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if places := not_finite(options):
+            raise ValueError(f"{', '.join(places)}: NaN and infinity are no settings")
+        return options
+
+    @field_validator("name")
+    @classmethod
+    def name_is_of_a_metric(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise ValueError(f"{name!r} becomes the name of a metric: use letters, digits and . + - _ alone")
+        return name
 
     @field_validator("kind")
     @classmethod

@@ -11,8 +11,8 @@ from irg_rl.config.sampling import GuidanceRecipe, NoiseRecipe
 from irg_rl.config.training import LoraRecipe, LoraSection, OptimizerRecipe, Stage
 from irg_rl.credit import scheme_named
 from irg_rl.errors import InputError
-from irg_rl.importing import import_named
-from irg_rl.sections import Decay, Positive, Rate, Section, Seed, Weight
+from irg_rl.imports import import_named
+from irg_rl.sections import Decay, PathText, Positive, Rate, Section, Seed, Weight
 
 ALGORITHMS = {
     "grpo": "irg_rl.algorithms.grpo:GRPO",
@@ -60,7 +60,7 @@ class RLRecipe(Section):
     images against the one with the worst. Or your own as package.module:Class."""
     options: SerializeAsAny[Section] = Field(default=Section(), validate_default=True)
     """Settings that the algorithm alone has; see its class in irg_rl/algorithms/."""
-    rollouts: str | None = Field(default=None, exclude_if=lambda folder: folder is None)
+    rollouts: PathText | None = Field(default=None, exclude_if=lambda folder: folder is None)
     """Folder of scored groups to learn from, as `irg-rl rollout` or a run's `dump_every` writes it, for algorithms that
     learn from samples of others (dpo); None: the run samples."""
     updates: Positive = 60
@@ -71,7 +71,7 @@ class RLRecipe(Section):
     """Turn -> ways in which every trajectory branches at its start: {1: 4} draws four reflections and refined images
     from each first image. Several turns multiply, and what they make of one trunk must divide `group_size`. Siblings
     share what precedes their fork, which is sampled, scored and learned from once. Empty or null: no forks."""
-    prompts: str | None = None
+    prompts: PathText | None = None
     """jsonl of prompts with metadata; None: the world's training prompts."""
     credit: str | None = None
     """How the rewards of images become advantages: trajectory, turn, verifier_gae, improvement, umm, no_improve_clamp,

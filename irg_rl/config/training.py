@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from irg_rl.sections import Decay, Positive, Rate, Section, Share
+from irg_rl.sections import Decay, PathText, Positive, Rate, Section, Share
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -161,8 +161,8 @@ class Stage(Section):
 
 
 class SFTRecipe(Section):
-    data: str | None = None
-    """Folder with one folder of parquet files per mode; None: the run makes its rows from the shapes world."""
+    data: PathText | None = None
+    """Folder with one folder of parquet per mode; None: the run makes its own from the shapes world."""
     base: Stage | None = None
     """Training of the base model before IRGL, for a model from scratch."""
     stage1: Stage | None = None

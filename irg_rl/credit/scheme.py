@@ -8,7 +8,7 @@ from typing import Any
 from irg_rl.credit.nodes import Sample, Table
 from irg_rl.credit.statistics import ROUNDING
 from irg_rl.errors import InputError
-from irg_rl.importing import import_named
+from irg_rl.imports import import_named
 from irg_rl.sections import Rate, Section, Weight
 
 SCHEMES = {

@@ -180,8 +180,10 @@ def _prune(folder: Path, keep_last: int) -> None:
 
 
 def _finished(folder: Path) -> list[Path]:
-    """Finished checkpoint folders, oldest first. Unfinished ones are hidden."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+    """Checkpoint folders, oldest first. The hidden ones are unfinished."""
+    numbered = [(int(path.name.removeprefix("step_")), path) for path in folder.glob("step_*[0-9]")
+                if path.name.removeprefix("step_").isdecimal() and path.is_dir()]  # fmt: skip
+    return [path for _, path in sorted(numbered)]  # as numbers: step_1000000 comes after step_999999
 
 
 def _checked(path: Path) -> tuple[Snapshot, list[str]]:

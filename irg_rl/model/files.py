@@ -1,33 +1,42 @@
 """Weights on disk: one safetensors file, or several shards with an index as Hugging Face's libraries write them."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from irg_rl.errors import InputError
+from irg_rl.text_in import read_json
 
 WEIGHTS = "ema.safetensors"
+WHOLE = (WEIGHTS, "ema_bf16.safetensors")
+"""Names of a file with all weights; the second is that of a release in bf16."""
 INDICES = ("ema.safetensors.index.json", "model.safetensors.index.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder: `ema.safetensors`, or else the shards of the first index found. InputError names
-    what is missing or broken."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
+    """The file with all weights, or else the shards of the first index there is. InputError names what is missing or
+    broken."""
+    for name in WHOLE:
+        if (folder / name).is_file():
+            return [folder / name]
     index = next((folder / name for name in INDICES if (folder / name).is_file()), None)
     if index is None:
         raise InputError(f"{folder / WEIGHTS} does not exist, nor an index of shards ({' or '.join(INDICES)})")
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is no index of shards ({error!r}): write or copy it again") from error
-    return [folder / shard for shard in shards]
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not names or not all(_is_plain(name) for name in names.values()):
+        raise InputError(f"{index} is no index of shards (its weight_map names no files): write or copy it again")
+    return [folder / shard for shard in sorted(set(names.values()))]
+
+
+def _is_plain(name: object) -> bool:
+    """Whether it is a file right there, and not one elsewhere on the disk."""
+    return isinstance(name, str) and bool(name) and Path(name).name == name and "\0" not in name
 
 
 def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp32: str = "") -> dict[str, Tensor]:
@@ -52,12 +61,12 @@ def read_shapes(path: Path) -> dict[str, torch.Size]:
 
 
 @contextmanager
-def _opened(path: Path, device: torch.device | str) -> Iterator[safe_open]:
-    """InputError if the file is missing, cut off or has another format."""
+def _opened(path: Path, device: torch.device | str) -> Iterator[Any]:
+    """InputError where the file is missing, cut off or not in the format."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): write or copy it again") from error

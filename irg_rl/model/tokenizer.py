@@ -67,8 +67,10 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
         raise InputError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
     try:
         return TextTokenizer(Qwen2Tokenizer.from_pretrained(folder), str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: its tokenizer cannot be read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises the bare class on a broken file
+        raise InputError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error!s:.300}") from error
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> TextTokenizer:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from irg_rl.algorithms.base import algorithm_type
 from irg_rl.curve import Curve
 from irg_rl.errors import InputError
-from irg_rl.report import curves, strips, tables
+from irg_rl.report import comparisons, curves, strips, tables
 from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
 from irg_rl.report.samples import SampledTrajectory
 
@@ -89,20 +89,24 @@ def render(record: RunRecord) -> str:
     own = algorithm_curves(record)
     evaluations = [e for e in record.evaluations if tables.REAL in e.get("arms", {})]
     pictures = [curves.draw_turns(evaluations), curves.draw_repair(evaluations)] if evaluations else []
+    gate = record.recipe.get("gate") or {}
     return environment.get_template("report.html.jinja").render(
         record=record,
         name=record.recipe.get("name", record.folder.name),
         description=record.recipe.get("description", ""),
         facts=facts(record),
         stages=stage_lines(record.stages),
-        tiles=tables.tiles([e for e in evaluations if is_of_the_run(record, e)]),
+        tiles=tables.tiles([e for e in evaluations if is_of_the_run(record, e)], gate.get("after", "sft")),
         gates=[e for e in evaluations if e["gate"]],
-        gate_is_off=(record.recipe.get("gate") or {}).get("mode") == "off",
+        gate_is_off=gate.get("mode") == "off",
+        gate_after={"rl": "RL"}.get(gate.get("after"), "SFT"),
         evaluations=evaluations,
         turns_table=tables.by_turn(evaluations),
         tasks_table=tables.by_task(evaluations),
         refinement=[picture for picture in pictures if picture is not None],
-        baselines=tables.against_baselines(record.comparison) if record.comparison else [],
+        baselines=comparisons.against_baselines(record.comparison) if record.comparison else [],
+        repairs=comparisons.repairs(record.comparison) if record.comparison else [],
+        standings=comparisons.standings(record.comparison) if record.comparison else None,
         curves=curves.draw_curves(record.metrics, own),
         not_drawn=curves.not_drawn(record.metrics, own),
         samples=by_prompt(record),

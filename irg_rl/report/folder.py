@@ -21,8 +21,8 @@ from typing import cast
 import yaml
 
 from irg_rl.errors import InputError
+from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import read_metrics
-from irg_rl.report.redact import redact, redact_text
 from irg_rl.report.samples import INDEX, SampledTrajectory, load_samples
 from irg_rl.report.tracking import METRICS
 
@@ -134,20 +134,20 @@ def _read_json(record: RunRecord, path: Path) -> dict | None:
 
 _NEEDED = {
     "evaluation": {"name", "arms", "differences", "gate", "settings"},
-    "comparison": {"rows"},
+    "comparison": {"rows", "standings", "repairs"},
     "ratio_check": {"rows"},
     "parity": {"model", "dtype", "cases"},
     "scorers": {"rows"},
 }
 _NEEDED_BY_ROW = {
-    "comparison": {"baseline", "seed", "rl_accuracy", "baseline_accuracy", "gained", "repair_ratio", "rl_damage",
+    "comparison": {"baseline", "seed", "rl_accuracy", "baseline_accuracy", "gained", "gained_across_seeds",
                    "rl_renders", "baseline_renders"},
     "ratio_check": {"modality", "turn", "step", "count", "mean", "max", "limit"},
     "scorers": {"scorer", "against", "agreement", "n"},
 }  # fmt: skip
-_NEEDED_BY_ARM = {"n", "turns", "prompts", "seed", "renders", "accuracy", "score", "repair", "damage", "stop_rate",
-                  "stop_when_right", "stop_when_wrong", "reflection_accuracy", "preference", "order_consistency",
-                  "rewards", "tasks"}  # fmt: skip
+_NEEDED_BY_ARM = {"n", "turns", "prompts", "sets", "seed", "renders", "accuracy", "score", "repair", "damage",
+                  "stop_rate", "stop_when_right", "stop_when_wrong", "reflection_accuracy", "preference",
+                  "order_consistency", "rewards", "tasks"}  # fmt: skip
 
 _NEEDED_BY_CASE = {"weights", "turns", "batch", "packs", "places"}
 

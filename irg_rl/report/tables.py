@@ -1,4 +1,5 @@
-"""Evaluation summaries as rows of text for the report. A share is printed in percent, with its interval and n."""
+"""Evaluation summaries as rows of text for the report. A share is printed in percent, with its interval, its
+number of rows and the number of different sets of constraints among them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class TableCell:
-    """A value, its interval, and its number of cases."""
+    """A figure, its interval in small print, and on how many rows and sets it rests: `300 of 173 sets`."""
 
     text: str
     interval: str = ""
@@ -51,15 +52,27 @@ def points(measure: dict | None) -> TableCell:
     return _cell(measure, "{:+.1f}", " to ", scale=100)
 
 
+def times(measure: dict | None) -> TableCell:
+    """A ratio: `1.85 ×`."""
+    return _cell(measure, "{:.2f}", " to ", unit=f"{NARROW_SPACE}×")
+
+
 def number(measure: dict | None) -> TableCell:
     """A mean on its own scale."""
     return _cell(measure, "{:.3f}", " to ")
 
 
+def cases(measure: dict) -> str:
+    """Rows and the different sets of constraints among them: `300 of 173 sets`."""
+    if "n" not in measure:
+        return ""
+    return str(measure["n"]) if measure.get("sets") is None else f"{measure['n']} of {measure['sets']} sets"
+
+
 def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit: str = "") -> TableCell:
     if measure is None or measure.get("value") is None:
         return TableCell(MISSING)
-    n = str(measure["n"]) if "n" in measure else ""
+    n = cases(measure)
     value = form.format(scale * measure["value"]).replace("-", MINUS) + unit
     low, high = measure.get("low"), measure.get("high")
     if low is None or high is None:
@@ -99,13 +112,13 @@ def by_turn(evaluations: Sequence[dict]) -> Table:
         ]
         if any(cell.text != MISSING for cell in cells):
             rows.append(TableRow(line.group, line.label, cells, line.label == REAL, line.explanation))
-    rows = _headed_once(rows)
+    rows = headed_once(rows)
     groups = [(e["name"], [f"turn {k + 1}" for k in range(width)]) for e, width in zip(evaluations, widths)]
     return Table(groups, rows)
 
 
-def _headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Rows of one group that follow each other share the heading of the first."""
+def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Neighbours of one group share the heading of the first."""
     headed: list[TableRow] = []
     for _, found in groupby(rows, key=lambda row: row.group):
         first, *rest = found
@@ -209,37 +222,19 @@ def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dic
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 
 
-def against_baselines(comparison: dict) -> list[TableRow]:
-    """RL against each baseline, per seed and pooled."""
-    rows = []
-    for entry in comparison["rows"]:
-        pooled = entry["seed"] is None
-        cells = [
-            share(entry["rl_accuracy"]),
-            share(entry["baseline_accuracy"]),
-            points(entry["gained"]),
-            number(entry["repair_ratio"]),
-            share(entry["rl_damage"]),
-            TableCell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
-        ]
-        rows.append(
-            TableRow(entry["baseline"], "pooled over seeds" if pooled else f"seed {entry['seed']}", cells, pooled)
-        )
-    return _headed_once(rows)
-
-
-def tiles(evaluations: Sequence[dict]) -> list[Tile]:
-    """The most important values: the gate, first and last image of the latest evaluation, and repair beside its best
-    control."""
+def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
+    """What to leave with: the gate of the evaluation that is asked (after `sft` or `rl`), first and last image of the
+    latest evaluation, repair beside its best control."""
     if not evaluations:
         return []
     first, latest = evaluations[0], evaluations[-1]
     real = latest["arms"][REAL]
     shown = []
-    gate = next((e["gate"] for e in evaluations if e["gate"]), None)
-    if gate is not None:
-        verdict = "passed" if gate["passed"] else "not passed"
-        shown.append(Tile("gate: refinement is real", verdict, f"at turn {gate['turn'] + 1}", gate["passed"]))
+    asked = next((e for e in evaluations if e["gate"] and (e["name"] == "rl") == (after == "rl")), None)
+    if asked is not None:
+        gate, verdict = asked["gate"], "passed" if asked["gate"]["passed"] else "not passed"
+        detail = f"at turn {gate['turn'] + 1} of {asked['name']}"
+        shown.append(Tile("gate: refinement is real", verdict, detail, gate["passed"]))
     shown.append(Tile("first image right", share(real["accuracy"][0]).text, _since(first, latest, "accuracy", 0)))
     shown.append(
         Tile(
@@ -250,13 +245,14 @@ def tiles(evaluations: Sequence[dict]) -> list[Tile]:
     )
     if real["turns"] > 1:
         shown.append(Tile("repair", share(real["repair"][-1]).text, _best_control(latest)))
-        shown.append(Tile("damage", share(real["damage"][-1]).text, f"of {real['damage'][-1]['n']} right first images"))
+        damage = real["damage"][-1]
+        shown.append(Tile("damage", share(damage).text, f"first images that were right: {cases(damage)}"))
     return shown
 
 
 def _since(first: dict, latest: dict, key: str, turn: int) -> str:
     measure = latest["arms"][REAL][key][turn]
-    here = f"{latest['name']}, n={measure['n']}"
+    here = f"{latest['name']}, n={cases(measure)}"
     if first is latest:
         return here
     return f"{here}; {first['name']}: {share(first['arms'][REAL][key][turn]).text}"

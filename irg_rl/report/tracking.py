@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
 import wandb
 from wandb.errors import CommError, UsageError
 
+from irg_rl.environment import wandb_mode
+from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import MetricsLog
-from irg_rl.report.redact import redact, redact_text
 from irg_rl.report.samples import SampledTrajectory
 from irg_rl.report.strips import same_size
 
@@ -97,7 +98,7 @@ class Tracker:
 
 def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s: float) -> "wandb.Run":
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode = wandb_mode()
     settings = wandb.Settings(
         silent=True,
         console="off",  # the terminal may show what belongs in no log
