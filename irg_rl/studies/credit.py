@@ -60,7 +60,7 @@ class Credit(Study[CreditStudySettings]):
         if prompts < own.needed:
             raise InputError(
                 f"study.batches={own.batches} x study.groups={own.groups} ask for {own.needed} prompts, and there are "
-                f"{prompts}; one that came twice would count as signal what is its own: give study.prompts=FILE with "
+                f"{prompts}; the own noise of a repeated prompt would count as signal: give study.prompts=FILE with "
                 "more, study.split=train, or fewer batches"
             )
         return found

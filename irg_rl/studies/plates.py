@@ -61,7 +61,7 @@ def canvas(name: str, panels: int, width: float = 4.0, height: float = 3.1) -> I
     """A figure with its panels, at most three side by side, in the style of the reports. InputError for no panels."""
     if not panels:
         raise InputError(
-            f"figure {name!r} has nothing to show: these prompts led to no case of what it counts; take more or other "
+            f"figure {name!r} has nothing to show: no case of what it counts occurred; take more or other "
             "prompts (evaluation.prompts, study.prompts), or other settings of the study"
         )
     columns = min(panels, ACROSS)
