@@ -272,7 +272,7 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
     panels = {}
     for subject in subjects:
         reference = tables[subject, REFERENCE, noises[0]]
-        if not reference.ratio("joint").low > 0:  # the reference itself points nowhere
+        if not reference.ratio("joint").low > 0:  # the reference has no signal
             continue
         panels[subject] = [
             Line(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])

@@ -173,7 +173,7 @@ def dots_plate(
                                fontsize=6.5, color="#777777")  # fmt: skip
             if zero:
                 place.axvline(0, color="#999999", linewidth=0.9)
-            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # numbers of two digits stand clear of each other
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # wide enough for numbers of two digits
             place.set_title(panel, fontsize=9)
             place.set_xlabel(f"{x_label}, 95 % interval")
         axes[0].set_yticks(range(len(rows)), rows)
