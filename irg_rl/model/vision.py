@@ -49,10 +49,10 @@ class _Images:
 
 
 class _MLP(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, width)
+        self.fc2 = nn.Linear(inner, out or width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
