@@ -12,7 +12,6 @@ import torch
 from irg_rl.commands.generate import model_folder, recipe_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
 from irg_rl.driver.compare import CONTINUED
-from irg_rl.driver.critic import CreditSettings
 from irg_rl.driver.evaluator import evaluation_sampling, reward_hub
 from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.prepare import prompts_file, rl_prompts_file
@@ -118,7 +117,8 @@ def learning_setup_of(subject: Subject) -> LearningSetup:
     """How RL would learn from a checkpoint, as its recipe says."""
     if subject.recipe.engine.zero_stage == 3:
         raise InputError(f"{subject.label}: gradients are scattered under ZeRO 3: give engine.zero_stage=2")
-    return LearningSetup(learner_settings(subject.recipe, str(subject.path)), CreditSettings.of(subject.recipe).options)
+    options = subject.recipe.require_rl().credit_options
+    return LearningSetup(learner_settings(subject.recipe, str(subject.path)), options)
 
 
 def finish(study: Study, folder: Path, words: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from irg_rl.config.sections import Positive, Rate, Section, Share
+from irg_rl.sections import Positive, Rate, Section, Share
 
 
 class WorldRecipe(Section):
