@@ -121,7 +121,11 @@ def draw_suite(ready: Ready, task: Task) -> None:
                 if len(drawing[picture.path]) == len(picture.samples):
                     _finish(task, picture, drawing.pop(picture.path))
             progress.advance(len(batch))
-    write_json(task.out / STOPS, _stops(task, _recorded(task.out)))
+    records = _recorded(task.out)
+    for turn, name in enumerate(tree_names(task.turns)):
+        for path, content in task.suite.text_files(pictures, records, turn).items():
+            write_whole(task.out / name / path, content.encode())
+    write_json(task.out / STOPS, _stops(task, records))
     trees = ", ".join(tree_names(task.turns))
     console.print(f"{len(mine)} files in each of {trees}: {task.out}", markup=False, soft_wrap=True)
 

@@ -284,6 +284,15 @@ def said(completion: object) -> str:
     return text
 
 
+def verdict(completion: object) -> float:
+    """1 for yes, true or 1; 0 for no, false or 0. Raises BadAnswer where none or both are said."""
+    words = set(re.findall(r"\b(yes|no|true|false|[01])\b", said(completion).lower()))
+    right, wrong = words & {"yes", "true", "1"}, words & {"no", "false", "0"}
+    if bool(right) == bool(wrong):
+        raise BadAnswer(f"neither yes (1) nor no (0), or both, in {said(completion)[:120]!r}")
+    return 1.0 if right else 0.0
+
+
 def probability(completion: object, accepted: Sequence[str]) -> float:
     """Sum of the probabilities of these spellings as first token, among the alternatives that came back."""
     try:

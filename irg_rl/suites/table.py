@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from irg_rl.evaluate.intervals import LEVEL, RESAMPLES, Measure, Terms, proportion
+from irg_rl.evaluate.intervals import LEVEL, Measure, Terms, proportion
 from irg_rl.suites.base import Suite
 from irg_rl.suites.scores import Figure, Key, Leaf, Results, Score
 from irg_rl.trajectory import Prompt
 
 Scores = Mapping[Key, Score]
+RESAMPLES = 4000
 
 
 @dataclass(frozen=True)

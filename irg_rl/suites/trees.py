@@ -29,6 +29,7 @@ from irg_rl.trajectory import Prompt
 
 SETTINGS, PROMPTS, STOPS, FINAL = "suite.json", "prompts.jsonl", "stops.json", "final"
 JPEG_QUALITY = 95
+ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
 
 
 def turn_name(turn: int) -> str:

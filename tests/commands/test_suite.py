@@ -140,6 +140,54 @@ def test_wise_verified_takes_yes_or_no(made, template, irg_rl):
     assert sorted(entry["answer"] for entry in log_of(tree)[1:]) == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
 
 
+def test_geneval2_takes_the_probability_of_the_right_first_token(made, irg_rl):
+    """How many: "two" .5 and "2" .25 count, "three" does not; yes and no elsewhere."""
+    tree, prompts = made("geneval2")
+
+    def reply(n, body):
+        counts = asked(body).startswith("How many")
+        top = {"two": np.log(0.5), "2": np.log(0.25), "three": np.log(0.2)} if counts else {"Yes": 0.0, " no": -9.0}
+        return 200, completion("x", top), 0
+
+    with endpoint(reply) as (url, requests):
+        answer = irg_rl("suite", "judge", "geneval2", tree, "--judge", url, "--model", "j", "--prompts", prompts)
+    assert answer.code == 0 and "6 answered" in answer.out
+    assert {asked(body) for _, body, _ in requests} >= {"Are the cows white? Answer in one word."}
+    assert all(body["max_tokens"] == 1 and body["top_logprobs"] == 5 for _, body, _ in requests)
+    read = irg_rl("suite", "read", "geneval2", tree, "--prompts", prompts)
+    assert "| count (AM over atoms) | 0.750 |" in read.out
+    by_hand = (0.75 ** (1 / 3) + 1) / 2
+    assert f"| Soft-TIFA GM | {by_hand:.3f} " in read.out
+
+
+def test_geneval2_without_log_probabilities_is_a_failure(made, irg_rl):
+    tree, prompts = made("geneval2")
+    with endpoint(lambda n, body: (200, completion("Yes"), 0)) as (url, _):
+        answer = irg_rl("suite", "judge", "geneval2", tree, "--judge", url, "--model", "j", "--prompts", prompts)
+    assert "6 failed" in answer.out and "no log-probabilities" in answer.out
+
+
+def test_a_judge_that_is_down_ends_the_call_and_loses_nothing(made, irg_rl, monkeypatch):
+    monkeypatch.setattr("irg_rl.suites.judging.GIVE_UP", 3)
+    tree, prompts = made("geneval2")
+    with endpoint(lambda n, body: (400, "no", 0)) as (url, _):
+        answer = irg_rl("suite", "judge", "geneval2", tree, "--judge", url, "--model", "j", "--prompts", prompts)
+    assert answer.code == 1 and "the first 3 questions all failed, the last one: " in answer.err
+
+
+def test_genevalpp_shows_the_judge_a_prompt_and_its_metadata(made, tmp_path, irg_rl):
+    tree, prompts = made("geneval++")
+    (tmp_path / "t.txt").write_text("{prompt} {metadata}")
+    with endpoint(lambda n, body: (200, completion('{"correct": 1}'), 0)) as (url, requests):
+        irg_rl("suite", "judge", "geneval++", tree, "--judge", url, "--model", "j", "--template", tmp_path / "t.txt",
+               "--prompts", prompts)  # fmt: skip
+    assert '1 dogs {"tag": "counting"' in "".join(asked(body) for _, body, _ in requests)
+    assert all(body["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png")
+               for _, body, _ in requests)  # fmt: skip
+    read = irg_rl("suite", "read", "geneval++", tree, "--prompts", prompts)
+    assert "| overall (mean of the tags) | 1.000 |" in read.out
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (("wise", "--model", "j"), "needs the official question: --template FILE"),
     (("geneval", "--model", "j"), "GenEval is not judged here: run its official evaluator"),

@@ -49,12 +49,13 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-@pytest.mark.parametrize("name", ["geneval", "wise", "tiif", "genai-bench", "oneig-en"])
+@pytest.mark.parametrize("name", ["geneval", "geneval2", "geneval++", "wise", "tiif", "oneig-en", "dpg"])
 def test_every_turn_is_a_tree_in_the_official_layout(draw, name):
     out = draw(name)
     for tree in ("turn0", "turn1", "final"):
         assert images(out / tree) == LAYOUTS[name]
-        others = sorted(str(path.relative_to(out / tree)) for path in (out / tree).rglob("*.jsonl"))
+        beside = [path for path in (out / tree).rglob("*") if path.suffix in (".json", ".jsonl")]
+        others = sorted(str(path.relative_to(out / tree)) for path in beside)
         assert others == SIDE_FILES.get(name, [])
     settings = json.loads((out / "suite.json").read_text())
     assert (settings["suite"], settings["turns"], settings["preset"]) == (name, 2, "cfg-free")
@@ -132,6 +133,26 @@ def test_an_edit_that_the_model_calls_needless_is_its_source(draw, tmp_path, mon
     out = draw("imgedit", "out", "--sources", tmp_path / "origin")
     assert np.array_equal(pixels(out / "turn0" / "101.png"), pixels(tmp_path / "origin" / "animal" / "a.jpg"))
     assert {stop["last"] for stop in json.loads((out / "stops.json").read_text())["stops"]} == {None}
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_r3_bench_gets_the_reflection_that_led_to_each_image(draw, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(StopPhrase, "__call__", lambda self, text: content)
+    (tmp_path / "images").mkdir()
+    for name in ("c_5.png", "c_6.png"):
+        Image.new("RGB", (16, 16), "green").save(tmp_path / "images" / name)
+    out = draw("r3-bench", "out", "--sources", tmp_path)
+    assert images(out / "turn0") == images(out / "turn1") == LAYOUTS["r3-bench"]
+    records = [json.loads(line) for line in (out / "texts.jsonl").read_text().splitlines()]
+    texts = {record["prompt"]: record["samples"][0]["texts"] for record in records}
+    for turn in (0, 1):
+        path = out / f"turn{turn}" / "output" / "reflection" / "mymodel" / "reflection_res.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [(row["idx"], row["index"], row["answer"]) for row in rows] == [(5, 5, False), (6, 6, True)]
+        assert [row["model_reflection"]["answer"] for row in rows] == [content, content]
+        spoken = 1 if content else turn + 1
+        told = [row["model_reflection"]["explanation"] for row in rows]
+        assert told == [texts[i][spoken]["text"] for i in ("5", "6")]
 
 
 def test_an_image_folder_with_holes_is_named(irg_rl, model, tmp_path):
