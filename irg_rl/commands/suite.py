@@ -10,6 +10,7 @@ from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
 from irg_rl.suites.catalog import SUITES, suite_of
 from irg_rl.suites.judging import (
+    BUILT_IN,
     Ask,
     Log,
     Protocol,
@@ -59,12 +60,12 @@ def judge_suite(
     if judged.needs_template and template is None:
         raise InputError(f"{suite.title} needs the official question: --template FILE (docs/suites.md says from where)")
     words = template.read_text(encoding="utf-8-sig") if template is not None else ""
-    drawn = open_drawn(suite, folder, prompts, None)
+    drawn = open_drawn(suite, folder, prompts)
     client = JudgeScorer(
         base_url=url, model=model, api_key_env=api_key_env, concurrency=concurrency, timeout=TIMEOUT_S,
         retries=RETRIES, backoff=BACKOFF_S, cache_size=0, max_tokens=judged.max_tokens,
     ).client  # fmt: skip
-    protocol = Protocol(suite.name, model, template_digest(words), judged.max_tokens)
+    protocol = Protocol(suite.name, model, template_digest(words) if words else BUILT_IN, judged.max_tokens)
     done: list[tuple[Path, Log]] = []
     for tree in [t for t in drawn.trees if t.turn != FINAL or len(drawn.trees) == 1]:
         log = open_log(tree.path / log_name(model), protocol)
