@@ -12,7 +12,8 @@ from irg_rl.commands.suite_images import fitted
 from irg_rl.model.folder import save_folder
 from rollouts.request import StopPhrase
 from tests.suites.layouts import LAYOUTS, SIDE_FILES
-from tests.suites.official import write_official
+from tests.suites.official import GENEVAL, json_lines, write_official
+from tests.suites.test_results import geneval_line
 
 FAST = ("--points", 3, "--max-text-tokens", 4, "--preset", "cfg-free", "--size", 16, 16, "--model-name", "mymodel")
 
@@ -97,6 +98,20 @@ def test_images_depend_neither_on_the_batch_nor_on_the_worker(draw):
     assert max(far) <= 1, "batches of another shape round the last bits differently"
     assert len(json.loads((parts / "stops.json").read_text())["stops"]) == 0
     assert json.loads((parts / "stops.json").read_text())["trajectories"] == 12
+
+
+def test_results_of_the_official_evaluator_are_read_where_the_images_lie(draw, irg_rl):
+    out = draw("geneval")
+    for turn, right in (("turn0", False), ("turn1", True)):
+        rows = [geneval_line(n, k, right, GENEVAL[n]["prompt"]) for n in range(3) for k in range(4)]
+        json_lines(out / turn / "results.jsonl", rows)
+    answer = irg_rl("suite", "read", "geneval", out)
+    assert answer.code == 0, answer.err
+    assert "prompts read: 3 prompts, original wording" in answer.out
+    assert "turns 2, seed 0, preset cfg-free" in answer.out
+    gained = json.loads((out / "geneval-results.json").read_text())["differences"][0]
+    assert (gained["after"], gained["before"]) == ("out/turn1", "out/turn0")
+    assert gained["rows"][-1]["gained"]["value"] == 1.0 and gained["rows"][-1]["left_out"] == 0
 
 
 def test_prompts_and_samples_differ_in_their_noise(draw):
