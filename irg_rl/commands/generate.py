@@ -14,6 +14,7 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError, write_json
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
+from irg_rl.prompts import require_prompt
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.request import Request, StopPhrase, never
 from rollouts.sampler import Sampler
@@ -72,6 +73,7 @@ def generate_to(
 ) -> None:
     """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`. `changes`: settings on
     top of the recipe, by dotted name. `stop`: a reflection that says that nothing is to change ends its trajectory."""
+    asked = [Prompt(f"cli-{i}", require_prompt(text, f"--prompt {i + 1}")) for i, text in enumerate(prompts)]
     folder = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(folder), changes, str(folder))
     evaluation = recipe.evaluation
@@ -82,7 +84,7 @@ def generate_to(
         parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling,
         guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if stop else never,
     )  # fmt: skip
-    requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
+    requests = [Request(prompt, 0, seed) for prompt in asked]
     trajectories = sampler.sample(requests, turns, evaluation.batch_size)
     out.mkdir(parents=True, exist_ok=True)
     settings = {

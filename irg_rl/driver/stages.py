@@ -53,7 +53,7 @@ def work(run: Run) -> None:
 def step(run: Run, name: str, body, again: bool = False) -> None:
     if run.is_done(name) and not again:
         return
-    console.print(f"[bold]{name}[/bold]")
+    console.print(name, style="bold")
     with run.stage(name) as facts:
         body(facts)
 
@@ -78,7 +78,7 @@ def check_gate_holds(run: Run) -> None:
         return
     reasons = "; ".join(entry["failures"])
     if run.recipe.gate.mode == "off":
-        console.print(f"[yellow]gate off: RL starts although refinement is not shown ({reasons})[/yellow]")
+        console.print(f"gate off: RL starts although refinement is not shown ({reasons})", style="yellow")
         return
     build_report(run.folder)
     raise RunError(
