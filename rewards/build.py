@@ -1,4 +1,4 @@
-"""From a recipe's list of scorers to scorers."""
+"""Makes scorers from the list in a recipe."""
 
 import difflib
 import inspect
@@ -16,7 +16,7 @@ from rewards.base import Scorer, ScorerUnavailable
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """One scorer of a recipe. `options` go to the scorer's constructor and are checked against its signature."""
+    """One scorer of a recipe. `options` are arguments of its constructor, checked against its signature."""
 
     name: str  # key of its values in rewards, metrics and reports
     kind: str  # verifier, clip, hps, judge, or "package.module:Class" for one's own
@@ -30,7 +30,7 @@ class ScorerSpec:
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":
-        """A flat dict: every key that is not one of the four above is an option of the scorer."""
+        """Make a spec from a flat dict: all keys except the four above are options of the scorer."""
         own = {f.name for f in fields(cls)} - {"options"}
         missing = {"name", "kind"} - spec.keys()
         if missing:
@@ -66,8 +66,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
-    """The constructor of `spec`'s kind, its option names verified; InputError names the wrong one and the nearest, or
-    the one that is missing."""
+    """The constructor of the scorer, after checking the names of its options. InputError names a wrong option and the
+    nearest known one, or a missing option."""
     make = scorer_class(spec.kind)
     parameters = {name: p for name, p in inspect.signature(make).parameters.items() if name != "name"}
     known = list(parameters)
@@ -101,7 +101,7 @@ def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, An
 
 
 def build_scorer(spec: ScorerSpec) -> Scorer:
-    """Construct the scorer; loads its model. Raises ScorerUnavailable, naming the scorer, if it cannot."""
+    """Construct the scorer and load its model. ScorerUnavailable, naming the scorer, if this fails."""
     make = check_spec(spec)
     try:
         return make(name=spec.name, **typed_options(spec, make))

@@ -15,8 +15,8 @@ _log = logging.getLogger(__name__)
 
 
 class ClipScorer:
-    """Cosine in [-1, 1] of normalised features (the DiffusionNFT, Flow-Factory and MixGRPO convention; flow_grpo's
-    fork has 100/30 of it). Works with the tiny model trained on the spot and with any open_clip checkpoint."""
+    """Cosine in [-1, 1] of normalised features, as in DiffusionNFT, Flow-Factory and MixGRPO; flow_grpo's fork
+    multiplies it by 100/30. Works with the tiny trained model and with any open_clip checkpoint."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ClipScorer:
         return openclip.clip_preprocess(size)
 
     def check(self) -> None:
-        """Loading in the constructor was the check."""
+        """Nothing to do: loading in the constructor was the check."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)

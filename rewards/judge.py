@@ -138,6 +138,14 @@ class JudgeClient:
                 self.cache.popitem(last=False)
         return value
 
+    def chat(self, question: Question) -> object:
+        """The whole chat completion, for callers that read the answer themselves. Fails as `ask` does; no cache."""
+        reply = self._post(question)
+        try:
+            return parse_json(reply.text, "the answer", finite=False)
+        except InputError as error:
+            raise JudgeFailure(f"the judge: {redact_text(str(error))[:SHOWN]}: {reply.shown!r}") from None
+
     def _post(self, question: Question) -> Reply:
         """The server's answer with status 200."""
         message = {"messages": [{"role": "user", "content": question.content()}]}

@@ -54,7 +54,7 @@ def test_also_inside_a_list(typo, meant):
 
 def test_a_setting_that_resembles_none_lists_those_that_exist():
     (line,) = problems("gate.xyzzy=1")
-    assert line == "gate.xyzzy: unknown setting; known here: damage, first_accuracy, margin, mode"
+    assert line == "gate.xyzzy: unknown setting; known here: after, damage, first_accuracy, margin, mode"
 
 
 def test_all_problems_are_reported_at_once():

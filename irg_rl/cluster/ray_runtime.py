@@ -6,6 +6,7 @@ Every wait has a deadline and says what it waits for (invariant 7); a remote exc
 Ray traceback.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -31,11 +32,11 @@ _SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma
 
 
 class WaitTimeoutError(UserError, TimeoutError):
-    """A remote result did not come before its deadline."""
+    """A remote result did not arrive before its deadline."""
 
 
 class RayStartError(UserError, RuntimeError):
-    """Ray does not start on this machine."""
+    """Ray cannot start on this machine."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class RaySettings:
 
 
 class LocalRay:
-    """A Ray of this process's own: `with LocalRay(settings, run_folder): ...` starts it and takes it down.
+    """A Ray instance of this process alone: `with LocalRay(settings, run_folder): ...` starts and stops it.
 
-    Ray's sockets and logs lie in `<folder>/ray` when the socket paths stay below the limit of the operating system,
-    else in a temporary folder that is removed at the end.
+    Ray's sockets and logs lie in `<folder>/ray` if the socket paths are short enough for the operating system.
+    Otherwise they lie in a temporary folder that is removed at the end.
     """
 
     def __init__(self, settings: RaySettings, folder: Path):
@@ -75,7 +76,7 @@ class LocalRay:
         self.stop()
 
     def _start(self) -> None:
-        """Its agents give up after 20 seconds, which a busy machine does not always grant; so it is tried again."""
+        """Start Ray, in several attempts: its agents give up after 20 seconds, which is too short on a busy machine."""
         for attempt in range(_START_ATTEMPTS):
             try:
                 ray.init(
@@ -84,7 +85,7 @@ class LocalRay:
                     object_store_memory=self.settings.object_store_mb * 2**20,
                     include_dashboard=False,
                     log_to_driver=not self.settings.quiet,
-                    logging_level="ERROR" if self.settings.quiet else "INFO",
+                    logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=str(self.folder),
                     job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
@@ -99,7 +100,7 @@ class LocalRay:
                     ) from error
 
     def stop(self) -> None:
-        """Ends every actor and Ray itself; safe to call twice."""
+        """End every actor and Ray itself. It is safe to call twice."""
         ray.shutdown()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -114,15 +115,15 @@ class _OwnPath(JobConfig):
 
 
 def _stay_on_loopback() -> None:
-    """Ray replaces 127.0.0.1 by the machine's outward address, which would open its ports to the network, except where
-    clusters are not supported; so it is told that they are not. The constant was read from the variable when Ray was
-    imported, and Ray's other processes read the variable."""
+    """Make Ray listen on 127.0.0.1 only. Ray replaces this address by the outward address of the machine, which would
+    open its ports to the network, unless it believes that clusters are not supported. The constant was read from the
+    variable when Ray was imported, and Ray's other processes read the variable, so both are set."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def session_folder(run_folder: Path) -> tuple[Path, bool]:
-    """Where Ray may keep its sockets: (folder, whether it is a temporary one outside the run)."""
+    """The folder for Ray's sockets, and whether it is a temporary one outside the run."""
     wanted = run_folder.resolve() / "ray"
     if len(os.fsencode(wanted)) + _SOCKET_SUFFIX <= _SOCKET_LIMIT:
         return wanted, False
@@ -130,7 +131,7 @@ def session_folder(run_folder: Path) -> tuple[Path, bool]:
 
 
 def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str) -> Any:
-    """The value of one reference or the list of values of several.
+    """The value of one reference, or the values of a list of references.
 
     Args:
         timeout: seconds for all of them together.
@@ -155,7 +156,7 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
 
 
 def reason_of(error: BaseException) -> str:
-    """A failure in one line: its first, or what the constructor of an actor raised, which is the last of many."""
+    """A failure in one line: its first line, or the last one if the constructor of an actor raised."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return f"its constructor raised {lines[-1]}"
@@ -163,8 +164,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment of a process that may use `threads` cores: two torch processes with two threads each on two cores
-    starve each other."""
+    """Environment of a process that may use `threads` cores. Without it two torch processes with two threads each slow
+    each other down on two cores."""
     if threads < 1:
         raise ValueError(f"threads is {threads}; an actor needs at least 1")
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -174,8 +175,8 @@ def thread_environment(threads: int) -> dict[str, str]:
 def actor_options(
     *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Options for `ActorClass.options(**...)`: a share of the machine, and no restart behind our back (a restarted
-    actor would serve with the weights of its constructor; the fleet restarts it and sends the current ones)."""
+    """Options for `ActorClass.options(**...)`: a share of the machine, and no automatic restart. (An actor that Ray
+    restarts would serve with the weights of its constructor. The fleet restarts it and sends the current weights.)"""
     variables = thread_environment(threads) | (environment or {})
     return {
         "num_cpus": cpus,
@@ -187,6 +188,6 @@ def actor_options(
 
 
 def take_thread_share(threads: int) -> None:
-    """Called first thing inside an actor: torch's own pools follow the share (they ignore a late OMP setting)."""
+    """Call this first inside an actor: it sets torch's own thread pools, which ignore a later OMP setting."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

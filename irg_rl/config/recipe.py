@@ -15,6 +15,7 @@ from irg_rl.config.sampling import SamplingRecipe
 from irg_rl.config.sections import PathText, Section, Seed, nearest
 from irg_rl.config.training import SFTRecipe, Stage
 from irg_rl.config.world import VAETraining, WorldRecipe
+from irg_rl.errors import InputError
 from irg_rl.model.config import ModelConfig
 
 OWN_ROWS = "own"
@@ -218,6 +219,18 @@ class Recipe(Section):
         """Seed of RL."""
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
+
+    def require_rl(self) -> RLRecipe:
+        """The `rl` section. InputError where the recipe has none."""
+        if self.rl is None:
+            raise InputError(f"recipe {self.name}: this needs RL, and there is no section rl: add one")
+        return self.rl
+
+    def require_sft(self) -> SFTRecipe:
+        """The `sft` section. InputError where the recipe has none."""
+        if self.sft is None:
+            raise InputError(f"recipe {self.name}: this needs SFT, and there is no section sft: add one")
+        return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
         """Learner ranks of a stage: no more than have a pack in every step."""

@@ -1,4 +1,4 @@
-"""What all sections of a recipe share."""
+"""Types and helpers that all sections of a recipe share."""
 
 import difflib
 import math
@@ -35,6 +35,6 @@ def not_finite(value: Any, where: str = "") -> list[str]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """How an error goes on after an unknown word."""
+    """The end of an error message about an unknown word: the nearest known word, or all known words."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file, or shards that an index names as Hugging Face's libraries write them."""
+"""Weights on disk: one safetensors file, or several shards with an index as Hugging Face's libraries write them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,11 +40,12 @@ def _is_plain(name: object) -> bool:
 
 
 def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp32: str = "") -> dict[str, Tensor]:
-    """Tensors of a file in `dtype`, those whose name ends in `fp32` (if given) in fp32.
+    """Tensors of a file in `dtype`; those whose name ends in `fp32` (if given) in fp32.
 
-    Each is copied on its own into memory that torch allocated, and so aligned to 64 bytes: a file's own tensors lie
-    wherever its header left them, and matrix products of differently aligned operands differ in their last bits, so
-    equal weights from different folders would not give equal results. No second copy of all of them ever exists.
+    Each tensor is copied into memory that torch allocated, which is aligned to 64 bytes. Tensors mapped from a file
+    have the alignment of that file, and matrix products of differently aligned operands differ in the last bits. So
+    without the copy equal weights from two folders could give different results. There is never a second copy of all
+    tensors.
     """
     with _opened(path, device) as file:
         return {
@@ -54,7 +55,7 @@ def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp3
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
-    """Shapes of a file's tensors, from its header alone."""
+    """Shapes of the tensors of a file, read from its header alone."""
     with _opened(path, "cpu") as file:
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
 
