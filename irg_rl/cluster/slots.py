@@ -106,7 +106,7 @@ class SlotBuffer:
     def admit(self, deadline: float) -> int:
         """Take a slot and return the id of the new group. Ids count up from 0 and never repeat."""
         if self.free == 0:
-            raise RuntimeError(f"all {self.capacity} slots are charged; admit only while `free` is positive")
+            raise RuntimeError(f"all {self.capacity} slots are in use; admit only while `free` is positive")
         slot = Slot(self._next_id, self.version, deadline)
         self._slots[slot.id] = slot
         self._next_id += 1

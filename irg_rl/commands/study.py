@@ -104,7 +104,7 @@ def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
         when = f", about {left:.0f} min left" if number else ""
-        console.print(f"[bold]{study.name}: fork {number + 1} of {len(todo)}[/bold]: {cell.title}{when}")
+        console.print(f"{study.name}: fork {number + 1} of {len(todo)}: {cell.title}{when}", style="bold")
         grid.finish(folder, study, cell, lambda units: None)
 
 

@@ -63,11 +63,16 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists those at hand")
     try:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+    except RecursionError as error:
+        raise RecipeError(f"{path}: not readable as YAML: it is nested too deep, or contains itself") from error
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(settings, DictConfig):
         raise RecipeError(f"{path}: 1 problem(s)\n  a recipe is a mapping of settings, this is a list")
-    extended = settings.pop("extends", None)
+    try:
+        extended = settings.pop("extends", None)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: extends: {error}") from error
     if extended is None:
         return settings
     if not isinstance(extended, str):
@@ -75,8 +80,11 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
     below = path.parent / extended  # a copy made by `irg-rl cp` extends the shipped recipe
     below = below if below.exists() else recipe_path(extended)
     lower = recipe_settings(below, (*beneath, path))
-    drop_options_of_others(lower.get("rl"), settings.get("rl"))
-    merged = OmegaConf.merge(lower, settings)
+    try:
+        drop_options_of_others(lower.get("rl"), settings.get("rl"))
+        merged = OmegaConf.merge(lower, settings)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RecipeError(f"{path}: does not fit what it extends: {error}") from error
     assert isinstance(merged, DictConfig)
     return merged
 

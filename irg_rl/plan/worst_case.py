@@ -13,7 +13,6 @@ import torch
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.config import Dropout, GuidanceRecipe, Recipe, Stage
 from irg_rl.flow import bagel_grid
-from irg_rl.guidance import is_active
 from irg_rl.learner.replay import Replay
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.flops import Workload
@@ -199,19 +198,11 @@ class Sampled:
                 context = base + looked_at
             text += Workload(und=written, logits=written, pairs=written * (context + written // 2)) * rows(turn)
             context += written
-            branches = _branches(bagel_grid(points, sampling.shift).tolist()[:-1], turn, guidance)
+            times = bagel_grid(points, sampling.shift).tolist()[:-1]
+            branches = len(times) if guidance is None else guidance.model_calls(times, turn)
             velocities += branches
             drawn = Workload(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy))
             images += drawn * (branches * rows(turn))
             longest = max(longest, context)
         prefills = 1 + (system > 0) + (turns - 1)
         return cls(written * turns, prefills, velocities, longest, text, images)
-
-
-def _branches(times: list[float], turn: int, guidance: GuidanceRecipe | None) -> int:
-    """Model calls that draw one image."""
-    if guidance is None:
-        return len(times)
-    interval = guidance.interval if turn else guidance.first_interval
-    active = sum(is_active(t, interval, guidance.text_scale) for t in times)
-    return len(times) + active * (1 + (turn > 0 and guidance.image_scale > 1))

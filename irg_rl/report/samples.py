@@ -142,7 +142,7 @@ def _sample(folder: Path, entry: dict) -> SampledTrajectory:
 
 
 def _read_image(folder: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    # a report embeds what this returns: a name must not reach out of the folder
+    # a report embeds this file, so the name must not lead out of the folder
     if Path(name).name != name:
         raise InputError(f"{folder / INDEX} names the image {name!r}, which is not a file of its own folder")
     try:

@@ -61,7 +61,7 @@ class Credit(Study[CreditStudySettings]):
         if prompts < own.needed:
             raise InputError(
                 f"study.batches={own.batches} x study.groups={own.groups} ask for {own.needed} prompts, and there are "
-                f"{prompts}; one that came twice would count as signal what is its own: give study.prompts=FILE with "
+                f"{prompts}; the own noise of a repeated prompt would count as signal: give study.prompts=FILE with "
                 "more, study.split=train, or fewer batches"
             )
         return found
@@ -274,7 +274,7 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
     panels = {}
     for subject in subjects:
         reference = tables[subject, REFERENCE, noises[0]]
-        if not reference.ratio("joint").low > 0:  # the reference itself points nowhere
+        if not reference.ratio("joint").low > 0:  # the reference has no signal
             continue
         panels[subject] = [
             Line(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])
