@@ -8,15 +8,14 @@ import torch
 from PIL import Image
 
 from irg_rl.config import Recipe, SamplingRecipe, changed_recipe, parse_recipe
-from irg_rl.driver.evaluator import evaluation_sampling
 from irg_rl.driver.prepare import load_as
 from irg_rl.driver.progress import console
-from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.driver.run_folder import TRAINED, Run, RunError, write_json
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
 from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request, StopPhrase, never
-from rollouts.sampler import Sampler
 
 BAGEL_TEXT_TOKENS = 1000
 BAGEL_SYSTEM_PROMPT = (
@@ -29,7 +28,7 @@ BAGEL_SYSTEM_PROMPT = (
 
 def model_folder(target: Path) -> Path:
     """A model folder as given, or the last one of a run."""
-    for folder in (target, *(target / "models" / name for name in ("rl", "sft2", "sft1", "pretrain"))):
+    for folder in (target, *(target / "models" / name for name in TRAINED)):
         if is_model_folder(folder):
             return folder
     raise RunError(f"{target}: no model folder ({WEIGHTS}, whole or in shards) and no run with a trained model")
@@ -78,10 +77,7 @@ def generate_to(
     sampling = evaluation_sampling(recipe.sampling, evaluation)
     guidance, noise = evaluation.guidance, evaluation.noise
     parts = load_here(folder, recipe)
-    sampler = Sampler(
-        parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling,
-        guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if stop else never,
-    )  # fmt: skip
+    sampler = evaluation_sampler(parts, sampling, evaluation, is_stop=StopPhrase() if stop else never)
     requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
     trajectories = sampler.sample(requests, turns, evaluation.batch_size)
     out.mkdir(parents=True, exist_ok=True)

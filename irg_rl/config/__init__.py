@@ -23,9 +23,6 @@ from irg_rl.config.load import (
     split_override,
 )
 from irg_rl.config.recipe import (
-    OWN_MODES,
-    OWN_ROWS,
-    STAGES,
     WHOLE_TRAJECTORIES,
     Recipe,
 )
@@ -67,10 +64,7 @@ from irg_rl.config.training import (
     Projection,
     SFTRecipe,
     Stage,
-)
-from irg_rl.config.world import (
     VAETraining,
-    WorldRecipe,
 )
 
 __all__ = [
@@ -89,8 +83,6 @@ __all__ = [
     "NoiseRecipe",
     "NoisingRecipe",
     "ON_DRAWN_IMAGES",
-    "OWN_MODES",
-    "OWN_ROWS",
     "OldPolicyRecipe",
     "OptimizerRecipe",
     "Positive",
@@ -103,7 +95,6 @@ __all__ = [
     "SCORER_KINDS",
     "SFTRecipe",
     "SHORT_NAMES",
-    "STAGES",
     "SamplingRecipe",
     "ScorerRecipe",
     "Section",
@@ -113,7 +104,6 @@ __all__ = [
     "TrackingRecipe",
     "VAETraining",
     "WHOLE_TRAJECTORIES",
-    "WorldRecipe",
     "adapters_of",
     "changed_recipe",
     "load_recipe",

@@ -55,9 +55,12 @@ class GateRecipe(Section):
     """What must hold after SFT before RL starts: refinement is real."""
 
     mode: Literal["on", "off"] = "on"
-    first_accuracy: Share = 0.40
-    damage: Share = 0.08
-    margin: Share = 0.15
+    """off: it is measured, and RL starts whatever it says."""
+    first_accuracy: Share | None = None
+    """Share of first images that must be right. Here and below, None: what the task asks; a task may have no gate."""
+    damage: Share | None = None
+    """Share of right first images that refinement may break."""
+    margin: Share | None = None
     """Repair must exceed both controls by this much."""
 
     @field_validator("mode", mode="before")

@@ -1,8 +1,6 @@
 """Recipes from files and overrides, and errors that name the setting and the nearest known one."""
 
 import difflib
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from yaml import YAMLError
 
+from irg_rl.config.explain import explain
 from irg_rl.config.recipe import Recipe
 from irg_rl.config.shipped import recipe_path, shipped_recipes
 from irg_rl.errors import UserError
@@ -105,43 +104,5 @@ def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [line for problem in error.errors() for line in _explain(problem)]
+        lines = [line for problem in error.errors() for line in explain(problem, Recipe)]
         raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
-
-
-def _explain(problem: dict) -> list[str]:
-    location = [str(part) for part in problem["loc"]]
-    setting = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _known_settings(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        if near:
-            return [f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], near[0]])}?"]
-        return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
-    if problem["type"] == "value_error":
-        lines = problem["msg"].removeprefix("Value error, ").splitlines()
-        return [f"{setting}: {line}" if setting else line for line in lines]
-    value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
-    return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
-
-
-def _known_settings(location: list[str]) -> list[str]:
-    """Field names of the section at `location`, stepping through lists, dicts and optional sections."""
-    current: type | None = Recipe
-    for part in location:
-        if current is None:
-            return []
-        if part in current.model_fields:
-            current = _section_of(current.model_fields[part].annotation)
-    return sorted(current.model_fields) if current is not None else []
-
-
-def _section_of(annotation) -> type | None:
-    is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
-    if is_class and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in typing.get_args(annotation):
-        found = _section_of(argument)
-        if found is not None:
-            return found
-    return None

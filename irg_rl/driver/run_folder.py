@@ -19,6 +19,9 @@ from irg_rl.errors import UserError
 SFT_MODELS = {"base": "pretrain", "stage1": "sft1", "stage2": "sft2"}
 """SFT stages of a recipe -> stages of a run, which are also the names of the model folders they make."""
 
+TRAINED = ("rl", *reversed(SFT_MODELS.values()))
+"""Trained model folders of a run, those made last first."""
+
 
 class RunError(UserError, RuntimeError):
     """A run that can't start or go on; the message says what, where and what to do."""

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,14 +12,10 @@ from PIL import Image, UnidentifiedImageError
 
 from irg_rl.errors import InputError
 from irg_rl.report import strips
+from irg_rl.task import Verdict
 from irg_rl.trajectory import Trajectory
 
 INDEX = "samples.json"
-
-
-class Verdict(Protocol):
-    correct: bool
-    score: float
 
 
 @dataclass(frozen=True)
@@ -53,8 +48,8 @@ class Sample:
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 
-def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict] | None = None) -> Sample:
-    """`verdicts` holds one per image; without it the images are shown unjudged."""
+def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict | None] | None = None) -> Sample:
+    """`verdicts` holds one per image, None where there is none; without it the images are shown unjudged."""
     said = {text.turn: text.text for text in trajectory.texts}
     drawn = {image.turn: image.pixels.cpu().numpy() for image in trajectory.images}
     if verdicts is not None and len(verdicts) != len(drawn):

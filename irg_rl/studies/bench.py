@@ -13,6 +13,7 @@ from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, 
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.evaluation import evaluation_sampler
 from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
 
@@ -84,13 +85,10 @@ class Subject:
     ) -> Sampler:
         """Samples as the evaluation does, but for `guidance`, what counts as a stop, whether the evaluation's noise is
         on, and `changes` of the sampling. Nothing is recorded for training."""
-        parts = self.take()
-        chosen = self.evaluation.guidance if guidance is None else guidance
-        return Sampler(
-            parts.model.eval(), parts.autoencoder, parts.tokenizer, self.sampling.model_copy(update=changes),
-            guidance=chosen if chosen.is_on else None, noise=self.evaluation.noise if is_noisy else None,
-            record_steps=False, is_stop=is_stop,
-        )  # fmt: skip
+        sampling = self.sampling.model_copy(update=changes)
+        return evaluation_sampler(
+            self.take(), sampling, self.evaluation, guidance=guidance, is_noisy=is_noisy, is_stop=is_stop
+        )
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
         """In batches of the evaluation's size; counts the images that each trajectory may draw."""
@@ -120,9 +118,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Bench:
-    """Only the shapes world has `check_reflection`, `unclear` (cells of each image that nobody can read) and
-    `paraphrase` (the same reflection in other words, None where there are none); elsewhere they are None. `verify`: a
-    verdict with score None says that the reward failed, which is no number. `score`: scorers beside the verdict; None
+    """`verify` and `check_reflection` are the task's. Only the shapes world has `unclear` (cells of each image that
+    nobody can read) and `paraphrase` (the same reflection in other words, None where there are none); elsewhere they
+    are None. A verdict that is None says that nobody could judge the image. `score`: scorers beside the verdict; None
     without any. `lesson` is asked by studies of learning alone; `scratch` is a folder for what is large and can be made
     again."""
 
@@ -166,7 +164,7 @@ class Bench:
 
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
         """The trajectories whose images all have a verdict, laid out by turn; the others are left out."""
-        found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if all(one.score is not None for one in own)]
+        found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(
             known, lambda images, prompts: verdicts, turns=turns, arm=arm, seed=self.seed,

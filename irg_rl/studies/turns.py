@@ -26,6 +26,7 @@ from irg_rl.studies.plates import Line, Plate, lines_plate
 from irg_rl.studies.settings import TurnsSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
 from irg_rl.trajectory import Trajectory
+from rewards.trajectories import score_images
 from rollouts.request import Request, StopPhrase, never
 
 SCORED = "scored/"
@@ -96,16 +97,6 @@ class Turns(Study[TurnsSettings]):
             )
         tables = [_by_turn(arms), *_compared_in_pairs(places), _priced(arms, prices)]
         return Findings("; ".join(told), [plate for plate in plates if plate is not None], tables)
-
-
-def score_images(trajectories: Sequence[Trajectory], score) -> None:
-    """Sets the rewards of every image."""
-    images = [image.pixels.numpy() for t in trajectories for image in t.images]
-    found = score(images, [t.prompt for t in trajectories for _ in t.images])
-    at = 0
-    for trajectory in trajectories:
-        trajectory.rewards = {name: list(values[at : at + trajectory.turns]) for name, values in found.items()}
-        at += trajectory.turns
 
 
 def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
