@@ -38,14 +38,12 @@ def comparison_of(runs: Sequence[Run]) -> Comparison:
     """Each run and their pool against the SFT checkpoint that they share, SFT continued where a run has it, the better
     of two first images, and the best of as many as RL renders (an oracle picks)."""
     first, *others = runs
-    for run in runs:
-        if run.sft_model is None:
-            raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    model, *_ = [sft_model_of(run) for run in runs]
     for other in others:
         require_comparable(first, other)
     require_different_seeds(runs)
     rl = [replace(outcomes_of(run, "rl"), seed=run.recipe.rl_seed) for run in runs]
-    sft, again = (outcomes_of(first, first.sft_model, arm) for arm in (REAL, REDRAW))
+    sft, again = (outcomes_of(first, model, arm) for arm in (REAL, REDRAW))
     draws = [sft, *(first_images(again, turn) for turn in range(1, again.turns))]
     equal = min(ceil(max(table.renders for table in rl)), len(draws))
     baselines = {"its SFT checkpoint": sft}
@@ -55,6 +53,13 @@ def comparison_of(runs: Sequence[Run]) -> Comparison:
     for number in sorted({2, equal} - {1}):
         baselines[f"best of {number} first images, oracle"] = best_of(draws[:number], VERIFIER)
     return compare(rl, baselines)
+
+
+def sft_model_of(run: Run) -> str:
+    """The model folder that SFT ends with. Raises RunError for a run without SFT."""
+    if run.sft_model is None:
+        raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    return run.sft_model
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:

@@ -83,6 +83,8 @@ class StageRank:
     def setup(self, port: int | None = None) -> None:
         """Joins the other ranks and builds model, stream and trainer."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
+        sft = recipe.sft
+        assert sft is not None
         join(self.place, self._store, port, self._patience)
         path = model_path(run, self.start)
         folder = load_trainable(
@@ -91,17 +93,17 @@ class StageRank:
         listed = run.path("rejected.jsonl") if self.place.rank == 0 else None
         sources = row_sources(run, stage, seed, Rejections(listed))
         system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
-        layout = RowLayout(recipe.sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
+        layout = RowLayout(sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
         stream = PackStream(stage, sources, row_encoder(folder), layout, lambda: builder_of(folder), seed)
         settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
         engine = Engine(folder.model.train(), settings, idle_pack(folder), self.place)
-        ema = EMA(weights_of(engine), recipe.sft.ema_decay, keep=self.place.rank == 0)
+        ema = EMA(weights_of(engine), sft.ema_decay, keep=self.place.rank == 0)
         fingerprint = "-".join(source.fingerprint for source in sources)
         self.rejections = sources[0].rejections
         self.trainer = StageTrainer(
             engine, ema, stream, stream.held_out(VALIDATION_SEED), stage, run.path(self.name),
             Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
-            recipe.sft.validate_every, recipe.sft.checkpoint_every, recipe.engine.keep_checkpoints,
+            sft.validate_every, sft.checkpoint_every, recipe.engine.keep_checkpoints,
             on_step=lambda *said: self._told.append(("step", said)),
             on_validation=lambda *said: self._told.append(("validation", said)),
             on_checkpoint=lambda *said: self._told.append(("checkpoint", said)),
@@ -188,9 +190,10 @@ def step_metrics(result: StepResult) -> dict[str, float]:
 
 
 def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> list[RowSource]:
-    recipe = run.recipe
-    data = Path(recipe.sft.data) if recipe.sft.data is not None else run.path("world", "rows")
-    hold_out = -(-recipe.sft.validation_rows // len(stage.sources))
+    sft = run.recipe.sft
+    assert sft is not None
+    data = Path(sft.data) if sft.data is not None else run.path("world", "rows")
+    hold_out = -(-sft.validation_rows // len(stage.sources))
     return [
         RowSource(data / source.folder, seed + number, rejections, hold_out)
         for number, source in enumerate(stage.sources)

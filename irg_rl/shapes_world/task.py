@@ -105,7 +105,7 @@ class ShapesWorld(World[ShapesSettings]):
 
     @property
     def _mix(self) -> RowMix:
-        return RowMix(deep_share=self.settings.deep_share, overlooked=self.settings.overlooked)
+        return RowMix(deep_share=self.settings.deep_share, overlooked=dict(self.settings.overlooked))
 
     def write_rows(self, folder: Path, mode: str, prompts: Sequence[Prompt]) -> None:
         write_rows_of_modes(folder, prompts, {mode: self.rows[mode]}, self.seed, self._mix)
