@@ -24,7 +24,7 @@ from irg_rl.trajectory import Prompt
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 SPLITS = ("train", "validation", "test")
-"""RL and SFT take prompts of the first; settings are chosen on the second; evaluation reports the third."""
+"""Splits of every task: RL and SFT take prompts of the first, the second is for tuning, the third for results."""
 
 ScoreBy = Callable[[str, list[Pixels], list[Prompt]], Sequence[float | None]]
 """Name of a scorer, pictures and their prompts -> a score each; None where the scorer failed."""
@@ -67,6 +67,8 @@ class Task(ABC, Generic[Settings]):
 
     settings_type: type[Section] = Section
     """The class of `task_options`; an unknown option is an error that names the nearest known one."""
+    splits: tuple[str, ...] = SPLITS
+    """Splits of the prompts; a task may have more than the three."""
     thresholds: Thresholds | None = None
     """The gate's thresholds where the recipe names none; None: RL starts without a gate."""
     last_error: str = ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import yaml
@@ -12,9 +13,10 @@ from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
 from irg_rl.config.rewards import RewardRecipe
 from irg_rl.config.rl import RLRecipe
 from irg_rl.config.sampling import SamplingRecipe
-from irg_rl.config.sections import Section, Seed
+from irg_rl.config.sections import PathText, Section, Seed
 from irg_rl.config.task import task_class, task_settings
 from irg_rl.config.training import SFTRecipe, Stage, VAETraining
+from irg_rl.errors import InputError
 from irg_rl.model.config import ModelConfig
 
 WHOLE_TRAJECTORIES = ("umm", "no_improve_clamp")
@@ -27,7 +29,7 @@ class Recipe(Section):
     name: str
     description: str = ""
     seed: Seed = 0
-    output_dir: str = "runs"
+    output_dir: PathText = "runs"
     """Folder that receives one folder per run."""
     budget_minutes: dict[str, float] = {}
     """Expected minutes per stage of the run, printed beside the measured ones."""
@@ -35,7 +37,7 @@ class Recipe(Section):
     """What is asked of the model: shapes_world, prompts (a file of one's own), or one's own as package.module:Class."""
     task_options: SerializeAsAny[Section] = Field(default_factory=Section, validate_default=True)
     """Settings of the task; which there are, the task says (its `settings_type`)."""
-    init_from: str | None = None
+    init_from: PathText | None = None
     """Checkpoint folder in the released BAGEL layout; None: a small model from scratch, on pictures of the task."""
     model: ModelConfig
     vae: VAETraining = VAETraining()
@@ -47,6 +49,16 @@ class Recipe(Section):
     evaluation: EvaluationRecipe = EvaluationRecipe()
     gate: GateRecipe = GateRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
+
+    @field_validator("name")
+    @classmethod
+    def name_is_of_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w+=-][\w.+=, -]{0,119}", name) or name != name.strip():
+            raise ValueError(
+                f"{name!r:.140} becomes the name of a folder: 1 to 120 letters, digits, spaces and . , + = - _, not "
+                "beginning with a point"
+            )
+        return name
 
     @field_validator("task")
     @classmethod
@@ -206,6 +218,18 @@ class Recipe(Section):
         """Seed of RL."""
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
+
+    def require_rl(self) -> RLRecipe:
+        """The `rl` section. InputError where the recipe has none."""
+        if self.rl is None:
+            raise InputError(f"recipe {self.name}: this needs RL, and there is no section rl: add one")
+        return self.rl
+
+    def require_sft(self) -> SFTRecipe:
+        """The `sft` section. InputError where the recipe has none."""
+        if self.sft is None:
+            raise InputError(f"recipe {self.name}: this needs SFT, and there is no section sft: add one")
+        return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
         """Learner ranks of a stage: no more than have a pack in every step."""

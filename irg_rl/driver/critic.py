@@ -10,7 +10,6 @@ from irg_rl.driver.scorers import reward_weights
 from irg_rl.pairs import Pairs, mark
 from irg_rl.trajectory import Group
 from rewards.hub import RewardHub
-from rewards.trajectories import score_images
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,12 @@ class Critic:
     def score_group(self, group: Group) -> tuple[Verdict, Group]:
         """Scores every image (one that siblings share, once), sets `rewards` and `advantage`s, returns the summary and
         the scored group."""
-        score_images(group.trajectories, self.hub.score)
+        images = group.images
+        scores = self.hub.score([image.pixels.numpy() for image in images], [group.prompt] * len(images))
+        places = {id(image): place for place, image in enumerate(images)}
+        for trajectory in group.trajectories:
+            own = [places[id(image)] for image in trajectory.images]
+            trajectory.rewards = {name: [values[place] for place in own] for name, values in scores.items()}
         chosen = self.settings
         summary = credit.assign(group, chosen.scheme, chosen.weights, how=chosen.how, options=chosen.options)
         pairs = Pairs([])

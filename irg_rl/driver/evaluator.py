@@ -16,12 +16,11 @@ from irg_rl.evaluate.gate import GateReport, check_gate
 from irg_rl.evaluate.outcomes import Outcomes, collect
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
 from irg_rl.model.folder import Folder
-from irg_rl.report.samples import Sample, from_trajectory, save_samples
+from irg_rl.report.samples import SampledTrajectory, from_trajectory, save_samples
 from irg_rl.task import Task, Thresholds, task_of
-from irg_rl.trajectory import Prompt, Trajectory
+from irg_rl.trajectory import Prompt, Trajectory, score_images
 from rewards.hub import RewardHub
 from rewards.judge import JudgeScorer
-from rewards.trajectories import score_images
 from rollouts.controls import redraw, shuffled_reflections
 from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request
@@ -112,7 +111,7 @@ class Measured:
     evaluation: Evaluation
     task: Task
 
-    def samples(self, count: int) -> list[Sample]:
+    def samples(self, count: int) -> list[SampledTrajectory]:
         """The first `count` trajectories with verdicts: prompts are in random order, so none is picked."""
         return [
             from_trajectory(t, self.task.verdicts([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))

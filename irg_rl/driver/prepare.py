@@ -18,7 +18,7 @@ from irg_rl.model.init import initialize
 from irg_rl.model.tokenizer import load_tokenizer, train_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.prompts import read_prompts, write_prompts
-from irg_rl.task import SPLITS, Task, World, task_of
+from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.training import train_clip, train_hps
 from sft.autoencoder import reconstruct, train_autoencoder
@@ -38,7 +38,7 @@ CHECKED = 500
 def make_world(run: Run) -> None:
     """Prompts of all splits as jsonl; where the run makes them, SFT rows in the IRG schema and a tokenizer."""
     recipe, task = run.recipe, task_of(run.recipe)
-    for split in SPLITS:
+    for split in task.splits:
         write_prompts(prompts_file(run, split), task.prompts(split))
     if recipe.sft is not None and recipe.sft.data is None:
         world, train = as_world(task), prompts_of(run, "train")

@@ -93,20 +93,25 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
 
 
-def check_gate_holds(run: Run) -> None:
-    """RL starts only from a model whose refinement is real, unless the recipe says `gate.mode: off`, or neither it nor
-    its task has a gate."""
-    entry = run.stages.get("evaluate_sft")
+def check_gate_holds(run: Run, after: str) -> None:
+    """Raises RunError where the evaluation after this stage, `sft` or `rl`, is the one that the recipe asks and
+    refinement is not shown in it: RL is not started, or a whole run has not come to what its recipe asks. Where neither
+    recipe nor task has thresholds there is no gate (its entry is None)."""
+    gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
     if entry is None or entry.get("gate", False) in (True, None):
         return
     reasons = "; ".join(entry["failures"])
-    if run.recipe.gate.mode == "off":
-        console.print(f"[yellow]gate off: RL starts although refinement is not shown ({reasons})[/yellow]")
+    if gate.mode == "off" or gate.after != after:
+        if after == "sft":
+            why = "gate off" if gate.mode == "off" else "the gate is asked after RL"
+            console.print(f"[yellow]{why}: RL starts although refinement is not shown ({reasons})[/yellow]")
         return
+    if after == "rl":
+        raise RunError(f"the gate does not hold after RL: {reasons}. The report is whole: {run.path('report.html')}")
     build_report(run.folder)
     raise RunError(
         f"the gate does not hold, RL is not started: {reasons}. Train SFT longer, or do RL all the same: "
-        f"`irg-rl fork {run.folder} gate.mode=off`"
+        f"`irg-rl fork {run.folder} gate.mode=off`, or gate.after=rl to ask for it after RL"
     )
 
 
@@ -126,7 +131,9 @@ STAGES = (
         lambda run, tracker, facts: evaluate(run, start_of(run.recipe, "evaluate_sft"), tracker, facts),
         tuple(place for model in SFT_MODELS.values() for place in (f"evaluation/{model}.*", f"samples/{model}")),
     ),
-    RunStage("rl", lambda recipe: recipe.rl is not None, _learn, model="rl", check=check_gate_holds),
+    RunStage(
+        "rl", lambda recipe: recipe.rl is not None, _learn, model="rl", check=lambda run: check_gate_holds(run, "sft"),
+    ),
     RunStage(
         "evaluate_rl", lambda recipe: recipe.rl is not None,
         lambda run, tracker, facts: evaluate(run, "rl", tracker, facts),
@@ -169,6 +176,8 @@ def work(run: Run) -> None:
             if stage.needed(recipe):
                 do(run, stage, tracker)
     show_budgets(run)
+    if recipe.rl is not None:
+        check_gate_holds(run, "rl")
 
 
 def do(run: Run, stage: RunStage, tracker: Tracker) -> None:

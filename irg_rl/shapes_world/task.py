@@ -12,7 +12,7 @@ from irg_rl.shapes_world.base_rows import BASE_MODES
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.constraints import TAGS, parse_metadata
 from irg_rl.shapes_world.corpus import corpus
-from irg_rl.shapes_world.prompts import make_prompts
+from irg_rl.shapes_world.prompts import SPLITS, make_prompts
 from irg_rl.shapes_world.reading import Reading, read, read_batch
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.rows import IMPROVING_FULL, IMPROVING_GENERATION, MODES, RowMix, own_image_rows, write_mode
@@ -30,6 +30,7 @@ class ShapesWorld(World[ShapesSettings]):
     """Coloured shapes on a grid: a checker reads every picture from its pixels."""
 
     settings_type = ShapesSettings
+    splits = SPLITS
     thresholds = Thresholds(first_accuracy=0.40, damage=0.08, margin=0.15)
     mind = "irg_rl.shapes_world.judge_mind:answer"
     own_modes = (IMPROVING_FULL, IMPROVING_GENERATION)
@@ -38,7 +39,10 @@ class ShapesWorld(World[ShapesSettings]):
 
     def prompts(self, split: str, count: int | None = None) -> list[Prompt]:
         own = self.settings
-        made = {"train": own.train_prompts, "validation": own.validation_prompts, "test": own.test_prompts}
+        made = {
+            "train": own.train_prompts, "validation": own.validation_prompts, "test": own.test_prompts,
+            "hard": own.hard_prompts,
+        }  # fmt: skip
         return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
@@ -54,7 +58,7 @@ class ShapesWorld(World[ShapesSettings]):
         for place, reading in zip(readable, read_batch(np.stack([images[i] for i in readable])), strict=True):
             try:
                 found[place] = judge(reading, prompts[place].metadata)
-            except ValueError as error:
+            except (ValueError, AttributeError, TypeError, KeyError) as error:
                 self.last_error = f"prompt {prompts[place].id!r}: {error}"
         return found
 
@@ -63,7 +67,7 @@ class ShapesWorld(World[ShapesSettings]):
             return False
         try:
             parse_metadata(prompt.metadata)
-        except ValueError:
+        except (ValueError, AttributeError, TypeError, KeyError):  # a person's metadata may be anything
             return False
         return True
 

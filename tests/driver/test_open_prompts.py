@@ -28,7 +28,7 @@ from tests.learner.world import CONFIG
 from tests.rewards.servers import completion, endpoint
 from tests.sft.material import assistant, encoded, text, user, write
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SIZE = (64, 96)
 SHARES = {"train": 0.5, "validation": 0.1, "test": 0.4}
