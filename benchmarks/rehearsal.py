@@ -33,7 +33,7 @@ from irg_rl.learner.process_group import Rank, leave
 from irg_rl.learner.replay import Replay, idle_pack
 from irg_rl.learner.stopwatch import Stopwatch
 from irg_rl.model.autoencoder import Autoencoder
-from irg_rl.model.flops import Load, Matrices
+from irg_rl.model.flops import Matrices, Workload
 from irg_rl.model.tokenizer import TextTokenizer, train_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.plan.costs import LEARNER, ROLLOUT, Plan
@@ -151,7 +151,7 @@ def main() -> None:
     drawing = matrices.flops(through.text) * written + matrices.flops(through.images)
     # a backward through frozen matrices has no gradient of theirs to compute: it costs one forward, not two
     forwards = 2 + (recipe.engine.dtype == "bf16") + recipe.engine.activation_checkpointing
-    replaying = forwards * sum(matrices.flops(Load.of(pack)) for pack in packs)
+    replaying = forwards * sum(matrices.flops(Workload.of(pack)) for pack in packs)
     speeds = (drawing / sampling["whole"], replaying / learning["whole"])
     rows = [
         ("", "sampling", "one LoRA step"), ("---",) * 3,

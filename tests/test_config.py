@@ -54,7 +54,7 @@ def test_also_inside_a_list(typo, meant):
 
 def test_a_setting_that_resembles_none_lists_those_that_exist():
     (line,) = problems("gate.xyzzy=1")
-    assert line == "gate.xyzzy: unknown setting; known here: damage, first_accuracy, margin, mode"
+    assert line == "gate.xyzzy: unknown setting; known here: after, damage, first_accuracy, margin, mode"
 
 
 def test_all_problems_are_reported_at_once():
@@ -438,3 +438,64 @@ def test_the_model_of_every_recipe_builds_on_the_meta_device(path):
     count = sum(p.numel() for p in model.parameters())
     assert all(p.is_meta for p in model.parameters())
     assert count > 14e9 if path.stem.startswith("bagel") else 1e6 < count < 4e6
+
+
+# --- numbers, names and paths from outside
+
+
+@pytest.mark.parametrize("setting", [
+    "rl.optimizer.lr", "rl.gamma", "rl.advantage_clip", "rl.std_floor", "rl.noise.noise_level", "rl.kl_image",
+    "sampling.temperature", "sampling.shift", "evaluation.temperature", "gate.margin", "engine.deadline_s",
+    "rewards.scorers.0.weight", "sft.stage1.mse_weight", "sft.ema_decay", "vae.lr", "world.deep_share",
+    "model.llm.rope_theta", "budget_minutes.rl",
+])  # fmt: skip
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan"])
+def test_a_number_that_is_not_finite_is_no_setting(setting, value):
+    """weight=.nan passed, and every segment got the advantage +5."""
+    (line,) = problems(f"{setting}={value}")
+    assert line.startswith(f"{setting}: ")
+
+
+def test_nor_is_it_one_of_a_pair():
+    (line,) = problems("rl.clip_text=[.nan, .3]")
+    assert line == "rl.clip_text.0: Input should be a finite number (given: nan)"
+
+
+def test_nor_is_it_an_option_of_a_scorer():
+    (line,) = problems("rewards.scorers.0.options={a: {b: [1, .nan]}}")
+    assert line == "rewards.scorers.0.options: a.b.1: NaN and infinity are no settings"
+
+
+@pytest.mark.parametrize("name", ["''", "a/b", "/etc", "'..'", ".hidden", "' a'", '"a\\nb"', "x" * 121, "'[red]a'"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
+    (line,) = problems(f"name={name}")
+    assert line.startswith("name: ") and "becomes the name of a folder" in line
+
+
+@pytest.mark.parametrize("name", ["a", "shapes-smoke", "läuft 2", "lr=1e-3, seed 1", "v1.2_x+y"])
+def test_a_name_that_a_folder_can_have_is_kept(name):
+    assert smoke(f"name='{name}'").name == name
+
+
+def test_a_scorers_name_is_the_name_of_a_metric():
+    (line,) = problems("rewards.scorers.0.name='a/b'")
+    assert "becomes the name of a metric" in line
+
+
+def test_the_home_folder_may_be_written_short(monkeypatch):
+    """`output_dir=~/runs` made a folder named ~."""
+    monkeypatch.setenv("HOME", "/home/me")
+    recipe = smoke("output_dir=~/runs", "init_from=~/bagel", "rl.prompts=~/p.jsonl", "sft.data=~/rows")
+    assert (recipe.output_dir, recipe.init_from) == ("/home/me/runs", "/home/me/bagel")
+    assert (recipe.rl.prompts, recipe.sft.data) == ("/home/me/p.jsonl", "/home/me/rows")
+
+
+def test_text_that_cannot_be_written_down_again_is_refused():
+    with pytest.raises(RecipeError, match="half a character"):
+        smoke('description="\\ud800"')
+
+
+@pytest.mark.parametrize("project", ["team/project", "''", "a#b", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_found_before_anything_starts(project):
+    (line,) = problems(f"tracking.project={project}")
+    assert line.startswith("tracking.project: ")

@@ -158,7 +158,8 @@ def compare(
 def evaluate(
     target: Annotated[Path, typer.Argument(help="a run folder or a checkpoint folder inside one")],
     split: Annotated[
-        Literal["test", "validation"], typer.Option(help="validation: tune without touching the test prompts")
+        Literal["test", "validation", "hard"],
+        typer.Option(help="validation: tune without touching the test prompts; hard: three to six constraints"),
     ] = "test",
     prompts: Annotated[int | None, typer.Option(min=2, help="how many held-out prompts")] = None,
     samples: Annotated[int, typer.Option(min=1, help="trajectories per prompt")] = 1,
@@ -349,11 +350,14 @@ def suite_judge(
     template: Annotated[Path | None, typer.Option(help="file with the official question")] = None,
     prompts: SuitePrompts = None,
     concurrency: Annotated[int, typer.Option(min=1, help="questions on the way at once")] = 8,
+    extra_body: Annotated[
+        str, typer.Option(help="further fields of every request, as JSON (chat_template_kwargs)")
+    ] = "{}",
 ) -> None:
     """Ask a judge the suite's questions; a second call asks those that failed or were not reached."""
     from irg_rl.commands.suite import judge_suite
 
-    judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency)
+    judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency, extra_body)
 
 
 @app.command()

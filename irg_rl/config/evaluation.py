@@ -52,9 +52,12 @@ class EvaluationRecipe(Section):
 
 
 class GateRecipe(Section):
-    """What must hold after SFT before RL starts: refinement is real."""
+    """What must hold: refinement is real."""
 
     mode: Literal["on", "off"] = "on"
+    after: Literal["sft", "rl"] = "sft"
+    """The evaluation that is asked. `sft`: RL starts only if the gate holds. `rl`: RL starts whatever SFT came to, and
+    the run ends with an error unless the gate holds after it."""
     first_accuracy: Share = 0.40
     damage: Share = 0.08
     margin: Share = 0.15

@@ -1,4 +1,4 @@
-"""Recipes from files and overrides, and errors that name the setting and the nearest known one."""
+"""Reads recipes from files and overrides. Errors name the setting and the nearest known name."""
 
 import difflib
 import types
@@ -11,12 +11,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from irg_rl.config.recipe import Recipe
 from irg_rl.config.shipped import recipe_path, shipped_recipes
-from irg_rl.errors import UserError
+from irg_rl.errors import InputError, UserError
+from irg_rl.imports import remember_folders
 from irg_rl.presets import presets_first
+from irg_rl.text_in import require_text
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 """Overrides so common that they have a short name."""
@@ -27,11 +30,13 @@ class RecipeError(UserError, ValueError):
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe, apply `key.sub=value` overrides and validate. `path`: a file, or the name of a shipped recipe.
+    """Read a recipe, apply `key.sub=value` overrides and validate it. `path`: a file, or the name of a shipped recipe.
 
     Raises RecipeError with every problem found, each naming the setting and the nearest known name.
     """
-    base = recipe_settings(recipe_path(path))
+    file = recipe_path(path)
+    base = recipe_settings(file)
+    remember_folders(file.parent)
     for key, value in presets_first(map(split_override, overrides)):
         try:
             OmegaConf.update(base, key, value, merge=True, force_add=True)
@@ -45,8 +50,11 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
-    """The settings of a file over those of the recipe its `extends` names, relative to the file; lists are replaced
-    whole. Nothing is validated; RecipeError for a file that is not there or not readable, or that extends itself."""
+    """The settings of a file, merged over those of the recipe that its `extends` names (a path relative to the file).
+
+    Lists are replaced, not merged. Nothing is validated. RecipeError for a file that is missing, not readable, or
+    extends itself.
+    """
     if path.resolve() in map(Path.resolve, beneath):
         raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
     if not path.exists():
@@ -66,31 +74,33 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{path}: extends: {extended!r} is not the name of one recipe file")
     below = path.parent / extended  # a copy made by `irg-rl cp` extends the shipped recipe
     below = below if below.exists() else recipe_path(extended)
-    return OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+    merged = OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def nearest_shipped(name: str) -> str:
-    """How an error goes on after a recipe that is not there."""
+    """The end of an error message about a missing recipe: the nearest shipped one, if any is near."""
     near = difflib.get_close_matches(name, list(shipped_recipes()), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe with other settings, by dotted name; see `load_recipe` for the errors."""
+    """The recipe with some settings replaced, given by dotted name. Errors as in `load_recipe`."""
     data = recipe.model_dump(mode="json")
     for key, value in presets_first(settings.items()):
         *sections, name = key.split(".")
         place = data
         for section in sections:
             if not isinstance(place.get(section), dict):
-                place[section] = {}  # absent so far, or unknown, which is then said
+                place[section] = {}  # an optional section, or an unknown one, which validation reports
             place = place[section]
         place[name] = value
     return parse_recipe(data, where)
 
 
 def split_override(override: str) -> tuple[str, Any]:
-    """Dotted name and value of `key=value`; RecipeError when it is written differently."""
+    """Dotted name and value of `key=value`. RecipeError if it has another form."""
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"{override!r}: an override is written key=value, for example rl.updates=20")
@@ -100,8 +110,9 @@ def split_override(override: str) -> tuple[str, Any]:
         raise RecipeError(f"{override!r}: cannot be applied: {error}") from error
 
 
-def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
-    """Validate a plain dict; see `load_recipe` for the errors."""
+def parse_recipe(data: object, where: str = "recipe") -> Recipe:
+    """Validate what should be a mapping of settings; see `load_recipe` for the errors."""
+    _require_text(data, where)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -109,7 +120,24 @@ def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
-def _explain(problem: dict) -> list[str]:
+def _require_text(settings: Any, where: str) -> None:
+    """Every name and value can be written down again: no lone surrogates, no NUL."""
+    level = [settings]
+    while level:
+        words = [word for one in level if isinstance(one, dict) for word in one] + level
+        for word in words:
+            if isinstance(word, str):
+                try:
+                    require_text(word, where)
+                except InputError as error:
+                    raise RecipeError(f"{error} (in {word!r:.80})") from error
+        level = [
+            inner for one in level if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip
+
+
+def _explain(problem: ErrorDetails) -> list[str]:
     location = [str(part) for part in problem["loc"]]
     setting = ".".join(location)
     if problem["type"] == "extra_forbidden":
@@ -126,7 +154,7 @@ def _explain(problem: dict) -> list[str]:
 
 
 def _known_settings(location: list[str]) -> list[str]:
-    """Field names of the section at `location`, stepping through lists, dicts and optional sections."""
+    """Field names of the section at `location`. Steps through lists, dicts and optional sections."""
     current: type | None = Recipe
     for part in location:
         if current is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import yaml
 from pydantic import field_validator, model_validator
@@ -11,7 +12,7 @@ from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
 from irg_rl.config.rewards import RewardRecipe
 from irg_rl.config.rl import RLRecipe
 from irg_rl.config.sampling import SamplingRecipe
-from irg_rl.config.sections import Section, Seed, nearest
+from irg_rl.config.sections import PathText, Section, Seed, nearest
 from irg_rl.config.training import SFTRecipe, Stage
 from irg_rl.config.world import VAETraining, WorldRecipe
 from irg_rl.errors import InputError
@@ -36,11 +37,11 @@ class Recipe(Section):
     name: str
     description: str = ""
     seed: Seed = 0
-    output_dir: str = "runs"
+    output_dir: PathText = "runs"
     """Folder that receives one folder per run."""
     budget_minutes: dict[str, float] = {}
     """Expected minutes per stage, printed beside the measured ones."""
-    init_from: str | None = None
+    init_from: PathText | None = None
     """Checkpoint folder in the released BAGEL layout; None: a small model from scratch on the shapes world."""
     model: ModelConfig
     world: WorldRecipe = WorldRecipe()
@@ -53,6 +54,16 @@ class Recipe(Section):
     evaluation: EvaluationRecipe = EvaluationRecipe()
     gate: GateRecipe = GateRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
+
+    @field_validator("name")
+    @classmethod
+    def name_is_of_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w+=-][\w.+=, -]{0,119}", name) or name != name.strip():
+            raise ValueError(
+                f"{name!r:.140} becomes the name of a folder: 1 to 120 letters, digits, spaces and . , + = - _, not "
+                "beginning with a point"
+            )
+        return name
 
     @field_validator("budget_minutes")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from irg_rl.config.sampling import GuidanceRecipe, NoiseRecipe
-from irg_rl.config.sections import Decay, Positive, Rate, Section, Seed, Share
+from irg_rl.config.sections import Decay, PathText, Positive, Rate, Section, Seed, Share
 from irg_rl.config.training import LoraRecipe, LoraSection, OptimizerRecipe, Stage
 
 ON_DRAWN_IMAGES = ("nft", "awm", "dpo")
@@ -99,7 +99,7 @@ class RLRecipe(Section):
     """algorithm awm: its settings; None: the defaults."""
     dpo: DPORecipe | None = Field(None, exclude_if=lambda section: section is None)
     """algorithm dpo: its settings; None: the defaults."""
-    rollouts: str | None = Field(None, exclude_if=lambda folder: folder is None)
+    rollouts: PathText | None = Field(None, exclude_if=lambda folder: folder is None)
     """algorithm dpo: folder of scored groups to learn from, as `irg-rl rollout` or a run's `dump_every` writes it;
     None: the run samples."""
     updates: Positive = 60
@@ -110,7 +110,7 @@ class RLRecipe(Section):
     """Turn -> ways in which every trajectory branches at its start: {1: 4} draws four reflections and refined images
     from each first image. Several turns multiply, and what they make of one trunk must divide `group_size`. Siblings
     share what precedes their fork, which is sampled, scored and learned from once. Empty or null: no forks."""
-    prompts: str | None = None
+    prompts: PathText | None = None
     """jsonl of prompts with metadata; None: the world's training prompts."""
     credit: Literal["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"] = "turn"
     gamma: Share = 1.0

@@ -34,7 +34,10 @@ class WorldRecipe(Section):
     """Time points of the sampler that draws them."""
     train_prompts: Positive = 6000
     validation_prompts: Positive = 128
+    """In this split and the next two every prompt has a set of constraints of its own."""
     test_prompts: Positive = 400
+    hard_prompts: Positive = 300
+    """Scenes of three to six constraints, for `irg-rl eval --split hard`."""
     prompt_mix: dict[str, float] | None = None
     """Share of each tag among the prompts; None is the world's own mix."""
 

@@ -80,7 +80,7 @@ def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
 
 def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
     """The finished stages before RL, but for those whose outcome the new recipe changes."""
-    changed = {key for key, *_ in changes(parent.recipe, recipe)} - {"gate.mode"}  # the mode judges nothing anew
+    changed = {key for key, *_ in changes(parent.recipe, recipe)} - {"gate.mode", "gate.after"}  # judge nothing anew
     again = set()
     if "rewards.training_steps" in changed or not trained_scorers(recipe) <= trained_scorers(parent.recipe):
         again.add("scorers")

@@ -38,10 +38,11 @@ CHECKED = 500
 
 
 def make_world(run: Run) -> None:
-    """Prompts of three disjoint splits as jsonl, SFT rows in the IRG schema, a tokenizer of the world's words."""
+    """Prompts of four disjoint splits as jsonl, SFT rows in the IRG schema, a tokenizer of the world's words."""
     world = run.recipe.world
     counts = {
         "train": world.train_prompts, "validation": world.validation_prompts, "test": world.test_prompts,
+        "hard": world.hard_prompts,
     }  # fmt: skip
     for split, count in counts.items():
         prompts = make_prompts(count, split, run.recipe.seed, world.prompt_mix)

@@ -40,7 +40,7 @@ def work(run: Run) -> None:
                 last = "sft2"
             step(run, "evaluate_sft", lambda facts: evaluate(run, last, tracker, facts))
         if recipe.rl is not None:
-            check_gate_holds(run)
+            check_gate_holds(run, "sft")
             learn = reinforce if recipe.rl.rollouts is None else learn_offline
             step(run, "rl", lambda facts: learn(run, last, tracker, facts))
             step(run, "evaluate_rl", lambda facts: evaluate(run, "rl", tracker, facts))
@@ -48,6 +48,8 @@ def work(run: Run) -> None:
                 compare_runs([run.folder])
         step(run, "report", lambda facts: facts.update(path=str(build_report(run.folder))), again=True)
     show_budgets(run)
+    if recipe.rl is not None:
+        check_gate_holds(run, "rl")
 
 
 def step(run: Run, name: str, body, again: bool = False) -> None:
@@ -71,19 +73,24 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
 
 
-def check_gate_holds(run: Run) -> None:
-    """RL starts only from a model whose refinement is real, unless the recipe says `gate.mode: off`."""
-    entry = run.stages.get("evaluate_sft")
+def check_gate_holds(run: Run, after: str) -> None:
+    """Raises RunError where the evaluation after this stage, `sft` or `rl`, is the one that the recipe asks and
+    refinement is not shown in it: RL is not started, or a whole run has not come to what its recipe asks."""
+    gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
     if entry is None or entry.get("gate", False):
         return
     reasons = "; ".join(entry["failures"])
-    if run.recipe.gate.mode == "off":
-        console.print(f"[yellow]gate off: RL starts although refinement is not shown ({reasons})[/yellow]")
+    if gate.mode == "off" or gate.after != after:
+        if after == "sft":
+            why = "gate off" if gate.mode == "off" else "the gate is asked after RL"
+            console.print(f"[yellow]{why}: RL starts although refinement is not shown ({reasons})[/yellow]")
         return
+    if after == "rl":
+        raise RunError(f"the gate does not hold after RL: {reasons}. The report is whole: {run.path('report.html')}")
     build_report(run.folder)
     raise RunError(
         f"the gate does not hold, RL is not started: {reasons}. Train SFT longer, or do RL all the same: "
-        f"`irg-rl fork {run.folder} gate.mode=off`"
+        f"`irg-rl fork {run.folder} gate.mode=off`, or gate.after=rl to ask for it after RL"
     )
 
 

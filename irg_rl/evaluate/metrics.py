@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from irg_rl.evaluate import intervals
-from irg_rl.evaluate.intervals import Measure, Terms
+from irg_rl.evaluate.intervals import Terms
 from irg_rl.evaluate.outcomes import Outcomes
 
 Metric = Callable[[Outcomes, int], Terms]
@@ -74,7 +74,7 @@ def order_consistency(outcomes: Outcomes) -> Terms:
     return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 
-def summarize(outcomes: Outcomes, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> dict:
+def summarize(outcomes: Outcomes) -> dict:
     """Everything about one arm as plain JSON: lists have one entry per turn."""
     turns = range(outcomes.turns)
     later = range(1, outcomes.turns)
@@ -83,13 +83,14 @@ def summarize(outcomes: Outcomes, *, resamples: int = intervals.RESAMPLES, seed:
         return [intervals.proportion(metric(outcomes, turn)).to_dict() for turn in over]
 
     def average(terms: Terms) -> dict:
-        return intervals.mean(terms, resamples=resamples, seed=seed).to_dict()
+        return intervals.mean(terms).to_dict()
 
     return {
         "arm": outcomes.arm,
         "seed": outcomes.seed,
         "n": len(outcomes),
         "prompts": len(set(outcomes.prompt_ids)),
+        "sets": len(set(outcomes.sets)),
         "turns": outcomes.turns,
         "renders": outcomes.renders,
         "accuracy": share(accuracy, turns),
@@ -111,15 +112,13 @@ def _task(outcomes: Outcomes, task: str) -> dict:
     rows = outcomes.take(np.array([t == task for t in outcomes.tasks]))
     last = rows.turns - 1
 
-    def plain(terms: Terms) -> Measure:
-        return intervals.proportion(terms)
-
     return {
         "n": len(rows),
-        "accuracy": [plain(accuracy(rows, turn)).to_dict() for turn in range(rows.turns)],
-        "score": [Measure(score(rows, turn).value, len(rows)).to_dict() for turn in range(rows.turns)],
-        "repair": plain(repair(rows, last)).to_dict(),
-        "damage": plain(damage(rows, last)).to_dict(),
+        "sets": len(set(rows.sets)),
+        "accuracy": [intervals.proportion(accuracy(rows, turn)).to_dict() for turn in range(rows.turns)],
+        "score": [intervals.mean(score(rows, turn)).to_dict() for turn in range(rows.turns)],
+        "repair": intervals.proportion(repair(rows, last)).to_dict(),
+        "damage": intervals.proportion(damage(rows, last)).to_dict(),
     }
 
 
@@ -129,4 +128,4 @@ def _stops(outcomes: Outcomes, turn: int, in_hand: np.ndarray) -> Terms:
 
 
 def _terms(outcomes: Outcomes, top: np.ndarray, bottom: np.ndarray) -> Terms:
-    return Terms(np.asarray(top, dtype=float), np.asarray(bottom, dtype=float), outcomes.prompt_ids)
+    return Terms(np.asarray(top, dtype=float), np.asarray(bottom, dtype=float), outcomes.sets)

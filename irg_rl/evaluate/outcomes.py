@@ -54,6 +54,7 @@ class Outcomes:
     arm: str
     seed: int
     prompt_ids: list[str]
+    sets: list[str]  # set of constraints of each row (`set_of`): rows of one set are one case of an interval
     tasks: list[str]
     correct: Bool[np.ndarray, "N T"]
     score: Float[np.ndarray, "N T"]
@@ -82,6 +83,7 @@ class Outcomes:
         return replace(
             self,
             prompt_ids=[self.prompt_ids[i] for i in index],
+            sets=[self.sets[i] for i in index],
             tasks=[self.tasks[i] for i in index],
             correct=self.correct[index],
             score=self.score[index],
@@ -127,6 +129,7 @@ def collect(
         arm=arm,
         seed=seed,
         prompt_ids=[t.prompt.id for t in trajectories],
+        sets=[set_of(t.prompt) for t in trajectories],
         tasks=[str(t.prompt.metadata.get("tag", "")) for t in trajectories],
         correct=np.take_along_axis(correct, last, 1),
         score=np.take_along_axis(score, last, 1),
@@ -136,6 +139,12 @@ def collect(
         consistent=consistent,
         rewards=_rewards(trajectories, last),
     )
+
+
+def set_of(prompt: Prompt) -> str:
+    """Name of the set of constraints that a prompt asks for: `set` of its metadata, which the world's held-out prompts
+    have, else its id. Prompts that say the same in other words share a set."""
+    return str(prompt.metadata.get("set", prompt.id))
 
 
 def drawn_images(trajectory: Trajectory) -> list[Pixels]:
@@ -206,6 +215,7 @@ def save(outcomes: Outcomes, path: Path) -> None:
     n, turns = outcomes.correct.shape
     columns = {
         "prompt_id": np.repeat(np.array(outcomes.prompt_ids, dtype=object), turns),
+        "set": np.repeat(np.array(outcomes.sets, dtype=object), turns),
         "task": np.repeat(np.array(outcomes.tasks, dtype=object), turns),
         "row": np.repeat(np.arange(n), turns),
         "turn": np.tile(np.arange(turns), n),
@@ -233,16 +243,19 @@ def load(path: Path) -> Outcomes:
     about = table.schema.metadata or {}
     if b"arm" not in about or b"turns" not in about:
         raise InputError(f"{path} is not a table of outcomes: write one with evaluate.outcomes.save")
+    if "set" not in table.column_names:
+        raise InputError(f"{path} does not say which set of constraints each row belongs to: evaluate again")
     turns = int(about[b"turns"])
     grid = {
         name: table[name].to_numpy().reshape(-1, turns)
         for name in table.column_names
-        if name not in ("prompt_id", "task")
+        if name not in ("prompt_id", "set", "task")
     }
     return Outcomes(
         arm=about[b"arm"].decode(),
         seed=int(about[b"seed"]),
         prompt_ids=table["prompt_id"].to_pylist()[::turns],
+        sets=table["set"].to_pylist()[::turns],
         tasks=table["task"].to_pylist()[::turns],
         correct=grid["correct"],
         score=grid["score"],

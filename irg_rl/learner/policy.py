@@ -1,4 +1,4 @@
-"""What the policy of the moment says about sampled actions: log-probabilities of tokens and of denoising steps.
+"""Log-probabilities of sampled tokens and denoising steps under the current policy.
 
 Letters: T tokens of a text, S steps of an image in a pack, N latent tokens, D numbers of a latent token.
 """
@@ -22,7 +22,7 @@ from irg_rl.trajectory import SamplingLaw, Trajectory
 @dataclass
 class TextScore:
     logprobs: Float[Tensor, "T"]
-    entropy: Float[Tensor, "T"]  # of the sampling distribution, nats, without gradient
+    entropy: Float[Tensor, "T"]  # of the sampling distribution, in nats, without gradient
 
 
 @dataclass
@@ -30,24 +30,24 @@ class StepScore:
     velocity: Float[Tensor, "S N D"]
     mean: Float[Tensor, "S N D"]
     std: Float[Tensor, "S"]
-    logprobs: Float[Tensor, "S"]  # means over the latent's numbers
+    logprobs: Float[Tensor, "S"]  # mean over the numbers of the latent
 
 
 ImageScore = TypeVar("ImageScore", StepScore, Tensor)
-"""A StepScore where denoising steps are replayed; the velocities [S, N, D] alone where images are noised afresh."""
+"""A StepScore if denoising steps are replayed; only the velocities [S, N, D] if images are noised anew."""
 
 
 @dataclass
 class Scores(Generic[ImageScore]):
-    """In the order of a ReplayPack's `texts` and `images`."""
+    """Scores in the order of `texts` and `images` of a ReplayPack."""
 
     texts: list[TextScore]
     images: list[ImageScore]
 
 
 def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str) -> SamplingLaw:
-    """The law that these settings draw by; the sampler and the learner each take it from their own. `noise` None: the
-    law of texts alone."""
+    """The sampling law of these settings. The sampler and the learner compute it independently, each from its own
+    settings. `noise` None: the law covers only the texts."""
     if noise is None:
         return SamplingLaw(sampling.temperature, None, None, None, dtype)
     second = float(flow.bagel_grid(sampling.points, sampling.shift)[1])
@@ -57,19 +57,19 @@ def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str
 def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> Scores[StepScore]:
-    """Scores of everything sampled in the pack, fp32, with gradients where `output` has them."""
+    """Scores of all texts and images in the pack, in fp32, with gradients if `output` has them."""
     return Scores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 
 def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S N D"]]:
-    """Of the noise blocks of every image in the pack, in the order of `images`."""
+    """Velocities of the noise blocks of every image in the pack, in the order of `images`."""
     slices = replay.pack.velocity_slices
     return [torch.stack([output.velocity[slices[block]] for block in ref.blocks]) for ref in replay.images]
 
 
 def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
-    """The texts' part of `evaluate`."""
-    # imported here: trl takes ten seconds of processor time, and the driver, which imports the learner, never scores
+    """Scores of the texts only; see `evaluate`."""
+    # imported here: trl takes ten seconds, and the driver, which imports this module, never scores
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
     if not replay.texts:
@@ -85,7 +85,7 @@ def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) ->
 def _images(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> list[StepScore]:
-    """Images of one size at a time: one transition for all their steps."""
+    """Scores of the images. Images of one size share one call of `transition`."""
     if not replay.images:
         return []
     if law.kind is None or law.noise_level is None:

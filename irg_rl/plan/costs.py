@@ -14,13 +14,13 @@ import torch
 from irg_rl.config import LoraRecipe, Recipe, Stage, adapters_of
 from irg_rl.learner.from_recipe import engine_settings, precision
 from irg_rl.learner.lora import adapter_size, add_adapters, is_adapter
-from irg_rl.learner.parts import Part, part_of
+from irg_rl.learner.parts import ModelPart, part_of
 from irg_rl.learner.update import EngineSettings
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.cache import KVCache
 from irg_rl.model.config import ModelConfig
-from irg_rl.model.flops import Load, Matrices
+from irg_rl.model.flops import Matrices, Workload
 from irg_rl.model.footprint import Footprint, drawing_footprint, training_footprint, velocity_footprint
 from irg_rl.model.pack import Pack, SpecialIds
 from irg_rl.model.unified import UnifiedModel
@@ -114,9 +114,9 @@ class Plan:
         return meta_model(self.recipe.model)
 
     @cached_property
-    def parts(self) -> dict[Part, int]:
+    def parts(self) -> dict[ModelPart, int]:
         """Parameters by part, without adapters."""
-        found = dict.fromkeys(Part, 0)
+        found = dict.fromkeys(ModelPart, 0)
         for name, parameter in self.model.named_parameters():
             found[part_of(name)] += parameter.numel()
         return found
@@ -213,7 +213,7 @@ class Plan:
         recipe = self.recipe
         found = []
         for name, stage in self.stages.items():
-            flops = self._flops(Load.of(self._sft_packs[name])) * (1 + self._backward(name))
+            flops = self._flops(Workload.of(self._sft_packs[name])) * (1 + self._backward(name))
             packs = -(-stage.packs_per_step // recipe.sft_ranks(stage))
             found.append(Stretch(name.removesuffix(" learner"), stage.steps, flops * packs))
         if recipe.rl is None:
@@ -224,7 +224,7 @@ class Plan:
         flops = self._flops(group.text + group.images)
         found.append(Stretch("rl sampling", recipe.rl.updates * rounds, flops, self._read_by_texts()))
         forwards = sum(self.replay_forwards.values()) + self._backward(LEARNER)
-        learned = sum(self._flops(Load.of(pack)) for pack in self.replays) * forwards
+        learned = sum(self._flops(Workload.of(pack)) for pack in self.replays) * forwards
         found.append(Stretch("rl learning", recipe.rl.updates * recipe.rl.minibatches, learned))
         return found
 
@@ -237,7 +237,7 @@ class Plan:
     def _sft_packs(self) -> dict[str, Pack]:
         return {name: sft_pack(self.recipe, stage) for name, stage in self.stages.items()}
 
-    def _flops(self, load: Load) -> int:
+    def _flops(self, load: Workload) -> int:
         return self.matrices.flops(load)
 
     def _read_by_texts(self) -> int:
@@ -343,7 +343,7 @@ def _footprint(
     device: str,
     dtype: torch.dtype,
     context_grad: str,
-    frozen: frozenset[Part],
+    frozen: frozenset[ModelPart],
     recompute: bool,
     attention: Backend,
 ) -> Footprint:

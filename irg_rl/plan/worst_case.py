@@ -12,10 +12,9 @@ import torch
 
 from irg_rl.config import Dropout, GuidanceRecipe, Recipe, Stage
 from irg_rl.flow import bagel_grid
-from irg_rl.guidance import is_active
 from irg_rl.learner.replay import Replay
 from irg_rl.model.config import ModelConfig
-from irg_rl.model.flops import Load
+from irg_rl.model.flops import Workload
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
 from irg_rl.trajectory import ImageSegment, Prompt, Segment, TextSegment, Trajectory
@@ -164,8 +163,8 @@ class Sampled:
     prefills: int  # forwards that put prompt, system text and images into the context
     velocities: int  # forwards of one noisy image, guidance branches included
     capacity: int  # tokens of the longest context
-    text: Load
-    images: Load
+    text: Workload
+    images: Workload
 
     @classmethod
     def of(
@@ -185,31 +184,23 @@ class Sampled:
         noisy = sizes.latents + BOUNDARY_TOKENS
         context = system + prompt
         think_end = context + written
-        text = Load(und=context, pairs=context**2) * rows(0)
-        images = Load()
+        text = Workload(und=context, pairs=context**2) * rows(0)
+        images = Workload()
         velocities = longest = 0
         for turn in range(turns):
             if turn:
                 base = think_end if sampling.history == "last" else context
                 und, gen = sizes.patches + 2 * BOUNDARY_TOKENS, sizes.latents
                 pairs = looked_at * (base + looked_at)
-                images += Load(und, gen, sizes.patches, 0, pairs, sizes.patches**2) * rows(turn - 1)
+                images += Workload(und, gen, sizes.patches, 0, pairs, sizes.patches**2) * rows(turn - 1)
                 context = base + looked_at
-            text += Load(und=written, logits=written, pairs=written * (context + written // 2)) * rows(turn)
+            text += Workload(und=written, logits=written, pairs=written * (context + written // 2)) * rows(turn)
             context += written
-            branches = _branches(bagel_grid(points, sampling.shift).tolist()[:-1], turn, guidance)
+            times = bagel_grid(points, sampling.shift).tolist()[:-1]
+            branches = len(times) if guidance is None else guidance.model_calls(times, turn)
             velocities += branches
-            drawn = Load(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy))
+            drawn = Workload(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy))
             images += drawn * (branches * rows(turn))
             longest = max(longest, context)
         prefills = 1 + (system > 0) + (turns - 1)
         return cls(written * turns, prefills, velocities, longest, text, images)
-
-
-def _branches(times: list[float], turn: int, guidance: GuidanceRecipe | None) -> int:
-    """Model calls that draw one image."""
-    if guidance is None:
-        return len(times)
-    interval = guidance.interval if turn else guidance.first_interval
-    active = sum(is_active(t, interval, guidance.text_scale) for t in times)
-    return len(times) + active * (1 + (turn > 0 and guidance.image_scale > 1))

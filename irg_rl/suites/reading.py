@@ -72,8 +72,7 @@ class Report:
             if drawn.settings:
                 lines.append((f"drawn, {drawn.trees[0].label}", _drawing(drawn.settings)))
         for reading in self.readings:
-            about = reading.judge
-            said = "" if about is None else f", template {about['template'][:12]}, temperature {about['temperature']:g}"
+            said = "" if reading.judge is None else f", {_judging(reading.judge)}"
             lines.append((f"scored, {reading.label}", reading.results.source + said))
         return lines
 
@@ -127,6 +126,11 @@ def _comparisons(readings: Sequence[Reading], table: Table) -> list[Comparison]:
             if after.judge == before.judge and (of_turns or of_folders):
                 pairs.append((after, before))
     return [Comparison(a.label, b.label, table.differences(b.results, a.results)) for a, b in pairs]
+
+
+def _judging(protocol: dict[str, Any]) -> str:
+    template, further = protocol["template"][:12], protocol["extra_body"]
+    return f"template {template}, temperature {protocol['temperature']:g}, further fields {further}"
 
 
 def _drawing(settings: dict[str, Any]) -> str:

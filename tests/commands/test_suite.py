@@ -282,6 +282,19 @@ def test_thoughts_before_the_answer_are_left_out(made, template, irg_rl):
     assert [entry["answer"] for entry in log_of(tree)[1:]] == [1.0] * 7
 
 
+def test_further_fields_of_a_request_belong_to_the_protocol(made, irg_rl):
+    tree, prompts = made("geneval2")
+    words = ("suite", "judge", "geneval2", tree, "--model", "j", "--prompts", prompts)
+    off = '{"chat_template_kwargs": {"enable_thinking": false}}'
+    with endpoint(lambda n, body: (200, completion("x", {"Yes": 0.0}), 0)) as (url, requests):
+        assert irg_rl(*words, "--judge", url, "--extra-body", off).code == 0
+        again = irg_rl(*words, "--judge", url)
+    assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for _, body, _ in requests)
+    assert again.code == 1 and "another protocol (extra_body" in again.err
+    for wrong in ("{", "[]"):
+        assert "--extra-body" in irg_rl(*words, "--judge", "http://127.0.0.1:9/v1", "--extra-body", wrong).err
+
+
 def test_what_is_refused_again_does_not_end_the_call(made, irg_rl, monkeypatch):
     monkeypatch.setattr("irg_rl.suites.judging.GIVE_UP", 2)
     tree, prompts = made("geneval2")

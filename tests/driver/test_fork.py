@@ -111,6 +111,7 @@ def test_a_setting_that_finished_stages_depend_on_is_named_and_nothing_is_made(p
 
 @pytest.mark.parametrize(("override", "again"), [
     ("gate.mode=on", []),
+    ("gate.after=rl", []),
     ("gate.damage=0.5", ["evaluate_sft"]),
     ("evaluation.prompts=8", ["evaluate_sft"]),
     ("evaluation.guidance.text_scale=2", ["evaluate_sft"]),

@@ -123,7 +123,7 @@ def outcomes(prompts: list[Prompt], seed: int, skill: Skill, arm: str = REAL) ->
     return collect(trajectories, shapes.verify, turns=TURNS, arm=arm, seed=seed, **checks)
 
 
-def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False, resamples: int = 200) -> Path:
+def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False) -> Path:
     """The whole folder; `n` held-out prompts."""
     folder.mkdir(parents=True)
     prompts = make_prompts(n, "test", seed=3)
@@ -132,9 +132,9 @@ def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False
         log_training(tracker, steps)
     for order, (name, skill) in enumerate({"sft2": AFTER_SFT, "rl": AFTER_RL}.items()):
         arms = {arm: outcomes(prompts, 0, skill, arm) for arm in (REAL, REDRAW, SHUFFLED)}
-        gate = check_gate(*arms.values(), turn=1, resamples=resamples) if order == 0 else None
+        gate = check_gate(*arms.values(), turn=1) if order == 0 else None
         Evaluation(name, arms, step=order * steps, order=order, gate=gate, settings=SETTINGS).save(
-            folder / "evaluation", resamples=resamples
+            folder / "evaluation"
         )
         shown = [sample(prompt, 0, skill) for prompt in prompts[:12]]
         verdicts = [shapes.verify([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns) for t in shown]
@@ -146,7 +146,7 @@ def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False
         "SFT continued": [outcomes(prompts, seed, AFTER_SFT) for seed in range(2)],
         "best of 2 by hps": best_of([outcomes(prompts, seed, AFTER_SFT) for seed in range(10, 12)], "hps"),
     }
-    write_json(folder / "evaluation" / "comparison.json", compare(rl, baselines, resamples=resamples).to_dict())
+    write_json(folder / "evaluation" / "comparison.json", compare(rl, baselines).to_dict())
     write_checks(folder)
     return folder
 
