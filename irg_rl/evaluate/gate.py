@@ -10,19 +10,12 @@ from math import isfinite
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from irg_rl.evaluate import intervals, metrics
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.evaluate.outcomes import Outcomes
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What SFT has to reach. Shares, not percent."""
-
-    first_accuracy: float = 0.40
-    damage: float = 0.08
-    margin: float = 0.15  # of repair over either control
+from irg_rl.task import Thresholds
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ class GateReport:
             table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")
         for line in self.lines:
             m = line.measure
-            verdict = "[green]holds[/green]" if line.passed else "[red]fails[/red]"
+            verdict = Text("holds", style="green") if line.passed else Text("fails", style="red")
             figures = f"{m.value:.3f}", f"{m.low:.3f} .. {m.high:.3f}", line.asked, str(m.n), str(m.sets)
             table.add_row(line.name, *figures, verdict)
         return table
@@ -100,7 +93,7 @@ def check_gate(
     real: Outcomes,
     redraw: Outcomes,
     shuffled: Outcomes,
-    thresholds: Thresholds | None = None,
+    thresholds: Thresholds,
     *,
     turn: int | None = None,
 ) -> GateReport:
@@ -109,7 +102,7 @@ def check_gate(
     Raises ValueError when the arms did not start from the same first images: the controls would then be conditioned on
     other failures than the real arm.
     """
-    asked = thresholds or Thresholds()
+    asked = thresholds
     deepest = min(real.turns, redraw.turns, shuffled.turns) - 1
     turn = deepest if turn is None else turn
     if not 1 <= turn <= deepest:
@@ -132,7 +125,8 @@ def check_gate(
 def _check_same_start(real: Outcomes, control: Outcomes) -> None:
     if real.prompt_ids != control.prompt_ids:
         raise ValueError(f"control {control.arm!r} has other prompts than {real.arm!r}, or another order of them")
-    differing = int(np.sum(real.correct[:, 0] != control.correct[:, 0]))
+    same = (real.correct[:, 0] == control.correct[:, 0]) & (real.known[:, 0] == control.known[:, 0])
+    differing = int(np.sum(~same))
     if differing:
         raise ValueError(
             f"control {control.arm!r} starts from other first images than {real.arm!r}: {differing} of {len(real)} "

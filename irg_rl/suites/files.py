@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from irg_rl import text_in
 from irg_rl.errors import InputError
 from irg_rl.trajectory import Prompt
 
@@ -49,13 +49,8 @@ class Line:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 without a BOM; line ends become newlines."""
-    try:
-        return path.read_text(encoding="utf-8-sig")  # universal newlines
-    except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder, a file is needed") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
+    """The file as text with plain line feeds; InputError where it is no text."""
+    return text_in.read_text(path).replace("\r\n", "\n")
 
 
 def json_lines(path: Path) -> list[Line]:
@@ -112,11 +107,8 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _parsed(text: str, where: str, pairs=None) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error})") from error
+def _parsed(text: str, where: str, pairs: text_in.Pairs | None = None, finite: bool = True) -> Any:
+    return text_in.parse_json(text, where, finite, pairs)
 
 
 def _object(entry: Any, where: str) -> Mapping[str, Any]:
@@ -156,8 +148,8 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
         if not text.strip():
             continue
         try:
-            entry = json.loads(text)
-        except json.JSONDecodeError:
+            entry = _parsed(text, str(path), finite=False)
+        except InputError:
             entry = None
         if isinstance(entry, dict):
             yield number, entry
@@ -168,9 +160,9 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
 def whole_json(path: Path, problems: list[str]) -> Any:
     """A JSON *result* file, or None with a problem where it is cut off."""
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        problems.append(f"{path}: no JSON (cut off?): {error}")
+        return _parsed(read_text(path), str(path), finite=False)
+    except InputError as error:
+        problems.append(f"{error} (cut off?)")
         return None
 
 
