@@ -162,7 +162,7 @@ def to_markdown(report: Report) -> str:
         lines += ["", f"No result file in {', '.join(report.silent)} (looked for {report.suite.looked_for})."]
     for reading in readings:
         if problems := reading.results.problems:
-            lines += ["", f"{len(problems)} problems in {reading.label}:"]
+            lines += ["", f"Problems in {reading.label}: {len(problems)}"]
             lines += [f"- {problem}" for problem in problems[:SHOWN_PROBLEMS]]
             if len(problems) > SHOWN_PROBLEMS:
                 lines.append(f"- and {len(problems) - SHOWN_PROBLEMS} more, all in the JSON")

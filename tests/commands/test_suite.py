@@ -82,7 +82,7 @@ def test_a_judge_that_refuses_half_is_counted_and_asked_again(made, template, ir
     assert answer.code == 0 and len(requests) == 6
     assert "3 answered, 0 before, 3 failed, 1 images missing; last failure: " in answer.out and "HTTP 400" in answer.out
     read = irg_rl("suite", "read", "wise", tree, "--prompts", prompts)
-    assert "| missing | 4 of 7 |" in read.out and "4 problems in tree (j):" in read.out
+    assert "| missing | 4 of 7 |" in read.out and "Problems in tree (j): 4" in read.out
     assert "overall (official weights), judged only" in read.out
     with endpoint(lambda n, body: (200, completion(GRADES), 0)) as (url, requests):
         again = irg_rl(*words, "--judge", url)
@@ -350,7 +350,7 @@ def test_problems_are_named_and_the_rest_is_read(made, irg_rl):
     path.write_text(path.read_text()[:-40])
     answer = irg_rl("suite", "read", "geneval", tree, "--prompts", prompts)
     assert answer.code == 0 and "| missing | 9 of 12 |" in answer.out
-    assert "1 problems in tree:" in answer.out and "results.jsonl, line 4: no JSON object (cut off?)" in answer.out
+    assert "Problems in tree: 1" in answer.out and "results.jsonl, line 4: no JSON object (cut off?)" in answer.out
 
 
 def test_suites_are_listed(irg_rl):
