@@ -220,6 +220,7 @@ def drawn(left: list[Verdict]) -> dict[str, float]:
         "drawn/first": _mean([verdict.first for verdict in left]),
         "drawn/last": _mean([verdict.last for verdict in left]),
         "drawn/groups": float(len(left)),
+        "drawn/spread": sum(not verdict.dead for verdict in left) / len(left) if left else float("nan"),
     }
 
 

@@ -3,6 +3,7 @@
 
 import torch
 
+from irg_rl.driver.alarm import tell_learning
 from irg_rl.driver.compare import compare_runs
 from irg_rl.driver.evaluator import Measured, gate_of, measure_stage
 from irg_rl.driver.offline_loop import learn_offline
@@ -43,6 +44,7 @@ def work(run: Run) -> None:
             check_gate_holds(run, "sft")
             learn = reinforce if recipe.rl.rollouts is None else learn_offline
             step(run, "rl", lambda facts: learn(run, last, tracker, facts))
+            tell_learning(run)
             step(run, "evaluate_rl", lambda facts: evaluate(run, "rl", tracker, facts))
             if recipe.sft is not None:
                 compare_runs([run.folder])

@@ -102,6 +102,7 @@ def render(record: RunRecord) -> str:
         baselines=comparisons.against_baselines(record.comparison) if record.comparison else [],
         repairs=comparisons.repairs(record.comparison) if record.comparison else [],
         standings=comparisons.standings(record.comparison) if record.comparison else None,
+        alarm=tables.alarm(record.learning) if record.learning else None,
         curves=curves.draw_curves(record.metrics),
         not_drawn=curves.not_drawn(record.metrics),
         samples=by_prompt(record),
