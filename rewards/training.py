@@ -124,7 +124,7 @@ def fit_scale(tower: TwoTower, rankings: Sequence[Ranking]) -> None:
     for scale in (2.0**k for k in range(8)):
         tower.model.logit_scale.fill_(math.log(scale))
         losses[scale] = preference_loss(tower, rankings).item()
-    tower.model.logit_scale.fill_(math.log(min(losses, key=losses.get)))
+    tower.model.logit_scale.fill_(math.log(min(losses, key=lambda scale: losses[scale])))
 
 
 def make_optimizer(

@@ -12,7 +12,6 @@ import torch
 from irg_rl.commands.generate import model_folder, recipe_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
 from irg_rl.driver.compare import CONTINUED
-from irg_rl.driver.critic import CreditSettings
 from irg_rl.driver.evaluator import evaluation_sampling, reward_hub
 from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.prepare import prompts_file, rl_prompts_file
@@ -27,7 +26,7 @@ from irg_rl.prompts import read_prompts
 from irg_rl.shapes_world.paraphrase import paraphrase
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies import grid
-from irg_rl.studies.bench import Bench, Lesson, Shelf, Subject
+from irg_rl.studies.bench import Bench, LearningSetup, ModelCache, Subject
 from irg_rl.studies.catalog import STUDIES
 from irg_rl.studies.forks import Forks
 from irg_rl.studies.page import write_page
@@ -70,7 +69,7 @@ def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
     if "sampling.turns" in asked.overrides and not kind.trains:
         raise RecipeError("sampling.turns says how a checkpoint was trained: a study has turns of its own, study.turns")
     subjects = [subject_of(target, asked.overrides) for target in asked.targets]
-    subjects = with_labels(subjects, Shelf())
+    subjects = with_labels(subjects, ModelCache())
     folder = out or default_folder(asked.targets[0], name)
     torch.set_num_threads(subjects[0].recipe.engine.threads)
     with bench_of(subjects, asked.targets[0], settings, folder) as bench:
@@ -105,7 +104,7 @@ def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
         when = f", about {left:.0f} min left" if number else ""
-        console.print(f"[bold]{study.name}: fork {number + 1} of {len(todo)}[/bold]: {cell.title}{when}")
+        console.print(f"{study.name}: fork {number + 1} of {len(todo)}: {cell.title}{when}", style="bold")
         grid.finish(folder, study, cell, lambda units: None)
 
 
@@ -114,11 +113,12 @@ def run_of(subject: Subject) -> Run:
     return Run.open(subject.path.parent.parent)
 
 
-def lesson_of(subject: Subject) -> Lesson:
+def learning_setup_of(subject: Subject) -> LearningSetup:
     """How RL would learn from a checkpoint, as its recipe says."""
     if subject.recipe.engine.zero_stage == 3:
         raise InputError(f"{subject.label}: gradients are scattered under ZeRO 3: give engine.zero_stage=2")
-    return Lesson(learner_settings(subject.recipe, str(subject.path)), CreditSettings.of(subject.recipe).options)
+    options = subject.recipe.require_rl().credit_options
+    return LearningSetup(learner_settings(subject.recipe, str(subject.path)), options)
 
 
 def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
@@ -172,14 +172,14 @@ def training_of(path: Path, recipe: Recipe) -> str:
     return "SFT" if path.name in (*SFT_MODELS.values(), CONTINUED) else f"trained n={recipe.sampling.turns}"
 
 
-def with_labels(subjects: Sequence[Subject], shelf: Shelf) -> list[Subject]:
+def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]:
     """Checkpoints named by their folder, with the run's name in front where two would be called the same."""
     names = [subject.label for subject in subjects]
     if len(set(names)) < len(names):
         names = [f"{subject.path.parent.parent.name}/{subject.label}" for subject in subjects]
     if len(set(names)) < len(names):
         raise InputError(f"two of the checkpoints are called the same ({', '.join(names)}): name each of them once")
-    return [replace(subject, label=name, shelf=shelf) for name, subject in zip(names, subjects)]
+    return [replace(subject, label=name, cache=cache) for name, subject in zip(names, subjects)]
 
 
 def default_folder(target: Path, name: str) -> Path:
@@ -206,7 +206,8 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
         )
     with hub_of(run, [*beside, *(scorer for scorer in rewarding if scorer not in beside)]) as hub:
         score = partial(scores_of, hub, [scorer.name for scorer in beside]) if beside else None
-        rest = {"score": score, "commit": environment(first.recipe)["commit"], "lesson": lesson_of, "scratch": folder}
+        commit = environment(first.recipe)["commit"]
+        rest = {"score": score, "commit": commit, "learning": learning_setup_of, "scratch": folder}
         if in_world:
             yield Bench(subjects, prompts, verify, check_reflection, unclear_cells, paraphrase, **rest)
             return

@@ -26,7 +26,6 @@ from irg_rl.config.recipe import (
     OWN_MODES,
     OWN_ROWS,
     STAGES,
-    WHOLE_TRAJECTORIES,
     Recipe,
 )
 from irg_rl.config.rewards import (
@@ -35,28 +34,15 @@ from irg_rl.config.rewards import (
     ScorerRecipe,
 )
 from irg_rl.config.rl import (
-    ON_DRAWN_IMAGES,
-    AWMRecipe,
-    DPORecipe,
-    NFTRecipe,
-    NoisingRecipe,
-    OldPolicyRecipe,
+    ALGORITHMS,
     RLRecipe,
     adapters_of,
+    algorithm_class,
 )
 from irg_rl.config.sampling import (
     GuidanceRecipe,
     NoiseRecipe,
     SamplingRecipe,
-)
-from irg_rl.config.sections import (
-    Decay,
-    Positive,
-    Rate,
-    Section,
-    Seed,
-    Share,
-    nearest,
 )
 from irg_rl.config.training import (
     DataSource,
@@ -72,10 +58,19 @@ from irg_rl.config.world import (
     VAETraining,
     WorldRecipe,
 )
+from irg_rl.sections import (
+    Decay,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Share,
+    Weight,
+    nearest,
+)
 
 __all__ = [
-    "AWMRecipe",
-    "DPORecipe",
+    "ALGORITHMS",
     "DataSource",
     "Decay",
     "Dropout",
@@ -85,13 +80,9 @@ __all__ = [
     "GuidanceRecipe",
     "LoraRecipe",
     "LoraSection",
-    "NFTRecipe",
     "NoiseRecipe",
-    "NoisingRecipe",
-    "ON_DRAWN_IMAGES",
     "OWN_MODES",
     "OWN_ROWS",
-    "OldPolicyRecipe",
     "OptimizerRecipe",
     "Positive",
     "Projection",
@@ -112,9 +103,10 @@ __all__ = [
     "Stage",
     "TrackingRecipe",
     "VAETraining",
-    "WHOLE_TRAJECTORIES",
+    "Weight",
     "WorldRecipe",
     "adapters_of",
+    "algorithm_class",
     "changed_recipe",
     "load_recipe",
     "nearest",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from irg_rl.config.sections import Positive, Rate, Section, Share
+from irg_rl.sections import Positive, Rate, Section, Share
 
 
 class WorldRecipe(Section):
@@ -24,11 +24,11 @@ class WorldRecipe(Section):
     deep_share: Share = 0.0
     """Share of improving_full rows that go on after a refined image; for `sampling.history: full`."""
     overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
-        {}, exclude_if=lambda kinds: not kinds
+        default={}, exclude_if=lambda kinds: not kinds
     )
     """Kind of defect -> share of those that the teacher of the rows passes over, as one that looks less well than it
     should. No row shows how to mend what it passes over."""
-    own_images: int = Field(3000, ge=0)
+    own_images: int = Field(default=3000, ge=0)
     """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
     own_image_steps: Positive = 12
     """Time points of the sampler that draws them."""
@@ -46,6 +46,6 @@ class VAETraining(Section):
     steps: Positive = 1500
     batch_size: Positive = 64
     lr: Rate = 2e-3
-    kl_weight: float = Field(1e-5, ge=0)
+    kl_weight: float = Field(default=1e-5, ge=0)
     min_checker_agreement: Share = 0.99
     """Share of held-out reconstructions that the checker must read as it reads the original; less stops the run."""

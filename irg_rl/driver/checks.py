@@ -6,16 +6,19 @@ import torch
 
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
 from irg_rl.driver.scorers import spec_of
+from irg_rl.environment import wandb_mode
 from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
-from irg_rl.model.folder import check_folder
+from irg_rl.model.config import ModelConfig
+from irg_rl.model.folder import check_folder, require_sizes
 from irg_rl.prompts import read_prompts
 from irg_rl.records import group_folders
-from irg_rl.report.redact import redact, redact_text
+from irg_rl.redact import redact, redact_text
 from irg_rl.shapes_world.base_rows import BASE_MODES
-from irg_rl.shapes_world.constraints import TAGS
+from irg_rl.shapes_world.constraints import TAGS, parse_metadata
 from irg_rl.shapes_world.rows import MODES
 from irg_rl.shapes_world.scene import WORLD
+from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec
 from rewards.judge import JudgeScorer
@@ -27,9 +30,9 @@ JUDGE_PATIENCE_S = 10.0
 
 def machine_problems(recipe: Recipe) -> list[str]:
     """What the recipe needs and this machine lacks."""
-    problems = gpu_problems(recipe) + attention_problems(recipe)
+    problems = gpu_problems(recipe) + attention_problems(recipe) + tracking_problems(recipe)
     if recipe.init_from is not None:
-        problems += folder_problems(Path(recipe.init_from))
+        problems += folder_problems(Path(recipe.init_from), recipe.model)
     if recipe.sft is not None and recipe.sft.data is not None:
         for name, stage in recipe.sft.stages.items():
             for source in stage.sources:
@@ -56,7 +59,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rl.rollouts: {error}")
     if recipe.rl is not None and recipe.rl.prompts is not None:
         try:
-            read_prompts(recipe.rl.prompts)
+            read_prompts(recipe.rl.prompts, require_metadata if _is_verified(recipe) else lambda prompt: None)
         except (InputError, OSError) as error:
             problems.append(f"rl.prompts: {error}")
     return problems
@@ -91,15 +94,37 @@ def attention_problems(recipe: Recipe) -> list[str]:
     return []
 
 
-def folder_problems(path: Path) -> list[str]:
-    """What is wrong with a model folder, from its JSON files and the headers of its weights."""
+def tracking_problems(recipe: Recipe) -> list[str]:
+    """What the shell says of wandb and cannot be."""
+    try:
+        wandb_mode() if recipe.tracking.wandb else None
+    except InputError as error:
+        return [f"tracking: {error}"]
+    return []
+
+
+def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
+    """What is wrong with a model folder, from its JSON files and the headers of its weights, and where it is another
+    model than the recipe's."""
     if not path.is_dir():
         return [f"init_from: {path} is not a folder in the released layout"]
     try:
-        check_folder(path)
+        require_sizes(check_folder(path).model.config, asked, path)
     except InputError as error:
         return [f"init_from: {error}"]
     return []
+
+
+def _is_verified(recipe: Recipe) -> bool:
+    return any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
+
+
+def require_metadata(prompt: Prompt) -> None:
+    """ValueError unless the prompt carries what the verifier reads."""
+    try:
+        parse_metadata(prompt.metadata)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"the metadata of prompt {prompt.id!r} is not GenEval's ({error!r})") from error
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:

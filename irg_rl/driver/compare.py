@@ -41,14 +41,14 @@ def comparison_of(runs: Sequence[Run]) -> Comparison:
     of two first images, and the best of as many as RL renders (an oracle picks); repair also against the controls of
     RL's own evaluation."""
     first, *others = runs
-    for run in runs:
-        if run.sft_model is None:
-            raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    checkpoint = first.sft_model
+    if checkpoint is None:
+        raise RunError(f"{first.folder}: without SFT there is no SFT checkpoint to hold RL against")
     for other in others:
         require_comparable(first, other)
     require_different_seeds(runs)
     rl = [replace(outcomes_of(run, "rl"), seed=run.recipe.rl_seed) for run in runs]
-    sft, again = (outcomes_of(first, first.sft_model, arm) for arm in (REAL, REDRAW))
+    sft, again = (outcomes_of(first, checkpoint, arm) for arm in (REAL, REDRAW))
     draws = [sft, *(first_images(again, turn) for turn in range(1, again.turns))]
     equal = min(ceil(max(table.renders for table in rl)), len(draws))
     baselines = {"SFT checkpoint": sft}

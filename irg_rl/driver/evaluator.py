@@ -17,7 +17,7 @@ from irg_rl.evaluate.outcomes import Outcomes, collect
 from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
 from irg_rl.model.folder import Folder
-from irg_rl.report.samples import Sample, from_trajectory, save_samples
+from irg_rl.report.samples import SampledTrajectory, from_trajectory, save_samples
 from irg_rl.trajectory import Prompt, Trajectory
 from rewards.hub import RewardHub
 from rollouts.controls import redraw, shuffled_reflections
@@ -106,7 +106,7 @@ class Measured:
     trajectories: list[Trajectory]
     evaluation: Evaluation
 
-    def samples(self, count: int) -> list[Sample]:
+    def samples(self, count: int) -> list[SampledTrajectory]:
         """The first `count` trajectories with verdicts: prompts are in random order, so none is picked."""
         return [
             from_trajectory(t, verify([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))

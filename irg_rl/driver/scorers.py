@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from irg_rl.config import Recipe, ScorerRecipe
+from irg_rl.config import ScorerRecipe
 from irg_rl.driver.run_folder import Run
 from rewards.judge_process import JudgeProcess
 
@@ -33,8 +33,3 @@ def spec_of(scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -
     else:
         options = {}
     return {**spec, "options": {**options, **scorer.options}}
-
-
-def reward_weights(recipe: Recipe) -> dict[str, float]:
-    """Weights of the scorers that make up the reward; held-out ones are not among them."""
-    return {s.name: s.weight for s in recipe.rewards.scorers if not s.held_out}

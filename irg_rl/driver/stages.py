@@ -57,7 +57,7 @@ def work(run: Run) -> None:
 def step(run: Run, name: str, body, again: bool = False) -> None:
     if run.is_done(name) and not again:
         return
-    console.print(f"[bold]{name}[/bold]")
+    console.print(name, style="bold")
     with run.stage(name) as facts:
         body(facts)
 
@@ -85,7 +85,7 @@ def check_gate_holds(run: Run, after: str) -> None:
     if gate.mode == "off" or gate.after != after:
         if after == "sft":
             why = "gate off" if gate.mode == "off" else "the gate is asked after RL"
-            console.print(f"[yellow]{why}: RL starts although refinement is not shown ({reasons})[/yellow]")
+            console.print(f"{why}: RL starts although refinement is not shown ({reasons})", style="yellow")
         return
     if after == "rl":
         raise RunError(f"the gate does not hold after RL: {reasons}. The report is whole: {run.path('report.html')}")

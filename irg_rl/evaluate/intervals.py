@@ -54,7 +54,7 @@ class Terms:
 
     @property
     def value(self) -> float:
-        return _divide(self.top.sum(), self.bottom.sum())
+        return _divide(float(self.top.sum()), float(self.bottom.sum()))
 
     @property
     def n(self) -> int:
@@ -71,7 +71,8 @@ class Terms:
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
-        return np.asarray(_divide(top - self.value * bottom, np.full(len(order), self.bottom.sum())))
+        whole = self.bottom.sum()
+        return (top - self.value * bottom) / whole if whole else np.full(len(order), np.nan)
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -219,7 +220,6 @@ def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[
     return value - half, value + half
 
 
-def _divide(top, bottom):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result = np.where(np.asarray(bottom) == 0, np.nan, np.divide(top, bottom))
-    return float(result) if result.ndim == 0 else result
+def _divide(top: float, bottom: float) -> float:
+    """nan where nothing counts."""
+    return float(top / bottom) if bottom else float("nan")

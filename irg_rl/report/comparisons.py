@@ -1,6 +1,6 @@
 """A comparison of RL with its baselines (evaluate/compare.py) as rows of text for the report."""
 
-from irg_rl.report.tables import Cell, Table, TableRow, headed_once, points, share, times
+from irg_rl.report.tables import Table, TableCell, TableRow, headed_once, points, share, times
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
@@ -9,13 +9,13 @@ def against_baselines(comparison: dict) -> list[TableRow]:
     rows = []
     for entry in comparison["rows"]:
         pooled = entry["seed"] is None
-        another = points(entry["gained_across_seeds"]) if pooled else Cell("" if several else "one seed")
+        another = points(entry["gained_across_seeds"]) if pooled else TableCell("" if several else "one seed")
         cells = [
             share(entry["rl_accuracy"]),
             share(entry["baseline_accuracy"]),
             points(entry["gained"]),
             another,
-            Cell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
+            TableCell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
         ]
         rows.append(TableRow(entry["baseline"], _seed_words(entry["seed"]), cells, pooled))
     return headed_once(rows)
@@ -37,7 +37,7 @@ def standings(comparison: dict) -> Table:
     rows = []
     for entry in found:
         accuracy = [share(measure) for measure in entry["accuracy"]]
-        accuracy += [Cell("")] * (turns - len(accuracy))
+        accuracy += [TableCell("")] * (turns - len(accuracy))
         cells = [*accuracy, share(entry["repair"]), share(entry["damage"])]
         alone = sum(other["model"] == entry["model"] for other in found) == 1
         rows.append(TableRow(entry["model"], "" if alone else _seed_words(entry["seed"]), cells))

@@ -9,7 +9,7 @@ from irg_rl.driver.run_folder import Run
 from irg_rl.studies import NAMES
 from irg_rl.studies.catalog import STUDIES
 from irg_rl.studies.frame import read_table
-from irg_rl.studies.settings import CreditSettings, InfluenceSettings
+from irg_rl.studies.settings import CreditStudySettings, InfluenceSettings
 
 SMALL = ("study.turns=2", "study.scorers=[]", "evaluation.prompts=3")
 
@@ -75,10 +75,10 @@ def test_how_each_checkpoint_was_evaluated_is_said_with_a_warning_where_they_dif
 
 def test_credit_has_a_prompt_for_every_group(run, tmp_path):
     """The tiny run has four training prompts; the world makes more of them, but not of a file of one's own."""
-    asked = CreditSettings(batches=6)
+    asked = CreditStudySettings(batches=6)
     made = study_prompts(run, asked, run.folder)
     assert len({prompt.id for prompt in made}) == 6 and all(prompt.metadata for prompt in made)
-    assert len(study_prompts(run, CreditSettings(batches=4), run.folder)) == 4
+    assert len(study_prompts(run, CreditStudySettings(batches=4), run.folder)) == 4
     own = tmp_path / "own.jsonl"
     own.write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n')
     learning = Run(run.folder, changed_recipe(run.recipe, {"rl.prompts": str(own)}, "the test"))

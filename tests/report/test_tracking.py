@@ -84,3 +84,12 @@ def test_a_server_that_cannot_be_reached_does_not_stop_the_run(tmp_path, monkeyp
     assert "logged offline" in caplog.text and "a" * 40 not in caplog.text
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert ("a" * 40).encode() not in files_of(tmp_path / "run")
+
+
+def test_a_home_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with Tracker(tmp_path, name="run") as tracker:
+        tracker.log("rl", 1, {"reward": 0.5})
+        tracker.log_samples("rl", 1, [a_sample()])
+    assert list((tmp_path / "wandb").glob("offline-run-*"))

@@ -173,7 +173,7 @@ def test_a_users_own_jsonl_needs_no_more_than_prompts(tmp_path):
 @pytest.mark.parametrize(
     "line, complaint",
     [
-        ("{oops", "not a JSON object"),
+        ("{oops", "not JSON"),
         ("[1]", "needs a `prompt`"),
         ('{"prompt": ""}', "needs a `prompt`"),
         ('{"prompt": "a", "metadata": 3}', "`metadata` is 3"),

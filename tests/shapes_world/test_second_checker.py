@@ -60,7 +60,7 @@ def test_both_checkers_say_the_same_on_97_of_100_pictures(change):
 
 
 def test_the_second_checker_reads_scenes_as_they_were_drawn():
-    """At least 97 of 100 objects, and no other; a few stand farther off the middle of their cell than the world draws."""
+    """At least 97 of 100 objects, and no other. Some stand farther off the middle than the world draws them."""
     drawn = read = 0
     for scene in random_scenes(200, seed=3):
         there = {Seen(o.shape, o.color, COLUMN[o.cell], ROW[o.cell]) for o in scene.objects}

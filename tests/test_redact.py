@@ -1,10 +1,21 @@
 import pytest
 
-from irg_rl.report.redact import names_a_secret, redact, redact_text
+from irg_rl.redact import names_a_secret, redact, redact_text, remember_secret
 
 
 @pytest.mark.parametrize(
-    "key", ["api_key", "WANDB_API_KEY", "apiKey".lower(), "hf_token", "secret", "db.password", "client-secret"]
+    "key",
+    [
+        "api_key",
+        "WANDB_API_KEY",
+        "apiKey".lower(),
+        "hf_token",
+        "secret",
+        "db.password",
+        "client-secret",
+        "JUDGE_KEY",
+        "MY_KEY",
+    ],
 )
 def test_names_of_secrets_are_known(key):
     assert names_a_secret(key)
@@ -46,3 +57,16 @@ def test_settings_lose_secrets_at_any_depth_and_keep_the_rest():
     assert redact(settings, {}) == {
         "a": [{"token": "***", "url": "http://***@h"}], "api_key_env": "KEY", "max_text_tokens": 64, "api_key": None,
     }  # fmt: skip
+
+
+def test_the_variable_that_a_recipe_names_is_a_secret_whatever_its_name():
+    environ = {"HORSE": "blue-1", "OTHER": "green-1"}
+    remember_secret("HORSE", environ)
+    remember_secret("HORSE", environ)
+    assert redact_text("blue-1 green-1", environ) == "*** green-1"
+
+
+@pytest.mark.parametrize("echo", ['a/b"c', 'a\\/b"c', 'a/b\\"c', "a%2Fb%22c"])
+def test_a_secret_is_found_as_json_and_addresses_write_it(echo):
+    environ = {"MY_KEY": 'a/b"c-long'}
+    assert redact_text(f"<{echo}-long>", environ) == "<***>"
