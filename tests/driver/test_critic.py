@@ -90,3 +90,9 @@ def test_under_dpo_pairs_decide_what_is_trained_and_a_group_of_ties_is_dead():
 def test_what_a_run_with_dpo_says_of_groups_without_pairs_speaks_of_pairs(world, tmp_path):
     run = begun_run(world, tmp_path, rl={"algorithm": "dpo", "noise": None})
     assert collector_of(run, SlotBuffer(1, staleness=0), rollouts=None, critics=None).lack is OF_PAIRS
+
+
+def test_a_failed_score_is_no_zero_in_the_curves_of_reward():
+    """Fails where a sample that a scorer failed on counts as 0: the mean over three would be .2."""
+    verdict, _ = critic(BRIGHTNESS, FLAKY).score_group(painted([51, 102], [0, 51], [102, 153]))
+    assert (verdict.first, verdict.last) == (pytest.approx(2 * 0.3), pytest.approx(2 * 0.5))
