@@ -9,6 +9,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
@@ -70,7 +71,7 @@ def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLCont
         raise InputError(f"SSL_CERT_FILE is {file!r}, which holds no certificates: correct it or unset it") from error
 
 
-def wandb_mode(environ: Mapping[str, str] = os.environ) -> str:
+def wandb_mode(environ: Mapping[str, str] = os.environ) -> Any:
     """Of wandb: WANDB_MODE, else online with a key and offline without one. InputError names a mode that is none."""
     mode = environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
     if mode not in _WANDB_MODES:

@@ -13,14 +13,15 @@ from rewards.base import ScorerUnavailable
 
 
 class JudgeProcess:
-    """`with JudgeProcess() as judge: ... judge.base_url`.
+    """`with JudgeProcess(mind) as judge: ... judge.base_url`; `mind` is an import path (rewards.judge_server).
 
     Raises ScorerUnavailable when the server does not come up within `start_timeout` seconds (a taken port, say). The
     child lives as long as its stdin, a pipe from this process: killing this process with -9 ends it as well."""
 
-    def __init__(self, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
+    def __init__(self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
+        options = ["--mind", mind, "--port", str(port), "--seed", str(seed)]
         # -P: a rewards.py in the working folder is not ours
-        command = [sys.executable, "-P", "-m", "rewards.judge_server", "--port", str(port), "--seed", str(seed)]
+        command = [sys.executable, "-P", "-m", "rewards.judge_server", *options]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -44,9 +44,9 @@ class Noise:
     def normal(self, use: Use, shape: tuple[int, ...], turn: int, step: int = 0) -> Float[Tensor, "..."]:
         return torch.from_numpy(self._stream(use, turn, step).standard_normal(shape, dtype=np.float32))
 
-    def uniform(self, use: Use, count: int, turn: int, step: int = 0) -> Float[Tensor, "count"]:
+    def uniform(self, use: Use, count: int, turn: int) -> Float[Tensor, "count"]:
         """Numbers in [0, 1), in fp64: fp32 has 24 bits, so tokens rarer than 6e-8 could never be drawn."""
-        return torch.from_numpy(self._stream(use, turn, step).random(count))
+        return torch.from_numpy(self._stream(use, turn, 0).random(count))
 
     def _stream(self, use: Use, turn: int, step: int) -> np.random.Generator:
         return stream(self.seed, self.prompt_id, self.sample, use, turn, step)

@@ -65,7 +65,7 @@ class RowEncoder:
     ):
         self.vae, self.vae_resize, self.vit_resize = vae, vae_resize, vit_resize
         self.cache_bytes = cache_bytes
-        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # a text is counted, then encoded, every epoch
+        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # every epoch counts a text and then encodes it
         self._log_scale = 2 * math.log(vae.config.scaling_factor)
         self._cache: OrderedDict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = OrderedDict()
         self._cached_bytes = 0

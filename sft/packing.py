@@ -72,9 +72,9 @@ class RowLayout:
 
     def _branch_row(self, builder, row: EncodedRow, root: int | None, velocities: list[Tensor], generator) -> None:
         parent = root
-        before = root  # what the last text continues
-        imageless: int | None = root  # the end of the texts alone
-        texts: list[EncodedText] = []  # those after the first condition image: not yet in the chain of texts alone
+        before = root  # parent of the last text
+        imageless: int | None = root  # end of the chain of texts without images
+        texts: list[EncodedText] = []  # texts after the first condition image, not yet in the chain without images
         refines = False
         for item in row:
             if isinstance(item, EncodedText):

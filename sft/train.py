@@ -83,7 +83,7 @@ class StageTrainer:
         result = self._step()
         self.on_step(result)
         if not result.applied:
-            return metrics  # the same step again, with the next packs
+            return metrics  # try the step again with the next packs
         step = self.engine.steps
         if step % self.validate_every == 0 or step >= self.stage.steps:
             metrics = self.validate()

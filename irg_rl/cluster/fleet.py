@@ -59,8 +59,8 @@ class FleetSettings:
     start_timeout: float = 120.0  # for an actor's constructor and `prepare`
     max_respawns: int = 3  # deaths in a row of one member before it is retired
     backoff: float = 0.5  # wait before the first respawn; doubles with every death in a row
-    max_attempts: int = 4  # times one unit may be lost before it is blamed itself
-    min_healthy: int = 1  # members that are not retired
+    max_attempts: int = 4  # times a unit may be lost before it counts as the cause
+    min_healthy: int = 1  # fewest members that must not be retired
 
 
 @dataclass
@@ -82,7 +82,7 @@ class _Member:
     began: float = 0.0  # the unit
     deadline: float = 0.0  # of the unit, or of the start
     respawn_at: float = 0.0
-    deaths: int = 0  # in a row; a finished unit clears it
+    deaths: int = 0  # in a row; a finished unit resets it
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class RaySettings:
 
     num_cpus: int  # logical CPUs that actors are placed on
     object_store_mb: int = 512  # shared memory for groups and weights
-    quiet: bool = True  # keep actor output out of the driver's terminal; it stays in Ray's own log files
+    quiet: bool = True  # do not print the output of actors in the driver's terminal; Ray's log files have it
 
 
 class LocalRay:

@@ -106,7 +106,7 @@ class SlotBuffer:
     def admit(self, deadline: float) -> int:
         """Take a slot and return the id of the new group. Ids count up from 0 and never repeat."""
         if self.free == 0:
-            raise RuntimeError(f"all {self.capacity} slots are charged; admit only while `free` is positive")
+            raise RuntimeError(f"all {self.capacity} slots are in use; admit only while `free` is positive")
         slot = Slot(self._next_id, self.version, deadline)
         self._slots[slot.id] = slot
         self._next_id += 1
@@ -122,11 +122,10 @@ class SlotBuffer:
         slot.version = version
         slot.state = SlotState.READY
 
-    def drop(self, group: int, reason: str, *, dead: bool = False) -> None:
-        """Drop a group that was sampled but is not trained. `dead`: its rewards have no spread; it is counted for
-        refills."""
+    def drop(self, group: int, reason: str, *, refilled: bool = False) -> None:
+        """Drop a group that was sampled but is not trained. `refilled`: another one takes its place in the update."""
         self._expect(group, SlotState.READY, SlotState.SAMPLING)
-        self._refills += dead
+        self._refills += refilled
         self._leave(group, Exit.DROPPED, reason)
 
     def cancel(self, group: int, reason: str) -> None:

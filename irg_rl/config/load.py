@@ -1,20 +1,19 @@
 """Reads recipes from files and overrides. Errors name the setting and the nearest known name."""
 
 import difflib
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 from yaml import YAMLError
 
+from irg_rl.config.explain import explain
 from irg_rl.config.recipe import Recipe
+from irg_rl.config.rl import OPTIONS_OF, drop_options_of_others
 from irg_rl.config.shipped import recipe_path, shipped_recipes
 from irg_rl.errors import InputError, UserError
 from irg_rl.imports import remember_folders
@@ -37,8 +36,9 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     file = recipe_path(path)
     base = recipe_settings(file)
     remember_folders(file.parent)
-    for key, value in presets_first(map(split_override, overrides)):
+    for key, value in _names_first(presets_first(map(split_override, overrides))):
         try:
+            drop_options_of_others(base.get("rl"), _settings_of_rl(key, value))
             OmegaConf.update(base, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
             raise RecipeError(f"'{key}={value}': cannot be applied: {error}") from error
@@ -79,12 +79,28 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{path}: extends: {extended!r} is not the name of one recipe file")
     below = path.parent / extended  # a copy made by `irg-rl cp` extends the shipped recipe
     below = below if below.exists() else recipe_path(extended)
+    lower = recipe_settings(below, (*beneath, path))
     try:
-        merged = OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+        drop_options_of_others(lower.get("rl"), settings.get("rl"))
+        merged = OmegaConf.merge(lower, settings)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise RecipeError(f"{path}: does not fit what it extends: {error}") from error
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
+    """What an override says of the section `rl`, as a mapping."""
+    if key == "rl":
+        return value if isinstance(value, Mapping) else {}
+    section, _, name = key.partition(".")
+    return {name: value} if section == "rl" else {}
+
+
+def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Which algorithm and which scheme, before their options: another one does away with those beneath."""
+    names = {f"rl.{name}" for name in OPTIONS_OF}
+    return sorted(overrides, key=lambda override: override[0] not in names)
 
 
 def nearest_shipped(name: str) -> str:
@@ -96,7 +112,8 @@ def nearest_shipped(name: str) -> str:
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
     """The recipe with some settings replaced, given by dotted name. Errors as in `load_recipe`."""
     data = recipe.model_dump(mode="json")
-    for key, value in presets_first(settings.items()):
+    for key, value in _names_first(presets_first(settings.items())):
+        drop_options_of_others(data.get("rl"), _settings_of_rl(key, value))
         *sections, name = key.split(".")
         place = data
         for section in sections:
@@ -124,7 +141,7 @@ def parse_recipe(data: object, where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [line for problem in error.errors() for line in _explain(problem)]
+        lines = [line for problem in error.errors() for line in explain(problem, Recipe)]
         raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
@@ -143,41 +160,3 @@ def _require_text(settings: Any, where: str) -> None:
             inner for one in level if isinstance(one, dict | list)
             for inner in (one.values() if isinstance(one, dict) else one)
         ]  # fmt: skip
-
-
-def _explain(problem: ErrorDetails) -> list[str]:
-    location = [str(part) for part in problem["loc"]]
-    setting = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _known_settings(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        if near:
-            return [f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], near[0]])}?"]
-        return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
-    if problem["type"] == "value_error":
-        lines = problem["msg"].removeprefix("Value error, ").splitlines()
-        return [f"{setting}: {line}" if setting else line for line in lines]
-    value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
-    return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
-
-
-def _known_settings(location: list[str]) -> list[str]:
-    """Field names of the section at `location`. Steps through lists, dicts and optional sections."""
-    current: type | None = Recipe
-    for part in location:
-        if current is None:
-            return []
-        if part in current.model_fields:
-            current = _section_of(current.model_fields[part].annotation)
-    return sorted(current.model_fields) if current is not None else []
-
-
-def _section_of(annotation) -> type | None:
-    is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
-    if is_class and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in typing.get_args(annotation):
-        found = _section_of(argument)
-        if found is not None:
-            return found
-    return None

@@ -1,10 +1,12 @@
 """How trajectories are sampled."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from irg_rl.config.sections import Positive, Rate, Section, Share
+from irg_rl.guidance import is_active
+from irg_rl.sections import Positive, Rate, Section, Share
 
 
 class SamplingRecipe(Section):
@@ -41,6 +43,13 @@ class GuidanceRecipe(Section):
     @property
     def is_on(self) -> bool:
         return self.text_scale > 1 or self.image_scale > 1
+
+    def model_calls(self, times: Sequence[float], turn: int) -> int:
+        """Model calls for the image of a turn, with denoising steps at these times: one per step, a second one where
+        text is guided, and a third one where a refinement is also guided by images."""
+        interval = self.interval if turn else self.first_interval
+        guided = sum(is_active(t, interval, self.text_scale) for t in times)
+        return len(times) + guided * (2 if turn and self.image_scale > 1 else 1)
 
 
 class NoiseRecipe(Section):

@@ -111,7 +111,7 @@ class Engine(Generic[P]):
             for _ in range(forwards - len(packs)):
                 self._run_idle(0.0)
             if not all_true(_finite(terms), self.device):
-                self._run_idle(float("nan"))  # reaches every gradient, so every stage takes its own skipping path
+                self._run_idle(float("nan"))  # NaN gradients: every ZeRO stage skips the step
         with self.watch("optimizer"):
             norms = self._grad_norms()
             applied = self._apply(norms)

@@ -38,7 +38,7 @@ def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
 
     The adapters are drawn from `seed` alone, so all ranks have the same ones. The global generator is not used.
     """
-    # imported here: peft takes seconds of processor time, and most processes train or serve without it
+    # imported here: it takes seconds, and most processes do not need it
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng(devices=[]):
@@ -92,8 +92,8 @@ class Adapter:
     """Trained adapters of a run, ready to be merged or saved."""
 
     recipe: LoraRecipe
-    weights: dict[str, Tensor]  # by the names of the state dict that they were trained in
-    base: Path  # model folder that they were trained on
+    weights: dict[str, Tensor]  # by their names in the state dict of training
+    base: Path  # model folder that they belong to
 
     def merge_into(self, model: UnifiedModel) -> UnifiedModel:
         """Replace W by W + alpha / rank * B A. The result has the names and shapes of the base."""

@@ -22,7 +22,7 @@ from irg_rl.trajectory import SamplingLaw, Trajectory
 @dataclass
 class TextScore:
     logprobs: Float[Tensor, "T"]
-    entropy: Float[Tensor, "T"]  # of the sampling distribution, nats, without gradient
+    entropy: Float[Tensor, "T"]  # of the sampling distribution, in nats, without gradient
 
 
 @dataclass
@@ -30,7 +30,7 @@ class StepScore:
     velocity: Float[Tensor, "S N D"]
     mean: Float[Tensor, "S N D"]
     std: Float[Tensor, "S"]
-    logprobs: Float[Tensor, "S"]  # means over the latent's numbers
+    logprobs: Float[Tensor, "S"]  # mean over the numbers of the latent
 
 
 ImageScore = TypeVar("ImageScore", StepScore, Tensor)
@@ -69,7 +69,7 @@ def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S
 
 def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
     """Scores of the texts only; see `evaluate`."""
-    # imported here: trl takes ten seconds of processor time, and the driver, which imports the learner, never scores
+    # imported here: trl takes ten seconds, and the driver, which imports this module, never scores
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
     if not replay.texts:

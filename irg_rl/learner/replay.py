@@ -48,7 +48,7 @@ class StepsRef:
 
     trajectory: int
     segment: int
-    steps: tuple[int, ...]  # indices into the segment's S recorded steps
+    steps: tuple[int, ...]  # indices into the S recorded steps of the segment
     blocks: tuple[int, ...]
 
     def of(self, trajectories: Sequence[Trajectory]) -> ImageSegment:
@@ -73,10 +73,10 @@ class _RowContents:
     """What one row contains of a tree."""
 
     tokens: int = 0
-    context: dict[int, int] = field(default_factory=dict)  # tokens of the parts that stand in the row
-    ends: dict[int, int] = field(default_factory=dict)  # trajectory -> the segment that its context reaches up to
-    texts: set[tuple[int, int]] = field(default_factory=set)  # trajectory and segment whose text is trained
-    steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # trajectory and segment -> steps
+    context: dict[int, int] = field(default_factory=dict)  # tokens of each part in the row
+    ends: dict[int, int] = field(default_factory=dict)  # trajectory -> the last segment of its context
+    texts: set[tuple[int, int]] = field(default_factory=set)  # (trajectory, segment) of trained texts
+    steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # (trajectory, segment) -> trained steps
 
     def growth(self, path: ContextTokens, place: int) -> int:
         """Number of context tokens that the row needs in addition to contain that segment."""
@@ -242,7 +242,7 @@ class Replay:
         root = None if self._system is None else builder.add_text(self._system)
         root = builder.add_text(self._encode(prompt), root)
         forked = forks(trajectories[number].segments[: last + 1] for number, last in share.ends.items())
-        ends: dict[int, int] = {}  # segment -> the block that what follows it continues
+        ends: dict[int, int] = {}  # segment -> the block that the next segment continues
         drawn: set[int] = set()
         for number, last in share.ends.items():
             trajectory = trajectories[number]

@@ -25,7 +25,7 @@ class EngineSettings:
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
     grad_clip: float = 1.0  # maximum global gradient norm
     max_bad_steps: int = 5  # updates skipped in a row before the run stops
-    activation_checkpointing: bool = False  # run every layer again in the backward instead of keeping what it made
+    activation_checkpointing: bool = False  # compute activations again in the backward
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):

@@ -170,7 +170,7 @@ def grouped_attention(
     shared = q.shape[1] // k.shape[1]
     if (
         q.is_cuda and shared > 1
-    ):  # the memory-efficient kernel knows masks but no shared heads; without it, T x S scores
+    ):  # the memory-efficient kernel has masks but no shared heads; without it the scores take T x S numbers
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 

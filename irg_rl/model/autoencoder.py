@@ -54,12 +54,8 @@ class Autoencoder(nn.Module):
         mean, logvar = self.kl.encoder(pixels).chunk(2, dim=1)
         return mean, logvar
 
-    def sample(
-        self, mean: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, eps: Tensor | None = None
-    ) -> Float[Tensor, "B C h w"]:
+    def sample(self, mean: Tensor, logvar: Tensor, eps: Tensor) -> Float[Tensor, "B C h w"]:
         """A scaled latent from the posterior, mean + exp(logvar / 2) eps. BAGEL's conditions are samples, not means."""
-        if eps is None:
-            eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return self.scale(mean + torch.exp(0.5 * logvar) * eps)
 
     def scale(self, z: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class SingleTokens:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "R hd"]:
         keys, values = self._entered(self._cache.keys[layer], k), self._entered(self._cache.values[layer], v)
-        heads = q.unflatten(1, (keys.shape[1], -1))  # those that share keys look at them as queries of one head would
+        heads = q.unflatten(1, (keys.shape[1], -1))  # heads that share keys become queries of one head
         return F.scaled_dot_product_attention(heads, keys, values, attn_mask=self._mask).flatten(1)
 
     def _entered(self, stored: Float[Tensor, "B k C d"], new: Float[Tensor, "R k d"]) -> Float[Tensor, "R k S d"]:
@@ -56,7 +56,7 @@ class GraphDecoder:
         self._cache, self._rows = cache, rows.cpu()
         self._span = min(int(cache.lengths[self._rows].max()) + tokens, cache.capacity)
         self._require_room()
-        self._which = None if len(rows) == cache.batch else rows.to(device)  # held: the graph knows its address alone
+        self._which = None if len(rows) == cache.batch else rows.to(device)  # the graph stores only its address
         self._lengths, self._positions = (x[self._rows].to(device) for x in (cache.lengths, cache.positions))
         self._tokens = torch.zeros_like(self._lengths)
 
@@ -70,7 +70,7 @@ class GraphDecoder:
         with torch.no_grad():
             beside.wait_stream(now)
             with torch.cuda.stream(beside):
-                step()  # what kernels allocate at their first call must not be recorded
+                step()  # allocations of the first call of a kernel must not be recorded
             now.wait_stream(beside)
             with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
                 self._logits = step()

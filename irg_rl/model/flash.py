@@ -48,7 +48,7 @@ class FlashAttention:
         row = row if rows is None else rows.cpu()[row]
         self._old, self._new = (part.nonzero()[:, 0].to(device) for part in (~is_new, is_new))
         self._old_at, self._new_at = ((row[p].to(device), column[p].to(device)) for p in (~is_new, is_new))
-        self._by_row = pack.slot.argsort()  # the pack's own order is that of its streams
+        self._by_row = pack.slot.argsort()  # the pack is in stream order
         self._by_stream = self._by_row.argsort()
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:

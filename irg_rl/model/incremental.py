@@ -169,6 +169,6 @@ class Incremental:
         next_positions = builder.next_positions()
         pack = builder.build().to(cache.keys[0].device)
         attend = self._attend(cache, rows, cache.lengths[which], pack.lengths, pack, write=True, causal=causal)
-        self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # empty: keys and values are all it is for
+        self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # no output is wanted, only keys and values
         cache.lengths[which] += torch.tensor(pack.lengths)
         cache.positions[which] = torch.tensor(next_positions)

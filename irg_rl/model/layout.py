@@ -97,10 +97,6 @@ class Layout:
         """Rope position of every token."""
         return torch.from_numpy(Tokens([self]).position)
 
-    def is_gen(self) -> Bool[Tensor, "L"]:
-        """Tokens of the gen expert."""
-        return torch.from_numpy(Tokens([self]).is_latent)
-
     def visibility(self) -> Bool[Tensor, "L L"]:
         """[n, n] bool: whether the token of the row may attend to the token of the column."""
         return Visibility.of([self]).dense()[0, : self.tokens, : self.tokens]

@@ -92,11 +92,6 @@ class PackBuilder:
         self._patches: list[Tensor] = []
         self._times: list[float] = []
 
-    @property
-    def row_tokens(self) -> int:
-        """Tokens of the row that is being filled."""
-        return self._rows[-1].tokens
-
     def next_positions(self) -> list[int]:
         """Per row, the next rope position after its last block."""
         return [row.blocks[-1].next_position for row in self._rows if row.blocks]

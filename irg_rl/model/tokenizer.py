@@ -42,10 +42,6 @@ class TextTokenizer:
         """Ids of a text, without boundary tokens; special-token strings are ordinary characters."""
         return self._qwen.encode(text, add_special_tokens=False, split_special_tokens=True)
 
-    def encode_with_specials(self, text: str) -> list[int]:
-        """As `encode`, but special-token strings become special ids: for texts the program itself wrote."""
-        return self._qwen.encode(text, add_special_tokens=False)
-
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         text = self._qwen.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)  # one text was given, not a list of texts

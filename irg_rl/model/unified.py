@@ -48,7 +48,7 @@ class UnifiedModel(Incremental, nn.Module):
         self, pack: Pack, *, context_grad: ContextGrad | str = ContextGrad.FULL, hidden: bool = False
     ) -> ModelOutput:
         backend = self.attention.in_packs(pack.slot.device, self.config.llm.head_dim)
-        branched = bool(pack.views) and backend is Backend.SDPA  # FLEX skips by itself what is masked
+        branched = bool(pack.views) and backend is Backend.SDPA  # FLEX itself skips masked blocks
         attend = BranchedAttention(pack, context_grad) if branched else PackedAttention(pack, backend, context_grad)
         wanted = (pack.logit_index, pack.velocity_index)
         und, gen = self.trunk(pack, attend, None if hidden else wanted)

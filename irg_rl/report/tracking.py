@@ -101,7 +101,7 @@ def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s
     mode = wandb_mode()
     settings = wandb.Settings(
         silent=True,
-        console="off",  # the terminal may show what belongs in no log
+        console="off",  # the terminal may show secrets
         disable_git=True,
         save_code=False,
         x_disable_meta=True,  # command line and host name

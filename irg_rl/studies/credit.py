@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.algorithms.learner import Learner
 from irg_rl.config import RLRecipe
-from irg_rl.credit import assign
+from irg_rl.credit import assign, carried, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.learner.parts import ModelPart, part_of
@@ -60,20 +61,21 @@ class Credit(Study[CreditStudySettings]):
         if prompts < own.needed:
             raise InputError(
                 f"study.batches={own.batches} x study.groups={own.groups} ask for {own.needed} prompts, and there are "
-                f"{prompts}; one that came twice would count as signal what is its own: give study.prompts=FILE with "
+                f"{prompts}; the own noise of a repeated prompt would count as signal: give study.prompts=FILE with "
                 "more, study.split=train, or fewer batches"
             )
         return found
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
         subject = self.bench.subject(cell.at["subject"])
-        learning, rows = self.bench.learning_of(subject), []
+        learning, rows, scheme = self.bench.learning_of(subject), [], scheme_named(cell.at["scheme"])
+        options = carried(learning.options, scheme)
         for number in range(self.settings.batches):
             groups = self._batch(subject, number)
             alive = False
             for group in groups:
                 disturb(group, cell.at["noise"], self.settings.seed)
-                assign(group, cell.at["scheme"], {JUDGE: 1.0}, options=learning.options)
+                assign(group, scheme, {JUDGE: 1.0}, options=options)
                 alive |= any(segment.advantage for t in group.trajectories for segment in t.segments)
             gradients = {}
             if alive:
@@ -119,10 +121,10 @@ class Credit(Study[CreditStudySettings]):
         rl, name = subject.recipe.rl, subject.label
         if rl is None:
             raise InputError(f"{name}: its recipe has no `rl`, which says how groups are drawn: give rl.groups=8")
-        if not rl.trains_steps:
+        if not algorithm_of(subject.recipe).records_steps:
             raise InputError(
-                f"{name}: rl.algorithm {rl.algorithm} trains on drawn images, and the gradients compared here are "
-                f"those of noisy steps: give rl.algorithm=grpo rl.{rl.algorithm}=null"
+                f"{name}: rl.algorithm {rl.algorithm} trains no denoising steps here, and this study compares their "
+                "gradients: give rl.algorithm=grpo rl.image_weight=1"
             )
         if rl.forks:
             raise InputError(
@@ -168,8 +170,7 @@ class Credit(Study[CreditStudySettings]):
         seed = hashed(self.settings.seed, "credit", number) % 2**63
         drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(rl.group_size)])
         for trajectory, verdicts in zip(drawn, self.bench.verdicts(drawn)):
-            scores = [verdict.score for verdict in verdicts]
-            trajectory.rewards = {JUDGE: [None if score is None else float(score) for score in scores]}
+            trajectory.rewards = {JUDGE: [None if verdict is None else float(verdict.score) for verdict in verdicts]}
         return Group(number, prompt, drawn)
 
 
@@ -272,7 +273,7 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
     panels = {}
     for subject in subjects:
         reference = tables[subject, REFERENCE, noises[0]]
-        if not reference.ratio("joint").low > 0:  # the reference itself points nowhere
+        if not reference.ratio("joint").low > 0:  # the reference has no signal
             continue
         panels[subject] = [
             Line(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])

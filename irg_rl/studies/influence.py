@@ -143,8 +143,8 @@ class Influence(Study[InfluenceSettings]):
         before = bench.verify([own.image.numpy() for _, own, _ in about], [own.prompt for _, own, _ in about])
         rows = []
         for (arm, own, given), trajectory, (*_, now), was in zip(about, drawn, bench.verdicts(drawn), before):
-            if now.score is None or was.score is None:
-                continue  # the reward failed
+            if now is None or was is None:
+                continue  # nobody could judge one of them
             result = trajectory.images[-1].pixels
             rows.append({
                 "arm": arm, "prompt": own.prompt.id, "sample": own.trajectory.sample,
@@ -161,7 +161,7 @@ class Influence(Study[InfluenceSettings]):
         base: Sequence[Trajectory | None] = [None] * len(prompts)
         if turn:
             asked = [Request(p, 0, bench.seed) for p in prompts]
-            # a picture that the model would have kept is drawn on by nobody
+            # the model does not refine an image that it wants to keep
             drawn = [t for t in subject.sample(subject.sampler(), asked, turn, tick) if t.turns == turn]
             base, prompts = drawn, [t.prompt for t in drawn]
         given = [parts_of(trajectory, turn) for trajectory in base]
@@ -179,8 +179,8 @@ class Influence(Study[InfluenceSettings]):
         in_hand = bench.verdicts([t for t in base if t is not None])
         kept = {t.prompt.id: verdicts[-1] for t, verdicts in zip(base, in_hand) if t is not None}
         verdicts = [kept[r.prompt.id] if text.stop else next(scored)[-1] for r, text, _ in pairs]
-        # without one of its verdicts a prompt has no whole table of texts and seeds
-        failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict.score is None}
+        # a prompt needs all its verdicts for a complete table of texts and seeds
+        failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict is None}
         return [
             {
                 "prompt": request.prompt.id, "reflection": request.sample, "draw": s, "stop": text.stop,

@@ -61,7 +61,7 @@ def canvas(name: str, panels: int, width: float = 4.0, height: float = 3.1) -> I
     """A figure with its panels, at most three side by side, in the style of the reports. InputError for no panels."""
     if not panels:
         raise InputError(
-            f"figure {name!r} has nothing to show: these prompts led to no case of what it counts; take more or other "
+            f"figure {name!r} has nothing to show: no case of what it counts occurred; take more or other "
             "prompts (evaluation.prompts, study.prompts), or other settings of the study"
         )
     columns = min(panels, ACROSS)
@@ -173,7 +173,7 @@ def dots_plate(
                                fontsize=6.5, color="#777777")  # fmt: skip
             if zero:
                 place.axvline(0, color="#999999", linewidth=0.9)
-            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # numbers of two digits stand clear of each other
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # wide enough for numbers of two digits
             place.set_title(panel, fontsize=9)
             place.set_xlabel(f"{x_label}, 95 % interval")
         axes[0].set_yticks(range(len(rows)), rows)

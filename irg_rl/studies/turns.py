@@ -20,7 +20,6 @@ from jaxtyping import Bool, Float, Int
 from irg_rl import flow
 from irg_rl.config import GuidanceRecipe, SamplingRecipe
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.guidance import is_active
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Tick
 from irg_rl.studies.frame import Frame, Row
@@ -101,12 +100,8 @@ class Turns(Study[TurnsSettings]):
 
 
 def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
-    """Forward passes for the image of one turn: one per step, a second one where text is guided, and a third one where
-    a refinement is also guided by images."""
-    times = flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1]
-    interval = guidance.interval if turn else guidance.first_interval
-    guided = sum(is_active(t, interval, guidance.text_scale) for t in times)
-    return len(times) + guided * (2 if turn and guidance.image_scale > 1 else 1)
+    """Forward passes for the image of one turn."""
+    return guidance.model_calls(flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1], turn)
 
 
 def constraints_of(trajectory: Trajectory) -> int:

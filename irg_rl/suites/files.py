@@ -22,9 +22,8 @@ class Line:
     where: str
     content: Mapping[str, Any]
 
-    def text(self, *names: str) -> str:
-        """The first of these fields that is there: a string with something in it. InputError names the place."""
-        name = next((n for n in names if n in self.content), names[0])
+    def text(self, name: str) -> str:
+        """A string with something in it. InputError names the place, and what is there instead."""
         value = self.content.get(name)
         if not isinstance(value, str) or not value.strip():
             there = ", ".join(map(str, self.content)) or "nothing"
@@ -67,6 +66,8 @@ def json_lines(path: Path) -> list[Line]:
 def json_list(path: Path) -> list[Line]:
     """Objects of a JSON file that holds a list, or of a mapping's values."""
     content = _parsed(read_text(path), str(path))
+    if not isinstance(content, dict | list):
+        raise InputError(f"{path}: a JSON list is needed, got {type(content).__name__}")
     entries = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
     lines = [Line(f"{path}, entry {name}", _object(entry, f"{path}, entry {name}")) for name, entry in entries]
     return _some(lines, path)

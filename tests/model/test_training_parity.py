@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from irg_rl.model import attention, branched, transformer
-from irg_rl.model.layout import Kind, Layout
+from irg_rl.model.layout import Kind, Layout, Tokens
 from tests.golden import golden
 from tests.model.conftest import read_json
 from tests.model.reference_pack import clean_tokens, training_pack
@@ -74,7 +74,7 @@ def test_condition_dropout_is_a_gap_in_the_rope(bagel):
             parent, gap = block, 0
     assert torch.equal(layout.visibility(), g["attention_mask"])
     assert torch.equal(layout.positions(), g["packed_position_ids"])
-    assert torch.equal(layout.is_gen().nonzero()[:, 0], g["packed_vae_token_indexes"])
+    assert torch.equal(torch.from_numpy(Tokens([layout]).is_latent).nonzero()[:, 0], g["packed_vae_token_indexes"])
 
 
 def test_hidden_states_and_velocities_are_the_references(run):
