@@ -21,6 +21,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
@@ -61,7 +62,7 @@ def parse_request(body: bytes) -> Request:
         request = parse_json(body, "the request")
         message = [m for m in request["messages"] if m["role"] == "user"][-1]
         content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         texts = [part["text"] for part in parts if part["type"] == "text"]
         urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
         wanted = max(int(request.get("top_logprobs") or 0), 0) if request.get("logprobs") else 0
@@ -101,7 +102,6 @@ def completion(reply: Answer, top_logprobs: int) -> dict:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds a client may keep a connection silent
-    server: "Listener"
 
     def do_GET(self) -> None:
         match self.path:
@@ -115,6 +115,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             request = parse_request(self.body())
+            assert isinstance(self.server, Listener)
             reply = completion(self.server.think(request.question, request.images), request.top_logprobs)
         except BadRequest as error:
             self.close_connection = True  # an unread body would be taken for the next request
