@@ -22,6 +22,7 @@ import torch
 from common import CONFIGS
 
 from irg_rl.algorithms import old_policy
+from irg_rl.algorithms.grpo import GRPO
 from irg_rl.algorithms.joint import JointLoss
 from irg_rl.config import Recipe, load_recipe
 from irg_rl.driver.learners import learner_settings
@@ -120,7 +121,7 @@ def learn(recipe: Recipe, parts: Parts, drawn: list[Trajectory]) -> tuple[dict[s
         old = old_policy.sampled(drawn)
         if recipe.engine.dtype == "bf16":
             old = old_policy.recompute(engine, replays, drawn, settings.law)
-        loss = JointLoss(settings.loss, settings.law, replays, drawn, old)
+        loss = JointLoss(GRPO.of(recipe), settings.law, replays, drawn, old)
         engine.step(packs, loss, loss.denominators())
 
     return *second(engine.watch, step), packs

@@ -6,6 +6,7 @@ recipe names as `my_scorers:Class` is looked for everywhere else first, then in 
 folder; every process does this where it imports the name.
 """
 
+import difflib
 import importlib
 import os
 import sys
@@ -35,13 +36,39 @@ def user_folders(environ: Mapping[str, str] = os.environ) -> list[str]:
 def imported(name: str) -> Any:
     """What "package.module:Name" names. InputError when there is no such module or no such name in it."""
     module, _, attribute = name.partition(":")
-    for folder in [*user_folders(), os.getcwd()]:
+    folders = [*user_folders(), os.getcwd()]
+    for folder in folders:
         if folder not in sys.path:
             sys.path.append(folder)
     try:
-        return vars(importlib.import_module(module))[attribute]
-    except (ImportError, KeyError, ValueError, TypeError, SyntaxError) as error:
-        raise InputError(f"{name!r} cannot be imported: {error!r}") from error
+        found = vars(importlib.import_module(module))
+    except (ImportError, ValueError, TypeError, SyntaxError) as error:
+        raise InputError(
+            f"{name!r} cannot be imported: the module {module} ({error}); it is looked for among what is installed, "
+            f"then in {', then in '.join(folders)}"
+        ) from error
+    if attribute not in found:
+        near = difflib.get_close_matches(attribute, [key for key in found if not key.startswith("_")], n=1, cutoff=0.5)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{name!r} cannot be imported: the module {module} has no {attribute!r}{guess}")
+    return found[attribute]
+
+
+def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
+    """What `word` names: a key of `known`, whose values are import paths, or an import path itself.
+
+    Raises InputError for a word that is neither, naming the nearest known one, and for what cannot be imported.
+    """
+    path = known.get(word, word)
+    module, colon, attribute = path.partition(":")
+    if not colon or not module or not attribute.isidentifier():
+        near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+        guess = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)};"
+        raise InputError(f"unknown {what} {word!r}; {guess} one's own is named as package.module:Name")
+    try:
+        return imported(path)
+    except InputError as error:
+        raise InputError(f"{what} {error}") from error
 
 
 def child_path(environ: Mapping[str, str] = os.environ) -> str:

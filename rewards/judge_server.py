@@ -26,7 +26,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from irg_rl.errors import InputError
-from irg_rl.importing import import_named
+from irg_rl.imports import import_named
 from irg_rl.task import Answer, Mind
 from rewards.base import Image, ScorerUnavailable
 

@@ -122,11 +122,10 @@ class SlotBuffer:
         slot.version = version
         slot.state = SlotState.READY
 
-    def drop(self, group: int, reason: str, *, dead: bool = False) -> None:
-        """Drop a group that was sampled but is not trained. `dead`: its rewards have no spread; it is counted for
-        refills."""
+    def drop(self, group: int, reason: str, *, refilled: bool = False) -> None:
+        """Drop a group that was sampled but is not trained. `refilled`: another one takes its place in the update."""
         self._expect(group, SlotState.READY, SlotState.SAMPLING)
-        self._refills += dead
+        self._refills += refilled
         self._leave(group, Exit.DROPPED, reason)
 
     def cancel(self, group: int, reason: str) -> None:

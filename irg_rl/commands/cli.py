@@ -1,11 +1,11 @@
 """`irg-rl`: one command per thing a researcher does."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from irg_rl.driver.progress import console
@@ -13,6 +13,8 @@ from irg_rl.errors import InputError, explain, is_expected
 from irg_rl.presets import PRESET, PRESETS
 from irg_rl.studies import NAMES
 from irg_rl.suites import NAMES as SUITES
+from irg_rl.text_in import require_text
+from irg_rl.text_out import Terminal, shown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +44,8 @@ def main() -> None:
     """Run a command; expected failures become one line on stderr and exit code 1, Ctrl-C exit code 130."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded at run time
     try:
+        for number, word in enumerate(sys.argv[1:], 1):
+            require_text(word, f"word {number} of the command line")
         app()
     except SystemExit as end:
         if end.code == STOPPED_BY_HAND:
@@ -55,8 +59,9 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    """As it is: neither wrapped nor read as markup, so that it can be searched for."""
-    Console(stderr=True).print(Text.assemble(("error: ", "red"), text), soft_wrap=True, highlight=False)
+    """As it is, so that it can be searched for."""
+    terminal = Terminal(stderr=True)
+    terminal.print(Text.assemble(("error: ", "red"), shown(text, terminal.encoding)))
 
 
 @app.command()

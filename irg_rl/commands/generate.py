@@ -14,6 +14,7 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import TRAINED, Run, RunError, write_json
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
+from irg_rl.prompts import require_prompt
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.evaluation import evaluation_sampling
 from rollouts.request import Request, StopPhrase, never
@@ -117,8 +118,9 @@ def generate_to(
     target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path, stop: bool = True
 ) -> None:
     """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`."""
+    asked = [Prompt(f"cli-{i}", require_prompt(text, f"--prompt {i + 1}")) for i, text in enumerate(prompts)]
     ready = make_ready(target, changes, stop)
-    requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
+    requests = [Request(prompt, 0, seed) for prompt in asked]
     trajectories = ready.sampler().sample(requests, turns, ready.recipe.evaluation.batch_size)
     out.mkdir(parents=True, exist_ok=True)
     records = [_write(trajectory, out, number) for number, trajectory in enumerate(trajectories)]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from irg_rl.algorithms.base import CLIP_IMAGE, algorithm_of
 from irg_rl.commands.generate import load_here, model_folder, recipe_of
 from irg_rl.config import LoraRecipe, NoiseRecipe, Recipe, RLRecipe
 from irg_rl.driver.progress import bar, console
@@ -116,6 +117,7 @@ def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> lis
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
     """Cases one by one; whole packs and split ones come in pairs."""
     rl = recipe.rl or RLRecipe()
+    clip_image = CLIP_IMAGE if recipe.rl is None else algorithm_of(recipe).clip_image
     noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})
     for weights in (FULL, LORA):
         parts = load_here(folder, recipe)
@@ -131,7 +133,7 @@ def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: in
                 trajectories = sampler.sample(requests, turns, batch)
                 for packs, size in _pack_sizes(parts, recipe, trajectories, rl.max_pack_tokens):
                     replays = _replay(parts, recipe, size).packs(trajectories)
-                    table = check(forward, replays, trajectories, law, rl.clip_image, strict=False)
+                    table = check(forward, replays, trajectories, law, clip_image, strict=False)
                     yield Case(weights, turns, batch, packs, table)
 
 

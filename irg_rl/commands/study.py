@@ -12,7 +12,6 @@ import torch
 from irg_rl.commands.generate import model_folder, recipe_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
 from irg_rl.driver.compare import CONTINUED
-from irg_rl.driver.critic import CreditSettings
 from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.prepare import prompts_file, rl_prompts_file
 from irg_rl.driver.progress import bar, console
@@ -103,7 +102,7 @@ def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
         when = f", about {left:.0f} min left" if number else ""
-        console.print(f"[bold]{study.name}: fork {number + 1} of {len(todo)}[/bold]: {cell.title}{when}")
+        console.print(f"{study.name}: fork {number + 1} of {len(todo)}: {cell.title}{when}", style="bold")
         grid.finish(folder, study, cell, lambda units: None)
 
 
@@ -116,7 +115,8 @@ def learning_setup_of(subject: Subject) -> LearningSetup:
     """How RL would learn from a checkpoint, as its recipe says."""
     if subject.recipe.engine.zero_stage == 3:
         raise InputError(f"{subject.label}: gradients are scattered under ZeRO 3: give engine.zero_stage=2")
-    return LearningSetup(learner_settings(subject.recipe, str(subject.path)), CreditSettings.of(subject.recipe).options)
+    options = subject.recipe.require_rl().credit_options
+    return LearningSetup(learner_settings(subject.recipe, str(subject.path)), options)
 
 
 def finish(study: Study, folder: Path, words: Sequence[str]) -> None:

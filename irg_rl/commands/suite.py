@@ -10,6 +10,7 @@ from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
 from irg_rl.suites.catalog import SUITES, suite_of
 from irg_rl.suites.judging import (
+    BUILT_IN,
     Ask,
     Log,
     Protocol,
@@ -21,8 +22,7 @@ from irg_rl.suites.judging import (
 )
 from irg_rl.suites.reading import read_folders, to_markdown
 from irg_rl.suites.trees import FINAL, open_drawn, write_whole
-from rewards.endpoint import Endpoint
-from rewards.judge import JudgeClient, JudgeFailure, Question, to_png
+from rewards.judge import JudgeFailure, JudgeScorer, Question, to_png
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 120.0, 2, 0.5
 
@@ -60,13 +60,12 @@ def judge_suite(
     if judged.needs_template and template is None:
         raise InputError(f"{suite.title} needs the official question: --template FILE (docs/suites.md says from where)")
     words = template.read_text(encoding="utf-8-sig") if template is not None else ""
-    drawn = open_drawn(suite, folder, prompts, None)
-    endpoint = Endpoint(url.rstrip("/") + "/chat/completions", TIMEOUT_S, api_key_env)
-    client = JudgeClient(
-        endpoint, model, concurrency, RETRIES, BACKOFF_S, cache_size=0, max_tokens=judged.max_tokens, logprobs=True,
-        extra_body={},
-    )  # fmt: skip
-    protocol = Protocol(suite.name, model, template_digest(words), judged.max_tokens)
+    drawn = open_drawn(suite, folder, prompts)
+    client = JudgeScorer(
+        base_url=url, model=model, api_key_env=api_key_env, concurrency=concurrency, timeout=TIMEOUT_S,
+        retries=RETRIES, backoff=BACKOFF_S, cache_size=0, max_tokens=judged.max_tokens,
+    ).client  # fmt: skip
+    protocol = Protocol(suite.name, model, template_digest(words) if words else BUILT_IN, judged.max_tokens)
     done: list[tuple[Path, Log]] = []
     for tree in [t for t in drawn.trees if t.turn != FINAL or len(drawn.trees) == 1]:
         log = open_log(tree.path / log_name(model), protocol)

@@ -6,6 +6,7 @@ with a part of the pictures (`--shard`), because no random number depends on the
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from irg_rl.commands.generate import Ready, make_ready
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
+from irg_rl.model.files import weight_files
 from irg_rl.prompts import write_prompts
 from irg_rl.suites.base import Picture, Suite
 from irg_rl.suites.catalog import suite_of
@@ -28,6 +30,7 @@ from irg_rl.suites.trees import (
     SETTINGS,
     STOPS,
     is_whole,
+    read_settings,
     tree_names,
     turn_name,
     write_picture,
@@ -69,8 +72,9 @@ def plan_task(
         raise InputError(f"{suite.title} {need}")
     task = Task(suite, prompts, suite.read_prompts(prompts), out, turns, seed, model_name, sources, _shard(shard))
     paths = [picture.path for picture in suite.pictures(task.prompts, model_name)]
-    if twice := {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else set():
-        raise InputError(f"{prompts}: two prompts share the image {sorted(twice)[0]}; they must differ")
+    path, count = Counter(paths).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{prompts}: {count} prompts share the image {path}; they must differ")
     if sources is not None:
         missing = [p for p in task.prompts if not (sources / suite.source(p)).is_file()]
         if missing:
@@ -121,7 +125,11 @@ def draw_suite(ready: Ready, task: Task) -> None:
                 if len(drawing[picture.path]) == len(picture.samples):
                     _finish(task, picture, drawing.pop(picture.path))
             progress.advance(len(batch))
-    write_json(task.out / STOPS, _stops(task, _recorded(task.out)))
+    records = _recorded(task.out)
+    for turn, name in enumerate(tree_names(task.turns)):
+        for path, content in task.suite.text_files(pictures, records, turn).items():
+            write_whole(task.out / name / path, content.encode())
+    write_json(task.out / STOPS, _stops(task, records))
     trees = ", ".join(tree_names(task.turns))
     console.print(f"{len(mine)} files in each of {trees}: {task.out}", markup=False, soft_wrap=True)
 
@@ -131,11 +139,12 @@ def _begin(ready: Ready, task: Task, pictures: Sequence[Picture]) -> None:
     settings = {
         "suite": task.suite.name, "prompts_file": task.prompts_path.name, "prompts_sha256": _digest(task.prompts),
         "model_name": task.model_name, "sources": task.sources and str(task.sources.resolve()),
+        "weights": [[file.stat().st_size, file.stat().st_mtime_ns] for file in weight_files(ready.folder)],
         **ready.settings(task.seed, task.turns),
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))
     if (task.out / SETTINGS).is_file():
-        there = json.loads((task.out / SETTINGS).read_text(encoding="utf-8"))
+        there = read_settings(task.out)
         free = ("batch_size", "device")  # change rounding at most
         if differ := [k for k in settings if k not in free and settings[k] != there.get(k)]:
             k = differ[0]

@@ -23,7 +23,6 @@ from irg_rl.config.load import (
     split_override,
 )
 from irg_rl.config.recipe import (
-    WHOLE_TRAJECTORIES,
     Recipe,
 )
 from irg_rl.config.rewards import (
@@ -32,28 +31,15 @@ from irg_rl.config.rewards import (
     ScorerRecipe,
 )
 from irg_rl.config.rl import (
-    ON_DRAWN_IMAGES,
-    AWMRecipe,
-    DPORecipe,
-    NFTRecipe,
-    NoisingRecipe,
-    OldPolicyRecipe,
+    ALGORITHMS,
     RLRecipe,
     adapters_of,
+    algorithm_class,
 )
 from irg_rl.config.sampling import (
     GuidanceRecipe,
     NoiseRecipe,
     SamplingRecipe,
-)
-from irg_rl.config.sections import (
-    Decay,
-    Positive,
-    Rate,
-    Section,
-    Seed,
-    Share,
-    nearest,
 )
 from irg_rl.config.training import (
     DataSource,
@@ -66,10 +52,19 @@ from irg_rl.config.training import (
     Stage,
     VAETraining,
 )
+from irg_rl.sections import (
+    Decay,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Share,
+    Weight,
+    nearest,
+)
 
 __all__ = [
-    "AWMRecipe",
-    "DPORecipe",
+    "ALGORITHMS",
     "DataSource",
     "Decay",
     "Dropout",
@@ -79,11 +74,7 @@ __all__ = [
     "GuidanceRecipe",
     "LoraRecipe",
     "LoraSection",
-    "NFTRecipe",
     "NoiseRecipe",
-    "NoisingRecipe",
-    "ON_DRAWN_IMAGES",
-    "OldPolicyRecipe",
     "OptimizerRecipe",
     "Positive",
     "Projection",
@@ -103,8 +94,9 @@ __all__ = [
     "Stage",
     "TrackingRecipe",
     "VAETraining",
-    "WHOLE_TRAJECTORIES",
+    "Weight",
     "adapters_of",
+    "algorithm_class",
     "changed_recipe",
     "load_recipe",
     "nearest",

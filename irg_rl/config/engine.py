@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from irg_rl.config.sections import Positive, Rate, Section
+from irg_rl.sections import Positive, Rate, Section
 
 
 class EngineRecipe(Section):

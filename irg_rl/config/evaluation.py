@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from irg_rl.config.sampling import GuidanceRecipe, NoiseRecipe
-from irg_rl.config.sections import Positive, Rate, Section, Seed, Share, nearest
 from irg_rl.presets import PRESETS, preset_of
+from irg_rl.sections import Positive, Rate, Section, Seed, Share, nearest
 
 
 class EvaluationRecipe(Section):

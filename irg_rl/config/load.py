@@ -1,7 +1,7 @@
 """Reads recipes from files and overrides. Errors name the setting and the nearest known name."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from irg_rl.config.explain import explain
 from irg_rl.config.recipe import Recipe
+from irg_rl.config.rl import OPTIONS_OF, drop_options_of_others
 from irg_rl.config.shipped import recipe_path, shipped_recipes
 from irg_rl.errors import InputError, UserError
 from irg_rl.imports import remember_folders
@@ -35,8 +36,9 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     file = recipe_path(path)
     base = recipe_settings(file)
     remember_folders(file.parent)
-    for key, value in presets_first(map(split_override, overrides)):
+    for key, value in _names_first(presets_first(map(split_override, overrides))):
         try:
+            drop_options_of_others(base.get("rl"), _settings_of_rl(key, value))
             OmegaConf.update(base, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
             raise RecipeError(f"'{key}={value}': cannot be applied: {error}") from error
@@ -61,20 +63,44 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists those at hand")
     try:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+    except RecursionError as error:
+        raise RecipeError(f"{path}: not readable as YAML: it is nested too deep, or contains itself") from error
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(settings, DictConfig):
         raise RecipeError(f"{path}: 1 problem(s)\n  a recipe is a mapping of settings, this is a list")
-    extended = settings.pop("extends", None)
+    try:
+        extended = settings.pop("extends", None)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: extends: {error}") from error
     if extended is None:
         return settings
     if not isinstance(extended, str):
         raise RecipeError(f"{path}: extends: {extended!r} is not the name of one recipe file")
     below = path.parent / extended  # a copy made by `irg-rl cp` extends the shipped recipe
     below = below if below.exists() else recipe_path(extended)
-    merged = OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+    lower = recipe_settings(below, (*beneath, path))
+    try:
+        drop_options_of_others(lower.get("rl"), settings.get("rl"))
+        merged = OmegaConf.merge(lower, settings)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RecipeError(f"{path}: does not fit what it extends: {error}") from error
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
+    """What an override says of the section `rl`, as a mapping."""
+    if key == "rl":
+        return value if isinstance(value, Mapping) else {}
+    section, _, name = key.partition(".")
+    return {name: value} if section == "rl" else {}
+
+
+def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Which algorithm and which scheme, before their options: another one does away with those beneath."""
+    names = {f"rl.{name}" for name in OPTIONS_OF}
+    return sorted(overrides, key=lambda override: override[0] not in names)
 
 
 def nearest_shipped(name: str) -> str:
@@ -86,7 +112,8 @@ def nearest_shipped(name: str) -> str:
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
     """The recipe with some settings replaced, given by dotted name. Errors as in `load_recipe`."""
     data = recipe.model_dump(mode="json")
-    for key, value in presets_first(settings.items()):
+    for key, value in _names_first(presets_first(settings.items())):
+        drop_options_of_others(data.get("rl"), _settings_of_rl(key, value))
         *sections, name = key.split(".")
         place = data
         for section in sections:

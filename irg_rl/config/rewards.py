@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from irg_rl.config.sections import PathText, Positive, Rate, Section, Share, not_finite
+from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 

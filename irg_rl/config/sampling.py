@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from irg_rl.config.sections import Positive, Rate, Section, Share
 from irg_rl.guidance import is_active
+from irg_rl.sections import Positive, Rate, Section, Share
 
 
 class SamplingRecipe(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from irg_rl.config.sections import Decay, PathText, Positive, Rate, Section, Share
+from irg_rl.sections import Decay, PathText, Positive, Rate, Section, Share
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -46,10 +46,6 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path, judge_url: str 
     return {**spec, "options": {**options, **scorer.options}}
 
 
-def reward_weights(recipe: Recipe) -> dict[str, float]:
-    """Weights of the scorers that make up the reward; held-out ones are not among them."""
-    return {s.name: s.weight for s in recipe.rewards.scorers if not s.held_out}
-
 
 @contextmanager
 def reward_hub(run: Run, names: Sequence[str] | None = None) -> Iterator[RewardHub | None]:

@@ -104,7 +104,7 @@ def check_gate_holds(run: Run, after: str) -> None:
     if gate.mode == "off" or gate.after != after:
         if after == "sft":
             why = "gate off" if gate.mode == "off" else "the gate is asked after RL"
-            console.print(f"[yellow]{why}: RL starts although refinement is not shown ({reasons})[/yellow]")
+            console.print(f"{why}: RL starts although refinement is not shown ({reasons})", style="yellow")
         return
     if after == "rl":
         raise RunError(f"the gate does not hold after RL: {reasons}. The report is whole: {run.path('report.html')}")
@@ -185,7 +185,7 @@ def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
     stage.check(run)
     if run.is_done(stage.name) and not stage.again:
         return
-    console.print(f"[bold]{stage.name}[/bold]")
+    console.print(stage.name, style="bold")
     with run.stage(stage.name) as facts:
         stage.run(run, tracker, facts)
 

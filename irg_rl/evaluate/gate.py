@@ -10,6 +10,7 @@ from math import isfinite
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from irg_rl.evaluate import intervals, metrics
 from irg_rl.evaluate.intervals import Measure
@@ -82,7 +83,7 @@ class GateReport:
             table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")
         for line in self.lines:
             m = line.measure
-            verdict = "[green]holds[/green]" if line.passed else "[red]fails[/red]"
+            verdict = Text("holds", style="green") if line.passed else Text("fails", style="red")
             figures = f"{m.value:.3f}", f"{m.low:.3f} .. {m.high:.3f}", line.asked, str(m.n), str(m.sets)
             table.add_row(line.name, *figures, verdict)
         return table

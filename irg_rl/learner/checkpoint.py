@@ -16,16 +16,38 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from irg_rl.errors import UserError
+from irg_rl.errors import InputError, UserError
+from irg_rl.text_in import parse_json, read_text
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 FORMAT = 1
+
+
+class _File(BaseModel):
+    sha256: str
+    bytes: int
+
+
+class _Manifest(BaseModel):
+    """What has to stand in a manifest, and of which kind."""
+
+    model_config = ConfigDict(strict=True)
+    format: int
+    step: Annotated[int, Field(ge=0)]
+    files: dict[Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")], _File]
+    cursors: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    fingerprint: str
+    extra: dict[str, Any]
 
 
 class CheckpointError(UserError, ValueError):
@@ -187,27 +209,33 @@ def _finished(folder: Path) -> list[Path]:
 
 
 def _checked(path: Path) -> tuple[Snapshot, list[str]]:
-    manifest = _verified(path)
-    keys = ("step", "cursors", "recipe", "recipe_digest", "fingerprint", "extra")
-    return Snapshot(tensors={}, **{key: manifest[key] for key in keys}), list(manifest["files"])
+    found = _verified(path)
+    snapshot = Snapshot(
+        found.step, {}, found.cursors, found.recipe, found.recipe_digest, found.fingerprint, found.extra
+    )
+    return snapshot, list(found.files)
 
 
-def _verified(path: Path) -> dict:
+def _verified(path: Path) -> _Manifest:
     """The manifest of a checkpoint, after checking that all its files are there and unchanged."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = _Manifest.model_validate(parse_json(read_text(path / MANIFEST), MANIFEST, finite=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or MANIFEST
+        raise CheckpointError(f"{path} is no complete checkpoint: {where} of its {MANIFEST}: {first['msg']}") from error
+    except InputError as error:
         raise CheckpointError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.get('format')!r}; this version reads format {FORMAT}")
-    for name, expected in manifest["files"].items():
+    if manifest.format != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest.format!r}; this version reads format {FORMAT}")
+    for name, expected in manifest.files.items():
         file = path / name
-        if not file.is_file():
+        if file.parent != path or not file.is_file():
             raise CheckpointError(f"{path} is no complete checkpoint: {name} is missing")
         size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{file} has {size} bytes instead of {expected['bytes']}: it is cut off")
-        if _digest(file) != expected["sha256"]:
+        if size != expected.bytes:
+            raise CheckpointError(f"{file} has {size} bytes instead of {expected.bytes}: it is cut off")
+        if _digest(file) != expected.sha256:
             raise CheckpointError(f"{file} does not match its sha256 in {MANIFEST}: it is damaged")
     return manifest
 

@@ -1,21 +1,36 @@
-"""The old policy of NFT and AWM, as a copy of the weights. It follows the trained weights by its own schedule, so it
-must be saved in the checkpoint.
+"""An old policy, as a copy of the weights. It follows the trained weights by its own schedule, so it must be saved in
+the checkpoint.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from irg_rl.config import OldPolicyRecipe
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.weights import own_partition, partition_of
+from irg_rl.sections import Decay, Section, Weight
+
+
+class OldPolicySchedule(Section):
+    """The old policy is a copy of the trained weights. It draws the samples, and after each update it follows them:
+    old = decay * old + (1 - decay) * new. The decay after update n (from 0) is 0 while n < flat, then
+    min(slope * (n - flat), most). DiffusionNFT's two schedules are 0, .001, .5 and 75, .0075, .999."""
+
+    flat: Annotated[int, Field(ge=0)] = 0
+    slope: Weight = 1e-3
+    most: Decay = 0.5
+
+    def decay(self, update: int) -> float:
+        return 0.0 if update < self.flat else min(self.slope * (update - self.flat), self.most)
 
 
 class OldWeights(EMA):
     """The copy, in fp32 on the CPU of every rank. `updates` counts the updates that it has followed."""
 
-    def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicyRecipe):
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)
         self.schedule = schedule
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.config import Dropout, GuidanceRecipe, Recipe, Stage
 from irg_rl.flow import bagel_grid
 from irg_rl.learner.replay import Replay
@@ -65,9 +66,10 @@ class Sizes:
 
 def trained_steps(recipe: Recipe) -> int:
     """Denoising steps, or noise levels, of an image that RL trains."""
-    if (noising := recipe.rl.noising) is not None:
-        return noising.times_per_image
-    return len(window(recipe.rl.noise, recipe.rl_sampling.points, seed=0, iteration=0))
+    algorithm = algorithm_of(recipe)
+    if not algorithm.records_steps:
+        return algorithm.levels_per_image
+    return len(window(recipe.require_rl().noise, recipe.rl_sampling.points, seed=0, iteration=0))
 
 
 def longest_trajectory(recipe: Recipe) -> Trajectory:
@@ -87,8 +89,8 @@ def longest_tree(recipe: Recipe) -> list[Trajectory]:
     """The siblings of one trunk, who share segments; without forks it is one trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
-    for sample in range(recipe.rl.leaves):
-        request = Request(longest.prompt, sample, forks=recipe.rl.forks)
+    for sample in range(recipe.require_rl().leaves):
+        request = Request(longest.prompt, sample, forks=recipe.require_rl().forks)
         keys = [(request.owner(segment.turn), place) for place, segment in enumerate(longest.segments)]
         segments = [made.setdefault(key, replace(segment)) for key, segment in zip(keys, longest.segments)]
         tree.append(replace(longest, sample=sample, segments=segments))
@@ -97,12 +99,12 @@ def longest_tree(recipe: Recipe) -> list[Trajectory]:
 
 def replay_packs(recipe: Recipe) -> list[Pack]:
     """Packs of one learner rank and one minibatch, the longest first. InputError when max_pack_tokens is too small."""
-    rl = recipe.rl
+    rl = recipe.require_rl()
     replay = Replay(
         recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
     )
-    if rl.dpo is not None:
-        longest, count = longest_trajectory(recipe), -(-rl.groups * 2 * rl.dpo.pairs_per_fork // rl.minibatches)
+    if (pairs := algorithm_of(recipe).pairs_per_group) is not None:
+        longest, count = longest_trajectory(recipe), -(-rl.groups * 2 * pairs // rl.minibatches)
         trajectories = [replace(longest, segments=[replace(s) for s in longest.segments]) for _ in range(count)]
     else:
         trunks = -(-rl.groups * rl.group_size // rl.leaves // rl.minibatches)

@@ -5,6 +5,7 @@ page forbids scripts and all addresses except embedded data.
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from irg_rl.algorithms.base import algorithm_type
+from irg_rl.curve import Curve
+from irg_rl.errors import InputError
 from irg_rl.report import comparisons, curves, strips, tables
 from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
 from irg_rl.report.samples import SampledTrajectory
@@ -82,6 +86,7 @@ def render(record: RunRecord) -> str:
     environment.filters["settings"] = tables.settings_line
     environment.filters["preference"] = tables.preference
     environment.filters["gate_lines"] = tables.gate_lines
+    own = algorithm_curves(record)
     evaluations = [e for e in record.evaluations if tables.REAL in e.get("arms", {})]
     pictures = [curves.draw_turns(evaluations), curves.draw_repair(evaluations)] if evaluations else []
     gate = record.recipe.get("gate") or {}
@@ -102,13 +107,26 @@ def render(record: RunRecord) -> str:
         baselines=comparisons.against_baselines(record.comparison) if record.comparison else [],
         repairs=comparisons.repairs(record.comparison) if record.comparison else [],
         standings=comparisons.standings(record.comparison) if record.comparison else None,
-        curves=curves.draw_curves(record.metrics),
-        not_drawn=curves.not_drawn(record.metrics),
+        curves=curves.draw_curves(record.metrics, own),
+        not_drawn=curves.not_drawn(record.metrics, own),
         samples=by_prompt(record),
         absences=absences(record),
         share=tables.share,
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
+    """The figures that the run's algorithm declares. One that is not found here is a problem, not the end of the
+    report."""
+    rl = record.recipe.get("rl")
+    if not isinstance(rl, dict):
+        return ()
+    try:
+        return algorithm_type(str(rl.get("algorithm", "grpo"))).curves
+    except InputError as error:
+        record.problems.append(f"its own figures are left out: {error}")
+        return ()
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:

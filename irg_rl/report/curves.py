@@ -7,8 +7,7 @@ Which scalars of `metrics.jsonl` are drawn, by the name they are logged under:
 | SFT stages  | `ce`, `mse`, `right_tokens`, the same under `validation/`, `grad_norm/{part}` |
 | RL (`rl..`) | `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, `accuracy/turn{k}` and        |
 |             | `accuracy/n` (validation), `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
-|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`; NFT, AWM: `image/turn{k}/{v_distance,v_norm}`; |
-|             | DPO: `dpo{,_text,_image}/accuracy`, `dpo_{text,image}/winner_gain` |
+|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`, and what the algorithm declares (`curves`) |
 """
 
 import base64
@@ -24,6 +23,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from irg_rl.curve import RL, UPDATES, Curve
 
 TURN_COLOURS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#0b3c5d", "#c8553d", "#7d5ba6")
 ARM_COLOURS = {"real": "#0b6e4f", "redraw": "#8d99ae", "shuffled": "#d08c2e"}
@@ -49,21 +50,6 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Describes one figure. `pattern` matches names of scalars. Its groups `line` and `panel` give the line and the
-    panel, if there are several."""
-
-    title: str
-    stages: str
-    pattern: str
-    y_label: str
-    x_label: str = "optimizer step"
-    log_scale: bool = False
-    share: bool = False
-    cases: str = ""  # scalar that says how many cases a point rests on
-
-
-@dataclass(frozen=True)
 class Picture:
     """A finished figure: SVG as a data address, and a caption that says in numbers what it shows."""
 
@@ -74,8 +60,6 @@ class Picture:
 
 
 SFT = r"sft.*"
-RL = r"rl.*"
-UPDATES = "RL update"
 CURVES = (
     Curve("Text loss in SFT", SFT, r"(?P<line>(validation/)?ce)", "cross-entropy (nats per token)"),
     Curve("Image loss in SFT", SFT, r"(?P<line>(validation/)?mse)", "flow MSE (per latent element)"),
@@ -93,29 +77,24 @@ CURVES = (
           share=True),
     Curve("Largest |log ratio| of an update", RL, r"(?P<panel>text|image)/(?P<line>turn\d+)/log_ratio_max",
           "|log ratio|", UPDATES, log_scale=True),
-    Curve("Distance from the old velocity", RL, r"image/(?P<line>turn\d+)/v_distance", "mean squared difference",
-          UPDATES, log_scale=True),
-    Curve("Norm of the velocity over the old one's", RL, r"image/(?P<line>turn\d+)/v_norm", "ratio", UPDATES),
-    Curve("Pairs told apart", RL, r"(?P<line>dpo(_text|_image)?)/accuracy", "share of pairs", UPDATES, share=True),
-    Curve("What winners gained over the reference", RL, r"(?P<panel>dpo_text|dpo_image)/winner_gain",
-          "nats, and squared error", UPDATES),
     Curve("Time of an update", RL, r"seconds/(?P<line>.+)", "seconds", UPDATES),
 )  # fmt: skip
 
 
-def draw_curves(metrics: Sequence[dict]) -> list[Picture]:
-    """All figures that have data."""
-    pictures = [_draw_curve(curve, metrics) for curve in CURVES]
+def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[Picture]:
+    """All figures for which there are numbers. `own`: those that the algorithm declares."""
+    pictures = [_draw_curve(curve, metrics) for curve in (*CURVES, *own)]
     return [picture for picture in pictures if picture is not None]
 
 
-def not_drawn(metrics: Sequence[dict]) -> list[str]:
-    """Names (`stage/name`) of scalars that no figure shows."""
+def not_drawn(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[str]:
+    """Names of scalars that no figure shows, `stage/name`."""
+    curves = (*CURVES, *own)
     names = {(row["stage"], name) for row in metrics for name in row if name not in ("stage", "step", "time")}
     drawn = {
         (stage, name)
         for stage, name in names
-        if any(re.fullmatch(c.stages, stage) and (re.fullmatch(c.pattern, name) or name == c.cases) for c in CURVES)
+        if any(re.fullmatch(c.stages, stage) and (re.fullmatch(c.pattern, name) or name == c.cases) for c in curves)
     }
     return sorted(f"{stage}/{name}" for stage, name in names - drawn)
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from irg_rl.config import Positive, Section, Share
+from irg_rl.sections import Positive, Section, Share
 
 
 class ShapesSettings(Section):

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from irg_rl.algorithms.learner import LearnerSettings
-from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe
-from irg_rl.credit import Options
+from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe, Section
 from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, collect
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
@@ -111,10 +110,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class LearningSetup:
-    """How RL would learn from a subject: the settings of the learner and of credit assignment."""
+    """How RL would learn from a subject: the settings of the learner, and the options of its credit scheme."""
 
     learner: LearnerSettings
-    options: Options
+    options: Section
 
 
 @dataclass(frozen=True)

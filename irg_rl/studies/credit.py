@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.algorithms.learner import Learner
 from irg_rl.config import RLRecipe
-from irg_rl.credit import assign
+from irg_rl.credit import assign, carried, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.learner.parts import ModelPart, part_of
@@ -67,13 +68,14 @@ class Credit(Study[CreditStudySettings]):
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
         subject = self.bench.subject(cell.at["subject"])
-        learning, rows = self.bench.learning_of(subject), []
+        learning, rows, scheme = self.bench.learning_of(subject), [], scheme_named(cell.at["scheme"])
+        options = carried(learning.options, scheme)
         for number in range(self.settings.batches):
             groups = self._batch(subject, number)
             alive = False
             for group in groups:
                 disturb(group, cell.at["noise"], self.settings.seed)
-                assign(group, cell.at["scheme"], {JUDGE: 1.0}, options=learning.options)
+                assign(group, scheme, {JUDGE: 1.0}, options=options)
                 alive |= any(segment.advantage for t in group.trajectories for segment in t.segments)
             gradients = {}
             if alive:
@@ -119,10 +121,10 @@ class Credit(Study[CreditStudySettings]):
         rl, name = subject.recipe.rl, subject.label
         if rl is None:
             raise InputError(f"{name}: its recipe has no `rl`, which says how groups are drawn: give rl.groups=8")
-        if not rl.trains_steps:
+        if not algorithm_of(subject.recipe).records_steps:
             raise InputError(
-                f"{name}: rl.algorithm {rl.algorithm} trains on drawn images, and the gradients compared here are "
-                f"those of noisy steps: give rl.algorithm=grpo rl.{rl.algorithm}=null"
+                f"{name}: rl.algorithm {rl.algorithm} trains no denoising steps here, and this study compares their "
+                "gradients: give rl.algorithm=grpo rl.image_weight=1"
             )
         if rl.forks:
             raise InputError(

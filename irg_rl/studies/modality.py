@@ -13,9 +13,9 @@ from irg_rl.studies.study import Findings
 ARMS = {
     "joint": {},
     "joint, context detached": {"rl.context_grad": "detached"},
-    "text only": {"rl.image_weight": 0.0},
-    "image only": {"rl.text_weight": 0.0, "rl.context_grad": "full"},
-    "image only, context detached": {"rl.text_weight": 0.0, "rl.context_grad": "detached"},
+    "text only": {"rl.image_weight": 0.0, "rl.kl_image": 0.0},
+    "image only": {"rl.text_weight": 0.0, "rl.kl_text": 0.0, "rl.context_grad": "full"},
+    "image only, context detached": {"rl.text_weight": 0.0, "rl.kl_text": 0.0, "rl.context_grad": "detached"},
 }
 """Settings that each arm changes."""
 

@@ -2,9 +2,13 @@
 belong to the gradients of the study `credit`.
 """
 
+from typing import Any
+
 import numpy as np
 
-from irg_rl.config import changed_recipe
+from irg_rl.algorithms.base import algorithm_of
+from irg_rl.config import Recipe, changed_recipe
+from irg_rl.credit import carried, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.studies.credit import REFERENCE
 from irg_rl.studies.forks import ForkPlan, Forks, arm_table, gain_plate, gained, reward_plate, turn_plate
@@ -26,15 +30,22 @@ class Schemes(Forks[SchemesSettings]):
         if REFERENCE in own.alone:
             raise InputError(f"study.alone: {REFERENCE} is what the others are compared with, so it needs all seeds")
         recipe = self.bench.subjects[0].recipe
-        if recipe.rl is not None and recipe.rl.dpo is not None:
-            raise InputError(f"{recipe.name}: rl.algorithm dpo learns from pairs, and credit changes nothing in it")
+        if recipe.rl is not None and not algorithm_of(recipe).uses_credit:
+            raise InputError(f"{recipe.name}: rl.algorithm {recipe.rl.algorithm} takes no credit, so none changes it")
         plans = {
-            (scheme, seed): ForkPlan({"rl.credit": scheme, "rl.seed": seed})
+            (scheme, seed): ForkPlan({"rl.credit": scheme, **self._options(recipe, scheme), "rl.seed": seed})
             for scheme in own.schemes for seed in (own.seeds[:1] if scheme in own.alone else own.seeds)
         }  # fmt: skip
         for plan in plans.values():  # what a scheme does not go with is said before anything is trained
             changed_recipe(recipe, plan.changes, recipe.name)
         return plans
+
+    def _options(self, recipe: Recipe, scheme: str) -> dict[str, Any]:
+        """Those of the recipe's scheme that this one has too, where they are not the usual ones."""
+        if recipe.rl is None:
+            return {}
+        options = carried(recipe.rl.credit_options, scheme_named(scheme)).model_dump(mode="json", exclude_defaults=True)
+        return {"rl.credit_options": options} if options else {}
 
     def findings(self, frame: Frame) -> Findings:
         seeds = self.settings.seeds

@@ -3,11 +3,19 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from irg_rl.config import Positive, RecipeError, Section, Seed, Share, nearest
+from irg_rl.credit import SCHEMES, scheme_named
 
-Scheme = Literal["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"]
+
+def _known(scheme: str) -> str:
+    scheme_named(scheme)
+    return scheme
+
+
+Scheme = Annotated[str, AfterValidator(_known)]
+"""A credit scheme, as `rl.credit` names it."""
 Scale = Annotated[float, Field(ge=1)]
 
 
@@ -60,7 +68,7 @@ class InfluenceSettings(PromptSettings):
 
 class CreditStudySettings(PromptSettings):
     split: Literal["test", "validation", "train"] = "train"
-    schemes: list[Scheme] = ["trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp"]
+    schemes: list[Scheme] = list(SCHEMES)
     noises: list[Annotated[float, Field(ge=0)]] = [0.0, 0.1, 0.2, 0.4]
     """Standard deviation of the judge's noise. The unit is the score of the verdict, which lies in [0, 1]."""
     batches: Annotated[int, Field(ge=4)] = 128
@@ -109,9 +117,7 @@ class ForkSettings(SeedSettings):
 
 
 class SchemesSettings(SeedSettings):
-    schemes: Annotated[list[Scheme], Field(min_length=1)] = [
-        "trajectory", "turn", "verifier_gae", "improvement", "umm", "no_improve_clamp",
-    ]  # fmt: skip
+    schemes: Annotated[list[Scheme], Field(min_length=1)] = list(SCHEMES)
     alone: list[Scheme] = []
     """Schemes that are trained with the first seed only. The results say so."""
 

@@ -6,6 +6,7 @@ draws what it asks for, the official evaluator (in an environment of its own) or
 """
 
 NAMES = (
-    "geneval", "wise", "wise-verified", "tiif", "genai-bench", "oneig-en", "imgedit",
+    "geneval", "geneval2", "geneval++", "wise", "wise-verified", "tiif", "genai-bench", "oneig-en", "imgedit",
+    "t2i-compbench++", "dpg", "r3-bench",
 )  # fmt: skip
 """Of all suites; `catalog` holds them. Here, so that the command line can list them without loading them."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from irg_rl.suites.scores import Figure, Key, Results
 from irg_rl.trajectory import Prompt
@@ -70,6 +70,11 @@ class Suite(ABC):
 
     def side_files(self, pictures: Sequence[Picture]) -> dict[str, str]:
         """Path -> content of what an evaluator wants beside the images."""
+        return {}
+
+    def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
+        """Path -> content of what an evaluator wants of the model's texts in the tree of a turn. `said`: path of a
+        picture -> its record in texts.jsonl."""
         return {}
 
     def source(self, prompt: Prompt) -> str:

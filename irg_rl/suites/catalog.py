@@ -5,15 +5,20 @@ import importlib
 
 from irg_rl.errors import InputError
 from irg_rl.suites.base import Suite
+from irg_rl.suites.compbench import CompBench
+from irg_rl.suites.dpg import DPG
 from irg_rl.suites.genai_bench import GenAIBench
 from irg_rl.suites.geneval import GenEval
+from irg_rl.suites.geneval2 import GenEval2
+from irg_rl.suites.genevalpp import GenEvalPlusPlus
 from irg_rl.suites.imgedit import ImgEdit
 from irg_rl.suites.oneig import OneIG
+from irg_rl.suites.r3bench import R3Bench
 from irg_rl.suites.tiif import Tiif
 from irg_rl.suites.wise import Wise, WiseVerified
 
 SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (
-    GenEval, Wise, WiseVerified, Tiif, GenAIBench, OneIG, ImgEdit,
+    GenEval, GenEval2, GenEvalPlusPlus, Wise, WiseVerified, Tiif, GenAIBench, OneIG, ImgEdit, CompBench, DPG, R3Bench,
 )}  # fmt: skip
 
 

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from irg_rl import text_in
 from irg_rl.errors import InputError
 from irg_rl.trajectory import Prompt
 
@@ -22,9 +22,8 @@ class Line:
     where: str
     content: Mapping[str, Any]
 
-    def text(self, *names: str) -> str:
-        """The first of these fields that is there: a string with something in it. InputError names the place."""
-        name = next((n for n in names if n in self.content), names[0])
+    def text(self, name: str) -> str:
+        """A string with something in it. InputError names the place, and what is there instead."""
         value = self.content.get(name)
         if not isinstance(value, str) or not value.strip():
             there = ", ".join(map(str, self.content)) or "nothing"
@@ -50,13 +49,8 @@ class Line:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 without a BOM; line ends become newlines."""
-    try:
-        return path.read_text(encoding="utf-8-sig")  # universal newlines
-    except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder, a file is needed") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
+    """The file as text with plain line feeds; InputError where it is no text."""
+    return text_in.read_text(path).replace("\r\n", "\n")
 
 
 def json_lines(path: Path) -> list[Line]:
@@ -72,6 +66,8 @@ def json_lines(path: Path) -> list[Line]:
 def json_list(path: Path) -> list[Line]:
     """Objects of a JSON file that holds a list, or of a mapping's values."""
     content = _parsed(read_text(path), str(path))
+    if not isinstance(content, dict | list):
+        raise InputError(f"{path}: a JSON list is needed, got {type(content).__name__}")
     entries = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
     lines = [Line(f"{path}, entry {name}", _object(entry, f"{path}, entry {name}")) for name, entry in entries]
     return _some(lines, path)
@@ -111,11 +107,8 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _parsed(text: str, where: str, pairs=None) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error})") from error
+def _parsed(text: str, where: str, pairs: text_in.Pairs | None = None, finite: bool = True) -> Any:
+    return text_in.parse_json(text, where, finite, pairs)
 
 
 def _object(entry: Any, where: str) -> Mapping[str, Any]:
@@ -155,8 +148,8 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
         if not text.strip():
             continue
         try:
-            entry = json.loads(text)
-        except json.JSONDecodeError:
+            entry = _parsed(text, str(path), finite=False)
+        except InputError:
             entry = None
         if isinstance(entry, dict):
             yield number, entry
@@ -167,9 +160,9 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
 def whole_json(path: Path, problems: list[str]) -> Any:
     """A JSON *result* file, or None with a problem where it is cut off."""
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        problems.append(f"{path}: no JSON (cut off?): {error}")
+        return _parsed(read_text(path), str(path), finite=False)
+    except InputError as error:
+        problems.append(f"{error} (cut off?)")
         return None
 
 

@@ -76,7 +76,7 @@ class GenAIBench(Suite):
         return results
 
     def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
-        named = {skill: None for prompt in prompts for skill in prompt.metadata["skills"]}
+        named = dict.fromkeys(skill for prompt in prompts for skill in prompt.metadata["skills"])
         members = {s: frozenset(p.id for p in prompts if s in p.metadata["skills"]) for s in named}
         ordered = [s for s in named if s not in ("basic", "advanced")] + [
             s for s in ("basic", "advanced") if s in named

@@ -22,8 +22,12 @@ from irg_rl.suites.trees import write_whole
 from irg_rl.trajectory import Prompt
 
 LOG = "judged-*.jsonl"
+BUILT_IN = "built in"
+"""The template of a suite whose question is a format fact."""
 GIVE_UP = 32
-"""Failures without a single answer after which a call ends: the judge is down, or the template does not suit it."""
+"""Failures after which a call ends if there was never an answer: the judge is down, or the template does not suit."""
+
+_THOUGHTS = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 
 
 class BadAnswer(Exception):
@@ -77,7 +81,7 @@ class Protocol:
     suite: str
     judge: str
     template: str
-    """sha256 of the template, or of the built-in question."""
+    """sha256 of the template, or BUILT_IN."""
     max_tokens: int
     temperature: float = 0.0
 
@@ -197,7 +201,7 @@ def judge_tree(
                 tally.answered += not failure
                 tally.last_failure = failure or tally.last_failure
                 progress(1)
-                if tally.failed >= GIVE_UP and not tally.answered:
+                if tally.failed >= GIVE_UP and not log.answers:
                     raise InputError(f"the first {tally.failed} questions all failed, the last one: {failure}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -274,14 +278,25 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def said(completion: object) -> str:
-    """The text of a chat completion. Raises BadAnswer where there is none."""
+    """The text of a chat completion, without the thoughts that some servers put before the answer. Raises BadAnswer
+    where there is none."""
     try:
         text = _first_choice(completion)["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
         raise BadAnswer(f"no chat completion: {completion!r:.120}") from error
-    if not isinstance(text, str) or not text.strip():
+    answer = _THOUGHTS.sub("", text) if isinstance(text, str) else ""
+    if not answer.strip():
         raise BadAnswer(f"an empty answer: {completion!r:.120}")
-    return text
+    return answer
+
+
+def verdict(completion: object) -> float:
+    """1 for yes, true or 1; 0 for no, false or 0. Raises BadAnswer where none or both are said."""
+    words = set(re.findall(r"\b(yes|no|true|false|[01])\b", said(completion).lower()))
+    right, wrong = words & {"yes", "true", "1"}, words & {"no", "false", "0"}
+    if bool(right) == bool(wrong):
+        raise BadAnswer(f"neither yes (1) nor no (0), or both, in {said(completion)[:120]!r}")
+    return 1.0 if right else 0.0
 
 
 def probability(completion: object, accepted: Sequence[str]) -> float:

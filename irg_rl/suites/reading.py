@@ -58,7 +58,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "kind": "suite", "suite": self.suite.name, "protocol": dict[str, Any](self.protocol()),
+            "kind": "suite", "suite": self.suite.name, "protocol": [list(line) for line in self.protocol()],
             "drawn": [{"path": str(d.path), **d.settings} for d in self.drawn], "without_results": self.silent,
             "trees": [reading.to_dict() for reading in self.readings],
             "differences": [comparison.to_dict() for comparison in self.comparisons],
@@ -70,7 +70,7 @@ class Report:
         lines.append(("prompts read", self.suite.prompt_set(self.drawn[0].prompts)))
         for drawn in self.drawn:
             if drawn.settings:
-                lines.append((f"drawn, {drawn.path.name}", _drawing(drawn.settings)))
+                lines.append((f"drawn, {drawn.trees[0].label}", _drawing(drawn.settings)))
         for reading in self.readings:
             about = reading.judge
             said = "" if about is None else f", template {about['template'][:12]}, temperature {about['temperature']:g}"
@@ -80,7 +80,9 @@ class Report:
 
 def read_folders(suite: Suite, folders: Sequence[Path], prompts: Path | None = None) -> Report:
     """InputError where a folder cannot be read, prompts differ, or no tree has a result."""
-    drawn = [open_drawn(suite, folder, prompts, None) for folder in folders]
+    names = [folder.resolve().name for folder in folders]
+    labels = names if len(set(names)) == len(names) else list(map(str, folders))
+    drawn = [open_drawn(suite, folder, prompts, label) for folder, label in zip(folders, labels, strict=True)]
     told = [[(p.id, p.text) for p in one.prompts] for one in drawn]
     for one, texts in zip(drawn[1:], told[1:], strict=True):
         if texts != told[0]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt16
 
 from irg_rl.evaluate.intervals import LEVEL, Measure, Terms, proportion
 from irg_rl.suites.base import Suite
@@ -21,8 +21,7 @@ from irg_rl.suites.scores import Figure, Key, Leaf, Results, Score
 from irg_rl.trajectory import Prompt
 
 Scores = Mapping[Key, Score]
-RESAMPLES = 2000
-"""Of the bootstrap over prompts."""
+RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,15 @@ class Table:
         sums = [self._sums(leaf, scores) for leaf in figure.leaves]
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.array([top.sum() / bottom.sum() if bottom.sum() else np.nan for top, bottom in sums])
-            drawn = np.stack([(self.weights @ top) / (self.weights @ bottom) for top, bottom in sums], axis=-1)
+            drawn = np.stack([self._resampled(top, bottom) for top, bottom in sums], axis=-1)
         alone = [(bottom > 0).sum() < 2 for _, bottom in sums]
         drawn[:, alone] = np.nan
         return float(figure.of(point)), figure.of(drawn)
+
+    def _resampled(self, top: Float[np.ndarray, "P"], bottom: Float[np.ndarray, "P"]) -> Float[np.ndarray, "R"]:
+        members = np.flatnonzero(bottom)  # a leaf has few of all prompts
+        weights = self.weights[:, members].astype(float)
+        return (weights @ top[members]) / (weights @ bottom[members])
 
     def _sums(self, leaf: Leaf, scores: Scores) -> tuple[Float[np.ndarray, "P"], Float[np.ndarray, "P"]]:
         top, bottom = np.zeros(len(self.prompts)), np.zeros(len(self.prompts))
@@ -138,13 +142,15 @@ class Table:
         return top, bottom
 
 
-def _weights(strata: Sequence[str], resamples: int, seed: int) -> Float[np.ndarray, "R P"]:
+def _weights(strata: Sequence[str], resamples: int, seed: int) -> UInt16[np.ndarray, "R P"]:
     """How often each prompt is drawn in each resample; every stratum keeps its number of prompts."""
-    weights = np.zeros((resamples, len(strata)))
+    weights = np.zeros((resamples, len(strata)), dtype=np.uint16)
     generator = np.random.default_rng(seed)
-    for name in dict.fromkeys(strata):
-        members = np.flatnonzero([stratum == name for stratum in strata])
-        weights[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), resamples)
+    members: dict[str, list[int]] = {}
+    for index, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(index)
+    for mine in members.values():
+        weights[:, mine] = generator.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), resamples)
     return weights
 
 

@@ -29,6 +29,7 @@ from irg_rl.trajectory import Prompt
 
 SETTINGS, PROMPTS, STOPS, FINAL = "suite.json", "prompts.jsonl", "stops.json", "final"
 JPEG_QUALITY = 95
+ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
 
 
 def turn_name(turn: int) -> str:
@@ -126,14 +127,14 @@ class Drawn:
     pictures: list[Picture]
 
 
-def open_drawn(suite: Suite, folder: Path, prompts: Path | None, model: str | None) -> Drawn:
-    """Trees, prompts and settings of a folder. A tree alone is taken with the prompts of the folder it lies in,
-    or those of `prompts`. InputError says what is missing."""
+def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
+    """Trees, prompts and settings of a folder, which the table calls `label` (default: its name). A tree alone is taken
+    with the prompts of the folder it lies in, or those of `prompts`. InputError says what is missing."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one that `irg-rl generate --suite` wrote, or one of its trees")
     folder = folder.resolve()
     home = next((f for f in (folder, folder.parent) if (f / SETTINGS).is_file()), None)
-    settings = json.loads((home / SETTINGS).read_text(encoding="utf-8")) if home else {}
+    settings = read_settings(home) if home else {}
     if settings and settings["suite"] != suite.name:
         raise InputError(f"{home} was drawn for {settings['suite']}, not for {suite.name}")
     if prompts is not None:
@@ -142,12 +143,20 @@ def open_drawn(suite: Suite, folder: Path, prompts: Path | None, model: str | No
         found = read_prompts(home / PROMPTS)
     else:
         raise InputError(f"{folder} has no {SETTINGS}: give the suite's prompts, --prompts FILE")
+    label = label or folder.name
     inside = tree_names(settings["turns"]) if home == folder else []
-    names = [name for name in inside if (folder / name).is_dir()]
-    label = (home or folder).name
-    trees = [Tree(f"{label}/{name}", name, folder / name) for name in names]
+    trees = [Tree(f"{label}/{name}", name, folder / name) for name in inside if (folder / name).is_dir()]
     if not trees:
-        label, turn = (f"{label}/{folder.name}", folder.name) if home else (folder.name, "")
-        trees = [Tree(label, turn, folder)]
-    pictures = suite.pictures(found, model or settings.get("model_name") or "model")
+        trees = [Tree(label, folder.name if home else "", folder)]
+    pictures = suite.pictures(found, settings.get("model_name", "model"))
     return Drawn(folder, trees, settings, found, pictures)
+
+
+def read_settings(home: Path) -> dict[str, Any]:
+    """`suite.json`. InputError where it is not what `generate --suite` wrote."""
+    path = home / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return {"suite": str(settings["suite"]), "turns": int(settings["turns"])} | settings
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not what `irg-rl generate --suite` writes ({error!r}): draw anew") from error

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from irg_rl.suites.base import Facts, Suite
 from irg_rl.suites.files import distinct, json_list, number, prompts_folder, whole_lines
 from irg_rl.suites.groups import by_metadata, mean_of_groups, weighted_mean
-from irg_rl.suites.judging import Ask, BadAnswer, Judged, fill, said
+from irg_rl.suites.judging import Ask, BadAnswer, Judged, fill, said, verdict
 from irg_rl.suites.scores import Figure, Key, Results, Score
 from irg_rl.trajectory import Prompt
 
@@ -137,10 +137,7 @@ class WiseVerified(Wise):
         return value if value in (0.0, 1.0) else None
 
     def answer(self, ask: Ask, completion: object) -> Any:
-        words = re.findall(r"\b(yes|no|[01])\b", said(completion).lower())
-        if not words or len(set(words)) > 1:
-            raise BadAnswer(f"neither yes (1) nor no (0) in {said(completion)[:120]!r}")
-        return 1.0 if words[0] in ("yes", "1") else 0.0
+        return verdict(completion)
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
         return {"score": Score(answers["grades"])}

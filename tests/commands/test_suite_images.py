@@ -12,7 +12,8 @@ from irg_rl.commands.suite_images import fitted
 from irg_rl.model.folder import save_folder
 from rollouts.request import StopPhrase
 from tests.suites.layouts import LAYOUTS, SIDE_FILES
-from tests.suites.official import write_official
+from tests.suites.official import GENEVAL, json_lines, write_official
+from tests.suites.test_results import geneval_line
 
 FAST = ("--points", 3, "--max-text-tokens", 4, "--preset", "cfg-free", "--size", 16, 16, "--model-name", "mymodel")
 
@@ -49,12 +50,13 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-@pytest.mark.parametrize("name", ["geneval", "wise", "tiif", "genai-bench", "oneig-en"])
+@pytest.mark.parametrize("name", ["geneval", "geneval2", "geneval++", "wise", "tiif", "oneig-en", "dpg"])
 def test_every_turn_is_a_tree_in_the_official_layout(draw, name):
     out = draw(name)
     for tree in ("turn0", "turn1", "final"):
         assert images(out / tree) == LAYOUTS[name]
-        others = sorted(str(path.relative_to(out / tree)) for path in (out / tree).rglob("*.jsonl"))
+        beside = [path for path in (out / tree).rglob("*") if path.suffix in (".json", ".jsonl")]
+        others = sorted(str(path.relative_to(out / tree)) for path in beside)
         assert others == SIDE_FILES.get(name, [])
     settings = json.loads((out / "suite.json").read_text())
     assert (settings["suite"], settings["turns"], settings["preset"]) == (name, 2, "cfg-free")
@@ -98,6 +100,20 @@ def test_images_depend_neither_on_the_batch_nor_on_the_worker(draw):
     assert json.loads((parts / "stops.json").read_text())["trajectories"] == 12
 
 
+def test_results_of_the_official_evaluator_are_read_where_the_images_lie(draw, irg_rl):
+    out = draw("geneval")
+    for turn, right in (("turn0", False), ("turn1", True)):
+        rows = [geneval_line(n, k, right, GENEVAL[n]["prompt"]) for n in range(3) for k in range(4)]
+        json_lines(out / turn / "results.jsonl", rows)
+    answer = irg_rl("suite", "read", "geneval", out)
+    assert answer.code == 0, answer.err
+    assert "prompts read: 3 prompts, original wording" in answer.out
+    assert "turns 2, seed 0, preset cfg-free" in answer.out
+    gained = json.loads((out / "geneval-results.json").read_text())["differences"][0]
+    assert (gained["after"], gained["before"]) == ("out/turn1", "out/turn0")
+    assert gained["rows"][-1]["gained"]["value"] == 1.0 and gained["rows"][-1]["left_out"] == 0
+
+
 def test_prompts_and_samples_differ_in_their_noise(draw):
     out = draw("geneval")
     drawn = [pixels(out / "turn0" / path).tobytes() for path in LAYOUTS["geneval"]]
@@ -132,6 +148,26 @@ def test_an_edit_that_the_model_calls_needless_is_its_source(draw, tmp_path, mon
     out = draw("imgedit", "out", "--sources", tmp_path / "origin")
     assert np.array_equal(pixels(out / "turn0" / "101.png"), pixels(tmp_path / "origin" / "animal" / "a.jpg"))
     assert {stop["last"] for stop in json.loads((out / "stops.json").read_text())["stops"]} == {None}
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_r3_bench_gets_the_reflection_that_led_to_each_image(draw, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(StopPhrase, "__call__", lambda self, text: content)
+    (tmp_path / "images").mkdir()
+    for name in ("c_5.png", "c_6.png"):
+        Image.new("RGB", (16, 16), "green").save(tmp_path / "images" / name)
+    out = draw("r3-bench", "out", "--sources", tmp_path)
+    assert images(out / "turn0") == images(out / "turn1") == LAYOUTS["r3-bench"]
+    records = [json.loads(line) for line in (out / "texts.jsonl").read_text().splitlines()]
+    texts = {record["prompt"]: record["samples"][0]["texts"] for record in records}
+    for turn in (0, 1):
+        path = out / f"turn{turn}" / "output" / "reflection" / "mymodel" / "reflection_res.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [(row["idx"], row["index"], row["answer"]) for row in rows] == [(5, 5, False), (6, 6, True)]
+        assert [row["model_reflection"]["answer"] for row in rows] == [content, content]
+        spoken = 1 if content else turn + 1
+        told = [row["model_reflection"]["explanation"] for row in rows]
+        assert told == [texts[i][spoken]["text"] for i in ("5", "6")]
 
 
 def test_an_image_folder_with_holes_is_named(irg_rl, model, tmp_path):

@@ -166,7 +166,7 @@ def test_what_cannot_be_measured_is_said(bench):
         Credit(bench, CreditStudySettings(batches=5)).cells()
     with pytest.raises(InputError, match="ask for 4 prompts, and there are 3"):
         Credit(bench, SETTINGS).cells()
-    with pytest.raises(InputError, match="rl.algorithm nft trains on drawn images.*rl.algorithm=grpo rl.nft=null"):
+    with pytest.raises(InputError, match="rl.algorithm nft trains no denoising steps here.*rl.algorithm=grpo"):
         changed(Credit(bench, SETTINGS), {"rl.algorithm": "nft"}).cells()
     with pytest.raises(InputError, match="rl.forks {1: 2} makes siblings share segments"):
         changed(Credit(bench, SETTINGS), {"rl.forks": {1: 2}}).cells()

@@ -169,8 +169,8 @@ def test_an_arm_of_one_seed_is_held_against_the_same_seed_of_the_reference(bench
 @pytest.mark.parametrize(("settings", "changes", "words"), [
     ({"schemes": ["turn"], "alone": ["umm"]}, {}, "study.alone: 'umm' is not among study.schemes"),
     ({"alone": ["trajectory"]}, {}, "trajectory is what the others are compared with"),
-    ({"schemes": ["trajectory", "umm"]}, {"sampling.turns": 1}, "umm trains the turns after the first"),
-    ({}, {"rl.algorithm": "dpo", "rl.forks": {1: 2}}, "credit changes nothing"),
+    ({"schemes": ["trajectory", "umm"]}, {"sampling.turns": 1}, "umm trains turns from number 2 on"),
+    ({}, {"rl.algorithm": "dpo", "rl.credit": None, "rl.forks": {1: 2}}, "dpo takes no credit"),
 ])  # fmt: skip
 def test_what_a_comparison_of_schemes_cannot_be_is_said_before_anything_is_trained(bench, settings, changes, words):
     recipe = changed_recipe(load_recipe(CONFIGS / "shapes.yaml"), changes, "shapes")

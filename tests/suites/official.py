@@ -38,6 +38,27 @@ IMGEDIT = {
     "102": {"id": "animal/b.jpg", "prompt": "add a hat", "edit_type": "add"},
 }
 
+GENEVAL2 = [
+    {"prompt": "two white cows", "atom_count": 3,
+     "vqa_list": [["How many cows are in the image?", "two"], ["Are the cows white?", "Yes"], ["Any cows?", "Yes"]],
+     "skills": ["count", "attribute", "object"]},
+    {"prompt": "a cat left of a dog", "atom_count": 3,
+     "vqa_list": [["Any cats?", "Yes"], ["Any dogs?", "Yes"], ["Is the cat left of the dog?", "Yes"]],
+     "skills": ["object", "object", "position"]},
+]  # fmt: skip
+GENEVALPP = [
+    {"tag": tag, "include": [{"class": "dog", "count": n}], "prompt": f"{n} dogs"}
+    for n, tag in enumerate(("counting", "counting", "color_attr"), 1)
+]  # fmt: skip
+COMPBENCH = {"color": ["a green bench and a blue bowl"], "numeracy": ["two cups", "three cups"]}
+DPG = {"midjourney0": "A long prompt\nof two lines.", "42": "Another."}
+R3BENCH = [
+    {"idx": 5, "original_prompt": "three cats", "bad_image": "images/c_5.png", "answer": False, "explanation": "two",
+     "category": "count", "generated_qa": {}},
+    {"idx": 6, "original_prompt": "a red cup", "bad_image": "images/c_6.png", "answer": True, "explanation": "",
+     "category": "color", "generated_qa": {}},
+]  # fmt: skip
+
 
 def json_lines(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,4 +90,21 @@ def write_official(suite: str, folder: Path) -> Path:
     if suite == "imgedit":
         (folder / "basic_edit.json").write_text(json.dumps(IMGEDIT))
         return folder / "basic_edit.json"
+    if suite == "geneval2":
+        return json_lines(folder / "geneval2_data.jsonl", GENEVAL2)
+    if suite == "geneval++":
+        return json_lines(folder / "Geneval++.jsonl", GENEVALPP)
+    if suite == "t2i-compbench++":
+        for category, lines in COMPBENCH.items():
+            path = folder / "dataset" / f"{category}_val.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in lines))
+        return folder / "dataset"
+    if suite == "dpg":
+        for stem, text in DPG.items():
+            (folder / "prompts").mkdir(exist_ok=True)
+            (folder / "prompts" / f"{stem}.txt").write_text(text)
+        return folder / "prompts"
+    if suite == "r3-bench":
+        return json_lines(folder / "r3bench.jsonl", R3BENCH)
     raise ValueError(suite)

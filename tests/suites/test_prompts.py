@@ -5,11 +5,12 @@ import json
 import pytest
 
 from irg_rl.errors import InputError
+from irg_rl.suites import NAMES
 from irg_rl.suites.catalog import suite_of
-from tests.suites.official import GENEVAL, WISE, json_lines, write_official
+from tests.suites.official import GENEVAL, GENEVAL2, WISE, json_lines, write_official
 
 
-@pytest.mark.parametrize("name", ["geneval", "wise", "tiif", "genai-bench", "oneig-en", "imgedit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_bom_and_crlf_change_nothing(name, tmp_path):
     suite = suite_of(name)
     path = write_official(name, tmp_path)
@@ -79,7 +80,7 @@ def test_a_wise_id_outside_1_to_1000_is_refused(tmp_path, ident):
         suite_of("wise").read_prompts(tmp_path / "w.json")
 
 
-@pytest.mark.parametrize("name", ["geneval", "tiif", "genai-bench", "oneig-en", "imgedit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_empty_or_missing_file_is_an_input_error(name, tmp_path):
     (tmp_path / "empty").write_text("")
     with pytest.raises(InputError):
@@ -107,3 +108,18 @@ def test_a_suite_of_ones_own_is_named_by_its_import_path():
         suite_of("irg_rl.suites.base:Picture")
     with pytest.raises(InputError, match="did you mean geneval"):
         suite_of("genval")
+
+
+def test_a_prompt_that_is_a_file_name_may_hold_no_slash(tmp_path):
+    (tmp_path / "color_val.txt").write_text("a cup\na black/white cat\n")
+    with pytest.raises(InputError, match=r"color_val\.txt, line 2: 'a black/white cat' cannot be a file name"):
+        suite_of("t2i-compbench++").read_prompts(tmp_path / "color_val.txt")
+
+
+def test_geneval2_needs_prompts_that_differ(tmp_path):
+    path = json_lines(tmp_path / "g.jsonl", [GENEVAL2[0], GENEVAL2[0]])
+    with pytest.raises(InputError, match=r"line 2: the prompt 'two white cows' was used before"):
+        suite_of("geneval2").read_prompts(path)
+    path = json_lines(tmp_path / "g.jsonl", [GENEVAL2[0] | {"skills": ["count"]}])
+    with pytest.raises(InputError, match="3 questions in `vqa_list`, but 1 `skills`"):
+        suite_of("geneval2").read_prompts(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from irg_rl.suites import NAMES
 from irg_rl.suites.catalog import suite_of
 from irg_rl.suites.scores import Key, Results, Score
 from tests.suites.official import json_lines, write_official
@@ -33,7 +34,7 @@ def one(results: Results) -> dict[str, float]:
     return {key.prompt: score.top / score.bottom for key, score in results.scores.items()}
 
 
-@pytest.mark.parametrize("name", ["geneval", "wise", "wise-verified", "tiif", "genai-bench", "oneig-en", "imgedit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_tree_without_result_files_has_no_source(read, name):
     assert read(name) == Results()
 
@@ -186,3 +187,76 @@ def test_imgedit_file_cut_in_the_middle(read, tree):
     (tree / "result.json").write_text('{"101": "A: 4')
     results = read("imgedit")
     assert results.scores == {} and "cut off" in results.problems[0] and results.source
+
+
+def by_metric(results: Results) -> dict[tuple[str, str], float]:
+    return {(key.prompt, key.metric): score.top / score.bottom for key, score in results.scores.items()}
+
+
+def test_geneval2_by_hand(read, tree):
+    """Atoms .25, 1, 1: AM .75, GM .25^(1/3) = .63; skills apart. A zero atom makes GM zero."""
+    (tree / "score_lists.json").write_text(json.dumps([[0.25, 1.0, 1.0], [0.0, 0.5, 1.0]]))
+    scores = by_metric(read("geneval2"))
+    assert scores == pytest.approx({
+        ("0", "am"): 0.75, ("0", "gm"): 0.25 ** (1 / 3), ("0", "skill count"): 0.25, ("0", "skill attribute"): 1.0,
+        ("0", "skill object"): 1.0, ("1", "am"): 0.5, ("1", "gm"): 0.0, ("1", "skill object"): 0.25,
+        ("1", "skill position"): 1.0,
+    })  # fmt: skip
+
+
+def test_geneval2_lists_of_other_data_are_not_guessed_at(read, tree):
+    (tree / "score_lists.json").write_text(json.dumps([[1.0, 1.0, 1.0]]))
+    results = read("geneval2")
+    assert results.scores == {} and "needs a list of 2 lists" in results.problems[0]
+    (tree / "score_lists.json").write_text(json.dumps([[1.0, 1.0], [1.0, 1.0, 1.0]]))
+    results = read("geneval2")
+    assert {key.prompt for key in results.scores} == {"1"} and "prompt 0 needs 3 scores" in results.problems[0]
+
+
+@pytest.mark.parametrize("entries", [
+    [{"image_path": "image/1.jpg", "score": 1}, {"image_path": "image/2.jpg", "score": -1},
+     {"image_path": "image/9.jpg", "score": 1}],
+    {"1": {"correct": True}, "2.jpg": {"correct": None}, "x": 1},
+])  # fmt: skip
+def test_genevalpp_takes_a_list_or_a_mapping(read, tree, entries):
+    (tree / "Output.json").write_text(json.dumps({"overall_results": entries, "tag_accuracy": {}}))
+    results = read("geneval++")
+    assert one(results) == {"1": 1.0} and len(results.problems) == 2
+
+
+def test_compbench_finds_an_image_by_its_number(read, tree):
+    path = tree / "numeracy" / "annotation_num" / "vqa_result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([{"question_id": 13, "answer": "0.5"}, {"question_id": 0, "answer": 1},
+                                {"question_id": 20, "answer": 1}, {"question_id": 1}]))  # fmt: skip
+    part = tree / "color" / "annotation1_blip" / "VQA" / "result" / "vqa_result.json"  # of one noun, not the result
+    part.parent.mkdir(parents=True)
+    part.write_text(json.dumps([{"question_id": 0, "answer": "1"}]))
+    results = read("t2i-compbench++")
+    assert results.scores == {
+        Key("numeracy/1", 3, "score"): Score(0.5), Key("numeracy/0", 0, "score"): Score(1.0)
+    }  # fmt: skip
+    assert len(results.problems) == 2
+
+
+def test_dpg(read, tree):
+    lines = ["/x, y/42.png, 1.0, 0.5, 0.5, 0.0, 0.5", "/x/midjourney0.png, 1.0, 0.2", "/x/9.png, 1.0, 1.0",
+             "Model: m", "DPG-Bench score: 50.0"]  # fmt: skip
+    (tree / "dpg-bench_20261129-100000_results.txt").write_text("\n".join(lines))
+    (tree / "dpg-bench_20261129-100000_results_detail.txt").write_text("/x/42.png, (0, 0), q, yes")
+    results = read("dpg")
+    assert one(results) == {"42": 0.5} and len(results.problems) == 2
+
+
+def test_r3_bench(read, tree):
+    """Bad image, seen and rightly explained; good image, called bad."""
+    rows = [{"idx": 5, "model_reflection": {"answer": False}, "reflection_eval": {"is_correct": True}},
+            {"idx": 6, "model_reflection": {"answer": False}}]  # fmt: skip
+    json_lines(tree / "output" / "reflection" / "m" / "reflection_eval.jsonl", rows)
+    json_lines(tree / "output" / "reflection" / "m" / "reflection_res.jsonl", rows[:1])
+    json_lines(tree / "output" / "edit" / "m" / "eval.jsonl", [{"idx": 5, "image_eval": {"s_rect": 0.75}}, {"idx": 7}])
+    results = read("r3-bench")
+    assert by_metric(results) == {
+        ("5", "verdict"): 1.0, ("5", "ref"): 1.0, ("5", "rect"): 0.75, ("6", "verdict"): 0.0, ("6", "ref"): 0.0,
+    }  # fmt: skip
+    assert len(results.problems) == 1 and "idx 7" in results.problems[0]

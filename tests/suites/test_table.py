@@ -167,3 +167,31 @@ def test_a_paired_difference_is_surer_than_its_sides():
     side, gained = table.rows(before)[-1].value, table.differences(before, after)[-1].gained
     assert gained.value == pytest.approx(0.1) and gained.low > 0
     assert gained.high - gained.low < side.high - side.low
+
+
+def test_geneval2_pools_atoms_by_skill_and_averages_prompts(tmp_path):
+    table = table_of("geneval2", tmp_path)
+    results = Results("x")
+    for prompt, metric, top, bottom in (
+        ("0", "am", 0.75, 1), ("1", "am", 0.25, 1), ("0", "gm", 0.5, 1), ("1", "gm", 0.0, 1),
+        ("0", "skill object", 1.0, 1), ("1", "skill object", 0.5, 2),
+    ):  # fmt: skip
+        results.put(Key(prompt, 0, metric), top, bottom)
+    rows = named(table.rows(results))
+    assert rows["Soft-TIFA AM"].value.value == 0.5 and rows["Soft-TIFA GM"].value.value == 0.25
+    assert rows["object (AM over atoms)"].value.value == pytest.approx(1.5 / 3)
+    assert rows["3 atoms (GM)"].value.value == 0.25
+
+
+def test_genevalpp_is_the_mean_of_the_tags_and_says_the_share_too(tmp_path):
+    rows = named(table_of("geneval++", tmp_path).rows(scores({"1": 1.0, "2": 0.0, "3": 1.0})))
+    assert rows["overall (mean of the tags)"].value.value == 0.75
+    assert rows["share of all images"].value.value == pytest.approx(2 / 3)
+
+
+def test_r3_bench_rectification_is_over_bad_images_alone(tmp_path):
+    results = scores({"5": 0.5}, "rect")
+    results.put(Key("5", 0, "ref"), 1.0)
+    rows = named(table_of("r3-bench", tmp_path).rows(results))
+    assert (rows["S_rect"].value.value, rows["S_rect"].expected) == (0.5, 1)
+    assert (rows["S_ref"].value.value, rows["S_ref"].missing) == (0.5, 1)
