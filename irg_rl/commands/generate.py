@@ -16,7 +16,7 @@ from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
 from irg_rl.prompts import require_prompt
 from irg_rl.trajectory import Prompt, Trajectory
-from rollouts.evaluation import evaluation_sampling
+from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request, StopPhrase, never
 from rollouts.sampler import Sampler
 

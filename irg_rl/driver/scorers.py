@@ -46,7 +46,6 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path, judge_url: str 
     return {**spec, "options": {**options, **scorer.options}}
 
 
-
 @contextmanager
 def reward_hub(run: Run, names: Sequence[str] | None = None) -> Iterator[RewardHub | None]:
     """The recipe's scorers, all or those of these names, the embedded judge included, for as long as the context.
