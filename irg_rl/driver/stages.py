@@ -187,7 +187,7 @@ def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
     stage.check(run)
     if run.is_done(stage.name) and not stage.again:
         return
-    console.print(f"[bold]{stage.name}[/bold]")
+    console.print(stage.name, style="bold")
     with run.stage(stage.name) as facts:
         stage.run(run, tracker, facts)
 
