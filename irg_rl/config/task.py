@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from irg_rl.config.explain import ExplainedError, explain
-from irg_rl.sections import Section
+from irg_rl.config.options import options_of
 from irg_rl.imports import import_named
+from irg_rl.sections import Section
 
 TASKS = {
     "shapes_world": "irg_rl.shapes_world.task:ShapesWorld",
@@ -23,10 +21,4 @@ def task_class(name: str) -> Any:
 
 def task_settings(name: str, options: Mapping[str, Any] | Section) -> Section:
     """The options of a recipe as the task's own typed settings. ExplainedError names every mistake."""
-    kind = task_class(name).settings_type
-    if isinstance(options, Section):
-        options = options.model_dump()
-    try:
-        return kind.model_validate(options)
-    except ValidationError as error:
-        raise ExplainedError([line for one in error.errors() for line in explain(one, kind, "task_options")]) from error
+    return options_of(task_class(name).settings_type, options, "task_options")
