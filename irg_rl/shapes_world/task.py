@@ -109,7 +109,8 @@ class ShapesWorld(World[ShapesSettings]):
 
     @property
     def _mix(self) -> RowMix:
-        return RowMix(deep_share=self.settings.deep_share, overlooked=dict(self.settings.overlooked))
+        overlooked = {str(kind): share for kind, share in self.settings.overlooked.items()}
+        return RowMix(deep_share=self.settings.deep_share, overlooked=overlooked)
 
     def write_rows(self, folder: Path, mode: str, prompts: Sequence[Prompt]) -> None:
         write_rows_of_modes(folder, prompts, {mode: self.rows[mode]}, self.seed, self._mix)
