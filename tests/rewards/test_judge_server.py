@@ -171,7 +171,7 @@ def test_a_busy_port_is_one_clear_line(server):
 
 
 def test_a_mind_that_cannot_be_imported_is_one_clear_line():
-    with pytest.raises(ScorerUnavailable, match="the mind 'no.such:mind' cannot be imported"):
+    with pytest.raises(ScorerUnavailable, match="mind 'no.such:mind' cannot be imported"):
         JudgeProcess("no.such:mind")
 
 
