@@ -25,7 +25,7 @@ from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.trajectory import Trajectory
 from rollouts.contexts import Contexts
 from rollouts.drawing import Velocity
-from rollouts.images import Seen
+from rollouts.images import ImageContext
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 
@@ -44,7 +44,7 @@ class Unshared(Contexts):
         self._system = [] if system is None else [system]
         self._begin = [*self._system, *prompts]
         self._said: list[torch.Tensor] = []
-        self._seen: list[Seen] = []
+        self._seen: list[ImageContext] = []
         self._without: list[KVCache] = []
         """Of the image that is being drawn: without the text before it and, in refinements, without the image."""
 
@@ -75,7 +75,7 @@ class Unshared(Contexts):
 
         return velocity
 
-    def _filled(self, texts: Sequence, images: Sequence[Seen]) -> KVCache:
+    def _filled(self, texts: Sequence, images: Sequence[ImageContext]) -> KVCache:
         cache = self.model.new_cache(1, self.cache.capacity)
         for ids in texts:
             self.model.prefill_text(cache, [ids])

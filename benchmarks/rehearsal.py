@@ -22,6 +22,7 @@ import torch
 from common import CONFIGS
 
 from irg_rl.algorithms import old_policy
+from irg_rl.algorithms.grpo import GRPO
 from irg_rl.algorithms.joint import JointLoss
 from irg_rl.config import Recipe, load_recipe
 from irg_rl.driver.learners import learner_settings
@@ -33,7 +34,7 @@ from irg_rl.learner.process_group import Rank, leave
 from irg_rl.learner.replay import Replay, idle_pack
 from irg_rl.learner.stopwatch import Stopwatch
 from irg_rl.model.autoencoder import Autoencoder
-from irg_rl.model.flops import Load, Matrices
+from irg_rl.model.flops import Matrices, Workload
 from irg_rl.model.tokenizer import TextTokenizer, train_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.plan.costs import LEARNER, ROLLOUT, Plan
@@ -120,7 +121,7 @@ def learn(recipe: Recipe, parts: Parts, drawn: list[Trajectory]) -> tuple[dict[s
         old = old_policy.sampled(drawn)
         if recipe.engine.dtype == "bf16":
             old = old_policy.recompute(engine, replays, drawn, settings.law)
-        loss = JointLoss(settings.loss, settings.law, replays, drawn, old)
+        loss = JointLoss(GRPO.of(recipe), settings.law, replays, drawn, old)
         engine.step(packs, loss, loss.denominators())
 
     return *second(engine.watch, step), packs
@@ -151,7 +152,7 @@ def main() -> None:
     drawing = matrices.flops(through.text) * written + matrices.flops(through.images)
     # a backward through frozen matrices has no gradient of theirs to compute: it costs one forward, not two
     forwards = 2 + (recipe.engine.dtype == "bf16") + recipe.engine.activation_checkpointing
-    replaying = forwards * sum(matrices.flops(Load.of(pack)) for pack in packs)
+    replaying = forwards * sum(matrices.flops(Workload.of(pack)) for pack in packs)
     speeds = (drawing / sampling["whole"], replaying / learning["whole"])
     rows = [
         ("", "sampling", "one LoRA step"), ("---",) * 3,

@@ -17,7 +17,8 @@ from common import TEXT_TOKENS, TOLERANCE, Bench, as_context, timed
 from rich.table import Table
 from torch import Tensor
 
-from irg_rl.algorithms.joint import JointLoss, RLLossSettings
+from irg_rl.algorithms.grpo import GRPO
+from irg_rl.algorithms.joint import JointLoss
 from irg_rl.algorithms.old_policy import sampled
 from irg_rl.config import NoiseRecipe
 from irg_rl.driver.progress import console
@@ -77,9 +78,9 @@ def step_alone(trajectory: Trajectory, place: int, step: int) -> Trajectory:
 
 def learn(bench: Bench, law: SamplingLaw, batches: list[Batch]) -> Work:
     """Forwards and backwards of all batches, one after the other, as one update."""
-    settings = RLLossSettings()
+    algorithm = GRPO()
     replays: list[list[ReplayPack]] = [bench.replay.packs(batch) for batch in batches]
-    losses = [JointLoss(settings, law, made, batch, sampled(batch)) for made, batch in zip(replays, batches)]
+    losses = [JointLoss(algorithm, law, made, batch, sampled(batch)) for made, batch in zip(replays, batches)]
     counts = [loss.denominators() for loss in losses]
     totals = {name: sum(count[name] for count in counts) for name in counts[0]}
     for made, loss in zip(replays, losses):

@@ -1,4 +1,4 @@
-"""Flow matching with noise: time grids, one denoising step, its log-density, and which steps are trained.
+"""Flow matching with noise: the time grid, one denoising step, its log-density, and the choice of trained steps.
 
 Time runs from 1 (noise) to 0 (data): x_t = (1 - t) x0 + t noise, velocity v = noise - x0, dt = t_next - t < 0.
 
@@ -23,35 +23,26 @@ class Transition(StrEnum):
     ODE = "ode"  # Euler
 
 
+PROGRESSIVE_EVERY = 25
+"""Iterations after which a progressive window moves by one step."""
+
+
 class WindowPolicy(StrEnum):
     ALL = "all"
     FIRST = "first"  # the first `size` steps
     RANDOM = "random"  # `size` neighbours at a random place (Flow-GRPO-Fast)
     SCATTERED = "scattered"  # `size` random steps (UniGRPO, DanceGRPO)
-    PROGRESSIVE = "progressive"  # a window that slides as training goes on (MixGRPO)
+    PROGRESSIVE = "progressive"  # a window that moves on during training (MixGRPO)
 
 
 def bagel_grid(points: int, shift: float) -> Float[Tensor, "points"]:
-    """BAGEL's times 1 ... 0, `points` values including t = 0: `points - 1` model calls.
+    """BAGEL's times from 1 to 0. `points` values, including t = 0, are `points - 1` model calls.
 
     u_i = 1 - i / (points - 1);  t = shift u / (1 + (shift - 1) u). SD3's schedule of n steps is `bagel_grid(n + 1)`.
     """
     if points < 2:
         raise ValueError(f"a time grid needs at least 2 points (t = 1 and t = 0), got {points}")
     return shifted(torch.linspace(1, 0, points, dtype=torch.float32), shift)
-
-
-def diffusers_grid(steps: int, shift: float) -> Float[Tensor, "steps+1"]:
-    """Times of diffusers' FlowMatchEulerDiscreteScheduler(shift) after `set_timesteps(steps)`: `steps` model calls.
-
-    The smallest of the 1000 training times is shifted when the scheduler is made and again with the rest, so the last
-    time before 0 is far below the one of `bagel_grid`.
-    """
-    if steps < 1:
-        raise ValueError(f"a denoising run needs at least 1 step, got {steps}")
-    lowest = float(shifted(torch.tensor(1e-3, dtype=torch.float64), shift))
-    times = shifted(torch.linspace(1, lowest, steps, dtype=torch.float64), shift)
-    return torch.cat([times, times.new_zeros(1)]).float()
 
 
 def interpolate(
@@ -63,7 +54,7 @@ def interpolate(
 
 
 def data_estimate(x: Float[Tensor, "*B N D"], v: Float[Tensor, "*B N D"], t: Float[Tensor, "*B"] | float) -> Tensor:
-    """The clean sample that (x_t, v) points to: x0 = x - t v."""
+    """The estimate of the clean sample: x0 = x - t v."""
     return x - _spread(t, x) * v
 
 
@@ -84,9 +75,9 @@ def transition(
     CPS: d = t_next sin(level pi / 2), mean = (1 - t_next) x0 + sqrt(t_next^2 - d^2) x1, std = d, with the data and
     noise estimates x0 = x - t v, x1 = x + (1 - t) v. ODE: mean = x + v dt, std = 0.
 
-    Flow-SDE is singular at t = 1, so the rule for the first step is asked for: `t_second` (Flow-GRPO: where t is
-    exactly 1, 1 - t becomes 1 - t_second, the grid's second time) or `t_max` (R3: 1 - t is never below 1 - t_max).
-    Raises ValueError if t = 1 occurs under Flow-SDE with neither.
+    Flow-SDE is singular at t = 1 and needs a rule for the first step. `t_second` (Flow-GRPO): where t is exactly 1,
+    1 - t is replaced by 1 - t_second, with the second time of the grid. `t_max` (R3): 1 - t is never below 1 - t_max.
+    Raises ValueError if t = 1 occurs under Flow-SDE and neither rule is given.
     """
     kind = Transition(kind)
     x, v = _wide(x), _wide(v)
@@ -133,21 +124,17 @@ def log_prob(
     mean: Float[Tensor, "*B N D"],
     std: Float[Tensor, "*B"],
     *,
-    reduce: str = "mean",
-    normaliser: bool = True,
     kind: Transition | str = Transition.FLOW_SDE,
 ) -> Float[Tensor, "*B"]:
-    """Log-density of a stored x_next, one value per entry of std. The gradient reaches `mean` alone.
+    """Log-density of a stored x_next, one value per entry of std. Only `mean` receives a gradient.
 
-    `reduce`: "mean" over the latent's dims (what every flow-GRPO does; clip ranges of 1e-4 and below presume it) or
-    "sum" (the density itself). `normaliser`: with or without -log std - log sqrt(2 pi); either cancels in a ratio if
-    both sides agree. CPS: -(x_next - mean)^2 without variance, as its paper has it, so its ratios have another scale.
-    ODE: zeros, for a deterministic step has no density. Raises ValueError where std is 0: such a step is not trained.
+    log N(x_next; mean, std^2), as the mean over the dims of the latent. (All flow-GRPO codes take the mean, not the
+    sum: clip ranges of 1e-4 and below assume it.) CPS: -(x_next - mean)^2, without variance and normaliser, as in its
+    paper; its ratios so have another scale. ODE: zeros, since a deterministic step has no density. Raises ValueError
+    where std is 0: such a step cannot be trained.
     """
     kind = Transition(kind)
     mean, std = _wide(mean), _wide(std).detach()
-    if reduce not in ("mean", "sum"):
-        raise ValueError(f"reduce={reduce!r}: use 'mean' or 'sum'")
     if kind is Transition.ODE:
         return torch.zeros_like(std)
     if bool((std <= 0).any()):
@@ -155,15 +142,13 @@ def log_prob(
     density = -((x_next.detach().to(mean.dtype) - mean) ** 2)
     if kind is not Transition.CPS:
         density = density / (2 * _spread(std, mean) ** 2)
-        if normaliser:
-            density = density - _spread(std, mean).log() - math.log(math.sqrt(2 * math.pi))
-    return over_latent(density, std.ndim, reduce)
+        density = density - _spread(std, mean).log() - math.log(math.sqrt(2 * math.pi))
+    return over_latent(density, std.ndim)
 
 
-def over_latent(value: Float[Tensor, "*B N D"], batch_dims: int, reduce: str = "mean") -> Float[Tensor, "*B"]:
-    """Mean or sum over all dims after the first `batch_dims`."""
-    dims = tuple(range(batch_dims, value.ndim))
-    return value.mean(dims) if reduce == "mean" else value.sum(dims)
+def over_latent(value: Float[Tensor, "*B N D"], batch_dims: int) -> Float[Tensor, "*B"]:
+    """Mean over all dims after the first `batch_dims`."""
+    return value.mean(tuple(range(batch_dims, value.ndim)))
 
 
 def sde_window(
@@ -174,15 +159,13 @@ def sde_window(
     seed: int = 0,
     span: tuple[int, int] | None = None,
     iteration: int = 0,
-    every: int = 25,
-    stride: int = 1,
 ) -> list[int]:
-    """Indices of the steps that are noisy and trained; the others are ODE steps.
+    """Indices of the steps that are noisy and trained. The other steps are ODE steps.
 
-    Drawn once per group, from an integer, so that siblings share it: with one window per sample training collapses
-    (verl-omni, common pitfalls). `span` = (low, high) keeps the window inside steps low ... high - 1; use it to leave
-    out the last step of CPS, whose std is 0. `progressive` moves `stride` steps every `every` iterations and starts
-    anew at the end of the span. `size` is ignored by "all".
+    The window depends only on `seed`, so siblings of a group share it: training collapses with a window per sample
+    (verl-omni, common pitfalls). `span` = (low, high) keeps the window inside steps low ... high - 1, for example to
+    leave out the last step of CPS, whose std is 0. `progressive` moves by one step every PROGRESSIVE_EVERY iterations
+    and starts again at the end of the span. "all" ignores `size`.
     """
     policy = WindowPolicy(policy)
     low, high = span if span is not None else (0, steps)
@@ -200,12 +183,12 @@ def sde_window(
     elif policy is WindowPolicy.RANDOM:
         start = random.Random(seed).randrange(positions)
     else:
-        start = (iteration // every * stride) % positions
+        start = iteration // PROGRESSIVE_EVERY % positions
     return list(range(low + start, low + start + size))
 
 
 def _distance_from_noise(t: Tensor, t_second: Tensor | float | None, t_max: float | None) -> Tensor:
-    """1 - t, kept away from 0 by the chosen first-step rule."""
+    """1 - t, kept above 0 by the chosen rule for the first step."""
     if t_max is not None:
         if t_second is not None:
             raise ValueError("t_second and t_max are two rules for the same step: give one of them")

@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 class Renorm(StrEnum):
-    """What the guided velocity's norm is taken over when it is brought back to the unguided one's."""
+    """Over which numbers the norm is taken when the guided velocity is scaled back to the norm of the unguided one."""
 
-    GLOBAL = "global"  # the image
-    CHANNEL = "channel"  # each token
-    TEXT_CHANNEL = "text_channel"  # each token, after text guidance and before image guidance
+    GLOBAL = "global"  # over the whole image
+    CHANNEL = "channel"  # over each token
+    TEXT_CHANNEL = "text_channel"  # over each token, after text guidance and before image guidance
 
 
 def is_active(t: float, interval: tuple[float, float], text_scale: float) -> bool:
-    """Guidance is on where low < t <= high (t after the shift) and only if text is guided: otherwise neither branch
-    needs a forward pass."""
+    """Whether guidance is on: text_scale > 1 and low < t <= high, with t after the shift. If it is off, no branch needs
+    a forward pass."""
     low, high = interval
     return text_scale > 1 and low < t <= high
 
@@ -34,22 +34,24 @@ def guide(
     renorm: Renorm | str = Renorm.GLOBAL,
     renorm_min: float = 0.0,
 ) -> Float[Tensor, "*B N D"]:
-    """Text first, then images: w = u + s_t (v - u), out = w_i + s_i (w - w_i) if s_i > 1, with u and w_i the velocities
-    without the last text and without images.
+    """The guided velocity. Text guidance comes first, then image guidance:
 
-    The result is scaled by |v| / |out| clamped to [renorm_min, 1], never enlarged, over what `renorm` names;
-    `text_channel` scales w in that way and leaves the image step as it is. Raises ValueError for text_scale <= 1: BAGEL
-    then drops the image guidance too, in silence.
+        w = u + s_t (v - u);   out = w_i + s_i (w - w_i) if s_i > 1, else w
+
+    u is the velocity without the last text and w_i the velocity without images. `out` is then scaled by |v| / |out|,
+    clamped to [renorm_min, 1], so it never grows; `renorm` says over which numbers the norm is taken. `text_channel`
+    scales w instead and does not scale after the image step. Raises ValueError for text_scale <= 1, where BAGEL drops
+    image guidance silently.
     """
     renorm = Renorm(renorm)
     if text_scale <= 1:
         raise ValueError(f"text_scale {text_scale} guides nothing, images included: use a scale above 1 or no guidance")
-    if image_scale > 1 and v_without_image is None:
-        raise ValueError(f"image_scale {image_scale} needs the velocity without images")
     guided = v_without_text + text_scale * (v - v_without_text)
     if renorm is Renorm.TEXT_CHANNEL:
         guided = _shrunk(guided, v, (-1,), renorm_min)
     if image_scale > 1:
+        if v_without_image is None:
+            raise ValueError(f"image_scale {image_scale} needs the velocity without images")
         guided = v_without_image + image_scale * (guided - v_without_image)
     if renorm is Renorm.TEXT_CHANNEL:
         return guided

@@ -44,15 +44,16 @@ def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_for
     any value that adds up over images compares what came after. Among equals the first is taken.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in group.trajectories]
-    known = [i for i, value in enumerate(values) if value is not None]
+    members = [i for i, value in enumerate(values) if value is not None]
+    worth = [0.0 if value is None else value for value in values]  # of members; the others are not looked at
     found, ties = [], 0
-    for place, members in _forks(paths, known, 0):
-        ways = [(mean_of_branches(paths, way, values, place + 1), way) for way in members]
-        for (high, best), (low, worst) in _matched(ways, per_fork):
+    for place, branches in _forks(paths, members, 0):
+        ways = [(mean_of_branches(paths, way, worth, place + 1), way) for way in branches]
+        for (high, best), (low, lowest) in _matched(ways, per_fork):
             if high - low <= tie:
                 ties += 1
                 continue
-            chosen, rejected = max(best, key=values.__getitem__), min(worst, key=values.__getitem__)
+            chosen, rejected = max(best, key=worth.__getitem__), min(lowest, key=worth.__getitem__)
             pair = Pair(group.trajectories[chosen], group.trajectories[rejected], place, group.id, high - low)
             found.append(pair)
     return Pairs(found, ties)

@@ -1,15 +1,17 @@
-"""How BAGEL and IRG sample, by name: for `evaluation.preset` of a recipe, `irg-rl eval` and `irg-rl generate`.
+"""Named sampling settings of BAGEL and IRG, for `evaluation.preset` of a recipe, `irg-rl eval` and `irg-rl generate`.
 
-A preset is a part of a recipe's `evaluation` section; config/evaluation.py says what the settings mean. Sources:
+A preset holds values of a recipe's `evaluation` section. config/evaluation.py explains these settings. The presets and
+their sources:
 
-    irg          IRG's two-turn script, tiif_multi_turn_gen.py (Osilly/Interleaving-Reasoning-Generation, 3eee315)
-    irg-paper    the same with the guidance of the paper (arXiv 2509.06945), which leaves all else open
-    bagel-t2i    BAGEL's app, text to image (ByteDance-Seed/Bagel, 056b5fd), with the image scale of its notebook: the
-                 app's 1.5 is text guidance in disguise. A refinement, which it has not, is guided like the first image
-    cfg-free     one model call per step, otherwise as bagel-t2i
+    irg          The two-turn script of IRG, tiif_multi_turn_gen.py (Osilly/Interleaving-Reasoning-Generation, 3eee315).
+    irg-paper    As irg, with the guidance scales of the paper (arXiv 2509.06945). The paper gives no other settings.
+    bagel-t2i    BAGEL's text-to-image app (ByteDance-Seed/Bagel, 056b5fd), with the image scale of BAGEL's notebook.
+                 (The app's image scale 1.5 acts as more text guidance.) BAGEL has no refinement: here a refinement is
+                 guided like the first image.
+    cfg-free     As bagel-t2i, but without guidance: one model call per step.
 
-Scales guide the text of every image and the images of refinements; intervals are (low, high] on the shifted time;
-50 points are 49 Euler steps, none of them noisy; temperature 0 takes the most likely token.
+`text_scale` applies to every image, `image_scale` only to refinements. Intervals are (low, high] on the shifted time.
+50 points are 49 Euler steps without noise. Temperature 0 takes the most likely token.
 """
 
 import copy
@@ -17,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any
 
 PRESET = "evaluation.preset"
-"""The setting that takes a name."""
+"""The setting that takes the name of a preset."""
 
 _FLOW = {"points": 50, "shift": 3.0, "noise": None}
 _EARLY = {"first_interval": [0.4, 1.0], "first_renorm": "global", "renorm_min": 0.0}
@@ -33,13 +35,15 @@ PRESETS: dict[str, dict] = {
 
 
 def preset_of(name: Any) -> dict:
-    """What a preset stands for; nothing where none has that name, which the recipe's validation complains of."""
+    """The values of a preset. Empty for an unknown name: the validation of the recipe reports that error."""
     return copy.deepcopy(PRESETS.get(name, {})) if isinstance(name, str) else {}
 
 
 def presets_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Overrides (dotted name, value) with a preset before all others and followed by its values: these replace the
-    file's, and what is set beside the preset counts more, wherever it stands."""
+    """Reorder overrides (dotted name, value): the preset first, then its values, then all other overrides.
+
+    So the values of the preset replace those of the recipe file, and an explicit override always wins over the preset.
+    """
     given = list(overrides)
     named = [pair for pair in given if pair[0] == PRESET]
     values = [(f"evaluation.{name}", value) for _, preset in named for name, value in preset_of(preset).items()]

@@ -1,11 +1,21 @@
-"""Prompt files: JSON lines with a `prompt` and, if known, its `id` and `metadata`."""
+"""Prompt files: JSON lines with a `prompt` and, if known, its `id` and `metadata`.
+
+GenEval's own files are read too: there `tag`, `include` and `exclude` stand beside `prompt`. What stands beside it and
+is not one of the three known fields is metadata.
+"""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from irg_rl.errors import InputError
+from irg_rl.text_in import parse_json, read_lines, require_text
 from irg_rl.trajectory import Prompt
+
+MOST_CHARACTERS = 20_000
+"""Of a prompt: what is longer is a file that was meant for something else."""
+_FIELDS = {"id", "prompt", "metadata"}
 
 
 def write_prompts(path: Path | str, prompts: Iterable[Prompt]) -> None:
@@ -13,33 +23,46 @@ def write_prompts(path: Path | str, prompts: Iterable[Prompt]) -> None:
     Path(path).write_text("".join(lines), encoding="utf-8")
 
 
-def read_prompts(path: Path | str) -> list[Prompt]:
+def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda prompt: None) -> list[Prompt]:
     """Prompts of a jsonl with `prompt` and, if known, `id` (default: the line number) and `metadata`. InputError names
-    file and line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
+    file and line, also where `check` raises ValueError for a prompt."""
     prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not a JSON object ({error})") from error
-        prompt = _prompt(entry, f"{path}, line {number}", str(number))
+    for where, line in read_lines(path):
+        prompt = _prompt(parse_json(line, where), where, where.rpartition(" ")[2])
         if prompt.id in prompts:
-            raise InputError(f"{path}, line {number}: the id {prompt.id!r} was used before; ids must differ")
+            raise InputError(f"{where}: the id {prompt.id!r} was used before; ids must differ")
+        try:
+            check(prompt)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from error
         prompts[prompt.id] = prompt
     if not prompts:
         raise InputError(f"{path} has no prompts: write one JSON object with a `prompt` per line")
     return list(prompts.values())
 
 
-def _prompt(entry: object, where: str, default_id: str) -> Prompt:
-    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str) or not entry["prompt"].strip():
+def require_prompt(text: str, where: str) -> str:
+    """The text of a prompt, if a model can be asked it; InputError begins with `where`."""
+    if not text.strip():
         raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
-    if not isinstance(metadata := entry.get("metadata", {}), dict):
-        raise InputError(f"{where}: `metadata` is {metadata!r}, it must be an object")
-    return Prompt(str(entry.get("id", default_id)), entry["prompt"], metadata)
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"{where}: the prompt has {len(text)} characters, at most {MOST_CHARACTERS} are taken")
+    return require_text(text, f"{where}: the prompt", control=False)
+
+
+def _prompt(entry: Any, where: str, default_id: str) -> Prompt:
+    if not isinstance(entry, dict) or not isinstance(text := entry.get("prompt"), str):
+        raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
+    metadata = entry.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise InputError(f"{where}: `metadata` is {metadata!r:.80}, it must be an object")
+    beside = {name: value for name, value in entry.items() if name not in _FIELDS}
+    return Prompt(_id(entry.get("id"), where, default_id), require_prompt(text, where), beside | (metadata or {}))
+
+
+def _id(given: Any, where: str, default: str) -> str:
+    if given is None:
+        return default
+    if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
+        raise InputError(f"{where}: `id` is {given!r:.80}, it must be a word or a whole number")
+    return require_text(str(given), f"{where}: `id`", control=False)

@@ -1,11 +1,12 @@
-"""Groups on disk: a folder with `groups.json` (words and numbers) and `tensors.safetensors`; nothing is pickled.
+"""Groups on disk: a folder with `groups.json` (texts and numbers) and `tensors.safetensors`. Nothing is pickled.
 
-A segment that siblings share is written once and is one object again when it is read, so what the learner makes of a
-batch that went through a folder is what it makes of the batch itself, to the bit.
+A segment that siblings share is written once. After reading it is again one object in all siblings. So the learner
+computes the same update, bit for bit, from saved groups as from the original ones.
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -21,18 +22,18 @@ from irg_rl.trajectory import Group, ImageSegment, Prompt, SamplingLaw, Segment,
 
 WORDS, TENSORS = "groups.json", "tensors.safetensors"
 FACTS = "rollouts.json"
-"""What `irg-rl rollout` drew the groups with, in the folder that theirs lie in."""
+"""Settings that `irg-rl rollout` sampled the groups with; the file lies beside the folders of the groups."""
 FORMAT = 1
 _KINDS = {"text": TextSegment, "image": ImageSegment}
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Where the groups of one RL update lie: `rollouts/step-000012` of the run, counted from 1."""
+    """Folder of the groups of one RL update: `rollouts/step-000012` of the run. Steps count from 1."""
     return run / "rollouts" / f"step-{step:06d}"
 
 
 def save_groups(folder: Path, groups: Sequence[Group]) -> None:
-    """Write the groups; the folder appears whole or not at all, in place of one that was there."""
+    """Write the groups. The folder appears complete or not at all and replaces an older one."""
     segments: dict[int, tuple[int, Segment]] = {}
     records = [_group(group, segments) for group in groups]
     tensors, words = {}, []
@@ -57,14 +58,20 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
 
 def group_folders(folder: Path) -> list[Path]:
     """Folders of groups: the given one, or those in it, in order of their names. InputError when there is none."""
-    found = sorted(path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp"))
+    found = [path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp")]
+    found.sort(key=_by_numbers)
     if not found:
         raise InputError(f"{folder}: no groups ({WORDS}); `irg-rl rollout` and rl.dump_every make such folders")
     return found
 
 
+def _by_numbers(path: Path) -> list[tuple[str, int]]:
+    """Order of names in which step-1000000 comes after step-999999."""
+    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", str(path))]
+
+
 def load_groups(folder: Path) -> list[Group]:
-    """The groups of a folder. InputError when it is none, or a damaged one."""
+    """Read the groups of a folder. InputError if it holds no groups or is damaged."""
     try:
         content = json.loads((folder / WORDS).read_text())
         tensors = load_file(folder / TENSORS)

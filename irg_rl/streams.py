@@ -1,7 +1,7 @@
-"""Named streams of random numbers: what is drawn is a function of the name alone, never of order or process.
+"""Named streams of random numbers. The numbers depend only on the name, not on order or process.
 
-A name is hashed to the 128-bit key of a counter-based generator (Philox). torch's CPU generator keeps only 32 bits of
-its seed, too few for millions of streams.
+The name is hashed to the 128-bit key of a counter-based generator (Philox). The CPU generator of torch keeps only 32
+bits of its seed, which is too few for millions of streams.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def hashed(*name: str | int) -> int:
-    """A 128-bit number from a name; JSON keeps ("a", "bc") and ("ab", "c") apart."""
+    """A 128-bit number from a name. The name is written as JSON, so ("a", "bc") and ("ab", "c") differ."""
     return int.from_bytes(hashlib.sha256(json.dumps(name).encode()).digest()[:16], "little")
 
 

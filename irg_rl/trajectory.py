@@ -1,20 +1,21 @@
-"""What travels between the rooms: prompts, segments, trajectories and groups.
+"""The data that all packages exchange: prompts, segments, trajectories and groups.
 
-A trajectory is one sampled answer to a prompt: text, image, text, image, ... Every piece is a *segment* with a turn, a
-modality and a parent, so a group of siblings that share a prefix is a tree. Turn 0 is (think, first image); turn k >= 1
-is (reflection, refined image). A reflection that says "nothing to change" ends the trajectory without an image.
+A trajectory is one sampled answer to a prompt: text, image, text, image, ... Every part is a *segment* with a turn, a
+modality and a parent, so siblings that share a prefix form a tree. Turn 0 is (think text, first image). Turn k >= 1 is
+(reflection, refined image). A reflection that says "nothing to change" ends the trajectory without an image.
 
-Siblings of a fork share what they have in common as *one object*: their lists of segments begin with the same ones.
-Whatever asks if two trajectories share a segment asks for identity, never for equality.
+Siblings of a fork share segments as *the same objects*: their lists of segments begin with the same ones. So compare
+shared segments by identity, never by equality.
 
 Shape letters: S trained denoising steps, N latent tokens, D channels of a latent token, T sampled text tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 
+import numpy as np
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request. `metadata` is GenEval's (`tag`, `include`, `exclude`, ...) and is read by the verifier alone."""
+    """A request. `metadata` follows GenEval (`tag`, `include`, `exclude`, ...). Only the verifier reads it."""
 
     id: str
     text: str
@@ -35,16 +36,19 @@ class Prompt:
 
 @dataclass
 class TextSegment:
-    """Sampled text of one turn. `ids` are exactly the sampled tokens (token-in token-out): no bos, and the closing eos
-    when it was sampled (`finished`). A segment cut off at the token limit has `finished = False`; the sampler closes
-    it in the context with an eos that carries no loss."""
+    """Sampled text of one turn.
+
+    `ids` are exactly the sampled tokens: without bos, and with the closing eos if it was sampled (`finished`). A text
+    that was cut at the token limit has `finished = False`. The sampler then closes it in the context with an eos that
+    has no loss.
+    """
 
     turn: int
     ids: Int[Tensor, "T"]
     logprobs: Float[Tensor, "T"]  # log-probability of each id when it was sampled, fp32
     text: str
     finished: bool
-    stop: bool = False  # the text says that nothing is to be changed
+    stop: bool = False  # the text says "nothing to change"
     parent: int | None = None  # index of the segment it continues; None: the prompt
     advantage: float | None = None  # set by credit.assign
 
@@ -53,7 +57,7 @@ class TextSegment:
 
 @dataclass
 class ImageSegment:
-    """A drawn image and what the learner needs to score its denoising steps again, all fp32."""
+    """A drawn image with its recorded denoising steps, which the learner scores again. All tensors are fp32."""
 
     turn: int
     pixels: UInt8[Tensor, "H W 3"]
@@ -67,21 +71,23 @@ class ImageSegment:
     grid: tuple[int, int] = (0, 0)  # latent tokens (rows, columns): N = rows * columns
     parent: int | None = None
     advantage: float | None = None
-    drawn: Float[Tensor, "N D"] | None = None  # the state at t = 0 that `pixels` shows; None: a picture that was given
+    drawn: Float[Tensor, "N D"] | None = None  # the final state, which `pixels` shows; None: a given image
 
     modality = Modality.IMAGE
 
 
 Segment = TextSegment | ImageSegment
+ScoreImages = Callable[[list[np.ndarray], list[Prompt]], Mapping[str, Sequence[float | None]]]
+"""Images (uint8, [H, W, 3]) and their prompts -> scorer -> one value per image, None where the scorer failed."""
 
 
 @dataclass(frozen=True)
 class SamplingLaw:
-    """How actions were drawn, the replay contract: log-probabilities hold under this law and no other. The times of the
-    denoising steps that were drawn stand in their segments; the weights are named by version and digest.
+    """The distribution that texts and denoising steps were sampled from. The learner must replay the same one: stored
+    log-probabilities hold for this law only. The times of the steps are stored in the segments.
 
-    `kind`, `noise_level` and `t_second` are None where the law is that of the texts alone: the images have no steps to
-    replay, and may have been drawn in any way.
+    `kind`, `noise_level` and `t_second` are None if the law covers only the texts. The images then have no steps to
+    replay and may have been drawn in any way.
     """
 
     temperature: float
@@ -95,9 +101,10 @@ class SamplingLaw:
 class Trajectory:
     """One sample of a group, with the scores of its images.
 
-    `rewards[name][k]` is scorer `name`'s value for the image of turn k; None means the scorer failed, never
-    a number (invariant 2). `version` and `digest` name the weights that sampled it (invariant 4), `law` how it was
-    drawn; None: not for training.
+    rewards: rewards[name][k] is the score of scorer `name` for the image of turn k. None: the scorer failed; a failure
+        is never a number (invariant 2).
+    version, digest: the weights that sampled it (invariant 4).
+    law: how it was sampled; None: not for training.
     """
 
     prompt: Prompt
@@ -123,10 +130,22 @@ class Trajectory:
         """Number of images drawn."""
         return len(self.images)
 
+    def text(self, index: int) -> TextSegment:
+        """Segment `index`, which must be a text."""
+        segment = self.segments[index]
+        assert isinstance(segment, TextSegment), f"prompt {self.prompt.id!r}: segment {index} is an image"
+        return segment
+
+    def image(self, index: int) -> ImageSegment:
+        """Segment `index`, which must be an image."""
+        segment = self.segments[index]
+        assert isinstance(segment, ImageSegment), f"prompt {self.prompt.id!r}: segment {index} is a text"
+        return segment
+
 
 @dataclass
 class Group:
-    """Siblings sampled from one prompt: the unit that is admitted, sampled, scored, trained or dropped as a whole."""
+    """Siblings sampled from one prompt. A group is admitted, sampled, scored, trained or dropped as a whole."""
 
     id: int
     prompt: Prompt
@@ -135,7 +154,7 @@ class Group:
 
     @property
     def segments(self) -> list[Segment]:
-        """All segments in order, those that siblings share once."""
+        """All segments in order. A segment that siblings share appears once."""
         return list({id(s): s for t in self.trajectories for s in t.segments}.values())
 
     @property
@@ -148,7 +167,24 @@ class Group:
 
 
 def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """Neighbours that share their first segment, together: the siblings of one trunk. Without forks, one each."""
+    """Split into trees: neighbours that share their first segment belong together. Without forks, one each."""
     return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 
+def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
+    """The segments, by id(), that more than one segment follows in these lists of segments."""
+    following: dict[int, set[int]] = {}
+    for segments in paths:
+        for segment, after in zip(segments, segments[1:]):
+            following.setdefault(id(segment), set()).add(id(after))
+    return {segment for segment, after in following.items() if len(after) > 1}
+
+
+def score_images(trajectories: Sequence[Trajectory], score: ScoreImages) -> None:
+    """Score all images and store the scores as `rewards`. An image that siblings share is scored once."""
+    images = {id(image): (image, t.prompt) for t in trajectories for image in t.images}
+    found = score([image.pixels.cpu().numpy() for image, _ in images.values()], [p for _, p in images.values()])
+    index = {image: number for number, image in enumerate(images)}
+    for trajectory in trajectories:
+        own = [index[id(image)] for image in trajectory.images]
+        trajectory.rewards = {name: [values[number] for number in own] for name, values in found.items()}

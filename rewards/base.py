@@ -1,17 +1,17 @@
-"""What a scorer is, and the two ways in which it may fail.
+"""What a scorer is, and how it may fail.
 
 A scorer looks at finished images and says how good each one is for its prompt. Its contract:
 
-* `score` returns one entry per image: a finite number, or None when that one image could not be scored. None is never
-  turned into a number anywhere (verl-omni#366: a timeout that became reward 0 trained a model away from good images).
-  Why the last None happened is kept in `last_error`, so that a run that has to stop can say it.
-* `ScorerUnavailable` means that no call can succeed (missing file, refused key): the run stops with its message.
-* Any other exception is a defect of the scorer and is not swallowed.
+* `score` returns one entry per image: a finite number, or None if that image could not be scored. None never becomes a
+  number (verl-omni#366: a timeout that became reward 0 trained a model away from good images). `last_error` says why
+  the last None happened, for the message of a run that has to stop.
+* `ScorerUnavailable` means that no call can succeed (missing file, refused key). The run stops with its message.
+* Any other exception is a defect of the scorer. It is not caught.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,7 +23,7 @@ Score = float | None  # None: failed
 
 
 class ScorerUnavailable(UserError, RuntimeError):
-    """A scorer cannot work at all. The message says what, where, and what to do."""
+    """A scorer cannot work at all. The message says what happened, where, and what to do."""
 
 
 class TooManyFailures(UserError, RuntimeError):
@@ -39,14 +39,25 @@ class Scorer(Protocol):
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         """One score per image; `images[i]` was drawn for `prompts[i]`."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A scorer with numbers of its own for the metrics."""
+
+    def counts(self) -> dict[str, float]:
+        """Name -> number since the scorer was made."""
+        ...
 
 
 @dataclass(frozen=True)
 class Preference:
     """Which of two images fits a prompt better, asked in both orders.
 
-    `first` is the probability in [0, 1] that the first image is better, the mean over both orders, which cancels a
-    constant liking for one position. `in_order` and `swapped` are the two answers, both about the first image."""
+    `first`: probability in [0, 1] that the first image is better, as the mean over both orders. The mean cancels a
+    constant preference for one position. `in_order` and `swapped` are the two answers, both about the first image.
+    """
 
     in_order: float
     swapped: float
@@ -57,12 +68,12 @@ class Preference:
 
     @property
     def consistent(self) -> bool:
-        """Both orders name the same image."""
+        """Whether both orders prefer the same image."""
         return (self.in_order > 0.5) == (self.swapped > 0.5)
 
 
 def require_pairs(images: Sequence[Image], prompts: Sequence[Prompt]) -> None:
-    """Images and prompts match one to one and images are RGB bytes; ValueError otherwise."""
+    """ValueError unless there is one prompt per image and all images are RGB bytes."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: pass exactly one prompt per image")
     for i, image in enumerate(images):

@@ -1,18 +1,22 @@
-"""From a recipe's list of scorers to scorers."""
+"""Makes scorers from the list in a recipe."""
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from irg_rl.errors import InputError
+from irg_rl.imports import imported
 from rewards.base import Scorer, ScorerUnavailable
 
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """One scorer of a recipe. `options` go to the scorer's constructor and are checked against its signature."""
+    """One scorer of a recipe. `options` are arguments of its constructor, checked against its signature."""
 
     name: str  # key of its values in rewards, metrics and reports
     kind: str  # verifier, clip, hps, judge, or "package.module:Class" for one's own
@@ -26,7 +30,7 @@ class ScorerSpec:
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":
-        """A flat dict: every key that is not one of the four above is an option of the scorer."""
+        """Make a spec from a flat dict: all keys except the four above are options of the scorer."""
         own = {f.name for f in fields(cls)} - {"options"}
         missing = {"name", "kind"} - spec.keys()
         if missing:
@@ -46,13 +50,12 @@ KINDS = {
 
 def scorer_class(kind: str) -> Callable[..., Scorer]:
     """The constructor of a built-in kind or of one's own "package.module:Class"."""
-    module, colon, attribute = KINDS.get(kind, kind).partition(":")
-    if not colon:
+    if ":" not in KINDS.get(kind, kind):
         raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
     try:
-        return vars(importlib.import_module(module))[attribute]
-    except (ImportError, KeyError) as error:
-        raise ScorerUnavailable(f"scorer kind {kind!r} cannot be imported: {error!r}") from error
+        return imported(KINDS.get(kind, kind))
+    except InputError as error:
+        raise ScorerUnavailable(f"scorer kind {error}") from error
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -63,8 +66,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
-    """The constructor of `spec`'s kind, its option names verified; InputError names the wrong one and the nearest, or
-    the one that is missing."""
+    """The constructor of the scorer, after checking the names of its options. InputError names a wrong option and the
+    nearest known one, or a missing option."""
     make = scorer_class(spec.kind)
     parameters = {name: p for name, p in inspect.signature(make).parameters.items() if name != "name"}
     known = list(parameters)
@@ -75,13 +78,32 @@ def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
     missing = [name for name, p in single.items() if p.default is p.empty and name not in spec.options]
     if missing:
         raise InputError(f"scorer {spec.name!r} needs the option {missing[0]!r}")
+    typed_options(spec, make)
     return make
 
 
+def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, Any]:
+    """The options as the types of the constructor's parameters take them; InputError names the one that is none."""
+    parameters = inspect.signature(make, eval_str=True).parameters
+    typed = dict(spec.options)
+    for name, value in spec.options.items():
+        if name not in parameters or parameters[name].annotation is inspect.Parameter.empty:
+            continue
+        try:
+            typed[name] = TypeAdapter(parameters[name].annotation).validate_python(value)
+        except PydanticSchemaGenerationError:
+            continue  # a type of the scorer's own
+        except ValidationError as error:
+            raise InputError(
+                f"scorer {spec.name!r}: option {name}: {error.errors()[0]['msg']} (given: {value!r:.80})"
+            ) from None
+    return typed
+
+
 def build_scorer(spec: ScorerSpec) -> Scorer:
-    """Construct the scorer; loads its model. Raises ScorerUnavailable, naming the scorer, if it cannot."""
+    """Construct the scorer and load its model. ScorerUnavailable, naming the scorer, if this fails."""
     make = check_spec(spec)
     try:
-        return make(name=spec.name, **spec.options)
+        return make(name=spec.name, **typed_options(spec, make))
     except ScorerUnavailable as error:
         raise ScorerUnavailable(f"scorer {spec.name!r}: {error}") from error

@@ -1,38 +1,44 @@
 """CLIP score: the cosine of an image and its prompt."""
 
+import logging
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from irg_rl.trajectory import Prompt
 from rewards import openclip
 from rewards.base import Image, Score, require_pairs
 
+_log = logging.getLogger(__name__)
+
 
 class ClipScorer:
-    """Cosine in [-1, 1] of normalised features (the DiffusionNFT, Flow-Factory and MixGRPO convention; flow_grpo's
-    fork has 100/30 of it). Works with the tiny model trained on the spot and with any open_clip checkpoint."""
+    """Cosine in [-1, 1] of normalised features, as in DiffusionNFT, Flow-Factory and MixGRPO; flow_grpo's fork
+    multiplies it by 100/30. Works with the tiny trained model and with any open_clip checkpoint."""
 
     def __init__(
         self,
         path: str | Path,
         name: str = "clip",
         model: str = "",
-        precision: str = "fp32",
+        precision: openclip.Precision = "fp32",
         device: str = "cpu",
-        batch_size: int = 32,
+        batch_size: Annotated[int, Field(ge=1)] = 32,
     ) -> None:
         self.name = name
         self.last_error = ""
         self.batch_size = batch_size
         self.tower = openclip.load(path, model, precision, device)
         self.preprocess = self.make_preprocess(self.tower.size)
+        self.cut = 0  # images scored against the beginning of their text alone
 
     def make_preprocess(self, size: int) -> openclip.Preprocess:
         return openclip.clip_preprocess(size)
 
     def check(self) -> None:
-        """Loading in the constructor was the check."""
+        """Nothing to do: loading in the constructor was the check."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
@@ -40,5 +46,18 @@ class ClipScorer:
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
             pixels = torch.stack([self.preprocess(image) for image in images[part]])
-            scores += self.tower.cosine(pixels, [prompt.text for prompt in prompts[part]]).tolist()
+            texts = [prompt.text for prompt in prompts[part]]
+            self._count_cut(texts)
+            scores += self.tower.cosine(pixels, texts).tolist()
         return scores
+
+    def counts(self) -> dict[str, float]:
+        return {"cut_texts": self.cut}
+
+    def _count_cut(self, texts: list[str]) -> None:
+        """Two prompts that differ only behind the context of the model have one score, which the metrics and, the first
+        time, the log say."""
+        cut = [text for text in texts if self.tower.is_cut(text)]
+        if cut and not self.cut:
+            _log.warning("%s reads only the first %d tokens of %r", self.name, self.tower.context, cut[0][:80])
+        self.cut += len(cut)

@@ -1,7 +1,7 @@
 """HPSv2: a CLIP fine-tuned on human choices between images of one prompt, used as a score.
 
-The released HPS_v2.1_compressed.pt loads through open_clip (`model="ViT-H-14"`, same 686 keys); the tiny one is trained
-by `rewards.train_hps`. Scores compare only within one prompt and one version.
+The released HPS_v2.1_compressed.pt loads with open_clip (`model="ViT-H-14"`, the same 686 keys). The tiny one is
+trained by `rewards.train_hps`. Scores can only be compared within one prompt and one version.
 """
 
 import numpy as np
@@ -17,10 +17,11 @@ from rewards.openclip import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 
 def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
-    """HPSv2's evaluation transform: the longest side to `size`, black bars, OpenAI normalisation.
+    """The evaluation transform of HPSv2: longest side to `size`, black bars, OpenAI normalisation.
 
-    Bytes become floats *before* the bicubic resize, so its overshoot leaves [0, 1] and is kept: open_clip's
-    `resize_mode="longest"` resizes bytes and differs by up to .05. Antialiased, as torchvision >= 0.17 does."""
+    Bytes become floats *before* the bicubic resize, so values outside [0, 1] are kept. open_clip's
+    `resize_mode="longest"` resizes bytes and differs by up to .05. Antialiased, as in torchvision >= 0.17.
+    """
     return letterbox_batch(image[None], size)[0]
 
 
@@ -34,7 +35,7 @@ def letterbox_batch(images: UInt8[np.ndarray, "B H W 3"], size: int) -> Float[Te
         pixels = resize(pixels, target, InterpolationMode.BICUBIC, antialias=True)
     down, right = size - pixels.shape[2], size - pixels.shape[3]
     pixels = pad(pixels, [right // 2, down // 2, right - right // 2, down - down // 2])
-    return normalize(pixels, OPENAI_MEAN, OPENAI_STD)
+    return normalize(pixels, list(OPENAI_MEAN), list(OPENAI_STD))
 
 
 class HpsScorer(ClipScorer):

@@ -1,8 +1,8 @@
-"""The reward hub: every image past every scorer, with retries, and a stop when a scorer fails too often.
+"""The reward hub: scores every image with every scorer, retries failures, and stops when a scorer fails too often.
 
-Invariant 2: a score that failed stays None. The hub asks again for exactly the images that failed, then gives up on
-them; a run whose scorer keeps failing stops with that scorer's last error instead of training on what is left.
-The weighted combination of scores is not made here (credit.py owns it): the hub reports every scorer's own values.
+Invariant 2: a failed score stays None. The hub asks again for exactly the images that failed, then gives up on them. If
+a scorer keeps failing, the run stops with its last error instead of training on the rest. The hub reports the values of
+every scorer. It does not combine them into a reward (credit.py does).
 """
 
 import math
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from irg_rl.trajectory import Prompt
-from rewards.base import Image, Score, Scorer, ScorerUnavailable, TooManyFailures, require_pairs
+from rewards.base import Counting, Image, Score, Scorer, ScorerUnavailable, TooManyFailures, require_pairs
 from rewards.build import ScorerSpec, build_scorer
 
 
 @dataclass
 class ScorerStats:
-    """Running counts of one scorer; `seconds` is the wall time spent inside its `score`."""
+    """Counts of one scorer. `seconds`: wall time inside its `score`."""
 
     images: int = 0
     failed: int = 0
@@ -41,8 +41,9 @@ class ScorerStats:
 class RewardHub:
     """Scores images with every scorer of `specs` (see `ScorerSpec`; plain dicts are accepted).
 
-    `retries`: how often the failed images of a call are asked for again. `max_failure_share`: highest share of images
-    a scorer may finally fail on, over its last `window` images, judged once `min_images` have been seen."""
+    retries: how often failed images of a call are scored again. max_failure_share: highest allowed share of finally
+    failed images among a scorer's last `window` images, checked after `min_images`.
+    """
 
     def __init__(
         self,
@@ -73,11 +74,11 @@ class RewardHub:
 
     @property
     def held_out(self) -> list[str]:
-        """Scorers that are logged and never rewarded."""
+        """Names of scorers that are logged but not part of the reward."""
         return [spec.name for spec in self.specs if spec.held_out]
 
     def check(self) -> None:
-        """Raise ScorerUnavailable, naming the scorer, unless all of them can work now."""
+        """Raise ScorerUnavailable, naming the scorer, unless all scorers can work now."""
         for name, scorer in self.scorers.items():
             try:
                 scorer.check()
@@ -91,9 +92,10 @@ class RewardHub:
         require_pairs(images, prompts)
         if not images:
             return {name: [] for name in self.scorers}
-        return {name: self._score_with(name, images, prompts) for name in self.scorers}
+        return {name: self.score_with(name, images, prompts) for name in self.scorers}
 
-    def _score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+    def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+        """Scorer `name`'s values alone; see `score`."""
         stats = self.stats[name]
         scores: list[Score] = [None] * len(images)
         todo = list(range(len(images)))
@@ -112,7 +114,7 @@ class RewardHub:
         return scores
 
     def _call(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
-        """One call of a scorer, timed; values that are no numbers count as failures."""
+        """One timed call of a scorer. Values that are not finite numbers count as failures."""
         scorer, stats = self.scorers[name], self.stats[name]
         start = time.perf_counter()
         try:
@@ -146,4 +148,8 @@ class RewardHub:
 
     def log(self) -> dict[str, float]:
         """Counts and latencies of every scorer, flat, for metrics."""
-        return {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}
+        numbers = {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}
+        for name, scorer in self.scorers.items():
+            if isinstance(scorer, Counting):
+                numbers |= {f"reward/{name}/{key}": value for key, value in scorer.counts().items()}
+        return numbers

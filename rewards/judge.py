@@ -2,8 +2,8 @@
 
 Two questions are asked, both at temperature 0 with token log-probabilities:
 
-* yes/no about one image: score = p(yes) / (p(yes) + p(no)) over the first answer token's alternatives (the form of
-  T2I-R1's ORM and UniRL); when the endpoint gives no log-probabilities, the answer's first word, 1 or 0;
+* yes/no about one image: score = p(yes) / (p(yes) + p(no)) at the answer's token (the form of T2I-R1's ORM and UniRL;
+  rewards/judge_answer.py); when the endpoint gives no log-probabilities, the answer's first word, 1 or 0;
 * which of two images fits better, "1" or "2", asked in both orders.
 
 A request carries what any judge would get: the model's name, the question and the image. An answer that is neither
@@ -13,28 +13,43 @@ form, a timeout and a refused connection are failures (None), never numbers. Equ
 import base64
 import hashlib
 import io
+import logging
 import math
-import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-import httpx
 import numpy as np
 from PIL import Image as PILImage
 
 from irg_rl.errors import InputError
+from irg_rl.redact import redact_text
+from irg_rl.text_in import parse_json
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Preference, Score, ScorerUnavailable, require_pairs
+from rewards.endpoint import SHOWN, Endpoint, NoAnswer, Reply
+from rewards.judge_answer import Unanswered, probability
 
 YES_NO = 'Does this image show "{prompt}"? Answer yes or no.'
 WHICH = 'Which image fits the description "{prompt}" better, 1 or 2? Answer 1 or 2.'
 RETRIED_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 REFUSED_STATUS = {401, 403, 404}
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+MISFIT_STATUS = {400, 422}
+"""A field of the request is unknown to the server, or has a value that it does not take."""
+SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
+"""Fields that a judge can do without -> what is left out with them."""
+LONGEST_PAUSE_S = 60.0
+"""A server that asks for more patience (Retry-After) has failed."""
+RESERVED = {"messages", "stream", "n"}
+"""Fields of a request that no recipe may set."""
+_log = logging.getLogger(__name__)
+
+
+Fields = dict[str, Any]
 
 
 class JudgeFailure(RuntimeError):
@@ -56,9 +71,9 @@ class Question:
             digest.update(len(png).to_bytes(8, "little") + png)
         return digest.hexdigest(), self.text, model
 
-    def content(self) -> list[dict]:
+    def content(self) -> list[Fields]:
         """The user message in the chat format: images as data URLs, then the text."""
-        parts: list[dict] = []
+        parts: list[Fields] = []
         for number, png in enumerate(self.pngs, start=1):
             if len(self.pngs) > 1:
                 parts.append({"type": "text", "text": f"Image {number}:"})
@@ -68,44 +83,29 @@ class Question:
 
 
 class JudgeClient:
-    """Asks questions with bounded concurrency, a time limit per call, retries with backoff, and a bounded cache."""
+    """Asks questions with bounded concurrency, a time limit per call, retries with backoff, and a bounded cache.
+
+    A server that refuses a field of the request by name is asked again without it."""
 
     def __init__(
         self,
-        base_url: str,
+        endpoint: Endpoint,
         model: str,
-        api_key_env: str,
         concurrency: int,
-        timeout: float,
         retries: int,
         backoff: float,
         cache_size: int,
         max_tokens: int,
+        logprobs: bool,
+        extra_body: Mapping[str, Any],
     ) -> None:
-        try:
-            address = httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            raise InputError(f"the judge's base_url is no address ({error})") from error
-        if address.scheme not in ("http", "https") or not address.host:
-            raise InputError(f"judge base_url {base_url!r}: give one such as http://host:8000/v1")
-        if address.userinfo or address.query:
-            raise InputError(f"the judge's base_url on {address.host} holds a secret: put the key into api_key_env")
-        if concurrency < 1 or retries < 0 or timeout <= 0 or cache_size < 0:
-            raise InputError(
-                f"judge concurrency {concurrency}, retries {retries}, timeout {timeout}, cache_size {cache_size}: "
-                "concurrency is at least 1, timeout above 0, the others at least 0"
-            )
-        headers = {}
-        if api_key_env:
-            if not os.environ.get(api_key_env):
-                raise ScorerUnavailable(f"the judge's key is read from ${api_key_env}, which is not set: export it")
-            headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
-        self.url = base_url.rstrip("/") + "/chat/completions"
-        self.model = model
+        self.endpoint, self.model = endpoint, model
         self.concurrency, self.retries, self.backoff = concurrency, retries, backoff
-        self.cache_size, self.max_tokens = cache_size, max_tokens
-        # A proxy from the environment would not find a judge on this machine.
-        self.http = httpx.Client(headers=headers, timeout=timeout, trust_env=address.host not in LOOPBACK)
+        self.cache_size = cache_size
+        self.fields: Fields = {"model": model, "temperature": 0, "max_tokens": max_tokens}
+        if logprobs:
+            self.fields |= {"logprobs": True, "top_logprobs": 5}
+        self.fields |= extra_body
         self.cache: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self.lock = threading.Lock()
         self.sent = 0  # requests that left, retries included
@@ -138,65 +138,90 @@ class JudgeClient:
                 self.cache.popitem(last=False)
         return value
 
-    def _post(self, question: Question) -> object:
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": question.content()}],
-            "temperature": 0,
-            "max_tokens": self.max_tokens,
-            "logprobs": True,
-            "top_logprobs": 5,
-        }
+    def chat(self, question: Question) -> object:
+        """The whole chat completion, for callers that read the answer themselves. Fails as `ask` does; no cache."""
+        reply = self._post(question)
+        try:
+            return parse_json(reply.text, "the answer", finite=False)
+        except InputError as error:
+            raise JudgeFailure(f"the judge: {redact_text(str(error))[:SHOWN]}: {reply.shown!r}") from None
+
+    def _post(self, question: Question) -> Reply:
+        """The server's answer with status 200."""
+        message = {"messages": [{"role": "user", "content": question.content()}]}
+        attempt, problem = 0, ""
         for attempt in range(self.retries + 1):
-            with self.lock:
-                self.sent += 1
+            pause = None
             try:
-                response = self.http.post(self.url, json=body)
-            except httpx.TimeoutException:
-                problem = f"no answer within {self.http.timeout.read:g} s"
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
+                reply = self._post_fitting(message)
+            except NoAnswer as silence:
+                problem = str(silence)
             else:
-                if response.status_code == 200:
-                    return decode(response)
-                problem = f"HTTP {response.status_code}: {response.text[:200]}"
-                if response.status_code in REFUSED_STATUS:
-                    raise ScorerUnavailable(f"the judge at {self.url} refuses model {self.model!r} ({problem})")
-                if response.status_code not in RETRIED_STATUS:
+                if reply.status == 200:
+                    return reply
+                problem, pause = f"HTTP {reply.status}: {reply.shown}", reply.retry_after
+                self._require_possible(reply, problem)
+                if reply.status not in RETRIED_STATUS:
+                    break
+                if pause is not None and pause > LONGEST_PAUSE_S:
+                    problem += f" (and asks to wait {pause:g} s)"
                     break
             if attempt < self.retries:
-                time.sleep(self.backoff * 2**attempt)
-        raise JudgeFailure(f"the judge at {self.url} failed after {attempt + 1} calls: {problem}")
+                time.sleep(max(self.backoff * 2**attempt, pause or 0.0))
+        raise JudgeFailure(f"the judge at {self.endpoint.url} failed after {attempt + 1} calls: {problem}")
+
+    def _post_fitting(self, message: Fields) -> Reply:
+        """The server's answer. A field that it refuses by name is left out and the question asked again at once; where
+        that helps, it is left out from then on."""
+        fields, refusals = self.fields, list[str]()
+        while True:
+            with self.lock:
+                self.sent += 1
+            reply = self.endpoint.post(fields | message)
+            fewer = without_refused(fields, reply.text) if reply.status in MISFIT_STATUS else None
+            if fewer is None:
+                break
+            refusals.append(reply.shown)
+            fields = fewer
+        if refusals and reply.status == 200:
+            self._remember(fields, refusals)
+        return reply
+
+    def _remember(self, fields: Fields, refusals: Sequence[str]) -> None:
+        with self.lock:
+            left_out = sorted(self.fields.keys() - fields.keys())
+            self.fields = fields
+        if left_out:
+            dull = ": its scores are 1 or 0" if "logprobs" in left_out else ""
+            words = (self.endpoint.url, ", ".join(left_out), dull, "; ".join(refusals))
+            _log.warning("the judge at %s is asked without %s%s (%s)", *words)
+
+    def _require_possible(self, reply: Reply, problem: str) -> None:
+        url = self.endpoint.url
+        if 300 <= reply.status < 400:
+            target = redact_text(reply.location)[:SHOWN]
+            raise ScorerUnavailable(f"the judge at {url} redirects to {target!r}: set base_url to where it is")
+        if reply.status in REFUSED_STATUS:
+            raise ScorerUnavailable(f"the judge at {url} refuses model {self.model!r} ({problem})")
 
 
-def decode(response: httpx.Response) -> object:
+def without_refused(fields: Fields, refusal: str) -> Fields | None:
+    """The request without the field that a refusal names; None when it names none of those that can be spared."""
+    if "max_completion_tokens" in refusal and "max_tokens" in fields:
+        fewer = {name: value for name, value in fields.items() if name != "max_tokens"}
+        return fewer | {"max_completion_tokens": fields["max_tokens"]}
+    for named, spared in SPARED.items():
+        if named in refusal and named in fields:
+            return {name: value for name, value in fields.items() if name not in spared}
+    return None
+
+
+def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
+    """The probability that a chat completion tells. Raises JudgeFailure when it tells none."""
     try:
-        return response.json()
-    except ValueError as error:
-        raise JudgeFailure(f"the judge's answer is not JSON: {response.text[:200]!r}") from error
-
-
-def parse_answer(answer: object, words: tuple[str, str]) -> float:
-    """p(words[0]) / (p(words[0]) + p(words[1])) of a chat completion; its first word where no log-probabilities came.
-
-    Spellings of one word ("Yes", " yes") are added up. Raises JudgeFailure if neither word is to be found."""
-    try:
-        choice = answer["choices"][0]
-        text = choice["message"]["content"] or ""
-        tokens = (choice.get("logprobs") or {}).get("content") or []
-        mass = dict.fromkeys(words, 0.0)
-        for alternative in tokens[0]["top_logprobs"] if tokens else []:
-            word = alternative["token"].strip().strip(".,!\"'").lower()
-            if word in mass:
-                mass[word] += math.exp(min(float(alternative["logprob"]), 0.0))
-        if sum(mass.values()) > 0:
-            return mass[words[0]] / sum(mass.values())
-        first = text.split()[0].strip(".,!:;\"'*").lower() if text.split() else ""
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise JudgeFailure(f"the judge's answer is no chat completion: {str(answer)[:200]}") from error
-    if first not in words:
-        raise JudgeFailure(f"the judge answered {text[:200]!r} where {words[0]!r} or {words[1]!r} was asked for")
-    return 1.0 if first == words[0] else 0.0
+        return probability(parse_json(reply.text, "the answer", finite=False), words)
+    except (InputError, Unanswered) as error:
+        raise JudgeFailure(f"the judge: {redact_text(str(error))[:SHOWN]}: {reply.shown!r}") from None
 
 
 def to_png(image: Image) -> bytes:
@@ -208,8 +233,10 @@ def to_png(image: Image) -> bytes:
 class JudgeScorer:
     """Score in [0, 1]: how sure the judge is that the image shows the prompt.
 
-    `api_key_env` names an environment variable; the key itself is in no recipe, log or report. `timeout` is seconds
-    per HTTP call; the n-th retry waits `backoff * 2**(n-1)` seconds."""
+    `api_key_env` names an environment variable; the key itself is in no recipe, log or report. It travels over https,
+    to this machine, or over plain http to the host `key_over_http`. `timeout` is seconds per HTTP call with the whole
+    answer; the n-th retry waits `backoff * 2**(n-1)` seconds, or what the server asks for. `logprobs: false` asks for
+    none; `extra_body` are further fields of the request (`chat_template_kwargs`), `headers` further headers."""
 
     def __init__(
         self,
@@ -224,14 +251,28 @@ class JudgeScorer:
         backoff: float = 0.5,
         cache_size: int = 4096,
         max_tokens: int = 4,
+        logprobs: bool = True,
+        extra_body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        key_over_http: str = "",
     ) -> None:
         if "{prompt}" not in question:
             raise InputError(f"the judge's question {question!r} lacks {{prompt}}: it would not know what to look for")
+        if not (concurrency >= 1 and retries >= 0 and 0 < timeout < math.inf and 0 <= backoff < math.inf):
+            raise InputError(
+                f"judge concurrency {concurrency}, retries {retries}, timeout {timeout}, backoff {backoff}: "
+                "concurrency is at least 1, timeout above 0, the others at least 0, and all are finite"
+            )
+        if not (cache_size >= 0 and max_tokens >= 1):
+            raise InputError(f"judge cache_size {cache_size}, max_tokens {max_tokens}: at least 0 and 1")
+        if taken := RESERVED & set(extra_body or {}):
+            raise InputError(f"judge extra_body: {', '.join(sorted(taken))} is the program's own to say")
         self.name = name
         self.last_error = ""
         self.question = question
+        endpoint = Endpoint(base_url.rstrip("/") + "/chat/completions", timeout, api_key_env, headers, key_over_http)
         self.client = JudgeClient(
-            base_url, model, api_key_env, concurrency, timeout, retries, backoff, cache_size, max_tokens
+            endpoint, model, concurrency, retries, backoff, cache_size, max_tokens, logprobs, extra_body or {}
         )
 
     def check(self) -> None:

@@ -1,6 +1,5 @@
 """The embedded judge in a process of its own, ended with whoever started it."""
 
-import json
 import os
 import select
 import subprocess
@@ -8,24 +7,28 @@ import sys
 import time
 from types import TracebackType
 
+from irg_rl.imports import child_path
+from irg_rl.text_in import parse_json
 from rewards.base import ScorerUnavailable
 
 
 class JudgeProcess:
-    """`with JudgeProcess() as judge: ... judge.base_url`.
+    """`with JudgeProcess(mind) as judge: ... judge.base_url`; `mind` is an import path (rewards.judge_server).
 
     Raises ScorerUnavailable when the server does not come up within `start_timeout` seconds (a taken port, say). The
     child lives as long as its stdin, a pipe from this process: killing this process with -9 ends it as well."""
 
-    def __init__(self, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
-        command = [sys.executable, "-m", "rewards.judge_server", "--port", str(port), "--seed", str(seed)]
+    def __init__(self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
+        options = ["--mind", mind, "--port", str(port), "--seed", str(seed)]
+        # -P: a rewards.py in the working folder is not ours
+        command = [sys.executable, "-P", "-m", "rewards.judge_server", *options]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": child_path()},
         )
         try:
             self.base_url = self._address(time.monotonic() + start_timeout, start_timeout)
@@ -42,7 +45,7 @@ class JudgeProcess:
             self.process.wait(timeout=10)
             reason = self.process.stderr.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
             raise ScorerUnavailable(reason[-1])
-        return json.loads(line)["base_url"]
+        return parse_json(line, "the embedded judge's first line")["base_url"]
 
     @property
     def alive(self) -> bool:

@@ -1,16 +1,18 @@
-"""The contexts of a batch while its trajectories grow: one cache, and marks in it.
+"""The contexts of a batch while its trajectories grow: one cache, with marks for earlier lengths.
 
-`history = last`: before an image enters the context the row returns to the end of its think text, so a refinement sees
-prompt, think, the last image and its reflection. `history = full`: contexts only grow.
+`history = last`: before an image is added, the row returns to the end of its think text. A refinement then sees the
+prompt, the think text, the last image and its reflection. `history = full`: contexts only grow.
 
-Guidance needs two more contexts (bagel-irg.md 4.5). Without the text before the image: a mark in the same cache, at
-turn 0 right after the system text. Without images: a second cache, copied once after the think text, that takes the
-texts alone, so its positions have no gap where an image was.
+Guidance needs two more contexts (bagel-irg.md 4.5):
+* Without the text before the image: a mark in the same cache. At turn 0 it lies right after the system text.
+* Without images: a second cache, copied once after the think text. Only texts are added to it, so its positions have
+  no gap where an image was.
 
-At a fork every row that branches is copied, so what the branches share has gone through the model once.
+At a fork the cache row is copied for every branch. What the branches share goes through the model once.
 """
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +24,19 @@ from irg_rl.model.cache import KVCache, Mark
 from irg_rl.model.pack import Grid
 from irg_rl.model.unified import UnifiedModel
 from rollouts.drawing import Velocity
-from rollouts.images import Seen
+from rollouts.images import ImageContext
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Contexts without images: what image guidance leaves out."""
+
+    cache: KVCache
+    think_end: Mark
 
 
 class Contexts:
-    """Rows are numbers in the batch, ascending; a row that has stopped is simply not named any more."""
+    """`rows` are indices into the batch, in ascending order. Rows that have stopped are left out."""
 
     def __init__(
         self,
@@ -43,32 +53,31 @@ class Contexts:
             model.prefill_text(self.cache, [system] * len(prompts))
         self._before_text = self.cache.mark()
         model.prefill_text(self.cache, prompts)
-        self._think_end: Mark | None = None
-        self._texts: KVCache | None = None
-        self._texts_think_end: Mark | None = None
+        self._think_end = self.cache.mark()
+        self._texts: _Texts | None = None
 
     def begin_text(self, turn: int) -> None:
-        """A think text or a reflection is about to enter."""
+        """Call before a think text or a reflection is added."""
         if turn:
             self._before_text = self.cache.mark()
 
     def add_text(self, rows: Int[Tensor, "R"], ids: list[Tensor]) -> None:
-        """Texts that were not sampled: bos, ids, eos."""
+        """Add texts that were given, not sampled: bos, ids, eos."""
         self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
 
     def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
-        """The rows' texts, sampled or not, are in the cache; `ids` without eos."""
+        """Call when the texts of the rows, sampled or given, are in the cache. `ids`: the texts without eos."""
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:
-                self._texts = _branched(self.model, self.cache, None)
-                self._texts_think_end = self._texts.mark()
+                copied = _branched(self.model, self.cache, None)
+                self._texts = _Texts(copied, copied.mark())
         elif self._texts is not None:
             if self.history == "last":
-                self._texts.restore(self._texts_think_end, rows)
-            self.model.prefill_text(self._texts, ids, everyone(self._texts, rows))
+                self._texts.cache.restore(self._texts.think_end, rows)
+            self.model.prefill_text(self._texts.cache, ids, everyone(self._texts.cache, rows))
 
-    def add_images(self, rows: Int[Tensor, "R"], seen: list[Seen]) -> None:
+    def add_images(self, rows: Int[Tensor, "R"], seen: list[ImageContext]) -> None:
         if self.history == "last":
             self.cache.restore(self._think_end, rows)
         by_size: dict[tuple[Grid, Grid], list[int]] = defaultdict(list)
@@ -80,28 +89,28 @@ class Contexts:
             self.model.prefill_image(self.cache, latents, grid, patches, patch_grid, everyone(self.cache, rows[places]))
 
     def branch(self, rows: Int[Tensor, "R"]) -> None:
-        """Row i goes on where row rows[i] was; a row that is not named is gone."""
+        """New row i becomes a copy of row rows[i]. Rows that are not named are dropped."""
         self.cache = _branched(self.model, self.cache, rows)
         self._before_text, self._think_end = self._before_text.of(rows), self._think_end.of(rows)
         if self._texts is not None:
-            self._texts = _branched(self.model, self._texts, rows)
-            self._texts_think_end = self._texts_think_end.of(rows)
+            copied = _branched(self.model, self._texts.cache, rows)
+            self._texts = _Texts(copied, self._texts.think_end.of(rows))
 
     def drawing(self, grid: Grid, rows: Int[Tensor, "R"], turn: int) -> Velocity:
-        """The model's velocity, guided where the settings say so, for all steps of the images that the rows draw now.
-        The contexts must stay as they are meanwhile."""
+        """The model's velocity for the images that the rows draw now, guided where the settings ask for it. It serves
+        all denoising steps; the contexts must not change meanwhile."""
         which, count, settings = everyone(self.cache, rows), len(rows), self.guidance
         plain = self.model.drawing(self.cache, count, grid, which)
         without_text = without_image = None
         if settings is not None:
             without_text = self.model.drawing(self.cache, count, grid, which, at=self._before_text)
         if turn and self._texts is not None:
-            without_image = self.model.drawing(self._texts, count, grid, everyone(self._texts, rows))
+            without_image = self.model.drawing(self._texts.cache, count, grid, everyone(self._texts.cache, rows))
 
         def velocity(x: Float[Tensor, "R N D"], t: float) -> Float[Tensor, "R N D"]:
             times = torch.full((len(x),), t)
             v = plain(x, times)
-            if settings is None:
+            if settings is None or without_text is None:
                 return v
             if not is_active(t, settings.interval if turn else settings.first_interval, settings.text_scale):
                 return v
@@ -119,12 +128,12 @@ class Contexts:
 
 
 def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:
-    """None where all rows of the cache take part, which spares a copy of their keys and values."""
+    """None if all rows of the cache take part: this avoids a copy of their keys and values. Otherwise `rows`."""
     return None if len(rows) == cache.batch else rows
 
 
 def _branched(model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"] | None) -> KVCache:
-    """A cache that begins with copies of these rows (None: of all)."""
+    """A new cache that starts as a copy of these rows (None: of all rows)."""
     twin = model.new_cache(cache.batch if rows is None else len(rows), cache.capacity)
     twin.begin_as(cache, rows)
     return twin

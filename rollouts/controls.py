@@ -1,9 +1,9 @@
-"""Controls that tell refinement from drawing again: the same first images, another second act.
+"""Controls that separate refinement from drawing again. They keep the first images and change what follows.
 
-A model that ignores what it drew and what it said repairs its failures too, as often as a new draw happens to be right.
-Each control gives one trajectory per trajectory of the real arm, with the same prompt, think text and first image.
+A model that ignores its image and its reflection also repairs failures: as often as a new draw happens to be right. So
+each control makes one trajectory per real trajectory, with the same prompt, think text and first image.
 
-`Sample` is any way to sample requests: `Sampler.sample`, a batched or a remote one.
+`SampleRequests` is any function that samples requests: `Sampler.sample`, or a batched or remote version of it.
 """
 
 import random
@@ -15,11 +15,11 @@ from irg_rl.trajectory import TextSegment, Trajectory
 from rollouts.noise import hashed
 from rollouts.request import Request
 
-Sample = Callable[[list[Request], int], list[Trajectory]]
+SampleRequests = Callable[[list[Request], int], list[Trajectory]]
 
 
-def redraw(sample: Sample, trajectories: Sequence[Trajectory], turns: int, seed: int) -> list[Trajectory]:
-    """Plain redraw: the image of every turn k >= 1 is a first image, drawn anew from prompt and think text."""
+def redraw(sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int) -> list[Trajectory]:
+    """Blind redraw: the image of every turn k >= 1 is drawn anew from the prompt and the think text alone."""
     controls = [replace(t, segments=t.segments[:2], stopped=False, rewards={}) for t in trajectories]
     for turn in range(1, turns):
         fresh = hashed(seed, "redraw", turn) % 2**63
@@ -30,15 +30,18 @@ def redraw(sample: Sample, trajectories: Sequence[Trajectory], turns: int, seed:
     return controls
 
 
-def shuffled_reflections(sample: Sample, trajectories: Sequence[Trajectory], turns: int, seed: int) -> list[Trajectory]:
-    """Every reflection that asked for a change is replaced by one of the same turn from another prompt (of another turn
-    where there is none). Where the real trajectory stopped, so does the control: both arms redraw equally often, and
-    what differs is what the reflection says. `seed` is the real arm's, so the noise is the same too.
+def shuffled_reflections(
+    sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int
+) -> list[Trajectory]:
+    """Another prompt's critique: every reflection that asked for a change is replaced by one from another prompt, if
+    possible of the same turn.
 
-    Raises InputError when all trajectories answer one prompt.
+    The control stops where the real trajectory stopped. So both arms redraw equally often and only the content of the
+    reflections differs. `seed` must be that of the real arm: the noise is then the same too. Raises InputError when all
+    trajectories belong to one prompt.
     """
     if len({t.prompt.id for t in trajectories}) < 2:
-        raise InputError("reflections can only be shuffled among two prompts or more")
+        raise InputError("reflections are swapped between prompts, and there is one prompt: take two or more")
     pool = [(t.prompt.id, text) for t in trajectories for text in t.texts if text.turn]
     requests = [
         Request(
@@ -55,7 +58,7 @@ def shuffled_reflections(sample: Sample, trajectories: Sequence[Trajectory], tur
 
 
 def _borrowed(own: TextSegment, of: Trajectory, pool: list[tuple[str, TextSegment]], seed: int) -> TextSegment:
-    """The reflection to put in the place of `own`: its own if it stops, else one from another prompt."""
+    """The reflection that replaces `own`: itself if it stops, else one from another prompt."""
     if own.stop:
         return own
     others = [text for prompt_id, text in pool if prompt_id != of.prompt.id]

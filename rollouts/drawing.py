@@ -1,14 +1,15 @@
-"""Drawing images: rectified flow from noise to data, some of whose steps are noisy and recorded for training.
+"""Drawing images: rectified flow from noise to data. Some of the steps are noisy and recorded for training.
 
     x(t = 1) ~ N(0, 1);   step i: ODE, or an SDE transition where i lies in the row's window (flow.py)
 
-Without noise settings every step is an ODE step and nothing is recorded: evaluation.
+Without noise settings (evaluation) every step is an ODE step and nothing is recorded.
 
 Letters: R rows, N latent tokens, D numbers of a latent token, S recorded steps.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,8 +34,8 @@ class Record:
     t_next: list[float] = field(default_factory=list)
     logprobs: list[Tensor] = field(default_factory=list)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Fields of an ImageSegment; S = 0 when no step was noisy."""
+    def tensors(self) -> dict[str, Any]:
+        """The recorded steps as fields of an ImageSegment; S = 0 when no step was noisy."""
         empty = torch.zeros(0, *self.shape)
         states = {name: torch.stack(part) if part else empty for name, part in
                   (("x", self.x), ("x_next", self.x_next), ("mean", self.mean))}  # fmt: skip
@@ -43,7 +44,7 @@ class Record:
 
 
 def window(noise: NoiseRecipe | None, points: int, seed: int, iteration: int) -> list[int]:
-    """The noisy steps of a group's image; none without noise settings."""
+    """Indices of the noisy steps of an image, the same for its whole group. Empty without noise settings."""
     if noise is None:
         return []
     # the last step of CPS is deterministic and has no density
@@ -68,11 +69,12 @@ def draw_images(
     device: torch.device,
     record_steps: bool = True,
 ) -> tuple[Float[Tensor, "R N D"], list[Record]]:
-    """Final latents of one image per row, on `device`, and the record of their noisy steps, empty when they are not
-    recorded.
+    """Draw one image per row. Returns the final latents, on `device`, and a record of the noisy steps of each row.
 
-    `noises`: of each row, but for the first one, which comes from `starts`. `velocity(x, t)` is the model's (guided or
-    not) for all rows at one time; windows[r] lists the noisy steps of row r.
+    velocity: velocity(x, t) of the model for all rows at one time, with or without guidance.
+    starts: per row the stream of the initial noise. noises: per row the stream of all later noise.
+    windows: windows[r] lists the noisy steps of row r.
+    record_steps: False leaves the records empty.
     """
     times = flow.bagel_grid(sampling.points, sampling.shift).tolist()
     x = torch.stack([source.normal(Use.INITIAL, shape, turn) for source in starts]).to(device)
@@ -86,6 +88,7 @@ def draw_images(
             rows = torch.tensor(noisy, device=device)
             span = (t, t_next, times[1])
             kept = [records[row] for row in noisy] if record_steps else []
+            assert noise is not None, "noisy steps come from noise settings"
             x_next[rows] = _noisy_step(x[rows], v[rows], span, eps, noise, kept)
         x = x_next
     return x, records
@@ -94,8 +97,10 @@ def draw_images(
 def _noisy_step(
     x: Tensor, v: Tensor, times: tuple[float, float, float], eps: Tensor, noise: NoiseRecipe, records: list[Record]
 ) -> Float[Tensor, "R N D"]:
-    """One SDE step of rows that are noisy at this time, entered in their records if there are any. `times`: t, t_next,
-    and the grid's second time, which Flow-SDE needs at t = 1."""
+    """One SDE step of the rows that are noisy at this time. Appends it to `records`, which may be empty.
+
+    times: t, t_next and the second time of the grid, which Flow-SDE needs at t = 1.
+    """
     t, t_next, second = (torch.full((len(x),), value, device=x.device) for value in times)
     x_next, mean, std = flow.step(x, v, t, t_next, noise.noise_level, noise.kind, noise=eps, t_second=second)
     if not records:

@@ -1,8 +1,8 @@
-"""Pictures between the turns: latents -> bytes -> what the model sees of them.
+"""Images between the turns: latents -> bytes -> the form in which the model sees them.
 
-A drawn image is decoded and cut to bytes before it is looked at, as BAGEL's pipeline does; so the learner, which gets
-the bytes, can see exactly the same. Images go through the autoencoder in batches of equal size: padding would change
-their latents.
+A drawn image is decoded and rounded to bytes before the model sees it, as in BAGEL's pipeline. The learner gets the
+bytes and so sees exactly the same image. Batches for the autoencoder have images of one size, because padding would
+change the latents.
 
 Letters: R images, N latent tokens, D numbers of a latent token, P patches.
 """
@@ -21,8 +21,8 @@ from rollouts.noise import Noise, Use
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An image as context: a sample of its clean latent (CPU, fp32) and its patches."""
+class ImageContext:
+    """An image as the model sees it: a sample of its clean latent (CPU, fp32) and its ViT patches."""
 
     latent: Float[Tensor, "N D"]
     grid: Grid
@@ -31,13 +31,14 @@ class Seen:
 
 
 def vit_resize(config: ModelConfig) -> Resize:
-    """The vision tower's view of a drawn image: the nearest multiples of its patch that its position table holds."""
+    """How a drawn image is resized for the vision tower: to the nearest multiples of the patch size that fit its
+    position table."""
     patch = config.vit.patch_size
     return Resize(max_side=patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
 
-class Eyes:
-    """The autoencoder and the vision tower's preprocessing."""
+class ImageCodec:
+    """Decodes latents to images and encodes images as context."""
 
     def __init__(self, vae: Autoencoder, config: ModelConfig, resize: Resize | None = None) -> None:
         self.vae = vae
@@ -45,15 +46,15 @@ class Eyes:
         self.patch_size = config.vit.patch_size
 
     @torch.no_grad()
-    def develop(self, latents: Float[Tensor, "R N D"], grid: Grid) -> UInt8[Tensor, "R H W 3"]:
-        """Bytes of drawn latents, on the CPU."""
+    def decode(self, latents: Float[Tensor, "R N D"], grid: Grid) -> UInt8[Tensor, "R H W 3"]:
+        """Drawn latents as uint8 images on the CPU."""
         weight = next(self.vae.parameters())
         return to_uint8(self.vae.decode(self.vae.latent(latents.to(weight), grid)).float()).cpu().contiguous()
 
     @torch.no_grad()
-    def look(self, images: list[UInt8[Tensor, "H W 3"]], noises: list[Noise], turn: int) -> list[Seen]:
-        """What the model sees of each image; the posterior sample belongs to the trajectory and the turn."""
-        seen: list[Seen | None] = [None] * len(images)
+    def encode(self, images: list[UInt8[Tensor, "H W 3"]], noises: list[Noise], turn: int) -> list[ImageContext]:
+        """Each image as the model sees it. The noise of the posterior sample is named by trajectory and turn."""
+        seen: dict[int, ImageContext] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault((image.shape[0], image.shape[1]), []).append(index)
@@ -66,11 +67,11 @@ class Eyes:
             tokens = self.vae.tokens(self.vae.sample(mean, logvar, eps=eps)).float().cpu()
             for place, index in enumerate(members):
                 patches, patch_grid = vit_patches(self.resize(images[index]), self.patch_size)
-                seen[index] = Seen(tokens[place].clone(), self.vae.grid(*size), patches, patch_grid)
-        return seen
+                seen[index] = ImageContext(tokens[place].clone(), self.vae.grid(*size), patches, patch_grid)
+        return [seen[index] for index in range(len(images))]
 
     def tokens(self, size: tuple[int, int]) -> int:
-        """Context tokens of an image of height x width pixels: latents, patches and two boundary tokens each."""
+        """Context tokens of an image of (height, width) pixels: latents, patches and two boundary tokens for each."""
         rows, columns = self.vae.grid(*size)
         width, height = self.resize.size(size[1], size[0])
         return rows * columns + (height // self.patch_size) * (width // self.patch_size) + 4

@@ -1,7 +1,7 @@
-"""Randomness of sampling: every number is a function of who needs it, never of batch, order or worker.
+"""Random numbers of sampling. They do not depend on batch, order or worker.
 
-A stream is named by (run seed, prompt id, sample) and by what it is for: (use, turn, step), so a trajectory comes out
-the same in a batch of 1 or of 16, on any actor and after a resume.
+A stream is named by (run seed, prompt id, sample) and by its purpose (use, turn, step). So a trajectory is the same in
+a batch of 1 or of 16, on any actor and after a resume.
 """
 
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ class Use(StrEnum):
 
 
 def group_seed(run_seed: int, group_id: int) -> int:
-    """Seed of one group of a run: a prompt that comes round again in a later epoch is sampled anew."""
+    """Seed of one group of a run. A prompt that returns in a later epoch gets new random numbers."""
     return hashed(run_seed, "group", group_id) % 2**63
 
 
 def window_seed(seed: int, prompt_id: str, turn: int) -> int:
-    """Seed of a turn's SDE window. It has no sample in it, so siblings share their windows."""
+    """Seed of the SDE window of a turn. It does not depend on the sample, so siblings share their windows."""
     return hashed(seed, prompt_id, Use.WINDOW, turn) % 2**63
 
 
 @dataclass(frozen=True)
 class Noise:
-    """All random numbers of one trajectory, drawn on the CPU in fp32 whatever the model's device."""
+    """All random numbers of one trajectory. They are drawn on the CPU in fp32, whatever the device of the model."""
 
     seed: int
     prompt_id: str
@@ -44,9 +44,9 @@ class Noise:
     def normal(self, use: Use, shape: tuple[int, ...], turn: int, step: int = 0) -> Float[Tensor, "..."]:
         return torch.from_numpy(self._stream(use, turn, step).standard_normal(shape, dtype=np.float32))
 
-    def uniform(self, use: Use, count: int, turn: int, step: int = 0) -> Float[Tensor, "count"]:
-        """Numbers in [0, 1), fp64: with fp32's 24 bits tokens rarer than 6e-8 could not be drawn."""
-        return torch.from_numpy(self._stream(use, turn, step).random(count))
+    def uniform(self, use: Use, count: int, turn: int) -> Float[Tensor, "count"]:
+        """Numbers in [0, 1), in fp64: fp32 has 24 bits, so tokens rarer than 6e-8 could never be drawn."""
+        return torch.from_numpy(self._stream(use, turn, 0).random(count))
 
     def _stream(self, use: Use, turn: int, step: int) -> np.random.Generator:
         return stream(self.seed, self.prompt_id, self.sample, use, turn, step)

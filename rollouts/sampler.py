@@ -1,14 +1,14 @@
-"""Batched sampling of trajectories: think, draw, look, reflect, draw again, ... with cached contexts.
+"""Batched sampling of trajectories with cached contexts: think, draw, look, reflect, draw again, ...
 
     turn 0:   think text -> image 0
-    turn k:   image k-1 is looked at -> reflection k -> image k, unless the reflection says that nothing is to change
+    turn k:   the model sees image k-1 -> reflection k -> image k; no image if the reflection says "nothing to change"
 
-The contexts are extended by the model's own layout rules, so the packed forward of the learner sees the same policy.
-Rows that have stopped leave the batch. Every random number belongs to its trajectory (noise.py): a trajectory is the
-same whatever it is batched with, up to the rounding of differently shaped matrix products.
+Contexts grow by the layout rules of the model, so the packed forward pass of the learner computes the same policy.
+Trajectories that have stopped leave the batch. Every random number belongs to its trajectory (noise.py). So a
+trajectory does not depend on the others in its batch, except for the rounding of matrix products of other shapes.
 
-Siblings of a fork (Request.forks) that are in one batch are one row up to the turn at which they part, the last image
-looked at included, and their trajectories begin with the same segment objects.
+Siblings of a fork (Request.forks) in one batch are one row of the batch until the turn of the fork begins, after the
+last shared image has entered the context. Their trajectories begin with the same segment objects.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,20 +26,21 @@ from irg_rl.model.unified import UnifiedModel
 from irg_rl.trajectory import ImageSegment, Segment, TextSegment, Trajectory
 from rollouts.contexts import Contexts
 from rollouts.drawing import Record, draw_images, window
-from rollouts.images import Eyes, Seen
+from rollouts.images import ImageCodec, ImageContext
 from rollouts.noise import Noise, Use, window_seed
 from rollouts.request import Request, StopPhrase, Text
-from rollouts.text import Written, write
+from rollouts.text import SampledText, sample_texts
 
 
 class Sampler:
     """Samples trajectories from a model.
 
-    `noise`: which denoising steps are stochastic and recorded; None (evaluation): pure ODE, nothing recorded.
-    `guidance`: classifier-free guidance of images. `record_steps` False: what is drawn is trained on as it is (NFT,
-    AWM), so noisy steps are not recorded and the law is that of the texts, however images are drawn. `is_stop` reads a
-    reflection and says whether it ends the trajectory. `vit_resize`: the size at which the vision tower sees an image;
-    None: see images.vit_resize.
+    noise: which denoising steps are stochastic and recorded. None (evaluation): ODE steps only, nothing is recorded.
+    guidance: classifier-free guidance of images; None: no guidance.
+    record_steps: False for algorithms that train on the finished images (NFT, AWM, DPO). Noisy steps are then not
+        recorded, and the sampling law covers only the texts.
+    is_stop: takes a reflection and returns whether it ends the trajectory.
+    vit_resize: how images are resized for the vision tower; None: see images.vit_resize.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Sampler:
     ) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.noise, self.guidance, self.is_stop = noise, guidance, is_stop
-        self.eyes = Eyes(vae, model.config, vit_resize)
+        self.codec = ImageCodec(vae, model.config, vit_resize)
         self.device = model.latent_pos_embed.pos_embed.device
         side = model.config.pixels_per_token
         if any(length % side for length in sampling.image_size):
@@ -72,7 +73,7 @@ class Sampler:
         self.grid = vae.grid(*sampling.image_size)
         dtype = "bf16" if model.llm2vae.weight.dtype == torch.bfloat16 else "fp32"
         self.record_steps = record_steps
-        if record_steps:  # what guidance has drawn no single forward replays
+        if record_steps:  # one forward pass cannot replay a guided image, so it has no sampling law
             self.law = None if noise is None or guidance is not None else sampling_law(sampling, noise, dtype)
         else:
             self.law = sampling_law(sampling, None, dtype)
@@ -80,8 +81,10 @@ class Sampler:
     def sample(
         self, requests: Sequence[Request], turns: int | None = None, batch_size: int | None = None
     ) -> list[Trajectory]:
-        """One trajectory per request, in order, of at most `turns` images (None: the recipe's), in batches of at most
-        `batch_size` (None: all in one)."""
+        """Sample one trajectory per request, in the order of the requests.
+
+        turns: most images per trajectory; None: the recipe's. batch_size: requests per batch; None: all in one batch.
+        """
         turns = self.sampling.turns if turns is None else turns
         if turns < 1:
             raise ValueError(f"turns is {turns}; a trajectory has at least 1 image")
@@ -104,7 +107,7 @@ class Sampler:
 
 
 class _Batch:
-    """The trajectories of one `sample` call while they grow: a row for each, or for siblings that have not parted."""
+    """The growing trajectories of one batch. A row is one trajectory, or several siblings before their fork."""
 
     def __init__(self, sampler: Sampler, asked: Sequence[Request], turns: int) -> None:
         self.sampler, self.asked = sampler, asked
@@ -112,7 +115,7 @@ class _Batch:
         self.done: dict[int, Trajectory] = {}
         self.requests = requests = [asked[members[0]] for members in self.members]
         self.segments: list[list[Segment]] = [[] for _ in requests]
-        self.seen: list[Seen | None] = [None] * len(requests)
+        self.seen: list[ImageContext | None] = [None] * len(requests)
         self.stopped = [False] * len(requests)
         encode = sampler.tokenizer.encode
         prompts = [encode(r.prompt.text) for r in requests]
@@ -123,15 +126,15 @@ class _Batch:
         self.contexts = Contexts(sampler.model, prompts, system, capacity, sampler.sampling.history, sampler.guidance)
 
     def write(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
-        """Think texts or reflections; returns the rows that go on to draw."""
+        """Write the think texts or reflections of the rows. Returns the rows that did not stop."""
         contexts = self.contexts
         contexts.begin_text(turn)
-        texts: dict[int, Written] = {}
+        texts: dict[int, SampledText] = {}
         free = [row for row in rows.tolist() if turn not in self.given[row]]
         for row in rows.tolist():
             if turn in self.given[row]:
                 ids = self.given[row][turn]
-                texts[row] = Written(ids, torch.full(ids.shape, torch.nan), bool((ids[-1:] == self._eos).any()))
+                texts[row] = SampledText(ids, torch.full(ids.shape, torch.nan), bool((ids[-1:] == self._eos).any()))
         if texts:
             given = sorted(texts)
             contexts.add_text(torch.tensor(given), [self._open(texts[row].ids) for row in given])
@@ -139,7 +142,8 @@ class _Batch:
             limit = self.sampler.sampling.max_text_tokens
             uniforms = torch.stack([self.requests[row].noise(turn).uniform(Use.TOKENS, limit, turn) for row in free])
             which = torch.tensor(free)
-            sampled = write(self.sampler.model, contexts.cache, which, uniforms, self.sampler.sampling.temperature)
+            temperature = self.sampler.sampling.temperature
+            sampled = sample_texts(self.sampler.model, contexts.cache, which, uniforms, temperature)
             texts |= zip(free, sampled)
         contexts.end_text(rows, [self._open(texts[row].ids) for row in rows.tolist()], turn)
         for row in rows.tolist():
@@ -147,7 +151,7 @@ class _Batch:
         return torch.tensor([row for row in rows.tolist() if not self.stopped[row]], dtype=torch.long)
 
     def draw(self, rows: Int[Tensor, "R"], turn: int) -> None:
-        """Images of the rows, drawn or given, and what the model will see of them."""
+        """Draw the images of the rows, unless they are given, and encode them as context."""
         pixels: dict[int, Tensor] = {}
         drawn: dict[int, tuple[Tensor, Record]] = {}
         if turn == 0:
@@ -155,14 +159,14 @@ class _Batch:
         free = [row for row in rows.tolist() if row not in pixels]
         if free:
             latents, records = self._draw_latents(free, turn)
-            pixels |= zip(free, self.sampler.eyes.develop(latents, self.sampler.grid))
+            pixels |= zip(free, self.sampler.codec.decode(latents, self.sampler.grid))
             finals = [latent.clone() for latent in latents.float().cpu()]  # not views: each is sent on its own
             drawn = dict(zip(free, zip(finals, records)))
         order = rows.tolist()
         noises = [self.requests[row].noise(turn) for row in order]
-        looks = self.sampler.eyes.look([pixels[row] for row in order], noises, turn)
+        looks = self.sampler.codec.encode([pixels[row] for row in order], noises, turn)
         for row, seen in zip(order, looks):
-            final, record = drawn.get(row, (None, Record(tuple(seen.latent.shape))))
+            final, record = drawn.get(row, (None, Record((seen.latent.shape[0], seen.latent.shape[1]))))
             segment = ImageSegment(
                 turn=turn, pixels=pixels[row], latent=seen.latent, grid=seen.grid, drawn=final, **record.tensors()
             )
@@ -170,12 +174,12 @@ class _Batch:
             self.seen[row] = seen
 
     def look_back(self, rows: Int[Tensor, "R"]) -> None:
-        """The last images enter the contexts."""
+        """Add the last images to the contexts."""
         self.contexts.add_images(rows, [self.seen[row] for row in rows.tolist()])
 
     def branch(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
-        """Siblings that part at this turn get rows of their own, which begin as copies of the one they shared; returns
-        the rows that go on."""
+        """Give siblings that part at this turn a row each, as a copy of the row that they shared. Returns the rows that
+        go on."""
         parted = [(row, members) for row in rows.tolist() for members in _rows(self.asked, self.members[row], turn)]
         if len(parted) == len(rows):
             return rows
@@ -199,7 +203,7 @@ class _Batch:
         return [self.done[number] for number in range(len(self.asked))]
 
     def _finish(self, row: int) -> None:
-        """The trajectories of a row's members, all of the same segments."""
+        """Make the trajectories of all members of a row, which have the same segments."""
         history, law = self.sampler.sampling.history, self.sampler.law
         for number in self.members[row]:
             request, segments = self.asked[number], list(self.segments[row])
@@ -227,13 +231,13 @@ class _Batch:
         )
 
     def _start(self, request: Request, turn: int) -> Noise:
-        """The stream of an image's first noise: the sample's own, or that of its group."""
+        """The stream of the initial noise of an image: that of the sample, or one shared by its group."""
         settings = self.sampler.noise
         if settings is not None and settings.shared_start:
             return Noise(request.seed, request.prompt.id, 0)
         return request.noise(turn)
 
-    def _text_segment(self, written: Written, turn: int) -> TextSegment:
+    def _text_segment(self, written: SampledText, turn: int) -> TextSegment:
         text = self.sampler.tokenizer.decode(self._open(written.ids).tolist())
         stop = turn > 0 and self.sampler.is_stop(text)
         return TextSegment(turn, written.ids, written.logprobs, text, written.finished, stop)
@@ -249,7 +253,7 @@ class _Batch:
         return self.sampler.model.special.eos
 
     def _ids(self, text: Text) -> Int[Tensor, "T"]:
-        """Ids of a given text; one that comes as a string is a finished text."""
+        """Ids of a given text. A string is a finished text, so it gets an eos."""
         if isinstance(text, str):
             return torch.tensor([*self.sampler.tokenizer.encode(text), self._eos])
         return text
@@ -259,7 +263,7 @@ class _Batch:
         return ids[:-1] if len(ids) and ids[-1] == self._eos else ids
 
     def _capacity(self, prompts: list[list[int]], system: list[int] | None, turns: int) -> int:
-        """Tokens of the longest context these requests can come to."""
+        """Upper bound on the context length of these requests, in tokens."""
         given = [len(ids) for texts in self.given for ids in texts.values()]
         text = max([self.sampler.sampling.max_text_tokens, *given]) + 2
         base = (0 if system is None else len(system) + 2) + max(map(len, prompts)) + 2 + text
@@ -267,14 +271,15 @@ class _Batch:
         return base + refinements * (text + self._image_tokens())
 
     def _image_tokens(self) -> int:
-        """Tokens of the largest image in a context: latents, patches and four boundary tokens."""
-        sizes = {tuple(r.first_image.shape[:2]) for r in self.requests if r.first_image is not None}
+        """Context tokens of the largest image: latents, patches and four boundary tokens."""
+        given = [r.first_image for r in self.requests if r.first_image is not None]
+        sizes = {(image.shape[0], image.shape[1]) for image in given}
         sampler = self.sampler
-        return max(sampler.eyes.tokens(size) for size in sizes | {sampler.sampling.image_size})
+        return max(sampler.codec.tokens(size) for size in sizes | {sampler.sampling.image_size})
 
 
 def _rows(asked: Sequence[Request], members: Sequence[int], turn: int) -> list[list[int]]:
-    """The members by what they are up to the end of the turn: one row for siblings that have not parted."""
+    """Group the members into rows: siblings that share everything up to the end of the turn are one row."""
     rows: list[list[int]] = []
     for number in members:
         row = next((row for row in rows if asked[row[0]].shares(asked[number], turn)), None)

@@ -1,8 +1,8 @@
-"""Sampling text from a batch of contexts, token in, token out.
+"""Sampling text from a batch of contexts, token by token.
 
-A text is sampled from softmax(logits / temperature) without truncation, so what is sampled is what is trained; at
-temperature 0, for evaluation, every token is the most likely one. Its ids stay in the cache as they were drawn. A text
-that reaches the token limit is closed by an eos that was not sampled.
+A text is sampled from softmax(logits / temperature) without top-k or top-p, so training uses the sampling distribution.
+At temperature 0 (evaluation) every token is the most likely one. The sampled ids stay in the cache as they are. A text
+that reaches the token limit gets an eos that was not sampled.
 
 Letters: R rows, T token limit, V vocabulary.
 """
@@ -18,19 +18,19 @@ from irg_rl.model.unified import UnifiedModel
 
 
 @dataclass(frozen=True)
-class Written:
-    """A sampled text: ids (the eos included when it was sampled) and their log-probabilities, fp32."""
+class SampledText:
+    """The sampled ids, with the eos if it was sampled, and their log-probabilities in fp32."""
 
     ids: Int[Tensor, "T"]
     logprobs: Float[Tensor, "T"]
     finished: bool
 
 
-def write(
+def sample_texts(
     model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"], uniforms: Float[Tensor, "R T"], temperature: float
-) -> list[Written]:
-    """Samples one text per row of `rows` and leaves bos, ids, eos in the cache. Token i of a row is drawn with
-    uniforms[:, i]; a row that has ended takes no further part."""
+) -> list[SampledText]:
+    """Sample one text per row and leave bos, ids, eos in the cache. uniforms[:, i] draw token i. A row that has ended
+    takes no further part."""
     count, limit = uniforms.shape
     bos, eos = model.special.bos, model.special.eos
     device = cache.keys[0].device
@@ -56,7 +56,7 @@ def write(
     if len(alive):
         decode(torch.full((len(alive),), eos), alive)
     return [
-        Written(ids[row, :length].clone(), logprobs[row, :length].clone(), bool(finished[row]))
+        SampledText(ids[row, :length].clone(), logprobs[row, :length].clone(), bool(finished[row]))
         for row, length in enumerate(lengths.tolist())
     ]
 
@@ -64,10 +64,10 @@ def write(
 def draw(
     logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], temperature: float
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
-    """Tokens at the uniform numbers' places in the cumulative distribution, and their log-probabilities (fp32).
+    """Draw tokens by inverting the cumulative distribution at `uniform`. Returns tokens and log-probabilities (fp32).
 
-    The cumulative sum is fp64 and scaled to its own total, so an id of probability 0 is never drawn. Temperature 0: the
-    most likely tokens, with their log-probabilities at temperature 1.
+    The cumulative sum is fp64 and `uniform` is scaled by its total, so an id of probability 0 is never drawn.
+    Temperature 0: the most likely tokens, with their log-probabilities at temperature 1.
     """
     if temperature == 0:
         logprob, token = torch.log_softmax(logits.float(), dim=-1).max(-1)

@@ -1,7 +1,7 @@
-"""Taking over published weights: all of them, intact, or none.
+"""Loading published weights into a model: either all of them, checked, or none.
 
-Weights travel as plain fp32 arrays by the names of the model's state dict, with the digest of learner/publish.py. Of a
-model with adapters, these alone do.
+Weights are sent as plain fp32 arrays under the names of the model's state dict, with the digest of learner/publish.py.
+For a model with adapters only the adapters are sent.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from irg_rl.learner.publish import weights_digest
 
 
 class WeightsError(UserError, ValueError):
-    """Weights that are not those that were announced, or a version that is not held."""
+    """The weights differ from the announced ones, or the worker has another version."""
 
 
 def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str) -> None:
-    """Copies the arrays into the model, cast to its dtypes.
+    """Copy the arrays into the model, cast to its dtypes.
 
-    Raises WeightsError, with the model as it was, when the digest, a name or a shape is another.
+    Raises WeightsError when the digest, a name or a shape differs. The model is then unchanged.
     """
     found = weights_digest(arrays)
     if found != digest:

@@ -1,8 +1,8 @@
-"""The rollout worker: a sampler with a model of its own, made to run as a Ray actor.
+"""The rollout worker: a sampler with its own model, made to run as a Ray actor.
 
-A whole group is one unit of work and one batch, and what comes out depends on the arguments and the weights alone, so a
-group sampled again on another worker is the same. A worker serves only after it has been sent weights; every trajectory
-carries their version and digest (invariant 4).
+A group is one unit of work and one batch. The result depends only on the arguments and the weights, so another worker
+samples the same group again. A worker samples only after weights were published to it. Every trajectory carries the
+version and digest of these weights (invariant 4).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything a worker is made of; plain data, so that a lost worker can be made again."""
+    """Everything that a worker is built from. It is plain data, so that a lost worker can be built again."""
 
-    folder: str  # model folder: sizes, tokenizer, autoencoder, and weights until others are published
+    folder: str  # model folder: sizes, tokenizer, autoencoder, and the weights before the first published ones
     sampling: SamplingRecipe
     noise: NoiseRecipe | None
     seed: int  # of the run
@@ -41,13 +41,13 @@ class WorkerSettings:
     training_guidance: GuidanceRecipe | None = None  # for `sample_group`
     record_steps: bool = True  # for `sample_group`; see Sampler
     is_stop: StopPhrase = StopPhrase()
-    lora: LoraRecipe | None = None  # that of the learner, whose adapters are published alone
-    forks: Mapping[int, int] = field(default_factory=dict)  # of RL's groups; see Request
+    lora: LoraRecipe | None = None  # the learner's; only adapters are then published
+    forks: Mapping[int, int] = field(default_factory=dict)  # of the groups of RL; see Request
 
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """What the driver wants to know of a group without holding it."""
+    """Facts about a group for the driver, which never loads the group itself."""
 
     id: int
     version: int
@@ -62,52 +62,50 @@ class RolloutWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         take_thread_share(settings.threads)
-        held = load_folder(Path(settings.folder), settings.device, _DTYPES[settings.dtype], settings.attention)
-        self._model = held.model
+        parts_on_disk = load_folder(Path(settings.folder), settings.device, _DTYPES[settings.dtype], settings.attention)
+        self._model = parts_on_disk.model
         if settings.lora is not None:
             add_adapters(self._model, settings.lora, settings.seed)
         self._settings = settings
-        parts = (self._model, held.autoencoder, held.tokenizer, settings.sampling)
-        self._explorer = Sampler(
+        parts = (self._model, parts_on_disk.autoencoder, parts_on_disk.tokenizer, settings.sampling)
+        self._training_sampler = Sampler(
             *parts, noise=settings.noise, guidance=settings.training_guidance, record_steps=settings.record_steps,
             is_stop=settings.is_stop,
         )  # fmt: skip
-        self._performer = Sampler(*parts, guidance=settings.guidance, is_stop=settings.is_stop)
+        self._evaluation_sampler = Sampler(*parts, guidance=settings.guidance, is_stop=settings.is_stop)
         self._version: int | None = None
         self._digest = ""
 
     def set_weights(self, arrays: Mapping[str, np.ndarray], version: int, digest: str) -> tuple[int, str]:
-        """Serves these weights from now on and acknowledges them with (version, digest).
+        """Use these weights from now on. Returns (version, digest) as acknowledgement.
 
-        Raises WeightsError when they are not those of the digest or do not fit the model; the worker then refuses to
-        sample until it gets others.
+        Raises WeightsError when the weights do not match the digest or do not fit the model. The worker then refuses to
+        sample until it gets valid ones.
         """
         self._version = None
         load_weights(self._model, arrays, digest)
         self._version, self._digest = version, digest
         return version, digest
 
-    def held(self) -> tuple[int | None, str]:
-        """Version and digest of the weights that are served; None before the first."""
-        return self._version, self._digest
-
     def sample_group(
         self, group_id: int, prompt: Prompt, group_size: int, version: int | None = None, iteration: int = 0
     ) -> tuple[GroupSummary, Group]:
-        """Samples a group for training, as one batch. `version`: the one it must be sampled with (None: any that was
-        published). `iteration`: RL update, which moves a progressive window. With forks the group has fewer than
-        `group_size` trajectories when one stopped before it could branch.
+        """Sample a group for training, as one batch.
 
-        Raises WeightsError when no weights, or others, are held.
+        version: weights to sample with; None: whichever were published last.
+        iteration: number of the RL update; it moves a progressive window.
+
+        With forks the group may have fewer than `group_size` trajectories: one that stops before its fork does not
+        branch. Raises WeightsError when the worker has no weights, or weights of another version.
         """
-        held = self._require(version)
+        version = self._require(version)
         seed = group_seed(self._settings.seed, group_id)
         forks = self._settings.forks
         requests = [Request(prompt, n, seed=seed, iteration=iteration, forks=forks) for n in range(group_size)]
-        group = Group(group_id, prompt, self._sign(_apart(self._explorer.sample(requests))), held)
+        group = Group(group_id, prompt, self._sign(_apart(self._training_sampler.sample(requests)), version), version)
         summary = GroupSummary(
             id=group_id,
-            version=held,
+            version=version,
             digest=self._digest,
             images=len(group.images),
             text_tokens=group.tokens(),
@@ -118,9 +116,9 @@ class RolloutWorker:
     def evaluate(
         self, requests: Sequence[Request], turns: int | None = None, version: int | None = None
     ) -> list[Trajectory]:
-        """Samples without SDE noise, with the evaluation's guidance, as one batch; nothing is recorded for training."""
-        self._require(version)
-        return self._sign(self._performer.sample(requests, turns))
+        """Sample one batch without SDE noise and with the evaluation's guidance. Nothing is recorded for training."""
+        version = self._require(version)
+        return self._sign(self._evaluation_sampler.sample(requests, turns), version)
 
     def _require(self, version: int | None) -> int:
         if self._version is None:
@@ -131,14 +129,14 @@ class RolloutWorker:
             )
         return self._version
 
-    def _sign(self, trajectories: list[Trajectory]) -> list[Trajectory]:
+    def _sign(self, trajectories: list[Trajectory], version: int) -> list[Trajectory]:
         for trajectory in trajectories:
-            trajectory.version, trajectory.digest = self._version, self._digest
+            trajectory.version, trajectory.digest = version, self._digest
         return trajectories
 
 
 def _apart(trajectories: list[Trajectory]) -> list[Trajectory]:
-    """Those that differ: siblings that stopped before their fork are one trajectory."""
+    """Each different trajectory once: siblings that stopped before their fork are the same trajectory."""
     first: dict[int, Trajectory] = {}
     for trajectory in trajectories:
         first.setdefault(id(trajectory.segments[-1]), trajectory)

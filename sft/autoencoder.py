@@ -1,4 +1,6 @@
-"""The autoencoder's own stage: reconstruction with a light KL, then latents scaled to zero mean and unit spread."""
+"""Training of the autoencoder: reconstruction with a light KL term. Then its latents are scaled to mean 0 and standard
+deviation 1.
+"""
 
 from collections.abc import Callable
 
@@ -10,7 +12,8 @@ from irg_rl.model.autoencoder import Autoencoder, from_uint8, to_uint8
 
 RESIDUAL_SCALE = 0.1
 START_LOGVAR = -6.0
-"""Posterior log-variance at the start: with unit noise on untrained latents the first minutes teach nothing."""
+"""Posterior log-variance at the start. With unit noise on untrained latents nothing would be learned in the first
+minutes."""
 
 
 def train_autoencoder(
@@ -58,19 +61,22 @@ def trapezoid(step: int, steps: int, warmup: int = 50, decay_share: float = 0.3)
 
 @torch.no_grad()
 def initialize_autoencoder(vae: Autoencoder, generator: torch.Generator) -> None:
-    """Convolutions keep the scale of their input and residual branches start small; torch's default, a third of that
-    variance, took twice the time to the same reconstruction. The posterior starts narrow."""
+    """Initial weights. Convolutions keep the scale of their input, residual branches start small, and the posterior
+    starts narrow. torch's default has a third of that variance and took twice the time to the same reconstruction."""
     for name, module in vae.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             fan_in = module.weight[0].numel()
             scale = RESIDUAL_SCALE if name.endswith("conv2") else 1.0
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * scale / fan_in**0.5)
-    vae.kl.encoder.conv_out.bias[vae.config.latent_channels :] = START_LOGVAR
+    bias = vae.kl.encoder.conv_out.bias
+    assert bias is not None
+    bias[vae.config.latent_channels :] = START_LOGVAR
 
 
 @torch.no_grad()
 def rescaled(vae: Autoencoder, images: np.ndarray) -> Autoencoder:
-    """The same autoencoder with scaling and shift that give the posterior means of uint8 `images` mean 0, spread 1."""
+    """The same autoencoder with scaling and shift factors that give the posterior means of uint8 `images` mean 0 and
+    standard deviation 1."""
     means = torch.cat([vae.encode(from_uint8(torch.from_numpy(part)))[0] for part in _parts(images)])
     factors = {"scaling_factor": 1.0 / means.std().item(), "shift_factor": means.mean().item()}
     scaled = Autoencoder(vae.config.model_copy(update=factors), vae.latent_patch_size)
@@ -80,7 +86,7 @@ def rescaled(vae: Autoencoder, images: np.ndarray) -> Autoencoder:
 
 @torch.no_grad()
 def reconstruct(vae: Autoencoder, images: np.ndarray) -> np.ndarray:
-    """uint8 images [N, H, W, 3] -> their reconstructions from the posterior mean, uint8."""
+    """Reconstructions of uint8 images [N, H, W, 3] from the posterior mean, as uint8."""
     rebuilt = []
     for part in _parts(images):
         mean, _ = vae.encode(from_uint8(torch.from_numpy(part)))

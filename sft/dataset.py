@@ -34,13 +34,17 @@ class Rejections:
     def __post_init__(self):
         if self.path is None or not self.path.is_file():
             return
-        for line in self.path.read_text().splitlines():
-            with suppress(json.JSONDecodeError):  # the last line of a full disk
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        for line in text.split("\n"):
+            with suppress(ValueError, KeyError, TypeError):  # the last line of a full disk
                 entry = json.loads(line)
                 self.seen.add((entry["file"], entry["group"], entry["row"]))
+        if text and not text.endswith("\n"):
+            with self.path.open("a") as out:
+                out.write("\n")
 
     def add(self, place: tuple[Path, int], row: int, reason: str) -> None:
-        file, group = str(place[0]), place[1]
+        file, group = str(place[0].absolute()), place[1]  # a run may be resumed from another folder
         if (file, group, row) in self.seen:
             return
         self.seen.add((file, group, row))
@@ -76,7 +80,7 @@ class RowSource:
         self.fingerprint = digest.hexdigest()[:16]
         self.epoch = self.group = self.row = 0
         self._loaded: tuple[int, int] | None = None
-        self._rows: list[tuple[int, str]] = []
+        self._rows: list[tuple[int, bytes | str | None]] = []
         self._usable = 0
         self._last = 0
 
@@ -164,8 +168,11 @@ def _open(file: Path) -> pq.ParquetFile:
         raise DataError(f"{file}: not a readable parquet file ({error}); write it again or remove it") from error
 
 
-def _read_group(file: Path, group: int) -> list[str]:
+def _read_group(file: Path, group: int) -> list[bytes | str | None]:
+    """The column as bytes: what is not UTF-8 is then a broken row and not the end of the run."""
     try:
-        return _open(file).read_row_group(group, columns=["conversation"]).column(0).to_pylist()
-    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
+        column = _open(file).read_row_group(group, columns=["conversation"]).column(0)
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        return (column.cast(pa.large_binary()) if is_text else column).to_pylist()
+    except (pa.ArrowException, OSError, LookupError, ValueError) as error:
         raise DataError(f"{file}: row group {group} has no readable `conversation` column ({error})") from error

@@ -1,7 +1,8 @@
-"""Rows -> tensors: token ids, ViT patches and VAE moments. Images are encoded by equal size, never padded.
+"""Rows -> tensors: token ids, ViT patches and VAE moments. Images are encoded in batches of one size, never padded.
 
-Moments must not depend on what else was in their batch: a resumed run, whose cache is empty, would differ from an
-uninterrupted one in the last bits. Hence batches of one fixed length, filled up by repeating an image.
+The moments of an image must not depend on the rest of its batch. Otherwise a resumed run, whose cache is empty, would
+differ from an uninterrupted run in the last bits. So all batches have one fixed length and are filled up by repeating
+an image.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """Moments as latent tokens (a posterior sample is drawn anew each time) and ViT patches."""
+    """VAE moments as latent tokens, and ViT patches. A posterior sample is drawn anew each time."""
 
     mean: Float[Tensor, "N D"]
     logvar: Float[Tensor, "N D"]
@@ -48,11 +49,11 @@ class EncodedImage:
 EncodedRow = list[EncodedText | EncodedImage]
 
 BATCH_PIXELS = 32 * 32 * 8
-"""Pixels of one call of the autoencoder at most, or one image."""
+"""Most pixels per call of the autoencoder; a single larger image is one call."""
 
 
 class RowEncoder:
-    """Encodes rows; VAE moments are kept (up to `cache_bytes`) because each image comes back every epoch."""
+    """Encodes rows. VAE moments are cached (up to `cache_bytes`), because each image returns in every epoch."""
 
     def __init__(
         self,
@@ -64,10 +65,10 @@ class RowEncoder:
     ):
         self.vae, self.vae_resize, self.vit_resize = vae, vae_resize, vit_resize
         self.cache_bytes = cache_bytes
-        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # a text is counted, then encoded, every epoch
+        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # every epoch counts a text and then encodes it
         self._log_scale = 2 * math.log(vae.config.scaling_factor)
         self._cache: OrderedDict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = OrderedDict()
-        self._held = 0
+        self._cached_bytes = 0
 
     def encode(self, rows: list[tuple[Part, ...]]) -> list[EncodedRow]:
         images = [part for row in rows for part in row if isinstance(part, ImagePart)]
@@ -84,10 +85,11 @@ class RowEncoder:
         return encoded
 
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
-        """Tokens of a row in a pack, boundary tokens and every noise block included, without encoding its images.
-        `noise_blocks`: of a first image and of one that has images before it.
+        """Tokens of a row in a pack, with boundary tokens and all noise blocks, without encoding its images.
+        `noise_blocks`: those of a first image, and those of an image that has images before it.
 
-        Condition dropout is left out: `irg` makes a row shorter; the image branch of `branch` repeats the reflections.
+        Condition dropout is ignored: `irg` makes a row shorter, and the image branch of `branch` repeats the
+        reflections.
         """
         total, refines = 0, False
         for part in row:
@@ -108,7 +110,7 @@ class RowEncoder:
         return EncodedImage(mean, logvar, grid, patches, vit_grid, part.target, part.vae)
 
     def _moments(self, images: list[ImagePart]) -> dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]]:
-        """Moments of every image as tokens, encoded in batches of one size."""
+        """VAE moments of every image as tokens."""
         found: dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = {}
         missing: dict[tuple[int, ...], dict[bytes, Tensor]] = {}
         for image in images:
@@ -128,7 +130,7 @@ class RowEncoder:
 
     @torch.no_grad()
     def _encode(self, images: list[Tensor]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """Scaled means and log-variances of equally large images [3, H, W], on the CPU in fp32."""
+        """Scaled means and log-variances of images [3, H, W] of one size, on the CPU in fp32."""
         length = max(BATCH_PIXELS // images[0][0].numel(), 1)
         weight = next(self.vae.parameters())
         parts = []
@@ -138,23 +140,24 @@ class RowEncoder:
             mean, logvar = self.vae.encode(filled.to(weight))
             moments = torch.stack([self.vae.scale(mean), logvar + self._log_scale])
             parts.append(self.vae.tokens(moments[:, : len(batch)]).float().cpu())
-        return tuple(torch.cat(parts, dim=1))
+        mean, logvar = torch.cat(parts, dim=1)
+        return mean, logvar
 
     def _keep(self, key: bytes, value: tuple[Tensor, Tensor, tuple[int, int]]) -> None:
         self._cache[key] = value
-        self._held += 2 * value[0].numel() * value[0].element_size()
-        while self._held > self.cache_bytes:
+        self._cached_bytes += 2 * value[0].numel() * value[0].element_size()
+        while self._cached_bytes > self.cache_bytes:
             _, (mean, _, _) = self._cache.popitem(last=False)
-            self._held -= 2 * mean.numel() * mean.element_size()
+            self._cached_bytes -= 2 * mean.numel() * mean.element_size()
 
 
 def _cells(resize: Resize, width: int, height: int) -> int:
-    """Image tokens after the resize."""
+    """Number of image tokens after the resize."""
     width, height = resize.size(width, height)
     return (width // resize.stride) * (height // resize.stride)
 
 
 def _key(image: ImagePart) -> bytes:
     digest = hashlib.blake2b(repr(image.pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image.pixels))
+    digest.update(np.ascontiguousarray(image.pixels).data)
     return digest.digest()

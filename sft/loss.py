@@ -1,4 +1,4 @@
-"""The IRGL objective on a pack: cross-entropy of thinking plus flow-matching error of drawing."""
+"""The IRGL loss of a pack: cross-entropy of texts plus flow-matching error of images."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from sft.packing import SFTPack
 
 @dataclass(frozen=True)
 class Counts:
-    """Global denominators: label tokens and latent tokens with loss, over all packs of all ranks of one step."""
+    """Global denominators: label tokens, and latent tokens with a loss, over all packs of all ranks of one step."""
 
     text: int
     latent: int
@@ -39,5 +39,5 @@ def sft_loss(
 
 @torch.no_grad()
 def right_tokens(output: ModelOutput, pack: SFTPack) -> int:
-    """How many label tokens the model would have written itself."""
+    """Number of label tokens that the model would have chosen as most likely."""
     return int((output.logits.argmax(-1).cpu() == pack.pack.logit_targets).sum())

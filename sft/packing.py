@@ -1,8 +1,8 @@
 """Encoded rows -> packs with losses, and the endless stream of packs of a stage.
 
-A target image becomes one or more *noise blocks*, each at its own flow time, all at the place in the tree where the
-image is drawn. Condition dropout by branch therefore costs no text: a block that trains a guidance branch hangs on that
-branch's context, while the text keeps its place and its cross-entropy. Each noise block draws its branch on its own,
+A target image becomes one or more *noise blocks*, each at its own flow time. All stand at the place in the tree where
+the image is drawn. So condition dropout costs no text: a block that trains a guidance branch hangs on the context of
+that branch, while the text keeps its place and its cross-entropy. Each noise block draws its branch independently,
 among those that guidance uses for its image:
 
     full        everything before the image
@@ -10,8 +10,8 @@ among those that guidance uses for its image:
     last_text   without the reflection right before it  (refinement: guidance without text)
     image       all texts, no condition image           (refinement: guidance without image)
 
-Positions close up as at inference. The `irg` mode instead drops items of the row itself, each on its own, with the gap
-in the rope positions that the original leaves.
+Positions have no gaps, as at inference. The `irg` mode instead drops single items of the row and leaves gaps in the
+rope positions, as the original does.
 """
 
 from collections.abc import Callable
@@ -40,17 +40,17 @@ class Branch(StrEnum):
 
 @dataclass
 class SFTPack:
-    """A pack with its flow targets. `pack.logit_targets` are the labels of the cross-entropy."""
+    """A pack with its flow targets. The labels of the cross-entropy are in `pack.logit_targets`."""
 
     pack: Pack
     velocities: Float[Tensor, "V D"]  # eps - x0 of every noise-block token
 
 
 class RowLayout:
-    """Lays encoded rows out in a PackBuilder; every draw comes from the generator given with the rows.
+    """Lays out encoded rows in a PackBuilder. All random draws use the generator given with the rows.
 
-    `noise_blocks`: of a first image and of one that has images before it. `system`: ids of the system text that every
-    row begins with, as every sampled trajectory will; None: no such text.
+    noise_blocks: those of a first image, and those of an image that has images before it. system: ids of the system
+    text that every row begins with, as every sampled trajectory does; None: no such text.
     """
 
     def __init__(self, dropout: Dropout, noise_blocks: tuple[int, int], shift: float, system: list[int] | None = None):
@@ -72,9 +72,9 @@ class RowLayout:
 
     def _branch_row(self, builder, row: EncodedRow, root: int | None, velocities: list[Tensor], generator) -> None:
         parent = root
-        before = root  # what the last text continues
-        imageless: int | None = root  # the end of the texts alone
-        texts: list[EncodedText] = []  # those after the first condition image: not yet in the chain of texts alone
+        before = root  # parent of the last text
+        imageless: int | None = root  # end of the chain of texts without images
+        texts: list[EncodedText] = []  # texts after the first condition image, not yet in the chain without images
         refines = False
         for item in row:
             if isinstance(item, EncodedText):
@@ -102,7 +102,7 @@ class RowLayout:
             refines = refines or item.vae or item.patches is not None
 
     def _draw_branch(self, generator: torch.Generator, refines: bool) -> Branch:
-        """A branch of a first image, or of one that has images before it."""
+        """Draw the branch of a noise block: of a first image, or of an image that has images before it."""
         draw = torch.rand((), generator=generator).item()
         if not refines:
             return Branch.ALL_TEXT if draw < self.dropout.all_text else Branch.FULL
@@ -148,7 +148,7 @@ class RowLayout:
 
 
 def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) -> int | None:
-    """The texts once more, one after the other: the no-image branch of guidance has no gap where an image was."""
+    """Repeat the texts without images: the no-image branch of guidance has no gaps where images were."""
     for text in texts:
         parent = builder.add_text(text.ids, parent)
     return parent
@@ -157,10 +157,10 @@ def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) 
 class PackStream:
     """Packs of a stage in a fixed order: mandatory sources first, then draws by weight until a pack is full.
 
-    A row that doesn't fit goes back to its source, which will give it first when it is drawn again, so no row is lost.
-    Mandatory rows are never put off, or a source whose rows come after long ones would starve: they alone may make a
-    pack longer than `tokens_per_pack`. What is drawn is a function of (seed, pack number) and of the sources' cursors,
-    which are the whole state. Rows of more than `max_row_tokens` are rejected as broken ones are.
+    A row that does not fit goes back to its source, which returns it first at the next draw. So no row is lost.
+    Mandatory rows are never put back, because a source with long rows would then starve: only they may make a pack
+    longer than `tokens_per_pack`. The draws depend on (seed, pack number) and on the cursors of the sources; the
+    cursors are the whole state. Rows of more than `max_row_tokens` are rejected like broken ones.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class PackStream:
         return self.layout.pack(self.new_builder(), self.encoder.encode(self._rows()), generator)
 
     def skip(self) -> None:
-        """Goes past a pack, which another rank trains on: its rows are drawn and not encoded."""
+        """Skip a pack that another rank trains on: its rows are drawn but not encoded."""
         self._rows()
 
     def _rows(self) -> list[tuple[Part, ...]]:
@@ -214,7 +214,7 @@ class PackStream:
         return rows
 
     def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
-        """The next row that is not over-long, and its tokens."""
+        """The next row that is not too long, with its number of tokens."""
         source, limit = self.sources[number], self.stage.max_row_tokens
         while True:
             row = source.draw()
@@ -227,7 +227,7 @@ class PackStream:
         return self.encoder.count_tokens(row, self.layout.noise_blocks) + self.layout.system_tokens
 
     def held_out(self, seed: int) -> list[SFTPack]:
-        """Packs of all held-out rows, always with the same noise and times. DataError when there is no such row."""
+        """Packs of all validation rows, always with the same noise and times. DataError if there is no such row."""
         rows = [row for source in self.sources for row in source.held_out()]
         rows = [row for row in rows if self.cost(row) <= self.stage.max_row_tokens]
         if not rows:

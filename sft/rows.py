@@ -7,16 +7,18 @@ assistant turn is a list of parts: text (trained unless `need_loss` is false) an
 
 import base64
 import io
-import json
+import re
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from irg_rl.errors import InputError
 from irg_rl.model.transforms import from_pil
+from irg_rl.text_in import parse_json, require_text
 
 MAX_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -45,12 +47,14 @@ class ImagePart:
 Part = TextPart | ImagePart
 
 
-def parse_row(conversation: str) -> tuple[Part, ...]:
+def parse_row(conversation: str | bytes | None) -> tuple[Part, ...]:
     """Parts of a row in order. Raises BrokenRow naming the turn and what is wrong with it."""
+    if not isinstance(conversation, str | bytes):
+        raise BrokenRow(f"conversation is not JSON but {type(conversation).__name__}")
     try:
-        turns = json.loads(conversation)
-    except (json.JSONDecodeError, TypeError) as error:
-        raise BrokenRow(f"conversation is not JSON: {error}") from error
+        turns = parse_json(conversation, "conversation", finite=False)
+    except InputError as error:
+        raise BrokenRow(str(error)) from error
     if not isinstance(turns, list) or not turns:
         raise BrokenRow("conversation is not a non-empty list of turns")
     parts: list[Part] = []
@@ -62,13 +66,13 @@ def parse_row(conversation: str) -> tuple[Part, ...]:
         if turn.get("role") == "user":
             if not isinstance(content, str):
                 raise BrokenRow(f"{where}: a user turn needs a string as content")
-            parts.append(TextPart(content, loss=_flag(turn, "need_loss", False, where)))
+            parts.append(TextPart(_text(content, where), loss=_flag(turn, "need_loss", False, where)))
         elif turn.get("role") == "assistant":
             if not isinstance(content, list):
                 raise BrokenRow(f"{where}: an assistant turn needs a list of parts as content")
             parts.extend(_parse_part(part, f"{where}, part {k}") for k, part in enumerate(content))
         else:
-            raise BrokenRow(f"{where}: role {turn.get('role')!r} is not 'user' or 'assistant'")
+            raise BrokenRow(f"{where}: role {turn.get('role')!r:.80} is not 'user' or 'assistant'")
     if not any(p.loss if isinstance(p, TextPart) else p.target for p in parts):
         raise BrokenRow("nothing in the row is trained: no text with loss and no target image")
     return tuple(parts)
@@ -78,31 +82,39 @@ def _parse_part(part: dict, where: str) -> Part:
     if not isinstance(part, dict) or not isinstance(part.get("content"), str):
         raise BrokenRow(f"{where}: needs a string as content")
     if part.get("type") == "text":
-        return TextPart(part["content"], loss=_flag(part, "need_loss", True, where))
+        return TextPart(_text(part["content"], where), loss=_flag(part, "need_loss", True, where))
     if part.get("type") != "image":
-        raise BrokenRow(f"{where}: type {part.get('type')!r} is not 'text' or 'image'")
+        raise BrokenRow(f"{where}: type {part.get('type')!r:.80} is not 'text' or 'image'")
     target, vae, vit = (_flag(part, name, False, where) for name in ("need_loss", "need_vae", "need_vit"))
     if not (target or vae or vit):
         raise BrokenRow(f"{where}: an image needs one of need_loss, need_vae, need_vit")
     return ImagePart(decode_image(part["content"], where), target, vae, vit)
 
 
+def _text(content: str, where: str) -> str:
+    try:
+        return require_text(content, where)
+    except InputError as error:
+        raise BrokenRow(str(error)) from error
+
+
 def _flag(part: dict, name: str, default: bool, where: str) -> bool:
     """The string "false" is true to Python: a flag is a JSON boolean or the row is broken."""
     value = part.get(name, default)
     if not isinstance(value, bool):
-        raise BrokenRow(f"{where}: {name} is {value!r}, it must be true or false")
+        raise BrokenRow(f"{where}: {name} is {value!r:.80}, it must be true or false")
     return value
 
 
 def decode_image(encoded: str, where: str = "image") -> np.ndarray:
-    """base64 of PNG, JPEG or WebP bytes -> uint8 [H, W, 3]; transparency is laid on white.
+    """base64 of PNG, JPEG or WebP bytes -> uint8 [H, W, 3]; transparency is laid on white, a photo turned as its EXIF
+    says. The base64 may stand in a data URL and be broken into lines.
 
     The header is read before any pixel is, so that a hostile size costs nothing. A truncated image is broken: half of
     it would be grey.
     """
     try:
-        data = base64.b64decode(encoded, validate=True)
+        data = base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)
     except ValueError as error:
         raise BrokenRow(f"{where}: the content is not base64: {error}") from error
     try:
@@ -116,10 +128,15 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
     if image.mode.startswith(DEEP_MODES):
         raise BrokenRow(f"{where}: {image.mode} pixels; store images with 8 bits per channel")
     try:
-        return from_pil(image).numpy()
+        return from_pil(ImageOps.exif_transpose(image)).numpy()
     except _DECODING as error:
         raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error
 
 
-_DECODING = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises on broken bytes, depending on where they are broken."""
+_DECODING = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises on broken bytes and broken EXIF, depending on where they are broken."""
+_DATA_URL = re.compile(r"^\s*data:image/[\w.+-]+;base64,")
+_SPACE = re.compile(r"\s+")

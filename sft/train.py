@@ -1,4 +1,6 @@
-"""One IRGL stage: packs from the stream, steps of the engine, validation until the plateau, checkpoints that resume."""
+"""One IRGL stage: packs from the stream, optimizer steps, validation until it no longer improves, checkpoints that
+resume.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from sft.packing import PackStream, SFTPack
 
 @dataclass
 class Plateau:
-    """Ends a stage when `patience` validations in a row were no better than the best by `margin` (relative)."""
+    """Ends a stage when `patience` validations in a row were not better than the best one by `margin` (relative)."""
 
     patience: int
     margin: float = 1e-3
@@ -39,7 +41,7 @@ class Plateau:
 
 @dataclass
 class Identity:
-    """What a checkpoint must agree with to be resumed."""
+    """What must equal the checkpoint's for a resume."""
 
     recipe: dict
     digest: str
@@ -48,7 +50,7 @@ class Identity:
 
 @dataclass
 class StageTrainer:
-    """Trains `stage` with `engine`; `folder` receives `checkpoints/`. Every rank of the engine runs one."""
+    """Trains `stage` with `engine` and writes `checkpoints/` into `folder`. Every rank of the engine has one."""
 
     engine: Engine
     ema: EMA
@@ -69,19 +71,19 @@ class StageTrainer:
         self.plateau = Plateau(self.stage.patience)
 
     def run(self) -> dict[str, float]:
-        """Train to the plateau or the last step; returns the last validation."""
+        """Train until validation no longer improves or the last step. Returns the last validation."""
         metrics: dict[str, float] = {}
         while not self.is_done:
             metrics = self.advance() or metrics
         return metrics or self.validate()
 
     def advance(self) -> dict[str, float]:
-        """One step, and the validation and the checkpoint that are due after it; returns the validation, or nothing."""
+        """One step, and the validation and checkpoint that are due after it. Returns the validation, or None."""
         metrics: dict[str, float] = {}
         result = self._step()
         self.on_step(result)
         if not result.applied:
-            return metrics  # the same step again, with the next packs
+            return metrics  # try the step again with the next packs
         step = self.engine.steps
         if step % self.validate_every == 0 or step >= self.stage.steps:
             metrics = self.validate()
@@ -94,7 +96,7 @@ class StageTrainer:
 
     @property
     def is_done(self) -> bool:
-        """Also right after a resume: a run may stop between its last checkpoint and the end of the stage."""
+        """Checked also right after a resume: a run may stop between its last checkpoint and the end of the stage."""
         return self.engine.steps >= self.stage.steps or self.plateau.reached
 
     def _step(self) -> StepResult:
@@ -119,7 +121,7 @@ class StageTrainer:
         return result
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy, flow error and share of right tokens on the held-out packs, unweighted. The ranks share the
+        """Cross-entropy, flow error and share of right tokens on the validation packs, unweighted. The ranks share the
         packs."""
         place, counts = self.engine.place, Counts.of(self.validation)
         mine = self.validation[place.rank :: place.world_size]
@@ -151,7 +153,7 @@ class StageTrainer:
         checkpoint.save(self.folder, snapshot, self.keep_checkpoints)
 
     def resume(self) -> int:
-        """Go on from the newest complete checkpoint, if there is one; returns the step."""
+        """Continue from the newest complete checkpoint, if there is one. Returns its step."""
         path, _ = checkpoint.latest(self.folder)
         if path is None:
             return 0
@@ -165,7 +167,6 @@ class StageTrainer:
 
 
 def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Full fp32 trainable weights by parameter name, on every rank and ZeRO stage: what is averaged. A collective
-    call."""
+    """Full fp32 trainable weights by name, on every rank and ZeRO stage. These are averaged. A collective call."""
     names = {name for name, _ in engine.model.named_parameters()}
     return ((name, weight) for name, weight in engine.state().changing() if name in names)

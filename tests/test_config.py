@@ -6,14 +6,14 @@ import pytest
 import torch
 import yaml
 
-from irg_rl.config import STAGES, Recipe, RecipeError, adapters_of, load_recipe, parse_recipe
+from irg_rl.config import Recipe, RecipeError, adapters_of, changed_recipe, load_recipe, parse_recipe
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
 SMOKE = CONFIGS / "shapes-smoke.yaml"
-OFFLINE = ["rl.algorithm=dpo", "rl.rollouts=somewhere"]
+OFFLINE = ["rl.algorithm=dpo", "rl.credit=null", "rl.rollouts=somewhere"]
 
 
 def smoke(*overrides: str) -> Recipe:
@@ -39,6 +39,7 @@ def problems(*overrides: str, recipe: Path = SMOKE) -> list[str]:
     ("rl.noise.window_sise", "rl.noise.window_size"),
     ("model.llm.hidden", "model.llm.hidden_size"),
     ("evaluation.guidance.text_scal", "evaluation.guidance.text_scale"),
+    ("task_options.own_image", "task_options.own_images"),
 ])  # fmt: skip
 def test_an_unknown_setting_is_named_with_the_nearest_known_one(typo, meant):
     assert problems(f"{typo}=3") == [f"{typo}: unknown setting; did you mean {meant}?"]
@@ -54,11 +55,11 @@ def test_also_inside_a_list(typo, meant):
 
 def test_a_setting_that_resembles_none_lists_those_that_exist():
     (line,) = problems("gate.xyzzy=1")
-    assert line == "gate.xyzzy: unknown setting; known here: damage, first_accuracy, margin, mode"
+    assert line == "gate.xyzzy: unknown setting; known here: after, damage, first_accuracy, margin, mode"
 
 
 def test_all_problems_are_reported_at_once():
-    lines = problems("rl.updats=3", "seed=abc", "engine.device=tpu", "sft.stage1.steps=0", "rl.gamma=1.5")
+    lines = problems("rl.updats=3", "seed=abc", "engine.device=tpu", "sft.stage1.steps=0", "rl.ema_decay=1.5")
     assert len(lines) == 5
     assert any(line.startswith("seed: Input should be a valid integer") and "'abc'" in line for line in lines)
     assert any(line.startswith("engine.device: Input should be 'cpu' or 'cuda'") and "'tpu'" in line for line in lines)
@@ -190,7 +191,7 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rewards.scorers=[]"], "rl needs a reward: add a scorer to rewards.scorers"),
     (["rl.credit=umm", "rewards.combine=zscore_sum"], "rl.credit umm asks if an image is right"),
     (["rl.credit=improvement", "rewards.combine=zscore_sum"], "set rewards.combine=sum"),
-    (["rl.credit=no_improve_clamp", "turns=1"], "no_improve_clamp trains the turns after the first"),
+    (["rl.credit=no_improve_clamp", "turns=1"], "no_improve_clamp trains turns from number 2 on: set"),
     (["rl.probe_every=1", "engine.zero_stage=3"], "rl.probe_every needs engine.zero_stage 0, 1 or 2"),
     (["engine.dtype=bf16"], "engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU"),
     (["engine.gpu_share=0.5"], "engine.gpu_share needs engine.device cuda"),
@@ -204,24 +205,29 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["sampling.image_size=[32, 128]"], "at most 48 (model.max_latent_size)"),
     (["sampling.image_size=[16, 16]"], "SFT enlarges smaller pictures to 24 pixels"),
     (["evaluation.guidance.image_scale=2"], "evaluation.guidance.image_scale 2.0 has no effect without text guidance"),
-    (["prompts=33"], "evaluation.prompts 33 is more than world.test_prompts 32"),
-    (["sft.stage1.sources.0.folder=initial_ful"], "sft.stage1.sources.0.folder 'initial_ful' is not made by the world"),
-    (["world.own_images=0"], "'own/improving_full_learning' is not made by the world at that stage"),
     (["rl.lora={}", "rl.optimizer.muon_lr=0.1"], "rl.optimizer.muon_lr trains whole matrices, which lora freezes"),
     (["rl.lora={}", "rl.optimizer.vision_lr=0.1"], "rl.optimizer.vision_lr has no effect with lora"),
     (["sft.stage1.lora={experts: [und]}", "sft.stage1.optimizer.gen_lr=1"], "sft.stage1.optimizer.gen_lr has no"),
     (["rl.lora={experts: [gen]}", "rl.optimizer.gen_lr=0"], "rl.lora.experts ['gen'] have learning rate 0"),
-    (["rl.nft={}"], "rl.nft has no effect with rl.algorithm grpo: set rl.nft=null, or rl.algorithm=nft"),
-    (["rl.algorithm=nft", "rl.awm={}"], "rl.awm has no effect with rl.algorithm nft"),
+    (["rl.credit_options.perfect_scorer=hsp", "rl.credit=umm"], "no scorer 'hsp' in rewards; did you mean hps?"),
+    (["rl.text_weight=0", "rl.image_weight=0"], "rl.text_weight and rl.image_weight are both 0: nothing is trained"),
+    (["rl.text_weight=0", "rl.kl_text=0.1"], "rl.kl_text has no effect with rl.text_weight 0: set rl.kl_text=0"),
+    (["rl.image_weight=0", "rl.kl_image=0.1"], "rl.kl_image has no effect with rl.image_weight 0: set rl.kl_image=0"),
+    (["rl.mismatch_cap=3"], "rl.mismatch_cap has no effect with engine.dtype fp32: set rl.mismatch_cap=2.0"),
+    (["rl.options.kl_space=mean"], "rl.options.kl_space has no effect with rl.kl_image 0"),
+    (["rl.options.ratio_norm=true", "rl.image_weight=0"], "rl.options.ratio_norm has no effect with rl.image_weight 0"),
+    (["rl.algorithm=awm", "rl.options.power=0.5"], "rl.options.power has no effect with rl.options.weight uniform"),
+    (["rl.points=2", "rl.noise={kind: cps, window: all}"], "rl.points 2 leaves no noisy step with rl.noise.kind cps"),
+    (["rl.noise={kind: cps, window_size: 3, window_range: [2, 5]}"], "of which cps draws the last without noise"),
     (["rl.noise=null"], "rl.algorithm grpo trains noisy denoising steps: give rl.noise"),
-    (["rl.guidance={text_scale: 2}"], "rl.guidance: no single forward replays a guided step"),
-    (["rl.algorithm=awm", "rl.ratio_norm=true"], "rl.ratio_norm has no effect with rl.algorithm awm"),
+    (["rl.guidance={text_scale: 2}"], "rl.guidance: guided images cannot be replayed in one forward"),
     (["rl.algorithm=nft", "rl.image_weight=0"], "rl.image_weight 0 leaves rl.algorithm nft nothing to do"),
     (["rl.algorithm=nft", "rl.guidance={image_scale: 2}"], "rl.guidance.image_scale has no effect without text"),
-    (["rl.algorithm=dpo", "rl.kl_text=0.1"], "rl.kl_text has no effect with rl.algorithm dpo, whose own reference"),
+    (["rl.algorithm=dpo", "rl.kl_text=0.1"], "rl.kl_text has no effect with rl.algorithm dpo: set rl.kl_text=0"),
     (["rl.rollouts=x"], "rl.rollouts: rl.algorithm grpo learns from samples of its own policy; take dpo"),
-    (["rl.dpo={tie: 0}"], "rl.dpo has no effect with rl.algorithm grpo"),
-    (["rl.algorithm=dpo", "rewards.combine=zscore_sum"], "rl.algorithm dpo asks if a gap is larger than rl.dpo.tie"),
+    (["rl.algorithm=dpo", "rl.credit=turn"], "rl.credit has no effect with rl.algorithm dpo: set rl.credit=null"),
+    (["rl.algorithm=dpo", "rl.clip_text=[0.1, 0.1]"], "rl.clip_text has no effect with rl.algorithm dpo: set rl"),
+    (["rl.algorithm=dpo", "rewards.combine=zscore_sum"], "rl.algorithm dpo asks if a gap is larger than rl.opt"),
     ([*OFFLINE, "rl.forks={1: 2}"], "rl.forks has no effect with rl.rollouts, where nothing is sampled: set rl"),
     ([*OFFLINE, "rl.guidance={text_scale: 2}"], "rl.guidance has no effect with rl.rollouts"),
     ([*OFFLINE, "rl.staleness=1"], "nothing is sampled: set rl.staleness=0"),
@@ -234,7 +240,7 @@ def test_settings_that_contradict_each_other_are_found_before_anything_starts(ov
 
 
 def test_contradictions_are_reported_together():
-    assert len(problems("rl.noise.window_range=[0, 6]", "engine.dtype=bf16", "prompts=33")) == 4
+    assert len(problems("rl.noise.window_range=[0, 6]", "engine.dtype=bf16")) == 3
 
 
 @pytest.mark.parametrize(("overrides", "says"), [
@@ -244,7 +250,7 @@ def test_contradictions_are_reported_together():
     (["sft.stage1.sources=[]"], "sft.stage1: sources needs at least one entry with a weight above 0"),
     (["sft.dropout.image=0.7", "sft.dropout.last_text=0.4"], "sft.dropout: image 0.7 and last_text 0.4 are shares"),
     (["rl.optimizer.lr=0"], "rl.optimizer: lr, gen_lr and vision_lr are all 0"),
-    (["rl.algorithm=nft", "rl.nft={time_range: [0, 1]}"], "rl.nft.time_range: [0.0, 1.0] must satisfy 0 < smallest"),
+    (["rl.algorithm=nft", "rl.options={time_range: [0, 1]}"], "rl.options.time_range: [0.0, 1.0] must satisfy"),
     (["rl.lora={rank: 0}"], "rl.lora.rank: Input should be greater than or equal to 1"),
     (["rl.lora={targets: []}"], "rl.lora.targets: an empty list trains nothing"),
     (["rl.lora={targets: [q_prj]}"], "rl.lora.targets.0: Input should be 'q_proj', 'k_proj'"),
@@ -252,13 +258,6 @@ def test_contradictions_are_reported_together():
 def test_a_section_that_contradicts_itself_is_named(overrides, says):
     (line,) = problems(*overrides)
     assert line.startswith(says)
-
-
-def test_a_budget_for_a_stage_that_does_not_exist_names_the_nearest():
-    assert problems("budget_minutes={evalute_rl: 2, vae: 1, xyzzy: 3}") == [
-        "budget_minutes: unknown stage 'evalute_rl'; did you mean evaluate_rl?",
-        f"budget_minutes: unknown stage 'xyzzy'; known: {', '.join(STAGES)}",
-    ]
 
 
 def test_a_scorer_may_be_a_class_of_ones_own_and_take_its_options():
@@ -269,7 +268,7 @@ def test_a_scorer_may_be_a_class_of_ones_own_and_take_its_options():
 
 
 def test_rows_of_ones_own_may_have_any_folder():
-    recipe = smoke("sft.data=/somewhere", "sft.stage1.sources.0.folder=mine", "world.own_images=0")
+    recipe = smoke("sft.data=/somewhere", "sft.stage1.sources.0.folder=mine", "task_options.own_images=0")
     assert recipe.sft.stage1.sources[0].folder == "mine"
 
 
@@ -311,7 +310,7 @@ def test_forks_that_cannot_be_are_explained(forks, says):
 def test_credit_that_judges_whole_trajectories_is_refused_with_forks(credit):
     lines = problems("rl.forks={1: 2}", f"rl.credit={credit}", "rl.group_size=8", "rewards.combine=sum")
     assert lines == [
-        f"rl.credit {credit} judges whole trajectories and knows no forks: choose trajectory, turn, verifier_gae or "
+        f"rl.credit {credit} judges whole trajectories and knows no forks: choose trajectory, turn, verifier_gae, "
         "improvement, or leave rl.forks out"
     ]
 
@@ -333,14 +332,39 @@ def test_forks_can_be_taken_back_as_a_folder_of_rollouts_asks():
     assert recipe.rl.forks == {} and "forks" not in recipe.to_yaml()
 
 
-def test_an_algorithm_s_settings_are_written_down_and_grpo_says_nothing_of_others():
-    recipe = smoke("rl.algorithm=nft")
-    written = recipe.to_yaml()
-    assert recipe.rl.forward_process.times_per_image == 4 and "nft:" in written and "awm" not in written
-    assert parse_recipe(yaml.safe_load(written)) == recipe
-    assert smoke("rl.algorithm=grpo").digest() == smoke().digest() != recipe.digest()
-    assert not {"algorithm", "nft", "awm", "points", "guidance"} & smoke().model_dump()["rl"].keys()
-    assert smoke("rl.algorithm=awm", "rl.awm.weight=t2").rl.forward_process.weight == "t2"
+def test_an_algorithm_s_options_are_written_down_with_their_defaults_and_so_are_a_scheme_s():
+    recipe = smoke("rl.algorithm=nft", "rl.credit=verifier_gae", "rl.credit_options.price=0.1")
+    written = yaml.safe_load(recipe.to_yaml())
+    assert written["rl"]["options"] == {
+        "times_per_image": 4, "time_range": [0.02, 1.0], "old": {"flat": 0, "slope": 0.001, "most": 0.5}, "beta": 1.0,
+        "bound": 5.0,
+    }  # fmt: skip
+    assert written["rl"]["credit_options"]["price"] == 0.1 and written["rl"]["credit_options"]["lam"] == 1.0
+    assert parse_recipe(written) == recipe and recipe.digest() != smoke("rl.algorithm=nft").digest()
+
+
+def test_naming_another_algorithm_or_scheme_leaves_the_options_of_the_one_beneath_behind():
+    recipe = smoke("rl.options.times_per_image=2", "rl.algorithm=nft")  # whichever stands first
+    assert recipe.rl.options.times_per_image == 2 and smoke().rl.options.clip_image == 1e-3
+    assert changed_recipe(recipe, {"rl.algorithm": "awm"}, "it").rl.options.times_per_image == 4
+    kept = changed_recipe(recipe, {"rl.algorithm": "nft", "rl.seed": 3}, "it")
+    assert kept.rl.options.times_per_image == 2
+    dpo = smoke("rl.algorithm=dpo", "rl.credit=null")
+    assert dpo.rl.credit is None and dpo.model_dump()["rl"]["credit_options"] == {}
+
+
+@pytest.mark.parametrize(("overrides", "says"), [
+    (["rl.options.clip_imag=1"], "rl.options.clip_imag: unknown setting; did you mean rl.options.clip_image?"),
+    (["rl.options.clip_image=-1"], "rl.options.clip_image: Input should be greater than 0 (given: -1)"),
+    (["rl.credit_options.lam=0.5"], "rl.credit_options.lam: unknown setting; did you mean rl.credit_options.gamma?"),
+    (["rl.algorithm=gpro"], "rl.algorithm: unknown rl.algorithm 'gpro'; did you mean grpo?"),
+    (["rl.algorithm=tests.nowhere:Mine"], "the module tests.nowhere"),
+    (["rl.algorithm=tests.paths:Mine"], "the module tests.paths has no 'Mine'"),
+    (["rl.algorithm=irg_rl.errors:InputError"], "is no class derived from irg_rl.algorithms.base.Algorithm"),
+    (["rl.credit=tunr"], "rl.credit: unknown rl.credit 'tunr'; did you mean turn?"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_name_or_in_options_is_said_with_the_nearest_known_one(overrides, says):
+    assert any(says in line for line in problems(*overrides))
 
 
 def test_rl_may_draw_on_a_time_grid_of_its_own():
@@ -438,3 +462,65 @@ def test_the_model_of_every_recipe_builds_on_the_meta_device(path):
     count = sum(p.numel() for p in model.parameters())
     assert all(p.is_meta for p in model.parameters())
     assert count > 14e9 if path.stem.startswith("bagel") else 1e6 < count < 4e6
+
+
+# --- numbers, names and paths from outside
+
+
+@pytest.mark.parametrize("setting", [
+    "rl.optimizer.lr", "rl.credit_options.gamma", "rl.credit_options.std_floor", "rl.options.clip_image",
+    "rl.noise.noise_level", "rl.kl_image",
+    "sampling.temperature", "sampling.shift", "evaluation.temperature", "gate.margin", "engine.deadline_s",
+    "rewards.scorers.0.weight", "sft.stage1.mse_weight", "sft.ema_decay", "vae.lr", "world.deep_share",
+    "model.llm.rope_theta", "budget_minutes.rl",
+])  # fmt: skip
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan"])
+def test_a_number_that_is_not_finite_is_no_setting(setting, value):
+    """weight=.nan passed, and every segment got the advantage +5."""
+    (line,) = problems(f"{setting}={value}")
+    assert line.startswith(f"{setting}: ")
+
+
+def test_nor_is_it_one_of_a_pair():
+    (line,) = problems("rl.clip_text=[.nan, .3]")
+    assert line == "rl.clip_text.0: Input should be a finite number (given: nan)"
+
+
+def test_nor_is_it_an_option_of_a_scorer():
+    (line,) = problems("rewards.scorers.0.options={a: {b: [1, .nan]}}")
+    assert line == "rewards.scorers.0.options: a.b.1: NaN and infinity are no settings"
+
+
+@pytest.mark.parametrize("name", ["''", "a/b", "/etc", "'..'", ".hidden", "' a'", '"a\\nb"', "x" * 121, "'[red]a'"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
+    (line,) = problems(f"name={name}")
+    assert line.startswith("name: ") and "becomes the name of a folder" in line
+
+
+@pytest.mark.parametrize("name", ["a", "shapes-smoke", "läuft 2", "lr=1e-3, seed 1", "v1.2_x+y"])
+def test_a_name_that_a_folder_can_have_is_kept(name):
+    assert smoke(f"name='{name}'").name == name
+
+
+def test_a_scorers_name_is_the_name_of_a_metric():
+    (line,) = problems("rewards.scorers.0.name='a/b'")
+    assert "becomes the name of a metric" in line
+
+
+def test_the_home_folder_may_be_written_short(monkeypatch):
+    """`output_dir=~/runs` made a folder named ~."""
+    monkeypatch.setenv("HOME", "/home/me")
+    recipe = smoke("output_dir=~/runs", "init_from=~/bagel", "rl.prompts=~/p.jsonl", "sft.data=~/rows")
+    assert (recipe.output_dir, recipe.init_from) == ("/home/me/runs", "/home/me/bagel")
+    assert (recipe.rl.prompts, recipe.sft.data) == ("/home/me/p.jsonl", "/home/me/rows")
+
+
+def test_text_that_cannot_be_written_down_again_is_refused():
+    with pytest.raises(RecipeError, match="half a character"):
+        smoke('description="\\ud800"')
+
+
+@pytest.mark.parametrize("project", ["team/project", "''", "a#b", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_found_before_anything_starts(project):
+    (line,) = problems(f"tracking.project={project}")
+    assert line.startswith("tracking.project: ")

@@ -14,12 +14,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irg_rl.credit import Gate, Options, Scheme, assign, by_trunk, combine, leave_one_out, normalise
+from irg_rl.credit import (
+    SCHEMES,
+    CreditScheme,
+    Right,
+    assign,
+    broadcast,
+    by_trunk,
+    combine,
+    normalise,
+    scheme_named,
+)
+from irg_rl.errors import InputError
 from irg_rl.trajectory import Group, ImageSegment, Modality, Prompt, TextSegment, Trajectory
 from tests.golden import agree, golden
 
 PROMPT = Prompt("p", "a red circle")
-CENTRED = Options(mean_only=True, clip=None)
+CENTRED = {"mean_only": True, "advantage_clip": None}
+USUAL = {}
 TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
 
 
@@ -57,8 +69,16 @@ def example():
     )
 
 
+def leave_one_out(values):
+    """What verifier_gae makes of images that stand alone, with coefficient 0: RLOO."""
+    group = group_of(*(sample(i, [value]) for i, value in enumerate(values)))
+    return credited(group, "verifier_gae", CENTRED | {"coefficient": 0.0})[0][0, IMAGE]
+
+
 def credited(group, scheme, options=CENTRED, **settings_):
     """Advantages by place: {(turn, modality): [value per sample, None where it lacks the place]}."""
+    kind = scheme_named(scheme).options
+    options = kind(**{name: value for name, value in options.items() if name in kind.model_fields})
     summary = assign(group, scheme, {"score": 1.0}, options=options, **settings_)
     places = {(s.turn, s.modality) for t in group.trajectories for s in t.segments}
     table = {
@@ -83,7 +103,7 @@ def test_worked_example_trajectory():
     close(table[1, IMAGE], [0.3125, None, -0.4375, 0.3125])
     close(table[2, TEXT], [0.3125, None, -0.4375, 0.3125])
     close(table[2, IMAGE], [0.3125, None, None, None])
-    assert (summary.trained, summary.dropped, summary.dead, summary.reward_mean) == (4, 0, False, 0.6875)
+    assert (summary.trained, summary.dropped, summary.has_spread, summary.reward_mean) == (4, 0, True, 0.6875)
 
 
 def test_worked_example_turn():
@@ -97,18 +117,17 @@ def test_worked_example_turn():
 
 
 def test_worked_example_turn_with_discount():
-    table, _ = credited(example(), "turn", Options(gamma=0.5, mean_only=True, clip=None))
+    table, _ = credited(example(), "turn", CENTRED | {"gamma": 0.5})
     close(table[0, TEXT], [-0.015625, -0.078125, -0.203125, 0.296875])
 
 
 def test_worked_example_verifier_gae_with_the_plain_baseline():
-    options = Options(lam=0.5, price=0.05, coefficient=1.0, mean_only=True, clip=None)
-    table, summary = credited(example(), "verifier_gae", options)
+    options = CENTRED | {"lam": 0.5, "price": 0.05, "coefficient": 1.0}
+    table, _ = credited(example(), "verifier_gae", options)
     close(table[1, TEXT], [0.55 + 0.1 / 3, -0.15, -0.55, 0.2 - 0.25 / 3])
     close(table[1, IMAGE], [0.6, None, -0.675, 0.075])
     close(table[2, TEXT], [0.2, None, -0.1, -0.1])
     close(table[2, IMAGE], [0.0, None, None, None])
-    assert summary.coefficient == 1.0
 
 
 def test_worked_example_verifier_gae_with_a_fitted_baseline():
@@ -120,7 +139,6 @@ def test_worked_example_verifier_gae_with_a_fitted_baseline():
     assert table[1, TEXT][3] == pytest.approx(0.9 - (1.9 / 3 + 0.4))
     # without sample 1: q = (.2, .6, .8), y = (.5, .9, .9): sum of products .13333, of squares .18667, slope 5/7
     assert table[1, TEXT][1] == pytest.approx(0.5 - (2.3 / 3 + 5 / 7 * (0.4 - 1.6 / 3)))
-    assert summary.coefficient == pytest.approx((1 + 5 / 7 + 5 / 7 + 1) / 4)
 
 
 def test_worked_example_improvement():
@@ -133,7 +151,7 @@ def test_worked_example_improvement():
 
 
 def test_worked_example_umm():
-    table, _ = credited(example(), "umm", Options())
+    table, _ = credited(example(), "umm", USUAL)
     std = 0.4965625**0.5
     expected = [1.0, -0.5 / std, -1.0, 0.575 / std]
     close(table[0, TEXT], [None] * 4)
@@ -151,33 +169,33 @@ def test_worked_example_no_improve_clamp():
 
 def test_when_no_sibling_improved_the_clamp_trains_nothing():
     table, summary = credited(group_of(sample(0, [0.5, 0.25]), sample(1, [0.5, 0.5])), "no_improve_clamp")
-    assert summary.dead and summary.empty and all(v is None for values in table.values() for v in values)
+    assert not summary.has_spread and summary.empty and all(v is None for values in table.values() for v in values)
 
 
 def test_a_spread_below_the_floor_is_not_blown_up_and_large_advantages_are_clipped():
     group = group_of(sample(0, [0.500]), sample(1, [0.501]))
-    table, _ = credited(group, "trajectory", Options(std_floor=0.05))
+    table, _ = credited(group, "trajectory", {"std_floor": 0.05})
     close(table[0, IMAGE], [-0.01, 0.01])
     group = group_of(*(sample(i, [float(i == 0)]) for i in range(16)))
-    table, _ = credited(group, "trajectory", Options(clip=2.0))
+    table, _ = credited(group, "trajectory", {"advantage_clip": 2.0})
     assert table[0, IMAGE][0] == 2.0
 
 
 def test_the_malformed_penalty_acts_after_normalisation_and_clipping_on_the_text_alone():
     group = group_of(sample(0, [1.0], cut_off={0}), sample(1, [0.0]))
-    table, _ = credited(group, "trajectory", Options(clip=1.0, malformed_penalty=3.0))
+    table, _ = credited(group, "trajectory", {"advantage_clip": 1.0, "malformed_penalty": 3.0})
     close(table[0, TEXT], [1.0 - 3.0, -1.0])
     close(table[0, IMAGE], [1.0, -1.0])
 
 
 def test_umm_makes_a_malformed_winner_negative_in_all_its_segments():
     group = group_of(sample(0, [0.5, 1.0], cut_off={1}), sample(1, [0.5, 0.5], stopped=False))
-    table, _ = credited(group, "umm", Options())
+    table, _ = credited(group, "umm", USUAL)
     close(table[1, TEXT], [-0.5, -1.0])
     close(table[1, IMAGE], [-0.5, -1.0])
 
 
-@pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_a_sample_without_a_valid_reward_leaves_statistics_and_training(scheme):
     failed = sample(9, [0.5, 0.9])
     failed.rewards["score"][1] = None
@@ -192,17 +210,17 @@ def test_a_sample_without_a_valid_reward_leaves_statistics_and_training(scheme):
         close(table[place], values)
 
 
-@pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_a_group_with_one_valid_sample_trains_nothing(scheme):
     table, summary = credited(group_of(sample(0, [0.5, 1.0]), sample(1, [None])), scheme)
-    assert summary.dead and summary.empty and summary.dropped == 1
+    assert not summary.has_spread and summary.empty and summary.dropped == 1
     assert all(v is None for values in table.values() for v in values)
 
 
-def test_equal_rewards_make_a_dead_group():
+def test_equal_rewards_make_a_group_without_spread():
     for scheme in ("trajectory", "turn", "verifier_gae", "improvement"):
         group = group_of(*(sample(i, [0.1, 0.3]) for i in range(3)))
-        assert credited(group, scheme, Options(std_floor=0.0))[1].dead, scheme
+        assert not credited(group, scheme, {"std_floor": 0.0})[1].has_spread, scheme
 
 
 def test_several_rewards_weighted_sum_and_zscores():
@@ -213,15 +231,6 @@ def test_several_rewards_weighted_sum_and_zscores():
     scores = combine(group, {"score": 1.0, "clip": 0.5}, "zscore_sum")
     # scores 0 1 1: mean 2/3, std sqrt(2)/3; clip 10 10 40: mean 20, std sqrt(200)
     close(scores[0] + scores[1], [-(2**0.5) - 0.5 * 0.5**0.5, 0.5**0.5 - 0.5 * 0.5**0.5, 0.5**0.5 + 0.5 * 2**0.5])
-
-
-def test_a_gate_replaces_all_rewards_of_an_image_before_combination():
-    group = group_of(sample(0, [0.8]), sample(1, [0.6]))
-    for t, safe in zip(group.trajectories, ([0.0], [1.0])):
-        t.rewards["safe"] = safe
-    assert combine(group, {"score": 1.0}, gates=[Gate("safe", 0.5)]) == [[0.0], [0.6]]
-    group.trajectories[1].rewards["safe"] = [None]
-    assert combine(group, {"score": 1.0}, gates=[Gate("safe", 0.5)]) == [[0.0], [None]]
 
 
 def test_mistakes_are_named():
@@ -323,12 +332,12 @@ quality = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 histories = st.lists(st.lists(quality, min_size=1, max_size=4), min_size=2, max_size=6)
 
 
-@given(histories, st.sampled_from(list(Scheme)), st.randoms(use_true_random=False))
+@given(histories, st.sampled_from(list(SCHEMES)), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_the_order_of_the_siblings_does_not_matter(qs, scheme, random):
     order = list(range(len(qs)))
     random.shuffle(order)
-    options = Options(lam=0.7, gamma=0.9, price=0.05)
+    options = {"lam": 0.7, "gamma": 0.9, "price": 0.05}
     table, _ = credited(group_of(*(sample(i, q) for i, q in enumerate(qs))), scheme, options)
     shuffled, _ = credited(group_of(*(sample(i, qs[i]) for i in order)), scheme, options)
     for place, values in table.items():
@@ -341,8 +350,8 @@ def test_at_lambda_one_the_deltas_telescope_to_the_final_reward(qs):
     """verifier_gae with c = 1 is the return-to-go of turn (up to n / (n - 1)); with c = 0 it is leave-one-out GRPO."""
     group = group_of(*(sample(i, q) for i, q in enumerate(qs)))
     turns, _ = credited(group, "turn")
-    plain, _ = credited(group, "verifier_gae", Options(coefficient=1.0, mean_only=True, clip=None))
-    absolute, _ = credited(group, "verifier_gae", Options(coefficient=0.0, mean_only=True, clip=None))
+    plain, _ = credited(group, "verifier_gae", CENTRED | {"coefficient": 1.0})
+    absolute, _ = credited(group, "verifier_gae", CENTRED | {"coefficient": 0.0})
     for place in turns:
         members = [i for i, v in enumerate(turns[place]) if v is not None]
         n = len(members)
@@ -368,7 +377,7 @@ def test_ways_of_one_state_are_credited_as_a_group_of_their_own(rests, scheme):
     """All siblings fork from one first image beside another trunk; without a fork they would be these numbers too if
     they were the whole group."""
     qs = [[0.5, *rest] for rest in rests]
-    options = Options(lam=0.7, gamma=0.9, price=0.05)
+    options = {"lam": 0.7, "gamma": 0.9, "price": 0.05}
     alone, _ = credited(group_of(*(sample(i, q) for i, q in enumerate(qs))), scheme, options)
     tree = forked(*qs, [0.25], shared={i: (0, 2) for i in range(1, len(qs))})
     together, _ = credited(tree, scheme, options)
@@ -383,7 +392,7 @@ def test_a_price_taxes_edits_and_never_stops(qs, price):
     """Stalling does not pay: an edit that changes nothing is worth exactly the price less than stopping."""
     qs = [[0.5, 0.5], [0.5], *qs]
     group = group_of(*(sample(i, q) for i, q in enumerate(qs)))
-    options = Options(coefficient=1.0, price=price, mean_only=True, clip=None)
+    options = CENTRED | {"coefficient": 1.0, "price": price}
     table, _ = credited(group, "verifier_gae", options)
     n = len(qs)
     stall, stop = table[1, TEXT][:2]
@@ -455,7 +464,56 @@ def test_mean_only_improvement_is_r3s_round_difference():
     g = golden("rl/6_advantages")
     rounds = g.input("r3_round_rewards").double()
     group = group_of(*(sample(i, row, stopped=False) for i, row in enumerate(rounds.tolist())))
-    table, _ = credited(group, "improvement", Options(mean_only=True, clip=None, perfect=1e9))
+    table, _ = credited(group, "improvement", right=Right(None, 1e9))
     for k in (1, 2):
         scaled = torch.tensor(table[k, IMAGE]).double() / rounds[:, k].std() * 0.5
         agree(scaled, g["r3_multi_round/prev_std"][:, k], 1e-3, 1e-4)
+
+
+def test_an_image_is_right_by_the_scorer_that_says_so_and_not_by_the_sum_that_others_add_to():
+    """A wrong image whose taste scores lift its reward over 1, and its sibling who stops at a right one."""
+    def group():
+        made = group_of(sample(0, [0.9, 1.0], stopped=False), sample(1, [1.0]))
+        for trajectory, taste in zip(made.trajectories, ([4.0, 1.0], [2.0])):
+            trajectory.rewards["taste"] = taste
+        return made
+
+    advantages = []
+    for right in (Right.by("score", {}), Right(None, 1.0), Right.by(None, {"score": 1.0, "taste": 0.1})):
+        made = group()
+        options = scheme_named("improvement").options(**CENTRED)
+        assign(made, "improvement", {"score": 1.0, "taste": 0.1}, options=options, right=right)
+        advantages.append([t.segments[2].advantage for t in made.trajectories])
+    # by the verifier: gains 1.1 - 1.3 = -.2 against 1 for stopping on a right image
+    close(advantages[0], [-0.6, 0.6])
+    # by a sum of 1: the wrong image counts as right, and going on from it is worth 0
+    close(advantages[1], [-0.5, 0.5])
+    # by the largest sum, 1.1: as above, because taste has more than its 1
+    close(advantages[2], [-0.5, 0.5])
+
+
+def last_image_alone(samples, options):
+    """A scheme of a user's: the centred value of the last image, on the last turn."""
+    values = normalise([sample.q[-1] for sample in samples], mean_only=True)
+    return [row for row in broadcast(samples, values, first_turn=1)]
+
+
+OWN = CreditScheme(last_image_alone, penalise=None)
+
+
+def test_a_scheme_of_one_s_own_is_one_object_named_by_its_path():
+    table, summary = credited(example(), "tests.test_credit:OWN", USUAL)
+    close(table[0, TEXT], [None] * 4)
+    close(table[1, TEXT], [0.3125, -0.1875, -0.4375, 0.3125])
+    assert summary.has_spread
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("tunr", "unknown rl.credit 'tunr'; did you mean turn?"),
+    ("tests.test_credit:OWNS", "module tests.test_credit has no 'OWNS'; did you mean OWN"),
+    ("tests.no_such_module:OWN", "cannot be imported: the module tests.no_such_module"),
+    ("tests.test_credit:last_image_alone", "is no CreditScheme but function"),
+])  # fmt: skip
+def test_a_scheme_that_is_not_there_is_named_with_its_module(name, says):
+    with pytest.raises(InputError, match=says):
+        scheme_named(name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from irg_rl.credit import Scheme, assign
+from irg_rl.credit import assign, scheme_named
 from irg_rl.pairs import find_pairs, mark
 from irg_rl.trajectory import Group
 from tests.test_credit import CENTRED, PROMPT, sample, tree_of_uneven_ways
@@ -75,7 +75,7 @@ def test_what_is_preferred_has_the_larger_advantage_also_where_ways_fork_unequal
         trajectory.rewards["score"][-1] = final
     pairs = find_pairs(made, finals, tie=0.0)
     assert who(pairs) == [(0, 0, 3), (2, 0, 1)] and pairs.ties == 1
-    assign(made, Scheme.TRAJECTORY, {"score": 1.0}, options=CENTRED)
+    assign(made, "trajectory", {"score": 1.0}, options=scheme_named("trajectory").options(**CENTRED))
     for pair in pairs.found:
         chosen, rejected = (side.segments[pair.fork].advantage for side in (pair.chosen, pair.rejected))
         assert chosen > rejected

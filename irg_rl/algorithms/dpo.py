@@ -11,52 +11,137 @@ texts over those that have texts to compare and for images over those that have 
 Letters: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers of a latent token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from irg_rl import credit
-from irg_rl.algorithms.noising import times
-from irg_rl.config import DPORecipe
+from irg_rl.algorithms.base import IMAGE, TEXT, Algorithm, Material, RankContext, Selection
+from irg_rl.algorithms.noising import NoisingSettings, times, with_states
+from irg_rl.curve import RL, UPDATES, Curve
 from irg_rl.learner.policy import Scores, TextScore, evaluate_texts, velocities
 from irg_rl.learner.replay import Replay, ReplayPack
 from irg_rl.learner.update import Loss
 from irg_rl.losses import preference
 from irg_rl.losses.flow import aggregate
+from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
-from irg_rl.pairs import Pair, Pairs, find_pairs
+from irg_rl.pairs import Pair, Pairs, find_pairs, mark
+from irg_rl.sections import Positive, Rate, Weight
 from irg_rl.streams import stream
 from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Segment, Trajectory
 
-TEXT, IMAGE = "text", "image"
 Sides = tuple[Trajectory, Trajectory]
 """The chosen and the rejected trajectory of a pair."""
 
 
-@dataclass(frozen=True)
-class Preferences:
-    """Which trajectory is preferred: the one whose last image is worth more. A text that never ended costs it a
-    penalty."""
+class DPOSettings(NoisingSettings):
+    kind: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    """DPO, IPO (arXiv 2310.12036) or hinge (2305.10425)."""
+    beta_text: Rate = 0.1
+    """Of the log-ratio of a whole answer's texts; with kind ipo, of its mean over tokens."""
+    beta_image: Rate = 100.0
+    """Of the difference of squared velocity errors, means over an image's numbers; raise it where the loss jumps."""
+    tie: Annotated[float, Field(ge=0)] = 0.05
+    """Two branches of a fork form a pair only if their rewards (means over what follows) differ by more than this. Set
+    it to the noise of the judge."""
+    pairs_per_fork: Positive = 1
+    """Best branch against worst, second best against second worst, ..."""
+    malformed_penalty: Weight = 1.0
+    """Subtracted from what a trajectory is worth when one of its texts never ended."""
 
-    settings: DPORecipe
-    weights: Mapping[str, float]  # of the scores in the weighted sum that is an image's reward
-    malformed_penalty: float
+
+class DPO(Algorithm[DPOSettings]):
+    """arXiv 2305.18290 and 2311.12908. The reference are the first weights of the stage."""
+
+    Settings = DPOSettings
+    uses_credit = False
+    learns_offline = True
+    keeps_first_weights = True
+    ignores = ("text_loss", "importance", "clip_text", "mismatch_cap", "kl_text", "kl_image")
+    needs_raw_rewards = "asks if a gap is larger than rl.options.tie"
+    progress = "dpo/accuracy"
+    advice = "lower it or train SFT longer"
+    curves = (
+        Curve("Pairs told apart", RL, r"(?P<line>dpo(_text|_image)?)/accuracy", "share of pairs", UPDATES, share=True),
+        Curve("What winners gained over the reference", RL, r"(?P<panel>dpo_text|dpo_image)/winner_gain",
+              "nats, and squared error", UPDATES),
+    )  # fmt: skip
+
+    @property
+    def needs_reference(self) -> bool:
+        return False
+
+    @property
+    def levels_per_image(self) -> int:
+        return self.options.times_per_image
+
+    @property
+    def pairs_per_group(self) -> int:
+        return self.options.pairs_per_fork
+
+    def forwards(self, precision: str) -> dict[str, int]:
+        return {"trained": 1, "first weights": 1}
 
     def pairs(self, groups: Sequence[Group]) -> Pairs:
-        parts = [self._of(group) for group in groups]
+        """The trajectory whose last image is worth more is preferred."""
+        parts = [self._pairs_of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
 
-    def _of(self, group: Group) -> Pairs:
-        images = credit.combine(group, self.weights)
-        values = [None if None in q else q[-1] - self._penalty(t) for t, q in zip(group.trajectories, images)]
-        return find_pairs(group, values, self.settings.tie, self.settings.pairs_per_fork)
+    def _pairs_of(self, group: Group) -> Pairs:
+        values: list[float | None] = []
+        for trajectory, q in zip(group.trajectories, credit.combine(group, self.shared.reward_weights)):
+            last = None if None in q else q[-1]
+            malformed = any(not text.finished for text in trajectory.texts)
+            values.append(None if last is None else last - self.options.malformed_penalty * malformed)
+        return find_pairs(group, values, self.options.tie, self.options.pairs_per_fork)
 
-    def _penalty(self, trajectory: Trajectory) -> float:
-        return self.malformed_penalty * any(not text.finished for text in trajectory.texts)
+    def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
+        """Advantages only say which segments stand in pairs."""
+        pairs = self.pairs([group])
+        mark(group, pairs.found)
+        return Selection(bool(pairs.found), not pairs.found, {"dpo/judged_ties": float(pairs.ties)})
+
+    def why_empty(self, groups: str) -> str:
+        return f"no pair of {groups} differs by more than rl.options.tie"
+
+    def why_skipped(self, updates: int, max_pack_tokens: int) -> str:
+        return (
+            f"no preference of the last {updates} updates fits into a pack of rl.max_pack_tokens {max_pack_tokens}: "
+            "fork the run with more, or with fewer rl.options.times_per_image"
+        )
+
+    def material(self, group: Group, replay: Replay, limit: int) -> Material:
+        found = self.pairs([group])
+        sides = [prepared(pair, self.options, self.shared.shift, 0, 0) for pair in found.found]
+        fitting = sum(fits(replay, pair, limit) for pair in sides)
+        return Material(fitting, found.ties, len(sides) - fitting)
+
+    def minibatches(
+        self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
+    ) -> Iterator[tuple[list[Pack], "PairLoss"]]:
+        """Pairs that no pack holds are left out. Their number and that of ties go into `metrics`."""
+        pairs, shared, limit = self.pairs(groups), self.shared, rank.max_pack_tokens
+        if not pairs.found:
+            raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
+        rank.require_law([t for pair in pairs.found for t in (pair.chosen, pair.rejected)])
+        begun = rank.begun
+        sides = [prepared(pair, self.options, shared.shift, rank.seed, begun) for pair in pairs.found]
+        fitting = [pair for pair in sides if fits(rank.replay, pair, limit)]
+        metrics |= {"dpo/ties": float(pairs.ties), "dpo/too_long": float(len(sides) - len(fitting))}
+        assert rank.first is not None
+        for own in minibatches(fitting, parts):
+            with rank.engine.watch("packing"):
+                packs = pair_packs(rank.replay, own, limit, rank.place.rank, rank.place.world_size)
+            reference = reference_scores(rank.engine, rank.first, packs, rank.law)
+            loss = PairLoss(self.options, rank.law, packs, reference, shared.text_weight, shared.image_weight)
+            yield [part.replay.pack for part in packs], loss
 
 
 @dataclass
@@ -111,7 +196,7 @@ def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
     return [pairs[low:high] for low, high in zip(edges, edges[1:])]
 
 
-def prepared(pair: Pair, settings: DPORecipe, shift: float, seed: int, update: int) -> Sides:
+def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update: int) -> Sides:
     """Both sides as packs take them: nothing of what they share is trained, and images of a turn are noised alike.
 
     Noise and times have the name (seed, update, group, chosen sample, rejected sample, turn).
@@ -146,31 +231,28 @@ def _drawn(trajectory: Trajectory, fork: int) -> dict[int, ImageSegment]:
 def _as_context(segment: Segment) -> Segment:
     """A copy without anything that a pack would train."""
     if isinstance(segment, ImageSegment):
-        return _with_steps(segment, torch.zeros(0, *segment.latent.shape), torch.zeros(0))
+        return with_states(segment, torch.zeros(0, *segment.latent.shape), torch.zeros(0))
     return replace(segment, logprobs=torch.full_like(segment.logprobs, torch.nan))
 
 
 def _noised(
-    chosen: ImageSegment, rejected: ImageSegment, settings: DPORecipe, shift: float, numbers: np.random.Generator
+    chosen: ImageSegment, rejected: ImageSegment, settings: DPOSettings, shift: float, numbers: np.random.Generator
 ) -> tuple[ImageSegment, ImageSegment]:
+    assert chosen.drawn is not None and rejected.drawn is not None  # pictures that were given are not compared
     t = times(settings.times_per_image, settings.time_range, shift, numbers)
     noise = torch.from_numpy(numbers.standard_normal((len(t), *chosen.drawn.shape), dtype=np.float32))
-    data = (image.drawn.expand(len(t), -1, -1) for image in (chosen, rejected))
-    x_chosen, x_rejected, *_ = preference.noised_pair(*data, noise, t)
-    return _with_steps(chosen, x_chosen, t), _with_steps(rejected, x_rejected, t)
-
-
-def _with_steps(image: ImageSegment, x: Tensor, t: Tensor) -> ImageSegment:
-    nothing = torch.zeros(0)
-    return replace(image, x=x, t=t, x_next=nothing, mean=nothing, t_next=nothing, logprobs=nothing)
+    x_chosen, x_rejected, *_ = preference.noised_pair(
+        chosen.drawn.expand(len(t), -1, -1), rejected.drawn.expand(len(t), -1, -1), noise, t
+    )
+    return with_states(chosen, x_chosen, t), with_states(rejected, x_rejected, t)
 
 
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
-) -> list[Scores]:
+) -> list[Scores[Tensor]]:
     """What other weights say about the packs, on the CPU; a collective call."""
 
-    def read(output: ModelOutput, index: int) -> Scores:
+    def read(output: ModelOutput, index: int) -> Scores[Tensor]:
         replay = packs[index].replay
         texts = [TextScore(s.logprobs.cpu(), s.entropy.cpu()) for s in evaluate_texts(output, replay, law)]
         return Scores(texts, [v.cpu() for v in velocities(output, replay)])
@@ -184,10 +266,10 @@ class PairLoss:
 
     def __init__(
         self,
-        settings: DPORecipe,
+        settings: DPOSettings,
         law: SamplingLaw,
         packs: Sequence[PairPack],
-        reference: Sequence[Scores],
+        reference: Sequence[Scores[Tensor]],
         text_weight: float = 1.0,
         image_weight: float = 1.0,
     ):
@@ -215,7 +297,7 @@ class PairLoss:
         return loss
 
     def _text_margins(
-        self, part: PairPack, scores: Scores, reference: Scores, device: torch.device
+        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[P], and log-probabilities of both sides, means over tokens."""
         rows = {side: ([], []) for side in range(2 * part.count)}
@@ -240,7 +322,7 @@ class PairLoss:
         return margin, {"winner_logp": means[0], "loser_logp": means[1], "winner_gain": gain}
 
     def _image_margins(
-        self, part: PairPack, scores: Scores, reference: Scores, device: torch.device
+        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[P], summed over turns, and errors of both sides."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
@@ -259,11 +341,13 @@ class PairLoss:
             errors["winner_gain"][pair] += ((v_ref - target) ** 2).mean() - ((v.detach() - target) ** 2).mean()
         return torch.stack(margins), errors
 
-    def _side(self, part: PairPack, scores: Scores, reference: Scores, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _side(
+        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], index: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Velocity, that of the reference and the target, noise - data, at every level of an image; [S, N, D] each."""
         ref, v = part.replay.images[index], scores.images[index]
-        image = part.trajectories[ref.trajectory].segments[ref.segment]
-        steps = list(ref.steps)
+        image, steps = ref.of(part.trajectories), list(ref.steps)
+        assert image.drawn is not None
         x, t = image.x[steps], image.t[steps]
         target = (x - image.drawn) / t[:, None, None]
         return v, reference.images[index].to(v.device), target.to(v.device)

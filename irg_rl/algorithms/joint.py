@@ -1,61 +1,123 @@
-"""The joint loss of a batch of scored trajectories: sampled text and denoising steps, each over its own global count.
+"""The joint loss of a batch of scored trajectories: sampled text and images, each over its own global count.
 
     loss = text_weight * sum_tokens(...) / text denominator + image_weight * sum_steps(...) / (image, step) pairs
 
-With `forward_process` the steps are images noised afresh (noising.py), and pairs are (image, noise level).
-
-plus KL terms to an optional reference. A segment without an advantage (its sample left the group) takes no part.
+plus KL terms to an optional reference. A step is a denoising step, or a noise level where images are noised afresh. A
+segment without an advantage takes no part.
 
 Metrics come as sums and counts per modality and turn, so that packs and ranks add up; `finish` divides.
+
+Letters: B texts, T tokens, S steps of an image in a pack, N latent tokens, D numbers of a latent token.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from irg_rl.algorithms import noising
+from irg_rl.algorithms import old_policy
+from irg_rl.algorithms.base import IMAGE, TEXT, Algorithm, Options, RankContext
 from irg_rl.algorithms.old_policy import OldPolicy
-from irg_rl.config import AWMRecipe, NFTRecipe
-from irg_rl.learner.policy import Scores, StepScore, evaluate, evaluate_texts, velocities
+from irg_rl.learner.policy import Scores, StepScore
 from irg_rl.learner.replay import ReplayPack, StepsRef, TextRef
 from irg_rl.learner.update import Loss
 from irg_rl.losses import clip, flow, text
+from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
-from irg_rl.trajectory import SamplingLaw, Trajectory
-
-TEXT, IMAGE = "text", "image"
+from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory, trees
 
 
 @dataclass(frozen=True)
-class RLLossSettings:
-    text_loss: str = "dapo"  # losses.text.TextLoss
-    importance: str = "token"  # losses.text.Importance
-    clip_text: tuple[float, float] = (0.2, 0.28)
-    clip_image: float = 1e-3
-    ratio_norm: bool = False  # GRPO-Guard's ratio for images
-    text_weight: float = 1.0
-    image_weight: float = 1.0
-    kl_text: float = 0.0
-    kl_image: float = 0.0
-    kl_image_space: str = "velocity"  # velocity or mean
-    max_text_tokens: int | None = None  # dr_grpo's constant denominator
-    forward_process: NFTRecipe | AWMRecipe | None = None  # in place of the policy loss on denoising steps
-    mismatch_cap: float = 2.0  # truncation of sampler-mismatch weights, where old log-probabilities are recomputed
+class Tokens:
+    """The texts of a pack, right-padded."""
 
-    def __post_init__(self) -> None:
-        text.TextLoss(self.text_loss)
-        text.Importance(self.importance)
-        if self.kl_image_space not in ("velocity", "mean"):
-            raise ValueError(f"kl_image_space {self.kl_image_space!r}: choose velocity or mean")
-        if self.text_loss == text.TextLoss.DR_GRPO and self.max_text_tokens is None:
-            raise ValueError("text_loss dr_grpo needs max_text_tokens, its constant denominator")
+    logp: Float[Tensor, "B T"]
+    old: Float[Tensor, "B T"]  # log-probabilities under the old policy, without gradient
+    advantages: Float[Tensor, "B"]
+    mask: Bool[Tensor, "B T"]
+    reference: Float[Tensor, "B T"] | None = None  # log-probabilities under the base model
+    mismatch: Float[Tensor, "B T"] | None = None  # weights against the sampler's other arithmetic
 
-    @property
-    def needs_reference(self) -> bool:
-        return self.kl_text > 0 or self.kl_image > 0
+
+@dataclass(frozen=True)
+class Image:
+    """The trained steps of one image in a pack."""
+
+    segment: ImageSegment
+    steps: list[int]
+    advantage: float
+    score: StepScore | Float[Tensor, "S N D"]  # under the trained model; a velocity where images are noised afresh
+    old: Mapping[str, Tensor]  # `logprobs` [S], `mean` [S, N, D] or `velocity` [S, N, D] under the old policy
+
+
+@dataclass(frozen=True)
+class ImageLoss:
+    """Loss of every step of an image, its metrics (one number per step), and, where there is one, the log ratio to the
+    old policy with the range that it is clipped to."""
+
+    per_step: Float[Tensor, "S"]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    log_ratio: Float[Tensor, "S"] | None = None
+    clip: float = 0.0
+
+
+class JointAlgorithm(Algorithm[Options]):
+    """Trains every segment by its advantage. What is left to a subclass: the loss of an image's steps, and, where it is
+    another, that of tokens."""
+
+    def text_loss(self, tokens: Tokens) -> Float[Tensor, "B T"]:
+        """Loss of every token before aggregation, KL included: the clipped policy loss of `rl.text_loss`."""
+        shared = self.shared
+        low, high = shared.clip_text
+        return text.policy_loss(
+            tokens.logp, tokens.old, tokens.advantages, tokens.mask,
+            loss_type=shared.text_loss, level=shared.importance, epsilon=low, epsilon_high=high, beta=shared.kl_text,
+            logp_ref=tokens.reference, mismatch=tokens.mismatch,
+        )  # fmt: skip
+
+    def image_loss(self, image: Image) -> ImageLoss:
+        raise NotImplementedError
+
+    def image_kl(self, score: Any, reference: Any) -> Float[Tensor, "S"]:
+        """Distance from the base model at every step, from the scores of both."""
+        return flow.velocity_mse(score, reference)
+
+    def evaluate(
+        self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
+    ) -> Scores[Any]:
+        """What a model says about the texts and images of a pack."""
+        raise NotImplementedError
+
+    def prepared(self, rank: RankContext, groups: Sequence[Group]) -> Sequence[Group]:
+        """The groups as this update trains them."""
+        return groups
+
+    def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
+        """The old policy's numbers, once per update."""
+        return old_policy.sampled(trajectories)
+
+    def before_minibatch(
+        self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
+    ) -> OldPolicy:
+        """The old policy's numbers for the trajectories of one minibatch; `known` are those of `before_update` for
+        them."""
+        return known
+
+    def minibatches(
+        self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
+    ) -> Iterator[tuple[list[Pack], "JointLoss"]]:
+        trajectories = rank.trainable(self.prepared(rank, groups))
+        known = self.before_update(rank, trajectories)
+        for own in split(trajectories, parts):
+            replays = rank.packs(own)
+            first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
+            old = self.before_minibatch(rank, known.shifted(first), own, replays)
+            loss = JointLoss(self, rank.law, replays, own, old, rank.reference)
+            yield [replay.pack for replay in replays], loss
 
 
 class JointLoss:
@@ -66,27 +128,29 @@ class JointLoss:
 
     def __init__(
         self,
-        settings: RLLossSettings,
+        algorithm: JointAlgorithm,
         law: SamplingLaw,
         replays: Sequence[ReplayPack],
         trajectories: Sequence[Trajectory],
         old: OldPolicy,
-        reference: Callable[..., ModelOutput] | None = None,
+        reference: Callable[[Pack], ModelOutput] | None = None,
     ):
-        if settings.needs_reference and reference is None:
-            raise ValueError(f"kl_text {settings.kl_text} and kl_image {settings.kl_image} need a reference model")
-        self._settings, self._law, self._old = settings, law, old
+        shared = algorithm.shared
+        if algorithm.needs_reference and reference is None:
+            raise ValueError(f"kl_text {shared.kl_text} and kl_image {shared.kl_image} need a reference model")
+        self._algorithm, self._shared, self._law, self._old = algorithm, shared, law, old
         self._replays, self._trajectories = replays, trajectories
-        self._reference = reference if settings.needs_reference else None
+        self._reference = reference if algorithm.needs_reference else None
 
     def denominators(self) -> dict[str, float]:
         """This rank's counts; the engine sums them over ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
-            lengths = [self._segment(ref).ids.numel() for ref in replay.texts if self._advantage(ref) is not None]
+            texts = [ref for ref in replay.texts if self._advantage(ref) is not None]
+            lengths = [ref.of(self._trajectories).ids.numel() for ref in texts]
             if lengths:
                 mask = pad_sequence([torch.ones(n, dtype=torch.bool) for n in lengths], batch_first=True)
-                count = text.denominator(mask, self._settings.text_loss, self._settings.max_text_tokens)
+                count = text.denominator(mask, self._shared.text_loss, self._shared.max_text_tokens)
                 counts[TEXT] += float(count)
             counts[IMAGE] += sum(len(ref.steps) for ref in replay.images if self._advantage(ref) is not None)
         return counts
@@ -101,93 +165,73 @@ class JointLoss:
         nothing = 0.0 * (output.logits.sum().float() + output.velocity.sum())
         loss = Loss({TEXT: nothing, IMAGE: nothing})
         self._add_texts(loss, replay, scores, reference, totals)
-        if self._settings.forward_process is None:
-            self._add_images(loss, replay, scores, reference, totals)
-        else:
-            self._add_noised(loss, replay, scores, reference, totals)
+        self._add_images(loss, replay, scores, reference, totals)
         return loss
 
-    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> Scores:
-        if self._settings.forward_process is None:
-            return evaluate(output, replay, self._trajectories, self._law)
-        return Scores(evaluate_texts(output, replay, self._law), velocities(output, replay))
+    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> Scores[Any]:
+        return self._algorithm.evaluate(output, replay, self._trajectories, self._law)
 
-    def _add_texts(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
-        chosen = [i for i, ref in enumerate(replay.texts) if self._advantage(ref) is not None]
+    def _add_texts(
+        self,
+        loss: Loss,
+        replay: ReplayPack,
+        scores: Scores[Any],
+        reference: Scores[Any] | None,
+        totals: Mapping[str, float],
+    ) -> None:
+        chosen = [(i, ref, a) for i, ref in enumerate(replay.texts) if (a := self._advantage(ref)) is not None]
         if not chosen:
             return
-        refs = [replay.texts[i] for i in chosen]
+        shared, refs = self._shared, [ref for _, ref, _ in chosen]
         device = scores.texts[0].logprobs.device
-        logp = _pad([scores.texts[i].logprobs for i in chosen])
-        mask = _pad([torch.ones_like(scores.texts[i].logprobs, dtype=torch.bool) for i in chosen])
+        logp = _pad([scores.texts[i].logprobs for i, *_ in chosen])
+        mask = _pad([torch.ones_like(scores.texts[i].logprobs, dtype=torch.bool) for i, *_ in chosen])
         old = _pad([self._old.text[ref.trajectory, ref.segment] for ref in refs]).to(device)
-        advantages = torch.tensor([self._advantage(ref) for ref in refs], device=device)
-        logp_ref = None if reference is None else _pad([reference.texts[i].logprobs for i in chosen])
-        chosen_settings = self._settings
-        low, high = chosen_settings.clip_text
-        per_token = text.policy_loss(
-            logp, old, advantages, mask,
-            loss_type=chosen_settings.text_loss, level=chosen_settings.importance, epsilon=low, epsilon_high=high,
-            beta=chosen_settings.kl_text, logp_ref=logp_ref, mismatch=self._mismatch(refs, old, mask),
-        )  # fmt: skip
-        total = text.aggregate(per_token, mask, chosen_settings.text_loss, totals[TEXT])
-        loss.terms[TEXT] = loss.terms[TEXT] + chosen_settings.text_weight * total
-        log_ratio = text.log_importance(logp.detach(), old, mask, chosen_settings.importance)
-        for row, (i, ref) in enumerate(zip(chosen, refs)):
+        advantages = torch.tensor([advantage for *_, advantage in chosen], device=device)
+        logp_ref = None if reference is None else _pad([reference.texts[i].logprobs for i, *_ in chosen])
+        tokens = Tokens(logp, old, advantages, mask, logp_ref, self._mismatch(refs, old, mask))
+        total = text.aggregate(self._algorithm.text_loss(tokens), mask, shared.text_loss, totals[TEXT])
+        loss.terms[TEXT] = loss.terms[TEXT] + shared.text_weight * total
+        log_ratio = text.log_importance(logp.detach(), old, mask, shared.importance)
+        for row, (i, ref, _) in enumerate(chosen):
             length = len(scores.texts[i].logprobs)
             extra = {"entropy": scores.texts[i].entropy}
             if logp_ref is not None:
                 extra["kl"] = text.k3(logp.detach()[row, :length], logp_ref[row, :length])
-            self._log_ratio(loss, TEXT, ref, log_ratio[row, :length], (low, high), extra)
+            self._log_ratio(loss, TEXT, ref, log_ratio[row, :length], shared.clip_text, extra)
 
-    def _add_images(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
+    def _add_images(
+        self,
+        loss: Loss,
+        replay: ReplayPack,
+        scores: Scores[Any],
+        reference: Scores[Any] | None,
+        totals: Mapping[str, float],
+    ) -> None:
         for i, ref in enumerate(replay.images):
-            if self._advantage(ref) is None:
+            advantage = self._advantage(ref)
+            if advantage is None:
                 continue
             score, steps = scores.images[i], list(ref.steps)
-            device = score.logprobs.device
-            old = self._old.image[ref.trajectory, ref.segment][steps].to(device)
-            log_ratio = flow.log_ratio(score.logprobs, old)
-            if self._settings.ratio_norm:
-                mean_old = self._old.mean[ref.trajectory, ref.segment][steps].to(device)
-                log_ratio = flow.guarded_log_ratio(score.logprobs, old, score.mean, mean_old, score.std)
-            advantages = torch.full_like(log_ratio, self._advantage(ref))
-            per_step = flow.policy_loss(log_ratio, advantages, self._settings.clip_image)
-            kl = None if reference is None else self._image_kl(score, reference.images[i])
-            extra = self._add_image(loss, per_step, kl, totals)
-            bounds = (self._settings.clip_image, self._settings.clip_image)
-            self._log_ratio(loss, IMAGE, ref, log_ratio.detach(), bounds, extra)
-
-    def _add_noised(self, loss: Loss, replay: ReplayPack, scores: Scores, reference, totals) -> None:
-        settings = self._settings.forward_process
-        for i, ref in enumerate(replay.images):
-            v, image, steps = scores.images[i], self._segment(ref), list(ref.steps)
-            v_old = self._old.velocity[ref.trajectory, ref.segment][steps].to(v.device)
-            per_level, extra, log_ratio = noising.image_loss(settings, v, v_old, image, steps)
-            kl = None if reference is None else flow.velocity_mse(v, reference.images[i])
-            extra |= self._add_image(loss, per_level, kl, totals)
-            if log_ratio is None:
-                self._log(loss, IMAGE, ref, len(steps), {}, extra, {})
+            device = score.device if isinstance(score, Tensor) else score.logprobs.device
+            old = self._old.of_image(ref.trajectory, ref.segment, steps, device)
+            found = self._algorithm.image_loss(Image(ref.of(self._trajectories), steps, advantage, score, old))
+            each, metrics = found.per_step, dict(found.metrics)
+            if reference is not None:
+                kl = self._algorithm.image_kl(score, reference.images[i])
+                each = each + self._shared.kl_image * kl
+                metrics["kl"] = kl.detach()
+            loss.terms[IMAGE] = loss.terms[IMAGE] + self._shared.image_weight * flow.aggregate(each, totals[IMAGE])
+            if found.log_ratio is None:
+                self._log(loss, IMAGE, ref, len(steps), {}, metrics, {})
             else:
-                self._log_ratio(loss, IMAGE, ref, log_ratio.detach(), (settings.clip, settings.clip), extra)
+                self._log_ratio(loss, IMAGE, ref, found.log_ratio.detach(), (found.clip, found.clip), metrics)
 
-    def _add_image(self, loss: Loss, each: Tensor, kl: Tensor | None, totals: dict[str, float]) -> dict[str, Tensor]:
-        """Adds an image's loss at each step or noise level, with its KL; returns the KL for the metrics."""
-        if kl is not None:
-            each = each + self._settings.kl_image * kl
-        loss.terms[IMAGE] = loss.terms[IMAGE] + self._settings.image_weight * flow.aggregate(each, totals[IMAGE])
-        return {} if kl is None else {"kl": kl.detach()}
-
-    def _image_kl(self, score: StepScore, reference: StepScore) -> Tensor:
-        if self._settings.kl_image_space == "velocity":
-            return flow.velocity_mse(score.velocity, reference.velocity)
-        return flow.mean_kl(score.mean, reference.mean, score.std)
-
-    def _mismatch(self, refs: list[TextRef], old: Tensor, mask: Tensor) -> Tensor | None:
+    def _mismatch(self, refs: Sequence[TextRef], old: Tensor, mask: Tensor) -> Tensor | None:
         if not self._old.recomputed:
             return None
-        drawn = _pad([self._segment(ref).logprobs for ref in refs]).to(old.device)
-        return text.mismatch_weight(old, drawn, mask, highest=self._settings.mismatch_cap)
+        drawn = _pad([ref.of(self._trajectories).logprobs for ref in refs]).to(old.device)
+        return text.mismatch_weight(old, drawn, mask, highest=self._shared.mismatch_cap)
 
     def _log_ratio(
         self,
@@ -199,7 +243,7 @@ class JointLoss:
         extra: Mapping[str, Tensor],
     ) -> None:
         count = log_ratio.numel()
-        advantages = torch.full_like(log_ratio, self._advantage(ref))
+        advantages = torch.full_like(log_ratio, self._advantage(ref) or 0.0)
         numbers = clip.ratio_metrics(log_ratio.exp(), log_ratio, advantages, *bounds)
         largest = {"ratio_max": float(numbers.pop("ratio_max")), "log_ratio_max": float(log_ratio.abs().max())}
         sums = {key: float(value) * count for key, value in numbers.items()}
@@ -216,19 +260,25 @@ class JointLoss:
         largest: Mapping[str, float],
     ) -> None:
         """`values`: one per token or step."""
-        name = f"{modality}/turn{self._segment(ref).turn}/"
+        name = f"{modality}/turn{ref.of(self._trajectories).turn}/"
         sums = {**sums, **{key: float(value.sum()) for key, value in values.items()}}
-        sums |= {"advantage": float(torch.full((count,), self._advantage(ref)).sum()), "count": float(count)}
+        advantage = self._advantage(ref) or 0.0
+        sums |= {"advantage": float(torch.full((count,), advantage).sum()), "count": float(count)}
         for key, value in sums.items():
             loss.sums[name + key] = loss.sums.get(name + key, 0.0) + value
         for key, value in largest.items():
             loss.maxima[name + key] = max(loss.maxima.get(name + key, value), value)
 
-    def _segment(self, ref: TextRef | StepsRef):
-        return self._trajectories[ref.trajectory].segments[ref.segment]
-
     def _advantage(self, ref: TextRef | StepsRef) -> float | None:
-        return self._segment(ref).advantage
+        return ref.of(self._trajectories).advantage
+
+
+def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
+    """Contiguous parts of nearly equal size that cut no tree; never more than there are trees."""
+    whole = trees(trajectories)
+    count = min(parts, len(whole))
+    edges = [round(i * len(whole) / count) for i in range(count + 1)]
+    return [[t for siblings in whole[low:high] for t in siblings] for low, high in zip(edges, edges[1:])]
 
 
 def finish(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:

@@ -5,17 +5,16 @@ Every method but `open_port`, `seconds` and `stats` is collective: all ranks are
 return the same, except that tensors come from rank 0 alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from irg_rl.algorithms import old_policy
-from irg_rl.algorithms.dpo import PairLoss, Preferences, fits, minibatches, pair_packs, prepared, reference_scores
-from irg_rl.algorithms.joint import JointLoss, RLLossSettings, finish
-from irg_rl.algorithms.noising import noised
-from irg_rl.config import AWMRecipe, LoraRecipe, NFTRecipe
+from irg_rl.algorithms.base import Algorithm, RankContext
+from irg_rl.algorithms.joint import finish
+from irg_rl.config import LoraRecipe
 from irg_rl.errors import InputError
 from irg_rl.learner import checkpoint, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
@@ -26,13 +25,14 @@ from irg_rl.learner.old_weights import OldWeights
 from irg_rl.learner.process_group import Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
 from irg_rl.learner.reduce import gather_objects
-from irg_rl.learner.replay import Replay, ReplayPack, idle_pack
+from irg_rl.learner.replay import Replay, idle_pack
 from irg_rl.model.folder import load_folder
 from irg_rl.model.pack import Pack
+from irg_rl.model.unified import ModelOutput
 from irg_rl.records import save_groups
-from irg_rl.trajectory import Group, SamplingLaw, Trajectory, trees
+from irg_rl.trajectory import Group, SamplingLaw
 
-BARREN_UPDATES = 10
+EMPTY_UPDATES = 10
 """Updates in a row without anything to train on that end the run."""
 
 
@@ -42,20 +42,18 @@ class LearnerSettings:
 
     folder: str  # model folder: sizes, tokenizer, first weights; also the reference of KL terms
     engine: EngineSettings
-    loss: RLLossSettings
+    algorithm: Algorithm[Any]
     law: SamplingLaw
     lora: LoraRecipe | None = None  # None: all weights are trained
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
     system_prompt: str = ""
-    shift: float = 1.0  # of the noise levels that NFT and AWM train at
     attention: str = "auto"
     max_pack_tokens: int = 8192
     minibatches: int = 1  # optimizer steps per batch of groups
     context_grad: str = "full"  # detached: the image loss stops at what the noise blocks see
     ema_decay: float | None = None  # None: no average
-    preferences: Preferences | None = None  # DPO in place of `loss`, but for the two weights of that
     offline: bool = False  # groups may be those of other weights, so there is no ratio to check
     probe_every: int = 0  # updates between gradient norms of the image loss alone; 0: never
     collective_timeout: float = 600.0  # seconds a rank waits for the others
@@ -70,7 +68,7 @@ class Learner:
         self.place = Rank(rank, world_size, settings.device)
         self._store = None
         self._checked = settings.offline
-        self._barren = 0  # updates in a row that had nothing to learn from
+        self._empty = 0  # updates in a row that had nothing to train on
 
     def open_port(self) -> int:
         """Rank 0: the meeting point of all ranks."""
@@ -91,58 +89,57 @@ class Learner:
             config, special, held.tokenizer.encode,
             system_prompt=settings.system_prompt, max_pack_tokens=settings.max_pack_tokens,
         )  # fmt: skip
-        self._reference = self._make_reference() if settings.loss.needs_reference else None
+        algorithm = settings.algorithm
+        reference = self._make_reference() if algorithm.needs_reference else None
         self.engine: Engine = Engine(
             held.model, settings.engine, idle_pack(config, special), self.place,
             {"context_grad": settings.context_grad},
         )  # fmt: skip
-        self.ema = self.old = None
+        self.ema = self.old = first = None
         if settings.ema_decay is not None:
             self.ema = EMA(self.engine.state().changing(), settings.ema_decay, keep=self.place.rank == 0)
-        if self._forward_process is not None:
-            self.old = OldWeights(self.engine.state().changing(), self._forward_process.old)
-        # the reference of preferences; of a model with adapters, the model without them: they begin by adding nothing
-        self._first = dict(self.engine.state().changing()) if settings.preferences is not None else None
-
-    @property
-    def _forward_process(self) -> NFTRecipe | AWMRecipe | None:
-        return self.settings.loss.forward_process
+        if algorithm.old_schedule is not None:
+            self.old = OldWeights(self.engine.state().changing(), algorithm.old_schedule)
+        if algorithm.keeps_first_weights:  # of a model with adapters, the model without: they begin by adding nothing
+            first = dict(self.engine.state().changing())
+        self.context = RankContext(
+            self.engine, self._replay, self.place, settings.law, settings.engine.precision, settings.seed,
+            settings.max_pack_tokens, settings.offline, self.old, first, reference,
+        )  # fmt: skip
 
     def check_ratio(self, *groups: Group) -> list[dict]:
         """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
         table is for the log."""
-        trajectories = self._trainable(groups)
-        replays = self._packs(trajectories)
-        limits = self.settings.loss.clip_image
+        trajectories = self.context.trainable(groups)
+        replays = self.context.packs(trajectories)
+        limits = self.settings.algorithm.clip_image
         strict = self.settings.engine.precision == "fp32"
         found = ratio_check.check(self.engine, replays, trajectories, self.settings.law, limits, strict=strict)
         self._checked = True
         return [difference.row() for difference in found]
 
     def train(self, *groups: Group) -> dict[str, float]:
-        """One update on scored groups with advantages; returns its metrics. It is skipped where all preferences are too
-        long to learn from.
+        """One update on scored groups with advantages; returns its metrics. It is skipped where the algorithm finds
+        nothing to train on.
 
         Raises RuntimeError before the first ratio check, RatioError, NonFiniteError, and InputError after
-        BARREN_UPDATES skipped ones in a row.
+        EMPTY_UPDATES skipped ones in a row.
         """
         if not self._checked:
             raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
+        algorithm = self.settings.algorithm
         probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
         metrics: dict[str, float] = {}
         results: list[StepResult] = []
-        for packs, loss in self._steps(groups, metrics, self.settings.minibatches):
+        for packs, loss in algorithm.minibatches(self.context, groups, metrics, self.settings.minibatches):
             if probe and not results:
                 norms = self.engine.term_norms(packs, loss, loss.denominators())
                 metrics |= {f"grad_norm/{name}": value for name, value in norms.items()}
             results.append(self.engine.step(packs, loss, loss.denominators()))
             self._average(results[-1])
-        self._barren = 0 if results else self._barren + 1
-        if self._barren == BARREN_UPDATES:
-            raise InputError(
-                f"no preference of the last {BARREN_UPDATES} updates fits into a pack of rl.max_pack_tokens "
-                f"{self.settings.max_pack_tokens}: fork the run with more, or with fewer rl.dpo.times_per_image"
-            )
+        self._empty = 0 if results else self._empty + 1
+        if self._empty == EMPTY_UPDATES:
+            raise InputError(algorithm.why_skipped(EMPTY_UPDATES, self.settings.max_pack_tokens))
         if not results:
             return metrics | {"step": self.engine.steps, "skipped": 1}
         if self.old is not None:
@@ -152,7 +149,7 @@ class Learner:
     def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
         """What `train` would follow, and nothing is trained: the gradient of each loss term alone over all groups, by
         the name of the parameter."""
-        [(packs, loss)] = self._steps(groups, {}, 1)
+        [(packs, loss)] = self.settings.algorithm.minibatches(self.context, groups, {}, 1)
         return self.engine.term_gradients(packs, loss, loss.denominators())
 
     def dump(self, folder: str, *groups: Group) -> None:
@@ -161,8 +158,8 @@ class Learner:
             save_groups(Path(folder), groups)
 
     def publish(self, version: int) -> Publication | None:
-        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base. Under NFT and AWM the
-        old ones, whose samples the loss is about."""
+        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base. Where an old policy
+        samples, its weights."""
         state = self.engine.state()
         weights = dict(state.weights() if self.settings.lora is None else state.changing())
         if self.old is not None:  # copies, for the old weights go on changing in place
@@ -214,91 +211,18 @@ class Learner:
         """Leaves the other ranks."""
         leave()
 
-    def _trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
-        """Those with an advantage, all drawn by the law that is replayed."""
-        trajectories = trainable(groups)
-        self._require_law(trajectories)
-        return trajectories
-
-    def _require_law(self, trajectories: Sequence[Trajectory]) -> None:
-        if self.settings.offline:
-            ratio_check.require_texts_law(trajectories, self.settings.law)
-        else:
-            ratio_check.require_law(trajectories, self.settings.law)
-
-    def _noised(self, groups: Sequence[Group]) -> Sequence[Group]:
-        """Under NFT and AWM, the groups with images noised afresh for this update."""
-        if self.old is None:
-            return groups
-        return noised(groups, self._forward_process, self.settings.shift, self.settings.seed, self.old.updates)
-
-    def _packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
-        with self.engine.watch("packing"):
-            return self._replay.packs(trajectories, self.place.rank, self.place.world_size)
-
-    def _steps(
-        self, groups: Sequence[Group], metrics: dict, parts: int
-    ) -> Iterator[tuple[list[Pack], JointLoss | PairLoss]]:
-        """Packs and loss of one of `parts` minibatches after the other, made when the ones before have been learned
-        from."""
-        steps = self._minibatches if self.settings.preferences is None else self._pair_minibatches
-        return steps(groups, metrics, parts)
-
-    def _minibatches(
-        self, groups: Sequence[Group], metrics: dict, parts: int
-    ) -> Iterator[tuple[list[Pack], JointLoss]]:
-        settings = self.settings
-        trajectories = self._trainable(self._noised(groups))
-        old = old_policy.sampled(trajectories)
-        if settings.engine.precision == "bf16" and self.old is None:
-            old = old_policy.recompute(self.engine, self._packs(trajectories), trajectories, settings.law)
-        for own in split(trajectories, parts):
-            replays = self._packs(own)
-            if self.old is None:
-                first = next(index for index, trajectory in enumerate(trajectories) if trajectory is own[0])
-                before = old.shifted(first)
-            else:
-                texts = settings.engine.precision == "bf16"
-                before = old_policy.of_weights(self.engine, self.old.weights, replays, own, settings.law, texts)
-            joint = JointLoss(settings.loss, settings.law, replays, own, before, self._reference)
-            yield [replay.pack for replay in replays], joint
-
-    def _pair_minibatches(
-        self, groups: Sequence[Group], metrics: dict, parts: int
-    ) -> Iterator[tuple[list[Pack], PairLoss]]:
-        """The same for preferences; those that no pack holds are left out. The numbers of these and of ties go into
-        `metrics`."""
-        settings, preferences = self.settings, self.settings.preferences
-        pairs = preferences.pairs(groups)
-        if not pairs.found:
-            raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
-        self._require_law([t for pair in pairs.found for t in (pair.chosen, pair.rejected)])
-        begun, limit = self.engine.steps + self.engine.skipped, settings.max_pack_tokens
-        sides = [prepared(p, preferences.settings, settings.shift, settings.seed, begun) for p in pairs.found]
-        fitting = [pair for pair in sides if fits(self._replay, pair, limit)]
-        metrics |= {"dpo/ties": float(pairs.ties), "dpo/too_long": float(len(sides) - len(fitting))}
-        for own in minibatches(fitting, parts):
-            with self.engine.watch("packing"):
-                packs = pair_packs(self._replay, own, limit, self.place.rank, self.place.world_size)
-            reference = reference_scores(self.engine, self._first, packs, settings.law)
-            loss = PairLoss(
-                preferences.settings, settings.law, packs, reference, settings.loss.text_weight,
-                settings.loss.image_weight,
-            )  # fmt: skip
-            yield [part.replay.pack for part in packs], loss
-
     def _average(self, result: StepResult) -> None:
         if self.ema is None or not result.applied:
             return
         self.ema.update(self.engine.state().changing())
 
-    def _make_reference(self):
+    def _make_reference(self) -> Callable[[Pack], ModelOutput]:
         """The first weights. With adapters that is the base, which is there already; under ZeRO 3, where all ranks have
         to run the trained model together, it is a model of its own all the same."""
         settings = self.settings
         if settings.lora is not None and settings.engine.zero_stage < 3:
 
-            def base(pack):
+            def base(pack: Pack) -> ModelOutput:
                 with without_adapters(self.engine.model):
                     return self.engine.model(pack.to(settings.device))
 
@@ -307,26 +231,10 @@ class Learner:
         model = load_folder(Path(settings.folder), settings.device, dtype, settings.attention).model
         model.eval().requires_grad_(False)
 
-        def reference(pack):
+        def reference(pack: Pack) -> ModelOutput:
             return model(pack.to(settings.device))
 
         return reference
-
-
-def trainable(groups: Sequence[Group]) -> list[Trajectory]:
-    """Trajectories with an advantage, in group order. Raises ValueError when there is none."""
-    found = [t for g in groups for t in g.trajectories if any(s.advantage is not None for s in t.segments)]
-    if not found:
-        raise ValueError(f"none of {len(groups)} groups has a trajectory with an advantage")
-    return found
-
-
-def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
-    """Contiguous parts of nearly equal size that cut no tree; never more than there are trees."""
-    whole = trees(trajectories)
-    count = min(parts, len(whole))
-    edges = [round(i * len(whole) / count) for i in range(count + 1)]
-    return [[t for siblings in whole[low:high] for t in siblings] for low, high in zip(edges, edges[1:])]
 
 
 def summary(results: Sequence[StepResult]) -> dict[str, float]:

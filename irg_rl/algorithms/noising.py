@@ -1,36 +1,155 @@
-"""Training on images that were drawn, noised afresh: DiffusionNFT and AWM on trajectories.
+"""Training on images that were drawn, noised afresh.
 
     x_t = (1 - t) drawn + t noise
 
-`drawn` is the state at t = 0 at which the sampler arrived and which the pixels show: a sample of the old policy, which
-is what both losses are about. `latent`, by which later turns know the image, is something else: the pixels encoded
-again, a sample of the posterior, with the error of the autoencoder in it.
+`drawn` is the state at t = 0 at which the sampler arrived and which the pixels show: a sample of the old policy.
+`latent`, by which later turns know the image, is something else: the pixels encoded again, a sample of the posterior,
+with the error of the autoencoder in it.
 
 The sampler's own steps are not needed: it may have drawn with or without noise, guided, on any time grid. x_t takes the
-place of a recorded step (`x`, `t`), so replay packs are built as for GRPO. Old and new policy see the same noise and
-times.
+place of a recorded step (`x`, `t`), so replay packs are built as for GRPO.
 
 Letters: S noise levels of an image, N latent tokens, D numbers of a latent token.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import field_validator
 from torch import Tensor
 
 from irg_rl import flow
-from irg_rl.config import AWMRecipe, NFTRecipe, NoisingRecipe
-from irg_rl.losses import preference
-from irg_rl.losses.flow import log_ratio, policy_loss
+from irg_rl.algorithms import old_policy
+from irg_rl.algorithms.base import RankContext
+from irg_rl.algorithms.joint import Image, JointAlgorithm
+from irg_rl.algorithms.old_policy import OldPolicy
+from irg_rl.config import Recipe
+from irg_rl.curve import RL, UPDATES, Curve
+from irg_rl.learner.old_weights import OldPolicySchedule
+from irg_rl.learner.policy import Scores, evaluate_texts, velocities
+from irg_rl.learner.replay import ReplayPack
+from irg_rl.model.unified import ModelOutput
+from irg_rl.sections import Positive, Section
 from irg_rl.streams import stream
-from irg_rl.trajectory import Group, ImageSegment
+from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory
+
+
+class NoisingSettings(Section):
+    times_per_image: Positive = 4
+    """Noise levels of every image in an update, one from each equal part of the (shifted) range."""
+    time_range: tuple[float, float] = (0.02, 1.0)
+    """Smallest and largest noise level, 1 is noise."""
+
+    @field_validator("time_range")
+    @classmethod
+    def range_is_of_times(cls, span: tuple[float, float]) -> tuple[float, float]:
+        low, high = span
+        if not 0 < low < high <= 1:
+            raise ValueError(f"[{low}, {high}] must satisfy 0 < smallest < largest <= 1")
+        return span
+
+
+class OldPolicySettings(NoisingSettings):
+    old: OldPolicySchedule = OldPolicySchedule()
+    """How the weights that sample follow the trained ones."""
+
+
+Levels = TypeVar("Levels", bound=NoisingSettings)
+Followed = TypeVar("Followed", bound=OldPolicySettings)
+
+
+class NoisedAlgorithm(JointAlgorithm[Levels]):
+    """Trains the velocity of drawn images at fresh noise levels; `Image.score` is that velocity."""
+
+    Settings = NoisingSettings
+
+    @property
+    def levels_per_image(self) -> int:
+        return self.options.times_per_image
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        found, name = super().problems(recipe), recipe.require_rl().algorithm
+        if not self.shared.image_weight:
+            found.append(f"rl.image_weight 0 leaves rl.algorithm {name} nothing to do: take grpo")
+        return found
+
+    def prepared(self, rank: RankContext, groups: Sequence[Group]) -> Sequence[Group]:
+        return noised(groups, self.options, self.shared.shift, rank.seed, self.noise_name(rank))
+
+    def noise_name(self, rank: RankContext) -> int:
+        """Names the noise of an update."""
+        return rank.begun
+
+    def evaluate(
+        self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
+    ) -> Scores[Tensor]:
+        return Scores(evaluate_texts(output, replay, law), velocities(output, replay))
+
+
+class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
+    """One that compares the trained velocity with that of an old policy, which also samples. Old and new policy see the
+    same noise and times."""
+
+    Settings = OldPolicySettings
+    curves = (
+        Curve("Distance from the old velocity", RL, r"image/(?P<line>turn\d+)/v_distance", "mean squared difference",
+              UPDATES, log_scale=True),
+        Curve("Norm of the velocity over the old one's", RL, r"image/(?P<line>turn\d+)/v_norm", "ratio", UPDATES),
+    )  # fmt: skip
+
+    @property
+    def old_schedule(self) -> OldPolicySchedule:
+        return self.options.old
+
+    def forwards(self, precision: str) -> dict[str, int]:
+        return {"trained": 1, "old policy": 1} | super().forwards(precision)
+
+    def noise_name(self, rank: RankContext) -> int:
+        assert rank.old is not None
+        return rank.old.updates
+
+    def before_minibatch(
+        self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
+    ) -> OldPolicy:
+        """Velocities under the old weights; in bf16 the texts' log-probabilities too."""
+        assert rank.old is not None
+        texts = rank.precision == "bf16"
+        return old_policy.of_weights(rank.engine, rank.old.weights, replays, own, rank.law, texts)
+
+
+def at_levels(
+    image: Image, v: Float[Tensor, "S N D"]
+) -> tuple[Float[Tensor, "S N D"], Float[Tensor, "S"], Float[Tensor, "S N D"]]:
+    """x_t, the levels t, and the drawn image once per level, where `v` lies."""
+    segment, steps = image.segment, image.steps
+    assert segment.drawn is not None  # given pictures are not noised
+    x, t = segment.x[steps].to(v.device), segment.t[steps].to(v.device)
+    return x, t, segment.drawn.to(v.device).expand_as(x)
+
+
+def target_velocity(image: Image, v: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
+    """What flow matching regresses `v` to: noise - drawn, at every level."""
+    x, t, clean = at_levels(image, v)
+    return (x - clean) / t[:, None, None]
+
+
+def distance_metrics(v: Float[Tensor, "S N D"], v_old: Float[Tensor, "S N D"], advantage: float) -> dict[str, Tensor]:
+    """How far the velocity is from the old policy's, and whether its image was good; a number per level."""
+    metrics = {"v_distance": flow.over_latent((v.detach() - v_old) ** 2, 1), "v_norm": _norm(v.detach()) / _norm(v_old)}
+    metrics["good"] = torch.full((len(v),), float(advantage > 0), device=v.device)
+    return metrics
+
+
+def _norm(v: Float[Tensor, "S N D"]) -> Float[Tensor, "S"]:
+    return v.flatten(1).norm(dim=1)
 
 
 def noised(
-    groups: Sequence[Group], settings: NoisingRecipe, shift: float, seed: int, update: int
+    groups: Sequence[Group], settings: NoisingSettings, shift: float, seed: int, update: int
 ) -> list[Group]:
     """The groups with fresh noisings in place of denoising steps; images without an advantage have none.
 
@@ -60,7 +179,7 @@ def noised(
 
 def _noised(
     image: ImageSegment,
-    settings: NoisingRecipe,
+    settings: NoisingSettings,
     shift: float,
     name: tuple[int, ...],
     known: dict[int, ImageSegment],
@@ -71,12 +190,14 @@ def _noised(
         t = times(count, settings.time_range, shift, numbers)
         noise = torch.from_numpy(numbers.standard_normal((count, *image.latent.shape), dtype=np.float32))
         clean = image.latent if image.drawn is None else image.drawn
-        nothing = torch.zeros(0)
-        known[id(image)] = replace(
-            image, x=flow.interpolate(clean.expand_as(noise), noise, t), t=t, x_next=nothing, mean=nothing,
-            t_next=nothing, logprobs=nothing,
-        )  # fmt: skip
+        known[id(image)] = with_states(image, flow.interpolate(clean.expand_as(noise), noise, t), t)
     return known[id(image)]
+
+
+def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor, "S"]) -> ImageSegment:
+    """The image with these states in place of its denoising steps."""
+    nothing = torch.zeros(0)
+    return replace(image, x=x, t=t, x_next=nothing, mean=nothing, t_next=nothing, logprobs=nothing)
 
 
 def times(
@@ -87,45 +208,3 @@ def times(
     u = torch.from_numpy((np.arange(count) + numbers.random(count)) / max(count, 1))
     low, high = span
     return (low + (high - low) * flow.shifted(u, shift)).float()
-
-
-def image_loss(
-    settings: NFTRecipe | AWMRecipe,
-    v: Float[Tensor, "S N D"],
-    v_old: Float[Tensor, "S N D"],
-    image: ImageSegment,
-    steps: list[int],
-) -> tuple[Float[Tensor, "S"], dict[str, Tensor], Tensor | None]:
-    """Loss of the noise levels `steps` of an image with an advantage, its metrics, and AWM's log ratio."""
-    x, t = image.x[steps].to(v.device), image.t[steps].to(v.device)
-    clean = image.drawn.to(v.device).expand_as(x)
-    advantages = torch.full_like(t, image.advantage)
-    metrics = {"v_distance": flow.over_latent((v.detach() - v_old) ** 2, 1), "v_norm": _norm(v.detach()) / _norm(v_old)}
-    metrics["good"] = (advantages > 0).float()
-    if isinstance(settings, NFTRecipe):
-        loss, own = _nft(settings, v, v_old, x, clean, t, advantages)
-        return loss, metrics | own, None
-    target = (x - clean) / t[:, None, None]  # noise - clean
-    logp, logp_old = (
-        preference.awm_log_prob(velocity, target, t, settings.weight, settings.power) for velocity in (v, v_old)
-    )
-    ratio = log_ratio(logp, logp_old)
-    return policy_loss(ratio, advantages, settings.clip), metrics | {"log_prob": logp.detach()}, ratio
-
-
-def _nft(
-    settings: NFTRecipe, v: Tensor, v_old: Tensor, x: Tensor, clean: Tensor, t: Tensor, advantages: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    optimality = preference.nft_optimality(advantages, settings.bound)
-    loss = preference.nft_loss(v, v_old, x, clean, t, optimality, beta=settings.beta, bound=settings.bound)
-    sides = {
-        name: preference.nft_loss(
-            v.detach(), v_old, x, clean, t, torch.full_like(t, good), beta=settings.beta, bound=settings.beta
-        )
-        for name, good in (("positive", 1.0), ("negative", 0.0))
-    }
-    return loss, sides | {"optimality": optimality}
-
-
-def _norm(v: Float[Tensor, "S N D"]) -> Float[Tensor, "S"]:
-    return v.flatten(1).norm(dim=1)

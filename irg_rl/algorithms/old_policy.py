@@ -38,6 +38,16 @@ class OldPolicy:
         )
         return OldPolicy(text, image, mean, velocity, self.recomputed)
 
+    def of_image(self, trajectory: int, segment: int, steps: list[int], device: torch.device) -> dict[str, Tensor]:
+        """What there is of these steps of an image, by name: logprobs [S]; mean and velocity [S, N, D]."""
+        known = {"logprobs": self.image, "mean": self.mean, "velocity": self.velocity}
+        key = trajectory, segment
+        return {
+            name: values[key][steps].to(device)
+            for name, values in known.items()
+            if key in values and len(values[key]) > max(steps)
+        }
+
 
 def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
     """The sampler's own numbers."""
@@ -79,7 +89,7 @@ def of_weights(
         replay = replays[index]
         for ref, velocity in zip(replay.images, velocities(output, replay)):
             kept = old.velocity.setdefault(
-                (ref.trajectory, ref.segment), torch.zeros_like(trajectories[ref.trajectory].segments[ref.segment].x)
+                (ref.trajectory, ref.segment), torch.zeros_like(ref.of(trajectories).x)
             )
             kept[list(ref.steps)] = velocity.cpu()
         if texts:

@@ -1,1 +1,3 @@
-"""Ray plumbing, once: starting it, waiting for it, restartable actors, ranks that act together, and the slot buffer."""
+"""Everything that touches Ray: starting it, waiting with deadlines, restartable actors, ranks that act together, the
+slot buffer.
+"""

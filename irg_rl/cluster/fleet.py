@@ -47,7 +47,7 @@ class Health(StrEnum):
 
 
 class FleetError(UserError, RuntimeError):
-    """The fleet cannot finish its work."""
+    """The fleet cannot complete its work."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class FleetSettings:
     start_timeout: float = 120.0  # for an actor's constructor and `prepare`
     max_respawns: int = 3  # deaths in a row of one member before it is retired
     backoff: float = 0.5  # wait before the first respawn; doubles with every death in a row
-    max_attempts: int = 4  # times one unit may be lost before it is blamed itself
-    min_healthy: int = 1  # members that are not retired
+    max_attempts: int = 4  # times a unit may be lost before it counts as the cause
+    min_healthy: int = 1  # fewest members that must not be retired
 
 
 @dataclass
@@ -82,13 +82,13 @@ class _Member:
     began: float = 0.0  # the unit
     deadline: float = 0.0  # of the unit, or of the start
     respawn_at: float = 0.0
-    deaths: int = 0  # in a row; a finished unit clears it
+    deaths: int = 0  # in a row; a finished unit resets it
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A unit's result. With `returns=2` `value` is the first return value and `body` a reference to the second, owned
-    by the driver: it outlives the actor that made it."""
+    """Result of a unit. With `returns=2`, `value` is the first return value and `body` a reference to the second one.
+    The driver owns the reference, so it outlives the actor that made it."""
 
     id: Hashable
     value: Any
@@ -97,7 +97,8 @@ class Finished:
 
 
 class Fleet:
-    """`factory(index)` makes an actor handle; `prepare(handle)` returns a reference that is ready once it may serve."""
+    """Runs units on restartable actors. `factory(index)` makes an actor. `prepare(handle)` returns a reference; the
+    actor may serve when it is ready."""
 
     def __init__(
         self,
@@ -128,24 +129,24 @@ class Fleet:
         return [member.health for member in self._members]
 
     def actors(self) -> list[ActorHandle]:
-        """Handles of the members that are alive as far as is known."""
+        """Handles of the members that are not known to be dead."""
         return [m.actor for m in self._members if m.actor is not None]
 
     def outstanding(self) -> int:
-        """Units queued or running."""
+        """Number of units that are queued or running."""
         return len(self._known)
 
     def lap(self) -> float:
-        """Seconds that members have worked on finished units since the last lap, mean over the members."""
+        """Seconds of work on finished units since the last call, as the mean over the members."""
         taken, self._worked = self._worked, 0.0
         return taken / self.settings.size
 
     def under_way(self) -> list[ObjectRef]:
-        """What members are busy with, units and starts: one reference each, ready when that has ended."""
+        """One reference per busy member (working on a unit or starting). It is ready when the member has finished."""
         return [m.refs[0] for m in self._members if m.health in (Health.STARTING, Health.BUSY)]
 
     def submit(self, unit: Hashable, method: str, *args: Any) -> None:
-        """Queues `actor.method(*args)` under the id `unit`."""
+        """Queue `actor.method(*args)` under the id `unit`."""
         if unit in self._known:
             raise ValueError(f"fleet {self.name}: unit {unit!r} is already under way")
         self._known.add(unit)
@@ -153,7 +154,7 @@ class Fleet:
         self._dispatch()
 
     def withdraw(self, unit: Hashable) -> None:
-        """Forgets a unit. If it is running its actor is killed, because nothing else stops it."""
+        """Cancel a unit. If it is running, its actor is killed: nothing else stops it."""
         self._known.discard(unit)
         self._queue = deque(u for u in self._queue if u.id != unit)
         for member in self._members:
@@ -162,10 +163,10 @@ class Fleet:
                 self._lose(member, "its unit was withdrawn")
 
     def poll(self, timeout: float) -> list[Finished]:
-        """Units finished within `timeout` seconds, in no particular order; returns as soon as there is one.
+        """Units finished within `timeout` seconds, in no particular order. Returns as soon as there is one.
 
-        Raises FleetError when too few members are left or a unit was lost too often, and the work's own exception
-        when it raised.
+        Raises FleetError when too few members are left or a unit was lost too often. Exceptions of the work itself are
+        raised too.
         """
         end = self._clock() + timeout
         while True:
@@ -177,7 +178,7 @@ class Fleet:
                 return finished
 
     def run(self, units: Sequence[tuple[Hashable, str, tuple]], timeout: float) -> list[Finished]:
-        """Submits all units and returns their results in the order given, whatever the order of arrival.
+        """Submit all units and return their results in the given order.
 
         Raises WaitTimeoutError when they are not done within `timeout` seconds.
         """
@@ -196,11 +197,11 @@ class Fleet:
         return [done[unit] for unit in wanted]
 
     def broadcast(self, method: str, *args: Any, timeout: float) -> list[Any]:
-        """Calls a method on every living member and waits for all; a busy member answers after its unit, a starting one
+        """Call a method on every living member and wait for all. A busy member answers after its unit, a starting one
         after its `prepare`, which may have been sent before.
 
-        A member that does not answer is lost and respawned with `prepare`, so the caller updates what `prepare` sends
-        *before* broadcasting. Returns the answers of those that did answer, in member order.
+        A member that does not answer counts as lost and is respawned with `prepare`. So update what `prepare` sends
+        *before* the broadcast. Returns the answers of the members that answered, in member order.
         """
         living = [m for m in self._members if m.actor is not None]
         calls = [(member, getattr(member.actor, method).remote(*args)) for member in living]
@@ -216,7 +217,7 @@ class Fleet:
         return answers
 
     def wait_until_serving(self, count: int, timeout: float) -> None:
-        """Returns when `count` members may serve; raises WaitTimeoutError naming the states otherwise."""
+        """Wait until `count` members may serve. WaitTimeoutError names the states of the members."""
         end = self._clock() + timeout
         while sum(h in (Health.IDLE, Health.BUSY) for h in self.health()) < count:
             if self._clock() >= end:
@@ -226,7 +227,7 @@ class Fleet:
             self._collect(0.1)
 
     def stop(self) -> None:
-        """Kills every actor; queued units are forgotten."""
+        """Kill every actor and drop all queued units."""
         for member in self._members:
             self._kill(member)
             member.health = Health.RETIRED
@@ -274,7 +275,7 @@ class Fleet:
         return finished
 
     def _settle(self, member: _Member) -> Finished | None:
-        """The head reference of a member is ready: a start, a result, or a death."""
+        """Handle the reference of a member that is ready: a start, a result, or a death."""
         unit = member.unit
         what = f"{self.name} {member.index}: " + (f"unit {unit.id!r}" if unit is not None else "start")
         try:
@@ -296,7 +297,7 @@ class Fleet:
         return Finished(unit.id, value, member.refs[1] if self._returns == 2 else None, unit.attempts)
 
     def _lose(self, member: _Member, reason: str) -> None:
-        """Kills the member, queues its unit again and plans its respawn."""
+        """Kill the member, queue its unit again and schedule its respawn."""
         unit, member.unit = member.unit, None
         self._kill(member)
         member.deaths += 1
@@ -327,7 +328,7 @@ class Fleet:
 
 
 def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> None:
-    """Returns when a member of any of the fleets has ended what it was busy with, or after `timeout` seconds."""
+    """Wait until a member of any of the fleets has finished, or until `timeout` seconds have passed."""
     refs = [ref for fleet in fleets for ref in fleet.under_way()]
     if refs:
         ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)

@@ -1,7 +1,7 @@
 """A fixed set of actors that act together: the ranks of a collective computation.
 
-Unlike a fleet, ranks cannot be replaced one by one. When one dies or raises, the others would wait for it in a
-collective until that times out; so the first failure ends the wait, names the rank and kills all of them.
+Unlike the members of a fleet, ranks cannot be replaced one by one. When one dies or raises, the others would wait for
+it until a collective call times out. So the first failure ends the wait, names the rank and kills all of them.
 """
 
 import time
@@ -17,7 +17,7 @@ from irg_rl.errors import UserError
 
 
 class RankError(UserError, RuntimeError):
-    """A rank is gone; the computation ends and resumes from its last checkpoint."""
+    """A rank died. The computation ends; resuming continues from its last checkpoint."""
 
 
 class Ranks:
@@ -45,7 +45,7 @@ class Ranks:
             RankError: when a rank died;
             WaitTimeoutError: naming the ranks that did not answer. In all three cases every rank is killed.
         """
-        answered = False
+        answered, whom = False, self.name
         refs = {getattr(actor, method).remote(*args): rank for rank, actor in enumerate(self._actors)}
         results: dict[int, Any] = {}
         end = time.monotonic() + timeout
@@ -57,10 +57,11 @@ class Ranks:
                     late = sorted(refs[ref] for ref in waiting)
                     raise WaitTimeoutError(f"gave up after {timeout:g} s waiting for {method} of {self.name} {late}")
                 rank = refs[ready[0]]
-                results[rank] = bounded_get(ready[0], 60.0, f"{method} of {self.name} {rank}")
+                whom = f"{self.name} {rank}"
+                results[rank] = bounded_get(ready[0], 60.0, f"{method} of {whom}")
             answered = True
         except RayError as error:
-            raise RankError(f"{self.name} {rank} died in {method} ({reason_of(error)}); resume the run") from error
+            raise RankError(f"{whom} died in {method} ({reason_of(error)}); resume the run") from error
         finally:
             if not answered:
                 self.stop()

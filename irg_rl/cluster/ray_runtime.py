@@ -6,6 +6,7 @@ Every wait has a deadline and says what it waits for (invariant 7); a remote exc
 Ray traceback.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -19,21 +20,23 @@ import torch
 from ray import ObjectRef
 from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.job_config import JobConfig
 
 from irg_rl.errors import UserError
+from irg_rl.imports import PACKAGES
 
 _START_ATTEMPTS = 3
-# AF_UNIX paths end at 107 characters; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
+# AF_UNIX paths end at 107 bytes; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
 _SOCKET_LIMIT = 107
 _SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 class WaitTimeoutError(UserError, TimeoutError):
-    """A remote result did not come before its deadline."""
+    """A remote result did not arrive before its deadline."""
 
 
 class RayStartError(UserError, RuntimeError):
-    """Ray does not start on this machine."""
+    """Ray cannot start on this machine."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +45,27 @@ class RaySettings:
 
     num_cpus: int  # logical CPUs that actors are placed on
     object_store_mb: int = 512  # shared memory for groups and weights
-    quiet: bool = True  # keep actor output out of the driver's terminal; it stays in Ray's own log files
+    quiet: bool = True  # do not print the output of actors in the driver's terminal; Ray's log files have it
 
 
 class LocalRay:
-    """A Ray of this process's own: `with LocalRay(settings, run_folder): ...` starts it and takes it down.
+    """A Ray instance of this process alone: `with LocalRay(settings, run_folder): ...` starts and stops it.
 
-    Ray's sockets and logs lie in `<folder>/ray` when the socket paths stay below the limit of the operating system,
-    else in a temporary folder that is removed at the end.
+    Ray's sockets and logs lie in `<folder>/ray` if the socket paths are short enough for the operating system.
+    Otherwise they lie in a temporary folder that is removed at the end.
     """
 
     def __init__(self, settings: RaySettings, folder: Path):
         if settings.num_cpus < 1:
             raise ValueError(f"num_cpus is {settings.num_cpus}; Ray needs at least 1")
         self.settings = settings
-        self.folder, self._temporary = session_folder(folder)
+        self.run_folder = self.folder = folder
+        self._temporary = False
 
     def __enter__(self) -> "LocalRay":
         if ray.is_initialized():
             raise RuntimeError("Ray already runs in this process; stop it before another run starts")
+        self.folder, self._temporary = session_folder(self.run_folder)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         _stay_on_loopback()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +76,7 @@ class LocalRay:
         self.stop()
 
     def _start(self) -> None:
-        """Its agents give up after 20 seconds, which a busy machine does not always grant; so it is tried again."""
+        """Start Ray, in several attempts: its agents give up after 20 seconds, which is too short on a busy machine."""
         for attempt in range(_START_ATTEMPTS):
             try:
                 ray.init(
@@ -80,9 +85,10 @@ class LocalRay:
                     object_store_memory=self.settings.object_store_mb * 2**20,
                     include_dashboard=False,
                     log_to_driver=not self.settings.quiet,
-                    logging_level="ERROR" if self.settings.quiet else "INFO",
+                    logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=str(self.folder),
+                    job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 return
             except Exception as error:  # Ray raises the bare class here
@@ -94,30 +100,38 @@ class LocalRay:
                     ) from error
 
     def stop(self) -> None:
-        """Ends every actor and Ray itself; safe to call twice."""
+        """End every actor and Ray itself. It is safe to call twice."""
         ray.shutdown()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class _OwnPath(JobConfig):
+    """Ray puts the working folder and the script's before everything else on the path of its workers, where a user's
+    `rewards.py` or `sft/` would shadow the program's. It does not where the job says that it looks after its folder."""
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
 def _stay_on_loopback() -> None:
-    """Ray replaces 127.0.0.1 by the machine's outward address, which would open its ports to the network, except where
-    clusters are not supported; so it is told that they are not. The constant was read from the variable when Ray was
-    imported, and Ray's other processes read the variable."""
+    """Make Ray listen on 127.0.0.1 only. Ray replaces this address by the outward address of the machine, which would
+    open its ports to the network, unless it believes that clusters are not supported. The constant was read from the
+    variable when Ray was imported, and Ray's other processes read the variable, so both are set."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def session_folder(run_folder: Path) -> tuple[Path, bool]:
-    """Where Ray may keep its sockets: (folder, whether it is a temporary one outside the run)."""
+    """The folder for Ray's sockets, and whether it is a temporary one outside the run."""
     wanted = run_folder.resolve() / "ray"
-    if len(str(wanted)) + _SOCKET_SUFFIX <= _SOCKET_LIMIT:
+    if len(os.fsencode(wanted)) + _SOCKET_SUFFIX <= _SOCKET_LIMIT:
         return wanted, False
     return Path(tempfile.mkdtemp(prefix="irg-ray-", dir="/tmp")), True
 
 
 def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str) -> Any:
-    """The value of one reference or the list of values of several.
+    """The value of one reference, or the values of a list of references.
 
     Args:
         timeout: seconds for all of them together.
@@ -142,7 +156,7 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
 
 
 def reason_of(error: BaseException) -> str:
-    """A failure in one line: its first, or what the constructor of an actor raised, which is the last of many."""
+    """A failure in one line: its first line, or the last one if the constructor of an actor raised."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return f"its constructor raised {lines[-1]}"
@@ -150,8 +164,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment of a process that may use `threads` cores: two torch processes with two threads each on two cores
-    starve each other."""
+    """Environment of a process that may use `threads` cores. Without it two torch processes with two threads each slow
+    each other down on two cores."""
     if threads < 1:
         raise ValueError(f"threads is {threads}; an actor needs at least 1")
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -161,8 +175,8 @@ def thread_environment(threads: int) -> dict[str, str]:
 def actor_options(
     *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Options for `ActorClass.options(**...)`: a share of the machine, and no restart behind our back (a restarted
-    actor would serve with the weights of its constructor; the fleet restarts it and sends the current ones)."""
+    """Options for `ActorClass.options(**...)`: a share of the machine, and no automatic restart. (An actor that Ray
+    restarts would serve with the weights of its constructor. The fleet restarts it and sends the current weights.)"""
     variables = thread_environment(threads) | (environment or {})
     return {
         "num_cpus": cpus,
@@ -174,6 +188,6 @@ def actor_options(
 
 
 def take_thread_share(threads: int) -> None:
-    """Called first thing inside an actor: torch's own pools follow the share (they ignore a late OMP setting)."""
+    """Call this first inside an actor: it sets torch's own thread pools, which ignore a later OMP setting."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

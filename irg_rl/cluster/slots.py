@@ -1,4 +1,5 @@
-"""The slot buffer: staleness as arithmetic. A pure state machine; it owns no task, no actor and no tensor.
+"""The slot buffer: bounds the staleness of samples by counting. It is a pure state machine without tasks, actors or
+tensors.
 
 Legend: B groups per update, S allowed staleness in versions, (S + 1) * B slots.
 
@@ -6,9 +7,10 @@ Legend: B groups per update, S allowed staleness in versions, (S + 1) * B slots.
                  |          |         (slot freed when the new weights are published and acknowledged)
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
-Groups are consumed in admission order only, so a group admitted at version a has at most (S + 1) * B - 1 groups before
-it; each update takes B from the head, so it is consumed at version a + S at the latest. The consumer checks the age
-again, because an update may train on fewer than B groups when too many of them were dead.
+Groups are consumed in the order of admission. So a group admitted at version a has at most (S + 1) * B - 1 groups
+before it. Each update takes B groups from the head, so the group is consumed at version a + S at the latest. The
+consumer checks the age again, because an update may train on fewer than B groups if too many have no spread in their
+rewards.
 
 Invariant 3, at every moment: admitted = trained + dropped + cancelled + in flight.
 """
@@ -42,7 +44,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Counts since the beginning of the run."""
+    """Counts since the start of the run."""
 
     admitted: int
     trained: int
@@ -56,7 +58,7 @@ class Ledger:
 
 
 class SlotBuffer:
-    """Who may be sampled, what may be trained, and how every group leaves exactly once."""
+    """Decides which groups may be sampled and trained, and that every group leaves exactly once."""
 
     def __init__(self, groups_per_update: int, staleness: int, version: int = 0):
         if groups_per_update < 1 or staleness < 0:
@@ -92,26 +94,26 @@ class SlotBuffer:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Why groups were dropped or cancelled, with counts."""
+        """Reasons why groups were dropped or cancelled, with counts."""
         return dict(self._reasons)
 
     @property
     def may_refill(self) -> bool:
-        """Whether another dead group of the coming update is replaced: at most B are, then one trains on what there is.
-        """
+        """Whether one more group without spread is replaced in the coming update. At most B are; then the update trains
+        on fewer groups."""
         return self._refills < self.groups_per_update
 
     def admit(self, deadline: float) -> int:
-        """Charges a slot and returns the id of the new group; ids count up from 0 and never repeat."""
+        """Take a slot and return the id of the new group. Ids count up from 0 and never repeat."""
         if self.free == 0:
-            raise RuntimeError(f"all {self.capacity} slots are charged; admit only while `free` is positive")
+            raise RuntimeError(f"all {self.capacity} slots are in use; admit only while `free` is positive")
         slot = Slot(self._next_id, self.version, deadline)
         self._slots[slot.id] = slot
         self._next_id += 1
         return slot.id
 
     def mark_ready(self, group: int, version: int) -> None:
-        """The group is sampled with weights `version` and scored."""
+        """The group has been sampled with weights `version` and scored."""
         slot = self._expect(group, SlotState.SAMPLING)
         if not slot.version <= version <= self.version:
             raise ValueError(
@@ -120,41 +122,41 @@ class SlotBuffer:
         slot.version = version
         slot.state = SlotState.READY
 
-    def drop(self, group: int, reason: str, *, dead: bool = False) -> None:
-        """A group that was sampled but is not trained. `dead`: no spread in its rewards, which counts as a refill."""
+    def drop(self, group: int, reason: str, *, refilled: bool = False) -> None:
+        """Drop a group that was sampled but is not trained. `refilled`: another one takes its place in the update."""
         self._expect(group, SlotState.READY, SlotState.SAMPLING)
-        self._refills += dead
+        self._refills += refilled
         self._leave(group, Exit.DROPPED, reason)
 
     def cancel(self, group: int, reason: str) -> None:
-        """A group that is given up before it is ready."""
+        """Cancel a group before it is ready."""
         self._expect(group, SlotState.SAMPLING)
         self._leave(group, Exit.CANCELLED, reason)
 
     def overdue(self, now: float) -> int | None:
-        """The straggler: the first unfinished group, if the coming update waits for it and its deadline has passed."""
+        """The first unfinished group, if the coming update waits for it and its deadline has passed; else None."""
         if len(self.ready_ahead()) == self.groups_per_update:
             return None
         first = next((slot for slot in self._slots.values() if slot.state == SlotState.SAMPLING), None)
         return first.id if first is not None and now > first.deadline else None
 
     def drop_stale(self) -> list[int]:
-        """Drops every ready group older than S versions; returns their ids."""
+        """Drop every ready group that is older than S versions. Returns their ids."""
         old = [s.id for s in self._slots.values() if s.state == SlotState.READY and self.age(s.id) > self.staleness]
         for group in old:
             self.drop(group, f"older than {self.staleness} versions")
         return old
 
     def age(self, group: int) -> int:
-        """Versions published since the weights that sampled the group."""
+        """Number of versions published since the weights that sampled the group."""
         return self.version - self._slots[group].version
 
     def has_left(self, group: int) -> bool:
-        """Whether the group was admitted and is no longer in flight."""
+        """Whether the group was admitted and has left."""
         return group < self._next_id and group not in self._slots
 
     def ready_ahead(self) -> list[int]:
-        """Ready groups at the head, without a gap: what `take` may hand out, at most B."""
+        """Number of ready groups at the head without a gap: how many `take` may return, at most B."""
         ahead: list[int] = []
         for slot in self._slots.values():
             if slot.state == SlotState.TRAINING:
@@ -165,7 +167,7 @@ class SlotBuffer:
         return ahead
 
     def take(self, count: int) -> list[int]:
-        """Hands the first `count` groups, in admission order, to the learner.
+        """Take the first `count` groups, in the order of admission, for the learner.
 
         Raises RuntimeError when one of them is unfinished or older than S versions (invariant 4).
         """
@@ -179,7 +181,8 @@ class SlotBuffer:
         return ahead
 
     def published(self, version: int) -> list[int]:
-        """The weights trained on the taken groups are published and acknowledged: frees their slots, returns ids."""
+        """The weights trained on the taken groups are published and acknowledged. Frees their slots and returns their
+        ids."""
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")
         self.version = version
@@ -190,11 +193,11 @@ class SlotBuffer:
         return done
 
     def in_flight(self) -> list[Slot]:
-        """All charged slots in admission order."""
+        """All used slots, in the order of admission."""
         return list(self._slots.values())
 
     def state(self) -> dict:
-        """JSON: everything needed to continue, the groups in flight included."""
+        """The state as JSON, with the groups in flight."""
         return {
             "groups_per_update": self.groups_per_update,
             "staleness": self.staleness,
@@ -208,8 +211,8 @@ class SlotBuffer:
 
     @classmethod
     def restore(cls, state: dict, deadline: float) -> "SlotBuffer":
-        """The buffer of a checkpoint. Groups in flight go back to SAMPLING under the same ids with a new deadline:
-        their samples were in memory only, and sampling is a function of the id."""
+        """The buffer of a checkpoint. Groups in flight return to SAMPLING with the same ids and a new deadline: their
+        samples existed only in memory, and the id determines the samples."""
         buffer = cls(state["groups_per_update"], state["staleness"], state["version"])
         buffer._next_id = state["next_id"]
         buffer._refills = state["refills"]

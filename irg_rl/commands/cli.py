@@ -1,17 +1,20 @@
 """`irg-rl`: one command per thing a researcher does."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from irg_rl.driver.progress import console
-from irg_rl.errors import explain, is_expected
+from irg_rl.errors import InputError, explain, is_expected
 from irg_rl.presets import PRESET, PRESETS
 from irg_rl.studies import NAMES
+from irg_rl.suites import NAMES as SUITES
+from irg_rl.text_in import require_text
+from irg_rl.text_out import Terminal, shown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +44,8 @@ def main() -> None:
     """Run a command; expected failures become one line on stderr and exit code 1, Ctrl-C exit code 130."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded at run time
     try:
+        for number, word in enumerate(sys.argv[1:], 1):
+            require_text(word, f"word {number} of the command line")
         app()
     except SystemExit as end:
         if end.code == STOPPED_BY_HAND:
@@ -54,8 +59,9 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    """As it is: neither wrapped nor read as markup, so that it can be searched for."""
-    Console(stderr=True).print(Text.assemble(("error: ", "red"), text), soft_wrap=True, highlight=False)
+    """As it is, so that it can be searched for."""
+    terminal = Terminal(stderr=True)
+    terminal.print(Text.assemble(("error: ", "red"), shown(text, terminal.encoding)))
 
 
 @app.command()
@@ -157,7 +163,8 @@ def compare(
 def evaluate(
     target: Annotated[Path, typer.Argument(help="a run folder or a checkpoint folder inside one")],
     split: Annotated[
-        Literal["test", "validation"], typer.Option(help="validation: tune without touching the test prompts")
+        Literal["test", "validation", "hard"],
+        typer.Option(help="validation: tune without touching the test prompts; hard: three to six constraints"),
     ] = "test",
     prompts: Annotated[int | None, typer.Option(min=2, help="how many held-out prompts")] = None,
     samples: Annotated[int, typer.Option(min=1, help="trajectories per prompt")] = 1,
@@ -180,8 +187,15 @@ def evaluate(
 @app.command()
 def generate(
     checkpoint: Annotated[Path, typer.Argument(help="a model folder in the released layout, or a run")],
-    prompt: Annotated[list[str], typer.Option(help="what to draw; may be given several times")],
     out: Annotated[Path, typer.Option(help="folder for images, texts and settings")],
+    prompt: Annotated[list[str] | None, typer.Option(help="what to draw; may be given several times")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help=f"a benchmark's images in its layout: {', '.join(SUITES)}, or module:Class")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="the benchmark's own prompts, a file or a folder")] = None,
+    sources: Annotated[Path | None, typer.Option(help="folder of the images to edit, for suites that edit")] = None,
+    model_name: Annotated[str | None, typer.Option(help="the model's folder in the layout; default: --out's")] = None,
+    shard: Annotated[str, typer.Option(help="K/N: every N-th file from the K-th on; N calls fill one --out")] = "0/1",
     turns: Annotated[int, typer.Option(min=1, help="images per prompt at most")] = 2,
     stop: Annotated[bool, typer.Option(help="end where a reflection says that nothing is to change")] = True,
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
@@ -199,9 +213,11 @@ def generate(
     """Think, draw, look, redraw: write every turn's text and image, and a JSON with all settings.
 
     Settings are those of the checkpoint's run; a folder outside of a run is sampled as --preset irg. What is said here
-    goes on top: the preset first, then the single settings.
+    goes on top: the preset first, then the single settings. With --suite and --prompts one tree per turn is written,
+    each as the benchmark's evaluator expects it; a second call draws what is missing.
     """
     from irg_rl.commands.generate import generate_to
+    from irg_rl.commands.suite_images import generate_suite
 
     settings = {
         PRESET: preset,
@@ -216,7 +232,16 @@ def generate(
         "sampling.system_prompt": system_prompt,
     }
     changes = {name: value for name, value in settings.items() if value is not None}
-    generate_to(checkpoint, prompt, turns, seed, changes, out, stop)
+    if (suite is None) == (not prompt) or (suite is None) != (prompts is None):
+        raise InputError("give either --prompt TEXT, or --suite NAME with --prompts FILE")
+    if suite is None:
+        generate_to(checkpoint, prompt or [], turns, seed, changes, out, stop)
+        return
+    assert prompts is not None
+    generate_suite(
+        checkpoint, suite, prompts, turns, seed, changes, out, stop,
+        model_name=model_name or out.resolve().name, sources=sources, shard=shard,
+    )  # fmt: skip
 
 
 @app.command()
@@ -287,6 +312,54 @@ def study(
     from irg_rl.commands.study import run_study
 
     run_study(name, words, out)
+
+
+suite_app = typer.Typer(no_args_is_help=True, help="Official benchmarks: read their result files, or judge here.")
+app.add_typer(suite_app, name="suite")
+
+SuiteName = Annotated[str, typer.Argument(help=f"{', '.join(SUITES)}, or module:Class")]
+SuitePrompts = Annotated[
+    Path | None, typer.Option(help="the suite's prompts; default: those that the folder was drawn from")
+]
+
+
+@suite_app.command("ls")
+def suite_ls() -> None:
+    """List the suites."""
+    from irg_rl.commands.suite import list_suites
+
+    list_suites()
+
+
+@suite_app.command("read")
+def suite_read(
+    name: SuiteName,
+    folders: Annotated[list[Path], typer.Argument(help="folders of `generate --suite`, or single trees")],
+    prompts: SuitePrompts = None,
+    out: Annotated[Path | None, typer.Option(help="folder for table and JSON; default: the first folder")] = None,
+) -> None:
+    """Official result files as one table: intervals by prompt, paired differences between turns and folders, what is
+    missing, and the protocol."""
+    from irg_rl.commands.suite import read_suite
+
+    read_suite(name, folders, prompts, out)
+
+
+@suite_app.command("judge")
+def suite_judge(
+    name: SuiteName,
+    folder: Annotated[Path, typer.Argument(help="a folder of `generate --suite`, or one of its trees")],
+    judge: Annotated[str, typer.Option(help="address of an OpenAI-compatible server, as http://host:8000/v1")],
+    model: Annotated[str, typer.Option(help="name of the judge's model")] = "judge",
+    api_key_env: Annotated[str, typer.Option(help="environment variable that holds the key")] = "",
+    template: Annotated[Path | None, typer.Option(help="file with the official question")] = None,
+    prompts: SuitePrompts = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="questions on the way at once")] = 8,
+) -> None:
+    """Ask a judge the suite's questions; a second call asks those that failed or were not reached."""
+    from irg_rl.commands.suite import judge_suite
+
+    judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """`irg-rl generate`: images, texts and a JSON with every setting, for prompts of one's own."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import torch
 from PIL import Image
 
 from irg_rl.config import Recipe, SamplingRecipe, changed_recipe, parse_recipe
-from irg_rl.driver.evaluator import evaluation_sampling
 from irg_rl.driver.prepare import load_as
 from irg_rl.driver.progress import console
-from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.driver.run_folder import TRAINED, Run, RunError, write_json
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
+from irg_rl.prompts import require_prompt
 from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request, StopPhrase, never
 from rollouts.sampler import Sampler
 
@@ -29,7 +31,7 @@ BAGEL_SYSTEM_PROMPT = (
 
 def model_folder(target: Path) -> Path:
     """A model folder as given, or the last one of a run."""
-    for folder in (target, *(target / "models" / name for name in ("rl", "sft2", "sft1", "pretrain"))):
+    for folder in (target, *(target / "models" / name for name in TRAINED)):
         if is_model_folder(folder):
             return folder
     raise RunError(f"{target}: no model folder ({WEIGHTS}, whole or in shards) and no run with a trained model")
@@ -67,41 +69,71 @@ def load_here(folder: Path, recipe: Recipe) -> Folder:
     return load_as(recipe, folder)
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A checkpoint that is loaded, and the settings it is sampled with. `stop`: a reflection that says that nothing is
+    to change ends its trajectory."""
+
+    folder: Path
+    recipe: Recipe
+    parts: Folder
+    stop: bool
+
+    @property
+    def sampling(self) -> SamplingRecipe:
+        return evaluation_sampling(self.recipe.sampling, self.recipe.evaluation)
+
+    @property
+    def stride(self) -> int:
+        """Pixels that the sides of an image are multiples of."""
+        return self.parts.model.config.pixels_per_token
+
+    def sampler(self, size: tuple[int, int] | None = None) -> Sampler:
+        """For images of height x width pixels; None: as the recipe says."""
+        sampling = self.sampling if size is None else self.sampling.model_copy(update={"image_size": size})
+        return evaluation_sampler(
+            self.parts, sampling, self.recipe.evaluation, is_stop=StopPhrase() if self.stop else never
+        )
+
+    def settings(self, seed: int, turns: int) -> dict[str, Any]:
+        """All that the images depend on, to be written beside them."""
+        evaluation, weight = self.recipe.evaluation, self.parts.model.llm2vae.weight
+        noise = evaluation.noise
+        return {
+            "model": str(self.folder), "device": str(weight.device), "dtype": str(weight.dtype),
+            "seed": seed, "turns": turns, "stop": self.stop, "preset": evaluation.preset,
+            "sampling": _said(self.sampling), "guidance": evaluation.guidance.model_dump(mode="json"),
+            "noise": noise and noise.model_dump(mode="json"), "batch_size": evaluation.batch_size,
+        }  # fmt: skip
+
+
+def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
+    """Load the model of `target`. `changes`: settings on top of the recipe, by dotted name."""
+    folder = model_folder(target).resolve()
+    recipe = changed_recipe(recipe_of(folder), changes, str(folder))
+    return Ready(folder, recipe, load_here(folder, recipe), stop)
+
+
 def generate_to(
     target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path, stop: bool = True
 ) -> None:
-    """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`. `changes`: settings on
-    top of the recipe, by dotted name. `stop`: a reflection that says that nothing is to change ends its trajectory."""
-    folder = model_folder(target).resolve()
-    recipe = changed_recipe(recipe_of(folder), changes, str(folder))
-    evaluation = recipe.evaluation
-    sampling = evaluation_sampling(recipe.sampling, evaluation)
-    guidance, noise = evaluation.guidance, evaluation.noise
-    parts = load_here(folder, recipe)
-    sampler = Sampler(
-        parts.model.eval(), parts.autoencoder, parts.tokenizer, sampling,
-        guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if stop else never,
-    )  # fmt: skip
-    requests = [Request(Prompt(f"cli-{i}", text), 0, seed) for i, text in enumerate(prompts)]
-    trajectories = sampler.sample(requests, turns, evaluation.batch_size)
+    """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`."""
+    asked = [Prompt(f"cli-{i}", require_prompt(text, f"--prompt {i + 1}")) for i, text in enumerate(prompts)]
+    ready = make_ready(target, changes, stop)
+    requests = [Request(prompt, 0, seed) for prompt in asked]
+    trajectories = ready.sampler().sample(requests, turns, ready.recipe.evaluation.batch_size)
     out.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "model": str(folder), "device": str(sampler.device), "dtype": str(parts.model.llm2vae.weight.dtype),
-        "seed": seed, "turns": turns, "stop": stop, "preset": evaluation.preset, "sampling": _said(sampling),
-        "guidance": guidance.model_dump(mode="json"), "noise": noise and noise.model_dump(mode="json"),
-        "batch_size": evaluation.batch_size,
-    }  # fmt: skip
     records = [_write(trajectory, out, number) for number, trajectory in enumerate(trajectories)]
-    write_json(out / "settings.json", {**settings, "trajectories": records})
+    write_json(out / "settings.json", {**ready.settings(seed, turns), "trajectories": records})
     console.print(f"{len(records)} trajectories written to {out}")
 
 
-def _said(sampling: SamplingRecipe) -> dict:
+def _said(sampling: SamplingRecipe) -> dict[str, Any]:
     """How it was sampled; the number of turns is the command's own."""
     return sampling.model_dump(mode="json", exclude={"turns"})
 
 
-def _write(trajectory: Trajectory, out: Path, number: int) -> dict:
+def _write(trajectory: Trajectory, out: Path, number: int) -> dict[str, Any]:
     """Images and texts of one trajectory; its entry in settings.json, with the name of its random numbers."""
     for image in trajectory.images:
         Image.fromarray(image.pixels.numpy()).save(out / f"{number:03d}_turn{image.turn}.png")

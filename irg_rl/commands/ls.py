@@ -1,25 +1,33 @@
 """`irg-rl ls`: shipped recipes, recipes in ./configs, and runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
+from omegaconf import OmegaConf
+from rich.cells import cell_len
 
-from irg_rl.config import RecipeError, recipe_settings
+from irg_rl.config import recipe_settings
 from irg_rl.config.shipped import shipped_recipes
 from irg_rl.driver.progress import console
-from irg_rl.driver.run_folder import Run, RunError
+from irg_rl.driver.run_folder import Run
+from irg_rl.errors import UserError
+from irg_rl.text_out import shown
 
 
 def show_lists() -> None:
-    table = Table("recipe", "what it is", "stages", title="recipes")
-    for row in recipes():
-        table.add_row(*row)
-    console.print(table)
-    if rows := runs(Path("runs")):
-        table = Table("run", "digest", "done", "last", title="runs")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    show_rows(("recipe", "stages", "what it is"), recipes())
+    if found := runs(Path("runs")):
+        console.print()
+        show_rows(("run", "digest", "done", "last"), found)
+
+
+def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns without a frame and without a limit of their width: a path stays whole however narrow the terminal is."""
+    lines = [[shown(" ".join(word.split())) for word in row] for row in (titles, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        padded = [word + " " * (width - cell_len(word)) for word, width in zip(line, widths, strict=True)]
+        console.print("  ".join(padded).rstrip(), style=None if number else "bold")
 
 
 def recipe_files() -> dict[str, Path]:
@@ -31,27 +39,30 @@ def recipe_files() -> dict[str, Path]:
 
 
 def recipes() -> list[tuple[str, str, str]]:
-    """Name, description and stages of every recipe."""
+    """Name, stages and description of every recipe; of a file that is none, what is wrong with it."""
     rows = []
     for name, file in recipe_files().items():
         try:
-            settings = recipe_settings(file)
-        except RecipeError as error:
-            rows.append((name, f"unreadable: {str(error).splitlines()[0]}", ""))
+            settings = OmegaConf.to_container(recipe_settings(file), resolve=False)
+        except (UserError, OSError) as error:
+            rows.append((name, "-", f"unreadable: {str(error).splitlines()[0]}"))
+            continue
+        if not isinstance(settings, dict) or not {"name", "model"} & settings.keys():
+            rows.append((name, "-", "no recipe: it has neither a name nor a model"))
             continue
         stages = [stage for stage in ("sft", "rl") if settings.get(stage)]
-        rows.append((name, settings.get("description", ""), ", ".join(stages)))
+        rows.append((name, ", ".join(stages) or "-", str(settings.get("description", ""))))
     return rows
 
 
 def runs(folder: Path) -> list[tuple[str, str, str, str]]:
-    """Folder, digest, number of finished stages and the last of them, of every run."""
+    """Folder, digest, number of finished stages and the last of them, of every run; of a damaged one, what is wrong."""
     rows = []
     for path in sorted(folder.glob("*/recipe.yaml")):
         try:
             run = Run.open(path.parent)
-        except RunError as error:
-            rows.append((str(path.parent), "?", "unreadable", str(error).splitlines()[0]))
+        except (UserError, OSError) as error:
+            rows.append((str(path.parent), "?", "?", f"unreadable: {str(error).splitlines()[0]}"))
             continue
         done = [name for name, entry in run.stages.items() if entry.get("done")]
         rows.append((str(path.parent), run.recipe.digest(), str(len(done)), done[-1] if done else "-"))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from irg_rl.algorithms.base import CLIP_IMAGE, algorithm_of
 from irg_rl.commands.generate import load_here, model_folder, recipe_of
 from irg_rl.config import LoraRecipe, NoiseRecipe, Recipe, RLRecipe
 from irg_rl.driver.progress import bar, console
@@ -27,7 +28,8 @@ from irg_rl.learner.replay import Replay
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput, UnifiedModel
-from irg_rl.shapes_world.prompts import make_prompts
+from irg_rl.prompts import read_prompts
+from irg_rl.task import task_of
 from irg_rl.trajectory import Modality, Prompt, Trajectory
 from rollouts.request import Request
 from rollouts.sampler import Sampler
@@ -79,7 +81,7 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
-    requests = parity_requests(recipe, make_prompts(prompts, "validation", seed), seed)
+    requests = parity_requests(recipe, parity_prompts(folder, recipe, prompts), seed)
     cases: list[Case] = []
     with bar(f"parity of {folder.name}", 2 * most * len(BATCHES)) as progress:
         for case in parity_cases(folder, recipe, requests, most, seed):
@@ -97,6 +99,13 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
     _require(cases, recipe)
 
 
+def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
+    """Validation prompts of the run that the model lies in; outside of one, or where it has none, those of its task."""
+    file = folder.parent.parent / "world" / "validation.jsonl"
+    there = read_prompts(file) if file.is_file() and file.stat().st_size else task_of(recipe).prompts("validation")
+    return there[:count]
+
+
 def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:
     """A trajectory per prompt; with forks all siblings of a trunk, for as many prompts as make about as many
     trajectories."""
@@ -108,6 +117,7 @@ def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> lis
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
     """Cases one by one; whole packs and split ones come in pairs."""
     rl = recipe.rl or RLRecipe()
+    clip_image = CLIP_IMAGE if recipe.rl is None else algorithm_of(recipe).clip_image
     noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})
     for weights in (FULL, LORA):
         parts = load_here(folder, recipe)
@@ -123,7 +133,7 @@ def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: in
                 trajectories = sampler.sample(requests, turns, batch)
                 for packs, size in _pack_sizes(parts, recipe, trajectories, rl.max_pack_tokens):
                     replays = _replay(parts, recipe, size).packs(trajectories)
-                    table = check(forward, replays, trajectories, law, rl.clip_image, strict=False)
+                    table = check(forward, replays, trajectories, law, clip_image, strict=False)
                     yield Case(weights, turns, batch, packs, table)
 
 

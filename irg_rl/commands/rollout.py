@@ -12,7 +12,7 @@ from pathlib import Path
 from irg_rl.commands.generate import model_folder
 from irg_rl.config import load_recipe
 from irg_rl.driver.collector import prompt_of
-from irg_rl.driver.critic import CreditSettings, Critic
+from irg_rl.driver.critic import Critic, CriticSettings
 from irg_rl.driver.prepare import rl_prompts_file
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.rl_loop import worker_settings
@@ -44,13 +44,13 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
     prompts = read_prompts(rl_prompts_file(run))
     missing = [number for number in range(groups) if not (_place(out, number) / WORDS).is_file()]
     with scorer_specs(run) as specs, bar("rollout", groups, groups - len(missing)) as progress:
-        critic = Critic(specs, CreditSettings.of(recipe), threads, recipe.rewards.max_failure_share)
+        critic = Critic(specs, CriticSettings.of(recipe), threads, recipe.rewards.max_failure_share)
         for number in missing:
             prompt = prompt_of(prompts, number, recipe.rl_seed)
             _, group = worker.sample_group(number, prompt, recipe.rl.group_size)
-            verdict, group = critic.score_group(group)
+            summary, group = critic.score_group(group)
             save_groups(_place(out, number), [group])
-            progress.advance(note=f"reward {verdict.first:.3f} -> {verdict.last:.3f}")
+            progress.advance(note=f"reward {summary.first:.3f} -> {summary.last:.3f}")
     console.print(f"{groups} groups of {recipe.rl.group_size} in {out}", soft_wrap=True, markup=False)
 
 

@@ -73,7 +73,8 @@ def _strips(group: Group) -> bytes:
 
 
 def _dumped(run: Run) -> str:
-    steps = sorted(int(path.name.removeprefix("step-")) for path in run.path("rollouts").glob("step-*[0-9]"))
+    names = [path.name.removeprefix("step-") for path in run.path("rollouts").glob("step-*[0-9]")]
+    steps = sorted(int(name) for name in names if name.isdecimal())
     if not steps:
         return f"nothing was: set rl.dump_every, as in `irg-rl fork {run.folder} rl.dump_every=1`"
     return f"steps {steps[0]} to {steps[-1]} were, {len(steps)} of them"

@@ -23,10 +23,6 @@ from irg_rl.config.load import (
     split_override,
 )
 from irg_rl.config.recipe import (
-    OWN_MODES,
-    OWN_ROWS,
-    STAGES,
-    WHOLE_TRAJECTORIES,
     Recipe,
 )
 from irg_rl.config.rewards import (
@@ -35,28 +31,15 @@ from irg_rl.config.rewards import (
     ScorerRecipe,
 )
 from irg_rl.config.rl import (
-    ON_DRAWN_IMAGES,
-    AWMRecipe,
-    DPORecipe,
-    NFTRecipe,
-    NoisingRecipe,
-    OldPolicyRecipe,
+    ALGORITHMS,
     RLRecipe,
     adapters_of,
+    algorithm_class,
 )
 from irg_rl.config.sampling import (
     GuidanceRecipe,
     NoiseRecipe,
     SamplingRecipe,
-)
-from irg_rl.config.sections import (
-    Decay,
-    Positive,
-    Rate,
-    Section,
-    Seed,
-    Share,
-    nearest,
 )
 from irg_rl.config.training import (
     DataSource,
@@ -67,15 +50,21 @@ from irg_rl.config.training import (
     Projection,
     SFTRecipe,
     Stage,
-)
-from irg_rl.config.world import (
     VAETraining,
-    WorldRecipe,
+)
+from irg_rl.sections import (
+    Decay,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Share,
+    Weight,
+    nearest,
 )
 
 __all__ = [
-    "AWMRecipe",
-    "DPORecipe",
+    "ALGORITHMS",
     "DataSource",
     "Decay",
     "Dropout",
@@ -85,13 +74,7 @@ __all__ = [
     "GuidanceRecipe",
     "LoraRecipe",
     "LoraSection",
-    "NFTRecipe",
     "NoiseRecipe",
-    "NoisingRecipe",
-    "ON_DRAWN_IMAGES",
-    "OWN_MODES",
-    "OWN_ROWS",
-    "OldPolicyRecipe",
     "OptimizerRecipe",
     "Positive",
     "Projection",
@@ -103,7 +86,6 @@ __all__ = [
     "SCORER_KINDS",
     "SFTRecipe",
     "SHORT_NAMES",
-    "STAGES",
     "SamplingRecipe",
     "ScorerRecipe",
     "Section",
@@ -112,9 +94,9 @@ __all__ = [
     "Stage",
     "TrackingRecipe",
     "VAETraining",
-    "WHOLE_TRAJECTORIES",
-    "WorldRecipe",
+    "Weight",
     "adapters_of",
+    "algorithm_class",
     "changed_recipe",
     "load_recipe",
     "nearest",

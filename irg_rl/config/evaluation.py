@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from irg_rl.config.sampling import GuidanceRecipe, NoiseRecipe
-from irg_rl.config.sections import Positive, Rate, Section, Seed, Share, nearest
 from irg_rl.presets import PRESETS, preset_of
+from irg_rl.sections import Positive, Rate, Section, Seed, Share, nearest
 
 
 class EvaluationRecipe(Section):
@@ -20,14 +20,14 @@ class EvaluationRecipe(Section):
     preset: str | None = None
     """How BAGEL or IRG sample, by name (presets.py): values of the five settings below. Those that stand beside it in
     the file count more; as an override it replaces what the file says of the five."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
     """Of texts in evaluation and `generate`; 0 takes the most likely token, as BAGEL does."""
     points: Annotated[int, Field(ge=2)] | None = None
     """Time points of the flow; None: those of `sampling`."""
     shift: Rate | None = None
     """Of the time points; None: that of `sampling`."""
     guidance: GuidanceRecipe = GuidanceRecipe()
-    noise: NoiseRecipe | None = Field(None, exclude_if=lambda noise: noise is None)
+    noise: NoiseRecipe | None = Field(default=None, exclude_if=lambda noise: noise is None)
     """Which denoising steps are stochastic, in evaluation and `generate`; None: none, as in BAGEL. Fresh noise mends
     what earlier steps got wrong, for which it wants more `points`."""
 
@@ -52,12 +52,18 @@ class EvaluationRecipe(Section):
 
 
 class GateRecipe(Section):
-    """What must hold after SFT before RL starts: refinement is real."""
+    """What must hold: refinement is real."""
 
     mode: Literal["on", "off"] = "on"
-    first_accuracy: Share = 0.40
-    damage: Share = 0.08
-    margin: Share = 0.15
+    """off: it is measured, and RL starts whatever it says."""
+    after: Literal["sft", "rl"] = "sft"
+    """The evaluation that is asked. `sft`: RL starts only if the gate holds. `rl`: RL starts whatever SFT came to, and
+    the run ends with an error unless the gate holds after it."""
+    first_accuracy: Share | None = None
+    """Share of first images that must be right. Here and below, None: what the task asks; a task may have no gate."""
+    damage: Share | None = None
+    """Share of right first images that refinement may break."""
+    margin: Share | None = None
     """Repair must exceed both controls by this much."""
 
     @field_validator("mode", mode="before")

@@ -1,22 +1,24 @@
-"""Recipes from files and overrides, and errors that name the setting and the nearest known one."""
+"""Reads recipes from files and overrides. Errors name the setting and the nearest known name."""
 
 import difflib
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from yaml import YAMLError
 
+from irg_rl.config.explain import explain
 from irg_rl.config.recipe import Recipe
+from irg_rl.config.rl import OPTIONS_OF, drop_options_of_others
 from irg_rl.config.shipped import recipe_path, shipped_recipes
-from irg_rl.errors import UserError
+from irg_rl.errors import InputError, UserError
+from irg_rl.imports import remember_folders
 from irg_rl.presets import presets_first
+from irg_rl.text_in import require_text
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
 """Overrides so common that they have a short name."""
@@ -27,13 +29,16 @@ class RecipeError(UserError, ValueError):
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe, apply `key.sub=value` overrides and validate. `path`: a file, or the name of a shipped recipe.
+    """Read a recipe, apply `key.sub=value` overrides and validate it. `path`: a file, or the name of a shipped recipe.
 
     Raises RecipeError with every problem found, each naming the setting and the nearest known name.
     """
-    base = recipe_settings(recipe_path(path))
-    for key, value in presets_first(map(split_override, overrides)):
+    file = recipe_path(path)
+    base = recipe_settings(file)
+    remember_folders(file.parent)
+    for key, value in _names_first(presets_first(map(split_override, overrides))):
         try:
+            drop_options_of_others(base.get("rl"), _settings_of_rl(key, value))
             OmegaConf.update(base, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
             raise RecipeError(f"'{key}={value}': cannot be applied: {error}") from error
@@ -45,8 +50,11 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
-    """The settings of a file over those of the recipe its `extends` names, relative to the file; lists are replaced
-    whole. Nothing is validated; RecipeError for a file that is not there or not readable, or that extends itself."""
+    """The settings of a file, merged over those of the recipe that its `extends` names (a path relative to the file).
+
+    Lists are replaced, not merged. Nothing is validated. RecipeError for a file that is missing, not readable, or
+    extends itself.
+    """
     if path.resolve() in map(Path.resolve, beneath):
         raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
     if not path.exists():
@@ -55,42 +63,69 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists those at hand")
     try:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+    except RecursionError as error:
+        raise RecipeError(f"{path}: not readable as YAML: it is nested too deep, or contains itself") from error
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(settings, DictConfig):
         raise RecipeError(f"{path}: 1 problem(s)\n  a recipe is a mapping of settings, this is a list")
-    extended = settings.pop("extends", None)
+    try:
+        extended = settings.pop("extends", None)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: extends: {error}") from error
     if extended is None:
         return settings
     if not isinstance(extended, str):
         raise RecipeError(f"{path}: extends: {extended!r} is not the name of one recipe file")
     below = path.parent / extended  # a copy made by `irg-rl cp` extends the shipped recipe
     below = below if below.exists() else recipe_path(extended)
-    return OmegaConf.merge(recipe_settings(below, (*beneath, path)), settings)
+    lower = recipe_settings(below, (*beneath, path))
+    try:
+        drop_options_of_others(lower.get("rl"), settings.get("rl"))
+        merged = OmegaConf.merge(lower, settings)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RecipeError(f"{path}: does not fit what it extends: {error}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
+    """What an override says of the section `rl`, as a mapping."""
+    if key == "rl":
+        return value if isinstance(value, Mapping) else {}
+    section, _, name = key.partition(".")
+    return {name: value} if section == "rl" else {}
+
+
+def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Which algorithm and which scheme, before their options: another one does away with those beneath."""
+    names = {f"rl.{name}" for name in OPTIONS_OF}
+    return sorted(overrides, key=lambda override: override[0] not in names)
 
 
 def nearest_shipped(name: str) -> str:
-    """How an error goes on after a recipe that is not there."""
+    """The end of an error message about a missing recipe: the nearest shipped one, if any is near."""
     near = difflib.get_close_matches(name, list(shipped_recipes()), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe with other settings, by dotted name; see `load_recipe` for the errors."""
+    """The recipe with some settings replaced, given by dotted name. Errors as in `load_recipe`."""
     data = recipe.model_dump(mode="json")
-    for key, value in presets_first(settings.items()):
+    for key, value in _names_first(presets_first(settings.items())):
+        drop_options_of_others(data.get("rl"), _settings_of_rl(key, value))
         *sections, name = key.split(".")
         place = data
         for section in sections:
             if not isinstance(place.get(section), dict):
-                place[section] = {}  # absent so far, or unknown, which is then said
+                place[section] = {}  # an optional section, or an unknown one, which validation reports
             place = place[section]
         place[name] = value
     return parse_recipe(data, where)
 
 
 def split_override(override: str) -> tuple[str, Any]:
-    """Dotted name and value of `key=value`; RecipeError when it is written differently."""
+    """Dotted name and value of `key=value`. RecipeError if it has another form."""
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"{override!r}: an override is written key=value, for example rl.updates=20")
@@ -100,48 +135,28 @@ def split_override(override: str) -> tuple[str, Any]:
         raise RecipeError(f"{override!r}: cannot be applied: {error}") from error
 
 
-def parse_recipe(data: dict, where: str = "recipe") -> Recipe:
-    """Validate a plain dict; see `load_recipe` for the errors."""
+def parse_recipe(data: object, where: str = "recipe") -> Recipe:
+    """Validate what should be a mapping of settings; see `load_recipe` for the errors."""
+    _require_text(data, where)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [line for problem in error.errors() for line in _explain(problem)]
+        lines = [line for problem in error.errors() for line in explain(problem, Recipe)]
         raise RecipeError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
-def _explain(problem: dict) -> list[str]:
-    location = [str(part) for part in problem["loc"]]
-    setting = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _known_settings(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        if near:
-            return [f"{setting}: unknown setting; did you mean {'.'.join([*location[:-1], near[0]])}?"]
-        return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
-    if problem["type"] == "value_error":
-        lines = problem["msg"].removeprefix("Value error, ").splitlines()
-        return [f"{setting}: {line}" if setting else line for line in lines]
-    value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
-    return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
-
-
-def _known_settings(location: list[str]) -> list[str]:
-    """Field names of the section at `location`, stepping through lists, dicts and optional sections."""
-    current: type | None = Recipe
-    for part in location:
-        if current is None:
-            return []
-        if part in current.model_fields:
-            current = _section_of(current.model_fields[part].annotation)
-    return sorted(current.model_fields) if current is not None else []
-
-
-def _section_of(annotation) -> type | None:
-    is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
-    if is_class and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in typing.get_args(annotation):
-        found = _section_of(argument)
-        if found is not None:
-            return found
-    return None
+def _require_text(settings: Any, where: str) -> None:
+    """Every name and value can be written down again: no lone surrogates, no NUL."""
+    level = [settings]
+    while level:
+        words = [word for one in level if isinstance(one, dict) for word in one] + level
+        for word in words:
+            if isinstance(word, str):
+                try:
+                    require_text(word, where)
+                except InputError as error:
+                    raise RecipeError(f"{error} (in {word!r:.80})") from error
+        level = [
+            inner for one in level if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip

@@ -2,31 +2,23 @@
 
 import hashlib
 import json
+import re
+from typing import Any
 
 import yaml
-from pydantic import field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from irg_rl.config.engine import EngineRecipe, TrackingRecipe
 from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
 from irg_rl.config.rewards import RewardRecipe
-from irg_rl.config.rl import RLRecipe
+from irg_rl.config.rl import RLRecipe, algorithm_class
 from irg_rl.config.sampling import SamplingRecipe
-from irg_rl.config.sections import Section, Seed, nearest
-from irg_rl.config.training import SFTRecipe, Stage
-from irg_rl.config.world import VAETraining, WorldRecipe
+from irg_rl.config.task import task_class, task_settings
+from irg_rl.config.training import SFTRecipe, Stage, VAETraining
+from irg_rl.credit import SCHEMES, RightOptions, scheme_named
+from irg_rl.errors import InputError
 from irg_rl.model.config import ModelConfig
-
-OWN_ROWS = "own"
-"""Folder of the rows made from the model's own images, among those of `sft.data`."""
-OWN_MODES = ("improving_full_learning", "improving_thinking_generation_learning")
-"""Learning modes of these rows."""
-WHOLE_TRAJECTORIES = ("umm", "no_improve_clamp")
-"""Schemes of `rl.credit` that have no meaning where siblings share segments."""
-STAGES = (
-    "world", "vae", "scorers", "pretrain", "sft1", "own_images", "sft2", "evaluate_sft", "rl", "evaluate_rl", "report",
-    "sft_continued", "evaluate_sft_continued",
-)  # fmt: skip
-"""What a run goes through, in order, and the two that `irg-rl baseline` adds: the keys of `budget_minutes`."""
+from irg_rl.sections import PathText, Section, Seed, nearest
 
 
 class Recipe(Section):
@@ -35,14 +27,17 @@ class Recipe(Section):
     name: str
     description: str = ""
     seed: Seed = 0
-    output_dir: str = "runs"
+    output_dir: PathText = "runs"
     """Folder that receives one folder per run."""
     budget_minutes: dict[str, float] = {}
-    """Expected minutes per stage, printed beside the measured ones."""
-    init_from: str | None = None
-    """Checkpoint folder in the released BAGEL layout; None: a small model from scratch on the shapes world."""
+    """Expected minutes per stage of the run, printed beside the measured ones."""
+    task: str = "shapes_world"
+    """What is asked of the model: shapes_world, prompts (a file of one's own), or one's own as package.module:Class."""
+    task_options: SerializeAsAny[Section] = Field(default_factory=Section, validate_default=True)
+    """Settings of the task; which there are, the task says (its `settings_type`)."""
+    init_from: PathText | None = None
+    """Checkpoint folder in the released BAGEL layout; None: a small model from scratch, on pictures of the task."""
     model: ModelConfig
-    world: WorldRecipe = WorldRecipe()
     vae: VAETraining = VAETraining()
     sft: SFTRecipe | None = None
     sampling: SamplingRecipe = SamplingRecipe()
@@ -53,17 +48,31 @@ class Recipe(Section):
     gate: GateRecipe = GateRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
 
-    @field_validator("budget_minutes")
+    @field_validator("name")
     @classmethod
-    def stages_are_known(cls, budget: dict[str, float]) -> dict[str, float]:
-        unknown = [stage for stage in budget if stage not in STAGES]
-        if unknown:
-            raise ValueError("\n".join(f"unknown stage {stage!r}{nearest(stage, STAGES)}" for stage in unknown))
-        return budget
+    def name_is_of_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w+=-][\w.+=, -]{0,119}", name) or name != name.strip():
+            raise ValueError(
+                f"{name!r:.140} becomes the name of a folder: 1 to 120 letters, digits, spaces and . , + = - _, not "
+                "beginning with a point"
+            )
+        return name
+
+    @field_validator("task")
+    @classmethod
+    def task_is_known(cls, name: str) -> str:
+        task_class(name)
+        return name
+
+    @field_validator("task_options", mode="before")
+    @classmethod
+    def options_are_the_tasks_own(cls, options: Any, info: ValidationInfo) -> Section:
+        name = info.data.get("task")  # missing where the task itself is a mistake, which is then said
+        return Section() if name is None else task_settings(name, {} if options is None else options)
 
     @model_validator(mode="after")
     def settings_fit_together(self):
-        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_lora() + self._of_the_world()
+        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_lora()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -93,53 +102,70 @@ class Recipe(Section):
     def _of_rl(self) -> list[str]:
         if self.rl is None:
             return []
-        problems = self.rl.problems() + self._of_rl_noise()
+        rl = self.rl
+        problems = algorithm_class(rl.algorithm).of(self).problems(self) + self._of_rl_noise(rl) + self._of_credit(rl)
         if not self.rewards.scorers:
             problems.append("rl needs a reward: add a scorer to rewards.scorers")
-        credit = self.rl.credit
-        if credit in ("improvement", "umm") and self.rewards.combine == "zscore_sum":
+        problems += _without_effect(rl, self.engine.dtype)
+        if rl.group_size % rl.leaves:
             problems.append(
-                f"rl.credit {credit} asks if an image is right, which a z-score cannot say: set rewards.combine=sum"
+                f"rl.group_size {rl.group_size} must be a multiple of {rl.leaves}, the trajectories that rl.forks "
+                f"{rl.forks} makes of one trunk"
             )
-        if self.rl.algorithm == "dpo" and self.rewards.combine == "zscore_sum":
-            problems.append(
-                "rl.algorithm dpo asks if a gap is larger than rl.dpo.tie, which a z-score cannot say: set "
-                "rewards.combine=sum"
-            )
-        if credit in ("umm", "no_improve_clamp") and self.sampling.turns == 1:
-            problems.append(f"rl.credit {credit} trains the turns after the first: set sampling.turns to at least 2")
-        if self.rl.group_size % self.rl.leaves:
-            problems.append(
-                f"rl.group_size {self.rl.group_size} must be a multiple of {self.rl.leaves}, the trajectories that "
-                f"rl.forks {self.rl.forks} makes of one trunk"
-            )
-        if late := [turn for turn in self.rl.forks if turn >= self.sampling.turns]:
+        if late := [turn for turn in rl.forks if turn >= self.sampling.turns]:
             problems.append(
                 f"rl.forks: turn {max(late)} is never reached: sampling.turns {self.sampling.turns} has turns up to "
                 f"{self.sampling.turns - 1}"
             )
-        if self.rl.forks and credit in WHOLE_TRAJECTORIES:
-            problems.append(
-                f"rl.credit {credit} judges whole trajectories and knows no forks: choose trajectory, turn, "
-                "verifier_gae or improvement, or leave rl.forks out"
-            )
-        if self.rl.probe_every and self.engine.zero_stage == 3:
+        if rl.probe_every and self.engine.zero_stage == 3:
             problems.append("rl.probe_every needs engine.zero_stage 0, 1 or 2: gradients are scattered under 3")
-        if self.rl.groups % self.engine.learner_ranks:
+        if rl.groups % self.engine.learner_ranks:
             problems.append(
-                f"rl.groups {self.rl.groups} must be a multiple of engine.learner_ranks {self.engine.learner_ranks}"
+                f"rl.groups {rl.groups} must be a multiple of engine.learner_ranks {self.engine.learner_ranks}"
             )
         return problems
 
-    def _of_rl_noise(self) -> list[str]:
-        noise, name = self.rl.noise, "sampling.points" if self.rl.points is None else "rl.points"
-        if noise is None or noise.window == "all":
+    def _of_credit(self, rl: RLRecipe) -> list[str]:
+        if rl.credit is None:
             return []
-        (low, high), size, limit = noise.window_range, noise.window_size, self.rl_sampling.points - 1
-        if not 0 <= low < high <= limit:
+        scheme, problems = scheme_named(rl.credit), []
+        if scheme.asks_if_right and self.rewards.combine == "zscore_sum":
+            problems.append(
+                f"rl.credit {rl.credit} asks if an image is right, which a z-score cannot say: set rewards.combine=sum"
+            )
+        if scheme.first_trained_turn >= self.sampling.turns:
+            needed = scheme.first_trained_turn + 1
+            problems.append(
+                f"rl.credit {rl.credit} trains turns from number {needed} on: set sampling.turns to at least {needed}"
+            )
+        if rl.forks and scheme.whole_trajectories:
+            others = [name for name in SCHEMES if not scheme_named(name).whole_trajectories]
+            problems.append(
+                f"rl.credit {rl.credit} judges whole trajectories and knows no forks: choose {', '.join(others)}, or "
+                "leave rl.forks out"
+            )
+        names = [scorer.name for scorer in self.rewards.scorers]
+        asked = rl.credit_options.perfect_scorer if isinstance(rl.credit_options, RightOptions) else None
+        if asked is not None and asked not in names:
+            problems.append(f"rl.credit_options.perfect_scorer: no scorer {asked!r} in rewards{nearest(asked, names)}")
+        return problems
+
+    def _of_rl_noise(self, rl: RLRecipe) -> list[str]:
+        noise, name = rl.noise, "sampling.points" if rl.points is None else "rl.points"
+        if noise is None:
+            return []
+        limit = self.rl_sampling.points - 1
+        noisy = limit - (noise.kind == "cps")  # its last step is deterministic
+        if not noisy:
+            return [f"{name} {limit + 1} leaves no noisy step with rl.noise.kind {noise.kind}: give at least 3"]
+        if noise.window == "all":
+            return []
+        (low, high), size = noise.window_range, noise.window_size
+        if not 0 <= low < min(high, noisy) or high > limit:
             return [f"rl.noise.window_range [{low}, {high}) must lie in [0, {name} - 1 = {limit})"]
-        if size > high - low:
-            return [f"rl.noise.window_size {size} is wider than rl.noise.window_range [{low}, {high})"]
+        if size > min(high, noisy) - low:
+            last = "" if high <= noisy else f", of which cps draws the last without noise (step {limit - 1})"
+            return [f"rl.noise.window_size {size} is wider than rl.noise.window_range [{low}, {high}){last}"]
         return []
 
     def _of_engine(self) -> list[str]:
@@ -180,9 +206,11 @@ class Recipe(Section):
         return problems
 
     def _of_lora(self) -> list[str]:
-        adapted = {place: stage for place, stage in self.trained.items() if stage.lora is not None}
+        adapted = {place: (stage, stage.lora) for place, stage in self.trained.items() if stage.lora is not None}
         problems = [
-            f"{place}.{problem}" for place, stage in adapted.items() for problem in stage.lora.problems(stage.optimizer)
+            f"{place}.{problem}"
+            for place, (stage, lora) in adapted.items()
+            for problem in lora.problems(stage.optimizer)
         ]
         if self.init_from is None and "sft.base" in adapted:
             problems.append(
@@ -193,7 +221,9 @@ class Recipe(Section):
     @property
     def trained(self) -> dict[str, Stage | RLRecipe]:
         """The stages that train the model, by the names of their sections."""
-        stages = {} if self.sft is None else {f"sft.{name}": stage for name, stage in self.sft.stages.items()}
+        stages: dict[str, Stage | RLRecipe] = {}
+        if self.sft is not None:
+            stages |= {f"sft.{name}": stage for name, stage in self.sft.stages.items()}
         return stages if self.rl is None else stages | {"rl": self.rl}
 
     @property
@@ -208,6 +238,18 @@ class Recipe(Section):
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
 
+    def require_rl(self) -> RLRecipe:
+        """The `rl` section. InputError where the recipe has none."""
+        if self.rl is None:
+            raise InputError(f"recipe {self.name}: this needs RL, and there is no section rl: add one")
+        return self.rl
+
+    def require_sft(self) -> SFTRecipe:
+        """The `sft` section. InputError where the recipe has none."""
+        if self.sft is None:
+            raise InputError(f"recipe {self.name}: this needs SFT, and there is no section sft: add one")
+        return self.sft
+
     def sft_ranks(self, stage: Stage) -> int:
         """Learner ranks of a stage: no more than have a pack in every step."""
         return min(self.engine.learner_ranks, stage.packs_per_step)
@@ -217,26 +259,6 @@ class Recipe(Section):
         """ZeRO stage of the SFT engine."""
         own = None if self.sft is None else self.sft.zero_stage
         return self.engine.zero_stage if own is None else own
-
-    def _of_the_world(self) -> list[str]:
-        """What a recipe asks of the rows and prompts that it makes for itself."""
-        problems = []
-        asked, there = self.evaluation.prompts, self.world.test_prompts
-        if asked > there:
-            problems.append(f"evaluation.prompts {asked} is more than world.test_prompts {there}")
-        if self.sft is None or self.sft.data is not None:
-            return problems
-        made = set(self.world.sft_rows)
-        for name, stage in self.sft.stages.items():
-            if name == "stage2" and self.sft.stage1 is not None and self.world.own_images:
-                made |= {f"{OWN_ROWS}/{mode}" for mode in OWN_MODES}
-            for index, source in enumerate(stage.sources):
-                if source.folder not in made:
-                    problems.append(
-                        f"sft.{name}.sources.{index}.folder {source.folder!r} is not made by the world at that stage; "
-                        f"there are {', '.join(sorted(made))}"
-                    )
-        return problems
 
     def digest(self) -> str:
         """First 12 hex digits of the sha256 of the settings that change the result: not the output folder, nor the
@@ -248,3 +270,21 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:
+    """Settings of `rl` that change nothing beside the others."""
+    problems = []
+    if not rl.text_weight and not rl.image_weight:
+        problems.append("rl.text_weight and rl.image_weight are both 0: nothing is trained")
+    problems += [
+        f"rl.kl_{name} has no effect with rl.{name}_weight 0: set rl.kl_{name}=0"
+        for name, weight, kl in (("text", rl.text_weight, rl.kl_text), ("image", rl.image_weight, rl.kl_image))
+        if kl and not weight
+    ]
+    usual = RLRecipe.model_fields["mismatch_cap"].default
+    if rl.mismatch_cap != usual and dtype != "bf16":
+        problems.append(f"rl.mismatch_cap has no effect with engine.dtype {dtype}: set rl.mismatch_cap={usual}")
+    if rl.guidance is not None and rl.guidance.image_scale > 1 >= rl.guidance.text_scale:
+        problems.append("rl.guidance.image_scale has no effect without text guidance: set text_scale above 1")
+    return problems

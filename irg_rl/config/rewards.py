@@ -1,10 +1,11 @@
-"""Scorers and how their scores become a reward."""
+"""Scorers, and how their scores are combined into a reward."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from irg_rl.config.sections import Positive, Rate, Section, Share
+from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 
@@ -12,21 +13,22 @@ SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 class ScorerRecipe(Section):
     name: str
     kind: str
-    """verifier, clip, hps, judge, or one's own as package.module:Class."""
+    """verifier, clip, hps, judge, or your own class as package.module:Class."""
     weight: float = 1.0
     held_out: bool = False
-    """Never part of the reward, always logged."""
-    path: str | None = None
-    """clip, hps: folder or checkpoint of a released model; None: trained on the spot in the shapes world."""
+    """True: logged, but never part of the reward."""
+    path: PathText | None = None
+    """clip, hps: folder or checkpoint of a released model; None: a small one is trained on the shapes world."""
     base_url: str | None = None
-    """judge: an OpenAI-compatible endpoint; None: the embedded judge on 127.0.0.1."""
+    """judge: address of an OpenAI-compatible endpoint; None: the embedded judge on 127.0.0.1."""
     model: str = "judge"
     api_key_env: str | None = None
-    """judge: name of the environment variable that holds the key."""
+    """judge: name of the environment variable with the key."""
     timeout_s: Rate = 30.0
     concurrency: Positive = 8
     options: dict[str, Any] = {}
-    """Further arguments of the scorer's constructor, such as `model: ViT-H-14` for a checkpoint file; they go first."""
+    """Further arguments for the constructor of the scorer, such as `model: ViT-H-14` for a checkpoint file. They win
+    over the settings above."""
 
     @model_validator(mode="after")
     def settings_are_of_the_kind(self):
@@ -41,6 +43,20 @@ class ScorerRecipe(Section):
             )
         return self
 
+    @field_validator("options")
+    @classmethod
+    def options_are_finite(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if places := not_finite(options):
+            raise ValueError(f"{', '.join(places)}: NaN and infinity are no settings")
+        return options
+
+    @field_validator("name")
+    @classmethod
+    def name_is_of_a_metric(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise ValueError(f"{name!r} becomes the name of a metric: use letters, digits and . + - _ alone")
+        return name
+
     @field_validator("kind")
     @classmethod
     def kind_is_known(cls, kind: str) -> str:
@@ -54,9 +70,9 @@ class RewardRecipe(Section):
     scorers: list[ScorerRecipe] = []
     combine: Literal["sum", "zscore_sum"] = "sum"
     max_failure_share: Share = 0.2
-    """Share of failed scores over a window of updates above which the run stops."""
+    """The run stops when more than this share of the recent scores failed."""
     training_steps: Positive = 300
-    """Steps for each of the small CLIP and HPS models trained on the spot."""
+    """Training steps of each small CLIP or HPS model that the run trains."""
 
     @model_validator(mode="after")
     def names_are_unique(self):

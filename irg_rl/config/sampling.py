@@ -1,24 +1,26 @@
 """How trajectories are sampled."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from irg_rl.config.sections import Positive, Rate, Section, Share
+from irg_rl.guidance import is_active
+from irg_rl.sections import Positive, Rate, Section, Share
 
 
 class SamplingRecipe(Section):
-    """How a trajectory is sampled, in training and, but for temperature and guidance, in evaluation. No top-p or top-k:
-    sampled is what is trained."""
+    """How a trajectory is sampled in training and evaluation. Evaluation has its own temperature and guidance. There is
+    no top-p or top-k, because RL trains the distribution that it samples from."""
 
     turns: Annotated[int, Field(ge=1, le=16)] = 3
-    """Most images per trajectory; a reflection that wants no change ends it earlier."""
+    """Most images per trajectory. A reflection that says "nothing to change" ends it earlier."""
     history: Literal["full", "last"] = "last"
-    """What a refinement sees: all earlier turns, or prompt, first think text and the last image."""
+    """What a refinement sees. full: all earlier turns. last: the prompt, the think text and the last image."""
     temperature: Rate = 1.0
     max_text_tokens: Positive = 64
     points: Annotated[int, Field(ge=2)] = 12
-    """Time points of the flow including t = 0: `points - 1` model calls per image."""
+    """Time points of the flow, including t = 0. An image takes `points - 1` model calls."""
     shift: Rate = 1.0
     image_size: tuple[int, int] = (24, 24)
     """Height and width of drawn images in pixels."""
@@ -28,10 +30,10 @@ class SamplingRecipe(Section):
 class GuidanceRecipe(Section):
     """Classifier-free guidance of images."""
 
-    text_scale: float = Field(1.0, ge=1)
+    text_scale: float = Field(default=1.0, ge=1)
     """1 is off."""
-    image_scale: float = Field(1.0, ge=1)
-    """1 is off; has no effect without text guidance."""
+    image_scale: float = Field(default=1.0, ge=1)
+    """1 is off. Has no effect without text guidance."""
     interval: tuple[float, float] = (0.0, 1.0)
     first_interval: tuple[float, float] = (0.4, 1.0)
     renorm: Literal["global", "channel", "text_channel"] = "text_channel"
@@ -42,16 +44,23 @@ class GuidanceRecipe(Section):
     def is_on(self) -> bool:
         return self.text_scale > 1 or self.image_scale > 1
 
+    def model_calls(self, times: Sequence[float], turn: int) -> int:
+        """Model calls for the image of a turn, with denoising steps at these times: one per step, a second one where
+        text is guided, and a third one where a refinement is also guided by images."""
+        interval = self.interval if turn else self.first_interval
+        guided = sum(is_active(t, interval, self.text_scale) for t in times)
+        return len(times) + guided * (2 if turn and self.image_scale > 1 else 1)
+
 
 class NoiseRecipe(Section):
-    """Where and how much the flow is sampled stochastically in RL."""
+    """Which denoising steps are stochastic in RL, and how much noise they add."""
 
     kind: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
     noise_level: Rate = 0.7
     window: Literal["all", "first", "random", "scattered", "progressive"] = "random"
     window_size: Positive = 3
     window_range: tuple[int, int] = (0, 6)
-    """Steps among which the window lies: [first, last)."""
-    shared_start: bool = Field(False, exclude_if=lambda shared: not shared)
-    """RL: the images that a group draws in a turn start from one noise (DanceGRPO, arXiv 2505.07818), so that siblings
-    differ by the noise of trained steps, and by what they were asked to draw, alone."""
+    """Steps that may be in the window: [first, last)."""
+    shared_start: bool = Field(default=False, exclude_if=lambda shared: not shared)
+    """RL: all images that a group draws in one turn start from the same noise (DanceGRPO, arXiv 2505.07818). Siblings
+    then differ only by the noise of the trained steps and by their texts."""

@@ -1,5 +1,5 @@
-"""The recipes that come with the program. They lie in `configs/` of a checkout and in `irg_rl/recipes/` of an installed
-wheel; `pyproject.toml` maps one to the other."""
+"""The recipes that come with the program: in `configs/` of a checkout, in `irg_rl/recipes/` of an installed wheel.
+`pyproject.toml` maps the first folder to the second."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def recipe_path(named: str | Path) -> Path:
-    """The file that a person means: a path, or the name of a shipped recipe such as `shapes-smoke`.
+    """The file of a recipe, given as a path or as the name of a shipped recipe such as `shapes-smoke`.
 
-    A file of that path comes first. What is neither is returned as it is, for the reader to complain about.
+    An existing file of that path wins. If there is neither, the path is returned and reading it raises the error.
     """
     path = Path(named)
     if path.exists() or path.parent != Path():

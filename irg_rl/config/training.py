@@ -1,11 +1,11 @@
-"""What is trained, at which rates, on which rows: the stages of SFT, optimizer and adapters."""
+"""Settings of training: the stages of SFT and their data, the optimizer, and LoRA adapters."""
 
 import typing
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from irg_rl.config.sections import Decay, Positive, Rate, Section, Share
+from irg_rl.sections import Decay, PathText, Positive, Rate, Section, Share
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -15,28 +15,28 @@ class DataSource(Section):
 
     folder: str
     """Folder of parquet files in the IRG schema, relative to `sft.data`."""
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     mandatory: bool = False
-    """Every pack begins with one row of each mandatory source, whatever its weight."""
+    """True: every pack begins with a row of this source, whatever its weight."""
 
 
 class Dropout(Section):
-    """Condition dropout. `branch` drops exactly what the guidance branches leave out, with positions as at inference;
-    `irg` is the original: each item on its own, rope gap where an image was."""
+    """Condition dropout. branch: drops exactly what the guidance branches leave out at inference, with the positions of
+    inference. irg: the original; drops each item on its own and leaves a rope gap where an image was."""
 
     mode: Literal["branch", "irg"] = "branch"
     image: Share = 0.05
-    """branch, refinements: VAE and ViT of all condition images together."""
+    """branch, refinements: share of draws without all condition images (VAE and ViT)."""
     last_text: Share = 0.05
-    """branch, refinements: the reflection right before the target image."""
+    """branch, refinements: share of draws without the reflection right before the target image."""
     all_text: Share = 0.05
-    """branch, first images: everything but a system text."""
+    """branch, first images: share of draws without any text but a system text."""
     irg_text: Share = 0.0
-    """irg: a text. It drops texts with loss too, as the original does."""
+    """irg: share of texts that are dropped, texts with a loss included, as in the original."""
     irg_vit: Share = 0.0
-    """irg: the ViT tokens of a condition image."""
+    """irg: share of condition images without their ViT tokens."""
     irg_vae: Share = 0.3
-    """irg: the clean latents of a condition image."""
+    """irg: share of condition images without their clean latents."""
 
     @model_validator(mode="after")
     def shares_leave_something(self):
@@ -46,24 +46,24 @@ class Dropout(Section):
 
 
 class OptimizerRecipe(Section):
-    lr: float = Field(1e-3, ge=0)
-    """Learning rate of the understanding expert, and of the parts without one of their own. 0 freezes a part."""
-    gen_lr: float | None = Field(None, ge=0)
+    lr: float = Field(default=1e-3, ge=0)
+    """Learning rate of the understanding expert, and default of the other parts. 0 freezes a part."""
+    gen_lr: float | None = Field(default=None, ge=0)
     """Learning rate of the generation expert; None: `lr`."""
-    vision_lr: float | None = Field(None, ge=0)
+    vision_lr: float | None = Field(default=None, ge=0)
     """Learning rate of vision tower and connector; None: `lr`."""
-    muon_lr: float | None = Field(None, gt=0)
-    """Learning rate of Muon for the matrices of all layers, AdamW keeps the rest; None: AdamW alone. For training from
-    scratch; needs ZeRO stage 0."""
+    muon_lr: float | None = Field(default=None, gt=0)
+    """Learning rate of Muon, which then trains the matrices of all layers; AdamW trains the rest. None: only AdamW.
+    Meant for training from scratch. Needs ZeRO stage 0."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: Rate = 1e-8
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: Rate = 1.0
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     """Optimizer steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr_share: Share = 0.0
-    """cosine: share of the learning rate left at the last step."""
+    """cosine: learning rate of the last step, as a share of the full rate."""
 
     @property
     def rates(self) -> dict[str, float]:
@@ -82,14 +82,14 @@ class OptimizerRecipe(Section):
 
 
 class LoraRecipe(Section):
-    """Adapters on the experts' matrices, trained while the base is frozen, vision included (docs/recipes.md)."""
+    """LoRA adapters on the matrices of the experts. All other weights are frozen, also vision (docs/recipes.md)."""
 
     rank: Positive = 64
     alpha: Positive = 128
-    """What an adapter adds is multiplied by alpha / rank."""
+    """The output of an adapter is multiplied by alpha / rank."""
     experts: tuple[Literal["und", "gen"], ...] = ("und", "gen")
     targets: tuple[Projection, ...] = typing.get_args(Projection)
-    """Matrices that get an adapter, in every layer of the experts."""
+    """Matrices with an adapter, in every layer of these experts."""
 
     @field_validator("experts", "targets")
     @classmethod
@@ -99,7 +99,7 @@ class LoraRecipe(Section):
         return names
 
     def problems(self, optimizer: OptimizerRecipe) -> list[str]:
-        """Where the two contradict each other."""
+        """Contradictions between adapters and optimizer, one line each."""
         problems = []
         if optimizer.muon_lr:
             problems.append("optimizer.muon_lr trains whole matrices, which lora freezes: leave one of the two out")
@@ -116,38 +116,41 @@ class LoraRecipe(Section):
 
 
 LoraSection = Annotated[LoraRecipe | None, Field(exclude_if=lambda lora: lora is None)]
-"""Where it is absent it is not written down either, and not part of the digest."""
+"""If it is absent, it is not written to recipe.yaml and not part of the digest."""
 
 
 class Stage(Section):
     """One IRGL stage."""
 
     steps: Positive
-    """Upper bound; the stage ends earlier at its validation plateau."""
+    """Most optimizer steps. The stage ends earlier when validation no longer improves."""
     sources: list[DataSource]
     tokens_per_pack: Positive = 3600
-    """A pack is full when the next row would exceed it. Mandatory rows alone, and the reflections that the image
-    branch of the dropout repeats, may go beyond."""
+    """A pack is full when the next row would exceed this. Only mandatory rows, and reflections that the image branch of
+    the dropout repeats, may exceed it."""
     packs_per_step: Positive = 1
-    """Packs of one optimizer step over all learner ranks. The stage runs on `engine.learner_ranks` of them, but on no
-    more than have a pack."""
+    """Packs of one optimizer step, over all learner ranks. The stage uses at most this many of the
+    `engine.learner_ranks`."""
     max_row_tokens: Positive = 2048
     """Longer rows are rejected and listed in rejected.jsonl."""
-    ce_weight: float = Field(1.0, ge=0)
-    mse_weight: float = Field(1.0, ge=0)
+    ce_weight: float = Field(default=1.0, ge=0)
+    mse_weight: float = Field(default=1.0, ge=0)
     noise_blocks: Positive = 1
-    """Noise levels trained per target image in one pass: each is a noise block of its own after the shared context."""
-    first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(None, exclude_if=lambda blocks: blocks is None)
-    """Those of a first image, which has its layout to find and a short context to share; None: `noise_blocks`."""
+    """Noise levels trained per target image in one forward pass. Each is a noise block after the shared context."""
+    first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, exclude_if=lambda blocks: blocks is None
+    )
+    """Noise levels of a first image; None: `noise_blocks`. A first image sets the layout and has a short context, so
+    more noise levels help and cost little."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraSection = None
     """None: all weights are trained."""
     patience: Positive = 6
-    """Validations without improvement that end the stage."""
+    """The stage ends after this many validations without improvement."""
 
     @property
     def noise_blocks_by_kind(self) -> tuple[int, int]:
-        """Of a first image and of one that has images before it."""
+        """Noise blocks of a first image, and of an image that has images before it."""
         return self.first_noise_blocks or self.noise_blocks, self.noise_blocks
 
     @model_validator(mode="after")
@@ -158,14 +161,14 @@ class Stage(Section):
 
 
 class SFTRecipe(Section):
-    data: str | None = None
-    """Folder with one folder of parquet per mode; None: the run makes its own from the shapes world."""
+    data: PathText | None = None
+    """Folder with one folder of parquet per mode; None: the task makes them."""
     base: Stage | None = None
-    """The base model's own training, before IRGL: for a model from scratch."""
+    """Training of the base model before IRGL, for a model from scratch."""
     stage1: Stage | None = None
     """All six modes: thinking and reflection."""
     stage2: Stage | None = None
-    """Whole trajectories; goes on from stage 1, or from `init_from` where there is none."""
+    """Whole trajectories. Starts from stage 1, or from `init_from` if there is no stage 1."""
     dropout: Dropout = Dropout()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """ZeRO stage of the SFT engine; None: `engine.zero_stage`."""
@@ -173,7 +176,7 @@ class SFTRecipe(Section):
     validate_every: Positive = 200
     checkpoint_every: Positive = 500
     validation_rows: Positive = 256
-    """Rows kept for validation, an equal part from each source's first row group."""
+    """Rows kept for validation: equally many from the first row group of each source."""
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -186,3 +189,14 @@ class SFTRecipe(Section):
         if not self.stages:
             raise ValueError("sft needs base, stage1 or stage2; leave the section out to train no SFT")
         return self
+
+
+class VAETraining(Section):
+    """The autoencoder of a model from scratch, trained on pictures of the task."""
+
+    steps: Positive = 1500
+    batch_size: Positive = 64
+    lr: Rate = 2e-3
+    kl_weight: float = Field(1e-5, ge=0)
+    min_checker_agreement: Share = 0.99
+    """Share of held-out reconstructions that the task's checker must read like the originals; less stops the run."""

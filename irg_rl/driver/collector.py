@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from ray import ObjectRef
 
-from irg_rl.algorithms.learner import BARREN_UPDATES
+from irg_rl.algorithms.learner import EMPTY_UPDATES
 from irg_rl.cluster.fleet import Fleet, wait_for_any
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.driver.critic import Verdict
+from irg_rl.driver.critic import GroupSummary
 from irg_rl.driver.run_folder import RunError
 from irg_rl.trajectory import Prompt
 
@@ -27,25 +27,9 @@ def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
     return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
 
 
-DEAD = "no spread in the rewards of its group"
+NO_SPREAD = "no spread in the rewards of its group"
 LONGEST_WAIT_S = 0.25
 """Without a look at the fleets, which bury members past their deadlines and raise new ones."""
-
-
-@dataclass(frozen=True)
-class Lack:
-    """What groups without anything to train on are without, in words."""
-
-    what: str
-    that: str
-    advice: str
-
-    def of(self, groups: str) -> str:
-        return f"no {self.what} of {groups} {self.that}"
-
-
-OF_CREDIT = Lack("segment", "got an advantage", "choose another rl.credit or train SFT longer")
-OF_PAIRS = Lack("pair", "differs by more than rl.dpo.tie", "lower it or train SFT longer")
 
 
 @dataclass(frozen=True)
@@ -85,14 +69,15 @@ class Collector:
     seed: int
     deadline: float
     dropped: DroppedSamples
-    lack: Lack = OF_CREDIT
+    why_empty: Callable[[str], str]  # a name for groups -> why there is nothing to train on in them
+    advice: str  # what to do when there never is
     clock: Callable[[], float] = time.monotonic
-    scored: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
-    waiting: dict[int, tuple[Verdict, ObjectRef]] = field(default_factory=dict)
+    scored: dict[int, tuple[GroupSummary, ObjectRef]] = field(default_factory=dict)
+    waiting: dict[int, tuple[GroupSummary, ObjectRef]] = field(default_factory=dict)
     sampling: set[int] = field(default_factory=set)
-    barren: int = 0  # updates' worth of groups in a row that were all empty
-    ties: int = 0  # dpo: pairs that are none, of all groups judged since they were last counted
-    left: list[Verdict] = field(default_factory=list)  # of all groups that left, trained or not, likewise
+    empty_updates: int = 0  # updates' worth of groups in a row that had nothing to train on
+    counts: dict[str, float] = field(default_factory=dict)  # the algorithm's, over all groups judged since the last log
+    left: list[GroupSummary] = field(default_factory=list)  # of all groups that left since then, trained or not
 
     def __post_init__(self) -> None:
         self.dropped.rewind(self.slots.has_left)
@@ -133,24 +118,26 @@ class Collector:
             self.critics.submit(done.id, "score_group", done.body)
         scored = self.critics.poll(0.0)
         for done in scored:
+            assert isinstance(done.id, int) and done.body is not None  # score_group returns two objects
             self.waiting[done.id] = (done.value, done.body)
         return bool(sampled or scored)
 
     def _settle(self, update: int) -> None:
-        """Judge finished groups in id order; a dead one is replaced while the update may refill."""
+        """Judge finished groups in id order; one without spread is replaced while the update may refill."""
         while self.sampling and (first := min(self.sampling)) in self.waiting:
-            verdict, body = self.waiting.pop(first)
+            summary, body = self.waiting.pop(first)
             self.sampling.discard(first)
-            self.ties += verdict.ties
-            if verdict.dead and self.slots.may_refill:
-                reason = self.lack.of("its group") if verdict.empty else DEAD
-                self.slots.drop(first, reason, dead=True)
-                self.left.append(verdict)
-                self._list(first, update, reason, verdict.failures)
+            for name, count in summary.counts.items():
+                self.counts[name] = self.counts.get(name, 0.0) + count
+            if not summary.has_spread and self.slots.may_refill:
+                reason = self.why_empty("its group") if summary.empty else NO_SPREAD
+                self.slots.drop(first, reason, refilled=True)
+                self.left.append(summary)
+                self._list(first, update, reason, summary.failures)
                 self.admit(update)
                 continue
-            self.slots.mark_ready(first, verdict.version)
-            self.scored[first] = (verdict, body)
+            self.slots.mark_ready(first, summary.version)
+            self.scored[first] = (summary, body)
 
     def _list(self, group: int, update: int, reason: str, failures: Mapping[int, str] | None = None) -> None:
         """All samples of a group that leaves untrained."""
@@ -167,7 +154,7 @@ class Collector:
             self._list(late, update, "its group passed its deadline")
             self.admit(update)
 
-    def take(self, update: int) -> list[tuple[Verdict, ObjectRef]]:
+    def take(self, update: int) -> list[tuple[GroupSummary, ObjectRef]]:
         """The groups of the next update, oldest first, once they are ready; empty while they are not. Those without
         anything to train on are left out, and when that is all of them, as many new ones are sampled.
 
@@ -181,28 +168,28 @@ class Collector:
             return []
         empty = [group for group in ahead if self.scored[group][0].empty]
         for group in empty:
-            reason = self.lack.of("its group")
+            reason = self.why_empty("its group")
             self.slots.drop(group, reason)
             self._list(group, update, reason, self._leave(group)[0].failures)
         if len(empty) == len(ahead):
             self._begin_again(update)
             return []
-        self.barren = 0
+        self.empty_updates = 0
         taken = self.slots.take(len(ahead) - len(empty))
         for group in taken:
             failures = self.scored[group][0].failures
             self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), failures)
         return [self._leave(group) for group in taken]
 
-    def _leave(self, group: int) -> tuple[Verdict, ObjectRef]:
+    def _leave(self, group: int) -> tuple[GroupSummary, ObjectRef]:
         """A scored group goes, trained or not."""
-        verdict, body = self.scored.pop(group)
-        self.left.append(verdict)
-        return verdict, body
+        summary, body = self.scored.pop(group)
+        self.left.append(summary)
+        return summary, body
 
     def _begin_again(self, update: int) -> None:
-        self.barren += 1
-        if self.barren == BARREN_UPDATES:
-            nothing = self.lack.of(f"the last {BARREN_UPDATES * self.slots.groups_per_update} groups")
-            raise RunError(f"{nothing}: {self.lack.advice}; {self.dropped.path} has the reasons")
+        self.empty_updates += 1
+        if self.empty_updates == EMPTY_UPDATES:
+            nothing = self.why_empty(f"the last {EMPTY_UPDATES * self.slots.groups_per_update} groups")
+            raise RunError(f"{nothing}: {self.advice}; {self.dropped.path} has the reasons")
         self.admit(update)

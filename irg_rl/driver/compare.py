@@ -9,8 +9,9 @@ from pathlib import Path
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError, write_json
 from irg_rl.evaluate.compare import VERIFIER, Comparison, best_of, compare
+from irg_rl.evaluate.comparison_text import to_markdown
 from irg_rl.evaluate.outcomes import Outcomes, load
-from irg_rl.evaluate.suite import REAL, REDRAW
+from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED
 from irg_rl.learner.checkpoint import differing
 from irg_rl.model.folder import WEIGHTS
 
@@ -29,32 +30,41 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
     folder = out or runs[0].path("evaluation")
     name = "comparison" if len(runs) == 1 else "pooled"
     write_json(folder / f"{name}.json", comparison.to_dict())
-    (folder / f"{name}.md").write_text(comparison.to_markdown())
-    console.print(comparison.to_markdown(), markup=False, soft_wrap=True)
+    text = to_markdown(comparison)
+    (folder / f"{name}.md").write_text(text)
+    console.print(text, markup=False, soft_wrap=True)
     return folder
 
 
 def comparison_of(runs: Sequence[Run]) -> Comparison:
     """Each run and their pool against the SFT checkpoint that they share, SFT continued where a run has it, the better
-    of two first images, and the best of as many as RL renders (an oracle picks)."""
+    of two first images, and the best of as many as RL renders (an oracle picks); repair also against the controls of
+    RL's own evaluation."""
     first, *others = runs
-    for run in runs:
-        if run.sft_model is None:
-            raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    model, *_ = [sft_model_of(run) for run in runs]
     for other in others:
         require_comparable(first, other)
     require_different_seeds(runs)
     rl = [replace(outcomes_of(run, "rl"), seed=run.recipe.rl_seed) for run in runs]
-    sft, again = (outcomes_of(first, first.sft_model, arm) for arm in (REAL, REDRAW))
+    sft, again = (outcomes_of(first, model, arm) for arm in (REAL, REDRAW))
     draws = [sft, *(first_images(again, turn) for turn in range(1, again.turns))]
     equal = min(ceil(max(table.renders for table in rl)), len(draws))
-    baselines = {"its SFT checkpoint": sft}
+    baselines = {"SFT checkpoint": sft}
     continued = next((run for run in runs if run.is_done(f"evaluate_{CONTINUED}")), None)
     if continued is not None:
-        baselines["SFT continued as long"] = outcomes_of(continued, CONTINUED)
+        baselines["SFT continued"] = outcomes_of(continued, CONTINUED)
     for number in sorted({2, equal} - {1}):
-        baselines[f"best of {number} first images, oracle"] = best_of(draws[:number], VERIFIER)
-    return compare(rl, baselines)
+        baselines[f"best of {number}"] = best_of(draws[:number], VERIFIER)
+    controls = {arm: [replace(outcomes_of(run, "rl", arm), seed=run.recipe.rl_seed) for run in runs]
+                for arm in (REDRAW, SHUFFLED)}  # fmt: skip
+    return compare(rl, baselines, controls)
+
+
+def sft_model_of(run: Run) -> str:
+    """The model folder that SFT ends with. Raises RunError for a run without SFT."""
+    if run.sft_model is None:
+        raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    return run.sft_model
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:

@@ -1,63 +1,72 @@
 """The critic: an actor that scores a sampled group and assigns credit to its segments."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from irg_rl import credit
-from irg_rl.algorithms.dpo import Preferences
+from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_weights
 from irg_rl.cluster.ray_runtime import take_thread_share
 from irg_rl.config import Recipe
-from irg_rl.driver.scorers import reward_weights
-from irg_rl.pairs import Pairs, mark
+from irg_rl.credit import Right, RightOptions, scheme_named
 from irg_rl.trajectory import Group
 from rewards.hub import RewardHub
 
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """How scores become advantages; see irg_rl.credit."""
+    """How scores become advantages; see irg_rl.credit. Plain data: an actor imports the scheme itself."""
 
-    scheme: str
+    scheme: str | None  # None: the algorithm takes no credit
     weights: dict[str, float]
-    how: str
-    options: credit.Options
-    preferences: Preferences | None = None  # dpo: pairs decide what is trained, in place of credit
+    how: str = "sum"
+    options: dict[str, Any] = field(default_factory=dict)
+    perfect_scorer: str | None = None  # whose 1 says that an image is right; None: the largest combined reward does
 
     @classmethod
     def of(cls, recipe: Recipe) -> "CreditSettings":
-        rl = recipe.rl
-        options = credit.Options(
-            gamma=rl.gamma,
-            lam=rl.gae_lambda,
-            price=rl.edit_price,
-            std_floor=rl.std_floor,
-            clip=rl.advantage_clip,
-            malformed_penalty=rl.malformed_penalty,
-        )
-        return cls(rl.credit, reward_weights(recipe), recipe.rewards.combine, options, preferences_of(recipe))
+        rl = recipe.require_rl()
+        options = rl.credit_options
+        asked = options.perfect_scorer if isinstance(options, RightOptions) else None
+        verifiers = [s.name for s in recipe.rewards.scorers if s.kind == "verifier" and not s.held_out]
+        perfect = asked or next(iter(verifiers), None)
+        return cls(rl.credit, reward_weights(recipe), recipe.rewards.combine, options.model_dump(), perfect)
 
-
-def preferences_of(recipe: Recipe) -> Preferences | None:
-    """Of a recipe with rl.algorithm dpo."""
-    dpo = recipe.rl.dpo
-    return None if dpo is None else Preferences(dpo, reward_weights(recipe), recipe.rl.malformed_penalty)
+    def give(self, group: Group) -> credit.Summary:
+        """Set the advantages of a scored group."""
+        assert self.scheme is not None
+        scheme = scheme_named(self.scheme)
+        options, right = scheme.options.model_validate(self.options), Right.by(self.perfect_scorer, self.weights)
+        return credit.assign(group, scheme, self.weights, how=self.how, options=options, right=right)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CriticSettings:
+    """What a critic needs beside its scorers."""
+
+    algorithm: Algorithm[Any]
+    credit: CreditSettings
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "CriticSettings":
+        return cls(algorithm_of(recipe), CreditSettings.of(recipe))
+
+
+@dataclass(frozen=True)
+class GroupSummary:
     """What the driver wants to know of a scored group without holding it."""
 
     group: int
     version: int
-    dead: bool  # its rewards say nothing
-    empty: bool  # no segment has an advantage
-    ties: int  # dpo: pairs of its forks that are none
+    has_spread: bool  # its rewards tell its samples apart
+    empty: bool  # nothing of it is trained
+    counts: dict[str, float]  # what the algorithm counts over all judged groups
     failures: dict[int, str]  # sample that a rewarding scorer failed on -> why
     trajectories: int
     stopped: int
     images: int  # what siblings share counts once, here and in the next three
     text_tokens: int
     means: dict[str, list[float]]  # scorer -> mean per turn over the images of that turn
-    counts: list[int]  # images of each turn
+    images_by_turn: list[int]
     first: float  # combined reward of the first images, mean over the trained trajectories; a trunk counts once
     last: float  # and of the last ones
     scorers: dict[str, float]  # failures and latency of every scorer since the critic began
@@ -66,12 +75,12 @@ class Verdict:
 class Critic:
     """`ray.remote(Critic)` is the actor. A whole group is one unit of work (idea 4)."""
 
-    def __init__(self, specs: list[dict], settings: CreditSettings, threads: int, max_failure_share: float) -> None:
+    def __init__(self, specs: list[dict], settings: CriticSettings, threads: int, max_failure_share: float) -> None:
         take_thread_share(threads)
         self.hub = RewardHub(specs, max_failure_share=max_failure_share)
         self.settings = settings
 
-    def score_group(self, group: Group) -> tuple[Verdict, Group]:
+    def score_group(self, group: Group) -> tuple[GroupSummary, Group]:
         """Scores every image (one that siblings share, once), sets `rewards` and `advantage`s, returns the summary and
         the scored group."""
         images = group.images
@@ -80,20 +89,17 @@ class Critic:
         for trajectory in group.trajectories:
             own = [places[id(image)] for image in trajectory.images]
             trajectory.rewards = {name: [values[place] for place in own] for name, values in scores.items()}
-        chosen = self.settings
-        summary = credit.assign(group, chosen.scheme, chosen.weights, how=chosen.how, options=chosen.options)
-        pairs = Pairs([])
-        if chosen.preferences is not None:
-            pairs = chosen.preferences.pairs([group])
-            mark(group, pairs.found)
-            summary = replace(summary, dead=not pairs.found, empty=not pairs.found)
-        values = credit.combine(group, chosen.weights, "sum")
-        valid = [(t, q) for t, q in zip(group.trajectories, values) if None not in q]
-        trunks = [credit.by_trunk([t for t, _ in valid], [q[k] for _, q in valid]) for k in (0, -1)]
+        selection = self.settings.algorithm.select(group, lambda: self.settings.credit.give(group))
+        known = [
+            (trajectory, [value for value in q if value is not None])
+            for trajectory, q in zip(group.trajectories, credit.combine(group, self.settings.credit.weights))
+            if None not in q
+        ]
+        trunks = [credit.by_trunk([t for t, _ in known], [q[k] for _, q in known]) for k in (0, -1)]
         first, last = (sum(own) / len(own) if own else float("nan") for own in trunks)
-        return self._verdict(group, summary, pairs.ties, first, last), group
+        return self._summary(group, selection, first, last), group
 
-    def _verdict(self, group: Group, summary: credit.Summary, ties: int, first: float, last: float) -> Verdict:
+    def _summary(self, group: Group, selection: Selection, first: float, last: float) -> GroupSummary:
         turns = max(t.turns for t in group.trajectories)
         drawn = [list({id(t.images[k]): t for t in group.trajectories if k < t.turns}.values()) for k in range(turns)]
         means = {}
@@ -103,22 +109,22 @@ class Critic:
             means[name] = [sum(column) / len(column) if column else float("nan") for column in columns]
         failures = {}
         for trajectory in group.trajectories:
-            failed = [name for name in self.settings.weights if None in trajectory.rewards[name]]
+            failed = [name for name in self.settings.credit.weights if None in trajectory.rewards[name]]
             if failed:
                 failures[trajectory.sample] = "; ".join(f"{n}: {self.hub.scorers[n].last_error}" for n in failed)
-        return Verdict(
+        return GroupSummary(
             group=group.id,
             version=group.version,
-            dead=summary.dead,
-            empty=summary.empty,
-            ties=ties,
+            has_spread=selection.has_spread,
+            empty=selection.empty,
+            counts=dict(selection.counts),
             failures=failures,
             stopped=sum(t.stopped for t in group.trajectories),
             trajectories=len(group.trajectories),
             images=len(group.images),
             text_tokens=group.tokens(),
             means=means,
-            counts=[len(column) for column in drawn],
+            images_by_turn=[len(column) for column in drawn],
             first=first,
             last=last,
             scorers=self.hub.log(),

@@ -9,12 +9,11 @@ from pathlib import Path
 import ray
 from ray import ObjectRef
 
-from irg_rl.algorithms.joint import RLLossSettings
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.algorithms.learner import Learner, LearnerSettings
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.config import Recipe, adapters_of
-from irg_rl.driver.critic import preferences_of
 from irg_rl.driver.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.driver.run_folder import Run
 from irg_rl.learner import checkpoint
@@ -37,29 +36,23 @@ class Published:
 
 
 def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
-    rl, sampling = recipe.rl, recipe.rl_sampling
-    loss = RLLossSettings(
-        text_loss=rl.text_loss, clip_text=rl.clip_text, clip_image=rl.clip_image, ratio_norm=rl.ratio_norm,
-        text_weight=rl.text_weight, image_weight=rl.image_weight, kl_text=rl.kl_text, kl_image=rl.kl_image,
-        max_text_tokens=sampling.max_text_tokens, forward_process=rl.forward_process,
-    )  # fmt: skip
+    rl, sampling = recipe.require_rl(), recipe.rl_sampling
+    algorithm = algorithm_of(recipe)
     return LearnerSettings(
         folder=folder,
         engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
-        loss=loss,
-        law=sampling_law(sampling, rl.noise if rl.trains_steps else None, recipe.engine.dtype),
+        algorithm=algorithm,
+        law=sampling_law(sampling, rl.noise if algorithm.records_steps else None, recipe.engine.dtype),
         lora=adapters_of(rl),
         seed=recipe.rl_seed,
         threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
         device=recipe.engine.device,
         system_prompt=sampling.system_prompt,
-        shift=sampling.shift,
         attention=recipe.engine.attention,
         max_pack_tokens=rl.max_pack_tokens,
         minibatches=rl.minibatches,
         context_grad=rl.context_grad,
         ema_decay=rl.ema_decay,
-        preferences=preferences_of(recipe),
         offline=rl.rollouts is not None,
         probe_every=rl.probe_every,
         collective_timeout=recipe.engine.deadline_s,
@@ -69,7 +62,7 @@ def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
 def fingerprint(run: Run) -> str:
     """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them. Of the rollouts,
     where RL learns from a folder."""
-    rollouts = run.recipe.rl.rollouts
+    rollouts = run.recipe.require_rl().rollouts
     if rollouts is None:
         files = [rl_prompts_file(run)]
     else:
@@ -96,8 +89,7 @@ class Learners:
         self.ranks.start(WARM_UP_S)
         self.thread = ThreadPoolExecutor(1, "learner")
         self.updates = 0
-        self.message: Published | None = None
-        self.publish()
+        self.message = self.publish()
 
     def publish(self) -> Published:
         """The weights of now, as version = number of updates, put into the object store once."""
@@ -154,7 +146,7 @@ class Learners:
 
     def save_model(self, name: str) -> None:
         """The averaged weights as a model folder of the run."""
-        save_trained(self.run, self.start, self._all("average")[0], name, adapters_of(self.recipe.rl))
+        save_trained(self.run, self.start, self._all("average")[0], name, adapters_of(self.recipe.require_rl()))
 
     def stop(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)

@@ -1,14 +1,16 @@
-"""The RL stage without sampling: preferences learned from a folder of scored groups (`rl.rollouts`)."""
+"""The RL stage without sampling: learning from a folder of scored groups (`rl.rollouts`)."""
 
 import json
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import ray
 
-from irg_rl.algorithms.dpo import Preferences, fits, prepared
+from irg_rl.algorithms.base import Material, algorithm_of
 from irg_rl.algorithms.learner import LearnerSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
 from irg_rl.driver.learners import Learners, learner_settings
@@ -27,41 +29,39 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """The groups of a folder that have a pair which a pack holds, as (folder, place in it)."""
+    """The groups of a folder that have something to train on, as (folder, place in it), and what they hold together."""
 
     places: list[tuple[Path, int]]
-    pairs: int
-    ties: int
-    too_long: int  # pairs that no pack holds
+    material: Material
 
     @classmethod
     def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
         """Raises InputError when nothing in it can be learned from or its texts are another tokenizer's, RatioError
         when they were drawn at another temperature or behind another system prompt."""
-        preferences, limit, tokenizer = settings.preferences, settings.max_pack_tokens, parts.tokenizer
+        algorithm, limit, tokenizer = settings.algorithm, settings.max_pack_tokens, parts.tokenizer
         replay = Replay(
             parts.model.config, tokenizer.special, tokenizer.encode, system_prompt=settings.system_prompt,
             max_pack_tokens=limit,
         )  # fmt: skip
-        places, pairs, ties, too_long, groups = [], 0, 0, 0, 0
+        places, found = [], []
         for part in group_folders(folder):
             _require_system_prompt(part, settings.system_prompt)
             for place, group in enumerate(load_groups(part)):
                 require_tokenizer(group, tokenizer, part)
-                _require_scores(group, preferences, part)
+                _require_scores(group, algorithm.shared.reward_weights, part)
                 require_texts_law(group.trajectories, settings.law)
-                found = preferences.pairs([group])
-                sides = [prepared(pair, preferences.settings, settings.shift, 0, 0) for pair in found.found]
-                fitting = sum(fits(replay, pair, limit) for pair in sides)
-                places += [(part, place)] if fitting else []
-                pairs, ties, groups = pairs + fitting, ties + found.ties, groups + 1
-                too_long += len(sides) - fitting
+                found.append(algorithm.material(group, replay, limit))
+                places += [(part, place)] if found[-1].usable else []
+        total = Material(
+            sum(one.usable for one in found), sum(one.ties for one in found), sum(one.too_long for one in found)
+        )
         if not places:
             raise InputError(
-                f"{folder}: none of its {groups} groups has a pair to learn from: {ties} are ties (lower rl.dpo.tie), "
-                f"{too_long} are too long for a pack (raise rl.max_pack_tokens, now {limit}); or roll out more"
+                f"{folder}: none of its {len(found)} groups has anything to learn from: {total.ties} pairs are ties "
+                f"(lower rl.options.tie), {total.too_long} are too long for a pack (raise rl.max_pack_tokens, now "
+                f"{limit}); or roll out more"
             )
-        return cls(places, pairs, ties, too_long)
+        return cls(places, total)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
         """Groups of an update, in a new random order every epoch."""
@@ -96,9 +96,9 @@ def _require_system_prompt(part: Path, own: str) -> None:
         )
 
 
-def _require_scores(group: Group, preferences: Preferences, where: Path) -> None:
+def _require_scores(group: Group, weights: Mapping[str, float], where: Path) -> None:
     for trajectory in group.trajectories:
-        lacking = sorted(preferences.weights.keys() - trajectory.rewards.keys())
+        lacking = sorted(weights.keys() - trajectory.rewards.keys())
         if lacking:
             raise InputError(
                 f"{where}: prompt {group.prompt.id!r} has no score by {', '.join(lacking)} (there are "
@@ -107,21 +107,23 @@ def _require_scores(group: Group, preferences: Preferences, where: Path) -> None
 
 
 def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train model folder `start` on the pairs of `rl.rollouts`; the result becomes model folder `rl`."""
-    recipe = run.recipe
+    """Train model folder `start` on the groups of `rl.rollouts`; the result becomes model folder `rl`."""
+    recipe, folder = run.recipe, run.recipe.require_rl().rollouts
+    assert folder is not None
     path = model_path(run, start)
-    archive = Archive.read(Path(recipe.rl.rollouts), learner_settings(recipe, str(path)), load_folder(path))
+    archive = Archive.read(Path(folder), learner_settings(recipe, str(path)), load_folder(path))
+    pairs = archive.material
     console.print(
-        f"{archive.pairs} pairs of {len(archive.places)} groups in {recipe.rl.rollouts}; {archive.ties} ties, "
-        f"{archive.too_long} pairs too long for a pack"
+        f"{pairs.usable} pairs of {len(archive.places)} groups in {folder}; {pairs.ties} ties, {pairs.too_long} pairs "
+        "too long for a pack"
     )
     with LocalRay(RaySettings(num_cpus=max(recipe.engine.threads, 2)), run.folder):
         learners = Learners(run, start)
         try:
             _learn(run, tracker, learners, archive)
             facts.update(
-                updates=learners.updates, groups=len(archive.places), pairs=archive.pairs, ties=archive.ties,
-                too_long=archive.too_long,
+                updates=learners.updates, groups=len(archive.places), pairs=pairs.usable, ties=pairs.ties,
+                too_long=pairs.too_long,
             )  # fmt: skip
             learners.save_model("rl")
         finally:
@@ -129,17 +131,18 @@ def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
 
 
 def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> None:
-    recipe = run.recipe
+    recipe, rl = run.recipe, run.recipe.require_rl()
+    shown = algorithm_of(recipe).progress
     learners.resume()
     tracker.rewind("rl", learners.updates)
-    with bar("RL", recipe.rl.updates, learners.updates) as progress:
-        while learners.updates < recipe.rl.updates:
+    with bar("RL", rl.updates, learners.updates) as progress:
+        while learners.updates < rl.updates:
             began = time.monotonic()
-            groups = [ray.put(group) for group in archive.batch(learners.updates, recipe.rl.groups, recipe.rl_seed)]
+            groups = [ray.put(group) for group in archive.batch(learners.updates, rl.groups, recipe.rl_seed)]
             result = learners.finish(learners.train(groups))
             result.pop("step")
             tracker.log("rl", learners.updates, {**result, "seconds/learn": time.monotonic() - began})
-            if learners.updates == recipe.rl.updates or learners.updates % recipe.rl.checkpoint_every == 0:
+            if learners.updates == rl.updates or learners.updates % rl.checkpoint_every == 0:
                 learners.save({})
                 run.count_time("rl")
-            progress.advance(note=f"accuracy {result['dpo/accuracy']:.3f}")
+            progress.advance(note=f"{shown} {result.get(shown, math.nan):.3f}")

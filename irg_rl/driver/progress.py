@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False)
+from irg_rl.text_out import Terminal, shown
+
+console = Terminal()
 PLAIN_EVERY_S = 20.0
 
 
@@ -19,7 +20,8 @@ class Bar:
         self.progress = progress
         self.begin = self.last = time.monotonic()
         if progress is not None:
-            self.task = progress.add_task(title, total=total, completed=start, note="")
+            said = shown(title, progress.console.encoding)
+            self.task = progress.add_task(said, total=total, completed=start, note="")
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self.done += n
@@ -40,8 +42,8 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Bar]:
         yield Bar(title, total, start, None)
         return
     columns = [
-        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     ]  # fmt: skip
     with Progress(*columns, console=console) as progress:
         yield Bar(title, total, start, progress)

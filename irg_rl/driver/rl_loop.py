@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.config import adapters_of
-from irg_rl.driver.collector import OF_CREDIT, OF_PAIRS, Collector, DroppedSamples
-from irg_rl.driver.critic import CreditSettings, Critic, Verdict
+from irg_rl.driver.collector import Collector, DroppedSamples
+from irg_rl.driver.critic import Critic, CriticSettings, GroupSummary
 from irg_rl.driver.learners import Learners
 from irg_rl.driver.prepare import model_path, rl_prompts_file
 from irg_rl.driver.progress import bar, console
@@ -44,6 +45,8 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     if engine.device == "cuda":
         gc.collect()
         torch.cuda.empty_cache()  # the driver may have trained SFT on the card that actors now need
+    for note in algorithm_of(run.recipe).notes(run.recipe):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     with scorer_specs(run) as specs, LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
         learners = Learners(run, start)
         try:
@@ -56,13 +59,13 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
 
 def worker_settings(run: Run, start: str) -> WorkerSettings:
     """Rollout actors side by side share the threads of the machine."""
-    recipe, rl = run.recipe, run.recipe.rl
+    recipe, rl = run.recipe, run.recipe.require_rl()
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
     return WorkerSettings(
         str(model_path(run, start)), recipe.rl_sampling, rl.noise, recipe.rl_seed, threads, recipe.engine.device,
-        recipe.engine.dtype, recipe.engine.attention, training_guidance=guidance, record_steps=rl.trains_steps,
-        lora=adapters_of(rl), forks=rl.forks,
+        recipe.engine.dtype, recipe.engine.attention, training_guidance=guidance,
+        record_steps=algorithm_of(recipe).records_steps, lora=adapters_of(rl), forks=rl.forks,
     )  # fmt: skip
 
 
@@ -87,7 +90,7 @@ def arguments(learners: Learners) -> tuple:
 
 def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
     recipe = run.recipe
-    settings = CreditSettings.of(recipe)
+    settings = CriticSettings.of(recipe)
     actor = ray.remote(Critic).options(**actor_options(threads=1, cpus=0))
     return Fleet(
         "critic",
@@ -98,10 +101,10 @@ def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
 
 
 def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -> Collector:
-    recipe = run.recipe
+    recipe, algorithm = run.recipe, algorithm_of(run.recipe)
     return Collector(
-        slots, rollouts, critics, rl_prompts(run), recipe.rl.group_size, recipe.rl_seed, recipe.engine.deadline_s,
-        DroppedSamples(run.path("dropped.jsonl")), OF_CREDIT if recipe.rl.dpo is None else OF_PAIRS,
+        slots, rollouts, critics, rl_prompts(run), recipe.require_rl().group_size, recipe.rl_seed,
+        recipe.engine.deadline_s, DroppedSamples(run.path("dropped.jsonl")), algorithm.why_empty, algorithm.advice,
     )  # fmt: skip
 
 
@@ -116,7 +119,7 @@ class Loop:
     critics: Fleet
 
     def run_all(self) -> dict:
-        recipe = self.run.recipe.rl
+        recipe = self.run.recipe.require_rl()
         saved = self.learners.resume()
         slots = SlotBuffer(recipe.groups, recipe.staleness)
         if saved:
@@ -148,8 +151,8 @@ class Loop:
         collected = time.monotonic()
         if update == 0:
             self._check_ratio([body for _, body in batch])
-        every = self.run.recipe.rl.dump_every
-        if every and (update + 1) % every == 0:
+        rl = self.run.recipe.require_rl()
+        if rl.dump_every and (update + 1) % rl.dump_every == 0:
             self.learners.dump([body for _, body in batch])
         training = self.learners.train([body for _, body in batch])
         while collector.busy and not training.done():
@@ -161,17 +164,15 @@ class Loop:
         answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
         require_acknowledged(message.version, message.digest, answers)
         collector.slots.published(message.version)
-        verdicts = [verdict for verdict, _ in batch]
+        trained = [summary for summary, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
         result.pop("step")
-        told = {**summary(verdicts), **drawn(collector.left)}
-        collector.left = []
+        told = {**summary(trained), **drawn(collector.left), **collector.counts}
+        collector.left, collector.counts = [], {}
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
-        if self.run.recipe.rl.dpo is not None:
-            metrics["dpo/judged_ties"], collector.ties = float(collector.ties), 0
         self.tracker.log("rl", self.learners.updates, metrics)
-        last = self.learners.updates >= self.run.recipe.rl.updates
-        if last or self.learners.updates % self.run.recipe.rl.checkpoint_every == 0:
+        last = self.learners.updates >= rl.updates
+        if last or self.learners.updates % rl.checkpoint_every == 0:
             self.learners.save({"slots": collector.slots.state()})
             self.run.count_time("rl")
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
@@ -193,32 +194,32 @@ class Loop:
         )
 
 
-def summary(verdicts: list[Verdict]) -> dict[str, float]:
+def summary(groups: list[GroupSummary]) -> dict[str, float]:
     """Reward means per turn over a batch, and how the trajectories ended."""
-    trajectories = sum(v.trajectories for v in verdicts)
+    trajectories = sum(v.trajectories for v in groups)
     out = {
-        "stopped": sum(v.stopped for v in verdicts) / trajectories,
-        "images": sum(v.images for v in verdicts) / trajectories,
-        "text_tokens": sum(v.text_tokens for v in verdicts) / trajectories,
-        "dropped_samples": sum(len(v.failures) for v in verdicts),
-        "reward/first": _mean([v.first for v in verdicts]),
-        "reward/last": _mean([v.last for v in verdicts]),
+        "stopped": sum(v.stopped for v in groups) / trajectories,
+        "images": sum(v.images for v in groups) / trajectories,
+        "text_tokens": sum(v.text_tokens for v in groups) / trajectories,
+        "dropped_samples": sum(len(v.failures) for v in groups),
+        "reward/first": _mean([v.first for v in groups]),
+        "reward/last": _mean([v.last for v in groups]),
     }
-    for name in verdicts[0].means:
-        for turn in range(max(len(v.counts) for v in verdicts)):
-            pairs = [(v.means[name][turn], v.counts[turn]) for v in verdicts if turn < len(v.counts)]
+    for name in groups[0].means:
+        for turn in range(max(len(v.images_by_turn) for v in groups)):
+            pairs = [(v.means[name][turn], v.images_by_turn[turn]) for v in groups if turn < len(v.images_by_turn)]
             pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
             if pairs:
                 out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
-    return out | verdicts[-1].scorers
+    return out | groups[-1].scorers
 
 
-def drawn(left: list[Verdict]) -> dict[str, float]:
+def drawn(left: list[GroupSummary]) -> dict[str, float]:
     """Rewards of all groups that left since the last update, those without a spread too: unlike the means over the
     trained ones they do not depend on which groups a way of giving credit can use."""
     return {
-        "drawn/first": _mean([verdict.first for verdict in left]),
-        "drawn/last": _mean([verdict.last for verdict in left]),
+        "drawn/first": _mean([group.first for group in left]),
+        "drawn/last": _mean([group.last for group in left]),
         "drawn/groups": float(len(left)),
     }
 

@@ -10,14 +10,24 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import yaml
 
 from irg_rl.config import Recipe, RecipeError, parse_recipe
 from irg_rl.errors import UserError
+from irg_rl.imports import remember_folders, user_folders
+from irg_rl.redact import remember_secret
+from irg_rl.text_in import read_json, read_text
 
 SFT_MODELS = {"base": "pretrain", "stage1": "sft1", "stage2": "sft2"}
 """SFT stages of a recipe -> stages of a run, which are also the names of the model folders they make."""
+
+TRAINED = ("rl", *reversed(SFT_MODELS.values()))
+"""Trained model folders of a run, those made last first."""
+
+
+LOCK = ".lock"
 
 
 class RunError(UserError, RuntimeError):
@@ -38,7 +48,7 @@ class Run:
 
     folder: Path
     recipe: Recipe
-    stages: dict[str, dict] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     _counted: float = field(default=0.0, repr=False)  # until when the time of the stage is recorded, monotonic
 
     @classmethod
@@ -52,6 +62,8 @@ class Run:
         except OSError as error:
             raise RunError(f"{base}: a run can't be made there ({error}); choose another output_dir") from error
         try:
+            with (aside / LOCK).open("w") as handle:
+                _lock(handle, base)  # a disk without locks is found before anything has run on it
             begin(run := cls(aside, recipe))
             write_json(aside / "environment.json", environment(recipe))
             (aside / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
@@ -69,14 +81,17 @@ class Run:
             raise RunError(f"{folder}: not a run folder (no recipe.yaml); `irg-rl train RECIPE` makes one")
         stages = folder / "stages.json"
         try:
-            recipe = parse_recipe(yaml.safe_load(path.read_text()), where=str(path))
-            run = cls(folder, recipe, json.loads(stages.read_text()) if stages.is_file() else {})
-            made = json.loads((folder / "environment.json").read_text())["digest"]
+            recipe = parse_recipe(yaml.safe_load(read_text(path)), where=str(path))
+            run = cls(folder, recipe, _stages(stages) if stages.is_file() else {})
+            facts = read_json(folder / "environment.json")
+            made = facts["digest"]
         except RecipeError as error:
             raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
-        except (yaml.YAMLError, ValueError, KeyError, OSError) as error:
+        except (yaml.YAMLError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             files = "recipe.yaml, stages.json or environment.json"
             raise RunError(f"{folder}: {files} is damaged ({error}); start the run anew") from error
+        remember_folders(*(Path(given) for given in facts.get("imports", []) if isinstance(given, str)))
+        _remember_keys(recipe)
         if recipe.digest() != made:
             raise RunError(
                 f"{folder}: its recipe means something else now (digest {made} when it was made, {recipe.digest()} "
@@ -127,12 +142,18 @@ class Run:
     @contextmanager
     def lock(self):
         """One process at a time works on a run; a killed one leaves no lock behind."""
-        with (self.folder / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"{self.folder}: another process works on this run; wait for it or stop it") from error
+        with (self.folder / LOCK).open("w") as handle:
+            _lock(handle, self.folder)
             yield
+
+
+def _lock(handle: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(f"{folder}: another process works on this run; wait for it or stop it") from error
+    except OSError as error:
+        raise RunError(f"{folder}: its disk has no file locks ({error.strerror}); choose another output_dir") from error
 
 
 def _claim(aside: Path, base: Path, name: str) -> Path:
@@ -143,6 +164,24 @@ def _claim(aside: Path, base: Path, name: str) -> Path:
             with suppress(OSError):  # another run was quicker
                 return aside.rename(folder)
     raise RunError(f"{base}: a thousand runs of {name} exist; choose another output_dir")
+
+
+def _stages(path: Path) -> dict[str, dict[str, Any]]:
+    """What stages.json says of every stage; ValueError when it is something else."""
+    stages = read_json(path)
+    if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
+        raise ValueError(f"{path} holds no stages")
+    for name, entry in stages.items():
+        if not isinstance(entry.get("seconds"), int | float) or not isinstance(entry.get("done"), bool):
+            raise ValueError(f"{path}: stage {name!r} lacks its seconds or whether it is done")
+    return stages
+
+
+def _remember_keys(recipe: Recipe) -> None:
+    """The values of all `api_key_env` are redacted, whatever these variables are called."""
+    for scorer in recipe.rewards.scorers:
+        if scorer.api_key_env:
+            remember_secret(scorer.api_key_env)
 
 
 def environment(recipe: Recipe) -> dict:
@@ -156,6 +195,7 @@ def environment(recipe: Recipe) -> dict:
         "cores": os.cpu_count(),
         "versions": {name: version(name) for name in packages},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "imports": [*user_folders(), os.getcwd()],
     }
 
 

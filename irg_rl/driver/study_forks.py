@@ -13,7 +13,7 @@ from irg_rl.driver.fork import changes, fork, is_free, take_over
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.tracking import METRICS
-from irg_rl.studies.forks import Plan, Train, Trained
+from irg_rl.studies.forks import ForkPlan, Train, Trained
 from irg_rl.studies.frame import Row
 
 FOUNDATIONS = ("world", "vae", "scorers", "pretrain")
@@ -25,7 +25,7 @@ ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.vali
 def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:
     """Forks of `parent`, below `folder`; `overrides` hold for all of them."""
 
-    def train(name: str, plan: Plan) -> Trained:
+    def train(name: str, plan: ForkPlan) -> Trained:
         run = forked(parent, folder, name, plan, overrides)
         if not run.is_done("report"):
             run = trained(run)
@@ -44,7 +44,7 @@ def rewards_of(run: Run) -> list[Row]:
     ]  # fmt: skip
 
 
-def forked(parent: Run, folder: Path, name: str, plan: Plan, overrides: Mapping[str, object]) -> Run:
+def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapping[str, object]) -> Run:
     """The fork of a cell, made where there is none yet. Its name says all that it depends on."""
     if (folder / name / "recipe.yaml").is_file():
         return Run.open(folder / name)

@@ -1,7 +1,9 @@
-"""RL against what it has to beat: its own SFT checkpoint, SFT continued as long, and best-of-n first images.
+"""RL against what it has to beat: its own SFT checkpoint, SFT continued as long, best-of-n first images, another RL.
 
 Each comparison is per seed and pooled. Baselines that do not depend on the RL seed (the SFT checkpoint) are given once
-and stand beside every seed.
+and stand beside every seed; another RL is given once for each seed and meets the same seed. A pooled difference has two
+intervals: one for these seeds, whose unit is the set of constraints, and one that asks what another seed would bring
+(`intervals.across_seeds`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +26,9 @@ class Row:
     seed: int | None
     rl: Measure  # final-turn accuracy of RL
     other: Measure  # final-turn accuracy of the baseline
-    gained: Measure  # rl - other, paired over prompts
-    repair_ratio: Measure | None  # None: a baseline without refinements
-    rl_repair: Measure
+    gained: Measure  # rl - other, paired by set; for these seeds
+    across_seeds: Measure | None  # the same with seeds as the unit; None: one seed
+    repair: "RepairRow | None"  # None: a baseline without refinements
     rl_damage: Measure
     rl_renders: float
     other_renders: float
@@ -36,71 +38,93 @@ class Row:
             "rl_accuracy": self.rl,
             "baseline_accuracy": self.other,
             "gained": self.gained,
-            "repair_ratio": self.repair_ratio,
-            "rl_repair": self.rl_repair,
+            "gained_across_seeds": self.across_seeds,
+            "repair_ratio": self.repair and self.repair.ratio,
+            "rl_repair": self.repair and self.repair.rl,
             "rl_damage": self.rl_damage,
         }
         about = {"baseline": self.baseline, "seed": self.seed}
         about |= {"rl_renders": self.rl_renders, "baseline_renders": self.other_renders}
-        return about | {name: None if figure is None else figure.to_dict() for name, figure in figures.items()}
+        return about | {name: _plain(figure) for name, figure in figures.items()}
+
+
+@dataclass(frozen=True)
+class RepairRow:
+    """Share of wrong first images that are right at the last turn: of RL, and of a baseline or a control of RL."""
+
+    against: str
+    seed: int | None
+    rl: Measure
+    other: Measure
+    gained: Measure
+    across_seeds: Measure | None
+    ratio: Measure
+
+    def to_dict(self) -> dict:
+        figures = {name: _plain(value) for name, value in vars(self).items() if isinstance(value, Measure | None)}
+        return figures | {"against": self.against, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model by itself, under one seed or pooled. A baseline that is the same for every seed has seed None."""
+
+    model: str
+    seed: int | None
+    accuracy: list[Measure]  # by turn; of best of n: by number of first images
+    repair: Measure | None  # None: it refines nothing
+    damage: Measure | None
+    renders: float
+
+    def to_dict(self) -> dict:
+        return {
+            "model": self.model,
+            "seed": self.seed,
+            "accuracy": [measure.to_dict() for measure in self.accuracy],
+            "repair": _plain(self.repair),
+            "damage": _plain(self.damage),
+            "renders": self.renders,
+        }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, baseline by baseline, each seed and then pooled."""
+    """Differences baseline by baseline, each seed and then pooled; every model by itself; repair beside baselines and
+    controls."""
 
     rows: list[Row]
+    standings: list[Standing]
+    repairs: list[RepairRow]
 
     def to_dict(self) -> dict:
-        return {"kind": "comparison", "name": "rl_against_baselines", "rows": [row.to_dict() for row in self.rows]}
-
-    def to_markdown(self) -> str:
-        """A table for the README."""
-        lines = [
-            "| RL against | seed | RL final accuracy | baseline | difference [95 %] | repair ratio [95 %] "
-            "| RL repair (n) | RL damage (n) [95 %] | renders RL / baseline |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
-        for row in self.rows:
-            ratio = "-" if row.repair_ratio is None else _with_interval(row.repair_ratio, ".2f")
-            cells = [
-                row.baseline,
-                "pooled" if row.seed is None else str(row.seed),
-                f"{row.rl.value:.3f}",
-                f"{row.other.value:.3f}",
-                _with_interval(row.gained, "+.3f"),
-                ratio,
-                f"{row.rl_repair.value:.3f} ({row.rl_repair.n})",
-                f"{row.rl_damage.value:.3f} ({row.rl_damage.n}) [{row.rl_damage.low:.3f}, {row.rl_damage.high:.3f}]",
-                f"{row.rl_renders:.2f} / {row.other_renders:.2f}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
+        return {
+            "kind": "comparison",
+            "name": "rl_against_baselines",
+            "rows": [row.to_dict() for row in self.rows],
+            "standings": [standing.to_dict() for standing in self.standings],
+            "repairs": [repair.to_dict() for repair in self.repairs],
+        }
 
 
 def compare(
     rl: Sequence[Outcomes],
     baselines: Mapping[str, Outcomes | Sequence[Outcomes]],
-    *,
-    resamples: int = intervals.RESAMPLES,
-    seed: int = 0,
+    controls: Mapping[str, Sequence[Outcomes]] | None = None,
 ) -> Comparison:
-    """Final-turn accuracy of RL (one table per seed) against each baseline (one table, or one per RL seed).
+    """RL (one table per seed) at its final turn against each baseline (one table, or one per RL seed). `controls` are
+    other arms of RL itself, one table per seed, from the same first images.
 
-    Raises ValueError when a baseline has another number of seeds than RL, or other prompts.
+    Raises ValueError when a baseline has other seeds than RL, or other prompts.
     """
-    rows = []
+    rows, standings, repairs = [], _standings("RL", rl), []
     for name, given in baselines.items():
-        tables = [given] * len(rl) if isinstance(given, Outcomes) else list(given)
-        if len(tables) != len(rl):
-            raise ValueError(
-                f"baseline {name!r} has {len(tables)} tables for {len(rl)} seeds of RL: give one, or one each"
-            )
-        for mine, other in zip(rl, tables, strict=True):
-            rows.append(_row(name, mine.seed, [mine], [other], resamples, seed))
-        if len(rl) > 1:
-            rows.append(_row(name, None, rl, tables, resamples, seed))
-    return Comparison(rows)
+        tables = [given] * len(rl) if isinstance(given, Outcomes) else _by_seed(name, given, rl)
+        rows += [_row(name, *pair) for pair in _each_and_all(rl, tables)]
+        standings += [_standing(name, None, [given])] if isinstance(given, Outcomes) else _standings(name, tables)
+    repairs += [row.repair for row in rows if row.repair is not None]
+    for name, given in (controls or {}).items():
+        repairs += [_repair(name, *pair) for pair in _each_and_all(rl, _by_seed(name, given, rl))]
+    return Comparison(rows, standings, repairs)
 
 
 def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
@@ -124,6 +148,7 @@ def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
         arm=f"best of {len(samples)} by {by}",
         seed=first.seed,
         prompt_ids=first.prompt_ids,
+        sets=first.sets,
         tasks=first.tasks,
         correct=pick([s.correct for s in samples]),
         score=pick([s.score for s in samples]),
@@ -145,31 +170,81 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
     return sample.rewards[by][:, 0]
 
 
-def _row(
-    name: str, row_seed: int | None, rl: Sequence[Outcomes], other: Sequence[Outcomes], resamples: int, seed: int
-) -> Row:
-    def final(metric: metrics.Metric, tables: Sequence[Outcomes]) -> list[Terms]:
-        return [metric(table, table.turns - 1) for table in tables]
+def _each_and_all(rl: Sequence[Outcomes], other: Sequence[Outcomes]):
+    """(seed, tables of RL, tables of the other) for each seed, then with seed None for all, where there are several."""
+    pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
+    return pairs if len(rl) == 1 else [*pairs, (None, list(rl), list(other))]
 
-    def share(metric: metrics.Metric, tables: Sequence[Outcomes]) -> Measure:
-        return intervals.proportion(intervals.pooled(final(metric, tables)))
 
+def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> list[Outcomes]:
+    """The tables in the order of RL's seeds."""
+    found, asked = {table.seed: table for table in given}, [table.seed for table in rl]
+    if len(given) != len(found) or set(found) != set(asked):
+        seeds = [table.seed for table in given]
+        raise ValueError(
+            f"baseline {name!r} has tables of seeds {seeds}, RL has {asked}: give one table, or one a seed"
+        )
+    return [found[seed] for seed in asked]
+
+
+def _row(name: str, seed: int | None, rl: Sequence[Outcomes], other: Sequence[Outcomes]) -> Row:
+    mine, theirs = _final(metrics.accuracy, rl), _final(metrics.accuracy, other)
     refined = all(table.refines and table.turns > 1 for table in other)
-    repairs = final(metrics.repair, rl), final(metrics.repair, other)
-    gained = final(metrics.accuracy, rl), final(metrics.accuracy, other)
     return Row(
         baseline=name,
-        seed=row_seed,
-        rl=share(metrics.accuracy, rl),
-        other=share(metrics.accuracy, other),
-        gained=intervals.difference(*gained, resamples=resamples, seed=seed),
-        repair_ratio=intervals.ratio(*repairs, resamples=resamples, seed=seed) if refined else None,
-        rl_repair=share(metrics.repair, rl),
-        rl_damage=share(metrics.damage, rl),
+        seed=seed,
+        rl=_share(metrics.accuracy, rl),
+        other=_share(metrics.accuracy, other),
+        gained=intervals.difference(mine, theirs),
+        across_seeds=intervals.across_seeds(mine, theirs) if len(rl) > 1 else None,
+        repair=_repair(name, seed, rl, other) if refined else None,
+        rl_damage=_share(metrics.damage, rl),
         rl_renders=float(np.mean([table.renders for table in rl])),
         other_renders=float(np.mean([table.renders for table in other])),
     )
 
 
-def _with_interval(measure: Measure, spec: str) -> str:
-    return f"{measure.value:{spec}} [{measure.low:{spec}}, {measure.high:{spec}}]"
+def _repair(name: str, seed: int | None, rl: Sequence[Outcomes], other: Sequence[Outcomes]) -> RepairRow:
+    mine, theirs = _final(metrics.repair, rl), _final(metrics.repair, other)
+    return RepairRow(
+        against=name,
+        seed=seed,
+        rl=_share(metrics.repair, rl),
+        other=_share(metrics.repair, other),
+        gained=intervals.difference(mine, theirs),
+        across_seeds=intervals.across_seeds(mine, theirs) if len(rl) > 1 else None,
+        ratio=intervals.ratio(mine, theirs),
+    )
+
+
+def _standings(model: str, tables: Sequence[Outcomes]) -> list[Standing]:
+    own = [_standing(model, table.seed, [table]) for table in tables]
+    return own if len(own) == 1 else [*own, _standing(model, None, tables)]
+
+
+def _standing(model: str, seed: int | None, tables: Sequence[Outcomes]) -> Standing:
+    def share(metric: metrics.Metric, turn: int) -> Measure:
+        return intervals.proportion(intervals.pooled([metric(table, turn) for table in tables]))
+
+    turns = min(table.turns for table in tables)
+    refines = turns > 1 and all(table.refines for table in tables)
+    return Standing(
+        model=model,
+        seed=seed,
+        accuracy=[share(metrics.accuracy, turn) for turn in range(turns)],
+        repair=share(metrics.repair, turns - 1) if refines else None,
+        damage=share(metrics.damage, turns - 1) if refines else None,
+        renders=float(np.mean([table.renders for table in tables])),
+    )
+
+
+def _final(metric: metrics.Metric, tables: Sequence[Outcomes]) -> list[Terms]:
+    return [metric(table, table.turns - 1) for table in tables]
+
+
+def _share(metric: metrics.Metric, tables: Sequence[Outcomes]) -> Measure:
+    return intervals.proportion(intervals.pooled(_final(metric, tables)))
+
+
+def _plain(measure: Measure | None) -> dict | None:
+    return None if measure is None else measure.to_dict()

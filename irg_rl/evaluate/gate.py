@@ -10,19 +10,12 @@ from math import isfinite
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from irg_rl.evaluate import intervals, metrics
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.evaluate.outcomes import Outcomes
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What SFT has to reach. Shares, not percent."""
-
-    first_accuracy: float = 0.40
-    damage: float = 0.08
-    margin: float = 0.15  # of repair over either control
+from irg_rl.task import Thresholds
 
 
 @dataclass(frozen=True)
@@ -48,6 +41,11 @@ class GateLine:
     def asked(self) -> str:
         return f"{'>=' if self.at_least else '<='} {self.threshold:.2f}"
 
+    @property
+    def in_words(self) -> str:
+        measure = self.measure
+        return f"{self.name} is {measure.value:.3f} (n={measure.n} of {measure.sets} sets), asked {self.asked}"
+
     def to_dict(self) -> dict:
         about = {"name": self.name, "at_least": self.at_least, "threshold": self.threshold, "passed": self.passed}
         return about | self.measure.to_dict()
@@ -68,11 +66,7 @@ class GateReport:
     @property
     def failures(self) -> list[str]:
         """Each requirement that does not hold, in words."""
-        return [
-            f"{line.name} is {line.measure.value:.3f} (n={line.measure.n}), asked {line.asked}"
-            for line in self.lines
-            if not line.passed
-        ]
+        return [line.in_words for line in self.lines if not line.passed]
 
     def to_dict(self) -> dict:
         return {
@@ -85,12 +79,13 @@ class GateReport:
     def __rich__(self) -> Table:
         verdict = "refinement is real" if self.passed else "refinement is not shown"
         table = Table(title=f"Gate: {verdict} (turn {self.turn + 1} against the first image)")
-        for heading in ("requirement", "measured", "95 % interval", "asked", "n", ""):
+        for heading in ("requirement", "measured", "95 % interval", "asked", "n", "sets", ""):
             table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")
         for line in self.lines:
             m = line.measure
-            verdict = "[green]holds[/green]" if line.passed else "[red]fails[/red]"
-            table.add_row(line.name, f"{m.value:.3f}", f"{m.low:.3f} .. {m.high:.3f}", line.asked, str(m.n), verdict)
+            verdict = Text("holds", style="green") if line.passed else Text("fails", style="red")
+            figures = f"{m.value:.3f}", f"{m.low:.3f} .. {m.high:.3f}", line.asked, str(m.n), str(m.sets)
+            table.add_row(line.name, *figures, verdict)
         return table
 
 
@@ -98,18 +93,16 @@ def check_gate(
     real: Outcomes,
     redraw: Outcomes,
     shuffled: Outcomes,
-    thresholds: Thresholds | None = None,
+    thresholds: Thresholds,
     *,
     turn: int | None = None,
-    resamples: int = intervals.RESAMPLES,
-    seed: int = 0,
 ) -> GateReport:
     """Hold the real arm against both controls at one turn, by default the deepest that all three reached.
 
     Raises ValueError when the arms did not start from the same first images: the controls would then be conditioned on
     other failures than the real arm.
     """
-    asked = thresholds or Thresholds()
+    asked = thresholds
     deepest = min(real.turns, redraw.turns, shuffled.turns) - 1
     turn = deepest if turn is None else turn
     if not 1 <= turn <= deepest:
@@ -118,9 +111,7 @@ def check_gate(
         _check_same_start(real, control)
 
     def margin(control: Outcomes) -> Measure:
-        ours, theirs = metrics.repair(real, turn), metrics.repair(control, turn)
-        gained = intervals.difference(ours, theirs, resamples=resamples, seed=seed)
-        return Measure(gained.value, ours.n, gained.low, gained.high)
+        return intervals.difference(metrics.repair(real, turn), metrics.repair(control, turn))
 
     lines = [
         GateLine("first image right", intervals.proportion(metrics.accuracy(real, 0)), True, asked.first_accuracy),
@@ -134,7 +125,8 @@ def check_gate(
 def _check_same_start(real: Outcomes, control: Outcomes) -> None:
     if real.prompt_ids != control.prompt_ids:
         raise ValueError(f"control {control.arm!r} has other prompts than {real.arm!r}, or another order of them")
-    differing = int(np.sum(real.correct[:, 0] != control.correct[:, 0]))
+    same = (real.correct[:, 0] == control.correct[:, 0]) & (real.known[:, 0] == control.known[:, 0])
+    differing = int(np.sum(~same))
     if differing:
         raise ValueError(
             f"control {control.arm!r} starts from other first images than {real.arm!r}: {differing} of {len(real)} "

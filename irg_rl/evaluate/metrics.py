@@ -9,31 +9,36 @@ from collections.abc import Callable
 import numpy as np
 
 from irg_rl.evaluate import intervals
-from irg_rl.evaluate.intervals import Measure, Terms
+from irg_rl.evaluate.intervals import Terms
 from irg_rl.evaluate.outcomes import Outcomes
 
 Metric = Callable[[Outcomes, int], Terms]
 
 
 def accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """P(right at this turn)."""
-    return _terms(outcomes, outcomes.correct[:, turn], np.ones(len(outcomes)))
+    """P(right at this turn), of those with a verdict."""
+    return _terms(outcomes, outcomes.correct[:, turn], outcomes.known[:, turn])
+
+
+def missing(outcomes: Outcomes, turn: int) -> Terms:
+    """Share of images at this turn that have no verdict."""
+    return _terms(outcomes, ~outcomes.known[:, turn], np.ones(len(outcomes)))
 
 
 def score(outcomes: Outcomes, turn: int) -> Terms:
-    """Mean graded score in [0, 1], 1 iff right."""
-    return _terms(outcomes, outcomes.score[:, turn], np.ones(len(outcomes)))
+    """Mean graded score of those with a verdict."""
+    return _terms(outcomes, np.nan_to_num(outcomes.score[:, turn]), outcomes.known[:, turn])
 
 
 def repair(outcomes: Outcomes, turn: int) -> Terms:
     """P(right at this turn | first image wrong)."""
-    wrong = ~outcomes.correct[:, 0]
+    wrong = ~outcomes.correct[:, 0] & outcomes.known[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, wrong & outcomes.correct[:, turn], wrong)
 
 
 def damage(outcomes: Outcomes, turn: int) -> Terms:
     """P(wrong at this turn | first image right)."""
-    right = outcomes.correct[:, 0]
+    right = outcomes.correct[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, right & ~outcomes.correct[:, turn], right)
 
 
@@ -49,7 +54,7 @@ def stop_when_right(outcomes: Outcomes, turn: int) -> Terms:
 
 def stop_when_wrong(outcomes: Outcomes, turn: int) -> Terms:
     """P(stop at this turn | image in hand wrong, not stopped before): the defects it overlooks."""
-    return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1])
+    return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1] & outcomes.known[:, turn - 1])
 
 
 def reflection_accuracy(outcomes: Outcomes, turn: int) -> Terms:
@@ -74,7 +79,7 @@ def order_consistency(outcomes: Outcomes) -> Terms:
     return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 
-def summarize(outcomes: Outcomes, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> dict:
+def summarize(outcomes: Outcomes) -> dict:
     """Everything about one arm as plain JSON: lists have one entry per turn."""
     turns = range(outcomes.turns)
     later = range(1, outcomes.turns)
@@ -83,15 +88,17 @@ def summarize(outcomes: Outcomes, *, resamples: int = intervals.RESAMPLES, seed:
         return [intervals.proportion(metric(outcomes, turn)).to_dict() for turn in over]
 
     def average(terms: Terms) -> dict:
-        return intervals.mean(terms, resamples=resamples, seed=seed).to_dict()
+        return intervals.mean(terms).to_dict()
 
     return {
         "arm": outcomes.arm,
         "seed": outcomes.seed,
         "n": len(outcomes),
         "prompts": len(set(outcomes.prompt_ids)),
+        "sets": len(set(outcomes.sets)),
         "turns": outcomes.turns,
         "renders": outcomes.renders,
+        "missing": [] if outcomes.known.all() else share(missing, turns),
         "accuracy": share(accuracy, turns),
         "score": [average(score(outcomes, turn)) for turn in turns],
         "repair": [None, *share(repair, later)],
@@ -111,15 +118,13 @@ def _task(outcomes: Outcomes, task: str) -> dict:
     rows = outcomes.take(np.array([t == task for t in outcomes.tasks]))
     last = rows.turns - 1
 
-    def plain(terms: Terms) -> Measure:
-        return intervals.proportion(terms)
-
     return {
         "n": len(rows),
-        "accuracy": [plain(accuracy(rows, turn)).to_dict() for turn in range(rows.turns)],
-        "score": [Measure(score(rows, turn).value, len(rows)).to_dict() for turn in range(rows.turns)],
-        "repair": plain(repair(rows, last)).to_dict(),
-        "damage": plain(damage(rows, last)).to_dict(),
+        "sets": len(set(rows.sets)),
+        "accuracy": [intervals.proportion(accuracy(rows, turn)).to_dict() for turn in range(rows.turns)],
+        "score": [intervals.mean(score(rows, turn)).to_dict() for turn in range(rows.turns)],
+        "repair": intervals.proportion(repair(rows, last)).to_dict(),
+        "damage": intervals.proportion(damage(rows, last)).to_dict(),
     }
 
 
@@ -129,4 +134,4 @@ def _stops(outcomes: Outcomes, turn: int, in_hand: np.ndarray) -> Terms:
 
 
 def _terms(outcomes: Outcomes, top: np.ndarray, bottom: np.ndarray) -> Terms:
-    return Terms(np.asarray(top, dtype=float), np.asarray(bottom, dtype=float), outcomes.prompt_ids)
+    return Terms(np.asarray(top, dtype=float), np.asarray(bottom, dtype=float), outcomes.sets)

@@ -14,19 +14,11 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
 from irg_rl.errors import InputError
+from irg_rl.task import Pixels, Verdict
 from irg_rl.trajectory import Prompt, Trajectory
-
-Pixels = UInt8[np.ndarray, "H W 3"]
-
-
-class Verdict(Protocol):
-    """Right or wrong, and a graded score in [0, 1] that is 1 iff right."""
-
-    correct: bool
-    score: float
 
 
 class BothOrders(Protocol):
@@ -37,11 +29,12 @@ class BothOrders(Protocol):
     consistent: bool
 
 
-Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict]]
-"""Images and the prompts they were drawn for -> a verdict each."""
+Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
+"""Images and the prompts they were drawn for -> a verdict each; None where there is none."""
 
-CheckReflection = Callable[[str, Pixels, Prompt], bool]
-"""A reflection, the image it is about and the prompt -> whether the stated defects are those of the image."""
+CheckReflection = Callable[[str, Pixels, Prompt], bool | None]
+"""A reflection, the image it is about and the prompt -> whether the stated defects are those of the image; None where
+nobody knows."""
 
 Prefer = Callable[[list[Prompt], list[Pixels], list[Pixels]], Sequence[BothOrders | None]]
 """Prompts, first and second images -> a comparison each; None where the judge failed."""
@@ -54,11 +47,12 @@ class Outcomes:
     arm: str
     seed: int
     prompt_ids: list[str]
+    sets: list[str]  # set of constraints of each row (`set_of`): rows of one set are one case of an interval
     tasks: list[str]
-    correct: Bool[np.ndarray, "N T"]
-    score: Float[np.ndarray, "N T"]
+    correct: Bool[np.ndarray, "N T"]  # False also where there is no verdict
+    score: Float[np.ndarray, "N T"]  # nan where there is no verdict
     stopped: Bool[np.ndarray, "N T"]  # "nothing to change" was said at or before this turn: the image is an older one
-    reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan where no reflection was said
+    reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan where no reflection was said, or nobody knows
     preference: Float[np.ndarray, "N"]  # last image over first, in [0, 1]; nan: only one image, or the judge failed
     consistent: Float[np.ndarray, "N"]  # 1 when the judge named the same image in both orders, else 0; nan likewise
     rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan where the scorer failed
@@ -72,6 +66,11 @@ class Outcomes:
         return self.correct.shape[1]
 
     @property
+    def known(self) -> Bool[np.ndarray, "N T"]:
+        """Where there is a verdict. A verdict that is missing counts neither as right nor as wrong."""
+        return np.isfinite(self.score)
+
+    @property
     def renders(self) -> float:
         """Images drawn per trajectory, the cost that a comparison has to hold equal."""
         return float((~self.stopped).sum(1).mean())
@@ -82,6 +81,7 @@ class Outcomes:
         return replace(
             self,
             prompt_ids=[self.prompt_ids[i] for i in index],
+            sets=[self.sets[i] for i in index],
             tasks=[self.tasks[i] for i in index],
             correct=self.correct[index],
             score=self.score[index],
@@ -119,14 +119,15 @@ def collect(
     shape = (len(trajectories), turns)
     drawn, correct, score = np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, np.nan)
     drawn[rows, columns] = True
-    correct[rows, columns] = [verdict.correct for verdict in verdicts]
-    score[rows, columns] = [verdict.score for verdict in verdicts]
+    correct[rows, columns] = [verdict is not None and verdict.correct for verdict in verdicts]
+    score[rows, columns] = [np.nan if verdict is None else verdict.score for verdict in verdicts]
     last = _last_drawn(drawn)
     preference, consistent = _preferences(trajectories, prefer)
     return Outcomes(
         arm=arm,
         seed=seed,
         prompt_ids=[t.prompt.id for t in trajectories],
+        sets=[set_of(t.prompt) for t in trajectories],
         tasks=[str(t.prompt.metadata.get("tag", "")) for t in trajectories],
         correct=np.take_along_axis(correct, last, 1),
         score=np.take_along_axis(score, last, 1),
@@ -136,6 +137,12 @@ def collect(
         consistent=consistent,
         rewards=_rewards(trajectories, last),
     )
+
+
+def set_of(prompt: Prompt) -> str:
+    """Name of the set of constraints that a prompt asks for: `set` of its metadata, which the world's held-out prompts
+    have, else its id. Prompts that say the same in other words share a set."""
+    return str(prompt.metadata.get("set", prompt.id))
 
 
 def drawn_images(trajectory: Trajectory) -> list[Pixels]:
@@ -170,7 +177,8 @@ def _reflections(
         for text in trajectory.texts:
             if 1 <= text.turn < turns:
                 seen = drawn_images(trajectory)[text.turn - 1]
-                table[row, text.turn] = check(text.text, seen, trajectory.prompt)
+                found = check(text.text, seen, trajectory.prompt)
+                table[row, text.turn] = np.nan if found is None else found
     return table
 
 
@@ -206,6 +214,7 @@ def save(outcomes: Outcomes, path: Path) -> None:
     n, turns = outcomes.correct.shape
     columns = {
         "prompt_id": np.repeat(np.array(outcomes.prompt_ids, dtype=object), turns),
+        "set": np.repeat(np.array(outcomes.sets, dtype=object), turns),
         "task": np.repeat(np.array(outcomes.tasks, dtype=object), turns),
         "row": np.repeat(np.arange(n), turns),
         "turn": np.tile(np.arange(turns), n),
@@ -233,16 +242,19 @@ def load(path: Path) -> Outcomes:
     about = table.schema.metadata or {}
     if b"arm" not in about or b"turns" not in about:
         raise InputError(f"{path} is not a table of outcomes: write one with evaluate.outcomes.save")
+    if "set" not in table.column_names:
+        raise InputError(f"{path} does not say which set of constraints each row belongs to: evaluate again")
     turns = int(about[b"turns"])
     grid = {
         name: table[name].to_numpy().reshape(-1, turns)
         for name in table.column_names
-        if name not in ("prompt_id", "task")
+        if name not in ("prompt_id", "set", "task")
     }
     return Outcomes(
         arm=about[b"arm"].decode(),
         seed=int(about[b"seed"]),
         prompt_ids=table["prompt_id"].to_pylist()[::turns],
+        sets=table["set"].to_pylist()[::turns],
         tasks=table["task"].to_pylist()[::turns],
         correct=grid["correct"],
         score=grid["score"],

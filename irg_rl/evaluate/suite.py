@@ -25,7 +25,7 @@ class Evaluation:
     gate: GateReport | None = None
     settings: Mapping[str, object] = field(default_factory=dict)  # guidance, denoising steps, history, ...
 
-    def summary(self, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> dict:
+    def summary(self) -> dict:
         """Plain JSON: every arm's measures, and real - control with paired intervals, lists indexed by turn."""
         real = self.arms[REAL]
         return {
@@ -34,19 +34,17 @@ class Evaluation:
             "step": self.step,
             "order": self.order,
             "settings": dict(self.settings),
-            "arms": {arm: metrics.summarize(table, resamples=resamples, seed=seed) for arm, table in self.arms.items()},
-            "differences": {
-                arm: _differences(real, control, resamples, seed) for arm, control in self.arms.items() if arm != REAL
-            },
+            "arms": {arm: metrics.summarize(table) for arm, table in self.arms.items()},
+            "differences": {arm: _differences(real, control) for arm, control in self.arms.items() if arm != REAL},
             "gate": None if self.gate is None else self.gate.to_dict(),
         }
 
-    def save(self, folder: Path, *, resamples: int = intervals.RESAMPLES, seed: int = 0) -> Path:
+    def save(self, folder: Path) -> Path:
         """Write `<name>.json` and one `<name>.<arm>.parquet` per arm; the JSON comes last and vouches for the rest."""
         folder.mkdir(parents=True, exist_ok=True)
         for arm, table in self.arms.items():
             outcomes.save(table, folder / f"{self.name}.{arm}.parquet")
-        return write_json(folder / f"{self.name}.json", self.summary(resamples=resamples, seed=seed))
+        return write_json(folder / f"{self.name}.json", self.summary())
 
 
 def write_json(path: Path, content: dict) -> Path:
@@ -56,15 +54,11 @@ def write_json(path: Path, content: dict) -> Path:
     return aside.replace(path)
 
 
-def _differences(real: Outcomes, control: Outcomes, resamples: int, seed: int) -> dict:
+def _differences(real: Outcomes, control: Outcomes) -> dict:
     turns = range(1, min(real.turns, control.turns))
 
     def gained(metric: metrics.Metric) -> list[dict | None]:
-        per_turn = [
-            intervals.difference(metric(real, turn), metric(control, turn), resamples=resamples, seed=seed).to_dict()
-            for turn in turns
-        ]
-        return [None, *per_turn]
+        return [None, *(intervals.difference(metric(real, turn), metric(control, turn)).to_dict() for turn in turns)]
 
     return {name: gained(m) for name, m in _COMPARED.items()}
 

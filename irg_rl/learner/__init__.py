@@ -1,6 +1,6 @@
-"""The learner: one DeepSpeed engine for SFT and RL, the packed replay, checkpoints and weight publishing.
+"""The learner: one DeepSpeed engine for SFT and RL, packed replay, checkpoints and publishing of weights.
 
-DeepSpeed chooses its accelerator while it is imported, and looks for nvcc on a machine without a GPU unless told.
+DeepSpeed chooses its accelerator when it is imported. Without this setting it looks for nvcc on a machine without GPU.
 """
 
 import os

@@ -4,8 +4,8 @@
         manifest.json      sha256 and size of every file, and everything that is not a tensor
         *.safetensors      named groups of tensors: model, exp_avg, exp_avg_sq, ema, rng
 
-A checkpoint is written into a hidden folder beside, every file and folder is synced to the disk, the manifest comes
-last, the folder is renamed, and only then are older ones pruned. Nothing is pickled.
+A checkpoint is first written into a hidden folder. Every file and folder is synced to the disk, the manifest last. Then
+the folder is renamed, and only then older checkpoints are removed. Nothing is pickled.
 """
 
 import hashlib
@@ -16,25 +16,47 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from irg_rl.errors import UserError
+from irg_rl.errors import InputError, UserError
+from irg_rl.text_in import parse_json, read_text
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 FORMAT = 1
 
 
+class _File(BaseModel):
+    sha256: str
+    bytes: int
+
+
+class _Manifest(BaseModel):
+    """What has to stand in a manifest, and of which kind."""
+
+    model_config = ConfigDict(strict=True)
+    format: int
+    step: Annotated[int, Field(ge=0)]
+    files: dict[Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")], _File]
+    cursors: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    fingerprint: str
+    extra: dict[str, Any]
+
+
 class CheckpointError(UserError, ValueError):
-    """A checkpoint that cannot be written, read or continued; the message says what to do."""
+    """A checkpoint cannot be written, read or continued. The message says what to do."""
 
 
 @dataclass
 class Snapshot:
-    """Everything a run needs to go on."""
+    """Everything that a run needs to continue."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]  # group -> name -> tensor; one file per group
@@ -46,10 +68,10 @@ class Snapshot:
 
 
 def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
-    """Writes a checkpoint, then removes all but the newest `keep_last`.
+    """Write a checkpoint, then remove all but the newest `keep_last`.
 
-    Raises CheckpointError when it cannot be written (disk full, no permission); then nothing of it is left and older
-    checkpoints are untouched.
+    Raises CheckpointError when it cannot be written (disk full, no permission). Then nothing of it is left, and older
+    checkpoints are unchanged.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last is {keep_last}; at least the newest checkpoint is kept")
@@ -72,21 +94,21 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
 
 
 def load(path: Path) -> Snapshot:
-    """Reads a checkpoint after checking every file against its manifest; CheckpointError says what is wrong."""
+    """Read a checkpoint after checking every file against the manifest. CheckpointError says what is wrong."""
     snapshot, files = _checked(path)
     snapshot.tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in files}
     return snapshot
 
 
 def describe(path: Path) -> Snapshot:
-    """A checkpoint without its tensors, equally checked: what a driver wants to know."""
+    """Read a checkpoint without its tensors, for the driver. All files are checked, as in `load`."""
     return _checked(path)[0]
 
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest complete checkpoint of a run and a line for every newer one that is not.
+    """The newest complete checkpoint of a run, and one line about every newer checkpoint that is not complete.
 
-    Returns (None, problems) when there is none to continue from.
+    Returns (None, problems) if there is no complete one.
     """
     problems = []
     for path in reversed(_finished(run / FOLDER)):
@@ -100,7 +122,7 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
 
 
 def before(run: Path, step: int) -> Path | None:
-    """The newest complete checkpoint of a run that has done fewer steps than `step`."""
+    """The newest complete checkpoint of a run with fewer than `step` steps."""
     for path in reversed(_finished(run / FOLDER)):
         with suppress(CheckpointError):
             if describe(path).step < step:
@@ -109,7 +131,7 @@ def before(run: Path, step: int) -> Path | None:
 
 
 def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, fingerprint: str) -> None:
-    """Raises CheckpointError naming the settings that differ from the checkpoint's, or that the data changed."""
+    """Raise CheckpointError if settings or data differ from those of the checkpoint. It names the settings."""
     if digest != snapshot.recipe_digest:
         changes = differing(snapshot.recipe, recipe)
         lines = [f"{key}: {old!r} in the checkpoint, {new!r} now" for key, old, new in changes]
@@ -160,7 +182,8 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _replace(aside: Path, final: Path) -> None:
-    """Renames; a checkpoint of the same step (a run resumed from an earlier one) makes way only now."""
+    """Rename the folder. An older checkpoint of the same step (after a resume from an earlier one) is removed only now.
+    """
     if final.exists():
         old = aside.with_suffix(".old")
         os.rename(final, old)
@@ -180,31 +203,39 @@ def _prune(folder: Path, keep_last: int) -> None:
 
 def _finished(folder: Path) -> list[Path]:
     """Checkpoint folders, oldest first. The hidden ones are unfinished."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+    numbered = [(int(path.name.removeprefix("step_")), path) for path in folder.glob("step_*[0-9]")
+                if path.name.removeprefix("step_").isdecimal() and path.is_dir()]  # fmt: skip
+    return [path for _, path in sorted(numbered)]  # as numbers: step_1000000 comes after step_999999
 
 
 def _checked(path: Path) -> tuple[Snapshot, list[str]]:
-    manifest = _verified(path)
-    keys = ("step", "cursors", "recipe", "recipe_digest", "fingerprint", "extra")
-    return Snapshot(tensors={}, **{key: manifest[key] for key in keys}), list(manifest["files"])
+    found = _verified(path)
+    snapshot = Snapshot(
+        found.step, {}, found.cursors, found.recipe, found.recipe_digest, found.fingerprint, found.extra
+    )
+    return snapshot, list(found.files)
 
 
-def _verified(path: Path) -> dict:
-    """The manifest of a checkpoint whose files are all there and unchanged."""
+def _verified(path: Path) -> _Manifest:
+    """The manifest of a checkpoint, after checking that all its files are there and unchanged."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = _Manifest.model_validate(parse_json(read_text(path / MANIFEST), MANIFEST, finite=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or MANIFEST
+        raise CheckpointError(f"{path} is no complete checkpoint: {where} of its {MANIFEST}: {first['msg']}") from error
+    except InputError as error:
         raise CheckpointError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.get('format')!r}; this version reads format {FORMAT}")
-    for name, expected in manifest["files"].items():
+    if manifest.format != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest.format!r}; this version reads format {FORMAT}")
+    for name, expected in manifest.files.items():
         file = path / name
-        if not file.is_file():
+        if file.parent != path or not file.is_file():
             raise CheckpointError(f"{path} is no complete checkpoint: {name} is missing")
         size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{file} has {size} bytes instead of {expected['bytes']}: it is cut off")
-        if _digest(file) != expected["sha256"]:
+        if size != expected.bytes:
+            raise CheckpointError(f"{file} has {size} bytes instead of {expected.bytes}: it is cut off")
+        if _digest(file) != expected.sha256:
             raise CheckpointError(f"{file} does not match its sha256 in {MANIFEST}: it is damaged")
     return manifest
 

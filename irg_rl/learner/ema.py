@@ -9,9 +9,9 @@ from torch import Tensor
 class EMA:
     """average <- decay * average + (1 - decay) * weights, once per update.
 
-    With `warmup` the decay of update n (from 1) is at most (1 + n) / (10 + n), so that a short run's average is not its
-    first weights. The average is kept on the CPU; a rank without `keep` only takes part in reading the weights, which
-    may be a collective call.
+    With `warmup` the decay of update n (from 1) is at most (1 + n) / (10 + n). Otherwise the average of a short run
+    would be its first weights. The average is kept on the CPU. A rank without `keep` stores nothing and only takes part
+    in reading the weights, which may be a collective call.
     """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], decay: float, warmup: bool = True, keep: bool = True):
@@ -25,7 +25,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Takes the weights after an update, by the same names."""
+        """Add the weights after an update. Names must be the same as before."""
         self.updates += 1
         decay = self.decay_of(self.updates)
         for name, weight in weights:
@@ -33,11 +33,11 @@ class EMA:
                 self.weights[name].lerp_(weight.detach().float().cpu(), 1.0 - decay)
 
     def decay_of(self, update: int) -> float:
-        """Of update n, from 1."""
+        """Decay of update n, from 1."""
         return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
 
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
-        """Puts a saved average back. Raises ValueError when the names differ."""
+        """Restore a saved average. Raises ValueError when the names differ."""
         self.updates = updates
         if not self.keep:
             return

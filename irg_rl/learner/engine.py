@@ -1,19 +1,19 @@
-"""The one training engine, for SFT and for RL: any number of packs, one optimizer step, on ZeRO 0 to 3.
+"""The training engine for SFT and RL: any number of packs, one optimizer step, ZeRO 0 to 3.
 
-Every forward goes through the DeepSpeed engine and all backwards of a step share one reduction
-(`coalesce_grad_reduction`): two plain backwards before one step silently lose the first one's gradient under ZeRO 1
-and 2 (and under ZeRO 3 when a forward goes around the engine).
+Every forward goes through the DeepSpeed engine, and all backward passes of a step share one reduction
+(`coalesce_grad_reduction`). Otherwise, with two backward passes per step, ZeRO 1 and 2 silently lose the gradient of
+the first one. ZeRO 3 does so too if a forward bypasses the engine.
 
-DeepSpeed averages gradients over ranks, so each loss, already divided by a *global* denominator, is multiplied by the
-world size; the update then equals that of one big batch.
+DeepSpeed averages gradients over ranks. So each loss, which is already divided by a *global* denominator, is multiplied
+by the world size. The update then equals that of one big batch.
 
-All ranks run equal numbers of forwards: one with fewer packs runs the idle pack with weight zero. With several ranks
-every pack must touch every module (`PackBuilder.build(touch_all=True)`).
+All ranks run the same number of forwards: a rank with fewer packs runs the idle pack with weight zero. With several
+ranks every pack must use every module (`PackBuilder.build(touch_all=True)`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import deepspeed
 import torch
@@ -37,13 +37,18 @@ class Movable(Protocol):
 P = TypeVar("P", bound=Movable)
 
 
+@runtime_checkable
+class RecomputesActivations(Protocol):
+    def recompute_activations(self) -> None: ...
+
+
 class Engine(Generic[P]):
-    """Owns the model's training state: weights, optimizer, step count.
+    """Owns the training state of a model: weights, optimizer, step count.
 
     Args:
         model: its forward takes one pack. With `activation_checkpointing` it must have `recompute_activations()`.
-        idle_pack: a small pack that touches every module; its output's tensors are summed with weight zero.
-        place: this process among the ranks; joined beforehand when there is more than one.
+        idle_pack: a small pack that uses every module; the sum of its outputs gets weight zero.
+        place: this process among the ranks. With several ranks they must have joined before.
         forward_options: keyword arguments of every forward.
     """
 
@@ -66,14 +71,17 @@ class Engine(Generic[P]):
         self.watch = Stopwatch(self.device)
         self._bad_in_a_row = 0
         if settings.activation_checkpointing:
+            if not isinstance(model, RecomputesActivations):
+                raise ValueError(f"activation_checkpointing: a {type(model).__name__} has no recompute_activations()")
             model.recompute_activations()
         optimizer = make_optimizer(model, settings.optimizer)
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_config(settings, self.place))
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_config(settings, self.place))
+        self._engine: Any = engine  # what its attributes are depends on the ZeRO stage, which types cannot say
         self._primed = False
 
     @property
     def model(self) -> nn.Module:
-        """The module itself, for evaluation and generation; its weights are partitioned under ZeRO 3."""
+        """The module itself, for evaluation and generation. Under ZeRO 3 its weights are partitioned."""
         return self._engine.module
 
     def step(self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]) -> StepResult:
@@ -103,7 +111,7 @@ class Engine(Generic[P]):
             for _ in range(forwards - len(packs)):
                 self._run_idle(0.0)
             if not all_true(_finite(terms), self.device):
-                self._run_idle(float("nan"))  # reaches every gradient, so every stage takes its own skipping path
+                self._run_idle(float("nan"))  # NaN gradients: every ZeRO stage skips the step
         with self.watch("optimizer"):
             norms = self._grad_norms()
             applied = self._apply(norms)
@@ -113,7 +121,7 @@ class Engine(Generic[P]):
         )
 
     def evaluate(self, packs: Sequence[P], read: Callable[[Any, int], Any]) -> list[Any]:
-        """`read(output, index)` of every pack, without gradients; ranks may have different numbers of packs."""
+        """`read(output, index)` of every pack, without gradients. Ranks may have different numbers of packs."""
         forwards = max(gather_objects(len(packs)))
         results = []
         with self.watch("replay"), torch.no_grad():
@@ -124,16 +132,16 @@ class Engine(Generic[P]):
         return results
 
     def holding(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """Inside, `evaluate` computes with other values of the trained weights, given whole and by name; the training
-        state is not touched. Collective."""
+        """Within this context `evaluate` uses other values of the trained weights, given whole and by name. The
+        training state does not change. A collective call."""
         release = self._engine.optimizer.empty_partition_cache if self.settings.zero_stage == 3 else None
         return holding(self._engine.module, weights, release)
 
     def term_norms(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, float]:
-        """Gradient norm of each loss term alone on each part: {"image/und": ...}. Changes nothing, costs about as much
-        as a step; a collective call. ZeRO 3, whose gradients are scattered, is refused with a ValueError."""
+        """Gradient norm of each loss term alone for each part: {"image/und": ...}. Changes nothing and costs about as
+        much as a step. A collective call. Raises ValueError under ZeRO 3, which scatters the gradients."""
         squares: dict[str, float] = {}
         for term, gradients in self.term_gradients(packs, loss_fn, denominators).items():
             for name, gradient in gradients.items():
@@ -144,7 +152,7 @@ class Engine(Generic[P]):
     def term_gradients(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, dict[str, Tensor]]:
-        """Gradient of each loss term alone by the name of the parameter, summed over ranks; see `term_norms`."""
+        """Gradient of each loss term alone, by name of the parameter, summed over ranks. See `term_norms`."""
         if self.settings.zero_stage == 3:
             raise ValueError("norms per loss term need whole weights on each rank; set zero_stage to at most 2")
         totals = sum_over_ranks(denominators)
@@ -165,25 +173,25 @@ class Engine(Generic[P]):
         return found
 
     def state(self) -> FullState:
-        """The complete training state; a collective call. See `FullState`."""
+        """The complete training state (`FullState`). A collective call."""
         self._prime()
         return FullState(self._engine, self.settings.zero_stage)
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Puts a saved state back, whatever the world size it was saved with; a collective call."""
+        """Restore a saved state of any world size. A collective call."""
         self._prime()
         FullState(self._engine, self.settings.zero_stage).load(weights, moments, steps)
         self.steps = steps
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Other weights, with a fresh optimizer: the beginning of a new stage."""
+        """Load other weights and start with a fresh optimizer, as at the beginning of a new stage."""
         state = self.state()
         zeros = {key: {name: torch.zeros_like(t) for name, t in state.moment(key)} for key in state.MOMENTS}
         self.load(weights, zeros, 0)
 
     @contextmanager
     def _accumulate(self) -> Iterator[None]:
-        """All backwards inside end in one reduction."""
+        """All backward passes within this context share one reduction."""
         if self.settings.zero_stage > 0:
             with self._engine.coalesce_grad_reduction():
                 yield
@@ -203,7 +211,7 @@ class Engine(Generic[P]):
         return {part: rate * factor for part, rate in self.settings.optimizer.learning_rates.items()}
 
     def _grad_norms(self) -> dict[str, float]:
-        """Norms of the reduced gradient. Read from the partitions that the step is about to use."""
+        """Norms of the reduced gradient, read from the partitions that the step will use."""
         squares: dict[str, float] = {}
         for part, gradients in self._local_gradients():
             squares[part] = squares.get(part, 0.0) + sum(float(g.double().square().sum()) for g in gradients)
@@ -243,7 +251,8 @@ class Engine(Generic[P]):
             )
 
     def _prime(self) -> None:
-        """Makes the optimizer's moments exist, which it creates in its first step: an empty step with rate zero."""
+        """Make the optimizer create its moments, which it does in its first step: an empty step with learning rate
+        zero."""
         if self._primed:
             return
         for group in self._engine.optimizer.param_groups:
@@ -272,14 +281,15 @@ def _finite(values: Mapping[str, float]) -> bool:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """The tensors of a model output: itself, or the fields of a dataclass."""
+    """The tensors of a model output: the output itself, or the fields of a dataclass."""
     if isinstance(output, Tensor):
         return [output]
     return [value for value in vars(output).values() if isinstance(value, Tensor)]
 
 
 def _config(settings: EngineSettings, place: Rank) -> dict:
-    """DeepSpeed's configuration, in numbers: "auto" would silently mean its own defaults."""
+    """The configuration of DeepSpeed. All values are numbers, because "auto" would silently take DeepSpeed's defaults.
+    """
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

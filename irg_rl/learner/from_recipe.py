@@ -1,4 +1,4 @@
-"""What a recipe says, as the settings that the engine takes."""
+"""Settings of a recipe in the form that the engine takes."""
 
 import torch
 
@@ -8,7 +8,7 @@ from irg_rl.learner.update import EngineSettings
 
 
 def optimizer_settings(recipe: OptimizerRecipe, lora: LoraRecipe | None, steps: int) -> OptimizerSettings:
-    """With adapters, the parts that have none are frozen and said to be."""
+    """Settings of the engine. With adapters, the parts without adapters are frozen and listed as frozen."""
     rates = {part: rate if lora is None or part in lora.experts else 0.0 for part, rate in recipe.rates.items()}
     total = steps if recipe.schedule == "cosine" else None
     schedule = Schedule(recipe.warmup, total, recipe.final_lr_share)
@@ -25,5 +25,5 @@ def engine_settings(recipe: Recipe, trained: Stage | RLRecipe, steps: int, zero_
 
 
 def precision(recipe: Recipe) -> torch.dtype:
-    """Number type of forwards: engine.dtype."""
+    """Number type of the forward pass: engine.dtype."""
     return torch.bfloat16 if recipe.engine.dtype == "bf16" else torch.float32

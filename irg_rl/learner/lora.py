@@ -1,13 +1,13 @@
-"""LoRA by the peft library: adapters on the experts' matrices, over a base that stays as it was.
+"""LoRA with the peft library: adapters on the matrices of the experts, over a frozen base.
 
     W x  becomes  W x + alpha / rank * B (A x),   A [rank, in] random, B [out, rank] zero at the start
 
-(Hu et al. 2021, arXiv 2106.09685). Learner and samplers both keep W and the adapters apart. So adapters alone travel
-from one to the other, and both compute with the same numbers in bf16 too, where B A, merged, would be rounded to the
-spacing of W. Merged they are, in fp32, in the model folders that a stage leaves behind.
+(Hu et al. 2021, arXiv 2106.09685). Learner and samplers both keep W and the adapters apart. So only adapters are sent
+from the learner to the samplers. And both compute the same numbers in bf16: a merged B A would be rounded to the
+spacing of W. The model folders that a stage writes contain merged weights, merged in fp32.
 
-Names of adapters in a state dict are those of peft: `<layer>.lora_A.default.weight`, `<layer>.lora_B.default.weight`;
-the frozen matrix beside them is `<layer>.base_layer.weight`.
+Adapters have peft's names in a state dict: `<layer>.lora_A.default.weight`, `<layer>.lora_B.default.weight`. The frozen
+matrix is `<layer>.base_layer.weight`.
 """
 
 import re
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -25,19 +26,19 @@ from irg_rl.model.folder import Folder, load_folder
 from irg_rl.model.unified import UnifiedModel
 
 FOLDER = "adapter"
-"""Subfolder of a model folder that holds the adapter in peft's format."""
+"""Subfolder of a model folder with the adapter in peft's format."""
 _SUFFIX = {"und": "", "gen": "_moe_gen"}
 _OF_MLP = ("gate_proj", "up_proj", "down_proj")
 _PREFIX = "base_model.model."
-"""What peft puts before the names of the model that it wraps."""
+"""Prefix that peft adds to the names of the wrapped model."""
 
 
 def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
-    """Puts new adapters into the model, which computes as before, and freezes everything else.
+    """Add new adapters to the model and freeze all other weights. The output of the model does not change.
 
-    They are drawn from `seed` alone, so that all ranks have the same; the global generator is not touched.
+    The adapters are drawn from `seed` alone, so all ranks have the same ones. The global generator is not used.
     """
-    # imported here: peft takes seconds of processor time, and most processes train or serve without it
+    # imported here: it takes seconds, and most processes do not need it
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng(devices=[]):
@@ -47,7 +48,7 @@ def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Inside, the model computes as its base alone, bit for bit. For forwards without gradients."""
+    """Within this context the model computes as its base alone, bit for bit. Only for forwards without gradients."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -63,8 +64,8 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 def load_trainable(
     path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int, attention: str = "auto"
 ) -> Folder:
-    """A model folder for the engine, with adapters if asked for, in the precision of the computation: the engine makes
-    its fp32 masters from what it computes with."""
+    """Load a model folder for the engine, with adapters if `lora` is given, in the precision of the forward pass. The
+    engine makes its fp32 master weights from these."""
     folder = load_folder(path, device, torch.bfloat16 if precision == "bf16" else torch.float32, attention)
     if lora is not None:
         add_adapters(folder.model, lora, seed)
@@ -72,7 +73,7 @@ def load_trainable(
 
 
 def served(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What goes from the learner to the samplers: the adapters of a model that has some, else everything."""
+    """The weights that are sent to the samplers: the adapters of a model that has some, else all weights."""
     adapters = {name: tensor for name, tensor in weights.items() if is_adapter(name)}
     return adapters or dict(weights)
 
@@ -82,20 +83,20 @@ def is_adapter(name: str) -> bool:
 
 
 def adapter_size(model: nn.Module, recipe: LoraRecipe) -> int:
-    """Numbers that are trained, without making them: rank * (in + out) per matrix."""
+    """Number of trained values, without creating them: rank * (in + out) per matrix."""
     return sum(recipe.rank * (m.in_features + m.out_features) for m in _targets(model, recipe))
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Trained adapters on their way out of a run."""
+    """Trained adapters of a run, ready to be merged or saved."""
 
     recipe: LoraRecipe
-    weights: dict[str, Tensor]  # by the names of the state dict that they were trained in
-    base: Path  # model folder that they were trained on
+    weights: dict[str, Tensor]  # by their names in the state dict of training
+    base: Path  # model folder that they belong to
 
     def merge_into(self, model: UnifiedModel) -> UnifiedModel:
-        """W + alpha / rank * B A in place of W: the model of the base becomes one of the same names and shapes."""
+        """Replace W by W + alpha / rank * B A. The result has the names and shapes of the base."""
         from peft import get_peft_model
 
         tuner = get_peft_model(model, _config(self.recipe))
@@ -103,10 +104,12 @@ class Adapter:
         weights = {_PREFIX + name: tensor for name, tensor in self.weights.items()}
         assert wanted == weights.keys(), sorted(wanted ^ weights.keys())[:5]
         tuner.load_state_dict(weights, strict=False)
-        return tuner.merge_and_unload().requires_grad_(True)
+        merged = tuner.merge_and_unload()
+        assert isinstance(merged, UnifiedModel)
+        return merged.requires_grad_(True)
 
     def save(self, model_folder: Path) -> None:
-        """Writes adapter_config.json and adapter_model.safetensors, which `PeftModel.from_pretrained` reads onto the
+        """Write adapter_config.json and adapter_model.safetensors. `PeftModel.from_pretrained` loads them onto the
         model of `base`."""
         from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
@@ -114,7 +117,7 @@ class Adapter:
         config = _config(self.recipe)
         config.base_model_name_or_path = str(self.base.resolve())
         config.inference_mode = True
-        config.save_pretrained(folder)
+        config.save_pretrained(str(folder))
         tensors = {_PREFIX + name.replace(".default.", "."): t.contiguous() for name, t in self.weights.items()}
         save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
@@ -126,7 +129,7 @@ def _config(recipe: LoraRecipe):
 
 
 def _pattern(recipe: LoraRecipe) -> str:
-    """The whole name of every target: the vision tower has layers of the same last names."""
+    """A pattern for the full names of all targets. The vision tower has layers with the same last names."""
     places = [
         f"mlp{_SUFFIX[expert]}.{target}" if target in _OF_MLP else f"self_attn.{target}{_SUFFIX[expert]}"
         for expert in recipe.experts
@@ -137,4 +140,4 @@ def _pattern(recipe: LoraRecipe) -> str:
 
 def _targets(model: nn.Module, recipe: LoraRecipe) -> Iterator[nn.Linear]:
     pattern = re.compile(_pattern(recipe))
-    return (module for name, module in model.named_modules() if pattern.fullmatch(name))
+    return (cast(nn.Linear, module) for name, module in model.named_modules() if pattern.fullmatch(name))

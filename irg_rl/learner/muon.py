@@ -1,7 +1,7 @@
-"""Muon for the matrices of the layers, AdamW for everything else, as one optimizer.
+"""Muon for the matrices of the layers and AdamW for everything else, as one optimizer.
 
 Both are torch's own. Muon replaces the momentum of a matrix by its nearest orthogonal matrix (Jordan et al. 2024,
-"Muon: an optimizer for hidden layers"), which needs whole matrices: ZeRO stage 0.
+"Muon: an optimizer for hidden layers"). It needs whole matrices, so ZeRO stage 0.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ MOMENTUM = 0.95
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Steps the groups marked `muon` with torch.optim.Muon and the others with torch.optim.AdamW.
+    """Uses torch.optim.Muon for the groups marked `muon` and torch.optim.AdamW for the others.
 
-    The two share their groups and their state with this optimizer, so learning rates are set and moments are read
-    here: `momentum_buffer` of a matrix, `exp_avg` and `exp_avg_sq` of the rest.
+    Both share their groups and their state with this optimizer. So learning rates are set and moments are read here:
+    `momentum_buffer` of a matrix, `exp_avg` and `exp_avg_sq` of the rest.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
@@ -30,7 +30,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:
+    def step(self, closure: Callable | None = None) -> Any:
         if closure is not None:
             raise ValueError("MuonAdamW takes no closure")
         for part in self._parts:

@@ -1,21 +1,36 @@
-"""The old policy of NFT and AWM as weights: a copy that follows the trained ones by a schedule of its own, so it is no
-snapshot and must be in the checkpoint.
+"""An old policy, as a copy of the weights. It follows the trained weights by its own schedule, so it must be saved in
+the checkpoint.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from irg_rl.config import OldPolicyRecipe
 from irg_rl.learner.ema import EMA
-from irg_rl.learner.weights import own_partition
+from irg_rl.learner.weights import own_partition, partition_of
+from irg_rl.sections import Decay, Section, Weight
+
+
+class OldPolicySchedule(Section):
+    """The old policy is a copy of the trained weights. It draws the samples, and after each update it follows them:
+    old = decay * old + (1 - decay) * new. The decay after update n (from 0) is 0 while n < flat, then
+    min(slope * (n - flat), most). DiffusionNFT's two schedules are 0, .001, .5 and 75, .0075, .999."""
+
+    flat: Annotated[int, Field(ge=0)] = 0
+    slope: Weight = 1e-3
+    most: Decay = 0.5
+
+    def decay(self, update: int) -> float:
+        return 0.0 if update < self.flat else min(self.slope * (update - self.flat), self.most)
 
 
 class OldWeights(EMA):
-    """fp32, on the CPU of every rank. `updates`: those that the copy has followed."""
+    """The copy, in fp32 on the CPU of every rank. `updates` counts the updates that it has followed."""
 
-    def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicyRecipe):
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)
         self.schedule = schedule
 
@@ -27,10 +42,11 @@ class OldWeights(EMA):
 def holding(
     module: nn.Module, weights: Mapping[str, Tensor], release: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Inside, the module computes with other values of its trainable parameters; then it has its own again, to the bit.
+    """Within this context the module uses other values of its trainable parameters. Afterwards it has its own values
+    again, bit for bit.
 
-    For forwards without gradients, between optimizer steps. `release`: of ZeRO 3, where parameters are gathered from
-    partitions and some stay gathered; it gives those up.
+    Only for forwards without gradients, between optimizer steps. `release`, only for ZeRO 3: drops gathered parameters,
+    which would otherwise keep the old values.
     """
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     assert parameters.keys() <= weights.keys(), sorted(parameters.keys() - weights.keys())[:5]
@@ -51,7 +67,8 @@ def holding(
 
 
 def _point_elsewhere(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns what the parameters pointed to. DeepSpeed's flat buffers, of which they are views, are not touched."""
+    """Point the parameters to other tensors and return the old ones. DeepSpeed's flat buffers, of which they are views,
+    do not change."""
     before = {}
     for name, parameter in parameters.items():
         before[name] = parameter.data
@@ -62,6 +79,7 @@ def _point_elsewhere(parameters: Mapping[str, nn.Parameter], values: Mapping[str
 def _overwrite_partitions(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     before = {}
     for name, parameter in parameters.items():
-        before[name] = parameter.ds_tensor.data.clone()
-        parameter.ds_tensor.data.copy_(values[name])
+        partition = partition_of(parameter)
+        before[name] = partition.data.clone()
+        partition.data.copy_(values[name])
     return before

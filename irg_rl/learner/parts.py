@@ -1,4 +1,4 @@
-"""The three parts of a unified model that have a learning rate and a gradient norm of their own."""
+"""The three parts of the model. Each has its own learning rate and gradient norm."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import nn
 from irg_rl.learner.muon import MuonAdamW
 
 
-class Part(StrEnum):
+class ModelPart(StrEnum):
     UND = "und"  # text and ViT tokens' expert, embeddings and output head
     GEN = "gen"  # latent tokens' expert, latent projections, time embedder
     VISION = "vision"  # ViT, connector and their position tables
@@ -21,16 +21,16 @@ _GEN_MODULES = ("vae2llm.", "llm2vae.", "time_embedder.", "latent_pos_embed.")
 _VISION_MODULES = ("vit_model.", "connector.", "vit_pos_embed.")
 
 
-def part_of(name: str) -> Part:
-    """The part of a parameter, by its name in the released folder's state dict."""
+def part_of(name: str) -> ModelPart:
+    """The part that a parameter belongs to, by its name in the state dict of the released folder."""
     if "_moe_gen" in name or name.startswith(_GEN_MODULES):
-        return Part.GEN
-    return Part.VISION if name.startswith(_VISION_MODULES) else Part.UND
+        return ModelPart.GEN
+    return ModelPart.VISION if name.startswith(_VISION_MODULES) else ModelPart.UND
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Factor on every learning rate: linear warm-up, then constant or a cosine down to `floor` at `total_steps`."""
+    """Factor on all learning rates: linear warm-up, then constant, or a cosine down to `floor` at `total_steps`."""
 
     warmup_steps: int = 0
     total_steps: int | None = None  # None: constant after the warm-up
@@ -48,8 +48,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """torch.optim.AdamW, with a learning rate per part; 0 freezes the part. `muon_rate`: torch.optim.Muon with this
-    rate for the matrices of all layers, whatever the rate of their part (ZeRO stage 0 only)."""
+    """Settings of torch.optim.AdamW, with a learning rate per part. Rate 0 freezes the part. `muon_rate`:
+    torch.optim.Muon with this rate for the matrices of all layers, whatever the rate of their part (ZeRO stage 0
+    only)."""
 
     learning_rates: Mapping[str, float]
     muon_rate: float | None = None
@@ -59,18 +60,18 @@ class OptimizerSettings:
     schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.learning_rates) - set(Part))
+        unknown = sorted(set(self.learning_rates) - set(ModelPart))
         if unknown:
-            raise ValueError(f"learning_rates names {unknown}; the parts are {', '.join(Part)}")
+            raise ValueError(f"learning_rates names {unknown}; the parts are {', '.join(ModelPart)}")
         if all(rate <= 0 for rate in self.learning_rates.values()):
             raise ValueError(f"learning_rates {dict(self.learning_rates)} train nothing; set one above 0")
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, one group per part and decay; parts without a rate are frozen. With a
-    `muon_rate` the matrices of layers have groups of their own.
+    """AdamW over the trainable parameters, with one group per part and weight decay. Parts without a rate are frozen.
+    With a `muon_rate` the matrices of layers have groups of their own.
 
-    Norms, biases and other vectors do not decay. Each group carries its `part` and its full `base_lr`.
+    Norms, biases and other vectors have no weight decay. Each group stores its `part` and its full `base_lr`.
     """
     groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""What the policy of the moment says about sampled actions: log-probabilities of tokens and of denoising steps.
+"""Log-probabilities of sampled tokens and denoising steps under the current policy.
 
 Letters: T tokens of a text, S steps of an image in a pack, N latent tokens, D numbers of a latent token.
 """
@@ -6,6 +6,7 @@ Letters: T tokens of a text, S steps of an image in a pack, N latent tokens, D n
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from irg_rl import flow
 from irg_rl.config import NoiseRecipe, SamplingRecipe
-from irg_rl.learner.replay import ReplayPack, StepsRef
+from irg_rl.learner.replay import ReplayPack
 from irg_rl.model.unified import ModelOutput
 from irg_rl.trajectory import SamplingLaw, Trajectory
 
@@ -21,7 +22,7 @@ from irg_rl.trajectory import SamplingLaw, Trajectory
 @dataclass
 class TextScore:
     logprobs: Float[Tensor, "T"]
-    entropy: Float[Tensor, "T"]  # of the sampling distribution, nats, without gradient
+    entropy: Float[Tensor, "T"]  # of the sampling distribution, in nats, without gradient
 
 
 @dataclass
@@ -29,20 +30,24 @@ class StepScore:
     velocity: Float[Tensor, "S N D"]
     mean: Float[Tensor, "S N D"]
     std: Float[Tensor, "S"]
-    logprobs: Float[Tensor, "S"]  # means over the latent's numbers
+    logprobs: Float[Tensor, "S"]  # mean over the numbers of the latent
+
+
+ImageScore = TypeVar("ImageScore", StepScore, Tensor)
+"""A StepScore if denoising steps are replayed; only the velocities [S, N, D] if images are noised anew."""
 
 
 @dataclass
-class Scores:
-    """In the order of a ReplayPack's `texts` and `images`."""
+class Scores(Generic[ImageScore]):
+    """Scores in the order of `texts` and `images` of a ReplayPack."""
 
     texts: list[TextScore]
-    images: list[StepScore] | list[Float[Tensor, "S N D"]]  # velocities alone of images noised afresh
+    images: list[ImageScore]
 
 
 def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str) -> SamplingLaw:
-    """The law that these settings draw by; the sampler and the learner each take it from their own. `noise` None: the
-    law of texts alone."""
+    """The sampling law of these settings. The sampler and the learner compute it independently, each from its own
+    settings. `noise` None: the law covers only the texts."""
     if noise is None:
         return SamplingLaw(sampling.temperature, None, None, None, dtype)
     second = float(flow.bagel_grid(sampling.points, sampling.shift)[1])
@@ -51,20 +56,20 @@ def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str
 
 def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-) -> Scores:
-    """Scores of everything sampled in the pack, fp32, with gradients where `output` has them."""
+) -> Scores[StepScore]:
+    """Scores of all texts and images in the pack, in fp32, with gradients if `output` has them."""
     return Scores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 
 def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S N D"]]:
-    """Of the noise blocks of every image in the pack, in the order of `images`."""
+    """Velocities of the noise blocks of every image in the pack, in the order of `images`."""
     slices = replay.pack.velocity_slices
     return [torch.stack([output.velocity[slices[block]] for block in ref.blocks]) for ref in replay.images]
 
 
 def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
-    """The texts' part of `evaluate`."""
-    # imported here: trl takes ten seconds of processor time, and the driver, which imports the learner, never scores
+    """Scores of the texts only; see `evaluate`."""
+    # imported here: trl takes ten seconds, and the driver, which imports this module, never scores
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
     if not replay.texts:
@@ -80,11 +85,15 @@ def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) ->
 def _images(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> list[StepScore]:
-    """Images of one size at a time: one transition for all their steps."""
-    scores: list[StepScore | None] = [None] * len(replay.images)
+    """Scores of the images. Images of one size share one call of `transition`."""
+    if not replay.images:
+        return []
+    if law.kind is None or law.noise_level is None:
+        raise ValueError("this is the law of texts alone: it has no denoising steps to score")
+    scores: dict[int, StepScore] = {}
     by_size: dict[int, list[int]] = defaultdict(list)
     for index, ref in enumerate(replay.images):
-        by_size[_segment(trajectories, ref).x.shape[1]].append(index)
+        by_size[ref.of(trajectories).x.shape[1]].append(index)
     for members in by_size.values():
         refs = [replay.images[index] for index in members]
         counts = [len(ref.steps) for ref in refs]
@@ -92,7 +101,7 @@ def _images(
             [output.velocity[replay.pack.velocity_slices[block]] for ref in refs for block in ref.blocks]
         )
         x, x_next, t, t_next = (
-            torch.cat([vars(_segment(trajectories, ref))[name][list(ref.steps)] for ref in refs]).to(velocity.device)
+            torch.cat([vars(ref.of(trajectories))[name][list(ref.steps)] for ref in refs]).to(velocity.device)
             for name in ("x", "x_next", "t", "t_next")
         )
         mean, std = flow.transition(x, velocity, t, t_next, law.noise_level, law.kind, t_second=law.t_second)
@@ -100,8 +109,4 @@ def _images(
         parts = (part.split(counts) for part in (velocity, mean, std, logprobs))
         for index, *own in zip(members, *parts):
             scores[index] = StepScore(*own)
-    return scores
-
-
-def _segment(trajectories: Sequence[Trajectory], ref: StepsRef):
-    return trajectories[ref.trajectory].segments[ref.segment]
+    return [scores[index] for index in range(len(replay.images))]

@@ -1,7 +1,7 @@
-"""Joining the ranks of the learner: one process or many, inside Ray actors or not, on the loopback address.
+"""How the ranks of the learner find each other: one or many processes, with or without Ray, on the loopback address.
 
-Rank 0 hosts a TCPStore on a port the operating system chooses and tells it to the others, so there is no moment in
-which a "free" port can be lost to somebody else.
+Rank 0 hosts a TCPStore on a port that the operating system chooses, and tells the port to the others. So no other
+program can take a "free" port in between.
 """
 
 import logging
@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+# torch documents the stores under this name, but does not mark them as exported
+from torch.distributed import HashStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
 from irg_rl.errors import InputError
 
 LOOPBACK = "127.0.0.1"
@@ -23,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Rank:
-    """This process's place among the learner ranks."""
+    """The number of this process among the learner ranks, and its device."""
 
     rank: int = 0
     world_size: int = 1
@@ -36,27 +39,29 @@ class Rank:
             raise ValueError(f"device {self.device!r}: choose cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("device cuda is asked for, but this machine has no usable GPU; set device to cpu")
-        chosen = get_accelerator().device_name()
+        accelerator = get_accelerator()
+        assert accelerator is not None
+        chosen = accelerator.device_name()
         if chosen != self.device:
             raise InputError(f"device is {self.device} but DeepSpeed chose {chosen}: set DS_ACCELERATOR={self.device}")
 
 
-def host_store(world_size: int, timeout: float) -> dist.TCPStore:
-    """The meeting point, on rank 0. Its `port` is what the other ranks need."""
+def host_store(world_size: int, timeout: float) -> TCPStore:
+    """The store through which ranks find each other, on rank 0. The other ranks need its `port`."""
     limit = timedelta(seconds=timeout)
-    return dist.TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
+    return TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
 
 
-def join(place: Rank, store: dist.Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
-    """Makes this process a rank; safe to call again with the same place.
+def join(place: Rank, store: Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
+    """Make this process a rank. It is safe to call it again with the same place.
 
-    One rank needs neither `store` nor `port`. Of several, rank 0 passes the store it hosts and the others its port.
+    A single rank needs neither `store` nor `port`. Of several, rank 0 passes its store and the others pass its port.
 
     Args:
-        timeout: seconds after which a collective that misses a rank fails.
+        timeout: seconds after which a collective call that waits for a missing rank fails.
 
     Raises:
-        RuntimeError: when the process already is another rank, or a rank does not come.
+        RuntimeError: the process already is another rank, or a rank does not come.
     """
     if dist.is_initialized():
         found = (dist.get_rank(), dist.get_world_size())
@@ -65,11 +70,11 @@ def join(place: Rank, store: dist.Store | None = None, port: int | None = None, 
         return
     limit = timedelta(seconds=timeout)
     if store is None and port is not None:
-        store = dist.TCPStore(LOOPBACK, port, place.world_size, is_master=False, timeout=limit)
+        store = TCPStore(LOOPBACK, port, place.world_size, is_master=False, timeout=limit)
     if store is None:
         if place.world_size > 1:
             raise ValueError(f"rank {place.rank} of {place.world_size} needs the store or its port to find the others")
-        store = dist.HashStore()
+        store = HashStore()
     _environment(place, port or 0)
     _quieten_deepspeed()
     backend = "nccl" if place.device == "cuda" else "gloo"
@@ -78,20 +83,21 @@ def join(place: Rank, store: dist.Store | None = None, port: int | None = None, 
 
 
 def leave() -> None:
-    """Ends this process's membership."""
+    """Leave the group of ranks."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _quieten_deepspeed() -> None:
-    """On a CPU DeepSpeed's first initialisation would build a shared-memory extension with ninja and g++ (half a
-    minute, and an error without them); it is switched off before it can."""
+    """Switch off an extension that DeepSpeed would build at its first start on a CPU, with ninja and g++. The build
+    takes half a minute and fails without these tools."""
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.ERROR)
 
 
 def _environment(place: Rank, port: int) -> None:
-    """What DeepSpeed reads. LOCAL_RANK is 0: an actor sees its own device only."""
+    """Set the environment variables that DeepSpeed reads. LOCAL_RANK is 0, because an actor sees only its own device.
+    """
     interface = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     os.environ.update(

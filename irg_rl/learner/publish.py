@@ -1,9 +1,9 @@
-"""Weights on their way to the samplers: named arrays with a version and a digest.
+"""Publishing weights to the samplers: named arrays with a version and a digest.
 
     learner: publication = publish(weights, version)  ->  samplers: set_weights(arrays, version, digest)
-    driver:  require_acknowledged(publication, answers), and only then are slots freed
+    driver:  require_acknowledged(publication, answers); only then slots are freed
 
-The digest is over names and bytes, so a sampler that answers with it serves exactly what was trained (invariant 4).
+The digest covers names and bytes. A sampler that answers with it has exactly the trained weights (invariant 4).
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from irg_rl.errors import UserError
 
 
 class PublishError(UserError, RuntimeError):
-    """A sampler serves with other weights than those that were published."""
+    """A sampler has other weights than the published ones."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """fp32 arrays by the names of the model's state dict."""
+    """Published weights: fp32 arrays by their names in the state dict of the model."""
 
     version: int
     digest: str
@@ -30,13 +30,13 @@ class Publication:
 
 
 def publish(weights: Iterable[tuple[str, Tensor]], version: int) -> Publication:
-    """Takes a model's full weights; other dtypes than fp32 are widened."""
+    """Make a publication from the full weights of a model. Weights that are not fp32 are converted to fp32."""
     arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in weights}
     return Publication(version, weights_digest(arrays), arrays)
 
 
 def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """sha256 over the names in sorted order, each followed by its array's bytes."""
+    """sha256 over the sorted names, each followed by the bytes of its array."""
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(name.encode())
@@ -45,7 +45,7 @@ def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def require_acknowledged(version: int, digest: str, answers: Iterable[tuple[int | None, str]]) -> None:
-    """Raises PublishError unless every (version, digest) a sampler answered with is the published one."""
+    """Raise PublishError unless every sampler answered with the published (version, digest)."""
     for place, (held, found) in enumerate(answers):
         if (held, found) != (version, digest):
             raise PublishError(

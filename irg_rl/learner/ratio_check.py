@@ -1,14 +1,14 @@
-"""Invariant 1: before the first update, replayed and sampled log-probabilities are the same policy's.
+"""Checks invariant 1: before the first update, replayed and sampled log-probabilities come from the same policy.
 
-fp32: text |difference| <= 1e-4 per token, image |difference| <= clip_range / 5 per step; else the run refuses and names
-the worst place.
+Limits in fp32: text |difference| <= 1e-4 per token, image |difference| <= clip_range / 5 per step. Otherwise the run
+stops and names the largest difference.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from irg_rl.errors import UserError
-from irg_rl.learner.policy import Scores, evaluate
+from irg_rl.learner.policy import Scores, StepScore, evaluate
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.trajectory import Modality, SamplingLaw, Trajectory
@@ -18,12 +18,12 @@ IMAGE_SHARE_OF_CLIP = 5
 
 
 class RatioError(UserError, RuntimeError):
-    """The learner replays another policy than the one that sampled."""
+    """The learner does not replay the policy that sampled."""
 
 
 @dataclass
 class Difference:
-    """|replayed - sampled| log-probability of one (modality, turn, place): a step index, or None for all tokens."""
+    """|replayed - sampled| log-probability for one modality, turn and denoising step (None: all tokens of a text)."""
 
     modality: str
     turn: int
@@ -58,7 +58,7 @@ class Difference:
 
 
 def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """RatioError for a trajectory that was drawn by another law than the learner replays, or by none it knows of."""
+    """Raise RatioError for a trajectory with another sampling law than the learner's, or without one."""
     for trajectory in trajectories:
         if trajectory.law == law:
             continue
@@ -76,8 +76,8 @@ def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
 
 
 def require_texts_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """RatioError for a trajectory whose texts were drawn at another temperature than they are scored at, or that was
-    not drawn for training. Images of any law will do, and so will a forward of another type."""
+    """Raise RatioError for a trajectory whose texts were sampled at another temperature, or that was not sampled for
+    training. The law of the images and the number type may differ."""
     for trajectory in trajectories:
         if trajectory.law is None:
             raise RatioError(f"{_name(trajectory)} carries no law of its sampling: it was not drawn for training")
@@ -96,9 +96,9 @@ def check(
     clip_image: float,
     strict: bool = True,
 ) -> list[Difference]:
-    """The table over all ranks, sorted by modality, turn and step; a collective call.
+    """The table of differences over all ranks, sorted by modality, turn and step. A collective call.
 
-    Raises RatioError naming the worst difference, as a multiple of its limit, when one exceeds it and `strict`.
+    If `strict`, raises RatioError for the largest difference, as a multiple of its limit, when it exceeds the limit.
     """
 
     def read(output, index: int) -> list[Difference]:
@@ -114,17 +114,17 @@ def check(
 
 
 def _differences(
-    replay: ReplayPack, scores: Scores, trajectories: Sequence[Trajectory], clip_image: float
+    replay: ReplayPack, scores: Scores[StepScore], trajectories: Sequence[Trajectory], clip_image: float
 ) -> list[Difference]:
     found = []
     for ref, score in zip(replay.texts, scores.texts):
-        segment = trajectories[ref.trajectory].segments[ref.segment]
+        segment = ref.of(trajectories)
         found.append(
             _compare(Modality.TEXT, segment.turn, None, score.logprobs, segment.logprobs, TEXT_TOLERANCE,
                      _name(trajectories[ref.trajectory]))
         )  # fmt: skip
     for ref, score in zip(replay.images, scores.images):
-        segment = trajectories[ref.trajectory].segments[ref.segment]
+        segment = ref.of(trajectories)
         for place, step in enumerate(ref.steps):
             new, old = score.logprobs[place : place + 1], segment.logprobs[step : step + 1]
             found.append(

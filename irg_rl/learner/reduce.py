@@ -1,4 +1,4 @@
-"""Scalars agreed on by all ranks: counts, flags and metrics."""
+"""Sums, maxima and flags over all ranks."""
 
 from collections.abc import Mapping
 
@@ -15,17 +15,17 @@ def rank() -> int:
 
 
 def sum_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Sums by name; a name that only some ranks have counts as 0 on the others."""
+    """Sums by name. A name that is missing on a rank counts as 0 there."""
     return _merge(local, lambda values: sum(values))
 
 
 def max_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Maxima by name, over the ranks that have it."""
+    """Maxima by name, over the ranks that have the name."""
     return _merge(local, max)
 
 
 def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether every rank says so."""
+    """Whether the flag is true on every rank."""
     if world_size() == 1:
         return flag
     agreed = torch.tensor(int(flag), device=device)
@@ -41,7 +41,7 @@ def reduce_sum(local: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(local: object) -> list:
-    """What every rank has, in rank order."""
+    """The objects of all ranks, in rank order."""
     if world_size() == 1:
         return [local]
     found: list = [None] * world_size()

@@ -1,21 +1,21 @@
-"""Trajectories as packs: one packed forward gives every log-probability of every turn.
+"""Trajectories as packs: one packed forward gives all log-probabilities of all turns.
 
     prompt -> think -+-> NOISE blocks of image 0, one per trained step (leaves)
                      +-> clean 0 -> ViT 0 -> reflection 1 -+-> NOISE blocks of image 1
                      |                                      +-> clean 1 -> ...          (history full)
                      +-> clean 1 -> ViT 1 -> reflection 2 ...                           (history last)
 
-Every noise block stands where its image was drawn and sees what the sampler saw: with `history = last` an image enters
-the context right after the think text, with `full` after the text that asked for it. An image enters only if a later
-turn exists. Pixels, clean latents and noisy states are constants.
+Every noise block stands where its image was drawn and sees what the sampler saw. With `history = last` an image enters
+the context right after the think text; with `full` it enters after the text that asked for it. An image enters only if
+a later turn exists. Pixels, clean latents and noisy states are constants.
 
-A row is a tree of trajectories: one alone, or the siblings of a trunk, which share segments. A segment that siblings
-share is one object in several trajectories; its blocks stand in the row once, what follows hangs on the same block, and
-it is trained as part of the first of them. Branches cannot see each other.
+A row is a tree of trajectories: a single one, or the siblings of a fork, which share segments. A shared segment is one
+object in several trajectories. Its blocks stand in the row once, everything that follows hangs on the same block, and
+it is trained as part of the first of these trajectories. Branches cannot see each other.
 
-When a row would exceed `max_pack_tokens`, siblings that do not fit any more begin another row, which repeats the
-context they share; and the noise blocks of a trajectory that is too long by itself are spread over several rows that
-repeat its context. Every text and every step is trained in one row only, so the gradients add up to those of one row.
+A row has at most `max_pack_tokens`. Siblings that do not fit go into another row, which repeats the shared context. If
+a single trajectory is too long, its noise blocks are spread over several rows that repeat its context. Every text and
+every step is trained in one row only, so the gradients add up to those of one row.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from irg_rl.model.config import ModelConfig
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
 from irg_rl.model.transforms import Resize, vit_patches
-from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, trees
+from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, forks, trees
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class TextRef:
     segment: int
     block: int
 
+    def of(self, trajectories: Sequence[Trajectory]) -> TextSegment:
+        """The text itself."""
+        return trajectories[self.trajectory].text(self.segment)
+
 
 @dataclass(frozen=True)
 class StepsRef:
@@ -44,8 +48,12 @@ class StepsRef:
 
     trajectory: int
     segment: int
-    steps: tuple[int, ...]  # indices into the segment's S recorded steps
+    steps: tuple[int, ...]  # indices into the S recorded steps of the segment
     blocks: tuple[int, ...]
+
+    def of(self, trajectories: Sequence[Trajectory]) -> ImageSegment:
+        """The image itself."""
+        return trajectories[self.trajectory].image(self.segment)
 
 
 @dataclass
@@ -55,36 +63,36 @@ class ReplayPack:
     images: list[StepsRef]
 
 
-Path = list[dict[int, int]]
-"""Per segment of a trajectory the context in which it ends: tokens of each part, by the identity of its segment. (An
-image enters the context only with the segment after it.)"""
+ContextTokens = list[dict[int, int]]
+"""For every segment of a trajectory, its context: number of tokens of each part, by identity of the segment. (An image
+enters the context only with the segment after it.)"""
 
 
 @dataclass
-class _Share:
-    """What one row carries of a tree."""
+class _RowContents:
+    """What one row contains of a tree."""
 
     tokens: int = 0
-    context: dict[int, int] = field(default_factory=dict)  # tokens of the parts that stand in the row
-    ends: dict[int, int] = field(default_factory=dict)  # trajectory -> the segment that its context reaches up to
-    texts: set[tuple[int, int]] = field(default_factory=set)  # trajectory and segment whose text is trained
-    steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # trajectory and segment -> steps
+    context: dict[int, int] = field(default_factory=dict)  # tokens of each part in the row
+    ends: dict[int, int] = field(default_factory=dict)  # trajectory -> the last segment of its context
+    texts: set[tuple[int, int]] = field(default_factory=set)  # (trajectory, segment) of trained texts
+    steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # (trajectory, segment) -> trained steps
 
-    def growth(self, path: Path, place: int) -> int:
-        """Context tokens that the row needs in addition to reach that segment."""
+    def growth(self, path: ContextTokens, place: int) -> int:
+        """Number of context tokens that the row needs in addition to contain that segment."""
         return sum(tokens for part, tokens in path[place].items() if part not in self.context)
 
-    def reach(self, trajectory: int, path: Path, place: int) -> None:
+    def reach(self, trajectory: int, path: ContextTokens, place: int) -> None:
         self.tokens += self.growth(path, place)
         self.context |= path[place]
         self.ends[trajectory] = max(self.ends.get(trajectory, -1), place)
 
 
 class Replay:
-    """Builds packs the way the sampler built its contexts.
+    """Builds packs with the same contexts as the sampler.
 
-    `encode` turns prompt and system text into ids; `vit_resize` is the sampler's view of a drawn image (None: the
-    nearest multiples of the ViT patch that its position table holds).
+    encode: turns prompt and system text into ids. vit_resize: how the sampler resizes an image for the vision tower;
+    None: to the nearest multiples of the ViT patch that fit its position table.
     """
 
     def __init__(
@@ -106,13 +114,13 @@ class Replay:
         self._resize = vit_resize or Resize(patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
     def packs(self, trajectories: Sequence[Trajectory], rank: int = 0, world_size: int = 1) -> list[ReplayPack]:
-        """Packs of this rank. They depend on the trajectories alone, so all ranks together have those that one rank
-        would have. Padding included no pack has more than `max_pack_tokens` tokens.
+        """The packs of the given trajectories. They depend on the trajectories alone, so all ranks together build the
+        packs that one rank would build. No pack has more than `max_pack_tokens` tokens, padding included.
 
-        Raises ValueError when a context alone is longer, naming the setting and the size it needs.
+        Raises ValueError when a context alone is longer. It names the setting and the size that is needed.
         """
         known: set[int] = set()
-        shares: list[_Share] = []
+        shares: list[_RowContents] = []
         first = 0
         for siblings in trees(trajectories):
             for whole in self._whole_rows(dict(enumerate(siblings, first))):
@@ -122,7 +130,7 @@ class Replay:
         return [self._build(trajectories, shares) for shares in own]
 
     def lengths(self, trajectories: Sequence[Trajectory]) -> list[int]:
-        """Tokens of each row that they take, however long: one per tree, noise included."""
+        """Tokens of each row without a limit on its length: one row per tree, noise blocks included."""
         found = []
         for siblings in trees(trajectories):
             context: dict[int, int] = {}
@@ -132,9 +140,9 @@ class Replay:
             found.append(sum(context.values()) + sum(noise.values()))
         return found
 
-    def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_Share]:
-        """Rows that hold the contexts of all siblings, by their numbers: as many in a row as fit with their noise."""
-        rows: list[_Share] = []
+    def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_RowContents]:
+        """Split siblings into rows. A row takes as many siblings as fit with their noise blocks."""
+        rows: list[_RowContents] = []
         planned: set[int] = set()
         noise = 0
         for number, trajectory in siblings.items():
@@ -143,16 +151,16 @@ class Replay:
             fresh = [image for image in trajectory.images if id(image) not in planned]
             own = sum(len(image.x) * _noise_tokens(image) for image in fresh)
             if not rows or rows[-1].tokens + rows[-1].growth(path, last) + noise + own > self._max_tokens:
-                rows.append(_Share())
+                rows.append(_RowContents())
                 noise = 0
             noise += own
             planned |= set(map(id, fresh))
             rows[-1].reach(number, path, last)
         return rows
 
-    def _split(self, whole: _Share, trajectories: Sequence[Trajectory], known: set[int]) -> list[_Share]:
-        """The row with what it trains, and further ones where that is too much. `known`: segments trained already, by
-        identity."""
+    def _split(self, whole: _RowContents, trajectories: Sequence[Trajectory], known: set[int]) -> list[_RowContents]:
+        """A row with its trained parts, and further rows if these are too much. `known`: segments (by identity) that
+        are trained already."""
         rows = [whole]
         for number in list(whole.ends):
             trajectory = trajectories[number]
@@ -169,17 +177,17 @@ class Replay:
                 for step in range(segment.x.shape[0]):
                     if rows[-1].tokens + rows[-1].growth(path, place) + size > self._max_tokens:
                         self._require(sum(path[place].values()) + size, trajectory)
-                        rows.append(_Share())
+                        rows.append(_RowContents())
                     rows[-1].reach(number, path, place)
                     rows[-1].tokens += size
                     rows[-1].steps.setdefault((number, place), []).append(step)
         return rows
 
-    def _path(self, trajectory: Trajectory) -> Path:
+    def _path(self, trajectory: Trajectory) -> ContextTokens:
         begin = len(self._encode(trajectory.prompt.text)) + BOUNDARY_TOKENS
         begin += 0 if self._system is None else len(self._system) + BOUNDARY_TOKENS
         context = {0: begin}
-        found: Path = []
+        found: ContextTokens = []
         seen: dict[int, int] = {}
         for segment in trajectory.segments:
             context, seen = context | seen, {}
@@ -203,9 +211,9 @@ class Replay:
                 f"max_pack_tokens is {self._max_tokens}: raise it, or lower turns, image size or text length"
             )
 
-    def _bins(self, shares: list[_Share]) -> list[list[_Share]]:
-        """Longest first; a pack is padded to its first row."""
-        bins: list[list[_Share]] = []
+    def _bins(self, shares: list[_RowContents]) -> list[list[_RowContents]]:
+        """Join rows to packs, the longest first: a pack is padded to its first row."""
+        bins: list[list[_RowContents]] = []
         for share in sorted(shares, key=lambda s: -s.tokens):
             if bins and (len(bins[-1]) + 1) * bins[-1][0].tokens <= self._max_tokens:
                 bins[-1].append(share)
@@ -213,7 +221,7 @@ class Replay:
                 bins.append([share])
         return bins
 
-    def _build(self, trajectories: Sequence[Trajectory], shares: list[_Share]) -> ReplayPack:
+    def _build(self, trajectories: Sequence[Trajectory], shares: list[_RowContents]) -> ReplayPack:
         builder = PackBuilder(self._special, self._config.max_latent_size, self._config.vit.max_patches_per_side)
         texts: list[TextRef] = []
         images: list[StepsRef] = []
@@ -226,15 +234,15 @@ class Replay:
         self,
         builder: PackBuilder,
         trajectories: Sequence[Trajectory],
-        share: _Share,
+        share: _RowContents,
         texts: list[TextRef],
         images: list[StepsRef],
     ) -> None:
         prompt = trajectories[next(iter(share.ends))].prompt.text
         root = None if self._system is None else builder.add_text(self._system)
         root = builder.add_text(self._encode(prompt), root)
-        forks = _forks(trajectories, share)
-        ends: dict[int, int] = {}  # segment -> the block that what follows it continues
+        forked = forks(trajectories[number].segments[: last + 1] for number, last in share.ends.items())
+        ends: dict[int, int] = {}  # segment -> the block that the next segment continues
         drawn: set[int] = set()
         for number, last in share.ends.items():
             trajectory = trajectories[number]
@@ -242,7 +250,7 @@ class Replay:
             before = None
             for place, segment in enumerate(trajectory.segments[: last + 1]):
                 key = id(segment)
-                if before in forks and key not in ends:
+                if before in forked and key not in ends:
                     builder.new_branch()
                 before = key
                 if isinstance(segment, TextSegment):
@@ -267,7 +275,7 @@ class Replay:
         builder: PackBuilder,
         segment: TextSegment,
         parent: int,
-        share: _Share,
+        share: _RowContents,
         place: tuple[int, int],
         texts: list[TextRef],
     ) -> int:
@@ -286,32 +294,22 @@ class Replay:
 
 
 def open_ids(segment: TextSegment, eos: int):
-    """A text's ids without the closing eos, which the layout adds."""
+    """The ids of a text without the closing eos, which the layout adds."""
     return segment.ids[:-1] if segment.finished and len(segment.ids) and int(segment.ids[-1]) == eos else segment.ids
 
 
 def was_sampled(segment: TextSegment) -> bool:
-    """False for a text that was given to the sampler: it has no log-probabilities."""
+    """Whether a text was sampled. A given text has no log-probabilities."""
     return len(segment.ids) > 0 and not bool(segment.logprobs.isnan().any())
 
 
 def idle_pack(config: ModelConfig, special: SpecialIds) -> Pack:
-    """The smallest pack that touches every module: for ranks without work."""
+    """The smallest pack that uses every module, for ranks without work."""
     builder = PackBuilder(special, config.max_latent_size, config.vit.max_patches_per_side)
     builder.add_text([special.eos], loss=True)
     return builder.build(touch_all=True)
 
 
 def _noise_tokens(image: ImageSegment) -> int:
-    """Of one denoising step."""
+    """Tokens of one denoising step."""
     return image.grid[0] * image.grid[1] + BOUNDARY_TOKENS
-
-
-def _forks(trajectories: Sequence[Trajectory], share: _Share) -> set[int]:
-    """Segments, by identity, that more than one other continues in the row."""
-    after: dict[int, set[int]] = {}
-    for number, last in share.ends.items():
-        segments = trajectories[number].segments[: last + 1]
-        for segment, following in zip(segments, segments[1:]):
-            after.setdefault(id(segment), set()).add(id(following))
-    return {segment for segment, following in after.items() if len(following) > 1}

@@ -9,9 +9,11 @@ from torch import Tensor
 
 
 def capture() -> dict[str, Tensor]:
-    """torch, CUDA when it is in use, numpy's and Python's global generators."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    words = {"python": random.getstate(), "numpy": (kind, position, has_gauss, cached)}
+    """The state of the global generators of torch, CUDA (if in use), numpy and Python."""
+    numpy = np.random.get_state(legacy=False)
+    keys, position = numpy["state"]["key"], numpy["state"]["pos"]
+    legacy = (numpy["bit_generator"], position, numpy["has_gauss"], numpy["gauss"])
+    words = {"python": random.getstate(), "numpy": legacy}
     state = {
         "torch": torch.get_rng_state(),
         "numpy": torch.from_numpy(keys.astype(np.int64)),
@@ -23,7 +25,7 @@ def capture() -> dict[str, Tensor]:
 
 
 def restore(state: dict[str, Tensor]) -> None:
-    """Puts a captured state back."""
+    """Restore a captured state."""
     words = json.loads(bytes(state["words"].tolist()).decode())
     version, internal, gauss = words["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -35,7 +37,7 @@ def restore(state: dict[str, Tensor]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """One seed for all of them."""
+    """Seed all of them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Where the learner's time goes."""
+"""Measures where the time of the learner goes."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up what named parts of the work take: `with watch("replay"): ...`."""
+    """Adds up the time of named parts: `with watch("replay"): ...`."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._device = device
@@ -25,6 +25,6 @@ class Stopwatch:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - began
 
     def lap(self) -> dict[str, float]:
-        """Seconds of each part since the last lap."""
+        """Seconds of each part since the last call."""
         taken, self._seconds = self._seconds, {}
         return taken

@@ -1,4 +1,6 @@
-"""An engine's training state as the tensors of a checkpoint, and back. Collective: every rank calls it."""
+"""Converts the training state of an engine to tensors of a checkpoint, and back. Collective: every rank calls it."""
+
+from typing import Any
 
 from torch import Tensor
 
@@ -15,10 +17,10 @@ MODEL, EMA_WEIGHTS, OLD_WEIGHTS, RNG = "model", "ema", "old", "rng"
 def capture(
     engine: Engine, ema: EMA | None = None, old: OldWeights | None = None
 ) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """(tensor groups, JSON) for a Snapshot; the tensors are filled on rank 0 alone.
+    """The training state as (tensor groups, JSON) for a Snapshot. Only rank 0 gets the tensors.
 
-    The groups depend neither on the ZeRO stage nor on the world size, apart from one set of generator states per rank.
-    Of frozen parameters, which the model folder has, there is a digest.
+    The groups do not depend on the ZeRO stage or the world size, except for one set of generator states per rank.
+    Frozen parameters are stored as a digest: the model folder has them.
     """
     state = engine.state()
     keep = rank() == 0
@@ -31,7 +33,7 @@ def capture(
         for index, own in enumerate(gather_objects(rng.capture()))
         for name, tensor in own.items()
     }
-    words = {"steps": engine.steps, "skipped": engine.skipped, "world_size": world_size()}
+    words: dict[str, Any] = {"steps": engine.steps, "skipped": engine.skipped, "world_size": world_size()}
     words["frozen"] = state.frozen_digest()
     if ema is not None:
         groups[EMA_WEIGHTS] = ema.weights
@@ -49,10 +51,10 @@ def restore(
     ema: EMA | None = None,
     old: OldWeights | None = None,
 ) -> list[str]:
-    """Puts a captured state back, bit for bit on the same world size; returns what could not be restored.
+    """Restore a captured state, bit for bit if the world size is the same. Returns what could not be restored.
 
-    On another world size the weights and moments are exact, but a rank without a saved generator keeps its own. Raises
-    CheckpointError when the frozen parameters are others.
+    With another world size the weights and moments are exact, but a rank without a saved generator keeps its own.
+    Raises CheckpointError when the frozen parameters differ.
     """
     state = engine.state()
     if words.get("frozen") != state.frozen_digest():
@@ -77,7 +79,7 @@ def restore(
 
 
 def _collect(tensors, keep: bool) -> dict[str, Tensor]:
-    """All ranks walk through the gather; only one keeps what it yields."""
+    """Collect tensors. All ranks take part in gathering them; only one keeps them."""
     found = {}
     for name, tensor in tensors:
         if keep:

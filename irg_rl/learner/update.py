@@ -1,4 +1,4 @@
-"""What goes into one optimizer step and what comes out of it."""
+"""Input and result of one optimizer step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from irg_rl.errors import UserError
 from irg_rl.learner.parts import OptimizerSettings
 
 REDUCE_BUCKET = 50_000_000
-"""Gradients that are reduced over ranks at a time, in numbers."""
+"""Number of gradient values that are reduced over ranks at a time."""
 
 
 class NonFiniteError(UserError, RuntimeError):
-    """Too many updates in a row had an infinite or undefined loss or gradient."""
+    """Too many updates in a row had a loss or gradient that is infinite or NaN."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class EngineSettings:
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
     grad_clip: float = 1.0  # maximum global gradient norm
     max_bad_steps: int = 5  # updates skipped in a row before the run stops
-    activation_checkpointing: bool = False  # run every layer again in the backward instead of keeping what it made
+    activation_checkpointing: bool = False  # compute activations again in the backward
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
@@ -57,7 +57,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one update did, equal on all ranks."""
+    """The result of one update, equal on all ranks."""
 
     step: int  # updates applied so far
     applied: bool  # False: skipped because something was not finite

@@ -1,12 +1,12 @@
-"""The full fp32 weights and optimizer moments of an engine, by parameter name, whatever ZeRO stage holds them.
+"""Reads and writes the full fp32 weights and optimizer moments of an engine, by parameter name, for every ZeRO stage.
 
-A state read here does not depend on the world size or the ZeRO stage, so a run may be resumed on other ones.
-Every call is collective: all ranks make it, in the same order.
+A state read here does not depend on the world size or the ZeRO stage, so a run may be resumed with others. Every call
+is collective: all ranks make it, in the same order.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from deepspeed.runtime.zero import GatheredParameters
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 
 class FullState:
-    """A view of a DeepSpeed engine's state; it copies nothing until asked."""
+    """A view of the state of a DeepSpeed engine. It copies tensors only when they are read."""
 
     MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
-    """Those of AdamW and of Muon; a parameter has the ones of its optimizer."""
+    """Moments of AdamW and of Muon. A parameter has those of its optimizer."""
 
     def __init__(self, engine: Any, zero_stage: int):
         self._engine = engine
@@ -35,15 +35,16 @@ class FullState:
             self._link_moments()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every entry of the model's state dict, parameters in fp32 (the master weights), on the CPU."""
+        """Every entry of the model's state dict on the CPU; parameters as fp32 master weights."""
         return self._read(self._entries())
 
     def changing(self) -> Iterator[tuple[str, Tensor]]:
-        """`weights` without the frozen parameters, which are those of the model folder that training started from."""
+        """`weights` without the frozen parameters, which are those of the initial model folder."""
         return self._read(self._changing())
 
     def frozen_digest(self) -> str | None:
-        """Of the frozen parameters, by names and bits: what `changing` goes with. None without any."""
+        """Digest of the names and bits of the frozen parameters. `changing` is valid only with these. None without
+        frozen parameters."""
         frozen = [(name, tensor) for name, tensor in self._entries() if _is_frozen(tensor)]
         total = hashlib.sha256()
         for name, parameter in frozen:
@@ -56,12 +57,12 @@ class FullState:
             if self._stage == 0:
                 full = self._engine.optimizer.state[parameter][key]
             else:
-                full = safe_get_full_optimizer_state(parameter, key)
+                full = _found(safe_get_full_optimizer_state(parameter, key))
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Takes what `changing` and `moment` gave. Raises ValueError naming what is missing, unknown or of another
-        shape."""
+        """Load the results of `changing` and `moment`. ValueError names what is missing, unknown or of another shape.
+        """
         entries = dict(self._changing())
         self._check("weights", weights, set(entries))
         for key in self.MOMENTS:
@@ -77,15 +78,15 @@ class FullState:
         self.set_steps(steps)
 
     def set_steps(self, steps: int) -> None:
-        """Adam's own step count, on which its bias correction depends."""
+        """Set Adam's own step count, which its bias correction uses."""
         base = self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
         for state in base.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(steps))
 
     def _link_moments(self) -> None:
-        """DeepSpeed 0.19 links parameters to their moments after the first *group* has stepped, when those of the other
-        groups do not exist yet; so it is done again."""
+        """Link parameters to their moments again. DeepSpeed 0.19 does it after the first *group* has stepped, before
+        the moments of the other groups exist."""
         optimizer = self._engine.optimizer
         for parameters, partition in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups):
             lazy_init_hp_params_optimizer_state(parameters, partition, optimizer.state)
@@ -102,7 +103,7 @@ class FullState:
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def _bits(self, parameter: nn.Parameter) -> int:
-        """Sum of a frozen parameter's numbers read as integers: exact in any order and on any device."""
+        """Sum of a frozen parameter's values read as integers. It is exact in any order and on any device."""
         with GatheredParameters([parameter], enabled=self._stage == 3):
             integers = parameter.detach().view(torch.int16 if parameter.element_size() == 2 else torch.int32)
             return int(integers.sum(dtype=torch.int64))
@@ -120,21 +121,21 @@ class FullState:
     def _weight(self, parameter: nn.Parameter) -> Tensor:
         if self._stage == 3:
             if parameter.requires_grad:
-                return safe_get_full_fp32_param(parameter)
+                return _found(safe_get_full_fp32_param(parameter))
             with GatheredParameters([parameter]):
                 return parameter.detach().float().clone()
         if parameter.dtype == torch.float32 or not parameter.requires_grad:
             return parameter.float()
-        return safe_get_full_fp32_param(parameter)
+        return _found(safe_get_full_fp32_param(parameter))
 
     def _set_weight(self, name: str, parameter: nn.Parameter, value: Tensor) -> None:
         value = value.to(parameter.device, torch.float32)
-        shape = parameter.ds_shape if self._stage == 3 else parameter.shape
+        shape = vars(parameter)["ds_shape"] if self._stage == 3 else parameter.shape
         if value.shape != shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)} in the checkpoint and {tuple(shape)} in the model")
         if self._stage == 3:
             part = own_partition(parameter, value)
-            parameter.ds_tensor.data.copy_(part)
+            partition_of(parameter).data.copy_(part)
             safe_set_local_fp32_param(parameter, part)
             return
         parameter.data.copy_(value)
@@ -156,15 +157,27 @@ class FullState:
             raise ValueError(f"{what} do not fit the model: missing {missing[:5]}, unknown {unknown[:5]}")
 
 
-def _is_frozen(tensor: Tensor) -> bool:
+def _is_frozen(tensor: Tensor) -> TypeGuard[nn.Parameter]:
     return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
+def _found(tensor: Tensor | None) -> Tensor:
+    """The state that DeepSpeed has of a trained parameter. (It returns None only for parameters that are not trained.)
+    """
+    assert tensor is not None
+    return tensor
+
+
+def partition_of(parameter: nn.Parameter) -> Tensor:
+    """The partition of a parameter on this rank under ZeRO 3. DeepSpeed stores it as an attribute of the parameter."""
+    return vars(parameter)["ds_tensor"]
+
+
 def own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """This rank's ZeRO-3 share of a full tensor, padded with zeros. (DeepSpeed's own setter for full tensors fails on
-    sizes that the world size does not divide.)"""
-    size = parameter.ds_tensor.numel()
-    start = size * torch.distributed.get_rank(parameter.ds_process_group)
+    """This rank's ZeRO-3 partition of a full tensor, padded with zeros. (DeepSpeed's own setter for full tensors fails
+    if the world size does not divide the size.)"""
+    size = partition_of(parameter).numel()
+    start = size * torch.distributed.get_rank(vars(parameter)["ds_process_group"])
     part = torch.zeros(size, dtype=value.dtype, device=value.device)
     own = value.flatten()[start : start + size]
     part[: own.numel()] = own

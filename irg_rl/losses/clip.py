@@ -1,6 +1,6 @@
 """The clipped surrogate of PPO, shared by text tokens and denoising steps, and the numbers that say what it did."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -24,19 +24,16 @@ def ratio_metrics(
     advantages: Float[Tensor, "*B"],
     low: float,
     high: float,
-    mask: Bool[Tensor, "*B"] | None = None,
 ) -> dict[str, Tensor]:
-    """Detached means over the elements in `mask` (all without one).
+    """Detached means over the elements.
 
     approx_kl = mean(log_ratio^2) / 2; clipfrac, clipfrac_low, clipfrac_high: share of ratios outside the range
     whatever the advantage; clipped: share whose gradient the clip removes (outside, on the advantage's side).
-    Empty selections give zeros.
+    Without elements all are zero.
     """
     ratio, log_ratio, advantages = (
         value.detach().broadcast_to(ratio.shape) for value in (ratio, log_ratio, advantages)
     )
-    if mask is not None:
-        ratio, log_ratio, advantages = (value[mask.bool()] for value in (ratio, log_ratio, advantages))
     below, above = ratio < 1 - low, ratio > 1 + high
     parts = {
         "approx_kl": 0.5 * log_ratio**2,

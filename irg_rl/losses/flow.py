@@ -8,11 +8,11 @@ element until `aggregate`, which divides by a denominator summed over all micro-
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from irg_rl.flow import over_latent
-from irg_rl.losses.clip import clipped_surrogate, ratio_metrics
+from irg_rl.losses.clip import clipped_surrogate
 
 
 def log_ratio(
@@ -49,29 +49,6 @@ def policy_loss(
     return clipped_surrogate(log_ratio.exp(), advantages, low, high)
 
 
-def dppo_loss(
-    log_ratio: Float[Tensor, "*B"],
-    advantages: Float[Tensor, "*B"],
-    divergence: Float[Tensor, "*B"],
-    threshold: float = 1e-5,
-) -> Float[Tensor, "*B"]:
-    """Flow-DPPO: -r A with the steps of `dppo_mask` left out, in place of clipping."""
-    ratio = log_ratio.exp()
-    return -ratio * advantages * dppo_mask(ratio, advantages, divergence, threshold)
-
-
-def dppo_mask(
-    ratio: Float[Tensor, "*B"],
-    advantages: Float[Tensor, "*B"],
-    divergence: Float[Tensor, "*B"],
-    threshold: float,
-) -> Bool[Tensor, "*B"]:
-    """True where a step is trained: its divergence from the sampling policy, `mean_kl(mean, mean_old, std)`, is below
-    the threshold, or the update would bring it back ((r - 1) A <= 0)."""
-    moving_away = (ratio.detach() - 1) * advantages > 0
-    return ~((divergence.detach() >= threshold) & moving_away)
-
-
 def mean_kl(
     mean: Float[Tensor, "*B N D"],
     mean_ref: Float[Tensor, "*B N D"],
@@ -96,25 +73,9 @@ def velocity_mse(
 def aggregate(
     loss: Float[Tensor, "*B"],
     denominator: Tensor | float,
-    weights: Float[Tensor, "*B"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Weighted sum / the given global denominator: the number of trained (image, step) pairs of the optimizer step.
-
-    `weights` makes steps or images count differently, e.g. 1 / (t - t_next), the second half of GRPO-Guard.
-    """
-    if weights is not None:
-        loss = loss * weights
+    """Sum / the given global denominator: the number of trained (image, step) pairs of the optimizer step."""
     return loss.sum() / torch.as_tensor(denominator).clamp(min=1)
-
-
-def metrics(
-    log_ratio: Float[Tensor, "*B"],
-    advantages: Float[Tensor, "*B"],
-    clip_range: float | tuple[float, float],
-) -> dict[str, Tensor]:
-    """`clip.ratio_metrics` over all steps given."""
-    low, high = _bounds(clip_range)
-    return ratio_metrics(log_ratio.exp(), log_ratio, advantages, low, high)
 
 
 def _bounds(clip_range: float | tuple[float, float]) -> tuple[float, float]:

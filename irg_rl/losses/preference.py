@@ -5,7 +5,6 @@ dims happen inside a margin, the reduction over pairs is the caller's, after the
 it couples the pairs: diffusers #6702). Average with `flow.aggregate` and a global count.
 """
 
-from collections.abc import Sequence
 from enum import StrEnum
 
 from jaxtyping import Bool, Float
@@ -27,18 +26,6 @@ class MatchingWeight(StrEnum):
     T_SQUARED = "t2"
     HUBER = "huber"
     GHUBER = "ghuber"
-
-
-def chosen_and_rejected(values: Sequence[float], gap: float = 0.0) -> tuple[int, int]:
-    """Indices of the best and the worst sibling. Raises ValueError when they differ by no more than `gap`.
-
-    A tie is no preference; references label one anyway (index 0 against 1, or an image against itself). Among equals
-    the first is taken.
-    """
-    best, worst = max(values), min(values)
-    if best - worst <= gap:
-        raise ValueError(f"no preference among rewards {list(values)}: best and worst differ by at most {gap}")
-    return list(values).index(best), list(values).index(worst)
 
 
 def token_margin(
@@ -100,25 +87,6 @@ def preference_loss(
     if kind is PreferenceLoss.HINGE:
         return (1 - beta * margin).relu()
     return (margin - 1 / (2 * beta)) ** 2
-
-
-def interleaved_loss(
-    text_margin: Float[Tensor, "P"],
-    image_margin: Float[Tensor, "P"],
-    *,
-    beta_text: float,
-    beta_image: float,
-    text_weight: float = 1.0,
-    image_weight: float = 1.0,
-    kind: PreferenceLoss | str = PreferenceLoss.SIGMOID,
-) -> Float[Tensor, "P"]:
-    """A pair of interleaved answers: token DPO on the texts after the fork plus flow-DPO on the images after it.
-
-    Margins of several segments of one answer are added before this; each modality saturates by itself, so an easily
-    told text leaves the image's gradient alone.
-    """
-    text = preference_loss(text_margin, beta_text, kind)
-    return text_weight * text + image_weight * preference_loss(image_margin, beta_image, kind)
 
 
 def nft_optimality(advantages: Float[Tensor, "B"], bound: float) -> Float[Tensor, "B"]:

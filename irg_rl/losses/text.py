@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from irg_rl.losses.clip import clipped_surrogate, ratio_metrics
+from irg_rl.losses.clip import clipped_surrogate
 
 
 class TextLoss(StrEnum):
@@ -142,18 +142,3 @@ def mismatch_weight(
         return weight.clamp(min=lowest, max=highest)
     outside = (weight > highest) if lowest is None else (weight > highest) | (weight < lowest)
     return weight.masked_fill(outside, 0.0)
-
-
-def metrics(
-    logp: Float[Tensor, "B T"],
-    logp_old: Float[Tensor, "B T"],
-    advantages: Float[Tensor, "B"],
-    mask: Bool[Tensor, "B T"],
-    *,
-    level: Importance | str = Importance.TOKEN,
-    epsilon: float = 0.2,
-    epsilon_high: float = 0.28,
-) -> dict[str, Tensor]:
-    """`clip.ratio_metrics` over the sampled tokens."""
-    log_ratio = log_importance(logp, logp_old, mask, level)
-    return ratio_metrics(log_ratio.exp(), log_ratio, advantages.unsqueeze(-1), epsilon, epsilon_high, mask)

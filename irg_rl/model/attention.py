@@ -1,7 +1,7 @@
-"""Who attends to whom: the joint softmax over a pack.
+"""Attention inside a pack: the joint softmax over both streams.
 
-Streams are moved to padded rows, attended under the pack's visibility and moved back. Both moves are gathers in both
-directions of autograd, which is much cheaper than scatter-adds on a CPU.
+Streams are moved to padded rows, attention runs with the visibility of the pack, and the result is moved back. Both
+moves are gathers, also in the backward: on a CPU this is much cheaper than scatter-adds.
 
 Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/value heads, d numbers per head.
 """
@@ -39,7 +39,7 @@ class Backend(StrEnum):
     FLASH = "flash"
 
     def in_packs(self, device: torch.device, head: int) -> "Backend":
-        """SDPA or FLEX. `head`: numbers of a head, of which FlexAttention's kernels for a GPU want at least 16."""
+        """SDPA or FLEX. `head`: numbers per head; FlexAttention's GPU kernels need at least 16."""
         if self is Backend.AUTO:
             return Backend.FLEX if device.type == "cuda" and head >= FLEX_HEAD else Backend.SDPA
         return Backend.SDPA if self is Backend.SDPA else Backend.FLEX
@@ -52,7 +52,7 @@ class Backend(StrEnum):
         return Backend.FLASH if self is Backend.FLASH else Backend.SDPA
 
     def require(self, device: torch.device, dtype: torch.dtype) -> None:
-        """InputError where this was asked for and cannot be had."""
+        """InputError if the chosen kernels cannot run here."""
         if self in (Backend.FLEX, Backend.FLASH) and device.type != "cuda":
             raise InputError(f"attention {self} needs a GPU, and the model is on {device}: choose auto or sdpa")
         if self is Backend.FLASH and dtype != torch.bfloat16:
@@ -60,7 +60,7 @@ class Backend(StrEnum):
         self.require_kernels()
 
     def require_kernels(self) -> None:
-        """InputError where a package is missing."""
+        """InputError if a package is missing."""
         if self is Backend.FLASH and flash_kernel() is None:
             raise InputError("attention flash needs the package flash-attn: pip install 'irg-rl[gpu]', or choose auto")
 
@@ -70,27 +70,27 @@ FLEX_HEAD = 16
 
 @cache
 def flash_kernel() -> Callable[..., Tensor] | None:
-    """flash-attn's attention over sequences of different lengths; None where it is not installed, or not for this
+    """flash-attn's attention over sequences of different lengths. None if it is not installed or not built for this
     PyTorch."""
     try:
-        from flash_attn import flash_attn_varlen_func
+        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports] - optional
     except ImportError:
         return None
     return flash_attn_varlen_func
 
 
 class ContextGrad(StrEnum):
-    """Whether a noise block's loss reaches the weights through what it sees outside itself."""
+    """Whether the loss of a noise block reaches the weights through its context."""
 
     FULL = "full"
     DETACHED = "detached"
 
 
 class Move(torch.autograd.Function):
-    """x[forward_index], whose gradient is grad[backward_index].
+    """x[forward_index], with the gradient grad[backward_index].
 
-    Exact when the two indices are inverse to each other on the real tokens. Padding takes the value of token 0; its
-    queries see padding alone and its gradient is never read.
+    Exact if the two indices are inverse to each other on the real tokens. Padding takes the value of token 0. The
+    queries of padding only see padding, and its gradient is never read.
     """
 
     @staticmethod
@@ -99,15 +99,15 @@ class Move(torch.autograd.Function):
         return x.index_select(0, forward_index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
         (backward_index,) = ctx.saved_tensors
-        return grad.index_select(0, backward_index), None, None
+        return grads[0].index_select(0, backward_index), None, None
 
 
 class PackedAttention:
-    """Attention inside the rows of one pack, by SDPA or FLEX; `__call__` is the transformer's `attend`.
+    """Attention inside the rows of one pack, with SDPA or FLEX. `__call__` is the `attend` of the transformer.
 
-    The cost of a padded row grows with the square of its length, so SDPA gets rows of similar length together.
+    The cost of a padded row grows with the square of its length, so SDPA gets batches of rows of similar length.
     """
 
     def __init__(
@@ -170,13 +170,13 @@ def grouped_attention(
     shared = q.shape[1] // k.shape[1]
     if (
         q.is_cuda and shared > 1
-    ):  # the memory-efficient kernel knows masks but no shared heads; without it, T x S scores
+    ):  # the memory-efficient kernel has masks but no shared heads; without it the scores take T x S numbers
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def additive(visible: Bool[Tensor, "B Q K"]) -> Float[Tensor, "B 1 Q K"]:
-    """0 where a token is seen, -inf elsewhere: what SDPA would make of a boolean mask anew in every layer."""
+    """0 where a token is seen, -inf elsewhere. SDPA would convert a boolean mask like this in every layer."""
     mask = visible[:, None]
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
 
@@ -187,8 +187,8 @@ def stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
 
 @wrap_torch_function(lambda visibility: (visibility.block,))
 def block_mask(visibility: Visibility):
-    """FlexAttention's mask of a batch of rows: what of 128 x 128 pairs is seen in part, whole or not at all. (Wrapped,
-    as is the kernel, so that footprint.py can count in their place.)"""
+    """FlexAttention's mask for a batch of rows: which blocks of 128 x 128 pairs are seen partly, fully or not at all.
+    (A function of its own, as is the kernel, so that footprint.py can replace both.)"""
     block, ancestors, causal = visibility.block, visibility.ancestors, visibility.causal
 
     def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -209,8 +209,8 @@ def flex_attention(
 
 @cache
 def _flex():
-    """FlexAttention's kernel and its mask maker: compiled where there is CUDA, plain (and slow, without gradients) on a
-    CPU. Imported late: they bring PyTorch's compiler along, seconds that every other process is spared."""
+    """FlexAttention's kernel and the function that makes its mask: compiled on CUDA, plain on a CPU (slow, without
+    gradients). Imported late, because they import PyTorch's compiler, which takes seconds."""
     from torch.nn.attention import flex_attention as flex
 
     if not torch.cuda.is_available():

@@ -6,9 +6,10 @@ layers in diffusers. Images are encoded one by one or in batches of equal size: 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,10 +30,13 @@ class Autoencoder(nn.Module):
         self.config = config
         self.latent_patch_size = latent_patch_size
         levels = len(config.block_out_channels)
+        blocks: Any = {  # annotated as tuples of one entry, where they have one for every level
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
+            "block_out_channels": config.block_out_channels,
+        }
         self.kl = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=config.block_out_channels,
+            **blocks,
             layers_per_block=config.layers_per_block,
             latent_channels=config.latent_channels,
             norm_num_groups=config.norm_num_groups,
@@ -50,12 +54,8 @@ class Autoencoder(nn.Module):
         mean, logvar = self.kl.encoder(pixels).chunk(2, dim=1)
         return mean, logvar
 
-    def sample(
-        self, mean: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, eps: Tensor | None = None
-    ) -> Float[Tensor, "B C h w"]:
+    def sample(self, mean: Tensor, logvar: Tensor, eps: Tensor) -> Float[Tensor, "B C h w"]:
         """A scaled latent from the posterior, mean + exp(logvar / 2) eps. BAGEL's conditions are samples, not means."""
-        if eps is None:
-            eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return self.scale(mean + torch.exp(0.5 * logvar) * eps)
 
     def scale(self, z: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Attention inside packs whose rows have branches (siblings of a fork): a branch at a time.
+"""Attention inside packs whose rows have branches (siblings of a fork), one branch at a time.
 
-A row of a trunk of P tokens and K branches of S would be attended in (P + K S)^2 pairs, most of them masked. Here the
-queries of a branch meet the keys that they may see: P^2 + K S (P + S) pairs, with the trunk's keys and values copied to
-each branch. Matrices and norms see every token once all the same.
+A row with a trunk of P tokens and K branches of S tokens would take (P + K S)^2 pairs, most of them masked. Here the
+queries of a branch only meet the keys that they may see: P^2 + K S (P + S) pairs. For this the keys and values of the
+trunk are copied to each branch. Matrices and norms still process every token once.
 
 Letters: N tokens, R views in a batch, Q queries, K keys, h query heads, k key/value heads, d numbers per head.
 """
@@ -20,10 +20,10 @@ from irg_rl.model.pack import Pack
 
 
 class _Spread(torch.autograd.Function):
-    """x[index], whose gradient is grad[first] plus what the further copies of a token received.
+    """x[index], with the gradient grad[first] plus the gradients of the further copies of a token.
 
-    `first`: where each token of x stands in its own branch; `copies`: where tokens `copied` stand in branches that see
-    them. Whatever else x[index] holds is padding, which receives no gradient.
+    `first`: position of each token of x in its own branch. `copies`: positions where tokens `copied` stand in branches
+    that see them. All other values of x[index] are padding and receive no gradient.
     """
 
     @staticmethod
@@ -32,14 +32,15 @@ class _Spread(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (grad,) = grads
         first, copies, copied = ctx.saved_tensors
         total = grad.index_select(0, first)
         return total.index_add_(0, copied, grad.index_select(0, copies)), None, None, None, None
 
 
 class _Collect(torch.autograd.Function):
-    """x[index], each token from its own branch. The gradient of padding is 0: padded queries look at real keys."""
+    """x[index], each token from its own branch. The gradient of padding is 0, because padded queries see real keys."""
 
     @staticmethod
     def forward(ctx, x: Tensor, index: Tensor, back: Tensor, padding: Tensor) -> Tensor:
@@ -47,20 +48,21 @@ class _Collect(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         back, padding = ctx.saved_tensors
-        return grad.index_select(0, back).index_fill_(0, padding, 0.0), None, None, None
+        return grads[0].index_select(0, back).index_fill_(0, padding, 0.0), None, None, None
 
 
 class BranchedAttention:
-    """`attend` of a pack with views; `PackedAttention` of the same pack gives the same, more slowly."""
+    """The `attend` of a pack with branches. `PackedAttention` gives the same result more slowly."""
 
     def __init__(self, pack: Pack, context_grad: ContextGrad | str = ContextGrad.FULL) -> None:
         device = pack.slot.device
         detached = ContextGrad(context_grad) is ContextGrad.DETACHED
         padded = pack.unslot.unflatten(0, (pack.rows, -1))
         self._shapes, self._masks, self._noise = [], [], []
-        queries, keys = _Places(padded.shape), _Places(padded.shape)
+        shape = (padded.shape[0], padded.shape[1])
+        queries, keys = _Places(shape), _Places(shape)
         for batch in alike(pack.views):
             rows = np.array([view.row for view in batch])
             asking = _padded([np.asarray(view.own) for view in batch])
@@ -101,7 +103,7 @@ class BranchedAttention:
 
 
 def alike(views: Sequence[View]) -> list[list[View]]:
-    """Views in batches of similar numbers of queries and keys, the longest first."""
+    """Views in batches with similar numbers of queries and keys, the longest first."""
     batches: list[list[View]] = []
     for view in sorted(views, key=lambda view: (-view.keys, -len(view.own))):
         longest = batches[-1][0] if batches else None
@@ -125,7 +127,7 @@ def _padded(tokens: Sequence[np.ndarray]) -> Int[np.ndarray, "R T"]:
 
 
 class _Places:
-    """Where the tokens of padded rows, numbered row * L + index, stand in one long list of views."""
+    """Positions of the tokens of padded rows (numbered row * L + index) in one long list of views."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._length = shape[1]
@@ -133,7 +135,7 @@ class _Places:
         self._context: list[np.ndarray] = []
         self._count = 0
         self.first = np.zeros(shape[0] * shape[1], dtype=np.int64)
-        """Place of each token in its own branch."""
+        """Position of each token in its own branch."""
 
     def add(self, rows: Int[np.ndarray, "R"], table: Int[np.ndarray, "R T"], context: Sequence[int]) -> None:
         """Views of equal padded length; the first `context` tokens of each belong to other branches."""
@@ -148,16 +150,16 @@ class _Places:
         self._count += table.size
 
     def index(self) -> Int[np.ndarray, "M"]:
-        """Token of every place; 0 where there is padding."""
+        """Token at every position; 0 for padding."""
         return np.concatenate(self._tokens).clip(min=0)
 
     def padding(self) -> Int[np.ndarray, "E"]:
         return np.flatnonzero(np.concatenate(self._tokens) < 0)
 
     def copies(self) -> Int[np.ndarray, "C"]:
-        """Places of tokens outside their own branch."""
+        """Positions of tokens outside their own branch."""
         return np.flatnonzero(np.concatenate(self._context))
 
     def copied(self) -> Int[np.ndarray, "C"]:
-        """And which tokens these are."""
+        """The tokens at these positions."""
         return np.concatenate(self._tokens)[self.copies()]

@@ -1,7 +1,7 @@
-"""Key/value cache of a batch of contexts that grow block by block.
+"""Key/value cache for a batch of contexts that grow block by block.
 
-Letters: B batch rows, R rows taking part, C capacity, S cached tokens looked at, T tokens of the new blocks (padded),
-N new tokens, h query heads, k key/value heads, d numbers per head.
+Letters: B batch rows, R rows taking part, C capacity, S cached tokens read, T tokens of the new blocks (padded), N new
+tokens, h query heads, k key/value heads, d numbers per head.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from irg_rl.model.pack import Pack
 
 @dataclass(frozen=True)
 class Mark:
-    """How far every context had grown, to look at or to return to."""
+    """The lengths of all contexts at some moment, to read the cache as it was then or to return to it."""
 
     lengths: Int[Tensor, "B"]
     positions: Int[Tensor, "B"]
 
     def of(self, rows: Int[Tensor, "R"]) -> "Mark":
-        """The mark of a cache that was branched off by these rows."""
+        """The mark for a cache that was copied from these rows."""
         return Mark(self.lengths[rows], self.positions[rows])
 
 
 class KVCache:
     """Pre-allocated keys and values, and per row the number of cached tokens and the next rope position.
 
-    `lengths` and `positions` live on the CPU. Restoring a mark is a change of numbers: no tensor is copied, and what
-    was written beyond it is overwritten later.
+    `lengths` and `positions` are on the CPU. Restoring a mark only changes these numbers: no tensor is copied, and
+    later writes overwrite what lies beyond the mark.
     """
 
     def __init__(self, config: LLMConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -47,8 +47,8 @@ class KVCache:
         return Mark(self.lengths.clone(), self.positions.clone())
 
     def begin_as(self, other: "KVCache", rows: Int[Tensor, "B"] | None = None) -> None:
-        """Every row becomes a copy of one of another cache of this capacity, which several may begin from. None: of the
-        row of the same number."""
+        """Every row becomes a copy of a row of another cache with the same capacity. Several may copy the same one.
+        None: of the row with the same number."""
         which = torch.arange(other.batch) if rows is None else rows
         used = int(other.lengths[which].max())
         source = which.to(self.keys[0].device)
@@ -57,7 +57,7 @@ class KVCache:
         self.lengths, self.positions = other.lengths[which], other.positions[which]
 
     def restore(self, mark: Mark, rows: Tensor | None = None) -> None:
-        """Forgets what `rows` (None: all) gained since `mark`. ValueError if a row is shorter than its mark."""
+        """Return `rows` (None: all) to `mark`. ValueError if a row is shorter than its mark."""
         which = slice(None) if rows is None else rows.cpu()
         if (mark.lengths[which] > self.lengths[which]).any():
             raise ValueError("a context is shorter than the mark it should return to: marks do not restore forwards")
@@ -66,16 +66,16 @@ class KVCache:
 
 
 def require_room(cache: KVCache, lengths: Int[Tensor, "R"]) -> None:
-    """ValueError when contexts of these lengths do not fit."""
+    """ValueError if contexts of these lengths do not fit."""
     if (longest := int(lengths.max())) > cache.capacity:
         raise ValueError(f"a context of {longest} tokens exceeds the cache's capacity of {cache.capacity}")
 
 
 class CachedAttention:
-    """`attend` of new blocks, one per row, that see a cached context and themselves.
+    """Attention of new blocks, one per row, which see the cached context and themselves.
 
-    `own` [R, T, T] is their visibility among themselves. With `write`, their keys and values enter the cache (the
-    lengths are the caller's to move); without, the cache stays as it was.
+    `own` [R, T, T]: visibility inside the blocks. With `write` their keys and values are written to the cache, and the
+    caller updates the lengths. Without it the cache does not change.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ def _places(pack: Pack, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _mask(lengths: Int[Tensor, "R"], span: int, own: Bool[Tensor, "R T T"], write: bool) -> Bool[Tensor, "R T S"]:
-    """Visibility of cached and new keys; new ones stand right after each row's context if written, else at the end."""
+    """Visibility of cached and new keys. If written, new keys stand right after each row's context, else at the end."""
     since = torch.arange(span, device=lengths.device) - lengths[:, None]  # columns since the end of the context
     count = own.shape[1]
     context = (since < 0)[:, None].expand(-1, count, -1)

@@ -14,12 +14,11 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from irg_rl.errors import InputError
-
-_UNUSED_VIT_LAYERS = 1
+from irg_rl.model.released import UNUSED_VIT_LAYERS, released_sizes
 
 
 class _Sizes(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LLMConfig(_Sizes):
@@ -121,36 +120,9 @@ class ModelConfig(_Sizes):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The sizes of a released folder. InputError names the file and the key that is missing."""
-        llm, vit = (_read_json(folder / name) for name in ("llm_config.json", "vit_config.json"))
-        top = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-        vae = top.get("vae_config", {})  # a folder without it holds the FLUX.1 autoencoder
+        """The sizes of a released folder. InputError names the file and the key that is missing or cannot be."""
         try:
-            return cls(
-                llm=LLMConfig(**{name: llm[name] for name in LLMConfig.model_fields}),
-                vit=ViTConfig(
-                    hidden_size=vit["hidden_size"],
-                    num_hidden_layers=vit["num_hidden_layers"] - _UNUSED_VIT_LAYERS,
-                    num_attention_heads=vit["num_attention_heads"],
-                    intermediate_size=vit["intermediate_size"],
-                    patch_size=vit["patch_size"],
-                    max_patches_per_side=top.get("vit_max_num_patch_per_side", 70),
-                    layer_norm_eps=vit.get("layer_norm_eps", 1e-6),
-                ),
-                vae=VAEConfig(
-                    block_out_channels=tuple(vae.get("ch", 128) * m for m in vae.get("ch_mult", (1, 2, 4, 4))),
-                    layers_per_block=vae.get("num_res_blocks", 2),
-                    latent_channels=vae.get("z_channels", 16),
-                    scaling_factor=vae.get("scale_factor", 0.3611),
-                    shift_factor=vae.get("shift_factor", 0.1159),
-                    norm_num_groups=vae.get("norm_num_groups", 32),
-                ),
-                latent_patch_size=top.get("latent_patch_size", 2),
-                max_latent_size=top.get("max_latent_size", 64),
-                timestep_shift=top.get("timestep_shift", 1.0),
-            )
-        except KeyError as error:
-            raise InputError(f"{folder}: llm_config.json or vit_config.json lacks {error}") from error
+            return cls.model_validate(released_sizes(folder))
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise InputError(f"{folder}: config.json, llm_config.json or vit_config.json cannot be: {wrong}") from error
@@ -197,7 +169,7 @@ class ModelConfig(_Sizes):
         return {
             "model_type": "siglip_vision_model",
             "hidden_size": self.vit.hidden_size,
-            "num_hidden_layers": self.vit.num_hidden_layers + _UNUSED_VIT_LAYERS,
+            "num_hidden_layers": self.vit.num_hidden_layers + UNUSED_VIT_LAYERS,
             "num_attention_heads": self.vit.num_attention_heads,
             "intermediate_size": self.vit.intermediate_size,
             "image_size": self.vit.patch_size * self.vit.max_patches_per_side,
@@ -223,12 +195,3 @@ class ModelConfig(_Sizes):
             "shift_factor": self.vae.shift_factor,
             "norm_num_groups": self.vae.norm_num_groups,
         }
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; a model folder has llm_config.json and vit_config.json") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error

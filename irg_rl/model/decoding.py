@@ -1,12 +1,12 @@
-"""Texts on a GPU, token after token: the step to the next logits as one CUDA graph.
+"""Sampling texts on a GPU: the step to the next logits as one CUDA graph.
 
-A step of a large model is some thousand small kernels, and to start them one by one from Python takes several times as
-long as they run. Recorded, they start as one. For that everything keeps its size: all rows go through every step, those
-whose text has ended too (what these write lies beyond the ends of their contexts), and attention looks at the same
-columns of the cache, of which each row sees its own.
+A step of a large model starts about a thousand small kernels. Starting them one by one from Python takes several times
+longer than running them. A CUDA graph starts them together. For that all sizes must be constant. So every step computes
+all rows, also those whose text has ended (they write beyond the end of their contexts). And attention reads the same
+columns of the cache for all rows, masked to the row's own columns.
 
-Letters: A rows taking part, B rows of the cache, R rows of the texts, S columns looked at, h query heads, k key/value
-heads, d numbers per head, V vocabulary.
+Letters: A rows taking part, B rows of the cache, R rows of the texts, S columns read, h query heads, k key/value heads,
+d numbers per head, V vocabulary.
 """
 
 import functools
@@ -21,11 +21,12 @@ from irg_rl.model.cache import KVCache
 from irg_rl.model.transformer import LanguageModel
 
 Decode = Callable[[Int[Tensor, "A"], Int[Tensor, "A"]], Float[Tensor, "A V"]]
-"""decode(token_ids, some): one token more in each of the rows `some`, and the logits of the one after it."""
+"""decode(token_ids, some): append one token to each of the rows `some` and return the logits of the next one."""
 
 
 class SingleTokens:
-    """`attend` of one new token per row, which enters the cache at column lengths[r]; nothing waits for a number."""
+    """Attention for one new token per row. It is written to the cache at column lengths[r]. Never waits for a value on
+    the CPU."""
 
     def __init__(self, cache: KVCache, rows: Int[Tensor, "R"] | None, lengths: Int[Tensor, "R"], span: int) -> None:
         self._cache, self._rows, self._lengths, self._span = cache, rows, lengths, span
@@ -34,7 +35,7 @@ class SingleTokens:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "R hd"]:
         keys, values = self._entered(self._cache.keys[layer], k), self._entered(self._cache.values[layer], v)
-        heads = q.unflatten(1, (keys.shape[1], -1))  # those that share keys look at them as queries of one head would
+        heads = q.unflatten(1, (keys.shape[1], -1))  # heads that share keys become queries of one head
         return F.scaled_dot_product_attention(heads, keys, values, attn_mask=self._mask).flatten(1)
 
     def _entered(self, stored: Float[Tensor, "B k C d"], new: Float[Tensor, "R k d"]) -> Float[Tensor, "R k S d"]:
@@ -44,10 +45,10 @@ class SingleTokens:
 
 
 class GraphDecoder:
-    """`Decode` for the rows of a cache on a GPU, each of which gets at most `tokens` more. `rows` are ascending. One
-    at a time per device: all are recorded on one stream, and share its room to work in.
+    """A `Decode` for rows of a cache on a GPU. Each row gets at most `tokens` more tokens. `rows` are ascending. Use
+    one decoder per device at a time: all are recorded on one stream and share its memory.
 
-    ValueError where a context would outgrow the cache, before anything on the card is touched.
+    Raises ValueError before any work on the GPU if a context would exceed the cache.
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> None:
@@ -55,7 +56,7 @@ class GraphDecoder:
         self._cache, self._rows = cache, rows.cpu()
         self._span = min(int(cache.lengths[self._rows].max()) + tokens, cache.capacity)
         self._require_room()
-        self._which = None if len(rows) == cache.batch else rows.to(device)  # held: the graph knows its address alone
+        self._which = None if len(rows) == cache.batch else rows.to(device)  # the graph stores only its address
         self._lengths, self._positions = (x[self._rows].to(device) for x in (cache.lengths, cache.positions))
         self._tokens = torch.zeros_like(self._lengths)
 
@@ -69,7 +70,7 @@ class GraphDecoder:
         with torch.no_grad():
             beside.wait_stream(now)
             with torch.cuda.stream(beside):
-                step()  # what kernels allocate at their first call must not be recorded
+                step()  # allocations of the first call of a kernel must not be recorded
             now.wait_stream(beside)
             with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
                 self._logits = step()
@@ -92,5 +93,5 @@ class GraphDecoder:
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The one that steps are recorded on: every stream keeps room to work in of its own."""
+    """The stream on which steps are recorded. It is shared, because every stream keeps its own workspace."""
     return torch.cuda.Stream(device)

@@ -1,40 +1,51 @@
-"""Weights on disk: one safetensors file, or shards that an index names as Hugging Face's libraries write them."""
+"""Weights on disk: one safetensors file, or several shards with an index as Hugging Face's libraries write them."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from irg_rl.errors import InputError
+from irg_rl.text_in import read_json
 
 WEIGHTS = "ema.safetensors"
+WHOLE = (WEIGHTS, "ema_bf16.safetensors")
+"""Names of a file with all weights; the second is that of a release in bf16."""
 INDICES = ("ema.safetensors.index.json", "model.safetensors.index.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """`ema.safetensors`, or else the shards of the first index there is. InputError names what is missing or broken."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
+    """The file with all weights, or else the shards of the first index there is. InputError names what is missing or
+    broken."""
+    for name in WHOLE:
+        if (folder / name).is_file():
+            return [folder / name]
     index = next((folder / name for name in INDICES if (folder / name).is_file()), None)
     if index is None:
         raise InputError(f"{folder / WEIGHTS} does not exist, nor an index of shards ({' or '.join(INDICES)})")
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is no index of shards ({error!r}): write or copy it again") from error
-    return [folder / shard for shard in shards]
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not names or not all(_is_plain(name) for name in names.values()):
+        raise InputError(f"{index} is no index of shards (its weight_map names no files): write or copy it again")
+    return [folder / shard for shard in sorted(set(names.values()))]
+
+
+def _is_plain(name: object) -> bool:
+    """Whether it is a file right there, and not one elsewhere on the disk."""
+    return isinstance(name, str) and bool(name) and Path(name).name == name and "\0" not in name
 
 
 def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp32: str = "") -> dict[str, Tensor]:
-    """Tensors of a file in `dtype`, those whose name ends in `fp32` (if given) in fp32.
+    """Tensors of a file in `dtype`; those whose name ends in `fp32` (if given) in fp32.
 
-    Each is copied on its own into memory that torch allocated, and so aligned to 64 bytes: a file's own tensors lie
-    wherever its header left them, and matrix products of differently aligned operands differ in their last bits, so
-    equal weights from different folders would not give equal results. No second copy of all of them ever exists.
+    Each tensor is copied into memory that torch allocated, which is aligned to 64 bytes. Tensors mapped from a file
+    have the alignment of that file, and matrix products of differently aligned operands differ in the last bits. So
+    without the copy equal weights from two folders could give different results. There is never a second copy of all
+    tensors.
     """
     with _opened(path, device) as file:
         return {
@@ -44,18 +55,18 @@ def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp3
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
-    """Shapes of a file's tensors, from its header alone."""
+    """Shapes of the tensors of a file, read from its header alone."""
     with _opened(path, "cpu") as file:
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
 
 
 @contextmanager
-def _opened(path: Path, device: torch.device | str) -> Iterator[safe_open]:
+def _opened(path: Path, device: torch.device | str) -> Iterator[Any]:
     """InputError where the file is missing, cut off or not in the format."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): write or copy it again") from error

@@ -1,4 +1,5 @@
-"""Cached attention by flash-attn: every row's queries meet its own keys, so nothing is padded, masked or repeated.
+"""Cached attention with flash-attn. The queries of a row only meet the row's own keys, so nothing is padded, masked or
+repeated.
 
 Letters: R rows, N new tokens, M keys of all rows, h query heads, k key/value heads, d numbers per head.
 """
@@ -47,7 +48,7 @@ class FlashAttention:
         row = row if rows is None else rows.cpu()[row]
         self._old, self._new = (part.nonzero()[:, 0].to(device) for part in (~is_new, is_new))
         self._old_at, self._new_at = ((row[p].to(device), column[p].to(device)) for p in (~is_new, is_new))
-        self._by_row = pack.slot.argsort()  # the pack's own order is that of its streams
+        self._by_row = pack.slot.argsort()  # the pack is in stream order
         self._by_stream = self._by_row.argsort()
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
@@ -57,7 +58,7 @@ class FlashAttention:
         return mixed.index_select(0, self._by_stream)
 
     def _joined(self, stored: Float[Tensor, "B k C d"], new: Float[Tensor, "N k d"]) -> Float[Tensor, "M k d"]:
-        """Every row's cached tokens and its new ones after them."""
+        """The cached tokens of every row, followed by its new ones."""
         if self._write:
             row, column = self._new_at
             stored[row, :, column] = new

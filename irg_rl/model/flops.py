@@ -1,7 +1,7 @@
-"""Floating-point operations of the model, counted from its matrices: two per weight and token (one multiplication, one
-addition), and four per number of a head and pair of tokens in attention (scores, then the mix).
+"""Counts the floating-point operations of the model from its matrices: two per weight and token (multiply and add), and
+in attention four per number of a head and (query, key) pair (scores, then the mix).
 
-Norms, activations and position tables are left out: below one percent at any size worth planning for.
+Norms, activations and position tables are left out: they are below one percent at any size worth planning for.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from irg_rl.model.unified import UnifiedModel
 
 
 @dataclass(frozen=True)
-class Load:
-    """What goes through the model."""
+class Workload:
+    """Numbers of tokens and attention pairs that go through the model."""
 
     und: int = 0  # tokens of the und expert
     gen: int = 0  # tokens of the gen expert
@@ -23,16 +23,16 @@ class Load:
     pairs: int = 0  # (query, key) pairs of attention, masked ones included where they are computed
     patch_pairs: int = 0  # those inside the vision tower
 
-    def __add__(self, other: "Load") -> "Load":
-        return Load(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
+    def __add__(self, other: "Workload") -> "Workload":
+        return Workload(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
 
-    def __mul__(self, times: int) -> "Load":
-        return Load(*(value * times for value in vars(self).values()))
+    def __mul__(self, times: int) -> "Workload":
+        return Workload(*(value * times for value in vars(self).values()))
 
     @classmethod
-    def of(cls, pack: Pack) -> "Load":
-        """A packed forward. Rows of similar length are padded to one and attended in full; so are branches, where rows
-        have several."""
+    def of(cls, pack: Pack) -> "Workload":
+        """The workload of a pack. Rows of similar length are padded to one length and attended in full. The same holds
+        for branches, if rows have several."""
         if pack.views:
             batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]
         else:
@@ -50,7 +50,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Weights that a token of each kind is multiplied with."""
+    """Number of weights that a token of each kind is multiplied with."""
 
     und: int
     gen: int
@@ -77,7 +77,7 @@ class Matrices:
             llm.num_hidden_layers * llm.hidden_size, vit.num_hidden_layers * vit.hidden_size,
         )  # fmt: skip
 
-    def flops(self, load: Load) -> int:
-        """Of one forward; a backward takes twice as many."""
+    def flops(self, load: Workload) -> int:
+        """Operations of one forward pass. A backward pass takes twice as many."""
         through = load.und * self.und + load.gen * self.gen + load.patches * self.patch + load.logits * self.logit
         return 2 * through + 4 * (load.pairs * self.pair + load.patch_pairs * self.patch_pair)

@@ -1,10 +1,13 @@
 """Model folders in BAGEL's released form: JSON and tokenizer files, `ema.safetensors` or shards, `ae.safetensors`."""
 
+import logging
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +17,7 @@ from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.config import ModelConfig
-from irg_rl.model.files import INDICES, WEIGHTS, read_shapes, read_tensors, weight_files
+from irg_rl.model.files import INDICES, WEIGHTS, WHOLE, read_shapes, read_tensors, weight_files
 from irg_rl.model.latents import PositionTable, sincos_table
 from irg_rl.model.tokenizer import TextTokenizer, load_tokenizer
 from irg_rl.model.unified import UnifiedModel
@@ -22,6 +25,7 @@ from irg_rl.model.weights import check_keys
 
 AUTOENCODER = "ae.safetensors"
 _TABLES = "pos_embed.pos_embed"
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,7 +39,7 @@ class Folder:
 
 def is_model_folder(path: Path) -> bool:
     """Whether there are weights of a model, whole or in shards."""
-    return any((path / name).is_file() for name in (WEIGHTS, *INDICES))
+    return any((path / name).is_file() for name in (*WHOLE, *INDICES))
 
 
 def save_folder(
@@ -96,7 +100,10 @@ def check_folder(path: Path) -> Folder:
     files say, and a tokenizer with more ids than the model has rows.
     """
     path = Path(path)
-    config = ModelConfig.read(path)
+    shapes: dict[str, torch.Size] = {}
+    for file in weight_files(path):
+        shapes |= read_shapes(file)
+    config = _with_real_table(ModelConfig.read(path), shapes, path)
     tokenizer = load_tokenizer(path)
     if len(tokenizer) > config.llm.vocab_size:
         raise InputError(f"{path}: the tokenizer has {len(tokenizer)} ids, the model {config.llm.vocab_size} rows")
@@ -104,13 +111,45 @@ def check_folder(path: Path) -> Folder:
         model = UnifiedModel(config, tokenizer.special)
         autoencoder = Autoencoder(config.vae, config.latent_patch_size)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: expected[name] for name in _tables(model)}
-    for file in weight_files(path):
-        found |= read_shapes(file)
+    found = {name: expected[name] for name in _tables(model)} | shapes
     check_keys(expected, found, str(path / WEIGHTS))
     file = path / AUTOENCODER
     autoencoder.check_flux_shapes(read_shapes(file), str(file))
     return Folder(model, autoencoder, tokenizer)
+
+
+def require_sizes(folder: ModelConfig, asked: ModelConfig, path: Path) -> None:
+    """InputError names the sizes that a recipe and the folder it starts from do not share. (The shift of the training
+    timesteps is no size.)"""
+    theirs, ours = folder.to_dict(), asked.to_dict()
+    different = [
+        f"model.{name} is {mine}, {found} in the folder"
+        for name, found, mine in _differences(theirs, ours)
+        if name != "timestep_shift"
+    ]
+    if different:
+        raise InputError(f"{path} is another model than the recipe's: {'; '.join(different)}")
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name, found in theirs.items():
+        if isinstance(found, Mapping):
+            yield from _differences(found, ours[name], f"{above}{name}.")
+        elif found != ours[name]:
+            yield f"{above}{name}", found, ours[name]
+
+
+def _with_real_table(config: ModelConfig, shapes: Mapping[str, torch.Size], path: Path) -> ModelConfig:
+    """`max_latent_size` as the table of latent positions has it: config.json of a release may be older than its
+    weights."""
+    table = shapes.get("latent_pos_embed.pos_embed")
+    if table is None or len(table) != 2:
+        return config
+    side = math.isqrt(table[0])
+    if side * side != table[0] or side in (0, config.max_latent_size):
+        return config
+    _log.warning("%s: max_latent_size is %d, as the table has it, not %d", path, side, config.max_latent_size)
+    return config.model_copy(update={"max_latent_size": side})
 
 
 def _tables(model: UnifiedModel) -> dict[str, PositionTable]:

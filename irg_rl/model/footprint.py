@@ -1,7 +1,7 @@
-"""What a forward holds in memory, counted without it: the code itself runs on tensors that have a size, a type and a
-device but no contents (PyTorch's fake tensors), so the count follows the model whatever becomes of it.
+"""Counts the memory of a forward pass without running it. The code of the model runs on PyTorch's fake tensors, which
+have a size, a type and a device but no contents. So the count follows any change of the model.
 
-Counted are tensors. What a kernel takes for itself, and what the allocator keeps in reserve, are not.
+Only tensors are counted, not the workspace of kernels or the reserve of the allocator.
 """
 
 import weakref
@@ -25,7 +25,7 @@ from irg_rl.model.unified import UnifiedModel
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one forward, without the weights."""
+    """Bytes of one forward pass, without the weights."""
 
     kept: int  # saved for the backward
     working: int  # held beside them at the highest point
@@ -34,8 +34,8 @@ class Footprint:
 def training_footprint(
     model: UnifiedModel, pack: Pack, device: str, dtype: torch.dtype, context_grad: str = "full"
 ) -> Footprint:
-    """`model(pack)` with gradients. The model may be on the meta device; parts that need no gradient keep nothing that
-    only theirs would need. Where activations are recomputed, a layer at a time is held again in the backward."""
+    """Memory of `model(pack)` with gradients. The model may be on the meta device. Frozen parts store nothing that only
+    they would need. With activation checkpointing, the backward stores the activations of one layer at a time."""
     trunk = model.language_model.model
     with FakeTensorMode() as mode:
         weights = _weights(model, device, dtype)
@@ -54,7 +54,7 @@ def training_footprint(
 
 
 def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], device: str) -> int:
-    """Bytes at the highest point of decoding, or encoding, that many images of height x width pixels in fp32."""
+    """Peak bytes of decoding, or encoding, this many images of (height, width) pixels in fp32."""
     height, width = size
     side = vae.config.downsample
     shapes = {
@@ -72,8 +72,8 @@ def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], devi
 
 
 def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], context: int, device: str) -> int:
-    """Bytes at the highest point of one denoising step of that many images in cached contexts of that length, without
-    weights and cache. The model is on the meta device, in the type that it samples in."""
+    """Peak bytes of one denoising step for this many images in cached contexts of this length, without weights and
+    cache. The model is on the meta device, in the number type that it samples in."""
     cache = model.new_cache(rows, context)
     cache.lengths.fill_(context)
     x = torch.zeros(rows, grid[0] * grid[1], model.config.latent_dim)
@@ -84,8 +84,8 @@ def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], co
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Bytes that are saved for the backward inside the context, each storage once, those of `weights` left out. For
-    real tensors as for fake ones."""
+    """Counts the bytes that are saved for the backward within this context, each storage once, without those of
+    `weights`. Works for real and for fake tensors."""
 
     def __init__(self, weights) -> None:
         self._own = {_storage(w) for w in weights}
@@ -103,7 +103,7 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors alive that operations inside the context made, and their peak."""
+    """Counts the bytes of living tensors that were made within this context, and their peak."""
 
     def __init__(self, weights) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-class _Attention(torch.autograd.Function):
-    """The memory of a fused kernel: it keeps its inputs, its output and one fp32 number per query and head."""
+class _AttentionBytes(torch.autograd.Function):
+    """Memory of a fused attention kernel: it saves its inputs, its output and one fp32 number per query and head."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -141,8 +141,8 @@ class _Attention(torch.autograd.Function):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Puts `_Attention` in the place of PyTorch's: without the card, which of its kernels would run is not known. Of
-    FlexAttention's masks, a few numbers per 128 x 128 pairs, nothing is counted.
+    """Puts `_AttentionBytes` in the place of PyTorch's attention: without the GPU, nobody knows which kernel would run.
+    The masks of FlexAttention are not counted: they have a few numbers per 128 x 128 pairs.
 
     `repeats_heads`: keys and values are repeated for every query head first, as attention.py does on CUDA alone.
     """
@@ -156,9 +156,9 @@ class _FusedAttention(TorchFunctionMode):
             q, k, v = args
             if self._repeats_heads and (shared := q.shape[1] // k.shape[1]) > 1:
                 k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
-            return _Attention.apply(q, k, v, kwargs.get("attn_mask"))
+            return _AttentionBytes.apply(q, k, v, (kwargs or {}).get("attn_mask"))
         if func is flex_attention:
-            return _Attention.apply(*args)
+            return _AttentionBytes.apply(*args)
         if func is block_mask:
             return None
         return func(*args, **(kwargs or {}))

@@ -14,11 +14,11 @@ from torch.autograd.function import once_differentiable
 def rms_norm(x: Float[Tensor, "*n size"], weight: Float[Tensor, "size"], eps: float) -> Float[Tensor, "*n size"]:
     """x / sqrt(mean(x^2) + eps) in fp32, cast back to x's type, then times weight."""
     if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
-        return _RMSNorm.apply(x, weight, eps)
+        return _RMSNormFunction.apply(x, weight, eps)
     return F.rms_norm(x.float(), weight.shape, None, eps).to(x.dtype) * weight
 
 
-class _RMSNorm(torch.autograd.Function):
+class _RMSNormFunction(torch.autograd.Function):
     """With s = 1 / rms(x): y = x s w;  dw = sum g x s;  dx = s (g w - x s^2 mean(g w x))."""
 
     @staticmethod
@@ -29,7 +29,10 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator's types make ctx positional
+        ctx, *grads: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
         x, weight, scale = ctx.saved_tensors
         size = weight.shape[0]
         product = (grad * x).view(-1, size)
@@ -50,8 +53,11 @@ class Rotate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _turn(grad, *ctx.saved_tensors, -1), None, None
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator's types make ctx positional
+        ctx, *grads: Tensor
+    ) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, sin, -1), None, None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:

@@ -1,26 +1,37 @@
-"""Batched incremental inference: contexts in a cache, extended block by block under the packs' own layout rules.
+"""Batched incremental inference: contexts in a cache, extended block by block with the layout rules of packs.
 
-Every call builds a small pack whose roots start at the contexts' next rope positions and runs it with an attention
-that also sees the cache. `rows` names the batch rows that take part (None: all of them, in order).
+Every call builds a small pack that starts at the next rope positions of the contexts. Its attention also sees the
+cache. `rows` names the batch rows that take part (None: all of them, in order).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from irg_rl.model.attention import Backend, flash_kernel
 from irg_rl.model.cache import CachedAttention, KVCache, Mark
+from irg_rl.model.config import ModelConfig
 from irg_rl.model.decoding import Decode, GraphDecoder
 from irg_rl.model.flash import FlashAttention
-from irg_rl.model.pack import Grid, Pack, PackBuilder
-from irg_rl.model.transformer import Attend
+from irg_rl.model.pack import Grid, Pack, PackBuilder, SpecialIds
+from irg_rl.model.transformer import Attend, Keep, LanguageModel
 
 
 class Incremental:
-    """The decoding half of `UnifiedModel`."""
+    """The decoding half of `UnifiedModel`, which has these attributes."""
+
+    config: ModelConfig
+    special: SpecialIds
+    attention: Backend
+    language_model: LanguageModel
+    llm2vae: nn.Linear
+
+    def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
+        """Final-norm streams (und, gen), all rows or `keep`; gen is None without latent tokens."""
+        raise NotImplementedError
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """Empty contexts with room for `capacity` tokens each."""
@@ -32,8 +43,8 @@ class Incremental:
         return PackBuilder(self.special, self.config.max_latent_size, self.config.vit.max_patches_per_side)
 
     @torch.no_grad()
-    def prefill_text(self, cache: KVCache, ids: list[list[int] | Tensor], rows: Tensor | None = None) -> None:
-        """Appends bos, ids, eos to every row; the texts may differ in length."""
+    def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
+        """Append bos, ids, eos to every row. The texts may have different lengths."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
@@ -50,7 +61,7 @@ class Incremental:
         patch_grid: Grid,
         rows: Tensor | None = None,
     ) -> None:
-        """Appends an image to every row: its clean latents, then what the vision tower sees."""
+        """Append an image to every row: its clean latents, then its ViT patches."""
         builder = self.pack_builder()
         for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
             image = builder.add_clean(latents, clean_grid, gap=start)
@@ -62,7 +73,7 @@ class Incremental:
     def next_logits(
         self, cache: KVCache, token_ids: Int[Tensor, "R"], rows: Tensor | None = None
     ) -> Float[Tensor, "R V"]:
-        """Appends one text token to every row and returns the logits of the token after it. A text starts with bos."""
+        """Append one text token to every row and return the logits of the next token. A text starts with bos."""
         which = slice(None) if rows is None else rows.cpu()
         device = cache.keys[0].device
         lengths, count = cache.lengths[which], token_ids.shape[0]
@@ -77,8 +88,9 @@ class Incremental:
         return self.language_model.lm_head(und)
 
     def decoder(self, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> Decode:
-        """Appends to the contexts `rows`, to each at most `tokens` tokens, one after the other; what takes part in a
-        step is named by places in `rows`. On a GPU, where no row may grow otherwise meanwhile, as a CUDA graph."""
+        """A function that appends one token at a time to the contexts `rows`, at most `tokens` each. Its second
+        argument names the rows of a step by their index in `rows`. On a GPU it is a CUDA graph, and these rows must
+        not grow otherwise meanwhile."""
         if cache.keys[0].is_cuda:
             return GraphDecoder(self.language_model, cache, rows, tokens)
         return lambda ids, some: self.next_logits(cache, ids, None if len(some) == cache.batch else rows[some])
@@ -92,15 +104,18 @@ class Incremental:
         rows: Tensor | None = None,
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
-        """Velocity of noisy images in their contexts, which stay as they are: one step of `drawing`."""
+        """Velocity of noisy images in their contexts, which do not change: one step of `drawing`."""
         return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
 
     def drawing(
         self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
     ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
-        """The velocity of noisy images at their times, laid out once for all denoising steps; masks are made anew, so
-        that only those of one guidance branch are held. The contexts must stay as they are meanwhile. `at`: as they
-        were at that mark, so a shorter prefix (guidance without the last text) needs no cache of its own."""
+        """A function that returns the velocity of noisy images at their times. The layout is computed once for all
+        denoising steps. Masks are computed in every call, so only those of one guidance branch exist at a time. The
+        contexts must not change meanwhile.
+
+        at: use the contexts as they were at this mark. So guidance without the last text needs no cache of its own.
+        """
         past = cache.mark() if at is None else at
         which = slice(None) if rows is None else rows.cpu()
         lengths, device = past.lengths[which], cache.keys[0].device
@@ -123,8 +138,8 @@ class Incremental:
 
         return velocity
 
-    def _starts(self, cache: KVCache, rows: Tensor | None, items: list) -> list[tuple]:
-        """Every row's item with the rope position it starts at."""
+    def _starts(self, cache: KVCache, rows: Tensor | None, items: Sequence) -> list[tuple]:
+        """The item of every row with the rope position that it starts at."""
         positions = cache.positions if rows is None else cache.positions[rows.cpu()]
         if len(items) != len(positions):
             raise ValueError(f"{len(items)} items for {len(positions)} rows")
@@ -140,11 +155,13 @@ class Incremental:
         write: bool,
         causal: bool | None,
     ) -> Attend:
-        """Attention of new blocks. `causal`: of rows of one block each, whether it is a text; None: of rows with
-        several blocks, which SDPA alone can mask."""
+        """Attention of new blocks. `causal`, for rows of one block each: whether the block is a text. None: rows of
+        several blocks, which only SDPA can mask."""
         keys = cache.keys[0]
         if causal is not None and self.attention.in_caches(keys.device, keys.dtype) is Backend.FLASH:
-            return FlashAttention(flash_kernel(), cache, rows, lengths, new, pack, write, causal)
+            kernel = flash_kernel()
+            assert kernel is not None, "the backend was chosen because the kernel is there"
+            return FlashAttention(kernel, cache, rows, lengths, new, pack, write, causal)
         return CachedAttention(cache, rows, lengths, new, pack.visibility.dense(), pack, write)
 
     def _extend(self, cache: KVCache, rows: Tensor | None, builder: PackBuilder, causal: bool | None = None) -> None:
@@ -152,6 +169,6 @@ class Incremental:
         next_positions = builder.next_positions()
         pack = builder.build().to(cache.keys[0].device)
         attend = self._attend(cache, rows, cache.lengths[which], pack.lengths, pack, write=True, causal=causal)
-        self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # empty: keys and values are all it is for
+        self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # no output is wanted, only keys and values
         cache.lengths[which] += torch.tensor(pack.lengths)
         cache.positions[which] = torch.tensor(next_positions)

@@ -41,7 +41,7 @@ def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: 
             std = 1.0 if "embed_tokens" in name else 0.02
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
     shared_by = model.config.llm.num_attention_heads // model.config.llm.num_key_value_heads
-    for layer in model.language_model.model.layers:
+    for layer in model.language_model.model.blocks():
         attention = layer.self_attn
         key = attention.k_proj.weight
         attention.k_proj_moe_gen.weight.copy_(key)
@@ -50,7 +50,7 @@ def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: 
         attention.q_proj_moe_gen.weight.copy_(query)
     model.llm2vae.weight.zero_()
     model.language_model.lm_head.weight.mul_(0.1)
-    model.time_embedder.mlp[2].weight.mul_(CONTENT)
+    model.time_embedder.last.weight.mul_(CONTENT)
     for layer, table, cells in (
         (model.vae2llm, model.latent_pos_embed, grid),
         (model.connector.fc2, model.vit_pos_embed, vit_grid),

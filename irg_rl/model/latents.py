@@ -1,6 +1,7 @@
 """Latent tokens: cutting latents into tokens, the fixed position tables and the time embedding."""
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -40,6 +41,8 @@ def sincos_table(side: int, size: int) -> Float[Tensor, "side*side size"]:
 class PositionTable(nn.Module):
     """A fixed sin-cos table that stays in fp32 whatever the model is cast to."""
 
+    pos_embed: Float[Tensor, "side*side size"]
+
     def __init__(self, side: int, size: int) -> None:
         super().__init__()
         self.side, self.size = side, size
@@ -64,8 +67,13 @@ class TimeEmbedder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(2 * _FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that writes the embedding."""
+        return cast(nn.Linear, self.mlp[2])
+
     def forward(self, t: Float[Tensor, "N"]) -> Float[Tensor, "N H"]:
         k = torch.arange(_FREQUENCIES, dtype=torch.float32, device=t.device)
         angle = t.float()[:, None] * torch.exp(-math.log(_MAX_PERIOD) * k / _FREQUENCIES)
         features = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(self.last.weight.dtype))

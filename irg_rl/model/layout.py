@@ -62,7 +62,7 @@ class Layout:
         """Index of the block with which each branch begins."""
 
     def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
-        """Appends a block with `length` tokens between its boundary tokens; returns its index."""
+        """Append a block with `length` tokens between its boundary tokens. Returns its index."""
         if parent is None:
             start = gap
         else:
@@ -73,8 +73,8 @@ class Layout:
         return len(self.blocks) - 1
 
     def new_branch(self) -> None:
-        """The blocks that follow see what they continue, and none of the other blocks since. Says nothing about
-        visibility, which follows from parents alone: it is where attention may take the row apart."""
+        """Start a new branch: the next blocks see what they continue and no other block since. This does not change
+        visibility, which follows from parents alone. It marks where attention may split the row."""
         if self.branches[-1] < len(self.blocks):
             self.branches.append(len(self.blocks))
 
@@ -86,7 +86,7 @@ class Layout:
         return self.blocks[parent]
 
     def ancestors(self) -> np.ndarray:
-        """[n, n] bool: block i is, or continues, block j."""
+        """[n, n] bool: whether block i is block j or continues it."""
         sees = np.eye(len(self.blocks), dtype=bool)
         for index, block in enumerate(self.blocks):
             if block.parent is not None:
@@ -97,18 +97,14 @@ class Layout:
         """Rope position of every token."""
         return torch.from_numpy(Tokens([self]).position)
 
-    def is_gen(self) -> Bool[Tensor, "L"]:
-        """Tokens of the gen expert."""
-        return torch.from_numpy(Tokens([self]).is_latent)
-
     def visibility(self) -> Bool[Tensor, "L L"]:
-        """True where the row's token may attend to the column's."""
+        """[n, n] bool: whether the token of the row may attend to the token of the column."""
         return Visibility.of([self]).dense()[0, : self.tokens, : self.tokens]
 
 
 @dataclass(frozen=True)
 class View:
-    """One branch of a row: its own tokens and those that they see outside of it, as indices in the row."""
+    """One branch of a row: its own tokens, and the tokens outside of it that it sees, as indices into the row."""
 
     row: int
     own: range
@@ -120,7 +116,7 @@ class View:
 
 
 def views(rows: list[Layout]) -> list[View]:
-    """The branches of all rows; none when no row has two."""
+    """The branches of all rows; empty if no row has two."""
     if all(len(row.branches) == 1 for row in rows):
         return []
     found = []
@@ -136,7 +132,7 @@ def views(rows: list[Layout]) -> list[View]:
 
 
 class Tokens:
-    """Per-token arrays of some rows, row after row: the vectorised form of the table above."""
+    """Per-token arrays of some rows, row after row: the table above in vectorised form."""
 
     def __init__(self, rows: list[Layout]) -> None:
         table = [
@@ -161,9 +157,10 @@ class Tokens:
 
 @dataclass
 class Visibility:
-    """Who sees whom in a batch of rows padded to one length, kept small: per token its block, per block its ancestors.
+    """Which tokens see each other, in a batch of rows padded to one length. Stored compactly: the block of every token,
+    and the ancestors of every block.
 
-    Padding belongs to a block of its own in every row, which sees itself alone.
+    The padding of a row is a block of its own, which sees only itself.
     """
 
     block: Int[Tensor, "B L"]
@@ -187,7 +184,7 @@ class Visibility:
         return cls(*map(torch.from_numpy, (block, ancestors, kinds == Kind.TEXT, kinds == Kind.NOISE)))
 
     def take(self, rows: Int[Tensor, "R"], length: int) -> "Visibility":
-        """These rows alone, cut to a length that holds them."""
+        """Only these rows, cut to a length that contains them."""
         return Visibility(self.block[rows, :length], self.ancestors[rows], self.causal[rows], self.noise[rows])
 
     def dense(self) -> Bool[Tensor, "B L L"]:
@@ -204,8 +201,8 @@ class Visibility:
     def between(
         self, row: Int[Tensor, "R"], query: Int[Tensor, "R Q"], key: Int[Tensor, "R K"]
     ) -> Bool[Tensor, "R Q K"]:
-        """Who sees whom among chosen tokens of rows. A token of -1 is padding: nothing sees it, and it sees all, for a
-        softmax over nothing is undefined."""
+        """Which of the chosen tokens see each other. A token of -1 is padding: no token sees it, and it sees all
+        tokens, because a softmax over nothing is undefined."""
         block, ancestors = self.block[row], self.ancestors[row]
         own, other = block.gather(1, query.clamp(min=0)), block.gather(1, key.clamp(min=0))
         seen = ancestors.gather(1, own[:, :, None].expand(*own.shape, ancestors.shape[2]))

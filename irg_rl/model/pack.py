@@ -1,12 +1,11 @@
-"""Packs: rows of blocks as the tensors that one forward consumes.
+"""Packs: rows of blocks as the tensors of one forward pass.
 
-The tokens of a pack stand in *stream order*: text and boundary tokens of all rows, then ViT patches, then latent
-tokens; inside each, row after row. Text and patches form the und expert's stream and latents the gen expert's, so
-routing is slicing. `slot` leads from the stream to the padded rows that attention works on.
+The tokens of a pack are in *stream order*: text and boundary tokens of all rows, then ViT patches, then latent tokens;
+each of these row after row. Text and patches are the stream of the und expert and latents that of the gen expert, so
+routing is slicing. `slot` maps the stream to the padded rows on which attention works.
 
-Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens,
-M wanted logits, V velocity tokens, I latent
-images (clean or noisy), D numbers of a latent token.
+Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens, M wanted
+logits, V velocity tokens, I latent images (clean or noisy), D numbers of a latent token.
 """
 
 from dataclasses import dataclass, field, replace
@@ -74,10 +73,11 @@ _ON_DEVICE = {
 
 
 class PackBuilder:
-    """Collects blocks row by row. Every `add_*` returns a block's number, unique in the pack, to name as `parent`.
+    """Collects blocks row by row. Every `add_*` returns the number of its block, unique in the pack, for use as
+    `parent`.
 
-    `latent_side` and `patch_side` are the sides of the two position tables (`max_latent_size`,
-    `max_patches_per_side`): a token at (row, column) has position id row * side + column.
+    `latent_side` and `patch_side` are the sides of the two position tables (`max_latent_size`, `max_patches_per_side`):
+    a token at (row, column) has position id row * side + column.
     """
 
     def __init__(self, special: SpecialIds, latent_side: int, patch_side: int) -> None:
@@ -92,22 +92,17 @@ class PackBuilder:
         self._patches: list[Tensor] = []
         self._times: list[float] = []
 
-    @property
-    def row_tokens(self) -> int:
-        """Tokens of the row that is being filled."""
-        return self._rows[-1].tokens
-
     def next_positions(self) -> list[int]:
-        """Per row, the rope position that would continue its last block."""
+        """Per row, the next rope position after its last block."""
         return [row.blocks[-1].next_position for row in self._rows if row.blocks]
 
     def new_row(self) -> None:
-        """Closes the current row, unless it is empty."""
+        """Close the current row, unless it is empty."""
         if self._rows[-1].blocks:
             self._rows.append(Layout())
 
     def new_branch(self) -> None:
-        """The blocks that follow in this row see what they continue, and none of the other blocks since."""
+        """Start a new branch: the next blocks in this row see what they continue and no other block since."""
         self._rows[-1].new_branch()
 
     def add_text(
@@ -126,7 +121,7 @@ class PackBuilder:
     def add_noise(
         self, x_t: Float[Tensor, "G D"], t: float, grid: Grid, parent: int | None = None, gap: int = 0
     ) -> int:
-        """A noisy image at flow time t in [0, 1], whose velocity is wanted."""
+        """A noisy image at flow time t in [0, 1]. Its velocity is computed."""
         return self._add_latents(Kind.NOISE, x_t, t, grid, parent, gap)
 
     def add_vit(self, patches: Float[Tensor, "P patch"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:

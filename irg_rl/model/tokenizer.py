@@ -7,6 +7,7 @@ so no prompt can close its own block.
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
@@ -41,12 +42,10 @@ class TextTokenizer:
         """Ids of a text, without boundary tokens; special-token strings are ordinary characters."""
         return self._qwen.encode(text, add_special_tokens=False, split_special_tokens=True)
 
-    def encode_with_specials(self, text: str) -> list[int]:
-        """As `encode`, but special-token strings become special ids: for texts the program itself wrote."""
-        return self._qwen.encode(text, add_special_tokens=False)
-
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        return self._qwen.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+        text = self._qwen.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)  # one text was given, not a list of texts
+        return text
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
@@ -64,8 +63,10 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
         raise InputError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
     try:
         return TextTokenizer(Qwen2Tokenizer.from_pretrained(folder), str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: its tokenizer cannot be read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises the bare class on a broken file
+        raise InputError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error!s:.300}") from error
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> TextTokenizer:
@@ -92,13 +93,9 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> Tex
     )
     bpe.train_from_iterator(corpus, trainer)
     bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS])
+    absent: Any = {"bos_token": None, "unk_token": None}  # its annotations allow no None, the released tokenizer has it
     qwen = Qwen2Tokenizer(
-        tokenizer_object=bpe,
-        pad_token=_PAD,
-        eos_token=EOS,
-        bos_token=None,
-        unk_token=None,
-        extra_special_tokens=list(_SPECIAL_TOKENS[1:]),
+        tokenizer_object=bpe, pad_token=_PAD, eos_token=EOS, extra_special_tokens=list(_SPECIAL_TOKENS[1:]), **absent
     )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = TextTokenizer(qwen, str(folder))

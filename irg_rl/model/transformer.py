@@ -1,13 +1,14 @@
 """The language model: Qwen2 layers in which every weight exists twice, once per expert (mixture of transformers).
 
-Hidden states travel as two streams, (und, gen), so each expert's matrices see exactly their tokens and nothing is
-padded. Attention alone joins them: `attend(layer, q, k, v)` gets all tokens, und first, and decides who sees whom (see
-attention.py), so training packs and the incremental cache run the very same layers.
+Hidden states are two streams, (und, gen). So the matrices of each expert see exactly their tokens, without padding.
+Only attention joins the streams: `attend(layer, q, k, v)` gets all tokens, und first, and decides which tokens see each
+other (attention.py). So training packs and cached decoding run the same layers.
 
 Letters: N tokens, U und tokens, G gen tokens, h query heads, k key/value heads, d numbers per head, H hidden size.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,19 @@ class SwiGLU(nn.Module):
 class Attention(nn.Module):
     """Projections, q/k norms and rope of both experts; the softmax is joint."""
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+    q_norm: RMSNorm
+    k_norm: RMSNorm
+    q_proj_moe_gen: nn.Linear
+    k_proj_moe_gen: nn.Linear
+    v_proj_moe_gen: nn.Linear
+    o_proj_moe_gen: nn.Linear
+    q_norm_moe_gen: RMSNorm
+    k_norm_moe_gen: RMSNorm
+
     def __init__(self, config: LLMConfig) -> None:
         super().__init__()
         hidden, d = config.hidden_size, config.head_dim
@@ -81,6 +95,13 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """One pre-norm block with two experts."""
 
+    mlp: SwiGLU
+    input_layernorm: RMSNorm
+    post_attention_layernorm: RMSNorm
+    mlp_moe_gen: SwiGLU
+    input_layernorm_moe_gen: RMSNorm
+    post_attention_layernorm_moe_gen: RMSNorm
+
     def __init__(self, config: LLMConfig, index: int) -> None:
         super().__init__()
         self.index = index
@@ -93,7 +114,7 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The streams after the layer, or only their rows `keep`: in the last layer no one reads the others."""
+        """The streams after the layer, or only their rows `keep`: nobody reads the other rows of the last layer."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
@@ -122,7 +143,7 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.recompute = False
-        """Keep only what enters a layer and run the layer again in the backward (activation checkpointing)."""
+        """Activation checkpointing: store only the input of a layer and run the layer again in the backward."""
 
     def forward(
         self,
@@ -134,10 +155,15 @@ class Trunk(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Both streams after the final norms: all tokens, or the rows `keep` = (und indices, gen indices)."""
         rope = rope_table(positions, self.config, und.dtype)
-        for layer in self.layers[:-1]:
+        *lower, last = self.blocks()
+        for layer in lower:
             und, gen = self._run(layer, und, gen, rope, attend)
-        und, gen = self._run(self.layers[-1], und, gen, rope, attend, keep)
+        und, gen = self._run(last, und, gen, rope, attend, keep)
         return self.norm(und), None if gen is None else self.norm_moe_gen(gen)
+
+    def blocks(self) -> list[Layer]:
+        """The layers, from the first to the last."""
+        return [cast(Layer, layer) for layer in self.layers]
 
     def _run(self, layer: Layer, *inputs) -> tuple[Tensor, Tensor | None]:
         if self.recompute and torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""Images on their way in: BAGEL's resize rules, bytes to pixels, and patches for the vision tower."""
+"""Preparing images for the model: BAGEL's resize rules, bytes to pixels, and patches for the vision tower."""
 
 from dataclasses import dataclass
 

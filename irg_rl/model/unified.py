@@ -18,7 +18,7 @@ from irg_rl.model.vision import Connector, VisionModel
 
 @dataclass
 class ModelOutput:
-    """Logits [M, V] at `pack.logit_index`, velocities [V, D] at `pack.velocity_index` (fp32), and, when asked for, the
+    """Logits [M, V] at `pack.logit_index` and velocities [V, D] at `pack.velocity_index` (fp32). If asked for, also the
     final-norm hidden states [N, H] of all tokens in stream order."""
 
     logits: Tensor
@@ -27,7 +27,7 @@ class ModelOutput:
 
 
 class UnifiedModel(Incremental, nn.Module):
-    """`model(pack)` is the one way through it, for training, replay and (with another `attend`) decoding."""
+    """The model. Training, replay and (with another `attend`) decoding all run `model(pack)` or its trunk."""
 
     def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.AUTO) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class UnifiedModel(Incremental, nn.Module):
         self, pack: Pack, *, context_grad: ContextGrad | str = ContextGrad.FULL, hidden: bool = False
     ) -> ModelOutput:
         backend = self.attention.in_packs(pack.slot.device, self.config.llm.head_dim)
-        branched = bool(pack.views) and backend is Backend.SDPA  # FLEX skips by itself what is masked
+        branched = bool(pack.views) and backend is Backend.SDPA  # FLEX itself skips masked blocks
         attend = BranchedAttention(pack, context_grad) if branched else PackedAttention(pack, backend, context_grad)
         wanted = (pack.logit_index, pack.velocity_index)
         und, gen = self.trunk(pack, attend, None if hidden else wanted)
@@ -67,8 +67,8 @@ class UnifiedModel(Incremental, nn.Module):
         return ModelOutput(logits, velocity, states)
 
     def recompute_activations(self, on: bool = True) -> None:
-        """Activation checkpointing, layer by layer: the backward runs every layer once more and its forward keeps
-        little."""
+        """Activation checkpointing per layer: the forward stores only the input of a layer, and the backward runs the
+        layer again."""
         self.language_model.model.recompute = on
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from irg_rl.model.config import ViTConfig
 
 
-class _Attention(nn.Module):
+class _VisionAttention(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         width = config.hidden_size
@@ -58,10 +58,10 @@ class _MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
-class _Layer(nn.Module):
+class _VisionLayer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.self_attn = _Attention(config)
+        self.self_attn = _VisionAttention(config)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = _MLP(config.hidden_size, config.intermediate_size)
@@ -81,7 +81,7 @@ class _Embeddings(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(_VisionLayer(config) for _ in range(config.num_hidden_layers))
 
 
 class VisionTransformer(nn.Module):

@@ -11,8 +11,8 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
-    """InputError that names all that is missing, unknown or of another shape; what differs in the number of its layer
-    alone is named once, with all the numbers."""
+    """Raise InputError naming all weights that are missing, unknown or of another shape. Names that differ only in the
+    number of their layer are joined into one line."""
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [

@@ -67,17 +67,18 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
         if engine.device == "cuda":
             yield "engine.learner_ranks", [engine.learner_ranks * factor for factor in (2, 4, 8)]
     if place == LEARNER:
-        yield "rl.max_pack_tokens", halves(recipe.rl.max_pack_tokens, 256)
-        if min(recipe.rl.kl_text, recipe.rl.kl_image) == 0:  # the last one left holds the reference model
-            yield from ((f"rl.{kl}", [0]) for kl in ("kl_text", "kl_image") if vars(recipe.rl)[kl] > 0)
+        rl = recipe.require_rl()
+        yield "rl.max_pack_tokens", halves(rl.max_pack_tokens, 256)
+        if min(rl.kl_text, rl.kl_image) == 0:  # the last one left holds the reference model
+            yield from ((f"rl.{kl}", [0]) for kl in ("kl_text", "kl_image") if vars(rl)[kl] > 0)
     elif place == ROLLOUT:
-        yield "rl.group_size", halves(recipe.rl.group_size, 2)
+        yield "rl.group_size", halves(recipe.require_rl().group_size, 2)
         yield "sampling.max_text_tokens", halves(sampling.max_text_tokens, 16)
     elif place == EVALUATION:
         yield "evaluation.batch_size", halves(recipe.evaluation.batch_size, 1)
     else:
         name = place.split()[1]
-        yield f"sft.{name}.tokens_per_pack", halves(recipe.sft.stages[name].tokens_per_pack, 256)
+        yield f"sft.{name}.tokens_per_pack", halves(recipe.require_sft().stages[name].tokens_per_pack, 256)
     if trains:
         section = "rl" if place == LEARNER else f"sft.{place.split()[1]}"
         if recipe.trained[section].lora is None:

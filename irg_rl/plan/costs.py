@@ -6,21 +6,24 @@ longest that the recipe allows (longest.py), and what a forward keeps is counted
 contents (model/footprint.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TypeVar, cast
 
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.config import LoraRecipe, Recipe, Stage, adapters_of
 from irg_rl.learner.from_recipe import engine_settings, precision
 from irg_rl.learner.lora import adapter_size, add_adapters, is_adapter
-from irg_rl.learner.parts import Part, part_of
+from irg_rl.learner.parts import ModelPart, part_of
 from irg_rl.learner.update import EngineSettings
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.cache import KVCache
 from irg_rl.model.config import ModelConfig
-from irg_rl.model.flops import Load, Matrices
+from irg_rl.model.flops import Matrices, Workload
 from irg_rl.model.footprint import Footprint, drawing_footprint, training_footprint, velocity_footprint
 from irg_rl.model.pack import Pack, SpecialIds
 from irg_rl.model.unified import UnifiedModel
@@ -83,7 +86,15 @@ class Stretch:
         return self.count * (self.flops / (rates.tflops * 1e12) + self.read / (rates.gbps * 1e9))
 
 
-@cache
+Function = TypeVar("Function", bound=Callable)
+
+
+def cached(function: Function) -> Function:
+    """`functools.cache` with the function's own type; frozen sections are hashable, which a type checker cannot see."""
+    return cast(Function, cache(function))
+
+
+@cached
 def meta_model(config: ModelConfig, lora: LoraRecipe | None = None) -> UnifiedModel:
     """With adapters, whose base is frozen, or with all its parameters trained, until an optimizer freezes some."""
     with torch.device("meta"):
@@ -93,7 +104,7 @@ def meta_model(config: ModelConfig, lora: LoraRecipe | None = None) -> UnifiedMo
     return model
 
 
-@cache
+@cached
 def meta_autoencoder(config: ModelConfig) -> Autoencoder:
     with torch.device("meta"):
         return Autoencoder(config.vae, config.latent_patch_size)
@@ -114,9 +125,9 @@ class Plan:
         return meta_model(self.recipe.model)
 
     @cached_property
-    def parts(self) -> dict[Part, int]:
+    def parts(self) -> dict[ModelPart, int]:
         """Parameters by part, without adapters."""
-        found = dict.fromkeys(Part, 0)
+        found = dict.fromkeys(ModelPart, 0)
         for name, parameter in self.model.named_parameters():
             found[part_of(name)] += parameter.numel()
         return found
@@ -197,23 +208,14 @@ class Plan:
     @property
     def replay_forwards(self) -> dict[str, int]:
         """Forwards over each replay pack, by what they are for."""
-        rl, found = self.recipe.rl, {"trained": 1}
-        if rl.forward_process is not None:
-            found["old policy"] = 1
-        elif rl.dpo is not None:
-            found["first weights"] = 1
-        elif self.recipe.engine.dtype == "bf16":
-            found["old log-probabilities"] = 1
-        if rl.kl_text > 0 or rl.kl_image > 0:
-            found["reference"] = 1
-        return found
+        return algorithm_of(self.recipe).forwards(self.recipe.engine.dtype)
 
     @cached_property
     def stretches(self) -> list[Stretch]:
         recipe = self.recipe
         found = []
         for name, stage in self.stages.items():
-            flops = self._flops(Load.of(self._sft_packs[name])) * (1 + self._backward(name))
+            flops = self._flops(Workload.of(self._sft_packs[name])) * (1 + self._backward(name))
             packs = -(-stage.packs_per_step // recipe.sft_ranks(stage))
             found.append(Stretch(name.removesuffix(" learner"), stage.steps, flops * packs))
         if recipe.rl is None:
@@ -224,7 +226,7 @@ class Plan:
         flops = self._flops(group.text + group.images)
         found.append(Stretch("rl sampling", recipe.rl.updates * rounds, flops, self._read_by_texts()))
         forwards = sum(self.replay_forwards.values()) + self._backward(LEARNER)
-        learned = sum(self._flops(Load.of(pack)) for pack in self.replays) * forwards
+        learned = sum(self._flops(Workload.of(pack)) for pack in self.replays) * forwards
         found.append(Stretch("rl learning", recipe.rl.updates * recipe.rl.minibatches, learned))
         return found
 
@@ -237,14 +239,14 @@ class Plan:
     def _sft_packs(self) -> dict[str, Pack]:
         return {name: sft_pack(self.recipe, stage) for name, stage in self.stages.items()}
 
-    def _flops(self, load: Load) -> int:
+    def _flops(self, load: Workload) -> int:
         return self.matrices.flops(load)
 
     def _read_by_texts(self) -> int:
         """Weights of the und expert, once per token of a group, and the contexts' keys and values."""
         sampled, size = self.sampled, bytes_of(self.recipe.engine.dtype)
         weights = size * (self.matrices.und + self.matrices.logit)
-        return sampled.text_tokens * (weights + self._caches(self.recipe.rl.group_size, sampled.capacity))
+        return sampled.text_tokens * (weights + self._caches(self.recipe.require_rl().group_size, sampled.capacity))
 
     def _sft_learner(self, name: str) -> Place:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
@@ -255,17 +257,18 @@ class Plan:
         recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
         components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
         has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # the reference is the base then
-        if "reference" in self.replay_forwards and not has_base:
+        if algorithm_of(recipe).needs_reference and not has_base:
             components.append(Component("reference weights", self._weights()))
         longest = self.replays[0]
-        components += self._activations(longest, LEARNER, recipe.rl.context_grad)
+        components += self._activations(longest, LEARNER, recipe.require_rl().context_grad)
         return Place(LEARNER, ranks, components, _words(longest))
 
     def _rollout(self) -> Place:
-        rows, sampled, guidance = self.recipe.rl.group_size, self.sampled, self.recipe.rl.guidance
+        rl, sampled = self.recipe.require_rl(), self.sampled
+        rows, guidance = rl.group_size, rl.guidance
         caches = 1 + (guidance is not None and guidance.image_scale > 1)
         note = f"{rows} contexts of {sampled.capacity:,} tokens"
-        copied = self.recipe.rl.rows(max(self.recipe.rl.forks) - 1) if self.recipe.rl.forks else 0
+        copied = rl.rows(max(rl.forks) - 1) if rl.forks else 0
         components = self._sampler(rows, sampled, caches, copied)
         if (lora := self.adapters[LEARNER]) is not None:
             size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)
@@ -335,7 +338,7 @@ class _Key:
         return hash(self._sizes)
 
 
-@cache
+@cached
 def _footprint(
     config: ModelConfig,
     lora: LoraRecipe | None,
@@ -343,7 +346,7 @@ def _footprint(
     device: str,
     dtype: torch.dtype,
     context_grad: str,
-    frozen: frozenset[Part],
+    frozen: frozenset[ModelPart],
     recompute: bool,
     attention: Backend,
 ) -> Footprint:
@@ -355,7 +358,7 @@ def _footprint(
     return training_footprint(model, key.pack, device, dtype, context_grad)
 
 
-@cache
+@cached
 def _sampling_memory(
     config: ModelConfig,
     rows: int,

@@ -18,7 +18,7 @@ zero/stage3.py.)
 from dataclasses import dataclass
 from enum import StrEnum
 
-from irg_rl.learner.parts import Part, make_optimizer, part_of
+from irg_rl.learner.parts import ModelPart, make_optimizer, part_of
 from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings
 from irg_rl.model.unified import UnifiedModel
 
@@ -60,8 +60,8 @@ def bytes_of(precision: str) -> int:
 class Parameters:
     """Counts by part, and how many of them are trained."""
 
-    parts: dict[Part, int]
-    trained: dict[Part, int]
+    parts: dict[ModelPart, int]
+    trained: dict[ModelPart, int]
     muon: int  # trained ones with Muon's one moment; the others have AdamW's two
     largest_group: int  # of the optimizer's groups
     tables: int  # numbers of the fixed position tables
@@ -79,7 +79,7 @@ class Parameters:
         """Asks the engine's own optimizer; freezes what it would freeze. The model may be on the meta device."""
         groups = make_optimizer(model, settings.optimizer).param_groups
         sizes = [sum(p.numel() for p in group["params"]) for group in groups]
-        parts, trained = dict.fromkeys(Part, 0), dict.fromkeys(Part, 0)
+        parts, trained = dict.fromkeys(ModelPart, 0), dict.fromkeys(ModelPart, 0)
         for name, parameter in model.named_parameters():
             parts[part_of(name)] += parameter.numel()
         for group, size in zip(groups, sizes):

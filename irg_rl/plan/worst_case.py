@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.config import Dropout, GuidanceRecipe, Recipe, Stage
 from irg_rl.flow import bagel_grid
-from irg_rl.guidance import is_active
 from irg_rl.learner.replay import Replay
 from irg_rl.model.config import ModelConfig
-from irg_rl.model.flops import Load
+from irg_rl.model.flops import Workload
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
 from irg_rl.trajectory import ImageSegment, Prompt, Segment, TextSegment, Trajectory
@@ -66,9 +66,10 @@ class Sizes:
 
 def trained_steps(recipe: Recipe) -> int:
     """Denoising steps, or noise levels, of an image that RL trains."""
-    if (noising := recipe.rl.noising) is not None:
-        return noising.times_per_image
-    return len(window(recipe.rl.noise, recipe.rl_sampling.points, seed=0, iteration=0))
+    algorithm = algorithm_of(recipe)
+    if not algorithm.records_steps:
+        return algorithm.levels_per_image
+    return len(window(recipe.require_rl().noise, recipe.rl_sampling.points, seed=0, iteration=0))
 
 
 def longest_trajectory(recipe: Recipe) -> Trajectory:
@@ -88,8 +89,8 @@ def longest_tree(recipe: Recipe) -> list[Trajectory]:
     """The siblings of one trunk, who share segments; without forks it is one trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
-    for sample in range(recipe.rl.leaves):
-        request = Request(longest.prompt, sample, forks=recipe.rl.forks)
+    for sample in range(recipe.require_rl().leaves):
+        request = Request(longest.prompt, sample, forks=recipe.require_rl().forks)
         keys = [(request.owner(segment.turn), place) for place, segment in enumerate(longest.segments)]
         segments = [made.setdefault(key, replace(segment)) for key, segment in zip(keys, longest.segments)]
         tree.append(replace(longest, sample=sample, segments=segments))
@@ -98,12 +99,12 @@ def longest_tree(recipe: Recipe) -> list[Trajectory]:
 
 def replay_packs(recipe: Recipe) -> list[Pack]:
     """Packs of one learner rank and one minibatch, the longest first. InputError when max_pack_tokens is too small."""
-    rl = recipe.rl
+    rl = recipe.require_rl()
     replay = Replay(
         recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
     )
-    if rl.dpo is not None:
-        longest, count = longest_trajectory(recipe), -(-rl.groups * 2 * rl.dpo.pairs_per_fork // rl.minibatches)
+    if (pairs := algorithm_of(recipe).pairs_per_group) is not None:
+        longest, count = longest_trajectory(recipe), -(-rl.groups * 2 * pairs // rl.minibatches)
         trajectories = [replace(longest, segments=[replace(s) for s in longest.segments]) for _ in range(count)]
     else:
         trunks = -(-rl.groups * rl.group_size // rl.leaves // rl.minibatches)
@@ -164,8 +165,8 @@ class Sampled:
     prefills: int  # forwards that put prompt, system text and images into the context
     velocities: int  # forwards of one noisy image, guidance branches included
     capacity: int  # tokens of the longest context
-    text: Load
-    images: Load
+    text: Workload
+    images: Workload
 
     @classmethod
     def of(
@@ -185,31 +186,23 @@ class Sampled:
         noisy = sizes.latents + BOUNDARY_TOKENS
         context = system + prompt
         think_end = context + written
-        text = Load(und=context, pairs=context**2) * rows(0)
-        images = Load()
+        text = Workload(und=context, pairs=context**2) * rows(0)
+        images = Workload()
         velocities = longest = 0
         for turn in range(turns):
             if turn:
                 base = think_end if sampling.history == "last" else context
                 und, gen = sizes.patches + 2 * BOUNDARY_TOKENS, sizes.latents
                 pairs = looked_at * (base + looked_at)
-                images += Load(und, gen, sizes.patches, 0, pairs, sizes.patches**2) * rows(turn - 1)
+                images += Workload(und, gen, sizes.patches, 0, pairs, sizes.patches**2) * rows(turn - 1)
                 context = base + looked_at
-            text += Load(und=written, logits=written, pairs=written * (context + written // 2)) * rows(turn)
+            text += Workload(und=written, logits=written, pairs=written * (context + written // 2)) * rows(turn)
             context += written
-            branches = _branches(bagel_grid(points, sampling.shift).tolist()[:-1], turn, guidance)
+            times = bagel_grid(points, sampling.shift).tolist()[:-1]
+            branches = len(times) if guidance is None else guidance.model_calls(times, turn)
             velocities += branches
-            drawn = Load(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy))
+            drawn = Workload(und=BOUNDARY_TOKENS, gen=sizes.latents, pairs=noisy * (context + noisy))
             images += drawn * (branches * rows(turn))
             longest = max(longest, context)
         prefills = 1 + (system > 0) + (turns - 1)
         return cls(written * turns, prefills, velocities, longest, text, images)
-
-
-def _branches(times: list[float], turn: int, guidance: GuidanceRecipe | None) -> int:
-    """Model calls that draw one image."""
-    if guidance is None:
-        return len(times)
-    interval = guidance.interval if turn else guidance.first_interval
-    active = sum(is_active(t, interval, guidance.text_scale) for t in times)
-    return len(times) + active * (1 + (turn > 0 and guidance.image_scale > 1))

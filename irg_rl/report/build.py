@@ -1,10 +1,11 @@
-"""The report: one self-contained HTML file from a run folder, whatever part of the run exists.
+"""Builds the report: one self-contained HTML file from a run folder, also of an unfinished run.
 
-Prompts, model text, scorer names and reasons come from outside: everything is escaped, and a content policy in the page
-forbids scripts and any address but embedded data.
+Prompts, model texts, scorer names and reasons come from outside. So everything is escaped, and a content policy in the
+page forbids scripts and all addresses except embedded data.
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +13,12 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from irg_rl.report import curves, strips, tables
+from irg_rl.algorithms.base import algorithm_type
+from irg_rl.curve import Curve
+from irg_rl.errors import InputError
+from irg_rl.report import comparisons, curves, strips, tables
 from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
-from irg_rl.report.samples import Sample
+from irg_rl.report.samples import SampledTrajectory
 
 REPORT = "report.html"
 SHOWN_SAMPLES = 12
@@ -22,7 +26,7 @@ SHOWN_SAMPLES = 12
 
 @dataclass(frozen=True)
 class StageLine:
-    """A stage, its time and its budget in minutes; `share` is the width of its bar, 1 = the longest."""
+    """A stage with its time and its budget in minutes. `share`: width of its bar; the longest bar has 1."""
 
     name: str
     state: str
@@ -37,7 +41,7 @@ class StageLine:
 
 @dataclass(frozen=True)
 class Absence:
-    """A part that is left out, and what has to run for it to appear."""
+    """A section without data, and what has to run before it appears."""
 
     part: str
     reason: str
@@ -45,16 +49,16 @@ class Absence:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt and what each checkpoint made of it, in the order of the evaluations."""
+    """A prompt with the trajectory of each checkpoint, in the order of the evaluations."""
 
     id: str
     text: str
     task: str
-    by_group: dict[str, Sample]
+    by_group: dict[str, SampledTrajectory]
 
 
 def build_report(folder: Path) -> Path:
-    """Write `report.html` into the run folder, whole or not at all, and return its path.
+    """Write `report.html` into the run folder and return its path. The file appears complete or not at all.
 
     Raises ValueError when the folder is not a run.
     """
@@ -66,7 +70,7 @@ def build_report(folder: Path) -> Path:
 
 
 def render(record: RunRecord) -> str:
-    """The page."""
+    """The HTML page."""
     environment = Environment(
         loader=PackageLoader("irg_rl.report", "."),
         autoescape=True,
@@ -82,29 +86,47 @@ def render(record: RunRecord) -> str:
     environment.filters["settings"] = tables.settings_line
     environment.filters["preference"] = tables.preference
     environment.filters["gate_lines"] = tables.gate_lines
+    own = algorithm_curves(record)
     evaluations = [e for e in record.evaluations if tables.REAL in e.get("arms", {})]
     pictures = [curves.draw_turns(evaluations), curves.draw_repair(evaluations)] if evaluations else []
+    gate = record.recipe.get("gate") or {}
     return environment.get_template("report.html.jinja").render(
         record=record,
         name=record.recipe.get("name", record.folder.name),
         description=record.recipe.get("description", ""),
         facts=facts(record),
         stages=stage_lines(record.stages),
-        tiles=tables.tiles([e for e in evaluations if is_of_the_run(record, e)]),
+        tiles=tables.tiles([e for e in evaluations if is_of_the_run(record, e)], gate.get("after", "sft")),
         gates=[e for e in evaluations if e["gate"]],
-        gate_is_off=(record.recipe.get("gate") or {}).get("mode") == "off",
+        gate_is_off=gate.get("mode") == "off",
+        gate_after={"rl": "RL"}.get(gate.get("after"), "SFT"),
         evaluations=evaluations,
         turns_table=tables.by_turn(evaluations),
         tasks_table=tables.by_task(evaluations),
         refinement=[picture for picture in pictures if picture is not None],
-        baselines=tables.against_baselines(record.comparison) if record.comparison else [],
-        curves=curves.draw_curves(record.metrics),
-        not_drawn=curves.not_drawn(record.metrics),
+        baselines=comparisons.against_baselines(record.comparison) if record.comparison else [],
+        repairs=comparisons.repairs(record.comparison) if record.comparison else [],
+        standings=comparisons.standings(record.comparison) if record.comparison else None,
+        curves=curves.draw_curves(record.metrics, own),
+        not_drawn=curves.not_drawn(record.metrics, own),
         samples=by_prompt(record),
         absences=absences(record),
         share=tables.share,
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
+    """The figures that the run's algorithm declares. One that is not found here is a problem, not the end of the
+    report."""
+    rl = record.recipe.get("rl")
+    if not isinstance(rl, dict):
+        return ()
+    try:
+        return algorithm_type(str(rl.get("algorithm", "grpo"))).curves
+    except InputError as error:
+        record.problems.append(f"its own figures are left out: {error}")
+        return ()
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -142,7 +164,7 @@ def stage_lines(stages: dict[str, dict]) -> list[StageLine]:
 
 
 def absences(record: RunRecord) -> list[Absence]:
-    """What the report leaves out, and why."""
+    """Sections without data, and why."""
     arms = {arm for e in record.evaluations for arm in e["arms"]}
     stages = {row["stage"] for row in record.metrics}
     has_rl = any(stage.startswith("rl") for stage in stages)
@@ -177,12 +199,12 @@ def by_prompt(record: RunRecord) -> list[SampledPrompt]:
 
 
 def png_address(pixels: np.ndarray) -> str:
-    """An image as a data address, at a size to look at."""
+    """An image as a data address, at a size for reading."""
     return "data:image/png;base64," + base64.b64encode(strips.png(strips.fit(pixels))).decode()
 
 
 def show_reward(value: float | None) -> str:
-    """A failed scorer is said to have failed, never shown as a number."""
+    """A score as text. A failed score is shown as failed, never as a number."""
     return "failed" if value is None else f"{value:.2f}"
 
 
@@ -190,8 +212,8 @@ def verdict_word(correct: bool | None) -> str:
     return "unjudged" if correct is None else "right" if correct else "wrong"
 
 
-def sample_outcome(sample: Sample) -> str:
-    """How a trajectory went, in a few words, from its verdicts."""
+def sample_outcome(sample: SampledTrajectory) -> str:
+    """The course of a trajectory in a few words, from its verdicts."""
     verdicts = [turn.correct for turn in sample.turns if turn.image is not None]
     if not verdicts or verdicts[0] is None or verdicts[-1] is None:
         return ""

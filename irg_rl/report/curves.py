@@ -7,8 +7,7 @@ Which scalars of `metrics.jsonl` are drawn, by the name they are logged under:
 | SFT stages  | `ce`, `mse`, `right_tokens`, the same under `validation/`, `grad_norm/{part}` |
 | RL (`rl..`) | `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, `accuracy/turn{k}` and        |
 |             | `accuracy/n` (validation), `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
-|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`; NFT, AWM: `image/turn{k}/{v_distance,v_norm}`; |
-|             | DPO: `dpo{,_text,_image}/accuracy`, `dpo_{text,image}/winner_gain` |
+|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`, and what the algorithm declares (`curves`) |
 """
 
 import base64
@@ -17,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,12 +24,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from irg_rl.curve import RL, UPDATES, Curve
+
 TURN_COLOURS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#0b3c5d", "#c8553d", "#7d5ba6")
 ARM_COLOURS = {"real": "#0b6e4f", "redraw": "#8d99ae", "shuffled": "#d08c2e"}
 OTHER_COLOUR = "#555555"
 ACROSS = 2  # panels in a row
 SMOOTHED_FROM = 24  # points; shorter curves are shown as they are
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # ships with matplotlib: layout does not depend on the machine
     "font.size": 9,
@@ -48,21 +50,6 @@ STYLE = {
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What one figure draws. `pattern` matches scalar names; its groups `line` and `panel` name the line and the panel
-    it belongs to, where there are several."""
-
-    title: str
-    stages: str
-    pattern: str
-    y_label: str
-    x_label: str = "optimizer step"
-    log_scale: bool = False
-    share: bool = False
-    cases: str = ""  # scalar that says how many cases a point rests on
-
-
-@dataclass(frozen=True)
 class Picture:
     """A finished figure: SVG as a data address, and a caption that says in numbers what it shows."""
 
@@ -73,8 +60,6 @@ class Picture:
 
 
 SFT = r"sft.*"
-RL = r"rl.*"
-UPDATES = "RL update"
 CURVES = (
     Curve("Text loss in SFT", SFT, r"(?P<line>(validation/)?ce)", "cross-entropy (nats per token)"),
     Curve("Image loss in SFT", SFT, r"(?P<line>(validation/)?mse)", "flow MSE (per latent element)"),
@@ -92,29 +77,24 @@ CURVES = (
           share=True),
     Curve("Largest |log ratio| of an update", RL, r"(?P<panel>text|image)/(?P<line>turn\d+)/log_ratio_max",
           "|log ratio|", UPDATES, log_scale=True),
-    Curve("Distance from the old velocity", RL, r"image/(?P<line>turn\d+)/v_distance", "mean squared difference",
-          UPDATES, log_scale=True),
-    Curve("Norm of the velocity over the old one's", RL, r"image/(?P<line>turn\d+)/v_norm", "ratio", UPDATES),
-    Curve("Pairs told apart", RL, r"(?P<line>dpo(_text|_image)?)/accuracy", "share of pairs", UPDATES, share=True),
-    Curve("What winners gained over the reference", RL, r"(?P<panel>dpo_text|dpo_image)/winner_gain",
-          "nats, and squared error", UPDATES),
     Curve("Time of an update", RL, r"seconds/(?P<line>.+)", "seconds", UPDATES),
 )  # fmt: skip
 
 
-def draw_curves(metrics: Sequence[dict]) -> list[Picture]:
-    """All figures for which there are numbers."""
-    pictures = [_draw_curve(curve, metrics) for curve in CURVES]
+def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[Picture]:
+    """All figures for which there are numbers. `own`: those that the algorithm declares."""
+    pictures = [_draw_curve(curve, metrics) for curve in (*CURVES, *own)]
     return [picture for picture in pictures if picture is not None]
 
 
-def not_drawn(metrics: Sequence[dict]) -> list[str]:
+def not_drawn(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[str]:
     """Names of scalars that no figure shows, `stage/name`."""
+    curves = (*CURVES, *own)
     names = {(row["stage"], name) for row in metrics for name in row if name not in ("stage", "step", "time")}
     drawn = {
         (stage, name)
         for stage, name in names
-        if any(re.fullmatch(c.stages, stage) and (re.fullmatch(c.pattern, name) or name == c.cases) for c in CURVES)
+        if any(re.fullmatch(c.stages, stage) and (re.fullmatch(c.pattern, name) or name == c.cases) for c in curves)
     }
     return sorted(f"{stage}/{name}" for stage, name in names - drawn)
 
@@ -148,7 +128,7 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Above the panels, where it hides nothing; what is in several of them once."""
+    """A legend above the panels, where it hides nothing. Every label appears once."""
     found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(found.values(), found.keys(), loc="outside upper right", ncols=min(len(found), 5), fontsize=8)
 
@@ -158,7 +138,7 @@ Lines = dict[str, list[Piece]]
 
 
 def _panels(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, Lines]]:
-    """Stages laid end to end: where each begins, and by panel every line with its piece in every stage."""
+    """Stages one after the other: where each begins, and by panel every line with its part in every stage."""
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in metrics:
         if re.fullmatch(curve.stages, row["stage"]):
@@ -191,7 +171,7 @@ def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str
 
 
 def smooth(y: np.ndarray) -> np.ndarray:
-    """Centred mean over a twentieth of the curve, five points at least, shorter at both ends."""
+    """Centred mean over a twentieth of the curve, at least five points; shorter at both ends."""
     half = max(2, len(y) // 40)
     sums = np.concatenate([[0.0], np.cumsum(y)])
     index = np.arange(len(y))
@@ -201,14 +181,14 @@ def smooth(y: np.ndarray) -> np.ndarray:
 
 def _decorate(axes: Axes, curve: Curve, stages: dict[str, float]) -> None:
     axes.set_xlabel(curve.x_label)
-    if curve.log_scale and all((line.get_ydata() > 0).all() for line in axes.lines):
+    if curve.log_scale and all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         plain = FuncFormatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
     if curve.share:
-        axes.set_ylim(0, max(0.05, min(1.0, 1.15 * max(line.get_ydata().max() for line in axes.lines))))
+        axes.set_ylim(0, max(0.05, min(1.0, 1.15 * max(np.max(line.get_ydata()) for line in axes.lines))))
     if len(stages) > 1:
         for name, begin in stages.items():
             axes.axvline(begin, color="#bbbbbb", linewidth=0.8, linestyle=(0, (3, 3)))
@@ -217,7 +197,7 @@ def _decorate(axes: Axes, curve: Curve, stages: dict[str, float]) -> None:
 
 
 def _label(name: str) -> str:
-    """`turn0` is the first image; readers count from 1."""
+    """A label for readers, who count turns from 1: `turn0` is the first image."""
     turn = re.fullmatch(r"turn(\d+)", name)
     if turn:
         return f"turn {int(turn[1]) + 1}"
@@ -227,7 +207,7 @@ def _label(name: str) -> str:
 
 
 def _changes(panels: dict[str, Lines]) -> str:
-    """Every line's mean over its first and its last tenth, at least one point each."""
+    """Mean of every line over its first and its last tenth, at least one point each."""
     told = []
     for panel, lines in sorted(panels.items()):
         for name in sorted(lines):
@@ -239,13 +219,13 @@ def _changes(panels: dict[str, Lines]) -> str:
 
 
 def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
-    """` (n=...)` when the rows say how many cases a point rests on."""
+    """` (n=...)` if the rows say how many cases a point has."""
     counts = {int(row[curve.cases]) for row in metrics if isinstance(row.get(curve.cases), int | float)}
     return f" (n={', '.join(map(str, sorted(counts)))} per point)" if counts else ""
 
 
 def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
-    """Accuracy by turn, real against controls, one panel per evaluation."""
+    """Accuracy by turn of the real arm and the controls, one panel per evaluation."""
     shown = [e for e in evaluations if e["arms"]]
     if not shown:
         return None
@@ -271,7 +251,7 @@ def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
 
 
 def draw_repair(evaluations: Sequence[dict]) -> Picture | None:
-    """Repair and damage at the last turn, real against controls."""
+    """Repair and damage at the last turn, of the real arm and the controls."""
     shown = [e for e in evaluations if e["arms"] and all(a["turns"] > 1 for a in e["arms"].values())]
     if not shown:
         return None
@@ -321,7 +301,7 @@ def _draw_arm(axes: Axes, arm: str, accuracy: Sequence[dict], offset: float) -> 
 
 
 def _errors(measures: Sequence[dict]) -> list[list[float]]:
-    """Lengths of the error bars; a figure without an interval, or outside of it, gets none on that side."""
+    """Lengths of the error bars. A value without an interval, or outside of it, gets no bar on that side."""
     low = [max(0.0, m["value"] - m["low"]) if m["low"] is not None else 0.0 for m in measures]
     high = [max(0.0, m["high"] - m["value"]) if m["high"] is not None else 0.0 for m in measures]
     return [low, high]

@@ -1,4 +1,4 @@
-"""What a report reads from a run folder. Nothing is required: what is missing has not run yet.
+"""Reads a run folder for the report. No file is required: a missing file means that its stage has not run yet.
 
 recipe.yaml        the resolved recipe; its first line may be `# digest ...`
 environment.json   {"digest", "commit", "versions": {...}, "cores", "started", "command"?}
@@ -16,13 +16,14 @@ samples/*/         see samples
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import yaml
 
 from irg_rl.errors import InputError
+from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import read_metrics
-from irg_rl.report.redact import redact, redact_text
-from irg_rl.report.samples import INDEX, Sample, load_samples
+from irg_rl.report.samples import INDEX, SampledTrajectory, load_samples
 from irg_rl.report.tracking import METRICS
 
 LISTED_FAILURES = 50
@@ -30,7 +31,7 @@ LISTED_FAILURES = 50
 
 @dataclass(frozen=True)
 class Failures:
-    """Rejected rows or dropped samples: how many, for which reasons, and the first few."""
+    """Rejected rows or dropped samples: their number, their reasons, and the first few."""
 
     count: int
     reasons: dict[str, int]
@@ -39,7 +40,7 @@ class Failures:
 
 @dataclass
 class RunRecord:
-    """Everything a report shows, as read; `problems` names what could not be read."""
+    """Everything that a report shows. `problems` names files that could not be read."""
 
     folder: Path
     recipe: dict = field(default_factory=dict)
@@ -52,14 +53,14 @@ class RunRecord:
     ratio_check: dict | None = None
     parities: list[dict] = field(default_factory=list)
     scorers: dict | None = None
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[SampledTrajectory]] = field(default_factory=dict)
     rejected: Failures | None = None
     dropped: Failures | None = None
     problems: list[str] = field(default_factory=list)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read all there is; a broken part becomes a problem, not the end of the report.
+    """Read everything. A broken file becomes a problem in the report, not an error.
 
     Raises InputError when the folder is not a run.
     """
@@ -67,7 +68,7 @@ def read_run(folder: Path) -> RunRecord:
         raise InputError(f"{folder} is not a run folder: it has neither recipe.yaml nor {METRICS}")
     record = RunRecord(folder)
     _read_recipe(record)
-    record.environment = redact(_read_json(record, folder / "environment.json") or {})
+    record.environment = cast(dict, redact(_read_json(record, folder / "environment.json") or {}))
     record.stages = _read_json(record, folder / "stages.json") or {}
     try:
         record.metrics = read_metrics(folder / METRICS)
@@ -87,15 +88,15 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
-    """Whether the run itself made it, as a step of its own; others, baselines too, were asked for after its report."""
+    """Whether an evaluation is a stage of the run itself. Others, such as baselines, were made after its report."""
     stages = list(record.stages)
     own = stages[: stages.index("report")] if "report" in stages else stages
     return evaluation["name"] in own or not stages
 
 
 def _place(record: RunRecord, name: str) -> int:
-    """A report tells the story in the order in which it happened: evaluations named like stages in their order, then
-    those that were asked for later."""
+    """Sort key of an evaluation: those named like stages come in the order of stages, then those that were made later.
+    """
     stages = list(record.stages)
     return stages.index(name) if name in stages else len(stages)
 
@@ -111,7 +112,7 @@ def _read_recipe(record: RunRecord) -> None:
         record.problems.append(f"{path} is not YAML: {error}")
         return
     if isinstance(settings, dict):
-        record.recipe = redact(settings)
+        record.recipe = cast(dict, redact(settings))
         comments = [line for line in text.splitlines() if line.startswith("#")]
         body = yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True)
         record.recipe_text = redact_text("\n".join([*comments, body]))
@@ -133,20 +134,20 @@ def _read_json(record: RunRecord, path: Path) -> dict | None:
 
 _NEEDED = {
     "evaluation": {"name", "arms", "differences", "gate", "settings"},
-    "comparison": {"rows"},
+    "comparison": {"rows", "standings", "repairs"},
     "ratio_check": {"rows"},
     "parity": {"model", "dtype", "cases"},
     "scorers": {"rows"},
 }
 _NEEDED_BY_ROW = {
-    "comparison": {"baseline", "seed", "rl_accuracy", "baseline_accuracy", "gained", "repair_ratio", "rl_damage",
+    "comparison": {"baseline", "seed", "rl_accuracy", "baseline_accuracy", "gained", "gained_across_seeds",
                    "rl_renders", "baseline_renders"},
     "ratio_check": {"modality", "turn", "step", "count", "mean", "max", "limit"},
     "scorers": {"scorer", "against", "agreement", "n"},
 }  # fmt: skip
-_NEEDED_BY_ARM = {"n", "turns", "prompts", "seed", "renders", "accuracy", "score", "repair", "damage", "stop_rate",
-                  "stop_when_right", "stop_when_wrong", "reflection_accuracy", "preference", "order_consistency",
-                  "rewards", "tasks"}  # fmt: skip
+_NEEDED_BY_ARM = {"n", "turns", "prompts", "sets", "seed", "renders", "accuracy", "score", "repair", "damage",
+                  "stop_rate", "stop_when_right", "stop_when_wrong", "reflection_accuracy", "preference",
+                  "order_consistency", "rewards", "tasks"}  # fmt: skip
 
 _NEEDED_BY_CASE = {"weights", "turns", "batch", "packs", "places"}
 
@@ -176,7 +177,7 @@ def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
 
 
 def _lacking(content: dict, kind: str) -> set[str]:
-    """Fields that the report reads and the file has not."""
+    """Fields that the report needs and the file lacks."""
     lacking = _NEEDED[kind] - content.keys()
     for row in content.get("rows", []):
         lacking |= _NEEDED_BY_ROW[kind] - row.keys()
@@ -190,7 +191,7 @@ def _lacking(content: dict, kind: str) -> set[str]:
 
 
 def _failures(record: RunRecord, name: str) -> Failures | None:
-    """None when no such file exists: the stage that writes it has not run."""
+    """Rejected or dropped entries. None if there is no such file, because its stage has not run."""
     paths = sorted(record.folder.rglob(name))
     if not paths:
         return None
@@ -201,7 +202,7 @@ def _failures(record: RunRecord, name: str) -> Failures | None:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 entry = {"reason": "a line of the list itself is broken"}
-            entry = redact(entry if isinstance(entry, dict) else {"reason": str(entry)})
+            entry = cast(dict, redact(entry if isinstance(entry, dict) else {"reason": str(entry)}))
             count += 1
             reason = str(entry.get("reason", "no reason given"))
             reasons[reason] = reasons.get(reason, 0) + 1

@@ -17,7 +17,7 @@ RESERVED = ("stage", "step", "time")
 
 
 class MetricsLog:
-    """Appends to the file and flushes each line; not shared between processes."""
+    """Appends to the file and flushes each line. Only one process may use it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -26,7 +26,7 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, stage: str, step: int, scalars: Mapping[str, float]) -> dict[str, float | None]:
-        """Write one line and return its scalars as written: a value that is not finite becomes null."""
+        """Write one line and return its scalars as written. A value that is not finite becomes null."""
         taken = [name for name in scalars if name in RESERVED]
         if taken:
             raise ValueError(f"a scalar cannot be called {taken[0]!r}: {', '.join(RESERVED)} are the line's own fields")
@@ -37,9 +37,9 @@ class MetricsLog:
         return values
 
     def rewind(self, stage: str, step: int) -> int:
-        """Forget what came after `step` of `stage`: its later steps and every stage that began after it.
+        """Remove the lines after `step` of `stage`, and those of every stage that began after it.
 
-        Returns the number of lines dropped. A stage without lines drops nothing.
+        Returns the number of removed lines. A stage without lines removes nothing.
         """
         rows = read_metrics(self.path)
         first = next((i for i, row in enumerate(rows) if row["stage"] == stage), len(rows))
@@ -62,7 +62,8 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """All whole lines. A last line cut off by a kill is left out; any other broken line raises InputError."""
+    """All complete lines. A last line that was cut off by a kill is ignored. Any other broken line raises InputError.
+    """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -88,7 +89,7 @@ def _plain(value: float) -> float | None:
 
 
 def _drop_broken_tail(path: Path) -> None:
-    """A kill in the middle of a write leaves half a line; the next one must not continue it."""
+    """Remove half a line that a kill has left, so that the next line does not continue it."""
     if not path.exists():
         return
     with path.open("rb+") as file:

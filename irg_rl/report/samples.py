@@ -1,11 +1,11 @@
-"""A dozen sampled trajectories on disk, for the report: `samples.json`, one PNG per image and one strip per prompt."""
+"""About a dozen sampled trajectories on disk, for the report: `samples.json`, a PNG per image and a strip per prompt.
+"""
 
 import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,19 +13,15 @@ from PIL import Image, UnidentifiedImageError
 
 from irg_rl.errors import InputError
 from irg_rl.report import strips
+from irg_rl.task import Verdict
 from irg_rl.trajectory import Trajectory
 
 INDEX = "samples.json"
 
 
-class Verdict(Protocol):
-    correct: bool
-    score: float
-
-
 @dataclass(frozen=True)
 class SampledTurn:
-    """What was said and drawn in one turn; a turn that stops has no image."""
+    """Text and image of one turn. A turn that stops has no image."""
 
     text: str
     image: UInt8[np.ndarray, "H W 3"] | None = None
@@ -35,8 +31,8 @@ class SampledTurn:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One trajectory as a reader sees it."""
+class SampledTrajectory:
+    """One trajectory with its verdicts, for readers."""
 
     prompt_id: str
     prompt: str
@@ -49,12 +45,12 @@ class Sample:
         return [turn.image for turn in self.turns if turn.image is not None]
 
     def strip(self) -> UInt8[np.ndarray, "H W 3"]:
-        """All its images in a row, framed by verdict."""
+        """All images in a row, framed by verdict."""
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 
-def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict] | None = None) -> Sample:
-    """`verdicts` holds one per image; without it the images are shown unjudged."""
+def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict | None] | None = None) -> SampledTrajectory:
+    """`verdicts`: one per image, None where there is none. No list at all: the images are shown without verdicts."""
     said = {text.turn: text.text for text in trajectory.texts}
     drawn = {image.turn: image.pixels.cpu().numpy() for image in trajectory.images}
     if verdicts is not None and len(verdicts) != len(drawn):
@@ -72,11 +68,11 @@ def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict] | None =
             )
         )
     task = str(trajectory.prompt.metadata.get("tag", ""))
-    return Sample(trajectory.prompt.id, trajectory.prompt.text, task, turns, trajectory.stopped)
+    return SampledTrajectory(trajectory.prompt.id, trajectory.prompt.text, task, turns, trajectory.stopped)
 
 
-def save_samples(folder: Path, samples: Sequence[Sample]) -> None:
-    """Write the folder whole, in place of an earlier one."""
+def save_samples(folder: Path, samples: Sequence[SampledTrajectory]) -> None:
+    """Write the folder, complete, in place of an older one."""
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -93,7 +89,7 @@ def save_samples(folder: Path, samples: Sequence[Sample]) -> None:
     aside.rename(folder)
 
 
-def load_samples(folder: Path) -> list[Sample]:
+def load_samples(folder: Path) -> list[SampledTrajectory]:
     """Read what `save_samples` wrote. Raises InputError naming the file that is broken."""
     try:
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -106,7 +102,7 @@ def _image_name(number: int, turn: int) -> str:
     return f"{number:03d}-turn{turn}.png"
 
 
-def _entry(sample: Sample, number: int) -> dict:
+def _entry(sample: SampledTrajectory, number: int) -> dict:
     turns = [
         {
             "text": turn.text,
@@ -121,7 +117,7 @@ def _entry(sample: Sample, number: int) -> dict:
     return about | {"turns": turns}
 
 
-def _sample(folder: Path, entry: dict) -> Sample:
+def _sample(folder: Path, entry: dict) -> SampledTrajectory:
     turns = [
         SampledTurn(
             text=str(turn["text"]),
@@ -132,11 +128,11 @@ def _sample(folder: Path, entry: dict) -> Sample:
         )
         for turn in entry["turns"]
     ]
-    return Sample(entry["prompt_id"], entry["prompt"], entry["task"], turns, bool(entry["stopped"]))
+    return SampledTrajectory(entry["prompt_id"], entry["prompt"], entry["task"], turns, bool(entry["stopped"]))
 
 
 def _read_image(folder: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    # a report embeds what this returns: a name must not reach out of the folder
+    # a report embeds this file, so the name must not lead out of the folder
     if Path(name).name != name:
         raise InputError(f"{folder / INDEX} names the image {name!r}, which is not a file of its own folder")
     try:

@@ -1,6 +1,6 @@
-"""Picture strips: the images of one trajectory side by side, framed by their verdict.
+"""Image strips: the images of one trajectory side by side, framed by their verdict.
 
-Small images are enlarged without smoothing, so that what is seen is what the model drew.
+Small images are enlarged without smoothing, so that readers see exactly what the model drew.
 """
 
 import io
@@ -25,7 +25,7 @@ def png(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
 
 
 def fit(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The image at a size to look at: enlarged by a whole factor (nearest neighbour) or reduced (area mean)."""
+    """The image at a size for reading: enlarged by a whole factor (nearest neighbour) or reduced (area mean)."""
     height, width = pixels.shape[:2]
     if max(height, width) > LARGEST_SIDE:
         image = Image.fromarray(pixels)
@@ -57,7 +57,7 @@ def strip(
 
 
 def same_size(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """The pictures on white canvases of one size: wandb shows a panel of different sizes wrongly."""
+    """The images on white canvases of one size, because wandb shows a panel of different sizes wrongly."""
     height, width = (max((picture.shape[side] for picture in pictures), default=0) for side in (0, 1))
     canvases = []
     for picture in pictures:

@@ -1,4 +1,5 @@
-"""Evaluation summaries as rows of text for the report. A share is printed in percent, with its interval and n."""
+"""Evaluation summaries as rows of text for the report. A share is printed in percent, with its interval, its
+number of rows and the number of different sets of constraints among them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A figure, its interval in small print, and how many cases it rests on."""
+class TableCell:
+    """A figure, its interval in small print, and on how many rows and sets it rests: `300 of 173 sets`."""
 
     text: str
     interval: str = ""
@@ -21,11 +22,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """`group` heads the `span` rows that belong together and is empty in all but the first of them."""
+    """One row of a table. `group` is the heading of `span` rows; it is empty in all but the first of them."""
 
     group: str
     label: str
-    cells: list[Cell]
+    cells: list[TableCell]
     strong: bool = False
     explanation: str = ""
     span: int = 1
@@ -33,7 +34,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the few figures that a reader should leave with."""
+    """One of the few most important values."""
 
     label: str
     value: str
@@ -41,33 +42,46 @@ class Tile:
     good: bool | None = None
 
 
-def share(measure: dict | None) -> Cell:
+def share(measure: dict | None) -> TableCell:
     """A share in [0, 1] as percent."""
     return _cell(measure, "{:.1f}", "–", scale=100, unit=f"{NARROW_SPACE}%")
 
 
-def points(measure: dict | None) -> Cell:
+def points(measure: dict | None) -> TableCell:
     """A difference of shares in percentage points, with its sign."""
     return _cell(measure, "{:+.1f}", " to ", scale=100)
 
 
-def number(measure: dict | None) -> Cell:
+def times(measure: dict | None) -> TableCell:
+    """A ratio: `1.85 ×`."""
+    return _cell(measure, "{:.2f}", " to ", unit=f"{NARROW_SPACE}×")
+
+
+def number(measure: dict | None) -> TableCell:
     """A mean on its own scale."""
     return _cell(measure, "{:.3f}", " to ")
 
 
-def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit: str = "") -> Cell:
+def cases(measure: dict) -> str:
+    """Rows and the different sets of constraints among them: `300 of 173 sets`."""
+    if "n" not in measure:
+        return ""
+    return str(measure["n"]) if measure.get("sets") is None else f"{measure['n']} of {measure['sets']} sets"
+
+
+def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit: str = "") -> TableCell:
     if measure is None or measure.get("value") is None:
-        return Cell(MISSING)
-    n = str(measure["n"]) if "n" in measure else ""
+        return TableCell(MISSING)
+    n = cases(measure)
     value = form.format(scale * measure["value"]).replace("-", MINUS) + unit
-    ends = [measure.get("low"), measure.get("high")]
-    if None in ends:
-        return Cell(value, "", n)
-    return Cell(value, between.join(form.format(scale * end).replace("-", MINUS) for end in ends), n)
+    low, high = measure.get("low"), measure.get("high")
+    if low is None or high is None:
+        return TableCell(value, "", n)
+    return TableCell(value, between.join(form.format(scale * end).replace("-", MINUS) for end in (low, high)), n)
 
 
 _BY_TURN = (
+    ("missing", "no verdict", "share of images that nobody could judge; they count neither as right nor wrong", share),
     ("accuracy", "right", "share of trajectories whose image in hand is right", share),
     ("score", "graded score", "mean in [0, 1], 1 only if right", number),
     ("repair", "repair", "right now, of those with a wrong first image", share),
@@ -90,7 +104,7 @@ class Table:
 
 
 def by_turn(evaluations: Sequence[dict]) -> Table:
-    """Every measure, arm below arm, a column per turn, evaluations side by side."""
+    """Every measure: one row per arm, one column per turn, evaluations side by side."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -99,12 +113,12 @@ def by_turn(evaluations: Sequence[dict]) -> Table:
         ]
         if any(cell.text != MISSING for cell in cells):
             rows.append(TableRow(line.group, line.label, cells, line.label == REAL, line.explanation))
-    rows = _headed_once(rows)
+    rows = headed_once(rows)
     groups = [(e["name"], [f"turn {k + 1}" for k in range(width)]) for e, width in zip(evaluations, widths)]
     return Table(groups, rows)
 
 
-def _headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
+def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
     """Neighbours of one group share the heading of the first."""
     headed: list[TableRow] = []
     for _, found in groupby(rows, key=lambda row: row.group):
@@ -115,34 +129,34 @@ def _headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 @dataclass(frozen=True)
-class _Line:
-    """One row in the making: the measures of each evaluation, by turn."""
+class _TableLine:
+    """Describes one row: the measures of each evaluation, by turn."""
 
     group: str
     explanation: str
     label: str
-    show: Callable[[dict | None], Cell]
+    show: Callable[[dict | None], TableCell]
     measures: list[list[dict | None]]
 
 
-def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_Line]:
+def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
     arms = sorted(dict.fromkeys(arm for e in evaluations for arm in e["arms"]), key=lambda arm: arm != REAL)
     for key, group, explanation, show in _BY_TURN:
         for arm in arms:
-            found = [e["arms"][arm][key] if arm in e["arms"] else [] for e in evaluations]
-            yield _Line(group, explanation, arm, show, found)
+            found = [e["arms"].get(arm, {}).get(key, []) for e in evaluations]
+            yield _TableLine(group, explanation, arm, show, found)
         for control in arms[1:]:
             found = [e["differences"].get(control, {}).get(key, []) for e in evaluations]
-            yield _Line(group, explanation, f"{REAL} − {control}", points, found)
+            yield _TableLine(group, explanation, f"{REAL} − {control}", points, found)
     for key, group, explanation in _REAL_ONLY:
-        yield _Line(group, explanation, REAL, share, [e["arms"][REAL][key] for e in evaluations])
+        yield _TableLine(group, explanation, REAL, share, [e["arms"][REAL][key] for e in evaluations])
     for name in sorted({name for e in evaluations for name in e["arms"][REAL]["rewards"]}):
         found = [e["arms"][REAL]["rewards"].get(name, []) for e in evaluations]
-        yield _Line(f"scorer {name}", "mean over images it could score", REAL, number, found)
+        yield _TableLine(f"scorer {name}", "mean over images it could score", REAL, number, found)
 
 
 def preference(evaluation: dict) -> str:
-    """The judge's preference in a sentence, or nothing."""
+    """The judge's preference as a sentence, or empty."""
     real = evaluation["arms"][REAL]
     liked, consistent = real["preference"], real["order_consistency"]
     if liked["value"] is None:
@@ -157,7 +171,7 @@ def preference(evaluation: dict) -> str:
 
 
 def settings_line(settings: dict, prefix: str = "") -> str:
-    """Nested settings on one line; what is empty is left out."""
+    """Nested settings on one line, without empty ones."""
     parts = []
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -168,7 +182,7 @@ def settings_line(settings: dict, prefix: str = "") -> str:
 
 
 def by_task(evaluations: Sequence[dict]) -> Table:
-    """Tasks down; for each evaluation first image, last image, repair and damage across. The real arm."""
+    """One row per task, with first image, last image, repair and damage of each evaluation. Real arm only."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
     tasks = sorted({task for _, arm in real for task in arm["tasks"]})
     rows = [TableRow(task, "", [c for _, arm in real for c in _task_cells(arm["tasks"].get(task))]) for task in tasks]
@@ -176,24 +190,24 @@ def by_task(evaluations: Sequence[dict]) -> Table:
     return Table(groups, rows)
 
 
-def _task_cells(task: dict | None) -> list[Cell]:
+def _task_cells(task: dict | None) -> list[TableCell]:
     if task is None:
-        return [Cell(MISSING)] * 4
+        return [TableCell(MISSING)] * 4
     return [share(m) for m in (task["accuracy"][0], task["accuracy"][-1], task["repair"], task["damage"])]
 
 
 @dataclass(frozen=True)
 class GateRow:
-    """A requirement of the gate as a reader sees it."""
+    """A requirement of the gate, as text."""
 
     name: str
-    cell: Cell
+    cell: TableCell
     asked: str
     passed: bool
 
 
 def gate_lines(gate: dict) -> list[GateRow]:
-    """Margins over a control are differences, in points; the others are shares."""
+    """A requirement as text. Margins over a control are differences in points; all others are shares."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -204,41 +218,24 @@ def gate_lines(gate: dict) -> list[GateRow]:
 
 
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
-    """The place of a ratio check whose largest |log ratio| comes nearest to its limit; None where there is none."""
+    """The row of a ratio check whose largest |log ratio| is nearest to its limit; None if there is none."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 
 
-def against_baselines(comparison: dict) -> list[TableRow]:
-    """RL against each baseline, per seed and pooled."""
-    rows = []
-    for entry in comparison["rows"]:
-        pooled = entry["seed"] is None
-        cells = [
-            share(entry["rl_accuracy"]),
-            share(entry["baseline_accuracy"]),
-            points(entry["gained"]),
-            number(entry["repair_ratio"]),
-            share(entry["rl_damage"]),
-            Cell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
-        ]
-        rows.append(
-            TableRow(entry["baseline"], "pooled over seeds" if pooled else f"seed {entry['seed']}", cells, pooled)
-        )
-    return _headed_once(rows)
-
-
-def tiles(evaluations: Sequence[dict]) -> list[Tile]:
-    """What to leave with: the gate, first and last image of the latest evaluation, repair beside its best control."""
+def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
+    """What to leave with: the gate of the evaluation that is asked (after `sft` or `rl`), first and last image of the
+    latest evaluation, repair beside its best control."""
     if not evaluations:
         return []
     first, latest = evaluations[0], evaluations[-1]
     real = latest["arms"][REAL]
     shown = []
-    gate = next((e["gate"] for e in evaluations if e["gate"]), None)
-    if gate is not None:
-        verdict = "passed" if gate["passed"] else "not passed"
-        shown.append(Tile("gate: refinement is real", verdict, f"at turn {gate['turn'] + 1}", gate["passed"]))
+    asked = next((e for e in evaluations if e["gate"] and (e["name"] == "rl") == (after == "rl")), None)
+    if asked is not None:
+        gate, verdict = asked["gate"], "passed" if asked["gate"]["passed"] else "not passed"
+        detail = f"at turn {gate['turn'] + 1} of {asked['name']}"
+        shown.append(Tile("gate: refinement is real", verdict, detail, gate["passed"]))
     shown.append(Tile("first image right", share(real["accuracy"][0]).text, _since(first, latest, "accuracy", 0)))
     shown.append(
         Tile(
@@ -249,13 +246,14 @@ def tiles(evaluations: Sequence[dict]) -> list[Tile]:
     )
     if real["turns"] > 1:
         shown.append(Tile("repair", share(real["repair"][-1]).text, _best_control(latest)))
-        shown.append(Tile("damage", share(real["damage"][-1]).text, f"of {real['damage'][-1]['n']} right first images"))
+        damage = real["damage"][-1]
+        shown.append(Tile("damage", share(damage).text, f"first images that were right: {cases(damage)}"))
     return shown
 
 
 def _since(first: dict, latest: dict, key: str, turn: int) -> str:
     measure = latest["arms"][REAL][key][turn]
-    here = f"{latest['name']}, n={measure['n']}"
+    here = f"{latest['name']}, n={cases(measure)}"
     if first is latest:
         return here
     return f"{here}; {first['name']}: {share(first['arms'][REAL][key][turn]).text}"

@@ -1,7 +1,7 @@
-"""Where a run's numbers go: `metrics.jsonl` always, wandb beside it (offline without a key, online with one).
+"""Logs the numbers of a run: always to `metrics.jsonl`, and to wandb (offline without a key, online with one).
 
-wandb's step counts calls, so every stage has its own step axis there: `sft1/ce` is drawn over `sft1/step`. The wandb
-folder lies inside the run folder; its run id is kept, so that a resumed run continues the same curve.
+wandb's step counts calls. So every stage has its own step axis there: `sft1/ce` is drawn over `sft1/step`. The wandb
+folder lies inside the run folder. The run id is kept, so a resumed run continues the same curve.
 """
 
 import logging
@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import wandb
 from wandb.errors import CommError, UsageError
 
+from irg_rl.environment import wandb_mode
+from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import MetricsLog
-from irg_rl.report.redact import redact, redact_text
-from irg_rl.report.samples import Sample
+from irg_rl.report.samples import SampledTrajectory
 from irg_rl.report.strips import same_size
 
 METRICS = "metrics.jsonl"
@@ -27,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Use as a context manager; `use_wandb=False` leaves only the file."""
+    """Use it as a context manager. `use_wandb=False` writes only the file."""
 
     def __init__(
         self,
@@ -39,32 +41,33 @@ class Tracker:
         use_wandb: bool = True,
         deadline_s: float = 60.0,
     ):
-        """`deadline_s` bounds the wait for wandb's server, at the beginning and for what is left at the end; what has
-        not been sent by then stays in the run folder for `wandb sync`."""
+        """`deadline_s`: longest wait for wandb's server, at the start and for unsent data at the end. Data that is not
+        sent by then stays in the run folder for `wandb sync`."""
         self._folder = folder
         self.metrics = MetricsLog(folder / METRICS)
         self._stages: set[str] = set()
         self._run = None
         if use_wandb:
-            self._run = _start_wandb(folder, name, project, redact(config or {}), deadline_s)
+            self._run = _start_wandb(folder, name, project, cast(dict, redact(config or {})), deadline_s)
 
     def log(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
-        """Numbers of one step of one stage."""
+        """Log the numbers of one step of one stage."""
         values = self.metrics.append(stage, step, scalars)
         if self._run is not None:
-            self._axis(stage)
+            self._axis(self._run, stage)
             named = {f"{stage}/{name}": float("nan") if v is None else v for name, v in values.items()}
             self._run.log(named | {f"{stage}/step": step})
 
     def rewind(self, stage: str, step: int) -> None:
-        """Before a stage goes on from `step`: forget the later lines. wandb keeps its own and draws over them."""
+        """Call before a stage continues from `step`: removes the later lines. wandb keeps its own and draws over them.
+        """
         self.metrics.rewind(stage, step)
 
-    def log_samples(self, stage: str, step: int, samples: Sequence[Sample]) -> None:
-        """Picture strips and a table of trajectories, to wandb alone; the report reads `samples/`."""
+    def log_samples(self, stage: str, step: int, samples: Sequence[SampledTrajectory]) -> None:
+        """Log image strips and a table of trajectories, to wandb only. The report reads `samples/`."""
         if self._run is None or not samples:
             return
-        self._axis(stage)
+        self._axis(self._run, stage)
         shown = [sample for sample in samples if sample.images]
         pictures = same_size([sample.strip() for sample in shown])
         images = [wandb.Image(p, caption=redact_text(s.prompt)) for p, s in zip(pictures, shown, strict=True)]
@@ -86,19 +89,19 @@ class Tracker:
     ) -> None:
         self.close()
 
-    def _axis(self, stage: str) -> None:
+    def _axis(self, run: "wandb.Run", stage: str) -> None:
         if stage not in self._stages:
             self._stages.add(stage)
-            self._run.define_metric(f"{stage}/step", hidden=True)
-            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            run.define_metric(f"{stage}/step", hidden=True)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
 
 def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s: float) -> "wandb.Run":
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode = wandb_mode()
     settings = wandb.Settings(
         silent=True,
-        console="off",  # the terminal may show what belongs in no log
+        console="off",  # the terminal may show secrets
         disable_git=True,
         save_code=False,
         x_disable_meta=True,  # command line and host name
@@ -116,8 +119,8 @@ def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s
 
 @contextmanager
 def _staged_in(folder: Path) -> Iterator[None]:
-    """wandb stages the files of a table in the user's home, where a later `wandb sync` of a moved run folder would miss
-    them, and takes another place from this variable only."""
+    """Make wandb store the files of a table in the run folder. It would store them in the user's home, and a later
+    `wandb sync` of a moved run folder would not find them."""
     before = os.environ.get(_STAGING)
     os.environ[_STAGING] = before or str(folder)
     try:
@@ -134,7 +137,7 @@ def _run_id(folder: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def _table(samples: Sequence[Sample]) -> "wandb.Table":
+def _table(samples: Sequence[SampledTrajectory]) -> "wandb.Table":
     """One row per turn."""
     scorers = sorted({name for sample in samples for turn in sample.turns for name in turn.rewards})
     table = wandb.Table(columns=["prompt_id", "prompt", "turn", "text", "image", "correct", "score", *scorers])

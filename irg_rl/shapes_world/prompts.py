@@ -2,9 +2,12 @@
 
 The split belongs to the *set of constraints*, not to the sentence: two phrasings of one set, or the same relation said
 from the other side, are always in the same split. The six GenEval tasks have few sets, so these are listed, ordered
-by their hash and dealt out by rank (every split gets some of every task); scenes are split by their hash alone.
+by their hash and dealt out by rank (train, validation and test get some of every task). Scenes are split by their hash
+alone; a part of those with three constraints or more is the split `hard`. Train says a set in many ways; in the other
+splits, which measure, every prompt has a set of its own.
 """
 
+import json
 import random
 from collections.abc import Iterator
 from functools import cache
@@ -25,8 +28,14 @@ from irg_rl.shapes_world.constraints import (
 from irg_rl.shapes_world.scene import COLORS, RELATIONS, SHAPES
 from irg_rl.trajectory import Prompt
 
-SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
-DEFAULT_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
+SPLITS = ("train", "validation", "test", "hard")
+LISTED = {"validation": 0.1, "test": 0.2}
+"""Share of the listed sets of a task; the rest is train."""
+SCENES = {"train": 0.7, "validation": 0.1, "test": 0.1, "hard": 0.1}
+"""Share of the hashes of scenes. Test also gets the part of `hard` that asks for two constraints."""
+HARD = (3, 4, 5, 6)
+"""Numbers of constraints in the split `hard`."""
+TRAIN_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
 PLURALS = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
 OPENERS = (
     "a photo of {}",
@@ -39,38 +48,40 @@ OPENERS = (
     "{}",
 )
 MAX_OBJECTS = 7
-PATIENCE = 400  # draws without a new prompt after which a task counts as used up
+PATIENCE = 20000  # scenes drawn in a row without a new set of the split, after which they count as used up
 
 Sets = tuple[list[tuple[Thing, int]], list[Relation]]
 
 
 def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = None) -> list[Prompt]:
-    """`n` prompts of a split, shares of the tasks by the weights of `mix` (scenes twice by default).
+    """`n` prompts of a split.
 
-    In train a task with few sets repeats its sentences. In validation and test no sentence comes twice: a task that is
-    used up yields fewer and the others fill its place; every set is used once before any gets a second phrasing.
+    `mix` has the weight of each task; None: equal parts, in train scenes twice. In train a task with few sets repeats
+    them, and prompts are in random order. Elsewhere no set comes twice, and `set` of the metadata names it: a task
+    whose sets are used up yields fewer prompts, and the others fill its place. Tasks take turns, so the first prompts
+    of a long list are those of a short one. `hard` has scenes alone, in equal parts by their number of constraints,
+    whatever the mix.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
-    weights = DEFAULT_MIX if mix is None else mix
-    if unknown := set(weights) - set(TAGS):
+    if unknown := set(mix or {}) - set(TAGS):
         raise InputError(f"unknown task {sorted(unknown)[0]!r} in the mix: use {', '.join(TAGS)}")
     rng = random.Random(f"{seed}-{split}")
-    used: set[str] = set()
-    sources = {tag: _source(tag, split, used, rng) for tag, weight in weights.items() if weight > 0}
+    weights, sources = _sources(split, mix, rng)
     chosen: list[dict] = []
-    taken: dict[str, int] = dict.fromkeys(sources, 0)
+    taken = dict.fromkeys(sources, 0)
     while len(chosen) < n:
         if not sources:
-            raise InputError(f"the {split} split has only {len(chosen)} different prompts for this mix, not {n}")
-        tag = min(sources, key=lambda name: (taken[name] + 1) / weights[name])
-        metadata = next(sources[tag], None)
+            raise InputError(f"the {split} split has only {len(chosen)} different sets for this mix, not {n}")
+        name = min(sources, key=lambda name: (taken[name] + 1) / weights[name])
+        metadata = next(sources[name], None)
         if metadata is None:
-            del sources[tag]
+            del sources[name]
             continue
-        taken[tag] += 1
+        taken[name] += 1
         chosen.append(metadata)
-    rng.shuffle(chosen)
+    if split == "train":
+        rng.shuffle(chosen)
     return [Prompt(f"{split}-{index:05d}", item["prompt"], item) for index, item in enumerate(chosen)]
 
 
@@ -79,27 +90,70 @@ def split_of(metadata: dict) -> str:
     return _split_of_key(metadata_key(metadata))
 
 
-def _source(tag: str, split: str, used: set[str], rng: random.Random) -> Iterator[dict]:
-    """Metadata of a task and split, one after the other; ends when every sentence was used, except in train. `used`
-    are the sentences of all tasks: small scenes may say the same as another task."""
-    sets = None if tag == "scene" else [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == split]
+def set_name(key: str) -> str:
+    """The set of a canonical key in words: `1 red ring, 2 bar; red ring above bar`."""
+    includes, relations = json.loads(key)
+    things = ", ".join(f"{count} {Thing(*thing)}" for thing, count in includes)
+    return "; ".join([things, *(f"{Thing(*first)} {name} {Thing(*second)}" for first, name, second in relations)])
+
+
+def _sources(
+    split: str, mix: dict[str, float] | None, rng: random.Random
+) -> tuple[dict[str, float], dict[str, Iterator[dict]]]:
+    """Weight and metadata, one after the other, of each kind of prompt in the split."""
+    if split == "hard":
+        used: set[str] = set()
+        kinds = {str(number): _each_once("scene", _scenes(split, used, rng, number), used, rng) for number in HARD}
+        return dict.fromkeys(kinds, 1.0), kinds
+    weights = mix or (TRAIN_MIX if split == "train" else dict.fromkeys(TAGS, 1.0))
+    tags = [tag for tag, weight in weights.items() if weight > 0]
+    if split == "train":
+        return weights, {tag: _endless(tag, rng) for tag in tags}
+    used = set()
+    sets = {tag: _scenes(split, used, rng) if tag == "scene" else _shuffled(tag, split, rng) for tag in tags}
+    return weights, {tag: _each_once(tag, sets[tag], used, rng) for tag in tags}
+
+
+def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
+    """Metadata of a task in train: its sets again and again, each time in other words."""
+    sets = None if tag == "scene" else [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == "train"]
     waiting: list[Sets] = []
-    misses = 0
-    while misses < PATIENCE:
+    while True:
         if sets is None:
             item = _random_scene(rng)
-            if _split_of_key(canonical_key(*item)) != split:
+            if _split_of_key(canonical_key(*item)) != "train":
                 continue
         else:
             waiting = waiting or rng.sample(sets, len(sets))
             item = waiting.pop()
-        metadata = phrase(tag, *item, rng)
-        if split != "train" and metadata["prompt"] in used:
+        yield phrase(tag, *item, rng)
+
+
+def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Random) -> Iterator[dict]:
+    """Metadata of the sets; `used` are the keys of all that were given out, of all tasks."""
+    for item in sets:
+        key = canonical_key(*item)
+        used.add(key)
+        yield phrase(tag, *item, rng) | {"set": set_name(key)}
+
+
+def _shuffled(tag: str, split: str, rng: random.Random) -> Iterator[Sets]:
+    """The listed sets of a task and split."""
+    sets = [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == split]
+    yield from rng.sample(sets, len(sets))
+
+
+def _scenes(split: str, used: set[str], rng: random.Random, wanted: int | None = None) -> Iterator[Sets]:
+    """New sets of scenes, with `wanted` constraints; those that are a set of another task are left to it."""
+    misses = 0
+    while misses < PATIENCE:
+        item = _random_scene(rng, wanted)
+        key = canonical_key(*item)
+        if key in _dealt() or key in used or _split_of_key(key) != split:
             misses += 1
             continue
-        used.add(metadata["prompt"])
         misses = 0
-        yield metadata
+        yield item
 
 
 @cache
@@ -129,7 +183,7 @@ def _dealt() -> dict[str, str]:
     splits = {}
     for tag in TAGS[:-1]:
         keys = sorted((canonical_key(*item) for item in _listed(tag)), key=stable_fraction)
-        sizes = {name: max(1, round(share * len(keys))) for name, share in SPLITS.items() if name != "train"}
+        sizes = {name: max(1, round(share * len(keys))) for name, share in LISTED.items()}
         for name, size in sizes.items():
             splits |= dict.fromkeys(keys[:size], name)
             keys = keys[size:]
@@ -141,16 +195,17 @@ def _split_of_key(key: str) -> str:
     if key in _dealt():
         return _dealt()[key]
     fraction = stable_fraction(key)
-    for name, share in SPLITS.items():
+    for name, share in SCENES.items():
         if fraction < share:
-            return name
+            return "test" if name == "hard" and sum(map(len, json.loads(key))) not in HARD else name
         fraction -= share
     return "train"
 
 
-def _random_scene(rng: random.Random) -> Sets:
-    """2 to 6 constraints: two to four includes, at most two relations between things that are alone of their kind."""
-    wanted = rng.randint(2, 6)
+def _random_scene(rng: random.Random, wanted: int | None = None) -> Sets:
+    """2 to 6 constraints, or `wanted`: two to four includes, at most two relations between things that are alone of
+    their kind."""
+    wanted = rng.randint(2, 6) if wanted is None else wanted
     relations = rng.randint(max(0, wanted - 4), (wanted - 1) // 2)
     things = _random_things(wanted - relations, rng)
     counts = [1] * len(things)

@@ -1,4 +1,5 @@
-"""Whose doing is an outcome? Two-way analysis of variance of a crossed table with one outcome per pair.
+"""Two-way analysis of variance: how much of an outcome comes from the reflection and how much from the seed? One
+outcome per pair.
 
 Shape letters: P prompts, N reflections, S seeds.
 """
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import Measure, Terms, mean
 
 PARTS = ("text", "seed", "interaction")
-"""Of these the text is a reflection, or the think text of a first image."""
+"""Parts of the variance. The text is a reflection, or the think text of a first image."""
 
 
 def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]:
@@ -34,12 +35,12 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
 
 
 def terms(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Terms]:
-    """Of the variance within prompts, the share of each part, as sums over prompts."""
+    """Share of each part in the variance within prompts, from sums over prompts."""
     parts = components(outcomes)
     total = parts.sum(1)
     return {name: Terms(parts[:, index], total, prompt_ids) for index, name in enumerate(PARTS)}
 
 
 def shares(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Measure]:
-    """The same with the bootstrap over prompts."""
+    """These shares with a bootstrap over prompts."""
     return {name: mean(own) for name, own in terms(outcomes, prompt_ids).items()}

@@ -1,45 +1,46 @@
 """What a study is given: checkpoints to sample from, prompts, and ways to judge what they draw."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from irg_rl.algorithms.learner import LearnerSettings
-from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe
-from irg_rl.credit import Options
+from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingRecipe, Section
 from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, collect
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
-from irg_rl.trajectory import Prompt, Trajectory
+from irg_rl.trajectory import Prompt, ScoreImages, Trajectory
+from rollouts.evaluation import evaluation_sampler
 from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
 
 Tick = Callable[[int], None]
-"""Called with the number of units of work that were just done."""
-Score = Callable[[list[Pixels], list[Prompt]], Mapping[str, Sequence[float | None]]]
-"""Images and their prompts -> per scorer one value each, None where it failed."""
+"""Called with the number of work units that have just been done."""
 
 
 @dataclass
-class Shelf:
-    """Holds the model that was used last, so that a grid over several checkpoints needs memory for one."""
+class ModelCache:
+    """Keeps the model that was used last. A grid over several checkpoints so needs memory for one model."""
 
     path: Path | None = None
-    held: Folder | None = None
+    folder: Folder | None = None
 
     def take(self, path: Path, device: str, dtype: torch.dtype, attention: str) -> Folder:
-        if self.held is None or self.path != path:
-            self.path, self.held = None, None  # let go before the next one is loaded
-            self.held, self.path = load_folder(path, device, dtype, attention), path
-        return self.held
+        if self.folder is None or self.path != path:
+            self.path, self.folder = None, None  # frees the old model before the next one is loaded
+            self.folder, self.path = load_folder(path, device, dtype, attention), path
+        return self.folder
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint under study. `recipe` has the overrides of the study; `sampling` is how it is evaluated; `training`
-    what it went through, empty where nobody knows; `device` and `dtype` where it is loaded."""
+    """A checkpoint under study.
+
+    recipe: its recipe with the overrides of the study. sampling: how it is evaluated.
+    training: what it was trained with; empty where unknown. device, dtype: where and how it is loaded.
+    """
 
     label: str
     path: Path
@@ -48,12 +49,12 @@ class Subject:
     training: str = ""
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
-    shelf: Shelf = field(default_factory=Shelf, compare=False)
+    cache: ModelCache = field(default_factory=ModelCache, compare=False)
 
     def take(self) -> Folder:
-        """The checkpoint, with the recipe's kernels where it is on the recipe's device."""
+        """Load the checkpoint. It uses the recipe's attention kernels if it runs on the recipe's device."""
         attention = self.recipe.engine.attention if self.device == self.recipe.engine.device else "auto"
-        return self.shelf.take(self.path, self.device, self.dtype, attention)
+        return self.cache.take(self.path, self.device, self.dtype, attention)
 
     @property
     def evaluation(self) -> EvaluationRecipe:
@@ -61,12 +62,12 @@ class Subject:
 
     @property
     def digest(self) -> str:
-        """Of the recipe, overrides included."""
+        """Digest of the recipe with its overrides."""
         return self.recipe.digest()
 
     @property
     def evaluated(self) -> dict:
-        """How it is sampled, whatever the number of turns; `sampling` has the evaluation's temperature and times."""
+        """How it is sampled, apart from the number of turns. `sampling` has the evaluation's temperature and times."""
         noise = self.evaluation.noise
         return {
             "sampling": self.sampling.model_dump(mode="json", exclude={"turns"}),
@@ -82,18 +83,15 @@ class Subject:
         is_noisy: bool = True,
         **changes: object,
     ) -> Sampler:
-        """Samples as the evaluation does, but for `guidance`, what counts as a stop, whether the evaluation's noise is
-        on, and `changes` of the sampling. Nothing is recorded for training."""
-        parts = self.take()
-        chosen = self.evaluation.guidance if guidance is None else guidance
-        return Sampler(
-            parts.model.eval(), parts.autoencoder, parts.tokenizer, self.sampling.model_copy(update=changes),
-            guidance=chosen if chosen.is_on else None, noise=self.evaluation.noise if is_noisy else None,
-            record_steps=False, is_stop=is_stop,
-        )  # fmt: skip
+        """A sampler with the settings of the evaluation. `guidance`, `is_stop`, `is_noisy` (evaluation noise on or off)
+        and `changes` (of the sampling) replace them. Nothing is recorded for training."""
+        sampling = self.sampling.model_copy(update=changes)
+        return evaluation_sampler(
+            self.take(), sampling, self.evaluation, guidance=guidance, is_noisy=is_noisy, is_stop=is_stop
+        )
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
-        """In batches of the evaluation's size; counts the images that each trajectory may draw."""
+        """Sample in batches of the evaluation's size. `tick` counts the images that each trajectory may draw."""
         size, out = self.evaluation.batch_size, []
         for begin in range(0, len(requests), size):
             part = requests[begin : begin + size]
@@ -102,7 +100,7 @@ class Subject:
         return out
 
     def identity(self) -> dict:
-        """What its results depend on: which weights, where they are loaded, and how they are sampled."""
+        """What its results depend on: the weights, where they are loaded and how they are sampled."""
         files = [file.stat() for file in weight_files(self.path)]
         return {
             "path": str(self.path), "weights": [[file.st_size, file.st_mtime_ns] for file in files],
@@ -111,20 +109,25 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """How RL would learn from a subject: the learner's settings, and those of credit."""
+class LearningSetup:
+    """How RL would learn from a subject: the settings of the learner, and the options of its credit scheme."""
 
     learner: LearnerSettings
-    options: Options
+    options: Section
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Only the shapes world has `check_reflection`, `unclear` (cells of each image that nobody can read) and
-    `paraphrase` (the same reflection in other words, None where there are none); elsewhere they are None. `verify`: a
-    verdict with score None says that the reward failed, which is no number. `score`: scorers beside the verdict; None
-    without any. `lesson` is asked by studies of learning alone; `scratch` is a folder for what is large and can be made
-    again."""
+    """Checkpoints, prompts and judges of one study.
+
+    verify: a verdict on every image; None where nobody could judge it.
+    check_reflection: the task's; None where rewards judge.
+    unclear, paraphrase: None outside the shapes world. `unclear` counts the cells of each image that
+        nobody can read. `paraphrase` says a reflection in other words, or returns None where it has no other words.
+    score: scorers that score images beside the verdict; None: no such scorers.
+    learning: how RL would learn from a subject. Only studies of learning need it.
+    scratch: a folder for large files that can be made again.
+    """
 
     subjects: Sequence[Subject]
     prompts: Sequence[Prompt]
@@ -132,13 +135,18 @@ class Bench:
     check_reflection: CheckReflection | None = None
     unclear: Callable[[list[Pixels]], list[int]] | None = None
     paraphrase: Callable[[str], str | None] | None = None
-    score: Score | None = None
+    score: ScoreImages | None = None
     commit: str = "unknown"
-    lesson: Callable[[Subject], Lesson] | None = None
+    learning: Callable[[Subject], LearningSetup] | None = None
     scratch: Path | None = None
 
     def subject(self, label: str) -> Subject:
         return next(subject for subject in self.subjects if subject.label == label)
+
+    def learning_of(self, subject: Subject) -> "LearningSetup":
+        """How RL would learn from a subject, for the studies of learning."""
+        assert self.learning is not None, "this bench was made without settings of the learner"
+        return self.learning(subject)
 
     @property
     def labels(self) -> list[str]:
@@ -150,23 +158,23 @@ class Bench:
 
     @property
     def seed(self) -> int:
-        """Of all sampling."""
+        """Seed of all sampling."""
         return self.subjects[0].evaluation.seed
 
     @property
     def digests(self) -> list[str]:
-        """Of the recipes, overrides included, each once."""
+        """Digests of the recipes with their overrides, each once."""
         return list(dict.fromkeys(subject.digest for subject in self.subjects))
 
     def verdicts(self, trajectories: Sequence[Trajectory]) -> list[list]:
-        """Verdicts on the images of each trajectory, turn by turn."""
+        """One verdict per image of each trajectory, in the order of turns."""
         images = [image.pixels.cpu().numpy() for t in trajectories for image in t.images]
         found = iter(self.verify(images, [t.prompt for t in trajectories for _ in t.images]))
         return [[next(found) for _ in t.images] for t in trajectories]
 
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
-        """The trajectories whose images all have a verdict, laid out by turn; the others are left out."""
-        found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if all(one.score is not None for one in own)]
+        """Outcomes by turn of the trajectories whose images all have a verdict. The others are left out."""
+        found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(
             known, lambda images, prompts: verdicts, turns=turns, arm=arm, seed=self.seed,

@@ -1,9 +1,9 @@
-"""How much of a gradient is signal? Every credit scheme at one checkpoint on the same renders: batches of groups are
-sampled once, as RL samples them, and each scheme turns their scores into advantages and these into the gradient of the
-joint loss that the learner would follow. Nothing is trained.
+"""How much of a gradient is signal? Compares all credit schemes at one checkpoint on the same samples. Batches of
+groups are sampled once, as in RL. Each scheme turns their scores into advantages, and these give the gradient of the
+joint loss that the learner would use. Nothing is trained.
 
-The judge's noise is added to the score of every image on its own: q + s z, z standard normal and the same for all
-schemes and all s. An image drawn twice would so get two scores that differ by sqrt(2) s.
+The noise of the judge is added to the score of every image: q + s z. z is standard normal and is the same for all
+schemes and all s. Two images with the same true score so get scores that differ by sqrt(2) s.
 """
 
 import itertools
@@ -12,18 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from irg_rl.algorithms.base import algorithm_of
 from irg_rl.algorithms.learner import Learner
 from irg_rl.config import RLRecipe
-from irg_rl.credit import assign
+from irg_rl.credit import assign, carried, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.learner.parts import Part, part_of
+from irg_rl.learner.parts import ModelPart, part_of
 from irg_rl.records import load_groups, save_groups
 from irg_rl.studies import measures, sketch
 from irg_rl.studies.bench import Bench, Subject, Tick
 from irg_rl.studies.frame import Frame, Row
 from irg_rl.studies.plates import Line, Plate, lines_plate
-from irg_rl.studies.settings import CreditSettings
+from irg_rl.studies.settings import CreditStudySettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
 from irg_rl.trajectory import Group
 from rollouts.noise import hashed
@@ -33,18 +34,18 @@ from rollouts.sampler import Sampler
 JUDGE = "judge"
 TERMS = ("text", "image")
 REFERENCE = "trajectory"
-"""The scheme whose noise-free gradient others are held against: that of the final image's reward."""
+"""The other schemes are compared with the noise-free gradient of this scheme: that of the reward of the final image."""
 
 
-class Credit(Study[CreditSettings]):
+class Credit(Study[CreditStudySettings]):
     name = "credit"
     question = "How much of the gradient of a credit scheme is signal?"
-    settings_type = CreditSettings
+    settings_type = CreditStudySettings
     unit = "groups"
 
-    def __init__(self, bench: Bench, settings: CreditSettings) -> None:
+    def __init__(self, bench: Bench, settings: CreditStudySettings) -> None:
         super().__init__(bench, settings)
-        self._held: tuple[str, Learner] | None = None
+        self._loaded: tuple[str, Learner] | None = None
 
     def cells(self) -> list[Cell]:
         own, prompts = self.settings, len(self.bench.prompts)
@@ -60,20 +61,21 @@ class Credit(Study[CreditSettings]):
         if prompts < own.needed:
             raise InputError(
                 f"study.batches={own.batches} x study.groups={own.groups} ask for {own.needed} prompts, and there are "
-                f"{prompts}; one that came twice would count as signal what is its own: give study.prompts=FILE with "
+                f"{prompts}; the own noise of a repeated prompt would count as signal: give study.prompts=FILE with "
                 "more, study.split=train, or fewer batches"
             )
         return found
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
         subject = self.bench.subject(cell.at["subject"])
-        lesson, rows = self.bench.lesson(subject), []
+        learning, rows, scheme = self.bench.learning_of(subject), [], scheme_named(cell.at["scheme"])
+        options = carried(learning.options, scheme)
         for number in range(self.settings.batches):
             groups = self._batch(subject, number)
             alive = False
             for group in groups:
                 disturb(group, cell.at["noise"], self.settings.seed)
-                assign(group, cell.at["scheme"], {JUDGE: 1.0}, options=lesson.options)
+                assign(group, scheme, {JUDGE: 1.0}, options=options)
                 alive |= any(segment.advantage for t in group.trajectories for segment in t.segments)
             gradients = {}
             if alive:
@@ -98,7 +100,7 @@ class Credit(Study[CreditSettings]):
             reference = tables.get((subject, REFERENCE, noises[0]))
             aligned = "–" if reference is None else measures.words(found.alignment(reference), ".2f")
             ratios = [measures.words(found.ratio(term)) for term in (*TERMS, "joint")]
-            parts = [measures.words(found.ratio("joint", part)) for part in (Part.UND, Part.GEN)]
+            parts = [measures.words(found.ratio("joint", part)) for part in (ModelPart.UND, ModelPart.GEN)]
             sizes = [f"{found.size(term):.2g}" for term in TERMS]
             halves = f"{found.halves('joint'):.2f}"
             rows.append(
@@ -119,10 +121,10 @@ class Credit(Study[CreditSettings]):
         rl, name = subject.recipe.rl, subject.label
         if rl is None:
             raise InputError(f"{name}: its recipe has no `rl`, which says how groups are drawn: give rl.groups=8")
-        if not rl.trains_steps:
+        if not algorithm_of(subject.recipe).records_steps:
             raise InputError(
-                f"{name}: rl.algorithm {rl.algorithm} trains on drawn images, and the gradients compared here are "
-                f"those of noisy steps: give rl.algorithm=grpo rl.{rl.algorithm}=null"
+                f"{name}: rl.algorithm {rl.algorithm} trains no denoising steps here, and this study compares their "
+                "gradients: give rl.algorithm=grpo rl.image_weight=1"
             )
         if rl.forks:
             raise InputError(
@@ -132,7 +134,7 @@ class Credit(Study[CreditSettings]):
         return rl
 
     def _drawn(self, subject: Subject) -> dict:
-        """What the groups of a checkpoint depend on."""
+        """Everything that the groups of a checkpoint depend on."""
         own, recipe = self.settings, subject.recipe
         return self.depends(subject.label) | {
             "groups": own.groups, "seed": own.seed, "rl": self._rl(subject).model_dump(mode="json"),
@@ -140,39 +142,40 @@ class Credit(Study[CreditSettings]):
         }  # fmt: skip
 
     def _learner(self, subject: Subject, groups: Sequence[Group]) -> Learner:
-        """One for all cells of a checkpoint. The first groups must pass the ratio check (invariant 1)."""
-        if self._held is None or self._held[0] != subject.label:
-            learner = Learner(self.bench.lesson(subject).learner)
+        """The learner of a checkpoint, shared by its cells. Its first groups must pass the ratio check (invariant 1).
+        """
+        if self._loaded is None or self._loaded[0] != subject.label:
+            learner = Learner(self.bench.learning_of(subject).learner)
             learner.setup()
             learner.check_ratio(*groups)
-            self._held = subject.label, learner
-        return self._held[1]
+            self._loaded = subject.label, learner
+        return self._loaded[1]
 
     def _batch(self, subject: Subject, number: int) -> list[Group]:
-        """Scored groups, sampled when they are first asked for."""
+        """Scored groups. They are sampled at the first call and then read from disk."""
         own = self.settings
         made = Cell({"subject": subject.label}, 0, self._drawn(subject))
+        assert self.bench.scratch is not None, "this bench was made without a folder for groups"
         folder = self.bench.scratch / "groups" / made.digest(self.name) / f"batch-{number:04d}"
         if not folder.is_dir():
             save_groups(folder, [self._group(subject, number * own.groups + k) for k in range(own.groups)])
         return load_groups(folder)
 
     def _group(self, subject: Subject, number: int) -> Group:
-        prompt, recipe = self.bench.prompts[number], subject.recipe
+        prompt, recipe, rl = self.bench.prompts[number], subject.recipe, self._rl(subject)
         parts = subject.take()
         sampler = Sampler(
-            parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.rl_sampling, noise=recipe.rl.noise
+            parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.rl_sampling, noise=rl.noise
         )
         seed = hashed(self.settings.seed, "credit", number) % 2**63
-        drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(recipe.rl.group_size)])
+        drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(rl.group_size)])
         for trajectory, verdicts in zip(drawn, self.bench.verdicts(drawn)):
-            scores = [verdict.score for verdict in verdicts]
-            trajectory.rewards = {JUDGE: [None if score is None else float(score) for score in scores]}
+            trajectory.rewards = {JUDGE: [None if verdict is None else float(verdict.score) for verdict in verdicts]}
         return Group(number, prompt, drawn)
 
 
 def disturb(group: Group, noise: float, seed: int) -> None:
-    """Adds the judge's noise, of standard deviation `noise`, to every image's score; one that failed stays None."""
+    """Add noise of standard deviation `noise` to the score of every image. A failed score stays None."""
     for trajectory in group.trajectories:
         z = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample)).standard_normal(trajectory.turns)
         scores = trajectory.rewards[JUDGE]
@@ -182,9 +185,9 @@ def disturb(group: Group, noise: float, seed: int) -> None:
 
 
 def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[Row]:
-    """Per term and part the exact squared norm and the sketch; zeros where there is no gradient."""
+    """Per loss term and model part: the exact squared norm of the gradient and its sketch; zeros without a gradient."""
     rows = []
-    for term, part in itertools.product(TERMS, Part):
+    for term, part in itertools.product(TERMS, ModelPart):
         own = {name: g for name, g in gradients.get(term, {}).items() if part_of(name) == part}
         square = sum(float(g.double().square().sum()) for g in own.values())
         rows.append({
@@ -194,7 +197,7 @@ def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[Row]:
 
 
 class Gradients:
-    """The gradients of one scheme, batch by batch."""
+    """The gradients of one scheme, one per batch."""
 
     def __init__(self, frame: Frame) -> None:
         self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
@@ -204,13 +207,14 @@ class Gradients:
         self.alive = float(np.mean(frame["alive"]))
 
     def sketches(self, term: str, part: str | None = None) -> np.ndarray:
-        """Of a term, or of both together (`joint`), on one part or on all: sketches add up, for parts have names of
-        their own."""
-        return sum(small for key, (small, _) in self.tables.items() if _chosen(key, term, part))
+        """Sketches of one loss term, or of both together (`joint`), for one part or for all. Sketches can be added,
+        because parts have different parameter names."""
+        return np.sum([small for key, (small, _) in self.tables.items() if _chosen(key, term, part)], axis=0)
 
     def gram(self, term: str, part: str | None = None) -> np.ndarray:
-        """With exact squared norms, but for what the two terms of `joint` have in common, which is sketched."""
-        squares = sum(square for key, (_, square) in self.tables.items() if _chosen(key, term, part))
+        """Products of the gradients of all pairs of batches. Squared norms are exact; only the products of the two
+        terms in `joint` are sketched."""
+        squares = np.sum([square for key, (_, square) in self.tables.items() if _chosen(key, term, part)], axis=0)
         if term == "joint":
             for one in {key[1] for key in self.tables if _chosen(key, term, part)}:
                 squares = squares + 2 * np.prod([self.tables[name, one][0] for name in TERMS], axis=0).sum(1)
@@ -220,11 +224,11 @@ class Gradients:
         return sketch.jackknifed(sketch.signal_to_noise, self.gram(term, part))
 
     def size(self, term: str) -> float:
-        """Root mean square of the gradient's norm over batches."""
+        """Root mean square of the gradient norm over the batches."""
         return float(np.sqrt(max(np.diag(self.gram(term)).mean(), 0.0)))
 
     def gained(self, reference: "Gradients", term: str) -> Measure:
-        """Ratio less that of another scheme, from the same batches."""
+        """The ratio minus that of another scheme, from the same batches."""
         return sketch.jackknifed(
             lambda own, other: sketch.signal_to_noise(own) - sketch.signal_to_noise(other),
             self.gram(term), reference.gram(term),
@@ -269,7 +273,7 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
     panels = {}
     for subject in subjects:
         reference = tables[subject, REFERENCE, noises[0]]
-        if not reference.ratio("joint").low > 0:  # the reference itself points nowhere
+        if not reference.ratio("joint").low > 0:  # the reference has no signal
             continue
         panels[subject] = [
             Line(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])
@@ -286,7 +290,7 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
 
 
 def _against_reference(tables: Tables) -> list[TextTable]:
-    """Nothing where the reference is not among the schemes."""
+    """None if the reference is not among the schemes."""
     rows = []
     for (subject, scheme, noise), found in tables.items():
         reference = tables.get((subject, REFERENCE, noise))

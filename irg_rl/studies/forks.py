@@ -1,7 +1,7 @@
-"""Studies that train: every cell is a fork of one run, measured by the fork's own evaluation.
+"""Studies that train. Every cell is a fork of one run. It is measured by the evaluation of the fork itself.
 
-Which settings a cell changes is said here; forks are made, gone on with and evaluated by whoever starts the study, who
-hands over their outcomes. A cell that is cut off goes on from its last checkpoint.
+This module says which settings a cell changes. The caller makes the forks, resumes them, evaluates them and passes the
+outcomes. An interrupted cell continues from its last checkpoint.
 """
 
 from abc import abstractmethod
@@ -25,12 +25,12 @@ from irg_rl.studies.study import Cell, Study, TextTable
 
 S = TypeVar("S", bound=StudySettings)
 BLOCKS = 6
-"""Points of a curve over RL's updates."""
+"""Points of a curve over the updates of RL."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How one cell differs from the run: settings by dotted name, and whether SFT is done anew or only RL."""
+class ForkPlan:
+    """How one cell differs from the run: changed settings by dotted name, and whether SFT is done anew or only RL."""
 
     changes: dict[str, Any]
     anew: bool = False
@@ -38,21 +38,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a fork came to: the evaluation of the checkpoint that RL began with (None where SFT was done anew), and of
-    what its training made."""
+    """Outcomes of a fork before and after its training. `before` is the checkpoint that RL started from; None if SFT
+    was done anew."""
 
     before: Outcomes | None
     after: Outcomes
     during: Sequence[Row] = ()
-    """Of every update of RL: its number as `update`, mean rewards of its `first` and `last` images."""
+    """One row per update of RL: its number (`update`) and the mean rewards of the `first` and `last` images."""
 
 
-Train = Callable[[str, Plan], Trained]
-"""Name of a cell and its plan -> its outcomes; makes the fork, or goes on with it."""
+Train = Callable[[str, ForkPlan], Trained]
+"""Name and plan of a cell -> outcomes of its fork. Makes the fork, or resumes it."""
 
 
 class Forks(Study[S], Generic[S]):
-    """`plans` says what each arm changes."""
+    """Base of these studies. `plans` says what each arm changes."""
 
     trains = True
     unit = "forks"
@@ -64,8 +64,8 @@ class Forks(Study[S], Generic[S]):
         self.train = train
 
     @abstractmethod
-    def plans(self) -> dict[tuple[str, int], Plan]:
-        """By arm and seed."""
+    def plans(self) -> dict[tuple[str, int], ForkPlan]:
+        """The plan of every arm and seed."""
 
     def cells(self) -> list[Cell]:
         (subject,) = self.bench.subjects
@@ -78,6 +78,7 @@ class Forks(Study[S], Generic[S]):
         ]  # fmt: skip
 
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+        assert self.train is not None, "this study was made without a way to train"
         made = self.train(f"{self.name}-{cell_name(self, cell)}", self.plans()[cell.at["arm"], cell.at["seed"]])
         tick(1)
         before = [] if made.before is None else _rows("before", made.before)
@@ -100,13 +101,13 @@ def _rows(when: str, table: Outcomes) -> list[Row]:
 
 
 def rights(rows: Frame) -> tuple[np.ndarray, list[str]]:
-    """Right or wrong as [trajectory, turn], all seeds below each other, and whose prompts these are."""
+    """Correctness as [trajectory, turn], all seeds below each other, and the prompt of each row."""
     table, lines = rows.grid("correct", ("seed", "row", "prompt"), "turn")
     return table.astype(bool), [key[2] for key in lines]
 
 
 def by_turn(frame: Frame) -> dict[str, list[Measure]]:
-    """Share right per turn of every arm after training."""
+    """Share right per turn of every arm, after training."""
     found = {}
     for (arm,), rows in frame.where(when="after").groups("arm"):
         table, prompts = rights(rows)
@@ -115,7 +116,7 @@ def by_turn(frame: Frame) -> dict[str, list[Measure]]:
 
 
 def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
-    """Right at the last turn: every arm less `reference`, or less what each began with (None); paired over prompts, and
+    """Share right at the last turn: every arm minus `reference`, or (None) minus its own start. Paired over prompts and
     over the seeds that both have."""
     found = {}
     for (arm,), rows in frame.groups("arm"):
@@ -141,8 +142,8 @@ def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
 
 
 def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | None:
-    """Rewards during RL, in at most BLOCKS stretches of two updates or more; None where no fork did RL on samples of
-    its own. `origin`: commits and recipes."""
+    """Rewards during RL, as means over at most BLOCKS intervals of at least two updates. None if no fork sampled during
+    RL. `origin`: commits and recipes."""
     rows = frame.where(when="during")
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""A table as numpy columns: what cells measure and figures are drawn from.
+"""A table as numpy columns: cells write it and figures read it.
 
 Shape letter: N rows.
 """
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Frame:
-    """Columns of equal length; a value that a row lacks is None, nan in a column of numbers."""
+    """Columns of equal length. A missing value is None, or nan in a column of numbers."""
 
     columns: Mapping[str, np.ndarray]
 
@@ -61,8 +61,8 @@ class Frame:
             yield key, Frame({name: column[index] for name, column in self.columns.items()})
 
     def grid(self, name: str, rows: Sequence[str], column: str) -> tuple[np.ndarray, list[tuple]]:
-        """A column laid out as [trajectory, turn]: one line per combination of `rows`, in order of appearance, one
-        place per value of `column`, ascending. ValueError when places are missing or taken twice."""
+        """A column as a table [trajectory, turn]: one line per combination of `rows`, in order of appearance, one
+        position per value of `column`, ascending. ValueError if positions are missing or filled twice."""
         keys = self.keys(*rows)
         lines = {key: line for line, key in enumerate(dict.fromkeys(keys))}
         places = {value: place for place, value in enumerate(sorted(self.values(column)))}
@@ -78,7 +78,7 @@ class Frame:
 
 
 def write_rows(path: Path, rows: Sequence[Row], about: Mapping[str, str]) -> None:
-    """A parquet file, whole or not at all; `about` becomes its metadata."""
+    """Write a parquet file, complete or not at all. `about` becomes its metadata."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
     write_table(path, table, about)
@@ -92,7 +92,7 @@ def write_table(path: Path, table: pa.Table, about: Mapping[str, str]) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """InputError when the file is damaged."""
+    """Read a parquet file. InputError if it is damaged."""
     try:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -101,11 +101,11 @@ def read_table(path: Path) -> pa.Table:
 
 
 def with_commit(table: pa.Table) -> pa.Table:
-    """The rows of a cell with a column `commit`, which its metadata name."""
+    """The rows of a cell with a column `commit`, which is in the metadata."""
     commit = table.schema.metadata.get(b"commit", b"unknown").decode()
     return table.append_column("commit", pa.array([commit] * len(table), pa.string()))
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """One below the other; columns that some lack are empty there."""
+    """Concatenate tables. Columns that a table lacks are empty there."""
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="permissive")

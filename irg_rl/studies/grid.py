@@ -1,4 +1,6 @@
-"""A grid that is never measured twice: one parquet file per finished cell, named by all that its rows depend on."""
+"""A grid whose cells are measured once: one parquet file per finished cell, named by everything that its rows depend
+on.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +20,7 @@ def cell_file(folder: Path, study: Study, cell: Cell) -> Path:
 
 
 def cell_name(study: Study, cell: Cell) -> str:
-    """Readable, and different for cells that differ in anything."""
+    """A readable name that differs for cells that differ in anything."""
     words = re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, cell.at.values())).lower()).strip("-.")
     return f"{words[:60]}-{cell.digest(study.name)}"
 
@@ -29,8 +31,8 @@ def missing(folder: Path, study: Study) -> list[Cell]:
 
 
 def work_through(folder: Path, study: Study, progress: Callable[[int, str], None]) -> None:
-    """Measure the cells that are not finished; `progress(units, cell)` is told of all work that is done. What a cell
-    did not need of the work it was thought to be counts as done at its end."""
+    """Measure the unfinished cells. `progress(units, cell)` is called for all finished work. Work that a cell turned
+    out not to need counts as finished at its end."""
     for cell in missing(folder, study):
         done = 0
 
@@ -53,7 +55,7 @@ def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
 
 
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
-    """All cells as one table, every row with the commit that measured it; also written to `results.parquet`."""
+    """All cells as one table, with the commit that measured each row. Also written to `results.parquet`."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
     tables = [with_commit(table) for table in tables if table.num_rows]
     if not tables:

@@ -1,4 +1,4 @@
-"""What do guidance scales buy, and what do they break? Text scale x image scale, accuracy beside artefacts."""
+"""What do guidance scales gain and what do they damage? Text scale x image scale: accuracy beside artefacts."""
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def saturation(image: Pixels) -> float:
 
 
 def clipped(image: Pixels) -> float:
-    """Share of all channel values that lie at an end of the range: strong guidance pushes them there."""
+    """Share of channel values at either end of the range. Strong guidance pushes values there."""
     return float(((image == 0) | (image == 255)).mean())
 
 

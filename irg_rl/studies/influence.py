@@ -1,8 +1,8 @@
-"""What makes a refinement what it is? The same refinement with one of its causes exchanged, all else and the noise
-kept; and an N x S probe that crosses N reflections with S seeds.
+"""Which of its causes determines a refinement? The study repeats refinements with one cause exchanged and everything
+else kept, the noise included. A second part draws N reflections with S seeds each.
 
-A refinement under history `last` sees prompt, think text, the last image and its reflection, whatever its turn, so any
-turn can be repeated as a second one with that image and that reflection given. Under `full` only the second image can.
+With history `last` a refinement of any turn sees prompt, think text, the last image and its reflection. So any turn can
+be repeated as a second turn with that image and reflection given. With history `full` only the second image can.
 """
 
 import random
@@ -32,7 +32,7 @@ GREY = 128
 
 @dataclass(frozen=True)
 class Refinement:
-    """What refinement number `turn` (from 1) of a trajectory was made from."""
+    """The inputs of refinement number `turn` (from 1) of a trajectory."""
 
     trajectory: Trajectory
     turn: int
@@ -58,24 +58,24 @@ class Refinement:
         return self.trajectory.texts[self.turn].text
 
     def asked(self, seed: int, image: Tensor, reflection: Text) -> Request:
-        """The refinement again, from this image and this reflection."""
+        """Draw the refinement again, from this image and this reflection."""
         return Request(
             self.prompt, self.trajectory.sample, seed, think=self.think, first_image=image, reflections={1: reflection}
         )
 
 
 def refinements(trajectories: Sequence[Trajectory], turn: int) -> list[Refinement]:
-    """Of those that asked for a change in this turn."""
+    """The refinements of the trajectories that asked for a change in this turn."""
     asking = [t for t in trajectories if len(t.texts) > turn and not t.texts[turn].stop and t.turns >= turn]
     return [Refinement(t, turn) for t in asking]
 
 
 Exchange = Callable[[Refinement, Refinement | None, Refinement], tuple[Tensor, Text] | None]
-"""A refinement, a sibling's and another prompt's -> image and reflection; None: it cannot be made."""
+"""(A refinement, a sibling's, another prompt's) -> image and reflection to use; None: not possible."""
 
 
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
-    """What is exchanged, by name."""
+    """The exchanges, by name."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)
@@ -143,8 +143,8 @@ class Influence(Study[InfluenceSettings]):
         before = bench.verify([own.image.numpy() for _, own, _ in about], [own.prompt for _, own, _ in about])
         rows = []
         for (arm, own, given), trajectory, (*_, now), was in zip(about, drawn, bench.verdicts(drawn), before):
-            if now.score is None or was.score is None:
-                continue  # the reward failed
+            if now is None or was is None:
+                continue  # nobody could judge one of them
             result = trajectory.images[-1].pixels
             rows.append({
                 "arm": arm, "prompt": own.prompt.id, "sample": own.trajectory.sample,
@@ -158,12 +158,12 @@ class Influence(Study[InfluenceSettings]):
         bench, own = self.bench, self.settings
         prompts = list(bench.prompts[: own.probe_prompts])
         texts_seed, seed = (hashed(bench.seed, f"probe {use}", turn) % 2**63 for use in ("texts", "draws"))
-        base: list[Trajectory | None] = [None] * len(prompts)
+        base: Sequence[Trajectory | None] = [None] * len(prompts)
         if turn:
             asked = [Request(p, 0, bench.seed) for p in prompts]
-            # a picture that the model would have kept is drawn on by nobody
-            base = [t for t in subject.sample(subject.sampler(), asked, turn, tick) if t.turns == turn]
-            prompts = [t.prompt for t in base]
+            # the model does not refine an image that it wants to keep
+            drawn = [t for t in subject.sample(subject.sampler(), asked, turn, tick) if t.turns == turn]
+            base, prompts = drawn, [t.prompt for t in drawn]
         given = [parts_of(trajectory, turn) for trajectory in base]
         writer = subject.sampler(temperature=subject.recipe.sampling.temperature, points=2, is_noisy=False)
         asked = [Request(p, r, texts_seed, **parts) for p, parts in zip(prompts, given) for r in range(own.reflections)]
@@ -179,8 +179,8 @@ class Influence(Study[InfluenceSettings]):
         in_hand = bench.verdicts([t for t in base if t is not None])
         kept = {t.prompt.id: verdicts[-1] for t, verdicts in zip(base, in_hand) if t is not None}
         verdicts = [kept[r.prompt.id] if text.stop else next(scored)[-1] for r, text, _ in pairs]
-        # without one of its verdicts a prompt has no whole table of texts and seeds
-        failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict.score is None}
+        # a prompt needs all its verdicts for a complete table of texts and seeds
+        failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict is None}
         return [
             {
                 "prompt": request.prompt.id, "reflection": request.sample, "draw": s, "stop": text.stop,
@@ -237,14 +237,14 @@ class Influence(Study[InfluenceSettings]):
 
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
-    """What is given to every request of a probe: nothing for the first image."""
+    """The given parts of a request; empty for the first image."""
     if trajectory is None:
         return {}
     return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}
 
 
 def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement | None, Refinement | None]:
-    """A sibling's refinement, and one of another prompt, drawn by a number of its own; None where there is none."""
+    """A sibling's refinement, and one of another prompt chosen by a random number; None if there is none."""
     siblings = [r for r in sources if r.prompt.id == own.prompt.id and r.trajectory is not own.trajectory]
     others = [r for r in sources if r.prompt.id != own.prompt.id]
     choice = random.Random(hashed("partners", own.prompt.id, own.trajectory.sample, own.turn))
@@ -252,13 +252,13 @@ def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Mean absolute difference of two images of one size, 0 to 255; nan for others."""
+    """Mean absolute difference of two images of one size, 0 to 255; nan if the sizes differ."""
     return float((one.float() - other.float()).abs().mean()) if one.shape == other.shape else float("nan")
 
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What came of one exchange; `gained` is the score less that of the unchanged refinements."""
+    """Results of one exchange. `gained`: its score minus that of the unchanged refinements."""
 
     accuracy: Measure
     gained: Measure
@@ -276,7 +276,7 @@ def arm_of(frame: Frame, arm: str) -> Exchanged:
 
 
 def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
-    """The rows of an exchange, and the scores of the same refinements unchanged."""
+    """Rows of an exchange, and the scores of the same refinements without it."""
     rows, whole = frame.where(arm=arm), frame.where(arm=OWN)
     score = dict(zip(whole.keys("prompt", "sample"), whole["score"].tolist()))
     rows = rows.where(np.array([key in score for key in rows.keys("prompt", "sample")], bool))
@@ -284,18 +284,19 @@ def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
 
 
 def variance(frame: Frame) -> dict[str, Measure]:
-    """Shares of the score's variance of one probe."""
+    """Shares of the variance of the score."""
     prompts = frame.values("prompt")
     return anova.shares(crossed(frame, prompts), prompts)
 
 
 def crossed(frame: Frame, prompts: Sequence[str]) -> np.ndarray:
-    """Scores of a probe, [prompt, text, seed]."""
+    """Scores as [prompt, text, seed]."""
     return np.stack([frame.where(prompt=prompt).grid("score", ("reflection",), "draw")[0] for prompt in prompts])
 
 
 def _against_first(swaps: Frame, probes: Frame) -> list[list[str]]:
-    """What an exchange costs, and the text's share of the variance, of each further checkpoint less the first one."""
+    """The loss by an exchange and the share of the text in the variance: each further checkpoint minus the first one.
+    """
     rows = []
     for (turn,), own in swaps.groups("turn"):
         ((name,), first), *others = own.groups("subject")

@@ -1,9 +1,10 @@
-"""Which words or pixels does RL have to train? Text alone, images alone, both, and both with the image loss stopped at
-what the noise blocks see."""
+"""Does RL have to train texts, images or both? Arms: only text, only images, both, and both with the gradient of the
+image loss stopped at the context of the noise blocks.
+"""
 
 from irg_rl.config import nearest
 from irg_rl.errors import InputError
-from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, reward_plate, turn_plate
+from irg_rl.studies.forks import ForkPlan, Forks, arm_table, gain_plate, gained, reward_plate, turn_plate
 from irg_rl.studies.frame import Frame
 from irg_rl.studies.measures import words
 from irg_rl.studies.settings import ForkSettings
@@ -12,25 +13,25 @@ from irg_rl.studies.study import Findings
 ARMS = {
     "joint": {},
     "joint, context detached": {"rl.context_grad": "detached"},
-    "text only": {"rl.image_weight": 0.0},
-    "image only": {"rl.text_weight": 0.0, "rl.context_grad": "full"},
-    "image only, context detached": {"rl.text_weight": 0.0, "rl.context_grad": "detached"},
+    "text only": {"rl.image_weight": 0.0, "rl.kl_image": 0.0},
+    "image only": {"rl.text_weight": 0.0, "rl.kl_text": 0.0, "rl.context_grad": "full"},
+    "image only, context detached": {"rl.text_weight": 0.0, "rl.kl_text": 0.0, "rl.context_grad": "detached"},
 }
-"""What each changes of the run's recipe."""
+"""Settings that each arm changes."""
 
 
-class Modality(Forks[ForkSettings]):
+class ModalityStudy(Forks[ForkSettings]):
     name = "modality"
     question = "Does RL need the text, the images, or both?"
     settings_type = ForkSettings
 
-    def plans(self) -> dict[tuple[str, int], Plan]:
+    def plans(self) -> dict[tuple[str, int], ForkPlan]:
         arms = list(ARMS) if self.settings.arms is None else self.settings.arms
         unknown = [arm for arm in arms if arm not in ARMS]
         if unknown:
             raise InputError(f"study.arms: unknown arm {unknown[0]!r}{nearest(unknown[0], list(ARMS))}")
         return {
-            (arm, seed): Plan({"rl.context_grad": "full", **ARMS[arm], "rl.seed": seed})
+            (arm, seed): ForkPlan({"rl.context_grad": "full", **ARMS[arm], "rl.seed": seed})
             for arm in arms for seed in self.settings.seeds
         }  # fmt: skip
 

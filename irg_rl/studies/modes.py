@@ -1,9 +1,11 @@
-"""What are the six learning modes good for? SFT anew with all of them, with full trajectories alone, and with each mode
-left out (the first ablation of Interleaving Reasoning Generation, arXiv 2509.06945), for as many steps."""
+"""What are the six learning modes good for? Runs SFT anew for the same number of steps: with all modes, with full
+trajectories only, and without each mode in turn (the first ablation of Interleaving Reasoning Generation, arXiv
+2509.06945).
+"""
 
 from irg_rl.config import Recipe, Stage
 from irg_rl.errors import InputError
-from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, turn_plate
+from irg_rl.studies.forks import ForkPlan, Forks, arm_table, gain_plate, gained, turn_plate
 from irg_rl.studies.frame import Frame
 from irg_rl.studies.measures import words
 from irg_rl.studies.settings import ModesSettings
@@ -11,7 +13,7 @@ from irg_rl.studies.study import Findings
 
 ALL, FULL_ONLY = "all modes", "full trajectories only"
 PREFIXES = ("initial_", "improving_")
-"""Of the learning modes; rows of other names (a base model's own) stay in every arm."""
+"""Prefixes of the learning modes. Rows with other names (those of the base model) are kept in every arm."""
 FULL = "_full_learning"
 
 
@@ -20,7 +22,7 @@ class Modes(Forks[ModesSettings]):
     question = "Which learning modes does refinement need?"
     settings_type = ModesSettings
 
-    def plans(self) -> dict[tuple[str, int], Plan]:
+    def plans(self) -> dict[tuple[str, int], ForkPlan]:
         recipe = self.bench.subjects[0].recipe
         there = modes_of(recipe)
         without = there if self.settings.without is None else self.settings.without
@@ -29,7 +31,7 @@ class Modes(Forks[ModesSettings]):
             raise InputError(f"study.without: no stage draws from mode {unknown[0]!r}; there are {', '.join(there)}")
         arms = {ALL: set(), FULL_ONLY: {mode for mode in there if not mode.endswith(FULL)}}
         arms |= {f"without {mode.removesuffix('_learning')}": {mode} for mode in without}
-        return {(arm, recipe.seed): Plan(_without(recipe, left_out), anew=True) for arm, left_out in arms.items()}
+        return {(arm, recipe.seed): ForkPlan(_without(recipe, left_out), anew=True) for arm, left_out in arms.items()}
 
     def findings(self, frame: Frame) -> Findings:
         caption = "Right at the last turn less that with all modes, paired over prompts. One seed of SFT."
@@ -43,26 +45,24 @@ class Modes(Forks[ModesSettings]):
 
 
 def mode_of(folder: str) -> str | None:
-    """The learning mode of a source's folder, which may lie in another (`own/improving_full_learning`)."""
+    """The learning mode of a folder of rows. The folder may lie in another one (`own/improving_full_learning`)."""
     name = folder.rsplit("/", 1)[-1]
     return name if name.startswith(PREFIXES) else None
 
 
 def modes_of(recipe: Recipe) -> list[str]:
-    """The learning modes that the two stages draw from, in order of appearance."""
-    if recipe.sft is None:
-        raise InputError(f"{recipe.name}: its recipe has no `sft`, so there are no modes to leave out")
+    """The learning modes of the two stages, in order of appearance."""
     found = [mode_of(source.folder) for stage in _stages(recipe).values() for source in stage.sources]
     return list(dict.fromkeys(mode for mode in found if mode is not None))
 
 
 def _stages(recipe: Recipe) -> dict[str, Stage]:
-    return {name: stage for name, stage in recipe.sft.stages.items() if name != "base"}
+    return {name: stage for name, stage in recipe.require_sft().stages.items() if name != "base"}
 
 
 def _without(recipe: Recipe, left_out: set[str]) -> dict[str, object]:
-    """SFT alone, without the sources of these modes. A stage that would have none left keeps all it has: it cannot be
-    trained on nothing, and leaving it out would change the number of steps."""
+    """Settings for SFT alone, without the rows of these modes. A stage that would have no rows left keeps all of them:
+    leaving the stage out would change the number of steps."""
     changes: dict[str, object] = {"rl": None}
     for name, stage in _stages(recipe).items():
         kept = [source for source in stage.sources if mode_of(source.folder) not in left_out]

@@ -1,4 +1,6 @@
-"""Figures of a study: one message each, intervals, axes with units, and below what they rest on."""
+"""Figures of a study. Each has one message, intervals, axes with units, and a line below with n, seeds, commit and
+digest.
+"""
 
 import base64
 import io
@@ -26,7 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 @dataclass(frozen=True)
 class Plate:
-    """A finished figure as SVG and as PNG; the caption says in numbers what it shows."""
+    """A finished figure as SVG and PNG. The caption says in numbers what it shows."""
 
     name: str
     title: str
@@ -41,8 +43,11 @@ class Plate:
 
 @dataclass(frozen=True)
 class Line:
-    """Measures over an axis; `dashed` for what is a bound or a comparison and no arm of its own. `colour`: number of
-    colour and marker, for what recurs in several panels; None: its place in the panel."""
+    """Measures along an axis.
+
+    dashed: for a bound or a comparison that is not an arm of its own. colour: number of the colour and marker, for
+    lines that appear in several panels; None: the position of the line in its panel.
+    """
 
     label: str
     x: Sequence[float]
@@ -53,10 +58,10 @@ class Line:
 
 @contextmanager
 def canvas(name: str, panels: int, width: float = 4.0, height: float = 3.1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure and its panels, at most three beside each other, in the reports' style. InputError for none."""
+    """A figure with its panels, at most three side by side, in the style of the reports. InputError for no panels."""
     if not panels:
         raise InputError(
-            f"figure {name!r} has nothing to show: these prompts led to no case of what it counts; take more or other "
+            f"figure {name!r} has nothing to show: no case of what it counts occurred; take more or other "
             "prompts (evaluation.prompts, study.prompts), or other settings of the study"
         )
     columns = min(panels, ACROSS)
@@ -75,7 +80,7 @@ def _label_left(axes: Sequence[Axes], label: str) -> None:
 
 
 def finish(figure: Figure, name: str, title: str, caption: str, stamp: str) -> Plate:
-    """`stamp`: n, seeds, commit and recipe digest, printed below the figure so that it never travels without them."""
+    """`stamp`: n, seeds, commit and recipe digest. It is printed below the figure and so stays with it."""
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", fontweight="bold")
     stamp = textwrap.fill(stamp, int(18 * figure.get_figwidth()))  # characters of this size to an inch
     figure.supxlabel(stamp, fontsize=7, color="#777777", x=0.01, ha="left")
@@ -116,7 +121,7 @@ def lines_plate(
 
 
 def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Beside the panels, every label once."""
+    """A legend beside the panels, with every label once."""
     found = {}
     for place in axes:
         for handle, label in zip(*place.get_legend_handles_labels()):
@@ -125,7 +130,7 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 
 def _step(lines: Sequence[Line]) -> float:
-    """How far lines are moved apart, so that their intervals do not hide each other."""
+    """Small shifts between the lines, so that their intervals do not hide each other."""
     xs = sorted({float(x) for line in lines for x in line.x})
     return 0.0 if len(xs) < 2 or len(lines) < 2 else min(0.05 * min(np.diff(xs)), 0.012 * (xs[-1] - xs[0]))
 
@@ -154,7 +159,7 @@ def dots_plate(
     x_label: str,
     zero: bool = False,
 ) -> Plate:
-    """One dot with its interval and its n per row, rows from top to bottom; `zero` draws a line there."""
+    """Per row one dot with its interval and n, rows from top to bottom. `zero` draws a line at 0."""
     with canvas(name, len(panels), width=4.0, height=1.5 + 0.27 * len(rows)) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             for number, row in enumerate(rows):
@@ -168,7 +173,7 @@ def dots_plate(
                                fontsize=6.5, color="#777777")  # fmt: skip
             if zero:
                 place.axvline(0, color="#999999", linewidth=0.9)
-            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # numbers of two digits stand clear of each other
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # wide enough for numbers of two digits
             place.set_title(panel, fontsize=9)
             place.set_xlabel(f"{x_label}, 95 % interval")
         axes[0].set_yticks(range(len(rows)), rows)
@@ -188,7 +193,7 @@ def heat_plate(
     x_label: str,
     y_label: str,
 ) -> Plate:
-    """A square per pair (x, y) with its value, its interval and its n; each panel has a scale of its own."""
+    """One square per pair (x, y) with its value, interval and n. Every panel has its own colour scale."""
     with canvas(name, len(panels), width=1.05 * len(x) + 1.6, height=0.72 * len(y) + 1.7) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             table = np.full((len(y), len(x)), np.nan)
@@ -199,7 +204,7 @@ def heat_plate(
                 if not np.isfinite(measure.value):
                     continue
                 ends = "" if not np.isfinite(measure.low) else f"\n[{measure.low:.3g}, {measure.high:.3g}]"
-                dark = np.dot(image.to_rgba(measure.value)[:3], LUMINANCE) < 0.4
+                dark = np.dot(image.to_rgba(np.array([measure.value]))[0, :3], LUMINANCE) < 0.4
                 place.text(x.index(row), y.index(column), f"{measure.value:.3g}{ends}\nn={measure.n}", ha="center",
                            va="center", fontsize=7, color="white" if dark else "black")  # fmt: skip
             place.grid(False)
@@ -221,7 +226,7 @@ def stacks_plate(
     parts: Sequence[str],
     y_label: str,
 ) -> Plate:
-    """Bars beside each other, per panel and group one of every part, with intervals."""
+    """Bars side by side with intervals: in every panel and group one bar per part."""
     with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, groups) in zip(axes, panels.items()):
             width = 0.8 / len(parts)
@@ -241,6 +246,6 @@ def stacks_plate(
 
 
 def _errors(measures: Sequence[Measure]) -> np.ndarray:
-    """Lengths of the error bars [2, n]; 0 where there is no interval."""
+    """Lengths of the error bars [2, n]; 0 without an interval."""
     ends = [[m.value - m.low, m.high - m.value] for m in measures]
     return np.nan_to_num(np.array(ends, dtype=float)).clip(0).T

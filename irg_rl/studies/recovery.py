@@ -1,5 +1,6 @@
-"""Which errors does a model mend? Right pictures of the shapes world get a known number of defects of one kind and are
-given as first images; the model thinks, looks and draws on as it always does."""
+"""Which errors does a model repair? Correct images of the shapes world get a known number of defects of one kind and
+are given as first images. The model then thinks, reflects and refines as usual.
+"""
 
 import random
 
@@ -20,9 +21,9 @@ from rollouts.noise import hashed
 from rollouts.request import Request
 
 NONE = "none"
-"""The right picture as it is: what a model breaks that has nothing to mend."""
+"""The kind without defects: a right image, which shows what the model breaks."""
 TRIES = 200
-"""Draws after which a prompt is left out that cannot have these defects."""
+"""Attempts to make these defects for a prompt; after that the prompt is left out."""
 ACCIDENTS = {
     DefectKind.MISSING: Wreck.lose, DefectKind.EXTRA: Wreck.add, DefectKind.COLOR: Wreck.recolor,
     DefectKind.SHAPE: Wreck.reshape, DefectKind.RELATION: Wreck.displace,
@@ -89,7 +90,7 @@ class Recovery(Study[RecoverySettings]):
             "right picture is given, so what falls is damage. Prompts that cannot have these defects are left out."
         )
         heat = "Share right after the last turn, of pictures with this many defects of this kind, 95 % interval."
-        titled = {_title(*key, lines): lines for key, lines in panels.items()}
+        titled = {_title(subject, number, lines): lines for (subject, number), lines in panels.items()}
         plates = [
             lines_plate("recovery", "Recovery turn by turn", caption, stamp, titled, x_label="turn",
                         y_label="share right", whole_x=True),
@@ -104,7 +105,7 @@ class Recovery(Study[RecoverySettings]):
 
 
 def _title(subject: str, number: int, lines: list[Line]) -> str:
-    """Kinds differ in how many prompts can have their defects."""
+    """Number of prompts per kind: not every prompt can have every defect."""
     counts = [line.y[0].n for line in lines]
     few, many = min(counts), max(counts)
     told = f"n = {few}" if few == many else f"n = {few} to {many} by kind"
@@ -112,13 +113,13 @@ def _title(subject: str, number: int, lines: list[Line]) -> str:
 
 
 def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
-    """Share right after `turn` less that of the first checkpoint."""
+    """Share right after `turn`, minus that of the first checkpoint."""
     one, other = rows.where(turn=turn), first.where(turn=turn)
     return measures.between(one["correct"], one["prompt"].tolist(), other["correct"], other["prompt"].tolist())
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
-    """A scene with exactly `number` defects, all of this kind; None when none is found for this prompt."""
+    """A scene with exactly `number` defects, all of this kind. None if none was found for this prompt."""
     demand = parse_metadata(metadata)
     if kind == NONE:
         return sample_scene(metadata, rng)

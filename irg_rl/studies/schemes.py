@@ -1,12 +1,17 @@
-"""Which credit scheme trains best? RL from one SFT checkpoint under each: the training curves that belong to the
-gradients of the study `credit`."""
+"""Which credit scheme trains best? RL from one SFT checkpoint with each scheme. These are the training curves that
+belong to the gradients of the study `credit`.
+"""
+
+from typing import Any
 
 import numpy as np
 
-from irg_rl.config import changed_recipe
+from irg_rl.algorithms.base import algorithm_of
+from irg_rl.config import Recipe, changed_recipe
+from irg_rl.credit import carried, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.studies.credit import REFERENCE
-from irg_rl.studies.forks import Forks, Plan, arm_table, gain_plate, gained, reward_plate, turn_plate
+from irg_rl.studies.forks import ForkPlan, Forks, arm_table, gain_plate, gained, reward_plate, turn_plate
 from irg_rl.studies.frame import Frame
 from irg_rl.studies.measures import words
 from irg_rl.studies.settings import SchemesSettings
@@ -18,22 +23,29 @@ class Schemes(Forks[SchemesSettings]):
     question = "Which credit scheme trains best?"
     settings_type = SchemesSettings
 
-    def plans(self) -> dict[tuple[str, int], Plan]:
+    def plans(self) -> dict[tuple[str, int], ForkPlan]:
         own = self.settings
         if spare := [scheme for scheme in own.alone if scheme not in own.schemes]:
             raise InputError(f"study.alone: {spare[0]!r} is not among study.schemes ({', '.join(own.schemes)})")
         if REFERENCE in own.alone:
-            raise InputError(f"study.alone: {REFERENCE} is what the others are held against, so it has all seeds")
+            raise InputError(f"study.alone: {REFERENCE} is what the others are compared with, so it needs all seeds")
         recipe = self.bench.subjects[0].recipe
-        if recipe.rl is not None and recipe.rl.dpo is not None:
-            raise InputError(f"{recipe.name}: rl.algorithm dpo learns from pairs, and credit changes nothing in it")
+        if recipe.rl is not None and not algorithm_of(recipe).uses_credit:
+            raise InputError(f"{recipe.name}: rl.algorithm {recipe.rl.algorithm} takes no credit, so none changes it")
         plans = {
-            (scheme, seed): Plan({"rl.credit": scheme, "rl.seed": seed})
+            (scheme, seed): ForkPlan({"rl.credit": scheme, **self._options(recipe, scheme), "rl.seed": seed})
             for scheme in own.schemes for seed in (own.seeds[:1] if scheme in own.alone else own.seeds)
         }  # fmt: skip
         for plan in plans.values():  # what a scheme does not go with is said before anything is trained
             changed_recipe(recipe, plan.changes, recipe.name)
         return plans
+
+    def _options(self, recipe: Recipe, scheme: str) -> dict[str, Any]:
+        """Those of the recipe's scheme that this one has too, where they are not the usual ones."""
+        if recipe.rl is None:
+            return {}
+        options = carried(recipe.rl.credit_options, scheme_named(scheme)).model_dump(mode="json", exclude_defaults=True)
+        return {"rl.credit_options": options} if options else {}
 
     def findings(self, frame: Frame) -> Findings:
         seeds = self.settings.seeds
@@ -55,7 +67,7 @@ class Schemes(Forks[SchemesSettings]):
 
 
 def _labelled(frame: Frame, settings: SchemesSettings) -> Frame:
-    """Schemes of one seed among several say so wherever they are named."""
+    """Label of a scheme; it says if the scheme has fewer seeds than the others."""
     if len(settings.seeds) == 1:
         return frame
     alone = f" (seed {settings.seeds[0]} alone)"

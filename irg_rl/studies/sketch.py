@@ -1,7 +1,7 @@
-"""Gradients too large to keep, made small so that their inner products survive.
+"""Small sketches of large gradients that preserve inner products.
 
 A count sketch (Charikar, Chen and Farach-Colton 2002): every number is added, with a random sign, to one of K random
-places. <sketch a, sketch b> is <a, b> without bias, with standard deviation at most sqrt(2 / K) |a| |b|.
+places. <sketch a, sketch b> is an unbiased estimate of <a, b>, with standard deviation at most sqrt(2 / K) |a| |b|.
 
 Shape letters: K places of a sketch, M batches.
 """
@@ -22,8 +22,8 @@ Z = 1.96
 
 
 def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.ndarray, "K"]:
-    """Of all the parameters together. Places and signs depend on a parameter's name alone, so that sketches of other
-    batches and schemes can be compared; a name that is missing counts as 0."""
+    """The sketch of all parameters together. Places and signs depend only on the name of a parameter, so sketches of
+    different batches and schemes can be compared. A missing name counts as 0."""
     total = torch.zeros(places, dtype=torch.float64)
     for name, gradient in gradients.items():
         numbers = gradient.detach().double().cpu().ravel()
@@ -35,20 +35,20 @@ def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.nd
 
 
 def gram(sketches: Float[np.ndarray, "M K"], squares: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M M"]:
-    """Inner products of the gradients of M batches; those with themselves are the exact squared norms."""
+    """Inner products of the gradients of M batches. On the diagonal are the exact squared norms."""
     table = sketches @ sketches.T
     np.fill_diagonal(table, squares)
     return table
 
 
 def signal(table: Float[np.ndarray, "M M"]) -> float:
-    """|E g|^2 without bias: the mean inner product of different batches (a U-statistic). It may be below 0."""
+    """Unbiased estimate of |E g|^2: the mean inner product of different batches (a U-statistic). It may be below 0."""
     m = len(table)
     return float((table.sum() - np.trace(table)) / (m * (m - 1)))
 
 
 def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
-    """|E g|^2 over the trace of the covariance, both without bias; nan for gradients that are all 0."""
+    """|E g|^2 over the trace of the covariance, both unbiased; nan if all gradients are 0."""
     m = len(table)
     spread = (np.trace(table) - table.sum() / m) / (m - 1)
     return signal(table) / spread if spread > 0 else float("nan")
@@ -64,14 +64,14 @@ def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
 def alignment(
     own: Float[np.ndarray, "M M"], reference: Float[np.ndarray, "M M"], across: Float[np.ndarray, "M M"]
 ) -> float:
-    """Cosine of the expected gradients of two schemes, from different batches alone so that shared noise does not
-    count; nan where one of them has no signal. `across[i, j]` = <own of batch i, reference of batch j>."""
+    """Cosine of the expected gradients of two schemes. Uses only pairs of different batches, so shared noise does not
+    count. nan if one of them has no signal. `across[i, j]` = <own of batch i, reference of batch j>."""
     scale = signal(own) * signal(reference)
     return signal(across) / float(np.sqrt(scale)) if min(signal(own), signal(reference)) > 0 else float("nan")
 
 
 def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
-    """An estimate from tables of M batches, with the interval that leaving out one batch at a time gives it."""
+    """An estimate from tables of M batches, with its jackknife interval (leaving out one batch at a time)."""
     m, value = len(tables[0]), estimate(*tables)
     left = []
     for batch in range(m):

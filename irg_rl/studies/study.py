@@ -1,4 +1,4 @@
-"""What a study is: a grid of cells, a way to measure each, and what all of them together show."""
+"""A study: a grid of cells, how each is measured, and the findings of all cells together."""
 
 import hashlib
 import json
@@ -17,8 +17,11 @@ S = TypeVar("S", bound=StudySettings)
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a grid. `at` names it and becomes columns of its rows; `work` counts what its bar counts;
-    `depends` is all else that its rows depend on."""
+    """One cell of a grid.
+
+    at: names the cell; becomes columns of its rows. work: units of work, for the progress bar. depends: everything else
+    that its rows depend on.
+    """
 
     at: dict[str, Any]
     work: int
@@ -29,14 +32,14 @@ class Cell:
         return ", ".join(f"{name} {value}" for name, value in self.at.items())
 
     def digest(self, study: str) -> str:
-        """First 12 hex digits of the sha256 of all that the rows depend on."""
+        """First 12 hex digits of the sha256 of everything that the rows depend on."""
         content = json.dumps([study, self.at, self.depends], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """Headings and rows as they are printed."""
+    """A table of texts."""
 
     title: str
     headings: Sequence[str]
@@ -46,7 +49,7 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study shows: one sentence, figures with one message each, tables."""
+    """The findings of a study: one sentence, figures with one message each, tables."""
 
     headline: str
     plates: Sequence[Plate]
@@ -54,8 +57,8 @@ class Findings:
 
 
 class Study(ABC, Generic[S]):
-    """`needs_world`: it makes or degrades things of the shapes world and means nothing elsewhere. `trains`: its cells
-    are forks of a run, made by whoever starts the study and measured from what they left."""
+    """Base of all studies. `needs_world`: works only in the shapes world. `trains`: its cells are forks of a run, which
+    the caller makes."""
 
     name: ClassVar[str]
     question: ClassVar[str]
@@ -63,25 +66,25 @@ class Study(ABC, Generic[S]):
     needs_world: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     unit: ClassVar[str] = "images"
-    """What `Cell.work` counts."""
+    """Unit of `Cell.work`."""
 
     def __init__(self, bench: Bench, settings: S) -> None:
         self.bench, self.settings = bench, settings
 
     @abstractmethod
     def cells(self) -> list[Cell]:
-        """All places of the grid, in the order in which they are measured."""
+        """All cells, in the order in which they are measured."""
 
     @abstractmethod
     def measure(self, cell: Cell, tick: Tick) -> list[Row]:
-        """The rows of one place, without the columns of `cell.at`."""
+        """Measure one cell. Returns its rows without the columns of `cell.at`."""
 
     @abstractmethod
     def findings(self, frame: Frame) -> Findings:
-        """From the rows of all cells, each with the `commit` that measured it."""
+        """Findings from the rows of all cells. Each row has the `commit` that measured it."""
 
     def stamp(self, frame: Frame, samples: int = 1) -> str:
-        """What a figure of these rows rests on: n, seeds, the commits that measured them, and recipe digests."""
+        """The line below a figure: n, seeds, the commits that measured the rows, and recipe digests."""
         each = "" if samples == 1 else f" x {samples} samples"
         return f"n = {len(frame.values('prompt'))} prompts{each} | seed {self.bench.seed} | {self.origin(frame)}"
 
@@ -89,7 +92,7 @@ class Study(ABC, Generic[S]):
         return f"commit {', '.join(frame.values('commit'))} | recipe {', '.join(self.bench.digests)}"
 
     def depends(self, *subjects: str) -> dict[str, Any]:
-        """What every cell depends on: prompts, seed and judges, and the subjects it samples from."""
+        """What every cell depends on: prompts, seed, judges, and the subjects that it samples from."""
         prompts = json.dumps([[p.id, p.text, p.metadata] for p in self.bench.prompts], sort_keys=True)
         return {
             "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],

@@ -1,7 +1,7 @@
-"""How good must a reflection be? The model's own wrong first images get the teacher's reflection, degraded by kind and
-amount; what the model draws under it shows which errors of a reflection cost how much.
+"""How good must a reflection be? The model's wrong first images get the teacher's reflection, degraded by kind and
+amount. The refined images show how much each kind of error costs.
 
-Shapes world only: the teacher reads its pictures and writes its grammar.
+Shapes world only: the teacher reads the images and writes texts of that world.
 """
 
 import random
@@ -26,10 +26,10 @@ from rollouts.noise import hashed
 from rollouts.request import Request, Text, never
 
 TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
-"""Arms without degradation."""
+"""Arms without degraded reflections."""
 REACHABLE = "reachable"
 NAMED = RowMix.max_fixes
-"""Defects that a reflection names at most: what has more cannot be mended in one turn."""
+"""Most defects that a reflection names. An image with more cannot be repaired in one turn."""
 MEANING = {
     "cell": "the edit names another cell", "thing": "the edit puts another thing", "drop": "the edit is left out",
     "extra": "an edit is added that puts something into an empty cell", "sight": "what is seen belongs elsewhere",
@@ -37,8 +37,8 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """A wrong first image, what the teacher reads in it and would change, and how many defects it has."""
+class TeacherCase:
+    """A wrong first image, what the teacher reads in it, the edits it proposes, and the number of defects."""
 
     trajectory: Trajectory
     reading: Reading
@@ -58,7 +58,7 @@ class Teacher(Study[TeacherSettings]):
 
     def __init__(self, bench: Bench, settings: TeacherSettings) -> None:
         super().__init__(bench, settings)
-        self._held: tuple[str, list[Case]] | None = None
+        self._cases: tuple[str, list[TeacherCase]] | None = None
 
     def cells(self) -> list[Cell]:
         own = self.settings
@@ -98,12 +98,12 @@ class Teacher(Study[TeacherSettings]):
             for case, t, (*_, v) in zip(cases, drawn, bench.verdicts(drawn))
         ]  # fmt: skip
 
-    def _cases_of(self, subject: Subject, tick: Tick) -> list[Case]:
-        """Drawn once for all cells of a checkpoint."""
-        if self._held is None or self._held[0] != subject.label:
+    def _cases_of(self, subject: Subject, tick: Tick) -> list[TeacherCase]:
+        """Wrong first images of a checkpoint. They are drawn once for all its cells."""
+        if self._cases is None or self._cases[0] != subject.label:
             asked = [Request(p, 0, self.bench.seed) for p in self.bench.prompts]
-            self._held = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
-        return self._held[1]
+            self._cases = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
+        return self._cases[1]
 
     def findings(self, frame: Frame) -> Findings:
         own, panels, rows = self.settings, {}, []
@@ -133,8 +133,8 @@ class Teacher(Study[TeacherSettings]):
         return Findings(told, [plate], [TextTable("By kind and amount", headings, rows)])
 
 
-def wrong_first_images(drawn: Sequence[Trajectory]) -> list[Case]:
-    """Those in which the teacher finds something to change."""
+def wrong_first_images(drawn: Sequence[Trajectory]) -> list[TeacherCase]:
+    """The first images in which the teacher finds something to change."""
     cases = []
     for trajectory in drawn:
         reading = read(trajectory.images[0].pixels.numpy())
@@ -142,7 +142,7 @@ def wrong_first_images(drawn: Sequence[Trajectory]) -> list[Case]:
         edits = plan_edits(reading, trajectory.prompt.metadata, rng, NAMED)
         if edits:
             number = len(judge(reading, trajectory.prompt.metadata).defects)
-            cases.append(Case(trajectory, reading, edits, number))
+            cases.append(TeacherCase(trajectory, reading, edits, number))
     return cases
 
 
@@ -151,13 +151,13 @@ def mended(rows: Frame) -> Measure:
 
 
 def reachable(rows: Frame) -> Measure:
-    """Share of the cases with no more defects than a reflection names."""
+    """Share of the cases that one reflection can name completely."""
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
-def degraded(case: Case, cases: Sequence[Case], kind: str, amount: float, seed: int) -> str:
-    """The teacher's reflection, every edit degraded with probability `amount` (`extra` and `sight`: the whole text). An
-    edit that is hit at some amount is hit at every larger one."""
+def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
+    """The teacher's reflection, with every edit degraded with probability `amount` (`extra` and `sight`: the whole
+    text). An edit that is degraded at some amount is degraded at every larger one."""
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
     sight, edits = sight_text(case.reading, case.prompt.metadata), []
     for edit in case.edits:
@@ -178,14 +178,14 @@ def _keep(edit: Edit, rng: random.Random) -> Edit | None:
 
 
 def _other_cell(edit: Edit, rng: random.Random) -> Edit | None:
-    """Where the edit lands, or what it takes away, is another cell."""
+    """Move the edit to another cell."""
     if edit.kind is EditKind.MOVE:
         return replace(edit, to=rng.choice([cell for cell in CELLS if cell not in (edit.to, edit.cell)]))
     return replace(edit, cell=rng.choice([cell for cell in CELLS if cell != edit.cell]))
 
 
 def _other_thing(edit: Edit, rng: random.Random) -> Edit | None:
-    """What the edit puts has another colour, or another shape where that is what it mends."""
+    """Give the object of the edit another colour, or another shape if the edit changes the shape."""
     if edit.kind is EditKind.RESHAPE:
         return replace(edit, to=rng.choice([shape for shape in SHAPES if shape not in (edit.to, edit.thing.shape)]))
     if edit.kind is EditKind.RECOLOR:
@@ -199,8 +199,9 @@ _EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
 }  # fmt: skip
 
 
-def _invented(case: Case, cell: str, rng: random.Random) -> Edit:
-    """One more of something that is there, where nothing was wanted."""
+def _invented(case: TeacherCase, cell: str, rng: random.Random) -> Edit:
+    """An edit that adds an object which is there already and is not wanted."""
     first = case.edits[0]
+    assert first.defect is not None  # every edit of the teacher's says what it mends
     thing = as_thing(rng.choice(case.reading.objects)) if case.reading.objects else first.thing
     return Edit(EditKind.ADD, thing, cell, None, replace(first.defect, thing=thing))

@@ -1,9 +1,11 @@
-"""What do n turns buy? One sampling of n turns in which no stop ends a trajectory tells all: what always k turns give
-for every k <= n, what the learned stop gives (a trajectory is held where its model first said that nothing is to be
-changed), what any other stop would give, and what drawing under "nothing to change" does to a picture.
+"""What do n turns buy? One sampling of n turns answers this, if no stop ends a trajectory. It shows:
+* the results of always k turns, for every k <= n;
+* the results of the learned stop: the image before the first reflection that says "nothing to change";
+* the results of any other stopping rule;
+* what drawing after "nothing to change" does to an image.
 
-That both arms can be read from one sampling holds because every random number is named by prompt, sample and turn: up
-to the first stop both are the same trajectory.
+One sampling serves both arms because every random number is named by prompt, sample and turn: up to the first stop the
+two arms have the same trajectory.
 
 Shape letters: N trajectories, T turns.
 """
@@ -18,20 +20,19 @@ from jaxtyping import Bool, Float, Int
 from irg_rl import flow
 from irg_rl.config import GuidanceRecipe, SamplingRecipe
 from irg_rl.evaluate.intervals import Measure
-from irg_rl.guidance import is_active
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Tick
 from irg_rl.studies.frame import Frame, Row
 from irg_rl.studies.plates import Line, Plate, lines_plate
 from irg_rl.studies.settings import TurnsSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
-from irg_rl.trajectory import Trajectory
+from irg_rl.trajectory import Trajectory, score_images
 from rollouts.request import Request, StopPhrase, never
 
 SCORED = "scored/"
-"""Columns of the scorers."""
-Place = tuple[str, str, str]
-"""Checkpoint, what it went through, history."""
+"""Prefix of the columns with scores."""
+ArmKey = tuple[str, str, str]
+"""Checkpoint, its training, history."""
 
 
 class Turns(Study[TurnsSettings]):
@@ -89,7 +90,7 @@ class Turns(Study[TurnsSettings]):
         ]  # fmt: skip
         told = []
         for label, arm in arms.items():
-            first, last, stop = arm.accuracy(0), arm.accuracy(-1), share_at(arm, arm.held)
+            first, last, stop = arm.accuracy(0), arm.accuracy(-1), share_at(arm, arm.kept)
             told.append(
                 f"{label}: {first.value:.3f} after 1 turn, {last.value:.3f} after {arm.turns}; with its own stop "
                 f"{stop.value:.3f} at {arm.renders:.2f} images"
@@ -98,33 +99,19 @@ class Turns(Study[TurnsSettings]):
         return Findings("; ".join(told), [plate for plate in plates if plate is not None], tables)
 
 
-def score_images(trajectories: Sequence[Trajectory], score) -> None:
-    """Sets the rewards of every image."""
-    images = [image.pixels.numpy() for t in trajectories for image in t.images]
-    found = score(images, [t.prompt for t in trajectories for _ in t.images])
-    at = 0
-    for trajectory in trajectories:
-        trajectory.rewards = {name: list(values[at : at + trajectory.turns]) for name, values in found.items()}
-        at += trajectory.turns
-
-
 def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
-    """Forward passes of the denoiser for the image of a turn: one per step, one more where text is guided, and a third
-    where a refinement is guided by the images too."""
-    times = flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1]
-    interval = guidance.interval if turn else guidance.first_interval
-    guided = sum(is_active(t, interval, guidance.text_scale) for t in times)
-    return len(times) + guided * (2 if turn and guidance.image_scale > 1 else 1)
+    """Forward passes for the image of one turn."""
+    return guidance.model_calls(flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1], turn)
 
 
 def constraints_of(trajectory: Trajectory) -> int:
-    """How many constraints the prompt's metadata name; 0: unknown."""
+    """Number of constraints in the metadata of the prompt; 0: unknown."""
     return int(trajectory.prompt.metadata.get("constraints", len(trajectory.prompt.metadata.get("include", []))))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The rows of one checkpoint under one history, as tables [N, T]."""
+    """The results of one checkpoint with one history, as tables [N, T]."""
 
     frame: Frame
 
@@ -145,7 +132,7 @@ class Arm:
 
     @cached_property
     def stops(self) -> Bool[np.ndarray, "N T"]:
-        """The text of this turn says that nothing is to be changed."""
+        """Whether the text of this turn says "nothing to change"."""
         return self.table("stops").astype(bool)
 
     @property
@@ -153,30 +140,30 @@ class Arm:
         return self.correct.shape[1]
 
     @cached_property
-    def held(self) -> Int[np.ndarray, "N"]:
-        """Column of the image that the learned stop leaves in hand."""
-        return hold(self.stops)
+    def kept(self) -> Int[np.ndarray, "N"]:
+        """Column of the image that the learned stop keeps."""
+        return last_before_stop(self.stops)
 
     @cached_property
     def stopped(self) -> Bool[np.ndarray, "N T"]:
-        """The learned stop was said at or before this turn."""
-        return np.arange(self.turns)[None] > self.held[:, None]
+        """Whether the learned stop came at or before this turn."""
+        return np.arange(self.turns)[None] > self.kept[:, None]
 
     @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
-        """Right or wrong of the image in hand after each turn, with the learned stop."""
-        held = np.stack([self.held_by(turn) for turn in range(self.turns)], axis=1)
-        return np.take_along_axis(self.correct, held, 1)
+        """Whether the kept image is right after each turn, with the learned stop."""
+        kept = np.stack([self.kept_by(turn) for turn in range(self.turns)], axis=1)
+        return np.take_along_axis(self.correct, kept, 1)
 
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
-        """Forward passes up to and with the image of a turn. A stop costs its text too; see `spent`."""
+        """Forward passes up to the image of a turn, this image included. `spent` adds the text of a stop."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
     def renders(self) -> float:
         """Images per trajectory with the learned stop."""
-        return float((self.held + 1).mean())
+        return float((self.kept + 1).mean())
 
     @property
     def scorers(self) -> list[str]:
@@ -185,37 +172,42 @@ class Arm:
     def accuracy(self, turn: int) -> Measure:
         return measures.share(self.correct[:, turn], self.prompts)
 
-    def held_by(self, turn: int) -> Int[np.ndarray, "N"]:
-        """Column of the image in hand after turn `turn` (from 0) with the learned stop."""
-        return np.minimum(self.held, turn)
+    def kept_by(self, turn: int) -> Int[np.ndarray, "N"]:
+        """Column of the image that is kept after turn `turn` (from 0) with the learned stop."""
+        return np.minimum(self.kept, turn)
 
     def spent(self, turn: int) -> Float[np.ndarray, "N"]:
-        """Forward passes that the learned stop has cost by turn `turn`, the text of the stop included."""
-        rows, held = np.arange(len(self.held)), self.held_by(turn)
-        stop_text = self.table("text_passes")[rows, np.minimum(held + 1, self.turns - 1)]
-        return self.passes[rows, held] + np.where(self.held < turn, stop_text, 0)
+        """Forward passes up to turn `turn` with the learned stop, the text of the stop included."""
+        rows, kept = np.arange(len(self.kept)), self.kept_by(turn)
+        stop_text = self.table("text_passes")[rows, np.minimum(kept + 1, self.turns - 1)]
+        return self.passes[rows, kept] + np.where(self.kept < turn, stop_text, 0)
 
 
-def hold(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
-    """The last column before the first stop; the last column of all where there is none."""
+def last_before_stop(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
+    """The last column before the first stop, or the last column if there is no stop."""
     return np.where(stops.any(1), stops.argmax(1) - 1, stops.shape[1] - 1)
 
 
 def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
-    """After each turn, the column of the best image up to it; of equals the first. A failed value loses to any."""
+    """After each turn, the column of the best image so far. Of equal images the first wins. A failed value loses to any
+    other."""
     ranked = np.where(np.isfinite(values), values, -np.inf)
     return np.stack([ranked[:, : turn + 1].argmax(1) for turn in range(values.shape[1])], axis=1)
 
 
 def regret(
-    score: Float[np.ndarray, "N T"], held: Int[np.ndarray, "N"], price: float
+    score: Float[np.ndarray, "N T"], kept: Int[np.ndarray, "N"], price: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """What the oracle stop would have had more than the stop at `held`, counted as the score less `price` per edit, and
-    how much of it lies after `held` (stopped too early); the rest lies before (too late)."""
+    """How much value is lost by stopping at column `kept` instead of at the best column. The value of a column is its
+    score minus `price` per edit.
+
+    Returns the loss of each trajectory, and the part of it that comes from stopping too early: the best column then
+    lies after `kept`. The rest comes from stopping too late.
+    """
     value = score - price * np.arange(score.shape[1])
-    rows = np.arange(len(held))
-    lost = value.max(1) - value[rows, held]
-    return lost, np.where(value.argmax(1) > held, lost, 0.0)
+    rows = np.arange(len(kept))
+    lost = value.max(1) - value[rows, kept]
+    return lost, np.where(value.argmax(1) > kept, lost, 0.0)
 
 
 def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
@@ -223,7 +215,8 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Share right after each turn of the best images so far; where all values failed there is none."""
+    """Share right after each turn if the best image so far is kept. Trajectories whose values all failed are left out.
+    """
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 
@@ -231,8 +224,9 @@ def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
 def repair_and_damage(
     right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
 ) -> tuple[list[Measure], list[Measure]]:
-    """Of every turn after the first: right after it, of the images that were wrong before and that it `draws` again;
-    and wrong after it, of all that were right before, which a stop protects."""
+    """Repair and damage of every turn after the first. Repair: share right after the turn, of the images that were
+    wrong before and are drawn again (`draws`). Damage: share wrong after the turn, of all images that were right
+    before; a stop protects them."""
     turns = range(1, right.shape[1])
     mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
     broken = [measures.share(~right[:, k], prompts, right[:, k - 1]) for k in turns]
@@ -248,11 +242,11 @@ def _axis(arm: Arm) -> range:
 
 
 def _compared(arms: dict[str, Arm], stamp: str) -> Plate | None:
-    """All checkpoints in one panel; nothing for a single one."""
+    """All checkpoints in one panel; None for a single checkpoint."""
     if len(arms) < 2:
         return None
     lines = [
-        Line(label, _axis(arm), [share_at(arm, arm.held_by(turn)) for turn in range(arm.turns)])
+        Line(label, _axis(arm), [share_at(arm, arm.kept_by(turn)) for turn in range(arm.turns)])
         for label, arm in arms.items()
     ]
     caption = "With the learned stop: the image in hand after at most n turns, the same prompts and noise for all."
@@ -264,7 +258,7 @@ def _accuracy(arms: dict[str, Arm], stamp: str) -> Plate:
     panels = {
         label: [
             Line("always n turns", _axis(arm), [arm.accuracy(turn) for turn in range(arm.turns)]),
-            Line("learned stop", _axis(arm), [share_at(arm, arm.held_by(turn)) for turn in range(arm.turns)]),
+            Line("learned stop", _axis(arm), [share_at(arm, arm.kept_by(turn)) for turn in range(arm.turns)]),
         ]
         for label, arm in arms.items()
     }
@@ -295,8 +289,8 @@ def _anytime(arms: dict[str, Arm], stamp: str) -> Plate:
     panels = {}
     for label, arm in arms.items():
         always = [measures.mean(arm.score[:, turn], arm.prompts) for turn in range(arm.turns)]
-        rows = np.arange(len(arm.held))
-        learned = [measures.mean(arm.score[rows, arm.held_by(turn)], arm.prompts) for turn in range(arm.turns)]
+        rows = np.arange(len(arm.kept))
+        learned = [measures.mean(arm.score[rows, arm.kept_by(turn)], arm.prompts) for turn in range(arm.turns)]
         panels[label] = [
             Line("always n turns", arm.passes.mean(0), always),
             Line("learned stop", [arm.spent(turn).mean() for turn in range(arm.turns)], learned),
@@ -313,9 +307,9 @@ def _anytime(arms: dict[str, Arm], stamp: str) -> Plate:
 def _regret(arms: dict[str, Arm], prices: Sequence[float], stamp: str) -> Plate:
     panels = {}
     for label, arm in arms.items():
-        lost = [regret(arm.score, arm.held, price) for price in prices]
-        always = [regret(arm.score, np.full(len(arm.held), arm.turns - 1), price)[0] for price in prices]
-        once = [regret(arm.score, np.zeros(len(arm.held), int), price)[0] for price in prices]
+        lost = [regret(arm.score, arm.kept, price) for price in prices]
+        always = [regret(arm.score, np.full(len(arm.kept), arm.turns - 1), price)[0] for price in prices]
+        once = [regret(arm.score, np.zeros(len(arm.kept), int), price)[0] for price in prices]
         panels[label] = [
             Line("learned stop", prices, [measures.mean(all_, arm.prompts) for all_, _ in lost]),
             Line("of it: stopped too early", prices, [measures.mean(early, arm.prompts) for _, early in lost], True, 0),
@@ -398,7 +392,7 @@ def _by_turn(arms: dict[str, Arm]) -> TextTable:
         lines = {
             "always n: right": [arm.accuracy(turn) for turn in over],
             f"learned stop: right ({arm.renders:.2f} images)": [measures.share(own[:, k], arm.prompts) for k in over],
-            "learned stop: images": [measures.mean(arm.held_by(turn) + 1.0, arm.prompts) for turn in over],
+            "learned stop: images": [measures.mean(arm.kept_by(turn) + 1.0, arm.prompts) for turn in over],
             "always n: damage to a right first image": [
                 measures.share(~arm.correct[:, turn], arm.prompts, first) for turn in over
             ],
@@ -420,8 +414,8 @@ def _headings(arms: Iterable[Arm]) -> list[str]:
     return [f"n={turn + 1}" for turn in range(max(arm.turns for arm in arms))]
 
 
-def _compared_in_pairs(places: dict[Place, Arm]) -> list[TextTable]:
-    """Nothing for a single arm."""
+def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
+    """No table for a single arm."""
     rows = []
     for one, other in pairs(list(places)):
         mine, theirs = places[one], places[other]
@@ -436,9 +430,9 @@ def _compared_in_pairs(places: dict[Place, Arm]) -> list[TextTable]:
     return [TextTable("Differences", headings, rows, note)] if rows else []
 
 
-def pairs(places: Sequence[Place]) -> list[tuple[Place, Place]]:
-    """Of a checkpoint, history full against last; each further checkpoint against the first, under the same history
-    where the first has it."""
+def pairs(places: Sequence[ArmKey]) -> list[tuple[ArmKey, ArmKey]]:
+    """Pairs to compare: for every checkpoint history full with last, and every further checkpoint with the first one
+    under the same history, if the first has it."""
     known = {(subject, history): (subject, training, history) for subject, training, history in places}
     first = places[0][0]
     found = [(place, known[place[0], "last"]) for place in places if place[2] == "full" and (place[0], "last") in known]
@@ -452,10 +446,10 @@ def _priced(arms: dict[str, Arm], prices: Sequence[float]) -> TextTable:
     for label, arm in arms.items():
         for price in prices:
             value = arm.score - price * np.arange(arm.turns)
-            held = value[np.arange(len(arm.held)), arm.held]
+            kept = value[np.arange(len(arm.kept)), arm.kept]
             best = int(value.mean(0).argmax())
             rows.append([
-                label, f"{price:g}", measures.words(measures.mean(held, arm.prompts)),
+                label, f"{price:g}", measures.words(measures.mean(kept, arm.prompts)),
                 measures.words(measures.mean(value[:, -1], arm.prompts)),
                 f"n={best + 1}: {measures.words(measures.mean(value[:, best], arm.prompts))}",
                 measures.words(measures.mean(value.max(1), arm.prompts)),

@@ -5,19 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
+from irg_rl.algorithms.base import Shared
 from irg_rl.algorithms.dpo import (
+    DPO,
+    DPOSettings,
     PairLoss,
     PairPack,
-    Preferences,
     fits,
     minibatches,
     pair_packs,
     prepared,
     reference_scores,
 )
-from irg_rl.algorithms.joint import RLLossSettings, finish
-from irg_rl.algorithms.learner import BARREN_UPDATES, Learner, LearnerSettings
-from irg_rl.config import DPORecipe, LoraRecipe
+from irg_rl.algorithms.joint import finish
+from irg_rl.algorithms.learner import EMPTY_UPDATES, Learner, LearnerSettings
+from irg_rl.config import LoraRecipe
 from irg_rl.errors import InputError
 from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.engine import EngineSettings
@@ -34,8 +36,8 @@ from tests.algorithms.test_noising import Fixed
 from tests.learner.test_replay import assert_equal_gradients
 from tests.test_credit import PROMPT, sample
 
-SETTINGS = DPORecipe(times_per_image=2, beta_text=0.5, beta_image=3.0)
-PREFERENCES = Preferences(SETTINGS, {"verifier": 1.0}, malformed_penalty=0.0)
+SETTINGS = DPOSettings(times_per_image=2, beta_text=0.5, beta_image=3.0, malformed_penalty=0.0)
+PREFERENCES = DPO(SETTINGS, Shared(reward_weights={"verifier": 1.0}))
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +122,7 @@ def test_the_loss_is_token_dpo_and_flow_dpo_of_every_pair(world, groups):
         target = (drawn.x - drawn.drawn) / drawn.t[:, None, None]
         gap = ((v - target) ** 2 - (v_ref - target) ** 2).mean()
         image += (-0.5 if ref.trajectory == 0 else 0.5) * gap
-    expected = preference.interleaved_loss(
-        text[None], image[None], beta_text=0.5, beta_image=3.0, text_weight=0.5, image_weight=2.0
-    )
+    expected = 0.5 * preference.preference_loss(text, 0.5) + 2.0 * preference.preference_loss(image, 3.0)
     assert float(loss.total().detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     metrics = finish(loss.sums, loss.maxima)
     assert metrics["dpo_text/margin"] == pytest.approx(float(text.detach()), rel=1e-3, abs=1e-5)
@@ -197,7 +197,8 @@ def test_margins_lie_where_the_model_does_also_without_anything_to_compare(world
 def test_a_text_that_never_ended_costs_its_trajectory_the_penalty():
     group = Group(0, PROMPT, [sample(0, [0.9], cut_off=(0,)), sample(1, [0.3])])
     for penalty, chosen, gap in ((0.0, 0, 0.6), (1.0, 1, 0.4)):
-        (pair,) = Preferences(SETTINGS, {"score": 1.0}, penalty).pairs([group]).found
+        settings = SETTINGS.model_copy(update={"malformed_penalty": penalty})
+        (pair,) = DPO(settings, Shared(reward_weights={"score": 1.0})).pairs([group]).found
         assert pair.chosen.sample == chosen and pair.gap == pytest.approx(gap)
 
 
@@ -219,7 +220,7 @@ def folder(world, tmp_path_factory):
 
 def started(world, folder, stage=2, **changes):
     rates = OptimizerSettings({"und": 1e-3, "gen": 2e-3, "vision": 1e-3})
-    options = {"law": world.law(noise=None), "loss": RLLossSettings(), "preferences": PREFERENCES} | changes
+    options = {"law": world.law(noise=None), "algorithm": PREFERENCES} | changes
     options.setdefault("engine", EngineSettings(rates, zero_stage=stage))
     learner = Learner(LearnerSettings(folder, **options))
     learner.setup()
@@ -264,7 +265,7 @@ def test_with_adapters_the_reference_is_the_model_without_them(world, folder, gr
     assert abs(metrics["dpo_text/margin"]) > 1e-3  # the policy has moved
     sides = [prepared(pair, SETTINGS, 1.0, 0, 0) for pair in pairs_of(groups)]
     packs, law = pair_packs(world.replay(), sides, 4096), world.law(noise=None)
-    found = reference_scores(learner.engine, learner._first, packs, law)
+    found = reference_scores(learner.engine, learner.context.first, packs, law)
     base = reference_scores(Fixed(world.model), {}, packs, law)
     for mine, theirs in zip(found, base):
         for one, other in zip(mine.texts, theirs.texts):
@@ -302,7 +303,7 @@ def test_a_pair_too_long_for_a_pack_is_left_out_and_an_update_without_any_other_
     assert (metrics["dpo/count"], metrics["dpo/too_long"], metrics["skipped"]) == (1, 1, 0)
     learner = started(world, folder, offline=True, max_pack_tokens=smaller - 1)
     before = learner.publish(0).digest
-    for _ in range(BARREN_UPDATES - 1):
+    for _ in range(EMPTY_UPDATES - 1):
         assert learner.train(*groups) == {"dpo/ties": 0, "dpo/too_long": 2, "step": 0, "skipped": 1}
     assert learner.publish(0).digest == before
     with pytest.raises(InputError, match=f"rl.max_pack_tokens {smaller - 1}: fork the run with more"):

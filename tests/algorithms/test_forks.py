@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from irg_rl.algorithms.joint import JointLoss, RLLossSettings
+from irg_rl.algorithms.joint import JointLoss
 from irg_rl.algorithms.old_policy import sampled
 from irg_rl.learner.ratio_check import check
 from irg_rl.records import load_groups, save_groups
 from irg_rl.trajectory import Group, ImageSegment, TextSegment
 from tests.learner.test_replay import assert_equal_gradients, largest_gaps, scored
-from tests.learner.world import SAMPLING
+from tests.learner.world import SAMPLING, grpo
 
 FORKS = [{1: 3}, {2: 3}, {1: 3, 2: 2}]
 
@@ -50,7 +50,7 @@ def values(trajectories, replays, scores):
 
 def gradients(world, trajectories, replays, context_grad="full"):
     model = world.copy().train()
-    joint = JointLoss(RLLossSettings(clip_image=0.5), world.law(), replays, trajectories, sampled(trajectories))
+    joint = JointLoss(grpo(clip_image=0.5), world.law(), replays, trajectories, sampled(trajectories))
     totals = joint.denominators()
     terms = {"text": 0.0, "image": 0.0}
     for index, replay in enumerate(replays):

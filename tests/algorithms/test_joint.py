@@ -4,10 +4,11 @@
 import pytest
 import torch
 
-from irg_rl.algorithms.joint import JointLoss, RLLossSettings, finish
+from irg_rl.algorithms.joint import JointLoss, finish
 from irg_rl.algorithms.old_policy import recompute, sampled
 from irg_rl.learner.policy import evaluate
 from tests.learner.test_replay import assert_equal_gradients, gradients
+from tests.learner.world import grpo
 
 
 class Plain:
@@ -31,7 +32,7 @@ def loss_of(world, trajectories, settings, model=None, **options):
 def test_on_policy_the_loss_is_minus_the_mean_advantage(world):
     """Every ratio is 1, so text = -sum A T / sum T and image = -sum A S / sum S."""
     trajectories = world.sample(3)
-    losses, joint = loss_of(world, trajectories, RLLossSettings(text_weight=0.5, image_weight=2.0))
+    losses, joint = loss_of(world, trajectories, grpo(text_weight=0.5, image_weight=2.0))
     texts = [s for t in trajectories for s in t.texts]
     images = [s for t in trajectories for s in t.images]
     tokens, steps = sum(len(s.ids) for s in texts), sum(s.x.shape[0] for s in images)
@@ -66,7 +67,7 @@ def test_trajectories_of_different_length_packed_apart_give_the_gradient_of_one_
 @pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
 def test_text_denominators_follow_the_loss_type(world, kind):
     trajectories = world.sample(2)
-    _, joint = loss_of(world, trajectories, RLLossSettings(text_loss=kind, max_text_tokens=6))
+    _, joint = loss_of(world, trajectories, grpo(text_loss=kind, max_text_tokens=6))
     texts = [s for t in trajectories for s in t.texts]
     expected = {"grpo": len(texts), "dapo": sum(len(s.ids) for s in texts), "dr_grpo": 6 * len(texts)}
     assert joint.denominators()["text"] == expected[kind]
@@ -87,7 +88,7 @@ def test_the_kl_terms_pull_towards_the_reference(world, space):
     for trajectory in trajectories:
         for segment in trajectory.segments:
             segment.advantage = 0.0
-    settings = RLLossSettings(kl_text=0.1, kl_image=0.1, kl_image_space=space)
+    settings = grpo(kl_text=0.1, kl_image=0.1, kl_space=space)
     model, reference = shifted(world), world.model
     start = None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -105,16 +106,16 @@ def test_the_kl_terms_pull_towards_the_reference(world, space):
 
 def test_a_kl_weight_without_a_reference_is_refused(world):
     with pytest.raises(ValueError, match="kl_text 0.1 and kl_image 0.0 need a reference"):
-        loss_of(world, world.sample(1), RLLossSettings(kl_text=0.1))
+        loss_of(world, world.sample(1), grpo(kl_text=0.1))
 
 
 def test_metrics_per_turn_say_how_far_the_policy_has_moved(world):
     trajectories = world.sample(3)
-    on_policy, _ = loss_of(world, trajectories, RLLossSettings())
+    on_policy, _ = loss_of(world, trajectories, grpo())
     still = finish(on_policy[0].sums, on_policy[0].maxima)
     assert still["text/turn0/ratio_mean"] == pytest.approx(1.0, abs=1e-5)
     assert still["image/turn2/log_ratio_max"] < 2e-5
-    moved, _ = loss_of(world, trajectories, RLLossSettings(clip_image=1e-6), shifted(world))
+    moved, _ = loss_of(world, trajectories, grpo(clip_image=1e-6), shifted(world))
     now = finish(moved[0].sums, moved[0].maxima)
     assert now["image/turn1/clipfrac"] > 0.9 and now["text/turn1/log_ratio_max"] > 1e-3
     assert 0 < now["text/turn0/entropy"] < 6
@@ -122,11 +123,11 @@ def test_metrics_per_turn_say_how_far_the_policy_has_moved(world):
 
 
 def test_ratio_norm_uses_the_sampler_s_means_and_is_neutral_on_policy(world):
-    losses, _ = loss_of(world, world.sample(2), RLLossSettings(ratio_norm=True))
+    losses, _ = loss_of(world, world.sample(2), grpo(ratio_norm=True))
     metrics = finish(losses[0].sums, losses[0].maxima)
     assert metrics["image/turn0/log_ratio_max"] < 2e-5
-    moved, _ = loss_of(world, world.sample(2), RLLossSettings(ratio_norm=True), shifted(world))
-    raw, _ = loss_of(world, world.sample(2), RLLossSettings(), shifted(world))
+    moved, _ = loss_of(world, world.sample(2), grpo(ratio_norm=True), shifted(world))
+    raw, _ = loss_of(world, world.sample(2), grpo(), shifted(world))
     assert finish(moved[0].sums, {})["image/turn0/approx_kl"] != finish(raw[0].sums, {})["image/turn0/approx_kl"]
 
 
@@ -135,7 +136,7 @@ def test_recomputed_old_log_probabilities_replace_the_sampler_s_and_correct_the_
     model = shifted(world)
     replays = world.replay().packs(trajectories)
     old = recompute(Plain(model), replays, trajectories, world.law())
-    joint = JointLoss(RLLossSettings(mismatch_cap=1.0), world.law(), replays, trajectories, old)
+    joint = JointLoss(grpo(mismatch_cap=1.0), world.law(), replays, trajectories, old)
     loss = joint(model(replays[0].pack), 0, joint.denominators())
     metrics = finish(loss.sums, loss.maxima)
     assert metrics["text/turn1/log_ratio_max"] < 1e-6 and metrics["image/turn1/log_ratio_max"] < 1e-6
@@ -149,8 +150,8 @@ def test_recomputed_old_log_probabilities_replace_the_sampler_s_and_correct_the_
 
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="'ppo'"):
-        RLLossSettings(text_loss="ppo")
-    with pytest.raises(ValueError, match="choose velocity or mean"):
-        RLLossSettings(kl_image_space="pixels")
+        grpo(text_loss="ppo")
+    with pytest.raises(ValueError, match="'velocity' or 'mean'"):
+        grpo(kl_space="pixels")
     with pytest.raises(ValueError, match="max_text_tokens"):
-        RLLossSettings(text_loss="dr_grpo")
+        grpo(text_loss="dr_grpo")

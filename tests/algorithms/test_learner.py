@@ -9,8 +9,8 @@ import pytest
 import ray
 import torch
 
-from irg_rl.algorithms.joint import RLLossSettings
-from irg_rl.algorithms.learner import Learner, LearnerSettings, split
+from irg_rl.algorithms.joint import split
+from irg_rl.algorithms.learner import Learner, LearnerSettings
 from irg_rl.cluster.ranks import RankError, Ranks
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.learner import checkpoint
@@ -21,7 +21,7 @@ from irg_rl.learner.policy import evaluate
 from irg_rl.learner.ratio_check import RatioError
 from irg_rl.model.folder import save_folder
 from irg_rl.trajectory import Group
-from tests.learner.world import NOISE
+from tests.learner.world import NOISE, grpo
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def settings(world, folder):
         rates = OptimizerSettings({"und": 1e-3, "gen": 2e-3, "vision": 1e-3})
         options = {
             "folder": folder, "engine": EngineSettings(rates, zero_stage=stage), "law": world.law(),
-            "loss": RLLossSettings(clip_image=1e-2), "max_pack_tokens": 330, "collective_timeout": 300.0,
+            "algorithm": grpo(clip_image=1e-2), "max_pack_tokens": 330, "collective_timeout": 300.0,
         }  # fmt: skip
         return LearnerSettings(**(options | changes))
 
@@ -164,7 +164,7 @@ def test_groups_without_any_advantage_are_refused(settings, groups):
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_ten_updates_equal_five_and_a_resume_of_five_bit_for_bit(settings, groups, tmp_path, stage):
-    options = settings(stage, ema_decay=0.9, loss=RLLossSettings(kl_text=0.01, kl_image=0.01))
+    options = settings(stage, ema_decay=0.9, algorithm=grpo(kl_text=0.01, kl_image=0.01))
     learner = started(options)
     learner.check_ratio(*groups)
     for _ in range(5):

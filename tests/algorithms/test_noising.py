@@ -7,14 +7,16 @@ import torch
 
 from irg_rl import flow
 from irg_rl.algorithms import old_policy
-from irg_rl.algorithms.joint import JointLoss, RLLossSettings, finish
-from irg_rl.algorithms.learner import Learner, LearnerSettings, trainable
+from irg_rl.algorithms.awm import AWM, AWMSettings
+from irg_rl.algorithms.base import Shared
+from irg_rl.algorithms.joint import JointLoss, finish
+from irg_rl.algorithms.learner import Learner, LearnerSettings
+from irg_rl.algorithms.nft import NFT, NFTSettings
 from irg_rl.algorithms.noising import noised, times
-from irg_rl.config import AWMRecipe, NFTRecipe, OldPolicyRecipe
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.engine import EngineSettings
-from irg_rl.learner.old_weights import OldWeights, holding
+from irg_rl.learner.old_weights import OldPolicySchedule, OldWeights, holding
 from irg_rl.learner.parts import OptimizerSettings
 from irg_rl.learner.policy import velocities
 from irg_rl.learner.ratio_check import RatioError
@@ -25,7 +27,9 @@ from irg_rl.trajectory import Group
 from tests.algorithms.test_joint import shifted
 from tests.learner.test_replay import assert_equal_gradients
 
-NFT, AWM = NFTRecipe(times_per_image=3), AWMRecipe(times_per_image=3)
+IMAGES_ALONE = Shared(text_weight=0.0)
+LEVELS = NFTSettings(times_per_image=3)
+MATCHED, WEIGHTED = NFT(LEVELS, IMAGES_ALONE), AWM(AWMSettings(times_per_image=3), IMAGES_ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,7 @@ def images(groups):
 
 
 def test_what_the_sampler_arrived_at_is_noised_and_not_what_it_saw_of_it(groups):
-    for before, after in zip(images(groups), images(noised(groups, NFT, 1.0, seed=0, update=0))):
+    for before, after in zip(images(groups), images(noised(groups, LEVELS, 1.0, seed=0, update=0))):
         assert before.x.shape[0] == 0 and after.x.shape == (3, *before.drawn.shape)
         assert not torch.equal(before.drawn, before.latent)
         noise = (after.x - (1 - after.t)[:, None, None] * before.drawn) / after.t[:, None, None]
@@ -55,11 +59,11 @@ def test_what_the_sampler_arrived_at_is_noised_and_not_what_it_saw_of_it(groups)
 
 
 def test_noise_and_times_are_a_function_of_run_update_group_sample_and_segment(groups):
-    one, again = (noised(groups, NFT, 1.0, seed=5, update=2) for _ in range(2))
+    one, again = (noised(groups, LEVELS, 1.0, seed=5, update=2) for _ in range(2))
     assert all(torch.equal(a.x, b.x) and torch.equal(a.t, b.t) for a, b in zip(images(one), images(again)))
-    alone = noised(groups[1:], NFT, 1.0, seed=5, update=2)
+    alone = noised(groups[1:], LEVELS, 1.0, seed=5, update=2)
     assert all(torch.equal(a.x, b.x) for a, b in zip(images(alone), images(one[1:])))
-    for other in (noised(groups, NFT, 1.0, seed=6, update=2), noised(groups, NFT, 1.0, seed=5, update=3)):
+    for other in (noised(groups, LEVELS, 1.0, seed=6, update=2), noised(groups, LEVELS, 1.0, seed=5, update=3)):
         assert not any(torch.equal(a.t, b.t) for a, b in zip(images(one), images(other)))
     drawn = [tuple(image.t.tolist()) for image in images(one)]
     assert len(set(drawn)) == len(drawn)
@@ -69,7 +73,7 @@ def test_a_segment_that_siblings_share_is_noised_once_and_one_without_advantage_
     first, second = groups[0].trajectories[0], groups[0].trajectories[2]
     unused = replace(second.segments[3], advantage=None)
     shared = replace(second, segments=[*first.segments[:2], second.segments[2], unused])
-    made = noised([replace(groups[0], trajectories=[first, shared])], NFT, 1.0, seed=0, update=0)[0].trajectories
+    made = noised([replace(groups[0], trajectories=[first, shared])], LEVELS, 1.0, seed=0, update=0)[0].trajectories
     assert made[0].segments[1] is made[1].segments[1] is not first.segments[1]
     assert made[1].segments[3].x.shape[0] == 0
 
@@ -84,14 +88,14 @@ def test_times_lie_one_in_each_part_of_the_range_and_follow_the_shift():
 # --- the loss
 
 
-def joint_of(world, groups, settings, model=None, size=4096):
+def joint_of(world, groups, algorithm, size=4096):
     """Packs, loss and old policy (the world's weights) of `groups`."""
-    trajectories = trainable(noised(groups, settings, 1.0, seed=0, update=0))
+    prepared = noised(groups, algorithm.options, 1.0, seed=0, update=0)
+    trajectories = [trajectory for group in prepared for trajectory in group.trajectories]
     replays = world.replay(max_pack_tokens=size).packs(trajectories)
     law = world.law(noise=None)
     old = old_policy.of_weights(Fixed(world.model), {}, replays, trajectories, law, texts=False)
-    loss = RLLossSettings(forward_process=settings, text_weight=0.0)
-    return replays, JointLoss(loss, law, replays, trajectories, old), trajectories
+    return replays, JointLoss(algorithm, law, replays, trajectories, old), trajectories
 
 
 class Fixed:
@@ -108,10 +112,10 @@ class Fixed:
         return [read(self.model(pack), index) for index, pack in enumerate(packs)]
 
 
-@pytest.mark.parametrize("settings", [NFT, AWM])
-def test_the_loss_of_the_pack_is_the_pure_loss_of_every_image_and_level(world, groups, settings):
+@pytest.mark.parametrize("algorithm", [MATCHED, WEIGHTED])
+def test_the_loss_of_the_pack_is_the_pure_loss_of_every_image_and_level(world, groups, algorithm):
     model = shifted(world)
-    replays, joint, trajectories = joint_of(world, groups, settings)
+    replays, joint, trajectories = joint_of(world, groups, algorithm)
     totals, found, expected = joint.denominators(), 0.0, 0.0
     assert totals["image"] == 3 * len(images(groups))
     for index, replay in enumerate(replays):
@@ -122,7 +126,7 @@ def test_the_loss_of_the_pack_is_the_pure_loss_of_every_image_and_level(world, g
             image = trajectories[ref.trajectory].segments[ref.segment]
             x, t = image.x[list(ref.steps)], image.t[list(ref.steps)]
             clean, advantages = image.drawn.expand_as(x), torch.full_like(t, image.advantage)
-            if settings is NFT:
+            if algorithm is MATCHED:
                 good = preference.nft_optimality(advantages, 5.0)
                 expected += preference.nft_loss(v, v_old, x, clean, t, good).sum().item()
             else:
@@ -132,10 +136,10 @@ def test_the_loss_of_the_pack_is_the_pure_loss_of_every_image_and_level(world, g
     assert found == pytest.approx(expected / totals["image"], rel=1e-4)
 
 
-@pytest.mark.parametrize("settings", [NFT, AWM])
-def test_a_step_brings_the_velocity_nearer_to_good_images_and_away_from_bad_ones(world, groups, settings):
+@pytest.mark.parametrize("algorithm", [MATCHED, WEIGHTED])
+def test_a_step_brings_the_velocity_nearer_to_good_images_and_away_from_bad_ones(world, groups, algorithm):
     model = world.copy()
-    replays, joint, trajectories = joint_of(world, groups, settings)
+    replays, joint, trajectories = joint_of(world, groups, algorithm)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for _ in range(5):
         optimizer.zero_grad()
@@ -157,7 +161,7 @@ def test_a_step_brings_the_velocity_nearer_to_good_images_and_away_from_bad_ones
 
 def gradient(world, groups, size):
     model = world.copy()
-    replays, joint, _ = joint_of(world, groups, NFT, size=size)
+    replays, joint, _ = joint_of(world, groups, MATCHED, size=size)
     for index, replay in enumerate(replays):
         joint(model(replay.pack), index, joint.denominators()).total().backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, len(replays)
@@ -170,26 +174,26 @@ def test_levels_spread_over_packs_give_the_gradient_of_one_pack(world, groups):
 
 
 def test_metrics_per_turn_say_how_good_the_sides_are_and_how_far_the_old_policy_is(world, groups):
-    def measured(settings, model):
-        replays, joint, _ = joint_of(world, groups, settings)
+    def measured(algorithm, model):
+        replays, joint, _ = joint_of(world, groups, algorithm)
         losses = [joint(model(r.pack), index, joint.denominators()) for index, r in enumerate(replays)]
         return finish(losses[0].sums, losses[0].maxima)
 
-    still, moved = measured(NFT, world.model), measured(NFT, shifted(world))
+    still, moved = measured(MATCHED, world.model), measured(MATCHED, shifted(world))
     for turn in (0, 1, 2):
         name = f"image/turn{turn}/"
         assert still[name + "v_distance"] < 1e-9 < moved[name + "v_distance"]
         assert still[name + "positive"] == pytest.approx(still[name + "negative"], rel=1e-4)
         assert still[name + "v_norm"] == pytest.approx(1, abs=1e-4)
     assert 0 < still["image/turn0/good"] < 1 and 0 < still["image/turn0/optimality"] < 1
-    assert measured(AWM, world.model)["image/turn1/log_ratio_max"] < 1e-5
+    assert measured(WEIGHTED, world.model)["image/turn1/log_ratio_max"] < 1e-5
 
 
 # --- the old policy
 
 
 def test_the_old_weights_follow_by_the_schedule():
-    schedule = OldPolicyRecipe(flat=1, slope=0.25, most=0.6)
+    schedule = OldPolicySchedule(flat=1, slope=0.25, most=0.6)
     assert [schedule.decay(update) for update in range(6)] == [0, 0, 0.25, 0.5, 0.6, 0.6]
     old = OldWeights([("w", torch.zeros(2))], schedule)
     seen = []
@@ -199,7 +203,7 @@ def test_the_old_weights_follow_by_the_schedule():
     assert seen == [1.0, 2.0, pytest.approx(0.25 * 2 + 0.75 * 3), pytest.approx(0.5 * 2.75 + 0.5 * 4)]
 
 
-SLOW = OldPolicyRecipe(slope=0.3, most=0.9)
+SLOW = OldPolicySchedule(slope=0.3, most=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +213,10 @@ def folder(world, tmp_path_factory):
     return str(path)
 
 
-def started(world, folder, stage=2, settings=NFT, **changes):
+def started(world, folder, stage=2, **changes):
     rates = OptimizerSettings({"und": 1e-3, "gen": 2e-3, "vision": 1e-3})
-    loss = RLLossSettings(forward_process=settings.model_copy(update={"old": SLOW}))
-    options = {"law": world.law(noise=None), "loss": loss, "max_pack_tokens": 330} | changes
+    algorithm = NFT(LEVELS.model_copy(update={"old": SLOW}))
+    options = {"law": world.law(noise=None), "algorithm": algorithm, "max_pack_tokens": 330} | changes
     learner = Learner(LearnerSettings(folder, EngineSettings(rates, zero_stage=stage), **options))
     learner.setup()
     return learner
@@ -268,7 +272,7 @@ def test_the_first_update_begins_at_the_old_policy_and_samplers_get_that_one(wor
 def test_in_bf16_the_texts_old_log_probabilities_are_those_of_the_old_weights(world, folder, groups):
     rates = OptimizerSettings({"und": 1e-3, "gen": 1e-3, "vision": 1e-3})
     settings = LearnerSettings(
-        folder, EngineSettings(rates, zero_stage=2, precision="bf16"), RLLossSettings(forward_process=NFT),
+        folder, EngineSettings(rates, zero_stage=2, precision="bf16"), NFT(LEVELS),
         world.law(noise=None), max_pack_tokens=330,
     )  # fmt: skip
     learner = Learner(settings)

@@ -10,6 +10,8 @@ import ray
 import torch
 
 from irg_rl.cluster.ray_runtime import (
+    LocalRay,
+    RaySettings,
     WaitTimeoutError,
     actor_options,
     bounded_get,
@@ -70,6 +72,19 @@ def test_sockets_stay_in_the_run_folder_when_the_path_is_short_and_move_when_it_
     elsewhere, temporary = session_folder(tmp_path / ("a-very-long-name" * 6))
     assert temporary and len(str(elsewhere)) < 40
     elsewhere.rmdir()
+
+
+def test_the_length_of_a_socket_path_is_counted_in_bytes(tmp_path):
+    """A run folder of 20 letters that take 60 bytes passed, and Ray did not start."""
+    elsewhere, temporary = session_folder(Path("/tmp") / ("犬" * 12))
+    assert temporary
+    elsewhere.rmdir()
+
+
+def test_a_ray_that_is_never_started_leaves_no_folder_behind(tmp_path):
+    before = set(Path("/tmp").glob("irg-ray-*"))
+    LocalRay(RaySettings(num_cpus=1), tmp_path / ("a-very-long-name" * 6))
+    assert set(Path("/tmp").glob("irg-ray-*")) == before
 
 
 def ray_processes() -> list[int]:

@@ -73,7 +73,7 @@ def test_dead_groups_are_refilled_at_most_groups_per_update_times():
         assert buffer.may_refill
         group = buffer.admit(deadline=1.0)
         buffer.mark_ready(group, version=0)
-        buffer.drop(group, "no spread in rewards", dead=True)
+        buffer.drop(group, "no spread in rewards", refilled=True)
     assert not buffer.may_refill
     buffer.published(1)
     assert buffer.may_refill
@@ -138,10 +138,10 @@ class RandomHistory(RuleBasedStateMachine):
         self.buffer.mark_ready(data.draw(st.sampled_from(self.sampling())), self.buffer.version)
 
     @precondition(lambda self: self.sampling())
-    @rule(data=st.data(), dead=st.booleans())
+    @rule(data=st.data(), refilled=st.booleans())
     def drop(self, data, dead):
         group = data.draw(st.sampled_from(self.sampling()))
-        self.buffer.drop(group, "invalid", dead=dead)
+        self.buffer.drop(group, "invalid", refilled=refilled)
         self.left.append(group)
 
     @precondition(lambda self: self.sampling())

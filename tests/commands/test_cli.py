@@ -230,8 +230,8 @@ def judge(**settings) -> str:
     (judge(base_url="host:8000"), "give one such as http://host:8000/v1"),
     (judge(), "127.0.0.1:9"),
     ("rewards.scorers.1.model=ViT-H-14", "model: not a setting of scorers of kind 'hps'"),
-    ("world.sft_rows={base_editng: 3}", "world.sft_rows.base_editng: unknown; did you mean base_editing?"),
-    ("world.prompt_mix={colurs: 1}", "world.prompt_mix.colurs: unknown; did you mean colors?"),
+    ("task_options.sft_rows={base_editng: 3}", "sft_rows.base_editng: unknown; did you mean base_editing?"),
+    ("task_options.prompt_mix={colurs: 1}", "task_options.prompt_mix.colurs: unknown; did you mean colors?"),
 ])  # fmt: skip
 def test_train_with_a_scorer_that_cannot_work_makes_nothing(irg_rl, elsewhere, scorers, says):
     """Scorers are loaded hours after the start."""
@@ -255,8 +255,10 @@ def test_a_secret_in_a_recipe_is_refused_and_not_repeated(irg_rl, elsewhere, com
 
 def test_train_with_broken_prompts_of_ones_own_names_the_line_and_makes_nothing(irg_rl, elsewhere, tmp_path):
     file = tmp_path / "mine.jsonl"
-    file.write_text('{"prompt": "a red circle"}\n{"prompt": \n')
-    assert f"rl.prompts: {file}, line 2: not a JSON object" in one_line(irg_rl("train", SMOKE, f"rl.prompts={file}"))
+    include = [{"class": "circle", "color": "red", "count": 1}]
+    good = json.dumps({"prompt": "a red circle", "include": include})
+    file.write_text(good + '\n{"prompt": \n')
+    assert f"rl.prompts: {file}, line 2: not JSON" in one_line(irg_rl("train", SMOKE, f"rl.prompts={file}"))
     assert list(elsewhere.iterdir()) == []
 
 
@@ -308,7 +310,7 @@ def test_ls_lists_recipes_and_runs(irg_rl, recipe, elsewhere, monkeypatch):
         pass
     answer = irg_rl("ls")
     assert answer.code == 0
-    assert all(f" {path.stem} " in answer.out for path in CONFIGS.glob("*.yaml"))
+    assert all(f"\n{path.stem} " in answer.out for path in CONFIGS.glob("*.yaml"))
     assert recipe.digest() in answer.out and "world" in answer.out
 
 
@@ -320,6 +322,45 @@ def test_ls_survives_files_that_are_no_recipes_and_damaged_runs(irg_rl, elsewher
         (elsewhere / path).write_text(content)
     answer = irg_rl("ls")
     assert answer.code == 0 and "broken.yaml" in answer.out and "unreadable" in answer.out
+
+
+FOREIGN = {
+    "configs/a.yaml": "services: {db: {image: x}}",
+    "configs/b.yaml": "just words",
+    "configs/c.yaml": "a: &a [*a]",
+    "configs/d.yaml": "name: ${nowhere}\ndescription: ${oops}",
+    "configs/e.yaml": "!!python/object:os.system {}",
+    "configs/f.yaml": "name: x\ndescription: [1, 2]",
+    "configs/g.yaml": "extends: ${nowhere}",
+    "configs/h.yaml": "extends: shapes.yaml\nrl: 3",
+    "configs/i.yaml": "{" * 5000,
+    "configs/j.yaml": "",
+    "configs/[old] k.yaml": "name: '[/think]'",
+    "runs/[old] x/recipe.yaml": "a: b",
+    "runs/y/recipe.yaml": "{" * 5000,
+    "runs/z/recipe.yaml": "\x00",
+}
+
+
+def test_ls_gives_whatever_lies_there_a_line_of_its_own(irg_rl, elsewhere):
+    for path, content in FOREIGN.items():
+        (elsewhere / path).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / path).write_text(content)
+    answer = irg_rl("ls")
+    assert answer.code == 0
+    for path in FOREIGN:
+        place = path if path.startswith("configs") else path.removesuffix("/recipe.yaml")
+        assert sum(line.startswith(place + " ") for line in answer.out.splitlines()) == 1, place
+
+
+def test_a_command_line_that_is_no_text_is_one_line(irg_rl, tmp_path):
+    answer = irg_rl("generate", tmp_path, "--prompt", "caf\udce9", "--out", tmp_path)
+    assert "word 4 of the command line: half a character" in one_line(answer)
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "nul\0", "\x1b[31m"])
+def test_a_prompt_that_no_model_can_be_asked_is_refused_before_one_is_loaded(irg_rl, tmp_path, prompt):
+    assert "--prompt 1: " in one_line(irg_rl("generate", tmp_path, "--prompt", prompt, "--out", tmp_path))
 
 
 # --- shipped recipes
@@ -369,3 +410,12 @@ def test_ctrl_c_says_how_to_go_on(irg_rl, elsewhere):
         signal.signal(signal.SIGALRM, before)
     assert answer.code == 130
     assert answer.err.strip() == "error: stopped by hand; `irg-rl resume RUN` goes on from the last checkpoint"
+
+
+def test_check_names_the_line_whose_metadata_the_verifier_cannot_read(irg_rl, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    for beside, says in (({}, "includes nothing"), ({"include": 3}, "GenEval's"), ({"include": [3]}, "GenEval's")):
+        file.write_text(json.dumps({"prompt": "a red circle", **beside}))
+        answer = irg_rl("check", SMOKE, f"rl.prompts={file}")
+        assert answer.code == 0 and f"not on this machine: rl.prompts: {file}, line 1: " in answer.out
+        assert says in answer.out

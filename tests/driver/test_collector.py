@@ -6,19 +6,22 @@ import time
 import pytest
 import ray
 
+from irg_rl.algorithms.base import Algorithm
+from irg_rl.algorithms.dpo import DPO
+from irg_rl.algorithms.grpo import GRPO
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.driver.collector import BARREN_UPDATES, OF_CREDIT, OF_PAIRS, Collector, DroppedSamples, Lack
-from irg_rl.driver.critic import Verdict
+from irg_rl.driver.collector import EMPTY_UPDATES, Collector, DroppedSamples
+from irg_rl.driver.critic import GroupSummary
 from irg_rl.driver.run_folder import RunError
 from irg_rl.trajectory import Prompt
 
 PROMPTS = [Prompt(f"p{number}", f"{number} red circles") for number in range(3)]
 SIZE = 2
 FINE = {}
-DEAD = {"dead": True}
-EMPTY = {"dead": True, "empty": True}
-TIED = EMPTY | {"ties": 3}
+FLAT = {"has_spread": False}
+EMPTY = {"has_spread": False, "empty": True}
+TIED = EMPTY | {"counts": {"dpo/judged_ties": 3.0}}
 FAILED = {"failures": {1: "judge: no answer"}}
 
 
@@ -30,18 +33,18 @@ class Sampler:
 
 @ray.remote(num_cpus=0)
 class ScriptedCritic:
-    """`script`: group -> what its verdict says; the groups after it are as the last one."""
+    """`script`: group -> what its summary says; the groups after it are as the last one."""
 
     def learn(self, script: list[dict]) -> None:
         self.script = script
 
-    def score_group(self, body: tuple[int, int]) -> tuple[Verdict, int]:
+    def score_group(self, body: tuple[int, int]) -> tuple[GroupSummary, int]:
         group, version = body
         said = self.script[min(group, len(self.script) - 1)]
-        plain = {"dead": False, "empty": False, "ties": 0, "failures": {}, "trajectories": SIZE, "stopped": 0,
-                 "images": SIZE, "text_tokens": 0, "means": {}, "counts": [SIZE], "first": 0.0, "last": 0.0,
+        plain = {"has_spread": True, "empty": False, "counts": {}, "failures": {}, "trajectories": SIZE, "stopped": 0,
+                 "images": SIZE, "text_tokens": 0, "means": {}, "images_by_turn": [SIZE], "first": 0.0, "last": 0.0,
                  "scorers": {}}  # fmt: skip
-        return Verdict(group=group, version=version, **plain | said), group
+        return GroupSummary(group=group, version=version, **plain | said), group
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +64,15 @@ def collect(fleets, tmp_path):
     """collect(script, slots) -> a collector whose dropped samples are listed in tmp_path. What the one before it left
     under way, which a killed run loses, is awaited first: fleets know units by id, and all collectors count from 0."""
 
-    def make(script: list[dict], slots: SlotBuffer, lack: Lack = OF_CREDIT) -> Collector:
+    def make(script: list[dict], slots: SlotBuffer, algorithm: type[Algorithm] = GRPO) -> Collector:
         end = time.monotonic() + 60
         while any(fleet.outstanding() for fleet in fleets):
             assert time.monotonic() < end
             for fleet in fleets:
                 fleet.poll(0.05)
         fleets[1].broadcast("learn", script, timeout=60)
-        return Collector(slots, *fleets, PROMPTS, SIZE, 0, 60.0, DroppedSamples(tmp_path / "dropped.jsonl"), lack)
+        dropped, words = DroppedSamples(tmp_path / "dropped.jsonl"), algorithm()
+        return Collector(slots, *fleets, PROMPTS, SIZE, 0, 60.0, dropped, words.why_empty, words.advice)
 
     return make
 
@@ -81,7 +85,7 @@ def update(collector: Collector, number: int) -> list[int]:
         assert time.monotonic() < end
         collector.pump(0.2, number)
     collector.slots.published(number + 1)
-    return [verdict.group for verdict, _ in batch]
+    return [summary.group for summary, _ in batch]
 
 
 def listed(folder) -> list[tuple[int, int, str]]:
@@ -89,16 +93,16 @@ def listed(folder) -> list[tuple[int, int, str]]:
     return [(line["group"], line["sample"], line["reason"]) for line in lines]
 
 
-def test_dead_groups_are_replaced_as_often_as_an_update_has_groups(collect):
-    collector = collect([DEAD, FINE, DEAD, DEAD, FINE], SlotBuffer(2, staleness=0))
+def test_groups_without_spread_are_replaced_as_often_as_an_update_has_groups(collect):
+    collector = collect([FLAT, FINE, FLAT, FLAT, FINE], SlotBuffer(2, staleness=0))
     assert update(collector, 0) == [1, 3]
     assert update(collector, 1) == [4, 5]
-    assert [verdict.group for verdict in collector.left] == [0, 2, 1, 3, 4, 5]  # dead ones when they are judged
+    assert [summary.group for summary in collector.left] == [0, 2, 1, 3, 4, 5]  # without spread: when judged
 
 
 def test_groups_without_any_advantage_are_left_out_of_an_update(collect, tmp_path):
     collector = collect([EMPTY, FINE, EMPTY, EMPTY, FINE], SlotBuffer(2, staleness=0))
-    assert update(collector, 0) == [1] and {verdict.group for verdict in collector.left} == {0, 1, 2, 3}
+    assert update(collector, 0) == [1] and {summary.group for summary in collector.left} == {0, 1, 2, 3}
     ledger = collector.slots.ledger
     assert (ledger.admitted, ledger.trained, ledger.dropped) == (4, 1, 3) and ledger.balanced
     assert listed(tmp_path) == [(g, s, "no segment of its group got an advantage") for g in (0, 2, 3) for s in (0, 1)]
@@ -114,23 +118,24 @@ def test_an_update_without_any_advantage_is_sampled_anew(collect):
 
 def test_a_run_that_never_gets_an_advantage_ends_and_says_why(collect):
     collector = collect([EMPTY], SlotBuffer(2, staleness=0))
-    with pytest.raises(RunError, match=f"no segment of the last {2 * BARREN_UPDATES} groups got an advantage"):
+    with pytest.raises(RunError, match=f"no segment of the last {2 * EMPTY_UPDATES} groups got an advantage"):
         update(collector, 0)
 
 
 def test_where_pairs_are_trained_reasons_speak_of_the_tie_and_those_of_replaced_groups_count(collect, tmp_path):
-    collector = collect([TIED, FINE | {"ties": 1}, TIED, FINE], SlotBuffer(2, staleness=0), OF_PAIRS)
+    one_tie = FINE | {"counts": {"dpo/judged_ties": 1.0}}
+    collector = collect([TIED, one_tie, TIED, FINE], SlotBuffer(2, staleness=0), DPO)
     assert update(collector, 0) == [1, 3]
-    assert collector.ties == 3 + 1 + 3
-    reason = "no pair of its group differs by more than rl.dpo.tie"
+    assert collector.counts == {"dpo/judged_ties": 3 + 1 + 3}
+    reason = "no pair of its group differs by more than rl.options.tie"
     assert listed(tmp_path) == [(group, sample, reason) for group in (0, 2) for sample in (0, 1)]
-    said = f"no pair of the last {2 * BARREN_UPDATES} groups differs by more than rl.dpo.tie: lower it"
+    said = f"no pair of the last {2 * EMPTY_UPDATES} groups differs by more than rl.options.tie: lower it"
     with pytest.raises(RunError, match=said):
-        update(collect([TIED], SlotBuffer(2, staleness=0), OF_PAIRS), 0)
+        update(collect([TIED], SlotBuffer(2, staleness=0), DPO), 0)
 
 
 def test_every_sample_left_out_is_listed_once_also_when_its_group_is_dropped(collect, tmp_path):
-    collector = collect([FAILED, DEAD | FAILED, FINE], SlotBuffer(2, staleness=0))
+    collector = collect([FAILED, FLAT | FAILED, FINE], SlotBuffer(2, staleness=0))
     assert update(collector, 0) == [0, 2]
     assert sorted(listed(tmp_path)) == [
         (0, 1, "judge: no answer"),
@@ -141,7 +146,7 @@ def test_every_sample_left_out_is_listed_once_also_when_its_group_is_dropped(col
 
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_the_list_of_a_resumed_run_is_that_of_one_without_a_break(collect, tmp_path, staleness):
-    script = [FAILED, DEAD, FAILED, FINE, EMPTY, FAILED, FINE, FAILED, FINE]
+    script = [FAILED, FLAT, FAILED, FINE, EMPTY, FAILED, FINE, FAILED, FINE]
     whole = collect(script, SlotBuffer(2, staleness))
     updates = [update(whole, number) for number in range(3)]
     expected = (tmp_path / "dropped.jsonl").read_text()

@@ -15,6 +15,7 @@ from tests.paths import CONFIGS
 SFT = [[1, 1, 1], [1, 1, 0], [0, 0, 0], [0, 0, 1]] * 10
 REDRAW = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]] * 10
 RL = {0: [[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 0, 0]] * 10, 1: [[1, 1, 1], [1, 1, 0], [0, 1, 1], [0, 1, 1]] * 10}
+REDRAWN = [[1, 0, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]] * 10
 EVALUATION_SEED = 1234
 
 
@@ -30,6 +31,8 @@ def evaluated(tmp_path):
         save(run, "sft2.real", SFT)
         save(run, "sft2.redraw", REDRAW)
         save(run, "rl.real", RL[rl_seed])
+        save(run, "rl.redraw", REDRAWN)
+        save(run, "rl.shuffled", REDRAWN)
         return run
 
     return make
@@ -48,11 +51,11 @@ def test_each_row_names_the_seed_of_rl_and_the_pool_has_all_images_of_all_seeds(
     runs = [evaluated(0), evaluated(1)]
     assert compare_runs([run.folder for run in runs]) == runs[0].folder / "evaluation"
     found = rows(runs[0])
-    assert [seed for name, seed in found if name == "its SFT checkpoint"] == [0, 1, None]
-    pooled = found["its SFT checkpoint", None]
+    assert [seed for name, seed in found if name == "SFT checkpoint"] == [0, 1, None]
+    pooled = found["SFT checkpoint", None]
     assert (pooled["rl_accuracy"]["value"], pooled["baseline_accuracy"]["value"]) == (0.75, 0.5)
     assert (pooled["rl_damage"]["value"], pooled["rl_damage"]["n"]) == (0.25, 40)  # 20 right first images a seed
-    assert found["its SFT checkpoint", 1]["rl_damage"]["value"] == 0.5
+    assert found["SFT checkpoint", 1]["rl_damage"]["value"] == 0.5
     assert not list((runs[1].folder / "evaluation").glob("*.json"))
 
 
@@ -67,7 +70,7 @@ def test_comparing_one_run_leaves_the_pool_as_it_is(evaluated):
 def test_the_better_of_two_first_images_is_drawn_from_sft(evaluated):
     run = evaluated(0)
     compare_runs([run.folder])
-    row = rows(run, "comparison")["best of 2 first images, oracle", 0]
+    row = rows(run, "comparison")["best of 2", 0]
     assert (row["baseline_accuracy"]["value"], row["baseline_renders"]) == (0.75, 2.0)
     assert row["repair_ratio"] is None  # a second draw refines nothing
 
@@ -75,26 +78,36 @@ def test_the_better_of_two_first_images_is_drawn_from_sft(evaluated):
 def test_as_many_first_images_as_rl_renders_are_a_baseline_too(evaluated):
     run = evaluated(0)
     compare_runs([run.folder])
-    row = rows(run, "comparison")["best of 3 first images, oracle", 0]
+    row = rows(run, "comparison")["best of 3", 0]
     assert (row["rl_renders"], row["baseline_renders"]) == (3.0, 3.0)
+
+
+def test_repair_stands_beside_the_controls_of_rl_s_own_evaluation(evaluated):
+    runs = [evaluated(0), evaluated(1)]
+    compare_runs([run.folder for run in runs])
+    content = json.loads((runs[0].folder / "evaluation" / "pooled.json").read_text())
+    found = {(row["against"], row["seed"]): row for row in content["repairs"]}
+    assert {control for control, _ in found} == {"SFT checkpoint", "redraw", "shuffled"}
+    assert [found["redraw", seed]["gained"]["value"] for seed in (0, 1, None)] == [0.0, 0.5, 0.25]
+    assert found["redraw", None]["across_seeds"]["n"] == 40
 
 
 def test_sft_continued_of_one_run_stands_beside_every_seed(evaluated):
     runs = [evaluated(0), evaluated(1)]
     save(runs[1], f"{CONTINUED}.real", [[1, 1, 1]] * 40)
     compare_runs([run.folder for run in runs])
-    assert not any(name == "SFT continued as long" for name, _ in rows(runs[0]))  # half done: not evaluated yet
+    assert not any(name == "SFT continued" for name, _ in rows(runs[0]))  # half done: not evaluated yet
     runs[1].record(f"evaluate_{CONTINUED}", 1.0, done=True)
     compare_runs([run.folder for run in runs])
-    continued = {seed: row for (name, seed), row in rows(runs[0]).items() if name == "SFT continued as long"}
+    continued = {seed: row for (name, seed), row in rows(runs[0]).items() if name == "SFT continued"}
     assert {seed: row["baseline_accuracy"]["value"] for seed, row in continued.items()} == {0: 1.0, 1: 1.0, None: 1.0}
 
 
 def test_the_command_prints_the_table_whole_and_writes_where_it_is_told(evaluated, irg_rl, tmp_path):
     runs = [evaluated(0), evaluated(1)]
     answer = irg_rl("compare", *(run.folder for run in runs), "--out", tmp_path / "out")
-    table = (tmp_path / "out" / "pooled.md").read_text()
-    assert answer.code == 0 and table in answer.out and "| its SFT checkpoint | pooled | 0.750 | 0.500 |" in table
+    text = (tmp_path / "out" / "pooled.md").read_text()
+    assert answer.code == 0 and text in answer.out and "| SFT checkpoint | all  | .750 | .500 | +.250 [" in text
     assert answer.out.endswith(f"written: {tmp_path / 'out'}\n")
     assert json.loads((tmp_path / "out" / "pooled.json").read_text())["kind"] == "comparison"
 

@@ -96,7 +96,7 @@ def test_a_run_is_forked_from_inside_its_folder_too(parent, monkeypatch):
     ("seed=1", "seed: 0 in the run, 1 asked for"),
     ("sampling.history=full", "sampling.history: 'last' in the run, 'full' asked for"),
     ("model.timestep_shift=1", "model.timestep_shift"),
-    ("world.train_prompts=9", "world.train_prompts"),
+    ("task_options.train_prompts=9", "task_options.train_prompts"),
     ("vae.steps=9", "vae.steps"),
     ("sft.stage2.steps=9", "sft.stage2.steps"),
     ("sft=null", "sft: {"),
@@ -111,6 +111,7 @@ def test_a_setting_that_finished_stages_depend_on_is_named_and_nothing_is_made(p
 
 @pytest.mark.parametrize(("override", "again"), [
     ("gate.mode=on", []),
+    ("gate.after=rl", []),
     ("gate.damage=0.5", ["evaluate_sft"]),
     ("evaluation.prompts=8", ["evaluate_sft"]),
     ("evaluation.guidance.text_scale=2", ["evaluate_sft"]),

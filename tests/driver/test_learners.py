@@ -47,7 +47,7 @@ def test_rl_with_adapters_publishes_them_alone_to_workers_that_have_the_base(ada
 @pytest.fixture
 def matching(local_ray, world, tmp_path):
     drawn = {"guidance": {"text_scale": 2.0}, "noise": {"kind": "cps", "window": "all"}, "points": 9}
-    rl = {"algorithm": "nft", "nft": {"old": {"slope": 0.5}}, **drawn}
+    rl = {"algorithm": "nft", "options": {"old": {"slope": 0.5}}, **drawn}
     made = Learners(begun_run(world, tmp_path, rl=rl), "base")
     yield made
     made.stop()

@@ -1,5 +1,6 @@
 """A run folder: never overwritten, one worker at a time, stages that add up over resumes."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from irg_rl.config import load_recipe
+from irg_rl.config import ScorerRecipe, load_recipe
 from irg_rl.driver.run_folder import Run, RunError, environment, write_json
+from irg_rl.imports import user_folders
+from irg_rl.redact import redact_text
 
 
 def test_a_new_run_never_overwrites_another(recipe):
@@ -155,3 +158,49 @@ def test_a_json_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["facts.json"]
+
+
+def test_a_disk_without_file_locks_is_found_before_anything_runs_and_nothing_is_left(recipe, monkeypatch):
+    def no_locks(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("irg_rl.driver.run_folder.fcntl.flock", no_locks)
+    with pytest.raises(RunError, match="its disk has no file locks .No locks available.; choose another output_dir"):
+        Run.create(recipe)
+    assert list(Path(recipe.output_dir).iterdir()) == []
+
+
+@pytest.mark.parametrize("stages", ["[]", "3", '{"world": []}', '{"world": {"seconds": "1", "done": true}}',
+                                    '{"world": {"seconds": 1, "done": "yes"}}', "[" * 100_000])
+def test_stages_of_another_form_are_a_damaged_run(recipe, stages):
+    run = Run.create(recipe)
+    (run.folder / "stages.json").write_text(stages)
+    with pytest.raises(RunError, match="is damaged"):
+        Run.open(run.folder)
+
+
+@pytest.mark.parametrize("facts", ["[]", "3", "{}", '{"digest": "x"}'])
+def test_an_environment_of_another_form_is_an_error(recipe, facts):
+    run = Run.create(recipe)
+    (run.folder / "environment.json").write_text(facts)
+    with pytest.raises(RunError, match="is damaged|means something else"):
+        Run.open(run.folder)
+
+
+def test_a_run_remembers_where_its_users_modules_lie(recipe, tmp_path, monkeypatch):
+    run = Run.create(recipe)
+    here = os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IRG_RL_IMPORTS", raising=False)
+    Run.open(run.folder)
+    assert here in user_folders()
+
+
+def test_the_key_of_a_run_is_redacted_whatever_its_variable_is_called(recipe, monkeypatch):
+    monkeypatch.delenv("IRG_RL_SECRETS", raising=False)
+    monkeypatch.setenv("HORSE", "blue-horse-7")
+    rewards = recipe.rewards.model_copy(update={"scorers": [ScorerRecipe(name="j", kind="judge", api_key_env="HORSE")]})
+    run = Run.create(recipe.model_copy(update={"rewards": rewards}))
+    monkeypatch.delenv("IRG_RL_SECRETS", raising=False)
+    Run.open(run.folder)
+    assert redact_text("a blue-horse-7") == "a ***"

@@ -1,8 +1,9 @@
 """A recipe's scorers as the rewards room wants them."""
 
+from irg_rl.algorithms.base import reward_weights
 from irg_rl.config import RewardRecipe
 from irg_rl.driver.run_folder import Run
-from irg_rl.driver.scorers import reward_weights, scorer_specs
+from irg_rl.driver.scorers import scorer_specs
 from rewards.build import ScorerSpec
 
 

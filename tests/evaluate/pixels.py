@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from irg_rl.task import Verdict
 from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
 
 
@@ -21,12 +22,6 @@ def image(turn: int, right: bool, score: float) -> ImageSegment:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    correct: bool
-    score: float
-
-
-@dataclass(frozen=True)
 class Comparison:
     first: float
     consistent: bool = True
@@ -41,11 +36,13 @@ def read_pixel(images, prompts):
     return [Verdict(is_right(pixels), int(pixels[0, 0, 1]) / 100) for pixels in images]
 
 
-def trajectory(name: str, rights: list[bool], stops: bool = False, task: str = "counting", **rewards) -> Trajectory:
+def trajectory(name: str, rights: list[bool], stops: bool = False, asks: str | None = None, **rewards) -> Trajectory:
+    """`asks` names its set of constraints."""
     segments = []
     for turn, right in enumerate(rights):
         words = "fix: colour" if turn else "think"
         segments += [text(turn, words), image(turn, right, 1.0 if right else 0.5)]
     if stops:
         segments.append(text(len(rights), "nothing to change", stop=True))
-    return Trajectory(Prompt(name, f"draw {name}", {"tag": task}), 0, segments, stopped=stops, rewards=rewards)
+    metadata = {"tag": "counting"} | ({} if asks is None else {"set": asks})
+    return Trajectory(Prompt(name, f"draw {name}", metadata), 0, segments, stopped=stops, rewards=rewards)

@@ -5,7 +5,7 @@ import numpy as np
 from irg_rl.evaluate.outcomes import Outcomes
 
 
-def build(rows, arm="real", seed=0, prompts=None, stopped=None, task="counting", rewards=None) -> Outcomes:
+def build(rows, arm="real", seed=0, prompts=None, stopped=None, task="counting", rewards=None, sets=None) -> Outcomes:
     """`build([[1, 0], [0, 1]])`: one row per trajectory, one column per turn."""
     correct = np.array(rows, dtype=bool)
     n = len(correct)
@@ -13,6 +13,7 @@ def build(rows, arm="real", seed=0, prompts=None, stopped=None, task="counting",
         arm=arm,
         seed=seed,
         prompt_ids=prompts or [f"p{i}" for i in range(n)],
+        sets=sets or prompts or [f"p{i}" for i in range(n)],
         tasks=[task] * n,
         correct=correct,
         score=np.where(correct, 1.0, 0.5),

@@ -1,7 +1,15 @@
 import pytest
 from rich.console import Console
 
-from irg_rl.evaluate.gate import Thresholds, check_gate
+from irg_rl.evaluate import gate
+from irg_rl.evaluate.gate import GateReport
+from irg_rl.task import Thresholds
+
+ASKED = Thresholds(first_accuracy=0.40, damage=0.08, margin=0.15)
+
+
+def check_gate(*arms, thresholds: Thresholds = ASKED, **options) -> GateReport:
+    return gate.check_gate(*arms, thresholds, **options)
 
 
 def arms(table, real=0.6, redraw=0.2, shuffled=0.3, first=0.5, damaged=0.02, n=100):
@@ -17,7 +25,7 @@ def arms(table, real=0.6, redraw=0.2, shuffled=0.3, first=0.5, damaged=0.02, n=1
 
 
 def test_real_refinement_passes(table):
-    report = check_gate(*arms(table), resamples=200)
+    report = check_gate(*arms(table))
     assert report.passed and report.failures == []
     assert [round(line.measure.value, 3) for line in report.lines] == [0.5, 0.02, 0.4, 0.3]
 
@@ -32,27 +40,25 @@ def test_real_refinement_passes(table):
     ],
 )
 def test_each_requirement_alone_closes_the_gate_and_is_named(table, change, words):
-    report = check_gate(*arms(table, **change), resamples=200)
+    report = check_gate(*arms(table, **change))
     assert not report.passed
     assert [failure.split(" is ")[0] for failure in report.failures] == [words]
 
 
 def test_the_trap_of_the_first_trial_is_caught(table):
     """Repair .38 looks like refinement; a plain redraw repairs .42: the model only redrew."""
-    report = check_gate(
-        *arms(table, first=0.65, real=0.383, redraw=0.416, shuffled=0.388, damaged=0.215), resamples=200
-    )
+    report = check_gate(*arms(table, first=0.65, real=0.383, redraw=0.416, shuffled=0.388, damaged=0.215))
     assert len(report.failures) == 3
 
 
 def test_exactly_the_threshold_is_enough(table):
-    assert check_gate(*arms(table, first=0.40, real=0.35, redraw=0.2, shuffled=0.2), resamples=50).passed
+    assert check_gate(*arms(table, first=0.40, real=0.35, redraw=0.2, shuffled=0.2)).passed
 
 
 def test_nothing_to_repair_is_not_a_pass(table):
     everything_right = [[1, 1]] * 10
     same = [table(everything_right, arm=name) for name in ("real", "redraw", "shuffled")]
-    assert not check_gate(*same, resamples=20).passed
+    assert not check_gate(*same).passed
 
 
 def test_controls_from_other_first_images_are_refused(table):
@@ -65,7 +71,7 @@ def test_controls_from_other_first_images_are_refused(table):
 
 
 def test_thresholds_are_arguments_and_the_table_prints(table):
-    report = check_gate(*arms(table), Thresholds(first_accuracy=0.9), resamples=50)
+    report = check_gate(*arms(table), thresholds=Thresholds(0.9, 0.08, 0.15))
     console = Console(record=True, width=160)
     console.print(report)
     printed = console.export_text()
@@ -76,6 +82,16 @@ def test_thresholds_are_arguments_and_the_table_prints(table):
 def test_arms_of_different_depth_meet_at_the_deepest_common_turn(table):
     real = table([[0, 0, 1], [1, 1, 1]])
     control = [table([[0, 0], [1, 1]], arm=name) for name in ("redraw", "shuffled")]
-    assert check_gate(real, *control, resamples=20).turn == 1
+    assert check_gate(real, *control).turn == 1
     with pytest.raises(ValueError, match="gate at turn 2"):
         check_gate(real, *control, turn=2)
+
+
+def test_every_requirement_is_measured_at_the_gate_s_turn(table):
+    """Turn 1 damages, turn 2 has mended it: each turn has a damage and a repair of its own."""
+    rows = [[1, 0, 1]] * 6 + [[1, 1, 1]] * 4 + [[0, 0, 1]] * 10
+    real = table(rows)
+    controls = [table([[first, 0, 0] for first, *_ in rows], arm=name) for name in ("redraw", "shuffled")]
+    at = {turn: [line.measure.value for line in check_gate(real, *controls, turn=turn).lines[1:]] for turn in (1, 2)}
+    assert at == {1: [0.6, 0.0, 0.0], 2: [0.0, 1.0, 1.0]}
+    assert [line.measure.value for line in check_gate(real, *controls).lines[1:]] == at[2]

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from irg_rl.evaluate import intervals
 from irg_rl.evaluate.intervals import Terms
 
+NORMAL = 1.959964
+
 
 def terms(values, prompts=None, weight=None):
     values = np.asarray(values, dtype=float)
@@ -16,20 +18,27 @@ def terms(values, prompts=None, weight=None):
 
 def test_wilson_gives_the_published_numbers():
     """81 of 263: (0.2553, 0.3662) in Newcombe 1998, table I; 0 of 20: (0, 0.1611)."""
-    assert intervals.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert intervals.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert intervals.wilson(81 / 263, 263, NORMAL) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert intervals.wilson(0, 20, NORMAL) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("df", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (10, 2.2281), (29, 2.0452), (299, 1.9679)]
+)
+def test_student_s_quantiles_are_those_of_the_tables(df, quantile):
+    assert intervals.t_quantile(0.95, df) == pytest.approx(quantile, abs=5e-5)
 
 
 @given(st.integers(1, 400), st.data())
 def test_wilson_holds_the_share_and_stays_in_the_unit_interval(n, data):
     successes = data.draw(st.integers(0, n))
-    low, high = intervals.wilson(successes, n)
+    low, high = intervals.wilson(successes / n, n, NORMAL)
     assert 0.0 <= low <= successes / n <= high <= 1.0
 
 
 def test_the_mean_interval_agrees_with_the_normal_approximation():
     values = np.random.default_rng(1).normal(2.0, 1.0, 400)
-    measured = intervals.mean(terms(values), seed=5)
+    measured = intervals.mean(terms(values))
     half = 1.96 * values.std() / 20
     assert measured.low == pytest.approx(values.mean() - half, abs=0.015)
     assert measured.high == pytest.approx(values.mean() + half, abs=0.015)
@@ -56,61 +65,90 @@ def test_samples_of_one_prompt_are_not_independent_evidence():
     assert (copies.low, copies.high) == (single.low, single.high)
 
 
-def test_seeds_pooled_bring_their_prompt_along():
+def test_seeds_pooled_bring_their_set_along():
     rng = np.random.default_rng(3)
     seeds = [terms(rng.integers(0, 2, 80)) for _ in range(3)]
     zero = [terms(np.zeros(80)) for _ in range(3)]
     together = intervals.difference(seeds, zero)
     assert together.value == pytest.approx(np.mean([s.value for s in seeds]))
-    assert together.n == 80
+    assert (together.n, together.sets) == (240, 80)
     identical = intervals.difference([seeds[0]] * 3, zero)
     alone = intervals.difference(seeds[0], zero[0])
     assert (identical.low, identical.high) == pytest.approx((alone.low, alone.high))
 
 
-def test_different_prompts_on_both_sides_are_refused():
+def test_different_sets_on_both_sides_are_refused():
     with pytest.raises(ValueError, match="2 are on one side only, the first is 'b'"):
         intervals.difference(terms([1, 0], ["a", "b"]), terms([1, 0], ["a", "c"]))
 
 
-def test_a_ratio_of_shares_is_resampled_as_a_ratio():
+def test_a_ratio_of_shares_is_as_far_from_its_ends_on_the_log_scale():
     doubled = intervals.ratio(terms([1, 1, 0, 0] * 40), terms([1, 0, 0, 0] * 40))
     assert doubled.value == 2.0
     assert 1.5 < doubled.low < 2.0 < doubled.high < 2.9
+    assert doubled.low * doubled.high == pytest.approx(4.0)
 
 
-def test_the_same_seed_gives_the_same_interval_and_nothing_measured_gives_none():
-    values = terms([1, 0, 0, 1, 1, 0])
-    assert intervals.mean(values, seed=1) == intervals.mean(values, seed=1)
+def test_a_ratio_to_nothing_and_a_ratio_of_nothing_have_no_interval():
+    some, none = terms([1, 1, 0, 0]), terms([0, 0, 0, 0])
+    assert np.isnan(intervals.ratio(some, none).value)
+    assert intervals.ratio(none, some).value == 0.0 and np.isnan(intervals.ratio(none, some).low)
+
+
+def test_nothing_measured_gives_no_interval():
     empty = intervals.mean(terms([0.0, 0.0], weight=np.zeros(2)))
     assert np.isnan([empty.value, empty.low, empty.high]).all()
-    assert empty.to_dict() == {"value": None, "n": 0, "low": None, "high": None}
+    assert empty.to_dict() == {"value": None, "n": 0, "low": None, "high": None, "sets": 0}
+    assert intervals.proportion(terms([0.0, 0.0], weight=np.zeros(2))).to_dict() == empty.to_dict()
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(9)
-    covered = 0
-    for trial in range(200):
-        a, b = (rng.random(120) < 0.6).astype(float), (rng.random(120) < 0.5).astype(float)
-        gained = intervals.difference(terms(a), terms(b), resamples=400, seed=trial)
-        covered += gained.low <= 0.1 <= gained.high
-    assert 0.90 <= covered / 200 <= 0.99
+def test_one_set_shows_no_variance_and_gets_no_interval_however_many_rows_it_has():
+    for measure in (intervals.mean, intervals.proportion):
+        found = measure(terms([1, 1, 0, 1], ["a"] * 4))
+        assert (found.value, found.n, found.sets) == (0.75, 4, 1) and np.isnan([found.low, found.high]).all()
 
 
-def test_samples_of_one_prompt_that_always_agree_count_as_one_case():
+def test_rows_of_one_set_that_always_agree_count_as_one_case():
     values = np.repeat([1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 8)
-    copies = terms(values, prompts=[f"p{i // 8}" for i in range(80)])
-    assert intervals.independent(copies) == pytest.approx(10, rel=0.15)
-    assert intervals.proportion(copies).value == 0.2 and intervals.proportion(copies).n == 80
+    copies = terms(values, [f"p{i // 8}" for i in range(80)])
+    assert intervals.independent(copies) == pytest.approx(9)
+    assert (intervals.proportion(copies).value, intervals.proportion(copies).n) == (0.2, 80)
     assert intervals.proportion(copies).high > intervals.proportion(terms(values)).high + 0.1
 
 
-def test_samples_that_differ_as_much_within_a_prompt_as_between_count_each():
+def test_rows_that_differ_as_much_within_a_set_as_between_count_each():
     rng = np.random.default_rng(0)
-    mixed = terms((rng.random(4000) < 0.3).astype(float), prompts=[f"p{i % 500}" for i in range(4000)])
+    mixed = terms((rng.random(4000) < 0.3).astype(float), [f"p{i % 500}" for i in range(4000)])
     assert intervals.independent(mixed) == pytest.approx(4000, rel=0.15)
 
 
-def test_a_share_of_nothing_counts_one_case_a_prompt():
-    none = terms(np.zeros(40), prompts=[f"p{i % 10}" for i in range(40)])
-    assert intervals.proportion(none).high == pytest.approx(intervals.wilson(0, 10)[1])
+def test_a_share_of_nothing_counts_one_case_a_set():
+    none = terms(np.zeros(40), [f"p{i % 10}" for i in range(40)])
+    assert intervals.proportion(none).high == pytest.approx(intervals.wilson(0, 10, intervals.t_quantile(0.95, 9))[1])
+
+
+def test_the_variance_is_what_leaving_out_one_set_after_the_other_says():
+    """By hand: R = 2/3; without a, b, c it is 1/2, 4/5, 3/5; V = 2/3 sum (R_c - R)^2."""
+    found = intervals.mean(terms([1, 1, 1, 0, 0, 1], ["a", "a", "a", "a", "b", "c"]))
+    variance = 2 / 3 * sum((left - 2 / 3) ** 2 for left in (1 / 2, 4 / 5, 3 / 5))
+    assert found.value == pytest.approx(2 / 3)
+    assert found.high - found.value == pytest.approx(4.30265 * np.sqrt(variance), abs=1e-4)
+
+
+def test_seeds_as_the_unit_give_the_t_interval_of_their_differences_when_sets_say_nothing():
+    """Three seeds gain .1, .2 and .3 on every set alike: mean .2, t interval with two degrees of freedom."""
+    base = [terms(np.zeros(50)) for _ in range(3)]
+    found = intervals.across_seeds([terms(np.full(50, gain)) for gain in (0.1, 0.2, 0.3)], base)
+    assert (found.value, found.n, found.sets) == (pytest.approx(0.2), 150, 50)
+    assert found.high - 0.2 == pytest.approx(4.30265 * 0.1 / np.sqrt(3), abs=1e-4)
+
+
+def test_seeds_that_all_do_the_same_leave_the_interval_over_sets():
+    rng = np.random.default_rng(5)
+    one, base = terms(rng.integers(0, 2, 60)), terms(np.zeros(60))
+    across, these = intervals.across_seeds([one] * 3, [base] * 3), intervals.difference(one, base)
+    assert (across.low, across.high) == pytest.approx((these.low, these.high))
+
+
+def test_one_seed_says_nothing_about_others():
+    assert np.isnan(intervals.across_seeds([terms([1, 0, 1])], [terms([0, 0, 1])]).low)

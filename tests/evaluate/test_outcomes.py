@@ -1,8 +1,10 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from irg_rl.errors import InputError
 from irg_rl.evaluate import outcomes
+from irg_rl.task import Verdict
 from tests.evaluate.pixels import Comparison, is_right, read_pixel, trajectory
 
 
@@ -88,10 +90,27 @@ def test_a_table_comes_back_from_parquet_as_it_was(tmp_path):
     outcomes.save(table, tmp_path / "rl.shuffled.parquet")
     back = outcomes.load(tmp_path / "rl.shuffled.parquet")
     assert (back.arm, back.seed, back.prompt_ids, back.tasks) == ("shuffled", 7, ["a", "b"], ["counting"] * 2)
+    assert back.sets == table.sets
     for name in ("correct", "score", "stopped", "reflection_correct", "preference", "consistent"):
         np.testing.assert_array_equal(vars(back)[name], vars(table)[name])
     np.testing.assert_array_equal(back.rewards["hps"], table.rewards["hps"])
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_prompts_that_say_the_same_in_other_words_share_a_set():
+    table = outcomes.collect(
+        [trajectory("a", [True]), trajectory("b", [True], asks="1 ring"), trajectory("c", [False], asks="1 ring")],
+        read_pixel, turns=1, arm="real", seed=0,
+    )  # fmt: skip
+    assert table.sets == ["a", "1 ring", "1 ring"] and table.take([2, 0]).sets == ["1 ring", "a"]
+
+
+def test_a_table_that_does_not_name_the_sets_is_refused(tmp_path):
+    path = tmp_path / "rl.real.parquet"
+    outcomes.save(outcomes.collect([trajectory("a", [True])], read_pixel, turns=1, arm="real", seed=0), path)
+    pq.write_table(pq.read_table(path).drop_columns("set"), path)
+    with pytest.raises(InputError, match="does not say which set of constraints each row belongs to: evaluate again"):
+        outcomes.load(path)
 
 
 def test_a_damaged_table_is_named(tmp_path):
@@ -100,3 +119,17 @@ def test_a_damaged_table_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"rl\.real\.parquet cannot be read as parquet .*; evaluate again"):
         outcomes.load(path)
+
+
+def test_a_missing_verdict_stays_missing_on_disk(tmp_path):
+    def verify(images, prompts):
+        return [None if prompt.id == "b" else Verdict(True, 1.0) for prompt in prompts]
+
+    drawn = [trajectory("a", [True, True]), trajectory("b", [True, False])]
+    table = outcomes.collect(
+        drawn, verify, turns=2, arm="real", seed=0, check_reflection=lambda text, image, prompt: None
+    )
+    assert table.known.tolist() == [[True, True], [False, False]] and not table.correct[1].any()
+    assert np.isnan(table.reflection_correct).all()
+    outcomes.save(table, tmp_path / "t.parquet")
+    assert outcomes.load(tmp_path / "t.parquet").known.tolist() == table.known.tolist()

@@ -231,3 +231,12 @@ def test_a_rank_that_keeps_no_average_reads_the_weights_all_the_same():
     ema.update(read())
     ema.load({"v": torch.zeros(1), "w": torch.zeros(1)}, 7)
     assert reads == ["v", "w"] * 2 and ema.weights == {} and ema.updates == 7
+
+
+def test_steps_are_ordered_as_numbers(tmp_path):
+    """The newest of a million steps was deleted: as a word, step_1000000 comes before step_999999."""
+    for step in (999_998, 999_999, 1_000_000):
+        checkpoint.save(tmp_path, Snapshot(step, {"model": {"w": torch.ones(1)}}), keep_last=2)
+    assert [path.name for path in sorted((tmp_path / checkpoint.FOLDER).iterdir())] == ["step_1000000", "step_999999"]
+    newest, problems = checkpoint.latest(tmp_path)
+    assert newest.name == "step_1000000" and problems == []

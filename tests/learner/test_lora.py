@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from irg_rl.algorithms import learner as actor
-from irg_rl.algorithms.joint import RLLossSettings
 from irg_rl.algorithms.learner import Learner, LearnerSettings
 from irg_rl.config import LoraRecipe
 from irg_rl.learner import checkpoint
@@ -26,7 +25,7 @@ from irg_rl.model.folder import WEIGHTS, load_folder, save_folder
 from irg_rl.trajectory import Group, Prompt
 from rollouts.worker import RolloutWorker, WorkerSettings
 from tests.learner.ranks import run_on_ranks
-from tests.learner.world import CONFIG, NOISE, SAMPLING, make_world
+from tests.learner.world import CONFIG, NOISE, SAMPLING, grpo, make_world
 
 LORA = LoraRecipe(rank=4, alpha=8)
 RATE = 5e-5
@@ -55,7 +54,7 @@ def learner(world, folder):
     def make(zero_stage=2, lora=LORA, precision="fp32", rate=1e-3, base=folder, **changes) -> Learner:
         rates = {part: rate if lora is None or part in lora.experts else 0.0 for part in ("und", "gen", "vision")}
         engine = EngineSettings(OptimizerSettings(rates), zero_stage, precision)
-        options = {"law": world.law(), "loss": RLLossSettings(clip_image=1e-2), "max_pack_tokens": 330} | changes
+        options = {"law": world.law(), "algorithm": grpo(clip_image=1e-2), "max_pack_tokens": 330} | changes
         made = Learner(LearnerSettings(str(base), engine, lora=lora, **options))
         made.setup()
         return made
@@ -171,7 +170,7 @@ def test_masters_are_made_from_what_bf16_computes_with_so_no_fp32_copy_is_loaded
 
 def test_a_part_with_rate_zero_stays_bit_for_bit_also_where_all_weights_are_trained(world, folder, groups):
     rates = OptimizerSettings({"und": 0.0, "gen": 1e-3, "vision": 0.0})
-    made = Learner(LearnerSettings(str(folder), EngineSettings(rates), RLLossSettings(), world.law()))
+    made = Learner(LearnerSettings(str(folder), EngineSettings(rates), grpo(), world.law()))
     made.setup()
     after, original = weights(trained(made, groups, updates=2)), world.model.state_dict()
     changed = {name for name in after if not torch.equal(after[name], original[name])}
@@ -280,7 +279,7 @@ def test_a_worker_without_adapters_refuses_those_of_a_learner(learner, folder):
 def test_a_kl_term_is_towards_the_base_and_only_zero_3_loads_it_twice(learner, groups, world, monkeypatch, zero_stage):
     loads = []
     monkeypatch.setattr(actor, "load_folder", lambda *given: loads.append(given) or load_folder(*given))
-    made = learner(zero_stage, rate=2e-2, loss=RLLossSettings(clip_image=1e-2, kl_text=0.1, kl_image=0.1))
+    made = learner(zero_stage, rate=2e-2, algorithm=grpo(clip_image=1e-2, kl_text=0.1, kl_image=0.1))
     trained(made, groups, updates=1)
     second = made.train(*groups)
     assert len(loads) == (zero_stage == 3)
@@ -295,7 +294,7 @@ def test_a_kl_term_is_towards_the_base_and_only_zero_3_loads_it_twice(learner, g
 
 def test_the_base_as_reference_trains_as_a_reference_model_of_its_own(learner, groups):
     """Adapters are switched off and on between a forward and its backward; ZeRO 3 has a second model instead."""
-    settings = dict(rate=2e-2, loss=RLLossSettings(clip_image=1e-2, kl_text=0.1, kl_image=0.1))
+    settings = dict(rate=2e-2, algorithm=grpo(clip_image=1e-2, kl_text=0.1, kl_image=0.1))
     alone = weights(trained(learner(3, **settings), groups, updates=3))
     without = weights(trained(learner(2, rate=2e-2), groups, updates=3))
     for zero_stage in (0, 2):
@@ -312,7 +311,7 @@ def test_the_base_as_reference_trains_as_a_reference_model_of_its_own(learner, g
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_four_updates_equal_two_and_a_resume_of_two_bit_for_bit(learner, groups, tmp_path, zero_stage):
-    options = {"zero_stage": zero_stage, "ema_decay": 0.9, "loss": RLLossSettings(kl_text=0.01, kl_image=0.01)}
+    options = {"zero_stage": zero_stage, "ema_decay": 0.9, "algorithm": grpo(kl_text=0.01, kl_image=0.01)}
     whole = trained(learner(**options), groups, updates=2)
     path = whole.save(str(tmp_path), Snapshot(2, {}), keep_last=1)
     for _ in range(2):

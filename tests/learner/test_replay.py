@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from irg_rl.algorithms.joint import JointLoss, RLLossSettings
+from irg_rl.algorithms.joint import JointLoss
 from irg_rl.algorithms.old_policy import sampled
 from irg_rl.config import NoiseRecipe
 from irg_rl.learner.policy import evaluate
 from irg_rl.learner.replay import idle_pack, open_ids
 from irg_rl.trajectory import ImageSegment, TextSegment
-from tests.learner.world import SAMPLING
+from tests.learner.world import SAMPLING, grpo
 
 
 def scored(world, trajectories, replays, law):
@@ -94,7 +94,7 @@ def gradients(world, trajectories, replays, settings=None):
     """Gradient of the joint loss over all packs, and its two terms."""
     model = world.copy().train()
     joint = JointLoss(
-        settings or RLLossSettings(clip_image=0.5), world.law(), replays, trajectories, sampled(trajectories)
+        settings or grpo(clip_image=0.5), world.law(), replays, trajectories, sampled(trajectories)
     )
     totals = joint.denominators()
     terms = {"text": 0.0, "image": 0.0}

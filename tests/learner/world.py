@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from irg_rl.algorithms.base import Shared
+from irg_rl.algorithms.grpo import GRPO, GRPOSettings
 from irg_rl.config import NoiseRecipe, SamplingRecipe
 from irg_rl.learner.policy import sampling_law
 from irg_rl.learner.replay import Replay
@@ -33,6 +35,12 @@ CONFIG = ModelConfig(
 
 SAMPLING = SamplingRecipe(turns=3, history="last", max_text_tokens=6, points=6, image_size=(16, 16), temperature=0.9)
 NOISE = NoiseRecipe(kind="flow_sde", noise_level=0.7, window="all")
+
+
+def grpo(**settings) -> GRPO:
+    """GRPO with these settings, its own or shared ones."""
+    own = {name: value for name, value in settings.items() if name in GRPOSettings.model_fields}
+    return GRPO(GRPOSettings(**own), Shared(**{name: value for name, value in settings.items() if name not in own}))
 
 
 @dataclass

@@ -7,8 +7,6 @@ sppo_hard, sigmoid_norm) and variants (f-divergences, ld, wpo): not offered; `dg
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from irg_rl.flow import interpolate
 from irg_rl.losses import flow
@@ -141,32 +139,6 @@ def test_awm_loss_equals_flow_factory(name, weight, dtype):
     agree(v.grad, g[f"{case}/f64/grad_v_new"], rtol, atol)
 
 
-def test_the_best_and_the_worst_are_flow_grpos_dpo_labels():
-    g = golden("rl/6_advantages")
-    groups, perm = g.input("group_id"), g.input("perm")
-    for name, rewards in (("r1", g.input("rewards1")), ("r2", g.input("rewards2"))):
-        labels = torch.zeros(12).double()
-        expected = torch.empty(12).double()
-        expected[perm] = g[f"flow_grpo/dpo_global0/{name}"]
-        for group in groups.unique():
-            rows = (groups == group).nonzero()[:, 0]
-            values = rewards[rows]
-            if len(values.unique()) < len(values):
-                continue  # with ties the reference's choice is arbitrary
-            best, worst = pref.chosen_and_rejected(values.tolist())
-            labels[rows[best]], labels[rows[worst]] = 1, -1
-            agree(labels[rows], expected[rows])
-        assert labels.any()
-
-
-def test_ties_are_refused():
-    with pytest.raises(ValueError, match="no preference among rewards"):
-        pref.chosen_and_rejected([0.5, 0.5, 0.5])
-    with pytest.raises(ValueError, match="at most 0.1"):
-        pref.chosen_and_rejected([0.5, 0.55], gap=0.1)
-    assert pref.chosen_and_rejected([0.5, 0.9, 0.1, 0.9]) == (1, 2)
-
-
 def test_a_pair_of_different_sizes_cannot_share_its_noise():
     with pytest.raises(ValueError, match="need one shape"):
         pref.noised_pair(torch.zeros(1, 4, 2), torch.zeros(1, 6, 2), torch.zeros(1, 4, 2), torch.ones(1))
@@ -187,14 +159,6 @@ def test_tokens_shared_by_both_answers_get_no_gradient_and_swapping_the_pair_fli
     agree(pref.token_margin(changed, reference, mask, policy, reference, mask), -margin)
     pref.preference_loss(margin, 0.1).sum().backward()
     assert (policy.grad[0, :3] == 0).all() and (policy.grad[0, 3:] != 0).all()
-
-
-@given(st.floats(-3, 3), st.floats(-3, 3))
-@settings(max_examples=30, deadline=None)
-def test_an_interleaved_pair_adds_the_two_losses(text, image):
-    text, image = torch.tensor([text]).double(), torch.tensor([image]).double()
-    both = pref.interleaved_loss(text, image, beta_text=0.1, beta_image=2.0, image_weight=0.5)
-    agree(both, pref.preference_loss(text, 0.1) + 0.5 * pref.preference_loss(image, 2.0))
 
 
 def test_the_reduction_comes_after_the_log_sigmoid():

@@ -7,7 +7,7 @@ import torch
 
 from irg_rl.model.attention import Backend, ContextGrad
 from irg_rl.model.branched import alike
-from irg_rl.model.flops import Load
+from irg_rl.model.flops import Workload
 from irg_rl.model.layout import Kind, Layout, views
 from irg_rl.model.unified import UnifiedModel
 from tests.model.sizes import SPECIAL, close
@@ -116,4 +116,4 @@ def test_the_pairs_of_branches_are_counted_as_they_are_attended(pack):
     batches = alike(pack.views)
     assert sum(map(len, batches)) == 6
     padded = sum(len(b) * max(len(v.own) for v in b) * max(v.keys for v in b) for b in batches)
-    assert Load.of(pack).pairs == padded < Load.of(replace(pack, views=[])).pairs
+    assert Workload.of(pack).pairs == padded < Workload.of(replace(pack, views=[])).pairs

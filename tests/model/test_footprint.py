@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from irg_rl.learner.parts import Part, part_of
+from irg_rl.learner.parts import ModelPart, part_of
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
 from irg_rl.model.footprint import LiveBytes, SavedBytes, drawing_footprint, training_footprint, velocity_footprint
@@ -54,7 +54,7 @@ def test_a_frozen_expert_keeps_less_in_the_count_as_in_earnest():
     whole, frozen, real = meta_model(), meta_model(), UnifiedModel(CONFIG, SPECIAL)
     for model in (frozen, real):
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(part_of(name) is not Part.VISION)
+            parameter.requires_grad_(part_of(name) is not ModelPart.VISION)
     counted = training_footprint(frozen, pack(), "cpu", torch.float32).kept
     assert counted < training_footprint(whole, pack(), "cpu", torch.float32).kept
     assert counted == pytest.approx(really_saved(real, pack()), rel=0.01)

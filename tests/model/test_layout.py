@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from irg_rl.model.layout import Kind, Layout, Visibility
+from irg_rl.model.layout import Kind, Layout, Tokens, Visibility
 
 
 def _tokens(layout: Layout, block: int) -> slice:
@@ -33,7 +33,7 @@ def test_boundary_tokens_of_images_belong_to_the_understanding_expert():
     row = Layout()
     text = row.add(Kind.TEXT, 1)
     row.add(Kind.NOISE, 2, row.add(Kind.VIT, 1, row.add(Kind.CLEAN, 2, text)))
-    assert row.is_gen().int().tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0]
+    assert Tokens([row]).is_latent.astype(int).tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0]
 
 
 def test_nothing_may_continue_a_noise_block():

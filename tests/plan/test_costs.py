@@ -20,7 +20,7 @@ from irg_rl.plan.training_memory import Component
 from irg_rl.plan.worst_case import PROMPT, SPECIAL, Sampled, encode, longest_trajectory, replay_packs, sft_pack
 from irg_rl.trajectory import ImageSegment
 from rollouts.contexts import Contexts
-from rollouts.images import Eyes, Seen
+from rollouts.images import ImageCodec, ImageContext
 from rollouts.noise import Noise
 from sft.loss import Counts, sft_loss
 from sft.packing import SFTPack
@@ -266,9 +266,9 @@ def test_contexts_are_as_long_as_the_samplers_are(history):
     assert int(contexts.cache.lengths.max()) == sampled.capacity
 
 
-def seen(recipe: Recipe, image: ImageSegment) -> Seen:
+def seen(recipe: Recipe, image: ImageSegment) -> ImageContext:
     vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
-    return Eyes(vae, recipe.model).look([image.pixels], [Noise(0, "p", 0)], image.turn)[0]
+    return ImageCodec(vae, recipe.model).encode([image.pixels], [Noise(0, "p", 0)], image.turn)[0]
 
 
 @pytest.mark.parametrize(("stage", "changes"), [

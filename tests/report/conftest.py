@@ -10,7 +10,7 @@ from tests.report.demo import make_run
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "demo", n=12, resamples=60)
+    return make_run(tmp_path_factory.mktemp("runs") / "demo", n=12)
 
 
 @pytest.fixture

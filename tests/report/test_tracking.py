@@ -7,12 +7,12 @@ import os
 import pytest
 import wandb
 
-from irg_rl.evaluate import shapes
 from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.samples import from_trajectory
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.prompts import make_prompts
 from tests.report.demo import AFTER_SFT, sample
+from tests.shapes_world.worlds import TASK
 
 SECRET = "0123456789abcdef-very-secret"
 
@@ -32,7 +32,7 @@ def files_of(folder) -> bytes:
 
 def a_sample():
     trajectory = sample(make_prompts(1, "test", seed=0)[0], 0, AFTER_SFT)
-    verdicts = shapes.verify([i.pixels.numpy() for i in trajectory.images], [trajectory.prompt] * trajectory.turns)
+    verdicts = TASK.verdicts([i.pixels.numpy() for i in trajectory.images], [trajectory.prompt] * trajectory.turns)
     return from_trajectory(trajectory, verdicts)
 
 
@@ -84,3 +84,12 @@ def test_a_server_that_cannot_be_reached_does_not_stop_the_run(tmp_path, monkeyp
     assert "logged offline" in caplog.text and "a" * 40 not in caplog.text
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert ("a" * 40).encode() not in files_of(tmp_path / "run")
+
+
+def test_a_home_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with Tracker(tmp_path, name="run") as tracker:
+        tracker.log("rl", 1, {"reward": 0.5})
+        tracker.log_samples("rl", 1, [a_sample()])
+    assert list((tmp_path / "wandb").glob("offline-run-*"))

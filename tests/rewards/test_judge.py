@@ -117,7 +117,7 @@ def test_answers_belong_to_their_images_whatever_order_they_come_in():
     def reply(number, body):
         level = brightness_of(body)
         top = {"yes": math.log(level / 255), "no": math.log(1 - level / 255)}
-        return 200, completion("x", top), (200 - level) / 1000
+        return 200, completion("yes", top), (200 - level) / 1000
 
     levels = [10, 200, 60, 120]
     with endpoint(reply) as (url, _):
@@ -169,7 +169,7 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch):
         assert judge.score([image(1)], [PROMPT]) == [None]
         assert requests[0][2]["Authorization"] == "Bearer sk-very-secret"
         assert "very-secret" not in judge.last_error
-        assert "very-secret" not in str(vars(judge)) + str(vars(judge.client)) + repr(judge.client.http.headers)
+        assert "very-secret" not in str(vars(judge)) + str(vars(judge.client)) + repr(vars(judge.client.endpoint))
     monkeypatch.delenv("MY_JUDGE_KEY")
     with pytest.raises(ScorerUnavailable, match=r"\$MY_JUDGE_KEY, which is not set"):
         JudgeScorer(url, api_key_env="MY_JUDGE_KEY")
@@ -220,3 +220,100 @@ def test_a_proxy_in_the_environment_is_not_asked_for_a_judge_on_this_machine(mon
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with endpoint(always(200, completion("yes"))) as (url, _):
         assert JudgeScorer(url, retries=0, **FAST).score([image(1)], [PROMPT]) == [1.0]
+
+
+def test_a_judge_without_log_probabilities_is_asked_again_without_and_remembered(caplog):
+    """It answered 400 to every question, and every score failed."""
+
+    def reply(number, body):
+        return (400, "unknown field: logprobs", 0.0) if "logprobs" in body else (200, completion("Yes"), 0.0)
+
+    with endpoint(reply) as (url, requests):
+        judge = JudgeScorer(url, concurrency=1, **FAST)
+        assert judge.score([image(1), image(2), image(3)], [PROMPT] * 3) == [1.0, 1.0, 1.0]
+        assert len(requests) == 4
+    assert len(caplog.messages) == 1
+    assert "without logprobs, top_logprobs: its scores are 1 or 0 (unknown field: logprobs)" in caplog.text
+
+
+def test_a_judge_that_counts_completion_tokens_gets_its_own_field():
+    def reply(number, body):
+        wrong = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        return (400, wrong, 0.0) if "max_tokens" in body else (200, completion("Yes"), 0.0)
+
+    with endpoint(reply) as (url, requests):
+        assert JudgeScorer(url, max_tokens=9, **FAST).score([image(1)], [PROMPT]) == [1.0]
+        assert requests[1][1]["max_completion_tokens"] == 9 and "max_tokens" not in requests[1][1]
+
+
+def test_a_field_whose_absence_does_not_help_is_kept():
+    """The refusal quotes the request and so names fields that are not to blame."""
+    blind = lambda number, body: (400, f"no images here: {sorted(body)}", 0.0)  # noqa: E731
+    with endpoint(blind) as (url, requests):
+        judge = JudgeScorer(url, **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [None]
+        assert "logprobs" in judge.client.fields and "temperature" in judge.client.fields
+        assert len(requests) == 3
+
+
+def test_fields_and_headers_of_the_recipe_are_sent():
+    extra = {"chat_template_kwargs": {"enable_thinking": False}}
+    with endpoint(always(200, completion("yes"))) as (url, requests):
+        judge = JudgeScorer(url, logprobs=False, extra_body=extra, headers={"X-Team": "7"}, **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [1.0]
+        _, body, headers = requests[0]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False} and headers["X-Team"] == "7"
+    assert "logprobs" not in body and "top_logprobs" not in body
+
+
+def test_a_server_that_asks_for_patience_gets_it():
+    def busy(number, body):
+        return (429, "busy", 0.0, {"Retry-After": "1"}) if number == 1 else (200, completion("yes"), 0.0)
+
+    with endpoint(busy) as (url, requests):
+        start = time.monotonic()
+        assert JudgeScorer(url, **FAST).score([image(1)], [PROMPT]) == [1.0]
+        assert time.monotonic() - start >= 1
+
+
+def test_a_server_that_asks_for_too_much_patience_has_failed():
+    with endpoint(lambda number, body: (503, "busy", 0.0, {"Retry-After": "3600"})) as (url, requests):
+        judge = JudgeScorer(url, **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [None]
+        assert len(requests) == 1 and "asks to wait 3600 s" in judge.last_error
+
+
+def test_a_redirect_stops_the_run_and_says_where_to():
+    redirect = lambda number, body: (308, "", 0.0, {"Location": "https://elsewhere/v1"})  # noqa: E731
+    says = "redirects to 'https://elsewhere/v1': set base_url"
+    with endpoint(redirect) as (url, _), pytest.raises(ScorerUnavailable, match=says):
+        JudgeScorer(url, **FAST).score([image(1)], [PROMPT])
+
+
+@pytest.mark.parametrize("status", [200, 400, 401])
+def test_a_key_that_the_server_echoes_is_in_no_message(monkeypatch, status):
+    monkeypatch.setenv("ODD_NAME", "blue-horse-7")
+    with endpoint(always(status, "x" * 195 + "blue-horse-7")) as (url, _):
+        judge = JudgeScorer(url, api_key_env="ODD_NAME", **FAST)
+        try:
+            assert judge.score([image(1)], [PROMPT]) == [None]
+            said = judge.last_error
+        except ScorerUnavailable as refusal:
+            said = str(refusal)
+    assert "blue" not in said
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "9" * 5000, '{"choices": NaN}', '{"choices": 1e999}', "\x00", "\ufeff{}"]
+)
+def test_an_answer_that_crashes_parsers_is_a_failure(text):
+    with endpoint(always(200, text)) as (url, _):
+        assert JudgeScorer(url, **FAST).score([image(1)], [PROMPT]) == [None]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"timeout": math.nan}, {"backoff": math.inf}, {"max_tokens": 0}, {"extra_body": {"stream": True}}]
+)
+def test_settings_that_no_judge_can_have_are_refused(settings):
+    with pytest.raises(ValueError, match="judge"):
+        JudgeScorer("http://127.0.0.1:1/v1", **settings)

@@ -75,7 +75,7 @@ def test_the_shuffled_arm_differs_by_its_reflections_alone(arm):
 def test_one_prompt_has_nobody_to_borrow_from(kit):
     sampler = kit.sampler(noise=None, turns=2)
     alone = sampler.sample([Request(Prompt("only", CORPUS[0]), sample=i) for i in range(2)])
-    with pytest.raises(ValueError, match="two prompts or more"):
+    with pytest.raises(ValueError, match="take two or more"):
         shuffled_reflections(sampler.sample, alone, turns=2, seed=0)
 
 

@@ -8,7 +8,7 @@ from irg_rl.guidance import guide
 from irg_rl.model.transforms import vit_patches
 from irg_rl.trajectory import Prompt
 from rollouts.contexts import Contexts
-from rollouts.images import Seen
+from rollouts.images import ImageContext
 from rollouts.request import Request
 from tests.rollouts.conftest import requests
 
@@ -21,11 +21,11 @@ def numbers(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pictures(kit) -> list[Seen]:
+def pictures(kit) -> list[ImageContext]:
     drawn = []
     for seed in (1, 2):
         pixels = numbers(32, 32, 3, seed=seed).mul(60).add(128).clamp(0, 255).to(torch.uint8)
-        drawn.append(Seen(numbers(16, 16, seed=seed), GRID, *vit_patches(pixels, 8)))
+        drawn.append(ImageContext(numbers(16, 16, seed=seed), GRID, *vit_patches(pixels, 8)))
     return drawn
 
 
@@ -35,7 +35,7 @@ def packed_velocity(kit, x: torch.Tensor, t: float, parts: list) -> torch.Tensor
     builder = kit.model.pack_builder()
     parent = None
     for part in parts:
-        if isinstance(part, Seen):
+        if isinstance(part, ImageContext):
             parent = builder.add_vit(part.patches, part.patch_grid, builder.add_clean(part.latent, part.grid, parent))
         else:
             parent = builder.add_text(part, parent)

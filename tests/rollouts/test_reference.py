@@ -12,7 +12,7 @@ from irg_rl.model.autoencoder import from_uint8
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.model.transforms import Resize, vit_patches
 from irg_rl.trajectory import Prompt
-from rollouts.images import Seen
+from rollouts.images import ImageContext
 from rollouts.noise import Noise, Use
 from rollouts.request import Request
 from rollouts.sampler import Sampler
@@ -39,10 +39,10 @@ def drawn(bagel, monkeypatch):
         return g[f"turn{turn + 1}.init_noise"].view(shape)
 
     @torch.no_grad()
-    def look(images, noises, turn) -> list[Seen]:
+    def look(images, noises, turn) -> list[ImageContext]:
         resized = [vae_resize(image) for image in images]
         latents = [vae.sample(*vae.encode(from_uint8(image)[None]), eps=g["image1.vae_eps"]) for image in resized]
-        return [Seen(vae.tokens(latent)[0], vae.grid(*enlarged.shape[:2]), *vit_patches(vit_resize(image), 14))
+        return [ImageContext(vae.tokens(latent)[0], vae.grid(*enlarged.shape[:2]), *vit_patches(vit_resize(image), 14))
                 for latent, enlarged, image in zip(latents, resized, images)]  # fmt: skip
 
     monkeypatch.setattr(Noise, "normal", initial)
@@ -54,7 +54,7 @@ def drawn(bagel, monkeypatch):
             system_prompt=texts["system"],
         )  # fmt: skip
         sampler = Sampler(bagel.model.eval(), vae, bagel.tokenizer, sampling, guidance=how.guidance)
-        monkeypatch.setattr(sampler.eyes, "look", look)
+        monkeypatch.setattr(sampler.codec, "encode", look)
         prompt, given = Prompt("p", texts["prompt"]), {"think": texts["think1"], "reflections": {1: texts["think2"]}}
         requests = [Request(prompt, sample, first_image=first_image, **given) for sample in range(2)]
         return [[image.pixels for image in trajectory.images] for trajectory in sampler.sample(requests)]

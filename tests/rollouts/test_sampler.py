@@ -135,7 +135,7 @@ def test_images_that_are_trained_as_they_are_have_no_steps_and_leave_the_law_to_
         assert (law.temperature, law.kind, law.noise_level, law.t_second) == (1.0, None, None, None)
         for image in trajectory.images:
             assert image.x.shape[0] == image.logprobs.shape[0] == 0
-            shown = kit.sampler().eyes.develop(image.drawn[None], image.grid)[0]
+            shown = kit.sampler().codec.decode(image.drawn[None], image.grid)[0]
             assert torch.equal(shown, image.pixels)
     recorded, bare = (kit.sampler(record_steps=on).sample(requests(1))[0] for on in (True, False))
     assert torch.equal(recorded.images[-1].pixels, bare.images[-1].pixels)

@@ -172,3 +172,36 @@ def test_orders_differ_between_row_groups_and_epochs(tmp_path):
     epochs = [numbers(rows, 40) for _ in range(3)]
     halves = {tuple(np.array(half) % 20) for epoch in epochs for half in (epoch[:20], epoch[20:])}
     assert len(halves) == 6
+
+
+def test_bytes_that_are_no_text_are_a_broken_row_and_not_the_end_of_the_run(tmp_path):
+    rows = [json.dumps(thinking(1)).encode(), b"\xff\xfe\xff", None]
+    for name, kind in (("a", pa.binary()), ("b", pa.string()), ("c", pa.large_string())):
+        column = pa.array(rows, pa.binary())
+        table = pa.table({"conversation": pa.Array.from_buffers(kind, 3, column.buffers()) if name == "b" else column})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    rejections = Rejections()
+    assert numbers(source(tmp_path, rejections=rejections), 3) == [1, 1, 1]
+    assert len(rejections.seen) >= 3
+
+
+def test_a_column_of_another_type_is_made_of_broken_rows(tmp_path):
+    pq.write_table(pa.table({"conversation": [[1, 2], [3]]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no usable row"):
+        source(tmp_path).draw()
+
+
+def test_a_row_is_listed_once_when_the_run_is_resumed_from_another_folder(folder, tmp_path, monkeypatch):
+    listed = tmp_path / "rejected.jsonl"
+    monkeypatch.chdir(tmp_path)
+    numbers(source(folder.relative_to(tmp_path), rejections=Rejections(listed)), 9)
+    monkeypatch.chdir(folder)
+    numbers(source(folder, rejections=Rejections(listed)), 9)
+    assert len(listed.read_text().splitlines()) == 1
+
+
+def test_a_list_that_was_cut_off_goes_on_in_a_line_of_its_own(folder, tmp_path):
+    listed = tmp_path / "rejected.jsonl"
+    listed.write_text('{"file": "b", "gro')
+    numbers(source(folder, rejections=Rejections(listed)), 9)
+    assert len(Rejections(listed).seen) == 1

@@ -11,7 +11,7 @@ from irg_rl.config import DataSource, Dropout, GuidanceRecipe
 from irg_rl.guidance import guide
 from irg_rl.model.pack import PackBuilder
 from rollouts.contexts import Contexts
-from rollouts.images import Seen
+from rollouts.images import ImageContext
 from sft.dataset import DataError, Rejections
 from sft.packing import RowLayout
 from sft.rows import parse_row
@@ -89,7 +89,7 @@ def contexts_of(world, row, turn: int, pack) -> Contexts:
     for number, said in enumerate(texts[: turn + 1]):
         if number:
             image = images[number - 1]
-            contexts.add_images(one, [Seen(next(latents), image.grid, image.patches, image.vit_grid)])
+            contexts.add_images(one, [ImageContext(next(latents), image.grid, image.patches, image.vit_grid)])
         contexts.begin_text(number)
         contexts.add_text(one, [said.ids])
         contexts.end_text(one, [said.ids], number)

@@ -159,3 +159,39 @@ def test_grey_pixels_become_three_channels_and_deep_ones_are_refused():
 
 def test_a_row_of_text_alone_is_good():
     assert [p.loss for p in parse(thinking(1))] == [False, True]
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda code: f"data:image/png;base64,{code}",
+    lambda code: "\n".join(code[i : i + 76] for i in range(0, len(code), 76)),
+    lambda code: f"  {code[:9]}\r\n\t {code[9:]}\n",
+])  # fmt: skip
+def test_base64_may_stand_in_a_data_url_and_be_broken_into_lines(wrap):
+    assert np.array_equal(decode_image(wrap(encoded(pixels(5)))), pixels(5))
+
+
+def test_a_photo_is_turned_as_its_exif_says():
+    """It was learned from lying on its side."""
+    photo, out = Image.fromarray(pixels(1, (8, 16))), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    photo.save(out, "PNG", exif=exif)
+    turned = decode_image(base64.b64encode(out.getvalue()).decode())
+    assert np.array_equal(turned, np.rot90(pixels(1, (8, 16)), -1))
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    ("[" * 100_000, "nested deeper"),
+    ('[{"role": "user", "content": ' + "9" * 5000 + "}]", "5000 digits"),
+    (b'[{"role": "user", "content": "\xff"}]', "not UTF-8"),
+    ('[{"role": "user", "content": "half \\ud83d"}]', "turn 0: half a character"),
+    ('[{"role": "assistant", "content": [{"type": "text", "content": "\\udc00"}]}]', "part 0: half a character"),
+])  # fmt: skip
+def test_what_would_end_the_run_is_a_broken_row(row, reason):
+    with pytest.raises(BrokenRow, match=reason):
+        parse_row(row)
+
+
+def test_control_characters_in_a_text_are_kept_as_the_original_loader_keeps_them():
+    (part,) = parse([{"role": "user", "content": "a\u0000\u2028b", "need_loss": True}])
+    assert part.text == "a\0\u2028b"

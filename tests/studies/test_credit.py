@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from irg_rl.algorithms.learner import Learner
-from irg_rl.commands.study import lesson_of
+from irg_rl.commands.study import learning_setup_of
 from irg_rl.config import changed_recipe
 from irg_rl.credit import assign
 from irg_rl.errors import InputError
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies.credit import JUDGE, Credit, Gradients, disturb, rows_of
-from irg_rl.studies.settings import CreditSettings
+from irg_rl.studies.settings import CreditStudySettings
 from tests.studies.frames import frame_of
 
-SETTINGS = CreditSettings(schemes=["trajectory", "turn"], noises=[0.0, 0.5], batches=4)
+SETTINGS = CreditStudySettings(schemes=["trajectory", "turn"], noises=[0.0, 0.5], batches=4)
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def study(bench, tmp_path) -> Credit:
         return [replace(one, score=float(image.mean() / 255)) for one, image in zip(found, images)]
 
     prompts = make_prompts(SETTINGS.needed, "test", seed=0)
-    return Credit(replace(bench, prompts=prompts, verify=brightness, lesson=lesson_of, scratch=tmp_path), SETTINGS)
+    given = dict(prompts=prompts, verify=brightness, learning=learning_setup_of, scratch=tmp_path)
+    return Credit(replace(bench, **given), SETTINGS)
 
 
 def changed(study: Credit, changes: dict) -> Credit:
@@ -48,7 +49,7 @@ def test_groups_are_drawn_as_rl_draws_them(study):
     other = changed(study, {"sampling.temperature": 0.5, "rl.points": 4})
     (subject,) = other.bench.subjects
     groups = [group for number in range(SETTINGS.batches) for group in other._batch(subject, number)]
-    law = lesson_of(subject).learner.law
+    law = learning_setup_of(subject).learner.law
     assert all(trajectory.law == law for group in groups for trajectory in group.trajectories)
     assert law.temperature == 0.5 and law.t_second == pytest.approx(2 / 3)
     assert [group.prompt.id for group in groups] == [prompt.id for prompt in other.bench.prompts]
@@ -57,7 +58,7 @@ def test_groups_are_drawn_as_rl_draws_them(study):
 def test_a_failed_reward_is_no_number(study):
     def failing(images, prompts):
         first, *others = study.bench.verify(images, prompts)
-        return [replace(first, score=None), *others]
+        return [None, *others]
 
     broken = Credit(replace(study.bench, verify=failing), SETTINGS)
     (group,) = broken._batch(broken.bench.subjects[0], 0)
@@ -162,10 +163,10 @@ def test_what_cannot_be_measured_is_said(bench):
     with pytest.raises(InputError, match="its recipe has no `rl`"):
         Credit(replace(bench, subjects=[without]), SETTINGS).cells()
     with pytest.raises(InputError, match="study.batches is 5"):
-        Credit(bench, CreditSettings(batches=5)).cells()
+        Credit(bench, CreditStudySettings(batches=5)).cells()
     with pytest.raises(InputError, match="ask for 4 prompts, and there are 3"):
         Credit(bench, SETTINGS).cells()
-    with pytest.raises(InputError, match="rl.algorithm nft trains on drawn images.*rl.algorithm=grpo rl.nft=null"):
+    with pytest.raises(InputError, match="rl.algorithm nft trains no denoising steps here.*rl.algorithm=grpo"):
         changed(Credit(bench, SETTINGS), {"rl.algorithm": "nft"}).cells()
     with pytest.raises(InputError, match="rl.forks {1: 2} makes siblings share segments"):
         changed(Credit(bench, SETTINGS), {"rl.forks": {1: 2}}).cells()

@@ -8,7 +8,7 @@ import pytest
 from irg_rl.config import RecipeError, changed_recipe, load_recipe
 from irg_rl.errors import InputError
 from irg_rl.studies.forks import BLOCKS, Trained, by_turn, gained, reward_plate, rights
-from irg_rl.studies.modality import Modality
+from irg_rl.studies.modality import ModalityStudy
 from irg_rl.studies.modes import ALL, FULL_ONLY, Modes, mode_of, modes_of
 from irg_rl.studies.schemes import Schemes
 from irg_rl.studies.settings import ForkSettings, ModesSettings, SchemesSettings
@@ -25,7 +25,7 @@ def with_recipe(bench, recipe):
 
 
 def test_every_modality_and_seed_is_a_fork_of_its_own(bench):
-    plans = Modality(bench, ForkSettings(seeds=[0, 3])).plans()
+    plans = ModalityStudy(bench, ForkSettings(seeds=[0, 3])).plans()
     assert len(plans) == 10 and not any(plan.anew for plan in plans.values())
     assert plans["text only", 3].changes == {"rl.context_grad": "full", "rl.image_weight": 0.0, "rl.seed": 3}
     assert plans["joint, context detached", 0].changes["rl.context_grad"] == "detached"
@@ -40,18 +40,18 @@ def test_seeds_are_pooled_and_gains_paired_with_what_each_fork_began_with(bench,
         better = [[1, 1], [0, 1], [0, 1], [0, 0]] if not set(plan.changes) & {"rl.text_weight"} else BEFORE
         return Trained(build(BEFORE), build(better))
 
-    frame = measured(Modality(bench, ForkSettings(seeds=[0, 1]), train), tmp_path)
+    frame = measured(ModalityStudy(bench, ForkSettings(seeds=[0, 1]), train), tmp_path)
     assert len(set(names)) == 10 and all("/" not in name and " " not in name for name in names)
     gains = gained(frame, None)
     assert (gains["joint"].value, gains["image only"].value) == (0.5, 0) and gains["joint"].n == 4
     assert [(m.value, m.n) for m in by_turn(frame)["joint"]] == [(0.25, 8), (0.75, 8)]
-    findings = Modality(bench, ForkSettings(seeds=[0, 1])).findings(frame)
+    findings = ModalityStudy(bench, ForkSettings(seeds=[0, 1])).findings(frame)
     assert "joint +0.500" in findings.headline and "seeds of RL 0, 1" in findings.plates[0].svg.decode()
 
 
 def test_another_recipe_is_another_fork(bench):
     other = bench.subjects[0].recipe.model_copy(update={"seed": 5})
-    one, two = (Modality(b, ForkSettings()) for b in (bench, with_recipe(bench, other)))
+    one, two = (ModalityStudy(b, ForkSettings()) for b in (bench, with_recipe(bench, other)))
     digests = [[cell.digest("modality") for cell in study.cells()] for study in (one, two)]
     assert not set(digests[0]) & set(digests[1])
 
@@ -94,10 +94,10 @@ def test_modes_are_held_against_all_of_them(bench, tmp_path):
 
 def test_one_run_is_forked_and_a_mode_that_is_not_there_is_named(bench):
     with pytest.raises(InputError, match="forks one run: name one, not 2"):
-        Modality(type(bench)(**vars(bench) | {"subjects": list(bench.subjects) * 2}), ForkSettings())
+        ModalityStudy(type(bench)(**vars(bench) | {"subjects": list(bench.subjects) * 2}), ForkSettings())
     recipe = load_recipe(CONFIGS / "shapes.yaml")
     with pytest.raises(InputError, match="unknown arm 'text'; did you mean text only"):
-        Modality(bench, ForkSettings(arms=["text"])).plans()
+        ModalityStudy(bench, ForkSettings(arms=["text"])).plans()
     with pytest.raises(InputError, match="no stage draws from mode 'improving'"):
         Modes(with_recipe(bench, recipe), ModesSettings(without=["improving"])).plans()
 
@@ -168,9 +168,9 @@ def test_an_arm_of_one_seed_is_held_against_the_same_seed_of_the_reference(bench
 
 @pytest.mark.parametrize(("settings", "changes", "words"), [
     ({"schemes": ["turn"], "alone": ["umm"]}, {}, "study.alone: 'umm' is not among study.schemes"),
-    ({"alone": ["trajectory"]}, {}, "trajectory is what the others are held against"),
-    ({"schemes": ["trajectory", "umm"]}, {"sampling.turns": 1}, "umm trains the turns after the first"),
-    ({}, {"rl.algorithm": "dpo", "rl.forks": {1: 2}}, "credit changes nothing"),
+    ({"alone": ["trajectory"]}, {}, "trajectory is what the others are compared with"),
+    ({"schemes": ["trajectory", "umm"]}, {"sampling.turns": 1}, "umm trains turns from number 2 on"),
+    ({}, {"rl.algorithm": "dpo", "rl.credit": None, "rl.forks": {1: 2}}, "dpo takes no credit"),
 ])  # fmt: skip
 def test_what_a_comparison_of_schemes_cannot_be_is_said_before_anything_is_trained(bench, settings, changes, words):
     recipe = changed_recipe(load_recipe(CONFIGS / "shapes.yaml"), changes, "shapes")

@@ -39,7 +39,7 @@ def test_a_panel_without_a_number_is_drawn_empty():
 
 def test_a_figure_without_a_panel_says_why():
     for draw in (heat, lambda panels: lines_plate(*WORDS, panels, x_label="x", y_label="y")):
-        with pytest.raises(InputError, match="figure 'name' has nothing to show: these prompts led to no case"):
+        with pytest.raises(InputError, match="figure 'name' has nothing to show: no case"):
             draw({})
 
 

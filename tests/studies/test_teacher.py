@@ -11,13 +11,13 @@ from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.teacher import parse_reflection, reflection_text, sight_text
 from irg_rl.studies.settings import TeacherSettings
-from irg_rl.studies.teacher import NAMED, Case, Teacher, degraded, wrong_first_images
+from irg_rl.studies.teacher import NAMED, Teacher, TeacherCase, degraded, wrong_first_images
 from irg_rl.studies.tensors import as_tensor
 from irg_rl.trajectory import ImageSegment, Trajectory
 from tests.studies.frames import measured
 
 
-def cases_of(count: int, defects: int) -> list[Case]:
+def cases_of(count: int, defects: int) -> list[TeacherCase]:
     """Pictures with so many defects in the place of first images."""
     rng, drawn, none = random.Random(1), [], torch.zeros(0)
     for prompt in make_prompts(count, "train", seed=1, mix={"scene": 1.0}):
@@ -28,7 +28,7 @@ def cases_of(count: int, defects: int) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def cases() -> list[Case]:
+def cases() -> list[TeacherCase]:
     return cases_of(24, 2)
 
 
@@ -36,7 +36,7 @@ def edits(text: str) -> tuple:
     return parse_reflection(text).edits
 
 
-def plain(case: Case) -> str:
+def plain(case: TeacherCase) -> str:
     return reflection_text(sight_text(case.reading, case.prompt.metadata), case.edits)
 
 

@@ -13,7 +13,7 @@ from irg_rl.studies.turns import (
     best_shares,
     best_so_far,
     draw_passes,
-    hold,
+    last_before_stop,
     pairs,
     regret,
     repair_and_damage,
@@ -37,7 +37,7 @@ def rows_of(prompt: str, right: list[int], stops: list[int], subject: str = "tin
 
 def test_a_stop_keeps_the_image_before_it():
     stops = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1]], bool)
-    assert hold(stops).tolist() == [2, 0, 1, 0]
+    assert last_before_stop(stops).tolist() == [2, 0, 1, 0]
 
 
 def test_the_best_so_far_is_the_first_of_equals_and_never_a_failed_one():
@@ -46,10 +46,10 @@ def test_the_best_so_far_is_the_first_of_equals_and_never_a_failed_one():
 
 
 def test_regret_is_split_into_too_early_and_too_late():
-    score, held = np.array([[0.2, 1.0, 1.0], [1.0, 0.5, 0.5], [0.5, 0.5, 0.6]]), np.array([0, 1, 1])
-    lost, early = regret(score, held, 0.0)
+    score, kept = np.array([[0.2, 1.0, 1.0], [1.0, 0.5, 0.5], [0.5, 0.5, 0.6]]), np.array([0, 1, 1])
+    lost, early = regret(score, kept, 0.0)
     assert lost.tolist() == pytest.approx([0.8, 0.5, 0.1]) and early.tolist() == pytest.approx([0.8, 0, 0.1])
-    priced, _ = regret(score, held, 0.2)
+    priced, _ = regret(score, kept, 0.2)
     assert priced.tolist() == pytest.approx([0.6, 0.7, 0.2])  # the last one should have stopped at once
 
 
@@ -71,7 +71,7 @@ def test_stops_are_overridden_and_the_learned_arm_is_what_sampling_with_stops_gi
     (subject,) = bench.subjects
     requests = [Request(p, s, bench.seed) for p in bench.prompts for s in range(2)]
     real = subject.sampler().sample(requests, 3, 2)
-    assert (arm.held + 1).tolist() == [t.turns for t in real]
+    assert (arm.kept + 1).tolist() == [t.turns for t in real]
     assert arm.passes[:, 0].tolist() == [len(t.texts[0].ids) + 1 + 2 for t in real]
 
 
@@ -115,7 +115,7 @@ def test_a_scorer_that_always_failed_chooses_nothing(tmp_path):
 def test_a_trajectory_with_a_failed_reward_is_left_out(bench, tmp_path):
     def failing(images, prompts):
         found = bench.verify(images, prompts)
-        return [replace(one, score=None) if p.id == lost.id else one for one, p in zip(found, prompts)]
+        return [None if p.id == lost.id else one for one, p in zip(found, prompts)]
 
     kept, lost, other = bench.prompts
     study = Turns(replace(bench, verify=failing), TurnsSettings(turns=2))

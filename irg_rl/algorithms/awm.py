@@ -1,0 +1,56 @@
+"""Advantage-weighted matching (arXiv 2509.25050) on trajectories: the flow-matching error of a drawn image stands for
+its log-probability in a clipped policy loss."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from irg_rl.algorithms.joint import Image, ImageLoss
+from irg_rl.algorithms.noising import (
+    OldPolicyAlgorithm,
+    OldPolicySettings,
+    at_levels,
+    distance_metrics,
+    target_velocity,
+)
+from irg_rl.config import Recipe
+from irg_rl.losses import preference
+from irg_rl.losses.flow import log_ratio, policy_loss
+from irg_rl.sections import Rate
+
+
+class AWMSettings(OldPolicySettings):
+    weight: Literal["uniform", "t", "t2", "huber", "ghuber"] = "uniform"
+    """Of a time's matching error in the log-probability that it stands for."""
+    power: Rate = 0.25
+    """weight ghuber: its exponent."""
+    clip: Rate = 1.0
+    """Clip range of the ratio to the old policy."""
+
+
+class AWM(OldPolicyAlgorithm[AWMSettings]):
+    Settings = AWMSettings
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        own, usual = self.options, AWMSettings()
+        found = super().problems(recipe)
+        if own.weight != "ghuber" and own.power != usual.power:
+            found.append(
+                f"rl.options.power has no effect with rl.options.weight {own.weight}: set rl.options.weight=ghuber or "
+                f"rl.options.power={usual.power}"
+            )
+        return found
+
+    def image_loss(self, image: Image) -> ImageLoss:
+        v, v_old, own = image.score, image.old["velocity"], self.options
+        assert isinstance(v, Tensor)
+        _, t, _ = at_levels(image, v)
+        target = target_velocity(image, v)
+        logp, logp_old = (
+            preference.awm_log_prob(velocity, target, t, own.weight, own.power) for velocity in (v, v_old)
+        )
+        ratio = log_ratio(logp, logp_old)
+        loss = policy_loss(ratio, torch.full_like(t, image.advantage), own.clip)
+        metrics = distance_metrics(v, v_old, image.advantage) | {"log_prob": logp.detach()}
+        return ImageLoss(loss, metrics, ratio, own.clip)

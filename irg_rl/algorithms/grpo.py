@@ -1,0 +1,95 @@
+"""GRPO on texts and denoising steps: one clipped policy loss for what was sampled, whichever modality (Flow-GRPO, arXiv
+2505.05470, for images)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from irg_rl.algorithms import old_policy
+from irg_rl.algorithms.base import RankContext
+from irg_rl.algorithms.joint import Image, ImageLoss, JointAlgorithm
+from irg_rl.algorithms.old_policy import OldPolicy
+from irg_rl.config import Recipe
+from irg_rl.learner.policy import Scores, StepScore, evaluate
+from irg_rl.learner.replay import ReplayPack
+from irg_rl.losses import flow
+from irg_rl.model.unified import ModelOutput
+from irg_rl.sections import Rate, Section
+from irg_rl.trajectory import SamplingLaw, Trajectory
+
+
+class GRPOSettings(Section):
+    clip_image: Rate = 1e-3
+    """The ratio of a denoising step is clipped to [1 - this, 1 + this]. Log-probabilities are means over the latent's
+    numbers, so ratios stay close to 1."""
+    ratio_norm: bool = False
+    """Ratios on one scale for all steps, centred at 1 (GRPO-Guard, arXiv 2510.22319); clip ranges are larger then."""
+    kl_space: Literal["velocity", "mean"] = "velocity"
+    """With `rl.kl_image`: the squared distance of velocities (UniGRPO), or the KL of a step's Gaussians, which is that
+    of their means (Flow-GRPO)."""
+
+
+class GRPO(JointAlgorithm[GRPOSettings]):
+    Settings = GRPOSettings
+
+    @property
+    def records_steps(self) -> bool:
+        """With images out of the loss nothing about them is replayed."""
+        return self.shared.image_weight > 0
+
+    @property
+    def clip_image(self) -> float:
+        return self.options.clip_image
+
+    def forwards(self, precision: str) -> dict[str, int]:
+        old = {"old log-probabilities": 1} if precision == "bf16" else {}
+        return {"trained": 1} | old | super().forwards(precision)
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        usual, problems = GRPOSettings(), super().problems(recipe)
+        if self.options.kl_space != usual.kl_space and not self.shared.kl_image:
+            problems.append("rl.options.kl_space has no effect with rl.kl_image 0: give rl.kl_image, or leave it out")
+        if self.options.ratio_norm and not self.shared.image_weight:
+            problems.append("rl.options.ratio_norm has no effect with rl.image_weight 0: leave it out")
+        return problems
+
+    def notes(self, recipe: Recipe) -> list[str]:
+        rl, found = recipe.require_rl(), super().notes(recipe)
+        if rl.minibatches > 1 or rl.staleness or recipe.engine.dtype != "fp32":
+            return found
+        return [
+            *found,
+            "one optimizer step per batch, by the weights that sampled it: all ratios are 1, and rl.clip_text and "
+            "rl.options.clip_image clip nothing (rl.minibatches or rl.staleness change that)",
+        ]
+
+    def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
+        """fp32: the sampler's own numbers, which are the learner's (invariant 1). bf16: the learner's of now."""
+        if rank.precision == "bf16":
+            return old_policy.recompute(rank.engine, rank.packs(trajectories), trajectories, rank.law)
+        return old_policy.sampled(trajectories)
+
+    def evaluate(
+        self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
+    ) -> Scores[StepScore]:
+        return evaluate(output, replay, trajectories, law)
+
+    def image_loss(self, image: Image) -> ImageLoss:
+        score = image.score
+        assert isinstance(score, StepScore)
+        log_ratio = flow.log_ratio(score.logprobs, image.old["logprobs"])
+        if self.options.ratio_norm:
+            log_ratio = flow.guarded_log_ratio(
+                score.logprobs, image.old["logprobs"], score.mean, image.old["mean"], score.std
+            )
+        clip = self.options.clip_image
+        per_step = flow.policy_loss(log_ratio, torch.full_like(log_ratio, image.advantage), clip)
+        return ImageLoss(per_step, log_ratio=log_ratio, clip=clip)
+
+    def image_kl(self, score: StepScore, reference: StepScore) -> Float[Tensor, "S"]:
+        if self.options.kl_space == "mean":
+            return flow.mean_kl(score.mean, reference.mean, score.std)
+        return super().image_kl(score.velocity, reference.velocity)

@@ -1,0 +1,36 @@
+"""DiffusionNFT (arXiv 2509.16117) on trajectories: the velocity of drawn images is drawn to that of good samples and
+away from that of bad ones."""
+
+import torch
+from torch import Tensor
+
+from irg_rl.algorithms.joint import Image, ImageLoss
+from irg_rl.algorithms.noising import OldPolicyAlgorithm, OldPolicySettings, at_levels, distance_metrics
+from irg_rl.losses import preference
+from irg_rl.sections import Rate
+
+
+class NFTSettings(OldPolicySettings):
+    beta: Rate = 1.0
+    """How far the velocities of the good and of the bad policy lie from the old one; .1 in the paper's multi-reward
+    runs."""
+    bound: Rate = 5.0
+    """Advantage at which a sample counts as good for certain."""
+
+
+class NFT(OldPolicyAlgorithm[NFTSettings]):
+    Settings = NFTSettings
+
+    def image_loss(self, image: Image) -> ImageLoss:
+        v, v_old, own = image.score, image.old["velocity"], self.options
+        assert isinstance(v, Tensor)
+        x, t, clean = at_levels(image, v)
+        optimality = preference.nft_optimality(torch.full_like(t, image.advantage), own.bound)
+        loss = preference.nft_loss(v, v_old, x, clean, t, optimality, beta=own.beta, bound=own.bound)
+        sides = {
+            name: preference.nft_loss(
+                v.detach(), v_old, x, clean, t, torch.full_like(t, good), beta=own.beta, bound=own.beta
+            )
+            for name, good in (("positive", 1.0), ("negative", 0.0))
+        }
+        return ImageLoss(loss, distance_metrics(v, v_old, image.advantage) | sides | {"optimality": optimality})

@@ -1,0 +1,96 @@
+"""`irg-rl suite`: read the official result files of a benchmark, or judge its images here."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import write_json
+from irg_rl.errors import InputError
+from irg_rl.suites.catalog import SUITES, suite_of
+from irg_rl.suites.judging import (
+    BUILT_IN,
+    Ask,
+    Log,
+    Protocol,
+    judge_tree,
+    judged_suite,
+    log_name,
+    open_log,
+    template_digest,
+)
+from irg_rl.suites.reading import read_folders, to_markdown
+from irg_rl.suites.trees import FINAL, open_drawn, write_whole
+from rewards.judge import JudgeFailure, JudgeScorer, Question, to_png
+
+TIMEOUT_S, RETRIES, BACKOFF_S = 120.0, 2, 0.5
+
+
+def list_suites() -> None:
+    for name, suite in SUITES.items():
+        console.print(f"{name:16} {suite.title}: {suite.facts.prompts}", markup=False, soft_wrap=True)
+
+
+def read_suite(name: str, folders: list[Path], prompts: Path | None, out: Path | None) -> None:
+    """`irg-rl suite read`: print the table; write it and its JSON to `out` (default: the first folder)."""
+    report = read_folders(suite_of(name), folders, prompts)
+    text = to_markdown(report)
+    console.print(text, markup=False, soft_wrap=True)
+    folder = out or folders[0]
+    stem = f"{report.suite.name}-results"
+    write_whole(folder / f"{stem}.md", text.encode())
+    write_json(folder / f"{stem}.json", report.to_dict())
+    console.print(f"written: {folder / stem}.md and .json", markup=False, soft_wrap=True)
+
+
+def judge_suite(
+    name: str,
+    folder: Path,
+    url: str,
+    model: str,
+    api_key_env: str,
+    template: Path | None,
+    prompts: Path | None,
+    concurrency: int,
+) -> None:
+    """`irg-rl suite judge`: ask all questions of every tree that are not answered yet."""
+    suite = suite_of(name)
+    judged = judged_suite(suite)
+    if judged.needs_template and template is None:
+        raise InputError(f"{suite.title} needs the official question: --template FILE (docs/suites.md says from where)")
+    words = template.read_text(encoding="utf-8-sig") if template is not None else ""
+    drawn = open_drawn(suite, folder, prompts)
+    client = JudgeScorer(
+        base_url=url, model=model, api_key_env=api_key_env, concurrency=concurrency, timeout=TIMEOUT_S,
+        retries=RETRIES, backoff=BACKOFF_S, cache_size=0, max_tokens=judged.max_tokens,
+    ).client  # fmt: skip
+    protocol = Protocol(suite.name, model, template_digest(words) if words else BUILT_IN, judged.max_tokens)
+    done: list[tuple[Path, Log]] = []
+    for tree in [t for t in drawn.trees if t.turn != FINAL or len(drawn.trees) == 1]:
+        log = open_log(tree.path / log_name(model), protocol)
+        asked = sum(len(judged.ask_names(picture.prompt)) for picture in drawn.pictures)
+        with bar(f"judging {tree.label}", asked) as progress:
+            tally = judge_tree(
+                suite, tree.path, drawn.pictures, words, log, lambda ask, png: client.chat(_question(ask, png)),
+                png_of, JudgeFailure, concurrency, progress.advance, done,
+            )  # fmt: skip
+        done.append((tree.path, log))
+        failure = f"; last failure: {tally.last_failure}" if tally.failed else ""
+        console.print(
+            f"{tree.label}: {tally.answered} answered, {tally.kept} before, {tally.failed} failed, "
+            f"{tally.missing_images} images missing{failure}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _question(ask: Ask, png: bytes) -> Question:
+    return Question(ask.text, (png,), ("", ""))  # no words: the suite reads the answer itself
+
+
+def png_of(path: Path) -> bytes:
+    """A PNG as it lies on disk, another format decoded."""
+    if path.suffix == ".png":
+        return path.read_bytes()
+    with Image.open(path) as image:
+        return to_png(np.asarray(image.convert("RGB")))

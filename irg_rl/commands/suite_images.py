@@ -1,0 +1,249 @@
+"""`irg-rl generate --suite`: a benchmark's images, one tree per turn, each in the official layout.
+
+What is finished stays: a file that is whole in every tree is not drawn again. Several workers may fill one folder, each
+with a part of the pictures (`--shard`), because no random number depends on the batch or the worker.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from irg_rl.commands.generate import Ready, make_ready
+from irg_rl.driver.progress import bar, console
+from irg_rl.driver.run_folder import write_json
+from irg_rl.errors import InputError
+from irg_rl.model.files import weight_files
+from irg_rl.prompts import write_prompts
+from irg_rl.suites.base import Picture, Suite
+from irg_rl.suites.catalog import suite_of
+from irg_rl.suites.files import whole_lines
+from irg_rl.suites.trees import (
+    PROMPTS,
+    SETTINGS,
+    STOPS,
+    is_whole,
+    read_settings,
+    tree_names,
+    turn_name,
+    write_picture,
+    write_whole,
+)
+from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.request import Request
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be drawn, and where to."""
+
+    suite: Suite
+    prompts_path: Path
+    prompts: list[Prompt]
+    out: Path
+    turns: int
+    seed: int
+    model_name: str
+    sources: Path | None = None
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def texts(self) -> Path:
+        number, of = self.shard
+        return self.out / ("texts.jsonl" if of == 1 else f"texts-{number}of{of}.jsonl")
+
+
+def plan_task(
+    suite: Suite, prompts: Path, out: Path, turns: int, seed: int, model_name: str, sources: Path | None, shard: str
+) -> Task:
+    """Read the prompts and check all that can be checked before a model is loaded."""
+    if suite.edits != (sources is not None):
+        need = "needs its source images, --sources FOLDER" if suite.edits else "edits no images: leave --sources out"
+        raise InputError(f"{suite.title} {need}")
+    task = Task(suite, prompts, suite.read_prompts(prompts), out, turns, seed, model_name, sources, _shard(shard))
+    paths = [picture.path for picture in suite.pictures(task.prompts, model_name)]
+    path, count = Counter(paths).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{prompts}: {count} prompts share the image {path}; they must differ")
+    if sources is not None:
+        missing = [p for p in task.prompts if not (sources / suite.source(p)).is_file()]
+        if missing:
+            raise InputError(
+                f"{sources} lacks {len(missing)} of {len(task.prompts)} source images, the first is "
+                f"{suite.source(missing[0])} of prompt {missing[0].id}"
+            )
+    return task
+
+
+def generate_suite(
+    target: Path,
+    suite: str,
+    prompts: Path,
+    turns: int,
+    seed: int,
+    changes: Mapping[str, Any],
+    out: Path,
+    stop: bool,
+    *,
+    model_name: str,
+    sources: Path | None,
+    shard: str,
+) -> None:
+    """The command: a wrong prompts file is found before the model is loaded."""
+    task = plan_task(suite_of(suite), prompts, out, turns, seed, model_name, sources, shard)
+    draw_suite(make_ready(target, changes, stop), task)
+
+
+def draw_suite(ready: Ready, task: Task) -> None:
+    """Draw what is not there yet."""
+    pictures = task.suite.pictures(task.prompts, task.model_name)
+    _begin(ready, task, pictures)
+    number, of = task.shard
+    mine = pictures[number::of]
+    _end_last_line(task.texts)
+    done = _recorded(task.out)
+    todo = [picture for picture in mine if not _is_drawn(task, picture, done)]
+    samples = [(picture, sample) for picture in todo for sample in picture.samples]
+    total, open_ = sum(len(p.samples) for p in mine), len(samples)
+    drawing: dict[str, dict[int, Trajectory]] = {}
+    with bar(f"{task.suite.name}: {task.turns} turns", total, total - open_) as progress:
+        for size, batch in _batches(task, ready, samples):
+            requests = [_request(task, picture.prompt, sample, size) for picture, sample in batch]
+            turns = task.turns + task.suite.edits  # a source image stands as the first one
+            for (picture, sample), trajectory in zip(batch, ready.sampler(size).sample(requests, turns), strict=True):
+                drawing.setdefault(picture.path, {})[sample] = trajectory
+                if len(drawing[picture.path]) == len(picture.samples):
+                    _finish(task, picture, drawing.pop(picture.path))
+            progress.advance(len(batch))
+    records = _recorded(task.out)
+    for turn, name in enumerate(tree_names(task.turns)):
+        for path, content in task.suite.text_files(pictures, records, turn).items():
+            write_whole(task.out / name / path, content.encode())
+    write_json(task.out / STOPS, _stops(task, records))
+    trees = ", ".join(tree_names(task.turns))
+    console.print(f"{len(mine)} files in each of {trees}: {task.out}", markup=False, soft_wrap=True)
+
+
+def _begin(ready: Ready, task: Task, pictures: Sequence[Picture]) -> None:
+    """Settings, prompts and side files; a folder that was begun with other settings is refused."""
+    settings = {
+        "suite": task.suite.name, "prompts_file": task.prompts_path.name, "prompts_sha256": _digest(task.prompts),
+        "model_name": task.model_name, "sources": task.sources and str(task.sources.resolve()),
+        "weights": [[file.stat().st_size, file.stat().st_mtime_ns] for file in weight_files(ready.folder)],
+        **ready.settings(task.seed, task.turns),
+    }  # fmt: skip
+    settings = json.loads(json.dumps(settings))
+    if (task.out / SETTINGS).is_file():
+        there = read_settings(task.out)
+        free = ("batch_size", "device")  # change rounding at most
+        if differ := [k for k in settings if k not in free and settings[k] != there.get(k)]:
+            k = differ[0]
+            raise InputError(f"{task.out} was begun with {k} {there.get(k)!r}, not {settings[k]!r}: use another --out")
+        return
+    task.out.mkdir(parents=True, exist_ok=True)
+    write_prompts(task.out / PROMPTS, task.prompts)
+    for name in tree_names(task.turns):
+        for path, content in task.suite.side_files(pictures).items():
+            write_whole(task.out / name / path, content.encode())
+    write_whole(task.out / SETTINGS, json.dumps(settings, indent=1).encode())  # last: it vouches for the rest
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    return hashlib.sha256(json.dumps([[p.id, p.text] for p in prompts]).encode()).hexdigest()
+
+
+def _recorded(out: Path) -> dict[str, dict[str, Any]]:
+    """Path of an image file -> its record; the last one counts, a line that was cut off does not."""
+    lines = (entry for path in sorted(out.glob("texts*.jsonl")) for _, entry in whole_lines(path, []))
+    return {entry["path"]: entry for entry in lines}
+
+
+def _end_last_line(path: Path) -> None:
+    """What is appended next must not be glued to a line that a crash cut off."""
+    if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        path.write_bytes(content + b"\n")
+
+
+def _is_drawn(task: Task, picture: Picture, done: dict[str, dict[str, Any]]) -> bool:
+    return picture.path in done and all(is_whole(task.out / name / picture.path) for name in tree_names(task.turns))
+
+
+def _batches(
+    task: Task, ready: Ready, samples: Sequence[tuple[Picture, int]]
+) -> Iterator[tuple[Size, list[tuple[Picture, int]]]]:
+    """Parts of one image size; the size of an edit is that of its source."""
+    by_size: dict[Size, list[tuple[Picture, int]]] = {}
+    for picture, sample in samples:
+        by_size.setdefault(_size(task, ready, picture.prompt), []).append((picture, sample))
+    for size, members in by_size.items():
+        step = ready.recipe.evaluation.batch_size
+        for start in range(0, len(members), step):
+            yield size, members[start : start + step]
+
+
+def _size(task: Task, ready: Ready, prompt: Prompt) -> Size:
+    if task.sources is None:
+        return ready.recipe.sampling.image_size
+    with Image.open(task.sources / task.suite.source(prompt)) as image:
+        return fitted(image.height, image.width, max(ready.recipe.sampling.image_size), ready.stride)
+
+
+def fitted(height: int, width: int, longest: int, stride: int) -> Size:
+    """The nearest size of the same shape whose longer side is `longest`, in multiples of `stride`."""
+    scale = longest / max(height, width)
+    return max(round(height * scale / stride), 1) * stride, max(round(width * scale / stride), 1) * stride
+
+
+def _request(task: Task, prompt: Prompt, sample: int, size: Size) -> Request:
+    if task.sources is None:
+        return Request(prompt, sample, task.seed)
+    with Image.open(task.sources / task.suite.source(prompt)) as image:
+        pixels = np.array(image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    return Request(prompt, sample, task.seed, think="", first_image=torch.from_numpy(pixels))
+
+
+def _finish(task: Task, picture: Picture, drawn: dict[int, Trajectory]) -> None:
+    """The file in every tree, then its record."""
+    tiles = []
+    for sample in picture.samples:
+        images = [image.pixels.numpy() for image in drawn[sample].images]
+        images = images[1:] or images if task.suite.edits else images  # nothing drawn: the source is the answer
+        tiles.append(images + [images[-1]] * (task.turns - len(images)))
+    write_picture(task.out, picture, list(zip(*tiles, strict=True)))
+    record = {"path": picture.path, "prompt": picture.prompt.id,
+              "samples": [_said(drawn[sample], task.suite.edits) for sample in picture.samples]}  # fmt: skip
+    with task.texts.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _said(trajectory: Trajectory, edits: bool) -> dict[str, Any]:
+    texts = [{"turn": t.turn, "text": t.text, "finished": t.finished} for t in trajectory.texts]
+    return {"sample": trajectory.sample, "images": trajectory.turns - edits, "stopped": trajectory.stopped,
+            "texts": texts}  # fmt: skip
+
+
+def _stops(task: Task, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """For every trajectory that stopped early, the turn whose image stands in all later trees (None: the source)."""
+    stops = [
+        {"path": path, "prompt": record["prompt"], "sample": one["sample"],
+         "last": turn_name(one["images"] - 1) if one["images"] else None}
+        for path, record in records.items() for one in record["samples"] if one["images"] < task.turns
+    ]  # fmt: skip
+    return {"trajectories": sum(len(r["samples"]) for r in records.values()), "stopped": len(stops), "stops": stops}
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise InputError(f"--shard {text}: write K/N with K from 0 to N-1, as 0/8")
+    return int(number), int(of)

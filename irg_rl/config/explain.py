@@ -1,0 +1,59 @@
+"""Mistakes in settings as lines that name the setting and the nearest known one."""
+
+import difflib
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class ExplainedError(ValueError):
+    """Mistakes in a part of a recipe, as whole lines."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
+    """Lines about one of pydantic's error details; `root` is the section that was read, `prefix` its own setting."""
+    location = [str(part) for part in problem["loc"]]
+    setting = ".".join([*([prefix] if prefix else []), *location])
+    if problem["type"] == "extra_forbidden":
+        known = _known_settings(location[:-1], root)
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        if near:
+            place = ".".join(setting.split(".")[:-1] + [near[0]])
+            return [f"{setting}: unknown setting; did you mean {place}?"]
+        return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
+    if problem["type"] == "value_error":
+        error = problem.get("ctx", {}).get("error")
+        if isinstance(error, ExplainedError):
+            return error.lines
+        lines = problem["msg"].removeprefix("Value error, ").splitlines()
+        return [f"{setting}: {line}" if setting else line for line in lines]
+    value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
+    return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
+
+
+def _known_settings(location: list[str], root: type[BaseModel]) -> list[str]:
+    """Field names of the section at `location`, stepping through lists, dicts and optional sections."""
+    current: type[BaseModel] | None = root
+    for part in location:
+        if current is None:
+            return []
+        if part in current.model_fields:
+            current = _section_of(current.model_fields[part].annotation)
+    return sorted(current.model_fields) if current is not None else []
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+    if is_class and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None

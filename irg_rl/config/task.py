@@ -1,0 +1,32 @@
+"""The task of a recipe by its name, and its options, which each task declares for itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from irg_rl.config.explain import ExplainedError, explain
+from irg_rl.sections import Section
+from irg_rl.imports import import_named
+
+TASKS = {
+    "shapes_world": "irg_rl.shapes_world.task:ShapesWorld",
+    "prompts": "irg_rl.tasks.prompts:OwnPrompts",
+}
+"""Tasks that come with the program; one's own is named as package.module:Class."""
+
+
+def task_class(name: str) -> Any:
+    """The class of a task (irg_rl.task.Task). Raises InputError for one that is unknown or cannot be imported."""
+    return import_named(name, TASKS, "task")
+
+
+def task_settings(name: str, options: Mapping[str, Any] | Section) -> Section:
+    """The options of a recipe as the task's own typed settings. ExplainedError names every mistake."""
+    kind = task_class(name).settings_type
+    if isinstance(options, Section):
+        options = options.model_dump()
+    try:
+        return kind.model_validate(options)
+    except ValidationError as error:
+        raise ExplainedError([line for one in error.errors() for line in explain(one, kind, "task_options")]) from error

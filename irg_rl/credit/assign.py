@@ -1,0 +1,114 @@
+"""Scores of a group -> combined rewards -> advantages in its segments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from irg_rl.credit.nodes import Table, forks_of, sample_of, write
+from irg_rl.credit.scheme import CreditScheme, Right, scheme_named
+from irg_rl.credit.statistics import ROUNDING, moments, normalise
+from irg_rl.sections import Section
+from irg_rl.trajectory import Group, Trajectory
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `assign` did to a group. `has_spread`: some segment got an advantage other than 0 from its rewards;
+    `empty`: no segment got any, so that there is nothing to train on."""
+
+    trained: int
+    dropped: int
+    has_spread: bool
+    empty: bool
+    reward_mean: float
+    reward_std: float
+
+
+def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> list[list[float | None]]:
+    """One number per image: `[trajectory][turn]`, None where a scorer that is used gave none.
+
+    "sum": weighted sum of raw scores. "zscore_sum" (GDPO): every score is first centred and scaled over all images of
+    the group's valid trajectories (one that siblings share, once), all turns together so that differences between turns
+    keep their meaning.
+    """
+    if how not in ("sum", "zscore_sum"):
+        raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")
+    if not weights:
+        raise ValueError("no reward to combine: name at least one scorer and its weight")
+    raw = [{name: list(_scores(t, name)) for name in weights} for t in group.trajectories]
+    if how == "zscore_sum":
+        _to_zscores(group, raw, list(weights))
+    return [
+        [_weighted_sum({name: scores[k] for name, scores in own.items()}, weights) for k in range(t.turns)]
+        for t, own in zip(group.trajectories, raw)
+    ]
+
+
+def _to_zscores(group: Group, raw: list[dict[str, list[float | None]]], names: Sequence[str]) -> None:
+    valid = [i for i, own in enumerate(raw) if all(value is not None for scores in own.values() for value in scores)]
+    images = {i: [id(image) for image in group.trajectories[i].images] for i in valid}
+    for name in names:
+        pooled = {
+            image: value for i in valid for image, value in zip(images[i], raw[i][name]) if value is not None
+        }
+        scaled = dict(zip(pooled, normalise(list(pooled.values()), floor=1e-6)))
+        for i in valid:
+            raw[i][name] = [scaled[image] for image in images[i]]
+
+
+def _weighted_sum(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    known = {name: score for name, score in scores.items() if score is not None}
+    return fsum(weights[name] * score for name, score in known.items()) if len(known) == len(scores) else None
+
+
+def assign(
+    group: Group,
+    scheme: CreditScheme | str,
+    weights: Mapping[str, float],
+    *,
+    how: str = "sum",
+    options: Section | None = None,
+    right: Right | None = None,
+) -> Summary:
+    """Set `.advantage` on every segment of the group, None on those that are not trained.
+
+    `options`: of the scheme's own type; None: its defaults. `right`: when an image is right; None: when its combined
+    reward reaches the sum of all positive weights.
+    """
+    chosen = scheme_named(scheme) if isinstance(scheme, str) else scheme
+    options = chosen.options() if options is None else options
+    if how == "zscore_sum" and chosen.asks_if_right:
+        raise ValueError(f"credit {scheme} asks whether an image is right, which a z-score cannot say: use how='sum'")
+    forks = forks_of(group)
+    if forks and chosen.whole_trajectories:
+        raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
+    combined = combine(group, weights, how)
+    valid = {i: [value for value in q if value is not None] for i, q in enumerate(combined) if q and None not in q}
+    right = Right.by(None, weights) if right is None else right
+    samples = [
+        sample_of(trajectory, q, forks, _right(trajectory, q, right) if chosen.asks_if_right else ())
+        for trajectory, q in ((group.trajectories[i], q) for i, q in valid.items())
+    ]
+    table: Table = chosen.advantages(samples, options) if len(samples) >= 2 else [{} for _ in samples]
+    has_spread = any(abs(advantage) > ROUNDING for row in table for advantage in row.values())
+    if chosen.penalise is not None:
+        chosen.penalise(table, samples, options)
+    write(group, dict(zip(valid, table)))
+    mean, std = moments([sample.q[-1] for sample in samples])
+    return Summary(len(samples), len(combined) - len(samples), has_spread, not any(table), mean, std)
+
+
+def _right(trajectory: Trajectory, q: Sequence[float], right: Right) -> tuple[bool, ...]:
+    """Per image; one that its scorer failed on is not known to be right."""
+    values = q if right.scorer is None else _scores(trajectory, right.scorer)
+    return tuple(value is not None and value >= right.at_least for value in values)
+
+
+def _scores(sample: Trajectory, name: str) -> list[float | None]:
+    if name not in sample.rewards:
+        raise ValueError(f"sample {sample.sample} has no reward {name!r}; it has {sorted(sample.rewards)}")
+    if len(sample.rewards[name]) != sample.turns:
+        raise ValueError(
+            f"sample {sample.sample} has {sample.turns} images but {len(sample.rewards[name])} values of {name!r}"
+        )
+    return sample.rewards[name]

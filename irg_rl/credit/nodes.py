@@ -1,0 +1,146 @@
+"""What a credit scheme sees of a group: samples, and the nodes where they share segments."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from irg_rl.credit.statistics import mean
+from irg_rl.trajectory import Group, ImageSegment, Modality, Segment, TextSegment, Trajectory
+
+Place = tuple[int, Modality]
+Branch = tuple[int, int]
+"""A fork (the segment before it; 0 for the prompt) and the segment with which one of its ways begins, by identity."""
+Table = list[dict[Place, float]]
+"""Per sample, from place to advantage. A place that is left out is not trained."""
+Node = tuple[int, list[int]]
+"""A segment, by identity, and the samples through it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the schemes see of a trajectory: image values, segments, and how it ended."""
+
+    q: list[float]
+    path: dict[Place, int]  # its segments in order, by identity
+    branches: dict[Place, Branch]  # the last fork before each of them and the way taken there
+    stopped: bool
+    malformed: frozenset[Place] = field(default_factory=frozenset)
+    right: tuple[bool, ...] = ()  # per image whether it is right; filled for schemes that ask
+
+    @property
+    def places(self) -> list[Place]:
+        return list(self.path)
+
+    def value(self, turn: int) -> float:
+        """Value of the state after `turn`: its image's, or the last one's after a stop."""
+        return self.q[min(turn, len(self.q) - 1)]
+
+    def gain(self, turn: int) -> float:
+        """What `turn` added; the first image starts from 0."""
+        return self.value(turn) - (self.value(turn - 1) if turn else 0.0)
+
+    def is_right(self, turn: int) -> bool:
+        """Whether the image of the state after `turn` is right."""
+        return self.right[min(turn, len(self.right) - 1)]
+
+
+def place_of(segment: Segment) -> Place:
+    return segment.turn, Modality.IMAGE if isinstance(segment, ImageSegment) else Modality.TEXT
+
+
+def forks_of(group: Group) -> set[int]:
+    """Segments, by identity, that more than one other continues. Those of failed samples count: a way that is alone
+    because its siblings failed has no baseline."""
+    after: dict[int, set[int]] = defaultdict(set)
+    for sample in group.trajectories:
+        for segment, following in zip(sample.segments, sample.segments[1:]):
+            after[id(segment)].add(id(following))
+    return {segment for segment, following in after.items() if len(following) > 1}
+
+
+def sample_of(trajectory: Trajectory, q: list[float], forks: set[int], right: tuple[bool, ...] = ()) -> Sample:
+    turns = [image.turn for image in trajectory.images]
+    if turns != list(range(len(turns))):
+        raise ValueError(f"sample {trajectory.sample} has images of turns {turns}: expected one per turn from 0")
+    malformed = {place_of(s) for s in trajectory.segments if isinstance(s, TextSegment) and not s.finished}
+    path = {place_of(s): id(s) for s in trajectory.segments}
+    branches, before, branch = {}, 0, (0, 0)
+    for place, segment in path.items():
+        if not before or before in forks:
+            branch = (before, segment)
+        branches[place], before = branch, segment
+    return Sample(q, path, branches, trajectory.stopped, frozenset(malformed), right)
+
+
+def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:
+    """One value per trajectory -> one per trunk, the mean over its branches. Without forks the values themselves."""
+    paths = [tuple(map(id, trajectory.segments)) for trajectory in trajectories]
+    trunks: dict[int, list[int]] = defaultdict(list)
+    for i, path in enumerate(paths):
+        trunks[path[0]].append(i)
+    return [mean_of_branches(paths, members, values, 1) for members in trunks.values()]
+
+
+def mean_of_branches(
+    paths: Sequence[tuple[int, ...]], members: Sequence[int], values: Sequence[float], depth: int
+) -> float:
+    """What a node is worth: the mean over the branches that its `members` take, which agree in the first `depth`
+    segments. `paths`: segments of all trajectories, by identity."""
+    if len(members) == 1:
+        return values[members[0]]
+    ways: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in members:
+        ways[paths[i][depth : depth + 1]].append(i)
+    if () in ways:  # nothing follows: one trajectory, several times
+        return mean([values[i] for i in members])
+    return mean([mean_of_branches(paths, own, values, depth + 1) for own in ways.values()])
+
+
+def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
+    """The nodes of each place that come from the same fork: they are compared with each other."""
+    found: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, sample in enumerate(samples):
+        for place, segment in sample.path.items():
+            found[place, sample.branches[place][0]][segment].append(i)
+    return {key: list(nodes.items()) for key, nodes in found.items()}
+
+
+def node_values(samples: Sequence[Sample], nodes: Sequence[Node], values: Sequence[float]) -> list[float]:
+    """One value per sample -> one per node."""
+    paths = [tuple(sample.path.values()) for sample in samples]
+    return [
+        mean_of_branches(paths, members, values, paths[members[0]].index(segment) + 1) for segment, members in nodes
+    ]
+
+
+def enter(table: Table, place: Place, nodes: Sequence[Node], advantages: Sequence[float]) -> None:
+    for (_, members), advantage in zip(nodes, advantages):
+        for i in members:
+            table[i][place] = advantage
+
+
+def per_place(
+    samples: Sequence[Sample],
+    value: Callable[[Sample, Place], float],
+    centre: Callable[[list[float]], list[float]],
+) -> Table:
+    """A value per sample and place, centred over the nodes of the place that come from the same fork."""
+    table: Table = [{} for _ in samples]
+    for (place, _), nodes in populations(samples).items():
+        own = [value(s, place) if place in s.path else 0.0 for s in samples]
+        enter(table, place, nodes, centre(node_values(samples, nodes, own)))
+    return table
+
+
+def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Table:
+    """One advantage per sample, on all its segments from `first_turn` on."""
+    return [{p: a for p in sample.places if p[0] >= first_turn} for sample, a in zip(samples, advantages)]
+
+
+def write(group: Group, rows: Mapping[int, Mapping[Place, float]]) -> None:
+    """Advantages by trajectory into the segments; None where there is none."""
+    for segment in group.segments:
+        segment.advantage = None
+    for i, row in rows.items():
+        for segment in group.trajectories[i].segments:
+            segment.advantage = row.get(place_of(segment))

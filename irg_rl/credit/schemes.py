@@ -1,0 +1,158 @@
+"""The credit schemes: values of a group's images -> advantages."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from math import fsum
+
+from irg_rl.credit.nodes import (
+    Branch,
+    Node,
+    Place,
+    Sample,
+    Table,
+    broadcast,
+    enter,
+    node_values,
+    per_place,
+    populations,
+)
+from irg_rl.credit.scheme import CreditScheme, NormalisedOptions, RightOptions
+from irg_rl.credit.statistics import mean, normalise, normalised, scaled, slope
+from irg_rl.sections import Share, Weight
+
+
+def trajectory(samples: list[Sample], options: NormalisedOptions) -> Table:
+    """GRPO: the final image's reward, normalised over the ways of a fork, on every segment up to the next fork. Without
+    forks: normalised over the group, on every segment."""
+    table: Table = [{} for _ in samples]
+    ways: dict[int, dict[Branch, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, sample in enumerate(samples):
+        for branch in dict.fromkeys(sample.branches.values()):
+            ways[branch[0]][branch].append(i)
+    finals = [sample.q[-1] for sample in samples]
+    for own in ways.values():
+        nodes = [(branch[1], members) for branch, members in own.items()]
+        advantages = normalised(node_values(samples, nodes, finals), options)
+        for advantage, (branch, members) in zip(advantages, own.items()):
+            for i in members:
+                table[i].update({place: advantage for place, taken in samples[i].branches.items() if taken == branch})
+    return table
+
+
+class TurnOptions(NormalisedOptions):
+    gamma: Share = 1.0
+    """Discount of what later turns add."""
+
+
+def turn(samples: list[Sample], options: TurnOptions) -> Table:
+    """Return-to-go of the gains, sum_j gamma^(j-k) (q_j - q_{j-1}), normalised per place.
+
+    With gamma = 1 it telescopes to q_last - q_{k-1}: nothing is won by drawing badly first.
+    """
+
+    def value(sample: Sample, place: Place) -> float:
+        return fsum(options.gamma ** (j - place[0]) * sample.gain(j) for j in range(place[0], len(sample.q)))
+
+    return per_place(samples, value, lambda values: normalised(values, options))
+
+
+class ImprovementOptions(NormalisedOptions, RightOptions):
+    pass
+
+
+def improvement(samples: list[Sample], options: ImprovementOptions) -> Table:
+    """R3: q_0 on the first turn, then q_k - q_{k-1}; on an image that is already right, 1 for stopping, else 0."""
+
+    def value(sample: Sample, place: Place) -> float:
+        k = place[0]
+        if k and sample.is_right(k - 1):
+            return float(k >= len(sample.q))
+        return sample.gain(k)
+
+    return per_place(samples, value, lambda values: normalised(values, options))
+
+
+class VerifierGAEOptions(NormalisedOptions):
+    lam: Share = 1.0
+    """Lambda: weight of later deltas; only 1 is unbiased for the final reward."""
+    price: Weight = 0.0
+    """What every image after the first costs, in units of the combined reward."""
+    coefficient: Share | None = None
+    """Share of q_{k-1} that the baseline takes: 0 is leave-one-out GRPO on the final reward, 1 the plain difference;
+    null: fitted on the siblings, the sample itself left out."""
+
+
+def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Table:
+    """The previous image's score as the value of the state: generalised advantage estimation without a value network.
+
+    delta_k = q_k - q_{k-1} - price of an edit (0 for a stop), G_k = sum_j lambda^(j-k) delta_j, and the target is
+    Y_k = q_{k-1} + G_k. A_k = Y_k - (the siblings' linear prediction of Y_k from q_{k-1}), siblings being those still
+    active at the place, the sample left out. At lambda = 1 Y_k is the final reward less costs, so any coefficient is
+    unbiased; below 1 it leans on the verifier. Right after a fork q_{k-1} is the same for all, and the prediction is
+    the others' mean.
+    """
+    table: Table = [{} for _ in samples]
+    for (place, _), nodes in populations(samples).items():
+        enter(table, place, nodes, _against_prediction(samples, place, nodes, options))
+    return table
+
+
+def _against_prediction(
+    samples: list[Sample], place: Place, nodes: list[Node], options: VerifierGAEOptions
+) -> list[float]:
+    start = [samples[members[0]].value(place[0] - 1) if place[0] else 0.0 for _, members in nodes]
+    gains = node_values(samples, nodes, [_discounted(sample, place[0], options) for sample in samples])
+    target = [q + gain for q, gain in zip(start, gains)]
+    if len(nodes) < 2:
+        return [0.0] * len(nodes)
+    out = []
+    for i, (q, y) in enumerate(zip(start, target)):
+        others_q, others_y = start[:i] + start[i + 1 :], target[:i] + target[i + 1 :]
+        c = slope(others_q, others_y) if options.coefficient is None else options.coefficient
+        out.append(y - mean(others_y) - c * (q - mean(others_q)))
+    return scaled(out, options)
+
+
+def _discounted(sample: Sample, k: int, options: VerifierGAEOptions) -> float:
+    """sum_j lambda^(j-k) delta_j from turn k to the last image; 0 for a stop. The first image has no price."""
+    turns = range(k, len(sample.q))
+    return fsum(options.lam ** (j - k) * (sample.gain(j) - (options.price if j else 0.0)) for j in turns)
+
+
+def umm(samples: list[Sample], options: RightOptions) -> Table:
+    """UMM-Reflection's reward and constants. Turns after the first are trained."""
+    rewards = []
+    for sample in samples:
+        gains = [sample.gain(k) for k in range(1, len(sample.q))]
+        rises = [g for g in gains if g > 0]
+        repeated = fsum(rises) - max(rises, default=0.0)
+        losses = fsum(-g for g in gains if g < 0)
+        premature = 0.5 * (sample.stopped and not sample.is_right(len(sample.q) - 1))
+        rewards.append(sample.q[-1] + 0.3 * fsum(rises) + 0.3 * repeated - 0.5 * losses - premature)
+    return broadcast(samples, normalise(rewards, floor=0.1, clip=1.0), first_turn=1)
+
+
+def umm_penalty(table: Table, samples: Sequence[Sample], options: RightOptions) -> None:
+    """UMM-Reflection's: a trajectory with a text that was cut off gets min(A, 0) - .5 on all its segments."""
+    for row, sample in zip(table, samples):
+        if sample.malformed:
+            row.update({place: min(advantage, 0.0) - 0.5 for place, advantage in row.items()})
+
+
+def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Table:
+    """AlphaGRPO: max(q_last - q_0, 0), so that all failures are equal. Turns after the first are trained; nothing at
+    all when no sibling improved."""
+    gains = [max(sample.q[-1] - sample.q[0], 0.0) for sample in samples]
+    if not any(gains):
+        return [{} for _ in samples]
+    return broadcast(samples, normalised(gains, options), first_turn=1)
+
+
+TRAJECTORY = CreditScheme(trajectory)
+TURN = CreditScheme(turn, TurnOptions)
+VERIFIER_GAE = CreditScheme(verifier_gae, VerifierGAEOptions)
+IMPROVEMENT = CreditScheme(improvement, ImprovementOptions, asks_if_right=True)
+UMM = CreditScheme(
+    umm, RightOptions, penalise=umm_penalty, whole_trajectories=True, asks_if_right=True, first_trained_turn=1
+)
+NO_IMPROVE_CLAMP = CreditScheme(no_improve_clamp, whole_trajectories=True, first_trained_turn=1)

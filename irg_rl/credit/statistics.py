@@ -1,0 +1,80 @@
+"""Means and spreads of a group's values."""
+
+from collections.abc import Sequence
+from math import fsum, sqrt
+from typing import Protocol
+
+ROUNDING = 1e-9
+"""Spreads up to this are rounding, not signal: dividing by one would make large advantages of nothing."""
+
+
+class Normalisation(Protocol):
+    """How values become advantages; see NormalisedOptions."""
+
+    @property
+    def std_floor(self) -> float: ...
+    @property
+    def mean_only(self) -> bool: ...
+    @property
+    def advantage_clip(self) -> float | None: ...
+
+
+def mean(values: Sequence[float]) -> float:
+    return fsum(values) / len(values)
+
+
+def moments(values: Sequence[float], ddof: int = 0) -> tuple[float, float]:
+    """Mean and standard deviation; std 0 for fewer than ddof + 1 values or values equal to rounding."""
+    if not values:
+        return 0.0, 0.0
+    middle = mean(values)
+    if len(values) <= ddof or max(values) - min(values) <= ROUNDING:
+        return middle, 0.0
+    return middle, sqrt(fsum((value - middle) ** 2 for value in values) / (len(values) - ddof))
+
+
+def normalise(
+    values: Sequence[float],
+    *,
+    floor: float = 0.0,
+    eps: float = 0.0,
+    ddof: int = 0,
+    mean_only: bool = False,
+    clip: float | None = None,
+) -> list[float]:
+    """(x - mean) / max(std + eps, floor), clipped. A constant or lone value gives 0. Order does not change the result.
+
+    `ddof` and `eps` exist because references differ (trl: ddof 1, + 1e-4; Flow-Factory: ddof 0, floor 1e-6).
+    """
+    middle, std = moments(values, ddof)
+    scale = 1.0 if mean_only else max(std + eps, floor)
+    out = [(value - middle) / scale if std else 0.0 for value in values]
+    return out if clip is None else [max(-clip, min(clip, value)) for value in out]
+
+
+def normalised(values: Sequence[float], options: Normalisation) -> list[float]:
+    """Centred, divided by the standard deviation and clipped, as the options say."""
+    return normalise(
+        values, floor=options.std_floor, mean_only=options.mean_only, clip=options.advantage_clip
+    )
+
+
+def scaled(centred: Sequence[float], options: Normalisation) -> list[float]:
+    """As `normalised`, for values that have their baseline already: a second centring would undo the leaving out."""
+    std = moments(centred)[1]
+    scale = 1.0 if options.mean_only or not std else max(std, options.std_floor)
+    bound = float("inf") if options.advantage_clip is None else options.advantage_clip
+    return [max(-bound, min(bound, value / scale)) for value in centred]
+
+
+def slope(q: Sequence[float], y: Sequence[float]) -> float:
+    """Least-squares slope of y on q, kept in [0, 1]; with fewer than 3 distinct q, or none that differ by more than
+    rounding, it is 1, the plain baseline."""
+    if len(set(q)) < 3:
+        return 1.0
+    mean_q, mean_y = mean(q), mean(y)
+    spread = fsum((a - mean_q) ** 2 for a in q)
+    if not spread:
+        return 1.0
+    found = fsum((a - mean_q) * (b - mean_y) for a, b in zip(q, y)) / spread
+    return max(0.0, min(1.0, found))

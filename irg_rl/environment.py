@@ -1,0 +1,114 @@
+"""What the variables of a shell say about the network: proxies and certificates.
+
+Read here and nowhere else, so that a wrong one is an error that names the variable, and so that nothing on this machine
+is ever asked through a proxy.
+"""
+
+import importlib.util
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import certifi
+
+from irg_rl.errors import InputError
+from irg_rl.redact import redact_text
+
+_WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine: localhost, 127.0.0.0/8, ::1."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Address of the proxy for a host, None for none: HTTP_PROXY or HTTPS_PROXY, else ALL_PROXY, unless NO_PROXY lists
+    the host. Lower-case names count first, as for curl. InputError names a variable that cannot be used."""
+    if is_loopback(host) or _is_excluded(host, port, environ):
+        return None
+    names = [f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"]
+    name = next((name for name in names if environ.get(name, "").strip()), None)
+    if name is None:
+        return None
+    proxy = environ[name].strip()
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    shown = redact_text(proxy, {})
+    try:
+        parts = urlsplit(proxy)
+        if parts.scheme not in _SCHEMES or not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"{name} is {shown!r}, no address of a proxy: write one such as http://host:3128, or unset it"
+        ) from None
+    if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise InputError(
+            f"{name} is {shown!r}, a SOCKS proxy, which needs the package socksio: install it or unset {name}"
+        )
+    return proxy
+
+
+def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """What https connections trust: the files of SSL_CERT_FILE and SSL_CERT_DIR if they are set, else certifi's.
+    InputError names a variable whose file is missing or holds no certificate."""
+    file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
+    if not file and not folder:
+        return ssl.create_default_context(cafile=certifi.where())
+    for name, path, there in (("SSL_CERT_FILE", file, os.path.isfile), ("SSL_CERT_DIR", folder, os.path.isdir)):
+        if path and not there(path):
+            raise InputError(f"{name} is {path!r}, which is not there: correct it or unset it")
+    try:
+        return ssl.create_default_context(cafile=file or None, capath=folder or None)
+    except (ssl.SSLError, OSError) as error:
+        raise InputError(f"SSL_CERT_FILE is {file!r}, which holds no certificates: correct it or unset it") from error
+
+
+def wandb_mode(environ: Mapping[str, str] = os.environ) -> Any:
+    """Of wandb: WANDB_MODE, else online with a key and offline without one. InputError names a mode that is none."""
+    mode = environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
+    if mode not in _WANDB_MODES:
+        raise InputError(f"WANDB_MODE is {mode!r}, choose {', '.join(_WANDB_MODES)}, or set tracking.wandb=false")
+    return mode
+
+
+def _is_excluded(host: str, port: int | None, environ: Mapping[str, str]) -> bool:
+    listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return any(_matches(entry.strip().lower(), host.lower(), port) for entry in listed.split(",") if entry.strip())
+
+
+def _matches(entry: str, host: str, port: int | None) -> bool:
+    """Whether an entry of NO_PROXY covers a host: *, a name with all names below it, an address (IPv6 also in
+    brackets), a network such as 10.0.0.0/8; a port after it limits it to that port."""
+    if entry == "*":
+        return True
+    name, only = entry, ""
+    if entry.startswith("["):
+        name, _, only = entry[1:].partition("]")
+        only = only.removeprefix(":")
+    elif entry.count(":") == 1:
+        name, _, only = entry.partition(":")
+    if only and only != str(port):
+        return False
+    address = _address(host)
+    if address is not None:
+        try:
+            return address in ipaddress.ip_network(name, strict=False)
+        except ValueError:
+            return False
+    name = name.removeprefix("*").removeprefix(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None

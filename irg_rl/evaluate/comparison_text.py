@@ -1,0 +1,105 @@
+"""A comparison as markdown that reads in a terminal of 100 columns: four tables with padded cells.
+
+Figures have three digits behind the point and no zero before it, as in docs/results.md. Every table says on how many
+rows and different sets of constraints each figure rests; intervals of single accuracies are in the JSON.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from irg_rl.evaluate.compare import Comparison, RepairRow, Row, Standing
+from irg_rl.evaluate.intervals import Measure
+
+NOTES = """\
+RL - base: paired by set of constraints. "these seeds": sets are the unit, seeds are as they are.
+"another seed": seeds are the unit, crossed with sets. n (sets): rows, different sets among them.
+Best of n: first images of the SFT checkpoint, an oracle picks; its turn k is the best of k.
+Repair: right at the last turn, of those with a wrong first image. redraw, shuffled: RL's own
+controls, a new draw and another prompt's reflection. Damage: wrong at the last turn, of those with
+a right first image. All intervals: 95 %."""
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """All tables, one below the other, and what the words mean."""
+    repaired = [standing for standing in comparison.standings if standing.repair is not None]
+    parts = [
+        "Right at the last turn",
+        table(["RL -", "seed", "RL", "base", "these seeds", "another seed", "n (sets)"], _gains(comparison.rows)),
+        "Right at each turn",
+        _by_turn(comparison.standings),
+        "Repair of RL beside baselines and controls",
+        table(["RL -", "seed", "RL", "base", "difference", "ratio", "n (sets)"], map(_repair, comparison.repairs)),
+        "Repair and damage of each model",
+        table(["model", "seed", "repair", "n (sets)", "damage", "n (sets)"], map(_kept, repaired)),
+        NOTES,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table whose cells are padded to the width of their column."""
+    lines = [list(headings), *(list(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([padded[0], rule, *padded[1:]])
+
+
+def figure(value: float, signed: bool = False) -> str:
+    """.512, -.023, +.150, 1.000"""
+    if value != value:
+        return "-"
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
+
+
+def interval(measure: Measure, signed: bool = False) -> str:
+    """.512 [.431, .590]"""
+    if measure.low != measure.low:
+        return figure(measure.value, signed)
+    return f"{figure(measure.value, signed)} [{figure(measure.low)}, {figure(measure.high)}]"
+
+
+def cases(measure: Measure) -> str:
+    """Rows, and different sets among them."""
+    return f"{measure.n} ({measure.sets})"
+
+
+def _seed(seed: int | None) -> str:
+    return "all" if seed is None else str(seed)
+
+
+def _gains(rows: Sequence[Row]) -> list[list[str]]:
+    """Where several seeds are pooled, their pool alone says what another seed would bring."""
+    alone = "" if any(row.across_seeds for row in rows) else "one seed"
+    lines = []
+    for row in rows:
+        told = interval(row.across_seeds, signed=True) if row.across_seeds else alone
+        figures = [figure(row.rl.value), figure(row.other.value), interval(row.gained, signed=True), told]
+        lines.append([row.baseline, _seed(row.seed), *figures, cases(row.gained)])
+    return lines
+
+
+def _repair(row: RepairRow) -> list[str]:
+    ratio = row.ratio
+    times = "-" if ratio.value != ratio.value else f"{ratio.value:.2f}"
+    times += "" if ratio.low != ratio.low else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+    figures = [figure(row.rl.value), figure(row.other.value), interval(row.gained, signed=True), times]
+    return [row.against, _seed(row.seed), *figures, cases(row.rl)]
+
+
+def _by_turn(standings: Sequence[Standing]) -> str:
+    width = max(len(standing.accuracy) for standing in standings)
+    rows = []
+    for standing in standings:
+        turns = [figure(measure.value) for measure in standing.accuracy]
+        turns += [""] * (width - len(turns))
+        about = [f"{standing.renders:.2f}", cases(standing.accuracy[0])]
+        rows.append([standing.model, _seed(standing.seed), *turns, *about])
+    return table(["model", "seed", *(f"t{k + 1}" for k in range(width)), "renders", "n (sets)"], rows)
+
+
+def _kept(standing: Standing) -> list[str]:
+    repair, damage = standing.repair, standing.damage
+    assert repair is not None and damage is not None
+    figures = [interval(repair), cases(repair), interval(damage), cases(damage)]
+    return [standing.model, _seed(standing.seed), *figures]

@@ -1,0 +1,49 @@
+"""A comparison of RL with its baselines (evaluate/compare.py) as rows of text for the report."""
+
+from irg_rl.report.tables import Table, TableCell, TableRow, headed_once, points, share, times
+
+
+def against_baselines(comparison: dict) -> list[TableRow]:
+    """RL against each baseline, per seed and pooled."""
+    several = any(entry["seed"] is None for entry in comparison["rows"])
+    rows = []
+    for entry in comparison["rows"]:
+        pooled = entry["seed"] is None
+        another = points(entry["gained_across_seeds"]) if pooled else TableCell("" if several else "one seed")
+        cells = [
+            share(entry["rl_accuracy"]),
+            share(entry["baseline_accuracy"]),
+            points(entry["gained"]),
+            another,
+            TableCell(f"{entry['rl_renders']:.2f} / {entry['baseline_renders']:.2f}"),
+        ]
+        rows.append(TableRow(entry["baseline"], _seed_words(entry["seed"]), cells, pooled))
+    return headed_once(rows)
+
+
+def repairs(comparison: dict) -> list[TableRow]:
+    """Repair of RL beside that of its baselines and of its own controls."""
+    rows = []
+    for entry in comparison["repairs"]:
+        cells = [share(entry["rl"]), share(entry["other"]), points(entry["gained"]), times(entry["ratio"])]
+        rows.append(TableRow(entry["against"], _seed_words(entry["seed"]), cells, entry["seed"] is None))
+    return headed_once(rows)
+
+
+def standings(comparison: dict) -> Table:
+    """Every model by itself: right at each turn, repair and damage at the last."""
+    found = comparison["standings"]
+    turns = max(len(entry["accuracy"]) for entry in found)
+    rows = []
+    for entry in found:
+        accuracy = [share(measure) for measure in entry["accuracy"]]
+        accuracy += [TableCell("")] * (turns - len(accuracy))
+        cells = [*accuracy, share(entry["repair"]), share(entry["damage"])]
+        alone = sum(other["model"] == entry["model"] for other in found) == 1
+        rows.append(TableRow(entry["model"], "" if alone else _seed_words(entry["seed"]), cells))
+    headings = [f"turn {k + 1}" for k in range(turns)]
+    return Table([("right", headings), ("last turn", ["repair", "damage"])], headed_once(rows))
+
+
+def _seed_words(seed: int | None) -> str:
+    return "pooled over seeds" if seed is None else f"seed {seed}"

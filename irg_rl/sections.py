@@ -1,0 +1,41 @@
+"""Types and helpers that all sections of a recipe share."""
+
+import difflib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder; `~` is the home folder, which no shell puts into `output_dir=~/runs`."""
+
+
+class Section(BaseModel):
+    """Unknown settings are errors, and so are NaN and infinity: a weight of NaN would make every advantage NaN, which
+    the bound of an advantage turns into its largest value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def not_finite(value: Any, where: str = "") -> list[str]:
+    """Places of NaN and infinity in nested settings, as `extra_body.temperature`."""
+    if isinstance(value, float):
+        return [] if math.isfinite(value) else [where]
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    inside = value.items() if isinstance(value, Mapping) else ()
+    return [place for name, inner in inside for place in not_finite(inner, f"{where}.{name}".lstrip("."))]
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of an error message about an unknown word: the nearest known word, or all known words."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

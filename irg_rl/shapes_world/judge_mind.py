@@ -1,0 +1,65 @@
+"""What the embedded judge thinks: pixels are read by the world's checker, words by a small parser of its own.
+
+The judge errs a little, on purpose and reproducibly: its certainty is a logit of the graded score plus noise drawn from
+the seed, the image and the question, and when it compares two images it leans towards the first, as real judges do.
+A question it cannot parse gets an answer that is neither yes nor no, which the client must count as a failure.
+"""
+
+import hashlib
+import math
+import random
+
+import numpy as np
+from PIL import Image as PILImage
+
+from irg_rl.shapes_world.check import judge_demand
+from irg_rl.shapes_world.constraints import Demand
+from irg_rl.shapes_world.judge_language import NotUnderstood, parse_question
+from irg_rl.shapes_world.reading import read
+from irg_rl.shapes_world.scene import WORLD
+from irg_rl.task import Answer, Pixels
+
+# Logit of "yes" at graded score g: about -6.5 + 8 g, and 1.5 more when everything holds: .95 for a right image, .4
+# where one of four demands fails, .01 for a hopeless one. Noise moves a right image between .87 and .98.
+OFFSET, SLOPE, BONUS, NOISE = -6.5, 8.0, 1.5, 0.5
+FIRST_POSITION_BIAS = 0.4
+
+
+def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
+    """Reply to a yes/no question about one image, or to "which fits better" about two."""
+    try:
+        asked = parse_question(question)
+    except NotUnderstood as puzzle:
+        return Answer(f"I am not sure what is asked: {puzzle}")
+    if len(images) != asked.images:
+        return Answer(f"I was asked about {asked.images} image(s) and see {len(images)}.")
+    beliefs = [_belief(image, asked.demand, question, seed) for image in images]
+    if asked.images == 1:
+        p = _sigmoid(beliefs[0])
+        return Answer("Yes" if p > 0.5 else "No", _spellings("Yes", "No", p))
+    p = _sigmoid(beliefs[0] - beliefs[1] + FIRST_POSITION_BIAS)
+    return Answer("1" if p > 0.5 else "2", {"1": p, "2": 1 - p})
+
+
+def _belief(image: Pixels, demand: Demand, question: str, seed: int) -> float:
+    """Logit that `image` shows what is demanded."""
+    verdict = judge_demand(read(_at_world_size(image)).objects, demand)
+    digest = hashlib.sha256(f"{seed}\n{question}\n".encode() + image.tobytes()).digest()
+    noise = random.Random(int.from_bytes(digest[:8], "big")).gauss(0, NOISE)
+    return OFFSET + SLOPE * verdict.score + BONUS * verdict.correct + noise
+
+
+def _at_world_size(image: Pixels) -> Pixels:
+    side = WORLD.pixels
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(PILImage.fromarray(image).resize((side, side), PILImage.Resampling.BOX))
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+def _spellings(yes: str, no: str, p: float) -> dict[str, float]:
+    """Probabilities of the tokens a real tokenizer would offer: each word also in lower case, and a stray one."""
+    return {yes: 0.95 * p, no: 0.95 * (1 - p), yes.lower(): 0.04 * p, no.lower(): 0.04 * (1 - p), "The": 0.01}

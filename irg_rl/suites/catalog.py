@@ -1,0 +1,46 @@
+"""The suites by name, and others by import path."""
+
+import difflib
+import importlib
+
+from irg_rl.errors import InputError
+from irg_rl.suites.base import Suite
+from irg_rl.suites.compbench import CompBench
+from irg_rl.suites.dpg import DPG
+from irg_rl.suites.genai_bench import GenAIBench
+from irg_rl.suites.geneval import GenEval
+from irg_rl.suites.geneval2 import GenEval2
+from irg_rl.suites.genevalpp import GenEvalPlusPlus
+from irg_rl.suites.imgedit import ImgEdit
+from irg_rl.suites.oneig import OneIG
+from irg_rl.suites.r3bench import R3Bench
+from irg_rl.suites.tiif import Tiif
+from irg_rl.suites.wise import Wise, WiseVerified
+
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (
+    GenEval, GenEval2, GenEvalPlusPlus, Wise, WiseVerified, Tiif, GenAIBench, OneIG, ImgEdit, CompBench, DPG, R3Bench,
+)}  # fmt: skip
+
+
+def suite_of(name: str) -> Suite:
+    """A suite by its name, or by `package.module:Class`. InputError names the nearest known."""
+    if ":" in name:
+        return _imported(name)
+    if name not in SUITES:
+        near = difflib.get_close_matches(name, SUITES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"no suite {name!r}{hint} Known: {', '.join(SUITES)}, or package.module:Class")
+    return SUITES[name]()
+
+
+def _imported(path: str) -> Suite:
+    module, _, attribute = path.partition(":")
+    try:
+        found = vars(importlib.import_module(module))[attribute]
+    except ImportError as error:
+        raise InputError(f"suite {path!r}: {module} cannot be imported ({error})") from error
+    except KeyError as error:
+        raise InputError(f"suite {path!r}: {module} has no {attribute}") from error
+    if not (isinstance(found, type) and issubclass(found, Suite)):
+        raise InputError(f"suite {path!r}: {attribute} is no subclass of irg_rl.suites.base.Suite")
+    return found()

@@ -1,0 +1,87 @@
+"""T2I-CompBench++ (Karine-Huang/T2I-CompBench): eight categories, each scored by its own model, one at a time.
+
+Layout: a folder per category with `samples/PROMPT_000000.png`, ten per prompt, numbered through. Results: a
+`vqa_result.json` per category, [{question_id, answer}].
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from irg_rl.errors import InputError
+from irg_rl.suites.base import Facts, Suite
+from irg_rl.suites.files import distinct, file_name, number, prompts_folder, text_lines, whole_json
+from irg_rl.suites.groups import by_metadata, mean_of_groups
+from irg_rl.suites.scores import Figure, Key, Results
+from irg_rl.trajectory import Prompt
+
+SCORED_BY = {
+    "color": "annotation_blip", "shape": "annotation_blip", "texture": "annotation_blip",
+    "spatial": "annotation_obj_detection*", "3d_spatial": "annotation_obj_detection*", "numeracy": "annotation_num",
+    "non_spatial": "annotation_clip", "complex": "annotation_3_in_1",
+}  # fmt: skip
+"""Category -> the folder of the file that counts for it."""
+
+
+class CompBench(Suite):
+    name: ClassVar = "t2i-compbench++"
+    title: ClassVar = "T2I-CompBench++"
+    samples: ClassVar = 10
+    looked_for: ClassVar = "CATEGORY/annotation_*/vqa_result.json"
+    facts: ClassVar = Facts(
+        judge="BLIP-VQA (colour, shape, texture), UniDet (2D, 3D, numeracy), CLIPScore (non-spatial), 3-in-1 (complex)",
+        template="none",
+        weights="mean over images per category; no mean of the categories in the code",
+        prompts="examples/dataset/*_val.txt, 300 prompts per category x 10 images",
+        published="UMM-Reflection .55, BAGEL .49 (a mean of the categories)",
+    )
+
+    def read_prompts(self, path: Path) -> list[Prompt]:
+        found = []
+        for file in prompts_folder(path, "*_val.txt"):
+            category = file.stem.removesuffix("_val")
+            if category not in SCORED_BY:
+                raise InputError(f"{file}: no category {category!r}; known are {', '.join(SCORED_BY)} (with _val.txt)")
+            for index, (line, text) in enumerate(text_lines(file)):
+                where, words = f"{file}, line {line}", text.split("\t")[0].strip()
+                prompt = Prompt(f"{category}/{index}", file_name(words, where), {"category": category, "index": index})
+                found.append((prompt, where))
+        return distinct(found)
+
+    def place(self, prompt: Prompt, sample: int, model: str) -> str:
+        about = prompt.metadata
+        return f"{about['category']}/samples/{prompt.text}_{about['index'] * self.samples + sample:06d}.png"
+
+    def read_results(self, tree: Path, prompts: Sequence[Prompt]) -> Results:
+        results, known = Results(), {p.id for p in prompts}
+        read = []
+        for category in dict.fromkeys(p.metadata["category"] for p in prompts):
+            files = sorted((tree / category).glob(f"**/{SCORED_BY[category]}/vqa_result.json"))
+            if not files:
+                continue
+            read.append(str(files[0].relative_to(tree)))
+            results.problems += [f"{other}: not read, {files[0]} was" for other in files[1:]]
+            entries = whole_json(files[0], results.problems)
+            for place, entry in enumerate(entries if isinstance(entries, list) else []):
+                value, question = _scored(entry)
+                ident = f"{category}/{question // self.samples}"
+                if value is None or ident not in known:
+                    results.problems.append(f"{files[0]}, entry {place}: {entry!r:.60} is no score of a known image")
+                else:
+                    results.put(Key(ident, question % self.samples, "score"), value)
+        if read:
+            results.source = f"official ({', '.join(read)})"
+        return results
+
+    def stratum(self, prompt: Prompt) -> str:
+        return prompt.metadata["category"]
+
+    def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
+        groups = by_metadata(prompts, self.stratum, tuple(SCORED_BY))
+        return mean_of_groups(groups, f"mean of the {len(groups)} categories (not in the official code)")
+
+
+def _scored(entry: Any) -> tuple[float | None, int]:
+    """Score and number of an image; the number is that of its file."""
+    question = entry.get("question_id") if isinstance(entry, dict) else None
+    return (number(entry["answer"]), question) if isinstance(question, int) and "answer" in entry else (None, -1)

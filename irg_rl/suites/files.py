@@ -1,0 +1,186 @@
+"""Prompt and result files as people and programs leave them: with a BOM, with CRLF, cut off in the middle."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from irg_rl import text_in
+from irg_rl.errors import InputError
+from irg_rl.trajectory import Prompt
+
+LONGEST_NAME = 240
+"""Bytes of a file name without its ending; file systems take 255 with it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """An object of a prompts file and where it stands."""
+
+    where: str
+    content: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        """A string with something in it. InputError names the place, and what is there instead."""
+        value = self.content.get(name)
+        if not isinstance(value, str) or not value.strip():
+            there = ", ".join(map(str, self.content)) or "nothing"
+            raise InputError(f"{self.where}: needs a non-empty string `{name}`; there: {there}")
+        return value
+
+    def whole_number(self, name: str) -> int:
+        value = self.content.get(name)
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{self.where}: needs a whole number `{name}`, got {value!r}")
+        return value
+
+    def out_of_range(self, name: str, low: int, high: int) -> NoReturn:
+        raise InputError(f"{self.where}: `{name}` is {self.content[name]!r}, it must lie in {low} to {high}")
+
+    def listing(self, name: str) -> list[Any]:
+        value = self.content.get(name)
+        if not isinstance(value, list):
+            raise InputError(f"{self.where}: needs a list `{name}`, got {value!r}")
+        return value
+
+
+def read_text(path: Path) -> str:
+    """The file as text with plain line feeds; InputError where it is no text."""
+    return text_in.read_text(path).replace("\r\n", "\n")
+
+
+def json_lines(path: Path) -> list[Line]:
+    """Objects of a JSON-lines file; empty lines are skipped. InputError names the line, or the empty file."""
+    lines = []
+    for number, text in enumerate(read_text(path).split("\n"), 1):
+        if text.strip():
+            where = f"{path}, line {number}"
+            lines.append(Line(where, _object(_parsed(text, where), where)))
+    return _some(lines, path)
+
+
+def json_list(path: Path) -> list[Line]:
+    """Objects of a JSON file that holds a list, or of a mapping's values."""
+    content = _parsed(read_text(path), str(path))
+    if not isinstance(content, dict | list):
+        raise InputError(f"{path}: a JSON list is needed, got {type(content).__name__}")
+    entries = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
+    lines = [Line(f"{path}, entry {name}", _object(entry, f"{path}, entry {name}")) for name, entry in entries]
+    return _some(lines, path)
+
+
+def json_mapping(path: Path) -> dict[str, Line]:
+    """Name -> object of a JSON file; a name that comes twice is an error, where JSON would keep the last."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(f"{path}: {sorted(twice)[0]!r} comes twice; ids must differ")
+        return dict(pairs)
+
+    content = _parsed(read_text(path), str(path), unique)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a JSON object is needed, got {type(content).__name__}")
+    lines = {name: Line(f"{path}, {name!r}", _object(entry, f"{path}, {name!r}")) for name, entry in content.items()}
+    _some(list(lines.values()), path)
+    return lines
+
+
+def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
+    """Rows of a CSV file with these columns. InputError names the column that is missing."""
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    there = reader.fieldnames or []
+    if missing := [column for column in columns if column not in there]:
+        raise InputError(f"{path}: column {missing[0]!r} is missing; there: {', '.join(there) or 'none'}")
+    return [Line(f"{path}, line {reader.line_num}", row) for row in reader]
+
+
+def text_lines(path: Path) -> list[tuple[int, str]]:
+    """Number and text of the lines that are not empty."""
+    lines = [(n, text) for n, text in enumerate(read_text(path).split("\n"), 1) if text.strip()]
+    if not lines:
+        raise InputError(f"{path} is empty: one prompt per line is needed")
+    return lines
+
+
+def _parsed(text: str, where: str, pairs: text_in.Pairs | None = None, finite: bool = True) -> Any:
+    return text_in.parse_json(text, where, finite, pairs)
+
+
+def _object(entry: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: a JSON object is needed, got {entry!r:.80}")
+    return entry
+
+
+def _some(lines: list[Line], path: Path) -> list[Line]:
+    if not lines:
+        raise InputError(f"{path} is empty: prompts are needed")
+    return lines
+
+
+def file_name(text: str, where: str) -> str:
+    """`text`, if it can be the name of a file inside its folder; InputError otherwise."""
+    if not text.strip() or text in (".", "..") or any(c in text for c in "/\\\0\n\r"):
+        raise InputError(f"{where}: {text!r} cannot be a file name (empty, or with a slash): rename it in the file")
+    if len(text.encode()) > LONGEST_NAME:
+        raise InputError(f"{where}: {text[:40]!r}... is longer than the {LONGEST_NAME} bytes of a file name")
+    return text
+
+
+def prompts_folder(path: Path, pattern: str) -> list[Path]:
+    """The file itself, or the files of a folder, sorted."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist: give the suite's prompts")
+    files = [path] if path.is_file() else sorted(path.glob(pattern))
+    if not files:
+        raise InputError(f"{path} has no {pattern}")
+    return files
+
+
+def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a JSON-lines *result* file; a line that is none (a file cut in the middle) becomes a problem."""
+    for number, text in enumerate(read_text(path).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            entry = _parsed(text, str(path), finite=False)
+        except InputError:
+            entry = None
+        if isinstance(entry, dict):
+            yield number, entry
+        else:
+            problems.append(f"{path}, line {number}: no JSON object (cut off?): {text[:60]!r}")
+
+
+def whole_json(path: Path, problems: list[str]) -> Any:
+    """A JSON *result* file, or None with a problem where it is cut off."""
+    try:
+        return _parsed(read_text(path), str(path), finite=False)
+    except InputError as error:
+        problems.append(f"{error} (cut off?)")
+        return None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return None
+    return result if result == result and abs(result) != float("inf") else None
+
+
+def distinct(found: Iterable[tuple[Prompt, str]]) -> list[Prompt]:
+    """Prompts in order; InputError where two have one id, with both places."""
+    prompts: dict[str, Prompt] = {}
+    places: dict[str, str] = {}
+    for prompt, where in found:
+        if prompt.id in prompts:
+            raise InputError(f"{where}: the id {prompt.id!r} was used before ({places[prompt.id]}); ids must differ")
+        prompts[prompt.id], places[prompt.id] = prompt, where
+    return list(prompts.values())

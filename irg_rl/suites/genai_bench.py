@@ -1,0 +1,85 @@
+"""GenAI-Bench (linzhiqiu/t2v_metrics): compositional prompts, scored by VQAScore.
+
+Layout: `MODEL/00000.jpeg`, named by the keys of genai_image.json. Results: `genai_bench_results/MODEL/*_prompts.pt`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import ClassVar
+
+import torch
+
+from irg_rl.errors import InputError
+from irg_rl.suites.base import Facts, Suite
+from irg_rl.suites.files import distinct, file_name, json_mapping, whole_json
+from irg_rl.suites.groups import everyone
+from irg_rl.suites.scores import Figure, Key, Results, mean_of
+from irg_rl.trajectory import Prompt
+
+SKILLS = "genai_skills.json"
+OFFICIAL = "clip-flant5-xxl"
+
+
+class GenAIBench(Suite):
+    name: ClassVar = "genai-bench"
+    title: ClassVar = "GenAI-Bench"
+    looked_for: ClassVar = "genai_bench_results/MODEL/SCORER_N_prompts.pt of genai_bench/evaluate.py"
+    facts: ClassVar = Facts(
+        judge="VQAScore with clip-flant5-xxl (t2v_metrics)",
+        template='the scorer\'s own: how likely "Yes" is to \'Does this figure show "PROMPT"?\'',
+        weights="plain mean over prompts: per skill, basic, advanced, all",
+        prompts="genai_image.json, 527 or 1,600 prompts; groups from genai_skills.json beside it",
+        published="IRG .84, BAGEL with thinking .81, BAGEL .79",
+    )
+
+    def read_prompts(self, path: Path) -> list[Prompt]:
+        file = path / "genai_image.json" if path.is_dir() else path
+        skills = self._skills(file.parent / SKILLS)
+        found = []
+        for place, (key, line) in enumerate(json_mapping(file).items()):
+            if not file_name(key, line.where).isdecimal():
+                raise InputError(f"{line.where}: the key must be a number such as 00000")
+            mine = [skill for skill, numbers in skills.items() if int(key) in numbers]
+            found.append((Prompt(key, line.text("prompt"), {"row": place, "skills": mine}), line.where))
+        return distinct(found)
+
+    def _skills(self, path: Path) -> dict[str, set[int]]:
+        if not path.is_file():
+            return {}
+        problems: list[str] = []
+        content = whole_json(path, problems)
+        return {name: set(map(int, numbers)) for name, numbers in content.items()} if isinstance(content, dict) else {}
+
+    def place(self, prompt: Prompt, sample: int, model: str) -> str:
+        return f"{model}/{prompt.id}.jpeg"
+
+    def read_results(self, tree: Path, prompts: Sequence[Prompt]) -> Results:
+        results = Results()
+        files = sorted(tree.glob("genai_bench_results/**/*_prompts.pt"))
+        if not files:
+            return results
+        path = next((file for file in files if file.name.startswith(OFFICIAL)), files[0])
+        results.problems += [f"{file}: not read, {path.name} was" for file in files if file != path]
+        results.source = f"official ({path.name})"
+        try:  # a tensor and nothing else: weights_only refuses all other pickles
+            scores = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
+            results.problems.append(f"{path}: cannot be read (cut off?): {error!s:.120}")
+            return results
+        if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != len(prompts):
+            shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+            results.problems.append(f"{path}: {shape}, but {len(prompts)} rows are needed; none can be told apart")
+            return results
+        for prompt in prompts:
+            results.put(Key(prompt.id, 0, "score"), float(scores[prompt.metadata["row"]].float().mean()))
+        return results
+
+    def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
+        named = dict.fromkeys(skill for prompt in prompts for skill in prompt.metadata["skills"])
+        members = {s: frozenset(p.id for p in prompts if s in p.metadata["skills"]) for s in named}
+        ordered = [s for s in named if s not in ("basic", "advanced")] + [
+            s for s in ("basic", "advanced") if s in named
+        ]
+        every = frozenset().union(*members.values()) if members else everyone(prompts)
+        return [*(mean_of(s, "score", members[s]) for s in ordered), mean_of("all", "score", every, is_headline=True)]

@@ -1,0 +1,79 @@
+"""ImgEdit Basic (PKU-YuanGroup/ImgEdit): one instruction about one image, three grades from 1 to 5.
+
+Layout: `KEY.png`. Results: `result.json`, KEY -> the judge's answer.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from irg_rl.errors import InputError
+from irg_rl.suites.base import Facts, Suite
+from irg_rl.suites.files import distinct, file_name, json_mapping, whole_json
+from irg_rl.suites.groups import by_metadata, everyone, mean_of_groups
+from irg_rl.suites.scores import Figure, Key, Results, mean_of
+from irg_rl.trajectory import Prompt
+
+RESULTS = "result.json"
+
+
+class ImgEdit(Suite):
+    name: ClassVar = "imgedit"
+    title: ClassVar = "ImgEdit Basic"
+    edits: ClassVar = True
+    worst: ClassVar = {"score": 1.0}
+    looked_for: ClassVar = f"{RESULTS} of basic_bench.py"
+    facts: ClassVar = Facts(
+        judge="gpt-4o at its default temperature (1.0), so two runs differ",
+        template="prompts_json of the repository, one per edit type",
+        weights="mean of the grades of an image; mean per edit type. No overall mean in the code: both are shown",
+        prompts="basic_edit.json, 737 instructions",
+        published="SenseNova-U1 4.37 (its own test)",
+    )
+
+    def read_prompts(self, path: Path) -> list[Prompt]:
+        found = []
+        for key, line in json_mapping(path).items():
+            source = PurePosixPath(line.text("id"))
+            if source.is_absolute() or ".." in source.parts:
+                raise InputError(f"{line.where}: `id` is {str(source)!r}, not a path inside the folder of sources")
+            about = {"source": str(source), "type": line.text("edit_type")}
+            found.append((Prompt(file_name(key, line.where), line.text("prompt"), about), line.where))
+        return distinct(found)
+
+    def place(self, prompt: Prompt, sample: int, model: str) -> str:
+        return f"{prompt.id}.png"
+
+    def source(self, prompt: Prompt) -> str:
+        return prompt.metadata["source"]
+
+    def read_results(self, tree: Path, prompts: Sequence[Prompt]) -> Results:
+        results, known = Results(), {p.id for p in prompts}
+        if not (path := tree / RESULTS).is_file():
+            return results
+        results.source = f"official ({RESULTS})"
+        content = whole_json(path, results.problems)
+        for key, said in (content if isinstance(content, dict) else {}).items():
+            grades = _grades(said)
+            if key not in known:
+                results.problems.append(f"{path}: {key!r} is not among the prompts")
+            elif not grades:
+                results.problems.append(f"{path}: no grades for {key!r}: {said!r:.80}")
+            else:
+                results.put(Key(key, 0, "score"), sum(grades) / len(grades))
+        return results
+
+    def stratum(self, prompt: Prompt) -> str:
+        return prompt.metadata["type"]
+
+    def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
+        by_type = mean_of_groups(by_metadata(prompts, self.stratum), "mean of the edit types")
+        return [*by_type, mean_of("mean of all images", "score", everyone(prompts), True)]
+
+
+def _grades(said: object) -> list[int]:
+    """Grades of an answer whose lines end in `: 4`, as the official step 1 finds them."""
+    if not isinstance(said, str):  # {"error": ...}: the judge failed
+        return []
+    parts = [line.strip().split(": ") for line in said.splitlines()]
+    return [int(p[1]) for p in parts if len(p) == 2 and p[1].isdecimal() and 1 <= int(p[1]) <= 5]

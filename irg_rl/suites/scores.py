@@ -1,0 +1,74 @@
+"""Scores of pictures, and the figures that a suite makes of them.
+
+Every score is a pair of sums, `top / bottom`: one case is 0 or 1 over 1, five questions of which three are right are
+3 over 5. A *leaf* is the ratio of both sums over some prompts; a *figure* is a weighted mean of leaves (or another
+function of them). Letters: R resamples, L leaves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Key(NamedTuple):
+    """One score that is expected: a prompt, a picture of it, and what was measured."""
+
+    prompt: str
+    sample: int
+    metric: str
+
+
+class Score(NamedTuple):
+    top: float
+    bottom: float = 1.0
+
+
+@dataclass
+class Results:
+    """What one source says about a tree. `problems` names everything that could not be used, file and line."""
+
+    source: str = ""
+    """Who scored: the official files read, or the judge."""
+    scores: dict[Key, Score] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def put(self, key: Key, top: float, bottom: float = 1.0) -> None:
+        self.scores[key] = Score(float(top), float(bottom))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A ratio over the scores of `metric` of these prompts, with its weight in the figure."""
+
+    metric: str
+    prompts: frozenset[str]
+    weight: float = 1.0
+
+
+Combine = Callable[[Float[np.ndarray, "... L"]], Float[np.ndarray, "..."]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`combine` maps the values of the leaves to the figure; None: their weighted mean. A headline is what people
+    quote; it is also shown over what was judged alone."""
+
+    name: str
+    leaves: tuple[Leaf, ...]
+    combine: Combine | None = None
+    is_headline: bool = False
+
+    def of(self, values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
+        """The figure from its leaves; nan where a leaf has no case."""
+        if self.combine is not None:
+            return self.combine(values)
+        weights = np.array([leaf.weight for leaf in self.leaves])
+        return values @ weights / weights.sum()
+
+
+def mean_of(name: str, metric: str, prompts: frozenset[str], is_headline: bool = False) -> Figure:
+    """The plain mean over all cases of some prompts."""
+    return Figure(name, (Leaf(metric, prompts),), is_headline=is_headline)

@@ -1,0 +1,162 @@
+"""Scores -> figures with intervals, and differences between trees.
+
+A figure is shown twice: with everything that is missing counted as the worst score, and over what was judged.
+Intervals are percentile bootstraps over prompts, so several images of a prompt are one piece of evidence; prompts are
+resampled within the parts of the suite that have fixed sizes (`Suite.stratum`). A difference is paired: both sides are
+re-weighted alike, and only scores that both have are compared.
+
+Letters: P prompts, R resamples, L leaves.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt16
+
+from irg_rl.evaluate.intervals import LEVEL, Measure, Terms, proportion
+from irg_rl.suites.base import Suite
+from irg_rl.suites.scores import Figure, Key, Leaf, Results, Score
+from irg_rl.trajectory import Prompt
+
+Scores = Mapping[Key, Score]
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure of one source of one tree. `missing` of `expected` scores were not there."""
+
+    figure: str
+    value: Measure
+    """Missing scores count as the worst."""
+    judged: Measure
+    expected: int
+    missing: int
+    is_headline: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"figure": self.figure, "value": self.value.to_dict(), "judged_only": self.judged.to_dict(),
+                "expected": self.expected, "missing": self.missing}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`after` minus `before`, over the scores that both have; `left_out` of the expected ones are not on both sides."""
+
+    figure: str
+    gained: Measure
+    left_out: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"figure": self.figure, "gained": self.gained.to_dict(), "left_out": self.left_out}
+
+
+class Table:
+    """All that the trees of one suite and one set of prompts have in common: figures and resampled weights."""
+
+    def __init__(self, suite: Suite, prompts: Sequence[Prompt], resamples: int = RESAMPLES, seed: int = 0) -> None:
+        self.suite, self.prompts = suite, list(prompts)
+        self.figures = suite.figures(self.prompts)
+        self.expected = suite.expected(self.prompts)
+        self.place = {prompt.id: i for i, prompt in enumerate(self.prompts)}
+        self.weights = _weights([suite.stratum(p) for p in self.prompts], resamples, seed)
+
+    def rows(self, results: Results) -> list[Row]:
+        judged = {key: results.scores[key] for key in self.expected if key in results.scores}
+        whole = self._with_worst(judged)
+        return [self._row(figure, whole, judged) for figure in self.figures]
+
+    def differences(self, before: Results, after: Results) -> list[Difference]:
+        both = [key for key in self.expected if key in before.scores and key in after.scores]
+        sides = [{key: results.scores[key] for key in both} for results in (before, after)]
+        rows = []
+        for figure in self.figures:
+            keys = self._keys(figure)
+            one, two = (self._measured(figure, side) for side in sides)
+            n = len({key.prompt for key in both if key in keys})
+            gained = _measure(two[0] - one[0], n, two[1] - one[1])  # nan where a side has none
+            rows.append(Difference(figure.name, gained, len(keys) - len(keys.intersection(both))))
+        return rows
+
+    def _row(self, figure: Figure, whole: Scores, judged: Scores) -> Row:
+        keys = self._keys(figure)
+        there = [key for key in keys if key in judged]
+        value, only = self._with_interval(figure, whole, len(keys)), self._with_interval(figure, judged, len(there))
+        return Row(figure.name, value, only, len(keys), len(keys) - len(there), figure.is_headline)
+
+    def _with_interval(self, figure: Figure, scores: Scores, n: int) -> Measure:
+        """Wilson's interval for a share of images, which is honest near 0 and 1; the bootstrap for all else."""
+        if len(figure.leaves) == 1 and figure.combine is None:
+            leaf = figure.leaves[0]
+            mine = [(k, s) for k, s in scores.items() if k.metric == leaf.metric and k.prompt in leaf.prompts]
+            if mine and all(s.bottom == 1 and s.top in (0, 1) for _, s in mine):
+                top = np.array([s.top for _, s in mine])
+                return proportion(Terms(top, np.ones(len(mine)), [k.prompt for k, _ in mine]))
+        value, drawn = self._measured(figure, scores)
+        return _measure(value, n, drawn)
+
+    def _keys(self, figure: Figure) -> set[Key]:
+        wanted = [(leaf.metric, leaf.prompts) for leaf in figure.leaves]
+        return {key for key in self.expected if any(key.metric == m and key.prompt in ids for m, ids in wanted)}
+
+    def _with_worst(self, judged: Scores) -> dict[Key, Score]:
+        """Missing scores as the worst, with the weight that the suite names, or that others of its metric have."""
+        by_id = {prompt.id: prompt for prompt in self.prompts}
+        usual: dict[str, list[float]] = {}
+        for key, score in judged.items():
+            usual.setdefault(key.metric, []).append(score.bottom)
+        whole = {}
+        for key in self.expected:
+            if key in judged:
+                whole[key] = judged[key]
+                continue
+            known = self.suite.weight(by_id[key.prompt], key.metric)
+            bottom = float(np.mean(usual.get(key.metric, [1.0]))) if known is None else known
+            whole[key] = Score(self.suite.worst.get(key.metric, 0.0) * bottom, bottom)
+        return whole
+
+    def _measured(self, figure: Figure, scores: Scores) -> tuple[float, Float[np.ndarray, "R"]]:
+        """The figure, and what it is in every resample: nan where a leaf has no case, and where it rests on one prompt,
+        which resampling would call certain."""
+        sums = [self._sums(leaf, scores) for leaf in figure.leaves]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            point = np.array([top.sum() / bottom.sum() if bottom.sum() else np.nan for top, bottom in sums])
+            drawn = np.stack([self._resampled(top, bottom) for top, bottom in sums], axis=-1)
+        alone = [(bottom > 0).sum() < 2 for _, bottom in sums]
+        drawn[:, alone] = np.nan
+        return float(figure.of(point)), figure.of(drawn)
+
+    def _resampled(self, top: Float[np.ndarray, "P"], bottom: Float[np.ndarray, "P"]) -> Float[np.ndarray, "R"]:
+        members = np.flatnonzero(bottom)  # a leaf has few of all prompts
+        weights = self.weights[:, members].astype(float)
+        return (weights @ top[members]) / (weights @ bottom[members])
+
+    def _sums(self, leaf: Leaf, scores: Scores) -> tuple[Float[np.ndarray, "P"], Float[np.ndarray, "P"]]:
+        top, bottom = np.zeros(len(self.prompts)), np.zeros(len(self.prompts))
+        for key, score in scores.items():
+            if key.metric == leaf.metric and key.prompt in leaf.prompts:
+                top[self.place[key.prompt]] += score.top
+                bottom[self.place[key.prompt]] += score.bottom
+        return top, bottom
+
+
+def _weights(strata: Sequence[str], resamples: int, seed: int) -> UInt16[np.ndarray, "R P"]:
+    """How often each prompt is drawn in each resample; every stratum keeps its number of prompts."""
+    weights = np.zeros((resamples, len(strata)), dtype=np.uint16)
+    generator = np.random.default_rng(seed)
+    members: dict[str, list[int]] = {}
+    for index, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(index)
+    for mine in members.values():
+        weights[:, mine] = generator.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), resamples)
+    return weights
+
+
+def _measure(value: float, n: int, drawn: Float[np.ndarray, "R"]) -> Measure:
+    finite = drawn[np.isfinite(drawn)]
+    if finite.size == 0 or not np.isfinite(value):
+        return Measure(value, n)
+    low, high = np.quantile(finite, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Measure(value, n, float(low), float(high))

@@ -1,0 +1,162 @@
+"""Folders of images: what `irg-rl generate --suite` writes and `suite read` and `suite judge` find again.
+
+    OUT/suite.json      the suite, the prompts file and every setting of sampling
+    OUT/prompts.jsonl   the prompts, as read
+    OUT/texts*.jsonl    what the model wrote, one line per image file, appended as files are finished
+    OUT/stops.json      trajectories that stopped before the last turn
+    OUT/turn0/ ...      one tree per turn, each in the official layout
+    OUT/final/          the last image of every trajectory
+
+Where a trajectory stopped, its last image stands in the later trees too.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from irg_rl.errors import InputError
+from irg_rl.prompts import read_prompts
+from irg_rl.suites.base import Picture, Suite
+from irg_rl.trajectory import Prompt
+
+SETTINGS, PROMPTS, STOPS, FINAL = "suite.json", "prompts.jsonl", "stops.json", "final"
+JPEG_QUALITY = 95
+ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
+
+
+def turn_name(turn: int) -> str:
+    return f"turn{turn}"
+
+
+def tree_names(turns: int) -> list[str]:
+    return [*(turn_name(turn) for turn in range(turns)), FINAL]
+
+
+def encoded(tiles: Sequence[np.ndarray], path: str) -> bytes:
+    """One image, or four as a 2 x 2 grid, in the format that the ending names: png and webp without loss, jpeg at
+    quality 95 without chroma subsampling."""
+    if len(tiles) not in (1, 4):
+        raise ValueError(f"{len(tiles)} tiles: one image or a 2 x 2 grid of four can be written")
+    pixels = tiles[0] if len(tiles) == 1 else np.vstack([np.hstack(tiles[:2]), np.hstack(tiles[2:])])
+    options: dict[str, dict[str, Any]] = {
+        ".png": {"format": "PNG"},
+        ".webp": {"format": "WEBP", "lossless": True},
+        ".jpg": {"format": "JPEG", "quality": JPEG_QUALITY, "subsampling": 0},
+    }
+    options[".jpeg"] = options[".jpg"]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, **options[Path(path).suffix])
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A reader finds all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # several workers write the settings
+    aside.write_bytes(content)
+    os.replace(aside, path)
+
+
+def is_whole(path: Path) -> bool:
+    """The file is there and ends as its format ends; a copy that was cut off does not."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(size - 12, 0))
+            tail = file.read()
+    except OSError:
+        return False
+    if head.startswith(b"\x89PNG"):
+        return tail[4:8] == b"IEND"
+    if head.startswith(b"RIFF"):
+        return int.from_bytes(head[4:8], "little") == size - 8
+    return head.startswith(b"\xff\xd8") and tail.endswith(b"\xff\xd9")
+
+
+def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
+    """A file of every tree. `per_turn[k]` are the tiles of turn k; equal turns share one file on disk where the file
+    system can."""
+    names = tree_names(len(per_turn))
+    last: tuple[bytes, Path] | None = None
+    for name, tiles in zip(names, [*per_turn, per_turn[-1]], strict=True):
+        path, content = out / name / picture.path, encoded(tiles, picture.path)
+        if last is not None and last[0] == content:
+            _repeat(last[1], path)
+        else:
+            write_whole(path, content)
+            last = content, path
+
+
+def _repeat(source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:  # file systems without links
+        shutil.copyfile(source, aside)
+    os.replace(aside, path)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One turn of a folder: where its images lie, and what the table calls it."""
+
+    label: str
+    turn: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A folder that `generate --suite` wrote, or a plain tree (no settings)."""
+
+    path: Path
+    trees: list[Tree]
+    settings: dict[str, Any]
+    prompts: list[Prompt]
+    pictures: list[Picture]
+
+
+def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
+    """Trees, prompts and settings of a folder, which the table calls `label` (default: its name). A tree alone is taken
+    with the prompts of the folder it lies in, or those of `prompts`. InputError says what is missing."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one that `irg-rl generate --suite` wrote, or one of its trees")
+    folder = folder.resolve()
+    home = next((f for f in (folder, folder.parent) if (f / SETTINGS).is_file()), None)
+    settings = read_settings(home) if home else {}
+    if settings and settings["suite"] != suite.name:
+        raise InputError(f"{home} was drawn for {settings['suite']}, not for {suite.name}")
+    if prompts is not None:
+        found = suite.read_prompts(prompts)
+    elif home is not None:
+        found = read_prompts(home / PROMPTS)
+    else:
+        raise InputError(f"{folder} has no {SETTINGS}: give the suite's prompts, --prompts FILE")
+    label = label or folder.name
+    inside = tree_names(settings["turns"]) if home == folder else []
+    trees = [Tree(f"{label}/{name}", name, folder / name) for name in inside if (folder / name).is_dir()]
+    if not trees:
+        trees = [Tree(label, folder.name if home else "", folder)]
+    pictures = suite.pictures(found, settings.get("model_name", "model"))
+    return Drawn(folder, trees, settings, found, pictures)
+
+
+def read_settings(home: Path) -> dict[str, Any]:
+    """`suite.json`. InputError where it is not what `generate --suite` wrote."""
+    path = home / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return {"suite": str(settings["suite"]), "turns": int(settings["turns"])} | settings
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not what `irg-rl generate --suite` writes ({error!r}): draw anew") from error

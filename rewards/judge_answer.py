@@ -1,0 +1,135 @@
+"""What a judge's chat completion says: a probability, or nothing.
+
+The answer is the first word of the text, after white space and after what a reasoning model thought aloud. Where the
+endpoint gives log-probabilities they are read at the token of that word, and at no other. A token's alternatives count
+for a word in every spelling that a tokenizer has for it: `Yes`, ` yes`, `ĠYes`, `▁yes`, `"Yes`, `YES.`.
+"""
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+LEAST_MASS = 0.5
+"""Probability of both words together below which the token is no answer to the question."""
+_MOST_MASS = 1.05
+"""Probability of all alternatives together that rounding can explain."""
+_THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "[/THINK]")
+_THOUGHT_BEGINS = ("<think>", "<thinking>", "<thought>", "[THINK]")
+_AROUND = " \t\r\n.,!?:;\"'`*_~()[]{}<>“”‘’«»„…。，！？：；「」"
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n", "ĉ": "\t", "\u00a0": " "})
+
+
+class Unanswered(ValueError):
+    """The completion answers something else, or nothing. The message quotes the judge's text as it came."""
+
+
+def probability(completion: Any, words: tuple[str, str]) -> float:
+    """p(words[0]) / (p(words[0]) + p(words[1])), in [0, 1].
+
+    Without log-probabilities for the answer's token the word alone counts: 1 or 0. Raises Unanswered for an answer that
+    is neither word, for alternatives of which less than LEAST_MASS are one of the words, and for numbers that are no
+    log-probabilities.
+    """
+    try:
+        choice = completion["choices"][0]
+        message = choice["message"]
+        text = _text_of(message.get("content"))
+        tokens = [_Token(entry) for entry in (choice.get("logprobs") or {}).get("content") or []]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Unanswered(f"no chat completion: {str(completion)}") from error
+    answer = _after_thought(text)
+    if not answer:
+        raise Unanswered(_no_answer(choice, message, text))
+    word = plain(answer.split()[0])
+    if word not in words:
+        raise Unanswered(f"the answer {answer!r} where {words[0]!r} or {words[1]!r} was asked for")
+    token = _token_of(answer, word, tokens)
+    if token is None or not token.alternatives:
+        return 1.0 if word == words[0] else 0.0
+    return _share(token.alternatives, words)
+
+
+def plain(spelling: str) -> str:
+    """A word without the white space, quotes and marks around it, in lower case."""
+    return unicodedata.normalize("NFKC", spelling).strip(_AROUND).casefold()
+
+
+class _Token:
+    """A token of the answer: its text, and (text, log-probability) of its alternatives."""
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        self.text = _spelled(entry)
+        self.alternatives = [(_spelled(one), one.get("logprob")) for one in entry.get("top_logprobs") or []]
+
+
+def _spelled(entry: dict[str, Any]) -> str:
+    """Text of a token: of its bytes where they are given, else of its name."""
+    raw = entry.get("bytes")
+    if isinstance(raw, list) and raw and all(type(one) is int and 0 <= one < 256 for one in raw):
+        return bytes(raw).decode("utf-8", errors="replace").translate(_SPACES)
+    name = entry.get("token")
+    if not isinstance(name, str):
+        return ""
+    if _BYTE.search(name):
+        name = _BYTE.sub(lambda byte: chr(int(byte[1], 16)), name)
+    return name.translate(_SPACES)
+
+
+def _text_of(content: Any) -> str:
+    """The message's text: a string, nothing, or a list of parts."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    if not isinstance(content, str):
+        raise TypeError("the content of a message is text")
+    return content
+
+
+def _after_thought(text: str) -> str:
+    """What follows the thought; "" where the thought never ends."""
+    for end in _THOUGHT_ENDS:
+        if end in text:
+            text = text.rpartition(end)[2]
+    text = text.strip()
+    return "" if text.startswith(_THOUGHT_BEGINS) else text
+
+
+def _no_answer(choice: dict[str, Any], message: dict[str, Any], text: str) -> str:
+    thought = text.strip() or message.get("reasoning_content") or message.get("reasoning")
+    if choice.get("finish_reason") == "length" or thought:
+        return f"no answer, only a thought that fills max_tokens: raise it, or turn thinking off ({str(thought)!r})"
+    return "an empty answer"
+
+
+def _token_of(answer: str, word: str, tokens: list[_Token]) -> _Token | None:
+    """The token with the answer's first word: found by its place in the tokens' joined text, else as the last one that
+    spells the word."""
+    start = "".join(token.text for token in tokens).rfind(answer)
+    if start >= 0:
+        end = 0
+        for token in tokens:
+            end += len(token.text)
+            if end > start and plain(token.text):
+                return token
+    return next((token for token in reversed(tokens) if plain(token.text) == word), None)
+
+
+def _share(alternatives: list[tuple[str, Any]], words: tuple[str, str]) -> float:
+    mass, total = dict.fromkeys(words, 0.0), 0.0
+    for spelling, logprob in alternatives:
+        if isinstance(logprob, bool) or not isinstance(logprob, int | float) or math.isnan(logprob) or logprob > 0.01:
+            raise Unanswered(f"{logprob!r} is no log-probability")
+        p = math.exp(min(logprob, 0.0))
+        total += p
+        if (word := plain(spelling)) in mass:
+            mass[word] += p
+    if total > _MOST_MASS:
+        raise Unanswered(f"the probabilities of one token add up to {total:.3g}")
+    both = sum(mass.values())
+    if both < LEAST_MASS:
+        pair = f"{words[0]!r} and {words[1]!r}"
+        raise Unanswered(f"{pair} together have probability {both:.2g}, at least {LEAST_MASS} is asked")
+    return mass[words[0]] / both

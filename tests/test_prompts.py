@@ -1,0 +1,75 @@
+"""Prompt files as people make them."""
+
+import json
+
+import pytest
+
+from irg_rl.errors import InputError
+from irg_rl.prompts import MOST_CHARACTERS, read_prompts, write_prompts
+from irg_rl.trajectory import Prompt
+
+
+def read(tmp_path, data: str | bytes, **options) -> list[Prompt]:
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return read_prompts(path, **options)
+
+
+def test_genevals_own_layout_is_read(tmp_path):
+    line = {"tag": "counting", "include": [{"class": "bus", "count": 2}], "prompt": "a photo of two buses"}
+    (prompt,) = read(tmp_path, json.dumps(line))
+    assert prompt.metadata == {"tag": "counting", "include": [{"class": "bus", "count": 2}]}
+
+
+def test_a_mark_of_byte_order_and_line_ends_of_other_systems_are_read_over(tmp_path):
+    data = b'\xef\xbb\xbf{"prompt": "a dog"}\r\n{"prompt": "a cat"}\r\n'
+    assert [prompt.text for prompt in read(tmp_path, data)] == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
+def test_a_character_that_only_python_takes_for_a_line_end_is_legal_inside_a_line(tmp_path, character):
+    """It cut the line in two, and neither half was JSON."""
+    (prompt,) = read(tmp_path, json.dumps({"prompt": f"a{character}dog"}, ensure_ascii=False))
+    assert prompt.text == f"a{character}dog"
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ('{"prompt": "half \\ud83d"}', "half a character"),
+    ('{"prompt": "nul \\u0000"}', "control character U\\+0000"),
+    ('{"prompt": "\\u001b[31mred"}', "control character U\\+001B"),
+    ('{"prompt": "   "}', "non-empty"),
+    ('{"prompt": 7}', "non-empty"),
+    ('{"prompt": "a", "id": {"a": 1}}', "`id` is"),
+    ('{"prompt": "a", "id": true}', "`id` is True"),
+    ('{"prompt": "a", "id": "\\ud800"}', "`id`: half a character"),
+    ('{"prompt": "a", "metadata": {"x": NaN}}', "NaN"),
+    ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "5000 digits"),
+    ("[" * 100_000, "nested deeper"),
+    (json.dumps({"prompt": "x" * (MOST_CHARACTERS + 1)}), "20001 characters"),
+])  # fmt: skip
+def test_what_no_model_can_be_asked_is_named_with_file_and_line(tmp_path, line, says):
+    with pytest.raises(InputError, match=f"own.jsonl, line 2.*{says}"):
+        read(tmp_path, '{"prompt": "fine"}\n' + line)
+
+
+def test_a_long_prompt_and_one_in_any_script_are_taken(tmp_path):
+    texts = ["x" * MOST_CHARACTERS, "ein Hünd 犬 😀 \u202e", "a\ttab"]
+    write_prompts(tmp_path / "p.jsonl", [Prompt(str(i), text) for i, text in enumerate(texts)])
+    assert [prompt.text for prompt in read_prompts(tmp_path / "p.jsonl")] == texts
+
+
+def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
+    with pytest.raises(InputError, match="own.jsonl, line 2: byte 0xe9 is not UTF-8"):
+        read(tmp_path, b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
+
+
+def test_null_is_as_good_as_absent(tmp_path):
+    assert read(tmp_path, '{"prompt": "a", "id": null, "metadata": null}') == [Prompt("1", "a")]
+
+
+def test_what_a_check_finds_is_named_with_file_and_line(tmp_path):
+    def refuse(prompt):
+        raise ValueError(f"{prompt.text} is not wanted")
+
+    with pytest.raises(InputError, match="own.jsonl, line 1: a is not wanted"):
+        read(tmp_path, '{"prompt": "a"}', check=refuse)
