@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
@@ -14,6 +14,10 @@ class ScorerRecipe(Section):
     name: str
     kind: str
     """verifier, clip, hps, judge, or your own class as package.module:Class."""
+    of: Literal["image", "reflection", "edit"] = Field(default="image", exclude_if=lambda of: of == "image")
+    """What is scored. image: every image, for its prompt. reflection: every reflection, beside the image that it looks
+    at. edit: every refined image, beside the image before it and the reflection between them. Scores of reflections and
+    edits are used by `rl.credit: factorised`."""
     weight: float = 1.0
     held_out: bool = False
     """True: logged, but never part of the reward."""

@@ -30,17 +30,16 @@ def reflection_truth(text: str, reading: Reading, metadata: dict) -> float:
     return 0.0 if not true else 2 * precision * recall / (precision + recall)
 
 
-def following(text: str, before: Reading, after: Reading) -> float | None:
+def following(text: str, before: Reading, after: Reading) -> float:
     """How well `after` follows the edits that a reflection on `before` asks for, in [0, 1]: the share of edits that are
-    done, times the share of all other cells that look as before. None for a text that asks for no edit."""
+    done, times the share of all other cells that look as before. A text that asks for no edit asks to keep all."""
     parsed = parse_reflection(text)
-    if parsed is None or not parsed.edits:
-        return None
+    edits = () if parsed is None else parsed.edits
     was, now = _contents(before), _contents(after)
-    done = [all(now[cell] == content for cell, content in _asked(edit)) for edit in parsed.edits]
-    touched = {cell for edit in parsed.edits for cell, _ in _asked(edit)}
+    done = [all(now[cell] == content for cell, content in _asked(edit)) for edit in edits]
+    touched = {cell for edit in edits for cell, _ in _asked(edit)}
     kept = [now[cell] == was[cell] for cell in CELLS if cell not in touched]
-    return sum(done) / len(done) * (sum(kept) / len(kept) if kept else 1.0)
+    return (sum(done) / len(done) if done else 1.0) * (sum(kept) / len(kept) if kept else 1.0)
 
 
 Content = tuple[str, str | None] | str

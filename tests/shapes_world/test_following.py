@@ -72,9 +72,10 @@ def test_a_picture_follows_when_every_edit_is_done_and_the_rest_is_kept():
     assert following(asked, BOTH_WRONG, damaged) == pytest.approx(6 / 7)  # one of seven other cells changed
 
 
-def test_a_stop_and_a_text_that_is_no_reflection_ask_for_nothing():
-    assert following(STOP, BOTH_WRONG, BOTH_WRONG) is None
-    assert following("paint it black", BOTH_WRONG, BOTH_WRONG) is None
+@pytest.mark.parametrize("text", [STOP, "paint it black"])
+def test_a_text_that_asks_for_no_edit_asks_to_keep_the_picture(text):
+    assert following(text, BOTH_WRONG, BOTH_WRONG) == 1.0
+    assert following(text, BOTH_WRONG, seen("green circle northwest")) == pytest.approx(8 / 9)
 
 
 @given(readings, demands, rngs)
