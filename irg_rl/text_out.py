@@ -41,4 +41,5 @@ class Terminal(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string, of a line or of a cell, becomes visible text here."""
-        return super().render_str(shown(text, self.encoding), **(options | {"markup": False, "emoji": False}))
+        options["markup"] = options["emoji"] = False
+        return super().render_str(shown(text, self.encoding), **options)

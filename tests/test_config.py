@@ -471,7 +471,7 @@ def test_the_model_of_every_recipe_builds_on_the_meta_device(path):
     "rl.optimizer.lr", "rl.credit_options.gamma", "rl.credit_options.std_floor", "rl.options.clip_image",
     "rl.noise.noise_level", "rl.kl_image",
     "sampling.temperature", "sampling.shift", "evaluation.temperature", "gate.margin", "engine.deadline_s",
-    "rewards.scorers.0.weight", "sft.stage1.mse_weight", "sft.ema_decay", "vae.lr", "world.deep_share",
+    "rewards.scorers.0.weight", "sft.stage1.mse_weight", "sft.ema_decay", "vae.lr", "task_options.deep_share",
     "model.llm.rope_theta", "budget_minutes.rl",
 ])  # fmt: skip
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan"])

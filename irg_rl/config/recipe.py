@@ -68,7 +68,7 @@ class Recipe(Section):
     @classmethod
     def options_are_the_tasks_own(cls, options: Any, info: ValidationInfo) -> Section:
         name = info.data.get("task")  # missing where the task itself is a mistake, which is then said
-        return Section() if name is None else task_settings(name, {} if options is None else options)
+        return Section() if name is None else task_settings(name, options)
 
     @model_validator(mode="after")
     def settings_fit_together(self):

@@ -221,6 +221,7 @@ def drawn(left: list[GroupSummary]) -> dict[str, float]:
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),
         "drawn/groups": float(len(left)),
+        "drawn/spread": _mean([float(group.has_spread) for group in left]),
     }
 
 

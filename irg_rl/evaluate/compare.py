@@ -170,10 +170,13 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
     return sample.rewards[by][:, 0]
 
 
-def _each_and_all(rl: Sequence[Outcomes], other: Sequence[Outcomes]):
+def _each_and_all(
+    rl: Sequence[Outcomes], other: Sequence[Outcomes]
+) -> list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]:
     """(seed, tables of RL, tables of the other) for each seed, then with seed None for all, where there are several."""
+    pairs: list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]
     pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
-    return pairs if len(rl) == 1 else [*pairs, (None, list(rl), list(other))]
+    return pairs if len(rl) == 1 else [*pairs, (None, rl, other)]
 
 
 def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> list[Outcomes]:

@@ -3,13 +3,13 @@
 Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (wrong, then right) / wrong.
 With T_c and B_c the sums over the rows of set c, R = sum T / sum B and C sets,
 
-    u_c = (T_c - R B_c) / (sum B - B_c),    V = (C - 1) / C sum_c u_c^2
+    u_c = (T_c - R B_c) / sum B,    V = C / (C - 1) sum_c u_c^2
 
-where u_c is how much R falls when set c is left out, and V is the jackknife's variance of R (Shao and Tu 1995, section
-2.1). A difference subtracts the u_c of both sides before they are squared, which is what makes it *paired*. A ratio
-does the same with u_c / R, on the log scale. Intervals take Student's t with C - 1 degrees of freedom. A share takes
-Wilson's interval for p (1 - p) / V independent cases, because the plain interval covers too little near 0 and 1, where
-damage lives.
+where u_c is what set c adds to the error of R, and V is the linearised variance of R (Cochran 1977, section 6.5; Liang
+and Zeger 1986). A difference subtracts the u_c of both sides before they are squared, which is what makes it *paired*.
+A ratio does the same with u_c / R, on the log scale. Intervals take Student's t with C - 1 degrees of freedom. A share
+takes Wilson's interval for p (1 - p) / V independent cases, because the plain interval covers too little near 0 and 1,
+where damage lives.
 
 `python -m benchmarks.coverage` measures how often these intervals hold the truth, beside the bootstrap over sets, which
 does so less often at 30 sets.
@@ -54,7 +54,7 @@ class Terms:
 
     @property
     def value(self) -> float:
-        return _divide(self.top.sum(), self.bottom.sum())
+        return _divide(float(self.top.sum()), float(self.bottom.sum()))
 
     @property
     def n(self) -> int:
@@ -67,11 +67,12 @@ class Terms:
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
-        """u_c: by how much the value falls when a set is left out, in this order of sets."""
+        """u_c: what each set adds to the error of the value, in this order of sets."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
-        return np.asarray(_divide(top - self.value * bottom, self.bottom.sum() - bottom))
+        whole = self.bottom.sum()
+        return (top - self.value * bottom) / whole if whole else np.full(len(order), np.nan)
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -161,8 +162,8 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
 
         V = V_seeds + V_sets - V_0,  not below either
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))
-        V_sets = (C - 1) / C sum_c (mean_s u_sc)^2
-        V_0 = (C - 1) / C sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
+        V_sets = C / (C - 1) sum_c (mean_s u_sc)^2
+        V_0 = C / (C - 1) sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
 
     Student's t takes Satterthwaite's degrees of freedom V^2 / (V_seeds^2 / (S - 1) + V_sets^2 / (C - 1)). The interval
     is never narrower than the t interval of the d_s alone, with V_seeds and S - 1 degrees of freedom. One seed gives
@@ -207,9 +208,9 @@ def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tup
 
 
 def _variance(parts: Float[np.ndarray, "C"]) -> float:
-    """V of a value that falls by these parts when a set is left out; nan below two sets."""
+    """V of a value to whose error the sets add these parts; nan below two sets."""
     sets = len(parts)
-    return float((sets - 1) / sets * np.square(parts).sum()) if sets > 1 else float("nan")
+    return float(sets / (sets - 1) * np.square(parts).sum()) if sets > 1 else float("nan")
 
 
 def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[float, float]:
@@ -219,7 +220,6 @@ def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[
     return value - half, value + half
 
 
-def _divide(top, bottom):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result = np.where(np.asarray(bottom) == 0, np.nan, np.divide(top, bottom))
-    return float(result) if result.ndim == 0 else result
+def _divide(top: float, bottom: float) -> float:
+    """nan where nothing counts."""
+    return float(top / bottom) if bottom else float("nan")

@@ -27,7 +27,9 @@ def with_recipe(bench, recipe):
 def test_every_modality_and_seed_is_a_fork_of_its_own(bench):
     plans = ModalityStudy(bench, ForkSettings(seeds=[0, 3])).plans()
     assert len(plans) == 10 and not any(plan.anew for plan in plans.values())
-    assert plans["text only", 3].changes == {"rl.context_grad": "full", "rl.image_weight": 0.0, "rl.seed": 3}
+    assert plans["text only", 3].changes == {
+        "rl.context_grad": "full", "rl.image_weight": 0.0, "rl.kl_image": 0.0, "rl.seed": 3,
+    }  # fmt: skip
     assert plans["joint, context detached", 0].changes["rl.context_grad"] == "detached"
 
 
