@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
+OF_IMAGES_ALONE = ("clip", "hps", "judge")
+"""Kinds that score neither reflections nor edits."""
 
 
 class ScorerRecipe(Section):
@@ -45,6 +47,12 @@ class ScorerRecipe(Section):
                 f"{', '.join(given)}: not a setting of scorers of kind {self.kind!r}; what their constructor takes "
                 "stands in `options`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def kind_scores_what_is_asked(self):
+        if self.of != "image" and self.kind in OF_IMAGES_ALONE:
+            raise ValueError(f"of: {self.of}: scorers of kind {self.kind!r} score images alone; verifier scores all")
         return self
 
     @field_validator("options")
