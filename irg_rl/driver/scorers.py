@@ -29,6 +29,7 @@ def scorer_specs(run: Run) -> Iterator[list[dict]]:
 def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -> dict:
     """`trained`: folder of the scorers that the run trains for itself; `judge_url`: address of the embedded judge."""
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
+    spec["of"] = scorer.of
     if scorer.kind == "judge":
         options = {
             "base_url": scorer.base_url or judge_url, "model": scorer.model, "timeout": scorer.timeout_s,
