@@ -92,9 +92,10 @@ class RewardHub:
         require_pairs(images, prompts)
         if not images:
             return {name: [] for name in self.scorers}
-        return {name: self._score_with(name, images, prompts) for name in self.scorers}
+        return {name: self.score_with(name, images, prompts) for name in self.scorers}
 
-    def _score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+    def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+        """Scorer `name`'s values alone; see `score`."""
         stats = self.stats[name]
         scores: list[Score] = [None] * len(images)
         todo = list(range(len(images)))

@@ -13,14 +13,15 @@ from rewards.base import ScorerUnavailable
 
 
 class JudgeProcess:
-    """`with JudgeProcess() as judge: ... judge.base_url`.
+    """`with JudgeProcess(mind) as judge: ... judge.base_url`; `mind` is an import path (rewards.judge_server).
 
     Raises ScorerUnavailable when the server does not come up within `start_timeout` seconds (a taken port, say). The
     child lives as long as its stdin, a pipe from this process: killing this process with -9 ends it as well."""
 
-    def __init__(self, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
+    def __init__(self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
+        options = ["--mind", mind, "--port", str(port), "--seed", str(seed)]
         # -P: a rewards.py in the working folder is not ours
-        command = [sys.executable, "-P", "-m", "rewards.judge_server", "--port", str(port), "--seed", str(seed)]
+        command = [sys.executable, "-P", "-m", "rewards.judge_server", *options]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -29,6 +30,8 @@ class JudgeProcess:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": child_path()},
         )
+        assert self.process.stdin and self.process.stdout and self.process.stderr, "all three are pipes"
+        self._in, self._out, self._problems = self.process.stdin, self.process.stdout, self.process.stderr
         try:
             self.base_url = self._address(time.monotonic() + start_timeout, start_timeout)
         except ScorerUnavailable:
@@ -36,13 +39,13 @@ class JudgeProcess:
             raise
 
     def _address(self, deadline: float, start_timeout: float) -> str:
-        readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        readable, _, _ = select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))
         if not readable:
             raise ScorerUnavailable(f"the embedded judge did not start within {start_timeout:g} s: try again")
-        line = self.process.stdout.readline()
+        line = self._out.readline()
         if not line:
             self.process.wait(timeout=10)
-            reason = self.process.stderr.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
+            reason = self._problems.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
             raise ScorerUnavailable(reason[-1])
         return parse_json(line, "the embedded judge's first line")["base_url"]
 
@@ -52,14 +55,14 @@ class JudgeProcess:
 
     def close(self) -> None:
         """Close the pipe, which ends the server; kill it if it lingers."""
-        self.process.stdin.close()
+        self._in.close()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(timeout=60)  # killed already: only the kernel is waited for
-        self.process.stdout.close()
-        self.process.stderr.close()
+        self._out.close()
+        self._problems.close()
 
     def __enter__(self) -> "JudgeProcess":
         return self

@@ -1,35 +1,44 @@
-"""The embedded judge: an OpenAI-compatible chat endpoint on 127.0.0.1 that answers about pictures of the shapes world.
+"""The embedded judge: an OpenAI-compatible chat endpoint on 127.0.0.1 whose answers a world thinks up.
 
 It is told exactly what a real multimodal model would be told: an HTTP request with a question in plain words and one or
-two images. It reads the images from their pixels and the request from its words (`judge_mind`); no scene, id or
-metadata ever reaches it. `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
+two images. What it thinks of them is the world's (`irg_rl.task.Mind`, named by its import path); no id and no metadata
+of a prompt ever reach it. `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
 
-    python -m rewards.judge_server --port 0          # prints {"base_url": ...} and serves until stdin closes or Ctrl-C
+    python -m rewards.judge_server --mind irg_rl.shapes_world.judge_mind:answer --port 0
+
+prints {"base_url": ...} and serves until stdin closes or Ctrl-C.
 """
 
 import argparse
 import base64
-import binascii
 import errno
 import io
 import json
 import math
+import struct
 import sys
 import threading
+import zlib
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
+from irg_rl.errors import InputError
+from irg_rl.imports import import_named
+from irg_rl.task import Answer, Mind
+from irg_rl.text_in import parse_json
 from rewards.base import Image, ScorerUnavailable
-from rewards.judge_mind import Answer, answer
 
 MAX_BYTES = 8 * 2**20  # of a request
 MAX_SIDE = 2048  # pixels of an image, looked up in its header before anything is decoded
 MAX_IMAGES = 2
-MODEL = "shapes-judge"
+MODEL = "embedded-judge"
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error,
+               zlib.error, PILImage.DecompressionBombError)  # fmt: skip
+"""What base64 and Pillow raise on broken bytes, depending on where they are broken."""
 
 
 class BadRequest(ValueError):
@@ -50,13 +59,13 @@ class Request:
 def parse_request(body: bytes) -> Request:
     """The last user message of a chat request: its text parts without image captions, and its images."""
     try:
-        request = json.loads(body)
+        request = parse_json(body, "the request")
         message = [m for m in request["messages"] if m["role"] == "user"][-1]
         content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         texts = [part["text"] for part in parts if part["type"] == "text"]
         urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        wanted = int(request.get("top_logprobs") or 0) if request.get("logprobs") else 0
+        wanted = max(int(request.get("top_logprobs") or 0), 0) if request.get("logprobs") else 0
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadRequest(f"not a chat completion request: {error!r}") from error
     if not texts or len(urls) > MAX_IMAGES or not all(isinstance(text, str) for text in (*texts, *urls)):
@@ -74,7 +83,9 @@ def decode_image(url: str) -> Image:
         if max(image.size) > MAX_SIDE:
             raise BadRequest(f"image of {image.size[0]} x {image.size[1]} pixels: at most {MAX_SIDE} per side", 413)
         return np.asarray(image.convert("RGB"))
-    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
+    except BadRequest:
+        raise
+    except UNDECODABLE as error:
         raise BadRequest(f"the image cannot be decoded: {error}") from error
 
 
@@ -91,7 +102,6 @@ def completion(reply: Answer, top_logprobs: int) -> dict:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds a client may keep a connection silent
-    server: "Listener"
 
     def do_GET(self) -> None:
         match self.path:
@@ -105,7 +115,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             request = parse_request(self.body())
-            reply = completion(answer(request.question, request.images, self.server.seed), request.top_logprobs)
+            assert isinstance(self.server, Listener)
+            reply = completion(self.server.think(request.question, request.images), request.top_logprobs)
         except BadRequest as error:
             self.close_connection = True  # an unread body would be taken for the next request
             self.reply(error.status, {"error": {"message": str(error)}})
@@ -116,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             raise BadRequest(f"no such path: {self.path}", 404)
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not (length.isascii() and length.isdecimal()):
             raise BadRequest("a Content-Length is required", 411)
         if int(length) > MAX_BYTES:
             raise BadRequest(f"{length} bytes: at most {MAX_BYTES} are read", 413)
@@ -138,19 +149,24 @@ class Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, host: str, port: int, mind: Mind, seed: int) -> None:
+        self.mind, self.seed = mind, seed
         super().__init__((host, port), Handler)
+
+    def think(self, question: str, images: tuple[Image, ...]) -> Answer:
+        """The mind's answer; it errs by the seed of this judge."""
+        return self.mind(question, images, self.seed)
 
 
 class JudgeServer:
     """The judge as a context manager, served from threads of this process.
 
-    `port` 0 takes any free port. Raises ScorerUnavailable when the port is taken."""
+    `mind`: what it thinks; `seed` of its errors of judgement. `port` 0 takes any free port. Raises ScorerUnavailable
+    when the port is taken."""
 
-    def __init__(self, port: int = 0, seed: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(self, mind: Mind, port: int = 0, seed: int = 0, host: str = "127.0.0.1") -> None:
         try:
-            self.listener = Listener(host, port, seed)
+            self.listener = Listener(host, port, mind, seed)
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
@@ -173,17 +189,19 @@ class JudgeServer:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rewards.judge_server", description="The embedded judge.")
+    parser.add_argument("--mind", required=True, help="what it thinks, as package.module:function")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--seed", type=int, default=0, help="of the judge's own errors of judgement")
     options = parser.parse_args(arguments)
     try:
-        with JudgeServer(options.port, options.seed) as server:
+        mind = import_named(options.mind, {}, "mind")
+        with JudgeServer(mind, options.port, options.seed) as server:
             sys.stdout.write(json.dumps({"base_url": server.base_url}) + "\n")
             sys.stdout.flush()
             # Ends with whoever started it, even when that process was killed: its end of the pipe closes.
             while sys.stdin.read(4096):
                 pass
-    except ScorerUnavailable as error:
+    except (ScorerUnavailable, InputError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:

@@ -36,7 +36,7 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, SafetensorError, UnpicklingError, EOFError)
 
 Preprocess = Callable[[Image], Float[Tensor, "3 S S"]]
-Tokenizer = Callable[[list[str]], Int[Tensor, "B T"]]
+Tokenizer = Callable[..., Int[Tensor, "B T"]]
 
 # The architecture trained on the spot, about 0.6 M parameters; `vocab_size` is that of its tokenizer. Three layers per
 # tower learn no faster per step and cost half as much again.

@@ -1,4 +1,4 @@
-"""The scorers of the embedded world, trained on the spot: a tiny CLIP, then a tiny HPS from it.
+"""Small scorers that a run trains for itself on examples of its world: a tiny CLIP, then a tiny HPS from it.
 
 Both are deterministic given their seed (on one machine and thread count), and write a folder `rewards.openclip.load`
 opens. Progress is reported as `progress(step, steps, metrics)`.
@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from irg_rl.task import Ranking, ScorerExamples
 from rewards import openclip
 from rewards.hps import letterbox_batch
 from rewards.openclip import TwoTower
-from rewards.world_data import Ranking, World
 
 Progress = Callable[[int, int, dict[str, float]], None]
+ExamplesOf = Callable[[int], ScorerExamples]
+"""A seed -> its stream of examples."""
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound: beyond it training becomes unstable
 HELD_OUT_SEED = 1_000_003  # added to the seed of held-out data
@@ -33,6 +35,7 @@ def quiet(step: int, steps: int, metrics: dict[str, float]) -> None:
 
 def train_clip(
     folder: str | Path,
+    examples_of: ExamplesOf,
     steps: int = 600,
     batch_size: int = 64,
     learning_rate: float = 7e-4,
@@ -44,14 +47,14 @@ def train_clip(
 
     Returns `matching`: how often, on `held_out` pictures, the right one is nearer to its prompt than its copy with one
     defect (chance .5). A learning rate of 3e-3 is too fast: the loss stays at that of guessing."""
-    world = World(seed)
-    tower = openclip.create_tiny(folder, world.words(), seed)
+    examples = examples_of(seed)
+    tower = openclip.create_tiny(folder, examples.words(), seed)
     preprocess = openclip.clip_preprocess(tower.size)
     contrastive = open_clip.ClipLoss()
     optimizer, schedule = make_optimizer(tower.model, steps, learning_rate)
     tower.model.train()
     for step in range(steps):
-        images, captions = world.captioned(batch_size)
+        images, captions = examples.captioned(batch_size)
         pixels = torch.stack([preprocess(image) for image in images])
         image_features = tower.model.encode_image(pixels, normalize=True)
         text_features = openclip.encode_text(tower.model, tower.tokenizer(captions))
@@ -60,12 +63,13 @@ def train_clip(
         progress(step + 1, steps, {"loss": loss.item()})
     tower.model.eval()
     openclip.save(folder, tower)
-    return {"matching": matching(tower, held_out, seed + HELD_OUT_SEED)}
+    return {"matching": matching(tower, examples_of(seed + HELD_OUT_SEED), held_out)}
 
 
 def train_hps(
     folder: str | Path,
     clip_folder: str | Path,
+    examples_of: ExamplesOf,
     steps: int = 600,
     batch_size: int = 32,
     learning_rate: float = 5e-4,
@@ -79,19 +83,19 @@ def train_hps(
     Returns, on `held_out` rankings: `held_out_agreement`, how often the higher score is the preferred picture, and
     `verifier_disagreement`, how often it contradicts the verifier where the verifier sees a difference."""
     tower = openclip.load(clip_folder)
-    world = World(seed)
-    fit_scale(tower, world.rankings(128))
+    examples = examples_of(seed)
+    fit_scale(tower, examples.rankings(128))
     optimizer, schedule = make_optimizer(tower.model, steps, learning_rate)
     tower.model.train().requires_grad_(True)
     for step in range(steps):
-        loss = preference_loss(tower, world.rankings(batch_size))
+        loss = preference_loss(tower, examples.rankings(batch_size))
         take_step(tower.model, optimizer, schedule, loss)
         progress(step + 1, steps, {"loss": loss.item()})
     tower.model.eval().requires_grad_(False)
     Path(folder).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(clip_folder) / openclip.MERGES, Path(folder) / openclip.MERGES)
     openclip.save(folder, tower, {"resize_mode": "longest", "fill_color": 0})
-    return agreement(tower, World(seed + HELD_OUT_SEED).rankings(held_out))
+    return agreement(tower, examples_of(seed + HELD_OUT_SEED).rankings(held_out))
 
 
 def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"]:
@@ -158,9 +162,9 @@ def take_step(
         model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
-def matching(tower: TwoTower, n: int, seed: int) -> float:
+def matching(tower: TwoTower, examples: ScorerExamples, n: int) -> float:
     """Share of `n / 2` held-out prompts whose right picture scores above its copy with one defect."""
-    images, captions = World(seed).captioned(n)
+    images, captions = examples.captioned(n)
     preprocess = openclip.clip_preprocess(tower.size)
     prompts = [captions[i - i % 2] for i in range(len(images))]
     scores = tower.cosine(torch.stack([preprocess(image) for image in images]), prompts)

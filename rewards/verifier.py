@@ -1,37 +1,39 @@
-"""The shapes world's own checker as a scorer: rule-based, exact, and the only one that may read metadata."""
+"""The task's own verdict as a scorer: for every task that judges by itself."""
 
-import numpy as np
+from collections.abc import Mapping
 
-from irg_rl.shapes_world.check import judge
-from irg_rl.shapes_world.reading import read_batch
-from irg_rl.shapes_world.scene import WORLD
+from irg_rl.task import make_task
 from irg_rl.trajectory import Prompt
-from rewards.base import Image, Score, require_pairs
+from rewards.base import Image, Score, ScorerUnavailable, require_pairs
 
 
 class VerifierScorer:
-    """Graded score in [0, 1], 1 iff the official verdict passes. An image that is not of the world's size, and a
-    prompt whose metadata it does not understand, are failures."""
+    """The graded score of the task's verdict. A picture that the task cannot judge is a failure.
 
-    def __init__(self, name: str = "verifier") -> None:
+    `task` and `task_options` are those of the recipe, as are `seed` and `image_size` (height, width).
+    """
+
+    def __init__(
+        self,
+        task: str,
+        task_options: Mapping[str, object],
+        seed: int = 0,
+        image_size: tuple[int, int] = (0, 0),
+        name: str = "verifier",
+    ) -> None:
         self.name = name
         self.last_error = ""
+        self.task = make_task(task, task_options, seed, image_size)
+        if self.task.verdict_scorer is not None:
+            raise ScorerUnavailable(
+                f"the task {task} takes its verdicts from the scorer {self.task.verdict_scorer!r}: reward that one"
+            )
 
     def check(self) -> None:
         """Nothing outside this process is needed."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
-        scores: list[Score] = [None] * len(images)
-        side = WORLD.pixels
-        readable = [i for i, image in enumerate(images) if image.shape == (side, side, 3)]
-        if len(readable) < len(images):
-            self.last_error = f"an image is not {side} x {side} pixels, the size of the shapes world"
-        if not readable:
-            return scores
-        for i, reading in zip(readable, read_batch(np.stack([images[i] for i in readable])), strict=True):
-            try:
-                scores[i] = judge(reading, prompts[i].metadata).score
-            except ValueError as error:
-                self.last_error = f"prompt {prompts[i].id!r}: {error}"
-        return scores
+        verdicts = self.task.verdicts(images, prompts)
+        self.last_error = self.task.last_error
+        return [None if verdict is None else verdict.score for verdict in verdicts]

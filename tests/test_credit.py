@@ -517,3 +517,11 @@ def test_a_scheme_of_one_s_own_is_one_object_named_by_its_path():
 def test_a_scheme_that_is_not_there_is_named_with_its_module(name, says):
     with pytest.raises(InputError, match=says):
         scheme_named(name)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e308])
+def test_a_reward_that_is_not_finite_is_an_error_and_no_largest_advantage(weight):
+    """A weight of NaN gave every segment the bound of the advantages, +5."""
+    group = Group(7, PROMPT, [sample(0, [0.0, 5.0]), sample(1, [10.0, 20.0])])
+    with pytest.raises(ValueError, match="group 7: a (reward|advantage) is (nan|inf)"):
+        assign(group, "turn", {"score": weight})

@@ -16,7 +16,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMAND = Path(sys.executable).parent / "irg-rl"
 TINY = [
-    "vae.steps=20", "rewards.training_steps=4", "world.own_images=8", "sft.stage1.steps=6", "sft.stage2.steps=4",
+    "vae.steps=20", "rewards.training_steps=4", "task_options.own_images=8", "sft.stage1.steps=6", "sft.stage2.steps=4",
     "sft.checkpoint_every=2", "sft.validate_every=3", "rl.updates=3", "evaluation.prompts=8", "tracking.wandb=false",
     "engine.threads=2",
 ]  # fmt: skip

@@ -4,7 +4,7 @@
 import torch
 
 from irg_rl.config import adapters_of, load_recipe
-from irg_rl.driver.checks import machine_problems, refuse, scorer_problems, world_problems
+from irg_rl.driver.checks import machine_problems, recipe_problems, refuse
 from irg_rl.learner.lora import adapter_size
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
@@ -13,7 +13,7 @@ from irg_rl.model.unified import UnifiedModel
 def check_recipe(path: str, overrides: list[str]) -> list[str]:
     """Lines that say what the recipe is. Raises RecipeError with every problem of its settings."""
     recipe = load_recipe(path, overrides)
-    refuse(recipe, scorer_problems(recipe) + world_problems(recipe))
+    refuse(recipe, recipe_problems(recipe))
     with torch.device("meta"):
         model = UnifiedModel(recipe.model, SpecialIds(0, 1, 2, 3))
     parameters = sum(p.numel() for p in model.parameters())

@@ -1,18 +1,19 @@
 """`irg-rl eval`: evaluate a run or a checkpoint on held-out prompts."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from irg_rl.config import changed_recipe
-from irg_rl.driver.evaluator import Evaluator, gate_of, held_out_prompts, reward_hub
+from irg_rl.driver.evaluator import Evaluator, gate_of, held_out_prompts, shown_accuracies
 from irg_rl.driver.prepare import load_as
 from irg_rl.driver.progress import console
-from irg_rl.driver.run_folder import Run, RunError
+from irg_rl.driver.run_folder import TRAINED, Run, RunError
+from irg_rl.driver.scorers import reward_hub
 from irg_rl.model.folder import is_model_folder
 from irg_rl.presets import PRESET
+from irg_rl.task import task_of
 
 
 def evaluate_target(
@@ -28,11 +29,11 @@ def evaluate_target(
 ) -> None:
     """`irg-rl eval`: a run (its last model) or a model folder inside one. `preset` and `changes` to the recipe's
     `evaluation`, where not None; prompts of a held-out `split`; `samples` trajectories per prompt; `scored`: also by
-    the recipe's scorers, not by the verifier alone; without `controls` there is no gate to check."""
+    the recipe's scorers, not by the task's verdict alone; without `controls` there is no gate to check."""
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)
     if folder is None:
-        names = [name for name in ("rl", "sft2", "sft1", "pretrain") if run.path("models", name).is_dir()]
+        names = [name for name in TRAINED if run.path("models", name).is_dir()]
         if not names:
             raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` goes on with the run")
         folder = run.path("models", names[0])
@@ -44,7 +45,8 @@ def evaluate_target(
     settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
     prompts = held_out_prompts(run, split, changes["prompts"])
     parts = load_as(run.recipe, folder)
-    with reward_hub(run) if scored else nullcontext() as hub:
+    verdicts_from = task_of(run.recipe).verdict_scorer
+    with reward_hub(run, None if scored else [verdicts_from] if verdicts_from is not None else []) as hub:
         measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts, controls)
     report = gate_of(run, measured.evaluation) if controls else None
     if report is not None:
@@ -58,6 +60,5 @@ def evaluate_target(
     )
     written = evaluation.save(out or run.path("evaluation"))
     for arm, table in evaluation.arms.items():
-        accuracy = ", ".join(f"{value:.3f}" for value in table.correct.mean(0))
-        console.print(f"{arm}: accuracy per turn {accuracy} (n={len(table)})")
+        console.print(f"{arm}: accuracy per turn {shown_accuracies(table)} (n={len(table)})")
     console.print(f"written: {written}")

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from irg_rl.config import Recipe, SamplingRecipe, changed_recipe, parse_recipe
-from irg_rl.driver.evaluator import evaluation_sampling
 from irg_rl.driver.prepare import load_as
 from irg_rl.driver.progress import console
-from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.driver.run_folder import TRAINED, Run, RunError, write_json
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
 from irg_rl.prompts import require_prompt
 from irg_rl.trajectory import Prompt, Trajectory
+from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request, StopPhrase, never
 from rollouts.sampler import Sampler
 
@@ -31,7 +31,7 @@ BAGEL_SYSTEM_PROMPT = (
 
 def model_folder(target: Path) -> Path:
     """A model folder as given, or the last one of a run."""
-    for folder in (target, *(target / "models" / name for name in ("rl", "sft2", "sft1", "pretrain"))):
+    for folder in (target, *(target / "models" / name for name in TRAINED)):
         if is_model_folder(folder):
             return folder
     raise RunError(f"{target}: no model folder ({WEIGHTS}, whole or in shards) and no run with a trained model")
@@ -91,11 +91,9 @@ class Ready:
     def sampler(self, size: tuple[int, int] | None = None) -> Sampler:
         """For images of height x width pixels; None: as the recipe says."""
         sampling = self.sampling if size is None else self.sampling.model_copy(update={"image_size": size})
-        guidance, noise = self.recipe.evaluation.guidance, self.recipe.evaluation.noise
-        return Sampler(
-            self.parts.model.eval(), self.parts.autoencoder, self.parts.tokenizer, sampling,
-            guidance=guidance if guidance.is_on else None, noise=noise, is_stop=StopPhrase() if self.stop else never,
-        )  # fmt: skip
+        return evaluation_sampler(
+            self.parts, sampling, self.recipe.evaluation, is_stop=StopPhrase() if self.stop else never
+        )
 
     def settings(self, seed: int, turns: int) -> dict[str, Any]:
         """All that the images depend on, to be written beside them."""

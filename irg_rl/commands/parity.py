@@ -28,7 +28,8 @@ from irg_rl.learner.replay import Replay
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput, UnifiedModel
-from irg_rl.shapes_world.prompts import make_prompts
+from irg_rl.prompts import read_prompts
+from irg_rl.task import task_of
 from irg_rl.trajectory import Modality, Prompt, Trajectory
 from rollouts.request import Request
 from rollouts.sampler import Sampler
@@ -80,7 +81,7 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
-    requests = parity_requests(recipe, make_prompts(prompts, "validation", seed), seed)
+    requests = parity_requests(recipe, parity_prompts(folder, recipe, prompts), seed)
     cases: list[Case] = []
     with bar(f"parity of {folder.name}", 2 * most * len(BATCHES)) as progress:
         for case in parity_cases(folder, recipe, requests, most, seed):
@@ -96,6 +97,13 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
     write_json(path, content)
     console.print(f"written: {path}", soft_wrap=True, markup=False)
     _require(cases, recipe)
+
+
+def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
+    """Validation prompts of the run that the model lies in; outside of one, or where it has none, those of its task."""
+    file = folder.parent.parent / "world" / "validation.jsonl"
+    there = read_prompts(file) if file.is_file() and file.stat().st_size else task_of(recipe).prompts("validation")
+    return there[:count]
 
 
 def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:

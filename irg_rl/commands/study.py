@@ -12,19 +12,15 @@ import torch
 from irg_rl.commands.generate import model_folder, recipe_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
 from irg_rl.driver.compare import CONTINUED
-from irg_rl.driver.evaluator import evaluation_sampling, reward_hub
 from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.prepare import prompts_file, rl_prompts_file
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import SFT_MODELS, Run, environment
+from irg_rl.driver.scorers import reward_hub
 from irg_rl.driver.study_forks import trainer
 from irg_rl.errors import InputError
-from irg_rl.evaluate.outcomes import Pixels
-from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.learner.from_recipe import precision
 from irg_rl.prompts import read_prompts
-from irg_rl.shapes_world.paraphrase import paraphrase
-from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies import grid
 from irg_rl.studies.bench import Bench, LearningSetup, ModelCache, Subject
 from irg_rl.studies.catalog import STUDIES
@@ -32,9 +28,11 @@ from irg_rl.studies.forks import Forks
 from irg_rl.studies.page import write_page
 from irg_rl.studies.settings import PromptSettings, StudySettings, TurnsSettings, parse_settings
 from irg_rl.studies.study import Cell, Study
-from irg_rl.studies.world import is_world, unclear_cells
+from irg_rl.studies.world import loan_of
+from irg_rl.task import Pixels, Verdict, World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.hub import RewardHub
+from rollouts.evaluation import evaluation_sampling
 
 OWN = "study."
 """How settings of the study itself begin; all others are the recipe's."""
@@ -190,61 +188,61 @@ def default_folder(target: Path, name: str) -> Path:
 
 @contextmanager
 def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, folder: Path) -> Iterator[Bench]:
-    """The shapes world judges its own prompts by its checker. All others are judged by the rewards of the first recipe:
-    an image's score is their weighted sum, and it counts as right from 1 on."""
+    """The task judges its own prompts. All others are judged by the rewards of the first recipe: an image's score is
+    their weighted sum, and it counts as right from 1 on."""
     first = subjects[0]
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
     run = Run(first.path.parent.parent if inside else folder, first.recipe)
     prompts = study_prompts(run, settings, target)
-    in_world = is_world(prompts, first.recipe.sampling.image_size)
+    task = task_of(first.recipe)
+    known = all(task.judges(prompt) for prompt in prompts)
     beside = chosen_scorers(first.recipe, settings.scorers) if isinstance(settings, TurnsSettings) else []
-    rewarding = [] if in_world else [scorer for scorer in first.recipe.rewards.scorers if not scorer.held_out]
-    if not in_world and not rewarding:
+    scorers = first.recipe.rewards.scorers
+    rewarding = [s for s in scorers if (s.name == task.verdict_scorer if known else not s.held_out)]
+    if not known and not rewarding:
         raise InputError(
-            f"{target}: prompts outside of the shapes world are judged by the recipe's rewards, and it has none: name "
-            "one, as rewards.scorers=[{name: clip, kind: clip, path: FILE}]"
+            f"{target}: the task {first.recipe.task} cannot judge these prompts, and the recipe has no rewards that "
+            "could: name one, as rewards.scorers=[{name: clip, kind: clip, path: FILE}]"
         )
-    with hub_of(run, [*beside, *(scorer for scorer in rewarding if scorer not in beside)]) as hub:
-        score = partial(scores_of, hub, [scorer.name for scorer in beside]) if beside else None
-        commit = environment(first.recipe)["commit"]
-        rest = {"score": score, "commit": commit, "learning": learning_setup_of, "scratch": folder}
-        if in_world:
-            yield Bench(subjects, prompts, verify, check_reflection, unclear_cells, paraphrase, **rest)
-            return
-        weights = {scorer.name: scorer.weight for scorer in rewarding}
-        yield Bench(subjects, prompts, RewardVerdicts(hub, weights), **rest)
-
-
-@dataclass(frozen=True)
-class RewardVerdict:
-    """Both None where the reward failed."""
-
-    correct: bool | None
-    score: float | None
+    with reward_hub(run, [scorer.name for scorer in (*beside, *rewarding)]) as hub:
+        score = None if hub is None or not beside else partial(scores_of, hub, [scorer.name for scorer in beside])
+        if known:
+            task = task_of(first.recipe, None if hub is None else hub.score_with)
+            verify, check = task.verdicts, task.check_reflection
+        else:
+            assert hub is not None
+            verify, check = RewardVerdicts(hub, {scorer.name: scorer.weight for scorer in rewarding}), None
+        loan = loan_of(task, prompts)
+        yield Bench(
+            subjects, prompts, verify, check, loan.unclear, loan.paraphrase, score,
+            commit=environment(first.recipe)["commit"], learning=learning_setup_of, scratch=folder,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RewardVerdicts:
-    """Verdicts from rewards, for prompts that no checker understands."""
+    """Verdicts from rewards, for prompts that the task cannot judge; None where a reward failed."""
 
     hub: RewardHub
     weights: dict[str, float]
 
-    def __call__(self, images: list[Pixels], prompts: list[Prompt]) -> list[RewardVerdict]:
+    def __call__(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
         found = scores_of(self.hub, list(self.weights), images, prompts)
-        verdicts = []
-        for values in zip(*found.values()):
-            score = None if None in values else sum(w * value for w, value in zip(self.weights.values(), values))
-            verdicts.append(RewardVerdict(None if score is None else score >= 1, score))
-        return verdicts
+        return [self._verdict(values) for values in zip(*found.values())]
+
+    def _verdict(self, values: tuple[float | None, ...]) -> Verdict | None:
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        score = sum(weight * value for weight, value in zip(self.weights.values(), known))
+        return Verdict(score >= 1, score)
 
 
 def scores_of(
     hub: RewardHub, names: list[str], images: list[Pixels], prompts: list[Prompt]
 ) -> dict[str, list[float | None]]:
     """The values of these scorers alone."""
-    found = hub.score(images, prompts)
-    return {name: found[name] for name in names}
+    return {name: hub.score_with(name, images, prompts) if images else [] for name in names}
 
 
 def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe]:
@@ -258,15 +256,8 @@ def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe
     return [known[name] for name in names]
 
 
-@contextmanager
-def hub_of(run: Run, scorers: list[ScorerRecipe]) -> Iterator[RewardHub | None]:
-    rewards = run.recipe.rewards.model_copy(update={"scorers": scorers})
-    with reward_hub(Run(run.folder, run.recipe.model_copy(update={"rewards": rewards}))) as hub:
-        yield hub
-
-
 def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Prompt]:
-    """As many as the study needs, of those that the world can make where its file has fewer; else as many as the recipe
+    """As many as the study needs, of those that a world can make where its file has fewer; else as many as the recipe
     evaluates on. All where there are fewer."""
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None
@@ -276,7 +267,8 @@ def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Promp
     prompts = read_prompts(file)
     if asked.needed is None:
         return prompts[: run.recipe.evaluation.prompts]
-    if len(prompts) < asked.needed and file == prompts_file(run, asked.split):
+    task = task_of(run.recipe)
+    if len(prompts) < asked.needed and file == prompts_file(run, asked.split) and isinstance(task, World):
         with suppress(InputError):  # a held-out split has only so many: the study says what it lacks
-            prompts = make_prompts(asked.needed, asked.split, run.recipe.seed, run.recipe.world.prompt_mix)
+            prompts = task.prompts(asked.split, asked.needed)
     return prompts[: asked.needed]

@@ -23,9 +23,6 @@ from irg_rl.config.load import (
     split_override,
 )
 from irg_rl.config.recipe import (
-    OWN_MODES,
-    OWN_ROWS,
-    STAGES,
     Recipe,
 )
 from irg_rl.config.rewards import (
@@ -53,10 +50,7 @@ from irg_rl.config.training import (
     Projection,
     SFTRecipe,
     Stage,
-)
-from irg_rl.config.world import (
     VAETraining,
-    WorldRecipe,
 )
 from irg_rl.sections import (
     Decay,
@@ -81,8 +75,6 @@ __all__ = [
     "LoraRecipe",
     "LoraSection",
     "NoiseRecipe",
-    "OWN_MODES",
-    "OWN_ROWS",
     "OptimizerRecipe",
     "Positive",
     "Projection",
@@ -94,7 +86,6 @@ __all__ = [
     "SCORER_KINDS",
     "SFTRecipe",
     "SHORT_NAMES",
-    "STAGES",
     "SamplingRecipe",
     "ScorerRecipe",
     "Section",
@@ -104,7 +95,6 @@ __all__ = [
     "TrackingRecipe",
     "VAETraining",
     "Weight",
-    "WorldRecipe",
     "adapters_of",
     "algorithm_class",
     "changed_recipe",

@@ -55,12 +55,15 @@ class GateRecipe(Section):
     """What must hold: refinement is real."""
 
     mode: Literal["on", "off"] = "on"
+    """off: it is measured, and RL starts whatever it says."""
     after: Literal["sft", "rl"] = "sft"
     """The evaluation that is asked. `sft`: RL starts only if the gate holds. `rl`: RL starts whatever SFT came to, and
     the run ends with an error unless the gate holds after it."""
-    first_accuracy: Share = 0.40
-    damage: Share = 0.08
-    margin: Share = 0.15
+    first_accuracy: Share | None = None
+    """Share of first images that must be right. Here and below, None: what the task asks; a task may have no gate."""
+    damage: Share | None = None
+    """Share of right first images that refinement may break."""
+    margin: Share | None = None
     """Repair must exceed both controls by this much."""
 
     @field_validator("mode", mode="before")

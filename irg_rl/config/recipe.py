@@ -3,31 +3,22 @@
 import hashlib
 import json
 import re
+from typing import Any
 
 import yaml
-from pydantic import field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from irg_rl.config.engine import EngineRecipe, TrackingRecipe
 from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
 from irg_rl.config.rewards import RewardRecipe
 from irg_rl.config.rl import RLRecipe, algorithm_class
 from irg_rl.config.sampling import SamplingRecipe
-from irg_rl.config.training import SFTRecipe, Stage
-from irg_rl.config.world import VAETraining, WorldRecipe
+from irg_rl.config.task import task_class, task_settings
+from irg_rl.config.training import SFTRecipe, Stage, VAETraining
 from irg_rl.credit import SCHEMES, RightOptions, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.model.config import ModelConfig
 from irg_rl.sections import PathText, Section, Seed, nearest
-
-OWN_ROWS = "own"
-"""Folder of the rows made from the model's own images, among those of `sft.data`."""
-OWN_MODES = ("improving_full_learning", "improving_thinking_generation_learning")
-"""Learning modes of these rows."""
-STAGES = (
-    "world", "vae", "scorers", "pretrain", "sft1", "own_images", "sft2", "evaluate_sft", "rl", "evaluate_rl", "report",
-    "sft_continued", "evaluate_sft_continued",
-)  # fmt: skip
-"""What a run goes through, in order, and the two that `irg-rl baseline` adds: the keys of `budget_minutes`."""
 
 
 class Recipe(Section):
@@ -39,11 +30,14 @@ class Recipe(Section):
     output_dir: PathText = "runs"
     """Folder that receives one folder per run."""
     budget_minutes: dict[str, float] = {}
-    """Expected minutes per stage, printed beside the measured ones."""
+    """Expected minutes per stage of the run, printed beside the measured ones."""
+    task: str = "shapes_world"
+    """What is asked of the model: shapes_world, prompts (a file of one's own), or one's own as package.module:Class."""
+    task_options: SerializeAsAny[Section] = Field(default_factory=Section, validate_default=True)
+    """Settings of the task; which there are, the task says (its `settings_type`)."""
     init_from: PathText | None = None
-    """Checkpoint folder in the released BAGEL layout; None: a small model from scratch on the shapes world."""
+    """Checkpoint folder in the released BAGEL layout; None: a small model from scratch, on pictures of the task."""
     model: ModelConfig
-    world: WorldRecipe = WorldRecipe()
     vae: VAETraining = VAETraining()
     sft: SFTRecipe | None = None
     sampling: SamplingRecipe = SamplingRecipe()
@@ -64,17 +58,21 @@ class Recipe(Section):
             )
         return name
 
-    @field_validator("budget_minutes")
+    @field_validator("task")
     @classmethod
-    def stages_are_known(cls, budget: dict[str, float]) -> dict[str, float]:
-        unknown = [stage for stage in budget if stage not in STAGES]
-        if unknown:
-            raise ValueError("\n".join(f"unknown stage {stage!r}{nearest(stage, STAGES)}" for stage in unknown))
-        return budget
+    def task_is_known(cls, name: str) -> str:
+        task_class(name)
+        return name
+
+    @field_validator("task_options", mode="before")
+    @classmethod
+    def options_are_the_tasks_own(cls, options: Any, info: ValidationInfo) -> Section:
+        name = info.data.get("task")  # missing where the task itself is a mistake, which is then said
+        return Section() if name is None else task_settings(name, options)
 
     @model_validator(mode="after")
     def settings_fit_together(self):
-        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_lora() + self._of_the_world()
+        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_lora()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -261,26 +259,6 @@ class Recipe(Section):
         """ZeRO stage of the SFT engine."""
         own = None if self.sft is None else self.sft.zero_stage
         return self.engine.zero_stage if own is None else own
-
-    def _of_the_world(self) -> list[str]:
-        """What a recipe asks of the rows and prompts that it makes for itself."""
-        problems = []
-        asked, there = self.evaluation.prompts, self.world.test_prompts
-        if asked > there:
-            problems.append(f"evaluation.prompts {asked} is more than world.test_prompts {there}")
-        if self.sft is None or self.sft.data is not None:
-            return problems
-        made = set(self.world.sft_rows)
-        for name, stage in self.sft.stages.items():
-            if name == "stage2" and self.sft.stage1 is not None and self.world.own_images:
-                made |= {f"{OWN_ROWS}/{mode}" for mode in OWN_MODES}
-            for index, source in enumerate(stage.sources):
-                if source.folder not in made:
-                    problems.append(
-                        f"sft.{name}.sources.{index}.folder {source.folder!r} is not made by the world at that stage; "
-                        f"there are {', '.join(sorted(made))}"
-                    )
-        return problems
 
     def digest(self) -> str:
         """First 12 hex digits of the sha256 of the settings that change the result: not the output folder, nor the

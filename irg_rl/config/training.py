@@ -162,7 +162,7 @@ class Stage(Section):
 
 class SFTRecipe(Section):
     data: PathText | None = None
-    """Folder with one folder of parquet per mode; None: the run makes its own from the shapes world."""
+    """Folder with one folder of parquet per mode; None: the task makes them."""
     base: Stage | None = None
     """Training of the base model before IRGL, for a model from scratch."""
     stage1: Stage | None = None
@@ -189,3 +189,14 @@ class SFTRecipe(Section):
         if not self.stages:
             raise ValueError("sft needs base, stage1 or stage2; leave the section out to train no SFT")
         return self
+
+
+class VAETraining(Section):
+    """The autoencoder of a model from scratch, trained on pictures of the task."""
+
+    steps: Positive = 1500
+    batch_size: Positive = 64
+    lr: Rate = 2e-3
+    kl_weight: float = Field(default=1e-5, ge=0)
+    min_checker_agreement: Share = 0.99
+    """Share of held-out reconstructions that the task's checker must read like the originals; less stops the run."""

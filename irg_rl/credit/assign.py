@@ -1,12 +1,13 @@
 """Scores of a group -> combined rewards -> advantages in its segments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, isfinite
 
 from irg_rl.credit.nodes import Table, forks_of, sample_of, write
 from irg_rl.credit.scheme import CreditScheme, Right, scheme_named
 from irg_rl.credit.statistics import ROUNDING, moments, normalise
+from irg_rl.errors import InputError
 from irg_rl.sections import Section
 from irg_rl.trajectory import Group, Trajectory
 
@@ -83,6 +84,7 @@ def assign(
     if forks and chosen.whole_trajectories:
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
     combined = combine(group, weights, how)
+    _require_finite((value for q in combined for value in q if value is not None), "reward", group)
     valid = {i: [value for value in q if value is not None] for i, q in enumerate(combined) if q and None not in q}
     right = Right.by(None, weights) if right is None else right
     samples = [
@@ -93,9 +95,17 @@ def assign(
     has_spread = any(abs(advantage) > ROUNDING for row in table for advantage in row.values())
     if chosen.penalise is not None:
         chosen.penalise(table, samples, options)
+    _require_finite((advantage for row in table for advantage in row.values()), "advantage", group)
     write(group, dict(zip(valid, table)))
     mean, std = moments([sample.q[-1] for sample in samples])
     return Summary(len(samples), len(combined) - len(samples), has_spread, not any(table), mean, std)
+
+
+def _require_finite(values: Iterable[float], what: str, group: Group) -> None:
+    """A bound turns NaN into its largest value, so NaN is stopped before and behind it."""
+    for value in values:
+        if not isfinite(value):
+            raise InputError(f"group {group.id}: a {what} is {value}: look at the weights and scores of its scorers")
 
 
 def _right(trajectory: Trajectory, q: Sequence[float], right: Right) -> tuple[bool, ...]:

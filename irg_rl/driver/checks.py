@@ -1,11 +1,14 @@
-"""What a recipe needs that its settings alone cannot say: of the scorers, of the world, and of this machine."""
+"""What a recipe needs that its settings alone cannot say: of its scorers, of its task, and of this machine."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
+from irg_rl.driver.prepare import OWN_ROWS
 from irg_rl.driver.scorers import spec_of
+from irg_rl.driver.stages import NAMES
 from irg_rl.environment import wandb_mode
 from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
@@ -14,10 +17,7 @@ from irg_rl.model.folder import check_folder, require_sizes
 from irg_rl.prompts import read_prompts
 from irg_rl.records import group_folders
 from irg_rl.redact import redact, redact_text
-from irg_rl.shapes_world.base_rows import BASE_MODES
-from irg_rl.shapes_world.constraints import TAGS, parse_metadata
-from irg_rl.shapes_world.rows import MODES
-from irg_rl.shapes_world.scene import WORLD
+from irg_rl.task import World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec
@@ -31,6 +31,7 @@ JUDGE_PATIENCE_S = 10.0
 def machine_problems(recipe: Recipe) -> list[str]:
     """What the recipe needs and this machine lacks."""
     problems = gpu_problems(recipe) + attention_problems(recipe) + tracking_problems(recipe)
+    problems += task_of(recipe).missing()
     if recipe.init_from is not None:
         problems += folder_problems(Path(recipe.init_from), recipe.model)
     if recipe.sft is not None and recipe.sft.data is not None:
@@ -45,9 +46,9 @@ def machine_problems(recipe: Recipe) -> list[str]:
         if path is not None and not Path(path).exists():
             problems.append(f"rewards.scorers: {scorer.name} finds no model at {path}")
         try:
-            try_scorer(scorer)
+            try_scorer(recipe, scorer)
             if scorer.kind == "judge" and scorer.base_url is not None:
-                ask_judge(scorer)
+                ask_judge(recipe, scorer)
         except ScorerUnavailable as error:
             problems.append(f"rewards.scorers: {scorer.name}: {error}")
         except InputError:
@@ -59,7 +60,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rl.rollouts: {error}")
     if recipe.rl is not None and recipe.rl.prompts is not None:
         try:
-            read_prompts(recipe.rl.prompts, require_metadata if _is_verified(recipe) else lambda prompt: None)
+            read_prompts(recipe.rl.prompts, require_judged(recipe))
         except (InputError, OSError) as error:
             problems.append(f"rl.prompts: {error}")
     return problems
@@ -115,16 +116,15 @@ def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
     return []
 
 
-def _is_verified(recipe: Recipe) -> bool:
-    return any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
+def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
+    """A check of a prompt that RL samples for: ValueError where the task's verdict is rewarded and there is none."""
+    task, verified = task_of(recipe), any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
 
+    def check(prompt: Prompt) -> None:
+        if verified and not task.judges(prompt):
+            raise ValueError(f"the metadata of prompt {prompt.id!r} is not what the task {recipe.task} reads")
 
-def require_metadata(prompt: Prompt) -> None:
-    """ValueError unless the prompt carries what the verifier reads."""
-    try:
-        parse_metadata(prompt.metadata)
-    except (AttributeError, TypeError, KeyError) as error:
-        raise ValueError(f"the metadata of prompt {prompt.id!r} is not GenEval's ({error!r})") from error
+    return check
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:
@@ -141,7 +141,7 @@ def scorer_problems(recipe: Recipe) -> list[str]:
             for setting in secret
         ]
         try:
-            try_scorer(scorer)
+            try_scorer(recipe, scorer)
         except InputError as error:
             problems += [f"{where}: {error}"] if not secret else []  # it might tell the secret
         except ScorerUnavailable:
@@ -149,46 +149,85 @@ def scorer_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
-def try_scorer(scorer: ScorerRecipe) -> None:
+def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
     """All that can fail before a scorer's model is loaded: import, options, and a judge's address and key.
 
     Raises InputError, ScorerUnavailable.
     """
-    spec = ScorerSpec.from_dict(spec_of(scorer, Path("scorers"), "http://127.0.0.1:1/v1"))
+    spec = ScorerSpec.from_dict(spec_of(recipe, scorer, Path("scorers"), "http://127.0.0.1:1/v1"))
     make = check_spec(spec)
     if scorer.kind == "judge":
         make(name=spec.name, **spec.options)
 
 
-def ask_judge(scorer: ScorerRecipe) -> None:
+def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
     """One question to a judge's endpoint, without patience: a dead one is found before anything is trained.
 
     Raises ScorerUnavailable.
     """
-    options = spec_of(scorer, Path("scorers"))["options"]
+    options = spec_of(recipe, scorer, Path("scorers"))["options"]
     patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
     JudgeScorer(**options | patience, name=scorer.name).check()
 
 
-def world_problems(recipe: Recipe) -> list[str]:
-    """What a recipe asks of the shapes world that it does not have."""
-    world, image_size, side = recipe.world, recipe.sampling.image_size, WORLD.pixels
-    problems = [
-        f"{setting}.{name}: unknown{nearest(name, known)}"
-        for setting, given, known in (
-            ("world.sft_rows", world.sft_rows, (*MODES, *BASE_MODES)),
-            ("world.prompt_mix", world.prompt_mix or {}, TAGS),
+def recipe_problems(recipe: Recipe) -> list[str]:
+    """What is wrong with a recipe on any machine."""
+    return scorer_problems(recipe) + stage_problems(recipe) + task_problems(recipe)
+
+
+def stage_problems(recipe: Recipe) -> list[str]:
+    """Budgets of stages that no run has."""
+    unknown = [stage for stage in recipe.budget_minutes if stage not in NAMES]
+    return [f"budget_minutes: unknown stage {stage!r}{nearest(stage, NAMES)}" for stage in unknown]
+
+
+def task_problems(recipe: Recipe) -> list[str]:
+    """What a recipe asks of its task that it does not have."""
+    task = task_of(recipe)
+    problems = task.problems(recipe)
+    gate = [recipe.gate.first_accuracy, recipe.gate.damage, recipe.gate.margin]
+    if task.thresholds is None and None in gate and any(threshold is not None for threshold in gate):
+        problems.append(
+            f"gate: the task {recipe.task} has no thresholds of its own: give all of first_accuracy, damage, margin"
         )
-        for name in given
-        if name not in known
-    ]
-    if recipe.sft is not None and recipe.sft.data is None and tuple(image_size) != (side, side):
-        problems.append(f"sampling.image_size {list(image_size)}: pictures of the shapes world are {side} x {side}")
+    problems += _of_rows(recipe, task) if isinstance(task, World) else _of_no_world(recipe)
+    return problems
+
+
+def _of_rows(recipe: Recipe, world: World) -> list[str]:
+    """Sources of SFT that nobody makes, where the task makes the rows."""
+    problems = []
+    if recipe.sft is None or recipe.sft.data is not None:
+        return problems
+    made = set(world.rows)
+    for name, stage in recipe.sft.stages.items():
+        if name == "stage2" and recipe.sft.stage1 is not None and world.own_images:
+            made |= {f"{OWN_ROWS}/{mode}" for mode in world.own_modes}
+        problems += [
+            f"sft.{name}.sources.{index}.folder {source.folder!r} is not made by the task at that stage; there are "
+            f"{', '.join(sorted(made))}"
+            for index, source in enumerate(stage.sources) if source.folder not in made
+        ]  # fmt: skip
+    return problems
+
+
+def _of_no_world(recipe: Recipe) -> list[str]:
+    """What only a task that is a world can make."""
+    problems = []
+    if recipe.init_from is None:
+        problems.append(f"init_from: the task {recipe.task} has no pictures to train a model from scratch on: name one")
+    if recipe.sft is not None and recipe.sft.data is None:
+        problems.append(f"sft.data: the task {recipe.task} makes no rows: name a folder of parquet")
+    for scorer in recipe.rewards.scorers:
+        if scorer.kind in ("clip", "hps") and scorer.path is None and "path" not in scorer.options:
+            problems.append(f"rewards.scorers: {scorer.name}: path: the task {recipe.task} can train no small scorers")
+        if scorer.kind == "judge" and scorer.base_url is None:
+            problems.append(f"rewards.scorers: {scorer.name}: base_url: the task {recipe.task} has no embedded judge")
     return problems
 
 
 def require_machine(recipe: Recipe) -> None:
-    refuse(recipe, scorer_problems(recipe) + world_problems(recipe) or machine_problems(recipe))
+    refuse(recipe, recipe_problems(recipe) or machine_problems(recipe))
 
 
 def refuse(recipe: Recipe, problems: list[str]) -> None:

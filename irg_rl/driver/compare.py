@@ -41,14 +41,12 @@ def comparison_of(runs: Sequence[Run]) -> Comparison:
     of two first images, and the best of as many as RL renders (an oracle picks); repair also against the controls of
     RL's own evaluation."""
     first, *others = runs
-    checkpoint = first.sft_model
-    if checkpoint is None:
-        raise RunError(f"{first.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    model, *_ = [sft_model_of(run) for run in runs]
     for other in others:
         require_comparable(first, other)
     require_different_seeds(runs)
     rl = [replace(outcomes_of(run, "rl"), seed=run.recipe.rl_seed) for run in runs]
-    sft, again = (outcomes_of(first, checkpoint, arm) for arm in (REAL, REDRAW))
+    sft, again = (outcomes_of(first, model, arm) for arm in (REAL, REDRAW))
     draws = [sft, *(first_images(again, turn) for turn in range(1, again.turns))]
     equal = min(ceil(max(table.renders for table in rl)), len(draws))
     baselines = {"SFT checkpoint": sft}
@@ -60,6 +58,13 @@ def comparison_of(runs: Sequence[Run]) -> Comparison:
     controls = {arm: [replace(outcomes_of(run, "rl", arm), seed=run.recipe.rl_seed) for run in runs]
                 for arm in (REDRAW, SHUFFLED)}  # fmt: skip
     return compare(rl, baselines, controls)
+
+
+def sft_model_of(run: Run) -> str:
+    """The model folder that SFT ends with. Raises RunError for a run without SFT."""
+    if run.sft_model is None:
+        raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+    return run.sft_model
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:

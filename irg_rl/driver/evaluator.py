@@ -1,45 +1,53 @@
 """Evaluation of a checkpoint on held-out prompts: the real thing, and both controls from the same first images."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import isnan
 
 import torch
 
-from irg_rl.config import EvaluationRecipe, SamplingRecipe
+from irg_rl.config import EvaluationRecipe
 from irg_rl.driver.prepare import load_model, prompts_of
-from irg_rl.driver.progress import bar
+from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import Run, RunError
-from irg_rl.driver.scorers import scorer_specs
-from irg_rl.evaluate.gate import GateReport, Thresholds, check_gate
+from irg_rl.driver.scorers import RememberedScores, reward_hub
+from irg_rl.evaluate import metrics
+from irg_rl.evaluate.gate import GateReport, check_gate
 from irg_rl.evaluate.outcomes import Outcomes, collect
-from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
 from irg_rl.model.folder import Folder
 from irg_rl.report.samples import SampledTrajectory, from_trajectory, save_samples
-from irg_rl.trajectory import Prompt, Trajectory
+from irg_rl.task import Task, Thresholds, task_of
+from irg_rl.trajectory import Prompt, Trajectory, score_images
 from rewards.hub import RewardHub
+from rewards.judge import JudgeScorer
 from rollouts.controls import redraw, shuffled_reflections
+from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 
 
 @dataclass
 class Evaluator:
-    """Samples the arms of an evaluation with fixed seeds, in batches; `samples` trajectories per prompt."""
+    """Samples the arms of an evaluation with fixed seeds, in batches; `samples` trajectories per prompt.
+
+    `hub` has the scorers that look at the real arm, and the one that verdicts come from, if they come from one.
+    """
 
     run: Run
     settings: EvaluationRecipe
     hub: RewardHub | None = None
     samples: int = 1
+    score: RememberedScores | None = field(init=False)
+    task: Task = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.score = None if self.hub is None else RememberedScores(self.hub)
+        self.task = task_of(self.run.recipe, self.score)
 
     def sampler(self, folder: Folder) -> Sampler:
-        guidance, sampling = self.settings.guidance, evaluation_sampling(self.run.recipe.sampling, self.settings)
-        return Sampler(
-            folder.model.eval(), folder.autoencoder, folder.tokenizer, sampling,
-            guidance=guidance if guidance.is_on else None, noise=self.settings.noise,
-        )  # fmt: skip
+        sampling = evaluation_sampling(self.run.recipe.sampling, self.settings)
+        return evaluation_sampler(folder, sampling, self.settings)
 
     def sample(self, sampler: Sampler, requests: list[Request], turns: int, title: str) -> list[Trajectory]:
         size, out = self.settings.batch_size, []
@@ -56,8 +64,7 @@ class Evaluator:
         sampler = self.sampler(folder)
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]
         real = self.sample(sampler, requests, turns, f"{name}: real")
-        if self.hub is not None:
-            self._score(real)
+        self._score(real)
         arms = {REAL: self._collect(real, REAL, self._prefer())}
         if controls:
             draw = partial(self.sample, sampler)
@@ -65,25 +72,27 @@ class Evaluator:
             arms[REDRAW] = self._collect(redrawn, REDRAW)
             shuffled = shuffled_reflections(partial(draw, title=f"{name}: shuffled reflections"), real, turns, seed)
             arms[SHUFFLED] = self._collect(shuffled, SHUFFLED)
-        return Measured(real, Evaluation(name, arms, settings=self._settings(len(prompts))))
+        return Measured(real, Evaluation(name, arms, settings=self._settings(len(prompts))), self.task)
 
     def _collect(self, trajectories: list[Trajectory], arm: str, prefer=None) -> Outcomes:
         return collect(
-            trajectories, verify, turns=self.settings.turns, arm=arm, seed=self.settings.seed,
-            check_reflection=check_reflection, prefer=prefer,
+            trajectories, self.task.verdicts, turns=self.settings.turns, arm=arm, seed=self.settings.seed,
+            check_reflection=self.task.check_reflection, prefer=prefer,
         )  # fmt: skip
 
     def _score(self, trajectories: list[Trajectory]) -> None:
-        images = [image.pixels.numpy() for t in trajectories for image in t.images]
-        scores = self.hub.score(images, [t.prompt for t in trajectories for _ in t.images])
-        at = 0
-        for trajectory in trajectories:
-            trajectory.rewards = {name: values[at : at + trajectory.turns] for name, values in scores.items()}
-            at += trajectory.turns
+        """Every scorer looks at every image; the scores become the trajectories' rewards."""
+        if self.hub is None or self.score is None:
+            return
+        names, ask = list(self.hub.scorers), self.score
+        score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
 
     def _prefer(self):
-        judges = [] if self.hub is None else [s for s in self.run.recipe.rewards.scorers if s.kind == "judge"]
-        return self.hub.scorers[judges[0].name].prefer if judges else None
+        """How the first judge among the scorers compares two images, if there is one."""
+        if self.hub is None:
+            return None
+        judges = [scorer for scorer in self.hub.scorers.values() if isinstance(scorer, JudgeScorer)]
+        return judges[0].prefer if judges else None
 
     def _settings(self, prompts: int) -> dict:
         sampling = evaluation_sampling(self.run.recipe.sampling, self.settings).model_dump(mode="json")
@@ -94,22 +103,18 @@ class Evaluator:
                 "noise": None if noise is None else noise.model_dump(mode="json")}  # fmt: skip
 
 
-def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
-    """The recipe's sampling with the temperature of evaluation and, where it has them, its time points and shift."""
-    points = sampling.points if settings.points is None else settings.points
-    shift = sampling.shift if settings.shift is None else settings.shift
-    return sampling.model_copy(update={"temperature": settings.temperature, "points": points, "shift": shift})
-
-
 @dataclass
 class Measured:
+    """What was drawn in the real arm, and what all arms came to."""
+
     trajectories: list[Trajectory]
     evaluation: Evaluation
+    task: Task
 
     def samples(self, count: int) -> list[SampledTrajectory]:
         """The first `count` trajectories with verdicts: prompts are in random order, so none is picked."""
         return [
-            from_trajectory(t, verify([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))
+            from_trajectory(t, self.task.verdicts([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))
             for t in self.trajectories[:count]
         ]
 
@@ -118,16 +123,8 @@ def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Pro
     """`count` prompts of a split; None: as many as the recipe evaluates on, or all where there are fewer."""
     prompts = prompts_of(run, split)
     if count is not None and len(prompts) < count:
-        there = f"world.{split}_prompts made {len(prompts)}"
-        raise RunError(f"{count} held-out prompts asked for, but {there}: ask for fewer")
+        raise RunError(f"{count} prompts of the split {split} asked for, but there are {len(prompts)}: ask for fewer")
     return prompts[: run.recipe.evaluation.prompts if count is None else count]
-
-
-@contextmanager
-def reward_hub(run: Run) -> Iterator[RewardHub | None]:
-    """All scorers of the recipe, the embedded judge included, for as long as the context; None where it has none."""
-    with scorer_specs(run) as specs:
-        yield RewardHub(specs, max_failure_share=run.recipe.rewards.max_failure_share) if specs else None
 
 
 def measure_stage(run: Run, name: str, facts: dict) -> Measured:
@@ -139,13 +136,35 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
         measured = Evaluator(run, settings, hub).evaluate(load_model(run, name), name, prompts)
     save_samples(run.path("samples", name), measured.samples(settings.strips))
     real = measured.evaluation.arms[REAL]
-    facts["accuracy_per_turn"] = [round(float(a), 4) for a in real.correct.mean(0)]
+    facts["accuracy_per_turn"] = [None if isnan(share) else round(share, 4) for share in accuracies(real)]
+    if missing := int((~real.known & ~real.stopped).sum()):
+        facts["images_without_verdict"] = missing
+        console.print(f"[yellow]{missing} images of the real arm have no verdict: {measured.task.last_error}[/yellow]")
     return measured
 
 
-def gate_of(run: Run, evaluation: Evaluation) -> GateReport:
-    gate = run.recipe.gate
-    arms = evaluation.arms
-    return check_gate(
-        arms[REAL], arms[REDRAW], arms[SHUFFLED], Thresholds(gate.first_accuracy, gate.damage, gate.margin)
-    )
+def accuracies(table: Outcomes) -> list[float]:
+    """Share of images that are right, turn by turn, of those with a verdict; nan where there is none."""
+    return [metrics.accuracy(table, turn).value for turn in range(table.turns)]
+
+
+def shown_accuracies(table: Outcomes) -> str:
+    """These shares in a line."""
+    return ", ".join("no verdict" if isnan(share) else f"{share:.3f}" for share in accuracies(table))
+
+
+def thresholds_of(run: Run) -> Thresholds | None:
+    """What the gate asks: the recipe's own thresholds over those of the task; None where there is no gate."""
+    recipe, gate = run.recipe, run.recipe.gate
+    own = {"first_accuracy": gate.first_accuracy, "damage": gate.damage, "margin": gate.margin}
+    given = {name: value for name, value in own.items() if value is not None}
+    thresholds = task_of(recipe).thresholds
+    if thresholds is not None:
+        return replace(thresholds, **given)
+    return Thresholds(**given) if len(given) == len(own) else None
+
+
+def gate_of(run: Run, evaluation: Evaluation) -> GateReport | None:
+    """Whether refinement is real; None where the recipe and its task ask nothing."""
+    thresholds, arms = thresholds_of(run), evaluation.arms
+    return None if thresholds is None else check_gate(arms[REAL], arms[REDRAW], arms[SHUFFLED], thresholds)

@@ -12,22 +12,12 @@ from pathlib import Path
 from irg_rl.config import Recipe, RecipeError, load_recipe
 from irg_rl.driver.checks import require_machine
 from irg_rl.driver.prepare import trained_scorers
-from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError, write_json
+from irg_rl.driver.run_folder import Run, RunError, write_json
+from irg_rl.driver.stages import BEFORE_RL
 from irg_rl.learner.checkpoint import differing
 from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.tracking import METRICS
 
-FILES = {
-    "world": ["world"],
-    "vae": ["models/base"],
-    "scorers": ["scorers", "evaluation/scorers.json"],
-    "pretrain": ["models/pretrain"],
-    "sft1": ["models/sft1"],
-    "own_images": [],  # its rows lie in world
-    "sft2": ["models/sft2"],
-    "evaluate_sft": [place for model in SFT_MODELS.values() for place in (f"evaluation/{model}.*", f"samples/{model}")],
-}
-"""The stages before RL and what each of them made, as patterns in the run folder."""
 FREE = {
     "name", "description", "output_dir", "budget_minutes", "rl", "rewards", "evaluation", "gate", "engine", "tracking",
     "sampling.turns",
@@ -86,12 +76,12 @@ def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
         again.add("scorers")
     if any(f"{key}.".startswith(tuple(f"{one}." for one in EVALUATED)) for key in changed):
         again.add("evaluate_sft")
-    return [stage for stage in FILES if parent.is_done(stage) and stage not in again]
+    return [stage.name for stage in BEFORE_RL if parent.is_done(stage.name) and stage.name not in again]
 
 
 def take_over(parent: Run, run: Run, stages: list[str]) -> None:
     """Files, entries of stages.json and metrics of these stages."""
-    for pattern in (pattern for stage in stages for pattern in FILES[stage]):
+    for pattern in (pattern for stage in BEFORE_RL if stage.name in stages for pattern in stage.files):
         for source in sorted(parent.folder.glob(pattern)):
             link(source, run.path(*source.relative_to(parent.folder).parts))
     rejected = parent.folder / "rejected.jsonl"

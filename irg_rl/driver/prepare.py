@@ -1,10 +1,9 @@
-"""The stages before SFT: the world's prompts and rows, tokenizer and model from scratch, autoencoder, scorers."""
+"""What comes before SFT: the task's prompts and rows, tokenizer and model from scratch, autoencoder, scorers."""
 
 import random
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,47 +18,47 @@ from irg_rl.model.init import initialize
 from irg_rl.model.tokenizer import load_tokenizer, train_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.prompts import read_prompts, write_prompts
-from irg_rl.shapes_world.corpus import corpus
-from irg_rl.shapes_world.prompts import make_prompts
-from irg_rl.shapes_world.reading import Reading, read_batch
-from irg_rl.shapes_world.render import render
-from irg_rl.shapes_world.rows import RowMix, write_rows
-from irg_rl.shapes_world.scenes import crowded_scene, sample_scene
+from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.training import train_clip, train_hps
 from sft.autoencoder import reconstruct, train_autoencoder
 
 BASE = "models/base"
 TOKENIZER = "world/tokenizer"
+OWN_ROWS = "own"
+"""Folder of the rows made from the model's own images, among those that the task makes."""
 HELD_OUT = 512
 """Held-out pairs on which the scorers trained on the spot are tested."""
+PICTURES = 8000
+"""Pictures that the autoencoder is trained on."""
 CHECKED = 500
 """Held-out reconstructions the checker looks at, at most."""
 
 
 def make_world(run: Run) -> None:
-    """Prompts of four disjoint splits as jsonl, SFT rows in the IRG schema, a tokenizer of the world's words."""
-    world = run.recipe.world
-    counts = {
-        "train": world.train_prompts, "validation": world.validation_prompts, "test": world.test_prompts,
-        "hard": world.hard_prompts,
-    }  # fmt: skip
-    for split, count in counts.items():
-        prompts = make_prompts(count, split, run.recipe.seed, world.prompt_mix)
-        write_prompts(run.path("world", f"{split}.jsonl"), prompts)
-    if run.recipe.sft is not None and run.recipe.sft.data is None:
-        train, mix = prompts_of(run, "train"), row_mix(run.recipe)
-        with bar("world: rows", len(world.sft_rows)) as progress:
-            for mode, count in world.sft_rows.items():
-                write_rows(run.path("world", "rows"), train, {mode: count}, run.recipe.seed, mix)
+    """Prompts of all splits as jsonl; where the run makes them, SFT rows in the IRG schema and a tokenizer."""
+    recipe, task = run.recipe, task_of(run.recipe)
+    for split in task.splits:
+        write_prompts(prompts_file(run, split), task.prompts(split))
+    if recipe.sft is not None and recipe.sft.data is None:
+        world, train = as_world(task), prompts_of(run, "train")
+        with bar("world: rows", len(world.rows)) as progress:
+            for mode in world.rows:
+                world.write_rows(run.path("world", "rows"), mode, train)
                 progress.advance(note=mode)
-    if run.recipe.init_from is None:
-        train_tokenizer(corpus(seed=run.recipe.seed), run.recipe.model.llm.vocab_size, run.path(TOKENIZER))
+    if recipe.init_from is None:
+        texts = as_world(task).texts()
+        train_tokenizer(texts, recipe.model.llm.vocab_size, run.path(TOKENIZER))
 
 
-def row_mix(recipe: Recipe) -> RowMix:
-    """How the teacher's rows are mixed, those about the model's own images included."""
-    return RowMix(deep_share=recipe.world.deep_share, overlooked=recipe.world.overlooked)
+def as_world(task: Task) -> World:
+    """The task as one that makes what a run from nothing needs.
+
+    Raises RunError for any other task; `driver.checks` says before what a recipe lacks.
+    """
+    if not isinstance(task, World):
+        raise RunError(f"the task {type(task).__name__} gives prompts and verdicts alone: name init_from and sft.data")
+    return task
 
 
 def prompts_of(run: Run, split: str) -> list[Prompt]:
@@ -71,19 +70,19 @@ def prompts_file(run: Run, split: str) -> Path:
 
 
 def rl_prompts_file(run: Run) -> Path:
-    """The prompts that RL samples for: the recipe's own or the world's."""
-    given = run.recipe.rl.prompts
+    """The prompts that RL samples for: those of `rl.prompts`, or the task's."""
+    given = None if run.recipe.rl is None else run.recipe.rl.prompts
     return Path(given) if given else prompts_file(run, "train")
 
 
 def make_base(run: Run, facts: dict) -> None:
     """The model before SFT: a released folder, checked before the run began, or one from scratch with an autoencoder
-    trained on the world."""
+    trained on pictures of the task."""
     recipe = run.recipe
     if recipe.init_from is not None:
         return
-    rng = random.Random(recipe.seed)
-    images = np.stack([render(crowded_scene(rng)) for _ in range(8000)])
+    world, rng = as_world(task_of(recipe)), random.Random(recipe.seed)
+    images = world.pictures(PICTURES, rng)
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(1)  # its convolutions are small: a second thread costs more than it does
     vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
@@ -91,10 +90,10 @@ def make_base(run: Run, facts: dict) -> None:
         vae = train_autoencoder(
             vae, images, recipe.vae, recipe.seed, lambda step, loss: progress.advance(note=f"loss {loss:.4f}")
         )
-    scenes = np.stack([render(sample_scene(p.metadata, rng)) for p in prompts_of(run, "train")[:CHECKED]])
-    share = checker_agreement(scenes, reconstruct(vae, scenes))
+    held_out = world.pictures_of(prompts_of(run, "train")[:CHECKED], rng)
+    share = world.reads_alike(held_out, reconstruct(vae, held_out))
     facts["checker_agreement"] = share
-    console.print(f"autoencoder: the checker reads {share:.1%} of {len(scenes)} held-out images as before")
+    console.print(f"autoencoder: the checker reads {share:.1%} of {len(held_out)} held-out images as before")
     if share < recipe.vae.min_checker_agreement:
         raise RunError(
             f"autoencoder: the checker reads only {share:.1%} of the reconstructions like their originals, the recipe "
@@ -142,17 +141,6 @@ def save_trained(
     save_folder(folder.model, folder.autoencoder, folder.tokenizer, path)
 
 
-def checker_agreement(images: np.ndarray, rebuilt: np.ndarray) -> float:
-    """Share of images whose every readable object is read again with the same shape, colour and cell."""
-    pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
-    return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
-
-
-def _objects(reading: Reading, reference: Reading) -> set[tuple[str, str, str]]:
-    """What stands in the cells that are readable in the reference."""
-    return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}
-
-
 def trained_scorers(recipe: Recipe) -> set[str]:
     """Kinds of the scorers that the run trains for itself; HPS starts from CLIP."""
     kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
@@ -164,19 +152,19 @@ def make_scorers(run: Run, facts: dict) -> None:
     on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return
-    steps = run.recipe.rewards.training_steps
-    rows = []
+    steps, rows = run.recipe.rewards.training_steps, []
+    examples_of = as_world(task_of(run.recipe)).scorer_examples
     with bar("scorers: CLIP", steps) as progress:
         facts["clip"] = train_clip(
-            run.path("scorers", "clip"), steps, seed=run.recipe.seed, progress=lambda *_: progress.advance(),
-            held_out=HELD_OUT,
+            run.path("scorers", "clip"), examples_of, steps, seed=run.recipe.seed,
+            progress=lambda *_: progress.advance(), held_out=HELD_OUT,
         )  # fmt: skip
     note = "right picture nearer to its prompt than a copy with one defect; chance is 50 %"
     rows.append(_row("clip", "held-out copies with a defect", facts["clip"]["matching"], note))
     if "hps" in on_the_spot:
         with bar("scorers: HPS", steps) as progress:
             facts["hps"] = train_hps(
-                run.path("scorers", "hps"), run.path("scorers", "clip"), steps, seed=run.recipe.seed,
+                run.path("scorers", "hps"), run.path("scorers", "clip"), examples_of, steps, seed=run.recipe.seed,
                 progress=lambda *_: progress.advance(), held_out=HELD_OUT,
             )  # fmt: skip
         rows.append(_row("hps", "held-out preference pairs", facts["hps"]["held_out_agreement"], ""))

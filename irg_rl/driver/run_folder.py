@@ -23,6 +23,9 @@ from irg_rl.text_in import read_json, read_text
 SFT_MODELS = {"base": "pretrain", "stage1": "sft1", "stage2": "sft2"}
 """SFT stages of a recipe -> stages of a run, which are also the names of the model folders they make."""
 
+TRAINED = ("rl", *reversed(SFT_MODELS.values()))
+"""Trained model folders of a run, those made last first."""
+
 
 LOCK = ".lock"
 

@@ -1,26 +1,32 @@
 """Scorers of a recipe as the rewards room wants them, with the embedded judge where no endpoint is named."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from irg_rl.config import ScorerRecipe
+from irg_rl.config import Recipe, ScorerRecipe
+from irg_rl.driver.prepare import as_world
 from irg_rl.driver.run_folder import Run
+from irg_rl.task import Pixels, task_of
+from irg_rl.trajectory import Prompt
+from rewards.hub import RewardHub
 from rewards.judge_process import JudgeProcess
 
 
 @contextmanager
 def scorer_specs(run: Run) -> Iterator[list[dict]]:
     """Plain specs for a RewardHub. The embedded judge, if one is needed, lives as long as the context."""
-    scorers, trained = run.recipe.rewards.scorers, run.path("scorers")
+    recipe, trained = run.recipe, run.path("scorers")
+    scorers = recipe.rewards.scorers
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
-        yield [spec_of(scorer, trained) for scorer in scorers]
+        yield [spec_of(recipe, scorer, trained) for scorer in scorers]
         return
-    with JudgeProcess(seed=run.recipe.seed) as judge:
-        yield [spec_of(scorer, trained, judge.base_url) for scorer in scorers]
+    with JudgeProcess(as_world(task_of(recipe)).mind, seed=recipe.seed) as judge:
+        yield [spec_of(recipe, scorer, trained, judge.base_url) for scorer in scorers]
 
 
-def spec_of(scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -> dict:
+def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -> dict:
     """`trained`: folder of the scorers that the run trains for itself; `judge_url`: address of the embedded judge."""
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     if scorer.kind == "judge":
@@ -30,6 +36,51 @@ def spec_of(scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -
         }  # fmt: skip
     elif scorer.kind in ("clip", "hps"):
         options = {"path": scorer.path or str(trained / scorer.kind)}
+    elif scorer.kind == "verifier":
+        options = {
+            "task": recipe.task, "task_options": recipe.task_options.model_dump(mode="json"), "seed": recipe.seed,
+            "image_size": recipe.sampling.image_size,
+        }  # fmt: skip
     else:
         options = {}
     return {**spec, "options": {**options, **scorer.options}}
+
+
+@contextmanager
+def reward_hub(run: Run, names: Sequence[str] | None = None) -> Iterator[RewardHub | None]:
+    """The recipe's scorers, all or those of these names, the embedded judge included, for as long as the context.
+
+    None where there are none.
+    """
+    rewards = run.recipe.rewards
+    if names is not None:
+        chosen = [scorer for scorer in rewards.scorers if scorer.name in names]
+        rewards = rewards.model_copy(update={"scorers": chosen})
+        run = Run(run.folder, run.recipe.model_copy(update={"rewards": rewards}))
+    with scorer_specs(run) as specs:
+        yield RewardHub(specs, max_failure_share=rewards.max_failure_share) if specs else None
+
+
+class RememberedScores:
+    """The scorers of a hub, asked once for each picture of a prompt, however often it comes.
+
+    An evaluation looks at the same first images in every arm. A scorer that errs at random, or fails now and then,
+    would otherwise say different things about one picture. A failure is remembered as well.
+    """
+
+    def __init__(self, hub: RewardHub) -> None:
+        self.hub = hub
+        self._known: dict[tuple[str, str, bytes], float | None] = {}
+
+    def __call__(self, name: str, images: list[Pixels], prompts: list[Prompt]) -> list[float | None]:
+        """A score each (irg_rl.task.ScoreBy)."""
+        keys = [(name, prompt.id, _digest(image)) for image, prompt in zip(images, prompts, strict=True)]
+        new = {key: place for place, key in enumerate(keys) if key not in self._known}
+        places = list(new.values())
+        found = self.hub.score_with(name, [images[p] for p in places], [prompts[p] for p in places]) if places else []
+        self._known.update(zip(new, found, strict=True))
+        return [self._known[key] for key in keys]
+
+
+def _digest(image: Pixels) -> bytes:
+    return hashlib.blake2b(str(image.shape).encode() + image.tobytes(), digest_size=16).digest()

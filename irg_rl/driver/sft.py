@@ -1,21 +1,20 @@
 """The SFT stages: IRGL stage 1, the model's own first images, IRGL stage 2."""
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.config import Stage, adapters_of
-from irg_rl.driver.prepare import load_model, model_path, prompts_of, row_mix, save_trained
+from irg_rl.driver.compare import CONTINUED
+from irg_rl.driver.prepare import OWN_ROWS, as_world, load_model, model_path, prompts_of, save_trained
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.run_folder import Run
+from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine
 from irg_rl.learner.from_recipe import engine_settings
@@ -24,10 +23,11 @@ from irg_rl.learner.process_group import Rank, host_store, join
 from irg_rl.learner.update import StepResult
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack, PackBuilder
+from irg_rl.model.transforms import Resize
 from irg_rl.report.tracking import Tracker
-from irg_rl.shapes_world.rows import own_image_rows, write_mode
-from irg_rl.shapes_world.teacher import think_text
+from irg_rl.task import task_of
 from rollouts.images import vit_resize
+from rollouts.noise import hashed
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
@@ -83,6 +83,8 @@ class StageRank:
     def setup(self, port: int | None = None) -> None:
         """Joins the other ranks and builds model, stream and trainer."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
+        sft = recipe.sft
+        assert sft is not None
         join(self.place, self._store, port, self._patience)
         path = model_path(run, self.start)
         folder = load_trainable(
@@ -91,17 +93,17 @@ class StageRank:
         listed = run.path("rejected.jsonl") if self.place.rank == 0 else None
         sources = row_sources(run, stage, seed, Rejections(listed))
         system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
-        layout = RowLayout(recipe.sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
+        layout = RowLayout(sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
         stream = PackStream(stage, sources, row_encoder(folder), layout, lambda: builder_of(folder), seed)
         settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
         engine = Engine(folder.model.train(), settings, idle_pack(folder), self.place)
-        ema = EMA(weights_of(engine), recipe.sft.ema_decay, keep=self.place.rank == 0)
+        ema = EMA(weights_of(engine), sft.ema_decay, keep=self.place.rank == 0)
         fingerprint = "-".join(source.fingerprint for source in sources)
         self.rejections = sources[0].rejections
         self.trainer = StageTrainer(
             engine, ema, stream, stream.held_out(VALIDATION_SEED), stage, run.path(self.name),
             Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
-            recipe.sft.validate_every, recipe.sft.checkpoint_every, recipe.engine.keep_checkpoints,
+            sft.validate_every, sft.checkpoint_every, recipe.engine.keep_checkpoints,
             on_step=lambda *said: self._told.append(("step", said)),
             on_validation=lambda *said: self._told.append(("validation", said)),
             on_checkpoint=lambda *said: self._told.append(("checkpoint", said)),
@@ -188,9 +190,10 @@ def step_metrics(result: StepResult) -> dict[str, float]:
 
 
 def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> list[RowSource]:
-    recipe = run.recipe
-    data = Path(recipe.sft.data) if recipe.sft.data is not None else run.path("world", "rows")
-    hold_out = -(-recipe.sft.validation_rows // len(stage.sources))
+    sft = run.recipe.sft
+    assert sft is not None
+    data = Path(sft.data) if sft.data is not None else run.path("world", "rows")
+    hold_out = -(-sft.validation_rows // len(stage.sources))
     return [
         RowSource(data / source.folder, seed + number, rejections, hold_out)
         for number, source in enumerate(stage.sources)
@@ -199,8 +202,6 @@ def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> li
 
 def row_encoder(folder: Folder) -> RowEncoder:
     config = folder.model.config
-    from irg_rl.model.transforms import Resize
-
     table = config.max_latent_size * config.pixels_per_token
     vae_resize = Resize(table, table // 2, config.pixels_per_token)  # BAGEL: 1024, 512, 16
     return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config))
@@ -208,23 +209,47 @@ def row_encoder(folder: Folder) -> RowEncoder:
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:
     """First images by the model itself become improving rows: its own failures, and what it already gets right."""
-    recipe = run.recipe
+    recipe, world = run.recipe, as_world(task_of(run.recipe))
     torch.set_num_threads(recipe.engine.threads)
     folder = load_model(run, start)
     folder.model.eval()
-    sampling = recipe.sampling.model_copy(update={"points": recipe.world.own_image_steps})
+    sampling = recipe.sampling.model_copy(update={"points": world.own_image_points})
     sampler = Sampler(folder.model, folder.autoencoder, folder.tokenizer, sampling)
     train = prompts_of(run, "train")
-    prompts = [train[i % len(train)] for i in range(recipe.world.own_images)]
+    prompts = [train[i % len(train)] for i in range(world.own_images)]
     images = []
     size = recipe.evaluation.batch_size
     with bar("own first images", len(prompts)) as progress:
         for begin in range(0, len(prompts), size):
             part = prompts[begin : begin + size]
-            requests = [Request(p, begin + i, recipe.seed, think=think_text(p.metadata)) for i, p in enumerate(part)]
+            requests = [Request(p, begin + i, recipe.seed, think=world.think_text(p)) for i, p in enumerate(part)]
             images += [t.images[0].pixels.numpy() for t in sampler.sample(requests, turns=1)]
             progress.advance(len(part))
-    rows = own_image_rows(np.stack(images), prompts, random.Random(recipe.seed), mix=row_mix(recipe))
-    for mode, made in rows.items():
-        write_mode(run.path("world", "rows", "own"), mode, made)
+    world.write_own_rows(run.path("world", "rows", OWN_ROWS), images, prompts)
     facts["images"] = len(images)
+
+
+def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
+    """The baseline of RL: the last SFT stage goes on for as long as RL took, with rows in another order."""
+    order = hashed(run.recipe.seed, CONTINUED) % 2**31
+    name = run.sft_model
+    assert name is not None
+    train_stage(run, CONTINUED, name, continued_stage(run), tracker, facts, order)
+
+
+def require_finished(run: Run) -> None:
+    """Raises RunError for a run without SFT and RL, or one that is not finished."""
+    if run.sft_model is None or run.recipe.rl is None:
+        raise RunError(f"{run.folder}: the baseline continues SFT for as long as RL took, and the run has not both")
+    if not run.is_done("report"):
+        raise RunError(f"{run.folder}: not finished yet; `irg-rl resume {run.folder}` goes on, then comes the baseline")
+
+
+def continued_stage(run: Run) -> Stage:
+    """The last SFT stage with as many steps as it makes in the time that RL took. It ends at no plateau: the baseline
+    may spend what RL has spent."""
+    require_finished(run)
+    sft, done = run.recipe.sft, run.stages[str(run.sft_model)]
+    assert sft is not None
+    steps = max(round(run.stages["rl"]["seconds"] / (done["seconds"] / done["steps"])), 1)
+    return list(sft.stages.values())[-1].model_copy(update={"steps": steps, "patience": steps})

@@ -1,85 +1,106 @@
-"""The stages of a run in order. A stage that is done is skipped, one that was stopped goes on from its checkpoint."""
+"""The stages of a run, declared once and in order, and how they are done.
 
+A stage that is done is skipped, one that was stopped goes on from its checkpoint. `STAGES` is all that there is to know
+of them: budgets, forks, baselines and the order of a run read it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
+from irg_rl.config import Recipe
 from irg_rl.driver.alarm import tell_learning
-from irg_rl.driver.compare import compare_runs
-from irg_rl.driver.evaluator import Measured, gate_of, measure_stage
+from irg_rl.driver.compare import CONTINUED, compare_runs
+from irg_rl.driver.evaluator import gate_of, measure_stage, shown_accuracies
 from irg_rl.driver.offline_loop import learn_offline
 from irg_rl.driver.prepare import make_base, make_scorers, make_world
 from irg_rl.driver.progress import console
 from irg_rl.driver.rl_loop import reinforce
-from irg_rl.driver.run_folder import Run, RunError
-from irg_rl.driver.sft import draw_own_images, train_stage
+from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError
+from irg_rl.driver.sft import continue_sft, draw_own_images, require_finished, train_stage
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
+from irg_rl.task import World, task_of
+
+Body = Callable[[Run, Tracker, dict], None]
+"""Does a stage, and puts what is worth knowing of it into the dict."""
 
 
-def work(run: Run) -> None:
-    """All stages that are not done, then the report."""
-    recipe = run.recipe
-    console.print(f"run {run.folder}: recipe {recipe.name}, digest {recipe.digest()}")
-    torch.manual_seed(recipe.seed)
-    with run.lock(), tracker_of(run) as tracker:
-        step(run, "world", lambda facts: make_world(run))
-        step(run, "vae", lambda facts: make_base(run, facts))
-        step(run, "scorers", lambda facts: make_scorers(run, facts))
-        last = "base"
-        if recipe.sft is not None:
-            base, first, second = recipe.sft.base, recipe.sft.stage1, recipe.sft.stage2
-            if base is not None:
-                step(run, "pretrain", lambda facts: train_stage(run, "pretrain", "base", base, tracker, facts))
-                last = "pretrain"
-            if first is not None:
-                step(run, "sft1", lambda facts: train_stage(run, "sft1", last, first, tracker, facts))
-                last = "sft1"
-            if first is not None and second is not None and recipe.world.own_images and recipe.sft.data is None:
-                step(run, "own_images", lambda facts: draw_own_images(run, "sft1", facts))
-            if second is not None:
-                step(run, "sft2", lambda facts: train_stage(run, "sft2", last, second, tracker, facts))
-                last = "sft2"
-            step(run, "evaluate_sft", lambda facts: evaluate(run, last, tracker, facts))
-        if recipe.rl is not None:
-            check_gate_holds(run, "sft")
-            learn = reinforce if recipe.rl.rollouts is None else learn_offline
-            step(run, "rl", lambda facts: learn(run, last, tracker, facts))
-            tell_learning(run)
-            step(run, "evaluate_rl", lambda facts: evaluate(run, "rl", tracker, facts))
-            if recipe.sft is not None:
-                compare_runs([run.folder])
-        step(run, "report", lambda facts: facts.update(path=str(build_report(run.folder))), again=True)
-    show_budgets(run)
-    if recipe.rl is not None:
-        check_gate_holds(run, "rl")
+@dataclass(frozen=True)
+class RunStage:
+    """One stage of a run."""
+
+    name: str
+    needed: Callable[[Recipe], bool]
+    """Whether a recipe asks for it."""
+    run: Body
+    files: tuple[str, ...] = ()
+    """What it leaves behind, as patterns in the run folder: a fork takes this over."""
+    model: str | None = None
+    """Model folder that it makes; later stages start from the last one."""
+    check: Callable[[Run], None] = lambda run: None
+    """Asked before the stage, also before one that is done; may refuse."""
+    again: bool = False
+    """It is done at every call."""
 
 
-def step(run: Run, name: str, body, again: bool = False) -> None:
-    if run.is_done(name) and not again:
-        return
-    console.print(name, style="bold")
-    with run.stage(name) as facts:
-        body(facts)
+def _sft(section: str) -> RunStage:
+    """The stage of a run that trains `sft.SECTION`."""
+    name = SFT_MODELS[section]
+
+    def train(run: Run, tracker: Tracker, facts: dict) -> None:
+        sft = run.recipe.sft
+        assert sft is not None
+        train_stage(run, name, start_of(run.recipe, name), sft.stages[section], tracker, facts)
+
+    return RunStage(
+        name, lambda recipe: recipe.sft is not None and section in recipe.sft.stages, train, (f"models/{name}",), name
+    )
+
+
+def _draws_own_images(recipe: Recipe) -> bool:
+    """Between both IRGL stages, where the task makes the rows and wants such rows."""
+    if recipe.sft is None or recipe.sft.data is not None or not {"stage1", "stage2"} <= recipe.sft.stages.keys():
+        return False
+    task = task_of(recipe)
+    return isinstance(task, World) and task.own_images > 0
+
+
+def _learn(run: Run, tracker: Tracker, facts: dict) -> None:
+    rl = run.recipe.rl
+    assert rl is not None
+    learn = reinforce if rl.rollouts is None else learn_offline
+    learn(run, start_of(run.recipe, "rl"), tracker, facts)
+    tell_learning(run)
+
+
+def _report(run: Run, tracker: Tracker, facts: dict) -> None:
+    if run.recipe.rl is not None and run.recipe.sft is not None:
+        compare_runs([run.folder])
+    facts.update(path=str(build_report(run.folder)))
 
 
 def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
-    measured: Measured = measure_stage(run, name, facts)
-    evaluation = measured.evaluation
-    gate = gate_of(run, evaluation)
-    evaluation = type(evaluation)(evaluation.name, evaluation.arms, gate=gate, settings=evaluation.settings)
+    """Evaluate model folder `name`, hold it against the gate, and keep and show what came out."""
+    measured = measure_stage(run, name, facts)
+    gate = gate_of(run, measured.evaluation)
+    evaluation = replace(measured.evaluation, gate=gate)
     evaluation.save(run.path("evaluation", "x").parent)
-    console.print(gate)
+    if gate is not None:
+        console.print(gate)
     for arm, table in evaluation.arms.items():
-        console.print(f"{arm}: accuracy per turn {', '.join(f'{a:.3f}' for a in table.correct.mean(0))}")
-    facts.update(gate=gate.passed, failures=gate.failures)
+        console.print(f"{arm}: accuracy per turn {shown_accuracies(table)}")
+    facts.update(gate=None if gate is None else gate.passed, failures=[] if gate is None else gate.failures)
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
 
 
 def check_gate_holds(run: Run, after: str) -> None:
     """Raises RunError where the evaluation after this stage, `sft` or `rl`, is the one that the recipe asks and
-    refinement is not shown in it: RL is not started, or a whole run has not come to what its recipe asks."""
+    refinement is not shown in it: RL is not started, or a whole run has not come to what its recipe asks. Where neither
+    recipe nor task has thresholds there is no gate (its entry is None)."""
     gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
-    if entry is None or entry.get("gate", False):
+    if entry is None or entry.get("gate", False) in (True, None):
         return
     reasons = "; ".join(entry["failures"])
     if gate.mode == "off" or gate.after != after:
@@ -94,6 +115,81 @@ def check_gate_holds(run: Run, after: str) -> None:
         f"the gate does not hold, RL is not started: {reasons}. Train SFT longer, or do RL all the same: "
         f"`irg-rl fork {run.folder} gate.mode=off`, or gate.after=rl to ask for it after RL"
     )
+
+
+STAGES = (
+    RunStage("world", lambda recipe: True, lambda run, tracker, facts: make_world(run), ("world",)),
+    RunStage("vae", lambda recipe: True, lambda run, tracker, facts: make_base(run, facts), ("models/base",), "base"),
+    RunStage(
+        "scorers", lambda recipe: True, lambda run, tracker, facts: make_scorers(run, facts),
+        ("scorers", "evaluation/scorers.json"),
+    ),
+    _sft("base"),
+    _sft("stage1"),
+    RunStage("own_images", _draws_own_images, lambda run, tracker, facts: draw_own_images(run, "sft1", facts)),
+    _sft("stage2"),
+    RunStage(
+        "evaluate_sft", lambda recipe: recipe.sft is not None,
+        lambda run, tracker, facts: evaluate(run, start_of(run.recipe, "evaluate_sft"), tracker, facts),
+        tuple(place for model in SFT_MODELS.values() for place in (f"evaluation/{model}.*", f"samples/{model}")),
+    ),
+    RunStage(
+        "rl", lambda recipe: recipe.rl is not None, _learn, model="rl", check=lambda run: check_gate_holds(run, "sft"),
+    ),
+    RunStage(
+        "evaluate_rl", lambda recipe: recipe.rl is not None,
+        lambda run, tracker, facts: evaluate(run, "rl", tracker, facts),
+    ),
+    RunStage("report", lambda recipe: True, _report, again=True),
+)  # fmt: skip
+"""What a run goes through, in order."""
+
+BASELINE = (
+    RunStage(
+        CONTINUED, lambda recipe: recipe.sft is not None, continue_sft, model=CONTINUED,
+        check=require_finished,
+    ),
+    RunStage(
+        f"evaluate_{CONTINUED}", lambda recipe: recipe.sft is not None,
+        lambda run, tracker, facts: evaluate(run, CONTINUED, tracker, facts),
+    ),
+)  # fmt: skip
+"""The two that `irg-rl baseline` adds to a finished run."""
+
+NAMES = tuple(stage.name for stage in (*STAGES, *BASELINE))
+"""The keys of `budget_minutes`."""
+BEFORE_RL = STAGES[: [stage.name for stage in STAGES].index("rl")]
+"""What a fork takes over."""
+
+
+def start_of(recipe: Recipe, name: str) -> str:
+    """The model folder that a stage starts from: the last one made by the stages before it that the recipe has."""
+    before = STAGES[: [stage.name for stage in STAGES].index(name)]
+    return [stage.model for stage in before if stage.model is not None and stage.needed(recipe)][-1]
+
+
+def work(run: Run) -> None:
+    """All stages that are not done."""
+    recipe = run.recipe
+    console.print(f"run {run.folder}: recipe {recipe.name}, digest {recipe.digest()}")
+    torch.manual_seed(recipe.seed)
+    with run.lock(), tracker_of(run) as tracker:
+        for stage in STAGES:
+            if stage.needed(recipe):
+                do(run, stage, tracker)
+    show_budgets(run)
+    if recipe.rl is not None:
+        check_gate_holds(run, "rl")
+
+
+def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
+    """One stage, unless it is done."""
+    stage.check(run)
+    if run.is_done(stage.name) and not stage.again:
+        return
+    console.print(stage.name, style="bold")
+    with run.stage(stage.name) as facts:
+        stage.run(run, tracker, facts)
 
 
 def tracker_of(run: Run) -> Tracker:

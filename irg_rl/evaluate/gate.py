@@ -15,15 +15,7 @@ from rich.text import Text
 from irg_rl.evaluate import intervals, metrics
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.evaluate.outcomes import Outcomes
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What SFT has to reach. Shares, not percent."""
-
-    first_accuracy: float = 0.40
-    damage: float = 0.08
-    margin: float = 0.15  # of repair over either control
+from irg_rl.task import Thresholds
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ def check_gate(
     real: Outcomes,
     redraw: Outcomes,
     shuffled: Outcomes,
-    thresholds: Thresholds | None = None,
+    thresholds: Thresholds,
     *,
     turn: int | None = None,
 ) -> GateReport:
@@ -110,7 +102,7 @@ def check_gate(
     Raises ValueError when the arms did not start from the same first images: the controls would then be conditioned on
     other failures than the real arm.
     """
-    asked = thresholds or Thresholds()
+    asked = thresholds
     deepest = min(real.turns, redraw.turns, shuffled.turns) - 1
     turn = deepest if turn is None else turn
     if not 1 <= turn <= deepest:
@@ -133,7 +125,8 @@ def check_gate(
 def _check_same_start(real: Outcomes, control: Outcomes) -> None:
     if real.prompt_ids != control.prompt_ids:
         raise ValueError(f"control {control.arm!r} has other prompts than {real.arm!r}, or another order of them")
-    differing = int(np.sum(real.correct[:, 0] != control.correct[:, 0]))
+    same = (real.correct[:, 0] == control.correct[:, 0]) & (real.known[:, 0] == control.known[:, 0])
+    differing = int(np.sum(~same))
     if differing:
         raise ValueError(
             f"control {control.arm!r} starts from other first images than {real.arm!r}: {differing} of {len(real)} "

@@ -16,24 +16,29 @@ Metric = Callable[[Outcomes, int], Terms]
 
 
 def accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """P(right at this turn)."""
-    return _terms(outcomes, outcomes.correct[:, turn], np.ones(len(outcomes)))
+    """P(right at this turn), of those with a verdict."""
+    return _terms(outcomes, outcomes.correct[:, turn], outcomes.known[:, turn])
+
+
+def missing(outcomes: Outcomes, turn: int) -> Terms:
+    """Share of images at this turn that have no verdict."""
+    return _terms(outcomes, ~outcomes.known[:, turn], np.ones(len(outcomes)))
 
 
 def score(outcomes: Outcomes, turn: int) -> Terms:
-    """Mean graded score in [0, 1], 1 iff right."""
-    return _terms(outcomes, outcomes.score[:, turn], np.ones(len(outcomes)))
+    """Mean graded score of those with a verdict."""
+    return _terms(outcomes, np.nan_to_num(outcomes.score[:, turn]), outcomes.known[:, turn])
 
 
 def repair(outcomes: Outcomes, turn: int) -> Terms:
     """P(right at this turn | first image wrong)."""
-    wrong = ~outcomes.correct[:, 0]
+    wrong = ~outcomes.correct[:, 0] & outcomes.known[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, wrong & outcomes.correct[:, turn], wrong)
 
 
 def damage(outcomes: Outcomes, turn: int) -> Terms:
     """P(wrong at this turn | first image right)."""
-    right = outcomes.correct[:, 0]
+    right = outcomes.correct[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, right & ~outcomes.correct[:, turn], right)
 
 
@@ -49,7 +54,7 @@ def stop_when_right(outcomes: Outcomes, turn: int) -> Terms:
 
 def stop_when_wrong(outcomes: Outcomes, turn: int) -> Terms:
     """P(stop at this turn | image in hand wrong, not stopped before): the defects it overlooks."""
-    return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1])
+    return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1] & outcomes.known[:, turn - 1])
 
 
 def reflection_accuracy(outcomes: Outcomes, turn: int) -> Terms:
@@ -93,6 +98,7 @@ def summarize(outcomes: Outcomes) -> dict:
         "sets": len(set(outcomes.sets)),
         "turns": outcomes.turns,
         "renders": outcomes.renders,
+        "missing": [] if outcomes.known.all() else share(missing, turns),
         "accuracy": share(accuracy, turns),
         "score": [average(score(outcomes, turn)) for turn in turns],
         "repair": [None, *share(repair, later)],

@@ -14,19 +14,11 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
 from irg_rl.errors import InputError
+from irg_rl.task import Pixels, Verdict
 from irg_rl.trajectory import Prompt, Trajectory
-
-Pixels = UInt8[np.ndarray, "H W 3"]
-
-
-class Verdict(Protocol):
-    """Right or wrong, and a graded score in [0, 1] that is 1 iff right."""
-
-    correct: bool
-    score: float
 
 
 class BothOrders(Protocol):
@@ -37,11 +29,12 @@ class BothOrders(Protocol):
     consistent: bool
 
 
-Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict]]
-"""Images and the prompts they were drawn for -> a verdict each."""
+Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
+"""Images and the prompts they were drawn for -> a verdict each; None where there is none."""
 
-CheckReflection = Callable[[str, Pixels, Prompt], bool]
-"""A reflection, the image it is about and the prompt -> whether the stated defects are those of the image."""
+CheckReflection = Callable[[str, Pixels, Prompt], bool | None]
+"""A reflection, the image it is about and the prompt -> whether the stated defects are those of the image; None where
+nobody knows."""
 
 Prefer = Callable[[list[Prompt], list[Pixels], list[Pixels]], Sequence[BothOrders | None]]
 """Prompts, first and second images -> a comparison each; None where the judge failed."""
@@ -56,10 +49,10 @@ class Outcomes:
     prompt_ids: list[str]
     sets: list[str]  # set of constraints of each row (`set_of`): rows of one set are one case of an interval
     tasks: list[str]
-    correct: Bool[np.ndarray, "N T"]
-    score: Float[np.ndarray, "N T"]
+    correct: Bool[np.ndarray, "N T"]  # False also where there is no verdict
+    score: Float[np.ndarray, "N T"]  # nan where there is no verdict
     stopped: Bool[np.ndarray, "N T"]  # "nothing to change" was said at or before this turn: the image is an older one
-    reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan where no reflection was said
+    reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan where no reflection was said, or nobody knows
     preference: Float[np.ndarray, "N"]  # last image over first, in [0, 1]; nan: only one image, or the judge failed
     consistent: Float[np.ndarray, "N"]  # 1 when the judge named the same image in both orders, else 0; nan likewise
     rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan where the scorer failed
@@ -71,6 +64,11 @@ class Outcomes:
     @property
     def turns(self) -> int:
         return self.correct.shape[1]
+
+    @property
+    def known(self) -> Bool[np.ndarray, "N T"]:
+        """Where there is a verdict. A verdict that is missing counts neither as right nor as wrong."""
+        return np.isfinite(self.score)
 
     @property
     def renders(self) -> float:
@@ -121,8 +119,8 @@ def collect(
     shape = (len(trajectories), turns)
     drawn, correct, score = np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, np.nan)
     drawn[rows, columns] = True
-    correct[rows, columns] = [verdict.correct for verdict in verdicts]
-    score[rows, columns] = [verdict.score for verdict in verdicts]
+    correct[rows, columns] = [verdict is not None and verdict.correct for verdict in verdicts]
+    score[rows, columns] = [np.nan if verdict is None else verdict.score for verdict in verdicts]
     last = _last_drawn(drawn)
     preference, consistent = _preferences(trajectories, prefer)
     return Outcomes(
@@ -179,7 +177,8 @@ def _reflections(
         for text in trajectory.texts:
             if 1 <= text.turn < turns:
                 seen = drawn_images(trajectory)[text.turn - 1]
-                table[row, text.turn] = check(text.text, seen, trajectory.prompt)
+                found = check(text.text, seen, trajectory.prompt)
+                table[row, text.turn] = np.nan if found is None else found
     return table
 
 

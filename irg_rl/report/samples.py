@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,19 +13,10 @@ from PIL import Image, UnidentifiedImageError
 
 from irg_rl.errors import InputError
 from irg_rl.report import strips
+from irg_rl.task import Verdict
 from irg_rl.trajectory import Trajectory
 
 INDEX = "samples.json"
-
-
-class ImageVerdict(Protocol):
-    """What a report reads of a verdict on one image."""
-
-    @property
-    def correct(self) -> bool: ...
-
-    @property
-    def score(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -59,8 +49,8 @@ class SampledTrajectory:
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 
-def from_trajectory(trajectory: Trajectory, verdicts: Sequence[ImageVerdict] | None = None) -> SampledTrajectory:
-    """`verdicts`: one per image; None: the images are shown without verdicts."""
+def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict | None] | None = None) -> SampledTrajectory:
+    """`verdicts`: one per image, None where there is none. No list at all: the images are shown without verdicts."""
     said = {text.turn: text.text for text in trajectory.texts}
     drawn = {image.turn: image.pixels.cpu().numpy() for image in trajectory.images}
     if verdicts is not None and len(verdicts) != len(drawn):

@@ -81,6 +81,7 @@ def _cell(measure: dict | None, form: str, between: str, scale: float = 1, unit:
 
 
 _BY_TURN = (
+    ("missing", "no verdict", "share of images that nobody could judge; they count neither as right nor wrong", share),
     ("accuracy", "right", "share of trajectories whose image in hand is right", share),
     ("score", "graded score", "mean in [0, 1], 1 only if right", number),
     ("repair", "repair", "right now, of those with a wrong first image", share),
@@ -142,7 +143,7 @@ def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
     arms = sorted(dict.fromkeys(arm for e in evaluations for arm in e["arms"]), key=lambda arm: arm != REAL)
     for key, group, explanation, show in _BY_TURN:
         for arm in arms:
-            found = [e["arms"][arm][key] if arm in e["arms"] else [] for e in evaluations]
+            found = [e["arms"].get(arm, {}).get(key, []) for e in evaluations]
             yield _TableLine(group, explanation, arm, show, found)
         for control in arms[1:]:
             found = [e["differences"].get(control, {}).get(key, []) for e in evaluations]

@@ -1,7 +1,6 @@
 """The embedded world of coloured shapes: scenes, renderer, checker, teacher, rows. It knows nothing of models."""
 
-from irg_rl.prompts import read_prompts, write_prompts
-from irg_rl.shapes_world.check import Check, Defect, DefectKind, Verdict, judge
+from irg_rl.shapes_world.check import Check, Defect, DefectKind, Inspection, judge
 from irg_rl.shapes_world.constraints import Thing, parse_metadata
 from irg_rl.shapes_world.corpus import corpus
 from irg_rl.shapes_world.edits import Edit, EditKind, apply_edits, plan_edits
@@ -24,10 +23,10 @@ from irg_rl.shapes_world.teacher import (
 
 __all__ = [
     "CELLS", "COLORS", "MODES", "SHAPES", "SPLITS", "STOP", "WORLD",
-    "Check", "Defect", "DefectKind", "Edit", "EditKind", "Object", "ParsedReflection", "Reading", "RowMix", "Scene",
-    "Thing", "Verdict", "WorldConfig",
+    "Check", "Defect", "DefectKind", "Edit", "EditKind", "Inspection", "Object", "ParsedReflection", "Reading",
+    "RowMix", "Scene", "Thing", "WorldConfig",
     "apply_edits", "corpus", "corrupt", "is_stop", "judge", "make_prompts", "own_image_rows", "parse_metadata",
-    "parse_reflection", "plan_edits", "read", "read_batch", "read_prompts", "reflect", "reflection_correct",
+    "parse_reflection", "plan_edits", "read", "read_batch", "reflect", "reflection_correct",
     "reflection_text", "render", "render_cell", "sample_scene", "scene_reading", "split_of", "think_text", "write_mode",
-    "write_prompts", "write_rows",
+    "write_rows",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from functools import cached_property
 from irg_rl.shapes_world.constraints import Demand, Thing, parse_metadata
 from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.scene import ORDER, Object, stands
+from irg_rl.task import Verdict
 
 NEAR_MISS = 0.5  # credit for an object of the wrong colour or shape
 
@@ -51,22 +52,21 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`score` in [0, 1] is 1 iff `correct`, and `defects` is empty iff `correct`. `checks` holds one entry per include
-    (with what it excludes), per relation, and per exclude of something that is not included."""
+class Inspection(Verdict):
+    """A verdict and its reasons. `score` in [0, 1] is 1 iff `correct`, and `defects` is empty iff `correct`. `checks`
+    holds one entry per include (with what it excludes), per relation, and per exclude of something that is not
+    included."""
 
-    correct: bool
-    score: float
     checks: tuple[Check, ...]
     defects: tuple[Defect, ...]
 
 
-def judge(reading: Reading, metadata: dict) -> Verdict:
+def judge(reading: Reading, metadata: dict) -> Inspection:
     """ValueError when the metadata asks for what this world does not have."""
     return judge_demand(reading.objects, parse_metadata(metadata))
 
 
-def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Verdict:
+def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Inspection:
     matching = Matching(tuple(sorted(objects, key=lambda seen: ORDER[seen.cell])), demand)
     constraints = [_check_include(matching, index) for index in range(len(demand.includes))]
     constraints += [_check_relation(matching, index) for index in range(len(demand.relations))]
@@ -76,7 +76,7 @@ def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Verdict:
         score *= check.score
     checks = (*constraints, *strict)
     correct = all(check.passed for check in checks)
-    return Verdict(correct, 1.0 if correct else score, checks, tuple(() if correct else matching.defects))
+    return Inspection(correct, 1.0 if correct else score, checks, tuple(() if correct else matching.defects))
 
 
 class Matching:

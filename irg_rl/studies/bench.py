@@ -12,6 +12,7 @@ from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, 
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.trajectory import Prompt, ScoreImages, Trajectory
+from rollouts.evaluation import evaluation_sampler
 from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
 
@@ -84,13 +85,10 @@ class Subject:
     ) -> Sampler:
         """A sampler with the settings of the evaluation. `guidance`, `is_stop`, `is_noisy` (evaluation noise on or off)
         and `changes` (of the sampling) replace them. Nothing is recorded for training."""
-        parts = self.take()
-        chosen = self.evaluation.guidance if guidance is None else guidance
-        return Sampler(
-            parts.model.eval(), parts.autoencoder, parts.tokenizer, self.sampling.model_copy(update=changes),
-            guidance=chosen if chosen.is_on else None, noise=self.evaluation.noise if is_noisy else None,
-            record_steps=False, is_stop=is_stop,
-        )  # fmt: skip
+        sampling = self.sampling.model_copy(update=changes)
+        return evaluation_sampler(
+            self.take(), sampling, self.evaluation, guidance=guidance, is_noisy=is_noisy, is_stop=is_stop
+        )
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
         """Sample in batches of the evaluation's size. `tick` counts the images that each trajectory may draw."""
@@ -122,8 +120,9 @@ class LearningSetup:
 class Bench:
     """Checkpoints, prompts and judges of one study.
 
-    verify: a verdict on every image. Its score is None where the reward failed.
-    check_reflection, unclear, paraphrase: None outside the shapes world. `unclear` counts the cells of each image that
+    verify: a verdict on every image; None where nobody could judge it.
+    check_reflection: the task's; None where rewards judge.
+    unclear, paraphrase: None outside the shapes world. `unclear` counts the cells of each image that
         nobody can read. `paraphrase` says a reflection in other words, or returns None where it has no other words.
     score: scorers that score images beside the verdict; None: no such scorers.
     learning: how RL would learn from a subject. Only studies of learning need it.
@@ -175,7 +174,7 @@ class Bench:
 
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
         """Outcomes by turn of the trajectories whose images all have a verdict. The others are left out."""
-        found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if all(one.score is not None for one in own)]
+        found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(
             known, lambda images, prompts: verdicts, turns=turns, arm=arm, seed=self.seed,

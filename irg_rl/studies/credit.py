@@ -170,8 +170,7 @@ class Credit(Study[CreditStudySettings]):
         seed = hashed(self.settings.seed, "credit", number) % 2**63
         drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(rl.group_size)])
         for trajectory, verdicts in zip(drawn, self.bench.verdicts(drawn)):
-            scores = [verdict.score for verdict in verdicts]
-            trajectory.rewards = {JUDGE: [None if score is None else float(score) for score in scores]}
+            trajectory.rewards = {JUDGE: [None if verdict is None else float(verdict.score) for verdict in verdicts]}
         return Group(number, prompt, drawn)
 
 

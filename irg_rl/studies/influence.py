@@ -143,8 +143,8 @@ class Influence(Study[InfluenceSettings]):
         before = bench.verify([own.image.numpy() for _, own, _ in about], [own.prompt for _, own, _ in about])
         rows = []
         for (arm, own, given), trajectory, (*_, now), was in zip(about, drawn, bench.verdicts(drawn), before):
-            if now.score is None or was.score is None:
-                continue  # the reward failed
+            if now is None or was is None:
+                continue  # nobody could judge one of them
             result = trajectory.images[-1].pixels
             rows.append({
                 "arm": arm, "prompt": own.prompt.id, "sample": own.trajectory.sample,
@@ -180,7 +180,7 @@ class Influence(Study[InfluenceSettings]):
         kept = {t.prompt.id: verdicts[-1] for t, verdicts in zip(base, in_hand) if t is not None}
         verdicts = [kept[r.prompt.id] if text.stop else next(scored)[-1] for r, text, _ in pairs]
         # a prompt needs all its verdicts for a complete table of texts and seeds
-        failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict.score is None}
+        failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict is None}
         return [
             {
                 "prompt": request.prompt.id, "reflection": request.sample, "draw": s, "stop": text.stop,

@@ -1,26 +1,31 @@
-"""What the shapes world lends to studies: which prompts are its own, and cells that nobody can read."""
+"""What the shapes world lends to studies, where prompts and pictures are its own: cells that nobody can read, and other
+words for a reflection."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from irg_rl.evaluate.outcomes import Pixels
-from irg_rl.shapes_world.constraints import parse_metadata
+from irg_rl.shapes_world.paraphrase import paraphrase
 from irg_rl.shapes_world.reading import read_batch
-from irg_rl.shapes_world.scene import WORLD
+from irg_rl.shapes_world.task import ShapesWorld
+from irg_rl.task import Pixels, Task
 from irg_rl.trajectory import Prompt
 
 
-def is_world(prompts: Sequence[Prompt], image_size: Sequence[int]) -> bool:
-    """Whether all prompts ask for scenes of the shapes world and images have its size."""
-    if tuple(image_size) != (WORLD.pixels, WORLD.pixels):
-        return False
-    try:
-        for prompt in prompts:
-            parse_metadata(prompt.metadata)
-    except ValueError:
-        return False
-    return True
+@dataclass(frozen=True)
+class Loan:
+    """None stands for what only the shapes world has."""
+
+    unclear: Callable[[list[Pixels]], list[int]] | None = None
+    paraphrase: Callable[[str], str | None] | None = None
+
+
+def loan_of(task: Task, prompts: Sequence[Prompt]) -> Loan:
+    """What studies of these prompts may use of the shapes world."""
+    if isinstance(task, ShapesWorld) and all(task.judges(prompt) for prompt in prompts):
+        return Loan(unclear_cells, paraphrase)
+    return Loan()
 
 
 def unclear_cells(images: Sequence[Pixels]) -> list[int]:

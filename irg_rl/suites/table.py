@@ -21,7 +21,8 @@ from irg_rl.suites.scores import Figure, Key, Leaf, Results, Score
 from irg_rl.trajectory import Prompt
 
 Scores = Mapping[Key, Score]
-RESAMPLES = 4000
+RESAMPLES = 2000
+"""Of the bootstrap over prompts."""
 
 
 @dataclass(frozen=True)

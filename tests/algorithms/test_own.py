@@ -101,7 +101,7 @@ def test_its_loss_is_likelihood_and_flow_matching(world, folder, tmp_path, monke
             one = ref.of(loss._trajectories)
             steps = list(ref.steps)
             noise = (one.x[steps] - (1 - one.t[steps])[:, None, None] * one.drawn) / one.t[steps][:, None, None]
-            image += float(((v - (noise - one.drawn)) ** 2).mean((1, 2)).sum())
+            image += float(((v.detach() - (noise - one.drawn)) ** 2).mean((1, 2)).sum())
     assert found["text"] == pytest.approx(text / totals["text"], rel=1e-4)
     assert found["image"] == pytest.approx(image / totals["image"], rel=1e-4)
 

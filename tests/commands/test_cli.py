@@ -230,8 +230,8 @@ def judge(**settings) -> str:
     (judge(base_url="host:8000"), "give one such as http://host:8000/v1"),
     (judge(), "127.0.0.1:9"),
     ("rewards.scorers.1.model=ViT-H-14", "model: not a setting of scorers of kind 'hps'"),
-    ("world.sft_rows={base_editng: 3}", "world.sft_rows.base_editng: unknown; did you mean base_editing?"),
-    ("world.prompt_mix={colurs: 1}", "world.prompt_mix.colurs: unknown; did you mean colors?"),
+    ("task_options.sft_rows={base_editng: 3}", "sft_rows.base_editng: unknown; did you mean base_editing?"),
+    ("task_options.prompt_mix={colurs: 1}", "task_options.prompt_mix.colurs: unknown; did you mean colors?"),
 ])  # fmt: skip
 def test_train_with_a_scorer_that_cannot_work_makes_nothing(irg_rl, elsewhere, scorers, says):
     """Scorers are loaded hours after the start."""

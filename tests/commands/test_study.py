@@ -10,6 +10,7 @@ from irg_rl.studies import NAMES
 from irg_rl.studies.catalog import STUDIES
 from irg_rl.studies.frame import read_table
 from irg_rl.studies.settings import CreditStudySettings, InfluenceSettings
+from irg_rl.task import Verdict
 
 SMALL = ("study.turns=2", "study.scorers=[]", "evaluation.prompts=3")
 
@@ -62,7 +63,7 @@ def test_prompts_that_no_checker_understands_are_judged_by_the_rewards(run, irg_
     prompts = tmp_path / "mine.jsonl"
     prompts.write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n')
     refused = irg_rl("study", "turns", run.folder, f"study.prompts={prompts}", "rewards.scorers=[]", "rl=null")
-    assert "judged by the recipe's rewards, and it has none" in refused.err
+    assert "cannot judge these prompts, and the recipe has no rewards that could" in refused.err
 
 
 def test_how_each_checkpoint_was_evaluated_is_said_with_a_warning_where_they_differ(run):
@@ -88,9 +89,9 @@ def test_credit_has_a_prompt_for_every_group(run, tmp_path):
 
 def test_a_failed_reward_is_neither_right_nor_wrong():
     class Hub:
-        def score(self, images, prompts):
-            return {"a": [0.5, None, 0.4], "b": [1.0, 1.0, 1.0], "held out": [None, None, None]}
+        def score_with(self, name, images, prompts):
+            return {"a": [0.5, None, 0.4], "b": [1.0, 1.0, 1.0], "held out": [None, None, None]}[name]
 
     image = np.zeros((2, 2, 3), np.uint8)
     found = RewardVerdicts(Hub(), {"a": 1.0, "b": 0.5})([image] * 3, [None] * 3)
-    assert [(one.correct, one.score) for one in found] == [(True, 1.0), (None, None), (False, pytest.approx(0.9))]
+    assert found == [Verdict(True, 1.0), None, Verdict(False, pytest.approx(0.9))]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from irg_rl.driver.prepare import BASE, prompts_file
 from irg_rl.driver.run_folder import Run
-from irg_rl.driver.stages import evaluate, step, tracker_of
+from irg_rl.driver.stages import STAGES, do, tracker_of
 from irg_rl.prompts import write_prompts
 from irg_rl.shapes_world.prompts import make_prompts
 from tests.driver.begun import STAGE, begun_run
@@ -29,9 +29,10 @@ def finished_run(world: TinyWorld, folder: Path) -> Run:
     for name in ("sft1", "rl"):
         shutil.copytree(run.path(BASE), run.path("models", name))
     with tracker_of(run) as tracker:
+        stages = {stage.name: stage for stage in STAGES}
         run.record("sft1", 8.0, done=True, steps=4)
-        step(run, "evaluate_sft", lambda facts: evaluate(run, "sft1", tracker, facts))
+        do(run, stages["evaluate_sft"], tracker)
         run.record("rl", 5.0, done=True)
-        step(run, "evaluate_rl", lambda facts: evaluate(run, "rl", tracker, facts))
+        do(run, stages["evaluate_rl"], tracker)
         run.record("report", 1.0, done=True)
     return Run.open(run.folder)

@@ -166,3 +166,13 @@ def test_a_run_that_has_not_come_so_far_is_refused(evaluated):
 def test_a_run_without_sft_has_no_checkpoint_to_compare_with(evaluated):
     with pytest.raises(RunError, match="without SFT there is no SFT checkpoint"):
         compare_runs([evaluated(0, "sft=null").folder])
+
+
+def test_a_part_of_a_render_counts_as_a_whole_one_for_the_baseline(evaluated):
+    """Fails where equal renders are rounded down: RL that renders 2.5 images is held against the best of 3."""
+    run = evaluated(0)
+    stopped = [[False, False, number % 2 == 1] for number in range(len(RL[0]))]
+    table = build(RL[0], seed=EVALUATION_SEED, stopped=stopped)
+    outcomes.save(table, run.path("evaluation", "rl.real.parquet"))
+    compare_runs([run.folder])
+    assert ("best of 3", 0) in rows(run, "comparison")

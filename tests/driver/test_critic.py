@@ -99,3 +99,9 @@ def test_an_image_is_right_when_the_first_rewarding_verifier_says_so_and_another
     assert CreditSettings.of(named).perfect_scorer == "judge"
     alone = load_recipe(smoke, ["rewards.scorers=[{name: judge, kind: judge}]"])
     assert CreditSettings.of(alone).perfect_scorer is None
+
+
+def test_a_failed_score_is_no_zero_in_the_curves_of_reward():
+    """Fails where a sample that a scorer failed on counts as 0: the mean over three would be .2."""
+    verdict, _ = critic(BRIGHTNESS, FLAKY).score_group(painted([51, 102], [0, 51], [102, 153]))
+    assert (verdict.first, verdict.last) == (pytest.approx(2 * 0.3), pytest.approx(2 * 0.5))

@@ -73,7 +73,7 @@ def test_eval_by_an_unknown_preset_is_one_line(run, irg_rl):
 
 def test_eval_of_more_prompts_than_there_are_is_one_line(run, irg_rl):
     answer = irg_rl("eval", run.folder, "--prompts", TEST_PROMPTS + 1)
-    assert answer.code == 1 and "9 held-out prompts asked for, but world.test_prompts made 8" in answer.err
+    assert answer.code == 1 and "9 prompts of the split test asked for, but there are 8" in answer.err
 
 
 def test_validation_prompts_are_for_tuning_and_test_prompts_the_default(run, irg_rl, monkeypatch):

@@ -54,7 +54,7 @@ def test_a_fork_has_all_that_came_before_rl_and_nothing_after(parent):
     assert forked.folder == parent.folder.parent / "shapes-smoke-2"
     assert (forked.recipe.rl_seed, forked.recipe.seed) == (1, parent.recipe.seed)
     expected = {file for stage in BEFORE_RL for file in MADE[stage] if "checkpoints" not in file}
-    own = {"recipe.yaml", "environment.json", "stages.json", "metrics.jsonl", "rejected.jsonl"}
+    own = {".lock", "recipe.yaml", "environment.json", "stages.json", "metrics.jsonl", "rejected.jsonl"}
     assert set(contents(forked)) == expected | own
     assert list(forked.stages) == BEFORE_RL and all(forked.is_done(stage) for stage in BEFORE_RL)
     assert [row["stage"] for row in read_metrics(forked.folder / "metrics.jsonl")] == BEFORE_RL
@@ -96,7 +96,7 @@ def test_a_run_is_forked_from_inside_its_folder_too(parent, monkeypatch):
     ("seed=1", "seed: 0 in the run, 1 asked for"),
     ("sampling.history=full", "sampling.history: 'last' in the run, 'full' asked for"),
     ("model.timestep_shift=1", "model.timestep_shift"),
-    ("world.train_prompts=9", "world.train_prompts"),
+    ("task_options.train_prompts=9", "task_options.train_prompts"),
     ("vae.steps=9", "vae.steps"),
     ("sft.stage2.steps=9", "sft.stage2.steps"),
     ("sft=null", "sft: {"),

@@ -16,7 +16,7 @@ def made(tmp_path):
     """made(*overrides) -> a run with its world."""
 
     def make(*overrides: str) -> Run:
-        few = "sft=null", "world.train_prompts=40", "world.test_prompts=16", f"output_dir={tmp_path}"
+        few = "sft=null", "task_options.train_prompts=40", "task_options.test_prompts=16", f"output_dir={tmp_path}"
         run = Run.create(load_recipe(CONFIGS / "shapes-smoke.yaml", [*few, *overrides]))
         make_world(run)
         return run

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from irg_rl.task import Verdict
 from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
 
 
@@ -18,12 +19,6 @@ def image(turn: int, right: bool, score: float) -> ImageSegment:
     return ImageSegment(
         turn, pixels, torch.zeros(1, 1), steps, steps, steps, torch.ones(1), torch.zeros(1), torch.zeros(1)
     )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    correct: bool
-    score: float
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,15 @@
 import pytest
 from rich.console import Console
 
-from irg_rl.evaluate.gate import Thresholds, check_gate
+from irg_rl.evaluate import gate
+from irg_rl.evaluate.gate import GateReport
+from irg_rl.task import Thresholds
+
+ASKED = Thresholds(first_accuracy=0.40, damage=0.08, margin=0.15)
+
+
+def check_gate(*arms, thresholds: Thresholds = ASKED, **options) -> GateReport:
+    return gate.check_gate(*arms, thresholds, **options)
 
 
 def arms(table, real=0.6, redraw=0.2, shuffled=0.3, first=0.5, damaged=0.02, n=100):
@@ -63,7 +71,7 @@ def test_controls_from_other_first_images_are_refused(table):
 
 
 def test_thresholds_are_arguments_and_the_table_prints(table):
-    report = check_gate(*arms(table), Thresholds(first_accuracy=0.9))
+    report = check_gate(*arms(table), thresholds=Thresholds(0.9, 0.08, 0.15))
     console = Console(record=True, width=160)
     console.print(report)
     printed = console.export_text()

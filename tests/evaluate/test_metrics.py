@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,41 @@ def test_repair_and_damage_are_conditioned_on_the_first_image(table):
 def test_repair_without_a_wrong_first_image_is_not_zero_but_unknown(table):
     repaired = metrics.repair(table([[1, 1]]), 1)
     assert np.isnan(repaired.value) and repaired.n == 0
+
+
+def without_verdicts(outcomes, places):
+    """The same table where nobody could judge the images at these (row, turn)."""
+    correct, score = outcomes.correct.copy(), outcomes.score.copy()
+    for place in places:
+        correct[place], score[place] = False, np.nan
+    return replace(outcomes, correct=correct, score=score)
+
+
+def test_an_image_without_a_verdict_counts_neither_as_right_nor_as_wrong(table):
+    whole = table([[0, 1], [0, 0], [1, 1], [1, 0], [0, 1], [1, 1]])
+    known, lacking = whole.take([0, 1, 2, 3]), without_verdicts(whole, [(4, 0), (5, 1)])
+    for turn in (0, 1):
+        own = lacking.take([0, 1, 2, 3, 5 - turn])
+        assert metrics.accuracy(lacking, turn).value == own.correct[:, turn].mean()
+        assert metrics.accuracy(lacking, turn).n == 5 and metrics.missing(lacking, turn).value == 1 / 6
+        assert metrics.score(lacking, turn).value == pytest.approx(own.score[:, turn].mean())
+    for metric in (metrics.repair, metrics.damage):
+        assert (metric(lacking, 1).value, metric(lacking, 1).n) == (metric(known, 1).value, metric(known, 1).n)
+    stopped = replace(lacking, stopped=np.array([[0, 1]] * 6, bool))
+    assert metrics.stop_when_right(stopped, 1).n == 3 and metrics.stop_when_wrong(stopped, 1).n == 2
+
+
+def test_a_summary_counts_missing_verdicts_only_where_there_are_any(table):
+    whole = table([[0, 1], [1, 1]])
+    assert metrics.summarize(whole)["missing"] == []
+    shares = metrics.summarize(without_verdicts(whole, [(0, 0), (0, 1), (1, 1)]))["missing"]
+    assert [share["value"] for share in shares] == [0.5, 1.0]
+
+
+def test_without_any_verdict_nothing_is_known_and_the_summary_is_still_json(table):
+    nothing = without_verdicts(table([[0, 1], [1, 1]]), [(r, t) for r in (0, 1) for t in (0, 1)])
+    found = json.loads(json.dumps(metrics.summarize(nothing), allow_nan=False))
+    assert [share["value"] for share in found["accuracy"]] == [None, None] and found["repair"][1]["n"] == 0
 
 
 def test_stops_are_split_by_whether_the_image_in_hand_was_right(table):

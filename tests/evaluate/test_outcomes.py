@@ -4,6 +4,7 @@ import pytest
 
 from irg_rl.errors import InputError
 from irg_rl.evaluate import outcomes
+from irg_rl.task import Verdict
 from tests.evaluate.pixels import Comparison, is_right, read_pixel, trajectory
 
 
@@ -118,3 +119,17 @@ def test_a_damaged_table_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"rl\.real\.parquet cannot be read as parquet .*; evaluate again"):
         outcomes.load(path)
+
+
+def test_a_missing_verdict_stays_missing_on_disk(tmp_path):
+    def verify(images, prompts):
+        return [None if prompt.id == "b" else Verdict(True, 1.0) for prompt in prompts]
+
+    drawn = [trajectory("a", [True, True]), trajectory("b", [True, False])]
+    table = outcomes.collect(
+        drawn, verify, turns=2, arm="real", seed=0, check_reflection=lambda text, image, prompt: None
+    )
+    assert table.known.tolist() == [[True, True], [False, False]] and not table.correct[1].any()
+    assert np.isnan(table.reflection_correct).all()
+    outcomes.save(table, tmp_path / "t.parquet")
+    assert outcomes.load(tmp_path / "t.parquet").known.tolist() == table.known.tolist()

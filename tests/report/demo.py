@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from irg_rl.evaluate import shapes
 from irg_rl.evaluate.compare import best_of, compare
 from irg_rl.evaluate.gate import check_gate
 from irg_rl.evaluate.learning import learning
@@ -28,6 +27,7 @@ from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.teacher import STOP, reflect, think_text
 from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
+from tests.shapes_world.worlds import TASK
 
 TURNS = 4
 SETTINGS = {"turns": TURNS, "history": "last", "system_prompt": "", "guidance": {"text_scale": 1.0}}
@@ -54,7 +54,7 @@ class Liking:
 
 
 def judge_prefers(prompts, first, second):
-    scores = zip(shapes.verify(first, prompts), shapes.verify(second, prompts))
+    scores = zip(TASK.verdicts(first, prompts), TASK.verdicts(second, prompts))
     return [Liking(min(1.0, max(0.0, 0.5 + (a.score - b.score) / 2)), abs(a.score - b.score) > 0.1) for a, b in scores]
 
 
@@ -84,7 +84,7 @@ def sample(prompt: Prompt, seed: int, skill: Skill, arm: str = REAL) -> Trajecto
     segments = [text_segment(0, think_text(prompt.metadata)), image_segment(0, image)]
     stopped = False
     for turn in range(1, TURNS):
-        right = shapes.verify([image], [prompt])[0].correct
+        right = TASK.verdicts([image], [prompt])[0].correct
         words, edits = reflect(read(image), prompt.metadata, rng)
         if arm == REDRAW:
             words, image = "", draw(prompt, rng, skill.first)
@@ -111,7 +111,7 @@ def sample(prompt: Prompt, seed: int, skill: Skill, arm: str = REAL) -> Trajecto
 def rewards(prompt: Prompt, segments: list, rng: random.Random) -> dict[str, list[float | None]]:
     """Scorers that agree with the verifier up to noise; the judge fails now and then."""
     images = [s.pixels.numpy() for s in segments if isinstance(s, ImageSegment)]
-    scores = [verdict.score for verdict in shapes.verify(images, [prompt] * len(images))]
+    scores = [verdict.score for verdict in TASK.verdicts(images, [prompt] * len(images))]
     return {
         "clip": [0.2 + 0.1 * s + rng.gauss(0, 0.01) for s in scores],
         "hps": [0.25 + 0.03 * s + rng.gauss(0, 0.004) for s in scores],
@@ -121,8 +121,8 @@ def rewards(prompt: Prompt, segments: list, rng: random.Random) -> dict[str, lis
 
 def outcomes(prompts: list[Prompt], seed: int, skill: Skill, arm: str = REAL) -> Outcomes:
     trajectories = [sample(prompt, seed, skill, arm) for prompt in prompts]
-    checks = {"check_reflection": shapes.check_reflection, "prefer": judge_prefers} if arm == REAL else {}
-    return collect(trajectories, shapes.verify, turns=TURNS, arm=arm, seed=seed, **checks)
+    checks = {"check_reflection": TASK.check_reflection, "prefer": judge_prefers} if arm == REAL else {}
+    return collect(trajectories, TASK.verdicts, turns=TURNS, arm=arm, seed=seed, **checks)
 
 
 def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False) -> Path:
@@ -134,12 +134,12 @@ def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False
         log_training(tracker, steps)
     for order, (name, skill) in enumerate({"sft2": AFTER_SFT, "rl": AFTER_RL}.items()):
         arms = {arm: outcomes(prompts, 0, skill, arm) for arm in (REAL, REDRAW, SHUFFLED)}
-        gate = check_gate(*arms.values(), turn=1) if order == 0 else None
+        gate = check_gate(*arms.values(), TASK.thresholds, turn=1) if order == 0 else None
         Evaluation(name, arms, step=order * steps, order=order, gate=gate, settings=SETTINGS).save(
             folder / "evaluation"
         )
         shown = [sample(prompt, 0, skill) for prompt in prompts[:12]]
-        verdicts = [shapes.verify([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns) for t in shown]
+        verdicts = [TASK.verdicts([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns) for t in shown]
         save_samples(folder / "samples" / name, [from_trajectory(t, v) for t, v in zip(shown, verdicts)])
     sft = outcomes(prompts, 0, AFTER_SFT)
     rl = [outcomes(prompts, seed, AFTER_RL) for seed in range(2)]

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irg_rl.evaluate import shapes
 from irg_rl.report.samples import INDEX, from_trajectory, load_samples, save_samples
 from irg_rl.shapes_world.prompts import make_prompts
 from tests.report.demo import AFTER_SFT, sample
+from tests.shapes_world.worlds import TASK
 
 
 def samples(n: int = 4):
     drawn = [sample(prompt, 0, AFTER_SFT) for prompt in make_prompts(n, "test", seed=1)]
-    verdicts = [shapes.verify([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns) for t in drawn]
+    verdicts = [TASK.verdicts([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns) for t in drawn]
     return [from_trajectory(t, v) for t, v in zip(drawn, verdicts)]
 
 

@@ -7,12 +7,12 @@ import os
 import pytest
 import wandb
 
-from irg_rl.evaluate import shapes
 from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.samples import from_trajectory
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.prompts import make_prompts
 from tests.report.demo import AFTER_SFT, sample
+from tests.shapes_world.worlds import TASK
 
 SECRET = "0123456789abcdef-very-secret"
 
@@ -32,7 +32,7 @@ def files_of(folder) -> bytes:
 
 def a_sample():
     trajectory = sample(make_prompts(1, "test", seed=0)[0], 0, AFTER_SFT)
-    verdicts = shapes.verify([i.pixels.numpy() for i in trajectory.images], [trajectory.prompt] * trajectory.turns)
+    verdicts = TASK.verdicts([i.pixels.numpy() for i in trajectory.images], [trajectory.prompt] * trajectory.turns)
     return from_trajectory(trajectory, verdicts)
 
 

@@ -16,20 +16,24 @@ import pytest
 from PIL import Image as PILImage
 
 from irg_rl.shapes_world.check import judge as verify
+from irg_rl.shapes_world.judge_mind import answer
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
+from irg_rl.shapes_world.task import ShapesWorld
 from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.judge import JudgeScorer, to_png
 from rewards.judge_process import JudgeProcess
 from rewards.judge_server import MAX_BYTES, JudgeServer
 
+MIND = ShapesWorld.mind
+
 
 @pytest.fixture(scope="module")
 def server():
-    with JudgeServer(seed=7) as running:
+    with JudgeServer(answer, seed=7) as running:
         yield running
 
 
@@ -86,7 +90,7 @@ def test_equal_questions_get_equal_answers_and_another_seed_another(drawn):
     prompts, right, _ = drawn
     scores = []
     for seed in (1, 1, 2):
-        with JudgeServer(seed=seed) as running:
+        with JudgeServer(answer, seed=seed) as running:
             scores.append(JudgeScorer(running.base_url).score(right[:8], prompts[:8]))
     assert scores[0] == scores[1] != scores[2]
 
@@ -161,17 +165,22 @@ def test_an_oversized_request_is_refused_before_it_is_read(server):
 def test_a_busy_port_is_one_clear_line(server):
     port = int(server.base_url.removesuffix("/v1").rpartition(":")[2])
     with pytest.raises(ScorerUnavailable, match=f"port {port} of 127.0.0.1 is already in use; choose another"):
-        JudgeServer(port=port)
+        JudgeServer(answer, port=port)
     with pytest.raises(ScorerUnavailable, match=f"port {port} of 127.0.0.1 is already in use; choose another"):
-        JudgeProcess(port=port)
+        JudgeProcess(MIND, port=port)
+
+
+def test_a_mind_that_cannot_be_imported_is_one_clear_line():
+    with pytest.raises(ScorerUnavailable, match="mind 'no.such:mind' cannot be imported"):
+        JudgeProcess("no.such:mind")
 
 
 def test_killing_the_owner_ends_the_process():
     code = (
-        "import sys, time; from rewards.judge_process import JudgeProcess; judge = JudgeProcess();"
+        "import sys, time; from rewards.judge_process import JudgeProcess; judge = JudgeProcess(sys.argv[1]);"
         "sys.stdout.write(str(judge.process.pid) + chr(10)); sys.stdout.flush(); time.sleep(60)"
     )
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", code, MIND], stdout=subprocess.PIPE, text=True)
     judge = int(owner.stdout.readline())
     owner.send_signal(signal.SIGKILL)
     owner.wait(timeout=10)
@@ -193,10 +202,30 @@ def is_running(pid):
 
 def test_a_judge_that_dies_in_the_middle_is_a_failure_and_not_a_number(drawn):
     prompts, right, _ = drawn
-    with JudgeProcess() as process:
+    with JudgeProcess(MIND) as process:
         judge = JudgeScorer(process.base_url, retries=0)
         assert judge.score(right[:1], prompts[:1])[0] > 0.5
         process.process.kill()
         process.process.wait(timeout=10)
         assert judge.score(right[1:2], prompts[1:2]) == [None]
         assert not process.alive
+
+
+@pytest.mark.parametrize("body", [
+    "[" * 100_000, "{", "9" * 5000, "\ufeff{}", '{"messages": NaN}', "null", '{"messages": [{"role": "user"}]}',
+    '{"messages": [{"role": "user", "content": "x"}], "logprobs": true, "top_logprobs": 1e999}',
+    '{"messages": [{"role": "user", "content": "x"}], "logprobs": true, "top_logprobs": [1]}',
+])  # fmt: skip
+def test_a_request_that_crashes_parsers_is_answered_with_400(server, body):
+    """Some ended the connection with a traceback in the server's thread."""
+    answer = httpx.post(server.base_url + "/chat/completions", content=body.encode(), timeout=10)
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("length", ["²", "-1", "1e3", "", "+7"])
+def test_a_length_that_is_no_number_is_refused(server, length):
+    host, port = server.base_url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        link.sendall(head.encode("latin-1"))
+        assert b" 411 " in link.recv(4096)

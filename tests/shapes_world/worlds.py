@@ -8,6 +8,12 @@ from hypothesis import strategies as st
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.reading import Reading
 from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, WORLD, Object, Scene
+from irg_rl.shapes_world.settings import ShapesSettings
+from irg_rl.shapes_world.task import ShapesWorld
+
+TASK = ShapesWorld(ShapesSettings(), 0, (24, 24))
+"""The shapes world as a task, with its own defaults."""
+
 
 PROMPTS = make_prompts(600, "train", seed=11)
 

@@ -3,12 +3,12 @@
 import pytest
 
 from irg_rl.config import parse_recipe
-from irg_rl.evaluate.shapes import check_reflection, verify
 from irg_rl.model.folder import save_folder
 from irg_rl.shapes_world.paraphrase import paraphrase
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies.bench import Bench, Subject
 from irg_rl.studies.world import unclear_cells
+from irg_rl.task import task_of
 from tests.learner.world import CONFIG
 from tests.studies.frames import COMMIT
 
@@ -34,4 +34,7 @@ def bench(model_path) -> Bench:
     sampling = recipe.sampling.model_copy(update={"temperature": 0.0})
     subject = Subject("tiny", model_path, recipe, sampling, "trained n=2")
     prompts = make_prompts(3, "test", seed=0)
-    return Bench([subject], prompts, verify, check_reflection, unclear_cells, paraphrase, None, COMMIT)
+    task = task_of(recipe)
+    return Bench(
+        [subject], prompts, task.verdicts, task.check_reflection, unclear_cells, paraphrase, None, COMMIT
+    )

@@ -58,7 +58,7 @@ def test_groups_are_drawn_as_rl_draws_them(study):
 def test_a_failed_reward_is_no_number(study):
     def failing(images, prompts):
         first, *others = study.bench.verify(images, prompts)
-        return [replace(first, score=None), *others]
+        return [None, *others]
 
     broken = Credit(replace(study.bench, verify=failing), SETTINGS)
     (group,) = broken._batch(broken.bench.subjects[0], 0)

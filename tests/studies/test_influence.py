@@ -90,7 +90,7 @@ def test_the_temperature_of_rl_names_the_probes_alone(bench):
 def test_a_failed_reward_is_no_number(bench):
     def failing(images, prompts):
         found = bench.verify(images, prompts)
-        return [replace(one, score=None) if p.id == bench.prompts[0].id else one for one, p in zip(found, prompts)]
+        return [None if p.id == bench.prompts[0].id else one for one, p in zip(found, prompts)]
 
     study = Influence(replace(bench, verify=failing), ONE)
     for cell in study.cells():

@@ -115,7 +115,7 @@ def test_a_scorer_that_always_failed_chooses_nothing(tmp_path):
 def test_a_trajectory_with_a_failed_reward_is_left_out(bench, tmp_path):
     def failing(images, prompts):
         found = bench.verify(images, prompts)
-        return [replace(one, score=None) if p.id == lost.id else one for one, p in zip(found, prompts)]
+        return [None if p.id == lost.id else one for one, p in zip(found, prompts)]
 
     kept, lost, other = bench.prompts
     study = Turns(replace(bench, verify=failing), TurnsSettings(turns=2))

@@ -1,18 +1,22 @@
-"""The world's own verifier and reflection check through the whole evaluation."""
+"""The shapes world as a task: its verdicts and its check of reflections through the whole evaluation."""
 
 import random
 
+import numpy as np
 import torch
 
-from irg_rl.evaluate import metrics, outcomes, shapes
+from irg_rl.evaluate import metrics, outcomes
 from irg_rl.shapes_world.edits import apply_edits
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
+from irg_rl.shapes_world.settings import ShapesSettings
+from irg_rl.shapes_world.task import ShapesWorld
 from irg_rl.shapes_world.teacher import STOP, reflect, think_text
 from irg_rl.trajectory import ImageSegment, Prompt, Trajectory
 from tests.evaluate.pixels import image, text
+from tests.shapes_world.worlds import TASK
 
 
 def drawn(turn: int, pixels) -> ImageSegment:
@@ -38,7 +42,7 @@ def test_the_teacher_repairs_and_tells_the_truth_and_a_liar_does_not():
     def measured(truthful: bool) -> outcomes.Outcomes:
         trajectories = [teacher_trajectory(prompt, rng, truthful) for prompt in prompts]
         return outcomes.collect(
-            trajectories, shapes.verify, turns=3, arm="real", seed=0, check_reflection=shapes.check_reflection
+            trajectories, TASK.verdicts, turns=3, arm="real", seed=0, check_reflection=TASK.check_reflection
         )
 
     teacher, liar = measured(True), measured(False)
@@ -50,4 +54,22 @@ def test_the_teacher_repairs_and_tells_the_truth_and_a_liar_does_not():
 
 
 def test_no_images_are_no_verdicts():
-    assert shapes.verify([], []) == []
+    assert TASK.verdicts([], []) == []
+
+
+def test_what_it_cannot_judge_has_no_verdict():
+    [prompt] = make_prompts(1, "test", seed=0)
+    cat, large = Prompt("mine", "a photo of a cat"), np.zeros((64, 96, 3), np.uint8)
+    right = render(sample_scene(prompt.metadata, random.Random(0)))
+    foreign, known, too_large = TASK.verdicts([right, right, large], [cat, prompt, prompt])
+    assert (foreign, too_large) == (None, None) and known is not None and known.correct
+    assert TASK.judges(prompt) and not TASK.judges(cat)
+    assert TASK.check_reflection(STOP, large, prompt) is None and TASK.check_reflection(STOP, right, cat) is None
+    assert TASK.check_reflection(STOP, right, prompt) is True
+    assert not ShapesWorld(ShapesSettings(), 0, (64, 96)).judges(prompt)
+
+
+def test_prompts_are_as_many_as_the_settings_say_or_as_are_asked_for():
+    few = ShapesWorld(ShapesSettings(test_prompts=5), 3, (24, 24))
+    assert few.prompts("test") == make_prompts(5, "test", 3)
+    assert few.prompts("test", 7) == make_prompts(7, "test", 3)

@@ -1,14 +1,14 @@
-"""The embedded world and its autoencoder."""
+"""The options of the task `shapes_world`."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from irg_rl.sections import Positive, Rate, Section, Share
+from irg_rl.sections import Positive, Section, Share
 
 
-class WorldRecipe(Section):
-    """The embedded shapes world: prompts and rows that a run makes for itself."""
+class ShapesSettings(Section):
+    """Prompts and rows that a run on the shapes world makes for itself."""
 
     sft_rows: dict[str, int] = {
         "base_reading": 8000,
@@ -40,12 +40,3 @@ class WorldRecipe(Section):
     """Scenes of three to six constraints, for `irg-rl eval --split hard`."""
     prompt_mix: dict[str, float] | None = None
     """Share of each tag among the prompts; None is the world's own mix."""
-
-
-class VAETraining(Section):
-    steps: Positive = 1500
-    batch_size: Positive = 64
-    lr: Rate = 2e-3
-    kl_weight: float = Field(default=1e-5, ge=0)
-    min_checker_agreement: Share = 0.99
-    """Share of held-out reconstructions that the checker must read as it reads the original; less stops the run."""

@@ -5,7 +5,6 @@ Only prompts of the train split, and sentences whose set of constraints belongs 
 
 import random
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as PILImage
@@ -18,8 +17,8 @@ from irg_rl.shapes_world.reading import scene_reading
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scene import RELATIONS, Scene, stands
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
+from irg_rl.task import Pixels, Ranking
 from irg_rl.trajectory import Prompt
-from rewards.base import Image
 
 PROMPTS = 4000  # train prompts the scorers draw from
 RANKED = 4  # pictures of one prompt that are compared with each other
@@ -29,17 +28,7 @@ PAINTERS = ("clean", "clean", "blurred", "noisy")
 CORRECTNESS, QUALITY, LIKING_NOISE = 8.0, 2.0, 0.7
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Pictures of one prompt and how a person liked them: mostly, not always, the better ones more."""
-
-    prompt: Prompt
-    images: tuple[Image, ...]
-    liking: tuple[float, ...]
-    graded: tuple[float, ...]  # the verifier's scores: for reports, never for training
-
-
-class World:
+class Examples:
     """A reproducible stream of training data; two of the same seed give the same."""
 
     def __init__(self, seed: int) -> None:
@@ -50,7 +39,7 @@ class World:
         """Every word of the prompts, sorted."""
         return sorted({word.strip(",.") for prompt in self.prompts for word in prompt.text.split()})
 
-    def captioned(self, n: int) -> tuple[list[Image], list[str]]:
+    def captioned(self, n: int) -> tuple[list[Pixels], list[str]]:
         """`n` pictures with different captions, some blurred or noisy, as a model paints them."""
         scenes, captions = self.scenes(n)
         return [self._painted(render(scene))[0] for scene in scenes], captions
@@ -83,7 +72,7 @@ class World:
         liking = tuple(utility + LIKING_NOISE * self.rng.gauss(0, 1) for utility in utilities)
         return Ranking(prompt, images, liking, graded)
 
-    def _picture(self, scene: Scene, prompt: Prompt, defects: int) -> tuple[Image, float, float]:
+    def _picture(self, scene: Scene, prompt: Prompt, defects: int) -> tuple[Pixels, float, float]:
         """A picture with so many defects, its utility to a person, and the verifier's score of it."""
         if self.rng.random() < 0.5:
             scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
@@ -93,7 +82,7 @@ class World:
         image, quality = self._painted(render(scene))
         return image, CORRECTNESS * graded + QUALITY * quality, graded
 
-    def _painted(self, image: Image) -> tuple[Image, float]:
+    def _painted(self, image: Pixels) -> tuple[Pixels, float]:
         """The picture as a good or a poor painter leaves it, and the quality in [0, 1] of the painting."""
         kind, strength = self.rng.choice(PAINTERS), self.rng.uniform(0.3, 1.0)
         if kind == "blurred":

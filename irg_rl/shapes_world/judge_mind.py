@@ -8,17 +8,16 @@ A question it cannot parse gets an answer that is neither yes nor no, which the 
 import hashlib
 import math
 import random
-from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image as PILImage
 
 from irg_rl.shapes_world.check import judge_demand
 from irg_rl.shapes_world.constraints import Demand
+from irg_rl.shapes_world.judge_language import NotUnderstood, parse_question
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.scene import WORLD
-from rewards.base import Image
-from rewards.judge_language import NotUnderstood, parse_question
+from irg_rl.task import Answer, Pixels
 
 # Logit of "yes" at graded score g: about -6.5 + 8 g, and 1.5 more when everything holds: .95 for a right image, .4
 # where one of four demands fails, .01 for a hopeless one. Noise moves a right image between .87 and .98.
@@ -26,15 +25,7 @@ OFFSET, SLOPE, BONUS, NOISE = -6.5, 8.0, 1.5, 0.5
 FIRST_POSITION_BIAS = 0.4
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The reply's text and the probabilities of its first token's alternatives (empty: no log-probabilities)."""
-
-    text: str
-    words: dict[str, float] = field(default_factory=dict)
-
-
-def answer(question: str, images: tuple[Image, ...], seed: int = 0) -> Answer:
+def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
     """Reply to a yes/no question about one image, or to "which fits better" about two."""
     try:
         asked = parse_question(question)
@@ -50,7 +41,7 @@ def answer(question: str, images: tuple[Image, ...], seed: int = 0) -> Answer:
     return Answer("1" if p > 0.5 else "2", {"1": p, "2": 1 - p})
 
 
-def _belief(image: Image, demand: Demand, question: str, seed: int) -> float:
+def _belief(image: Pixels, demand: Demand, question: str, seed: int) -> float:
     """Logit that `image` shows what is demanded."""
     verdict = judge_demand(read(_at_world_size(image)).objects, demand)
     digest = hashlib.sha256(f"{seed}\n{question}\n".encode() + image.tobytes()).digest()
@@ -58,7 +49,7 @@ def _belief(image: Image, demand: Demand, question: str, seed: int) -> float:
     return OFFSET + SLOPE * verdict.score + BONUS * verdict.correct + noise
 
 
-def _at_world_size(image: Image) -> Image:
+def _at_world_size(image: Pixels) -> Pixels:
     side = WORLD.pixels
     if image.shape[:2] == (side, side):
         return image

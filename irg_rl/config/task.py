@@ -1,0 +1,23 @@
+"""The task of a recipe by its name, and its options, which each task declares for itself."""
+
+from typing import Any
+
+from irg_rl.config.options import options_of
+from irg_rl.imports import import_named
+from irg_rl.sections import Section
+
+TASKS = {
+    "shapes_world": "irg_rl.shapes_world.task:ShapesWorld",
+    "prompts": "irg_rl.tasks.prompts:OwnPrompts",
+}
+"""Tasks that come with the program; one's own is named as package.module:Class."""
+
+
+def task_class(name: str) -> Any:
+    """The class of a task (irg_rl.task.Task). Raises InputError for one that is unknown or cannot be imported."""
+    return import_named(name, TASKS, "task")
+
+
+def task_settings(name: str, options: Any) -> Section:
+    """The options of a recipe as the task's own typed settings. ExplainedError names every mistake."""
+    return options_of(task_class(name).settings_type, options, "task_options")

@@ -1,0 +1,147 @@
+"""The shapes world as a task, and as the world that makes all that a run from nothing needs."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from irg_rl.config import Recipe, nearest
+from irg_rl.shapes_world.base_rows import BASE_MODES
+from irg_rl.shapes_world.check import judge
+from irg_rl.shapes_world.constraints import TAGS, parse_metadata
+from irg_rl.shapes_world.corpus import corpus
+from irg_rl.shapes_world.prompts import SPLITS, make_prompts
+from irg_rl.shapes_world.reading import Reading, read, read_batch
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.rows import IMPROVING_FULL, IMPROVING_GENERATION, MODES, RowMix, own_image_rows, write_mode
+from irg_rl.shapes_world.rows import write_rows as write_rows_of_modes
+from irg_rl.shapes_world.scene import WORLD
+from irg_rl.shapes_world.scenes import crowded_scene, sample_scene
+from irg_rl.shapes_world.scorer_examples import Examples
+from irg_rl.shapes_world.settings import ShapesSettings
+from irg_rl.shapes_world.teacher import parse_reflection, reflection_correct, think_text
+from irg_rl.task import Pixels, Thresholds, Verdict, World
+from irg_rl.trajectory import Prompt
+
+
+class ShapesWorld(World[ShapesSettings]):
+    """Coloured shapes on a grid: a checker reads every picture from its pixels."""
+
+    settings_type = ShapesSettings
+    splits = SPLITS
+    thresholds = Thresholds(first_accuracy=0.40, damage=0.08, margin=0.15)
+    mind = "irg_rl.shapes_world.judge_mind:answer"
+    own_modes = (IMPROVING_FULL, IMPROVING_GENERATION)
+
+    # --- as a task
+
+    def prompts(self, split: str, count: int | None = None) -> list[Prompt]:
+        own = self.settings
+        made = {
+            "train": own.train_prompts, "validation": own.validation_prompts, "test": own.test_prompts,
+            "hard": own.hard_prompts,
+        }  # fmt: skip
+        return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
+
+    def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
+        """Rule-based and exact. None for a picture of another size, and for a prompt that asks for what the shapes
+        world does not have."""
+        found: list[Verdict | None] = [None] * len(images)
+        side = WORLD.pixels
+        readable = [place for place, image in enumerate(images) if image.shape == (side, side, 3)]
+        if len(readable) < len(images):
+            self.last_error = f"a picture is not {side} x {side} pixels, the size of the shapes world"
+        if not readable:
+            return found
+        for place, reading in zip(readable, read_batch(np.stack([images[i] for i in readable])), strict=True):
+            try:
+                found[place] = judge(reading, prompts[place].metadata)
+            except (ValueError, AttributeError, TypeError, KeyError) as error:
+                self.last_error = f"prompt {prompts[place].id!r}: {error}"
+        return found
+
+    def judges(self, prompt: Prompt) -> bool:
+        if tuple(self.image_size) != (WORLD.pixels, WORLD.pixels):
+            return False
+        try:
+            parse_metadata(prompt.metadata)
+        except (ValueError, AttributeError, TypeError, KeyError):  # a person's metadata may be anything
+            return False
+        return True
+
+    def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
+        """Whether the text states only defects that the checker reads in the picture, or rightly none."""
+        if image.shape != (WORLD.pixels, WORLD.pixels, 3) or not self.judges(prompt):
+            return None
+        return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        own, side, size = self.settings, WORLD.pixels, recipe.sampling.image_size
+        known = {"sft_rows": (own.sft_rows, (*MODES, *BASE_MODES)), "prompt_mix": (own.prompt_mix or {}, TAGS)}
+        problems = [
+            f"task_options.{setting}.{name}: unknown{nearest(name, names)}"
+            for setting, (given, names) in known.items() for name in given if name not in names
+        ]  # fmt: skip
+        if recipe.sft is not None and recipe.sft.data is None and tuple(size) != (side, side):
+            problems.append(f"sampling.image_size {list(size)}: pictures of the shapes world are {side} x {side}")
+        if recipe.evaluation.prompts > own.test_prompts:
+            problems.append(
+                f"evaluation.prompts {recipe.evaluation.prompts} is more than task_options.test_prompts "
+                f"{own.test_prompts}"
+            )
+        return problems
+
+    # --- as a world
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        return self.settings.sft_rows
+
+    @property
+    def own_images(self) -> int:
+        return self.settings.own_images
+
+    @property
+    def own_image_points(self) -> int:
+        return self.settings.own_image_steps
+
+    @property
+    def _mix(self) -> RowMix:
+        overlooked = {str(kind): share for kind, share in self.settings.overlooked.items()}
+        return RowMix(deep_share=self.settings.deep_share, overlooked=overlooked)
+
+    def write_rows(self, folder: Path, mode: str, prompts: Sequence[Prompt]) -> None:
+        write_rows_of_modes(folder, prompts, {mode: self.rows[mode]}, self.seed, self._mix)
+
+    def think_text(self, prompt: Prompt) -> str:
+        return think_text(prompt.metadata)
+
+    def write_own_rows(self, folder: Path, images: Sequence[Pixels], prompts: Sequence[Prompt]) -> None:
+        rng = random.Random(self.seed)
+        rows = own_image_rows(np.stack(images), prompts, rng, self.own_modes, self._mix)
+        for mode, made in rows.items():
+            write_mode(folder, mode, made)
+
+    def texts(self) -> Iterable[str]:
+        return corpus(seed=self.seed)
+
+    def pictures(self, count: int, rng: random.Random) -> UInt8[np.ndarray, "N H W 3"]:
+        return np.stack([render(crowded_scene(rng)) for _ in range(count)])
+
+    def pictures_of(self, prompts: Sequence[Prompt], rng: random.Random) -> UInt8[np.ndarray, "N H W 3"]:
+        return np.stack([render(sample_scene(prompt.metadata, rng)) for prompt in prompts])
+
+    def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
+        """Share of pictures whose every readable object is read again with the same shape, colour and cell."""
+        pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
+        return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
+
+    def scorer_examples(self, seed: int) -> Examples:
+        return Examples(seed)
+
+
+def _objects(reading: Reading, reference: Reading) -> set[tuple[str, str, str]]:
+    """What stands in the cells that are readable in the reference."""
+    return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}

@@ -1,0 +1,135 @@
+"""The task `prompts`: a file of one's own prompts, with verdicts by one of the recipe's scorers, or with none."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from pydantic import model_validator
+
+from irg_rl.config import Recipe, Section, Share, nearest
+from irg_rl.errors import InputError
+from irg_rl.prompts import read_prompts
+from irg_rl.task import SPLITS, Pixels, Task, Verdict
+from irg_rl.trajectory import Prompt
+
+
+class SplitShares(Section):
+    """Shares of the prompts of one file. The rest, if there is any, is left out."""
+
+    train: Share = 0.9
+    validation: Share = 0.05
+    test: Share = 0.05
+
+    @model_validator(mode="after")
+    def no_more_than_there_are(self):
+        if self.train + self.validation + self.test > 1 + 1e-9:
+            raise ValueError("train, validation and test together are more than 1")
+        return self
+
+
+class VerdictByScorer(Section):
+    """Which pictures count as right."""
+
+    scorer: str
+    """Name of a scorer of the recipe; its score is the graded score of the verdict."""
+    threshold: float = 0.5
+    """A picture is right from this score on."""
+
+
+class PromptsSettings(Section):
+    """Options of the task `prompts`: either `file`, or a file for each split that is used."""
+
+    file: str | None = None
+    """JSON lines with a `prompt` and, if known, its `id` and `metadata`; split by a hash of the prompt's text."""
+    shares: SplitShares = SplitShares()
+    """Of the splits of `file`."""
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    verdict: VerdictByScorer | None = None
+    """None: no picture is right or wrong; evaluation then shows scores, texts and pictures alone."""
+
+    @model_validator(mode="after")
+    def prompts_come_from_somewhere(self):
+        apart = [split for split in SPLITS if vars(self)[split] is not None]
+        if self.file is not None and apart:
+            raise ValueError(f"file is split by itself: leave out either file or {', '.join(apart)}")
+        if self.file is None and self.test is None:
+            raise ValueError("no prompts: name one `file`, or a file for `test` and, for RL, one for `train`")
+        return self
+
+
+class OwnPrompts(Task[PromptsSettings]):
+    """Prompts from a person's files. Whether a picture is right is asked of a scorer, often of a judge."""
+
+    settings_type = PromptsSettings
+
+    @property
+    def verdict_scorer(self) -> str | None:
+        verdict = self.settings.verdict
+        return None if verdict is None else verdict.scorer
+
+    def prompts(self, split: str) -> list[Prompt]:
+        own = self.settings
+        if own.file is None:
+            path = vars(own)[split]
+            return [] if path is None else read_prompts(path)
+        return [prompt for prompt in read_prompts(own.file) if split_of(prompt.text, own.shares.model_dump()) == split]
+
+    def judges(self, prompt: Prompt) -> bool:
+        return self.settings.verdict is not None
+
+    def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> Sequence[Verdict | None]:
+        """By the threshold; None where the scorer failed, or where there is none."""
+        by = self.settings.verdict
+        if by is None or self.score is None:
+            self.last_error = "no scorer says which pictures are right: set task_options.verdict"
+            return [None] * len(images)
+        scores = self.score(by.scorer, images, prompts)
+        return [None if score is None else Verdict(score >= by.threshold, score) for score in scores]
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        problems, by = [], self.settings.verdict
+        names = [scorer.name for scorer in recipe.rewards.scorers]
+        if by is not None and by.scorer not in names:
+            problems.append(f"task_options.verdict.scorer: no scorer {by.scorer!r} in rewards.scorers" + (
+                nearest(by.scorer, names) if names else "; there is none"
+            ))  # fmt: skip
+        samples = recipe.rl is not None and recipe.rl.prompts is None and recipe.rl.rollouts is None
+        if samples and self.settings.file is None and self.settings.train is None:
+            problems.append("task_options.train: RL samples for prompts of this split: name a file")
+        problems += [
+            f"rewards.scorers: {scorer.name}: the task prompts has no checker of its own; use another kind"
+            for scorer in recipe.rewards.scorers if scorer.kind == "verifier"
+        ]  # fmt: skip
+        return problems
+
+    def missing(self) -> list[str]:
+        """Files that cannot be read, splits without prompts, and test prompts that RL would train on."""
+        try:
+            texts = {split: {prompt.text for prompt in self.prompts(split)} for split in SPLITS}
+        except (InputError, OSError) as error:
+            return [f"task_options: {error}"]
+        problems = []
+        if not texts["test"]:
+            problems.append("task_options: no prompt falls into the split test: take more prompts or a larger share")
+        if twice := texts["train"] & texts["test"]:
+            problems.append(
+                f"task_options: {len(twice)} prompt(s) are in train and in test, {min(twice)[:60]!r} first: hold test "
+                "prompts out"
+            )
+        return problems
+
+
+def split_of(text: str, shares: Mapping[str, float]) -> str | None:
+    """The split of a prompt by a hash of its text; None where the shares leave a rest and it falls into that.
+
+    A prompt keeps its split whatever stands beside it in the file, and the same text is never in two splits. The hash
+    is the first 8 bytes of the sha256 of the text without outer blanks, as a number in [0, 1).
+    """
+    digest = hashlib.sha256(text.strip().encode()).digest()
+    place, end = int.from_bytes(digest[:8], "big") / 2**64, 0.0
+    for split, share in shares.items():
+        end += share
+        if place < end:
+            return split
+    return None

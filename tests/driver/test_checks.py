@@ -1,0 +1,55 @@
+"""What a recipe asks of its task, said before anything starts."""
+
+import pytest
+
+from irg_rl.config import load_recipe, parse_recipe
+from irg_rl.driver.checks import task_problems
+from tests.learner.world import CONFIG
+from tests.paths import CONFIGS
+
+OWN = {
+    "name": "mine", "model": CONFIG.model_dump(mode="json"), "sampling": {"image_size": [16, 16]},
+    "task": "prompts", "task_options": {"file": "prompts.jsonl"}, "init_from": "folder",
+}  # fmt: skip
+HTTP = {"name": "judge", "kind": "judge", "base_url": "http://127.0.0.1:9/v1"}
+
+
+def of_smoke(*overrides: str) -> list[str]:
+    return task_problems(load_recipe(CONFIGS / "shapes-smoke.yaml", overrides))
+
+
+def of_own(**sections) -> list[str]:
+    return task_problems(parse_recipe(OWN | sections))
+
+
+@pytest.mark.parametrize(("override", "says"), [
+    ("prompts=33", "evaluation.prompts 33 is more than task_options.test_prompts 32"),
+    ("sft.stage1.sources.0.folder=initial_ful", "sft.stage1.sources.0.folder 'initial_ful' is not made by the task"),
+    ("task_options.own_images=0", "'own/improving_full_learning' is not made by the task at that stage"),
+    ("task_options.prompt_mix={colurs: 1}", "task_options.prompt_mix.colurs: unknown; did you mean colors?"),
+    ("sampling.image_size=[24, 32]", "pictures of the shapes world are 24 x 24"),
+])  # fmt: skip
+def test_what_the_shapes_world_does_not_make_is_named(override, says):
+    assert of_smoke() == []
+    assert any(says in problem for problem in of_smoke(override))
+
+
+def test_a_recipe_with_a_model_rows_and_a_judge_needs_no_world():
+    sft = {"data": "rows", "stage1": {"steps": 1, "sources": [{"folder": "mode"}]}}
+    by_judge = {"file": "prompts.jsonl", "verdict": {"scorer": "judge", "threshold": 0.5}}
+    assert of_own(sft=sft, rl={}, rewards={"scorers": [HTTP]}, task_options=by_judge) == []
+
+
+@pytest.mark.parametrize(("sections", "says"), [
+    ({"init_from": None}, "init_from: the task prompts has no pictures to train a model from scratch on"),
+    ({"sft": {"stage1": {"steps": 1, "sources": [{"folder": "mode"}]}}}, "sft.data: the task prompts makes no rows"),
+    ({"rewards": {"scorers": [{"name": "c", "kind": "clip"}]}}, "c: path: the task prompts can train no small scorers"),
+    ({"rewards": {"scorers": [{"name": "j", "kind": "judge"}]}}, "j: base_url: the task prompts has no embedded judge"),
+    ({"rewards": {"scorers": [{"name": "v", "kind": "verifier"}]}}, "v: the task prompts has no checker of its own"),
+    ({"gate": {"margin": 0.1}}, "gate: the task prompts has no thresholds of its own"),
+    ({"task_options": {"file": "f", "verdict": {"scorer": "jugde"}}, "rewards": {"scorers": [HTTP]}},
+     "task_options.verdict.scorer: no scorer 'jugde' in rewards.scorers; did you mean judge?"),
+    ({"task_options": {"test": "f"}, "rl": {}, "rewards": {"scorers": [HTTP]}}, "task_options.train: RL samples"),
+])  # fmt: skip
+def test_what_a_task_that_is_no_world_lacks_is_named(sections, says):
+    assert any(says in problem for problem in of_own(**sections))

@@ -1,0 +1,201 @@
+"""BAGEL's recipes on prompts of one's own: from a model folder, rows and a judge over HTTP to the report of every
+algorithm. Sizes are tiny; everything else is what a GPU run does: the shipped recipe, the commands, Ray, DeepSpeed."""
+
+import base64
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from irg_rl.evaluate.outcomes import load
+from irg_rl.model.autoencoder import Autoencoder
+from irg_rl.model.config import ModelConfig
+from irg_rl.model.folder import load_folder, save_folder
+from irg_rl.model.init import initialize
+from irg_rl.model.tokenizer import train_tokenizer
+from irg_rl.model.unified import UnifiedModel
+from irg_rl.tasks.prompts import split_of
+from tests.learner.world import CONFIG
+from tests.rewards.servers import completion, endpoint
+from tests.sft.material import assistant, encoded, text, user, write
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SIZE = (64, 96)
+SHARES = {"train": 0.5, "validation": 0.1, "test": 0.4}
+MODEL = CONFIG.model_copy(
+    update={"max_latent_size": 12, "vit": CONFIG.vit.model_copy(update={"max_patches_per_side": 12})}
+)
+SKIES = [f"a {colour} sky over {place}" for colour in ("red", "blue", "pale", "dark", "golden") for place in (
+    "a lake", "the sea", "two hills", "a village", "an old town", "the desert"
+)]  # fmt: skip
+FOG = next(sky for sky in (f"fog number {n} over a lake" for n in range(99)) if split_of(sky, SHARES) == "test")
+"""The one prompt that the judge gives no answer about."""
+ALGORITHMS = {
+    "nft": ["rl.updates=1", "rl.algorithm=nft", "rl.options={times_per_image: 2}"],
+    "dpo": [
+        "rl.updates=1", "rl.algorithm=dpo", "rl.options={tie: 0.001, times_per_image: 2}", "rl.kl_image=0",
+        "rewards.combine=sum", "rl.credit=null",
+    ],
+}
+"""What each asks of a fork of the run with GRPO."""
+
+
+def sky(seed: int) -> np.ndarray:
+    """A smooth random field of colours, as unlike a picture of the shapes world as a photograph."""
+    rng = np.random.default_rng(seed)
+    y, x = np.meshgrid(np.linspace(0, 3, SIZE[0]), np.linspace(0, 3, SIZE[1]), indexing="ij")
+    waves = [np.sin(rng.uniform(0.5, 2) * x + rng.uniform(0.5, 2) * y + rng.uniform(0, 6)) for _ in range(3)]
+    return (127.5 + 100 * np.stack(waves, -1)).astype(np.uint8)
+
+
+def row(number: int) -> list[dict]:
+    """prompt, think, image 1 -> reflection -> image 2."""
+    first = {"type": "image", "content": encoded(sky(number)), "need_vae": True, "need_vit": True}
+    second = {"type": "image", "content": encoded(sky(1000 + number)), "need_loss": True}
+    parts = text("warm light", need_loss=False), first, text("the light is too cold"), second
+    return [user(SKIES[number % len(SKIES)]), assistant(*parts)]
+
+
+def lean(url: str) -> float:
+    """How much lighter the left half of a picture is than the right one, seen in the PNG alone."""
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L"), float)
+    middle = grey.shape[1] // 2
+    return float(grey[:, :middle].mean() - grey[:, middle:].mean())
+
+
+def judged(number: int, body: dict) -> tuple[int, dict, float]:
+    """Yes where a picture is lighter on the left; of two pictures the one that is more so; no answer about fog."""
+    parts = body["messages"][-1]["content"]
+    asked = next(part["text"] for part in parts if part["type"] == "text")
+    leans = [lean(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+    if "fog" in asked:
+        return 200, completion("I cannot tell."), 0
+    words, difference = (("Yes", "No"), leans[0]) if len(leans) == 1 else (("1", "2"), leans[0] - leans[1])
+    p = 1 / (1 + math.exp(-max(-20.0, min(20.0, difference))))
+    sure = {words[0]: math.log(p), words[1]: math.log(1 - p)}
+    return 200, completion(words[0] if p > 0.5 else words[1], sure), 0
+
+
+def released(folder: Path) -> Path:
+    """A random model in the layout of the released one."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer([*SKIES, "warm light", "the light is too cold"] * 3, 290, folder / "tokenizer")
+    model = initialize(UnifiedModel(MODEL, tokenizer.special), 0, (8, 12), (8, 12))
+    with torch.no_grad():
+        model.llm2vae.weight.normal_(std=0.1)
+        model.language_model.lm_head.weight[tokenizer.special.eos, 0] = 4.0  # some texts end by themselves
+    save_folder(model, Autoencoder(MODEL.vae, MODEL.latent_patch_size), tokenizer, folder / "model")
+    return folder / "model"
+
+
+def recipe(folder: Path, judge: str) -> Path:
+    """bagel-grpo.yaml with SFT before it; what differs beside SFT are sizes, addresses and the device."""
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in (FOG, *SKIES)))
+    write(folder / "rows" / "improving", [row(number) for number in range(12)])
+    settings = {
+        "extends": "bagel-grpo.yaml", "name": "open", "output_dir": str(folder / "runs"),
+        "init_from": str(released(folder)), "model": MODEL.model_dump(mode="json"),
+        "task_options": {"file": str(folder / "prompts.jsonl"), "shares": SHARES},
+        "sft": {
+            "data": str(folder / "rows"), "validation_rows": 2, "ema_decay": 0.5,
+            "stage1": {"steps": 2, "tokens_per_pack": 700, "sources": [{"folder": "improving"}]},
+        },
+        "sampling": {"points": 4, "max_text_tokens": 6, "image_size": list(SIZE), "system_prompt": "think first"},
+        "rewards": {"scorers": [{"name": "judge", "kind": "judge", "base_url": judge}]},
+        "rl": {"updates": 2, "groups": 2, "group_size": 4, "noise": {"window_size": 1, "window_range": [0, 2]},
+               "optimizer": {"lr": 1e-3, "gen_lr": 1e-3}},
+        "engine": {"device": "cpu", "dtype": "fp32", "learner_ranks": 1, "rollout_actors": 1, "threads": 2,
+                   "deadline_s": 300},
+        "evaluation": {"prompts": 8, "points": 4, "strips": 2}, "tracking": {"wandb": False},
+    }  # fmt: skip
+    (folder / "open.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "open.yaml"
+
+
+def irg_rl(*words: object) -> str:
+    """The command in a process of its own, as a shell runs it."""
+    command = [sys.executable, "-c", "from irg_rl.commands.cli import main; main()", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ, check=False)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run folders by algorithm; all of them go on from one SFT."""
+    folder = tmp_path_factory.mktemp("open")
+    with endpoint(judged) as (judge, _):
+        irg_rl("train", recipe(folder, judge))
+        for name, overrides in ALGORITHMS.items():
+            irg_rl("fork", folder / "runs" / "open", f"name={name}", *overrides)
+        yield {"grpo": folder / "runs" / "open"} | {name: folder / "runs" / name for name in ALGORITHMS}
+
+
+EVERY = pytest.mark.parametrize("name", ["grpo", *ALGORITHMS])
+
+
+@EVERY
+def test_every_algorithm_runs_from_the_recipe_to_its_report(runs, name):
+    run = runs[name]
+    stages = json.loads((run / "stages.json").read_text())
+    assert all(entry["done"] for entry in stages.values()) and {"sft1", "rl", "evaluate_rl", "report"} <= stages.keys()
+    html = (run / "report.html").read_text()
+    assert "no verdict" in html and "redraw" in html and "shuffled" in html and FOG in html
+
+
+@EVERY
+def test_rl_has_changed_the_weights(runs, name):
+    before, after = (load_folder(runs[name] / "models" / model).model.state_dict() for model in ("sft1", "rl"))
+    changed = [key for key, weight in after.items() if not torch.equal(weight, before[key])]
+    assert any("moe_gen" in key for key in changed) and any("moe_gen" not in key for key in changed)
+
+
+@EVERY
+def test_a_picture_without_a_verdict_counts_neither_as_right_nor_as_wrong(runs, name):
+    summary = json.loads((runs[name] / "evaluation" / "rl.json").read_text())
+    for arm in ("real", "redraw", "shuffled"):
+        found = summary["arms"][arm]
+        assert [share["value"] for share in found["missing"]] == [1 / 8, 1 / 8]
+        assert [share["n"] for share in found["accuracy"]] == [7, 7]
+    table = load(runs[name] / "evaluation" / "rl.real.parquet")
+    foggy = table.prompt_ids.index("1")
+    assert not table.known[foggy].any() and table.known.sum() == 14
+    assert np.isnan(table.rewards["judge"][foggy]).all()
+
+
+@EVERY
+def test_right_is_what_the_judge_scores_at_least_at_the_threshold(runs, name):
+    table = load(runs[name] / "evaluation" / "rl.real.parquet")
+    known = table.known
+    assert (table.correct[known] == (table.rewards["judge"][known] >= 0.5)).all()
+    assert (table.score[known] == table.rewards["judge"][known]).all()
+
+
+def test_the_arms_start_from_the_same_verdicts_and_no_gate_is_asked(runs):
+    tables = [load(runs["grpo"] / "evaluation" / f"sft1.{arm}.parquet") for arm in ("real", "redraw", "shuffled")]
+    for control in tables[1:]:
+        np.testing.assert_array_equal(control.score[:, 0], tables[0].score[:, 0])
+    assert json.loads((runs["grpo"] / "evaluation" / "sft1.json").read_text())["gate"] is None
+
+
+def test_rl_trains_on_no_prompt_of_the_test_split(runs):
+    lines = [json.loads(line) for line in (runs["grpo"] / "world" / "train.jsonl").read_text().splitlines()]
+    held_out = [json.loads(line) for line in (runs["grpo"] / "world" / "test.jsonl").read_text().splitlines()]
+    texts, kept = ({line["prompt"] for line in one} for one in (lines, held_out))
+    assert not texts & kept and FOG in kept and all(split_of(one, SHARES) == "train" for one in texts)
+
+
+def test_the_whole_is_no_picture_of_the_shapes_world(runs):
+    model = ModelConfig.read(runs["grpo"] / "models" / "rl")
+    with Image.open(next((runs["grpo"] / "samples" / "rl").glob("*.png"))) as picture:
+        assert picture.size[1] >= SIZE[0] and model.max_latent_size == 12
