@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from irg_rl.config.explain import ExplainedError, explain
-from irg_rl.sections import Section
 from irg_rl.imports import import_named
+from irg_rl.sections import Section
 
 TASKS = {
     "shapes_world": "irg_rl.shapes_world.task:ShapesWorld",

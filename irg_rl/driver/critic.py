@@ -5,10 +5,10 @@ from typing import Any
 
 from irg_rl import credit
 from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_weights
-from irg_rl.cluster.ray_runtime import take_thread_share
+from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
-from irg_rl.trajectory import Group
+from irg_rl.trajectory import Group, score_images
 from rewards.hub import RewardHub
 
 
@@ -50,6 +50,10 @@ class CriticSettings:
     def of(cls, recipe: Recipe) -> "CriticSettings":
         return cls(algorithm_of(recipe), CreditSettings.of(recipe))
 
+    def assign(self, group: Group) -> Selection:
+        """Set the advantages of a scored group; what of it is trained."""
+        return self.algorithm.select(group, lambda: self.credit.give(group))
+
 
 @dataclass(frozen=True)
 class GroupSummary:
@@ -83,13 +87,8 @@ class Critic:
     def score_group(self, group: Group) -> tuple[GroupSummary, Group]:
         """Scores every image (one that siblings share, once), sets `rewards` and `advantage`s, returns the summary and
         the scored group."""
-        images = group.images
-        scores = self.hub.score([image.pixels.numpy() for image in images], [group.prompt] * len(images))
-        places = {id(image): place for place, image in enumerate(images)}
-        for trajectory in group.trajectories:
-            own = [places[id(image)] for image in trajectory.images]
-            trajectory.rewards = {name: [values[place] for place in own] for name, values in scores.items()}
-        selection = self.settings.algorithm.select(group, lambda: self.settings.credit.give(group))
+        score_images(group.trajectories, self.hub.score)
+        selection = self.settings.assign(group)
         known = [
             (trajectory, [value for value in q if value is not None])
             for trajectory, q in zip(group.trajectories, credit.combine(group, self.settings.credit.weights))
