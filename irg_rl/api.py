@@ -83,6 +83,7 @@ class Policy:
             raise InputError(f"the learner adapts {learner.settings.folder}, the policy has {self._folder}: use one")
         if lora != self._settings.lora:
             self._settings = replace(self._settings, lora=lora)
+            del self._worker  # a GPU may not hold two models
             self._worker = RolloutWorker(self._settings)
         new = learner.publish(learner.updates)
         assert new is not None  # one rank has all of the weights
