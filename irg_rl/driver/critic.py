@@ -5,7 +5,7 @@ from typing import Any
 
 from irg_rl import credit
 from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_weights, segment_weights
-from irg_rl.cluster.ray_runtime import take_thread_share
+from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
 from irg_rl.trajectory import Group, score_images
@@ -58,6 +58,10 @@ class CriticSettings:
     def of(cls, recipe: Recipe) -> "CriticSettings":
         return cls(algorithm_of(recipe), CreditSettings.of(recipe))
 
+    def assign(self, group: Group) -> Selection:
+        """Set the advantages of a scored group; what of it is trained."""
+        return self.algorithm.select(group, lambda: self.credit.give(group))
+
 
 @dataclass(frozen=True)
 class GroupSummary:
@@ -93,7 +97,7 @@ class Critic:
         the scored group."""
         score_images(group.trajectories, self.hub.score)
         score_segments(group, self.hub)
-        selection = self.settings.algorithm.select(group, lambda: self.settings.credit.give(group))
+        selection = self.settings.assign(group)
         known = [
             (trajectory, [value for value in q if value is not None])
             for trajectory, q in zip(group.trajectories, credit.combine(group, self.settings.credit.weights))
