@@ -39,6 +39,11 @@ class Terminal(Console):
         found = super().size
         return found if self.is_terminal else ConsoleDimensions(_WIDE, found.height)
 
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self.width, self.height = new_size
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string, of a line or of a cell, becomes visible text here."""
-        return super().render_str(shown(text, self.encoding), **(options | {"markup": False, "emoji": False}))
+        plain: dict[str, Any] = options | {"markup": False, "emoji": False}
+        return super().render_str(shown(text, self.encoding), **plain)

@@ -30,6 +30,8 @@ class JudgeProcess:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": child_path()},
         )
+        assert self.process.stdin and self.process.stdout and self.process.stderr, "all three were asked for as pipes"
+        self._stdin, self._stdout, self._stderr = self.process.stdin, self.process.stdout, self.process.stderr
         try:
             self.base_url = self._address(time.monotonic() + start_timeout, start_timeout)
         except ScorerUnavailable:
@@ -37,13 +39,13 @@ class JudgeProcess:
             raise
 
     def _address(self, deadline: float, start_timeout: float) -> str:
-        readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        readable, _, _ = select.select([self._stdout], [], [], max(0.0, deadline - time.monotonic()))
         if not readable:
             raise ScorerUnavailable(f"the embedded judge did not start within {start_timeout:g} s: try again")
-        line = self.process.stdout.readline()
+        line = self._stdout.readline()
         if not line:
             self.process.wait(timeout=10)
-            reason = self.process.stderr.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
+            reason = self._stderr.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
             raise ScorerUnavailable(reason[-1])
         return parse_json(line, "the embedded judge's first line")["base_url"]
 
@@ -53,14 +55,14 @@ class JudgeProcess:
 
     def close(self) -> None:
         """Close the pipe, which ends the server; kill it if it lingers."""
-        self.process.stdin.close()
+        self._stdin.close()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(timeout=60)  # killed already: only the kernel is waited for
-        self.process.stdout.close()
-        self.process.stderr.close()
+        self._stdout.close()
+        self._stderr.close()
 
     def __enter__(self) -> "JudgeProcess":
         return self

@@ -20,6 +20,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
@@ -45,19 +46,19 @@ class BadRequest(ValueError):
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     question: str
     images: tuple[Image, ...]
     top_logprobs: int  # 0: the client wants none
 
 
-def parse_request(body: bytes) -> Request:
+def parse_request(body: bytes) -> ChatRequest:
     """The last user message of a chat request: its text parts without image captions, and its images."""
     try:
         request = json.loads(body)
         message = [m for m in request["messages"] if m["role"] == "user"][-1]
         content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         texts = [part["text"] for part in parts if part["type"] == "text"]
         urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
         wanted = int(request.get("top_logprobs") or 0) if request.get("logprobs") else 0
@@ -65,7 +66,7 @@ def parse_request(body: bytes) -> Request:
         raise BadRequest(f"not a chat completion request: {error!r}") from error
     if not texts or len(urls) > MAX_IMAGES or not all(isinstance(text, str) for text in (*texts, *urls)):
         raise BadRequest(f"{len(texts)} texts and {len(urls)} images: send a question and at most {MAX_IMAGES} images")
-    return Request(texts[-1], tuple(decode_image(url) for url in urls), min(wanted, 20))
+    return ChatRequest(texts[-1], tuple(decode_image(url) for url in urls), min(wanted, 20))
 
 
 def decode_image(url: str) -> Image:
@@ -95,7 +96,6 @@ def completion(reply: Answer, top_logprobs: int) -> dict:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds a client may keep a connection silent
-    server: "Listener"
 
     def do_GET(self) -> None:
         match self.path:
@@ -109,6 +109,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             request = parse_request(self.body())
+            assert isinstance(self.server, Listener), "JudgeServer makes this handler for its own listener"
             reply = completion(self.server.think(request.question, request.images), request.top_logprobs)
         except BadRequest as error:
             self.close_connection = True  # an unread body would be taken for the next request

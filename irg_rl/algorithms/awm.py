@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from irg_rl.algorithms.joint import Image, ImageLoss
+from irg_rl.algorithms.joint import ImageLoss, PackImage
 from irg_rl.algorithms.noising import (
     OldPolicyAlgorithm,
     OldPolicySettings,
@@ -42,7 +42,7 @@ class AWM(OldPolicyAlgorithm[AWMSettings]):
             )
         return found
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         v, v_old, own = image.score, image.old["velocity"], self.options
         assert isinstance(v, Tensor)
         _, t, _ = at_levels(image, v)

@@ -25,7 +25,7 @@ from irg_rl import credit
 from irg_rl.algorithms.base import IMAGE, TEXT, Algorithm, Material, RankContext, Selection
 from irg_rl.algorithms.noising import NoisingSettings, times, with_states
 from irg_rl.curve import RL, UPDATES, Curve
-from irg_rl.learner.policy import Scores, TextScore, evaluate_texts, velocities
+from irg_rl.learner.policy import PackScores, TextScore, evaluate_texts, velocities
 from irg_rl.learner.replay import Replay, ReplayPack
 from irg_rl.learner.update import Loss
 from irg_rl.losses import preference
@@ -249,13 +249,13 @@ def _noised(
 
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
-) -> list[Scores[Tensor]]:
+) -> list[PackScores[Tensor]]:
     """What other weights say about the packs, on the CPU; a collective call."""
 
-    def read(output: ModelOutput, index: int) -> Scores[Tensor]:
+    def read(output: ModelOutput, index: int) -> PackScores[Tensor]:
         replay = packs[index].replay
         texts = [TextScore(s.logprobs.cpu(), s.entropy.cpu()) for s in evaluate_texts(output, replay, law)]
-        return Scores(texts, [v.cpu() for v in velocities(output, replay)])
+        return PackScores(texts, [v.cpu() for v in velocities(output, replay)])
 
     with engine.holding(weights):
         return engine.evaluate([part.replay.pack for part in packs], read)
@@ -269,7 +269,7 @@ class PairLoss:
         settings: DPOSettings,
         law: SamplingLaw,
         packs: Sequence[PairPack],
-        reference: Sequence[Scores[Tensor]],
+        reference: Sequence[PackScores[Tensor]],
         text_weight: float = 1.0,
         image_weight: float = 1.0,
     ):
@@ -282,7 +282,7 @@ class PairLoss:
 
     def __call__(self, output: ModelOutput, index: int, totals: dict[str, float]) -> Loss:
         part, settings, device = self._packs[index], self._settings, output.velocity.device
-        scores = Scores(evaluate_texts(output, part.replay, self._law), velocities(output, part.replay))
+        scores = PackScores(evaluate_texts(output, part.replay, self._law), velocities(output, part.replay))
         texts, of_texts = self._text_margins(part, scores, self._reference[index], device)
         images, of_images = self._image_margins(part, scores, self._reference[index], device)
         nothing = 0.0 * (output.logits.sum().float() + output.velocity.sum())
@@ -297,7 +297,7 @@ class PairLoss:
         return loss
 
     def _text_margins(
-        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
+        self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[P], and log-probabilities of both sides, means over tokens."""
         rows = {side: ([], []) for side in range(2 * part.count)}
@@ -322,7 +322,7 @@ class PairLoss:
         return margin, {"winner_logp": means[0], "loser_logp": means[1], "winner_gain": gain}
 
     def _image_margins(
-        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
+        self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[P], summed over turns, and errors of both sides."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
@@ -342,7 +342,7 @@ class PairLoss:
         return torch.stack(margins), errors
 
     def _side(
-        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], index: int
+        self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], index: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Velocity, that of the reference and the target, noise - data, at every level of an image; [S, N, D] each."""
         ref, v = part.replay.images[index], scores.images[index]

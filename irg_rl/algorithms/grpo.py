@@ -10,10 +10,10 @@ from torch import Tensor
 
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.base import RankContext
-from irg_rl.algorithms.joint import Image, ImageLoss, JointAlgorithm
+from irg_rl.algorithms.joint import ImageLoss, JointAlgorithm, PackImage
 from irg_rl.algorithms.old_policy import OldPolicy
 from irg_rl.config import Recipe
-from irg_rl.learner.policy import Scores, StepScore, evaluate
+from irg_rl.learner.policy import PackScores, StepScore, evaluate
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.losses import flow
 from irg_rl.model.unified import ModelOutput
@@ -74,10 +74,10 @@ class GRPO(JointAlgorithm[GRPOSettings]):
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores[StepScore]:
+    ) -> PackScores[StepScore]:
         return evaluate(output, replay, trajectories, law)
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         score = image.score
         assert isinstance(score, StepScore)
         log_ratio = flow.log_ratio(score.logprobs, image.old["logprobs"])

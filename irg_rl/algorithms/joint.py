@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.base import IMAGE, TEXT, Algorithm, Options, RankContext
 from irg_rl.algorithms.old_policy import OldPolicy
-from irg_rl.learner.policy import Scores, StepScore
+from irg_rl.learner.policy import PackScores, StepScore
 from irg_rl.learner.replay import ReplayPack, StepsRef, TextRef
 from irg_rl.learner.update import Loss
 from irg_rl.losses import clip, flow, text
@@ -32,7 +32,7 @@ from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory, tree
 
 
 @dataclass(frozen=True)
-class Tokens:
+class PackTexts:
     """The texts of a pack, right-padded."""
 
     logp: Float[Tensor, "B T"]
@@ -44,7 +44,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Image:
+class PackImage:
     """The trained steps of one image in a pack."""
 
     segment: ImageSegment
@@ -69,7 +69,7 @@ class JointAlgorithm(Algorithm[Options]):
     """Trains every segment by its advantage. What is left to a subclass: the loss of an image's steps, and, where it is
     another, that of tokens."""
 
-    def text_loss(self, tokens: Tokens) -> Float[Tensor, "B T"]:
+    def text_loss(self, tokens: PackTexts) -> Float[Tensor, "B T"]:
         """Loss of every token before aggregation, KL included: the clipped policy loss of `rl.text_loss`."""
         shared = self.shared
         low, high = shared.clip_text
@@ -79,7 +79,7 @@ class JointAlgorithm(Algorithm[Options]):
             logp_ref=tokens.reference, mismatch=tokens.mismatch,
         )  # fmt: skip
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         raise NotImplementedError
 
     def image_kl(self, score: Any, reference: Any) -> Float[Tensor, "S"]:
@@ -88,7 +88,7 @@ class JointAlgorithm(Algorithm[Options]):
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores[Any]:
+    ) -> PackScores[Any]:
         """What a model says about the texts and images of a pack."""
         raise NotImplementedError
 
@@ -168,15 +168,15 @@ class JointLoss:
         self._add_images(loss, replay, scores, reference, totals)
         return loss
 
-    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> Scores[Any]:
+    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> PackScores[Any]:
         return self._algorithm.evaluate(output, replay, self._trajectories, self._law)
 
     def _add_texts(
         self,
         loss: Loss,
         replay: ReplayPack,
-        scores: Scores[Any],
-        reference: Scores[Any] | None,
+        scores: PackScores[Any],
+        reference: PackScores[Any] | None,
         totals: Mapping[str, float],
     ) -> None:
         chosen = [(i, ref, a) for i, ref in enumerate(replay.texts) if (a := self._advantage(ref)) is not None]
@@ -189,7 +189,7 @@ class JointLoss:
         old = _pad([self._old.text[ref.trajectory, ref.segment] for ref in refs]).to(device)
         advantages = torch.tensor([advantage for *_, advantage in chosen], device=device)
         logp_ref = None if reference is None else _pad([reference.texts[i].logprobs for i, *_ in chosen])
-        tokens = Tokens(logp, old, advantages, mask, logp_ref, self._mismatch(refs, old, mask))
+        tokens = PackTexts(logp, old, advantages, mask, logp_ref, self._mismatch(refs, old, mask))
         total = text.aggregate(self._algorithm.text_loss(tokens), mask, shared.text_loss, totals[TEXT])
         loss.terms[TEXT] = loss.terms[TEXT] + shared.text_weight * total
         log_ratio = text.log_importance(logp.detach(), old, mask, shared.importance)
@@ -204,8 +204,8 @@ class JointLoss:
         self,
         loss: Loss,
         replay: ReplayPack,
-        scores: Scores[Any],
-        reference: Scores[Any] | None,
+        scores: PackScores[Any],
+        reference: PackScores[Any] | None,
         totals: Mapping[str, float],
     ) -> None:
         for i, ref in enumerate(replay.images):
@@ -215,7 +215,7 @@ class JointLoss:
             score, steps = scores.images[i], list(ref.steps)
             device = score.device if isinstance(score, Tensor) else score.logprobs.device
             old = self._old.of_image(ref.trajectory, ref.segment, steps, device)
-            found = self._algorithm.image_loss(Image(ref.of(self._trajectories), steps, advantage, score, old))
+            found = self._algorithm.image_loss(PackImage(ref.of(self._trajectories), steps, advantage, score, old))
             each, metrics = found.per_step, dict(found.metrics)
             if reference is not None:
                 kl = self._algorithm.image_kl(score, reference.images[i])

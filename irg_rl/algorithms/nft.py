@@ -4,7 +4,7 @@ away from that of bad ones."""
 import torch
 from torch import Tensor
 
-from irg_rl.algorithms.joint import Image, ImageLoss
+from irg_rl.algorithms.joint import ImageLoss, PackImage
 from irg_rl.algorithms.noising import OldPolicyAlgorithm, OldPolicySettings, at_levels, distance_metrics
 from irg_rl.losses import preference
 from irg_rl.sections import Rate
@@ -21,7 +21,7 @@ class NFTSettings(OldPolicySettings):
 class NFT(OldPolicyAlgorithm[NFTSettings]):
     Settings = NFTSettings
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         v, v_old, own = image.score, image.old["velocity"], self.options
         assert isinstance(v, Tensor)
         x, t, clean = at_levels(image, v)

@@ -25,12 +25,12 @@ from torch import Tensor
 from irg_rl import flow
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.base import RankContext
-from irg_rl.algorithms.joint import Image, JointAlgorithm
+from irg_rl.algorithms.joint import JointAlgorithm, PackImage
 from irg_rl.algorithms.old_policy import OldPolicy
 from irg_rl.config import Recipe
 from irg_rl.curve import RL, UPDATES, Curve
 from irg_rl.learner.old_weights import OldPolicySchedule
-from irg_rl.learner.policy import Scores, evaluate_texts, velocities
+from irg_rl.learner.policy import PackScores, evaluate_texts, velocities
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.model.unified import ModelOutput
 from irg_rl.sections import Positive, Section
@@ -63,7 +63,7 @@ Followed = TypeVar("Followed", bound=OldPolicySettings)
 
 
 class NoisedAlgorithm(JointAlgorithm[Levels]):
-    """Trains the velocity of drawn images at fresh noise levels; `Image.score` is that velocity."""
+    """Trains the velocity of drawn images at fresh noise levels; `PackImage.score` is that velocity."""
 
     Settings = NoisingSettings
 
@@ -86,8 +86,8 @@ class NoisedAlgorithm(JointAlgorithm[Levels]):
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores[Tensor]:
-        return Scores(evaluate_texts(output, replay, law), velocities(output, replay))
+    ) -> PackScores[Tensor]:
+        return PackScores(evaluate_texts(output, replay, law), velocities(output, replay))
 
 
 class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
@@ -122,7 +122,7 @@ class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
 
 
 def at_levels(
-    image: Image, v: Float[Tensor, "S N D"]
+    image: PackImage, v: Float[Tensor, "S N D"]
 ) -> tuple[Float[Tensor, "S N D"], Float[Tensor, "S"], Float[Tensor, "S N D"]]:
     """x_t, the levels t, and the drawn image once per level, where `v` lies."""
     segment, steps = image.segment, image.steps
@@ -131,7 +131,7 @@ def at_levels(
     return x, t, segment.drawn.to(v.device).expand_as(x)
 
 
-def target_velocity(image: Image, v: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
+def target_velocity(image: PackImage, v: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
     """What flow matching regresses `v` to: noise - drawn, at every level."""
     x, t, clean = at_levels(image, v)
     return (x - clean) / t[:, None, None]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from irg_rl.learner.policy import Scores, evaluate, evaluate_texts, velocities
+from irg_rl.learner.policy import PackScores, evaluate, evaluate_texts, velocities
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.trajectory import ImageSegment, SamplingLaw, Trajectory
 
-Key = tuple[int, int]
+PackKey = tuple[int, int]
 """Trajectory and segment."""
 
 
@@ -24,10 +24,10 @@ Key = tuple[int, int]
 class OldPolicy:
     """Detached values by (trajectory, segment): [T] of texts; [S] and twice [S, N, D] of images."""
 
-    text: dict[Key, Tensor] = field(default_factory=dict)
-    image: dict[Key, Tensor] = field(default_factory=dict)
-    mean: dict[Key, Tensor] = field(default_factory=dict)
-    velocity: dict[Key, Tensor] = field(default_factory=dict)
+    text: dict[PackKey, Tensor] = field(default_factory=dict)
+    image: dict[PackKey, Tensor] = field(default_factory=dict)
+    mean: dict[PackKey, Tensor] = field(default_factory=dict)
+    velocity: dict[PackKey, Tensor] = field(default_factory=dict)
     recomputed: bool = False
 
     def shifted(self, first: int) -> "OldPolicy":
@@ -93,7 +93,7 @@ def of_weights(
             )
             kept[list(ref.steps)] = velocity.cpu()
         if texts:
-            _enter(old, replay, Scores(evaluate_texts(output, replay, law), []))
+            _enter(old, replay, PackScores(evaluate_texts(output, replay, law), []))
 
     with engine.holding(weights):
         engine.evaluate([replay.pack for replay in replays], read)
@@ -101,7 +101,7 @@ def of_weights(
 
 
 @torch.no_grad()
-def _enter(old: OldPolicy, replay: ReplayPack, scores: Scores) -> None:
+def _enter(old: OldPolicy, replay: ReplayPack, scores: PackScores) -> None:
     for ref, score in zip(replay.texts, scores.texts):
         old.text[ref.trajectory, ref.segment] = score.logprobs.cpu()
     for ref, score in zip(replay.images, scores.images):

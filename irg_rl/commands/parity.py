@@ -23,7 +23,7 @@ from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
 from irg_rl.learner.lora import add_adapters, is_adapter
 from irg_rl.learner.policy import sampling_law
-from irg_rl.learner.ratio_check import Difference, RatioError, check
+from irg_rl.learner.ratio_check import LogprobDifference, RatioError, check
 from irg_rl.learner.replay import Replay
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack
@@ -49,13 +49,13 @@ class Case:
     turns: int
     batch: int
     packs: str
-    table: list[Difference]
+    table: list[LogprobDifference]
 
     def record(self) -> dict[str, Any]:
         rows = [difference.row() | {"where": difference.where} for difference in self.table]
         return {"weights": self.weights, "turns": self.turns, "batch": self.batch, "packs": self.packs, "places": rows}
 
-    def worst(self, modality: Modality) -> Difference | None:
+    def worst(self, modality: Modality) -> LogprobDifference | None:
         """The place of that modality that comes nearest to its limit."""
         own = [difference for difference in self.table if difference.modality == modality]
         return max(own, key=lambda difference: difference.largest / difference.limit, default=None)

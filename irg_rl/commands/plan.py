@@ -6,7 +6,7 @@ from rich.table import Table
 
 from irg_rl.config import Recipe, ScorerRecipe, load_recipe
 from irg_rl.plan.advice import Advice, advise
-from irg_rl.plan.costs import Place, Plan, Rates
+from irg_rl.plan.costs import Plan, ProcessKind, Rates
 from irg_rl.plan.training_memory import Moment
 from irg_rl.plan.worst_case import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
 
@@ -121,7 +121,7 @@ def time_table(plan: Plan, rates: Rates) -> Table:
 _WHEN = {Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step"}
 
 
-def _verdict(place: Place, card_gib: float) -> str:
+def _verdict(place: ProcessKind, card_gib: float) -> str:
     return "fits" if place.peak <= card_gib * GIB else f"more than {card_gib:g} GiB"
 
 

@@ -32,6 +32,7 @@ def replay_step(folder: Path, step: int) -> None:
     run = Run.open(folder)
     logged = _logged(run, step)
     learner, first = _learner_before(run, step)
+    again: dict[str, float] = {}
     with bar(f"replay of step {step}", step - first + 1) as progress:
         for number in range(first, step + 1):
             groups = load_groups(step_folder(run.folder, number))
@@ -101,7 +102,9 @@ def _other_weights(run: Run, learner: Learner, step: int) -> set[str]:
     sampled = {t.digest for group in load_groups(folder) for t in group.trajectories if t.version == step}
     if not sampled:
         return set()
-    own = learner.publish(step).digest
+    published = learner.publish(step)
+    assert published is not None, "a learner alone is rank 0, which publishes"
+    own = published.digest
     with_ = ", ".join(sorted(digest[:12] for digest in sampled))
     console.print(f"weights after the step: {own[:12]}; step {step + 1} was sampled with {with_}")
     return set() if sampled == {own} else {"the weights after the step"}

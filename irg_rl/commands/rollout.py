@@ -33,13 +33,13 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
     """
     folder = model_folder(target).resolve()
     run = _run_of(folder, overrides)
-    recipe, threads = run.recipe, run.recipe.engine.threads
+    recipe, rl, threads = run.recipe, run.recipe.require_rl(), run.recipe.engine.threads
     worker = RolloutWorker(replace(worker_settings(run, folder.name), threads=threads, lora=None))
     weights = publish(load_folder(folder).model.state_dict().items(), 0)
     worker.set_weights(weights.arrays, weights.version, weights.digest)
     _begin(out, {
         "model": str(folder), "weights": weights.digest, "digest": recipe.digest(), "seed": recipe.rl_seed,
-        "group_size": recipe.rl.group_size, "system_prompt": recipe.sampling.system_prompt,
+        "group_size": rl.group_size, "system_prompt": recipe.sampling.system_prompt,
     })  # fmt: skip
     prompts = read_prompts(rl_prompts_file(run))
     missing = [number for number in range(groups) if not (_place(out, number) / WORDS).is_file()]
@@ -47,11 +47,11 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
         critic = Critic(specs, CriticSettings.of(recipe), threads, recipe.rewards.max_failure_share)
         for number in missing:
             prompt = prompt_of(prompts, number, recipe.rl_seed)
-            _, group = worker.sample_group(number, prompt, recipe.rl.group_size)
+            _, group = worker.sample_group(number, prompt, rl.group_size)
             summary, group = critic.score_group(group)
             save_groups(_place(out, number), [group])
             progress.advance(note=f"reward {summary.first:.3f} -> {summary.last:.3f}")
-    console.print(f"{groups} groups of {recipe.rl.group_size} in {out}", soft_wrap=True, markup=False)
+    console.print(f"{groups} groups of {rl.group_size} in {out}", soft_wrap=True, markup=False)
 
 
 def _run_of(folder: Path, overrides: list[str]) -> Run:

@@ -8,7 +8,7 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.records import load_groups, step_folder
 from irg_rl.report.strips import png, same_size, strip
-from irg_rl.trajectory import Group, Trajectory
+from irg_rl.trajectory import Group, TextSegment, Trajectory
 
 
 def show_group(folder: Path, step: int, group: int | None) -> None:
@@ -47,7 +47,7 @@ def as_table(trajectory: Trajectory) -> Table:
     ending = "stopped by itself" if trajectory.stopped else f"{trajectory.turns} images"
     table = Table("turn", "what", "said or scored", "advantage", title=f"sample {trajectory.sample}: {ending}")
     for segment in trajectory.segments:
-        if segment.modality == "text":
+        if isinstance(segment, TextSegment):
             said = segment.text if segment.finished else f"{segment.text} (never ended)"
         else:
             said = ", ".join(f"{name} {_score(values[segment.turn])}" for name, values in trajectory.rewards.items())

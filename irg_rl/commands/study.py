@@ -41,7 +41,7 @@ CHEAP = ("clip", "hps")
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudyArguments:
     """The words of the command, sorted."""
 
     targets: list[Path]
@@ -49,7 +49,7 @@ class Asked:
     own: dict[str, object]
 
     @classmethod
-    def of(cls, words: Sequence[str]) -> "Asked":
+    def of(cls, words: Sequence[str]) -> "StudyArguments":
         targets = [Path(word) for word in words if "=" not in word]
         pairs = dict(split_override(word) for word in words if "=" in word)
         if not targets:
@@ -62,7 +62,7 @@ def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
     """Measure what is missing of the grid, then write results, figures and the page."""
     if name not in STUDIES:
         raise InputError(f"unknown study {name!r}{nearest(name, list(STUDIES))}")
-    kind, asked = STUDIES[name], Asked.of(words)
+    kind, asked = STUDIES[name], StudyArguments.of(words)
     settings = parse_settings(kind.settings_type, asked.own, name)
     if "sampling.turns" in asked.overrides and not kind.trains:
         raise RecipeError("sampling.turns says how a checkpoint was trained: a study has turns of its own, study.turns")

@@ -44,7 +44,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Task:
+class DrawingJob:
     """What is to be drawn, and where to."""
 
     suite: Suite
@@ -65,12 +65,12 @@ class Task:
 
 def plan_task(
     suite: Suite, prompts: Path, out: Path, turns: int, seed: int, model_name: str, sources: Path | None, shard: str
-) -> Task:
+) -> DrawingJob:
     """Read the prompts and check all that can be checked before a model is loaded."""
     if suite.edits != (sources is not None):
         need = "needs its source images, --sources FOLDER" if suite.edits else "edits no images: leave --sources out"
         raise InputError(f"{suite.title} {need}")
-    task = Task(suite, prompts, suite.read_prompts(prompts), out, turns, seed, model_name, sources, _shard(shard))
+    task = DrawingJob(suite, prompts, suite.read_prompts(prompts), out, turns, seed, model_name, sources, _shard(shard))
     paths = [picture.path for picture in suite.pictures(task.prompts, model_name)]
     path, count = Counter(paths).most_common(1)[0]
     if count > 1:
@@ -104,7 +104,7 @@ def generate_suite(
     draw_suite(make_ready(target, changes, stop), task)
 
 
-def draw_suite(ready: Ready, task: Task) -> None:
+def draw_suite(ready: Ready, task: DrawingJob) -> None:
     """Draw what is not there yet."""
     pictures = task.suite.pictures(task.prompts, task.model_name)
     _begin(ready, task, pictures)
@@ -134,7 +134,7 @@ def draw_suite(ready: Ready, task: Task) -> None:
     console.print(f"{len(mine)} files in each of {trees}: {task.out}", markup=False, soft_wrap=True)
 
 
-def _begin(ready: Ready, task: Task, pictures: Sequence[Picture]) -> None:
+def _begin(ready: Ready, task: DrawingJob, pictures: Sequence[Picture]) -> None:
     """Settings, prompts and side files; a folder that was begun with other settings is refused."""
     settings = {
         "suite": task.suite.name, "prompts_file": task.prompts_path.name, "prompts_sha256": _digest(task.prompts),
@@ -174,12 +174,12 @@ def _end_last_line(path: Path) -> None:
         path.write_bytes(content + b"\n")
 
 
-def _is_drawn(task: Task, picture: Picture, done: dict[str, dict[str, Any]]) -> bool:
+def _is_drawn(task: DrawingJob, picture: Picture, done: dict[str, dict[str, Any]]) -> bool:
     return picture.path in done and all(is_whole(task.out / name / picture.path) for name in tree_names(task.turns))
 
 
 def _batches(
-    task: Task, ready: Ready, samples: Sequence[tuple[Picture, int]]
+    task: DrawingJob, ready: Ready, samples: Sequence[tuple[Picture, int]]
 ) -> Iterator[tuple[Size, list[tuple[Picture, int]]]]:
     """Parts of one image size; the size of an edit is that of its source."""
     by_size: dict[Size, list[tuple[Picture, int]]] = {}
@@ -191,7 +191,7 @@ def _batches(
             yield size, members[start : start + step]
 
 
-def _size(task: Task, ready: Ready, prompt: Prompt) -> Size:
+def _size(task: DrawingJob, ready: Ready, prompt: Prompt) -> Size:
     if task.sources is None:
         return ready.recipe.sampling.image_size
     with Image.open(task.sources / task.suite.source(prompt)) as image:
@@ -204,7 +204,7 @@ def fitted(height: int, width: int, longest: int, stride: int) -> Size:
     return max(round(height * scale / stride), 1) * stride, max(round(width * scale / stride), 1) * stride
 
 
-def _request(task: Task, prompt: Prompt, sample: int, size: Size) -> Request:
+def _request(task: DrawingJob, prompt: Prompt, sample: int, size: Size) -> Request:
     if task.sources is None:
         return Request(prompt, sample, task.seed)
     with Image.open(task.sources / task.suite.source(prompt)) as image:
@@ -212,7 +212,7 @@ def _request(task: Task, prompt: Prompt, sample: int, size: Size) -> Request:
     return Request(prompt, sample, task.seed, think="", first_image=torch.from_numpy(pixels))
 
 
-def _finish(task: Task, picture: Picture, drawn: dict[int, Trajectory]) -> None:
+def _finish(task: DrawingJob, picture: Picture, drawn: dict[int, Trajectory]) -> None:
     """The file in every tree, then its record."""
     tiles = []
     for sample in picture.samples:
@@ -232,7 +232,7 @@ def _said(trajectory: Trajectory, edits: bool) -> dict[str, Any]:
             "texts": texts}  # fmt: skip
 
 
-def _stops(task: Task, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _stops(task: DrawingJob, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """For every trajectory that stopped early, the turn whose image stands in all later trees (None: the source)."""
     stops = [
         {"path": path, "prompt": record["prompt"], "sample": one["sample"],

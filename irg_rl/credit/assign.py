@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from irg_rl.credit.nodes import Table, forks_of, sample_of, write
+from irg_rl.credit.nodes import Advantages, sample_of, write
 from irg_rl.credit.scheme import CreditScheme, Right, scheme_named
 from irg_rl.credit.statistics import ROUNDING, moments, normalise
 from irg_rl.sections import Section
-from irg_rl.trajectory import Group, Trajectory
+from irg_rl.trajectory import Group, Trajectory, forks
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,18 @@ def assign(
     options = chosen.options() if options is None else options
     if how == "zscore_sum" and chosen.asks_if_right:
         raise ValueError(f"credit {scheme} asks whether an image is right, which a z-score cannot say: use how='sum'")
-    forks = forks_of(group)
-    if forks and chosen.whole_trajectories:
+    # samples that failed count: a branch whose siblings all failed has no baseline, and its advantage is 0
+    fork_segments = forks(t.segments for t in group.trajectories)
+    if fork_segments and chosen.whole_trajectories:
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
     combined = combine(group, weights, how)
     valid = {i: [value for value in q if value is not None] for i, q in enumerate(combined) if q and None not in q}
     right = Right.by(None, weights) if right is None else right
     samples = [
-        sample_of(trajectory, q, forks, _right(trajectory, q, right) if chosen.asks_if_right else ())
+        sample_of(trajectory, q, fork_segments, _right(trajectory, q, right) if chosen.asks_if_right else ())
         for trajectory, q in ((group.trajectories[i], q) for i, q in valid.items())
     ]
-    table: Table = chosen.advantages(samples, options) if len(samples) >= 2 else [{} for _ in samples]
+    table: Advantages = chosen.advantages(samples, options) if len(samples) >= 2 else [{} for _ in samples]
     has_spread = any(abs(advantage) > ROUNDING for row in table for advantage in row.values())
     if chosen.penalise is not None:
         chosen.penalise(table, samples, options)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from math import fsum
 
 from irg_rl.credit.nodes import (
-    Branch,
+    Advantages,
+    ForkBranch,
     Node,
     Place,
     Sample,
-    Table,
     broadcast,
     enter,
     node_values,
@@ -21,11 +21,11 @@ from irg_rl.credit.statistics import mean, normalise, normalised, scaled, slope
 from irg_rl.sections import Share, Weight
 
 
-def trajectory(samples: list[Sample], options: NormalisedOptions) -> Table:
+def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     """GRPO: the final image's reward, normalised over the ways of a fork, on every segment up to the next fork. Without
     forks: normalised over the group, on every segment."""
-    table: Table = [{} for _ in samples]
-    ways: dict[int, dict[Branch, list[int]]] = defaultdict(lambda: defaultdict(list))
+    table: Advantages = [{} for _ in samples]
+    ways: dict[int, dict[ForkBranch, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
         for branch in dict.fromkeys(sample.branches.values()):
             ways[branch[0]][branch].append(i)
@@ -44,7 +44,7 @@ class TurnOptions(NormalisedOptions):
     """Discount of what later turns add."""
 
 
-def turn(samples: list[Sample], options: TurnOptions) -> Table:
+def turn(samples: list[Sample], options: TurnOptions) -> Advantages:
     """Return-to-go of the gains, sum_j gamma^(j-k) (q_j - q_{j-1}), normalised per place.
 
     With gamma = 1 it telescopes to q_last - q_{k-1}: nothing is won by drawing badly first.
@@ -60,7 +60,7 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
     pass
 
 
-def improvement(samples: list[Sample], options: ImprovementOptions) -> Table:
+def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
     """R3: q_0 on the first turn, then q_k - q_{k-1}; on an image that is already right, 1 for stopping, else 0."""
 
     def value(sample: Sample, place: Place) -> float:
@@ -82,7 +82,7 @@ class VerifierGAEOptions(NormalisedOptions):
     null: fitted on the siblings, the sample itself left out."""
 
 
-def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Table:
+def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Advantages:
     """The previous image's score as the value of the state: generalised advantage estimation without a value network.
 
     delta_k = q_k - q_{k-1} - price of an edit (0 for a stop), G_k = sum_j lambda^(j-k) delta_j, and the target is
@@ -91,7 +91,7 @@ def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Table:
     unbiased; below 1 it leans on the verifier. Right after a fork q_{k-1} is the same for all, and the prediction is
     the others' mean.
     """
-    table: Table = [{} for _ in samples]
+    table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
         enter(table, place, nodes, _against_prediction(samples, place, nodes, options))
     return table
@@ -119,7 +119,7 @@ def _discounted(sample: Sample, k: int, options: VerifierGAEOptions) -> float:
     return fsum(options.lam ** (j - k) * (sample.gain(j) - (options.price if j else 0.0)) for j in turns)
 
 
-def umm(samples: list[Sample], options: RightOptions) -> Table:
+def umm(samples: list[Sample], options: RightOptions) -> Advantages:
     """UMM-Reflection's reward and constants. Turns after the first are trained."""
     rewards = []
     for sample in samples:
@@ -132,14 +132,14 @@ def umm(samples: list[Sample], options: RightOptions) -> Table:
     return broadcast(samples, normalise(rewards, floor=0.1, clip=1.0), first_turn=1)
 
 
-def umm_penalty(table: Table, samples: Sequence[Sample], options: RightOptions) -> None:
+def umm_penalty(table: Advantages, samples: Sequence[Sample], options: RightOptions) -> None:
     """UMM-Reflection's: a trajectory with a text that was cut off gets min(A, 0) - .5 on all its segments."""
     for row, sample in zip(table, samples):
         if sample.malformed:
             row.update({place: min(advantage, 0.0) - 0.5 for place, advantage in row.items()})
 
 
-def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Table:
+def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     """AlphaGRPO: max(q_last - q_0, 0), so that all failures are equal. Turns after the first are trained; nothing at
     all when no sibling improved."""
     gains = [max(sample.q[-1] - sample.q[0], 0.0) for sample in samples]

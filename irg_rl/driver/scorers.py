@@ -1,4 +1,4 @@
-"""Scorers of a recipe as the rewards room wants them, with the embedded judge where no endpoint is named."""
+"""Turns the scorers of a recipe into specs for `rewards/`. Starts the embedded judge if a judge has no endpoint."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from rewards.judge_process import JudgeProcess
 
 @contextmanager
 def scorer_specs(run: Run) -> Iterator[list[dict]]:
-    """Plain specs for a RewardHub. The embedded judge, if one is needed, lives as long as the context."""
+    """Specs for a RewardHub, as plain data. The embedded judge, if one is needed, runs until the context ends."""
     recipe, trained = run.recipe, run.path("scorers")
     scorers = recipe.rewards.scorers
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
@@ -48,9 +48,9 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path, judge_url: str 
 
 @contextmanager
 def reward_hub(run: Run, names: Sequence[str] | None = None) -> Iterator[RewardHub | None]:
-    """The recipe's scorers, all or those of these names, the embedded judge included, for as long as the context.
+    """The recipe's scorers: all of them, or only those in `names`. The embedded judge runs until the context ends.
 
-    None where there are none.
+    None if there are no scorers.
     """
     rewards = run.recipe.rewards
     if names is not None:
@@ -62,10 +62,10 @@ def reward_hub(run: Run, names: Sequence[str] | None = None) -> Iterator[RewardH
 
 
 class RememberedScores:
-    """The scorers of a hub, asked once for each picture of a prompt, however often it comes.
+    """Scorers of a hub with a cache: each scorer scores a picture of a prompt only once.
 
-    An evaluation looks at the same first images in every arm. A scorer that errs at random, or fails now and then,
-    would otherwise say different things about one picture. A failure is remembered as well.
+    All arms of an evaluation have the same first images. Without the cache, a scorer with random errors could give the
+    same picture different scores. Failures are cached as well.
     """
 
     def __init__(self, hub: RewardHub) -> None:
@@ -73,7 +73,7 @@ class RememberedScores:
         self._known: dict[tuple[str, str, bytes], float | None] = {}
 
     def __call__(self, name: str, images: list[Pixels], prompts: list[Prompt]) -> list[float | None]:
-        """A score each (irg_rl.task.ScoreBy)."""
+        """One score per picture by scorer `name` (irg_rl.task.ScoreBy)."""
         keys = [(name, prompt.id, _digest(image)) for image, prompt in zip(images, prompts, strict=True)]
         new = {key: place for place, key in enumerate(keys) if key not in self._known}
         places = list(new.values())

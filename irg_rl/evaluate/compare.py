@@ -19,7 +19,7 @@ VERIFIER = "verifier"
 
 
 @dataclass(frozen=True)
-class Row:
+class BaselineRow:
     """RL minus (or over) one baseline; `seed` None is pooled over the seeds."""
 
     baseline: str
@@ -88,11 +88,11 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """Differences baseline by baseline, each seed and then pooled; every model by itself; repair beside baselines and
     controls."""
 
-    rows: list[Row]
+    rows: list[BaselineRow]
     standings: list[Standing]
     repairs: list[RepairRow]
 
@@ -110,7 +110,7 @@ def compare(
     rl: Sequence[Outcomes],
     baselines: Mapping[str, Outcomes | Sequence[Outcomes]],
     controls: Mapping[str, Sequence[Outcomes]] | None = None,
-) -> Comparison:
+) -> BaselineComparison:
     """RL (one table per seed) at its final turn against each baseline (one table, or one per RL seed). `controls` are
     other arms of RL itself, one table per seed, from the same first images.
 
@@ -124,7 +124,7 @@ def compare(
     repairs += [row.repair for row in rows if row.repair is not None]
     for name, given in (controls or {}).items():
         repairs += [_repair(name, *pair) for pair in _each_and_all(rl, _by_seed(name, given, rl))]
-    return Comparison(rows, standings, repairs)
+    return BaselineComparison(rows, standings, repairs)
 
 
 def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
@@ -170,10 +170,13 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
     return sample.rewards[by][:, 0]
 
 
-def _each_and_all(rl: Sequence[Outcomes], other: Sequence[Outcomes]):
+def _each_and_all(
+    rl: Sequence[Outcomes], other: Sequence[Outcomes]
+) -> list[tuple[int | None, list[Outcomes], list[Outcomes]]]:
     """(seed, tables of RL, tables of the other) for each seed, then with seed None for all, where there are several."""
-    pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
-    return pairs if len(rl) == 1 else [*pairs, (None, list(rl), list(other))]
+    pairs = zip(rl, other, strict=True)
+    each: list[tuple[int | None, list[Outcomes], list[Outcomes]]] = [(one.seed, [one], [two]) for one, two in pairs]
+    return each if len(rl) == 1 else [*each, (None, list(rl), list(other))]
 
 
 def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> list[Outcomes]:
@@ -187,10 +190,10 @@ def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> li
     return [found[seed] for seed in asked]
 
 
-def _row(name: str, seed: int | None, rl: Sequence[Outcomes], other: Sequence[Outcomes]) -> Row:
+def _row(name: str, seed: int | None, rl: Sequence[Outcomes], other: Sequence[Outcomes]) -> BaselineRow:
     mine, theirs = _final(metrics.accuracy, rl), _final(metrics.accuracy, other)
     refined = all(table.refines and table.turns > 1 for table in other)
-    return Row(
+    return BaselineRow(
         baseline=name,
         seed=seed,
         rl=_share(metrics.accuracy, rl),

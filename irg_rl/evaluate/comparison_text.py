@@ -6,7 +6,7 @@ rows and different sets of constraints each figure rests; intervals of single ac
 
 from collections.abc import Iterable, Sequence
 
-from irg_rl.evaluate.compare import Comparison, RepairRow, Row, Standing
+from irg_rl.evaluate.compare import BaselineComparison, BaselineRow, RepairRow, Standing
 from irg_rl.evaluate.intervals import Measure
 
 NOTES = """\
@@ -18,7 +18,7 @@ controls, a new draw and another prompt's reflection. Damage: wrong at the last 
 a right first image. All intervals: 95 %."""
 
 
-def to_markdown(comparison: Comparison) -> str:
+def to_markdown(comparison: BaselineComparison) -> str:
     """All tables, one below the other, and what the words mean."""
     repaired = [standing for standing in comparison.standings if standing.repair is not None]
     parts = [
@@ -68,7 +68,7 @@ def _seed(seed: int | None) -> str:
     return "all" if seed is None else str(seed)
 
 
-def _gains(rows: Sequence[Row]) -> list[list[str]]:
+def _gains(rows: Sequence[BaselineRow]) -> list[list[str]]:
     """Where several seeds are pooled, their pool alone says what another seed would bring."""
     alone = "" if any(row.across_seeds for row in rows) else "one seed"
     lines = []

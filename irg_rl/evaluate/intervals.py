@@ -24,6 +24,7 @@ from math import atan, cos, exp, isfinite, log, pi, sin, sqrt
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 LEVEL = 0.95
 NO_INTERVAL = (float("nan"), float("nan"))
@@ -54,7 +55,7 @@ class Terms:
 
     @property
     def value(self) -> float:
-        return _divide(self.top.sum(), self.bottom.sum())
+        return float(_divide(self.top.sum(), self.bottom.sum()))
 
     @property
     def n(self) -> int:
@@ -71,7 +72,7 @@ class Terms:
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
-        return np.asarray(_divide(top - self.value * bottom, self.bottom.sum() - bottom))
+        return _divide(top - self.value * bottom, self.bottom.sum() - bottom)
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -145,7 +146,7 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
     """`a / b`, paired by set, with an interval that is symmetric on the log scale; none where a side is 0."""
     (one, other), order = _paired(a, b)
-    value = _divide(one.value, other.value)
+    value = float(_divide(one.value, other.value))
     if not (isfinite(value) and value > 0):
         return Measure(value, one.n, sets=len(order))
     parts = one.parts(order) / one.value - other.parts(order) / other.value
@@ -219,7 +220,7 @@ def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[
     return value - half, value + half
 
 
-def _divide(top, bottom):
+def _divide(top: ArrayLike, bottom: ArrayLike) -> np.ndarray:
+    """`top / bottom` element by element; nan where `bottom` is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        result = np.where(np.asarray(bottom) == 0, np.nan, np.divide(top, bottom))
-    return float(result) if result.ndim == 0 else result
+        return np.where(np.asarray(bottom) == 0, np.nan, np.divide(top, bottom))

@@ -60,7 +60,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessKind:
     """A process, or several alike, each with a card of its own (on the CPU: with its share of the memory)."""
 
     name: str
@@ -173,12 +173,12 @@ class Plan:
         reinforced = [LEARNER, ROLLOUT] if self.recipe.rl is not None else []
         return [*self.stages, *reinforced, EVALUATION]
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> ProcessKind:
         others = {LEARNER: self._learner, ROLLOUT: self._rollout, EVALUATION: self._evaluation}
         return others[name]() if name in others else self._sft_learner(name)
 
     @cached_property
-    def places(self) -> list[Place]:
+    def places(self) -> list[ProcessKind]:
         return [self.place(name) for name in self.place_names]
 
     @cached_property
@@ -248,12 +248,12 @@ class Plan:
         weights = size * (self.matrices.und + self.matrices.logit)
         return sampled.text_tokens * (weights + self._caches(self.recipe.require_rl().group_size, sampled.capacity))
 
-    def _sft_learner(self, name: str) -> Place:
+    def _sft_learner(self, name: str) -> ProcessKind:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
         components = training_state(self.parameters[name], self.trainings[name], ranks)
-        return Place(name, ranks, components + self._activations(pack, name, "full"), _words(pack))
+        return ProcessKind(name, ranks, components + self._activations(pack, name, "full"), _words(pack))
 
-    def _learner(self) -> Place:
+    def _learner(self) -> ProcessKind:
         recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
         components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
         has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # the reference is the base then
@@ -261,9 +261,9 @@ class Plan:
             components.append(Component("reference weights", self._weights()))
         longest = self.replays[0]
         components += self._activations(longest, LEARNER, recipe.require_rl().context_grad)
-        return Place(LEARNER, ranks, components, _words(longest))
+        return ProcessKind(LEARNER, ranks, components, _words(longest))
 
-    def _rollout(self) -> Place:
+    def _rollout(self) -> ProcessKind:
         rl, sampled = self.recipe.require_rl(), self.sampled
         rows, guidance = rl.group_size, rl.guidance
         caches = 1 + (guidance is not None and guidance.image_scale > 1)
@@ -273,13 +273,13 @@ class Plan:
         if (lora := self.adapters[LEARNER]) is not None:
             size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)
             components.append(Component("adapters", size))
-        return Place(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
+        return ProcessKind(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
 
-    def _evaluation(self) -> Place:
+    def _evaluation(self) -> ProcessKind:
         settings = self.recipe.evaluation
         caches = 1 + (settings.guidance.image_scale > 1)
         note = f"{settings.batch_size} contexts of {self.evaluated.capacity:,} tokens"
-        return Place(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
+        return ProcessKind(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
 
     def _activations(self, pack: Pack, name: str, context_grad: str) -> list[Component]:
         """Of a pack in a stage whose optimizer freezes what it does not train."""

@@ -99,7 +99,7 @@ def render(record: RunRecord) -> str:
         tiles=tables.tiles([e for e in evaluations if is_of_the_run(record, e)], gate.get("after", "sft")),
         gates=[e for e in evaluations if e["gate"]],
         gate_is_off=gate.get("mode") == "off",
-        gate_after={"rl": "RL"}.get(gate.get("after"), "SFT"),
+        gate_after="RL" if gate.get("after") == "rl" else "SFT",
         evaluations=evaluations,
         turns_table=tables.by_turn(evaluations),
         tasks_table=tables.by_task(evaluations),

@@ -13,7 +13,7 @@ from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.constraints import TAGS, parse_metadata
 from irg_rl.shapes_world.corpus import corpus
 from irg_rl.shapes_world.prompts import SPLITS, make_prompts
-from irg_rl.shapes_world.reading import Reading, read, read_batch
+from irg_rl.shapes_world.reading import PictureReading, read, read_batch
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.rows import IMPROVING_FULL, IMPROVING_GENERATION, MODES, RowMix, own_image_rows, write_mode
 from irg_rl.shapes_world.rows import write_rows as write_rows_of_modes
@@ -109,7 +109,8 @@ class ShapesWorld(World[ShapesSettings]):
 
     @property
     def _mix(self) -> RowMix:
-        return RowMix(deep_share=self.settings.deep_share, overlooked=dict(self.settings.overlooked))
+        overlooked = {str(kind): share for kind, share in self.settings.overlooked.items()}
+        return RowMix(deep_share=self.settings.deep_share, overlooked=overlooked)
 
     def write_rows(self, folder: Path, mode: str, prompts: Sequence[Prompt]) -> None:
         write_rows_of_modes(folder, prompts, {mode: self.rows[mode]}, self.seed, self._mix)
@@ -141,6 +142,6 @@ class ShapesWorld(World[ShapesSettings]):
         return Examples(seed)
 
 
-def _objects(reading: Reading, reference: Reading) -> set[tuple[str, str, str]]:
+def _objects(reading: PictureReading, reference: PictureReading) -> set[tuple[str, str, str]]:
     """What stands in the cells that are readable in the reference."""
     return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}

@@ -15,7 +15,7 @@ from irg_rl.model.footprint import LiveBytes
 from irg_rl.model.init import initialize
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.plan.advice import advise, candidates
-from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Place, Plan, Rates
+from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Plan, ProcessKind, Rates
 from irg_rl.plan.training_memory import Component
 from irg_rl.plan.worst_case import PROMPT, SPECIAL, Sampled, encode, longest_trajectory, replay_packs, sft_pack
 from irg_rl.trajectory import ImageSegment
@@ -44,7 +44,7 @@ def wide(monkeypatch):
     monkeypatch.setattr(console, "width", 200)
 
 
-def held(place: Place) -> dict[str, int]:
+def held(place: ProcessKind) -> dict[str, int]:
     return {component.name: component.bytes for component in place.components}
 
 
