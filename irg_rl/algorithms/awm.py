@@ -1,5 +1,5 @@
-"""Advantage-weighted matching (arXiv 2509.25050) on trajectories: the flow-matching error of a drawn image stands for
-its log-probability in a clipped policy loss."""
+"""Advantage-weighted matching (arXiv 2509.25050) on trajectories: a clipped policy loss that uses the negative
+flow-matching error of a drawn image as its log-probability."""
 
 from typing import Literal
 
@@ -22,9 +22,9 @@ from irg_rl.sections import Rate
 
 class AWMSettings(OldPolicySettings):
     weight: Literal["uniform", "t", "t2", "huber", "ghuber"] = "uniform"
-    """Of a time's matching error in the log-probability that it stands for."""
+    """Weight w(t) of the matching error at time t in the log-probability."""
     power: Rate = 0.25
-    """weight ghuber: its exponent."""
+    """Exponent of weight ghuber."""
     clip: Rate = 1.0
     """Clip range of the ratio to the old policy."""
 

@@ -1,5 +1,5 @@
-"""DiffusionNFT (arXiv 2509.16117) on trajectories: the velocity of drawn images is drawn to that of good samples and
-away from that of bad ones."""
+"""DiffusionNFT (arXiv 2509.16117) on trajectories: the velocity moves towards that of good samples and away from that
+of bad samples."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,9 @@ from irg_rl.sections import Rate
 
 class NFTSettings(OldPolicySettings):
     beta: Rate = 1.0
-    """How far the velocities of the good and of the bad policy lie from the old one; .1 in the paper's multi-reward
-    runs."""
+    """Distance of the good and the bad policy's velocities from the old one. The paper uses .1 with several rewards."""
     bound: Rate = 5.0
-    """Advantage at which a sample counts as good for certain."""
+    """From this advantage on a sample counts as good with probability 1."""
 
 
 class NFT(OldPolicyAlgorithm[NFTSettings]):

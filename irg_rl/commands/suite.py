@@ -54,7 +54,7 @@ def judge_suite(
     prompts: Path | None,
     concurrency: int,
 ) -> None:
-    """`irg-rl suite judge`: ask all questions of every tree that are not answered yet."""
+    """`irg-rl suite judge`: ask the judge all questions of every tree that have no answer yet."""
     suite = suite_of(name)
     judged = judged_suite(suite)
     if judged.needs_template and template is None:
@@ -85,11 +85,11 @@ def judge_suite(
 
 
 def _question(ask: Ask, png: bytes) -> Question:
-    return Question(ask.text, (png,), ("", ""))  # no words: the suite reads the answer itself
+    return Question(ask.text, (png,), ("", ""))  # empty words: the suite reads the answer itself
 
 
 def png_of(path: Path) -> bytes:
-    """A PNG as it lies on disk, another format decoded."""
+    """The image as PNG bytes. A PNG file is taken as it is, other formats are converted."""
     if path.suffix == ".png":
         return path.read_bytes()
     with Image.open(path) as image:

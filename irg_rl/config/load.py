@@ -60,7 +60,7 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
     if not path.exists():
         asking = f"{beneath[-1]}: extends: " if beneath else ""
         near = nearest_shipped(path.name.removesuffix(".yaml"))
-        raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists those at hand")
+        raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists all")
     try:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
     except RecursionError as error:

@@ -94,5 +94,5 @@ def scheme_named(name: str) -> CreditScheme:
     """InputError for a name that stands for nothing, or for something else."""
     found = import_named(name, SCHEMES, "rl.credit")
     if not isinstance(found, CreditScheme):
-        raise InputError(f"rl.credit {name!r} is no CreditScheme but {type(found).__name__}: wrap it in one")
+        raise InputError(f"rl.credit {name!r} is not a CreditScheme but a {type(found).__name__}: wrap it in one")
     return found

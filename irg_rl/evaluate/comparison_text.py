@@ -1,7 +1,7 @@
-"""A comparison as markdown that reads in a terminal of 100 columns: four tables with padded cells.
+"""Writes a comparison as four Markdown tables that fit into a terminal of 100 columns.
 
-Figures have three digits behind the point and no zero before it, as in docs/results.md. Every table says on how many
-rows and different sets of constraints each figure rests; intervals of single accuracies are in the JSON.
+Figures have three digits after the point and no zero before it, as in docs/results.md. Every table has the number of
+rows and of different sets of constraints behind each figure. Intervals of single accuracies are only in the JSON.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ a right first image. All intervals: 95 %."""
 
 
 def to_markdown(comparison: BaselineComparison) -> str:
-    """All tables, one below the other, and what the words mean."""
+    """All tables, one below the other, with an explanation of the terms."""
     repaired = [standing for standing in comparison.standings if standing.repair is not None]
     parts = [
         "Right at the last turn",
@@ -60,7 +60,7 @@ def interval(measure: Measure, signed: bool = False) -> str:
 
 
 def cases(measure: Measure) -> str:
-    """Rows, and different sets among them."""
+    """Number of rows, and number of different sets in them."""
     return f"{measure.n} ({measure.sets})"
 
 
@@ -69,7 +69,7 @@ def _seed(seed: int | None) -> str:
 
 
 def _gains(rows: Sequence[BaselineRow]) -> list[list[str]]:
-    """Where several seeds are pooled, their pool alone says what another seed would bring."""
+    """Rows of the table of gains. Only a pooled row has an interval for a new seed."""
     alone = "" if any(row.across_seeds for row in rows) else "one seed"
     lines = []
     for row in rows:
