@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from irg_rl.credit import mean_of_branches
 from irg_rl.trajectory import Group, Trajectory
 
-Path = tuple[int, ...]
+SegmentIds = tuple[int, ...]
 """Segments of a trajectory, by identity."""
-Way = tuple[float, list[int]]
+ValuedBranch = tuple[float, list[int]]
 """What it is worth, and the trajectories that take it."""
 
 
@@ -59,7 +59,7 @@ def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_for
     return Pairs(found, ties)
 
 
-def _matched(ways: Sequence[Way], count: int) -> Iterator[tuple[Way, Way]]:
+def _matched(ways: Sequence[ValuedBranch], count: int) -> Iterator[tuple[ValuedBranch, ValuedBranch]]:
     """Best and worst, from the outside in."""
     left = sorted(ways, key=lambda way: -way[0])
     for _ in range(min(count, len(left) // 2)):
@@ -69,10 +69,10 @@ def _matched(ways: Sequence[Way], count: int) -> Iterator[tuple[Way, Way]]:
         yield best, worst
 
 
-def _forks(paths: Sequence[Path], members: list[int], place: int) -> Iterator[tuple[int, list[list[int]]]]:
+def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Iterator[tuple[int, list[list[int]]]]:
     """(place, the members of each way) of every fork among trajectories that share all segments before `place`."""
     while len(members) > 1:
-        ways: dict[Path, list[int]] = defaultdict(list)
+        ways: dict[SegmentIds, list[int]] = defaultdict(list)
         for i in members:
             ways[paths[i][place : place + 1]].append(i)
         if len(ways) > 1:

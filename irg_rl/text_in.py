@@ -20,7 +20,7 @@ MOST_DIGITS = 300
 """Of a whole number in JSON; a double has at most 309."""
 MOST_BYTES = 2**30
 """Of a text file."""
-Pairs = Callable[[list[tuple[str, Any]]], Any]
+PairsHook = Callable[[list[tuple[str, Any]]], Any]
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_OR_CONTROL = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 """Tabulator and line ends are no control characters here; U+0085 is a line end on some systems."""
@@ -56,7 +56,7 @@ def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line.removesuffix("\r")
 
 
-def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: Pairs | None = None) -> Any:
+def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsHook | None = None) -> Any:
     """The value of a JSON text. `finite`: NaN and infinity are refused. `pairs` makes an object of names and values.
 
     Raises InputError, which begins with `where`, for text that is no JSON, for nesting deeper than MOST_DEPTH and for

@@ -40,8 +40,8 @@ class Terminal(Console):
         return found if self.is_terminal else ConsoleDimensions(_WIDE, found.height)
 
     @size.setter
-    def size(self, size: tuple[int, int]) -> None:
-        self._width, self._height = size
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string, of a line or of a cell, becomes visible text here."""

@@ -50,13 +50,13 @@ class BadRequest(ValueError):
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     question: str
     images: tuple[Image, ...]
     top_logprobs: int  # 0: the client wants none
 
 
-def parse_request(body: bytes) -> Request:
+def parse_request(body: bytes) -> ChatRequest:
     """The last user message of a chat request: its text parts without image captions, and its images."""
     try:
         request = parse_json(body, "the request")
@@ -70,7 +70,7 @@ def parse_request(body: bytes) -> Request:
         raise BadRequest(f"not a chat completion request: {error!r}") from error
     if not texts or len(urls) > MAX_IMAGES or not all(isinstance(text, str) for text in (*texts, *urls)):
         raise BadRequest(f"{len(texts)} texts and {len(urls)} images: send a question and at most {MAX_IMAGES} images")
-    return Request(texts[-1], tuple(decode_image(url) for url in urls), min(wanted, 20))
+    return ChatRequest(texts[-1], tuple(decode_image(url) for url in urls), min(wanted, 20))
 
 
 def decode_image(url: str) -> Image:

@@ -46,7 +46,7 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
-class GroupSummary:
+class SampledSummary:
     """Facts about a group for the driver, which never loads the group itself."""
 
     id: int
@@ -89,7 +89,7 @@ class RolloutWorker:
 
     def sample_group(
         self, group_id: int, prompt: Prompt, group_size: int, version: int | None = None, iteration: int = 0
-    ) -> tuple[GroupSummary, Group]:
+    ) -> tuple[SampledSummary, Group]:
         """Sample a group for training, as one batch.
 
         version: weights to sample with; None: whichever were published last.
@@ -103,7 +103,7 @@ class RolloutWorker:
         forks = self._settings.forks
         requests = [Request(prompt, n, seed=seed, iteration=iteration, forks=forks) for n in range(group_size)]
         group = Group(group_id, prompt, self._sign(_apart(self._training_sampler.sample(requests)), version), version)
-        summary = GroupSummary(
+        summary = SampledSummary(
             id=group_id,
             version=version,
             digest=self._digest,

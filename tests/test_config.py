@@ -162,7 +162,7 @@ def test_a_recipe_that_comes_back_to_itself_by_another_path_is_found(tmp_path):
 
 
 def test_a_missing_recipe_points_to_the_list(tmp_path):
-    with pytest.raises(RecipeError, match=r"none\.yaml: no such recipe; `irg-rl ls` lists those at hand"):
+    with pytest.raises(RecipeError, match=r"none\.yaml: no such recipe; `irg-rl ls` lists all"):
         load_recipe(tmp_path / "none.yaml")
 
 
@@ -360,7 +360,7 @@ def test_naming_another_algorithm_or_scheme_leaves_the_options_of_the_one_beneat
     (["rl.algorithm=gpro"], "rl.algorithm: unknown rl.algorithm 'gpro'; did you mean grpo?"),
     (["rl.algorithm=tests.nowhere:Mine"], "the module tests.nowhere"),
     (["rl.algorithm=tests.paths:Mine"], "the module tests.paths has no 'Mine'"),
-    (["rl.algorithm=irg_rl.errors:InputError"], "is no class derived from irg_rl.algorithms.base.Algorithm"),
+    (["rl.algorithm=irg_rl.errors:InputError"], "is not a class derived from irg_rl.algorithms.base.Algorithm"),
     (["rl.credit=tunr"], "rl.credit: unknown rl.credit 'tunr'; did you mean turn?"),
 ])  # fmt: skip
 def test_what_is_wrong_in_a_name_or_in_options_is_said_with_the_nearest_known_one(overrides, says):
@@ -428,7 +428,7 @@ def test_the_digest_is_the_same_for_a_recipe_written_differently(tmp_path):
     assert load_recipe(path).digest() == smoke().digest()
 
 
-# --- the recipes at hand
+# --- the shipped recipes
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -488,7 +488,7 @@ def test_nor_is_it_one_of_a_pair():
 
 def test_nor_is_it_an_option_of_a_scorer():
     (line,) = problems("rewards.scorers.0.options={a: {b: [1, .nan]}}")
-    assert line == "rewards.scorers.0.options: a.b.1: NaN and infinity are no settings"
+    assert line == "rewards.scorers.0.options: a.b.1: a setting must be finite, not NaN or infinity"
 
 
 @pytest.mark.parametrize("name", ["''", "a/b", "/etc", "'..'", ".hidden", "' a'", '"a\\nb"', "x" * 121, "'[red]a'"])

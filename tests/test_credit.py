@@ -564,7 +564,7 @@ def test_a_scheme_of_one_s_own_is_one_object_named_by_its_path():
     ("tunr", "unknown rl.credit 'tunr'; did you mean turn?"),
     ("tests.test_credit:OWNS", "module tests.test_credit has no 'OWNS'; did you mean OWN"),
     ("tests.no_such_module:OWN", "cannot be imported: the module tests.no_such_module"),
-    ("tests.test_credit:last_image_alone", "is no CreditScheme but function"),
+    ("tests.test_credit:last_image_alone", "is not a CreditScheme but a function"),
 ])  # fmt: skip
 def test_a_scheme_that_is_not_there_is_named_with_its_module(name, says):
     with pytest.raises(InputError, match=says):

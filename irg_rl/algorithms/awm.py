@@ -1,12 +1,12 @@
-"""Advantage-weighted matching (arXiv 2509.25050) on trajectories: the flow-matching error of a drawn image stands for
-its log-probability in a clipped policy loss."""
+"""Advantage-weighted matching (arXiv 2509.25050) on trajectories: a clipped policy loss that uses the negative
+flow-matching error of a drawn image as its log-probability."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from irg_rl.algorithms.joint import Image, ImageLoss
+from irg_rl.algorithms.joint import ImageLoss, PackImage
 from irg_rl.algorithms.noising import (
     OldPolicyAlgorithm,
     OldPolicySettings,
@@ -22,9 +22,9 @@ from irg_rl.sections import Rate
 
 class AWMSettings(OldPolicySettings):
     weight: Literal["uniform", "t", "t2", "huber", "ghuber"] = "uniform"
-    """Of a time's matching error in the log-probability that it stands for."""
+    """Weight w(t) of the matching error at time t in the log-probability."""
     power: Rate = 0.25
-    """weight ghuber: its exponent."""
+    """Exponent of weight ghuber."""
     clip: Rate = 1.0
     """Clip range of the ratio to the old policy."""
 
@@ -42,7 +42,7 @@ class AWM(OldPolicyAlgorithm[AWMSettings]):
             )
         return found
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         v, v_old, own = image.score, image.old["velocity"], self.options
         assert isinstance(v, Tensor)
         _, t, _ = at_levels(image, v)

@@ -1,7 +1,7 @@
 """What an RL algorithm declares and does.
 
 An algorithm is a class derived from `Algorithm`, in any module: `rl.algorithm: my.module:MyLoss`. Driver, plan, learner
-and report read what it declares and never ask for its name:
+and report read its declarations and never its name:
 
 | who | reads |
 |---|---|
@@ -12,8 +12,9 @@ and report read what it declares and never ask for its name:
 | plan | `forwards`, `levels_per_image`, `pairs_per_group` |
 | report | `curves` |
 
-Algorithms that train each segment by its own advantage derive from `joint.JointAlgorithm`, those of them that train on
-drawn images from `noising.NoisedAlgorithm`: both leave only the loss of a token and of an image to write.
+Algorithms that train each segment by its own advantage derive from `joint.JointAlgorithm`. If they train on drawn
+images with fresh noise, they derive from `noising.NoisedAlgorithm`. Then only the losses of a token and of an image are
+left to write.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,16 +39,16 @@ from irg_rl.trajectory import Group, SamplingLaw, Trajectory
 
 TEXT, IMAGE = "text", "image"
 CLIP_IMAGE = 1e-3
-"""Clip range of a denoising step, by which the ratio check measures where an algorithm has none of its own."""
+"""Clip range of a denoising step for the ratio check, if the algorithm has none of its own."""
 OF_SAMPLING = {"forks": "null", "guidance": "null", "staleness": 0, "dump_every": 0}
-"""Settings of `rl` that are about sampling alone, and what each is where nothing is sampled."""
+"""Settings of `rl` that matter only for sampling -> their values if nothing is sampled."""
 
 Options = TypeVar("Options", bound=Section)
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Settings that algorithms share; config/rl.py says what they mean."""
+    """Settings of `rl` that several algorithms use. config/rl.py explains them."""
 
     text_loss: str = "dapo"  # losses.text.TextLoss
     importance: str = "token"  # losses.text.Importance
@@ -57,9 +58,9 @@ class Shared:
     image_weight: float = 1.0
     kl_text: float = 0.0
     kl_image: float = 0.0
-    max_text_tokens: int | None = None  # dr_grpo's constant denominator
-    shift: float = 1.0  # of the time grid that samples are drawn on, and so of noise levels
-    reward_weights: Mapping[str, float] = field(default_factory=dict)  # of the scores in an image's reward
+    max_text_tokens: int | None = None  # the constant denominator of dr_grpo
+    shift: float = 1.0  # shift of the sampler's time grid, also used for noise levels
+    reward_weights: Mapping[str, float] = field(default_factory=dict)  # scorer -> weight in the reward of an image
 
     def __post_init__(self) -> None:
         text.TextLoss(self.text_loss)
@@ -88,9 +89,12 @@ def segment_weights(recipe: Recipe) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a scored group is trained. `has_spread`: its rewards tell its samples apart; a group without is replaced
-    while the update may sample more. `empty`: nothing of it is trained. `counts`: summed over all groups that were
-    judged since the last update, and logged under these names."""
+    """What `select` decided about a scored group.
+
+    has_spread: the rewards of its samples differ. A group without spread is replaced as long as more may be sampled.
+    empty: it has nothing to train on.
+    counts: name -> number, summed over all groups that were scored since the last update, and logged.
+    """
 
     has_spread: bool
     empty: bool
@@ -99,8 +103,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """What a group of a folder of rollouts holds for training: units that can be trained, ties, and units that no pack
-    holds."""
+    """Numbers of training units in groups of stored rollouts: usable ones, ties, and those too long for a pack."""
 
     usable: int
     ties: int = 0
@@ -109,37 +112,37 @@ class Material:
 
 @dataclass
 class RankContext:
-    """What a rank of the learner lends to the algorithm for an update."""
+    """What the algorithm gets from the learner's rank for one update."""
 
     engine: Any  # learner.engine.Engine
     replay: Replay
     place: Rank
     law: SamplingLaw
-    precision: str  # of forwards: fp32 or bf16
+    precision: str  # precision of forwards: fp32 or bf16
     seed: int
     max_pack_tokens: int
-    offline: bool = False  # groups may have been sampled by other weights
+    offline: bool = False  # other weights may have sampled the groups
     old: OldWeights | None = None  # with `old_schedule`
-    first: Mapping[str, Tensor] | None = None  # with `keeps_first_weights`: those of the stage's beginning
+    first: Mapping[str, Tensor] | None = None  # with `keeps_first_weights`: the first weights of the stage
     reference: Callable[[Pack], ModelOutput] | None = None  # with `needs_reference`: the base model, without gradients
 
     @property
     def begun(self) -> int:
-        """Optimizer steps that were begun before this one: a name for random numbers."""
+        """Number of earlier optimizer steps. It names random numbers."""
         return self.engine.steps + self.engine.skipped
 
     def packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
-        """This rank's."""
+        """The packs of this rank."""
         with self.engine.watch("packing"):
             return self.replay.packs(trajectories, self.place.rank, self.place.world_size)
 
     def require_law(self, trajectories: Sequence[Trajectory]) -> None:
-        """RatioError for a trajectory that was drawn otherwise than it is scored."""
+        """RatioError if a trajectory was sampled with another law than the learner's."""
         (require_texts_law if self.offline else require_law)(trajectories, self.law)
 
     def trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
-        """Trajectories with an advantage, in group order. Raises ValueError when there is none, RatioError when one was
-        drawn by another law."""
+        """Trajectories with an advantage, in the order of the groups. ValueError if there are none. RatioError if one
+        was sampled with another law."""
         found = [t for g in groups for t in g.trajectories if any(s.advantage is not None for s in t.segments)]
         if not found:
             raise ValueError(f"none of {len(groups)} groups has a trajectory with an advantage")
@@ -148,25 +151,26 @@ class RankContext:
 
 
 class Algorithm(Generic[Options]):
-    """See the module. `options`: of its own `Settings`; `shared`: those of `rl` that several have."""
+    """Base class of algorithms; see the module. `options`: the algorithm's own `Settings`. `shared`: settings of
+    `rl`."""
 
     Settings: ClassVar[type[Section]] = Section
     uses_credit: ClassVar[bool] = True
-    """Whether advantages come from `rl.credit`; otherwise `select` sets them."""
+    """Whether advantages come from `rl.credit`. Otherwise `select` sets them."""
     learns_offline: ClassVar[bool] = False
-    """Whether it may learn from a folder of rollouts that other weights have sampled; then it has `material`."""
+    """Whether it can learn from stored rollouts of other weights. Then it must have `material`."""
     keeps_first_weights: ClassVar[bool] = False
-    """Whether it compares with the weights that the stage began with."""
+    """Whether it needs the weights from the beginning of the stage."""
     ignores: ClassVar[tuple[str, ...]] = ()
-    """Settings of `rl` that change nothing here; setting one is an error."""
+    """Settings of `rl` that have no effect with this algorithm. Setting one is an error."""
     needs_raw_rewards: ClassVar[str] = ""
-    """Why rewards must be weighted sums, not z-scores; empty where either will do."""
+    """Why rewards must be weighted sums and not z-scores. Empty: both are possible."""
     curves: ClassVar[tuple[Curve, ...]] = ()
-    """Figures of the report beside those of all RL."""
+    """Figures that the report shows in addition to those of every RL run."""
     progress: ClassVar[str] = "loss/text"
-    """The metric beside the progress bar where nothing is sampled."""
+    """Metric that the progress bar shows if nothing is sampled."""
     advice: ClassVar[str] = "choose another rl.credit or train SFT longer"
-    """What to do when group after group has nothing to train on."""
+    """For the error message: what to change if groups keep having nothing to train on."""
 
     def __init__(self, options: Options | None = None, shared: Shared | None = None) -> None:
         self.options = cast(Options, self.Settings()) if options is None else options
@@ -177,7 +181,8 @@ class Algorithm(Generic[Options]):
         return cls(cast(Any, recipe.require_rl().options), Shared.of(recipe))
 
     def __reduce__(self) -> tuple:
-        """By the path of its class, which a process of its own imports as a recipe's name is imported."""
+        """Pickle the import path of the class instead of the class, so that another process imports it as a recipe
+        does."""
         path = f"{type(self).__module__}:{type(self).__qualname__}"
         return _again, (path, self.options.model_dump(), self.shared)
 
@@ -185,41 +190,41 @@ class Algorithm(Generic[Options]):
 
     @property
     def records_steps(self) -> bool:
-        """Whether the sampler keeps the noisy denoising steps, which are then replayed: images need `rl.noise` and
-        cannot be guided."""
+        """Whether the sampler keeps the stochastic denoising steps for replay. Then images need `rl.noise` and cannot
+        be guided."""
         return False
 
     @property
     def old_schedule(self) -> OldPolicySchedule | None:
-        """How the weights that sample follow the trained ones; None: the trained weights sample."""
+        """Schedule by which the sampling weights follow the trained ones. None: the trained weights sample."""
         return None
 
     @property
     def needs_reference(self) -> bool:
-        """Whether losses have a KL to the base model."""
+        """Whether losses have a KL term to the base model."""
         return self.shared.kl_text > 0 or self.shared.kl_image > 0
 
     @property
     def clip_image(self) -> float:
-        """Clip range of a denoising step; the ratio check allows a fifth of it."""
+        """Clip range of a denoising step. The ratio check allows a fifth of it."""
         return CLIP_IMAGE
 
     @property
     def levels_per_image(self) -> int:
-        """Noise levels that an image is trained at where no steps are recorded."""
+        """Number of noise levels per image if no steps are recorded."""
         return 0
 
     @property
     def pairs_per_group(self) -> int | None:
-        """Most pairs of a group where pairs are trained; None where trajectories are."""
+        """Largest number of pairs per group. None: the algorithm trains trajectories, not pairs."""
         return None
 
     def forwards(self, precision: str) -> dict[str, int]:
-        """Forwards over each pack of an update, by what they are for."""
+        """Purpose -> number of forwards over each pack of an update."""
         return {"trained": 1} | ({"reference": 1} if self.needs_reference else {})
 
     def problems(self, recipe: Recipe) -> list[str]:
-        """Settings that contradict each other or change nothing, a sentence each."""
+        """One sentence per setting that contradicts another one or has no effect."""
         rl = recipe.require_rl()
         name, problems = f"rl.algorithm {rl.algorithm}", []
         if self.records_steps and rl.noise is None:
@@ -250,7 +255,7 @@ class Algorithm(Generic[Options]):
         ]
 
     def notes(self, recipe: Recipe) -> list[str]:
-        """Settings that do nothing beside the others and yet are no mistake: said before RL begins."""
+        """Notes that are printed before RL: settings that have no effect but are not an error."""
         noise = recipe.require_rl().noise
         if noise is None or noise.window != "all":
             return []
@@ -261,12 +266,12 @@ class Algorithm(Generic[Options]):
     # of a scored group
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Decide what of a scored group is trained, by the `advantage` of its segments; None: not trained."""
+        """Decide what is trained of a scored group: set the `advantage` of its segments. None: not trained."""
         summary = give_credit()
         return Selection(summary.has_spread, summary.empty)
 
     def why_empty(self, groups: str) -> str:
-        """The reason for dropping `groups` ("its group", "the last 20 groups") that have nothing to train on."""
+        """The reason why `groups` ("its group", "the last 20 groups") have nothing to train on."""
         return f"no segment of {groups} got an advantage"
 
     # of an update
@@ -274,20 +279,20 @@ class Algorithm(Generic[Options]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], Any]]:
-        """Packs of this rank and their loss, for one of at most `parts` optimizer steps after the other, each made when
-        the one before has been done. Nothing: the update is skipped. `metrics` takes what is to be logged beside.
+        """Yield (packs of this rank, loss) for each optimizer step, at most `parts` of them.
 
-        A loss is called with the output of a pack, its index and the global denominators, and gives a `Loss`;
-        `loss.denominators()` are those of this rank.
+        The next pair is made only after the step before is done. If nothing is yielded, the update is skipped.
+        `metrics` takes additional numbers for the log. A loss is called with the output of a pack, the index of the
+        pack and the global denominators, and returns a `Loss`. `loss.denominators()` are those of this rank.
         """
         raise NotImplementedError
 
     def why_skipped(self, updates: int, max_pack_tokens: int) -> str:
-        """What to say when `updates` in a row were skipped."""
+        """Error message if `updates` updates in a row were skipped."""
         return f"no update of the last {updates} had anything to train on"
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
-        """With `learns_offline`: what a group holds for packs of `limit` tokens."""
+        """With `learns_offline`: the training units of a group, for packs of `limit` tokens."""
         raise NotImplementedError
 
 
@@ -302,5 +307,5 @@ def algorithm_of(recipe: Recipe) -> Algorithm[Any]:
 
 
 def algorithm_type(name: str) -> type[Algorithm[Any]]:
-    """The class that `rl.algorithm` names. InputError where there is none."""
+    """The class that `rl.algorithm` names. InputError if there is none."""
     return cast("type[Algorithm[Any]]", algorithm_class(name))

@@ -1,12 +1,12 @@
-"""DPO on trajectories: token DPO on the texts after a fork plus flow-DPO on the images after it.
+"""DPO on trajectories: token DPO on the texts after a fork, plus flow-DPO on the images after it.
 
-A pair is one forward: its two trajectories stand in one pack, because its loss is not a sum over its tokens. The
-segments that they share stand there as context alone; they carry no loss, and their log-probabilities, which are the
-same on both sides, would cancel. Images that both have drawn in a turn are noised with the same noise and times and
-compared; where one has stopped, the other's image has no counterpart and no loss.
+Both trajectories of a pair are in one pack, because the loss of a pair is not a sum over tokens. Segments that they
+share are only context. They have no loss: their log-probabilities are the same on both sides and would cancel. If both
+trajectories have an image in a turn, both images get the same noise and times and are compared. If one trajectory has
+stopped, the other's image has no counterpart and no loss.
 
-Times are averaged inside a pair's margin, which is a mean over times; pairs are averaged after the log-sigmoid, for
-texts over those that have texts to compare and for images over those that have images.
+The margin of a pair is a mean over times. Pairs are averaged after the log-sigmoid: text losses over pairs with texts
+to compare, image losses over pairs with images to compare.
 
 Letters: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers of a latent token.
 """
@@ -25,7 +25,7 @@ from irg_rl import credit
 from irg_rl.algorithms.base import IMAGE, TEXT, Algorithm, Material, RankContext, Selection
 from irg_rl.algorithms.noising import NoisingSettings, times, with_states
 from irg_rl.curve import RL, UPDATES, Curve
-from irg_rl.learner.policy import Scores, TextScore, evaluate_texts, velocities
+from irg_rl.learner.policy import PackScores, TextScore, evaluate_texts, velocities
 from irg_rl.learner.replay import Replay, ReplayPack
 from irg_rl.learner.update import Loss
 from irg_rl.losses import preference
@@ -43,22 +43,24 @@ Sides = tuple[Trajectory, Trajectory]
 
 class DPOSettings(NoisingSettings):
     kind: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    """DPO, IPO (arXiv 2310.12036) or hinge (2305.10425)."""
+    """Kind of loss: sigmoid is DPO, ipo is IPO (arXiv 2310.12036), hinge is SLiC (arXiv 2305.10425)."""
     beta_text: Rate = 0.1
-    """Of the log-ratio of a whole answer's texts; with kind ipo, of its mean over tokens."""
+    """Beta of texts: it multiplies the log-ratio summed over all texts of an answer, or with kind ipo its mean over
+    tokens."""
     beta_image: Rate = 100.0
-    """Of the difference of squared velocity errors, means over an image's numbers; raise it where the loss jumps."""
+    """Beta of images: it multiplies the difference of the mean squared velocity errors. Raise it if the loss jumps."""
     tie: Annotated[float, Field(ge=0)] = 0.05
-    """Two branches of a fork form a pair only if their rewards (means over what follows) differ by more than this. Set
-    it to the noise of the judge."""
+    """Two branches of a fork form a pair only if their mean rewards differ by more than this. Set it to the noise of
+    the judge."""
     pairs_per_fork: Positive = 1
-    """Best branch against worst, second best against second worst, ..."""
+    """Number of pairs per fork: best against worst branch, second best against second worst, ..."""
     malformed_penalty: Weight = 1.0
-    """Subtracted from what a trajectory is worth when one of its texts never ended."""
+    """Subtracted from the value of a trajectory if one of its texts was cut at the token limit."""
 
 
 class DPO(Algorithm[DPOSettings]):
-    """arXiv 2305.18290 and 2311.12908. The reference are the first weights of the stage."""
+    """DPO for texts (arXiv 2305.18290) and images (arXiv 2311.12908). The reference is the first weights of the
+    stage."""
 
     Settings = DPOSettings
     uses_credit = False
@@ -90,7 +92,7 @@ class DPO(Algorithm[DPOSettings]):
         return {"trained": 1, "first weights": 1}
 
     def pairs(self, groups: Sequence[Group]) -> Pairs:
-        """The trajectory whose last image is worth more is preferred."""
+        """Preference pairs of a group. The value of a trajectory is the reward of its last image."""
         parts = [self._pairs_of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
 
@@ -103,7 +105,7 @@ class DPO(Algorithm[DPOSettings]):
         return find_pairs(group, values, self.options.tie, self.options.pairs_per_fork)
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Advantages only say which segments stand in pairs."""
+        """Find the pairs. Advantages only mark the segments that are part of a pair."""
         pairs = self.pairs([group])
         mark(group, pairs.found)
         return Selection(bool(pairs.found), not pairs.found, {"dpo/judged_ties": float(pairs.ties)})
@@ -126,7 +128,7 @@ class DPO(Algorithm[DPOSettings]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], "PairLoss"]]:
-        """Pairs that no pack holds are left out. Their number and that of ties go into `metrics`."""
+        """Pairs that are too long for a pack are left out. `metrics` counts them and the ties."""
         pairs, shared, limit = self.pairs(groups), self.shared, rank.max_pack_tokens
         if not pairs.found:
             raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
@@ -146,7 +148,7 @@ class DPO(Algorithm[DPOSettings]):
 
 @dataclass
 class PairPack:
-    """Trajectories 2 p and 2 p + 1 of a pack are the chosen and the rejected one of its pair p."""
+    """A pack of pairs. Trajectories 2 p and 2 p + 1 are the chosen and the rejected one of pair p."""
 
     replay: ReplayPack
     trajectories: list[Trajectory]
@@ -157,7 +159,7 @@ class PairPack:
 
     @property
     def compared(self) -> dict[str, set[int]]:
-        """The pairs that have sampled texts, and those that have images, to compare."""
+        """Numbers of pairs with texts to compare, and of pairs with images to compare."""
         return {
             name: {ref.trajectory // 2 for ref in refs}
             for name, refs in ((TEXT, self.replay.texts), (IMAGE, self.replay.images))
@@ -165,7 +167,7 @@ class PairPack:
 
 
 def fits(replay: Replay, sides: Sides, limit: int) -> bool:
-    """Whether a pack of `limit` tokens, padding included, holds both sides of a pair, which are learned from in one."""
+    """Whether both sides of a pair fit into one pack of `limit` tokens, including padding."""
     lengths = replay.lengths(sides)
     return len(lengths) * max(lengths) <= limit
 
@@ -173,7 +175,7 @@ def fits(replay: Replay, sides: Sides, limit: int) -> bool:
 def pair_packs(
     replay: Replay, sides: Sequence[Sides], limit: int, rank: int = 0, world_size: int = 1
 ) -> list[PairPack]:
-    """This rank's packs: as many pairs, each of which fits, as `limit` tokens hold, the longest first."""
+    """The packs of this rank, filled with the longest pairs first. Every pair fits into a pack of `limit` tokens."""
     bins: list[list[Trajectory]] = []
     rows = longest = 0
     for lengths, pair in sorted(((replay.lengths(pair), pair) for pair in sides), key=lambda entry: -max(entry[0])):
@@ -190,14 +192,14 @@ def pair_packs(
 
 
 def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
-    """Contiguous parts of nearly equal size; never more than there are pairs."""
+    """Split the pairs into contiguous parts of nearly equal size, and into at most as many parts as there are pairs."""
     count = min(parts, len(pairs))
     edges = [round(i * len(pairs) / max(count, 1)) for i in range(count + 1)]
     return [pairs[low:high] for low, high in zip(edges, edges[1:])]
 
 
 def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update: int) -> Sides:
-    """Both sides as packs take them: nothing of what they share is trained, and images of a turn are noised alike.
+    """Both sides ready for packing: shared segments are not trained, and both images of a turn get the same noise.
 
     Noise and times have the name (seed, update, group, chosen sample, rejected sample, turn).
     """
@@ -223,13 +225,13 @@ def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update:
 
 
 def _drawn(trajectory: Trajectory, fork: int) -> dict[int, ImageSegment]:
-    """Images from the fork on, by turn, without pictures that were given."""
+    """Turn -> image, for images after the fork that the sampler drew. Given pictures are left out."""
     images = [s for s in trajectory.segments[fork:] if isinstance(s, ImageSegment)]
     return {image.turn: image for image in images if image.drawn is not None}
 
 
 def _as_context(segment: Segment) -> Segment:
-    """A copy without anything that a pack would train."""
+    """A copy of a segment that a pack does not train."""
     if isinstance(segment, ImageSegment):
         return with_states(segment, torch.zeros(0, *segment.latent.shape), torch.zeros(0))
     return replace(segment, logprobs=torch.full_like(segment.logprobs, torch.nan))
@@ -238,7 +240,7 @@ def _as_context(segment: Segment) -> Segment:
 def _noised(
     chosen: ImageSegment, rejected: ImageSegment, settings: DPOSettings, shift: float, numbers: np.random.Generator
 ) -> tuple[ImageSegment, ImageSegment]:
-    assert chosen.drawn is not None and rejected.drawn is not None  # pictures that were given are not compared
+    assert chosen.drawn is not None and rejected.drawn is not None  # given pictures are not compared
     t = times(settings.times_per_image, settings.time_range, shift, numbers)
     noise = torch.from_numpy(numbers.standard_normal((len(t), *chosen.drawn.shape), dtype=np.float32))
     x_chosen, x_rejected, *_ = preference.noised_pair(
@@ -249,27 +251,27 @@ def _noised(
 
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
-) -> list[Scores[Tensor]]:
-    """What other weights say about the packs, on the CPU; a collective call."""
+) -> list[PackScores[Tensor]]:
+    """Scores of the packs under other weights, on the CPU. A collective call."""
 
-    def read(output: ModelOutput, index: int) -> Scores[Tensor]:
+    def read(output: ModelOutput, index: int) -> PackScores[Tensor]:
         replay = packs[index].replay
         texts = [TextScore(s.logprobs.cpu(), s.entropy.cpu()) for s in evaluate_texts(output, replay, law)]
-        return Scores(texts, [v.cpu() for v in velocities(output, replay)])
+        return PackScores(texts, [v.cpu() for v in velocities(output, replay)])
 
     with engine.holding(weights):
         return engine.evaluate([part.replay.pack for part in packs], read)
 
 
 class PairLoss:
-    """The engine's loss function over `packs`; `reference` has the scores of the pack of the same index."""
+    """The engine's loss function for `packs`. `reference` has the reference scores of each pack."""
 
     def __init__(
         self,
         settings: DPOSettings,
         law: SamplingLaw,
         packs: Sequence[PairPack],
-        reference: Sequence[Scores[Tensor]],
+        reference: Sequence[PackScores[Tensor]],
         text_weight: float = 1.0,
         image_weight: float = 1.0,
     ):
@@ -277,12 +279,12 @@ class PairLoss:
         self._weights = {TEXT: text_weight, IMAGE: image_weight}
 
     def denominators(self) -> dict[str, float]:
-        """This rank's pairs with texts and with images to compare; the engine sums them over ranks."""
+        """Numbers of pairs on this rank with texts and with images to compare. The engine sums them over ranks."""
         return {name: float(sum(len(part.compared[name]) for part in self._packs)) for name in (TEXT, IMAGE)}
 
     def __call__(self, output: ModelOutput, index: int, totals: dict[str, float]) -> Loss:
         part, settings, device = self._packs[index], self._settings, output.velocity.device
-        scores = Scores(evaluate_texts(output, part.replay, self._law), velocities(output, part.replay))
+        scores = PackScores(evaluate_texts(output, part.replay, self._law), velocities(output, part.replay))
         texts, of_texts = self._text_margins(part, scores, self._reference[index], device)
         images, of_images = self._image_margins(part, scores, self._reference[index], device)
         nothing = 0.0 * (output.logits.sum().float() + output.velocity.sum())
@@ -297,9 +299,9 @@ class PairLoss:
         return loss
 
     def _text_margins(
-        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
+        self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """[P], and log-probabilities of both sides, means over tokens."""
+        """Margins [P], and for the log the mean log-probabilities per token of both sides."""
         rows = {side: ([], []) for side in range(2 * part.count)}
         order = sorted(range(len(part.replay.texts)), key=lambda i: part.replay.texts[i].segment)
         for i in order:
@@ -322,9 +324,9 @@ class PairLoss:
         return margin, {"winner_logp": means[0], "loser_logp": means[1], "winner_gain": gain}
 
     def _image_margins(
-        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], device: torch.device
+        self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """[P], summed over turns, and errors of both sides."""
+        """Margins [P], summed over turns, and for the log the errors of both sides."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
         for i, ref in enumerate(part.replay.images):
             turn = part.trajectories[ref.trajectory].segments[ref.segment].turn
@@ -342,9 +344,9 @@ class PairLoss:
         return torch.stack(margins), errors
 
     def _side(
-        self, part: PairPack, scores: Scores[Tensor], reference: Scores[Tensor], index: int
+        self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], index: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Velocity, that of the reference and the target, noise - data, at every level of an image; [S, N, D] each."""
+        """Velocity, reference velocity and target (noise - data) at every level of an image, [S, N, D] each."""
         ref, v = part.replay.images[index], scores.images[index]
         image, steps = ref.of(part.trajectories), list(ref.steps)
         assert image.drawn is not None

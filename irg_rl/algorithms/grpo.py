@@ -1,5 +1,5 @@
-"""GRPO on texts and denoising steps: one clipped policy loss for what was sampled, whichever modality (Flow-GRPO, arXiv
-2505.05470, for images)."""
+"""GRPO on texts and denoising steps: the same clipped policy loss for both modalities (for images this is Flow-GRPO,
+arXiv 2505.05470)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.base import RankContext
-from irg_rl.algorithms.joint import Image, ImageLoss, JointAlgorithm
+from irg_rl.algorithms.joint import ImageLoss, JointAlgorithm, PackImage
 from irg_rl.algorithms.old_policy import OldPolicy
 from irg_rl.config import Recipe
-from irg_rl.learner.policy import Scores, StepScore, evaluate
+from irg_rl.learner.policy import PackScores, StepScore, evaluate
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.losses import flow
 from irg_rl.model.unified import ModelOutput
@@ -26,10 +26,11 @@ class GRPOSettings(Section):
     """The ratio of a denoising step is clipped to [1 - this, 1 + this]. Log-probabilities are means over the latent's
     numbers, so ratios stay close to 1."""
     ratio_norm: bool = False
-    """Ratios on one scale for all steps, centred at 1 (GRPO-Guard, arXiv 2510.22319); clip ranges are larger then."""
+    """Normalise the ratios, so that all steps have the same scale with centre 1 (GRPO-Guard, arXiv 2510.22319). It
+    needs a larger clip range."""
     kl_space: Literal["velocity", "mean"] = "velocity"
-    """With `rl.kl_image`: the squared distance of velocities (UniGRPO), or the KL of a step's Gaussians, which is that
-    of their means (Flow-GRPO)."""
+    """What `rl.kl_image` weighs. velocity: squared distance of the velocities (UniGRPO). mean: KL of the Gaussians of a
+    step, which depends on their means (Flow-GRPO)."""
 
 
 class GRPO(JointAlgorithm[GRPOSettings]):
@@ -37,7 +38,7 @@ class GRPO(JointAlgorithm[GRPOSettings]):
 
     @property
     def records_steps(self) -> bool:
-        """With images out of the loss nothing about them is replayed."""
+        """Steps are recorded only if images are part of the loss."""
         return self.shared.image_weight > 0
 
     @property
@@ -67,17 +68,18 @@ class GRPO(JointAlgorithm[GRPOSettings]):
         ]
 
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
-        """fp32: the sampler's own numbers, which are the learner's (invariant 1). bf16: the learner's of now."""
+        """Old policy. fp32: the sampler's numbers, which equal the learner's (invariant 1). bf16: recomputed by the
+        learner."""
         if rank.precision == "bf16":
             return old_policy.recompute(rank.engine, rank.packs(trajectories), trajectories, rank.law)
         return old_policy.sampled(trajectories)
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores[StepScore]:
+    ) -> PackScores[StepScore]:
         return evaluate(output, replay, trajectories, law)
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         score = image.score
         assert isinstance(score, StepScore)
         log_ratio = flow.log_ratio(score.logprobs, image.old["logprobs"])

@@ -1,11 +1,11 @@
-"""The joint loss of a batch of scored trajectories: sampled text and images, each over its own global count.
+"""The joint loss of scored trajectories: texts and images, each divided by its own global count.
 
     loss = text_weight * sum_tokens(...) / text denominator + image_weight * sum_steps(...) / (image, step) pairs
 
-plus KL terms to an optional reference. A step is a denoising step, or a noise level where images are noised afresh. A
-segment without an advantage takes no part.
+plus KL terms to an optional reference. A step is a denoising step, or a noise level if images get fresh noise. Segments
+without an advantage are not trained.
 
-Metrics come as sums and counts per modality and turn, so that packs and ranks add up; `finish` divides.
+Metrics are sums and counts per modality and turn, so that they add up over packs and ranks. `finish` divides them.
 
 Letters: B texts, T tokens, S steps of an image in a pack, N latent tokens, D numbers of a latent token.
 """
@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.base import IMAGE, TEXT, Algorithm, Options, RankContext
 from irg_rl.algorithms.old_policy import OldPolicy
-from irg_rl.learner.policy import Scores, StepScore
+from irg_rl.learner.policy import PackScores, StepScore
 from irg_rl.learner.replay import ReplayPack, StepsRef, TextRef
 from irg_rl.learner.update import Loss
 from irg_rl.losses import clip, flow, text
@@ -32,7 +32,7 @@ from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory, tree
 
 
 @dataclass(frozen=True)
-class Tokens:
+class PackTexts:
     """The texts of a pack, right-padded."""
 
     logp: Float[Tensor, "B T"]
@@ -40,24 +40,24 @@ class Tokens:
     advantages: Float[Tensor, "B"]
     mask: Bool[Tensor, "B T"]
     reference: Float[Tensor, "B T"] | None = None  # log-probabilities under the base model
-    mismatch: Float[Tensor, "B T"] | None = None  # weights against the sampler's other arithmetic
+    mismatch: Float[Tensor, "B T"] | None = None  # weights that correct for the sampler's different arithmetic
 
 
 @dataclass(frozen=True)
-class Image:
+class PackImage:
     """The trained steps of one image in a pack."""
 
     segment: ImageSegment
     steps: list[int]
     advantage: float
-    score: StepScore | Float[Tensor, "S N D"]  # under the trained model; a velocity where images are noised afresh
+    score: StepScore | Float[Tensor, "S N D"]  # under the trained model; with fresh noise, a velocity
     old: Mapping[str, Tensor]  # `logprobs` [S], `mean` [S, N, D] or `velocity` [S, N, D] under the old policy
 
 
 @dataclass(frozen=True)
 class ImageLoss:
-    """Loss of every step of an image, its metrics (one number per step), and, where there is one, the log ratio to the
-    old policy with the range that it is clipped to."""
+    """Loss and metrics of every step of an image. If the loss has a ratio to the old policy, also its log and its clip
+    range."""
 
     per_step: Float[Tensor, "S"]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -66,11 +66,11 @@ class ImageLoss:
 
 
 class JointAlgorithm(Algorithm[Options]):
-    """Trains every segment by its advantage. What is left to a subclass: the loss of an image's steps, and, where it is
-    another, that of tokens."""
+    """Trains every segment by its advantage. A subclass writes the loss of an image's steps. It may also replace the
+    loss of tokens."""
 
-    def text_loss(self, tokens: Tokens) -> Float[Tensor, "B T"]:
-        """Loss of every token before aggregation, KL included: the clipped policy loss of `rl.text_loss`."""
+    def text_loss(self, tokens: PackTexts) -> Float[Tensor, "B T"]:
+        """Loss of every token before aggregation, with the KL term: the clipped policy loss of `rl.text_loss`."""
         shared = self.shared
         low, high = shared.clip_text
         return text.policy_loss(
@@ -79,32 +79,31 @@ class JointAlgorithm(Algorithm[Options]):
             logp_ref=tokens.reference, mismatch=tokens.mismatch,
         )  # fmt: skip
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         raise NotImplementedError
 
     def image_kl(self, score: Any, reference: Any) -> Float[Tensor, "S"]:
-        """Distance from the base model at every step, from the scores of both."""
+        """Distance to the base model at every step, computed from the scores of both models."""
         return flow.velocity_mse(score, reference)
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores[Any]:
-        """What a model says about the texts and images of a pack."""
+    ) -> PackScores[Any]:
+        """Scores of the texts and images of a pack under a model."""
         raise NotImplementedError
 
     def prepared(self, rank: RankContext, groups: Sequence[Group]) -> Sequence[Group]:
-        """The groups as this update trains them."""
+        """The groups as this update trains them, for example with fresh noise."""
         return groups
 
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
-        """The old policy's numbers, once per update."""
+        """Numbers of the old policy for all trajectories. Called once per update."""
         return old_policy.sampled(trajectories)
 
     def before_minibatch(
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
-        """The old policy's numbers for the trajectories of one minibatch; `known` are those of `before_update` for
-        them."""
+        """Numbers of the old policy for the trajectories of one minibatch. `known` are those of `before_update`."""
         return known
 
     def minibatches(
@@ -121,9 +120,9 @@ class JointAlgorithm(Algorithm[Options]):
 
 
 class JointLoss:
-    """The engine's loss function over `replays`; call it with the output of the pack of the same index.
+    """The engine's loss function for `replays`. It is called with the output and the index of a pack.
 
-    `reference(pack)` gives the reference model's output without gradients; needed with a KL weight above 0.
+    `reference(pack)` gives the output of the reference model without gradients. KL weights above 0 need it.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class JointLoss:
         self._reference = reference if algorithm.needs_reference else None
 
     def denominators(self) -> dict[str, float]:
-        """This rank's counts; the engine sums them over ranks."""
+        """Counts of this rank. The engine sums them over ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
             texts = [ref for ref in replay.texts if self._advantage(ref) is not None]
@@ -168,15 +167,15 @@ class JointLoss:
         self._add_images(loss, replay, scores, reference, totals)
         return loss
 
-    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> Scores[Any]:
+    def _evaluate(self, output: ModelOutput, replay: ReplayPack) -> PackScores[Any]:
         return self._algorithm.evaluate(output, replay, self._trajectories, self._law)
 
     def _add_texts(
         self,
         loss: Loss,
         replay: ReplayPack,
-        scores: Scores[Any],
-        reference: Scores[Any] | None,
+        scores: PackScores[Any],
+        reference: PackScores[Any] | None,
         totals: Mapping[str, float],
     ) -> None:
         chosen = [(i, ref, a) for i, ref in enumerate(replay.texts) if (a := self._advantage(ref)) is not None]
@@ -189,7 +188,7 @@ class JointLoss:
         old = _pad([self._old.text[ref.trajectory, ref.segment] for ref in refs]).to(device)
         advantages = torch.tensor([advantage for *_, advantage in chosen], device=device)
         logp_ref = None if reference is None else _pad([reference.texts[i].logprobs for i, *_ in chosen])
-        tokens = Tokens(logp, old, advantages, mask, logp_ref, self._mismatch(refs, old, mask))
+        tokens = PackTexts(logp, old, advantages, mask, logp_ref, self._mismatch(refs, old, mask))
         total = text.aggregate(self._algorithm.text_loss(tokens), mask, shared.text_loss, totals[TEXT])
         loss.terms[TEXT] = loss.terms[TEXT] + shared.text_weight * total
         log_ratio = text.log_importance(logp.detach(), old, mask, shared.importance)
@@ -204,8 +203,8 @@ class JointLoss:
         self,
         loss: Loss,
         replay: ReplayPack,
-        scores: Scores[Any],
-        reference: Scores[Any] | None,
+        scores: PackScores[Any],
+        reference: PackScores[Any] | None,
         totals: Mapping[str, float],
     ) -> None:
         for i, ref in enumerate(replay.images):
@@ -215,7 +214,7 @@ class JointLoss:
             score, steps = scores.images[i], list(ref.steps)
             device = score.device if isinstance(score, Tensor) else score.logprobs.device
             old = self._old.of_image(ref.trajectory, ref.segment, steps, device)
-            found = self._algorithm.image_loss(Image(ref.of(self._trajectories), steps, advantage, score, old))
+            found = self._algorithm.image_loss(PackImage(ref.of(self._trajectories), steps, advantage, score, old))
             each, metrics = found.per_step, dict(found.metrics)
             if reference is not None:
                 kl = self._algorithm.image_kl(score, reference.images[i])
@@ -259,7 +258,7 @@ class JointLoss:
         values: Mapping[str, Tensor],
         largest: Mapping[str, float],
     ) -> None:
-        """`values`: one per token or step."""
+        """Add metrics to the log. `values` has one number per token or step."""
         name = f"{modality}/turn{ref.of(self._trajectories).turn}/"
         sums = {**sums, **{key: float(value.sum()) for key, value in values.items()}}
         advantage = self._advantage(ref) or 0.0
@@ -274,7 +273,7 @@ class JointLoss:
 
 
 def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
-    """Contiguous parts of nearly equal size that cut no tree; never more than there are trees."""
+    """Split into contiguous parts of nearly equal size without cutting a tree, at most one part per tree."""
     whole = trees(trajectories)
     count = min(parts, len(whole))
     edges = [round(i * len(whole) / count) for i in range(count + 1)]
@@ -282,7 +281,7 @@ def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
 
 
 def finish(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of an update: every sum over its modality's and turn's count, and the counts and maxima themselves."""
+    """Metrics of an update: every sum divided by the count of its modality and turn, and the counts and maxima."""
     metrics = dict(maxima)
     for name, value in sums.items():
         group, key = name.rsplit("/", 1)

@@ -1,8 +1,8 @@
-"""The learner's rank: a model on the engine that takes groups and gives weights. Made to run as a Ray actor, one per
-rank; it imports no Ray, so a single rank also runs in the driver's own process.
+"""One rank of the learner: it holds the model on the engine, trains on groups and publishes weights. It usually runs as
+a Ray actor, but does not import Ray, so a single rank can also run in the driver's own process.
 
-Every method but `open_port`, `seconds` and `stats` is collective: all ranks are called with the same arguments and
-return the same, except that tensors come from rank 0 alone.
+All methods except `open_port`, `seconds` and `stats` are collective: every rank is called with the same arguments and
+returns the same. Only tensors are returned by rank 0 alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +33,14 @@ from irg_rl.records import save_groups
 from irg_rl.trajectory import Group, SamplingLaw
 
 EMPTY_UPDATES = 10
-"""Updates in a row without anything to train on that end the run."""
+"""The run ends after this many updates in a row without anything to train on."""
 
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Plain data, so that a learner can be made anywhere."""
+    """Settings of a learner as plain data, so that any process can make one."""
 
-    folder: str  # model folder: sizes, tokenizer, first weights; also the reference of KL terms
+    folder: str  # model folder: sizes, tokenizer, first weights; KL terms use it as the reference
     engine: EngineSettings
     algorithm: Algorithm[Any]
     law: SamplingLaw
@@ -52,11 +52,11 @@ class LearnerSettings:
     attention: str = "auto"
     max_pack_tokens: int = 8192
     minibatches: int = 1  # optimizer steps per batch of groups
-    context_grad: str = "full"  # detached: the image loss stops at what the noise blocks see
-    ema_decay: float | None = None  # None: no average
-    offline: bool = False  # groups may be those of other weights, so there is no ratio to check
+    context_grad: str = "full"  # detached: the image loss has no gradient through the context of the noise blocks
+    ema_decay: float | None = None  # None: no averaged weights
+    offline: bool = False  # other weights may have sampled the groups, so there is no ratio check
     probe_every: int = 0  # updates between gradient norms of the image loss alone; 0: never
-    collective_timeout: float = 600.0  # seconds a rank waits for the others
+    collective_timeout: float = 600.0  # seconds that a rank waits for the others
 
 
 class Learner:
@@ -72,12 +72,12 @@ class Learner:
         self._empty = 0  # updates in a row that had nothing to train on
 
     def open_port(self) -> int:
-        """Rank 0: the meeting point of all ranks."""
+        """Called on rank 0 only: opens the port at which all ranks meet."""
         self._store = host_store(self.place.world_size, self.settings.collective_timeout)
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
-        """Joins the other ranks and builds model, optimizer and average."""
+        """Join the other ranks and build model, optimizer and averaged weights."""
         settings = self.settings
         join(self.place, self._store, port, settings.collective_timeout)
         rng.seed_everything(settings.seed + self.place.rank)
@@ -101,7 +101,7 @@ class Learner:
             self.ema = EMA(self.engine.state().changing(), settings.ema_decay, keep=self.place.rank == 0)
         if algorithm.old_schedule is not None:
             self.old = OldWeights(self.engine.state().changing(), algorithm.old_schedule)
-        if algorithm.keeps_first_weights:  # of a model with adapters, the model without: they begin by adding nothing
+        if algorithm.keeps_first_weights:  # of a model with adapters, the model without them: at first they add nothing
             first = dict(self.engine.state().changing())
         self.context = RankContext(
             self.engine, self._replay, self.place, settings.law, settings.engine.precision, settings.seed,
@@ -109,8 +109,8 @@ class Learner:
         )  # fmt: skip
 
     def check_ratio(self, *groups: Group) -> list[dict]:
-        """Invariant 1 as a table for the report. Raises RatioError in fp32 when sampler and learner differ; in bf16 the
-        table is for the log."""
+        """Check invariant 1. Returns a table for the report. In fp32, RatioError if sampler and learner differ. In bf16
+        the table is only logged."""
         trajectories = self.context.trainable(groups)
         replays = self.context.packs(trajectories)
         limits = self.settings.algorithm.clip_image
@@ -120,8 +120,8 @@ class Learner:
         return [difference.row() for difference in found]
 
     def train(self, *groups: Group) -> dict[str, float]:
-        """One update on scored groups with advantages; returns its metrics. It is skipped where the algorithm finds
-        nothing to train on.
+        """Make one update on scored groups with advantages. Returns its metrics. It is skipped if there is nothing to
+        train on.
 
         The first groups must pass `check_ratio`, which is called here unless it was called before. Raises RatioError,
         NonFiniteError, and InputError after EMPTY_UPDATES skipped updates in a row.
@@ -149,37 +149,36 @@ class Learner:
         return metrics | summary(results)
 
     def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
-        """What `train` would follow, and nothing is trained: the gradient of each loss term alone over all groups, by
-        the name of the parameter."""
+        """Gradients without training: for each loss term alone, over all groups, parameter name -> gradient."""
         [(packs, loss)] = self.settings.algorithm.minibatches(self.context, groups, {}, 1)
         return self.engine.term_gradients(packs, loss, loss.denominators())
 
     def dump(self, folder: str, *groups: Group) -> None:
-        """Rank 0 writes the groups, advantages included."""
+        """Rank 0 writes the groups with their advantages to disk."""
         if self.place.rank == 0:
             save_groups(Path(folder), groups)
 
     def publish(self, version: int) -> Publication | None:
-        """The weights of now, from rank 0; with LoRA the adapters, since samplers have the base. Where an old policy
-        samples, its weights."""
+        """The current weights, from rank 0. With LoRA only the adapters, because samplers have the base. If an old
+        policy samples, its weights instead."""
         state = self.engine.state()
         weights = dict(state.weights() if self.settings.lora is None else state.changing())
-        if self.old is not None:  # copies, for the old weights go on changing in place
+        if self.old is not None:  # copies, because the old weights are changed in place
             weights |= {name: tensor.clone() for name, tensor in self.old.weights.items()}
         weights = served(weights)
         return publish(weights.items(), version) if self.place.rank == 0 else None
 
     def average(self) -> dict[str, torch.Tensor]:
-        """The averaged weights but for frozen ones, from rank 0; the current ones without an average."""
+        """The averaged weights without frozen ones, from rank 0. Without averaging, the current weights."""
         if self.ema is not None:
             return self.ema.weights
         weights = dict(self.engine.state().changing())
         return weights if self.place.rank == 0 else {}
 
     def save(self, run: str, snapshot: Snapshot, keep_last: int) -> str:
-        """Adds the tensors to the driver's snapshot and writes it; returns the checkpoint's path.
+        """Add the tensors to the driver's snapshot and write it. Returns the path of the checkpoint.
 
-        Raises CheckpointError on every rank when rank 0 cannot write.
+        Raises CheckpointError on every rank if rank 0 cannot write.
         """
         tensors, words = training_state.capture(self.engine, self.ema, self.old)
         outcome = ""
@@ -196,13 +195,14 @@ class Learner:
         return outcome
 
     def load(self, path: str) -> list[str]:
-        """Continues from a checkpoint, ratio check included; returns what could not be restored."""
+        """Load a checkpoint, including the result of the ratio check. Returns what could not be restored."""
         snapshot = checkpoint.load(Path(path))
         self.updates, self._checked = snapshot.step, True
         return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
 
     def seconds(self) -> dict[str, float]:
-        """What packing, replay (all forwards and backwards) and the optimizer took on this rank since the last call."""
+        """Seconds that packing, replay (all forwards and backwards) and optimizer took on this rank since the last
+        call."""
         return self.engine.watch.lap()
 
     def stats(self) -> dict[str, float]:
@@ -210,7 +210,7 @@ class Learner:
         return {"steps": self.engine.steps, "skipped": self.engine.skipped, "rank": self.place.rank}
 
     def close(self) -> None:
-        """Leaves the other ranks."""
+        """Leave the process group."""
         leave()
 
     def _average(self, result: StepResult) -> None:
@@ -219,8 +219,8 @@ class Learner:
         self.ema.update(self.engine.state().changing())
 
     def _make_reference(self) -> Callable[[Pack], ModelOutput]:
-        """The first weights. With adapters that is the base, which is there already; under ZeRO 3, where all ranks have
-        to run the trained model together, it is a model of its own all the same."""
+        """A model with the first weights. With adapters, the base of the trained model serves, except under ZeRO 3,
+        where all ranks must run the trained model together. Then it is a separate model."""
         settings = self.settings
         if settings.lora is not None and settings.engine.zero_stage < 3:
 

@@ -1,10 +1,10 @@
-"""DiffusionNFT (arXiv 2509.16117) on trajectories: the velocity of drawn images is drawn to that of good samples and
-away from that of bad ones."""
+"""DiffusionNFT (arXiv 2509.16117) on trajectories: the velocity moves towards that of good samples and away from that
+of bad samples."""
 
 import torch
 from torch import Tensor
 
-from irg_rl.algorithms.joint import Image, ImageLoss
+from irg_rl.algorithms.joint import ImageLoss, PackImage
 from irg_rl.algorithms.noising import OldPolicyAlgorithm, OldPolicySettings, at_levels, distance_metrics
 from irg_rl.losses import preference
 from irg_rl.sections import Rate
@@ -12,16 +12,15 @@ from irg_rl.sections import Rate
 
 class NFTSettings(OldPolicySettings):
     beta: Rate = 1.0
-    """How far the velocities of the good and of the bad policy lie from the old one; .1 in the paper's multi-reward
-    runs."""
+    """Distance of the good and the bad policy's velocities from the old one. The paper uses .1 with several rewards."""
     bound: Rate = 5.0
-    """Advantage at which a sample counts as good for certain."""
+    """From this advantage on a sample counts as good with probability 1."""
 
 
 class NFT(OldPolicyAlgorithm[NFTSettings]):
     Settings = NFTSettings
 
-    def image_loss(self, image: Image) -> ImageLoss:
+    def image_loss(self, image: PackImage) -> ImageLoss:
         v, v_old, own = image.score, image.old["velocity"], self.options
         assert isinstance(v, Tensor)
         x, t, clean = at_levels(image, v)

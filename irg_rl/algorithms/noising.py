@@ -1,13 +1,13 @@
-"""Training on images that were drawn, noised afresh.
+"""Training on drawn images with fresh noise.
 
     x_t = (1 - t) drawn + t noise
 
-`drawn` is the state at t = 0 at which the sampler arrived and which the pixels show: a sample of the old policy.
-`latent`, by which later turns know the image, is something else: the pixels encoded again, a sample of the posterior,
-with the error of the autoencoder in it.
+`drawn` is the final state of the sampler at t = 0, which the pixels show. It is a sample of the old policy. `latent` is
+something else: later turns see it as the image, and it comes from encoding the pixels again. It is a posterior sample
+and contains the error of the autoencoder.
 
-The sampler's own steps are not needed: it may have drawn with or without noise, guided, on any time grid. x_t takes the
-place of a recorded step (`x`, `t`), so replay packs are built as for GRPO.
+The sampler's own steps are not needed. It may use noise or none, guidance, and any time grid. x_t takes the place of a
+recorded step (`x`, `t`), so replay packs are built as for GRPO.
 
 Letters: S noise levels of an image, N latent tokens, D numbers of a latent token.
 """
@@ -25,12 +25,12 @@ from torch import Tensor
 from irg_rl import flow
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.base import RankContext
-from irg_rl.algorithms.joint import Image, JointAlgorithm
+from irg_rl.algorithms.joint import JointAlgorithm, PackImage
 from irg_rl.algorithms.old_policy import OldPolicy
 from irg_rl.config import Recipe
 from irg_rl.curve import RL, UPDATES, Curve
 from irg_rl.learner.old_weights import OldPolicySchedule
-from irg_rl.learner.policy import Scores, evaluate_texts, velocities
+from irg_rl.learner.policy import PackScores, evaluate_texts, velocities
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.model.unified import ModelOutput
 from irg_rl.sections import Positive, Section
@@ -40,9 +40,9 @@ from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory
 
 class NoisingSettings(Section):
     times_per_image: Positive = 4
-    """Noise levels of every image in an update, one from each equal part of the (shifted) range."""
+    """Number of noise levels of every image in an update. Each lies in another of as many equal parts of the range."""
     time_range: tuple[float, float] = (0.02, 1.0)
-    """Smallest and largest noise level, 1 is noise."""
+    """Smallest and largest noise level. 1 is pure noise."""
 
     @field_validator("time_range")
     @classmethod
@@ -55,7 +55,7 @@ class NoisingSettings(Section):
 
 class OldPolicySettings(NoisingSettings):
     old: OldPolicySchedule = OldPolicySchedule()
-    """How the weights that sample follow the trained ones."""
+    """How the sampling weights follow the trained ones."""
 
 
 Levels = TypeVar("Levels", bound=NoisingSettings)
@@ -63,7 +63,7 @@ Followed = TypeVar("Followed", bound=OldPolicySettings)
 
 
 class NoisedAlgorithm(JointAlgorithm[Levels]):
-    """Trains the velocity of drawn images at fresh noise levels; `Image.score` is that velocity."""
+    """Trains the velocity of drawn images at fresh noise levels; `PackImage.score` is that velocity."""
 
     Settings = NoisingSettings
 
@@ -81,18 +81,18 @@ class NoisedAlgorithm(JointAlgorithm[Levels]):
         return noised(groups, self.options, self.shared.shift, rank.seed, self.noise_name(rank))
 
     def noise_name(self, rank: RankContext) -> int:
-        """Names the noise of an update."""
+        """The number that names the noise of an update."""
         return rank.begun
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-    ) -> Scores[Tensor]:
-        return Scores(evaluate_texts(output, replay, law), velocities(output, replay))
+    ) -> PackScores[Tensor]:
+        return PackScores(evaluate_texts(output, replay, law), velocities(output, replay))
 
 
 class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
-    """One that compares the trained velocity with that of an old policy, which also samples. Old and new policy see the
-    same noise and times."""
+    """An algorithm that compares the trained velocity with that of an old policy, which also samples. Both see the same
+    noise and times."""
 
     Settings = OldPolicySettings
     curves = (
@@ -115,30 +115,30 @@ class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
     def before_minibatch(
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
-        """Velocities under the old weights; in bf16 the texts' log-probabilities too."""
+        """Velocities under the old weights. In bf16 also the log-probabilities of texts."""
         assert rank.old is not None
         texts = rank.precision == "bf16"
         return old_policy.of_weights(rank.engine, rank.old.weights, replays, own, rank.law, texts)
 
 
 def at_levels(
-    image: Image, v: Float[Tensor, "S N D"]
+    image: PackImage, v: Float[Tensor, "S N D"]
 ) -> tuple[Float[Tensor, "S N D"], Float[Tensor, "S"], Float[Tensor, "S N D"]]:
-    """x_t, the levels t, and the drawn image once per level, where `v` lies."""
+    """x_t, the levels t, and the drawn image once per level, on the device of `v`."""
     segment, steps = image.segment, image.steps
-    assert segment.drawn is not None  # given pictures are not noised
+    assert segment.drawn is not None  # given pictures get no noise
     x, t = segment.x[steps].to(v.device), segment.t[steps].to(v.device)
     return x, t, segment.drawn.to(v.device).expand_as(x)
 
 
-def target_velocity(image: Image, v: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
-    """What flow matching regresses `v` to: noise - drawn, at every level."""
+def target_velocity(image: PackImage, v: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
+    """The target of flow matching for `v`: noise - drawn, at every level."""
     x, t, clean = at_levels(image, v)
     return (x - clean) / t[:, None, None]
 
 
 def distance_metrics(v: Float[Tensor, "S N D"], v_old: Float[Tensor, "S N D"], advantage: float) -> dict[str, Tensor]:
-    """How far the velocity is from the old policy's, and whether its image was good; a number per level."""
+    """Metrics, one number per level: distance of the velocity from the old policy's, and whether the image was good."""
     metrics = {"v_distance": flow.over_latent((v.detach() - v_old) ** 2, 1), "v_norm": _norm(v.detach()) / _norm(v_old)}
     metrics["good"] = torch.full((len(v),), float(advantage > 0), device=v.device)
     return metrics
@@ -151,10 +151,10 @@ def _norm(v: Float[Tensor, "S N D"]) -> Float[Tensor, "S"]:
 def noised(
     groups: Sequence[Group], settings: NoisingSettings, shift: float, seed: int, update: int
 ) -> list[Group]:
-    """The groups with fresh noisings in place of denoising steps; images without an advantage have none.
+    """Copies of the groups with fresh noise in place of denoising steps. Images without an advantage get none.
 
-    Noise and times have the name (seed, update, group, sample, place of the segment); a segment that siblings share is
-    one object again, with the name of the first of them.
+    Random numbers of noise and times are named by (seed, update, group, sample, index of the segment). A segment that
+    siblings share stays one object, named by the first of them.
     """
     known: dict[int, ImageSegment] = {}
     return [
@@ -195,7 +195,7 @@ def _noised(
 
 
 def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor, "S"]) -> ImageSegment:
-    """The image with these states in place of its denoising steps."""
+    """A copy of the image with these states in place of its denoising steps."""
     nothing = torch.zeros(0)
     return replace(image, x=x, t=t, x_next=nothing, mean=nothing, t_next=nothing, logprobs=nothing)
 
@@ -203,8 +203,8 @@ def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor,
 def times(
     count: int, span: tuple[float, float], shift: float, numbers: np.random.Generator
 ) -> Float[Tensor, "S"]:
-    """One uniform number from each of `count` equal parts of [0, 1), shifted as the sampler's times are, then stretched
-    over [low, high]."""
+    """`count` noise levels: one uniform number from each of `count` equal parts of [0, 1), shifted like the sampler's
+    times, then scaled to [low, high]."""
     u = torch.from_numpy((np.arange(count) + numbers.random(count)) / max(count, 1))
     low, high = span
     return (low + (high - low) * flow.shifted(u, shift)).float()

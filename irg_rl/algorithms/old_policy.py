@@ -1,9 +1,8 @@
-"""What the policy is compared with: the log-probabilities that importance ratios are taken against, and the velocities
-of the old policy under NFT and AWM.
+"""Numbers of the old policy: log-probabilities for importance ratios, and velocities for NFT and AWM.
 
-fp32: those of the sampler, which equal the learner's (invariant 1). bf16: they are recomputed by the learner in the
-same packs, because two different kernels differ by more than a clip range; the sampler's then correct the mismatch.
-Under NFT and AWM the samples are those of the old weights, so these score them again.
+fp32: the log-probabilities are the sampler's, which equal the learner's (invariant 1). bf16: the learner recomputes
+them in the same packs, because different kernels differ by more than a clip range. The sampler's then correct the
+mismatch. With NFT and AWM the old weights have sampled, so they also score the samples again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,26 +11,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from irg_rl.learner.policy import Scores, evaluate, evaluate_texts, velocities
+from irg_rl.learner.policy import PackScores, evaluate, evaluate_texts, velocities
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.trajectory import ImageSegment, SamplingLaw, Trajectory
 
-Key = tuple[int, int]
-"""Trajectory and segment."""
+PackKey = tuple[int, int]
+"""Index of the trajectory, index of the segment."""
 
 
 @dataclass
 class OldPolicy:
-    """Detached values by (trajectory, segment): [T] of texts; [S] and twice [S, N, D] of images."""
+    """Values without gradient by (trajectory, segment): [T] for texts; [S] and twice [S, N, D] for images."""
 
-    text: dict[Key, Tensor] = field(default_factory=dict)
-    image: dict[Key, Tensor] = field(default_factory=dict)
-    mean: dict[Key, Tensor] = field(default_factory=dict)
-    velocity: dict[Key, Tensor] = field(default_factory=dict)
+    text: dict[PackKey, Tensor] = field(default_factory=dict)
+    image: dict[PackKey, Tensor] = field(default_factory=dict)
+    mean: dict[PackKey, Tensor] = field(default_factory=dict)
+    velocity: dict[PackKey, Tensor] = field(default_factory=dict)
     recomputed: bool = False
 
     def shifted(self, first: int) -> "OldPolicy":
-        """The same values for a list of trajectories that begins with number `first`."""
+        """The same values for the list of trajectories from number `first` on."""
         text, image, mean, velocity = (
             {(index - first, place): value for (index, place), value in values.items()}
             for values in (self.text, self.image, self.mean, self.velocity)
@@ -39,7 +38,7 @@ class OldPolicy:
         return OldPolicy(text, image, mean, velocity, self.recomputed)
 
     def of_image(self, trajectory: int, segment: int, steps: list[int], device: torch.device) -> dict[str, Tensor]:
-        """What there is of these steps of an image, by name: logprobs [S]; mean and velocity [S, N, D]."""
+        """The known values of these steps of an image, by name: logprobs [S], mean [S, N, D], velocity [S, N, D]."""
         known = {"logprobs": self.image, "mean": self.mean, "velocity": self.velocity}
         key = trajectory, segment
         return {
@@ -50,7 +49,7 @@ class OldPolicy:
 
 
 def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
-    """The sampler's own numbers."""
+    """The numbers that the sampler has stored."""
     old = OldPolicy()
     for index, trajectory in enumerate(trajectories):
         for place, segment in enumerate(trajectory.segments):
@@ -62,7 +61,7 @@ def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
 
 
 def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
-    """The learner's numbers before the first update; a collective call."""
+    """The learner's own numbers, computed before it trains on these groups. A collective call."""
     old = sampled(trajectories)
     old.recomputed = True
     old.image = {key: value.clone() for key, value in old.image.items()}
@@ -80,7 +79,7 @@ def of_weights(
     engine, weights: Mapping[str, Tensor], replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory],
     law: SamplingLaw, texts: bool,
 ) -> OldPolicy:  # fmt: skip
-    """Velocities under the old weights, for images noised afresh, and, with `texts`, the texts' log-probabilities; a
+    """Velocities of images with fresh noise under the old weights. With `texts`, also the log-probabilities of texts. A
     collective call."""
     old = sampled(trajectories)
     old.recomputed = texts
@@ -93,7 +92,7 @@ def of_weights(
             )
             kept[list(ref.steps)] = velocity.cpu()
         if texts:
-            _enter(old, replay, Scores(evaluate_texts(output, replay, law), []))
+            _enter(old, replay, PackScores(evaluate_texts(output, replay, law), []))
 
     with engine.holding(weights):
         engine.evaluate([replay.pack for replay in replays], read)
@@ -101,7 +100,7 @@ def of_weights(
 
 
 @torch.no_grad()
-def _enter(old: OldPolicy, replay: ReplayPack, scores: Scores) -> None:
+def _enter(old: OldPolicy, replay: ReplayPack, scores: PackScores) -> None:
     for ref, score in zip(replay.texts, scores.texts):
         old.text[ref.trajectory, ref.segment] = score.logprobs.cpu()
     for ref, score in zip(replay.images, scores.images):

@@ -32,7 +32,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
-from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get, reason_of
+from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, reason_of, start_actor
 from irg_rl.errors import UserError
 
 LOST = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, WaitTimeoutError)
@@ -103,7 +103,7 @@ class Fleet:
     def __init__(
         self,
         name: str,
-        factory: Callable[[int], ActorHandle],
+        factory: ActorFactory,
         settings: FleetSettings,
         prepare: Callable[[ActorHandle], ObjectRef] | None = None,
         returns: int = 1,
@@ -235,7 +235,7 @@ class Fleet:
         self._known.clear()
 
     def _spawn(self, member: _Member) -> None:
-        member.actor = self._factory(member.index)
+        member.actor = start_actor(self._factory, member.index)
         ready = member.actor.__ray_ready__.remote() if self._prepare is None else self._prepare(member.actor)
         member.refs = [ready]
         member.health = Health.STARTING

@@ -5,14 +5,12 @@ it until a collective call times out. So the first failure ends the wait, names 
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get, reason_of
+from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, reason_of, start_actor
 from irg_rl.errors import UserError
 
 
@@ -26,9 +24,9 @@ class Ranks:
     `start` has rank 0 `open_port` and all ranks `setup(port)`; a single rank is set up without a port.
     """
 
-    def __init__(self, name: str, factory: Callable[[int], ActorHandle], world_size: int):
+    def __init__(self, name: str, factory: ActorFactory, world_size: int):
         self.name = name
-        self._actors = [factory(rank) for rank in range(world_size)]
+        self._actors = [start_actor(factory, rank) for rank in range(world_size)]
 
     def start(self, timeout: float) -> None:
         """Raises WaitTimeoutError or RankError."""

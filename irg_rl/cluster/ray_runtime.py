@@ -10,20 +10,23 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import ObjectRef
 from ray._private import ray_constants
+from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.job_config import JobConfig
 
 from irg_rl.errors import UserError
 from irg_rl.imports import PACKAGES
 
+ActorFactory = Callable[[int], ActorProxy[Any]]
+"""Starts actor number i. `ActorProxy` is Ray's type of a handle that `Actor.remote()` returns."""
 _START_ATTEMPTS = 3
 # AF_UNIX paths end at 107 bytes; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
 _SOCKET_LIMIT = 107
@@ -45,6 +48,11 @@ class RaySettings:
     num_cpus: int  # logical CPUs that actors are placed on
     object_store_mb: int = 512  # shared memory for groups and weights
     quiet: bool = True  # do not print the output of actors in the driver's terminal; Ray's log files have it
+
+
+def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
+    """Start actor number `index`. `ActorProxy` exists only for type checkers: at run time it is an `ActorHandle`."""
+    return cast(ActorHandle, factory(index))
 
 
 class LocalRay:

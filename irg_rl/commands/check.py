@@ -1,4 +1,4 @@
-"""`irg-rl check`: read a recipe, build its model on the meta device, look for what it needs of the machine."""
+"""`irg-rl check`: validates a recipe, builds its model without memory, and lists what this machine lacks for it."""
 
 
 import torch
@@ -11,7 +11,7 @@ from irg_rl.model.unified import UnifiedModel
 
 
 def check_recipe(path: str, overrides: list[str]) -> list[str]:
-    """Lines that say what the recipe is. Raises RecipeError with every problem of its settings."""
+    """Lines that describe the recipe. Raises RecipeError with every problem of its settings."""
     recipe = load_recipe(path, overrides)
     refuse(recipe, recipe_problems(recipe))
     with torch.device("meta"):

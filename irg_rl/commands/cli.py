@@ -29,7 +29,7 @@ STOPPED_BY_HAND = 130
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="settings on top of the recipe, written key=value: output_dir=/data turns is sampling.turns=4"),
+    typer.Argument(help="settings that replace the recipe's, as key=value: output_dir=/data turns is sampling.turns=4"),
 ]
 RecipeName = Annotated[
     str, typer.Argument(help="a recipe file, or the name of a shipped recipe, as `irg-rl ls` lists it")
@@ -41,7 +41,7 @@ RunFolder = Annotated[Path, typer.Argument(help="a run folder, as `train` printe
 
 
 def main() -> None:
-    """Run a command; expected failures become one line on stderr and exit code 1, Ctrl-C exit code 130."""
+    """Run a command. An expected failure prints one line on stderr and exits with code 1, Ctrl-C with code 130."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded at run time
     try:
         for number, word in enumerate(sys.argv[1:], 1):
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    """As it is, so that it can be searched for."""
+    """Print the message unchanged, so that it can be searched for."""
     terminal = Terminal(stderr=True)
     terminal.print(Text.assemble(("error: ", "red"), shown(text, terminal.encoding)))
 
 
 @app.command()
 def ls() -> None:
-    """List the recipes at hand and the runs in ./runs."""
+    """List the shipped recipes, recipes in ./configs, and the runs in ./runs."""
     from irg_rl.commands.ls import show_lists
 
     show_lists()
@@ -86,7 +86,7 @@ def cp(
 
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Validate a recipe: every problem at once, with the nearest known names. Nothing is started."""
+    """Validate a recipe and list every problem, with the nearest known names. Nothing is started."""
     from irg_rl.commands.check import check_recipe
 
     for line in check_recipe(recipe, overrides or []):
@@ -98,11 +98,11 @@ def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
     gpu_gib: Annotated[float, typer.Option(min=0.001, help="memory of one card")] = 80.0,
-    tflops: Annotated[float | None, typer.Option(min=1e-6, help="10^12 operations a second, as reached")] = None,
-    gbps: Annotated[float | None, typer.Option(min=1e-6, help="10^9 bytes a second from the card's memory")] = None,
+    tflops: Annotated[float | None, typer.Option(min=1e-6, help="10^12 operations per second, as reached")] = None,
+    gbps: Annotated[float | None, typer.Option(min=1e-6, help="10^9 bytes per second from the card's memory")] = None,
 ) -> None:
-    """Say what a recipe costs: parameters, memory per GPU, forwards, weight sync, time, and the one setting to turn to
-    make it fit. Nothing is started."""
+    """Estimate what a recipe costs: parameters, memory per GPU, forwards, weight sync and time. If it does not fit,
+    name single settings that make it fit. Nothing is started."""
     from irg_rl.commands.plan import plan_recipe
 
     for part in plan_recipe(recipe, overrides or [], gpu_gib, tflops, gbps):
@@ -119,7 +119,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def resume(run: RunFolder) -> None:
-    """Go on with a run where it stopped, bit for bit."""
+    """Continue a run where it stopped. The result is the same bit for bit."""
     from irg_rl.commands import resume
 
     resume.resume(run)
@@ -127,9 +127,9 @@ def resume(run: RunFolder) -> None:
 
 @app.command()
 def fork(run: RunFolder, overrides: Overrides = None) -> None:
-    """Do RL anew from a run's SFT checkpoint, in a run of its own: another rl.seed, other settings of RL.
+    """Make a new run that does RL again from a run's SFT checkpoint, with another rl.seed or other settings of RL.
 
-    The new run takes over the finished stages before RL; what these depend on cannot change.
+    The new run takes over the finished stages before RL. Settings that these stages depend on cannot change.
     """
     from irg_rl.commands import fork
 
@@ -138,7 +138,7 @@ def fork(run: RunFolder, overrides: Overrides = None) -> None:
 
 @app.command()
 def baseline(run: RunFolder) -> None:
-    """Continue a finished run's SFT for as long as its RL took, evaluate that and compare; a second call goes on."""
+    """Continue the SFT of a finished run for as long as its RL took, evaluate it and compare. Can be interrupted."""
     from irg_rl.commands.baseline import continue_sft
 
     continue_sft(run)
@@ -146,13 +146,13 @@ def baseline(run: RunFolder) -> None:
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="a run and forks of it, which differ in rl.seed alone")],
+    runs: Annotated[list[Path], typer.Argument(help="a run and forks of it, which differ only in rl.seed")],
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the first run")] = None,
 ) -> None:
-    """Hold RL against its baselines, each seed and all of them pooled, as a table and as JSON.
+    """Compare RL with its baselines, for each seed and for all seeds pooled. Writes a table and JSON.
 
-    The baselines: the SFT checkpoint they share, SFT continued where `irg-rl baseline` has made it, the best of
-    as many first images as RL renders, and of 2.
+    The baselines: the SFT checkpoint that all runs share, SFT continued if `irg-rl baseline` has made it, and the best
+    of several first images (of 2, and of as many as RL renders).
     """
     from irg_rl.driver.compare import compare_runs
 
@@ -175,7 +175,7 @@ def evaluate(
     controls: Annotated[bool, typer.Option(help="redraw and another prompt's reflection; the gate needs both")] = True,
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
 ) -> None:
-    """Evaluate on held-out prompts with both controls beside the real thing."""
+    """Evaluate on held-out prompts: refined images, and both controls for comparison."""
     from irg_rl.commands.eval import evaluate_target
 
     changes = {"prompts": prompts, "turns": turns, "seed": seed}
@@ -193,28 +193,28 @@ def generate(
         str | None, typer.Option(help=f"a benchmark's images in its layout: {', '.join(SUITES)}, or module:Class")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="the benchmark's own prompts, a file or a folder")] = None,
-    sources: Annotated[Path | None, typer.Option(help="folder of the images to edit, for suites that edit")] = None,
-    model_name: Annotated[str | None, typer.Option(help="the model's folder in the layout; default: --out's")] = None,
+    sources: Annotated[Path | None, typer.Option(help="folder of source images, for suites of edits")] = None,
+    model_name: Annotated[str | None, typer.Option(help="folder of the model in the layout; default: --out's")] = None,
     shard: Annotated[str, typer.Option(help="K/N: every N-th file from the K-th on; N calls fill one --out")] = "0/1",
     turns: Annotated[int, typer.Option(min=1, help="images per prompt at most")] = 2,
-    stop: Annotated[bool, typer.Option(help="end where a reflection says that nothing is to change")] = True,
+    stop: Annotated[bool, typer.Option(help="a reflection that says to change nothing ends a trajectory")] = True,
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
     preset: Preset = None,
     text_scale: Annotated[float | None, typer.Option(help="guidance by the text")] = None,
     image_scale: Annotated[float | None, typer.Option(help="guidance of refinements by the images")] = None,
     points: Annotated[int | None, typer.Option(help="time points of the flow, one more than steps")] = None,
     shift: Annotated[float | None, typer.Option(help="shift of the time points")] = None,
-    temperature: Annotated[float | None, typer.Option(help="of the texts; 0 is greedy")] = None,
+    temperature: Annotated[float | None, typer.Option(help="temperature of the texts; 0 is greedy")] = None,
     max_text_tokens: Annotated[int | None, typer.Option(help="longest text")] = None,
     size: Annotated[tuple[int, int] | None, typer.Option(help="height and width of the images in pixels")] = None,
     history: Annotated[str | None, typer.Option(help="what a refinement sees of earlier turns: last, full")] = None,
     system_prompt: Annotated[str | None, typer.Option(help="the text before every prompt, as in training")] = None,
 ) -> None:
-    """Think, draw, look, redraw: write every turn's text and image, and a JSON with all settings.
+    """Think, draw, look, redraw: write the text and image of every turn, and a JSON file with all settings.
 
-    Settings are those of the checkpoint's run; a folder outside of a run is sampled as --preset irg. What is said here
-    goes on top: the preset first, then the single settings. With --suite and --prompts one tree per turn is written,
-    each as the benchmark's evaluator expects it; a second call draws what is missing.
+    Settings are those of the checkpoint's run. A folder outside of a run is sampled with --preset irg. Options of this
+    command replace them: first --preset, then the single options. With --suite and --prompts, it writes one tree per
+    turn in the layout of the benchmark's evaluator. A second call draws what is missing.
     """
     from irg_rl.commands.generate import generate_to
     from irg_rl.commands.suite_images import generate_suite
@@ -247,7 +247,7 @@ def generate(
 @app.command()
 def rollout(
     checkpoint: Annotated[Path, typer.Argument(help="a run, for its last model, or one of its model folders")],
-    out: Annotated[Path, typer.Option(help="folder for the groups; one that was begun is completed")],
+    out: Annotated[Path, typer.Option(help="folder for the groups; an unfinished one is completed")],
     overrides: Overrides = None,
     groups: Annotated[int, typer.Option(min=1, help="prompts, each with rl.group_size trajectories")] = 64,
 ) -> None:
@@ -260,13 +260,15 @@ def rollout(
 @app.command()
 def parity(
     checkpoint: Annotated[Path, typer.Argument(help="a model folder in the released layout, or a run")],
-    prompts: Annotated[int, typer.Option(min=1, help="trajectories per case, each of a prompt of its own")] = 16,
+    prompts: Annotated[int, typer.Option(min=1, help="trajectories per case, one per prompt")] = 16,
     turns: Annotated[int | None, typer.Option(min=1, help="images at most; default: the recipe's")] = None,
     seed: Annotated[int, typer.Option(help="seed of prompts and noise")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON to write; default: evaluation/ of the run")] = None,
 ) -> None:
-    """Measure how far replayed log-probabilities are from sampled ones: per turn, modality and denoising step, for 1 to
-    n turns, batches of 1 and 16, whole and split packs, the model itself and with adapters."""
+    """Measure the difference between replayed and sampled log-probabilities, per turn, modality and denoising step.
+
+    Cases: 1 to n turns, batches of 1 and 16, whole and split packs, the model itself and with adapters.
+    """
     from irg_rl.commands.parity import measure_parity
 
     measure_parity(checkpoint, prompts, turns, seed, out)
@@ -276,7 +278,7 @@ def parity(
 def show(
     run: RunFolder,
     step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped (rl.dump_every)")],
-    group: Annotated[int | None, typer.Option(min=0, help="place in the update; default: list all groups")] = None,
+    group: Annotated[int | None, typer.Option(min=0, help="its number, from 0; default: list all groups")] = None,
 ) -> None:
     """Show a group that RL trained on: every text, score and advantage, and the images as a picture strip."""
     from irg_rl.commands.show import show_group
@@ -288,8 +290,10 @@ def show(
 def replay(
     run: RunFolder, step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped")]
 ) -> None:
-    """Do one update of RL again from its dumped groups, without Ray, rollouts or scorers, and compare it with the run's
-    log: on the CPU it is the same to the bit. The place to debug a loss."""
+    """Repeat one RL update from its dumped groups, without Ray, rollouts or scorers, and compare it with the run's log.
+
+    On the CPU it is equal bit for bit. Use it to debug a loss.
+    """
     from irg_rl.commands.replay import replay_step
 
     replay_step(run, step)
@@ -297,17 +301,17 @@ def replay(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help=f"which one: {', '.join(NAMES)}")],
+    name: Annotated[str, typer.Argument(help=f"name of the study: {', '.join(NAMES)}")],
     words: Annotated[list[str], typer.Argument(metavar="RUN|CHECKPOINT... [key=value]...")],
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: studies/NAME of the first run")] = None,
 ) -> None:
-    """Answer one question by a grid of measurements: results as parquet, figures, and a page. A second call measures
-    only what is missing.
+    """Answer one question with a grid of measurements: writes results as parquet, figures, and a page. A second call
+    measures only what is missing.
 
-    Studies that only test (turns, influence, credit, guidance, recovery, teacher) take one or more runs (their last
-    model) or checkpoints. Those that train (schemes, modality, modes) take one run and make a fork of it for every
-    cell, which `irg-rl resume` can go on with too. Settings: `study.key=value` for the study, all others for the
-    recipe, as evaluation.prompts=64. A checkpoint outside of a run needs study.prompts=FILE and rewards.scorers=[...].
+    Studies that only test (turns, influence, credit, guidance, recovery, teacher) take one or more runs (their newest
+    model) or checkpoints. Studies that train (schemes, modality, modes) take one run and make a fork of it for every
+    cell. Settings of the study are written study.key=value. All others are settings of the recipe, such as
+    evaluation.prompts=64. A checkpoint outside of a run needs study.prompts=FILE and rewards.scorers=[...].
     """
     from irg_rl.commands.study import run_study
 
@@ -319,7 +323,7 @@ app.add_typer(suite_app, name="suite")
 
 SuiteName = Annotated[str, typer.Argument(help=f"{', '.join(SUITES)}, or module:Class")]
 SuitePrompts = Annotated[
-    Path | None, typer.Option(help="the suite's prompts; default: those that the folder was drawn from")
+    Path | None, typer.Option(help="prompts of the suite; default: the prompts of the folder")
 ]
 
 
@@ -338,8 +342,8 @@ def suite_read(
     prompts: SuitePrompts = None,
     out: Annotated[Path | None, typer.Option(help="folder for table and JSON; default: the first folder")] = None,
 ) -> None:
-    """Official result files as one table: intervals by prompt, paired differences between turns and folders, what is
-    missing, and the protocol."""
+    """Print official result files as one table: figures with intervals over prompts, paired differences between turns
+    and folders, missing scores, and the protocol."""
     from irg_rl.commands.suite import read_suite
 
     read_suite(name, folders, prompts, out)
@@ -359,7 +363,7 @@ def suite_judge(
         str, typer.Option(help="further fields of every request, as JSON (chat_template_kwargs)")
     ] = "{}",
 ) -> None:
-    """Ask a judge the suite's questions; a second call asks those that failed or were not reached."""
+    """Ask a judge the questions of the suite. A second call asks those that failed or are missing."""
     from irg_rl.commands.suite import judge_suite
 
     judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency, extra_body)

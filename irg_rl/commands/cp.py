@@ -1,4 +1,4 @@
-"""`irg-rl cp`: a shipped recipe as a file of one's own."""
+"""`irg-rl cp`: copies a shipped recipe to a file that can be edited."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from irg_rl.errors import InputError
 
 
 def copy_recipe(name: str, target: Path | None) -> Path:
-    """Copy recipe `name` to `target`, by default NAME.yaml here. InputError where that file exists."""
+    """Copy recipe `name` to `target`, by default to NAME.yaml in this folder. InputError if the file exists."""
     source = recipe_path(name)
-    recipe_settings(source)  # complains about a recipe that is not there
+    recipe_settings(source)  # raises an error if there is no such recipe
     target = Path(source.name) if target is None else target
     if target.is_dir():
         target /= source.name

@@ -27,15 +27,19 @@ def evaluate_target(
     controls: bool,
     out: Path | None,
 ) -> None:
-    """`irg-rl eval`: a run (its last model) or a model folder inside one. `preset` and `changes` to the recipe's
-    `evaluation`, where not None; prompts of a held-out `split`; `samples` trajectories per prompt; `scored`: also by
-    the recipe's scorers, not by the task's verdict alone; without `controls` there is no gate to check."""
+    """Evaluate `target`: a run (its newest model) or a model folder inside a run.
+
+    preset, changes: replace settings of the recipe's `evaluation`; None leaves a setting as it is.
+    split: held-out split of the prompts. samples: trajectories per prompt.
+    scored: also score the images with the recipe's scorers, in addition to the verdicts of the task.
+    controls: also sample both controls. The gate needs them.
+    """
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)
     if folder is None:
         names = [name for name in TRAINED if run.path("models", name).is_dir()]
         if not names:
-            raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` goes on with the run")
+            raise RunError(f"{target}: no trained model yet; `irg-rl resume {target}` continues the run")
         folder = run.path("models", names[0])
     if run.recipe.engine.device == "cuda" and not torch.cuda.is_available():
         raise RunError(f"{run.folder}: its engine.device is cuda, but no GPU is visible: evaluate it on a GPU machine")

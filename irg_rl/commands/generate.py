@@ -1,4 +1,4 @@
-"""`irg-rl generate`: images, texts and a JSON with every setting, for prompts of one's own."""
+"""`irg-rl generate`: images and texts for given prompts, and a JSON file with every setting."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,26 +26,26 @@ BAGEL_SYSTEM_PROMPT = (
     "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
     "image here"
 )
-"""What BAGEL was trained to think after, to the letter."""
+"""System prompt of BAGEL for thinking, unchanged."""
 
 
 def model_folder(target: Path) -> Path:
-    """A model folder as given, or the last one of a run."""
+    """`target` itself if it is a model folder, or the newest model folder of run `target`."""
     for folder in (target, *(target / "models" / name for name in TRAINED)):
         if is_model_folder(folder):
             return folder
-    raise RunError(f"{target}: no model folder ({WEIGHTS}, whole or in shards) and no run with a trained model")
+    raise RunError(f"{target}: not a model folder ({WEIGHTS}, whole or in shards), and not a run with a trained model")
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of the run that a model folder lies in; outside of one, that of `released`."""
+    """The recipe of the run that contains the model folder. For a folder outside of any run, see `released`."""
     run = folder.parent.parent
     return Run.open(run).recipe if (run / "recipe.yaml").is_file() else released(folder)
 
 
 def released(folder: Path) -> Recipe:
-    """A model without a run: IRG's way to sample, BAGEL's system prompt, the largest square image, on the GPU in bf16
-    where there is one."""
+    """Settings for a model without a run: the preset `irg`, BAGEL's system prompt, the largest square image, and bf16
+    on the GPU if there is one."""
     model = ModelConfig.read(folder)
     side = model.pixels_per_token * model.max_latent_size
     recipe = {
@@ -63,7 +63,7 @@ def released(folder: Path) -> Recipe:
 
 
 def load_here(folder: Path, recipe: Recipe) -> Folder:
-    """As its recipe says where that is a GPU and this machine has one, else on the CPU in fp32."""
+    """Load a model on the GPU as its recipe says. Without a GPU in recipe or machine: on the CPU in fp32."""
     if recipe.engine.device == "cpu" or not torch.cuda.is_available():
         return load_folder(folder)
     return load_as(recipe, folder)
@@ -71,8 +71,8 @@ def load_here(folder: Path, recipe: Recipe) -> Folder:
 
 @dataclass(frozen=True)
 class Ready:
-    """A checkpoint that is loaded, and the settings it is sampled with. `stop`: a reflection that says that nothing is
-    to change ends its trajectory."""
+    """A loaded checkpoint and its sampling settings. `stop`: a reflection that says "nothing to change" ends the
+    trajectory."""
 
     folder: Path
     recipe: Recipe
@@ -85,18 +85,18 @@ class Ready:
 
     @property
     def stride(self) -> int:
-        """Pixels that the sides of an image are multiples of."""
+        """The sides of an image must be multiples of this number of pixels."""
         return self.parts.model.config.pixels_per_token
 
     def sampler(self, size: tuple[int, int] | None = None) -> Sampler:
-        """For images of height x width pixels; None: as the recipe says."""
+        """A sampler for images of `size` (height, width) in pixels. None: the size of the recipe."""
         sampling = self.sampling if size is None else self.sampling.model_copy(update={"image_size": size})
         return evaluation_sampler(
             self.parts, sampling, self.recipe.evaluation, is_stop=StopPhrase() if self.stop else never
         )
 
     def settings(self, seed: int, turns: int) -> dict[str, Any]:
-        """All that the images depend on, to be written beside them."""
+        """All settings that the images depend on, for settings.json."""
         evaluation, weight = self.recipe.evaluation, self.parts.model.llm2vae.weight
         noise = evaluation.noise
         return {
@@ -129,12 +129,12 @@ def generate_to(
 
 
 def _said(sampling: SamplingRecipe) -> dict[str, Any]:
-    """How it was sampled; the number of turns is the command's own."""
+    """Sampling settings for settings.json. The number of turns is left out, because the command has its own."""
     return sampling.model_dump(mode="json", exclude={"turns"})
 
 
 def _write(trajectory: Trajectory, out: Path, number: int) -> dict[str, Any]:
-    """Images and texts of one trajectory; its entry in settings.json, with the name of its random numbers."""
+    """Write images and texts of one trajectory. Returns its entry in settings.json."""
     for image in trajectory.images:
         Image.fromarray(image.pixels.numpy()).save(out / f"{number:03d}_turn{image.turn}.png")
     texts = [{"turn": t.turn, "text": t.text, "finished": t.finished} for t in trajectory.texts]

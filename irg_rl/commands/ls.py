@@ -22,7 +22,7 @@ def show_lists() -> None:
 
 
 def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns without a frame and without a limit of their width: a path stays whole however narrow the terminal is."""
+    """Print columns without a frame. They may be wider than the terminal, so that a path is never cut."""
     lines = [[shown(" ".join(word.split())) for word in row] for row in (titles, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
@@ -31,7 +31,7 @@ def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def recipe_files() -> dict[str, Path]:
-    """What a person types -> file: shipped recipes by name, those in ./configs by path."""
+    """Name to type -> file. Shipped recipes are named by their name, those in ./configs by their path."""
     shipped = shipped_recipes()
     known = {file.resolve() for file in shipped.values()}
     own = [file for file in sorted(Path("configs").glob("*.yaml")) if file.resolve() not in known]
@@ -39,7 +39,7 @@ def recipe_files() -> dict[str, Path]:
 
 
 def recipes() -> list[tuple[str, str, str]]:
-    """Name, stages and description of every recipe; of a file that is none, what is wrong with it."""
+    """Name, stages and description of every recipe. For an invalid recipe, its error instead."""
     rows = []
     for name, file in recipe_files().items():
         try:
@@ -56,7 +56,7 @@ def recipes() -> list[tuple[str, str, str]]:
 
 
 def runs(folder: Path) -> list[tuple[str, str, str, str]]:
-    """Folder, digest, number of finished stages and the last of them, of every run; of a damaged one, what is wrong."""
+    """Folder, digest, number of finished stages and the last of them, for every run. For a damaged run, its error."""
     rows = []
     for path in sorted(folder.glob("*/recipe.yaml")):
         try:

@@ -1,10 +1,10 @@
-"""`irg-rl parity`: does the learner replay the policy that sampled? Every way of sampling and packing, in one table.
+"""`irg-rl parity`: measures whether the learner's replay gives the log-probabilities of sampling (invariant 1).
 
-Trajectories are sampled as RL samples them (the recipe's temperature and noise, but every denoising step noisy, so
-that each is measured), with 1 to n images, one by one and in batches, by the whole model and by one with adapters.
-Where the recipe forks they are siblings, sampled together in batches and each alone one by one. The learner's packed
-forward then gives every log-probability again, in packs that hold whole trajectories and in packs so small that these
-are cut. A ratio is exp of what differs, so invariant 1 is that nothing does.
+Trajectories are sampled as in RL, except that every denoising step is stochastic, so that all steps are measured. The
+table has all combinations of: 1 to n images; one by one or in batches; the model itself or with LoRA adapters; packs of
+whole trajectories or packs so small that trajectories are cut. If the recipe has forks, siblings are sampled together
+in batches, and each by itself one by one. The learner's packed forward then computes every log-probability again. The
+importance ratio is exp of the difference, so the differences should be 0.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
 from irg_rl.learner.lora import add_adapters, is_adapter
 from irg_rl.learner.policy import sampling_law
-from irg_rl.learner.ratio_check import Difference, RatioError, check
+from irg_rl.learner.ratio_check import LogprobDifference, RatioError, check
 from irg_rl.learner.replay import Replay
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack
@@ -38,31 +38,32 @@ BATCHES = (1, 16)
 FULL, LORA = "full", "lora"
 WHOLE, SPLIT = "whole", "split"
 ADAPTER_SCALE = 0.02
-"""Standard deviation of the adapters' second matrices, which start at zero: adapters that do nothing test nothing."""
+"""Standard deviation of the adapters' second matrices. They start at zero, and then adapters have no effect to test."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to sample and to pack, and |replayed - sampled| log-probabilities by turn, modality and step."""
+    """One combination of sampling and packing, with |replayed - sampled| log-probabilities by turn, modality and
+    step."""
 
     weights: str
     turns: int
     batch: int
     packs: str
-    table: list[Difference]
+    table: list[LogprobDifference]
 
     def record(self) -> dict[str, Any]:
         rows = [difference.row() | {"where": difference.where} for difference in self.table]
         return {"weights": self.weights, "turns": self.turns, "batch": self.batch, "packs": self.packs, "places": rows}
 
-    def worst(self, modality: Modality) -> Difference | None:
-        """The place of that modality that comes nearest to its limit."""
+    def worst(self, modality: Modality) -> LogprobDifference | None:
+        """The difference of this modality that is largest in relation to its limit."""
         own = [difference for difference in self.table if difference.modality == modality]
         return max(own, key=lambda difference: difference.largest / difference.limit, default=None)
 
 
 class Forward:
-    """The learner's forward without its engine: what `check` asks of one."""
+    """The learner's forward without its engine. It has the methods that `check` calls."""
 
     def __init__(self, model: UnifiedModel, context_grad: str) -> None:
         self.model, self.context_grad = model, context_grad
@@ -77,7 +78,7 @@ class Forward:
 
 
 def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
-    """Print and write the table; RatioError names the worst place where an fp32 model exceeds a limit."""
+    """Print and write the table. If an fp32 model exceeds a limit, RatioError names the largest difference."""
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
@@ -100,22 +101,23 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
 
 
 def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
-    """Validation prompts of the run that the model lies in; outside of one, or where it has none, those of its task."""
+    """Validation prompts of the run that contains the model. Without a run or such prompts, those of the task."""
     file = folder.parent.parent / "world" / "validation.jsonl"
     there = read_prompts(file) if file.is_file() and file.stat().st_size else task_of(recipe).prompts("validation")
     return there[:count]
 
 
 def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:
-    """A trajectory per prompt; with forks all siblings of a trunk, for as many prompts as make about as many
-    trajectories."""
+    """One trajectory per prompt. With forks, all siblings of a trunk per prompt, and fewer prompts, so that the number
+    of trajectories is about the same."""
     forks, leaves = (recipe.rl.forks, recipe.rl.leaves) if recipe.rl is not None else ({}, 1)
     some = prompts[: max(len(prompts) // leaves, 1)]
     return [Request(prompt, sample, seed, forks=forks) for prompt in some for sample in range(leaves)]
 
 
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
-    """Cases one by one; whole packs and split ones come in pairs."""
+    """Measure the cases one after the other. Each case with whole packs is followed by the same one with split
+    packs."""
     rl = recipe.rl or RLRecipe()
     clip_image = CLIP_IMAGE if recipe.rl is None else algorithm_of(recipe).clip_image
     noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})
@@ -138,7 +140,7 @@ def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: in
 
 
 def as_table(cases: Sequence[Case]) -> Table:
-    """A line per case: the worst place of each modality, and the mean over all of its places."""
+    """One row per case: the largest difference of each modality, and the mean over all of its differences."""
     title = "|log ratio|: replayed against sampled log-probabilities"
     table = Table("weights", "turns", "batch", "packs", "text max", "text mean", "image max", "image mean", title=title)
     for case in cases:
@@ -159,7 +161,7 @@ def _cells(case: Case) -> Iterator[str]:
 
 
 def _adapt(model: UnifiedModel, lora: LoraRecipe, seed: int) -> None:
-    """Adapters that do something."""
+    """Add adapters with random weights, so that they have an effect."""
     add_adapters(model, lora, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -179,7 +181,8 @@ def _replay(parts: Folder, recipe: Recipe, size: int) -> Replay:
 def _pack_sizes(
     parts: Folder, recipe: Recipe, trajectories: list[Trajectory], whole: int
 ) -> list[tuple[str, int]]:
-    """The recipe's packs, and the smallest tenth of the longest row that holds every context."""
+    """Names and sizes of both kinds of packs: the recipe's size, and the smallest tenth (3 to 9) of the longest row
+    into which every context fits."""
     longest = max(max(made.pack.lengths) for made in _replay(parts, recipe, whole).packs(trajectories))
     for tenths in range(3, 10):
         size = int(longest) * tenths // 10
@@ -192,7 +195,7 @@ def _pack_sizes(
 
 
 def _place(folder: Path) -> Path:
-    """Among the evaluations of the run that the model lies in; outside of one, here."""
+    """File of the results: in evaluation/ of the run that contains the model. Without a run, in this folder."""
     run, name = folder.parent.parent, f"parity-{folder.name}.json"
     return run / "evaluation" / name if (run / "recipe.yaml").is_file() else Path(name)
 

@@ -1,4 +1,4 @@
-"""`irg-rl plan`: what a recipe costs, as tables."""
+"""`irg-rl plan`: prints the costs of a recipe as tables."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from rich.table import Table
 
 from irg_rl.config import Recipe, ScorerRecipe, load_recipe
 from irg_rl.plan.advice import Advice, advise
-from irg_rl.plan.costs import Place, Plan, Rates
+from irg_rl.plan.costs import Plan, ProcessKind, Rates
 from irg_rl.plan.training_memory import Moment
 from irg_rl.plan.worst_case import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
 
@@ -16,7 +16,7 @@ GIB = 2**30
 def plan_recipe(
     path: str, overrides: list[str], card_gib: float, tflops: float | None = None, gbps: float | None = None
 ) -> Iterator[Table | str]:
-    """Tables and lines to print. RecipeError with every problem of the settings; InputError when a trajectory is longer
+    """Tables and lines to print. RecipeError lists every problem of the settings. InputError if a trajectory is longer
     than a pack."""
     recipe = load_recipe(path, overrides)
     plan = Plan(recipe)
@@ -30,7 +30,7 @@ def plan_recipe(
     assumed = Rates.assumed(recipe.engine.device)
     yield time_table(plan, Rates(tflops or assumed.tflops, gbps or assumed.gbps))
     yield (
-        f"taken for granted: prompts of {PROMPT_TOKENS} tokens, {CHARACTERS_PER_TOKEN} letters of system text per "
+        f"assumptions: prompts of {PROMPT_TOKENS} tokens, {CHARACTERS_PER_TOKEN} letters of system text per "
         "token, texts at sampling.max_text_tokens, every turn drawn"
     )
 
@@ -52,7 +52,7 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
     unit = "GPU" if plan.device == "cuda" else "process"
     for place in plan.places:
         count = f"{place.processes} of them" if place.processes > 1 else "one process"
-        table = Table("held", "GiB", "when", title=f"{place.name} ({count}): memory per {unit}", caption=place.note)
+        table = Table("part", "GiB", "when", title=f"{place.name} ({count}): memory per {unit}", caption=place.note)
         table.columns[1].justify = "right"
         for component in place.components:
             table.add_row(component.name, _gib(component.bytes), _WHEN[component.moment])
@@ -62,13 +62,13 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
 
 
 def advice_table(advice: list[Advice], card_gib: float) -> Table:
-    table = Table("process", "setting", "peak, GiB", title=f"one setting that makes it fit a card of {card_gib:g} GiB")
+    table = Table("process", "setting", "peak, GiB", title=f"settings that make it fit a card of {card_gib:g} GiB")
     table.columns[2].justify = "right"
     for found in advice:
         for turn in found.fitting:
             table.add_row(found.place, turn.override, _gib(turn.peak))
         if not found.fitting and found.nearest is not None:
-            table.add_row(found.place, f"none alone; nearest: {found.nearest.override}", _gib(found.nearest.peak))
+            table.add_row(found.place, f"none; nearest: {found.nearest.override}", _gib(found.nearest.peak))
         elif not found.fitting:
             table.add_row(found.place, "none", "")
     return table
@@ -106,7 +106,7 @@ def forward_table(plan: Plan) -> Table:
 
 def time_table(plan: Plan, rates: Rates) -> Table:
     title = f"time at {rates.tflops:g} TFLOP/s and {rates.gbps:g} GB/s (assumed, not measured)"
-    caption = "without scorers, autoencoder, data, checkpoints, and what small models spend outside their matrices"
+    caption = "without scorers, autoencoder, data, checkpoints, and work outside of matrix products"
     table = Table("part", "pieces", "TFLOP each", "GB read each", "hours", title=title, caption=caption)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -121,7 +121,7 @@ def time_table(plan: Plan, rates: Rates) -> Table:
 _WHEN = {Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step"}
 
 
-def _verdict(place: Place, card_gib: float) -> str:
+def _verdict(place: ProcessKind, card_gib: float) -> str:
     return "fits" if place.peak <= card_gib * GIB else f"more than {card_gib:g} GiB"
 
 
@@ -143,7 +143,7 @@ def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
 
 
 def _gib(size: float) -> str:
-    """Two digits after the point where they say something."""
+    """GiB as text: two digits after the point, or four for less than 0.1."""
     gib = size / GIB
     return f"{gib:,.2f}" if gib >= 0.1 else f"{gib:.4f}"
 

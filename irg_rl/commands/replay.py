@@ -1,9 +1,8 @@
-"""`irg-rl replay`: a learner's step again, from the groups that were dumped, without Ray, rollouts or scorers.
+"""`irg-rl replay`: repeats one update of the learner from its dumped groups, without Ray, rollouts or scorers.
 
-The step begins where it began in the run: at the newest checkpoint before it, or at the first weights, with all updates
-in between done again from their own dumps. On the CPU everything is the same to the bit, which is checked against what
-the run logged (losses, gradient norms, ratios) and, where the next step was dumped too, against the digest of the
-weights that sampled it.
+Replay starts from the newest checkpoint before the step, or from the first weights, and repeats all updates in between
+from their dumps. On the CPU the result is equal bit for bit. This is checked with the metrics in the run's log (losses,
+gradient norms, ratios). If the next step was dumped too, the weights are checked by the digest that sampled it.
 """
 
 import math
@@ -24,14 +23,15 @@ from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.tracking import METRICS
 
 SHOWN = ("loss/", "grad_norm/", "skipped")
-"""Metrics that the table prints; all that both sides have are compared."""
+"""Beginnings of the names of metrics that the table prints. All metrics that both sides have are compared."""
 
 
 def replay_step(folder: Path, step: int) -> None:
-    """Print the step's metrics beside those of the run; RunError when one differs on the CPU."""
+    """Print the metrics of the step beside those of the run. RunError if one differs on the CPU."""
     run = Run.open(folder)
     logged = _logged(run, step)
     learner, first = _learner_before(run, step)
+    again: dict[str, float] = {}
     with bar(f"replay of step {step}", step - first + 1) as progress:
         for number in range(first, step + 1):
             groups = load_groups(step_folder(run.folder, number))
@@ -68,17 +68,18 @@ def _logged(run: Run, step: int) -> dict:
 
 
 def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
-    """The learner with the state of the newest checkpoint before the step, and the first step to do."""
+    """A learner with the state of the newest checkpoint before the step, and the number of the first step to repeat."""
     recipe = run.recipe
     if recipe.engine.learner_ranks > 1:
-        raise RunError(f"{run.folder}: replay runs one learner rank, the run had {recipe.engine.learner_ranks}")
+        raise RunError(f"{run.folder}: replay has one learner rank, and the run had {recipe.engine.learner_ranks}")
     begun = checkpoint.before(run.path("rl"), step)
     first = 1 if begun is None else checkpoint.describe(begun).step + 1
     missing = [number for number in range(first, step + 1) if not step_folder(run.folder, number).is_dir()]
     if missing:
         raise RunError(
-            f"{run.folder}: step {step} goes on from step {first - 1}, and {len(missing)} of the steps since were not "
-            f"dumped, step {missing[0]} first: `irg-rl fork {run.folder} rl.dump_every=1` makes a run that dumps all"
+            f"{run.folder}: step {step} must be repeated from step {first - 1}, but {len(missing)} steps between "
+            f"were not dumped, first step {missing[0]}: `irg-rl fork {run.folder} rl.dump_every=1` makes a run that "
+            "dumps all"
         )
     torch.set_num_threads(recipe.engine.threads)
     learner = Learner(learner_settings(recipe, str(model_path(run, run.sft_model or "base"))))
@@ -89,19 +90,21 @@ def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
 
 
 def _same(one: float, other: float | None) -> bool:
-    """What is not finite is written down as null."""
+    """Whether two values are equal. The log has null for a value that is not finite."""
     return one == other or (other is None and not math.isfinite(one))
 
 
 def _other_weights(run: Run, learner: Learner, step: int) -> set[str]:
-    """Compared by digest with those that sampled the next step."""
+    """Compare the weights after the step with those that sampled the next step, by digest. Empty if they are equal."""
     folder = step_folder(run.folder, step + 1)
     if not folder.is_dir():
         return set()
     sampled = {t.digest for group in load_groups(folder) for t in group.trajectories if t.version == step}
     if not sampled:
         return set()
-    own = learner.publish(step).digest
+    published = learner.publish(step)
+    assert published is not None, "a learner alone is rank 0, which publishes"
+    own = published.digest
     with_ = ", ".join(sorted(digest[:12] for digest in sampled))
     console.print(f"weights after the step: {own[:12]}; step {step + 1} was sampled with {with_}")
     return set() if sampled == {own} else {"the weights after the step"}

@@ -7,5 +7,5 @@ from irg_rl.report.build import build_report
 
 
 def build(folder: Path) -> Path:
-    """Build report.html of a run; RunError when the folder is none."""
+    """Build report.html of a run. RunError if the folder is not a run."""
     return build_report(Run.open(folder).folder)

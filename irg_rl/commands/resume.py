@@ -8,7 +8,7 @@ from irg_rl.driver.stages import work
 
 
 def resume(folder: Path) -> None:
-    """Do the stages of a run that are not done, each from its last checkpoint."""
+    """Run the unfinished stages of a run, each from its last checkpoint."""
     run = Run.open(folder)
     require_machine(run.recipe)
     work(run)

@@ -1,4 +1,4 @@
-"""`irg-rl rollout`: sample groups as RL samples them, score them, and keep them in a folder, to learn from offline.
+"""`irg-rl rollout`: samples and scores groups as RL does, and stores them in a folder for offline training.
 
 A group is one folder of `records` in it, written whole or not at all; a command that was interrupted goes on where it
 stopped. Which prompt a group has and all its random numbers depend on the seed and the group's number alone, so ten
@@ -46,7 +46,7 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
 
 
 def _run_of(folder: Path, overrides: list[str]) -> Run:
-    """The run that the model lies in, with its recipe changed."""
+    """The run that contains the model, with the overrides applied to its recipe."""
     run = Run.open(folder.parent.parent)
     recipe = load_recipe(run.folder / "recipe.yaml", overrides)
     if recipe.rl is None:
@@ -55,7 +55,7 @@ def _run_of(folder: Path, overrides: list[str]) -> Run:
 
 
 def _begin(out: Path, facts: dict) -> None:
-    """Say what the folder is made of, or find that it is the same."""
+    """Write the facts of a new folder. RunError if an existing folder has other facts."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / FACTS
     if not path.is_file():

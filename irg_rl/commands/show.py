@@ -1,4 +1,4 @@
-"""`irg-rl show`: the trajectories of one group that was trained on: texts, scores, advantages, and a picture strip."""
+"""`irg-rl show`: prints a group that RL trained on (texts, scores, advantages) and writes its images as a strip."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.records import load_groups, step_folder
 from irg_rl.report.strips import png, same_size, strip
-from irg_rl.trajectory import Group, Trajectory
+from irg_rl.trajectory import Group, TextSegment, Trajectory
 
 
 def show_group(folder: Path, step: int, group: int | None) -> None:
-    """Print group `group` (its place in the step, from 0) or, for None, a line for each."""
+    """Print group number `group` of the step, from 0. None: one line for each group."""
     run = Run.open(folder)
     place = step_folder(run.folder, step)
     if not place.is_dir():
@@ -43,11 +43,11 @@ def overview(step: int, groups: list[Group]) -> Table:
 
 
 def as_table(trajectory: Trajectory) -> Table:
-    """A line per segment in the order of sampling."""
+    """One row per segment, in the order of sampling."""
     ending = "stopped by itself" if trajectory.stopped else f"{trajectory.turns} images"
     table = Table("turn", "what", "said or scored", "advantage", title=f"sample {trajectory.sample}: {ending}")
     for segment in trajectory.segments:
-        if segment.modality == "text":
+        if isinstance(segment, TextSegment):
             said = segment.text if segment.finished else f"{segment.text} (never ended)"
         else:
             said = ", ".join(f"{name} {_score(values[segment.turn])}" for name, values in trajectory.rewards.items())
@@ -61,7 +61,7 @@ def _score(value: float | None) -> str:
 
 
 def _strips(group: Group) -> bytes:
-    """The siblings' images, a row each; a frame is green where the verifier's score is 1."""
+    """The images of all siblings, one row each. A green frame means that the verifier's score is 1."""
     import numpy as np
 
     rows = []

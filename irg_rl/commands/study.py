@@ -1,4 +1,4 @@
-"""`irg-rl study`: a grid of measurements over checkpoints, or over forks of a run, with figures and a page."""
+"""`irg-rl study`: measures a grid of settings over checkpoints or forks of a run, and writes figures and a page."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,21 +35,21 @@ from rewards.hub import RewardHub
 from rollouts.evaluation import evaluation_sampling
 
 OWN = "study."
-"""How settings of the study itself begin; all others are the recipe's."""
+"""Settings of the study begin with this. All other settings are those of the recipe."""
 CHEAP = ("clip", "hps")
-"""Kinds of scorers that score beside the verdict unless others are named."""
+"""Kinds of scorers that score images in addition to the verdict, unless the user names others."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The words of the command, sorted."""
+class StudyArguments:
+    """The arguments of the command: targets, settings of the recipe (`overrides`) and settings of the study (`own`)."""
 
     targets: list[Path]
     overrides: dict[str, object]
     own: dict[str, object]
 
     @classmethod
-    def of(cls, words: Sequence[str]) -> "Asked":
+    def of(cls, words: Sequence[str]) -> "StudyArguments":
         targets = [Path(word) for word in words if "=" not in word]
         pairs = dict(split_override(word) for word in words if "=" in word)
         if not targets:
@@ -59,10 +59,10 @@ class Asked:
 
 
 def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
-    """Measure what is missing of the grid, then write results, figures and the page."""
+    """Measure the missing cells of the grid, then write results, figures and the page."""
     if name not in STUDIES:
         raise InputError(f"unknown study {name!r}{nearest(name, list(STUDIES))}")
-    kind, asked = STUDIES[name], Asked.of(words)
+    kind, asked = STUDIES[name], StudyArguments.of(words)
     settings = parse_settings(kind.settings_type, asked.own, name)
     if "sampling.turns" in asked.overrides and not kind.trains:
         raise RecipeError("sampling.turns says how a checkpoint was trained: a study has turns of its own, study.turns")
@@ -97,7 +97,7 @@ def measure(study: Study, folder: Path) -> None:
 
 
 def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
-    """Every fork shows its own progress; between them stands what is left."""
+    """Train one fork per cell. Each shows its own progress. The remaining time is printed before each one."""
     begun = time.monotonic()
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
@@ -107,7 +107,7 @@ def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
 
 
 def run_of(subject: Subject) -> Run:
-    """The run that a checkpoint lies in."""
+    """The run that contains a checkpoint."""
     return Run.open(subject.path.parent.parent)
 
 
@@ -135,7 +135,7 @@ def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
 
 
 def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
-    """How each was evaluated, and a warning where that is not the same for all."""
+    """How each subject was evaluated, and a warning if that differs between them."""
     told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
     if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
         told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"
@@ -153,7 +153,8 @@ def evaluation_words(subject: Subject) -> str:
 
 
 def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
-    """A run (its last model) or a model folder, in a run or outside of one, as its recipe evaluates it."""
+    """The subject of a target: a run (its newest model) or a model folder, with the evaluation settings of its
+    recipe."""
     path = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(path), overrides, str(target))
     on_gpu = recipe.engine.device != "cpu" and torch.cuda.is_available()
@@ -163,15 +164,15 @@ def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
 
 
 def training_of(path: Path, recipe: Recipe) -> str:
-    """What the model folder of a run went through; of one outside of a run nobody knows. SFT saw pairs, whatever the
-    recipe says of RL's turns."""
+    """How the model folder was trained. Unknown for a folder outside of any run. A model after SFT has seen two turns,
+    even if the recipe has more turns in RL."""
     if not (path.parent.parent / "recipe.yaml").is_file():
         return ""
     return "SFT" if path.name in (*SFT_MODELS.values(), CONTINUED) else f"trained n={recipe.sampling.turns}"
 
 
 def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]:
-    """Checkpoints named by their folder, with the run's name in front where two would be called the same."""
+    """Subjects labelled by the names of their folders, with the run's name in front if two names are equal."""
     names = [subject.label for subject in subjects]
     if len(set(names)) < len(names):
         names = [f"{subject.path.parent.parent.name}/{subject.label}" for subject in subjects]
@@ -181,15 +182,15 @@ def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]
 
 
 def default_folder(target: Path, name: str) -> Path:
-    """Among what the run holds; outside of one, here."""
+    """studies/NAME of the run that contains the target. Without a run, in this folder."""
     run = model_folder(target).resolve().parent.parent
     return (run if (run / "recipe.yaml").is_file() else Path()) / "studies" / name
 
 
 @contextmanager
 def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, folder: Path) -> Iterator[Bench]:
-    """The task judges its own prompts. All others are judged by the rewards of the first recipe: an image's score is
-    their weighted sum, and it counts as right from 1 on."""
+    """The bench of a study. The task judges its own prompts. Images of other prompts are judged by the rewards of the
+    first recipe: the score is their weighted sum, and an image is right if it is at least 1."""
     first = subjects[0]
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
     run = Run(first.path.parent.parent if inside else folder, first.recipe)
@@ -222,7 +223,7 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
 
 @dataclass(frozen=True)
 class RewardVerdicts:
-    """Verdicts from rewards, for prompts that the task cannot judge; None where a reward failed."""
+    """Verdicts from rewards, for prompts that the task cannot judge. None if a reward failed."""
 
     hub: RewardHub
     weights: dict[str, float]
@@ -242,7 +243,7 @@ class RewardVerdicts:
 def scores_of(
     hub: RewardHub, names: list[str], images: list[Pixels], prompts: list[Prompt]
 ) -> dict[str, list[float | None]]:
-    """The values of these scorers alone."""
+    """The scores of only these scorers."""
     return {name: hub.score_with(name, images, prompts) if images else [] for name in names}
 
 
@@ -258,8 +259,10 @@ def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe
 
 
 def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Prompt]:
-    """As many as the study needs, of those that a world can make where its file has fewer; else as many as the recipe
-    evaluates on. All where there are fewer."""
+    """Prompts of the study: as many as it needs, or as many as the recipe evaluates on.
+
+    If the file has too few and the task is a world, the task makes more. Otherwise these are all prompts there are.
+    """
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None
     file = Path(asked.prompts) if asked.prompts else rl_prompts_file(run) if learned else prompts_file(run, asked.split)
@@ -270,6 +273,6 @@ def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Promp
         return prompts[: run.recipe.evaluation.prompts]
     task = task_of(run.recipe)
     if len(prompts) < asked.needed and file == prompts_file(run, asked.split) and isinstance(task, World):
-        with suppress(InputError):  # a held-out split has only so many: the study says what it lacks
+        with suppress(InputError):  # a held-out split is limited: the study reports what is missing
             prompts = task.prompts(asked.split, asked.needed)
     return prompts[: asked.needed]

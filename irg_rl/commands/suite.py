@@ -57,7 +57,7 @@ def judge_suite(
     concurrency: int,
     extra_body: str,
 ) -> None:
-    """`irg-rl suite judge`: ask all questions of every tree that are not answered yet."""
+    """`irg-rl suite judge`: ask the judge all questions of every tree that have no answer yet."""
     suite = suite_of(name)
     judged = judged_suite(suite)
     if judged.needs_template and template is None:
@@ -99,11 +99,11 @@ def _fields(text: str) -> dict[str, Any]:
 
 
 def _question(ask: Ask, png: bytes) -> Question:
-    return Question(ask.text, (png,), ("", ""))  # no words: the suite reads the answer itself
+    return Question(ask.text, (png,), ("", ""))  # empty words: the suite reads the answer itself
 
 
 def png_of(path: Path) -> bytes:
-    """A PNG as it lies on disk, another format decoded."""
+    """The image as PNG bytes. A PNG file is taken as it is, other formats are converted."""
     if path.suffix == ".png":
         return path.read_bytes()
     with Image.open(path) as image:

@@ -1,7 +1,7 @@
 """`irg-rl generate --suite`: a benchmark's images, one tree per turn, each in the official layout.
 
-What is finished stays: a file that is whole in every tree is not drawn again. Several workers may fill one folder, each
-with a part of the pictures (`--shard`), because no random number depends on the batch or the worker.
+Finished files stay: a picture that is complete in every tree is not drawn again. Several workers may fill one folder,
+each with its part of the pictures (`--shard`), because no random number depends on the batch or the worker.
 """
 
 import hashlib
@@ -44,8 +44,8 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is to be drawn, and where to."""
+class DrawingJob:
+    """Which pictures to draw, and the folder for them."""
 
     suite: Suite
     prompts_path: Path
@@ -65,12 +65,12 @@ class Task:
 
 def plan_task(
     suite: Suite, prompts: Path, out: Path, turns: int, seed: int, model_name: str, sources: Path | None, shard: str
-) -> Task:
-    """Read the prompts and check all that can be checked before a model is loaded."""
+) -> DrawingJob:
+    """Read the prompts and make all checks that need no model."""
     if suite.edits != (sources is not None):
         need = "needs its source images, --sources FOLDER" if suite.edits else "edits no images: leave --sources out"
         raise InputError(f"{suite.title} {need}")
-    task = Task(suite, prompts, suite.read_prompts(prompts), out, turns, seed, model_name, sources, _shard(shard))
+    task = DrawingJob(suite, prompts, suite.read_prompts(prompts), out, turns, seed, model_name, sources, _shard(shard))
     paths = [picture.path for picture in suite.pictures(task.prompts, model_name)]
     path, count = Counter(paths).most_common(1)[0]
     if count > 1:
@@ -99,13 +99,13 @@ def generate_suite(
     sources: Path | None,
     shard: str,
 ) -> None:
-    """The command: a wrong prompts file is found before the model is loaded."""
+    """Run the command. An invalid prompts file is reported before the model is loaded."""
     task = plan_task(suite_of(suite), prompts, out, turns, seed, model_name, sources, shard)
     draw_suite(make_ready(target, changes, stop), task)
 
 
-def draw_suite(ready: Ready, task: Task) -> None:
-    """Draw what is not there yet."""
+def draw_suite(ready: Ready, task: DrawingJob) -> None:
+    """Draw the pictures that are missing."""
     pictures = task.suite.pictures(task.prompts, task.model_name)
     _begin(ready, task, pictures)
     number, of = task.shard
@@ -134,8 +134,8 @@ def draw_suite(ready: Ready, task: Task) -> None:
     console.print(f"{len(mine)} files in each of {trees}: {task.out}", markup=False, soft_wrap=True)
 
 
-def _begin(ready: Ready, task: Task, pictures: Sequence[Picture]) -> None:
-    """Settings, prompts and side files; a folder that was begun with other settings is refused."""
+def _begin(ready: Ready, task: DrawingJob, pictures: Sequence[Picture]) -> None:
+    """Write settings, prompts and side files. A folder that was begun with other settings is an error."""
     settings = {
         "suite": task.suite.name, "prompts_file": task.prompts_path.name, "prompts_sha256": _digest(task.prompts),
         "model_name": task.model_name, "sources": task.sources and str(task.sources.resolve()),
@@ -145,7 +145,7 @@ def _begin(ready: Ready, task: Task, pictures: Sequence[Picture]) -> None:
     settings = json.loads(json.dumps(settings))
     if (task.out / SETTINGS).is_file():
         there = read_settings(task.out)
-        free = ("batch_size", "device")  # change rounding at most
+        free = ("batch_size", "device")  # these change at most the rounding
         if differ := [k for k in settings if k not in free and settings[k] != there.get(k)]:
             k = differ[0]
             raise InputError(f"{task.out} was begun with {k} {there.get(k)!r}, not {settings[k]!r}: use another --out")
@@ -155,7 +155,7 @@ def _begin(ready: Ready, task: Task, pictures: Sequence[Picture]) -> None:
     for name in tree_names(task.turns):
         for path, content in task.suite.side_files(pictures).items():
             write_whole(task.out / name / path, content.encode())
-    write_whole(task.out / SETTINGS, json.dumps(settings, indent=1).encode())  # last: it vouches for the rest
+    write_whole(task.out / SETTINGS, json.dumps(settings, indent=1).encode())  # last: then all is complete
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
@@ -163,25 +163,25 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 
 
 def _recorded(out: Path) -> dict[str, dict[str, Any]]:
-    """Path of an image file -> its record; the last one counts, a line that was cut off does not."""
+    """Path of an image file -> its last record. A line that was cut off is ignored."""
     lines = (entry for path in sorted(out.glob("texts*.jsonl")) for _, entry in whole_lines(path, []))
     return {entry["path"]: entry for entry in lines}
 
 
 def _end_last_line(path: Path) -> None:
-    """What is appended next must not be glued to a line that a crash cut off."""
+    """End a last line that a crash cut off, so that the next record starts on a line of its own."""
     if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         path.write_bytes(content + b"\n")
 
 
-def _is_drawn(task: Task, picture: Picture, done: dict[str, dict[str, Any]]) -> bool:
+def _is_drawn(task: DrawingJob, picture: Picture, done: dict[str, dict[str, Any]]) -> bool:
     return picture.path in done and all(is_whole(task.out / name / picture.path) for name in tree_names(task.turns))
 
 
 def _batches(
-    task: Task, ready: Ready, samples: Sequence[tuple[Picture, int]]
+    task: DrawingJob, ready: Ready, samples: Sequence[tuple[Picture, int]]
 ) -> Iterator[tuple[Size, list[tuple[Picture, int]]]]:
-    """Parts of one image size; the size of an edit is that of its source."""
+    """Batches of samples with the same image size. An edited image has the size of its source."""
     by_size: dict[Size, list[tuple[Picture, int]]] = {}
     for picture, sample in samples:
         by_size.setdefault(_size(task, ready, picture.prompt), []).append((picture, sample))
@@ -191,7 +191,7 @@ def _batches(
             yield size, members[start : start + step]
 
 
-def _size(task: Task, ready: Ready, prompt: Prompt) -> Size:
+def _size(task: DrawingJob, ready: Ready, prompt: Prompt) -> Size:
     if task.sources is None:
         return ready.recipe.sampling.image_size
     with Image.open(task.sources / task.suite.source(prompt)) as image:
@@ -199,12 +199,13 @@ def _size(task: Task, ready: Ready, prompt: Prompt) -> Size:
 
 
 def fitted(height: int, width: int, longest: int, stride: int) -> Size:
-    """The nearest size of the same shape whose longer side is `longest`, in multiples of `stride`."""
+    """The size with nearly the same aspect ratio whose longer side is `longest` and whose sides are multiples of
+    `stride`."""
     scale = longest / max(height, width)
     return max(round(height * scale / stride), 1) * stride, max(round(width * scale / stride), 1) * stride
 
 
-def _request(task: Task, prompt: Prompt, sample: int, size: Size) -> Request:
+def _request(task: DrawingJob, prompt: Prompt, sample: int, size: Size) -> Request:
     if task.sources is None:
         return Request(prompt, sample, task.seed)
     with Image.open(task.sources / task.suite.source(prompt)) as image:
@@ -212,12 +213,12 @@ def _request(task: Task, prompt: Prompt, sample: int, size: Size) -> Request:
     return Request(prompt, sample, task.seed, think="", first_image=torch.from_numpy(pixels))
 
 
-def _finish(task: Task, picture: Picture, drawn: dict[int, Trajectory]) -> None:
-    """The file in every tree, then its record."""
+def _finish(task: DrawingJob, picture: Picture, drawn: dict[int, Trajectory]) -> None:
+    """Write the picture into every tree, then its record."""
     tiles = []
     for sample in picture.samples:
         images = [image.pixels.numpy() for image in drawn[sample].images]
-        images = images[1:] or images if task.suite.edits else images  # nothing drawn: the source is the answer
+        images = images[1:] or images if task.suite.edits else images  # nothing was drawn: the source is the answer
         tiles.append(images + [images[-1]] * (task.turns - len(images)))
     write_picture(task.out, picture, list(zip(*tiles, strict=True)))
     record = {"path": picture.path, "prompt": picture.prompt.id,
@@ -232,8 +233,9 @@ def _said(trajectory: Trajectory, edits: bool) -> dict[str, Any]:
             "texts": texts}  # fmt: skip
 
 
-def _stops(task: Task, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """For every trajectory that stopped early, the turn whose image stands in all later trees (None: the source)."""
+def _stops(task: DrawingJob, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """For every trajectory that stopped early, the turn whose image is repeated in all later trees. None: the source
+    image."""
     stops = [
         {"path": path, "prompt": record["prompt"], "sample": one["sample"],
          "last": turn_name(one["images"] - 1) if one["images"] else None}

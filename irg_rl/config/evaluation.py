@@ -18,27 +18,27 @@ class EvaluationRecipe(Section):
     strips: Positive = 12
     """Prompts shown as picture strips in the report."""
     preset: str | None = None
-    """How BAGEL or IRG sample, by name (presets.py): values of the five settings below. Those that stand beside it in
-    the file count more; as an override it replaces what the file says of the five."""
+    """Name of a preset (presets.py): the values of BAGEL or IRG for the five settings below. In a file, a setting that
+    is given beside the preset wins. As an override on the command line, the preset replaces all five of the file."""
     temperature: float = Field(default=0.0, ge=0)
-    """Of texts in evaluation and `generate`; 0 takes the most likely token, as BAGEL does."""
+    """Temperature of texts in evaluation and `generate`. 0 takes the most likely token, as BAGEL does."""
     points: Annotated[int, Field(ge=2)] | None = None
-    """Time points of the flow; None: those of `sampling`."""
+    """Time points of the flow. null takes the number of `sampling`."""
     shift: Rate | None = None
-    """Of the time points; None: that of `sampling`."""
+    """Shift of the time points. null takes that of `sampling`."""
     guidance: GuidanceRecipe = GuidanceRecipe()
     noise: NoiseRecipe | None = Field(default=None, exclude_if=lambda noise: noise is None)
-    """Which denoising steps are stochastic, in evaluation and `generate`; None: none, as in BAGEL. Fresh noise mends
-    what earlier steps got wrong, for which it wants more `points`."""
+    """Which denoising steps are stochastic in evaluation and `generate`. null: no step, as in BAGEL. Noise lets later
+    steps correct errors of earlier ones, but it needs more `points`."""
 
     @model_validator(mode="before")
     @classmethod
     def settings_of_the_preset(cls, data: Any) -> Any:
-        """The preset's values where the section has none of its own."""
+        """Fill in the preset's values for settings that the section does not give."""
         if not isinstance(data, Mapping):
             return data
         preset = preset_of(data.get("preset"))
-        merged = preset | data
+        merged = preset | dict(data)
         if preset and isinstance(merged["guidance"], Mapping):
             merged["guidance"] = preset["guidance"] | merged["guidance"]
         return merged
@@ -52,22 +52,22 @@ class EvaluationRecipe(Section):
 
 
 class GateRecipe(Section):
-    """What must hold: refinement is real."""
+    """The gate: a test that refinement is real, by its thresholds on three measures."""
 
     mode: Literal["on", "off"] = "on"
-    """off: it is measured, and RL starts whatever it says."""
+    """off: the gate is measured but has no effect."""
     after: Literal["sft", "rl"] = "sft"
-    """The evaluation that is asked. `sft`: RL starts only if the gate holds. `rl`: RL starts whatever SFT came to, and
-    the run ends with an error unless the gate holds after it."""
+    """The evaluation that must pass the gate. `sft`: RL starts only if the gate passes after SFT. `rl`: RL starts in
+    any case, and the run ends with an error if the gate does not pass after RL."""
     first_accuracy: Share | None = None
-    """Share of first images that must be right. Here and below, None: what the task asks; a task may have no gate."""
+    """Smallest share of right first images. null, here and below: the threshold of the task. A task may have none."""
     damage: Share | None = None
-    """Share of right first images that refinement may break."""
+    """Largest share of right first images that refinement may make wrong."""
     margin: Share | None = None
-    """Repair must exceed both controls by this much."""
+    """The share of repaired images must exceed that of both controls by at least this much."""
 
     @field_validator("mode", mode="before")
     @classmethod
     def on_and_off_may_be_bare(cls, mode: Any) -> Any:
-        """YAML reads a bare on or off as a truth value."""
+        """YAML reads on and off without quotes as true and false."""
         return ("on" if mode else "off") if isinstance(mode, bool) else mode

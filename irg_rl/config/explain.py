@@ -1,4 +1,4 @@
-"""Mistakes in settings as lines that name the setting and the nearest known one."""
+"""Turns pydantic's errors into lines that name the setting and the nearest known one."""
 
 import difflib
 import types
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 
 class ExplainedError(ValueError):
-    """Mistakes in a part of a recipe, as whole lines."""
+    """Mistakes in one section of a recipe. `lines` has one line per mistake."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -17,7 +17,8 @@ class ExplainedError(ValueError):
 
 
 def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
-    """Lines about one of pydantic's error details; `root` is the section that was read, `prefix` its own setting."""
+    """Lines about one entry of pydantic's `errors()`. `root` is the section that was validated. `prefix` is the name of
+    the setting that holds this section."""
     location = [str(part) for part in problem["loc"]]
     setting = ".".join([*([prefix] if prefix else []), *location])
     if problem["type"] == "extra_forbidden":
@@ -38,7 +39,7 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _known_settings(location: list[str], root: type[BaseModel]) -> list[str]:
-    """Field names of the section at `location`, stepping through lists, dicts and optional sections."""
+    """Field names of the section at `location`, also inside lists, dicts and optional sections."""
     current: type[BaseModel] | None = root
     for part in location:
         if current is None:

@@ -21,11 +21,11 @@ from irg_rl.presets import presets_first
 from irg_rl.text_in import require_text
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
-"""Overrides so common that they have a short name."""
+"""Short name of a common override -> its full name."""
 
 
 class RecipeError(UserError, ValueError):
-    """A recipe that can't be run; the message lists every problem, one per line."""
+    """The recipe cannot be run. The message lists every problem, one per line."""
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -60,7 +60,7 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
     if not path.exists():
         asking = f"{beneath[-1]}: extends: " if beneath else ""
         near = nearest_shipped(path.name.removesuffix(".yaml"))
-        raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists those at hand")
+        raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists all")
     try:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
     except RecursionError as error:
@@ -90,7 +90,7 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
 
 
 def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
-    """What an override says of the section `rl`, as a mapping."""
+    """The settings of section `rl` that an override changes, as a mapping."""
     if key == "rl":
         return value if isinstance(value, Mapping) else {}
     section, _, name = key.partition(".")
@@ -98,13 +98,15 @@ def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Which algorithm and which scheme, before their options: another one does away with those beneath."""
+    """Overrides of the algorithm and of the credit scheme come first. Options of the old one are removed there, and
+    those of the new one follow."""
     names = {f"rl.{name}" for name in OPTIONS_OF}
     return sorted(overrides, key=lambda override: override[0] not in names)
 
 
 def nearest_shipped(name: str) -> str:
-    """The end of an error message about a missing recipe: the nearest shipped one, if any is near."""
+    """End of an error message about a missing recipe: it names the shipped recipe with the most similar name, if
+    any."""
     near = difflib.get_close_matches(name, list(shipped_recipes()), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -146,7 +148,7 @@ def parse_recipe(data: object, where: str = "recipe") -> Recipe:
 
 
 def _require_text(settings: Any, where: str) -> None:
-    """Every name and value can be written down again: no lone surrogates, no NUL."""
+    """InputError if a name or a value cannot be written to a file: a lone surrogate or a NUL character."""
     level = [settings]
     while level:
         words = [word for one in level if isinstance(one, dict) for word in one] + level

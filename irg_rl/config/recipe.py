@@ -1,4 +1,4 @@
-"""The whole recipe, and what its sections have to agree on."""
+"""The whole recipe, and checks that its sections fit together."""
 
 import hashlib
 import json
@@ -32,11 +32,12 @@ class Recipe(Section):
     budget_minutes: dict[str, float] = {}
     """Expected minutes per stage of the run, printed beside the measured ones."""
     task: str = "shapes_world"
-    """What is asked of the model: shapes_world, prompts (a file of one's own), or one's own as package.module:Class."""
+    """The task: shapes_world, prompts (a file of your own prompts), or your own class as package.module:Class."""
     task_options: SerializeAsAny[Section] = Field(default_factory=Section, validate_default=True)
-    """Settings of the task; which there are, the task says (its `settings_type`)."""
+    """Settings of the task. The class of the task declares them (`settings_type`)."""
     init_from: PathText | None = None
-    """Checkpoint folder in the released BAGEL layout; None: a small model from scratch, on pictures of the task."""
+    """Checkpoint folder in the layout of the released BAGEL. null: a small model is trained from scratch on pictures of
+    the task."""
     model: ModelConfig
     vae: VAETraining = VAETraining()
     sft: SFTRecipe | None = None
@@ -234,30 +235,30 @@ class Recipe(Section):
 
     @property
     def rl_sampling(self) -> SamplingRecipe:
-        """How RL samples: `sampling` with the time points of `rl`."""
+        """Sampling settings of RL: `sampling`, but with `rl.points` if it is given."""
         points = None if self.rl is None else self.rl.points
         return self.sampling if points is None else self.sampling.model_copy(update={"points": points})
 
     @property
     def rl_seed(self) -> int:
-        """Seed of RL."""
+        """`rl.seed` if it is given, otherwise `seed`."""
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
 
     def require_rl(self) -> RLRecipe:
-        """The `rl` section. InputError where the recipe has none."""
+        """The `rl` section. InputError if the recipe has none."""
         if self.rl is None:
             raise InputError(f"recipe {self.name}: this needs RL, and there is no section rl: add one")
         return self.rl
 
     def require_sft(self) -> SFTRecipe:
-        """The `sft` section. InputError where the recipe has none."""
+        """The `sft` section. InputError if the recipe has none."""
         if self.sft is None:
             raise InputError(f"recipe {self.name}: this needs SFT, and there is no section sft: add one")
         return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
-        """Learner ranks of a stage: no more than have a pack in every step."""
+        """Number of learner ranks of a stage. Every rank needs at least one pack per step."""
         return min(self.engine.learner_ranks, stage.packs_per_step)
 
     @property
@@ -267,8 +268,10 @@ class Recipe(Section):
         return self.engine.zero_stage if own is None else own
 
     def digest(self) -> str:
-        """First 12 hex digits of the sha256 of the settings that change the result: not the output folder, nor the
-        name of a preset, whose values are there, nor what `evaluation` leaves to `sampling`."""
+        """First 12 hex digits of the sha256 of all settings that change the result.
+
+        Left out are output folder, texts and tracking, the name of a preset (its values count), and settings of
+        `evaluation` that are null."""
         data = self.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes", "tracking"})
         evaluation = data["evaluation"].items()
         data["evaluation"] = {name: value for name, value in evaluation if name != "preset" and value is not None}
@@ -279,7 +282,7 @@ class Recipe(Section):
 
 
 def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:
-    """Settings of `rl` that change nothing beside the others."""
+    """One line per setting of `rl` that has no effect together with the other settings."""
     problems = []
     if not rl.text_weight and not rl.image_weight:
         problems.append("rl.text_weight and rl.image_weight are both 0: nothing is trained")

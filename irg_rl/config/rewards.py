@@ -24,17 +24,17 @@ class ScorerRecipe(Section):
     held_out: bool = False
     """True: logged, but never part of the reward."""
     path: PathText | None = None
-    """clip, hps: folder or checkpoint of a released model; None: a small one is trained on the shapes world."""
+    """clip, hps: folder or checkpoint of a released model; null: the run trains a small one on the task."""
     base_url: str | None = None
-    """judge: address of an OpenAI-compatible endpoint; None: the embedded judge on 127.0.0.1."""
+    """judge: address of an OpenAI-compatible endpoint. null: the embedded judge on 127.0.0.1."""
     model: str = "judge"
     api_key_env: str | None = None
     """judge: name of the environment variable with the key."""
     timeout_s: Rate = 30.0
     concurrency: Positive = 8
     options: dict[str, Any] = {}
-    """Further arguments for the constructor of the scorer, such as `model: ViT-H-14` for a checkpoint file. They win
-    over the settings above."""
+    """More arguments for the constructor of the scorer, such as `model: ViT-H-14` for a checkpoint file. They replace
+    the settings above."""
 
     @model_validator(mode="after")
     def settings_are_of_the_kind(self):
@@ -44,8 +44,8 @@ class ScorerRecipe(Section):
         given = sorted(name for name in foreign if vars(self)[name] != fields[name].default)
         if given:
             raise ValueError(
-                f"{', '.join(given)}: not a setting of scorers of kind {self.kind!r}; what their constructor takes "
-                "stands in `options`"
+                f"{', '.join(given)}: not a setting of scorers of kind {self.kind!r}; put arguments of "
+                "their constructor into `options`"
             )
         return self
 
@@ -59,7 +59,7 @@ class ScorerRecipe(Section):
     @classmethod
     def options_are_finite(cls, options: dict[str, Any]) -> dict[str, Any]:
         if places := not_finite(options):
-            raise ValueError(f"{', '.join(places)}: NaN and infinity are no settings")
+            raise ValueError(f"{', '.join(places)}: a setting must be finite, not NaN or infinity")
         return options
 
     @field_validator("name")

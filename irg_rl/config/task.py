@@ -1,4 +1,4 @@
-"""The task of a recipe by its name, and its options, which each task declares for itself."""
+"""Finds the task that a recipe names, and checks its options. Each task declares its own options."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ TASKS = {
     "shapes_world": "irg_rl.shapes_world.task:ShapesWorld",
     "prompts": "irg_rl.tasks.prompts:OwnPrompts",
 }
-"""Tasks that come with the program; one's own is named as package.module:Class."""
+"""Short names of the tasks that come with the program. Any other task is named as package.module:Class."""
 
 
 def task_class(name: str) -> Any:
-    """The class of a task (irg_rl.task.Task). Raises InputError for one that is unknown or cannot be imported."""
+    """The class of a task (irg_rl.task.Task). InputError if the name is unknown or cannot be imported."""
     return import_named(name, TASKS, "task")
 
 

@@ -49,11 +49,11 @@ class OptimizerRecipe(Section):
     lr: float = Field(default=1e-3, ge=0)
     """Learning rate of the understanding expert, and default of the other parts. 0 freezes a part."""
     gen_lr: float | None = Field(default=None, ge=0)
-    """Learning rate of the generation expert; None: `lr`."""
+    """Learning rate of the generation expert. null takes `lr`."""
     vision_lr: float | None = Field(default=None, ge=0)
-    """Learning rate of vision tower and connector; None: `lr`."""
+    """Learning rate of vision tower and connector. null takes `lr`."""
     muon_lr: float | None = Field(default=None, gt=0)
-    """Learning rate of Muon, which then trains the matrices of all layers; AdamW trains the rest. None: only AdamW.
+    """Learning rate of Muon, which then trains the matrices of all layers; AdamW trains the rest. null: only AdamW.
     Meant for training from scratch. Needs ZeRO stage 0."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: Rate = 1e-8
@@ -140,11 +140,11 @@ class Stage(Section):
     first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(
         default=None, exclude_if=lambda blocks: blocks is None
     )
-    """Noise levels of a first image; None: `noise_blocks`. A first image sets the layout and has a short context, so
-    more noise levels help and cost little."""
+    """Noise levels of a first image. null takes `noise_blocks`. A first image sets the layout and has a short context,
+    so more noise levels help and cost little."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraSection = None
-    """None: all weights are trained."""
+    """null: all weights are trained."""
     patience: Positive = 6
     """The stage ends after this many validations without improvement."""
 
@@ -162,7 +162,7 @@ class Stage(Section):
 
 class SFTRecipe(Section):
     data: PathText | None = None
-    """Folder with one folder of parquet per mode; None: the task makes them."""
+    """Folder with one folder of parquet files per learning mode. null: the task makes them."""
     base: Stage | None = None
     """Training of the base model before IRGL, for a model from scratch."""
     stage1: Stage | None = None
@@ -171,12 +171,12 @@ class SFTRecipe(Section):
     """Whole trajectories. Starts from stage 1, or from `init_from` if there is no stage 1."""
     dropout: Dropout = Dropout()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    """ZeRO stage of the SFT engine; None: `engine.zero_stage`."""
+    """ZeRO stage of the SFT engine. null takes `engine.zero_stage`."""
     ema_decay: Decay = 0.995
     validate_every: Positive = 200
     checkpoint_every: Positive = 500
     validation_rows: Positive = 256
-    """Rows kept for validation: equally many from the first row group of each source."""
+    """Rows kept for validation. Each source gives the same number, from its first row group."""
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -199,4 +199,5 @@ class VAETraining(Section):
     lr: Rate = 2e-3
     kl_weight: float = Field(default=1e-5, ge=0)
     min_checker_agreement: Share = 0.99
-    """Share of held-out reconstructions that the task's checker must read like the originals; less stops the run."""
+    """The task's checker must read at least this share of held-out reconstructions like the originals. Otherwise the
+    run stops."""

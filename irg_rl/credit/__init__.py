@@ -20,7 +20,7 @@ comparing. Worked examples of every scheme: docs/methods.md.
 """
 
 from irg_rl.credit.assign import Summary, assign, combine
-from irg_rl.credit.nodes import Place, Sample, Table, broadcast, by_trunk, mean_of_branches, per_place
+from irg_rl.credit.nodes import Advantages, Place, Sample, broadcast, by_trunk, mean_of_branches, per_place
 from irg_rl.credit.scheme import SCHEMES, CreditScheme, NormalisedOptions, Right, RightOptions, carried, scheme_named
 from irg_rl.credit.statistics import normalise, normalised
 
@@ -33,7 +33,7 @@ __all__ = [
     "RightOptions",
     "Sample",
     "Summary",
-    "Table",
+    "Advantages",
     "assign",
     "broadcast",
     "by_trunk",

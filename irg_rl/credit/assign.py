@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
 
-from irg_rl.credit.nodes import Place, Table, forks_of, place_of, sample_of, write
+from irg_rl.credit.nodes import Advantages, Place, place_of, sample_of, write
 from irg_rl.credit.scheme import CreditScheme, Right, scheme_named
 from irg_rl.credit.statistics import ROUNDING, moments, normalise
 from irg_rl.errors import InputError
 from irg_rl.sections import Section
-from irg_rl.trajectory import Group, Trajectory
+from irg_rl.trajectory import Group, Trajectory, forks
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ def assign(
     options = chosen.options() if options is None else options
     if how == "zscore_sum" and chosen.asks_if_right:
         raise ValueError(f"credit {scheme} asks whether an image is right, which a z-score cannot say: use how='sum'")
-    forks = forks_of(group)
-    if forks and chosen.whole_trajectories:
+    # samples that failed count: a branch whose siblings all failed has no baseline, and its advantage is 0
+    fork_segments = forks(t.segments for t in group.trajectories)
+    if fork_segments and chosen.whole_trajectories:
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
     combined = combine(group, weights, how)
     _require_finite((value for q in combined for value in q if value is not None), "reward", group)
@@ -96,13 +97,13 @@ def assign(
     right = Right.by(None, weights) if right is None else right
     samples = [
         sample_of(
-            group.trajectories[i], q, forks,
+            group.trajectories[i], q, fork_segments,
             _right(group.trajectories[i], q, right) if chosen.asks_if_right else (),
             {place: value for place, value in scores[i].items() if value is not None},
         )
         for i, q in valid.items()
     ]  # fmt: skip
-    table: Table = chosen.advantages(samples, options) if len(samples) >= 2 else [{} for _ in samples]
+    table: Advantages = chosen.advantages(samples, options) if len(samples) >= 2 else [{} for _ in samples]
     has_spread = any(abs(advantage) > ROUNDING for row in table for advantage in row.values())
     if chosen.penalise is not None:
         chosen.penalise(table, samples, options)

@@ -8,9 +8,9 @@ from irg_rl.credit.statistics import mean
 from irg_rl.trajectory import Group, ImageSegment, Modality, Segment, TextSegment, Trajectory
 
 Place = tuple[int, Modality]
-Branch = tuple[int, int]
+ForkBranch = tuple[int, int]
 """A fork (the segment before it; 0 for the prompt) and the segment with which one of its ways begins, by identity."""
-Table = list[dict[Place, float]]
+Advantages = list[dict[Place, float]]
 """Per sample, from place to advantage. A place that is left out is not trained."""
 Node = tuple[int, list[int]]
 """A segment, by identity, and the samples through it."""
@@ -22,7 +22,7 @@ class Sample:
 
     q: list[float]
     path: dict[Place, int]  # its segments in order, by identity
-    branches: dict[Place, Branch]  # the last fork before each of them and the way taken there
+    branches: dict[Place, ForkBranch]  # the last fork before each of them and the way taken there
     stopped: bool
     malformed: frozenset[Place] = field(default_factory=frozenset)
     right: tuple[bool, ...] = ()  # per image whether it is right; filled for schemes that ask
@@ -47,16 +47,6 @@ class Sample:
 
 def place_of(segment: Segment) -> Place:
     return segment.turn, Modality.IMAGE if isinstance(segment, ImageSegment) else Modality.TEXT
-
-
-def forks_of(group: Group) -> set[int]:
-    """Segments, by identity, that more than one other continues. Those of failed samples count: a way that is alone
-    because its siblings failed has no baseline."""
-    after: dict[int, set[int]] = defaultdict(set)
-    for sample in group.trajectories:
-        for segment, following in zip(sample.segments, sample.segments[1:]):
-            after[id(segment)].add(id(following))
-    return {segment for segment, following in after.items() if len(following) > 1}
 
 
 def sample_of(
@@ -120,7 +110,7 @@ def node_values(samples: Sequence[Sample], nodes: Sequence[Node], values: Sequen
     ]
 
 
-def enter(table: Table, place: Place, nodes: Sequence[Node], advantages: Sequence[float]) -> None:
+def enter(table: Advantages, place: Place, nodes: Sequence[Node], advantages: Sequence[float]) -> None:
     for (_, members), advantage in zip(nodes, advantages):
         for i in members:
             table[i][place] = advantage
@@ -130,16 +120,16 @@ def per_place(
     samples: Sequence[Sample],
     value: Callable[[Sample, Place], float],
     centre: Callable[[list[float]], list[float]],
-) -> Table:
+) -> Advantages:
     """A value per sample and place, centred over the nodes of the place that come from the same fork."""
-    table: Table = [{} for _ in samples]
+    table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
         own = [value(s, place) if place in s.path else 0.0 for s in samples]
         enter(table, place, nodes, centre(node_values(samples, nodes, own)))
     return table
 
 
-def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Table:
+def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Advantages:
     """One advantage per sample, on all its segments from `first_turn` on."""
     return [{p: a for p in sample.places if p[0] >= first_turn} for sample, a in zip(samples, advantages)]
 

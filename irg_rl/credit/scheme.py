@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
-from irg_rl.credit.nodes import Sample, Table
+from irg_rl.credit.nodes import Advantages, Sample
 from irg_rl.credit.statistics import ROUNDING
 from irg_rl.errors import InputError
 from irg_rl.imports import import_named
@@ -61,7 +61,7 @@ class Right:
         return cls(scorer, 1.0 if scorer is not None else fsum(w for w in weights.values() if w > 0) - ROUNDING)
 
 
-def subtract_penalty(table: Table, samples: Sequence[Sample], options: PenaltyOptions) -> None:
+def subtract_penalty(table: Advantages, samples: Sequence[Sample], options: PenaltyOptions) -> None:
     """From the advantages of texts that were cut off."""
     for row, sample in zip(table, samples):
         row.update({place: row[place] - options.malformed_penalty for place in sample.malformed if place in row})
@@ -71,11 +71,11 @@ def subtract_penalty(table: Table, samples: Sequence[Sample], options: PenaltyOp
 class CreditScheme:
     """A way to give credit: its function, and what the rest of the program has to know of it."""
 
-    advantages: Callable[[list[Sample], Any], Table]
+    advantages: Callable[[list[Sample], Any], Advantages]
     """(samples of a group, options) -> per sample, from place to advantage. Called with two samples or more."""
     options: type[Section] = NormalisedOptions
     """The type of `rl.credit_options`."""
-    penalise: Callable[[Table, Sequence[Sample], Any], None] | None = subtract_penalty
+    penalise: Callable[[Advantages, Sequence[Sample], Any], None] | None = subtract_penalty
     """Changes advantages because texts were cut off, after it was counted whether the rewards differ; None: never."""
     whole_trajectories: bool = False
     """It judges whole trajectories, which has no meaning where siblings share segments: no `rl.forks`."""
@@ -97,5 +97,5 @@ def scheme_named(name: str) -> CreditScheme:
     """InputError for a name that stands for nothing, or for something else."""
     found = import_named(name, SCHEMES, "rl.credit")
     if not isinstance(found, CreditScheme):
-        raise InputError(f"rl.credit {name!r} is no CreditScheme but {type(found).__name__}: wrap it in one")
+        raise InputError(f"rl.credit {name!r} is not a CreditScheme but a {type(found).__name__}: wrap it in one")
     return found

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from math import fsum
 
 from irg_rl.credit.nodes import (
-    Branch,
+    Advantages,
+    ForkBranch,
     Node,
     Place,
     Sample,
-    Table,
     broadcast,
     enter,
     node_values,
@@ -22,11 +22,11 @@ from irg_rl.sections import Share, Weight
 from irg_rl.trajectory import Modality
 
 
-def trajectory(samples: list[Sample], options: NormalisedOptions) -> Table:
+def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     """GRPO: the final image's reward, normalised over the ways of a fork, on every segment up to the next fork. Without
     forks: normalised over the group, on every segment."""
-    table: Table = [{} for _ in samples]
-    ways: dict[int, dict[Branch, list[int]]] = defaultdict(lambda: defaultdict(list))
+    table: Advantages = [{} for _ in samples]
+    ways: dict[int, dict[ForkBranch, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
         for branch in dict.fromkeys(sample.branches.values()):
             ways[branch[0]][branch].append(i)
@@ -45,7 +45,7 @@ class TurnOptions(NormalisedOptions):
     """Discount of what later turns add."""
 
 
-def turn(samples: list[Sample], options: TurnOptions) -> Table:
+def turn(samples: list[Sample], options: TurnOptions) -> Advantages:
     """Return-to-go of the gains, sum_j gamma^(j-k) (q_j - q_{j-1}), normalised per place.
 
     With gamma = 1 it telescopes to q_last - q_{k-1}: nothing is won by drawing badly first.
@@ -61,7 +61,7 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
     pass
 
 
-def improvement(samples: list[Sample], options: ImprovementOptions) -> Table:
+def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
     """R3: q_0 on the first turn, then q_k - q_{k-1}; on an image that is already right, 1 for stopping, else 0."""
 
     def value(sample: Sample, place: Place) -> float:
@@ -83,7 +83,7 @@ class VerifierGAEOptions(NormalisedOptions):
     null: fitted on the siblings, the sample itself left out."""
 
 
-def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Table:
+def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Advantages:
     """The previous image's score as the value of the state: generalised advantage estimation without a value network.
 
     delta_k = q_k - q_{k-1} - price of an edit (0 for a stop), G_k = sum_j lambda^(j-k) delta_j, and the target is
@@ -92,7 +92,7 @@ def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Table:
     unbiased; below 1 it leans on the verifier. Right after a fork q_{k-1} is the same for all, and the prediction is
     the others' mean.
     """
-    table: Table = [{} for _ in samples]
+    table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
         enter(table, place, nodes, _against_prediction(samples, place, nodes, options))
     return table
@@ -120,7 +120,7 @@ def _discounted(sample: Sample, k: int, options: VerifierGAEOptions) -> float:
     return fsum(options.lam ** (j - k) * (sample.gain(j) - (options.price if j else 0.0)) for j in turns)
 
 
-def umm(samples: list[Sample], options: RightOptions) -> Table:
+def umm(samples: list[Sample], options: RightOptions) -> Advantages:
     """UMM-Reflection's reward and constants. Turns after the first are trained."""
     rewards = []
     for sample in samples:
@@ -133,14 +133,14 @@ def umm(samples: list[Sample], options: RightOptions) -> Table:
     return broadcast(samples, normalise(rewards, floor=0.1, clip=1.0), first_turn=1)
 
 
-def umm_penalty(table: Table, samples: Sequence[Sample], options: RightOptions) -> None:
+def umm_penalty(table: Advantages, samples: Sequence[Sample], options: RightOptions) -> None:
     """UMM-Reflection's: a trajectory with a text that was cut off gets min(A, 0) - .5 on all its segments."""
     for row, sample in zip(table, samples):
         if sample.malformed:
             row.update({place: min(advantage, 0.0) - 0.5 for place, advantage in row.items()})
 
 
-def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Table:
+def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     """AlphaGRPO: max(q_last - q_0, 0), so that all failures are equal. Turns after the first are trained; nothing at
     all when no sibling improved."""
     gains = [max(sample.q[-1] - sample.q[0], 0.0) for sample in samples]
@@ -158,7 +158,7 @@ class FactorisedOptions(NormalisedOptions):
     """Weight of the final reward in the advantage of a text, and of its own reward in that of an image."""
 
 
-def factorised(samples: list[Sample], options: FactorisedOptions) -> Table:
+def factorised(samples: list[Sample], options: FactorisedOptions) -> Advantages:
     """Each segment answers for what it controls. A text: the final reward, and its own truth. An image: its own reward,
     and whether it did the edit that it was asked for.
 
@@ -168,7 +168,7 @@ def factorised(samples: list[Sample], options: FactorisedOptions) -> Table:
     does not depend on how the image after it turned out. A segment without siblings is not trained: nothing says
     whether it was better than another.
     """
-    table: Table = [{} for _ in samples]
+    table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
         if len(nodes) < 2:
             continue

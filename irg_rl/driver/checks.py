@@ -1,4 +1,4 @@
-"""What a recipe needs that its settings alone cannot say: of its scorers, of its task, and of this machine."""
+"""Checks of a recipe that need more than its settings: its scorers, its task, its files and this machine."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +67,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
 
 
 def gpu_problems(recipe: Recipe) -> list[str]:
-    """Every learner rank and every rollout actor has its share of a GPU and waits in vain where there is none."""
+    """GPUs that the recipe needs and this machine lacks. Without them, an actor would wait for its GPU forever."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []
@@ -77,7 +77,8 @@ def gpu_problems(recipe: Recipe) -> list[str]:
     if recipe.rl is not None:
         wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
     there = torch.cuda.device_count()
-    room = there * (10_000 // round(10_000 * engine.gpu_share))  # Ray counts so, and no actor has parts of two GPUs
+    # Ray rounds like this, and never gives an actor parts of two GPUs
+    room = there * (10_000 // round(10_000 * engine.gpu_share))
     return [
         f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
         "engine.rollout_actors or engine.gpu_share"
@@ -87,7 +88,8 @@ def gpu_problems(recipe: Recipe) -> list[str]:
 
 
 def attention_problems(recipe: Recipe) -> list[str]:
-    """A kernel that is asked for and not there. (That it wants a GPU is the recipe's own affair.)"""
+    """Attention kernels that the recipe asks for and that are not installed. (The recipe itself checks that kernels for
+    a GPU have one.)"""
     try:
         Backend(recipe.engine.attention).require_kernels()
     except InputError as error:
@@ -96,7 +98,7 @@ def attention_problems(recipe: Recipe) -> list[str]:
 
 
 def tracking_problems(recipe: Recipe) -> list[str]:
-    """What the shell says of wandb and cannot be."""
+    """Invalid environment variables of wandb."""
     try:
         wandb_mode() if recipe.tracking.wandb else None
     except InputError as error:
@@ -105,8 +107,7 @@ def tracking_problems(recipe: Recipe) -> list[str]:
 
 
 def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
-    """What is wrong with a model folder, from its JSON files and the headers of its weights, and where it is another
-    model than the recipe's."""
+    """Problems of a model folder: invalid JSON files or headers of weights, or other sizes than those of the recipe."""
     if not path.is_dir():
         return [f"init_from: {path} is not a folder in the released layout"]
     try:
@@ -117,7 +118,7 @@ def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
 
 
 def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
-    """A check of a prompt that RL samples for: ValueError where the task's verdict is rewarded and there is none."""
+    """Returns a check of one RL prompt: ValueError if verdicts are rewarded and the task cannot judge this prompt."""
     task, verified = task_of(recipe), any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
 
     def check(prompt: Prompt) -> None:
@@ -128,7 +129,7 @@ def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:
-    """What no machine changes: options that a scorer does not take, and secrets, which have no place in a recipe."""
+    """Problems of scorers that are the same on every machine: invalid options, and secrets in the recipe."""
     problems = []
     for scorer in recipe.rewards.scorers:
         where = f"rewards.scorers: {scorer.name}"
@@ -143,14 +144,14 @@ def scorer_problems(recipe: Recipe) -> list[str]:
         try:
             try_scorer(recipe, scorer)
         except InputError as error:
-            problems += [f"{where}: {error}"] if not secret else []  # it might tell the secret
+            problems += [f"{where}: {error}"] if not secret else []  # the message could show the secret
         except ScorerUnavailable:
-            continue  # the machine's: see machine_problems
+            continue  # depends on the machine: see machine_problems
     return problems
 
 
 def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
-    """All that can fail before a scorer's model is loaded: import, options, and a judge's address and key.
+    """Check what can be checked without loading the scorer's model: import, options, address and key of a judge.
 
     Raises InputError, ScorerUnavailable.
     """
@@ -161,7 +162,7 @@ def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
 
 
 def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
-    """One question to a judge's endpoint, without patience: a dead one is found before anything is trained.
+    """Ask a judge's endpoint one question, with a short timeout, so that a dead endpoint is found before training.
 
     Raises ScorerUnavailable.
     """
@@ -171,18 +172,18 @@ def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:
-    """What is wrong with a recipe on any machine."""
+    """Problems of a recipe that are the same on every machine."""
     return scorer_problems(recipe) + stage_problems(recipe) + task_problems(recipe)
 
 
 def stage_problems(recipe: Recipe) -> list[str]:
-    """Budgets of stages that no run has."""
+    """Entries of `budget_minutes` for stages that do not exist."""
     unknown = [stage for stage in recipe.budget_minutes if stage not in NAMES]
     return [f"budget_minutes: unknown stage {stage!r}{nearest(stage, NAMES)}" for stage in unknown]
 
 
 def task_problems(recipe: Recipe) -> list[str]:
-    """What a recipe asks of its task that it does not have."""
+    """Problems with what the recipe needs from its task."""
     task = task_of(recipe)
     problems = task.problems(recipe)
     gate = [recipe.gate.first_accuracy, recipe.gate.damage, recipe.gate.margin]
@@ -195,7 +196,7 @@ def task_problems(recipe: Recipe) -> list[str]:
 
 
 def _of_rows(recipe: Recipe, world: World) -> list[str]:
-    """Sources of SFT that nobody makes, where the task makes the rows."""
+    """SFT sources that the task does not make, if the task makes the rows."""
     problems = []
     if recipe.sft is None or recipe.sft.data is not None:
         return problems
@@ -212,7 +213,7 @@ def _of_rows(recipe: Recipe, world: World) -> list[str]:
 
 
 def _of_no_world(recipe: Recipe) -> list[str]:
-    """What only a task that is a world can make."""
+    """Settings that are missing because the task is not a `World`, which would make these things itself."""
     problems = []
     if recipe.init_from is None:
         problems.append(f"init_from: the task {recipe.task} has no pictures to train a model from scratch on: name one")

@@ -15,20 +15,20 @@ from ray import ObjectRef
 from irg_rl.algorithms.learner import EMPTY_UPDATES
 from irg_rl.cluster.fleet import Fleet, wait_for_any
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.driver.critic import GroupSummary
+from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.run_folder import RunError
 from irg_rl.prompts import prompt_of
 from irg_rl.trajectory import Prompt
 
 NO_SPREAD = "no spread in the rewards of its group"
 LONGEST_WAIT_S = 0.25
-"""Without a look at the fleets, which bury members past their deadlines and raise new ones."""
+"""Longest time between two polls of the fleets. A poll also replaces actors that passed their deadline."""
 
 
 @dataclass(frozen=True)
 class DroppedSamples:
-    """`dropped.jsonl`: every sample that was left out of training, once, with the reason. A group's lines are written
-    when it leaves."""
+    """The file `dropped.jsonl`. It has one line, with the reason, for every sample that was not trained. The lines of a
+    group are written when the group leaves the collector."""
 
     path: Path
 
@@ -40,8 +40,8 @@ class DroppedSamples:
                 out.write(json.dumps(line) + "\n")
 
     def rewind(self, has_left: Callable[[int], bool]) -> None:
-        """Before a resume: forget the groups that had not left at the checkpoint, which are sampled again, and half a
-        line that a kill may have left."""
+        """Remove the lines that a resumed run will write again: groups that had not left at the checkpoint, and a last
+        line that a kill cut off."""
         if not self.path.exists():
             return
         whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
@@ -62,31 +62,31 @@ class Collector:
     seed: int
     deadline: float
     dropped: DroppedSamples
-    why_empty: Callable[[str], str]  # a name for groups -> why there is nothing to train on in them
-    advice: str  # what to do when there never is
+    why_empty: Callable[[str], str]  # a name for the groups -> why they have nothing to train on
+    advice: str  # for the error message: what to change if no group has anything to train on
     clock: Callable[[], float] = time.monotonic
-    scored: dict[int, tuple[GroupSummary, ObjectRef]] = field(default_factory=dict)
-    waiting: dict[int, tuple[GroupSummary, ObjectRef]] = field(default_factory=dict)
+    scored: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
+    waiting: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
     sampling: set[int] = field(default_factory=set)
-    empty_updates: int = 0  # updates' worth of groups in a row that had nothing to train on
-    counts: dict[str, float] = field(default_factory=dict)  # the algorithm's, over all groups judged since the last log
-    left: list[GroupSummary] = field(default_factory=list)  # of all groups that left since then, trained or not
+    empty_updates: int = 0  # batches in a row in which no group had anything to train on
+    counts: dict[str, float] = field(default_factory=dict)  # of the algorithm, over groups scored since the last log
+    left: list[ScoredSummary] = field(default_factory=list)  # groups that left since then, trained or not
 
     def __post_init__(self) -> None:
         self.dropped.rewind(self.slots.has_left)
 
     def admit(self, update: int) -> None:
-        """Charge every free slot with a new group and send it to be sampled with the current weights."""
+        """Put a new group into every free slot and send it to be sampled with the current weights."""
         while self.slots.free:
             self._submit(self.slots.admit(self.clock() + self.deadline), update)
 
     @property
     def busy(self) -> bool:
-        """Whether groups are on their way."""
+        """Whether any group is being sampled or scored."""
         return bool(self.sampling)
 
     def resume(self, update: int) -> None:
-        """Sample the groups again that were in flight at the checkpoint: their samples were in memory only."""
+        """Sample the groups that were in flight at the checkpoint again. Their samples were only in memory."""
         for slot in self.slots.in_flight():
             self._submit(slot.id, update)
 
@@ -96,7 +96,8 @@ class Collector:
         self.rollouts.submit(group, "sample_group", group, prompt, self.group_size, None, update)
 
     def pump(self, timeout: float, update: int) -> None:
-        """Move whatever has finished one step on, waiting at most `timeout` seconds for something to happen."""
+        """Send sampled groups to the critic and take scored groups back. Waits at most `timeout` seconds if there are
+        none."""
         if not self._move_on():
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
             self._move_on()
@@ -104,8 +105,8 @@ class Collector:
         self._cancel_straggler(update)
 
     def _move_on(self) -> bool:
-        """Whether anything was sampled or scored since the last call. Both fleets are asked, without waiting: neither
-        may idle because the driver waits for the other."""
+        """Poll both fleets without waiting, so that neither is idle while the driver waits for the other. Returns
+        whether anything was sampled or scored since the last call."""
         sampled = self.rollouts.poll(0.0)
         for done in sampled:
             self.critics.submit(done.id, "score_group", done.body)
@@ -116,7 +117,8 @@ class Collector:
         return bool(sampled or scored)
 
     def _settle(self, update: int) -> None:
-        """Judge finished groups in id order; one without spread is replaced while the update may refill."""
+        """Accept scored groups in the order of their ids. A group whose rewards are all equal is replaced by a new one,
+        as long as the slot buffer allows it."""
         while self.sampling and (first := min(self.sampling)) in self.waiting:
             summary, body = self.waiting.pop(first)
             self.sampling.discard(first)
@@ -133,7 +135,7 @@ class Collector:
             self.scored[first] = (summary, body)
 
     def _list(self, group: int, update: int, reason: str, failures: Mapping[int, str] | None = None) -> None:
-        """All samples of a group that leaves untrained."""
+        """Write all samples of a group that is not trained into `dropped.jsonl`."""
         reasons = dict.fromkeys(range(self.group_size), reason) | dict(failures or {})
         self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), reasons)
 
@@ -147,11 +149,12 @@ class Collector:
             self._list(late, update, "its group passed its deadline")
             self.admit(update)
 
-    def take(self, update: int) -> list[tuple[GroupSummary, ObjectRef]]:
-        """The groups of the next update, oldest first, once they are ready; empty while they are not. Those without
-        anything to train on are left out, and when that is all of them, as many new ones are sampled.
+    def take(self, update: int) -> list[tuple[ScoredSummary, ObjectRef]]:
+        """The groups of the next update, oldest first. The list is empty until enough groups are ready.
 
-        Raises RunError when that keeps happening.
+        Groups with nothing to train on are left out. If that leaves none, new groups are sampled instead.
+
+        Raises RunError if this happens EMPTY_UPDATES times in a row.
         """
         for stale in self.slots.drop_stale():
             self._list(stale, update, "its group is too old", self._leave(stale)[0].failures)
@@ -174,8 +177,8 @@ class Collector:
             self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), failures)
         return [self._leave(group) for group in taken]
 
-    def _leave(self, group: int) -> tuple[GroupSummary, ObjectRef]:
-        """A scored group goes, trained or not."""
+    def _leave(self, group: int) -> tuple[ScoredSummary, ObjectRef]:
+        """Remove a scored group from the collector, trained or not."""
         summary, body = self.scored.pop(group)
         self.left.append(summary)
         return summary, body

@@ -1,4 +1,4 @@
-"""RL against its baselines: for one run as its last step, and `irg-rl compare` over runs that differ in RL's seed."""
+"""Compares RL with its baselines: one run at its end, or with `irg-rl compare` several runs with different RL seeds."""
 
 import filecmp
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError, write_json
-from irg_rl.evaluate.compare import VERIFIER, Comparison, best_of, compare
+from irg_rl.evaluate.compare import VERIFIER, BaselineComparison, best_of, compare
 from irg_rl.evaluate.comparison_text import to_markdown
 from irg_rl.evaluate.outcomes import Outcomes, load
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED
@@ -18,13 +18,15 @@ from irg_rl.model.folder import WEIGHTS
 CONTINUED = "sft_continued"
 """Stage and model folder of `irg-rl baseline`."""
 SAME = ("rl", "rewards", "sampling", "evaluation", "engine.device", "engine.dtype")
-"""Settings that runs must share, but for rl.seed: only then are they seeds of one experiment."""
+"""Settings that compared runs must share, except rl.seed. Otherwise they are not repetitions of one experiment."""
 
 
 def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Compare, print the table, write NAME.json and NAME.md into `out`, by default evaluation/ of the first run, whose
-    report shows it: `comparison` of one run, `pooled` of several, so that neither replaces the other. Returns that
-    folder."""
+    """Compare runs, print the table, and write it as JSON and Markdown. Returns the folder of these files.
+
+    The folder is `out`, or else evaluation/ of the first run, whose report shows the table. The files are named
+    `comparison` for one run and `pooled` for several, so neither replaces the other.
+    """
     runs = [Run.open(folder) for folder in folders]
     comparison = comparison_of(runs)
     folder = out or runs[0].path("evaluation")
@@ -36,10 +38,15 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
     return folder
 
 
-def comparison_of(runs: Sequence[Run]) -> Comparison:
-    """Each run and their pool against the SFT checkpoint that they share, SFT continued where a run has it, the better
-    of two first images, and the best of as many as RL renders (an oracle picks); repair also against the controls of
-    RL's own evaluation."""
+def comparison_of(runs: Sequence[Run]) -> BaselineComparison:
+    """Compare each run, and all runs pooled, with these baselines:
+
+    - the SFT checkpoint that all runs share;
+    - SFT continued, if a run has this baseline;
+    - the better of two first images, and the best of as many first images as RL renders (an oracle chooses).
+
+    Repair is also compared with the controls of RL's own evaluation.
+    """
     first, *others = runs
     model, *_ = [sft_model_of(run) for run in runs]
     for other in others:
@@ -61,14 +68,14 @@ def comparison_of(runs: Sequence[Run]) -> Comparison:
 
 
 def sft_model_of(run: Run) -> str:
-    """The model folder that SFT ends with. Raises RunError for a run without SFT."""
+    """Name of the model folder of the last SFT stage. Raises RunError for a run without SFT."""
     if run.sft_model is None:
-        raise RunError(f"{run.folder}: without SFT there is no SFT checkpoint to hold RL against")
+        raise RunError(f"{run.folder}: the run has no SFT, so there is no SFT checkpoint to compare RL with")
     return run.sft_model
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
-    """An arm of a stage's evaluation, without the rewards, which no comparison reads."""
+    """One arm of a model's evaluation. The rewards are left out, because no comparison reads them."""
     path = run.folder / "evaluation" / f"{model}.{arm}.parquet"
     if not path.is_file():
         raise RunError(f"{path} is missing: {model} has not been evaluated; `irg-rl resume {run.folder}` goes on")
@@ -76,7 +83,7 @@ def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
 
 
 def first_images(redraw: Outcomes, turn: int) -> Outcomes:
-    """The redraws of one turn, which are first images with other noise."""
+    """The redraws of one turn. They are first images from other noise."""
     return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:])
 
 

@@ -15,9 +15,10 @@ from rewards.segments import score_segments
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """How scores become advantages; see irg_rl.credit. Plain data: an actor imports the scheme itself."""
+    """How scores become advantages (see irg_rl.credit). It holds only plain data, so it can be sent to an actor, which
+    imports the scheme itself."""
 
-    scheme: str | None  # None: the algorithm takes no credit
+    scheme: str | None  # None: the algorithm uses no advantages
     weights: dict[str, float]
     how: str = "sum"
     options: dict[str, Any] = field(default_factory=dict)
@@ -59,40 +60,40 @@ class CriticSettings:
         return cls(algorithm_of(recipe), CreditSettings.of(recipe))
 
     def assign(self, group: Group) -> Selection:
-        """Set the advantages of a scored group; what of it is trained."""
+        """Set the advantages of a scored group; returns what of it is trained."""
         return self.algorithm.select(group, lambda: self.credit.give(group))
 
 
 @dataclass(frozen=True)
-class GroupSummary:
-    """What the driver wants to know of a scored group without holding it."""
+class ScoredSummary:
+    """Numbers about a scored group. The driver reads only these and never loads the group."""
 
     group: int
     version: int
-    has_spread: bool  # its rewards tell its samples apart
-    empty: bool  # nothing of it is trained
-    counts: dict[str, float]  # what the algorithm counts over all judged groups
-    failures: dict[int, str]  # sample that a rewarding scorer failed on -> why
+    has_spread: bool  # the rewards of its samples differ
+    empty: bool  # it has nothing to train on
+    counts: dict[str, float]  # counts of the algorithm
+    failures: dict[int, str]  # sample -> why a rewarding scorer failed on it
     trajectories: int
     stopped: int
-    images: int  # what siblings share counts once, here and in the next three
+    images: int  # here and in the next three, a segment that siblings share counts once
     text_tokens: int
     means: dict[str, list[float]]  # scorer -> mean per turn over the images of that turn
     images_by_turn: list[int]
-    first: float  # combined reward of the first images, mean over the trained trajectories; a trunk counts once
-    last: float  # and of the last ones
+    first: float  # mean combined reward of the first images of all trajectories without failures; a trunk counts once
+    last: float  # the same for the last images
     scorers: dict[str, float]  # failures and latency of every scorer since the critic began
 
 
 class Critic:
-    """`ray.remote(Critic)` is the actor. A whole group is one unit of work (idea 4)."""
+    """`ray.remote(Critic)` is the actor. One call scores a whole group."""
 
     def __init__(self, specs: list[dict], settings: CriticSettings, threads: int, max_failure_share: float) -> None:
         take_thread_share(threads)
         self.hub = RewardHub(specs, max_failure_share=max_failure_share)
         self.settings = settings
 
-    def score_group(self, group: Group) -> tuple[GroupSummary, Group]:
+    def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
         """Scores every image (one that siblings share, once), sets `rewards` and `advantage`s, returns the summary and
         the scored group."""
         score_images(group.trajectories, self.hub.score)
@@ -107,7 +108,7 @@ class Critic:
         first, last = (sum(own) / len(own) if own else float("nan") for own in trunks)
         return self._summary(group, selection, first, last), group
 
-    def _summary(self, group: Group, selection: Selection, first: float, last: float) -> GroupSummary:
+    def _summary(self, group: Group, selection: Selection, first: float, last: float) -> ScoredSummary:
         turns = max(t.turns for t in group.trajectories)
         drawn = [list({id(t.images[k]): t for t in group.trajectories if k < t.turns}.values()) for k in range(turns)]
         means = {}
@@ -129,7 +130,7 @@ class Critic:
             ]  # fmt: skip
             if failed:
                 failures[trajectory.sample] = "; ".join(f"{n}: {self.hub.scorers[n].last_error}" for n in failed)
-        return GroupSummary(
+        return ScoredSummary(
             group=group.id,
             version=group.version,
             has_spread=selection.has_spread,

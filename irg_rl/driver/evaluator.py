@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint on held-out prompts: the real thing, and both controls from the same first images."""
+"""Evaluates a checkpoint on held-out prompts: refined images, and both controls from the same first images."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,9 +29,9 @@ from rollouts.sampler import Sampler
 
 @dataclass
 class Evaluator:
-    """Samples the arms of an evaluation with fixed seeds, in batches; `samples` trajectories per prompt.
+    """Samples the arms of an evaluation in batches and with fixed seeds, `samples` trajectories per prompt.
 
-    `hub` has the scorers that look at the real arm, and the one that verdicts come from, if they come from one.
+    The scorers of `hub` score the real arm. If the task takes its verdicts from a scorer, `hub` has that scorer too.
     """
 
     run: Run
@@ -59,7 +59,8 @@ class Evaluator:
         return out
 
     def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
-        """The real arm and, from its first images, both controls (rollouts.controls)."""
+        """Sample and judge the real arm. With `controls`, also both control arms from the same first images
+        (rollouts.controls)."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]
@@ -81,14 +82,14 @@ class Evaluator:
         )  # fmt: skip
 
     def _score(self, trajectories: list[Trajectory]) -> None:
-        """Every scorer looks at every image; the scores become the trajectories' rewards."""
+        """Set the trajectories' rewards: the score of every scorer for every image."""
         if self.hub is None or self.score is None:
             return
         names, ask = list(self.hub.scorers), self.score
         score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
 
     def _prefer(self):
-        """How the first judge among the scorers compares two images, if there is one."""
+        """The function by which the first judge among the scorers compares two images. None without a judge."""
         if self.hub is None:
             return None
         judges = [scorer for scorer in self.hub.scorers.values() if isinstance(scorer, JudgeScorer)]
@@ -105,14 +106,14 @@ class Evaluator:
 
 @dataclass
 class Measured:
-    """What was drawn in the real arm, and what all arms came to."""
+    """The trajectories of the real arm, and the results of all arms."""
 
     trajectories: list[Trajectory]
     evaluation: Evaluation
     task: Task
 
     def samples(self, count: int) -> list[SampledTrajectory]:
-        """The first `count` trajectories with verdicts: prompts are in random order, so none is picked."""
+        """The first `count` trajectories with verdicts. Prompts are in random order, so this is not a selection."""
         return [
             from_trajectory(t, self.task.verdicts([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))
             for t in self.trajectories[:count]
@@ -120,7 +121,7 @@ class Measured:
 
 
 def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Prompt]:
-    """`count` prompts of a split; None: as many as the recipe evaluates on, or all where there are fewer."""
+    """`count` prompts of a split. None: the recipe's number, or all prompts if there are fewer."""
     prompts = prompts_of(run, split)
     if count is not None and len(prompts) < count:
         raise RunError(f"{count} prompts of the split {split} asked for, but there are {len(prompts)}: ask for fewer")
@@ -128,7 +129,7 @@ def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Pro
 
 
 def measure_stage(run: Run, name: str, facts: dict) -> Measured:
-    """Evaluate model folder `name` with every scorer; written to evaluation/ and samples/ of the run."""
+    """Evaluate model folder `name` with every scorer and save sampled trajectories in samples/ of the run."""
     torch.set_num_threads(run.recipe.engine.threads)
     settings = run.recipe.evaluation
     with reward_hub(run.recipe, run.path("scorers")) as hub:
@@ -144,17 +145,17 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
 
 
 def accuracies(table: Outcomes) -> list[float]:
-    """Share of images that are right, turn by turn, of those with a verdict; nan where there is none."""
+    """Per turn, the share of right images among those with a verdict. nan if a turn has no verdicts."""
     return [metrics.accuracy(table, turn).value for turn in range(table.turns)]
 
 
 def shown_accuracies(table: Outcomes) -> str:
-    """These shares in a line."""
+    """The accuracies as one line of text."""
     return ", ".join("no verdict" if isnan(share) else f"{share:.3f}" for share in accuracies(table))
 
 
 def thresholds_of(run: Run) -> Thresholds | None:
-    """What the gate asks: the recipe's own thresholds over those of the task; None where there is no gate."""
+    """Thresholds of the gate. Those of the recipe replace those of the task. None: there is no gate."""
     recipe, gate = run.recipe, run.recipe.gate
     own = {"first_accuracy": gate.first_accuracy, "damage": gate.damage, "margin": gate.margin}
     given = {name: value for name, value in own.items() if value is not None}
@@ -165,6 +166,6 @@ def thresholds_of(run: Run) -> Thresholds | None:
 
 
 def gate_of(run: Run, evaluation: Evaluation) -> GateReport | None:
-    """Whether refinement is real; None where the recipe and its task ask nothing."""
+    """Whether refinement passes the gate. None: there is no gate."""
     thresholds, arms = thresholds_of(run), evaluation.arms
     return None if thresholds is None else check_gate(arms[REAL], arms[REDRAW], arms[SHUFFLED], thresholds)

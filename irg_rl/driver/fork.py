@@ -1,7 +1,7 @@
-"""`irg-rl fork`: a new run that does RL anew from the SFT that another one has done.
+"""`irg-rl fork`: a new run that starts RL from the SFT checkpoint of another run.
 
-What the finished stages depend on stays as it is: all forks of a run share one world, one set of test prompts and one
-SFT checkpoint, and differ in RL alone.
+All forks of a run share prompts, data and the SFT checkpoint. They differ only in RL. So a fork cannot change settings
+that the finished stages depend on.
 """
 
 import json
@@ -22,16 +22,17 @@ FREE = {
     "name", "description", "output_dir", "budget_minutes", "rl", "rewards", "evaluation", "gate", "engine", "tracking",
     "sampling.turns",
 }  # fmt: skip
-"""Settings, or whole sections of them, that a fork may change. `sampling.turns` is RL's alone: SFT's rows and the
-evaluation have turns of their own."""
+"""Settings or sections that a fork may change. Only RL reads `sampling.turns`: SFT rows and evaluation have their own
+numbers of turns."""
 EVALUATED = ("rewards", "evaluation", "gate", "engine.device", "engine.dtype")
-"""Those of them that the evaluation after SFT depends on."""
+"""Settings among FREE that change the evaluation after SFT."""
 
 
 def fork(folder: Path, overrides: list[str]) -> Run:
-    """A new run beside `folder`, or in `output_dir`, with its recipe, the overrides and its finished stages before RL.
+    """Make a new run with the recipe of run `folder`, the overrides, and its finished stages before RL. It lies beside
+    `folder`, or in `output_dir` if that is overridden.
 
-    Raises RecipeError for an override that these stages depend on, RunError when SFT is not finished.
+    Raises RecipeError for an override that these stages depend on, RunError if SFT is not finished.
     """
     parent = Run.open(folder)
     recipe = forked_recipe(parent, overrides)
@@ -69,8 +70,9 @@ def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
 
 
 def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
-    """The finished stages before RL, but for those whose outcome the new recipe changes."""
-    changed = {key for key, *_ in changes(parent.recipe, recipe)} - {"gate.mode", "gate.after"}  # judge nothing anew
+    """Finished stages before RL whose results are also valid under the new recipe."""
+    no_result_depends_on = {"gate.mode", "gate.after"}
+    changed = {key for key, *_ in changes(parent.recipe, recipe)} - no_result_depends_on
     again = set()
     if "rewards.training_steps" in changed or not trained_scorers(recipe) <= trained_scorers(parent.recipe):
         again.add("scorers")
@@ -80,7 +82,7 @@ def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
 
 
 def take_over(parent: Run, run: Run, stages: list[str]) -> None:
-    """Files, entries of stages.json and metrics of these stages."""
+    """Copy the files, the entries of stages.json and the metrics of these stages into the new run."""
     for pattern in (pattern for stage in BEFORE_RL if stage.name in stages for pattern in stage.files):
         for source in sorted(parent.folder.glob(pattern)):
             link(source, run.path(*source.relative_to(parent.folder).parts))
@@ -95,7 +97,7 @@ def take_over(parent: Run, run: Run, stages: list[str]) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """A file, or all files of a folder, as hard links; as copies where the file system has none."""
+    """Hard-link a file, or all files of a folder. Copy them if the file system has no hard links."""
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file)
     else:
@@ -105,5 +107,5 @@ def link(source: Path, target: Path) -> None:
 def _link_file(source: Path | str, target: Path | str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk; a full one fails again, and says so
+    except OSError:  # another disk, or a full one: then the copy fails as well and reports it
         shutil.copy2(source, target)

@@ -1,4 +1,4 @@
-"""The learner ranks as Ray actors, called together: what the driver asks of learning."""
+"""The learner ranks as Ray actors, which the driver calls together."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
 
 WARM_UP_S = 300.0
-"""Longest start of the ranks: imports, model, optimizer."""
+"""Longest time that a rank may take to start: imports, model, optimizer. Seconds."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights in the object store, under the version and digest that samplers must acknowledge."""
+    """Weights in the object store. Samplers must confirm their version and digest."""
 
     version: int
     digest: str
@@ -34,8 +34,8 @@ class Published:
 
 
 def fingerprint(run: Run) -> str:
-    """First 12 hex digits of the sha256 of the prompts: which one a group has depends on all of them. Of the rollouts,
-    where RL learns from a folder."""
+    """First 12 hex digits of the sha256 of the prompts file, because the prompt of a group depends on all prompts. If
+    RL learns from a folder of rollouts, of these files instead."""
     rollouts = run.recipe.require_rl().rollouts
     if rollouts is None:
         files = [rl_prompts_file(run)]
@@ -52,7 +52,7 @@ class Learners:
 
     def __init__(self, run: Run, start: str):
         self.run, self.recipe, self.start = run, run.recipe, start
-        self.fingerprint = fingerprint(run)  # once: rollouts may be many, and their tensors large
+        self.fingerprint = fingerprint(run)  # computed once: the rollouts may be large
         settings = learner_settings(self.recipe, str(model_path(run, start)))
         ranks = self.recipe.engine.learner_ranks
         engine = self.recipe.engine
@@ -66,7 +66,7 @@ class Learners:
         self.message = self.publish()
 
     def publish(self) -> Published:
-        """The weights of now, as version = number of updates, put into the object store once."""
+        """Put the current weights into the object store. Their version is the number of updates."""
         publication = self._all("publish", self.updates)[0]
         self.message = Published(publication.version, publication.digest, ray.put(publication.arrays))
         return self.message
@@ -75,26 +75,26 @@ class Learners:
         return self._all("check_ratio", *groups)[0]
 
     def dump(self, groups: Sequence[ObjectRef]) -> None:
-        """Write the groups of the next update."""
+        """Write the groups of the next update to disk."""
         self._all("dump", str(step_folder(self.run.folder, self.updates + 1)), *groups)
 
     def train(self, groups: Sequence[ObjectRef]) -> Future:
-        """Start an update on scored groups; the driver may do other things meanwhile, and `finish` ends it."""
+        """Start an update on scored groups in the background. `finish` waits for its end."""
         return self.thread.submit(self._all, "train", *groups)
 
     def finish(self, training: Future) -> dict[str, float]:
-        """Metrics of the update."""
-        longest = self.recipe.engine.deadline_s + WARM_UP_S  # the call gives up before, and says what it waited for
+        """Wait for the end of the update. Returns its metrics."""
+        longest = self.recipe.engine.deadline_s + WARM_UP_S  # the remote call times out earlier, with a better message
         metrics = training.result(timeout=longest)[0]
         self.updates += 1
         return metrics
 
     def seconds(self) -> dict[str, float]:
-        """What each part of the last update took on the first rank."""
+        """Seconds of each part of the last update, on the first rank."""
         return self._all("seconds")[0]
 
     def save(self, cursors: dict) -> None:
-        """A complete checkpoint of the RL stage."""
+        """Write a complete checkpoint of the RL stage."""
         recipe = self.recipe
         snapshot = Snapshot(
             step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),
@@ -103,9 +103,9 @@ class Learners:
         self._all("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
 
     def resume(self) -> dict | None:
-        """Go on from the newest complete checkpoint of the stage; returns its cursors, None when there is none.
+        """Load the newest complete checkpoint of the stage. Returns its cursors, or None if there is no checkpoint.
 
-        Raises CheckpointError when the recipe or the prompts are not those of the checkpoint.
+        Raises CheckpointError if the recipe or the prompts are not those of the checkpoint.
         """
         path, _ = checkpoint.latest(self.run.path("rl"))
         if path is None:
@@ -119,7 +119,7 @@ class Learners:
         return snapshot.cursors
 
     def save_model(self, name: str) -> None:
-        """The averaged weights as a model folder of the run."""
+        """Write the averaged weights as a model folder of the run."""
         save_trained(self.run, self.start, self._all("average")[0], name, adapters_of(self.recipe.require_rl()))
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The RL stage without sampling: learning from a folder of scored groups (`rl.rollouts`)."""
+"""The RL stage without sampling: it learns from a folder of scored groups (`rl.rollouts`)."""
 
 import json
 import math
@@ -30,15 +30,18 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """The groups of a folder that have something to train on, as (folder, place in it), and what they hold together."""
+    """Groups of a folder that have something to train on, each as (folder, index in it). `material` counts their
+    pairs."""
 
     places: list[tuple[Path, int]]
     material: Material
 
     @classmethod
     def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
-        """Raises InputError when nothing in it can be learned from or its texts are another tokenizer's, RatioError
-        when they were drawn at another temperature or behind another system prompt."""
+        """Read and check all groups of `folder`.
+
+        Raises InputError if there is nothing to learn from or if the texts come from another tokenizer. Raises
+        RatioError if the texts were sampled at another temperature or after another system prompt. """
         algorithm, limit, tokenizer = settings.algorithm, settings.max_pack_tokens, parts.tokenizer
         replay = Replay(
             parts.model.config, tokenizer.special, tokenizer.encode, system_prompt=settings.system_prompt,
@@ -58,14 +61,14 @@ class Archive:
         )
         if not places:
             raise InputError(
-                f"{folder}: none of its {len(found)} groups has anything to learn from: {total.ties} pairs are ties "
+                f"{folder}: there is nothing to learn from in its {len(found)} groups: {total.ties} pairs are ties "
                 f"(lower rl.options.tie), {total.too_long} are too long for a pack (raise rl.max_pack_tokens, now "
-                f"{limit}); or roll out more"
+                f"{limit}); or sample more groups with `irg-rl rollout`"
             )
         return cls(places, total)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
-        """Groups of an update, in a new random order every epoch."""
+        """The `size` groups of an update. Every epoch has a new random order."""
         numbers = range(update * size, (update + 1) * size)
         return [self._group(*divmod(number, len(self.places)), seed) for number in numbers]
 
@@ -76,7 +79,7 @@ class Archive:
 
 
 def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> None:
-    """InputError for ids that are not this tokenizer's way to write the text beside them."""
+    """InputError if this tokenizer does not decode the ids of a text to its stored string."""
     eos = tokenizer.special.eos
     for segment in (text for trajectory in group.trajectories for text in trajectory.texts):
         if tokenizer.decode(open_ids(segment, eos).tolist()) != segment.text:
@@ -87,12 +90,12 @@ def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> No
 
 
 def _require_system_prompt(part: Path, own: str) -> None:
-    """RatioError for groups that `irg-rl rollout` drew behind another system prompt; a run's dumps say none."""
+    """RatioError if `irg-rl rollout` sampled the groups with another system prompt. Dumps of a run do not record it."""
     facts = part.parent / FACTS
     theirs = json.loads(facts.read_text()).get("system_prompt") if facts.is_file() else own
     if theirs != own:
         raise RatioError(
-            f"{part.parent} was drawn with the system prompt {theirs!r}, the learner has {own!r}: set "
+            f"{part.parent} was sampled with the system prompt {theirs!r}, the learner has {own!r}: set "
             "sampling.system_prompt to that of the rollouts"
         )
 
@@ -108,7 +111,7 @@ def _require_scores(group: Group, weights: Mapping[str, float], where: Path) -> 
 
 
 def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train model folder `start` on the groups of `rl.rollouts`; the result becomes model folder `rl`."""
+    """Train model folder `start` on the groups of `rl.rollouts` and write model folder `rl`."""
     recipe, folder = run.recipe, run.recipe.require_rl().rollouts
     assert folder is not None
     path = model_path(run, start)

@@ -1,4 +1,4 @@
-"""What comes before SFT: the task's prompts and rows, tokenizer and model from scratch, autoencoder, scorers."""
+"""The stages before SFT: prompts and rows of the task, tokenizer, autoencoder, a model from scratch, small scorers."""
 
 import random
 from collections.abc import Mapping
@@ -26,17 +26,18 @@ from sft.autoencoder import reconstruct, train_autoencoder
 BASE = "models/base"
 TOKENIZER = "world/tokenizer"
 OWN_ROWS = "own"
-"""Folder of the rows made from the model's own images, among those that the task makes."""
+"""Name of the folder of rows that are made from the model's own images."""
 HELD_OUT = 512
-"""Held-out pairs on which the scorers trained on the spot are tested."""
+"""Number of held-out pairs that test the small scorers."""
 PICTURES = 8000
-"""Pictures that the autoencoder is trained on."""
+"""Number of pictures that the autoencoder is trained on."""
 CHECKED = 500
-"""Held-out reconstructions the checker looks at, at most."""
+"""Largest number of held-out reconstructions that the checker reads."""
 
 
 def make_world(run: Run) -> None:
-    """Prompts of all splits as jsonl; where the run makes them, SFT rows in the IRG schema and a tokenizer."""
+    """Write the prompts of all splits as jsonl. If the recipe names no data, also SFT rows in the IRG schema. If it
+    names no model, also a tokenizer."""
     recipe, task = run.recipe, task_of(run.recipe)
     for split in task.splits:
         write_prompts(prompts_file(run, split), task.prompts(split))
@@ -52,12 +53,12 @@ def make_world(run: Run) -> None:
 
 
 def as_world(task: Task) -> World:
-    """The task as one that makes what a run from nothing needs.
+    """The task as a `World`, which can make data and pictures.
 
-    Raises RunError for any other task; `driver.checks` says before what a recipe lacks.
+    Raises RunError for any other task. `driver.checks` reports earlier which settings are then missing.
     """
     if not isinstance(task, World):
-        raise RunError(f"the task {type(task).__name__} gives prompts and verdicts alone: name init_from and sft.data")
+        raise RunError(f"the task {type(task).__name__} has no data of its own: set init_from and sft.data")
     return task
 
 
@@ -70,21 +71,21 @@ def prompts_file(run: Run, split: str) -> Path:
 
 
 def rl_prompts_file(run: Run) -> Path:
-    """The prompts that RL samples for: those of `rl.prompts`, or the task's."""
+    """File of the RL prompts: `rl.prompts`, or the training prompts of the task."""
     given = None if run.recipe.rl is None else run.recipe.rl.prompts
     return Path(given) if given else prompts_file(run, "train")
 
 
 def make_base(run: Run, facts: dict) -> None:
-    """The model before SFT: a released folder, checked before the run began, or one from scratch with an autoencoder
-    trained on pictures of the task."""
+    """Make the model that SFT starts from, with an autoencoder trained on pictures of the task. If `init_from` names a
+    folder, there is nothing to do; it was checked before the run began."""
     recipe = run.recipe
     if recipe.init_from is not None:
         return
     world, rng = as_world(task_of(recipe)), random.Random(recipe.seed)
     images = world.pictures(PICTURES, rng)
     torch.manual_seed(recipe.seed)
-    torch.set_num_threads(1)  # its convolutions are small: a second thread costs more than it does
+    torch.set_num_threads(1)  # its convolutions are small: a second thread makes them slower
     vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
     with bar("autoencoder", recipe.vae.steps) as progress:
         vae = train_autoencoder(
@@ -93,11 +94,11 @@ def make_base(run: Run, facts: dict) -> None:
     held_out = world.pictures_of(prompts_of(run, "train")[:CHECKED], rng)
     share = world.reads_alike(held_out, reconstruct(vae, held_out))
     facts["checker_agreement"] = share
-    console.print(f"autoencoder: the checker reads {share:.1%} of {len(held_out)} held-out images as before")
+    console.print(f"autoencoder: the checker reads {share:.1%} of {len(held_out)} reconstructions like the originals")
     if share < recipe.vae.min_checker_agreement:
         raise RunError(
-            f"autoencoder: the checker reads only {share:.1%} of the reconstructions like their originals, the recipe "
-            f"asks for {recipe.vae.min_checker_agreement:.0%}; raise vae.steps"
+            f"autoencoder: the checker reads only {share:.1%} of the reconstructions like the originals; the recipe "
+            f"needs {recipe.vae.min_checker_agreement:.0%}; raise vae.steps"
         )
     tokenizer = load_tokenizer(run.path(TOKENIZER))
     model = UnifiedModel(recipe.model.model_copy(update={"vae": vae.config}), tokenizer.special)
@@ -108,19 +109,19 @@ def make_base(run: Run, facts: dict) -> None:
 
 
 def model_path(run: Run, name: str) -> Path:
-    """Where a model folder of the run (`base`, `sft1`, `sft2`, `rl`, ...) lies."""
+    """Path of a model folder of the run (`base`, `sft1`, `sft2`, `rl`, ...)."""
     if name == "base" and run.recipe.init_from:
         return Path(run.recipe.init_from)
     return run.path("models", name)
 
 
 def load_model(run: Run, name: str) -> Folder:
-    """A model folder of the run, to sample from."""
+    """Load a model folder of the run for sampling."""
     return load_as(run.recipe, model_path(run, name))
 
 
 def load_as(recipe: Recipe, folder: Path) -> Folder:
-    """A model folder on the recipe's device, in its precision and with its kernels."""
+    """Load a model folder with the recipe's device, precision and attention kernels."""
     return load_folder(folder, recipe.engine.device, precision(recipe), recipe.engine.attention)
 
 
@@ -132,9 +133,11 @@ def save_trained(
 
 
 def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: LoraRecipe | None = None) -> None:
-    """Model folder `base`, read again in fp32, becomes model folder `path` with trained weights, or with adapters
-    merged into it and kept beside it. What these leave out, position tables and frozen parts, stays. The model in an
-    engine would not do: its weights are in pieces under ZeRO 3 and in bf16 where that is trained in."""
+    """Write model folder `path`: folder `base` with the trained weights, or with trained adapters merged into it.
+
+    Adapters are also saved by themselves. Frozen parts and position tables stay those of `base`, which is read again in
+    fp32. The engine's own model cannot be saved like this: ZeRO 3 splits its weights, and they may be bf16.
+    """
     folder = load_folder(base)
     if lora is not None:
         adapter = Adapter(lora, served(weights), base)
@@ -146,13 +149,13 @@ def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: L
 
 
 def trained_scorers(recipe: Recipe) -> set[str]:
-    """Kinds of the scorers that the run trains for itself; HPS starts from CLIP."""
+    """Kinds of the scorers that the run trains itself. HPS starts from CLIP, so it needs both."""
     kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
     return kinds | {"clip"} if kinds else kinds
 
 
 def make_scorers(run: Run, facts: dict) -> None:
-    """Train the small CLIP and HPS that the recipe uses without a released model."""
+    """Train the small CLIP and HPS models for scorers without a released model."""
     on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return

@@ -1,4 +1,4 @@
-"""The RL stage: sample, score, learn, publish, in a loop that a reader can hold in the head.
+"""The RL stage: a loop of sample, score, learn and publish.
 
     prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
 
@@ -18,7 +18,7 @@ from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.driver.collector import Collector, DroppedSamples
-from irg_rl.driver.critic import Critic, CriticSettings, GroupSummary
+from irg_rl.driver.critic import Critic, CriticSettings, ScoredSummary
 from irg_rl.driver.learners import Learners
 from irg_rl.driver.prepare import model_path, rl_prompts_file
 from irg_rl.driver.progress import bar, console
@@ -32,7 +32,7 @@ from irg_rl.trajectory import Prompt
 from rollouts.worker import RolloutWorker
 
 WARM_UP_S = 180.0
-"""Longest start of the actors: importing torch, loading models."""
+"""Longest time that an actor may take to import torch and to load its model, in seconds."""
 
 
 def rl_prompts(run: Run) -> list[Prompt]:
@@ -40,7 +40,7 @@ def rl_prompts(run: Run) -> list[Prompt]:
 
 
 def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train model folder `start` with RL; the result becomes model folder `rl`."""
+    """Train model folder `start` with RL and write model folder `rl`."""
     engine = run.recipe.engine
     if engine.device == "cuda":
         gc.collect()
@@ -73,7 +73,7 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
 
 
 def arguments(learners: Learners) -> tuple:
-    """What `set_weights` takes: the newest published weights, by reference."""
+    """Arguments of `set_weights` for the newest published weights: a reference, the version and the digest."""
     message = learners.message
     return message.arrays, message.version, message.digest
 
@@ -100,7 +100,7 @@ def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -
 
 @dataclass
 class Loop:
-    """Updates until the recipe's number is reached, with checkpoints on the way."""
+    """Makes updates until the recipe's number is reached, and writes checkpoints."""
 
     run: Run
     tracker: Tracker
@@ -118,7 +118,7 @@ class Loop:
         collector = collector_of(self.run, slots, self.rollouts, self.critics)
         self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)
         self.critics.wait_until_serving(1, WARM_UP_S)
-        if saved:  # the actors were started, and sent weights, before the checkpoint was read
+        if saved:  # the actors got their weights before the checkpoint was read
             answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=WARM_UP_S)
             require_acknowledged(self.learners.message.version, self.learners.message.digest, answers)
             collector.resume(self.learners.updates)
@@ -133,7 +133,8 @@ class Loop:
         }  # fmt: skip
 
     def _update(self, collector: Collector) -> str:
-        """One update: fill, learn, publish, free the slots."""
+        """One update: fill the slots, learn, publish the weights, free the slots. Returns a line for the progress
+        bar."""
         update, began = self.learners.updates, time.monotonic()
         collector.admit(update)
         while not (batch := collector.take(update)):
@@ -146,7 +147,7 @@ class Loop:
             self.learners.dump([body for _, body in batch])
         training = self.learners.train([body for _, body in batch])
         while collector.busy and not training.done():
-            collector.pump(0.05, update)  # with staleness > 0 sampling goes on meanwhile
+            collector.pump(0.05, update)  # with staleness > 0 sampling continues during the update
         result = self.learners.finish(training)
         learned = time.monotonic()
         message = self.learners.publish()
@@ -168,8 +169,8 @@ class Loop:
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
     def _busy(self) -> dict[str, float]:
-        """Seconds that every kind of work has taken since the last update, whatever went on beside it: sampling as mean
-        over the rollout actors, learning on the first rank."""
+        """Busy seconds of each kind of work since the last update; several kinds may run at the same time. Sampling is
+        a mean over the rollout actors. Learning is that of the first rank."""
         parts = {"sampling": self.rollouts.lap(), "scoring": self.critics.lap(), **self.learners.seconds()}
         return {f"busy/{part}": seconds for part, seconds in parts.items()}
 
@@ -179,13 +180,13 @@ class Loop:
         holding = sum(row["max"] <= row["limit"] for row in rows)
         worst = max(rows, key=lambda row: row["max"] / row["limit"])
         console.print(
-            f"ratio check: {holding} of {len(rows)} (modality, turn, step) places agree; the worst is "
+            f"ratio check: {holding} of {len(rows)} (modality, turn, step) differences are small; the largest is "
             f"{worst['modality']} of turn {worst['turn']}: {worst['max']:.2g} of {worst['limit']:.2g} allowed"
         )
 
 
-def summary(groups: list[GroupSummary]) -> dict[str, float]:
-    """Reward means per turn over a batch, and how the trajectories ended."""
+def summary(groups: list[ScoredSummary]) -> dict[str, float]:
+    """Metrics of a batch: mean rewards per turn, lengths, and how often trajectories stopped."""
     trajectories = sum(v.trajectories for v in groups)
     out = {
         "stopped": sum(v.stopped for v in groups) / trajectories,
@@ -204,9 +205,9 @@ def summary(groups: list[GroupSummary]) -> dict[str, float]:
     return out | groups[-1].scorers
 
 
-def drawn(left: list[GroupSummary]) -> dict[str, float]:
-    """Rewards of all groups that left since the last update, those without a spread too: unlike the means over the
-    trained ones they do not depend on which groups a way of giving credit can use."""
+def drawn(left: list[ScoredSummary]) -> dict[str, float]:
+    """Mean rewards of all groups that left since the last update, also of groups that were not trained. So these
+    numbers do not depend on which groups a credit scheme can use."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),
@@ -216,6 +217,6 @@ def drawn(left: list[GroupSummary]) -> dict[str, float]:
 
 
 def _mean(values: list[float]) -> float:
-    """Over the groups that have a reward; a failed one is no number."""
+    """Mean over the groups that have a reward. A group without one has nan."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else float("nan")

@@ -1,4 +1,4 @@
-"""A run folder: the resolved recipe, which stages are done, and where each room puts its files."""
+"""A run folder: the resolved recipe, the finished stages, and the paths of all files."""
 
 import fcntl
 import json
@@ -21,21 +21,21 @@ from irg_rl.redact import remember_secret
 from irg_rl.text_in import read_json, read_text
 
 SFT_MODELS = {"base": "pretrain", "stage1": "sft1", "stage2": "sft2"}
-"""SFT stages of a recipe -> stages of a run, which are also the names of the model folders they make."""
+"""SFT stage of a recipe -> stage of a run. The model folder that it makes has the same name."""
 
 TRAINED = ("rl", *reversed(SFT_MODELS.values()))
-"""Trained model folders of a run, those made last first."""
+"""Trained model folders of a run, the newest first."""
 
 
 LOCK = ".lock"
 
 
 class RunError(UserError, RuntimeError):
-    """A run that can't start or go on; the message says what, where and what to do."""
+    """A run cannot start or continue. The message says what happened, where, and what to do."""
 
 
 def write_json(path: Path, data) -> None:
-    """Atomic: a reader sees the old file or the new one."""
+    """Write a file atomically: a reader sees either the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(json.dumps(data, indent=1))
@@ -49,12 +49,13 @@ class Run:
     folder: Path
     recipe: Recipe
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _counted: float = field(default=0.0, repr=False)  # until when the time of the stage is recorded, monotonic
+    _counted: float = field(default=0.0, repr=False)  # monotonic time up to which the current stage's time is recorded
 
     @classmethod
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
-        """A new folder `output_dir/name[-k]`, never one that exists; `begin` puts in what it starts with. It appears
-        whole or not at all."""
+        """Make a new folder `output_dir/name[-k]`. An existing folder is never used. `begin` writes the first files.
+
+        The folder appears complete or not at all."""
         base = Path(recipe.output_dir)
         aside = base / f".{recipe.name}.{os.getpid()}"
         try:
@@ -63,7 +64,7 @@ class Run:
             raise RunError(f"{base}: a run can't be made there ({error}); choose another output_dir") from error
         try:
             with (aside / LOCK).open("w") as handle:
-                _lock(handle, base)  # a disk without locks is found before anything has run on it
+                _lock(handle, base)  # a disk without file locks is an error right here
             begin(run := cls(aside, recipe))
             write_json(aside / "environment.json", environment(recipe))
             (aside / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
@@ -101,7 +102,7 @@ class Run:
 
     @property
     def sft_model(self) -> str | None:
-        """The model folder that SFT ends with; None without SFT."""
+        """Name of the model folder that the last SFT stage makes. None without SFT."""
         sft = self.recipe.sft
         return None if sft is None else SFT_MODELS[list(sft.stages)[-1]]
 
@@ -114,7 +115,7 @@ class Run:
         return self.stages.get(stage, {}).get("done", False)
 
     def record(self, stage: str, seconds: float, done: bool, **facts) -> None:
-        """Add `seconds` to what the stage has cost so far (a resumed stage adds up) and keep its facts."""
+        """Add `seconds` to the time of the stage and store its facts. The time of a resumed stage adds up."""
         entry = self.stages.setdefault(stage, {"seconds": 0.0})
         entry.update(facts, seconds=round(entry["seconds"] + seconds, 2), done=done)
         entry["budget_minutes"] = self.recipe.budget_minutes.get(stage)
@@ -122,7 +123,8 @@ class Run:
 
     @contextmanager
     def stage(self, name: str):
-        """Time a stage and mark it done when its body ends; the body may put facts into the dict it gets."""
+        """Measure the time of a stage and mark it done at the end. The body may put facts into the dict that it
+        gets."""
         facts: dict = {}
         self._counted = time.monotonic()
         try:
@@ -133,15 +135,15 @@ class Run:
         self.count_time(name, done=True, **facts)
 
     def count_time(self, name: str, done: bool = False, **facts) -> None:
-        """Record what the stage that is going on has cost since the last call; at every checkpoint, so that a kill
-        loses no more time than work. `irg-rl baseline` trains for as long as RL took."""
+        """Record the time of the current stage since the last call. It is called at every checkpoint, so a kill loses
+        the same amount of time and of work. `irg-rl baseline` trains for as long as RL took."""
         now = time.monotonic()
         self.record(name, now - self._counted, done=done, **facts)
         self._counted = now
 
     @contextmanager
     def lock(self):
-        """One process at a time works on a run; a killed one leaves no lock behind."""
+        """Only one process at a time may work on a run. A killed process leaves no lock."""
         with (self.folder / LOCK).open("w") as handle:
             _lock(handle, self.folder)
             yield
@@ -167,25 +169,25 @@ def _claim(aside: Path, base: Path, name: str) -> Path:
 
 
 def _stages(path: Path) -> dict[str, dict[str, Any]]:
-    """What stages.json says of every stage; ValueError when it is something else."""
+    """The entries of stages.json by stage. ValueError if the file has another form."""
     stages = read_json(path)
     if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
-        raise ValueError(f"{path} holds no stages")
+        raise ValueError(f"{path} is not a mapping of stages")
     for name, entry in stages.items():
         if not isinstance(entry.get("seconds"), int | float) or not isinstance(entry.get("done"), bool):
-            raise ValueError(f"{path}: stage {name!r} lacks its seconds or whether it is done")
+            raise ValueError(f"{path}: stage {name!r} needs the entries 'seconds' and 'done'")
     return stages
 
 
 def _remember_keys(recipe: Recipe) -> None:
-    """The values of all `api_key_env` are redacted, whatever these variables are called."""
+    """Redact the values of all variables that `api_key_env` names in the recipe."""
     for scorer in recipe.rewards.scorers:
         if scorer.api_key_env:
             remember_secret(scorer.api_key_env)
 
 
 def environment(recipe: Recipe) -> dict:
-    """What a reader of the results wants to know of how they came about; no secrets."""
+    """Versions, commit and machine of a run, for environment.json. Contains no secrets."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "deepspeed", "ray", "trl", "diffusers", "open-clip-torch")
@@ -200,7 +202,7 @@ def environment(recipe: Recipe) -> dict:
 
 
 def _commit() -> str:
-    """Commit of the source; unknown for an installed package or without git."""
+    """Commit of the source, or "unknown" for an installed package or without git."""
     words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         head = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)

@@ -1,4 +1,4 @@
-"""Scorers of a recipe as the rewards room wants them, with the embedded judge where no endpoint is named."""
+"""Turns the scorers of a recipe into specs for `rewards/`. Starts the embedded judge if a judge has no endpoint."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -78,10 +78,10 @@ def reward_hub(
 
 
 class RememberedScores:
-    """The scorers of a hub, asked once for each picture of a prompt, however often it comes.
+    """Scorers of a hub with a cache: each scorer scores a picture of a prompt only once.
 
-    An evaluation looks at the same first images in every arm. A scorer that errs at random, or fails now and then,
-    would otherwise say different things about one picture. A failure is remembered as well.
+    All arms of an evaluation have the same first images. Without the cache, a scorer with random errors could give the
+    same picture different scores. Failures are cached as well.
     """
 
     def __init__(self, hub: RewardHub) -> None:
@@ -89,7 +89,7 @@ class RememberedScores:
         self._known: dict[tuple[str, str, bytes], float | None] = {}
 
     def __call__(self, name: str, images: list[Pixels], prompts: list[Prompt]) -> list[float | None]:
-        """A score each (irg_rl.task.ScoreBy)."""
+        """One score per picture by scorer `name` (irg_rl.task.ScoreBy)."""
         keys = [(name, prompt.id, _digest(image)) for image, prompt in zip(images, prompts, strict=True)]
         new = {key: place for place, key in enumerate(keys) if key not in self._known}
         places = list(new.values())

@@ -37,7 +37,7 @@ from sft.train import Identity, StageTrainer, weights_of
 
 VALIDATION_SEED = 987_654_321
 WARM_UP_S = 300.0
-"""Shortest time that ranks are given to start: imports, model, optimizer, held-out packs."""
+"""Ranks have at least this many seconds to start: imports, model, optimizer, held-out packs."""
 
 
 def builder_of(folder: Folder) -> PackBuilder:
@@ -55,9 +55,11 @@ def idle_pack(folder: Folder) -> Pack:
 
 
 class StageRank:
-    """One rank of an SFT stage, which trains from model folder `start` as far as it is told to. `ray.remote(StageRank)`
-    is the actor; a single rank runs in the driver's own process. Every method but `open_port` is collective, and the
-    answer of rank 0 is the one that counts."""
+    """One rank of an SFT stage that starts from model folder `start`. It makes one step per call of `advance`.
+
+    `ray.remote(StageRank)` is the actor. A single rank runs in the driver's own process. All methods except `open_port`
+    are collective: every rank calls them, and the driver uses the answer of rank 0.
+    """
 
     def __init__(
         self, run: Run, name: str, start: str, stage: Stage, seed: int, rank: int = 0, world_size: int = 1
@@ -76,12 +78,12 @@ class StageRank:
         return max(WARM_UP_S, self.run.recipe.engine.deadline_s)
 
     def open_port(self) -> int:
-        """Rank 0: the meeting point of all ranks."""
+        """Called on rank 0 only: opens the port at which all ranks meet."""
         self._store = host_store(self.place.world_size, self._patience)
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
-        """Joins the other ranks and builds model, stream and trainer."""
+        """Join the other ranks and build model, stream and trainer."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
         sft = recipe.sft
         assert sft is not None
@@ -110,11 +112,12 @@ class StageRank:
         )  # fmt: skip
 
     def resume(self) -> int:
-        """From the newest checkpoint, if there is one; returns the step."""
+        """Load the newest checkpoint, if there is one. Returns its step."""
         return self.trainer.resume()
 
     def advance(self) -> list[tuple[str, tuple]] | None:
-        """One step, with what is due after it; returns what the trainer had to say, None when the stage is done."""
+        """Make one step, with validation and checkpoint if they are due. Returns the trainer's messages, or None when
+        the stage is done."""
         if self.trainer.is_done:
             return None
         self._told.clear()
@@ -122,7 +125,7 @@ class StageRank:
         return list(self._told)
 
     def finish(self) -> dict:
-        """Rank 0 makes a model folder of the averaged weights; returns the facts of the stage."""
+        """Rank 0 writes the averaged weights as a model folder. Returns facts about the stage."""
         if self.place.rank == 0:
             save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
         return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}
@@ -130,7 +133,8 @@ class StageRank:
 
 @contextmanager
 def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[[str], Any]]:
-    """A function that calls a method of every rank of the stage and returns the answer of rank 0."""
+    """Start the ranks of a stage. Gives a function that calls a method on every rank and returns the answer of rank
+    0."""
     engine, count = run.recipe.engine, run.recipe.sft_ranks(stage)
     if count == 1:
         alone = StageRank(run, name, start, stage, seed)
@@ -138,7 +142,7 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         try:
             yield lambda method: getattr(alone, method)()
         finally:
-            alone.trainer = None  # what hears it holds the rank: without this the engine would stay until a collection
+            del alone.trainer  # its callbacks refer to the rank, and this circle would keep the engine in memory
         return
     options = actor_options(
         threads=max(engine.threads // count, 1), cpus=0, gpus=engine.gpus,
@@ -157,8 +161,10 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
 def train_stage(
     run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict, seed: int | None = None
 ) -> None:
-    """Train one IRGL stage from model folder `start`; its averaged weights become model folder `name`. `seed` of the
-    order of its rows and of their noise; None: the recipe's."""
+    """Train one IRGL stage from model folder `start` and write its averaged weights as model folder `name`.
+
+    `seed` decides the order of the rows and their noise. None: the seed of the recipe.
+    """
     seed = run.recipe.seed if seed is None else seed
     with stage_ranks(run, name, start, stage, seed) as call:
         step = call("resume")
@@ -208,7 +214,8 @@ def row_encoder(folder: Folder) -> RowEncoder:
 
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:
-    """First images by the model itself become improving rows: its own failures, and what it already gets right."""
+    """Let the model draw first images and make improving rows from them. So it learns from its own failures, and also
+    from images that are already right."""
     recipe, world = run.recipe, as_world(task_of(run.recipe))
     torch.set_num_threads(recipe.engine.threads)
     folder = load_model(run, start)
@@ -230,7 +237,7 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
 
 
 def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
-    """The baseline of RL: the last SFT stage goes on for as long as RL took, with rows in another order."""
+    """The baseline for RL: continue the last SFT stage for as long as RL took, with the rows in another order."""
     order = hashed(run.recipe.seed, CONTINUED) % 2**31
     name = run.sft_model
     assert name is not None
@@ -240,14 +247,14 @@ def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
 def require_finished(run: Run) -> None:
     """Raises RunError for a run without SFT and RL, or one that is not finished."""
     if run.sft_model is None or run.recipe.rl is None:
-        raise RunError(f"{run.folder}: the baseline continues SFT for as long as RL took, and the run has not both")
+        raise RunError(f"{run.folder}: the baseline continues SFT for as long as RL took, so the run needs both")
     if not run.is_done("report"):
-        raise RunError(f"{run.folder}: not finished yet; `irg-rl resume {run.folder}` goes on, then comes the baseline")
+        raise RunError(f"{run.folder}: not finished yet: `irg-rl resume {run.folder}` first, then the baseline")
 
 
 def continued_stage(run: Run) -> Stage:
-    """The last SFT stage with as many steps as it makes in the time that RL took. It ends at no plateau: the baseline
-    may spend what RL has spent."""
+    """The last SFT stage, with the number of steps that takes the time of RL. It has no early stopping, so the baseline
+    gets the same time as RL."""
     require_finished(run)
     sft, done = run.recipe.sft, run.stages[str(run.sft_model)]
     assert sft is not None

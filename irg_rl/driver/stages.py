@@ -1,7 +1,7 @@
 """The stages of a run, declared once and in order, and how they are done.
 
-A stage that is done is skipped, one that was stopped goes on from its checkpoint. `STAGES` is all that there is to know
-of them: budgets, forks, baselines and the order of a run read it.
+A finished stage is skipped. An interrupted stage continues from its checkpoint. `STAGES` is the only list of stages:
+budgets, forks, baselines and the order of a run all read it.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
 
 Body = Callable[[Run, Tracker, dict], None]
-"""Does a stage, and puts what is worth knowing of it into the dict."""
+"""Runs a stage and puts facts about it into the dict, which is stored in stages.json."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class RunStage:
 
     name: str
     needed: Callable[[Recipe], bool]
-    """Whether a recipe asks for it."""
+    """Whether a recipe has this stage."""
     run: Body
     files: tuple[str, ...] = ()
-    """What it leaves behind, as patterns in the run folder: a fork takes this over."""
+    """Patterns of the files in the run folder that it makes and that a fork takes over."""
     model: str | None = None
-    """Model folder that it makes; later stages start from the last one."""
+    """Name of the model folder that it makes. Later stages start from the newest one."""
     check: Callable[[Run], None] = lambda run: None
-    """Asked before the stage, also before one that is done; may refuse."""
+    """Called before the stage, also if the stage is done. Raises RunError if the run must not continue."""
     again: bool = False
-    """It is done at every call."""
+    """It runs every time, also if it is done."""
 
 
 def _sft(section: str) -> RunStage:
@@ -60,7 +60,7 @@ def _sft(section: str) -> RunStage:
 
 
 def _draws_own_images(recipe: Recipe) -> bool:
-    """Between both IRGL stages, where the task makes the rows and wants such rows."""
+    """Only between both IRGL stages, and only if the task makes its own rows and asks for such images."""
     if recipe.sft is None or recipe.sft.data is not None or not {"stage1", "stage2"} <= recipe.sft.stages.keys():
         return False
     task = task_of(recipe)
@@ -82,7 +82,7 @@ def _report(run: Run, tracker: Tracker, facts: dict) -> None:
 
 
 def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
-    """Evaluate model folder `name`, hold it against the gate, and keep and show what came out."""
+    """Evaluate model folder `name`, compare it with the gate, save the results and print them."""
     measured = measure_stage(run, name, facts)
     gate = gate_of(run, measured.evaluation)
     evaluation = replace(measured.evaluation, gate=gate)
@@ -96,24 +96,25 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
 
 
 def check_gate_holds(run: Run, after: str) -> None:
-    """Raises RunError where the evaluation after this stage, `sft` or `rl`, is the one that the recipe asks and
-    refinement is not shown in it: RL is not started, or a whole run has not come to what its recipe asks. Where neither
-    recipe nor task has thresholds there is no gate (its entry is None)."""
+    """Raises RunError if the gate applies to the evaluation after this stage (`sft` or `rl`) and does not pass.
+
+    After SFT, RL is then not started. After RL, the run ends with an error. If neither recipe nor task has thresholds,
+    there is no gate, and its entry in stages.json is null."""
     gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
     if entry is None or entry.get("gate", False) in (True, None):
         return
     reasons = "; ".join(entry["failures"])
     if gate.mode == "off" or gate.after != after:
         if after == "sft":
-            why = "gate off" if gate.mode == "off" else "the gate is asked after RL"
-            console.print(f"{why}: RL starts although refinement is not shown ({reasons})", style="yellow")
+            why = "gate off" if gate.mode == "off" else "the gate applies after RL"
+            console.print(f"{why}: RL starts although refinement does not pass the gate ({reasons})", style="yellow")
         return
     if after == "rl":
-        raise RunError(f"the gate does not hold after RL: {reasons}. The report is whole: {run.path('report.html')}")
+        raise RunError(f"the gate does not pass after RL: {reasons}. The report is complete: {run.path('report.html')}")
     build_report(run.folder)
     raise RunError(
-        f"the gate does not hold, RL is not started: {reasons}. Train SFT longer, or do RL all the same: "
-        f"`irg-rl fork {run.folder} gate.mode=off`, or gate.after=rl to ask for it after RL"
+        f"the gate does not pass, so RL is not started: {reasons}. Train SFT longer, or do RL anyway with "
+        f"`irg-rl fork {run.folder} gate.mode=off`, or set gate.after=rl to apply the gate after RL"
     )
 
 
@@ -142,7 +143,7 @@ STAGES = (
     ),
     RunStage("report", lambda recipe: True, _report, again=True),
 )  # fmt: skip
-"""What a run goes through, in order."""
+"""All stages of a run, in order."""
 
 BASELINE = (
     RunStage(
@@ -154,22 +155,22 @@ BASELINE = (
         lambda run, tracker, facts: evaluate(run, CONTINUED, tracker, facts),
     ),
 )  # fmt: skip
-"""The two that `irg-rl baseline` adds to a finished run."""
+"""The two stages that `irg-rl baseline` adds to a finished run."""
 
 NAMES = tuple(stage.name for stage in (*STAGES, *BASELINE))
 """The keys of `budget_minutes`."""
 BEFORE_RL = STAGES[: [stage.name for stage in STAGES].index("rl")]
-"""What a fork takes over."""
+"""Stages whose results a fork takes over."""
 
 
 def start_of(recipe: Recipe, name: str) -> str:
-    """The model folder that a stage starts from: the last one made by the stages before it that the recipe has."""
+    """Name of the model folder that a stage starts from: the newest one of the recipe's earlier stages."""
     before = STAGES[: [stage.name for stage in STAGES].index(name)]
     return [stage.model for stage in before if stage.model is not None and stage.needed(recipe)][-1]
 
 
 def work(run: Run) -> None:
-    """All stages that are not done."""
+    """Run all stages that are not done."""
     recipe = run.recipe
     console.print(f"run {run.folder}: recipe {recipe.name}, digest {recipe.digest()}")
     torch.manual_seed(recipe.seed)
@@ -183,7 +184,7 @@ def work(run: Run) -> None:
 
 
 def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
-    """One stage, unless it is done."""
+    """Run one stage, unless it is done."""
     stage.check(run)
     if run.is_done(stage.name) and not stage.again:
         return

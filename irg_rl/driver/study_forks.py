@@ -1,4 +1,4 @@
-"""The forks that a study trains: made once, gone on with where they were cut off, read when they are finished."""
+"""Trains the forks of a study. A finished fork is only read, and an interrupted one continues."""
 
 import json
 import subprocess
@@ -14,30 +14,30 @@ from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.tracking import METRICS
 from irg_rl.studies.forks import ForkPlan, Train, Trained
-from irg_rl.studies.frame import Row
+from irg_rl.studies.frame import FrameRow
 
 FOUNDATIONS = ("world", "vae", "scorers", "pretrain")
-"""Finished stages that a fork which does SFT anew takes over."""
+"""Stages that a fork takes over if it repeats SFT."""
 ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.validate_every")
-"""Settings that such a fork may change beside those that every fork may."""
+"""Settings that such a fork may change, in addition to those of every fork."""
 
 
 def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:
-    """Forks of `parent`, below `folder`; `overrides` hold for all of them."""
+    """Returns a function that trains a fork of `parent` in `folder`. The `overrides` apply to all forks."""
 
     def train(name: str, plan: ForkPlan) -> Trained:
         run = forked(parent, folder, name, plan, overrides)
         if not run.is_done("report"):
             run = trained(run)
+        assert run.sft_model is not None, "forked() refuses a parent without SFT"
         before = None if plan.anew else outcomes_of(run, run.sft_model)
         return Trained(before, outcomes_of(run, run.sft_model if plan.anew else "rl"), rewards_of(run))
 
     return train
 
 
-def rewards_of(run: Run) -> list[Row]:
-    """Mean rewards of all first and last images that were drawn, update by update; nothing where RL drew none, or was
-    not done."""
+def rewards_of(run: Run) -> list[FrameRow]:
+    """Mean rewards of all first and last images, one row per update. Empty if RL did not run or drew no images."""
     return [
         {"update": row["step"], "first": row["drawn/first"], "last": row["drawn/last"]}
         for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl" and "drawn/first" in row
@@ -45,7 +45,8 @@ def rewards_of(run: Run) -> list[Row]:
 
 
 def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapping[str, object]) -> Run:
-    """The fork of a cell, made where there is none yet. Its name says all that it depends on."""
+    """The fork of one cell of a study. It is made if it does not exist yet. Its name contains everything it depends
+    on."""
     if (folder / name / "recipe.yaml").is_file():
         return Run.open(folder / name)
     if parent.sft_model is None:
@@ -56,7 +57,7 @@ def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapp
 
 
 def with_sft_anew(parent: Run, words: list[str]) -> Run:
-    """A run that takes over what comes before SFT, base training included."""
+    """A new run that takes over the stages before IRGL SFT, including base training, and repeats SFT."""
     recipe = load_recipe(parent.folder / "recipe.yaml", words)
     require_same_foundations(parent, recipe)
     require_machine(recipe)

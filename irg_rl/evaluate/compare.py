@@ -1,9 +1,10 @@
-"""RL against what it has to beat: its own SFT checkpoint, SFT continued as long, best-of-n first images, another RL.
+"""Compares RL with its baselines: its SFT checkpoint, SFT continued for the same time, best-of-n first images, another
+RL.
 
-Each comparison is per seed and pooled. Baselines that do not depend on the RL seed (the SFT checkpoint) are given once
-and stand beside every seed; another RL is given once for each seed and meets the same seed. A pooled difference has two
-intervals: one for these seeds, whose unit is the set of constraints, and one that asks what another seed would bring
-(`intervals.across_seeds`).
+Every comparison is made per seed and pooled over seeds. A baseline that does not depend on the RL seed (the SFT
+checkpoint) has one table, which is compared with every seed. Another RL has one table per seed, compared with the same
+seed. A pooled difference has two intervals. One holds for these seeds, and its unit is the set of constraints. The
+other estimates the result of a new seed (`intervals.across_seeds`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +20,16 @@ VERIFIER = "verifier"
 
 
 @dataclass(frozen=True)
-class Row:
-    """RL minus (or over) one baseline; `seed` None is pooled over the seeds."""
+class BaselineRow:
+    """RL compared with one baseline. `seed` None: pooled over the seeds."""
 
     baseline: str
     seed: int | None
     rl: Measure  # final-turn accuracy of RL
     other: Measure  # final-turn accuracy of the baseline
-    gained: Measure  # rl - other, paired by set; for these seeds
-    across_seeds: Measure | None  # the same with seeds as the unit; None: one seed
-    repair: "RepairRow | None"  # None: a baseline without refinements
+    gained: Measure  # rl - other, paired by set; the interval holds for these seeds
+    across_seeds: Measure | None  # the same difference, with an interval over seeds; None: only one seed
+    repair: "RepairRow | None"  # None: the baseline has no refinements
     rl_damage: Measure
     rl_renders: float
     other_renders: float
@@ -50,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RepairRow:
-    """Share of wrong first images that are right at the last turn: of RL, and of a baseline or a control of RL."""
+    """Repair: the share of wrong first images that are right at the last turn, for RL and for a baseline or control."""
 
     against: str
     seed: int | None
@@ -67,12 +68,12 @@ class RepairRow:
 
 @dataclass(frozen=True)
 class Standing:
-    """One model by itself, under one seed or pooled. A baseline that is the same for every seed has seed None."""
+    """Measures of one model, for one seed or pooled. A baseline that is the same for every seed has seed None."""
 
     model: str
     seed: int | None
-    accuracy: list[Measure]  # by turn; of best of n: by number of first images
-    repair: Measure | None  # None: it refines nothing
+    accuracy: list[Measure]  # by turn; for best of n: by number of first images
+    repair: Measure | None  # None: the model has no refinements
     damage: Measure | None
     renders: float
 
@@ -88,11 +89,11 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Differences baseline by baseline, each seed and then pooled; every model by itself; repair beside baselines and
-    controls."""
+class BaselineComparison:
+    """Result of a comparison: differences per baseline (each seed, then pooled), measures of every model, and repair
+    compared with baselines and controls."""
 
-    rows: list[Row]
+    rows: list[BaselineRow]
     standings: list[Standing]
     repairs: list[RepairRow]
 
@@ -110,11 +111,11 @@ def compare(
     rl: Sequence[Outcomes],
     baselines: Mapping[str, Outcomes | Sequence[Outcomes]],
     controls: Mapping[str, Sequence[Outcomes]] | None = None,
-) -> Comparison:
-    """RL (one table per seed) at its final turn against each baseline (one table, or one per RL seed). `controls` are
-    other arms of RL itself, one table per seed, from the same first images.
+) -> BaselineComparison:
+    """Compare the final turn of RL (one table per seed) with each baseline (one table, or one table per RL seed).
 
-    Raises ValueError when a baseline has other seeds than RL, or other prompts.
+    `controls` are the control arms of RL, one table per seed, from the same first images. Raises ValueError if a
+    baseline has other seeds or other prompts than RL.
     """
     rows, standings, repairs = [], _standings("RL", rl), []
     for name, given in baselines.items():
@@ -124,15 +125,16 @@ def compare(
     repairs += [row.repair for row in rows if row.repair is not None]
     for name, given in (controls or {}).items():
         repairs += [_repair(name, *pair) for pair in _each_and_all(rl, _by_seed(name, given, rl))]
-    return Comparison(rows, standings, repairs)
+    return BaselineComparison(rows, standings, repairs)
 
 
 def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
-    """Draw n first images and keep the one that scorer `by` ranks highest: the baseline at n renders.
+    """Best of n: of n first images, keep the one with the highest score of scorer `by`. It costs n renders.
 
-    Column k of the result is the best of the first k + 1 samples, so it reads like turns of the same cost.
-    `by = "verifier"` picks by the graded score the verifier itself gives, the strongest such baseline (an oracle). A
-    failed score loses to any number; ties keep the earlier sample. Raises ValueError for samples of different prompts.
+    Column k of the result is the best of the first k + 1 samples. So it compares with turn k at equal cost.
+    `by = "verifier"` uses the graded score of the verifier itself, which is the strongest such baseline (an oracle). A
+    failed score is below every number. Of equal scores the earlier sample wins. Raises ValueError if the samples have
+    different prompts.
     """
     first = samples[0]
     if any(other.prompt_ids != first.prompt_ids for other in samples):
@@ -190,10 +192,10 @@ def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> li
     return [found[seed] for seed in asked]
 
 
-def _row(name: str, seed: int | None, rl: Sequence[Outcomes], other: Sequence[Outcomes]) -> Row:
+def _row(name: str, seed: int | None, rl: Sequence[Outcomes], other: Sequence[Outcomes]) -> BaselineRow:
     mine, theirs = _final(metrics.accuracy, rl), _final(metrics.accuracy, other)
     refined = all(table.refines and table.turns > 1 for table in other)
-    return Row(
+    return BaselineRow(
         baseline=name,
         seed=seed,
         rl=_share(metrics.accuracy, rl),

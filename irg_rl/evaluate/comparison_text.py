@@ -1,12 +1,12 @@
-"""A comparison as markdown that reads in a terminal of 100 columns: four tables with padded cells.
+"""Writes a comparison as four Markdown tables that fit into a terminal of 100 columns.
 
-Figures have three digits behind the point and no zero before it, as in docs/results.md. Every table says on how many
-rows and different sets of constraints each figure rests; intervals of single accuracies are in the JSON.
+Figures have three digits after the point and no zero before it, as in docs/results.md. Every table has the number of
+rows and of different sets of constraints behind each figure. Intervals of single accuracies are only in the JSON.
 """
 
 from collections.abc import Iterable, Sequence
 
-from irg_rl.evaluate.compare import Comparison, RepairRow, Row, Standing
+from irg_rl.evaluate.compare import BaselineComparison, BaselineRow, RepairRow, Standing
 from irg_rl.evaluate.intervals import Measure
 
 NOTES = """\
@@ -18,8 +18,8 @@ controls, a new draw and another prompt's reflection. Damage: wrong at the last 
 a right first image. All intervals: 95 %."""
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """All tables, one below the other, and what the words mean."""
+def to_markdown(comparison: BaselineComparison) -> str:
+    """All tables, one below the other, with an explanation of the terms."""
     repaired = [standing for standing in comparison.standings if standing.repair is not None]
     parts = [
         "Right at the last turn",
@@ -60,7 +60,7 @@ def interval(measure: Measure, signed: bool = False) -> str:
 
 
 def cases(measure: Measure) -> str:
-    """Rows, and different sets among them."""
+    """Number of rows, and number of different sets in them."""
     return f"{measure.n} ({measure.sets})"
 
 
@@ -68,8 +68,8 @@ def _seed(seed: int | None) -> str:
     return "all" if seed is None else str(seed)
 
 
-def _gains(rows: Sequence[Row]) -> list[list[str]]:
-    """Where several seeds are pooled, their pool alone says what another seed would bring."""
+def _gains(rows: Sequence[BaselineRow]) -> list[list[str]]:
+    """Rows of the table of gains. Only a pooled row has an interval for a new seed."""
     alone = "" if any(row.across_seeds for row in rows) else "one seed"
     lines = []
     for row in rows:

@@ -1,8 +1,8 @@
-"""The gate: RL starts only when refinement is real.
+"""The gate: RL starts only if refinement is real.
 
-A model that redraws from its own think text repairs a third of its failures without ever looking at an image, so
-"accuracy rose after turn 2" proves nothing. Refinement is real when it repairs clearly more than a plain redraw *and*
-than somebody else's reflection, without breaking what was right.
+A model that only redraws from its own think text, without looking at an image, already repairs a third of its failures.
+So a higher accuracy after turn 2 proves nothing. Refinement is real if it repairs clearly more images than a plain
+redraw *and* than the reflection of another prompt, and makes few right images wrong.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from irg_rl.task import Thresholds
 
 @dataclass(frozen=True)
 class GateLine:
-    """One requirement: what was measured, what was asked (`at least` or `at most`), and whether it holds."""
+    """One requirement: the measured value, its limit (`at least` or `at most`), and whether it is met."""
 
     name: str
     measure: Measure
@@ -29,10 +29,10 @@ class GateLine:
 
     @property
     def passed(self) -> bool:
-        """The point estimate decides; nothing measured is a failure."""
+        """Whether the point estimate meets the limit. False if nothing was measured."""
         if not isfinite(self.measure.value):
             return False
-        tolerance = 1e-9  # 0.55 - 0.40 is a hair below 0.15 in floating point
+        tolerance = 1e-9  # 0.55 - 0.40 is slightly below 0.15 in floating point
         if self.at_least:
             return self.measure.value >= self.threshold - tolerance
         return self.measure.value <= self.threshold + tolerance
@@ -53,7 +53,7 @@ class GateLine:
 
 @dataclass(frozen=True)
 class GateReport:
-    """The verdict, printable with rich and plain for JSON."""
+    """Result of the gate. It prints with rich and converts to plain JSON."""
 
     lines: list[GateLine]
     turn: int
@@ -65,7 +65,7 @@ class GateReport:
 
     @property
     def failures(self) -> list[str]:
-        """Each requirement that does not hold, in words."""
+        """Each requirement that is not met, in words."""
         return [line.in_words for line in self.lines if not line.passed]
 
     def to_dict(self) -> dict:
@@ -97,10 +97,10 @@ def check_gate(
     *,
     turn: int | None = None,
 ) -> GateReport:
-    """Hold the real arm against both controls at one turn, by default the deepest that all three reached.
+    """Compare the real arm with both controls at one turn, by default at the last turn that all three have.
 
-    Raises ValueError when the arms did not start from the same first images: the controls would then be conditioned on
-    other failures than the real arm.
+    Raises ValueError if the arms did not start from the same first images. The controls would then repair other
+    failures than the real arm.
     """
     asked = thresholds
     deepest = min(real.turns, redraw.turns, shuffled.turns) - 1

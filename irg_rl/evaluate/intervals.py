@@ -1,4 +1,4 @@
-"""How sure a figure is. Rows that ask for the same set of constraints are one case, not independent evidence.
+"""Confidence intervals. Rows with the same set of constraints are one case, because they are not independent.
 
 Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (wrong, then right) / wrong.
 With T_c and B_c the sums over the rows of set c, R = sum T / sum B and C sets,
@@ -11,8 +11,8 @@ A ratio does the same with u_c / R, on the log scale. Intervals take Student's t
 takes Wilson's interval for p (1 - p) / V independent cases, because the plain interval covers too little near 0 and 1,
 where damage lives.
 
-`python -m benchmarks.coverage` measures how often these intervals hold the truth, beside the bootstrap over sets, which
-does so less often at 30 sets.
+`python -m benchmarks.coverage` measures how often these intervals contain the true value. The bootstrap over sets, also
+measured there, contains it less often with 30 sets.
 
 Shape letters: N rows, C sets, S seeds.
 """
@@ -31,7 +31,7 @@ NO_INTERVAL = (float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure, the rows and the different sets that it rests on, and its interval (nan where there is none)."""
+    """A figure with its interval (nan: no interval), and the numbers of rows and of different sets behind it."""
 
     value: float
     n: int
@@ -40,13 +40,14 @@ class Measure:
     sets: int | None = None
 
     def to_dict(self) -> dict:
-        """Plain numbers for JSON, which has no nan: null."""
+        """Plain numbers for JSON. nan becomes null."""
         return {key: value if value is not None and isfinite(value) else None for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A measure as two sums, `value = sum(top) / sum(bottom)`: one term per row, and the set of each row."""
+    """A measure as a ratio of two sums, `value = sum(top) / sum(bottom)`, with one term per row and the set of each
+    row."""
 
     top: Float[np.ndarray, "N"]
     bottom: Float[np.ndarray, "N"]
@@ -58,7 +59,7 @@ class Terms:
 
     @property
     def n(self) -> int:
-        """Rows that count."""
+        """Number of rows that count (`bottom` above 0)."""
         return int((self.bottom > 0).sum())
 
     @property
@@ -76,14 +77,14 @@ class Terms:
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
-    """Wilson's score interval (Wilson 1927, eq. 5) for a share seen in `n` independent cases; `quantile` is that of the
-    normal or of Student's t distribution."""
+    """Wilson's score interval (Wilson 1927, eq. 5) for a share of `n` independent cases. `quantile` is a quantile of
+    the normal or of Student's t distribution."""
     if n == 0 or not isfinite(share):
         return NO_INTERVAL
     z = quantile
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # the ends touch 0 and 1 exactly where the share does; rounding would leave the share a hair outside
+    # a share of exactly 0 or 1 is an end of its interval; rounding would put it slightly outside
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
@@ -110,33 +111,33 @@ def _central(t: float, df: int) -> float:
 
 
 def proportion(terms: Terms, level: float = LEVEL) -> Measure:
-    """A share of cases; the terms must be 0 or 1. Below two sets there is no interval."""
+    """A share of cases with its interval. The terms must be 0 or 1. There is no interval for fewer than two sets."""
     sets = len(terms.counted)
     ends = wilson(terms.value, independent(terms), t_quantile(level, sets - 1)) if sets > 1 else NO_INTERVAL
     return Measure(terms.value, terms.n, *ends, sets=sets)
 
 
 def independent(terms: Terms) -> float:
-    """Number of independent cases whose share varies as this one does between sets, p (1 - p) / V (Kish 1965). Where no
-    variance is seen, because the share is 0 or 1 or the same in all sets, every set counts as one case."""
+    """Effective number of independent cases, p (1 - p) / V (Kish 1965). If the variance V is 0, because the share is 0
+    or 1 or the same in all sets, every set counts as one case."""
     order = sorted(terms.counted)
     variance = _variance(terms.parts(order))
     return terms.value * (1 - terms.value) / variance if variance > 0 else float(len(order))
 
 
 def mean(terms: Terms, level: float = LEVEL) -> Measure:
-    """A mean."""
+    """A mean with its interval."""
     order = sorted(terms.counted)
     ends = _around(terms.value, terms.parts(order), level)
     return Measure(terms.value, terms.n, *ends, sets=len(order))
 
 
 def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """`a - b`, paired by set; `n` is the number of rows of `a` that count.
+    """`a - b`, paired by set. `n` is the number of rows of `a` that count.
 
-    A list of terms is one entry per seed, pooled: a set brings all its seeds along, which therefore do not count as
-    independent evidence. The interval holds for these seeds; `across_seeds` asks about others.
-    Raises ValueError when both sides were not measured on the same sets.
+    A list of terms has one entry per seed, and the seeds are pooled. All seeds of a set are one case, so seeds do not
+    count as independent evidence. The interval holds for these seeds. For new seeds see `across_seeds`.
+    Raises ValueError if both sides were not measured on the same sets.
     """
     (one, other), order = _paired(a, b)
     value = one.value - other.value
@@ -144,9 +145,9 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 
 
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """`a / b`, paired by set, with an interval that is symmetric on the log scale; none where a side is 0."""
+    """`a / b`, paired by set. The interval is symmetric on the log scale. There is none if a side is 0."""
     (one, other), order = _paired(a, b)
-    value = _divide(one.value, other.value)
+    value = float(_divide(one.value, other.value))
     if not (isfinite(value) and value > 0):
         return Measure(value, one.n, sets=len(order))
     parts = one.parts(order) / one.value - other.parts(order) / other.value
@@ -155,10 +156,11 @@ def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float =
 
 
 def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Mean over seeds of `a - b` with seeds as the unit: what another seed on other sets would bring.
+    """Mean over seeds of `a - b`, with an interval for a new seed on new sets.
 
     Seeds and sets are crossed: every seed meets every set. With S seeds, their differences d_s, and the part u_sc of
-    set c in d_s, the residual V_0 is in both variances and counts once (Cameron, Gelbach and Miller 2011, eq. 2.12):
+    set c in d_s, the residual V_0 is part of both variances and must count only once (Cameron, Gelbach and Miller 2011,
+    eq. 2.12):
 
         V = V_seeds + V_sets - V_0,  not below either
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))
@@ -166,8 +168,8 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
         V_0 = C / (C - 1) sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
 
     Student's t takes Satterthwaite's degrees of freedom V^2 / (V_seeds^2 / (S - 1) + V_sets^2 / (C - 1)). The interval
-    is never narrower than the t interval of the d_s alone, with V_seeds and S - 1 degrees of freedom. One seed gives
-    none.
+    is never narrower than the t interval of only the d_s, with V_seeds and S - 1 degrees of freedom. With one seed
+    there is no interval.
     """
     pairs = [_paired(one, other)[0] for one, other in zip(a, b, strict=True)]
     order = sorted(set().union(*(terms.counted for pair in pairs for terms in pair)))
@@ -188,7 +190,7 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
 
 
 def pooled(terms: Sequence[Terms]) -> Terms:
-    """Several seeds as one."""
+    """The terms of several seeds as one."""
     return Terms(
         np.concatenate([t.top for t in terms]),
         np.concatenate([t.bottom for t in terms]),
@@ -197,7 +199,7 @@ def pooled(terms: Sequence[Terms]) -> Terms:
 
 
 def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tuple[Terms, Terms], list[str]]:
-    """Both sides pooled, and the sets of which a row counts on either side."""
+    """Both sides pooled over seeds, and the sets that have a counting row on either side."""
     one, other = (side if isinstance(side, Terms) else pooled(side) for side in (a, b))
     if odd := sorted(set(one.sets) ^ set(other.sets)):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""What turns bought: every measure of an arm as terms (for comparisons) and as a summary (for the report).
+"""All measures of an arm, as terms (for comparisons) and as a summary (for the report).
 
-Turn 0 is the first image. `repair` and `damage` at turn k compare turn k with the first image; they always belong
-beside those of the controls, since a plain redraw also repairs: it is right as often as any first image.
+Turn 0 is the first image. `repair` and `damage` at turn k compare turn k with the first image. Always compare them with
+those of the controls: a plain redraw also repairs some images, because it is right as often as any first image.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Metric = Callable[[Outcomes, int], Terms]
 
 
 def accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """P(right at this turn), of those with a verdict."""
+    """P(right at this turn), over images with a verdict."""
     return _terms(outcomes, outcomes.correct[:, turn], outcomes.known[:, turn])
 
 
@@ -26,7 +26,7 @@ def missing(outcomes: Outcomes, turn: int) -> Terms:
 
 
 def score(outcomes: Outcomes, turn: int) -> Terms:
-    """Mean graded score of those with a verdict."""
+    """Mean graded score of the images with a verdict."""
     return _terms(outcomes, np.nan_to_num(outcomes.score[:, turn]), outcomes.known[:, turn])
 
 
@@ -48,39 +48,41 @@ def stop_rate(outcomes: Outcomes, turn: int) -> Terms:
 
 
 def stop_when_right(outcomes: Outcomes, turn: int) -> Terms:
-    """P(stop at this turn | image in hand right, not stopped before): the refinements it rightly spares."""
+    """P(stop at this turn | last image right, not stopped before): refinements that were rightly left out."""
     return _stops(outcomes, turn, outcomes.correct[:, turn - 1])
 
 
 def stop_when_wrong(outcomes: Outcomes, turn: int) -> Terms:
-    """P(stop at this turn | image in hand wrong, not stopped before): the defects it overlooks."""
+    """P(stop at this turn | last image wrong, not stopped before): defects that were overlooked."""
     return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1] & outcomes.known[:, turn - 1])
 
 
 def reflection_accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """P(the defects stated at this turn are those of the image before it)."""
+    """P(the defects stated at this turn are those of the previous image)."""
     said = np.isfinite(outcomes.reflection_correct[:, turn])
     return _terms(outcomes, np.nan_to_num(outcomes.reflection_correct[:, turn]), said)
 
 
 def reward(outcomes: Outcomes, turn: int, name: str) -> Terms:
-    """Mean of a scorer over the images it could score."""
+    """Mean score of a scorer, over the images without failures."""
     values = outcomes.rewards[name][:, turn]
     return _terms(outcomes, np.nan_to_num(values), np.isfinite(values))
 
 
 def preference(outcomes: Outcomes) -> Terms:
-    """Mean preference of the last image over the first, asked in both orders, where there are two."""
+    """Mean preference of the last image over the first, asked in both orders. Trajectories with one image are left
+    out."""
     return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
 
 
 def order_consistency(outcomes: Outcomes) -> Terms:
-    """Share of pairs on which the judge named the same image in both orders: how far its preference can be trusted."""
+    """Share of pairs for which the judge named the same image in both orders. It shows how reliable the preference
+    is."""
     return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 
 def summarize(outcomes: Outcomes) -> dict:
-    """Everything about one arm as plain JSON: lists have one entry per turn."""
+    """All measures of one arm as plain JSON. Lists have one entry per turn."""
     turns = range(outcomes.turns)
     later = range(1, outcomes.turns)
 

@@ -1,7 +1,7 @@
 """Evaluated trajectories as arrays: one row per trajectory, one column per turn.
 
-Turn 0 is the first image. A trajectory that stopped keeps its last image, so every row has a value in every column and
-accuracy at turn k is the accuracy of what the user would be holding after k refinements.
+Turn 0 is the first image. A trajectory that stopped keeps its last image, so every row has a value in every column.
+Accuracy at turn k is the accuracy of the newest image that a user has after k refinements.
 
 Shape letters: N trajectories, T turns, H W pixels.
 """
@@ -22,41 +22,40 @@ from irg_rl.trajectory import Prompt, Trajectory
 
 
 class BothOrders(Protocol):
-    """A judge's comparison of two images, shown in both orders: how much it prefers the first, in [0, 1], and whether
-    both orders named the same image."""
+    """A judge's comparison of two images, asked in both orders: its preference for the first one, in [0, 1], and
+    whether both orders named the same image."""
 
     first: float
     consistent: bool
 
 
 Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
-"""Images and the prompts they were drawn for -> a verdict each; None where there is none."""
+"""Images and their prompts -> one verdict per image. None: no verdict."""
 
 CheckReflection = Callable[[str, Pixels, Prompt], bool | None]
-"""A reflection, the image it is about and the prompt -> whether the stated defects are those of the image; None where
-nobody knows."""
+"""A reflection, its image and the prompt -> whether the image has exactly the stated defects. None: not known."""
 
 Prefer = Callable[[list[Prompt], list[Pixels], list[Pixels]], Sequence[BothOrders | None]]
-"""Prompts, first and second images -> a comparison each; None where the judge failed."""
+"""Prompts, first images, second images -> one comparison per prompt. None: the judge failed."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What one arm of an evaluation (`real`, `redraw`, `shuffled`, ...) came to, under one seed."""
+    """Results of one arm of an evaluation (`real`, `redraw`, `shuffled`, ...) for one seed."""
 
     arm: str
     seed: int
     prompt_ids: list[str]
-    sets: list[str]  # set of constraints of each row (`set_of`): rows of one set are one case of an interval
+    sets: list[str]  # set of constraints of each row (`set_of`); rows of one set are one case for intervals
     tasks: list[str]
-    correct: Bool[np.ndarray, "N T"]  # False also where there is no verdict
-    score: Float[np.ndarray, "N T"]  # nan where there is no verdict
-    stopped: Bool[np.ndarray, "N T"]  # "nothing to change" was said at or before this turn: the image is an older one
-    reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan where no reflection was said, or nobody knows
+    correct: Bool[np.ndarray, "N T"]  # also False if there is no verdict
+    score: Float[np.ndarray, "N T"]  # nan: no verdict
+    stopped: Bool[np.ndarray, "N T"]  # stopped at or before this turn, so the image is an older one
+    reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan: no reflection, or not known
     preference: Float[np.ndarray, "N"]  # last image over first, in [0, 1]; nan: only one image, or the judge failed
     consistent: Float[np.ndarray, "N"]  # 1 when the judge named the same image in both orders, else 0; nan likewise
-    rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan where the scorer failed
-    refines: bool = True  # later columns are refinements, not further first images
+    rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan: the scorer failed
+    refines: bool = True  # False: later columns are more first images, not refinements
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -67,16 +66,16 @@ class Outcomes:
 
     @property
     def known(self) -> Bool[np.ndarray, "N T"]:
-        """Where there is a verdict. A verdict that is missing counts neither as right nor as wrong."""
+        """True where there is a verdict. An image without a verdict counts neither as right nor as wrong."""
         return np.isfinite(self.score)
 
     @property
     def renders(self) -> float:
-        """Images drawn per trajectory, the cost that a comparison has to hold equal."""
+        """Mean number of images drawn per trajectory. Comparisons must be made at equal numbers."""
         return float((~self.stopped).sum(1).mean())
 
     def take(self, rows: Bool[np.ndarray, "N"] | Sequence[int]) -> "Outcomes":
-        """The same table with only these rows, in this order."""
+        """A table with only these rows, in this order."""
         index = np.arange(len(self))[np.asarray(rows)]
         return replace(
             self,
@@ -103,9 +102,9 @@ def collect(
     check_reflection: CheckReflection | None = None,
     prefer: Prefer | None = None,
 ) -> Outcomes:
-    """Verify every image of every trajectory and lay the results out by turn.
+    """Get verdicts on every image of every trajectory and arrange them by turn.
 
-    Raises ValueError for a trajectory that has fewer than `turns` images although it did not stop, or more.
+    Raises ValueError for a trajectory with more than `turns` images, or with fewer although it did not stop.
     """
     for trajectory in trajectories:
         _check_length(trajectory, turns)
@@ -140,8 +139,8 @@ def collect(
 
 
 def set_of(prompt: Prompt) -> str:
-    """Name of the set of constraints that a prompt asks for: `set` of its metadata, which the world's held-out prompts
-    have, else its id. Prompts that say the same in other words share a set."""
+    """Name of the prompt's set of constraints: `set` of its metadata, or else its id. Prompts that ask for the same
+    thing in other words share a set."""
     return str(prompt.metadata.get("set", prompt.id))
 
 
@@ -162,14 +161,14 @@ def _check_length(trajectory: Trajectory, turns: int) -> None:
 
 
 def _last_drawn(drawn: Bool[np.ndarray, "N T"]) -> np.ndarray:
-    """Column of the image in hand after each turn, (N, T)."""
+    """Column of the newest image after each turn, (N, T)."""
     return np.maximum.accumulate(np.where(drawn, np.arange(drawn.shape[1]), 0), axis=1)
 
 
 def _reflections(
     trajectories: Sequence[Trajectory], check: CheckReflection | None, turns: int
 ) -> Float[np.ndarray, "N T"]:
-    """Turn k holds the verdict on the reflection that was said about image k - 1."""
+    """Verdicts on reflections. Column k has the one about image k - 1."""
     table = np.full((len(trajectories), turns), np.nan)
     if check is None:
         return table
@@ -210,7 +209,7 @@ def _rewards(trajectories: Sequence[Trajectory], last: np.ndarray) -> dict[str, 
 
 
 def save(outcomes: Outcomes, path: Path) -> None:
-    """One parquet row per trajectory and turn; readable without this program."""
+    """Write one parquet row per trajectory and turn. The file can be read without this program."""
     n, turns = outcomes.correct.shape
     columns = {
         "prompt_id": np.repeat(np.array(outcomes.prompt_ids, dtype=object), turns),
@@ -234,7 +233,7 @@ def save(outcomes: Outcomes, path: Path) -> None:
 
 
 def load(path: Path) -> Outcomes:
-    """Read what `save` wrote. Raises InputError when the file is something else."""
+    """Read what `save` wrote. InputError if the file is something else."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:

@@ -1,4 +1,4 @@
-"""One evaluation of one checkpoint: the real arm, its controls, and the differences, as the JSON the report reads."""
+"""One evaluation of one checkpoint: real arm, controls and differences, as the JSON that the report reads."""
 
 import json
 from collections.abc import Mapping
@@ -10,23 +10,24 @@ from irg_rl.evaluate.gate import GateReport
 from irg_rl.evaluate.outcomes import Outcomes
 
 REAL = "real"
-REDRAW = "redraw"  # turn k >= 1 is a fresh draw with a new seed; no image, no reflection
+REDRAW = "redraw"  # turn k >= 1 is a new first image from another seed; it sees no image and no reflection
 SHUFFLED = "shuffled"  # the reflection comes from another prompt
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`name` is the checkpoint's label in the report (`sft`, `rl`, ...); arms include `real`."""
+    """`name` labels the checkpoint in the report (`sft`, `rl`, ...). `arms` always has `real`."""
 
     name: str
     arms: Mapping[str, Outcomes]
     step: int = 0
-    order: int = 0  # place among the evaluations of a run
+    order: int = 0  # position among the evaluations of a run
     gate: GateReport | None = None
     settings: Mapping[str, object] = field(default_factory=dict)  # guidance, denoising steps, history, ...
 
     def summary(self) -> dict:
-        """Plain JSON: every arm's measures, and real - control with paired intervals, lists indexed by turn."""
+        """Plain JSON: the measures of every arm, and real - control with paired intervals. Lists are indexed by
+        turn."""
         real = self.arms[REAL]
         return {
             "kind": "evaluation",
@@ -40,7 +41,8 @@ class Evaluation:
         }
 
     def save(self, folder: Path) -> Path:
-        """Write `<name>.json` and one `<name>.<arm>.parquet` per arm; the JSON comes last and vouches for the rest."""
+        """Write one `<name>.<arm>.parquet` per arm, and last `<name>.json`. If the JSON exists, all files are
+        complete."""
         folder.mkdir(parents=True, exist_ok=True)
         for arm, table in self.arms.items():
             outcomes.save(table, folder / f"{self.name}.{arm}.parquet")
@@ -48,7 +50,7 @@ class Evaluation:
 
 
 def write_json(path: Path, content: dict) -> Path:
-    """Whole or not at all."""
+    """Write a JSON file atomically."""
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return aside.replace(path)

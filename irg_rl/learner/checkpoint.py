@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class _File(BaseModel):
+class _FileEntry(BaseModel):
     sha256: str
     bytes: int
 
@@ -42,7 +42,7 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(strict=True)
     format: int
     step: Annotated[int, Field(ge=0)]
-    files: dict[Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")], _File]
+    files: dict[Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")], _FileEntry]
     cursors: dict[str, Any]
     recipe: dict[str, Any]
     recipe_digest: str

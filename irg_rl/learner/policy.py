@@ -38,7 +38,7 @@ ImageScore = TypeVar("ImageScore", StepScore, Tensor)
 
 
 @dataclass
-class Scores(Generic[ImageScore]):
+class PackScores(Generic[ImageScore]):
     """Scores in the order of `texts` and `images` of a ReplayPack."""
 
     texts: list[TextScore]
@@ -56,9 +56,9 @@ def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str
 
 def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
-) -> Scores[StepScore]:
+) -> PackScores[StepScore]:
     """Scores of all texts and images in the pack, in fp32, with gradients if `output` has them."""
-    return Scores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
+    return PackScores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 
 def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S N D"]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from irg_rl.errors import UserError
-from irg_rl.learner.policy import Scores, StepScore, evaluate
+from irg_rl.learner.policy import PackScores, StepScore, evaluate
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.trajectory import Modality, SamplingLaw, Trajectory
@@ -22,7 +22,7 @@ class RatioError(UserError, RuntimeError):
 
 
 @dataclass
-class Difference:
+class LogprobDifference:
     """|replayed - sampled| log-probability for one modality, turn and denoising step (None: all tokens of a text)."""
 
     modality: str
@@ -95,13 +95,13 @@ def check(
     law: SamplingLaw,
     clip_image: float,
     strict: bool = True,
-) -> list[Difference]:
+) -> list[LogprobDifference]:
     """The table of differences over all ranks, sorted by modality, turn and step. A collective call.
 
     If `strict`, raises RatioError for the largest difference, as a multiple of its limit, when it exceeds the limit.
     """
 
-    def read(output, index: int) -> list[Difference]:
+    def read(output, index: int) -> list[LogprobDifference]:
         replay = replays[index]
         return _differences(replay, evaluate(output, replay, trajectories, law), trajectories, clip_image)
 
@@ -114,8 +114,8 @@ def check(
 
 
 def _differences(
-    replay: ReplayPack, scores: Scores[StepScore], trajectories: Sequence[Trajectory], clip_image: float
-) -> list[Difference]:
+    replay: ReplayPack, scores: PackScores[StepScore], trajectories: Sequence[Trajectory], clip_image: float
+) -> list[LogprobDifference]:
     found = []
     for ref, score in zip(replay.texts, scores.texts):
         segment = ref.of(trajectories)
@@ -134,21 +134,21 @@ def _differences(
     return found
 
 
-def _compare(modality: str, turn: int, step: int | None, new, old, limit: float, where: str) -> Difference:
+def _compare(modality: str, turn: int, step: int | None, new, old, limit: float, where: str) -> LogprobDifference:
     gap = (new.cpu() - old).abs()
     worst = float("inf") if bool(gap.isnan().any()) else float(gap.max())
-    return Difference(modality, turn, step, gap.numel(), float(gap.sum()), worst, where, limit)
+    return LogprobDifference(modality, turn, step, gap.numel(), float(gap.sum()), worst, where, limit)
 
 
 def _name(trajectory: Trajectory) -> str:
     return f"prompt {trajectory.prompt.id!r}, sample {trajectory.sample}"
 
 
-def _merge(parts: list[Difference]) -> list[Difference]:
-    table: dict[tuple, Difference] = {}
+def _merge(parts: list[LogprobDifference]) -> list[LogprobDifference]:
+    table: dict[tuple, LogprobDifference] = {}
     for part in parts:
         key = (part.modality, part.turn, -1 if part.step is None else part.step)
-        entry = table.setdefault(key, Difference(part.modality, part.turn, part.step, limit=part.limit))
+        entry = table.setdefault(key, LogprobDifference(part.modality, part.turn, part.step, limit=part.limit))
         entry.count += part.count
         entry.total += part.total
         if part.largest >= entry.largest:

@@ -28,7 +28,7 @@ _ONLY = {
 """Settings that have one value here."""
 
 
-class _File:
+class _JsonFile:
     """The settings of one JSON file; null is as good as absent."""
 
     def __init__(self, path: Path, content: Any) -> None:
@@ -52,11 +52,11 @@ class _File:
             raise InputError(f"{self.path}: {name} is {value!r:.80}, it must be a whole number above 0")
         return value
 
-    def section(self, name: str) -> "_File":
+    def section(self, name: str) -> "_JsonFile":
         content = self.settings.get(name, {})
         if not isinstance(content, dict):
             raise InputError(f"{self.path}: {name} is {content!r:.80}, it must be an object")
-        return _File(self.path / name, content)
+        return _JsonFile(self.path / name, content)
 
     def known(self, names: Mapping[str, str]) -> dict[str, Any]:
         """Those of the settings that are there, by our names."""
@@ -67,7 +67,7 @@ def released_sizes(folder: Path) -> dict[str, Any]:
     """Fields of a ModelConfig, as nested dicts. InputError names the file and the key."""
     llm, vit = (_read(folder / name) for name in ("llm_config.json", "vit_config.json"))
     path = folder / "config.json"
-    top = _read(path) if path.exists() else _File(path, {})
+    top = _read(path) if path.exists() else _JsonFile(path, {})
     sizes = {
         "llm": {name: llm[name] for name in _LLM} | {"rope_theta": _rope_theta(llm)},
         "vit": {name: vit[name] for name in _VIT}
@@ -80,13 +80,13 @@ def released_sizes(folder: Path) -> dict[str, Any]:
     return sizes | top.known({name: name for name in ("latent_patch_size", "max_latent_size", "timestep_shift")})
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path) -> _JsonFile:
     if not path.exists():
         raise InputError(f"{path} does not exist; a model folder has llm_config.json and vit_config.json")
-    return _File(path, read_json(path))
+    return _JsonFile(path, read_json(path))
 
 
-def _autoencoder(vae: _File) -> dict[str, Any]:
+def _autoencoder(vae: _JsonFile) -> dict[str, Any]:
     """A folder without it holds the FLUX.1 autoencoder."""
     base, factors = vae.whole("ch", 128), vae.settings.get("ch_mult", [1, 2, 4, 4])
     if not isinstance(factors, list) or not all(type(factor) is int and 0 < factor < 1024 for factor in factors):
@@ -100,7 +100,7 @@ def _autoencoder(vae: _File) -> dict[str, Any]:
     )
 
 
-def _rope_theta(llm: _File) -> Any:
+def _rope_theta(llm: _JsonFile) -> Any:
     """The base of the rotary positions."""
     parameters = llm.section("rope_parameters").settings
     scaling = llm.section("rope_scaling").settings
@@ -116,7 +116,7 @@ def _rope_theta(llm: _File) -> Any:
     return found[0]
 
 
-def _require_plain_heads(llm: _File) -> None:
+def _require_plain_heads(llm: _JsonFile) -> None:
     if "head_dim" not in llm.settings:
         return
     expected = llm.whole("hidden_size") // llm.whole("num_attention_heads")

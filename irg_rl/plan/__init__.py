@@ -1,1 +1,1 @@
-"""What a recipe costs before anything is started: memory, time, and the settings that make it fit."""
+"""Estimates what a recipe costs, without running it: memory, time, and the settings that make it fit."""

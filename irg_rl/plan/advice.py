@@ -1,4 +1,4 @@
-"""Which single setting to turn so that a process fits its card: every candidate is applied and planned anew."""
+"""Finds single settings that make a process fit its card. Every candidate is applied and the plan computed again."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from irg_rl.errors import InputError
 from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Plan
 
 Load = Callable[[Sequence[str]], Recipe]
-"""The recipe with further overrides."""
+"""Loads the recipe with more overrides."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One override and the peak of the place with it."""
+    """One override, and the peak memory of the process with it, in bytes."""
 
     override: str
     peak: int
@@ -21,7 +21,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Advice:
-    """For one place: the turns that make it fit, the mildest of each setting, or the one that comes nearest."""
+    """For one kind of process: overrides that make it fit, the mildest value of each setting. If there are none, the
+    override with the smallest peak."""
 
     place: str
     fitting: list[Turn]
@@ -29,7 +30,7 @@ class Advice:
 
 
 def advise(load: Load, plan: Plan, card: float) -> list[Advice]:
-    """Advice for every place whose peak exceeds `card` bytes."""
+    """Advice for every kind of process whose peak exceeds `card` bytes."""
     return [_advice(load, plan, place.name, place.peak, card) for place in plan.places if place.peak > card]
 
 
@@ -42,7 +43,7 @@ def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
             try:
                 turn = Turn(override, Plan(load([override])).place(name).peak)
             except (RecipeError, InputError):
-                continue  # not a recipe: another setting forbids it
+                continue  # invalid together with another setting
             tried.append(turn)
             if turn.peak <= card:
                 fitting.append(turn)
@@ -52,8 +53,8 @@ def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
 
 
 def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
-    """Settings that make a place smaller, each with its values from mild to strong; those that leave the result as it
-    is come first."""
+    """Settings that reduce the memory of a process, each with values from mild to strong. Settings that do not change
+    the result come first."""
     sampling, engine = recipe.sampling, recipe.engine
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]
@@ -69,7 +70,7 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
     if place == LEARNER:
         rl = recipe.require_rl()
         yield "rl.max_pack_tokens", halves(rl.max_pack_tokens, 256)
-        if min(rl.kl_text, rl.kl_image) == 0:  # the last one left holds the reference model
+        if min(rl.kl_text, rl.kl_image) == 0:  # with both KL terms above 0, setting one to 0 frees no memory
             yield from ((f"rl.{kl}", [0]) for kl in ("kl_text", "kl_image") if vars(rl)[kl] > 0)
     elif place == ROLLOUT:
         yield "rl.group_size", halves(recipe.require_rl().group_size, 2)

@@ -1,9 +1,9 @@
-"""What a recipe costs, before anything is started: memory of every process on a card, bytes per weight sync, forwards
-per trajectory, floating-point operations and the time they take.
+"""Costs of a recipe: memory of every process, bytes per weight sync, forwards per trajectory, floating-point operations
+and time.
 
-All sizes are those of tensors: the model is built on the meta device, its optimizer is the engine's, its packs are the
-longest that the recipe allows (longest.py), and what a forward keeps is counted by running it on tensors without
-contents (model/footprint.py).
+Nothing is estimated by a formula that the run does not use. The model is built on the meta device, its optimizer is the
+engine's, and its packs are the longest ones that the recipe allows (worst_case.py). Activations are counted by running
+a forward on tensors without contents (model/footprint.py).
 """
 
 from collections.abc import Callable
@@ -41,27 +41,27 @@ from irg_rl.plan.training_memory import (
 from irg_rl.plan.worst_case import Sampled, Sizes, replay_packs, sft_pack
 
 SFT, LEARNER, ROLLOUT, EVALUATION = "sft {} learner", "rl learner", "rl rollout actor", "evaluation"
-"""Places where memory is held."""
+"""Names of the kinds of processes that need memory."""
 BACKWARD = 2
-"""Floating-point operations of a backward, in forwards."""
+"""Floating-point operations of a backward, in units of a forward."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a process works. Assumed, not measured."""
+    """Speed of a process. It is assumed, not measured."""
 
-    tflops: float  # 10^12 floating-point operations per second, as reached
-    gbps: float  # 10^9 bytes per second from its memory: what decoding waits for
+    tflops: float  # 10^12 floating-point operations per second that are really reached
+    gbps: float  # 10^9 bytes per second from memory, which limits text decoding
 
     @classmethod
     def assumed(cls, device: str) -> "Rates":
-        """About 40 % of an H100's bf16 peak, and two CPU cores."""
+        """About 40 % of the bf16 peak of an H100, or two CPU cores."""
         return cls(400.0, 2500.0) if device == "cuda" else cls(0.1, 10.0)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process, or several alike, each with a card of its own (on the CPU: with its share of the memory)."""
+class ProcessKind:
+    """One kind of process. Each of its `processes` has its own card, or on the CPU its share of the memory."""
 
     name: str
     processes: int
@@ -75,12 +75,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the run that takes time: `count` equal pieces one after the other."""
+    """A part of the run that takes time: `count` equal pieces, one after the other."""
 
     name: str
     count: int
-    flops: float  # of one piece, on the busiest process
-    read: float = 0.0  # bytes that one piece reads token by token while it writes texts, and waits for
+    flops: float  # floating-point operations of one piece, on the busiest process
+    read: float = 0.0  # bytes that one piece reads from memory while it decodes texts
 
     def seconds(self, rates: Rates) -> float:
         return self.count * (self.flops / (rates.tflops * 1e12) + self.read / (rates.gbps * 1e9))
@@ -90,13 +90,14 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def cached(function: Function) -> Function:
-    """`functools.cache` with the function's own type; frozen sections are hashable, which a type checker cannot see."""
+    """`functools.cache` with the type of the function. Type checkers do not know that frozen sections are hashable."""
     return cast(Function, cache(function))
 
 
 @cached
 def meta_model(config: ModelConfig, lora: LoraRecipe | None = None) -> UnifiedModel:
-    """With adapters, whose base is frozen, or with all its parameters trained, until an optimizer freezes some."""
+    """The model without memory. With `lora` only the adapters are trained. Otherwise all parameters are, until an
+    optimizer freezes some."""
     with torch.device("meta"):
         model = UnifiedModel(config, SpecialIds(0, 1, 2, 3))
         if lora is not None:
@@ -111,7 +112,7 @@ def meta_autoencoder(config: ModelConfig) -> Autoencoder:
 
 
 class Plan:
-    """The costs of one recipe; each is counted when it is asked for."""
+    """The costs of one recipe. Each is computed at its first use."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -121,19 +122,19 @@ class Plan:
 
     @property
     def model(self) -> UnifiedModel:
-        """Without adapters."""
+        """The model without adapters."""
         return meta_model(self.recipe.model)
 
     @cached_property
     def parts(self) -> dict[ModelPart, int]:
-        """Parameters by part, without adapters."""
+        """Number of parameters of each part, without adapters."""
         found = dict.fromkeys(ModelPart, 0)
         for name, parameter in self.model.named_parameters():
             found[part_of(name)] += parameter.numel()
         return found
 
     def trained_model(self, name: str) -> UnifiedModel:
-        """As the place trains it, before its optimizer freezes the parts without a learning rate."""
+        """The model as a process trains it, before its optimizer freezes the parts with learning rate 0."""
         lora = self.adapters[name]
         model = meta_model(self.recipe.model, lora)
         for parameter_name, parameter in model.named_parameters():
@@ -142,19 +143,19 @@ class Plan:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """Of SFT, by the names of their places."""
+        """SFT stages by the names of their processes."""
         stages = self.recipe.sft.stages if self.recipe.sft is not None else {}
         return {SFT.format(name): stage for name, stage in stages.items()}
 
     @cached_property
     def adapters(self) -> dict[str, LoraRecipe | None]:
-        """Of every place that trains the model."""
+        """Adapters of every kind of process that trains the model. None: it trains the model itself."""
         found = {name: adapters_of(stage) for name, stage in self.stages.items()}
         return found if self.recipe.rl is None else found | {LEARNER: adapters_of(self.recipe.rl)}
 
     @cached_property
     def trainings(self) -> dict[str, EngineSettings]:
-        """Engine settings of every place that trains the model."""
+        """Engine settings of every kind of process that trains the model."""
         recipe, found = self.recipe, {}
         for name, stage in self.stages.items():
             found[name] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
@@ -165,7 +166,7 @@ class Plan:
 
     @cached_property
     def parameters(self) -> dict[str, Parameters]:
-        """Counts of every place that trains the model."""
+        """Numbers of parameters of every kind of process that trains the model."""
         return {name: Parameters.of(self.trained_model(name), settings) for name, settings in self.trainings.items()}
 
     @property
@@ -173,12 +174,12 @@ class Plan:
         reinforced = [LEARNER, ROLLOUT] if self.recipe.rl is not None else []
         return [*self.stages, *reinforced, EVALUATION]
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> ProcessKind:
         others = {LEARNER: self._learner, ROLLOUT: self._rollout, EVALUATION: self._evaluation}
         return others[name]() if name in others else self._sft_learner(name)
 
     @cached_property
-    def places(self) -> list[Place]:
+    def places(self) -> list[ProcessKind]:
         return [self.place(name) for name in self.place_names]
 
     @cached_property
@@ -189,13 +190,13 @@ class Plan:
 
     @cached_property
     def sampled(self) -> Sampled:
-        """A trajectory as RL samples it."""
+        """Forwards for one trajectory in RL."""
         recipe = self.recipe
         return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
 
     @cached_property
     def evaluated(self) -> Sampled:
-        """A trajectory as it is evaluated."""
+        """Forwards for one trajectory in evaluation."""
         recipe, settings = self.recipe, self.recipe.evaluation
         points = recipe.sampling.points if settings.points is None else settings.points
         return Sampled.of(recipe, settings.turns, points, settings.guidance)
@@ -207,7 +208,7 @@ class Plan:
 
     @property
     def replay_forwards(self) -> dict[str, int]:
-        """Forwards over each replay pack, by what they are for."""
+        """Purpose -> number of forwards over each replay pack."""
         return algorithm_of(self.recipe).forwards(self.recipe.engine.dtype)
 
     @cached_property
@@ -231,8 +232,8 @@ class Plan:
         return found
 
     def _backward(self, name: str) -> int:
-        """Cost of a backward, in forwards: one more where it runs the layers again, one less where adapters spare it
-        the gradients of their base."""
+        """Cost of a backward in units of a forward. Activation checkpointing adds one, because it runs the layers
+        again. Adapters save one, because the base has no gradients."""
         return BACKWARD + self.recipe.engine.activation_checkpointing - (self.adapters[name] is not None)
 
     @cached_property
@@ -243,27 +244,28 @@ class Plan:
         return self.matrices.flops(load)
 
     def _read_by_texts(self) -> int:
-        """Weights of the und expert, once per token of a group, and the contexts' keys and values."""
+        """Bytes read while a group decodes its texts: per token the weights of the understanding expert, and the keys
+        and values of all contexts."""
         sampled, size = self.sampled, bytes_of(self.recipe.engine.dtype)
         weights = size * (self.matrices.und + self.matrices.logit)
         return sampled.text_tokens * (weights + self._caches(self.recipe.require_rl().group_size, sampled.capacity))
 
-    def _sft_learner(self, name: str) -> Place:
+    def _sft_learner(self, name: str) -> ProcessKind:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
         components = training_state(self.parameters[name], self.trainings[name], ranks)
-        return Place(name, ranks, components + self._activations(pack, name, "full"), _words(pack))
+        return ProcessKind(name, ranks, components + self._activations(pack, name, "full"), _words(pack))
 
-    def _learner(self) -> Place:
+    def _learner(self) -> ProcessKind:
         recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
         components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
-        has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # the reference is the base then
+        has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # then the reference is the base
         if algorithm_of(recipe).needs_reference and not has_base:
             components.append(Component("reference weights", self._weights()))
         longest = self.replays[0]
         components += self._activations(longest, LEARNER, recipe.require_rl().context_grad)
-        return Place(LEARNER, ranks, components, _words(longest))
+        return ProcessKind(LEARNER, ranks, components, _words(longest))
 
-    def _rollout(self) -> Place:
+    def _rollout(self) -> ProcessKind:
         rl, sampled = self.recipe.require_rl(), self.sampled
         rows, guidance = rl.group_size, rl.guidance
         caches = 1 + (guidance is not None and guidance.image_scale > 1)
@@ -273,16 +275,16 @@ class Plan:
         if (lora := self.adapters[LEARNER]) is not None:
             size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)
             components.append(Component("adapters", size))
-        return Place(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
+        return ProcessKind(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
 
-    def _evaluation(self) -> Place:
+    def _evaluation(self) -> ProcessKind:
         settings = self.recipe.evaluation
         caches = 1 + (settings.guidance.image_scale > 1)
         note = f"{settings.batch_size} contexts of {self.evaluated.capacity:,} tokens"
-        return Place(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
+        return ProcessKind(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
 
     def _activations(self, pack: Pack, name: str, context_grad: str) -> list[Component]:
-        """Of a pack in a stage whose optimizer freezes what it does not train."""
+        """Activations of a pack. The optimizer of the stage freezes what it does not train."""
         recipe = self.recipe
         frozen = frozenset(part for part, count in self.parameters[name].trained.items() if not count)
         found = _footprint(
@@ -297,7 +299,8 @@ class Plan:
         ]
 
     def _sampler(self, rows: int, sampled: Sampled, caches: int, copied: int = 0) -> list[Component]:
-        """`copied`: rows that the last fork copies, which are there beside the copies for a moment."""
+        """Memory of a sampler. `copied`: rows that the last fork copies. For a moment, both originals and copies
+        exist."""
         recipe = self.recipe
         working = _sampling_memory(
             recipe.model, rows, Sizes.of(recipe).grid, sampled.capacity, recipe.sampling.image_size, self.device,
@@ -311,7 +314,7 @@ class Plan:
         ]
 
     def _weights(self) -> int:
-        """Of a model that is not trained."""
+        """Weights of a model that is not trained."""
         tables = sum(buffer.numel() for buffer in self.model.buffers())
         return bytes_of(self.recipe.engine.dtype) * sum(p.numel() for p in self.model.parameters()) + FP32 * tables
 
@@ -321,7 +324,7 @@ class Plan:
 
 
 class _Key:
-    """A pack as an argument of a cached function: equal where all that its memory depends on is equal."""
+    """A pack as an argument of a cached function. Two packs are equal if they need the same memory."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
@@ -368,7 +371,7 @@ def _sampling_memory(
     device: str,
     dtype: torch.dtype,
 ) -> int:
-    """Of drawing: a denoising step, or the autoencoder after the last."""
+    """Memory of drawing: the larger of a denoising step and the autoencoder after the last step."""
     with torch.device("meta"):
         model = UnifiedModel(config, SpecialIds(0, 1, 2, 3)).to(dtype)
     step = velocity_footprint(model, rows, grid, context, device)

@@ -1,5 +1,5 @@
-"""What the training state takes on one learner rank: weights, fp32 masters, gradients and moments, in bytes, as the
-engine's ZeRO stage divides them.
+"""Memory of the training state on one learner rank, in bytes: weights, fp32 masters, gradients and moments. It depends
+on how the engine's ZeRO stage divides them.
 
 | per parameter        | stage 0 | 1 and 2               | 3                         |
 |----------------------|---------|-----------------------|---------------------------|
@@ -10,9 +10,9 @@ engine's ZeRO stage divides them.
 | moments              | whole   | divided               | divided                   |
 | copies to reduce     | whole   | a bucket, in the step | a bucket, always          |
 
-Gradients stay whole at every stage: all backwards of a step share one reduction (engine.py), and until then each rank
-holds its own. Masters are a copy also where the model itself is in fp32. (DeepSpeed 0.19, zero/stage_1_and_2.py and
-zero/stage3.py.)
+Gradients stay whole at every stage: all backwards of a step share one reduction (engine.py), and before it each rank
+has its own gradients. The masters are a copy even if the model itself is in fp32. (DeepSpeed 0.19,
+zero/stage_1_and_2.py and zero/stage3.py.)
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from irg_rl.model.unified import UnifiedModel
 
 FP32 = 4
 FLAT_BUCKET = 500_000_000
-"""Gradients that stage 0 reduces at a time, in a copy: DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE."""
+"""Number of gradients that stage 0 copies and reduces at a time: DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE."""
 GATHERED = SUB_GROUP = 1_000_000_000
-"""Parameters that stage 3 holds gathered at most, and steps at a time: DeepSpeed's stage3_max_live_parameters and
-sub_group_size, its defaults."""
+"""Largest number of parameters that stage 3 has gathered, and that it steps at a time: the defaults of DeepSpeed's
+stage3_max_live_parameters and sub_group_size."""
 
 
 class Moment(StrEnum):
-    """When a component is held. The peak is what is always held, and the larger of the other two."""
+    """When a component needs memory. The peak is the sum of ALWAYS and the larger one of BACKWARD and STEP."""
 
     ALWAYS = "always"
     BACKWARD = "backward"
@@ -46,7 +46,7 @@ class Component:
 
 
 def peak(components: list[Component]) -> int:
-    """Bytes at the highest point."""
+    """Largest number of bytes that are needed at the same time."""
     held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
     return held[Moment.ALWAYS] + max(held[Moment.BACKWARD], held[Moment.STEP])
 
@@ -58,12 +58,12 @@ def bytes_of(precision: str) -> int:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Counts by part, and how many of them are trained."""
+    """Numbers of all and of trained parameters by part."""
 
     parts: dict[ModelPart, int]
     trained: dict[ModelPart, int]
-    muon: int  # trained ones with Muon's one moment; the others have AdamW's two
-    largest_group: int  # of the optimizer's groups
+    muon: int  # parameters trained by Muon, with one moment. All others have the two of AdamW
+    largest_group: int  # number of parameters of the optimizer's largest group
     tables: int  # numbers of the fixed position tables
 
     @property
@@ -76,7 +76,7 @@ class Parameters:
 
     @classmethod
     def of(cls, model: UnifiedModel, settings: EngineSettings) -> "Parameters":
-        """Asks the engine's own optimizer; freezes what it would freeze. The model may be on the meta device."""
+        """Count with the engine's own optimizer, which also freezes parameters. The model may be on the meta device."""
         groups = make_optimizer(model, settings.optimizer).param_groups
         sizes = [sum(p.numel() for p in group["params"]) for group in groups]
         parts, trained = dict.fromkeys(ModelPart, 0), dict.fromkeys(ModelPart, 0)
@@ -93,7 +93,7 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
     stage, size = settings.zero_stage, bytes_of(settings.precision)
     trained, tables = parameters.trained_total, FP32 * parameters.tables
     moments = FP32 * (2 * (trained - parameters.muon) + parameters.muon)
-    stepped = parameters.largest_group  # at once
+    stepped = parameters.largest_group  # parameters that are stepped at the same time
     if stage == 0:
         return [
             Component("weights", size * parameters.total + tables),
@@ -120,12 +120,12 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
 
 
 def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:
-    """The loss over a pack's logits: in the model's type, in fp32 for the backward, and the fp32 gradient."""
+    """Bytes of a pack's logits in the loss: in the model's type, in fp32 for the backward, and the fp32 gradient."""
     return tokens * vocabulary * (bytes_of(precision) + 2 * FP32)
 
 
 def sync_bytes(model: UnifiedModel) -> int:
-    """One publication: all weights and tables in fp32 (publish.py)."""
+    """Bytes of one publication: all weights and tables in fp32 (publish.py)."""
     return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
 
 

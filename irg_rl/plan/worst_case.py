@@ -1,7 +1,7 @@
-"""The longest that a recipe allows, as the trajectories, packs and contexts that its run would make: every text at its
-limit, every turn drawn. Built with the run's own code from empty pictures.
+"""The longest trajectories, packs and contexts that a recipe allows: all texts have their maximal length, and every
+turn draws an image. They are built with the run's own code, from empty pictures.
 
-Two lengths are not in a recipe: a prompt is taken to have PROMPT_TOKENS, and a system text one token in
+Two lengths are not in a recipe. A prompt is assumed to have PROMPT_TOKENS tokens, and a system prompt one token per
 CHARACTERS_PER_TOKEN letters.
 """
 
@@ -29,12 +29,12 @@ PROMPT_TOKENS = 64
 CHARACTERS_PER_TOKEN = 4
 SPECIAL = SpecialIds(0, 1, 2, 3)
 TOKEN = 4
-"""An id that is none of the special ones."""
+"""An id that is not a special token."""
 NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0, irg_vae=0)
 
 
 def encode(text: str) -> list[int]:
-    """As many ids as a text of this length is taken to have."""
+    """Ids for a text: their assumed number, all the same."""
     return [TOKEN] * -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
@@ -65,7 +65,7 @@ class Sizes:
 
 
 def trained_steps(recipe: Recipe) -> int:
-    """Denoising steps, or noise levels, of an image that RL trains."""
+    """Number of denoising steps, or of noise levels, at which RL trains an image."""
     algorithm = algorithm_of(recipe)
     if not algorithm.records_steps:
         return algorithm.levels_per_image
@@ -86,7 +86,7 @@ def longest_trajectory(recipe: Recipe) -> Trajectory:
 
 
 def longest_tree(recipe: Recipe) -> list[Trajectory]:
-    """The siblings of one trunk, who share segments; without forks it is one trajectory."""
+    """All siblings of one trunk, with shared segments. Without forks this is one trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
     for sample in range(recipe.require_rl().leaves):
@@ -113,8 +113,8 @@ def replay_packs(recipe: Recipe) -> list[Pack]:
 
 
 def sft_pack(recipe: Recipe, stage: Stage) -> Pack:
-    """A full pack of the stage: refinements (think, an image looked at, reflection, the image drawn) while they fit,
-    then first images, then one text that fills the rest. The first row is taken whether it fits or not."""
+    """A full pack of the stage: as many refinements as fit (think, image in the context, reflection, target image),
+    then first images, then one text that fills the rest. The first row is taken even if it does not fit."""
     sizes, sampling, model = Sizes.of(recipe), recipe.sampling, recipe.model
     system = encode(sampling.system_prompt) if sampling.system_prompt else None
     layout = RowLayout(NO_DROPOUT, stage.noise_blocks_by_kind, model.timestep_shift, system)
@@ -158,8 +158,7 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One trajectory in the sampler, or several in a batch: how many forwards of each kind it takes, and what goes
-    through the model."""
+    """Forwards of each kind, and the work in the model, for one trajectory in the sampler or for a batch of several."""
 
     text_tokens: int  # forwards of one token each
     prefills: int  # forwards that put prompt, system text and images into the context
@@ -177,8 +176,8 @@ class Sampled:
         guidance: GuidanceRecipe | None,
         rows: Callable[[int], int] = lambda turn: 1,
     ) -> "Sampled":
-        """`points`: of the time grid. `rows`: how many trajectories are in the batch in a turn, in which siblings that
-        have not parted are one."""
+        """`points`: time points of the grid. `rows`: number of rows of the batch in a turn; siblings are one row before
+        their fork."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS

@@ -1,6 +1,6 @@
 """A comparison of RL with its baselines (evaluate/compare.py) as rows of text for the report."""
 
-from irg_rl.report.tables import Table, TableCell, TableRow, headed_once, points, share, times
+from irg_rl.report.tables import GroupedTable, TableCell, TableRow, headed_once, points, share, times
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
@@ -30,7 +30,7 @@ def repairs(comparison: dict) -> list[TableRow]:
     return headed_once(rows)
 
 
-def standings(comparison: dict) -> Table:
+def standings(comparison: dict) -> GroupedTable:
     """Every model by itself: right at each turn, repair and damage at the last."""
     found = comparison["standings"]
     turns = max(len(entry["accuracy"]) for entry in found)
@@ -42,7 +42,7 @@ def standings(comparison: dict) -> Table:
         alone = sum(other["model"] == entry["model"] for other in found) == 1
         rows.append(TableRow(entry["model"], "" if alone else _seed_words(entry["seed"]), cells))
     headings = [f"turn {k + 1}" for k in range(turns)]
-    return Table([("right", headings), ("last turn", ["repair", "damage"])], headed_once(rows))
+    return GroupedTable([("right", headings), ("last turn", ["repair", "damage"])], headed_once(rows))
 
 
 def _seed_words(seed: int | None) -> str:

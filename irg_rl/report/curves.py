@@ -50,7 +50,7 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportFigure:
     """A finished figure: SVG as a data address, and a caption that says in numbers what it shows."""
 
     title: str
@@ -81,7 +81,7 @@ CURVES = (
 )  # fmt: skip
 
 
-def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[Picture]:
+def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[ReportFigure]:
     """All figures for which there are numbers. `own`: those that the algorithm declares."""
     pictures = [_draw_curve(curve, metrics) for curve in (*CURVES, *own)]
     return [picture for picture in pictures if picture is not None]
@@ -99,7 +99,7 @@ def not_drawn(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[str]:
     return sorted(f"{stage}/{name}" for stage, name in names - drawn)
 
 
-def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> Picture | None:
+def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> ReportFigure | None:
     begins, panels = _panels(curve, metrics)
     if not panels:
         return None
@@ -224,7 +224,7 @@ def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
     return f" (n={', '.join(map(str, sorted(counts)))} per point)" if counts else ""
 
 
-def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
+def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
     """Accuracy by turn of the real arm and the controls, one panel per evaluation."""
     shown = [e for e in evaluations if e["arms"]]
     if not shown:
@@ -250,7 +250,7 @@ def draw_turns(evaluations: Sequence[dict]) -> Picture | None:
         )
 
 
-def draw_repair(evaluations: Sequence[dict]) -> Picture | None:
+def draw_repair(evaluations: Sequence[dict]) -> ReportFigure | None:
     """Repair and damage at the last turn, of the real arm and the controls."""
     shown = [e for e in evaluations if e["arms"] and all(a["turns"] > 1 for a in e["arms"].values())]
     if not shown:
@@ -311,8 +311,8 @@ def _colour(arm: str) -> str:
     return ARM_COLOURS.get(arm, OTHER_COLOUR)
 
 
-def _finish(figure: Figure, title: str, caption: str) -> Picture:
+def _finish(figure: Figure, title: str, caption: str) -> ReportFigure:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return Picture(title, caption, f"data:image/svg+xml;base64,{encoded}", f"{title}. {caption}")
+    return ReportFigure(title, caption, f"data:image/svg+xml;base64,{encoded}", f"{title}. {caption}")

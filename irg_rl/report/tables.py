@@ -96,14 +96,14 @@ _REAL_ONLY = (
 
 
 @dataclass(frozen=True)
-class Table:
+class GroupedTable:
     """Groups of columns with their headings, and rows over all of them."""
 
     groups: list[tuple[str, list[str]]]
     rows: list[TableRow]
 
 
-def by_turn(evaluations: Sequence[dict]) -> Table:
+def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
     """Every measure: one row per arm, one column per turn, evaluations side by side."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
@@ -115,7 +115,7 @@ def by_turn(evaluations: Sequence[dict]) -> Table:
             rows.append(TableRow(line.group, line.label, cells, line.label == REAL, line.explanation))
     rows = headed_once(rows)
     groups = [(e["name"], [f"turn {k + 1}" for k in range(width)]) for e, width in zip(evaluations, widths)]
-    return Table(groups, rows)
+    return GroupedTable(groups, rows)
 
 
 def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -181,13 +181,13 @@ def settings_line(settings: dict, prefix: str = "") -> str:
     return ", ".join(part for part in parts if part)
 
 
-def by_task(evaluations: Sequence[dict]) -> Table:
+def by_task(evaluations: Sequence[dict]) -> GroupedTable:
     """One row per task, with first image, last image, repair and damage of each evaluation. Real arm only."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
     tasks = sorted({task for _, arm in real for task in arm["tasks"]})
     rows = [TableRow(task, "", [c for _, arm in real for c in _task_cells(arm["tasks"].get(task))]) for task in tasks]
     groups = [(name, ["turn 1", f"turn {arm['turns']}", "repair", "damage"]) for name, arm in real]
-    return Table(groups, rows)
+    return GroupedTable(groups, rows)
 
 
 def _task_cells(task: dict | None) -> list[TableCell]:

@@ -103,7 +103,7 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
         old = board.pop(cell, None)
         kind = "add" if old is None else rng.choice(("remove", "replace", "move"))
         goal = next((free for free in cells if free not in board), None)
-        if kind in ("remove", "move"):
+        if old is not None and kind in ("remove", "move"):
             said.append(f"remove {old.color} {old.shape} at {cell} .")
         if kind in ("add", "replace"):
             new = random_object(Thing(rng.choice(SHAPES)), cell, rng)
@@ -111,7 +111,7 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
                 new = random_object(Thing(rng.choice(SHAPES)), cell, rng)
             board[cell] = new if old is None else new._replace(size=old.size)
             said.append(put_text(board[cell]))
-        elif kind == "move" and goal is not None:
+        elif old is not None and kind == "move" and goal is not None:
             cells.remove(goal)
             board[goal] = old._replace(cell=goal)
             said.append(put_text(board[goal]))

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from irg_rl.shapes_world.constraints import Demand, Thing, parse_metadata
-from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import ORDER, Object, stands
 from irg_rl.task import Verdict
 
@@ -61,7 +61,7 @@ class Inspection(Verdict):
     defects: tuple[Defect, ...]
 
 
-def judge(reading: Reading, metadata: dict) -> Inspection:
+def judge(reading: PictureReading, metadata: dict) -> Inspection:
     """ValueError when the metadata asks for what this world does not have."""
     return judge_demand(reading.objects, parse_metadata(metadata))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from irg_rl.shapes_world.check import Defect, DefectKind, as_thing, judge_demand
 from irg_rl.shapes_world.constraints import MIRROR, Demand, Thing, in_order, parse_metadata
-from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.render import cell_slices, render_cell
 from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
 from irg_rl.shapes_world.scenes import random_object
@@ -52,7 +52,7 @@ class Edit:
 
 
 def plan_edits(
-    reading: Reading,
+    reading: PictureReading,
     metadata: dict,
     rng: random.Random,
     max_fixes: int | None = 2,
@@ -88,7 +88,7 @@ def plan_edits(
     return edits + _about(moves, broken)
 
 
-def apply_edits(pixels: np.ndarray, reading: Reading, edits: list[Edit], rng: random.Random) -> np.ndarray:
+def apply_edits(pixels: np.ndarray, reading: PictureReading, edits: list[Edit], rng: random.Random) -> np.ndarray:
     """Picture with the edits painted in, uint8 [24, 24, 3]. Only the cells the edits name change; a recoloured,
     reshaped or moved object keeps everything else as read. ValueError when an edit finds nothing in its cell."""
     edited = pixels.copy()
@@ -115,15 +115,18 @@ def apply_edits(pixels: np.ndarray, reading: Reading, edits: list[Edit], rng: ra
             case EditKind.RESHAPE:
                 paint(edit.cell, seen._replace(shape=edit.to))
             case EditKind.MOVE:
+                assert edit.to is not None, "a move names the cell that it goes to"
                 paint(edit.cell, None)
                 paint(edit.to, seen._replace(cell=edit.to))
     return edited
 
 
 def _plan_change(defect: Defect, board: dict[str, Object]) -> Edit:
+    assert defect.cell is not None, "only a missing thing has no cell, and it is added, not changed"
     seen = board.pop(defect.cell)
     if defect.kind is DefectKind.EXTRA:
         return Edit(EditKind.REMOVE, as_thing(seen), seen.cell, defect=defect)
+    assert defect.want is not None, "a wrong colour or shape says what the object should have been"
     if defect.kind is DefectKind.COLOR:
         board[seen.cell] = seen._replace(color=defect.want.color)
         return Edit(EditKind.RECOLOR, as_thing(seen), seen.cell, defect.want.color, defect)
@@ -199,24 +202,27 @@ def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
         room = _room(as_thing(board[cell]), others, demand, fitting)
         seen = board.pop(cell)
         board[target] = seen._replace(cell=target)
-        own = [defect for defect in broken if defect.thing.fits(seen) or defect.other.fits(seen)]
-        told = {edit.defect.claim() for edit in edits}
+        own = [
+            defect for defect in broken
+            if any(end is not None and end.fits(seen) for end in (defect.thing, defect.other))
+        ]  # fmt: skip
+        told = {_claim(edit) for edit in edits}
         reason = next((defect for defect in own if defect.claim() not in told), own[0] if own else broken[0])
         edits.append(Edit(EditKind.MOVE, as_thing(seen), cell, target, replace(reason, cell=cell), room))
     return edits
 
 
-Way = tuple[tuple[str, ...], tuple[str, ...]]
+Moves = tuple[tuple[str, ...], tuple[str, ...]]
 """Cells that are left and cells that are entered, move by move."""
 
 
-def _ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Way]]:
+def _ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
     """Moves into free cells, fewest first."""
     for number in range(1, len(movable) + 1):
         yield product(combinations(movable, number), permutations(free, number))
 
 
-def _tight_ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Way]]:
+def _tight_ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
     """Moves into `free` cells and into those that earlier moves have left, for a picture with too little room."""
     for number in range(1, LONGEST_CHAIN + 1):
         yield (
@@ -232,12 +238,17 @@ def _moved(board: dict[str, Object], cells: tuple[str, ...], targets: tuple[str,
     return [seen._replace(cell=places.get(cell, cell)) for cell, seen in board.items()]
 
 
+def _claim(edit: Edit) -> tuple:
+    assert edit.defect is not None, "a planned edit says which defect it repairs"
+    return edit.defect.claim()
+
+
 def _about(moves: list[Edit], broken: list[Defect]) -> list[Edit]:
     """The moves that mend the named relations, one for each. Where one object makes room for another the first of them,
     in order, each with a reason of its own."""
     if {move.cell for move in moves} & {move.to for move in moves}:
-        told = [move.defect.claim() for move in moves]
+        told = [_claim(move) for move in moves]
         repeated = [index for index, claim in enumerate(told) if claim in told[:index]]
         return moves[: min([len(broken), *repeated])]
-    first = {move.defect.claim(): move for move in reversed(moves)}
+    first = {_claim(move): move for move in reversed(moves)}
     return [first[defect.claim()] for defect in broken if defect.claim() in first]

@@ -4,7 +4,7 @@ where right or wrong alone would tie most siblings.
 
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.edits import Edit, EditKind
-from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import CELLS
 from irg_rl.shapes_world.teacher import parse_reflection, true_statements
 
@@ -12,7 +12,7 @@ MOST_NAMED = 2
 """Defects that the teacher names in one reflection at most: a reflection is not blamed for leaving out more."""
 
 
-def reflection_truth(text: str, reading: Reading, metadata: dict) -> float:
+def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> float:
     """Truth of a reflection in [0, 1].
 
     0 for a text that is not a whole reflection. A stop is worth 1 on a right picture and 0 on a wrong one. Anything
@@ -30,7 +30,7 @@ def reflection_truth(text: str, reading: Reading, metadata: dict) -> float:
     return 0.0 if not true else 2 * precision * recall / (precision + recall)
 
 
-def following(text: str, before: Reading, after: Reading) -> float:
+def following(text: str, before: PictureReading, after: PictureReading) -> float:
     """How well `after` follows the edits that a reflection on `before` asks for, in [0, 1]: the share of edits that are
     done, times the share of all other cells that look as before. A text that asks for no edit asks to keep all."""
     parsed = parse_reflection(text)
@@ -46,9 +46,10 @@ Content = tuple[str, str | None] | str
 """Shape and colour of what stands in a cell, "empty" or "unclear". Sizes and exact places are not asked for."""
 
 
-def _contents(reading: Reading) -> dict[str, Content]:
-    found: dict[str, Content] = dict.fromkeys(CELLS, "empty") | dict.fromkeys(reading.unclear, "unclear")
-    return found | {seen.cell: (seen.shape, seen.color) for seen in reading.objects}
+def _contents(reading: PictureReading) -> dict[str, Content]:
+    found: dict[str, Content] = {cell: "unclear" if cell in reading.unclear else "empty" for cell in CELLS}
+    found.update((seen.cell, (seen.shape, seen.color)) for seen in reading.objects)
+    return found
 
 
 def _asked(edit: Edit) -> list[tuple[str, Content]]:

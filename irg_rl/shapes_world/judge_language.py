@@ -27,21 +27,21 @@ class NotUnderstood(ValueError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedQuestion:
     images: int  # how many images the question is about
     demand: Demand
 
 
-def parse_question(question: str) -> Asked:
+def parse_question(question: str) -> ParsedQuestion:
     """Raises NotUnderstood for anything else than the two forms above."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")
     around = (question[: quoted.start()] + question[quoted.end() :]).lower()
     if "1 or 2" in around:
-        return Asked(2, parse_prompt(quoted[1]))
+        return ParsedQuestion(2, parse_prompt(quoted[1]))
     if "yes or no" in around:
-        return Asked(1, parse_prompt(quoted[1]))
+        return ParsedQuestion(1, parse_prompt(quoted[1]))
     raise NotUnderstood(f"neither a yes/no question nor a choice between 1 and 2: {around[:120]!r}")
 
 

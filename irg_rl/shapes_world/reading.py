@@ -25,7 +25,7 @@ CHUNK = 512  # images handled at once, bounds memory
 
 
 @dataclass(frozen=True)
-class Reading:
+class PictureReading:
     """What is seen in a picture: objects in reading order, cells with something unreadable, the background."""
 
     objects: tuple[Object, ...]
@@ -38,19 +38,19 @@ class Reading:
         return [cell for cell in CELLS if cell not in taken]
 
 
-def scene_reading(scene: Scene) -> Reading:
+def scene_reading(scene: Scene) -> PictureReading:
     """The reading a perfect eye has of a scene."""
     objects = tuple(sorted(scene.objects, key=lambda seen: CELLS.index(seen.cell)))
     unclear = {blob.cell for blob in scene.blobs}
-    return Reading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)
+    return PictureReading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)
 
 
-def read(pixels: np.ndarray) -> Reading:
+def read(pixels: np.ndarray) -> PictureReading:
     """Read one picture, uint8 [24, 24, 3]."""
     return read_batch(pixels[None])[0]
 
 
-def read_batch(images: np.ndarray) -> list[Reading]:
+def read_batch(images: np.ndarray) -> list[PictureReading]:
     """Read pictures, uint8 [N, 24, 24, 3]. ValueError for another shape or type."""
     side = WORLD.pixels
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
@@ -64,7 +64,8 @@ def read_batch(images: np.ndarray) -> list[Reading]:
 @cache
 def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
     """Coverages float32 [shapes * variants, pixels of a cell], shape slowest, and (size, dx, dy) per variant."""
-    places = list(product(SIZES, (-1, 0, 1), (-1, 0, 1)))
+    shifts = (-1, 0, 1)
+    places: list[tuple[str, int, int]] = [(size, dx, dy) for size, dx, dy in product(SIZES, shifts, shifts)]
     rows = []
     for shape in SHAPES:
         sharp = [mask(shape, *place) for place in places]
@@ -92,7 +93,7 @@ def _backgrounds(images: np.ndarray) -> np.ndarray:
     return found
 
 
-def _read_chunk(images: np.ndarray) -> list[Reading]:
+def _read_chunk(images: np.ndarray) -> list[PictureReading]:
     count, grid, side = len(images), WORLD.grid, WORLD.cell
     grounds = _backgrounds(images)
     cells = images.reshape(count, grid, side, grid, side, 3).transpose(0, 1, 3, 5, 2, 4)
@@ -111,8 +112,8 @@ def _read_chunk(images: np.ndarray) -> list[Reading]:
         shape, variant = divmod(template, len(variants))
         size, dx, dy = variants[variant]
         objects[image].append(Object(SHAPES[shape], colors[color], size, CELLS[cell], dx, dy))
-    greys = [tuple(int(value) for value in ground) for ground in grounds.tolist()]
-    return [Reading(tuple(seen), tuple(blurry), grey) for seen, blurry, grey in zip(objects, unclear, greys)]
+    greys = [(int(red), int(green), int(blue)) for red, green, blue in grounds.tolist()]
+    return [PictureReading(tuple(seen), tuple(blurry), grey) for seen, blurry, grey in zip(objects, unclear, greys)]
 
 
 def _match(offset: np.ndarray, energy: np.ndarray, grounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

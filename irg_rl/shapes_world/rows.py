@@ -21,7 +21,7 @@ from PIL import Image
 from irg_rl.errors import InputError
 from irg_rl.shapes_world.base_rows import BASE_MODES, EDITING, READING, base_example
 from irg_rl.shapes_world.edits import apply_edits
-from irg_rl.shapes_world.reading import Reading, read, read_batch, scene_reading
+from irg_rl.shapes_world.reading import PictureReading, read, read_batch, scene_reading
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.teacher import IMPROVING_QUESTION, INITIAL_QUESTION, reflect, think_text
@@ -43,7 +43,7 @@ MODES = (
 )
 ROW_GROUPS = 8
 
-Row = list[dict]
+Messages = list[dict]
 Step = tuple[str, np.ndarray | None]  # a reflection and the picture it leads to
 
 
@@ -78,7 +78,7 @@ def write_rows(
     return files
 
 
-def write_mode(out: Path | str, mode: str, rows: Sequence[Row]) -> Path:
+def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
     """Write rows to `out/mode/part-00000.parquet` in several row groups; the file appears whole or not at all."""
     if mode not in (*MODES, *BASE_MODES):
         raise InputError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
@@ -95,7 +95,7 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Row]) -> Path:
     return path
 
 
-def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Row:
+def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Messages:
     """A fresh row from the renderer and the teacher; those of the base modes have no use for the prompt."""
     if mode in BASE_MODES:
         return _base(mode, *base_example(mode, rng))
@@ -115,7 +115,7 @@ def own_image_rows(
     rng: random.Random,
     modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
     mix: RowMix = RowMix(),
-) -> dict[str, list[Row]]:
+) -> dict[str, list[Messages]]:
     """Improving rows from a model's own first pictures, uint8 [N, 24, 24, 3], one per prompt and mode: a right picture
     becomes a stop row, a wrong one is mended in place (`mix.stop_share` is the model's own here)."""
     if len(images) != len(prompts):
@@ -125,8 +125,8 @@ def own_image_rows(
 
 
 def improving_row(
-    mode: str, prompt: Prompt, first: np.ndarray, reading: Reading, rng: random.Random, mix: RowMix = RowMix()
-) -> Row:
+    mode: str, prompt: Prompt, first: np.ndarray, reading: PictureReading, rng: random.Random, mix: RowMix = RowMix()
+) -> Messages:
     """A row about one first picture: what the teacher says of it and, where something is to be changed, the picture
     with those changes alone."""
     steps = [_step(first, reading, prompt, rng, mix)]
@@ -138,7 +138,7 @@ def improving_row(
     return _IMPROVING[mode](prompt, first, steps)
 
 
-def _step(pixels: np.ndarray, reading: Reading, prompt: Prompt, rng: random.Random, mix: RowMix) -> Step:
+def _step(pixels: np.ndarray, reading: PictureReading, prompt: Prompt, rng: random.Random, mix: RowMix) -> Step:
     reflection, edits = reflect(reading, prompt.metadata, rng, mix.max_fixes, mix.overlooked)
     return reflection, apply_edits(pixels, reading, edits, rng) if edits else None
 
@@ -177,32 +177,32 @@ def _target(pixels: np.ndarray, seen_later: bool = False) -> dict:
     return {"type": "image", "content": content, "need_loss": True, "need_vae": seen_later, "need_vit": seen_later}
 
 
-def _initial_understanding(prompt: Prompt, think: str, image: np.ndarray) -> Row:
+def _initial_understanding(prompt: Prompt, think: str, image: np.ndarray) -> Messages:
     seen = _assistant(_condition(image))
     return [_user(prompt.text), seen, _user(INITIAL_QUESTION), _assistant(_text(think, True))]
 
 
-def _initial_generation(prompt: Prompt, think: str, image: np.ndarray) -> Row:
+def _initial_generation(prompt: Prompt, think: str, image: np.ndarray) -> Messages:
     return [_user(prompt.text), _assistant(_text(think, True))]
 
 
-def _initial_full(prompt: Prompt, think: str, image: np.ndarray) -> Row:
+def _initial_full(prompt: Prompt, think: str, image: np.ndarray) -> Messages:
     return [_user(prompt.text), _assistant(_text(think, True), _target(image))]
 
 
-def _improving_understanding(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row:
+def _improving_understanding(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Messages:
     [(reflection, second)] = steps
     seen = _assistant(*(_condition(image) for image in (first, second) if image is not None))
     return [_user(prompt.text), seen, _user(IMPROVING_QUESTION), _assistant(_text(reflection, True))]
 
 
-def _improving_generation(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row:
+def _improving_generation(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Messages:
     [(reflection, _)] = steps
     think = _text(think_text(prompt.metadata), False)
     return [_user(prompt.text), _assistant(think, _condition(first), _text(reflection, True))]
 
 
-def _improving_full(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row:
+def _improving_full(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Messages:
     parts = [_text(think_text(prompt.metadata), False), _condition(first)]
     for number, (reflection, picture) in enumerate(steps, 1):
         parts.append(_text(reflection, True))
@@ -211,23 +211,24 @@ def _improving_full(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Row
     return [_user(prompt.text), _assistant(*parts)]
 
 
-def _base(mode: str, texts: list[str], picture: np.ndarray, after: np.ndarray | None) -> Row:
+def _base(mode: str, texts: list[str], picture: np.ndarray, after: np.ndarray | None) -> Messages:
     if mode == READING:
         pairs = zip(texts[::2], texts[1::2])
         asked = [turn for question, answer in pairs for turn in (_user(question), _assistant(_text(answer, True)))]
         return [_assistant(_condition(picture)), *asked]
     [text] = texts
     if mode == EDITING:
+        assert after is not None, "an editing row has the picture after the edit"
         return [_assistant(_condition(picture), _text(text, False), _target(after))]
     return [_user(text), _assistant(_target(picture))]
 
 
-_INITIAL: dict[str, Callable[..., Row]] = {
+_INITIAL: dict[str, Callable[..., Messages]] = {
     INITIAL_UNDERSTANDING: _initial_understanding,
     INITIAL_GENERATION: _initial_generation,
     INITIAL_FULL: _initial_full,
 }
-_IMPROVING: dict[str, Callable[..., Row]] = {
+_IMPROVING: dict[str, Callable[..., Messages]] = {
     IMPROVING_UNDERSTANDING: _improving_understanding,
     IMPROVING_GENERATION: _improving_generation,
     IMPROVING_FULL: _improving_full,

@@ -35,7 +35,9 @@ COLORS = {
 }
 SIZES = {"small": 6.0, "large": 7.5}  # extent in pixels
 BACKGROUNDS = ((212, 212, 208), (136, 136, 140), (60, 62, 66))
-CELLS = ("northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast")
+CELLS: tuple[str, ...] = (
+    "northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast",
+)  # fmt: skip
 """Row by row. One word each: the Qwen tokenizer cuts a name such as `b2` in two, and a place that is said in two tokens
 is learned much more slowly."""
 COLUMN = {cell: index % WORLD.grid for index, cell in enumerate(CELLS)}

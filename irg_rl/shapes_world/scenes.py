@@ -141,17 +141,16 @@ class Wreck:
     def displace(self) -> None:
         """An end of a relation goes where the relation fails, or the ends change places."""
         first, name, second = self.rng.choice(self.demand.relations)
-        ends = [self._standing_for(index) for index in (first, second)]
-        if None in ends:
+        one, other = (self._standing_for(index) for index in (first, second))
+        if one is None or other is None:
             return
-        one, other = ends
         wrong = [(cell, other.cell) for cell in self.free() if not stands(cell, name, other.cell)]
         wrong += [(one.cell, cell) for cell in self.free() if not stands(one.cell, name, cell)]
         cells = (other.cell, one.cell) if self.rng.random() < 0.3 or not wrong else self.rng.choice(wrong)
-        for old in ends:
+        for old in (one, other):
             self.intact.remove(old)
             del self.board[old.cell]
-        self.board |= {cell: old._replace(cell=cell) for old, cell in zip(ends, cells)}
+        self.board |= {cell: old._replace(cell=cell) for old, cell in zip((one, other), cells)}
 
     def _standing_for(self, index: int) -> Object | None:
         thing = self.demand.includes[index][0]

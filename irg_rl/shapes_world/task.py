@@ -14,7 +14,7 @@ from irg_rl.shapes_world.constraints import TAGS, parse_metadata
 from irg_rl.shapes_world.corpus import corpus
 from irg_rl.shapes_world.following import following, reflection_truth
 from irg_rl.shapes_world.prompts import SPLITS, make_prompts
-from irg_rl.shapes_world.reading import Reading, read, read_batch
+from irg_rl.shapes_world.reading import PictureReading, read, read_batch
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.rows import IMPROVING_FULL, IMPROVING_GENERATION, MODES, RowMix, own_image_rows, write_mode
 from irg_rl.shapes_world.rows import write_rows as write_rows_of_modes
@@ -158,6 +158,6 @@ class ShapesWorld(World[ShapesSettings]):
         return Examples(seed)
 
 
-def _objects(reading: Reading, reference: Reading) -> set[tuple[str, str, str]]:
+def _objects(reading: PictureReading, reference: PictureReading) -> set[tuple[str, str, str]]:
     """What stands in the cells that are readable in the reference."""
     return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}

@@ -23,7 +23,7 @@ from irg_rl.shapes_world.constraints import (
     sight_of_room,
 )
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
-from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
 
 NOTHING = "nothing to change ."
@@ -85,7 +85,7 @@ def think_text(metadata: dict) -> str:
     return f"<think> {text} </think>"
 
 
-def sight_text(reading: Reading, metadata: dict) -> str:
+def sight_text(reading: PictureReading, metadata: dict) -> str:
     """Where each demanded thing is seen and how often, named and ordered as the think text does, and whether that is
     too few or too many; whether the relations between things that are there hold; then whatever else stands in a cell.
     The defects, and the cells that are free for an edit, follow from this text. Of what the prompt leaves open in a
@@ -108,7 +108,7 @@ def reflection_text(sight: str, edits: list[Edit]) -> str:
 
 
 def reflect(
-    reading: Reading,
+    reading: PictureReading,
     metadata: dict,
     rng: random.Random,
     max_fixes: int | None = 2,
@@ -123,6 +123,7 @@ def reflect(
 def _sentence(edit: Edit) -> str:
     """Every edit is said as what is put into a cell or removed from it, so two verbs are all there is to draw by."""
     defect, seen, cell = edit.defect, edit.thing, edit.cell
+    assert defect is not None, "an edit that is put into words says which defect it repairs"
     room = f"{sight_of_room(edit.room.bounds, edit.room.cells)} " if edit.room else ""
     match edit.kind:
         case EditKind.ADD:
@@ -162,9 +163,10 @@ def parse_reflection(text: str) -> ParsedReflection | None:
         return ParsedReflection(True)
     edits = []
     while rest:
-        kind, found = next(((k, m) for k, pattern in _PATTERNS.items() if (m := pattern.match(rest))), (None, None))
-        if found is None:
+        matching = next(((k, m) for k, pattern in _PATTERNS.items() if (m := pattern.match(rest))), None)
+        if matching is None:
             return None
+        kind, found = matching
         edits.append(_edit(kind, found.groupdict()))
         rest = rest[found.end() :]
     return ParsedReflection(False, tuple(edits), tuple(edit.defect for edit in edits)) if edits else None
@@ -176,7 +178,7 @@ def _thing(words: str) -> Thing:
 
 
 def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
-    seen, cell, to = _thing(part["seen"]), part["cell"], part.get("to")
+    seen, cell, to = _thing(part["seen"]), part["cell"], part.get("to", "")
     match kind:
         case DefectKind.MISSING:
             return Edit(EditKind.ADD, seen, cell, None, Defect(kind, _thing(part["thing"])))
@@ -190,7 +192,7 @@ def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
     return Edit(EditKind.MOVE, seen, cell, to, defect)
 
 
-def reflection_correct(parsed: ParsedReflection | None, reading: Reading, metadata: dict) -> bool:
+def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading, metadata: dict) -> bool:
     """Whether what a reflection states is what the checker reads in the picture: a stop on a right picture, else only
     defects that are there, each as often as it is there. To call something missing is right too where the checker
     sees it in the wrong colour or shape. Cells and the announced edits are not judged."""

@@ -22,8 +22,8 @@ from irg_rl.learner.parts import ModelPart, part_of
 from irg_rl.records import load_groups, save_groups
 from irg_rl.studies import measures, sketch
 from irg_rl.studies.bench import Bench, Subject, Tick
-from irg_rl.studies.frame import Frame, Row
-from irg_rl.studies.plates import Line, Plate, lines_plate
+from irg_rl.studies.frame import Frame, FrameRow
+from irg_rl.studies.plates import Plate, PlateLine, lines_plate
 from irg_rl.studies.settings import CreditStudySettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
 from irg_rl.trajectory import Group
@@ -66,7 +66,7 @@ class Credit(Study[CreditStudySettings]):
             )
         return found
 
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         subject = self.bench.subject(cell.at["subject"])
         learning, rows, scheme = self.bench.learning_of(subject), [], scheme_named(cell.at["scheme"])
         options = carried(learning.options, scheme)
@@ -184,7 +184,7 @@ def disturb(group: Group, noise: float, seed: int) -> None:
         ]
 
 
-def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[Row]:
+def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:
     """Per loss term and model part: the exact squared norm of the gradient and its sketch; zeros without a gradient."""
     rows = []
     for term, part in itertools.product(TERMS, ModelPart):
@@ -253,7 +253,8 @@ def _plate(term: str, tables: Tables, subjects: Sequence[str], schemes: Sequence
            stamp: str) -> Plate:  # fmt: skip
     panels = {
         subject: [
-            Line(scheme, noises, [tables[subject, scheme, noise].ratio(term) for noise in noises]) for scheme in schemes
+            PlateLine(scheme, noises, [tables[subject, scheme, noise].ratio(term) for noise in noises])
+            for scheme in schemes
         ]
         for subject in subjects
     }
@@ -276,7 +277,7 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
         if not reference.ratio("joint").low > 0:  # the reference has no signal
             continue
         panels[subject] = [
-            Line(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])
+            PlateLine(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])
             for scheme in schemes
         ]
     if not panels:

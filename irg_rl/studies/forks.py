@@ -17,9 +17,9 @@ from irg_rl.evaluate.intervals import Measure
 from irg_rl.evaluate.outcomes import Outcomes
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Bench, Tick
-from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.frame import Frame, FrameRow
 from irg_rl.studies.grid import cell_name
-from irg_rl.studies.plates import Line, Plate, dots_plate, lines_plate
+from irg_rl.studies.plates import Plate, PlateLine, dots_plate, lines_plate
 from irg_rl.studies.settings import StudySettings
 from irg_rl.studies.study import Cell, Study, TextTable
 
@@ -43,7 +43,7 @@ class Trained:
 
     before: Outcomes | None
     after: Outcomes
-    during: Sequence[Row] = ()
+    during: Sequence[FrameRow] = ()
     """One row per update of RL: its number (`update`) and the mean rewards of the `first` and `last` images."""
 
 
@@ -77,7 +77,7 @@ class Forks(Study[S], Generic[S]):
             for (arm, seed), plan in self.plans().items()
         ]  # fmt: skip
 
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         assert self.train is not None, "this study was made without a way to train"
         made = self.train(f"{self.name}-{cell_name(self, cell)}", self.plans()[cell.at["arm"], cell.at["seed"]])
         tick(1)
@@ -89,7 +89,7 @@ class Forks(Study[S], Generic[S]):
         return super().stamp(frame.where(when="after"), samples)
 
 
-def _rows(when: str, table: Outcomes) -> list[Row]:
+def _rows(when: str, table: Outcomes) -> list[FrameRow]:
     return [
         {
             "when": when, "row": row, "prompt": table.prompt_ids[row], "turn": turn + 1,
@@ -131,12 +131,12 @@ def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
 
 def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
     found = by_turn(frame)
-    lines = [Line(arm, range(1, len(shares) + 1), shares) for arm, shares in found.items()]
+    lines = [PlateLine(arm, range(1, len(shares) + 1), shares) for arm, shares in found.items()]
     begun = frame.where(when="before", arm=frame.values("arm")[0])
     if len(begun):
         before, prompts = rights(begun)
         shares = [measures.share(column, prompts) for column in before.T]
-        lines.append(Line("before", range(1, len(shares) + 1), shares, dashed=True))
+        lines.append(PlateLine("before", range(1, len(shares) + 1), shares, dashed=True))
     caption = "Held-out prompts, learned stop: the image in hand after each turn. Seeds are pooled."
     return lines_plate(name, title, caption, stamp, {"": lines}, x_label="turn", y_label="share right", whole_x=True)
 
@@ -154,7 +154,7 @@ def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | No
     for seeds in dict.fromkeys(_seeds(own) for own in arms.values()):
         for image in ("first", "last"):
             panels[f"{image} image, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] = [
-                Line(arm, [float(stretch.mean()) for stretch in stretches],
+                PlateLine(arm, [float(stretch.mean()) for stretch in stretches],
                      [_reward(own.where(np.isin(own["seed"], seeds)), image, s) for s in stretches], colour=number)
                 for number, (arm, own) in enumerate(arms.items()) if set(seeds) <= set(_seeds(own))
             ]  # fmt: skip

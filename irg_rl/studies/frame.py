@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from irg_rl.errors import InputError
 
-Row = dict[str, Any]
+FrameRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Frame:
         return table, list(lines)
 
 
-def write_rows(path: Path, rows: Sequence[Row], about: Mapping[str, str]) -> None:
+def write_rows(path: Path, rows: Sequence[FrameRow], about: Mapping[str, str]) -> None:
     """Write a parquet file, complete or not at all. `about` becomes its metadata."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})

@@ -6,7 +6,7 @@ from irg_rl.evaluate.intervals import Measure
 from irg_rl.evaluate.outcomes import Pixels
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Tick
-from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.frame import Frame, FrameRow
 from irg_rl.studies.plates import heat_plate
 from irg_rl.studies.settings import GuidanceSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
@@ -33,7 +33,7 @@ class Guidance(Study[GuidanceSettings]):
             if text > 1 or image == 1
         ]  # fmt: skip
 
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         bench, subject = self.bench, self.bench.subject(cell.at["subject"])
         scales = {name: cell.at[name] for name in ("text_scale", "image_scale")}
         sampler = subject.sampler(guidance=subject.evaluation.guidance.model_copy(update=scales))

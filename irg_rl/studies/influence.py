@@ -17,7 +17,7 @@ from irg_rl.evaluate import intervals
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.studies import anova, measures
 from irg_rl.studies.bench import Subject, Tick
-from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.frame import Frame, FrameRow
 from irg_rl.studies.plates import Plate, dots_plate, stacks_plate
 from irg_rl.studies.settings import InfluenceSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
@@ -114,14 +114,14 @@ class Influence(Study[InfluenceSettings]):
                 found.append(Cell({"subject": subject.label, "part": "probe", "turn": turn + 1}, work, depends))
         return found
 
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         subject, turn = self.bench.subject(cell.at["subject"]), cell.at["turn"] - 1
         return (self._exchange if cell.at["part"] == "exchange" else self._probe)(subject, turn, tick)
 
     def _turns(self, subject: Subject) -> list[int]:
         return self.settings.turns if subject.sampling.history == "last" else [1]
 
-    def _exchange(self, subject: Subject, turn: int, tick: Tick) -> list[Row]:
+    def _exchange(self, subject: Subject, turn: int, tick: Tick) -> list[FrameRow]:
         bench = self.bench
         seed = hashed(bench.seed, "influence", turn) % 2**63
         asked = [Request(p, sample, bench.seed) for p in bench.prompts for sample in range(self.settings.siblings)]
@@ -154,7 +154,7 @@ class Influence(Study[InfluenceSettings]):
             })  # fmt: skip
         return rows
 
-    def _probe(self, subject: Subject, turn: int, tick: Tick) -> list[Row]:
+    def _probe(self, subject: Subject, turn: int, tick: Tick) -> list[FrameRow]:
         bench, own = self.bench, self.settings
         prompts = list(bench.prompts[: own.probe_prompts])
         texts_seed, seed = (hashed(bench.seed, f"probe {use}", turn) % 2**63 for use in ("texts", "draws"))

@@ -42,7 +42,7 @@ class Plate:
 
 
 @dataclass(frozen=True)
-class Line:
+class PlateLine:
     """Measures along an axis.
 
     dashed: for a bound or a comparison that is not an arm of its own. colour: number of the colour and marker, for
@@ -95,7 +95,7 @@ def lines_plate(
     title: str,
     caption: str,
     stamp: str,
-    panels: Mapping[str, Sequence[Line]],
+    panels: Mapping[str, Sequence[PlateLine]],
     *,
     x_label: str,
     y_label: str,
@@ -129,13 +129,13 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend(found.values(), found.keys(), loc="outside right upper")
 
 
-def _step(lines: Sequence[Line]) -> float:
+def _step(lines: Sequence[PlateLine]) -> float:
     """Small shifts between the lines, so that their intervals do not hide each other."""
     xs = sorted({float(x) for line in lines for x in line.x})
     return 0.0 if len(xs) < 2 or len(lines) < 2 else min(0.05 * min(np.diff(xs)), 0.012 * (xs[-1] - xs[0]))
 
 
-def _draw_line(axes: Axes, line: Line, number: int, offset: float) -> None:
+def _draw_line(axes: Axes, line: PlateLine, number: int, offset: float) -> None:
     known = [(x, m) for x, m in zip(line.x, line.y) if np.isfinite(m.value)]
     if not known:
         return

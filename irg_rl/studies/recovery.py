@@ -12,8 +12,8 @@ from irg_rl.shapes_world.scene import Scene
 from irg_rl.shapes_world.scenes import Wreck, sample_scene
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Tick
-from irg_rl.studies.frame import Frame, Row
-from irg_rl.studies.plates import Line, heat_plate, lines_plate
+from irg_rl.studies.frame import Frame, FrameRow
+from irg_rl.studies.plates import PlateLine, heat_plate, lines_plate
 from irg_rl.studies.settings import RecoverySettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
 from irg_rl.studies.tensors import as_tensor
@@ -47,7 +47,7 @@ class Recovery(Study[RecoverySettings]):
             for subject in self.bench.subjects for kind, number in places
         ]  # fmt: skip
 
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         bench, turns, subject = self.bench, self.settings.turns, self.bench.subject(cell.at["subject"])
         kind, number = cell.at["kind"], cell.at["number"]
         requests = []
@@ -73,7 +73,7 @@ class Recovery(Study[RecoverySettings]):
         for (subject, kind, number), found in frame.groups("subject", "kind", "number"):
             per_turn = recovered(found)
             panels.setdefault((subject, number), []).append(
-                Line(kind, range(1, own.turns + 1), per_turn, colour=[NONE, *own.kinds].index(kind))
+                PlateLine(kind, range(1, own.turns + 1), per_turn, colour=[NONE, *own.kinds].index(kind))
             )
             if number:
                 last.setdefault(subject, {})[number, kind] = per_turn[-1]
@@ -104,7 +104,7 @@ class Recovery(Study[RecoverySettings]):
         return Findings(_headline(last), plates, [TextTable("By kind and number", headings, rows, note)])
 
 
-def _title(subject: str, number: int, lines: list[Line]) -> str:
+def _title(subject: str, number: int, lines: list[PlateLine]) -> str:
     """Number of prompts per kind: not every prompt can have every defect."""
     counts = [line.y[0].n for line in lines]
     few, many = min(counts), max(counts)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from irg_rl.studies.bench import Bench, Tick
-from irg_rl.studies.frame import Frame, Row
+from irg_rl.studies.frame import Frame, FrameRow
 from irg_rl.studies.plates import Plate
 from irg_rl.studies.settings import StudySettings
 
@@ -76,7 +76,7 @@ class Study(ABC, Generic[S]):
         """All cells, in the order in which they are measured."""
 
     @abstractmethod
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         """Measure one cell. Returns its rows without the columns of `cell.at`."""
 
     @abstractmethod

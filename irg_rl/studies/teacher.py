@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.shapes_world.check import as_thing, judge
 from irg_rl.shapes_world.edits import Edit, EditKind, plan_edits
-from irg_rl.shapes_world.reading import Reading, read
+from irg_rl.shapes_world.reading import PictureReading, read
 from irg_rl.shapes_world.rows import RowMix
 from irg_rl.shapes_world.scene import CELLS, COLORS, SHAPES
 from irg_rl.shapes_world.teacher import reflection_text, sight_text
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Bench, Subject, Tick
-from irg_rl.studies.frame import Frame, Row
-from irg_rl.studies.plates import Line, lines_plate
+from irg_rl.studies.frame import Frame, FrameRow
+from irg_rl.studies.plates import PlateLine, lines_plate
 from irg_rl.studies.settings import TeacherSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
 from irg_rl.trajectory import Prompt, Trajectory
@@ -41,7 +41,7 @@ class TeacherCase:
     """A wrong first image, what the teacher reads in it, the edits it proposes, and the number of defects."""
 
     trajectory: Trajectory
-    reading: Reading
+    reading: PictureReading
     edits: list[Edit]
     defects: int
 
@@ -70,7 +70,7 @@ class Teacher(Study[TeacherSettings]):
             for subject in self.bench.subjects for kind, amount in places
         ]  # fmt: skip
 
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         bench, subject, kind = self.bench, self.bench.subject(cell.at["subject"]), cell.at["kind"]
         cases = self._cases_of(subject, tick)
         sampler = subject.sampler(is_stop=never)
@@ -112,11 +112,11 @@ class Teacher(Study[TeacherSettings]):
             found[REACHABLE, 0.0] = reachable(cases.where(kind=TEACHER))
             amounts = sorted({0.0, *(amount for amount in own.amounts)})
             lines = [
-                Line(kind, amounts, [found[kind if amount else TEACHER, amount] for amount in amounts])
+                PlateLine(kind, amounts, [found[kind if amount else TEACHER, amount] for amount in amounts])
                 for kind in own.kinds
             ]
             for arm in (OWN, REDRAW, REACHABLE):
-                lines.append(Line(arm, (amounts[0], amounts[-1]), [found[arm, 0.0]] * 2, dashed=True))
+                lines.append(PlateLine(arm, (amounts[0], amounts[-1]), [found[arm, 0.0]] * 2, dashed=True))
             panels[f"{subject} (n = {found[TEACHER, 0.0].n} wrong first images)"] = lines
             rows += [
                 [subject, kind, f"{amount:g}", measures.words(share)] for (kind, amount), share in found.items()

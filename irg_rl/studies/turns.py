@@ -22,8 +22,8 @@ from irg_rl.config import GuidanceRecipe, SamplingRecipe
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.studies import measures
 from irg_rl.studies.bench import Tick
-from irg_rl.studies.frame import Frame, Row
-from irg_rl.studies.plates import Line, Plate, lines_plate
+from irg_rl.studies.frame import Frame, FrameRow
+from irg_rl.studies.plates import Plate, PlateLine, lines_plate
 from irg_rl.studies.settings import TurnsSettings
 from irg_rl.studies.study import Cell, Findings, Study, TextTable
 from irg_rl.trajectory import Trajectory, score_images
@@ -52,7 +52,7 @@ class Turns(Study[TurnsSettings]):
             for history in dict.fromkeys(subject.sampling.history if h == "own" else h for h in own.histories)
         ]
 
-    def measure(self, cell: Cell, tick: Tick) -> list[Row]:
+    def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
         bench, own, subject = self.bench, self.settings, self.bench.subject(cell.at["subject"])
         sampler = subject.sampler(history=cell.at["history"], is_stop=never)
         requests = [Request(p, sample, bench.seed) for p in bench.prompts for sample in range(own.samples)]
@@ -246,7 +246,7 @@ def _compared(arms: dict[str, Arm], stamp: str) -> Plate | None:
     if len(arms) < 2:
         return None
     lines = [
-        Line(label, _axis(arm), [share_at(arm, arm.kept_by(turn)) for turn in range(arm.turns)])
+        PlateLine(label, _axis(arm), [share_at(arm, arm.kept_by(turn)) for turn in range(arm.turns)])
         for label, arm in arms.items()
     ]
     caption = "With the learned stop: the image in hand after at most n turns, the same prompts and noise for all."
@@ -257,8 +257,8 @@ def _compared(arms: dict[str, Arm], stamp: str) -> Plate | None:
 def _accuracy(arms: dict[str, Arm], stamp: str) -> Plate:
     panels = {
         label: [
-            Line("always n turns", _axis(arm), [arm.accuracy(turn) for turn in range(arm.turns)]),
-            Line("learned stop", _axis(arm), [share_at(arm, arm.kept_by(turn)) for turn in range(arm.turns)]),
+            PlateLine("always n turns", _axis(arm), [arm.accuracy(turn) for turn in range(arm.turns)]),
+            PlateLine("learned stop", _axis(arm), [share_at(arm, arm.kept_by(turn)) for turn in range(arm.turns)]),
         ]
         for label, arm in arms.items()
     }
@@ -271,11 +271,11 @@ def _accuracy(arms: dict[str, Arm], stamp: str) -> Plate:
 def _best(arms: dict[str, Arm], stamp: str) -> Plate:
     panels = {}
     for label, arm in arms.items():
-        lines = [Line("last image", _axis(arm), [arm.accuracy(turn) for turn in range(arm.turns)])]
+        lines = [PlateLine("last image", _axis(arm), [arm.accuracy(turn) for turn in range(arm.turns)])]
         ranked = {"best so far, verdict (oracle)": arm.score}
         ranked |= {f"best so far, {name.removeprefix(SCORED)}": arm.table(name) for name in arm.scorers}
         for number, (name, values) in enumerate(ranked.items(), 1):
-            lines.append(Line(name, _axis(arm), best_shares(arm, values), dashed=number == 1))
+            lines.append(PlateLine(name, _axis(arm), best_shares(arm, values), dashed=number == 1))
         panels[label] = lines
     caption = (
         "Always n turns; of the images so far the last is kept, or the one that the verdict itself (which nobody has) "
@@ -292,8 +292,8 @@ def _anytime(arms: dict[str, Arm], stamp: str) -> Plate:
         rows = np.arange(len(arm.kept))
         learned = [measures.mean(arm.score[rows, arm.kept_by(turn)], arm.prompts) for turn in range(arm.turns)]
         panels[label] = [
-            Line("always n turns", arm.passes.mean(0), always),
-            Line("learned stop", [arm.spent(turn).mean() for turn in range(arm.turns)], learned),
+            PlateLine("always n turns", arm.passes.mean(0), always),
+            PlateLine("learned stop", [arm.spent(turn).mean() for turn in range(arm.turns)], learned),
         ]
     caption = (
         "Each point is one more turn. Passes: one per token and per denoising step, guidance branches counted; a stop "
@@ -311,10 +311,12 @@ def _regret(arms: dict[str, Arm], prices: Sequence[float], stamp: str) -> Plate:
         always = [regret(arm.score, np.full(len(arm.kept), arm.turns - 1), price)[0] for price in prices]
         once = [regret(arm.score, np.zeros(len(arm.kept), int), price)[0] for price in prices]
         panels[label] = [
-            Line("learned stop", prices, [measures.mean(all_, arm.prompts) for all_, _ in lost]),
-            Line("of it: stopped too early", prices, [measures.mean(early, arm.prompts) for _, early in lost], True, 0),
-            Line(f"always {arm.turns} turns", prices, [measures.mean(values, arm.prompts) for values in always]),
-            Line("first image only", prices, [measures.mean(values, arm.prompts) for values in once]),
+            PlateLine("learned stop", prices, [measures.mean(all_, arm.prompts) for all_, _ in lost]),
+            PlateLine(
+                "of it: stopped too early", prices, [measures.mean(early, arm.prompts) for _, early in lost], True, 0
+            ),
+            PlateLine(f"always {arm.turns} turns", prices, [measures.mean(values, arm.prompts) for values in always]),
+            PlateLine("first image only", prices, [measures.mean(values, arm.prompts) for values in once]),
         ]
     caption = (
         "Score less the price of every edit, against the stop that knows all later images. 0 is perfect; the oracle "
@@ -334,8 +336,8 @@ def _transitions(arms: dict[str, Arm], stamp: str) -> Plate:
         ):  # fmt: skip
             mended, broken = repair_and_damage(right, draws, arm.prompts)
             dashed, axis = name != "always", range(2, arm.turns + 1)
-            lines.append(Line(f"repair, {name}", axis, mended, dashed, 0))
-            lines.append(Line(f"damage, {name}", axis, broken, dashed, 1))
+            lines.append(PlateLine(f"repair, {name}", axis, mended, dashed, 0))
+            lines.append(PlateLine(f"damage, {name}", axis, broken, dashed, 1))
         panels[label] = lines
     caption = (
         "Repair: right after this turn, of the images that were wrong before it and were drawn again. Damage: wrong "
@@ -353,7 +355,7 @@ def _drift(arms: dict[str, Arm], stamp: str) -> Plate | None:
         for name, asked in (("nothing to change", arm.stops), ("a change", ~arm.stops)):
             turns = range(1, arm.turns)
             found = [measures.mean(change[:, turn], arm.prompts, asked[:, turn]) for turn in turns]
-            lines.append(Line(f"drawn again under “{name}”", range(2, arm.turns + 1), found))
+            lines.append(PlateLine(f"drawn again under “{name}”", range(2, arm.turns + 1), found))
         panels[label] = lines
     right = [
         (label, measures.share(~arm.correct[:, 1:].ravel(), np.repeat(arm.prompts, arm.turns - 1).tolist(),
@@ -377,7 +379,7 @@ def _by_constraints(arms: dict[str, Arm], stamp: str) -> Plate:
         for count in sorted(set(number.tolist())):
             own = number == count
             found = [measures.share(arm.correct[:, turn], arm.prompts, own) for turn in range(arm.turns)]
-            lines.append(Line(f"{count} (n={int(own.sum())})", _axis(arm), found))
+            lines.append(PlateLine(f"{count} (n={int(own.sum())})", _axis(arm), found))
         panels[label] = lines
     caption = "Always n turns, by the number of constraints that the prompt names."
     return lines_plate("constraints", "Accuracy by number of constraints", caption, stamp, panels,

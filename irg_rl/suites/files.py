@@ -107,7 +107,7 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _parsed(text: str, where: str, pairs: text_in.Pairs | None = None, finite: bool = True) -> Any:
+def _parsed(text: str, where: str, pairs: text_in.PairsHook | None = None, finite: bool = True) -> Any:
     return text_in.parse_json(text, where, finite, pairs)
 
 

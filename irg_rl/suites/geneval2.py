@@ -15,7 +15,7 @@ from irg_rl.suites.base import Facts, Picture, Suite
 from irg_rl.suites.files import json_lines, number, whole_json
 from irg_rl.suites.groups import everyone
 from irg_rl.suites.judging import Ask, Judged, probability
-from irg_rl.suites.scores import Figure, Key, Results, Score, mean_of
+from irg_rl.suites.scores import Figure, ItemScore, Key, Results, mean_of
 from irg_rl.trajectory import Prompt
 
 RESULTS, PATHS = "score_lists.json", "image_paths.json"
@@ -89,14 +89,14 @@ class GenEval2(Suite, Judged):
                 results.scores[Key(prompt.id, 0, metric)] = score
         return results
 
-    def _scores(self, prompt: Prompt, atoms: Sequence[float]) -> dict[str, Score]:
+    def _scores(self, prompt: Prompt, atoms: Sequence[float]) -> dict[str, ItemScore]:
         """AM and GM of a prompt's atoms, and per skill their sum over their number."""
         with np.errstate(divide="ignore"):
             gm = float(np.exp(np.log(atoms).mean()))
-        scores = {AM: Score(float(np.mean(atoms))), GM: Score(gm)}
+        scores = {AM: ItemScore(float(np.mean(atoms))), GM: ItemScore(gm)}
         for skill in dict.fromkeys(prompt.metadata["skills"]):
             mine = [a for a, s in zip(atoms, prompt.metadata["skills"], strict=True) if s == skill]
-            scores[SKILL + skill] = Score(sum(mine), float(len(mine)))
+            scores[SKILL + skill] = ItemScore(sum(mine), float(len(mine)))
         return scores
 
     def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
@@ -119,5 +119,5 @@ class GenEval2(Suite, Judged):
     def answer(self, ask: Ask, completion: object) -> float:
         return probability(completion, ask.accepted)
 
-    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
+    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
         return self._scores(prompt, [answers[name] for name in self.ask_names(prompt)])

@@ -13,7 +13,7 @@ from irg_rl.suites.base import Facts, Suite
 from irg_rl.suites.files import json_lines, number, whole_json
 from irg_rl.suites.groups import by_metadata, everyone, mean_of_groups
 from irg_rl.suites.judging import Ask, Judged, fill, verdict
-from irg_rl.suites.scores import Figure, Key, Results, Score, mean_of
+from irg_rl.suites.scores import Figure, ItemScore, Key, Results, mean_of
 from irg_rl.trajectory import Prompt
 
 RESULTS = "Output.json"
@@ -86,8 +86,8 @@ class GenEvalPlusPlus(Suite, Judged):
     def answer(self, ask: Ask, completion: object) -> float:
         return verdict(completion)
 
-    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
-        return {"score": Score(answers["verdict"])}
+    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
+        return {"score": ItemScore(answers["verdict"])}
 
 
 def _identity(entry: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from irg_rl.errors import InputError
 from irg_rl.suites.base import Picture, Suite
 from irg_rl.suites.files import whole_lines
-from irg_rl.suites.scores import Key, Results, Score
+from irg_rl.suites.scores import ItemScore, Key, Results
 from irg_rl.suites.trees import write_whole
 from irg_rl.trajectory import Prompt
 
@@ -65,7 +65,7 @@ class Judged:
         """What the judge answered, as JSON. Raises BadAnswer."""
         raise NotImplementedError
 
-    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
+    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
         """Scores by metric, from the answers to all questions by name."""
         raise NotImplementedError
 

@@ -21,7 +21,7 @@ class Key(NamedTuple):
     metric: str
 
 
-class Score(NamedTuple):
+class ItemScore(NamedTuple):
     top: float
     bottom: float = 1.0
 
@@ -32,11 +32,11 @@ class Results:
 
     source: str = ""
     """Who scored: the official files read, or the judge."""
-    scores: dict[Key, Score] = field(default_factory=dict)
+    scores: dict[Key, ItemScore] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def put(self, key: Key, top: float, bottom: float = 1.0) -> None:
-        self.scores[key] = Score(float(top), float(bottom))
+        self.scores[key] = ItemScore(float(top), float(bottom))
 
 
 @dataclass(frozen=True)

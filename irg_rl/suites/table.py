@@ -17,10 +17,10 @@ from jaxtyping import Float, UInt16
 
 from irg_rl.evaluate.intervals import LEVEL, Measure, Terms, proportion
 from irg_rl.suites.base import Suite
-from irg_rl.suites.scores import Figure, Key, Leaf, Results, Score
+from irg_rl.suites.scores import Figure, ItemScore, Key, Leaf, Results
 from irg_rl.trajectory import Prompt
 
-Scores = Mapping[Key, Score]
+Scores = Mapping[Key, ItemScore]
 RESAMPLES = 2000
 """Of the bootstrap over prompts."""
 
@@ -102,7 +102,7 @@ class Table:
         wanted = [(leaf.metric, leaf.prompts) for leaf in figure.leaves]
         return {key for key in self.expected if any(key.metric == m and key.prompt in ids for m, ids in wanted)}
 
-    def _with_worst(self, judged: Scores) -> dict[Key, Score]:
+    def _with_worst(self, judged: Scores) -> dict[Key, ItemScore]:
         """Missing scores as the worst, with the weight that the suite names, or that others of its metric have."""
         by_id = {prompt.id: prompt for prompt in self.prompts}
         usual: dict[str, list[float]] = {}
@@ -115,7 +115,7 @@ class Table:
                 continue
             known = self.suite.weight(by_id[key.prompt], key.metric)
             bottom = float(np.mean(usual.get(key.metric, [1.0]))) if known is None else known
-            whole[key] = Score(self.suite.worst.get(key.metric, 0.0) * bottom, bottom)
+            whole[key] = ItemScore(self.suite.worst.get(key.metric, 0.0) * bottom, bottom)
         return whole
 
     def _measured(self, figure: Figure, scores: Scores) -> tuple[float, Float[np.ndarray, "R"]]:

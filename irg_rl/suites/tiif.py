@@ -14,7 +14,7 @@ from irg_rl.suites.base import Facts, Suite
 from irg_rl.suites.files import Line, distinct, file_name, json_lines, prompts_folder, whole_json
 from irg_rl.suites.groups import by_metadata
 from irg_rl.suites.judging import Ask, BadAnswer, Judged, said
-from irg_rl.suites.scores import Figure, Key, Leaf, Results, Score
+from irg_rl.suites.scores import Figure, ItemScore, Key, Leaf, Results
 from irg_rl.trajectory import Prompt
 
 _REASONS = ("numeracy", "comparison", "differentiation", "negation")
@@ -141,9 +141,9 @@ class Tiif(Suite, Judged):
             raise BadAnswer(f"{len(answers)} answers to {ask.parts} questions in {said(completion)[:120]!r}")
         return answers
 
-    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
+    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
         wanted, given = [str(a).strip().lower() for a in self._known(prompt)["answers"]], answers["questions"]
-        return {"score": Score(sum(a == b for a, b in zip(wanted, given, strict=True)), len(wanted))}
+        return {"score": ItemScore(sum(a == b for a, b in zip(wanted, given, strict=True)), len(wanted))}
 
     def _known(self, prompt: Prompt) -> dict[str, Any]:
         if "questions" not in prompt.metadata:

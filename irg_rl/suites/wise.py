@@ -12,7 +12,7 @@ from irg_rl.suites.base import Facts, Suite
 from irg_rl.suites.files import distinct, json_list, number, prompts_folder, whole_lines
 from irg_rl.suites.groups import by_metadata, mean_of_groups, weighted_mean
 from irg_rl.suites.judging import Ask, BadAnswer, Judged, fill, said, verdict
-from irg_rl.suites.scores import Figure, Key, Results, Score
+from irg_rl.suites.scores import Figure, ItemScore, Key, Results
 from irg_rl.trajectory import Prompt
 
 TENTHS = {"consistency": 7, "realism": 2, "aesthetic_quality": 1}
@@ -112,8 +112,8 @@ class Wise(Suite, Judged):
             raise BadAnswer(f"no grade 0, 1 or 2 for {missing[0]} in {said(completion)[:120]!r}")
         return found
 
-    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
-        return {"score": Score(wiscore(answers["grades"]))}
+    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
+        return {"score": ItemScore(wiscore(answers["grades"]))}
 
 
 class WiseVerified(Wise):
@@ -139,5 +139,5 @@ class WiseVerified(Wise):
     def answer(self, ask: Ask, completion: object) -> Any:
         return verdict(completion)
 
-    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, Score]:
-        return {"score": Score(answers["grades"])}
+    def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
+        return {"score": ItemScore(answers["grades"])}

@@ -1,4 +1,4 @@
-"""The task `prompts`: a file of one's own prompts, with verdicts by one of the recipe's scorers, or with none."""
+"""The task `prompts`: prompts from a file of the user. One of the recipe's scorers gives verdicts, or nobody does."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from irg_rl.trajectory import Prompt
 
 
 class SplitShares(Section):
-    """Shares of the prompts of one file. The rest, if there is any, is left out."""
+    """Shares of the splits in the prompts of one file. If the sum is below 1, the rest of the prompts is not used."""
 
     train: Share = 0.9
     validation: Share = 0.05
@@ -27,26 +27,26 @@ class SplitShares(Section):
 
 
 class VerdictByScorer(Section):
-    """Which pictures count as right."""
+    """A rule that decides by a scorer which pictures are right."""
 
     scorer: str
-    """Name of a scorer of the recipe; its score is the graded score of the verdict."""
+    """Name of a scorer of the recipe. Its score is the graded score of the verdict."""
     threshold: float = 0.5
-    """A picture is right from this score on."""
+    """A picture is right if its score is at least this."""
 
 
 class PromptsSettings(Section):
-    """Options of the task `prompts`: either `file`, or a file for each split that is used."""
+    """Options of the task `prompts`. Give either `file`, or one file for each split."""
 
     file: str | None = None
-    """JSON lines with a `prompt` and, if known, its `id` and `metadata`; split by a hash of the prompt's text."""
+    """JSON lines with a `prompt` and, if known, its `id` and `metadata`. A hash of the text decides the split."""
     shares: SplitShares = SplitShares()
-    """Of the splits of `file`."""
+    """Shares of the splits in `file`."""
     train: str | None = None
     validation: str | None = None
     test: str | None = None
     verdict: VerdictByScorer | None = None
-    """None: no picture is right or wrong; evaluation then shows scores, texts and pictures alone."""
+    """null: there are no verdicts. Evaluation then shows only scores, texts and pictures."""
 
     @model_validator(mode="after")
     def prompts_come_from_somewhere(self):
@@ -59,7 +59,7 @@ class PromptsSettings(Section):
 
 
 class OwnPrompts(Task[PromptsSettings]):
-    """Prompts from a person's files. Whether a picture is right is asked of a scorer, often of a judge."""
+    """Prompts from files of the user. A scorer, often a judge, decides whether a picture is right."""
 
     settings_type = PromptsSettings
 
@@ -79,7 +79,7 @@ class OwnPrompts(Task[PromptsSettings]):
         return self.settings.verdict is not None
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> Sequence[Verdict | None]:
-        """By the threshold; None where the scorer failed, or where there is none."""
+        """Verdicts by the threshold. None if the scorer failed or if there is no scorer."""
         by = self.settings.verdict
         if by is None or self.score is None:
             self.last_error = "no scorer says which pictures are right: set task_options.verdict"
@@ -104,7 +104,7 @@ class OwnPrompts(Task[PromptsSettings]):
         return problems
 
     def missing(self) -> list[str]:
-        """Files that cannot be read, splits without prompts, and test prompts that RL would train on."""
+        """Problems: files that cannot be read, splits without prompts, and test prompts that RL would train on."""
         try:
             texts = {split: {prompt.text for prompt in self.prompts(split)} for split in SPLITS}
         except (InputError, OSError) as error:
@@ -121,10 +121,10 @@ class OwnPrompts(Task[PromptsSettings]):
 
 
 def split_of(text: str, shares: Mapping[str, float]) -> str | None:
-    """The split of a prompt by a hash of its text; None where the shares leave a rest and it falls into that.
+    """The split of a prompt, by a hash of its text. None if the prompt is in the unused rest.
 
-    A prompt keeps its split whatever stands beside it in the file, and the same text is never in two splits. The hash
-    is the first 8 bytes of the sha256 of the text without outer blanks, as a number in [0, 1).
+    So the split does not depend on other prompts in the file, and the same text is never in two splits. The hash is the
+    first 8 bytes of the sha256 of the text without outer white space, as a number in [0, 1).
     """
     digest = hashlib.sha256(text.strip().encode()).digest()
     place, end = int.from_bytes(digest[:8], "big") / 2**64, 0.0

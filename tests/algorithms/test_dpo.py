@@ -24,7 +24,7 @@ from irg_rl.errors import InputError
 from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.engine import EngineSettings
 from irg_rl.learner.parts import OptimizerSettings
-from irg_rl.learner.policy import Scores, evaluate_texts, velocities
+from irg_rl.learner.policy import PackScores, evaluate_texts, velocities
 from irg_rl.learner.ratio_check import RatioError
 from irg_rl.learner.replay import ReplayPack
 from irg_rl.losses import preference
@@ -187,7 +187,7 @@ def with_given_texts(trajectory):
 
 def test_margins_lie_where_the_model_does_also_without_anything_to_compare(world, groups):
     (part,), _ = loss_of(world, pairs_of(groups)[:1], world.model)
-    bare, nothing = PairPack(ReplayPack(part.replay.pack, [], []), part.trajectories), Scores([], [])
+    bare, nothing = PairPack(ReplayPack(part.replay.pack, [], []), part.trajectories), PackScores([], [])
     loss, elsewhere = PairLoss(SETTINGS, world.law(noise=None), [bare], [nothing]), torch.device("meta")
     for margins_of in (loss._text_margins, loss._image_margins):
         margins, metrics = margins_of(bare, nothing, nothing, elsewhere)

@@ -32,7 +32,7 @@ def test_the_baseline_of_a_run_without_rl_or_not_finished_is_refused(run):
     with pytest.raises(RunError, match="not finished yet; `irg-rl resume .*` goes on"):
         continued_stage(run)
     run.recipe = run.recipe.model_copy(update={"rl": None})
-    with pytest.raises(RunError, match="for as long as RL took, and the run has not both"):
+    with pytest.raises(RunError, match="for as long as RL took, so the run needs both"):
         continued_stage(run)
 
 

@@ -54,20 +54,21 @@ def test_no_words_at_all_give_an_overview(irg_rl):
 
 
 @pytest.mark.parametrize(("name", "teaches"), [
-    ("ls", ["List the recipes at hand and the runs"]),
+    ("ls", ["List the shipped recipes"]),
     ("cp", ["a file of your own, to edit", "default: NAME.yaml"]),
-    ("check", ["every problem at once", "the name of a shipped recipe", "Nothing is started", "key=value"]),
-    ("plan", ["one setting to turn", "Nothing is started", "--gpu-gib", "--tflops", "--gbps"]),
-    ("train", ["from nothing to the report", "settings on top of the recipe", "sampling.turns=4"]),
-    ("resume", ["Go on with a run where it stopped", "a run folder"]),
-    ("fork", ["RL anew from a run's SFT checkpoint", "settings on top of the recipe"]),
-    ("baseline", ["SFT for as long as its RL took", "a run folder"]),
-    ("compare", ["each seed and all of them pooled", "differ in rl.seed alone", "--out"]),
+    ("check", ["list every problem", "the name of a shipped recipe", "Nothing is started", "key=value"]),
+    ("plan", ["single settings that make it fit", "Nothing is started", "--gpu-gib", "--tflops", "--gbps"]),
+    ("train", ["from nothing to the report", "settings that replace the recipe's", "sampling.turns=4"]),
+    ("resume", ["Continue a run where it stopped", "a run folder"]),
+    ("fork", ["RL again from a run's SFT checkpoint", "settings that replace the recipe's"]),
+    ("baseline", ["for as long as its RL took", "a run folder"]),
+    ("compare", ["for each seed and for all seeds pooled", "differ only in rl.seed", "--out"]),
     ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--preset", "--scorers",
               "--no-controls", "--out"]),
     ("show", ["every text, score and advantage", "--step", "--group"]),
-    ("replay", ["without Ray, rollouts or scorers", "the same to the bit", "--step"]),
-    ("parity", ["replayed log-probabilities", "whole and split packs", "--prompts", "--turns", "--seed", "--out"]),
+    ("replay", ["without Ray, rollouts or scorers", "equal bit for bit", "--step"]),
+    ("parity", ["replayed and sampled log-probabilities", "whole and split packs", "--prompts", "--turns", "--seed",
+                "--out"]),
     ("generate", ["Think, draw, look, redraw", "may be given several times", "--preset", "irg, irg-paper,",
                   "--no-stop", "--text-scale", "--image-scale", "--size", "--system-prompt", "--out"]),
     ("report", ["Build report.html of a run again", "a run folder"]),
@@ -122,7 +123,7 @@ def test_check_reports_every_problem_at_once(irg_rl):
 
 
 def test_a_missing_recipe_points_to_ls(irg_rl):
-    assert "nothing.yaml: no such recipe; `irg-rl ls` lists those at hand" in one_line(irg_rl("check", "nothing.yaml"))
+    assert "nothing.yaml: no such recipe; `irg-rl ls` lists all" in one_line(irg_rl("check", "nothing.yaml"))
 
 
 def test_brackets_and_long_paths_come_through_unchanged(irg_rl):

@@ -149,4 +149,4 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(run, irg
 
 def test_a_folder_without_weights_is_named(irg_rl, tmp_path):
     answer = irg_rl("generate", tmp_path, "--prompt", "a red circle", "--out", tmp_path / "out")
-    assert answer.code == 1 and f"{tmp_path}: no model folder (ema.safetensors, whole or in shards)" in answer.err
+    assert answer.code == 1 and f"{tmp_path}: not a model folder (ema.safetensors, whole or in shards)" in answer.err

@@ -12,7 +12,7 @@ from irg_rl.algorithms.grpo import GRPO
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.driver.collector import EMPTY_UPDATES, Collector, DroppedSamples
-from irg_rl.driver.critic import GroupSummary
+from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.run_folder import RunError
 from irg_rl.trajectory import Prompt
 
@@ -38,13 +38,13 @@ class ScriptedCritic:
     def learn(self, script: list[dict]) -> None:
         self.script = script
 
-    def score_group(self, body: tuple[int, int]) -> tuple[GroupSummary, int]:
+    def score_group(self, body: tuple[int, int]) -> tuple[ScoredSummary, int]:
         group, version = body
         said = self.script[min(group, len(self.script) - 1)]
         plain = {"has_spread": True, "empty": False, "counts": {}, "failures": {}, "trajectories": SIZE, "stopped": 0,
                  "images": SIZE, "text_tokens": 0, "means": {}, "images_by_turn": [SIZE], "first": 0.0, "last": 0.0,
                  "scorers": {}}  # fmt: skip
-        return GroupSummary(group=group, version=version, **plain | said), group
+        return ScoredSummary(group=group, version=version, **plain | said), group
 
 
 @pytest.fixture(scope="module")

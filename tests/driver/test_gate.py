@@ -1,4 +1,4 @@
-"""A whole run stops where its gate does not hold: before RL, or at its end if the recipe asks after RL."""
+"""A whole run stops if its gate does not pass: before RL, or at its end if the recipe applies the gate after RL."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_rl_starts_all_the_same_where_the_gate_is_off_or_asked_after_rl(at_rl, g
 
 def test_a_gate_that_is_asked_after_rl_closes_the_run_once_all_is_done(at_rl):
     run = at_rl(done=True, mode="on", after="rl")
-    with pytest.raises(RunError, match="the gate does not hold after RL: first image right is .* The report is whole"):
+    with pytest.raises(RunError, match="the gate does not pass after RL: first image right is .* report is complete"):
         stages.work(run)
     assert run.is_done("report") and (run.folder / "evaluation" / "comparison.json").is_file()
     run.path("recipe.yaml").write_text(run.recipe.to_yaml())

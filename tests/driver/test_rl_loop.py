@@ -2,12 +2,12 @@
 
 import pytest
 
-from irg_rl.driver.critic import GroupSummary
+from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.rl_loop import drawn
 
 
-def group(number: int, last: float, has_spread: bool) -> GroupSummary:
-    return GroupSummary(
+def group(number: int, last: float, has_spread: bool) -> ScoredSummary:
+    return ScoredSummary(
         group=number, version=0, has_spread=has_spread, empty=False, counts={}, failures={}, trajectories=4, stopped=0,
         images=8, text_tokens=9, means={}, images_by_turn=[4, 4], first=0.1, last=last, scorers={},
     )  # fmt: skip

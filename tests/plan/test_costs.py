@@ -15,7 +15,7 @@ from irg_rl.model.footprint import LiveBytes
 from irg_rl.model.init import initialize
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.plan.advice import advise, candidates
-from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Place, Plan, Rates
+from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Plan, ProcessKind, Rates
 from irg_rl.plan.training_memory import Component
 from irg_rl.plan.worst_case import PROMPT, SPECIAL, Sampled, encode, longest_trajectory, replay_packs, sft_pack
 from irg_rl.trajectory import ImageSegment
@@ -44,7 +44,7 @@ def wide(monkeypatch):
     monkeypatch.setattr(console, "width", 200)
 
 
-def held(place: Place) -> dict[str, int]:
+def held(place: ProcessKind) -> dict[str, int]:
     return {component.name: component.bytes for component in place.components}
 
 
@@ -100,7 +100,7 @@ def test_the_advised_setting_makes_it_fit_when_it_is_applied(name, gib):
 def test_what_fits_needs_no_advice_and_what_no_setting_mends_gets_the_nearest(irg_rl):
     assert advise(more, Plan(shapes()), 80 * GIB) == []
     answer = irg_rl("plan", SHAPES, "--gpu-gib", 0.01)
-    assert answer.code == 0 and "none alone; nearest:" in answer.out
+    assert answer.code == 0 and "none; nearest:" in answer.out
 
 
 def test_a_forbidden_setting_is_not_advised():

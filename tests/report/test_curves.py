@@ -11,7 +11,7 @@ def rows(stage: str, steps: int, **scalars):
     ]
 
 
-def svg(picture: curves.Picture) -> str:
+def svg(picture: curves.ReportFigure) -> str:
     return base64.b64decode(picture.address.removeprefix("data:image/svg+xml;base64,")).decode()
 
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 
 from irg_rl.shapes_world.check import DefectKind, judge
 from irg_rl.shapes_world.constraints import Thing, make_metadata
-from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import Object
 from tests.shapes_world.worlds import demands, metadata, readings, seen
 
@@ -26,7 +26,7 @@ def test_the_score_is_one_and_the_defects_are_none_exactly_if_the_verdict_is_rig
 
 def test_what_is_not_mentioned_is_tolerated():
     assert judge(seen("red circle northwest, blue bar southeast"), metadata(RED_CIRCLE, exclude=NO_MORE)).correct
-    unreadable = Reading((Object("circle", "red", "small", "northwest"),), ("center", "south"))
+    unreadable = PictureReading((Object("circle", "red", "small", "northwest"),), ("center", "south"))
     assert judge(unreadable, metadata(RED_CIRCLE)).correct
 
 
@@ -36,7 +36,7 @@ def test_without_excludes_more_than_enough_is_right_as_in_geneval():
 
 
 def test_an_empty_picture_scores_zero():
-    assert judge(Reading(()), metadata(RED_CIRCLE, SQUARE)).score == 0
+    assert judge(PictureReading(()), metadata(RED_CIRCLE, SQUARE)).score == 0
 
 
 def test_the_score_grows_with_every_step_towards_the_demand():
@@ -126,12 +126,12 @@ def test_every_check_says_why_it_failed():
 )
 def test_a_demand_this_world_cannot_meet_is_refused(entry, complaint):
     with pytest.raises(ValueError, match=complaint):
-        judge(Reading(()), metadata(entry))
+        judge(PictureReading(()), metadata(entry))
 
 
 def test_metadata_without_includes_is_refused():
     with pytest.raises(ValueError, match="'by hand' includes nothing"):
-        judge(Reading(()), metadata())
+        judge(PictureReading(()), metadata())
 
 
 def test_of_several_pairs_one_that_stands_wrong_breaks_the_relation():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.constraints import Thing, make_metadata
 from irg_rl.shapes_world.edits import Edit, EditKind, apply_edits, plan_edits
-from irg_rl.shapes_world.reading import Reading, read, scene_reading
+from irg_rl.shapes_world.reading import PictureReading, read, scene_reading
 from irg_rl.shapes_world.render import cell_slices, render, render_cell
 from irg_rl.shapes_world.scene import Blob, Object, Scene
 from irg_rl.shapes_world.scenes import corrupt, sample_scene, unreadable_seeds
@@ -74,7 +74,7 @@ def test_a_near_miss_is_mended_rather_than_replaced():
 def test_a_mended_object_keeps_everything_else():
     wanted = make_metadata("colors", "", [(Thing("circle", "red"), 1)], [])
     old = Object("circle", "blue", "small", "southeast", 1, -1)
-    reading = Reading((old,))
+    reading = PictureReading((old,))
     edits = plan_edits(reading, wanted, Random(0))
     edited = apply_edits(render(Scene(reading.background, (old,))), reading, edits, Random(0))
     assert read(edited).objects == (old._replace(color="red"),)
@@ -82,14 +82,14 @@ def test_a_mended_object_keeps_everything_else():
 
 def test_what_is_missing_goes_to_the_unclear_cell():
     wanted = make_metadata("single_object", "", [(Thing("ring"), 1)], [])
-    cells = {plan_edits(Reading((), ("east",)), wanted, Random(seed))[0].cell for seed in range(20)}
+    cells = {plan_edits(PictureReading((), ("east",)), wanted, Random(seed))[0].cell for seed in range(20)}
     assert cells == {"east"}
 
 
 def test_what_is_missing_goes_where_its_relation_holds():
     wanted = make_metadata("position", "", [(Thing("square"), 1), (Thing("ring"), 1)], [])
     wanted["include"][1]["position"] = ["left of", 0]
-    reading = Reading((Object("square", "red", "large", "north"),), ("southeast",))
+    reading = PictureReading((Object("square", "red", "large", "north"),), ("southeast",))
     cells = {plan_edits(reading, wanted, Random(seed))[0].cell for seed in range(20)}
     assert cells == {"northwest"}
 
@@ -107,7 +107,7 @@ def test_a_broken_relation_is_mended_by_one_move():
 
 
 def test_an_edit_of_an_empty_cell_is_refused():
-    picture, reading = render(Scene((212, 212, 208))), Reading(())
+    picture, reading = render(Scene((212, 212, 208))), PictureReading(())
     with pytest.raises(ValueError, match="cannot remove at northwest: nothing readable stands there"):
         apply_edits(picture, reading, [Edit(EditKind.REMOVE, Thing("ring", "red"), "northwest")], Random(0))
 

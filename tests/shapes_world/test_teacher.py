@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from irg_rl.shapes_world.check import DefectKind, judge
 from irg_rl.shapes_world.constraints import Relation, Thing, make_metadata
-from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import CELLS, COLORS
 from irg_rl.shapes_world.teacher import (
     STOP,
@@ -212,7 +212,7 @@ def test_the_cells_of_a_reflection_are_not_judged_but_its_defects_are():
 )
 def test_what_is_not_in_the_grammar_is_not_parsed_and_never_right(text):
     assert parse_reflection(text) is None and not is_stop(text)
-    assert not reflection_correct(None, Reading(()), TWO)
+    assert not reflection_correct(None, PictureReading(()), TWO)
 
 
 def test_a_parsed_reflection_keeps_the_defects():

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from irg_rl.shapes_world.prompts import make_prompts
-from irg_rl.shapes_world.reading import Reading
+from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, WORLD, Object, Scene
 from irg_rl.shapes_world.settings import ShapesSettings
 from irg_rl.shapes_world.task import ShapesWorld
@@ -41,7 +41,7 @@ def boards(draw, most: int = 16) -> tuple[tuple[Object, ...], tuple[str, ...]]:
     return objects, unclear
 
 
-readings = boards().map(lambda board: Reading(*board))
+readings = boards().map(lambda board: PictureReading(*board))
 scenes = st.builds(lambda board, grey: Scene(grey, board[0]), boards(most=9), st.sampled_from(BACKGROUNDS))
 
 
@@ -50,10 +50,10 @@ def metadata(*include: dict, exclude: tuple[dict, ...] = ()) -> dict:
     return {"tag": "scene", "include": list(include), "exclude": list(exclude), "prompt": "by hand"}
 
 
-def seen(text: str) -> Reading:
+def seen(text: str) -> PictureReading:
     """A reading from words: `seen("red circle northwest, blue square center")`."""
     parts = [part.split() for part in text.split(",") if part.strip()]
-    return Reading(tuple(Object(shape, color, "large", cell) for color, shape, cell in parts))
+    return PictureReading(tuple(Object(shape, color, "large", cell) for color, shape, cell in parts))
 
 
 def random_scenes(n: int, seed: int) -> list[Scene]:

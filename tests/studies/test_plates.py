@@ -7,7 +7,7 @@ import pytest
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.studies import plates
-from irg_rl.studies.plates import Line, dots_plate, heat_plate, lines_plate
+from irg_rl.studies.plates import PlateLine, dots_plate, heat_plate, lines_plate
 
 KNOWN, UNKNOWN = Measure(0.02, 50, 0.004, 0.1), Measure(float("nan"), 0)
 WORDS = ("name", "title", "caption", "stamp")
@@ -47,7 +47,7 @@ def test_the_axis_from_zero_holds_the_lines_of_every_panel(monkeypatch):
     drawn = []
     monkeypatch.setattr(plates, "finish", lambda figure, *_: drawn.append(figure))
     panels = {
-        name: [Line("a", [1, 2], [Measure(value, 9, 0.9 * value, 1.1 * value)] * 2)]
+        name: [PlateLine("a", [1, 2], [Measure(value, 9, 0.9 * value, 1.1 * value)] * 2)]
         for name, value in (("low", 0.1), ("high", 0.9))
     }
     lines_plate(*WORDS, panels, x_label="x", y_label="y", from_zero=True)

@@ -8,7 +8,7 @@ import torch
 
 from irg_rl.suites import NAMES
 from irg_rl.suites.catalog import suite_of
-from irg_rl.suites.scores import Key, Results, Score
+from irg_rl.suites.scores import ItemScore, Key, Results
 from tests.suites.official import json_lines, write_official
 
 
@@ -52,7 +52,7 @@ def test_geneval(read, tree):
     path = json_lines(tree / "results.jsonl", rows)
     path.write_text(path.read_text() + '{"filename": "/data/out/000')
     results = read("geneval")
-    assert results.scores == {Key("0", 0, "score"): Score(1.0), Key("0", 3, "score"): Score(0.0)}
+    assert results.scores == {Key("0", 0, "score"): ItemScore(1.0), Key("0", 3, "score"): ItemScore(0.0)}
     places = [problem.split("results.jsonl, line ")[1][0] for problem in results.problems]
     assert sorted(places) == ["3", "4", "5", "6"]
 
@@ -100,7 +100,7 @@ def test_tiif_counts_questions(read, tree):
     cut.write_text(cut.read_text()[:-9])
     results = read("tiif")
     assert results.scores == {
-        Key("color+2d/short/0", 0, "score"): Score(1, 2), Key("color+2d/long/1", 0, "score"): Score(2, 2)
+        Key("color+2d/short/0", 0, "score"): ItemScore(1, 2), Key("color+2d/long/1", 0, "score"): ItemScore(2, 2)
     }  # fmt: skip
     assert len(results.problems) == 3
 
@@ -234,7 +234,7 @@ def test_compbench_finds_an_image_by_its_number(read, tree):
     part.write_text(json.dumps([{"question_id": 0, "answer": "1"}]))
     results = read("t2i-compbench++")
     assert results.scores == {
-        Key("numeracy/1", 3, "score"): Score(0.5), Key("numeracy/0", 0, "score"): Score(1.0)
+        Key("numeracy/1", 3, "score"): ItemScore(0.5), Key("numeracy/0", 0, "score"): ItemScore(1.0)
     }  # fmt: skip
     assert len(results.problems) == 2
 
