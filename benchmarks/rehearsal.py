@@ -98,7 +98,7 @@ def sample(recipe: Recipe, parts: Parts, watch: Stopwatch) -> tuple[dict[str, fl
     sampler = Sampler(*parts, recipe.rl_sampling, noise=recipe.rl.noise, is_stop=never)
     requests = [Request(Prompt("p", " ".join(["red"] * PROMPT_TOKENS)), number) for number in range(BATCH)]
     drawn: list[Trajectory] = []
-    texts = patch("rollouts.sampler.write", watched("texts", write))
+    texts = patch("rollouts.sampler.sample_texts", watched("texts", write))
     images = patch("rollouts.sampler.draw_images", watched("images", draw_images))
     with texts, images:
         return *second(watch, lambda: drawn.append(sampler.sample(requests))), drawn
