@@ -22,8 +22,8 @@ from irg_rl.learner.publish import publish
 from irg_rl.model.folder import load_folder
 from irg_rl.prompts import read_prompts, require_prompt
 from irg_rl.task import task_of
-from irg_rl.trajectory import Group, Prompt, score_images
-from rewards.segments import score_segments
+from irg_rl.trajectory import Group, Prompt
+from rewards.segments import score_group
 from rollouts.worker import RolloutWorker
 
 __all__ = ["Policy", "assign_credit", "load_prompts", "load_recipe", "make_learner", "save_model", "score"]
@@ -120,8 +120,7 @@ def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None
         if hub is None:
             raise InputError(f"recipe {recipe.name}: no rewards.scorers: name one, as {{name: v, kind: verifier}}")
         for group in groups:
-            score_images(group.trajectories, hub.score)
-            score_segments(group, hub)
+            score_group(group, hub)
 
 
 def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:

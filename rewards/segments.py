@@ -1,7 +1,14 @@
-"""Scores of reflections and of edits, for the scorers that give them."""
+"""Scores of a group: of its images, and of its reflections and edits where a scorer gives them."""
 
-from irg_rl.trajectory import Group, ImageSegment, TextSegment
+from irg_rl.trajectory import Group, ImageSegment, TextSegment, score_images
 from rewards.hub import RewardHub
+
+
+def score_group(group: Group, hub: RewardHub) -> None:
+    """Set `rewards` of every trajectory, and `scores` of its reflections and edits. What siblings share is scored
+    once."""
+    score_images(group.trajectories, hub.score)
+    score_segments(group, hub)
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:

@@ -8,9 +8,9 @@ from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_we
 from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
-from irg_rl.trajectory import Group, score_images
+from irg_rl.trajectory import Group
 from rewards.hub import RewardHub
-from rewards.segments import score_segments
+from rewards.segments import score_group
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ class Critic:
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
         """Scores every image (one that siblings share, once), sets `rewards` and `advantage`s, returns the summary and
         the scored group."""
-        score_images(group.trajectories, self.hub.score)
-        score_segments(group, self.hub)
+        score_group(group, self.hub)
         selection = self.settings.assign(group)
         known = [
             (trajectory, [value for value in q if value is not None])
