@@ -197,6 +197,6 @@ class VAETraining(Section):
     steps: Positive = 1500
     batch_size: Positive = 64
     lr: Rate = 2e-3
-    kl_weight: float = Field(1e-5, ge=0)
+    kl_weight: float = Field(default=1e-5, ge=0)
     min_checker_agreement: Share = 0.99
     """Share of held-out reconstructions that the task's checker must read like the originals; less stops the run."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
 
-from irg_rl.credit.nodes import Table, forks_of, sample_of, write
+from irg_rl.credit.nodes import Place, Table, forks_of, place_of, sample_of, write
 from irg_rl.credit.scheme import CreditScheme, Right, scheme_named
 from irg_rl.credit.statistics import ROUNDING, moments, normalise
 from irg_rl.errors import InputError
@@ -70,9 +70,12 @@ def assign(
     how: str = "sum",
     options: Section | None = None,
     right: Right | None = None,
+    segment_weights: Mapping[str, float] | None = None,
 ) -> Summary:
     """Set `.advantage` on every segment of the group, None on those that are not trained.
 
+    `weights`: of the scores of images. `segment_weights`: of the scores of reflections and edits, for schemes that use
+    them (`Sample.scores`). A sample with a failed score of either kind is not trained.
     `options`: of the scheme's own type; None: its defaults. `right`: when an image is right; None: when its combined
     reward reaches the sum of all positive weights.
     """
@@ -85,12 +88,20 @@ def assign(
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
     combined = combine(group, weights, how)
     _require_finite((value for q in combined for value in q if value is not None), "reward", group)
-    valid = {i: [value for value in q if value is not None] for i, q in enumerate(combined) if q and None not in q}
+    scores = [_segment_scores(t, segment_weights or {}) for t in group.trajectories]
+    valid = {
+        i: [value for value in q if value is not None]
+        for i, q in enumerate(combined) if q and None not in q and None not in scores[i].values()
+    }  # fmt: skip
     right = Right.by(None, weights) if right is None else right
     samples = [
-        sample_of(trajectory, q, forks, _right(trajectory, q, right) if chosen.asks_if_right else ())
-        for trajectory, q in ((group.trajectories[i], q) for i, q in valid.items())
-    ]
+        sample_of(
+            group.trajectories[i], q, forks,
+            _right(group.trajectories[i], q, right) if chosen.asks_if_right else (),
+            {place: value for place, value in scores[i].items() if value is not None},
+        )
+        for i, q in valid.items()
+    ]  # fmt: skip
     table: Table = chosen.advantages(samples, options) if len(samples) >= 2 else [{} for _ in samples]
     has_spread = any(abs(advantage) > ROUNDING for row in table for advantage in row.values())
     if chosen.penalise is not None:
@@ -106,6 +117,15 @@ def _require_finite(values: Iterable[float], what: str, group: Group) -> None:
     for value in values:
         if not isfinite(value):
             raise InputError(f"group {group.id}: a {what} is {value}: look at the weights and scores of its scorers")
+
+
+def _segment_scores(trajectory: Trajectory, weights: Mapping[str, float]) -> dict[Place, float | None]:
+    """Weighted sums of the scores of reflections and edits, at the places that have any of these scorers' values; None
+    where one failed."""
+    return {
+        place_of(segment): _weighted_sum({name: segment.scores[name] for name in used}, weights)
+        for segment in trajectory.segments if (used := [name for name in weights if name in segment.scores])
+    }  # fmt: skip
 
 
 def _right(trajectory: Trajectory, q: Sequence[float], right: Right) -> tuple[bool, ...]:

@@ -26,6 +26,7 @@ class Sample:
     stopped: bool
     malformed: frozenset[Place] = field(default_factory=frozenset)
     right: tuple[bool, ...] = ()  # per image whether it is right; filled for schemes that ask
+    scores: Mapping[Place, float] = field(default_factory=dict)  # of its reflections and edits, where scorers gave them
 
     @property
     def places(self) -> list[Place]:
@@ -58,7 +59,13 @@ def forks_of(group: Group) -> set[int]:
     return {segment for segment, following in after.items() if len(following) > 1}
 
 
-def sample_of(trajectory: Trajectory, q: list[float], forks: set[int], right: tuple[bool, ...] = ()) -> Sample:
+def sample_of(
+    trajectory: Trajectory,
+    q: list[float],
+    forks: set[int],
+    right: tuple[bool, ...] = (),
+    scores: Mapping[Place, float] | None = None,
+) -> Sample:
     turns = [image.turn for image in trajectory.images]
     if turns != list(range(len(turns))):
         raise ValueError(f"sample {trajectory.sample} has images of turns {turns}: expected one per turn from 0")
@@ -69,7 +76,7 @@ def sample_of(trajectory: Trajectory, q: list[float], forks: set[int], right: tu
         if not before or before in forks:
             branch = (before, segment)
         branches[place], before = branch, segment
-    return Sample(q, path, branches, trajectory.stopped, frozenset(malformed), right)
+    return Sample(q, path, branches, trajectory.stopped, frozenset(malformed), right, scores or {})
 
 
 def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:

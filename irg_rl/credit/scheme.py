@@ -18,6 +18,7 @@ SCHEMES = {
     "improvement": "irg_rl.credit.schemes:IMPROVEMENT",
     "umm": "irg_rl.credit.schemes:UMM",
     "no_improve_clamp": "irg_rl.credit.schemes:NO_IMPROVE_CLAMP",
+    "factorised": "irg_rl.credit.schemes:FACTORISED",
 }
 """Short names of `rl.credit`."""
 
@@ -80,6 +81,8 @@ class CreditScheme:
     """It judges whole trajectories, which has no meaning where siblings share segments: no `rl.forks`."""
     asks_if_right: bool = False
     """It reads `Sample.right`; its options are RightOptions."""
+    uses_segment_scores: bool = False
+    """It reads `Sample.scores`: those of reflections and edits."""
     first_trained_turn: int = 0
     """Segments of earlier turns get no advantage."""
 

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import LEVEL, Measure, t_quantile
 
 SPREAD, DRAWN, STEP = "drawn/spread", "drawn/last", "step/largest"
-"""Share of drawn groups with a spread beyond the judge's noise; mean reward of the last images of all drawn groups;
-largest |dw| / |w| of a parameter tensor since RL began."""
+"""Share of drawn groups with a spread beyond the judge's noise, as far as credit knows that noise; mean reward of the
+last images of all drawn groups; largest |dw| / |w| of a parameter tensor since RL began."""
 FEW_SPREAD = 0.2
 """Share of groups with spread below which an update learns from next to nothing."""
 SMALL_STEP = 1e-4
