@@ -15,10 +15,8 @@ import errno
 import io
 import json
 import math
-import struct
 import sys
 import threading
-import zlib
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,6 +26,7 @@ from PIL import Image as PILImage
 
 from irg_rl.errors import InputError
 from irg_rl.imports import import_named
+from irg_rl.pictures import UNDECODABLE
 from irg_rl.task import Answer, Mind
 from irg_rl.text_in import parse_json
 from rewards.base import Image, ScorerUnavailable
@@ -36,9 +35,6 @@ MAX_BYTES = 8 * 2**20  # of a request
 MAX_SIDE = 2048  # pixels of an image, looked up in its header before anything is decoded
 MAX_IMAGES = 2
 MODEL = "embedded-judge"
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error,
-               zlib.error, PILImage.DecompressionBombError)  # fmt: skip
-"""What base64 and Pillow raise on broken bytes, depending on where they are broken."""
 
 
 class BadRequest(ValueError):

@@ -8,9 +8,7 @@ assistant turn is a list of parts: text (trained unless `need_loss` is false) an
 import base64
 import io
 import re
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +16,7 @@ from PIL import Image, ImageOps
 
 from irg_rl.errors import InputError
 from irg_rl.model.transforms import from_pil
+from irg_rl.pictures import UNDECODABLE
 from irg_rl.text_in import parse_json, require_text
 
 MAX_PIXELS = 4096 * 4096
@@ -121,7 +120,7 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are judged right below
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except _DECODING as error:
+    except UNDECODABLE as error:
         raise BrokenRow(f"{where}: the image can't be opened as {', '.join(FORMATS)}: {error}") from error
     if image.width * image.height > MAX_PIXELS:
         raise BrokenRow(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
@@ -129,14 +128,9 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
         raise BrokenRow(f"{where}: {image.mode} pixels; store images with 8 bits per channel")
     try:
         return from_pil(ImageOps.exif_transpose(image)).numpy()
-    except _DECODING as error:
+    except UNDECODABLE as error:
         raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error
 
 
-_DECODING = (
-    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
-"""What Pillow raises on broken bytes and broken EXIF, depending on where they are broken."""
 _DATA_URL = re.compile(r"^\s*data:image/[\w.+-]+;base64,")
 _SPACE = re.compile(r"\s+")

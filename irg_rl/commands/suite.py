@@ -24,7 +24,8 @@ from irg_rl.suites.judging import (
 )
 from irg_rl.suites.reading import read_folders, to_markdown
 from irg_rl.suites.trees import FINAL, open_drawn, write_whole
-from rewards.judge import JudgeFailure, JudgeScorer, Question, to_png
+from rewards.judge import JudgeScorer, to_png
+from rewards.judge_client import JudgeFailure, Question
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 120.0, 2, 0.5
 

@@ -415,8 +415,7 @@ def test_ctrl_c_says_how_to_go_on(irg_rl, elsewhere):
 
 def test_check_names_the_line_whose_metadata_the_verifier_cannot_read(irg_rl, tmp_path):
     file = tmp_path / "mine.jsonl"
-    for beside, says in (({}, "includes nothing"), ({"include": 3}, "GenEval's"), ({"include": [3]}, "GenEval's")):
+    for beside in ({}, {"include": 3}, {"include": [3]}):
         file.write_text(json.dumps({"prompt": "a red circle", **beside}))
         answer = irg_rl("check", SMOKE, f"rl.prompts={file}")
-        assert answer.code == 0 and f"not on this machine: rl.prompts: {file}, line 1: " in answer.out
-        assert says in answer.out
+        assert answer.code == 0 and f"not on this machine: rl.prompts: {file}, line 1: the metadata" in answer.out

@@ -18,7 +18,7 @@ from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.model.config import ModelConfig
 from irg_rl.prompts import read_prompts, write_prompts
 from rewards.endpoint import Reply
-from rewards.judge import JudgeFailure, parse_answer
+from rewards.judge_client import JudgeFailure, parse_answer
 from sft.rows import BrokenRow, parse_row
 from tests.fuzz.mutations import VALUES, WORDS, mutated, mutated_bytes
 from tests.golden import ROOT

@@ -1,0 +1,202 @@
+"""Asking a judge: questions as chat requests, retries, fields that a server refuses, and a bounded cache."""
+
+import base64
+import hashlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from irg_rl.errors import InputError
+from irg_rl.redact import redact_text
+from irg_rl.text_in import parse_json
+from rewards.base import ScorerUnavailable
+from rewards.endpoint import SHOWN, Endpoint, NoAnswer, Reply
+from rewards.judge_answer import Unanswered, probability
+
+RETRIED_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+REFUSED_STATUS = {401, 403, 404}
+MISFIT_STATUS = {400, 422}
+"""A field of the request is unknown to the server, or has a value that it does not take."""
+SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
+"""Fields that a judge can do without -> what is left out with them."""
+LONGEST_PAUSE_S = 60.0
+"""A server that asks for more patience (Retry-After) has failed."""
+Fields = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+
+class JudgeFailure(RuntimeError):
+    """One question got no usable answer."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: PNG files, in order, and a text whose answer starts with one of two words."""
+
+    text: str
+    pngs: tuple[bytes, ...]
+    words: tuple[str, str]  # the answer that counts towards the score, and the other one; fixed by the text
+
+    def key(self, model: str) -> tuple[str, str, str]:
+        """Cache key: (hash of the images, question, model)."""
+        digest = hashlib.sha256()
+        for png in self.pngs:
+            digest.update(len(png).to_bytes(8, "little") + png)
+        return digest.hexdigest(), self.text, model
+
+    def content(self) -> list[Fields]:
+        """The user message in the chat format: images as data URLs, then the text."""
+        parts: list[Fields] = []
+        for number, png in enumerate(self.pngs, start=1):
+            if len(self.pngs) > 1:
+                parts.append({"type": "text", "text": f"Image {number}:"})
+            url = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        return [*parts, {"type": "text", "text": self.text}]
+
+
+class JudgeClient:
+    """Asks questions with bounded concurrency, a time limit per call, retries with backoff, and a bounded cache.
+
+    A server that refuses a field of the request by name is asked again without it."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model: str,
+        concurrency: int,
+        retries: int,
+        backoff: float,
+        cache_size: int,
+        max_tokens: int,
+        logprobs: bool,
+        extra_body: Mapping[str, Any],
+    ) -> None:
+        self.endpoint, self.model = endpoint, model
+        self.concurrency, self.retries, self.backoff = concurrency, retries, backoff
+        self.cache_size = cache_size
+        self.fields: Fields = {"model": model, "temperature": 0, "max_tokens": max_tokens}
+        if logprobs:
+            self.fields |= {"logprobs": True, "top_logprobs": 5}
+        self.fields |= extra_body
+        self.cache: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self.lock = threading.Lock()
+        self.sent = 0  # requests that left, retries included
+
+    def ask_all(self, questions: Sequence[Question]) -> list[float | JudgeFailure | ScorerUnavailable]:
+        """One answer per question, in order; a failure is returned, not raised. Equal questions are asked once."""
+        unique = {question.key(self.model): question for question in questions}
+        with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
+            answers = dict(zip(unique, pool.map(self._ask_or_fail, unique.values()), strict=True))
+        return [answers[question.key(self.model)] for question in questions]
+
+    def _ask_or_fail(self, question: Question) -> float | JudgeFailure | ScorerUnavailable:
+        try:
+            return self.ask(question)
+        except (JudgeFailure, ScorerUnavailable) as failure:
+            return failure
+
+    def ask(self, question: Question) -> float:
+        """Probability in [0, 1] of the question's first word. Raises JudgeFailure after the last retry, and
+        ScorerUnavailable when the endpoint refuses on principle (key, path, model)."""
+        key = question.key(self.model)
+        with self.lock:
+            if key in self.cache:
+                self.cache.move_to_end(key)
+                return self.cache[key]
+        value = parse_answer(self._post(question), question.words)
+        with self.lock:
+            self.cache[key] = value
+            while len(self.cache) > self.cache_size:
+                self.cache.popitem(last=False)
+        return value
+
+    def chat(self, question: Question) -> object:
+        """The whole chat completion, for callers that read the answer themselves. Fails as `ask` does; no cache."""
+        reply = self._post(question)
+        try:
+            return parse_json(reply.text, "the answer", finite=False)
+        except InputError as error:
+            raise JudgeFailure(f"the judge: {redact_text(str(error))[:SHOWN]}: {reply.shown!r}") from None
+
+    def _post(self, question: Question) -> Reply:
+        """The server's answer with status 200."""
+        message = {"messages": [{"role": "user", "content": question.content()}]}
+        attempt, problem = 0, ""
+        for attempt in range(self.retries + 1):
+            pause = None
+            try:
+                reply = self._post_fitting(message)
+            except NoAnswer as silence:
+                problem = str(silence)
+            else:
+                if reply.status == 200:
+                    return reply
+                problem, pause = f"HTTP {reply.status}: {reply.shown}", reply.retry_after
+                self._require_possible(reply, problem)
+                if reply.status not in RETRIED_STATUS:
+                    break
+                if pause is not None and pause > LONGEST_PAUSE_S:
+                    problem += f" (and asks to wait {pause:g} s)"
+                    break
+            if attempt < self.retries:
+                time.sleep(max(self.backoff * 2**attempt, pause or 0.0))
+        raise JudgeFailure(f"the judge at {self.endpoint.url} failed after {attempt + 1} calls: {problem}")
+
+    def _post_fitting(self, message: Fields) -> Reply:
+        """The server's answer. A field that it refuses by name is left out and the question asked again at once; where
+        that helps, it is left out from then on."""
+        fields, refusals = self.fields, list[str]()
+        while True:
+            with self.lock:
+                self.sent += 1
+            reply = self.endpoint.post(fields | message)
+            fewer = without_refused(fields, reply.text) if reply.status in MISFIT_STATUS else None
+            if fewer is None:
+                break
+            refusals.append(reply.shown)
+            fields = fewer
+        if refusals and reply.status == 200:
+            self._remember(fields, refusals)
+        return reply
+
+    def _remember(self, fields: Fields, refusals: Sequence[str]) -> None:
+        with self.lock:
+            left_out = sorted(self.fields.keys() - fields.keys())
+            self.fields = fields
+        if left_out:
+            dull = ": its scores are 1 or 0" if "logprobs" in left_out else ""
+            words = (self.endpoint.url, ", ".join(left_out), dull, "; ".join(refusals))
+            _log.warning("the judge at %s is asked without %s%s (%s)", *words)
+
+    def _require_possible(self, reply: Reply, problem: str) -> None:
+        url = self.endpoint.url
+        if 300 <= reply.status < 400:
+            target = redact_text(reply.location)[:SHOWN]
+            raise ScorerUnavailable(f"the judge at {url} redirects to {target!r}: set base_url to where it is")
+        if reply.status in REFUSED_STATUS:
+            raise ScorerUnavailable(f"the judge at {url} refuses model {self.model!r} ({problem})")
+
+
+def without_refused(fields: Fields, refusal: str) -> Fields | None:
+    """The request without the field that a refusal names; None when it names none of those that can be spared."""
+    if "max_completion_tokens" in refusal and "max_tokens" in fields:
+        fewer = {name: value for name, value in fields.items() if name != "max_tokens"}
+        return fewer | {"max_completion_tokens": fields["max_tokens"]}
+    for named, spared in SPARED.items():
+        if named in refusal and named in fields:
+            return {name: value for name, value in fields.items() if name not in spared}
+    return None
+
+
+def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
+    """The probability that a chat completion tells. Raises JudgeFailure when it tells none."""
+    try:
+        return probability(parse_json(reply.text, "the answer", finite=False), words)
+    except (InputError, Unanswered) as error:
+        raise JudgeFailure(f"the judge: {redact_text(str(error))[:SHOWN]}: {reply.shown!r}") from None
