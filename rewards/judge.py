@@ -6,8 +6,8 @@ Two questions are asked, both at temperature 0 with token log-probabilities:
   rewards/judge_answer.py); when the endpoint gives no log-probabilities, the answer's first word, 1 or 0;
 * which of two images fits better, "1" or "2", asked in both orders.
 
-A request carries what any judge would get: the model's name, the question and the image. An answer that is neither
-form, a timeout and a refused connection are failures (None), never numbers. Equal requests are answered from a cache.
+A request contains only the model's name, the question and the images. An answer in another form, a timeout and a
+refused connection are failures (None), never numbers. Equal requests are answered from a cache.
 """
 
 import base64
@@ -39,13 +39,13 @@ WHICH = 'Which image fits the description "{prompt}" better, 1 or 2? Answer 1 or
 RETRIED_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 REFUSED_STATUS = {401, 403, 404}
 MISFIT_STATUS = {400, 422}
-"""A field of the request is unknown to the server, or has a value that it does not take."""
+"""HTTP status codes that mean: the server does not know a field of the request or rejects its value."""
 SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
-"""Fields that a judge can do without -> what is left out with them."""
+"""Fields of a request that can be left out -> all fields that are then left out together."""
 LONGEST_PAUSE_S = 60.0
-"""A server that asks for more patience (Retry-After) has failed."""
+"""Longest accepted Retry-After in seconds. A longer one counts as a failure."""
 RESERVED = {"messages", "stream", "n"}
-"""Fields of a request that no recipe may set."""
+"""Fields of a request that a recipe must not set."""
 _log = logging.getLogger(__name__)
 
 
@@ -58,11 +58,11 @@ class JudgeFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: PNG files, in order, and a text whose answer starts with one of two words."""
+    """A question: PNG files in order, and a text. The answer must start with one of two words."""
 
     text: str
     pngs: tuple[bytes, ...]
-    words: tuple[str, str]  # the answer that counts towards the score, and the other one; fixed by the text
+    words: tuple[str, str]  # the answer whose probability is the score, and the other answer
 
     def key(self, model: str) -> tuple[str, str, str]:
         """Cache key: (hash of the images, question, model)."""
@@ -108,10 +108,10 @@ class JudgeClient:
         self.fields |= extra_body
         self.cache: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self.lock = threading.Lock()
-        self.sent = 0  # requests that left, retries included
+        self.sent = 0  # number of requests sent, retries included
 
     def ask_all(self, questions: Sequence[Question]) -> list[float | JudgeFailure | ScorerUnavailable]:
-        """One answer per question, in order; a failure is returned, not raised. Equal questions are asked once."""
+        """One answer per question, in order. Failures are returned and not raised. Equal questions are asked once."""
         unique = {question.key(self.model): question for question in questions}
         with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
             answers = dict(zip(unique, pool.map(self._ask_or_fail, unique.values()), strict=True))
@@ -125,7 +125,7 @@ class JudgeClient:
 
     def ask(self, question: Question) -> float:
         """Probability in [0, 1] of the question's first word. Raises JudgeFailure after the last retry, and
-        ScorerUnavailable when the endpoint refuses on principle (key, path, model)."""
+        ScorerUnavailable if the endpoint will never answer (wrong key, path or model)."""
         key = question.key(self.model)
         with self.lock:
             if key in self.cache:
@@ -171,8 +171,8 @@ class JudgeClient:
         raise JudgeFailure(f"the judge at {self.endpoint.url} failed after {attempt + 1} calls: {problem}")
 
     def _post_fitting(self, message: Fields) -> Reply:
-        """The server's answer. A field that it refuses by name is left out and the question asked again at once; where
-        that helps, it is left out from then on."""
+        """The server's answer. If the server rejects a field by name, the question is asked again without the field. If
+        that works, the field is left out from then on."""
         fields, refusals = self.fields, list[str]()
         while True:
             with self.lock:
@@ -206,7 +206,7 @@ class JudgeClient:
 
 
 def without_refused(fields: Fields, refusal: str) -> Fields | None:
-    """The request without the field that a refusal names; None when it names none of those that can be spared."""
+    """The request without the field that an error message names. None if it names no field that can be left out."""
     if "max_completion_tokens" in refusal and "max_tokens" in fields:
         fewer = {name: value for name, value in fields.items() if name != "max_tokens"}
         return fewer | {"max_completion_tokens": fields["max_tokens"]}
@@ -217,7 +217,7 @@ def without_refused(fields: Fields, refusal: str) -> Fields | None:
 
 
 def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
-    """The probability that a chat completion tells. Raises JudgeFailure when it tells none."""
+    """The probability in a chat completion. JudgeFailure if there is none."""
     try:
         return probability(parse_json(reply.text, "the answer", finite=False), words)
     except (InputError, Unanswered) as error:
