@@ -25,8 +25,8 @@ from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.grpo import GRPO
 from irg_rl.algorithms.joint import JointLoss
 from irg_rl.config import Recipe, load_recipe
-from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.progress import console
+from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.learner.engine import Engine
 from irg_rl.learner.from_recipe import precision
 from irg_rl.learner.lora import add_adapters

@@ -5,9 +5,11 @@ three known ones become metadata.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from irg_rl.errors import InputError
 from irg_rl.text_in import parse_json, read_lines, require_text
@@ -48,6 +50,12 @@ def require_prompt(text: str, where: str) -> str:
     if len(text) > MOST_CHARACTERS:
         raise InputError(f"{where}: the prompt has {len(text)} characters, at most {MOST_CHARACTERS} are taken")
     return require_text(text, f"{where}: the prompt", control=False)
+
+
+def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
+    """Prompts in a new random order every epoch; a function of the group id alone."""
+    epoch, place = divmod(group, len(prompts))
+    return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
 
 
 def _prompt(entry: Any, where: str, default_id: str) -> Prompt:

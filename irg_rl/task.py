@@ -105,6 +105,16 @@ class Task(ABC, Generic[Settings]):
         """Whether the statements of the text about the picture are true. None: the task cannot decide."""
         return None
 
+    def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
+        """How true a reflection on an image is, in [0, 1]; None where the task cannot know."""
+        right = self.check_reflection(text, image, prompt)
+        return None if right is None else float(right)
+
+    def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
+        """How well the image `after` does what a reflection on `before` asks for, in [0, 1]; None where the task cannot
+        know."""
+        return None
+
     def problems(self, recipe: Recipe) -> list[str]:
         """Settings of the recipe that this task cannot fulfil, one line each."""
         return []

@@ -40,10 +40,10 @@ class Terminal(Console):
         return found if self.is_terminal else ConsoleDimensions(_WIDE, found.height)
 
     @size.setter
-    def size(self, new_size: tuple[int, int]) -> None:
-        self.width, self.height = new_size
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Called for every string, in lines and in table cells. Makes control characters visible."""
-        plain: dict[str, Any] = options | {"markup": False, "emoji": False}
-        return super().render_str(shown(text, self.encoding), **plain)
+        options["markup"] = options["emoji"] = False
+        return super().render_str(shown(text, self.encoding), **options)

@@ -51,6 +51,7 @@ class TextSegment:
     stop: bool = False  # the text says "nothing to change"
     parent: int | None = None  # index of the segment it continues; None: the prompt
     advantage: float | None = None  # set by credit.assign
+    scores: dict[str, float | None] = field(default_factory=dict)  # of scorers of reflections; None: the scorer failed
 
     modality = Modality.TEXT
 
@@ -72,6 +73,7 @@ class ImageSegment:
     parent: int | None = None
     advantage: float | None = None
     drawn: Float[Tensor, "N D"] | None = None  # the final state, which `pixels` shows; None: a given image
+    scores: dict[str, float | None] = field(default_factory=dict)  # of scorers of edits; None: the scorer failed
 
     modality = Modality.IMAGE
 

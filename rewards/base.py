@@ -43,6 +43,27 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class ReflectionScorer(Protocol):
+    """A scorer of reflections (`of: reflection`)."""
+
+    def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
+        """One score per reflection: how true `texts[i]` is of `images[i]`, which was drawn for `prompts[i]`."""
+        ...
+
+
+@runtime_checkable
+class EditScorer(Protocol):
+    """A scorer of edits (`of: edit`)."""
+
+    def score_edits(
+        self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
+    ) -> list[Score]:
+        """One score per refined image: how well `after[i]` does what the reflection `texts[i]` on `before[i]` asks for
+        and keeps the rest."""
+        ...
+
+
+@runtime_checkable
 class Counting(Protocol):
     """A scorer with numbers of its own for the metrics."""
 

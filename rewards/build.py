@@ -22,6 +22,7 @@ class ScorerSpec:
     kind: str  # verifier, clip, hps, judge, or "package.module:Class" for one's own
     weight: float = 1.0  # share in the combined reward
     held_out: bool = False  # logged, never rewarded
+    of: str = "image"  # what it scores: image, reflection or edit
     options: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -30,7 +31,7 @@ class ScorerSpec:
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":
-        """Make a spec from a flat dict: all keys except the four above are options of the scorer."""
+        """Make a spec from a flat dict: all keys except the five above are options of the scorer."""
         own = {f.name for f in fields(cls)} - {"options"}
         missing = {"name", "kind"} - spec.keys()
         if missing:

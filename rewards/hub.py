@@ -8,12 +8,27 @@ every scorer. It does not combine them into a reward (credit.py does).
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from irg_rl.trajectory import Prompt
-from rewards.base import Counting, Image, Score, Scorer, ScorerUnavailable, TooManyFailures, require_pairs
+from rewards.base import (
+    Counting,
+    EditScorer,
+    Image,
+    ReflectionScorer,
+    Score,
+    Scorer,
+    ScorerUnavailable,
+    TooManyFailures,
+    require_pairs,
+)
 from rewards.build import ScorerSpec, build_scorer
+
+Call = Callable[[Any, list[list[Any]]], list[Score]]
+"""A scorer and the columns of what it scores -> one value per row."""
+FORMS = {"reflection": ReflectionScorer, "edit": EditScorer}
 
 
 @dataclass
@@ -70,6 +85,9 @@ class RewardHub:
         self.max_failure_share = max_failure_share
         self.min_images = min_images
         self.scorers: dict[str, Scorer] = {spec.name: build_scorer(spec) for spec in self.specs}
+        for spec in self.specs:
+            if spec.of in FORMS and not isinstance(self.scorers[spec.name], FORMS[spec.of]):
+                raise ScorerUnavailable(f"scorer {spec.name!r} of kind {spec.kind} cannot score a {spec.of}")
         self.stats = {name: ScorerStats(recent=deque(maxlen=window)) for name in names}
 
     @property
@@ -91,42 +109,70 @@ class RewardHub:
         Raises TooManyFailures when a scorer's recent share of failures exceeds `max_failure_share`."""
         require_pairs(images, prompts)
         if not images:
-            return {name: [] for name in self.scorers}
-        return {name: self.score_with(name, images, prompts) for name in self.scorers}
+            return {name: [] for name in self.names("image")}
+        return {name: self.score_with(name, images, prompts) for name in self.names("image")}
 
     def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         """Scorer `name`'s values alone; see `score`."""
-        stats = self.stats[name]
-        scores: list[Score] = [None] * len(images)
-        todo = list(range(len(images)))
+        return self._values(name, lambda scorer, chosen: scorer.score(*chosen), images, prompts)
+
+    def score_reflections(
+        self, images: list[Image], prompts: list[Prompt], texts: list[str]
+    ) -> dict[str, list[Score]]:
+        """`result[name][i]`: how true `texts[i]` is of `images[i]`, by every scorer of reflections."""
+        require_pairs(images, prompts)
+        return {
+            name: self._values(name, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts)
+            for name in self.names("reflection")
+        }
+
+    def score_edits(
+        self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
+    ) -> dict[str, list[Score]]:
+        """`result[name][i]`: how well `after[i]` follows `texts[i]`, by every scorer of edits."""
+        require_pairs(before, prompts)
+        return {
+            name: self._values(name, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts)
+            for name in self.names("edit")
+        }
+
+    def names(self, of: str) -> list[str]:
+        """Scorers of images, reflections or edits."""
+        return [spec.name for spec in self.specs if spec.of == of]
+
+    def _values(self, name: str, call: Call, *columns: Sequence[Any]) -> list[Score]:
+        """One value per row of the columns, which are the arguments of `call`. Failed rows are asked again."""
+        stats, count = self.stats[name], len(columns[0])
+        scores: list[Score] = [None] * count
+        todo = list(range(count))
         for attempt in range(self.retries + 1):
+            if not todo:
+                break
             stats.retried += len(todo) if attempt else 0
-            answers = self._call(name, [images[i] for i in todo], [prompts[i] for i in todo])
+            answers = self._call(name, call, [[column[i] for i in todo] for column in columns])
             for i, answer in zip(todo, answers, strict=True):
                 scores[i] = answer
             todo = [i for i in todo if scores[i] is None]
-            if not todo:
-                break
-        stats.images += len(images)
+        stats.images += count
         stats.failed += len(todo)
         stats.recent.extend(score is None for score in scores)
         self._stop_if_failing(name)
         return scores
 
-    def _call(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
+    def _call(self, name: str, call: Call, columns: list[list[Any]]) -> list[Score]:
         """One timed call of a scorer. Values that are not finite numbers count as failures."""
         scorer, stats = self.scorers[name], self.stats[name]
         start = time.perf_counter()
         try:
-            answers = scorer.score(images, prompts)
+            answers = call(scorer, columns)
         except ScorerUnavailable as error:
             raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
         elapsed = time.perf_counter() - start
         stats.calls += 1
         stats.seconds += elapsed
         stats.slowest = max(stats.slowest, elapsed)
-        if len(answers) != len(images):
-            raise ValueError(f"scorer {name!r} returned {len(answers)} scores for {len(images)} images")
+        if len(answers) != len(columns[0]):
+            raise ValueError(f"scorer {name!r} returned {len(answers)} scores for {len(columns[0])} images")
         clean: list[Score] = []
         for answer in answers:
             if answer is not None and not math.isfinite(answer):

@@ -31,8 +31,8 @@ class JudgeProcess:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": child_path()},
         )
-        assert self.process.stdin and self.process.stdout and self.process.stderr, "all three were asked for as pipes"
-        self._stdin, self._stdout, self._stderr = self.process.stdin, self.process.stdout, self.process.stderr
+        assert self.process.stdin and self.process.stdout and self.process.stderr, "all three are pipes"
+        self._in, self._out, self._problems = self.process.stdin, self.process.stdout, self.process.stderr
         try:
             self.base_url = self._address(time.monotonic() + start_timeout, start_timeout)
         except ScorerUnavailable:
@@ -40,13 +40,13 @@ class JudgeProcess:
             raise
 
     def _address(self, deadline: float, start_timeout: float) -> str:
-        readable, _, _ = select.select([self._stdout], [], [], max(0.0, deadline - time.monotonic()))
+        readable, _, _ = select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))
         if not readable:
             raise ScorerUnavailable(f"the embedded judge did not start within {start_timeout:g} s: try again")
-        line = self._stdout.readline()
+        line = self._out.readline()
         if not line:
             self.process.wait(timeout=10)
-            reason = self._stderr.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
+            reason = self._problems.read().strip().splitlines() or [f"exit code {self.process.returncode}"]
             raise ScorerUnavailable(reason[-1])
         return parse_json(line, "the embedded judge's first line")["base_url"]
 
@@ -56,14 +56,14 @@ class JudgeProcess:
 
     def close(self) -> None:
         """Close the pipe, which ends the server. Kill the server if it does not end within 5 seconds."""
-        self._stdin.close()
+        self._in.close()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(timeout=60)  # it is killed already, so this waits only for the kernel
-        self._stdout.close()
-        self._stderr.close()
+        self._out.close()
+        self._problems.close()
 
     def __enter__(self) -> "JudgeProcess":
         return self

@@ -11,30 +11,34 @@ prints {"base_url": ...} and serves until stdin closes or Ctrl-C.
 
 import argparse
 import base64
-import binascii
 import errno
 import io
 import json
 import math
+import struct
 import sys
 import threading
+import zlib
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from irg_rl.errors import InputError
 from irg_rl.imports import import_named
 from irg_rl.task import Answer, Mind
+from irg_rl.text_in import parse_json
 from rewards.base import Image, ScorerUnavailable
 
 MAX_BYTES = 8 * 2**20  # of a request
 MAX_SIDE = 2048  # pixels per side of an image; read from its header before anything is decoded
 MAX_IMAGES = 2
 MODEL = "embedded-judge"
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error,
+               zlib.error, PILImage.DecompressionBombError)  # fmt: skip
+"""What base64 and Pillow raise on broken bytes, depending on where they are broken."""
 
 
 class BadRequest(ValueError):
@@ -55,13 +59,13 @@ class ChatRequest:
 def parse_request(body: bytes) -> ChatRequest:
     """The last user message of a chat request: its text parts without image captions, and its images."""
     try:
-        request = json.loads(body)
+        request = parse_json(body, "the request")
         message = [m for m in request["messages"] if m["role"] == "user"][-1]
         content = message["content"]
-        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         texts = [part["text"] for part in parts if part["type"] == "text"]
         urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        wanted = int(request.get("top_logprobs") or 0) if request.get("logprobs") else 0
+        wanted = max(int(request.get("top_logprobs") or 0), 0) if request.get("logprobs") else 0
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadRequest(f"not a chat completion request: {error!r}") from error
     if not texts or len(urls) > MAX_IMAGES or not all(isinstance(text, str) for text in (*texts, *urls)):
@@ -79,7 +83,9 @@ def decode_image(url: str) -> Image:
         if max(image.size) > MAX_SIDE:
             raise BadRequest(f"image of {image.size[0]} x {image.size[1]} pixels: at most {MAX_SIDE} per side", 413)
         return np.asarray(image.convert("RGB"))
-    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
+    except BadRequest:
+        raise
+    except UNDECODABLE as error:
         raise BadRequest(f"the image cannot be decoded: {error}") from error
 
 
@@ -109,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             request = parse_request(self.body())
-            assert isinstance(self.server, Listener), "JudgeServer makes this handler for its own listener"
+            assert isinstance(self.server, Listener)
             reply = completion(self.server.think(request.question, request.images), request.top_logprobs)
         except BadRequest as error:
             self.close_connection = True  # an unread body would be read as the next request
@@ -121,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             raise BadRequest(f"no such path: {self.path}", 404)
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not (length.isascii() and length.isdecimal()):
             raise BadRequest("a Content-Length is required", 411)
         if int(length) > MAX_BYTES:
             raise BadRequest(f"{length} bytes: at most {MAX_BYTES} are read", 413)

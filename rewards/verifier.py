@@ -37,3 +37,22 @@ class VerifierScorer:
         verdicts = self.task.verdicts(images, prompts)
         self.last_error = self.task.last_error
         return [None if verdict is None else verdict.score for verdict in verdicts]
+
+    def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
+        """How true the task calls each reflection."""
+        require_pairs(images, prompts)
+        scores = [self.task.truth(*item) for item in zip(texts, images, prompts, strict=True)]
+        return self._known(scores, "whether a reflection is true")
+
+    def score_edits(
+        self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
+    ) -> list[Score]:
+        """How well the task says each refined image follows its reflection."""
+        require_pairs(before, prompts)
+        scores = [self.task.following(*item) for item in zip(texts, before, after, prompts, strict=True)]
+        return self._known(scores, "whether an edit was done")
+
+    def _known(self, scores: list[Score], what: str) -> list[Score]:
+        if None in scores:
+            self.last_error = f"the task cannot know {what}"
+        return scores

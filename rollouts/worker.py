@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from irg_rl.cluster.ray_runtime import take_thread_share
+from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import EngineRecipe, GuidanceRecipe, LoraRecipe, NoiseRecipe, SamplingRecipe
 from irg_rl.learner.lora import add_adapters
 from irg_rl.model.folder import load_folder

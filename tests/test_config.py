@@ -188,7 +188,7 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.noise.window_range=[0, 6]"], "rl.noise.window_range [0, 6) must lie in [0, sampling.points - 1 = 5)"),
     (["rl.noise.window_size=4"], "rl.noise.window_size 4 is wider than rl.noise.window_range [0, 3)"),
     (["rl.groups=3", "engine.learner_ranks=2"], "rl.groups 3 must be a multiple of engine.learner_ranks 2"),
-    (["rewards.scorers=[]"], "rl needs a reward: add a scorer to rewards.scorers"),
+    (["rewards.scorers=[]"], "rl needs a reward: add a scorer of images to rewards.scorers"),
     (["rl.credit=umm", "rewards.combine=zscore_sum"], "rl.credit umm asks if an image is right"),
     (["rl.credit=improvement", "rewards.combine=zscore_sum"], "set rewards.combine=sum"),
     (["rl.credit=no_improve_clamp", "turns=1"], "no_improve_clamp trains turns from number 2 on: set"),
@@ -311,7 +311,7 @@ def test_credit_that_judges_whole_trajectories_is_refused_with_forks(credit):
     lines = problems("rl.forks={1: 2}", f"rl.credit={credit}", "rl.group_size=8", "rewards.combine=sum")
     assert lines == [
         f"rl.credit {credit} judges whole trajectories and knows no forks: choose trajectory, turn, verifier_gae, "
-        "improvement, or leave rl.forks out"
+        "improvement, factorised, or leave rl.forks out"
     ]
 
 
@@ -471,7 +471,7 @@ def test_the_model_of_every_recipe_builds_on_the_meta_device(path):
     "rl.optimizer.lr", "rl.credit_options.gamma", "rl.credit_options.std_floor", "rl.options.clip_image",
     "rl.noise.noise_level", "rl.kl_image",
     "sampling.temperature", "sampling.shift", "evaluation.temperature", "gate.margin", "engine.deadline_s",
-    "rewards.scorers.0.weight", "sft.stage1.mse_weight", "sft.ema_decay", "vae.lr", "world.deep_share",
+    "rewards.scorers.0.weight", "sft.stage1.mse_weight", "sft.ema_decay", "vae.lr", "task_options.deep_share",
     "model.llm.rope_theta", "budget_minutes.rl",
 ])  # fmt: skip
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan"])
@@ -524,3 +524,25 @@ def test_text_that_cannot_be_written_down_again_is_refused():
 def test_a_project_that_wandb_would_refuse_is_found_before_anything_starts(project):
     (line,) = problems(f"tracking.project={project}")
     assert line.startswith("tracking.project: ")
+
+
+TRUTH = "{name: truth, kind: verifier, of: reflection}"
+
+
+def test_scores_of_reflections_want_a_credit_that_uses_them():
+    scorers = f"rewards.scorers=[{{name: verifier, kind: verifier}}, {TRUTH}]"
+    with pytest.raises(RecipeError, match="truth scores reflections, which rl.credit turn does not use"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [scorers])
+    recipe = load_recipe(CONFIGS / "shapes-smoke.yaml", [scorers, "rl.credit=factorised"])
+    assert recipe.rewards.scorers[1].of == "reflection"
+
+
+def test_a_reward_of_reflections_alone_is_none():
+    with pytest.raises(RecipeError, match="add a scorer of images"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [f"rewards.scorers=[{TRUTH}]", "rl.credit=factorised"])
+
+
+def test_a_scorer_of_images_alone_is_not_asked_for_edits():
+    scorer = "rewards.scorers=[{name: verifier, kind: verifier}, {name: clip, kind: clip, of: edit}]"
+    with pytest.raises(RecipeError, match="scorers of kind 'clip' score images alone"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [scorer])

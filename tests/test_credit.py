@@ -270,6 +270,58 @@ def test_siblings_of_a_fork_are_each_others_baseline_and_what_they_share_has_one
         close(table[place], [-0.3, 0.3, 0.3, -0.3])
 
 
+def scored_pairs():
+    """`pairs`, with the truth of each reflection and how well each edit was done."""
+    group = pairs()
+    for trajectory, truth, edit in zip(group.trajectories, (1.0, 0.0, 0.5, 0.5), (0.0, 1.0, 0.8, 0.2)):
+        trajectory.text(2).scores = {"truth": truth}
+        trajectory.image(3).scores = {"edit": edit}
+    return group
+
+
+SEGMENTS = {"segment_weights": {"truth": 1.0, "edit": 1.0}}
+
+
+def test_worked_example_factorised():
+    """Text 1: final reward .4, 1 | .8, .2 and truth 1, 0 | .5, .5. Image 1: its own reward, the same numbers, and the
+    edit 0, 1 | .8, .2. All centred between the two ways of each first image."""
+    table, _ = credited(scored_pairs(), "factorised", CENTRED, **SEGMENTS)
+    close(table[1, TEXT], [-0.3 + 0.5, 0.3 - 0.5, 0.3, -0.3])
+    close(table[1, IMAGE], [-0.3 - 0.5, 0.3 + 0.5, 0.3 + 0.3, -0.3 - 0.3])
+    close(table[2, TEXT], [-0.3, 0.3, 0.3, -0.3])  # the stops after both ways, by what each ended with
+    close(table[0, TEXT], [0.1, 0.1, -0.1, -0.1])
+
+
+def test_factorised_weighs_outcome_truth_and_edit():
+    options = CENTRED | {"outcome": 0.0, "truth": 2.0, "edit": 0.5}
+    table, _ = credited(scored_pairs(), "factorised", options, **SEGMENTS)
+    close(table[1, TEXT], [1.0, -1.0, 0.0, 0.0])
+    close(table[1, IMAGE], [-0.25, 0.25, 0.15, -0.15])
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_the_truth_term_of_a_text_does_not_depend_on_the_luck_of_the_drawing(finals):
+    group = scored_pairs()
+    for trajectory, final in zip(group.trajectories, finals):
+        trajectory.rewards["score"][-1] = final
+    table, _ = credited(group, "factorised", CENTRED | {"outcome": 0.0}, **SEGMENTS)
+    close(table[1, TEXT], [0.5, -0.5, 0.0, 0.0])
+
+
+def test_a_sample_whose_reflection_could_not_be_scored_is_not_trained():
+    group = scored_pairs()
+    group.trajectories[0].text(2).scores["truth"] = None
+    table, summary = credited(group, "factorised", CENTRED, **SEGMENTS)
+    assert summary.dropped == 1 and table[1, TEXT][:2] == [None, None]  # the other way has no sibling left
+
+
+def test_a_lone_trunk_is_not_trained_by_factorised():
+    group = forked([0.2, 0.4], [0.2, 1.0], shared={1: (0, 2)})
+    table, _ = credited(group, "factorised")
+    assert table[0, TEXT] == table[0, IMAGE] == [None, None]
+    close(table[1, TEXT], [-0.3, 0.3])
+
+
 def test_the_baseline_of_verifier_gae_after_a_fork_is_the_mean_of_the_other_ways():
     table, _ = credited(pairs(), "verifier_gae")
     close(table[0, IMAGE], [0.2, 0.2, -0.2, -0.2])
@@ -517,3 +569,11 @@ def test_a_scheme_of_one_s_own_is_one_object_named_by_its_path():
 def test_a_scheme_that_is_not_there_is_named_with_its_module(name, says):
     with pytest.raises(InputError, match=says):
         scheme_named(name)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e308])
+def test_a_reward_that_is_not_finite_is_an_error_and_no_largest_advantage(weight):
+    """A weight of NaN gave every segment the bound of the advantages, +5."""
+    group = Group(7, PROMPT, [sample(0, [0.0, 5.0]), sample(1, [10.0, 20.0])])
+    with pytest.raises(ValueError, match="group 7: a (reward|advantage) is (nan|inf)"):
+        assign(group, "turn", {"score": weight})

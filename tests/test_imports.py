@@ -33,7 +33,7 @@ from rewards.hub import RewardHub
 from rewards.judge_process import JudgeProcess
 
 remember_folders(Path("recipes"))
-with JudgeProcess() as judge:
+with JudgeProcess("irg_rl.shapes_world.judge_mind:answer") as judge:
     assert judge.base_url
 with LocalRay(RaySettings(num_cpus=1, object_store_mb=80), Path("run")):
     actor = ray.remote(RewardHub).options(**actor_options(threads=1, cpus=0))

@@ -29,7 +29,7 @@ def test_its_options_are_typed_and_written_down_with_their_defaults():
 @pytest.mark.parametrize(("sections", "says"), [
     ({"task_options": {"wals": 3}}, "task_options.wals: unknown setting; did you mean task_options.walls?"),
     ({"task_options": {"limit": 2}}, "task_options.limit: Input should be less than or equal to 1"),
-    ({"task": "tests.tasks.bright:Dark"}, "task: the task 'tests.tasks.bright:Dark' cannot be imported"),
+    ({"task": "tests.tasks.bright:Dark"}, "task: task 'tests.tasks.bright:Dark' cannot be imported"),
     ({"task": "promts"}, "task: unknown task 'promts'; did you mean prompts?"),
 ])  # fmt: skip
 def test_a_mistake_is_named_when_the_recipe_is_read(sections, says):

@@ -78,8 +78,13 @@ class Shared:
 
 
 def reward_weights(recipe: Recipe) -> dict[str, float]:
-    """Weights of the scorers in the reward. Held-out scorers are not part of it."""
-    return {s.name: s.weight for s in recipe.rewards.scorers if not s.held_out}
+    """Weights of the scorers that make up an image's reward; held-out ones are not among them."""
+    return {s.name: s.weight for s in recipe.rewards.scorers if s.of == "image" and not s.held_out}
+
+
+def segment_weights(recipe: Recipe) -> dict[str, float]:
+    """Weights of the scorers of reflections and edits; held-out ones are not among them."""
+    return {s.name: s.weight for s in recipe.rewards.scorers if s.of != "image" and not s.held_out}
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class Learner:
         self.settings = settings
         self.place = Rank(rank, world_size, settings.device)
         self._store = None
+        self.updates = 0  # calls of `train` so far, those of a checkpoint that was loaded included
         self._checked = settings.offline
         self._empty = 0  # updates in a row that had nothing to train on
 
@@ -122,11 +123,12 @@ class Learner:
         """Make one update on scored groups with advantages. Returns its metrics. It is skipped if there is nothing to
         train on.
 
-        Raises RuntimeError before the first ratio check, RatioError, NonFiniteError, and InputError after
-        EMPTY_UPDATES skipped ones in a row.
+        The first groups must pass `check_ratio`, which is called here unless it was called before. Raises RatioError,
+        NonFiniteError, and InputError after EMPTY_UPDATES skipped updates in a row.
         """
         if not self._checked:
-            raise RuntimeError("the first batch must pass check_ratio before anything is trained on")
+            self.check_ratio(*groups)
+        self.updates += 1
         algorithm = self.settings.algorithm
         probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
         metrics: dict[str, float] = {}
@@ -195,7 +197,7 @@ class Learner:
     def load(self, path: str) -> list[str]:
         """Load a checkpoint, including the result of the ratio check. Returns what could not be restored."""
         snapshot = checkpoint.load(Path(path))
-        self._checked = True
+        self.updates, self._checked = snapshot.step, True
         return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
 
     def seconds(self) -> dict[str, float]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-import torch
 from ray import ObjectRef
 from ray._private import ray_constants
 from ray.actor import ActorHandle, ActorProxy
@@ -193,9 +192,3 @@ def actor_options(
         "max_task_retries": 0,
         "runtime_env": {"env_vars": variables},
     }
-
-
-def take_thread_share(threads: int) -> None:
-    """Call this first inside an actor: it sets torch's own thread pools, which ignore a later OMP setting."""
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)

@@ -359,11 +359,14 @@ def suite_judge(
     template: Annotated[Path | None, typer.Option(help="file with the official question")] = None,
     prompts: SuitePrompts = None,
     concurrency: Annotated[int, typer.Option(min=1, help="number of questions at the same time")] = 8,
+    extra_body: Annotated[
+        str, typer.Option(help="further fields of every request, as JSON (chat_template_kwargs)")
+    ] = "{}",
 ) -> None:
     """Ask a judge the questions of the suite. A second call asks those that failed or are missing."""
     from irg_rl.commands.suite import judge_suite
 
-    judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency)
+    judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency, extra_body)
 
 
 @app.command()

@@ -50,7 +50,8 @@ def evaluate_target(
     prompts = held_out_prompts(run, split, changes["prompts"])
     parts = load_as(run.recipe, folder)
     verdicts_from = task_of(run.recipe).verdict_scorer
-    with reward_hub(run, None if scored else [verdicts_from] if verdicts_from is not None else []) as hub:
+    asked = None if scored else [verdicts_from] if verdicts_from is not None else []
+    with reward_hub(run.recipe, run.path("scorers"), asked) as hub:
         measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts, controls)
     report = gate_of(run, measured.evaluation) if controls else None
     if report is not None:

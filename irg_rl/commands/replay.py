@@ -13,9 +13,9 @@ import torch
 from rich.table import Table
 
 from irg_rl.algorithms.learner import Learner
-from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.prepare import model_path
 from irg_rl.driver.progress import bar, console
+from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner import checkpoint
 from irg_rl.records import load_groups, step_folder

@@ -6,23 +6,18 @@ groups and then ten more are the same twenty.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
+from irg_rl.api import Policy
 from irg_rl.commands.generate import model_folder
 from irg_rl.config import load_recipe
-from irg_rl.driver.collector import prompt_of
 from irg_rl.driver.critic import Critic, CriticSettings
 from irg_rl.driver.prepare import rl_prompts_file
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.rl_loop import worker_settings
 from irg_rl.driver.run_folder import Run, RunError, write_json
 from irg_rl.driver.scorers import scorer_specs
-from irg_rl.learner.publish import publish
-from irg_rl.model.folder import load_folder
-from irg_rl.prompts import read_prompts
+from irg_rl.prompts import prompt_of, read_prompts
 from irg_rl.records import FACTS, WORDS, save_groups
-from rollouts.worker import RolloutWorker
 
 
 def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None:
@@ -33,25 +28,21 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
     """
     folder = model_folder(target).resolve()
     run = _run_of(folder, overrides)
-    recipe, rl, threads = run.recipe, run.recipe.require_rl(), run.recipe.engine.threads
-    worker = RolloutWorker(replace(worker_settings(run, folder.name), threads=threads, lora=None))
-    weights = publish(load_folder(folder).model.state_dict().items(), 0)
-    worker.set_weights(weights.arrays, weights.version, weights.digest)
+    recipe, policy = run.recipe, Policy(folder, run.recipe)
     _begin(out, {
-        "model": str(folder), "weights": weights.digest, "digest": recipe.digest(), "seed": recipe.rl_seed,
-        "group_size": rl.group_size, "system_prompt": recipe.sampling.system_prompt,
+        "model": str(folder), "weights": policy.digest, "digest": recipe.digest(), "seed": recipe.rl_seed,
+        "group_size": recipe.require_rl().group_size, "system_prompt": recipe.sampling.system_prompt,
     })  # fmt: skip
     prompts = read_prompts(rl_prompts_file(run))
     missing = [number for number in range(groups) if not (_place(out, number) / WORDS).is_file()]
-    with scorer_specs(run) as specs, bar("rollout", groups, groups - len(missing)) as progress:
-        critic = Critic(specs, CriticSettings.of(recipe), threads, recipe.rewards.max_failure_share)
+    with scorer_specs(recipe, run.path("scorers")) as specs, bar("rollout", groups, groups - len(missing)) as progress:
+        critic = Critic(specs, CriticSettings.of(recipe), recipe.engine.threads, recipe.rewards.max_failure_share)
         for number in missing:
             prompt = prompt_of(prompts, number, recipe.rl_seed)
-            _, group = worker.sample_group(number, prompt, rl.group_size)
-            summary, group = critic.score_group(group)
+            summary, group = critic.score_group(policy.sample_group(number, prompt))
             save_groups(_place(out, number), [group])
             progress.advance(note=f"reward {summary.first:.3f} -> {summary.last:.3f}")
-    console.print(f"{groups} groups of {rl.group_size} in {out}", soft_wrap=True, markup=False)
+    console.print(f"{groups} groups of {recipe.require_rl().group_size} in {out}", soft_wrap=True, markup=False)
 
 
 def _run_of(folder: Path, overrides: list[str]) -> Run:

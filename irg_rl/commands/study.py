@@ -12,9 +12,9 @@ import torch
 from irg_rl.commands.generate import model_folder, recipe_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
 from irg_rl.driver.compare import CONTINUED
-from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.prepare import prompts_file, rl_prompts_file
 from irg_rl.driver.progress import bar, console
+from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.run_folder import SFT_MODELS, Run, environment
 from irg_rl.driver.scorers import reward_hub
 from irg_rl.driver.study_forks import trainer
@@ -205,7 +205,8 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
             f"{target}: the task {first.recipe.task} cannot judge these prompts, and the recipe has no rewards that "
             "could: name one, as rewards.scorers=[{name: clip, kind: clip, path: FILE}]"
         )
-    with reward_hub(run, [scorer.name for scorer in (*beside, *rewarding)]) as hub:
+    names = [scorer.name for scorer in (*beside, *rewarding)]
+    with reward_hub(run.recipe, run.path("scorers"), names) as hub:
         score = None if hub is None or not beside else partial(scores_of, hub, [scorer.name for scorer in beside])
         if known:
             task = task_of(first.recipe, None if hub is None else hub.score_with)

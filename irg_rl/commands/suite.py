@@ -1,6 +1,8 @@
 """`irg-rl suite`: read the official result files of a benchmark, or judge its images here."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -53,6 +55,7 @@ def judge_suite(
     template: Path | None,
     prompts: Path | None,
     concurrency: int,
+    extra_body: str,
 ) -> None:
     """`irg-rl suite judge`: ask the judge all questions of every tree that have no answer yet."""
     suite = suite_of(name)
@@ -60,12 +63,13 @@ def judge_suite(
     if judged.needs_template and template is None:
         raise InputError(f"{suite.title} needs the official question: --template FILE (docs/suites.md says from where)")
     words = template.read_text(encoding="utf-8-sig") if template is not None else ""
-    drawn = open_drawn(suite, folder, prompts)
+    drawn, fields = open_drawn(suite, folder, prompts), _fields(extra_body)
     client = JudgeScorer(
         base_url=url, model=model, api_key_env=api_key_env, concurrency=concurrency, timeout=TIMEOUT_S,
-        retries=RETRIES, backoff=BACKOFF_S, cache_size=0, max_tokens=judged.max_tokens,
+        retries=RETRIES, backoff=BACKOFF_S, cache_size=0, max_tokens=judged.max_tokens, extra_body=fields,
     ).client  # fmt: skip
-    protocol = Protocol(suite.name, model, template_digest(words) if words else BUILT_IN, judged.max_tokens)
+    digest = template_digest(words) if words else BUILT_IN
+    protocol = Protocol(suite.name, model, digest, judged.max_tokens, extra_body=json.dumps(fields, sort_keys=True))
     done: list[tuple[Path, Log]] = []
     for tree in [t for t in drawn.trees if t.turn != FINAL or len(drawn.trees) == 1]:
         log = open_log(tree.path / log_name(model), protocol)
@@ -82,6 +86,16 @@ def judge_suite(
             f"{tally.missing_images} images missing{failure}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--extra-body is no JSON ({error}): {text!r:.80}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"--extra-body must be a JSON object, got {text!r:.80}")
+    return fields
 
 
 def _question(ask: Ask, png: bytes) -> Question:

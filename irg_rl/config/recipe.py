@@ -69,7 +69,7 @@ class Recipe(Section):
     @classmethod
     def options_are_the_tasks_own(cls, options: Any, info: ValidationInfo) -> Section:
         name = info.data.get("task")  # missing if the task itself is invalid, which is reported
-        return Section() if name is None else task_settings(name, {} if options is None else options)
+        return Section() if name is None else task_settings(name, options)
 
     @model_validator(mode="after")
     def settings_fit_together(self):
@@ -105,8 +105,14 @@ class Recipe(Section):
             return []
         rl = self.rl
         problems = algorithm_class(rl.algorithm).of(self).problems(self) + self._of_rl_noise(rl) + self._of_credit(rl)
-        if not self.rewards.scorers:
-            problems.append("rl needs a reward: add a scorer to rewards.scorers")
+        if not any(scorer.of == "image" and not scorer.held_out for scorer in self.rewards.scorers):
+            problems.append("rl needs a reward: add a scorer of images to rewards.scorers")
+        if rl.credit is None or not scheme_named(rl.credit).uses_segment_scores:
+            problems += [
+                f"rewards.scorers: {scorer.name} scores {scorer.of}s, which rl.credit {rl.credit} does not use: set "
+                "rl.credit=factorised, or held_out: true to log it alone"
+                for scorer in self.rewards.scorers if scorer.of != "image" and not scorer.held_out
+            ]  # fmt: skip
         problems += _without_effect(rl, self.engine.dtype)
         if rl.group_size % rl.leaves:
             problems.append(

@@ -3,17 +3,23 @@
 import re
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
+OF_IMAGES_ALONE = ("clip", "hps", "judge")
+"""Kinds that score neither reflections nor edits."""
 
 
 class ScorerRecipe(Section):
     name: str
     kind: str
     """verifier, clip, hps, judge, or your own class as package.module:Class."""
+    of: Literal["image", "reflection", "edit"] = Field(default="image", exclude_if=lambda of: of == "image")
+    """What is scored. image: every image, for its prompt. reflection: every reflection, beside the image that it looks
+    at. edit: every refined image, beside the image before it and the reflection between them. Scores of reflections and
+    edits are used by `rl.credit: factorised`."""
     weight: float = 1.0
     held_out: bool = False
     """True: logged, but never part of the reward."""
@@ -41,6 +47,12 @@ class ScorerRecipe(Section):
                 f"{', '.join(given)}: not a setting of scorers of kind {self.kind!r}; put arguments of "
                 "their constructor into `options`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def kind_scores_what_is_asked(self):
+        if self.of != "image" and self.kind in OF_IMAGES_ALONE:
+            raise ValueError(f"of: {self.of}: scorers of kind {self.kind!r} score images alone; verifier scores all")
         return self
 
     @field_validator("options")

@@ -26,6 +26,7 @@ from irg_rl.credit.statistics import normalise, normalised
 
 __all__ = [
     "SCHEMES",
+    "Advantages",
     "CreditScheme",
     "NormalisedOptions",
     "Place",
@@ -33,7 +34,6 @@ __all__ = [
     "RightOptions",
     "Sample",
     "Summary",
-    "Advantages",
     "assign",
     "broadcast",
     "by_trunk",

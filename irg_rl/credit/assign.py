@@ -1,12 +1,13 @@
 """Scores of a group -> combined rewards -> advantages in its segments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, isfinite
 
-from irg_rl.credit.nodes import Advantages, sample_of, write
+from irg_rl.credit.nodes import Advantages, Place, place_of, sample_of, write
 from irg_rl.credit.scheme import CreditScheme, Right, scheme_named
 from irg_rl.credit.statistics import ROUNDING, moments, normalise
+from irg_rl.errors import InputError
 from irg_rl.sections import Section
 from irg_rl.trajectory import Group, Trajectory, forks
 
@@ -69,9 +70,13 @@ def assign(
     how: str = "sum",
     options: Section | None = None,
     right: Right | None = None,
+    segment_weights: Mapping[str, float] | None = None,
 ) -> Summary:
     """Set `.advantage` of every segment of the group. None: the segment is not trained.
 
+    weights: scorer of images -> weight.
+    segment_weights: scorer of reflections and edits -> weight, for schemes that use these scores (`Sample.scores`). A
+        sample with a failed score of either kind is not trained.
     options: an object of the scheme's `options` type. None: its defaults.
     right: when an image is right. None: when its combined reward is at least the sum of all positive weights.
     """
@@ -79,24 +84,50 @@ def assign(
     options = chosen.options() if options is None else options
     if how == "zscore_sum" and chosen.asks_if_right:
         raise ValueError(f"credit {scheme} asks whether an image is right, which z-scores do not tell: use how='sum'")
-    # samples that failed count: a branch whose siblings all failed has no baseline, and its advantage is 0
+    # failed samples count: if all siblings of a branch failed, it has no baseline, and its advantage is 0
     fork_segments = forks(t.segments for t in group.trajectories)
     if fork_segments and chosen.whole_trajectories:
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
     combined = combine(group, weights, how)
-    valid = {i: [value for value in q if value is not None] for i, q in enumerate(combined) if q and None not in q}
+    _require_finite((value for q in combined for value in q if value is not None), "reward", group)
+    scores = [_segment_scores(t, segment_weights or {}) for t in group.trajectories]
+    valid = {
+        i: [value for value in q if value is not None]
+        for i, q in enumerate(combined) if q and None not in q and None not in scores[i].values()
+    }  # fmt: skip
     right = Right.by(None, weights) if right is None else right
     samples = [
-        sample_of(trajectory, q, fork_segments, _right(trajectory, q, right) if chosen.asks_if_right else ())
-        for trajectory, q in ((group.trajectories[i], q) for i, q in valid.items())
-    ]
+        sample_of(
+            group.trajectories[i], q, fork_segments,
+            _right(group.trajectories[i], q, right) if chosen.asks_if_right else (),
+            {place: value for place, value in scores[i].items() if value is not None},
+        )
+        for i, q in valid.items()
+    ]  # fmt: skip
     table: Advantages = chosen.advantages(samples, options) if len(samples) >= 2 else [{} for _ in samples]
     has_spread = any(abs(advantage) > ROUNDING for row in table for advantage in row.values())
     if chosen.penalise is not None:
         chosen.penalise(table, samples, options)
+    _require_finite((advantage for row in table for advantage in row.values()), "advantage", group)
     write(group, dict(zip(valid, table)))
     mean, std = moments([sample.q[-1] for sample in samples])
     return Summary(len(samples), len(combined) - len(samples), has_spread, not any(table), mean, std)
+
+
+def _require_finite(values: Iterable[float], what: str, group: Group) -> None:
+    """A bound turns NaN into its largest value, so NaN is stopped before and behind it."""
+    for value in values:
+        if not isfinite(value):
+            raise InputError(f"group {group.id}: a {what} is {value}: look at the weights and scores of its scorers")
+
+
+def _segment_scores(trajectory: Trajectory, weights: Mapping[str, float]) -> dict[Place, float | None]:
+    """Weighted sums of the scores of reflections and edits, at the places that have any of these scorers' values; None
+    where one failed."""
+    return {
+        place_of(segment): _weighted_sum({name: segment.scores[name] for name in used}, weights)
+        for segment in trajectory.segments if (used := [name for name in weights if name in segment.scores])
+    }  # fmt: skip
 
 
 def _right(trajectory: Trajectory, q: Sequence[float], right: Right) -> tuple[bool, ...]:

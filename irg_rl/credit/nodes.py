@@ -26,6 +26,7 @@ class Sample:
     stopped: bool
     malformed: frozenset[Place] = field(default_factory=frozenset)
     right: tuple[bool, ...] = ()  # whether each image is right; only for schemes with asks_if_right
+    scores: Mapping[Place, float] = field(default_factory=dict)  # of its reflections and edits, where scorers gave them
 
     @property
     def places(self) -> list[Place]:
@@ -48,7 +49,13 @@ def place_of(segment: Segment) -> Place:
     return segment.turn, Modality.IMAGE if isinstance(segment, ImageSegment) else Modality.TEXT
 
 
-def sample_of(trajectory: Trajectory, q: list[float], forks: set[int], right: tuple[bool, ...] = ()) -> Sample:
+def sample_of(
+    trajectory: Trajectory,
+    q: list[float],
+    forks: set[int],
+    right: tuple[bool, ...] = (),
+    scores: Mapping[Place, float] | None = None,
+) -> Sample:
     turns = [image.turn for image in trajectory.images]
     if turns != list(range(len(turns))):
         raise ValueError(f"sample {trajectory.sample} has images of turns {turns}: expected one per turn from 0")
@@ -59,7 +66,7 @@ def sample_of(trajectory: Trajectory, q: list[float], forks: set[int], right: tu
         if not before or before in forks:
             branch = (before, segment)
         branches[place], before = branch, segment
-    return Sample(q, path, branches, trajectory.stopped, frozenset(malformed), right)
+    return Sample(q, path, branches, trajectory.stopped, frozenset(malformed), right, scores or {})
 
 
 def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:

@@ -18,6 +18,7 @@ SCHEMES = {
     "improvement": "irg_rl.credit.schemes:IMPROVEMENT",
     "umm": "irg_rl.credit.schemes:UMM",
     "no_improve_clamp": "irg_rl.credit.schemes:NO_IMPROVE_CLAMP",
+    "factorised": "irg_rl.credit.schemes:FACTORISED",
 }
 """Short names of `rl.credit`."""
 
@@ -82,6 +83,8 @@ class CreditScheme:
     """It gives credit to whole trajectories. So it cannot be used with `rl.forks`, where siblings share segments."""
     asks_if_right: bool = False
     """It reads `Sample.right`. Its options must be RightOptions."""
+    uses_segment_scores: bool = False
+    """It reads `Sample.scores`: those of reflections and edits."""
     first_trained_turn: int = 0
     """Segments of earlier turns get no advantage."""
 

@@ -19,6 +19,7 @@ from irg_rl.credit.nodes import (
 from irg_rl.credit.scheme import CreditScheme, NormalisedOptions, RightOptions
 from irg_rl.credit.statistics import mean, normalise, normalised, scaled, slope
 from irg_rl.sections import Share, Weight
+from irg_rl.trajectory import Modality
 
 
 def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
@@ -148,6 +149,42 @@ def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advan
     return broadcast(samples, normalised(gains, options), first_turn=1)
 
 
+class FactorisedOptions(NormalisedOptions):
+    truth: Weight = 1.0
+    """Weight of a reflection's own scores (scorers with `of: reflection`) beside its outcome."""
+    edit: Weight = 1.0
+    """Weight of an edit's own scores (scorers with `of: edit`) beside the reward of the image."""
+    outcome: Weight = 1.0
+    """Weight of the final reward in the advantage of a text, and of its own reward in that of an image."""
+
+
+def factorised(samples: list[Sample], options: FactorisedOptions) -> Table:
+    """Each segment answers for what it controls. A text: the final reward, and its own truth. An image: its own reward,
+    and whether it did the edit that it was asked for.
+
+        A = outcome * norm(final or own reward) + weight * norm(own score)
+
+    Both terms are normalised on their own, over the siblings that part at the same fork. So the truth term of a text
+    does not depend on how the image after it turned out. A segment without siblings is not trained: nothing says
+    whether it was better than another.
+    """
+    table: Table = [{} for _ in samples]
+    for (place, _), nodes in populations(samples).items():
+        if len(nodes) < 2:
+            continue
+        turn, modality = place
+        is_text = modality is Modality.TEXT
+        rewards = [s.q[-1] if is_text or turn >= len(s.q) else s.q[turn] for s in samples]
+        total = [options.outcome * a for a in normalised(node_values(samples, nodes, rewards), options)]
+        scored = [(node, samples[node[1][0]].scores.get(place)) for node in nodes]
+        own = [score for _, score in scored if score is not None]
+        if len(own) == len(nodes):
+            weight = options.truth if is_text else options.edit
+            total = [a + weight * b for a, b in zip(total, normalised(own, options))]
+        enter(table, place, nodes, total)
+    return table
+
+
 TRAJECTORY = CreditScheme(trajectory)
 TURN = CreditScheme(turn, TurnOptions)
 VERIFIER_GAE = CreditScheme(verifier_gae, VerifierGAEOptions)
@@ -156,3 +193,4 @@ UMM = CreditScheme(
     umm, RightOptions, penalise=umm_penalty, whole_trajectories=True, asks_if_right=True, first_trained_turn=1
 )
 NO_IMPROVE_CLAMP = CreditScheme(no_improve_clamp, whole_trajectories=True, first_trained_turn=1)
+FACTORISED = CreditScheme(factorised, FactorisedOptions, uses_segment_scores=True)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from ray import ObjectRef
 
 from irg_rl.algorithms.learner import EMPTY_UPDATES
@@ -18,15 +17,8 @@ from irg_rl.cluster.fleet import Fleet, wait_for_any
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.run_folder import RunError
+from irg_rl.prompts import prompt_of
 from irg_rl.trajectory import Prompt
-
-
-def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
-    """The prompt of a group. Every epoch goes through all prompts in a new random order. It depends only on the group
-    id and the seed."""
-    epoch, place = divmod(group, len(prompts))
-    return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
-
 
 NO_SPREAD = "no spread in the rewards of its group"
 LONGEST_WAIT_S = 0.25

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from irg_rl import credit
-from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_weights
-from irg_rl.cluster.ray_runtime import take_thread_share
+from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_weights, segment_weights
+from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
 from irg_rl.trajectory import Group, score_images
 from rewards.hub import RewardHub
+from rewards.segments import score_segments
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class CreditSettings:
     weights: dict[str, float]
     how: str = "sum"
     options: dict[str, Any] = field(default_factory=dict)
+    segment_weights: dict[str, float] = field(default_factory=dict)  # of scores of reflections and edits
     perfect_scorer: str | None = None  # an image is right if this scorer gives 1. None: see Right.by
 
     @classmethod
@@ -30,14 +32,20 @@ class CreditSettings:
         asked = options.perfect_scorer if isinstance(options, RightOptions) else None
         verifiers = [s.name for s in recipe.rewards.scorers if s.kind == "verifier" and not s.held_out]
         perfect = asked or next(iter(verifiers), None)
-        return cls(rl.credit, reward_weights(recipe), recipe.rewards.combine, options.model_dump(), perfect)
+        return cls(
+            rl.credit, reward_weights(recipe), recipe.rewards.combine, options.model_dump(), segment_weights(recipe),
+            perfect,
+        )  # fmt: skip
 
     def give(self, group: Group) -> credit.Summary:
         """Set the advantages of a scored group."""
         assert self.scheme is not None
         scheme = scheme_named(self.scheme)
         options, right = scheme.options.model_validate(self.options), Right.by(self.perfect_scorer, self.weights)
-        return credit.assign(group, scheme, self.weights, how=self.how, options=options, right=right)
+        return credit.assign(
+            group, scheme, self.weights, how=self.how, options=options, right=right,
+            segment_weights=self.segment_weights if scheme.uses_segment_scores else None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,10 @@ class CriticSettings:
     @classmethod
     def of(cls, recipe: Recipe) -> "CriticSettings":
         return cls(algorithm_of(recipe), CreditSettings.of(recipe))
+
+    def assign(self, group: Group) -> Selection:
+        """Set the advantages of a scored group; what of it is trained."""
+        return self.algorithm.select(group, lambda: self.credit.give(group))
 
 
 @dataclass(frozen=True)
@@ -82,10 +94,11 @@ class Critic:
         self.settings = settings
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
-        """Scores every image and sets `rewards` and the `advantage`s of the segments. Returns the summary and the
+        """Score the images and segments of a group and set `rewards` and `advantage`s. Returns the summary and the
         scored group."""
         score_images(group.trajectories, self.hub.score)
-        selection = self.settings.algorithm.select(group, lambda: self.settings.credit.give(group))
+        score_segments(group, self.hub)
+        selection = self.settings.assign(group)
         known = [
             (trajectory, [value for value in q if value is not None])
             for trajectory, q in zip(group.trajectories, credit.combine(group, self.settings.credit.weights))
@@ -103,9 +116,18 @@ class Critic:
             scored = [[t.rewards[name][k] for t in column] for k, column in enumerate(drawn)]
             columns = [[score for score in column if score is not None] for column in scored]
             means[name] = [sum(column) / len(column) if column else float("nan") for column in columns]
+        for name in (*self.hub.names("reflection"), *self.hub.names("edit")):
+            columns = [[s.scores.get(name) for s in group.segments if s.turn == turn] for turn in range(turns)]
+            known = [[score for score in column if score is not None] for column in columns]
+            means[name] = [sum(column) / len(column) if column else float("nan") for column in known]
         failures = {}
         for trajectory in group.trajectories:
-            failed = [name for name in self.settings.credit.weights if None in trajectory.rewards[name]]
+            credit_settings = self.settings.credit
+            failed = [name for name in credit_settings.weights if None in trajectory.rewards[name]]
+            failed += [
+                name for name in credit_settings.segment_weights
+                if any(segment.scores.get(name, 0.0) is None for segment in trajectory.segments)
+            ]  # fmt: skip
             if failed:
                 failures[trajectory.sample] = "; ".join(f"{n}: {self.hub.scorers[n].last_error}" for n in failed)
         return ScoredSummary(

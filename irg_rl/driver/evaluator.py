@@ -132,7 +132,7 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
     """Evaluate model folder `name` with every scorer and save sampled trajectories in samples/ of the run."""
     torch.set_num_threads(run.recipe.engine.threads)
     settings = run.recipe.evaluation
-    with reward_hub(run) as hub:
+    with reward_hub(run.recipe, run.path("scorers")) as hub:
         prompts = held_out_prompts(run, "test")
         measured = Evaluator(run, settings, hub).evaluate(load_model(run, name), name, prompts)
     save_samples(run.path("samples", name), measured.samples(settings.strips))

@@ -9,17 +9,15 @@ from pathlib import Path
 import ray
 from ray import ObjectRef
 
-from irg_rl.algorithms.base import algorithm_of
-from irg_rl.algorithms.learner import Learner, LearnerSettings
+from irg_rl.algorithms.learner import Learner
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
-from irg_rl.config import Recipe, adapters_of
+from irg_rl.config import adapters_of
 from irg_rl.driver.prepare import model_path, rl_prompts_file, save_trained
+from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.run_folder import Run
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
-from irg_rl.learner.from_recipe import engine_settings
-from irg_rl.learner.policy import sampling_law
 from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
 
 WARM_UP_S = 300.0
@@ -33,30 +31,6 @@ class Published:
     version: int
     digest: str
     arrays: ObjectRef
-
-
-def learner_settings(recipe: Recipe, folder: str) -> LearnerSettings:
-    rl, sampling = recipe.require_rl(), recipe.rl_sampling
-    algorithm = algorithm_of(recipe)
-    return LearnerSettings(
-        folder=folder,
-        engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
-        algorithm=algorithm,
-        law=sampling_law(sampling, rl.noise if algorithm.records_steps else None, recipe.engine.dtype),
-        lora=adapters_of(rl),
-        seed=recipe.rl_seed,
-        threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
-        device=recipe.engine.device,
-        system_prompt=sampling.system_prompt,
-        attention=recipe.engine.attention,
-        max_pack_tokens=rl.max_pack_tokens,
-        minibatches=rl.minibatches,
-        context_grad=rl.context_grad,
-        ema_decay=rl.ema_decay,
-        offline=rl.rollouts is not None,
-        probe_every=rl.probe_every,
-        collective_timeout=recipe.engine.deadline_s,
-    )
 
 
 def fingerprint(run: Run) -> str:

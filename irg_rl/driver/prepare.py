@@ -128,12 +128,14 @@ def load_as(recipe: Recipe, folder: Path) -> Folder:
 def save_trained(
     run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
 ) -> None:
-    """Write model folder `name`: folder `start` with the trained weights, or with trained adapters merged into it.
+    """Model folder `start` of a run with trained weights becomes its model folder `name`."""
+    write_trained(model_path(run, start), weights, run.path("models", name), lora)
 
-    Adapters are also saved by themselves. Frozen parts and position tables stay those of `start`, which is read again
-    in fp32. The engine's own model cannot be saved like this: ZeRO 3 splits its weights, and they may be bf16.
-    """
-    base, path = model_path(run, start), run.path("models", name)
+
+def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: LoraRecipe | None = None) -> None:
+    """Model folder `base`, read again in fp32, becomes model folder `path` with trained weights, or with adapters
+    merged into it and kept beside it. What these leave out, position tables and frozen parts, stays. The model in an
+    engine would not do: its weights are in pieces under ZeRO 3 and in bf16 where that is trained in."""
     folder = load_folder(base)
     if lora is not None:
         adapter = Adapter(lora, served(weights), base)

@@ -17,19 +17,19 @@ from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.config import adapters_of
 from irg_rl.driver.collector import Collector, DroppedSamples
 from irg_rl.driver.critic import Critic, CriticSettings, ScoredSummary
 from irg_rl.driver.learners import Learners
 from irg_rl.driver.prepare import model_path, rl_prompts_file
 from irg_rl.driver.progress import bar, console
+from irg_rl.driver.rl_settings import worker_settings
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.prompts import read_prompts
 from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
-from rollouts.worker import RolloutWorker, WorkerSettings
+from rollouts.worker import RolloutWorker
 
 WARM_UP_S = 180.0
 """Longest time that an actor may take to import torch and to load its model, in seconds."""
@@ -47,7 +47,8 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
         torch.cuda.empty_cache()  # the driver may have trained SFT on the card that actors now need
     for note in algorithm_of(run.recipe).notes(run.recipe):
         console.print(f"note: {note}", soft_wrap=True, markup=False)
-    with scorer_specs(run) as specs, LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
+    cores, trained = RaySettings(num_cpus=max(engine.threads, 2)), run.path("scorers")
+    with scorer_specs(run.recipe, trained) as specs, LocalRay(cores, run.folder):
         learners = Learners(run, start)
         try:
             loop = Loop(run, tracker, learners, rollout_fleet(run, start, learners), critic_fleet(run, specs))
@@ -57,20 +58,9 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
             learners.stop()
 
 
-def worker_settings(run: Run, start: str) -> WorkerSettings:
-    """Settings of one rollout actor. All actors run at the same time and share the threads."""
-    recipe, rl = run.recipe, run.recipe.require_rl()
-    threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
-    guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
-    return WorkerSettings(
-        str(model_path(run, start)), recipe.rl_sampling, rl.noise, recipe.rl_seed, threads, recipe.engine.device,
-        recipe.engine.dtype, recipe.engine.attention, training_guidance=guidance,
-        record_steps=algorithm_of(recipe).records_steps, lora=adapters_of(rl), forks=rl.forks,
-    )  # fmt: skip
-
-
 def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
-    recipe, settings = run.recipe, worker_settings(run, start)
+    recipe = run.recipe
+    settings = worker_settings(recipe, model_path(run, start))
     options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.engine.gpus)
     actor = ray.remote(RolloutWorker).options(**options)
     return Fleet(
@@ -222,6 +212,7 @@ def drawn(left: list[ScoredSummary]) -> dict[str, float]:
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),
         "drawn/groups": float(len(left)),
+        "drawn/spread": _mean([float(group.has_spread) for group in left]),
     }
 
 

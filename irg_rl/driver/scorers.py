@@ -7,7 +7,7 @@ from pathlib import Path
 
 from irg_rl.config import Recipe, ScorerRecipe
 from irg_rl.driver.prepare import as_world
-from irg_rl.driver.run_folder import Run
+from irg_rl.errors import InputError
 from irg_rl.task import Pixels, task_of
 from irg_rl.trajectory import Prompt
 from rewards.hub import RewardHub
@@ -15,9 +15,11 @@ from rewards.judge_process import JudgeProcess
 
 
 @contextmanager
-def scorer_specs(run: Run) -> Iterator[list[dict]]:
-    """Specs for a RewardHub, as plain data. The embedded judge, if one is needed, runs until the context ends."""
-    recipe, trained = run.recipe, run.path("scorers")
+def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
+    """Plain specs for a RewardHub. The embedded judge, if one is needed, lives as long as the context.
+
+    `trained`: folder of the scorers that a run trained for itself; None: there is no run.
+    """
     scorers = recipe.rewards.scorers
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
         yield [spec_of(recipe, scorer, trained) for scorer in scorers]
@@ -26,16 +28,28 @@ def scorer_specs(run: Run) -> Iterator[list[dict]]:
         yield [spec_of(recipe, scorer, trained, judge.base_url) for scorer in scorers]
 
 
-def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path, judge_url: str | None = None) -> dict:
-    """`trained`: folder of the scorers that the run trains for itself; `judge_url`: address of the embedded judge."""
+def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_url: str | None = None) -> dict:
+    """`trained`: as in `scorer_specs`; `judge_url`: address of the embedded judge.
+
+    Raises InputError for a scorer that only a run trains where there is no run.
+    """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
+    spec["of"] = scorer.of
     if scorer.kind == "judge":
         options = {
             "base_url": scorer.base_url or judge_url, "model": scorer.model, "timeout": scorer.timeout_s,
             "concurrency": scorer.concurrency, "api_key_env": scorer.api_key_env or "",
         }  # fmt: skip
     elif scorer.kind in ("clip", "hps"):
-        options = {"path": scorer.path or str(trained / scorer.kind)}
+        path = scorer.path or scorer.options.get("path")
+        if path is None:
+            if trained is None:
+                raise InputError(
+                    f"scorer {scorer.name!r}: a run trains its {scorer.kind} model, and no run is given: name a run "
+                    "that has trained it, or set the scorer's `path` to a released model"
+                )
+            path = trained / scorer.kind
+        options = {"path": str(path)}
     elif scorer.kind == "verifier":
         options = {
             "task": recipe.task, "task_options": recipe.task_options.model_dump(mode="json"), "seed": recipe.seed,
@@ -47,17 +61,19 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path, judge_url: str 
 
 
 @contextmanager
-def reward_hub(run: Run, names: Sequence[str] | None = None) -> Iterator[RewardHub | None]:
-    """The recipe's scorers: all of them, or only those in `names`. The embedded judge runs until the context ends.
+def reward_hub(
+    recipe: Recipe, trained: Path | None, names: Sequence[str] | None = None
+) -> Iterator[RewardHub | None]:
+    """The recipe's scorers, all or those of these names, the embedded judge included, for as long as the context.
 
-    None if there are no scorers.
+    None where there are none. `trained`: as in `scorer_specs`.
     """
-    rewards = run.recipe.rewards
+    rewards = recipe.rewards
     if names is not None:
         chosen = [scorer for scorer in rewards.scorers if scorer.name in names]
         rewards = rewards.model_copy(update={"scorers": chosen})
-        run = Run(run.folder, run.recipe.model_copy(update={"rewards": rewards}))
-    with scorer_specs(run) as specs:
+        recipe = recipe.model_copy(update={"rewards": rewards})
+    with scorer_specs(recipe, trained) as specs:
         yield RewardHub(specs, max_failure_share=rewards.max_failure_share) if specs else None
 
 

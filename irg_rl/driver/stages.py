@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from irg_rl.config import Recipe
+from irg_rl.driver.alarm import tell_learning
 from irg_rl.driver.compare import CONTINUED, compare_runs
 from irg_rl.driver.evaluator import gate_of, measure_stage, shown_accuracies
 from irg_rl.driver.offline_loop import learn_offline
@@ -71,6 +72,7 @@ def _learn(run: Run, tracker: Tracker, facts: dict) -> None:
     assert rl is not None
     learn = reinforce if rl.rollouts is None else learn_offline
     learn(run, start_of(run.recipe, "rl"), tracker, facts)
+    tell_learning(run)
 
 
 def _report(run: Run, tracker: Tracker, facts: dict) -> None:
@@ -186,7 +188,7 @@ def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
     stage.check(run)
     if run.is_done(stage.name) and not stage.again:
         return
-    console.print(f"[bold]{stage.name}[/bold]")
+    console.print(stage.name, style="bold")
     with run.stage(stage.name) as facts:
         stage.run(run, tracker, facts)
 

@@ -174,12 +174,12 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
 
 def _each_and_all(
     rl: Sequence[Outcomes], other: Sequence[Outcomes]
-) -> list[tuple[int | None, list[Outcomes], list[Outcomes]]]:
+) -> list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]:
     """(seed, tables of RL, tables of the other) for each seed. With several seeds, also all of them together as seed
     None."""
-    pairs = zip(rl, other, strict=True)
-    each: list[tuple[int | None, list[Outcomes], list[Outcomes]]] = [(one.seed, [one], [two]) for one, two in pairs]
-    return each if len(rl) == 1 else [*each, (None, list(rl), list(other))]
+    pairs: list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]
+    pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
+    return pairs if len(rl) == 1 else [*pairs, (None, rl, other)]
 
 
 def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> list[Outcomes]:

@@ -3,15 +3,16 @@
 Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (wrong, then right) / wrong.
 With T_c and B_c the sums over the rows of set c, R = sum T / sum B and C sets,
 
-    u_c = (T_c - R B_c) / (sum B - B_c),    V = (C - 1) / C sum_c u_c^2
+    u_c = (T_c - R B_c) / sum B,    V = C / (C - 1) sum_c u_c^2
 
-where u_c is the decrease of R when set c is left out, and V is the jackknife variance of R (Shao and Tu 1995, section
-2.1). A difference subtracts the u_c of both sides before squaring; this makes it *paired*. A ratio does the same with
-u_c / R, on the log scale. Intervals use Student's t with C - 1 degrees of freedom. A share uses Wilson's interval for
-p (1 - p) / V independent cases, because the plain interval is too narrow near 0 and 1, where damage usually is.
+where u_c is what set c adds to the error of R, and V is the linearised variance of R (Cochran 1977, section 6.5; Liang
+and Zeger 1986). A difference subtracts the u_c of both sides before they are squared, which is what makes it *paired*.
+A ratio does the same with u_c / R, on the log scale. Intervals take Student's t with C - 1 degrees of freedom. A share
+takes Wilson's interval for p (1 - p) / V independent cases, because the plain interval covers too little near 0 and 1,
+where damage lives.
 
-`python -m benchmarks.coverage` measures how often these intervals contain the true value. The bootstrap over sets, also
-measured there, contains it less often with 30 sets.
+`python -m benchmarks.coverage` measures how often these intervals hold the truth, beside the bootstrap over sets, which
+does so less often at 30 sets.
 
 Shape letters: N rows, C sets, S seeds.
 """
@@ -23,7 +24,6 @@ from math import atan, cos, exp, isfinite, log, pi, sin, sqrt
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 LEVEL = 0.95
 NO_INTERVAL = (float("nan"), float("nan"))
@@ -55,7 +55,7 @@ class Terms:
 
     @property
     def value(self) -> float:
-        return float(_divide(self.top.sum(), self.bottom.sum()))
+        return _divide(float(self.top.sum()), float(self.bottom.sum()))
 
     @property
     def n(self) -> int:
@@ -68,11 +68,12 @@ class Terms:
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
-        """u_c of every set, in this order: the decrease of the value when the set is left out."""
+        """u_c: what each set adds to the error of the value, in this order of sets."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
-        return _divide(top - self.value * bottom, self.bottom.sum() - bottom)
+        whole = self.bottom.sum()
+        return (top - self.value * bottom) / whole if whole else np.full(len(order), np.nan)
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -146,7 +147,7 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
     """`a / b`, paired by set. The interval is symmetric on the log scale. There is none if a side is 0."""
     (one, other), order = _paired(a, b)
-    value = float(_divide(one.value, other.value))
+    value = _divide(one.value, other.value)
     if not (isfinite(value) and value > 0):
         return Measure(value, one.n, sets=len(order))
     parts = one.parts(order) / one.value - other.parts(order) / other.value
@@ -163,8 +164,8 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
 
         V = V_seeds + V_sets - V_0,  not below either
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))
-        V_sets = (C - 1) / C sum_c (mean_s u_sc)^2
-        V_0 = (C - 1) / C sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
+        V_sets = C / (C - 1) sum_c (mean_s u_sc)^2
+        V_0 = C / (C - 1) sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
 
     Student's t takes Satterthwaite's degrees of freedom V^2 / (V_seeds^2 / (S - 1) + V_sets^2 / (C - 1)). The interval
     is never narrower than the t interval of only the d_s, with V_seeds and S - 1 degrees of freedom. With one seed
@@ -209,9 +210,9 @@ def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tup
 
 
 def _variance(parts: Float[np.ndarray, "C"]) -> float:
-    """The variance V from the parts u_c. nan for fewer than two sets."""
+    """V of a value to whose error the sets add these parts; nan below two sets."""
     sets = len(parts)
-    return float((sets - 1) / sets * np.square(parts).sum()) if sets > 1 else float("nan")
+    return float(sets / (sets - 1) * np.square(parts).sum()) if sets > 1 else float("nan")
 
 
 def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[float, float]:
@@ -221,7 +222,6 @@ def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[
     return value - half, value + half
 
 
-def _divide(top: ArrayLike, bottom: ArrayLike) -> np.ndarray:
-    """`top / bottom` element by element; nan where `bottom` is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(np.asarray(bottom) == 0, np.nan, np.divide(top, bottom))
+def _divide(top: float, bottom: float) -> float:
+    """nan where nothing counts."""
+    return float(top / bottom) if bottom else float("nan")

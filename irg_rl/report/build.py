@@ -107,6 +107,7 @@ def render(record: RunRecord) -> str:
         baselines=comparisons.against_baselines(record.comparison) if record.comparison else [],
         repairs=comparisons.repairs(record.comparison) if record.comparison else [],
         standings=comparisons.standings(record.comparison) if record.comparison else None,
+        alarm=tables.alarm(record.learning) if record.learning else None,
         curves=curves.draw_curves(record.metrics, own),
         not_drawn=curves.not_drawn(record.metrics, own),
         samples=by_prompt(record),

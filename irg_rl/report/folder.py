@@ -4,7 +4,7 @@ recipe.yaml        the resolved recipe; its first line may be `# digest ...`
 environment.json   {"digest", "commit", "versions": {...}, "cores", "started", "command"?}
 stages.json        {stage: {"seconds", "done", "budget_minutes", any facts}}
 metrics.jsonl      see metrics_log
-evaluation/*.json  by "kind": evaluation (suite), comparison (compare),
+evaluation/*.json  by "kind": evaluation (suite), comparison (compare), learning (learning),
                    ratio_check {"rows": [{"modality", "turn", "step", "count", "mean", "max", "limit"}]},
                    parity {"model", "dtype", "cases": [{"weights", "turns", "batch", "packs", "places": [such rows]}]},
                    scorers {"rows": [{"scorer", "against", "agreement", "n", "low"?, "high"?, "note"?}]}
@@ -50,6 +50,7 @@ class RunRecord:
     metrics: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)
     comparison: dict | None = None
+    learning: dict | None = None
     ratio_check: dict | None = None
     parities: list[dict] = field(default_factory=list)
     scorers: dict | None = None
@@ -135,6 +136,7 @@ def _read_json(record: RunRecord, path: Path) -> dict | None:
 _NEEDED = {
     "evaluation": {"name", "arms", "differences", "gate", "settings"},
     "comparison": {"rows", "standings", "repairs"},
+    "learning": {"updates", "spread", "slope", "step", "alarmed", "sentence"},
     "ratio_check": {"rows"},
     "parity": {"model", "dtype", "cases"},
     "scorers": {"rows"},
@@ -168,6 +170,8 @@ def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
             record.evaluations.append(content)
         case "comparison":
             record.comparison = content
+        case "learning":
+            record.learning = content
         case "ratio_check":
             record.ratio_check = content
         case "parity":

@@ -217,6 +217,20 @@ def gate_lines(gate: dict) -> list[GateRow]:
     return rows
 
 
+def alarm(found: dict) -> Tile:
+    """Whether RL is learning (evaluate/learning.py): the verdict, and the figures behind it."""
+    slope, told = found["slope"], [f"{found['updates']} updates"]
+    if slope["value"] is not None:
+        ends = "" if slope["low"] is None else f" [{slope['low']:+.4f}, {slope['high']:+.4f}]"
+        told.append(f"drawn reward {slope['value']:+.4f}{ends} an update".replace("-", MINUS))
+    if found["spread"] is not None:
+        told.append(f"{found['spread']:.0%} of the groups have a spread in reward beyond the judge's noise")
+    if found["step"] is not None:
+        told.append(f"largest step so far {found['step']:.1e} of the weights' size")
+    good = None if found["alarmed"] is None else not found["alarmed"]
+    return Tile("is RL learning?", found["sentence"], "; ".join(told), good)
+
+
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
     """The row of a ratio check whose largest |log ratio| is nearest to its limit; None if there is none."""
     own = [place for place in places if modality in (None, place["modality"])]

@@ -12,6 +12,7 @@ from irg_rl.shapes_world.base_rows import BASE_MODES
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.constraints import TAGS, parse_metadata
 from irg_rl.shapes_world.corpus import corpus
+from irg_rl.shapes_world.following import following, reflection_truth
 from irg_rl.shapes_world.prompts import SPLITS, make_prompts
 from irg_rl.shapes_world.reading import PictureReading, read, read_batch
 from irg_rl.shapes_world.render import render
@@ -73,9 +74,24 @@ class ShapesWorld(World[ShapesSettings]):
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
         """Whether the text states only defects that the checker reads in the picture, or rightly none."""
-        if image.shape != (WORLD.pixels, WORLD.pixels, 3) or not self.judges(prompt):
+        if not self._can_read(prompt, image):
             return None
         return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
+
+    def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
+        """Graded, so that the reflections of siblings differ: see `following.reflection_truth`."""
+        if not self._can_read(prompt, image):
+            return None
+        return reflection_truth(text, read(image), prompt.metadata)
+
+    def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
+        """Share of the edits that are done, times the share of the rest that is kept: see `following.following`."""
+        if not self._can_read(prompt, before, after):
+            return None
+        return following(text, read(before), read(after))
+
+    def _can_read(self, prompt: Prompt, *images: Pixels) -> bool:
+        return self.judges(prompt) and all(image.shape == (WORLD.pixels, WORLD.pixels, 3) for image in images)
 
     def problems(self, recipe: Recipe) -> list[str]:
         own, side, size = self.settings, WORLD.pixels, recipe.sampling.image_size

@@ -199,17 +199,23 @@ def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading,
     verdict = judge(reading, metadata)
     if parsed is None or parsed.stop or verdict.correct:
         return parsed is not None and parsed.stop and verdict.correct
-    present = list(verdict.defects)
-    for stated in parsed.defects:
-        same = [defect for defect in present if _claim(defect) == _claim(stated)]
-        lacking = [defect for defect in present if stated.kind is DefectKind.MISSING and defect.want == stated.thing]
-        if not (same or lacking):
-            return False
-        present.remove((same or lacking)[0])
-    return True
+    return true_statements(parsed.defects, verdict.defects) == len(parsed.defects)
 
 
-def _claim(defect: Defect) -> tuple:
+def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> int:
+    """How many of the stated defects are there; each is there as often as the picture has it. To call something missing
+    is true too where it stands in the wrong colour or shape. Cells are not judged."""
+    left, true = list(there), 0
+    for defect in stated:
+        same = [other for other in left if claim(other) == claim(defect)]
+        lacking = [other for other in left if defect.kind is DefectKind.MISSING and other.want == defect.thing]
+        if same or lacking:
+            left.remove((same or lacking)[0])
+            true += 1
+    return true
+
+
+def claim(defect: Defect) -> tuple:
     """A wrong shape is claimed by the shape it should have: its colour is the one it has."""
     kind, thing, want, relation, other = defect.claim()
     return kind, thing, want.shape if kind is DefectKind.SHAPE else want, relation, other

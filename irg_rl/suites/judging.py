@@ -84,6 +84,8 @@ class Protocol:
     """sha256 of the template, or BUILT_IN."""
     max_tokens: int
     temperature: float = 0.0
+    extra_body: str = "{}"
+    """Further fields of every request, as JSON."""
 
 
 @dataclass

@@ -72,8 +72,7 @@ class Report:
             if drawn.settings:
                 lines.append((f"drawn, {drawn.trees[0].label}", _drawing(drawn.settings)))
         for reading in self.readings:
-            about = reading.judge
-            said = "" if about is None else f", template {about['template'][:12]}, temperature {about['temperature']:g}"
+            said = "" if reading.judge is None else f", {_judging(reading.judge)}"
             lines.append((f"scored, {reading.label}", reading.results.source + said))
         return lines
 
@@ -129,6 +128,11 @@ def _comparisons(readings: Sequence[Reading], table: Table) -> list[Comparison]:
     return [Comparison(a.label, b.label, table.differences(b.results, a.results)) for a, b in pairs]
 
 
+def _judging(protocol: dict[str, Any]) -> str:
+    template, further = protocol["template"][:12], protocol["extra_body"]
+    return f"template {template}, temperature {protocol['temperature']:g}, further fields {further}"
+
+
 def _drawing(settings: dict[str, Any]) -> str:
     names = ("model", "prompts_file", "prompts_sha256", "turns", "seed", "preset", "stop")
     return ", ".join(f"{name} {str(settings.get(name))[:60]}" for name in names)
@@ -158,7 +162,7 @@ def to_markdown(report: Report) -> str:
         lines += ["", f"No result file in {', '.join(report.silent)} (looked for {report.suite.looked_for})."]
     for reading in readings:
         if problems := reading.results.problems:
-            lines += ["", f"{len(problems)} problems in {reading.label}:"]
+            lines += ["", f"Problems in {reading.label}: {len(problems)}"]
             lines += [f"- {problem}" for problem in problems[:SHOWN_PROBLEMS]]
             if len(problems) > SHOWN_PROBLEMS:
                 lines.append(f"- and {len(problems) - SHOWN_PROBLEMS} more, all in the JSON")

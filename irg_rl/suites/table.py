@@ -21,7 +21,8 @@ from irg_rl.suites.scores import Figure, ItemScore, Key, Leaf, Results
 from irg_rl.trajectory import Prompt
 
 Scores = Mapping[Key, ItemScore]
-RESAMPLES = 4000
+RESAMPLES = 2000
+"""Of the bootstrap over prompts."""
 
 
 @dataclass(frozen=True)

@@ -93,14 +93,14 @@ def test_an_update_raises_what_was_rewarded_and_lowers_what_was_not(world, setti
 
 def test_nothing_is_trained_before_the_ratio_check_and_a_failed_check_stops_the_run(settings, groups):
     learner = started(settings())
-    with pytest.raises(RuntimeError, match="must pass check_ratio"):
-        learner.train(*groups)
     wrong = copy.deepcopy(groups)
     wrong[0].trajectories[0].images[0].logprobs[0] += 1.0
-    with pytest.raises(RatioError):
-        learner.check_ratio(*wrong)
-    with pytest.raises(RuntimeError, match="must pass check_ratio"):
-        learner.train(*groups)
+    for refuse in (learner.check_ratio, learner.train, learner.train):
+        with pytest.raises(RatioError):
+            refuse(*wrong)
+    assert (learner.updates, learner.engine.steps) == (0, 0)
+    learner.train(*groups)
+    assert (learner.updates, learner.engine.steps) == (1, 1)
 
 
 def test_minibatches_are_as_many_optimizer_steps_and_cut_no_tree(settings, groups, world):

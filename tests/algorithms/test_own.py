@@ -10,8 +10,7 @@ from irg_rl.algorithms.base import algorithm_of
 from irg_rl.algorithms.learner import Learner
 from irg_rl.config import changed_recipe, parse_recipe
 from irg_rl.driver.critic import CreditSettings
-from irg_rl.driver.learners import learner_settings
-from irg_rl.driver.rl_loop import worker_settings
+from irg_rl.driver.rl_settings import learner_settings, worker_settings
 from irg_rl.learner.policy import evaluate_texts, velocities
 from irg_rl.model.folder import save_folder
 from irg_rl.plan.worst_case import trained_steps
@@ -59,7 +58,7 @@ def test_an_algorithm_of_one_s_own_is_named_by_its_path_and_one_update_trains_wh
     recipe = recipe_of(world, tmp_path, algorithm="raft:RAFT", options={"threshold": 0.5, "times_per_image": 2})
     algorithm = algorithm_of(recipe)
     run = begun_run(world, tmp_path / "other", rl=RL | {"algorithm": "raft:RAFT"})
-    assert not worker_settings(run, "base").record_steps
+    assert not worker_settings(run.recipe, "base").record_steps
     assert (trained_steps(recipe), recipe.rl.credit, algorithm.forwards("fp32")) == (2, None, {"trained": 1})
     again = pickle.loads(pickle.dumps(algorithm))
     assert type(again).__name__ == "RAFT" and again.options.threshold == 0.5 and again.shared == algorithm.shared
@@ -101,7 +100,7 @@ def test_its_loss_is_likelihood_and_flow_matching(world, folder, tmp_path, monke
             one = ref.of(loss._trajectories)
             steps = list(ref.steps)
             noise = (one.x[steps] - (1 - one.t[steps])[:, None, None] * one.drawn) / one.t[steps][:, None, None]
-            image += float(((v - (noise - one.drawn)) ** 2).mean((1, 2)).sum())
+            image += float(((v.detach() - (noise - one.drawn)) ** 2).mean((1, 2)).sum())
     assert found["text"] == pytest.approx(text / totals["text"], rel=1e-4)
     assert found["image"] == pytest.approx(image / totals["image"], rel=1e-4)
 
@@ -114,7 +113,7 @@ def test_without_an_image_weight_grpo_records_no_steps_builds_no_noise_blocks_an
     both = changed_recipe(recipe, {"rl.image_weight": 1.0, "rl.noise": {"window": "all"}}, "both")
     assert algorithm_of(both).records_steps and trained_steps(both) == 5
     run = begun_run(world, tmp_path / "other", rl=RL | {"image_weight": 0.0})
-    assert not worker_settings(run, "base").record_steps
+    assert not worker_settings(run.recipe, "base").record_steps
     drawn = world.sample(2, noise=None, record_steps=False)
     group = Group(0, drawn[0].prompt, drawn)
     learner = started(recipe, folder)

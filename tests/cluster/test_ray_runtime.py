@@ -16,9 +16,9 @@ from irg_rl.cluster.ray_runtime import (
     actor_options,
     bounded_get,
     session_folder,
-    take_thread_share,
     thread_environment,
 )
+from irg_rl.cluster.threads import take_thread_share
 
 
 @ray.remote

@@ -67,7 +67,7 @@ def test_a_group_older_than_the_staleness_cannot_be_taken_and_is_dropped():
     assert buffer.reasons == {"older than 0 versions": 1}
 
 
-def test_dead_groups_are_refilled_at_most_groups_per_update_times():
+def test_groups_without_spread_are_refilled_at_most_groups_per_update_times():
     buffer = SlotBuffer(groups_per_update=2, staleness=0)
     for _ in range(2):
         assert buffer.may_refill
@@ -139,7 +139,7 @@ class RandomHistory(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sampling())
     @rule(data=st.data(), refilled=st.booleans())
-    def drop(self, data, dead):
+    def drop(self, data, refilled):
         group = data.draw(st.sampled_from(self.sampling()))
         self.buffer.drop(group, "invalid", refilled=refilled)
         self.left.append(group)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from irg_rl.config import load_recipe
-from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.offline_loop import Archive, learn_offline
 from irg_rl.driver.prepare import BASE
+from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.run_folder import Run
 from irg_rl.driver.stages import tracker_of
 from irg_rl.errors import InputError

@@ -82,7 +82,7 @@ def test_a_judge_that_refuses_half_is_counted_and_asked_again(made, template, ir
     assert answer.code == 0 and len(requests) == 6
     assert "3 answered, 0 before, 3 failed, 1 images missing; last failure: " in answer.out and "HTTP 400" in answer.out
     read = irg_rl("suite", "read", "wise", tree, "--prompts", prompts)
-    assert "| missing | 4 of 7 |" in read.out and "4 problems in tree (j):" in read.out
+    assert "| missing | 4 of 7 |" in read.out and "Problems in tree (j): 4" in read.out
     assert "overall (official weights), judged only" in read.out
     with endpoint(lambda n, body: (200, completion(GRADES), 0)) as (url, requests):
         again = irg_rl(*words, "--judge", url)
@@ -282,6 +282,19 @@ def test_thoughts_before_the_answer_are_left_out(made, template, irg_rl):
     assert [entry["answer"] for entry in log_of(tree)[1:]] == [1.0] * 7
 
 
+def test_further_fields_of_a_request_belong_to_the_protocol(made, irg_rl):
+    tree, prompts = made("geneval2")
+    words = ("suite", "judge", "geneval2", tree, "--model", "j", "--prompts", prompts)
+    off = '{"chat_template_kwargs": {"enable_thinking": false}}'
+    with endpoint(lambda n, body: (200, completion("x", {"Yes": 0.0}), 0)) as (url, requests):
+        assert irg_rl(*words, "--judge", url, "--extra-body", off).code == 0
+        again = irg_rl(*words, "--judge", url)
+    assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for _, body, _ in requests)
+    assert again.code == 1 and "another protocol (extra_body" in again.err
+    for wrong in ("{", "[]"):
+        assert "--extra-body" in irg_rl(*words, "--judge", "http://127.0.0.1:9/v1", "--extra-body", wrong).err
+
+
 def test_what_is_refused_again_does_not_end_the_call(made, irg_rl, monkeypatch):
     monkeypatch.setattr("irg_rl.suites.judging.GIVE_UP", 2)
     tree, prompts = made("geneval2")
@@ -337,7 +350,7 @@ def test_problems_are_named_and_the_rest_is_read(made, irg_rl):
     path.write_text(path.read_text()[:-40])
     answer = irg_rl("suite", "read", "geneval", tree, "--prompts", prompts)
     assert answer.code == 0 and "| missing | 9 of 12 |" in answer.out
-    assert "1 problems in tree:" in answer.out and "results.jsonl, line 4: no JSON object (cut off?)" in answer.out
+    assert "Problems in tree: 1" in answer.out and "results.jsonl, line 4: no JSON object (cut off?)" in answer.out
 
 
 def test_suites_are_listed(irg_rl):

@@ -82,6 +82,17 @@ def test_as_many_first_images_as_rl_renders_are_a_baseline_too(evaluated):
     assert (row["rl_renders"], row["baseline_renders"]) == (3.0, 3.0)
 
 
+def test_a_part_of_a_render_is_rounded_up_for_the_baseline(evaluated):
+    """Half of RL's trajectories stop after two images: 2 renders and a half on average, held against the best of 3."""
+    run = evaluated(0)
+    stopped = [[0, 0, 0], [0, 0, 1]] * 20
+    path = run.path("evaluation", "rl.real.parquet")
+    outcomes.save(build(RL[0], seed=EVALUATION_SEED, stopped=stopped), path)
+    compare_runs([run.folder])
+    row = rows(run, "comparison")["best of 3", 0]
+    assert (row["rl_renders"], row["baseline_renders"]) == (2.5, 3.0)
+
+
 def test_repair_stands_beside_the_controls_of_rl_s_own_evaluation(evaluated):
     runs = [evaluated(0), evaluated(1)]
     compare_runs([run.folder for run in runs])
@@ -127,12 +138,12 @@ def test_runs_of_another_world_or_checkpoint_are_refused(evaluated, irg_rl, plac
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(evaluated):
-    one, other = evaluated(0), evaluated(1, "rl.credit=umm", "evaluation.turns=2", "engine.threads=1")
+    one, other = evaluated(0), evaluated(1, "rl.updates=9", "evaluation.turns=2", "engine.threads=1")
     with pytest.raises(RunError) as caught:
         compare_runs([one.folder, other.folder])
     assert str(caught.value).splitlines()[1:] == [
         f"  evaluation.turns: 3 in {one.folder}, 2 in {other.folder}",
-        f"  rl.credit: 'turn' in {one.folder}, 'umm' in {other.folder}",
+        f"  rl.updates: 3 in {one.folder}, 9 in {other.folder}",
     ]
 
 
@@ -155,3 +166,13 @@ def test_a_run_that_has_not_come_so_far_is_refused(evaluated):
 def test_a_run_without_sft_has_no_checkpoint_to_compare_with(evaluated):
     with pytest.raises(RunError, match="without SFT there is no SFT checkpoint"):
         compare_runs([evaluated(0, "sft=null").folder])
+
+
+def test_a_part_of_a_render_counts_as_a_whole_one_for_the_baseline(evaluated):
+    """Fails where equal renders are rounded down: RL that renders 2.5 images is held against the best of 3."""
+    run = evaluated(0)
+    stopped = [[False, False, number % 2 == 1] for number in range(len(RL[0]))]
+    table = build(RL[0], seed=EVALUATION_SEED, stopped=stopped)
+    outcomes.save(table, run.path("evaluation", "rl.real.parquet"))
+    compare_runs([run.folder])
+    assert ("best of 3", 0) in rows(run, "comparison")

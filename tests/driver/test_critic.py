@@ -11,6 +11,7 @@ from irg_rl.config import load_recipe
 from irg_rl.driver.critic import CreditSettings, Critic, CriticSettings
 from irg_rl.driver.rl_loop import collector_of, summary
 from irg_rl.trajectory import Group
+from rewards.base import ScorerUnavailable
 from tests.driver.begun import begun_run
 from tests.test_credit import PROMPT, sample
 
@@ -19,8 +20,9 @@ FLAKY = {"name": "flaky", "kind": "tests.rewards.scorers:Flaky", "failures": 0} 
 
 
 def critic(*specs: dict, scheme: str = "turn", algorithm=None) -> Critic:
-    weights = {spec["name"]: 1.0 for spec in specs if not spec.get("held_out")}
-    settings = CriticSettings(algorithm or GRPO(), CreditSettings(scheme, weights))
+    rewarding = [spec for spec in specs if not spec.get("held_out")]
+    images, segments = ({s["name"]: 1.0 for s in rewarding if ("of" in s) == own} for own in (False, True))
+    settings = CriticSettings(algorithm or GRPO(), CreditSettings(scheme, images, segment_weights=segments))
     return Critic(list(specs), settings, torch.get_num_threads(), 1.0)
 
 
@@ -99,3 +101,39 @@ def test_an_image_is_right_when_the_first_rewarding_verifier_says_so_and_another
     assert CreditSettings.of(named).perfect_scorer == "judge"
     alone = load_recipe(smoke, ["rewards.scorers=[{name: judge, kind: judge}]"])
     assert CreditSettings.of(alone).perfect_scorer is None
+
+
+def test_a_failed_score_is_no_zero_in_the_curves_of_reward():
+    """Fails where a sample that a scorer failed on counts as 0: the mean over three would be .2."""
+    verdict, _ = critic(BRIGHTNESS, FLAKY).score_group(painted([51, 102], [0, 51], [102, 153]))
+    assert (verdict.first, verdict.last) == (pytest.approx(2 * 0.3), pytest.approx(2 * 0.5))
+
+
+WORDY = {"name": "truth", "kind": "tests.rewards.scorers:Wordy", "of": "reflection"}
+CHANGE = {"name": "change", "kind": "tests.rewards.scorers:Wordy", "of": "edit"}
+
+
+def test_reflections_and_edits_are_scored_beside_the_image_that_they_are_about():
+    judge = critic(BRIGHTNESS, WORDY, CHANGE, scheme="factorised")
+    told, group = judge.score_group(painted([51, 102], [51, 204]))
+    for trajectory, change in zip(group.trajectories, (0.2, 0.6)):
+        assert set(trajectory.rewards) == {"brightness"}
+        assert trajectory.text(0).scores == {} and trajectory.image(1).scores == {}  # think and first image
+        assert trajectory.text(2).scores == pytest.approx({"truth": -0.2})
+        assert trajectory.image(3).scores == pytest.approx({"change": change})
+    assert told.means["change"][1] == pytest.approx(0.4) and told.means["truth"][1] == pytest.approx(-0.2)
+
+
+def test_what_siblings_share_is_scored_once_also_by_scorers_of_segments():
+    group = painted([51, 102], [51, 102])
+    group.trajectories[1].segments[:3] = group.trajectories[0].segments[:3]  # one reflection, drawn twice
+    judge = critic(BRIGHTNESS, WORDY, CHANGE, scheme="factorised")
+    judge.score_group(group)
+    shown = {name: judge.hub.scorers[name].shown for name in ("truth", "change")}
+    stops = len({id(t.segments[-1]) for t in group.trajectories})  # a stop is a reflection, and no edit
+    assert shown == {"truth": 1 + stops, "change": 2}
+
+
+def test_a_scorer_that_cannot_score_reflections_is_refused_before_anything_is_sampled():
+    with pytest.raises(ScorerUnavailable, match="brightness.*cannot score a reflection"):
+        critic(BRIGHTNESS | {"of": "reflection"})

@@ -54,7 +54,7 @@ def test_a_fork_has_all_that_came_before_rl_and_nothing_after(parent):
     assert forked.folder == parent.folder.parent / "shapes-smoke-2"
     assert (forked.recipe.rl_seed, forked.recipe.seed) == (1, parent.recipe.seed)
     expected = {file for stage in BEFORE_RL for file in MADE[stage] if "checkpoints" not in file}
-    own = {"recipe.yaml", "environment.json", "stages.json", "metrics.jsonl", "rejected.jsonl"}
+    own = {".lock", "recipe.yaml", "environment.json", "stages.json", "metrics.jsonl", "rejected.jsonl"}
     assert set(contents(forked)) == expected | own
     assert list(forked.stages) == BEFORE_RL and all(forked.is_done(stage) for stage in BEFORE_RL)
     assert [row["stage"] for row in read_metrics(forked.folder / "metrics.jsonl")] == BEFORE_RL

@@ -5,8 +5,8 @@ import ray
 import torch
 
 from irg_rl.driver.learners import Learners, fingerprint
-from irg_rl.driver.prepare import prompts_file
-from irg_rl.driver.rl_loop import worker_settings
+from irg_rl.driver.prepare import model_path, prompts_file
+from irg_rl.driver.rl_settings import worker_settings
 from irg_rl.learner.checkpoint import CheckpointError
 from irg_rl.model.folder import load_folder
 from irg_rl.prompts import write_prompts
@@ -34,7 +34,7 @@ def adapting(local_ray, world, tmp_path):
 
 def test_rl_with_adapters_publishes_them_alone_to_workers_that_have_the_base(adapting, world):
     arrays = ray.get(adapting.message.arrays, timeout=60)
-    worker = RolloutWorker(worker_settings(adapting.run, "base"))
+    worker = RolloutWorker(worker_settings(adapting.recipe, model_path(adapting.run, "base")))
     acknowledged = worker.set_weights(arrays, adapting.message.version, adapting.message.digest)
     assert acknowledged == (0, adapting.message.digest) and len(arrays) == 2 * 2 * 7
     adapting.save_model("rl")
@@ -54,7 +54,7 @@ def matching(local_ray, world, tmp_path):
 
 
 def test_nft_trains_on_images_drawn_with_guidance_and_sends_the_old_policy_to_draw_the_next(matching):
-    worker = RolloutWorker(worker_settings(matching.run, "base"))
+    worker = RolloutWorker(worker_settings(matching.recipe, model_path(matching.run, "base")))
     for update in range(3):
         arrays, message = ray.get(matching.message.arrays, timeout=60), matching.message
         assert worker.set_weights(arrays, message.version, message.digest) == (update, message.digest)

@@ -41,10 +41,10 @@ SKIES = [f"a {colour} sky over {place}" for colour in ("red", "blue", "pale", "d
 FOG = next(sky for sky in (f"fog number {n} over a lake" for n in range(99)) if split_of(sky, SHARES) == "test")
 """The one prompt that the judge gives no answer about."""
 ALGORITHMS = {
-    "nft": ["rl.updates=1", "rl.algorithm=nft", "rl.nft={times_per_image: 2}"],
+    "nft": ["rl.updates=1", "rl.algorithm=nft", "rl.options={times_per_image: 2}"],
     "dpo": [
-        "rl.updates=1", "rl.algorithm=dpo", "rl.dpo={tie: 0.001, times_per_image: 2}", "rl.kl_image=0",
-        "rewards.combine=sum",
+        "rl.updates=1", "rl.algorithm=dpo", "rl.options={tie: 0.001, times_per_image: 2}", "rl.kl_image=0",
+        "rewards.combine=sum", "rl.credit=null",
     ],
 }
 """What each asks of a fork of the run with GRPO."""

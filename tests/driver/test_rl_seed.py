@@ -4,9 +4,9 @@ import pytest
 
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.config import load_recipe
-from irg_rl.driver.learners import learner_settings
 from irg_rl.driver.prepare import make_world
-from irg_rl.driver.rl_loop import collector_of, worker_settings
+from irg_rl.driver.rl_loop import collector_of
+from irg_rl.driver.rl_settings import learner_settings, worker_settings
 from irg_rl.driver.run_folder import Run
 from tests.paths import CONFIGS
 
@@ -26,7 +26,8 @@ def made(tmp_path):
 
 def seeds(run: Run) -> set[int]:
     collector = collector_of(run, SlotBuffer(1, 0), rollouts=None, critics=None)
-    return {learner_settings(run.recipe, "models/sft2").seed, worker_settings(run, "sft2").seed, collector.seed}
+    learner, worker = (settings(run.recipe, "models/sft2") for settings in (learner_settings, worker_settings))
+    return {learner.seed, worker.seed, collector.seed}
 
 
 def test_all_of_rl_has_its_own_seed_or_that_of_the_recipe(made):

@@ -9,7 +9,7 @@ from rewards.build import ScorerSpec
 
 def specs(recipe, *scorers: dict) -> dict[str, dict]:
     run = Run.create(recipe.model_copy(update={"rewards": RewardRecipe(scorers=list(scorers))}))
-    with scorer_specs(run) as found:
+    with scorer_specs(run.recipe, run.path("scorers")) as found:
         return {spec["name"]: spec for spec in found}
 
 

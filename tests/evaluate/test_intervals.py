@@ -127,12 +127,11 @@ def test_a_share_of_nothing_counts_one_case_a_set():
     assert intervals.proportion(none).high == pytest.approx(intervals.wilson(0, 10, intervals.t_quantile(0.95, 9))[1])
 
 
-def test_the_variance_is_what_leaving_out_one_set_after_the_other_says():
-    """By hand: R = 2/3; without a, b, c it is 1/2, 4/5, 3/5; V = 2/3 sum (R_c - R)^2."""
+def test_a_set_with_many_rows_weighs_as_much_in_the_variance_as_in_the_value():
+    """By hand: T = (3, 0, 1), B = (4, 1, 1), R = 2/3, u = (3 - 8/3, -2/3, 1/3) / 6, V = 3/2 sum u^2 = 1/36."""
     found = intervals.mean(terms([1, 1, 1, 0, 0, 1], ["a", "a", "a", "a", "b", "c"]))
-    variance = 2 / 3 * sum((left - 2 / 3) ** 2 for left in (1 / 2, 4 / 5, 3 / 5))
     assert found.value == pytest.approx(2 / 3)
-    assert found.high - found.value == pytest.approx(4.30265 * np.sqrt(variance), abs=1e-4)
+    assert found.high - found.value == pytest.approx(4.30265 / 6, abs=1e-4)
 
 
 def test_seeds_as_the_unit_give_the_t_interval_of_their_differences_when_sets_say_nothing():

@@ -43,14 +43,14 @@ def test_an_image_without_a_verdict_counts_neither_as_right_nor_as_wrong(table):
 
 def test_a_summary_counts_missing_verdicts_only_where_there_are_any(table):
     whole = table([[0, 1], [1, 1]])
-    assert metrics.summarize(whole, resamples=20)["missing"] == []
-    shares = metrics.summarize(without_verdicts(whole, [(0, 0), (0, 1), (1, 1)]), resamples=20)["missing"]
+    assert metrics.summarize(whole)["missing"] == []
+    shares = metrics.summarize(without_verdicts(whole, [(0, 0), (0, 1), (1, 1)]))["missing"]
     assert [share["value"] for share in shares] == [0.5, 1.0]
 
 
 def test_without_any_verdict_nothing_is_known_and_the_summary_is_still_json(table):
     nothing = without_verdicts(table([[0, 1], [1, 1]]), [(r, t) for r in (0, 1) for t in (0, 1)])
-    found = json.loads(json.dumps(metrics.summarize(nothing, resamples=20), allow_nan=False))
+    found = json.loads(json.dumps(metrics.summarize(nothing), allow_nan=False))
     assert [share["value"] for share in found["accuracy"]] == [None, None] and found["repair"][1]["n"] == 0
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from irg_rl.learner.engine import Engine, EngineSettings
 from irg_rl.learner.muon import MOMENTUM
-from irg_rl.learner.parts import OptimizerSettings, make_optimizer
+from irg_rl.learner.parts import OptimizerSettings, Schedule, make_optimizer
 from irg_rl.learner.training_state import capture, restore
 from tests.learner.toy import IDLE, denominators, loss_of, make_packs
 
@@ -77,3 +77,15 @@ def test_groups_keep_their_own_rates():
 def test_muon_is_refused_where_matrices_are_cut_up():
     with pytest.raises(ValueError, match="zero_stage 0"):
         settings(stage=2)
+
+
+def test_muon_follows_warm_up_and_schedule_too():
+    """Fails where Muon's matrices keep their full rate: a first step of ten in warm-up moves them a tenth."""
+    moved = []
+    for schedule in (Schedule(), Schedule(warmup_steps=10)):
+        chosen = OptimizerSettings(RATES, muon_rate=0.1, schedule=schedule)
+        engine, before = Engine(Layered(), EngineSettings(chosen, zero_stage=0, grad_clip=1e9), IDLE), Layered()
+        train(engine, [1])
+        after = dict(engine.state().weights())["model.layers.0.weight"]
+        moved.append((after - before.model["layers"][0].weight).norm().item())
+    assert moved[1] == pytest.approx(moved[0] / 10, rel=1e-3)

@@ -14,8 +14,10 @@ import torch
 
 from irg_rl.evaluate.compare import best_of, compare
 from irg_rl.evaluate.gate import check_gate
+from irg_rl.evaluate.learning import learning
 from irg_rl.evaluate.outcomes import Outcomes, collect
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation, write_json
+from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.samples import from_trajectory, save_samples
 from irg_rl.report.tracking import Tracker
 from irg_rl.shapes_world.edits import apply_edits
@@ -147,6 +149,8 @@ def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False
         "best of 2 by hps": best_of([outcomes(prompts, seed, AFTER_SFT) for seed in range(10, 12)], "hps"),
     }
     write_json(folder / "evaluation" / "comparison.json", compare(rl, baselines).to_dict())
+    found = learning([row for row in read_metrics(folder / "metrics.jsonl") if row["stage"] == "rl"])
+    write_json(folder / "evaluation" / "learning.json", found.to_dict())
     write_checks(folder)
     return folder
 
@@ -189,6 +193,7 @@ def rl_scalars(done: float, rng: np.random.Generator, validates: bool) -> dict[s
     """What an update logs, `done` of the way through."""
     scorers = {"clip": 0.25, "hps": 0.27, "judge": 0.6}
     scalars = {"reward/first": 0.5 + 0.1 * done, "reward/last": 0.6 + 0.2 * done + 0.05 * rng.normal()}
+    scalars |= {"drawn/last": 0.6 + 0.2 * done + 0.02 * rng.normal(), "drawn/spread": 0.7}
     for turn in range(3):
         for name, level in scorers.items():
             value = level * (1 + 0.05 * turn + 0.2 * done + 0.02 * rng.normal())

@@ -41,6 +41,20 @@ def test_a_finished_run_shows_every_part_and_leaves_nothing_open(page):
     assert [link["href"] for link in page.all("a")] == [f"#{part}" for part in parts]
 
 
+def test_the_report_says_whether_rl_is_learning_and_by_which_figures(page):
+    assert "RL is learning: the drawn reward rises." in page.text
+    assert "70% of the groups have a spread in reward beyond the judge's noise" in page.text
+
+
+def test_every_figure_says_on_how_many_rows_and_sets_it_rests(page):
+    assert "12 of 12 sets" in page.text and "24 of 12 sets" in page.text  # one seed, and two of them pooled
+
+
+def test_the_comparison_shows_both_intervals_and_the_controls(page):
+    for words in ("points, these seeds", "points, another seed", "pooled over seeds", "Each model by itself", "Repair"):
+        assert words in page.text
+
+
 def test_the_page_needs_nothing_from_outside(page, finished_run):
     for _, attributes in page.elements:
         for name in ("src", "href", "action", "data", "srcset"):

@@ -16,6 +16,23 @@ class Brightness:
         return [float(image.mean()) / 255 for image in images]
 
 
+class Wordy(Brightness):
+    """Reflections: letters of the text over the brightness of the image, in units of 1. Edits: how much brighter the
+    second image is. Counts what it was shown."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.shown = 0
+
+    def score_reflections(self, images, prompts, texts):
+        self.shown += len(texts)
+        return [len(text) - float(image.mean()) / 255 for image, text in zip(images, texts, strict=True)]
+
+    def score_edits(self, before, texts, after, prompts):
+        self.shown += len(texts)
+        return [float(b.mean() - a.mean()) / 255 for a, b in zip(before, after, strict=True)]
+
+
 class Flaky(Brightness):
     """Fails on an image the first `failures` times it is shown; black images always fail."""
 

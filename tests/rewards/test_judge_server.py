@@ -171,7 +171,7 @@ def test_a_busy_port_is_one_clear_line(server):
 
 
 def test_a_mind_that_cannot_be_imported_is_one_clear_line():
-    with pytest.raises(ScorerUnavailable, match="the mind 'no.such:mind' cannot be imported"):
+    with pytest.raises(ScorerUnavailable, match="mind 'no.such:mind' cannot be imported"):
         JudgeProcess("no.such:mind")
 
 
@@ -209,3 +209,23 @@ def test_a_judge_that_dies_in_the_middle_is_a_failure_and_not_a_number(drawn):
         process.process.wait(timeout=10)
         assert judge.score(right[1:2], prompts[1:2]) == [None]
         assert not process.alive
+
+
+@pytest.mark.parametrize("body", [
+    "[" * 100_000, "{", "9" * 5000, "\ufeff{}", '{"messages": NaN}', "null", '{"messages": [{"role": "user"}]}',
+    '{"messages": [{"role": "user", "content": "x"}], "logprobs": true, "top_logprobs": 1e999}',
+    '{"messages": [{"role": "user", "content": "x"}], "logprobs": true, "top_logprobs": [1]}',
+])  # fmt: skip
+def test_a_request_that_crashes_parsers_is_answered_with_400(server, body):
+    """Some ended the connection with a traceback in the server's thread."""
+    answer = httpx.post(server.base_url + "/chat/completions", content=body.encode(), timeout=10)
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("length", ["²", "-1", "1e3", "", "+7"])
+def test_a_length_that_is_no_number_is_refused(server, length):
+    host, port = server.base_url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        link.sendall(head.encode("latin-1"))
+        assert b" 411 " in link.recv(4096)

@@ -130,3 +130,15 @@ def test_guided_rows_do_not_depend_on_their_batch(kit):
 def test_image_guidance_without_text_guidance_is_refused(kit):
     with pytest.raises(ValueError, match="images are guided only"):
         kit.sampler(guidance=GuidanceRecipe(image_scale=2.0))
+
+
+def test_a_first_image_and_a_refinement_have_intervals_of_their_own(kit):
+    """Fails where refinements use the interval of first images, or first images that of refinements."""
+    recipe = GuidanceRecipe(text_scale=3.0, interval=(0.0, 0.5), first_interval=(0.5, 1.0))
+    x = torch.stack([numbers(16, 16, seed=9)] * 2)
+    guided = {}
+    for turn in (0, 1):
+        on, off = (grown(kit, "last", turn, settings) for settings in (recipe, GuidanceRecipe()))
+        velocities = [contexts.drawing(GRID, torch.arange(2), turn) for contexts in (on, off)]
+        guided[turn] = [not torch.equal(velocities[0](x, t), velocities[1](x, t)) for t in (0.3, 0.7)]
+    assert guided == {0: [False, True], 1: [True, False]}

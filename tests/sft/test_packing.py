@@ -387,3 +387,13 @@ def test_no_row_for_validation_is_an_error(world, tmp_path):
     write(tmp_path / "one", ["broken", *(initial_full(n) for n in range(3))])
     with pytest.raises(DataError, match="no usable row is left for validation"):
         stream(world, tmp_path, stage(ONE), hold_out=1).held_out(1)
+
+
+def test_first_images_and_refinements_have_numbers_of_noise_blocks_of_their_own(world):
+    """Fails where `first_noise_blocks` is taken for all images."""
+    builder = Noted(world)
+    rows = [parse_row(json.dumps(row)) for row in (initial_full(2), improving_full(1))]
+    pack = RowLayout(NO_DROPOUT, (5, 2), 1.0, None).pack(builder, encoder(world).encode(rows), torch.Generator())
+    contexts = [len(builder.context(number)) for number in builder.noises()]
+    assert len(contexts) == 7 and contexts == sorted(contexts) and contexts.count(min(contexts)) == 5
+    assert pack.velocities.shape == (7 * 4, 16)

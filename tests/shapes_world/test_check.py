@@ -132,3 +132,11 @@ def test_a_demand_this_world_cannot_meet_is_refused(entry, complaint):
 def test_metadata_without_includes_is_refused():
     with pytest.raises(ValueError, match="'by hand' includes nothing"):
         judge(PictureReading(()), metadata())
+
+
+def test_of_several_pairs_one_that_stands_wrong_breaks_the_relation():
+    """Fails where a relation holds as soon as any pair of its things stands so."""
+    wanted = make_metadata("position", "", [(Thing("square"), 2), (Thing("circle"), 1)], [])
+    wanted["include"][1]["position"] = ["left of", 0]
+    assert judge(seen("red circle west, red square center, blue square east"), wanted).correct
+    assert not judge(seen("red circle center, red square west, blue square east"), wanted).correct

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from irg_rl.shapes_world.reading import read, read_batch, scene_reading
+from irg_rl.shapes_world.reading import PictureReading, read, read_batch, scene_reading
 from irg_rl.shapes_world.render import mask, render
 from irg_rl.shapes_world.scene import BACKGROUNDS, Blob, Object, Scene
 from irg_rl.shapes_world.scenes import unreadable_seeds
@@ -99,3 +99,11 @@ def test_two_thousand_pictures_take_at_most_four_seconds_of_one_core():
     started = time.process_time()
     read_batch(pictures)
     assert time.process_time() - started < 4
+
+
+def test_a_shape_half_way_between_two_is_unclear_and_not_the_nearer_one():
+    """Fails where the best candidate needs no margin over the second best."""
+    alone = [render(Scene(BACKGROUNDS[0], (Object(shape, "red", "large", "center"),))) for shape in ("circle", "cross")]
+    between = np.rint(np.mean(alone, axis=0)).astype(np.uint8)
+    assert read(between) == PictureReading((), ("center",), BACKGROUNDS[0])
+    assert [read(picture).objects[0].shape for picture in alone] == ["circle", "cross"]

@@ -27,7 +27,9 @@ def with_recipe(bench, recipe):
 def test_every_modality_and_seed_is_a_fork_of_its_own(bench):
     plans = ModalityStudy(bench, ForkSettings(seeds=[0, 3])).plans()
     assert len(plans) == 10 and not any(plan.anew for plan in plans.values())
-    assert plans["text only", 3].changes == {"rl.context_grad": "full", "rl.image_weight": 0.0, "rl.seed": 3}
+    assert plans["text only", 3].changes == {
+        "rl.context_grad": "full", "rl.image_weight": 0.0, "rl.kl_image": 0.0, "rl.seed": 3,
+    }  # fmt: skip
     assert plans["joint, context detached", 0].changes["rl.context_grad"] == "detached"
 
 
@@ -43,7 +45,8 @@ def test_seeds_are_pooled_and_gains_paired_with_what_each_fork_began_with(bench,
     frame = measured(ModalityStudy(bench, ForkSettings(seeds=[0, 1]), train), tmp_path)
     assert len(set(names)) == 10 and all("/" not in name and " " not in name for name in names)
     gains = gained(frame, None)
-    assert (gains["joint"].value, gains["image only"].value) == (0.5, 0) and gains["joint"].n == 4
+    joint = gains["joint"]
+    assert (joint.value, gains["image only"].value) == (0.5, 0) and (joint.n, joint.sets) == (8, 4)
     assert [(m.value, m.n) for m in by_turn(frame)["joint"]] == [(0.25, 8), (0.75, 8)]
     findings = ModalityStudy(bench, ForkSettings(seeds=[0, 1])).findings(frame)
     assert "joint +0.500" in findings.headline and "seeds of RL 0, 1" in findings.plates[0].svg.decode()

@@ -1,0 +1,47 @@
+"""A recipe's settings in the form that a rollout worker and a learner rank take. Both also run without Ray."""
+
+from pathlib import Path
+
+from irg_rl.algorithms.base import algorithm_of
+from irg_rl.algorithms.learner import LearnerSettings
+from irg_rl.config import Recipe, adapters_of
+from irg_rl.learner.from_recipe import engine_settings
+from irg_rl.learner.policy import sampling_law
+from rollouts.worker import WorkerSettings
+
+
+def worker_settings(recipe: Recipe, folder: Path | str) -> WorkerSettings:
+    """`folder`: the model that the worker starts from. Rollout actors side by side share the threads of the machine."""
+    rl = recipe.require_rl()
+    threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
+    guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
+    return WorkerSettings(
+        str(folder), recipe.rl_sampling, rl.noise, recipe.rl_seed, threads, recipe.engine.device,
+        recipe.engine.dtype, recipe.engine.attention, training_guidance=guidance,
+        record_steps=algorithm_of(recipe).records_steps, lora=adapters_of(rl), forks=rl.forks,
+    )  # fmt: skip
+
+
+def learner_settings(recipe: Recipe, folder: Path | str) -> LearnerSettings:
+    """`folder`: the model that the learner trains."""
+    rl, sampling = recipe.require_rl(), recipe.rl_sampling
+    algorithm = algorithm_of(recipe)
+    return LearnerSettings(
+        folder=str(folder),
+        engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
+        algorithm=algorithm,
+        law=sampling_law(sampling, rl.noise if algorithm.records_steps else None, recipe.engine.dtype),
+        lora=adapters_of(rl),
+        seed=recipe.rl_seed,
+        threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
+        device=recipe.engine.device,
+        system_prompt=sampling.system_prompt,
+        attention=recipe.engine.attention,
+        max_pack_tokens=rl.max_pack_tokens,
+        minibatches=rl.minibatches,
+        context_grad=rl.context_grad,
+        ema_decay=rl.ema_decay,
+        offline=rl.rollouts is not None,
+        probe_every=rl.probe_every,
+        collective_timeout=recipe.engine.deadline_s,
+    )

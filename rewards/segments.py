@@ -1,0 +1,35 @@
+"""Scores of reflections and of edits, for the scorers that give them."""
+
+from irg_rl.trajectory import Group, ImageSegment, TextSegment
+from rewards.hub import RewardHub
+
+
+def score_segments(group: Group, hub: RewardHub) -> None:
+    """Set `scores` of every reflection (the image that it looks at, its text) and of every refined image (the image
+    before it, the reflection between them). What siblings share is scored once."""
+    reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
+    edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
+    for trajectory in group.trajectories:
+        images = {image.turn: image for image in trajectory.images}
+        for text in trajectory.texts:
+            if text.turn == 0:
+                continue
+            before = images[text.turn - 1]
+            reflections[id(text)] = (text, before)
+            if text.turn in images:
+                edits[id(images[text.turn])] = (before, text, images[text.turn])
+    if hub.names("reflection") and reflections:
+        texts, looked_at = zip(*reflections.values())
+        found = hub.score_reflections(
+            [image.pixels.numpy() for image in looked_at], [group.prompt] * len(texts), [text.text for text in texts]
+        )
+        for number, text in enumerate(texts):
+            text.scores = {name: values[number] for name, values in found.items()}
+    if hub.names("edit") and edits:
+        before, texts, after = zip(*edits.values())
+        found = hub.score_edits(
+            [image.pixels.numpy() for image in before], [text.text for text in texts],
+            [image.pixels.numpy() for image in after], [group.prompt] * len(texts),
+        )  # fmt: skip
+        for number, image in enumerate(after):
+            image.scores = {name: values[number] for name, values in found.items()}
