@@ -44,7 +44,6 @@ from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.drawing import draw_images
 from rollouts.request import Request, never
 from rollouts.sampler import Sampler
-from rollouts.text import sample_texts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 8

@@ -1,16 +1,16 @@
-"""A figure of the report, declared beside what logs its numbers."""
+"""Declares a figure of the report. The code that logs the numbers also declares their figure."""
 
 from dataclasses import dataclass
 
 RL = r"rl.*"
-"""Stages of RL, as a pattern."""
+"""Pattern of the names of RL stages."""
 UPDATES = "RL update"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one figure draws. `pattern` matches scalar names; its groups `line` and `panel` name the line and the panel
-    it belongs to, where there are several."""
+    """One figure. `pattern` matches names of scalars. Its groups `line` and `panel`, if it has them, give the line and
+    the panel of a scalar."""
 
     title: str
     stages: str
@@ -19,4 +19,4 @@ class Curve:
     x_label: str = "optimizer step"
     log_scale: bool = False
     share: bool = False
-    cases: str = ""  # scalar that says how many cases a point rests on
+    cases: str = ""  # name of the scalar with the number of cases behind a point

@@ -1,7 +1,7 @@
-"""What the variables of a shell say about the network: proxies and certificates.
+"""Environment variables about the network: proxies and certificates.
 
-Read here and nowhere else, so that a wrong one is an error that names the variable, and so that nothing on this machine
-is ever asked through a proxy.
+They are read only here. So an invalid value is an error that names the variable, and requests to this machine never use
+a proxy.
 """
 
 import importlib.util
@@ -30,8 +30,8 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Address of the proxy for a host, None for none: HTTP_PROXY or HTTPS_PROXY, else ALL_PROXY, unless NO_PROXY lists
-    the host. Lower-case names count first, as for curl. InputError names a variable that cannot be used."""
+    """Address of the proxy for a host, or None. It is HTTP_PROXY or HTTPS_PROXY, otherwise ALL_PROXY, unless NO_PROXY
+    lists the host. Variables in lower case come first, as in curl. InputError names an invalid variable."""
     if is_loopback(host) or _is_excluded(host, port, environ):
         return None
     names = [f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"]
@@ -57,8 +57,8 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
 
 
 def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """What https connections trust: the files of SSL_CERT_FILE and SSL_CERT_DIR if they are set, else certifi's.
-    InputError names a variable whose file is missing or holds no certificate."""
+    """Certificates for https connections: the files of SSL_CERT_FILE and SSL_CERT_DIR if they are set, otherwise
+    certifi's. InputError names a variable whose file is missing or has no certificate."""
     file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     if not file and not folder:
         return ssl.create_default_context(cafile=certifi.where())
@@ -72,7 +72,8 @@ def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLCont
 
 
 def wandb_mode(environ: Mapping[str, str] = os.environ) -> Any:
-    """Of wandb: WANDB_MODE, else online with a key and offline without one. InputError names a mode that is none."""
+    """Mode of wandb: WANDB_MODE, otherwise online with a key and offline without one. InputError for an unknown
+    mode."""
     mode = environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
     if mode not in _WANDB_MODES:
         raise InputError(f"WANDB_MODE is {mode!r}, choose {', '.join(_WANDB_MODES)}, or set tracking.wandb=false")
@@ -85,8 +86,8 @@ def _is_excluded(host: str, port: int | None, environ: Mapping[str, str]) -> boo
 
 
 def _matches(entry: str, host: str, port: int | None) -> bool:
-    """Whether an entry of NO_PROXY covers a host: *, a name with all names below it, an address (IPv6 also in
-    brackets), a network such as 10.0.0.0/8; a port after it limits it to that port."""
+    """Whether an entry of NO_PROXY matches a host. An entry is *, a domain with all its subdomains, an address (IPv6
+    also in brackets), or a network such as 10.0.0.0/8. A port at its end limits it to that port."""
     if entry == "*":
         return True
     name, only = entry, ""

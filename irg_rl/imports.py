@@ -1,9 +1,9 @@
-"""Whose modules are imported: the program's own packages first, a user's last.
+"""Imports of names in recipes. The program's own packages come first, modules of the user last.
 
-A folder in which somebody works may hold a `rewards.py` or an `sft/` of its own. Children (Ray's workers, the embedded
-judge) are therefore started with the folder of the program's packages in front and without the working folder. What a
-recipe names as `my_scorers:Class` is looked for everywhere else first, then in the recipe's folder, then in the working
-folder; every process does this where it imports the name.
+The user's folder may contain its own `rewards.py` or `sft/`. So child processes (Ray's workers, the embedded judge)
+start with the folder of the program's packages first in the path, and without the working folder. A name in a recipe
+such as `my_scorers:Class` is searched in all other places first, then in the recipe's folder, then in the working
+folder. Every process does this when it imports the name.
 """
 
 import difflib
@@ -17,13 +17,13 @@ from typing import Any
 from irg_rl.errors import InputError
 
 FOLDERS = "IRG_RL_IMPORTS"
-"""Environment variable with the folders of a user's modules, which child processes inherit."""
+"""Environment variable with the folders of the user's modules. Child processes inherit it."""
 PACKAGES = Path(__file__).resolve().parents[1]
 """The folder that holds irg_rl, sft, rewards and rollouts."""
 
 
 def remember_folders(*folders: Path, environ: MutableMapping[str, str] = os.environ) -> None:
-    """A user's modules are looked for in these folders too, in this order, after those that are known already."""
+    """Search modules of the user in these folders too, in this order, after the folders that are already known."""
     known = user_folders(environ)
     new = [str(folder.absolute()) for folder in folders]
     environ[FOLDERS] = os.pathsep.join(dict.fromkeys([*known, *(path for path in new if os.pathsep not in path)]))
@@ -34,7 +34,7 @@ def user_folders(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def imported(name: str) -> Any:
-    """What "package.module:Name" names. InputError when there is no such module or no such name in it."""
+    """The object that "package.module:Name" names. InputError if there is no such module or name."""
     module, _, attribute = name.partition(":")
     folders = [*user_folders(), os.getcwd()]
     for folder in folders:
@@ -55,9 +55,10 @@ def imported(name: str) -> Any:
 
 
 def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
-    """What `word` names: a key of `known`, whose values are import paths, or an import path itself.
+    """The object that `word` names. `word` is a key of `known`, whose values are import paths, or an import path
+    itself.
 
-    Raises InputError for a word that is neither, naming the nearest known one, and for what cannot be imported.
+    InputError if it is neither (the message names the nearest key), or if it cannot be imported.
     """
     path = known.get(word, word)
     module, colon, attribute = path.partition(":")
@@ -72,6 +73,6 @@ def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
 
 
 def child_path(environ: Mapping[str, str] = os.environ) -> str:
-    """PYTHONPATH of a child process: the program's packages, then what this process was given."""
+    """PYTHONPATH for a child process: the folder of the program's packages, then the PYTHONPATH of this process."""
     given = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([str(PACKAGES), *given]))

@@ -1,10 +1,10 @@
-"""Preferences among siblings: where trajectories of a group part, the best way against the worst.
+"""Preference pairs of siblings: at every fork the best branch against the worst.
 
-A *fork* is a place at which trajectories that have shared all segments so far, as the same objects, go on with
-different ones, its *ways*. Siblings that share nothing but the prompt part at place 0. A way is worth the mean over its
-own branches, as in `credit`: one that is luckier in a single leaf is no better to take. A pair shows the better way by
-its best leaf and the worse one by its worst. What they share is no matter of preference: a pair differs in the segments
-from its fork on.
+A *fork* is a point where trajectories that share all segments so far (the same objects) continue with different ones,
+its *branches*. Siblings that share only the prompt have their fork at segment 0. The value of a branch is the mean over
+its own branches, as in `credit`, so one lucky trajectory does not make a branch better. A pair takes the best
+trajectory of the better branch and the worst trajectory of the worse branch. It differs only in the segments after the
+fork, and only these are trained.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ from irg_rl.credit import mean_of_branches
 from irg_rl.trajectory import Group, Trajectory
 
 SegmentIds = tuple[int, ...]
-"""Segments of a trajectory, by identity."""
+"""id() of the segments of a trajectory, in order."""
 ValuedBranch = tuple[float, list[int]]
-"""What it is worth, and the trajectories that take it."""
+"""Value of a branch, and indices of the trajectories in it."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,27 @@ class Pair:
     rejected: Trajectory
     fork: int  # number of segments that they share
     group: int
-    gap: float  # what the chosen one's way is worth more
+    gap: float  # value of the chosen branch minus that of the rejected one
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Of a batch of groups. `ties`: pairs left out because their gap is no larger than the judge's noise."""
+    """Pairs of a group. `ties`: number of pairs that were left out because their gap is at most `tie`."""
 
     found: list[Pair]
     ties: int = 0
 
 
 def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_fork: int = 1) -> Pairs:
-    """Up to `per_fork` pairs of ways at every fork: best and worst, second best and second worst, ...
+    """Up to `per_fork` pairs of branches at every fork: best and worst, second best and second worst, ...
 
-    `values`: what each trajectory is worth; None leaves it out. Siblings of a fork have the same images before it, so
-    any value that adds up over images compares what came after. Among equals the first is taken.
+    values: the value of each trajectory; None leaves it out. tie: pairs with a smaller or equal gap are left out.
+    Siblings of a fork have the same images before it. So a value that is a sum over images compares what comes after
+    the fork. Of equal values, the first one is taken.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in group.trajectories]
     members = [i for i, value in enumerate(values) if value is not None]
-    worth = [0.0 if value is None else value for value in values]  # of members; the others are not looked at
+    worth = [0.0 if value is None else value for value in values]  # only those of members are used
     found, ties = [], 0
     for place, branches in _forks(paths, members, 0):
         ways = [(mean_of_branches(paths, way, worth, place + 1), way) for way in branches]
@@ -60,7 +61,7 @@ def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_for
 
 
 def _matched(ways: Sequence[ValuedBranch], count: int) -> Iterator[tuple[ValuedBranch, ValuedBranch]]:
-    """Best and worst, from the outside in."""
+    """Pairs of best and worst branch, then second best and second worst, and so on."""
     left = sorted(ways, key=lambda way: -way[0])
     for _ in range(min(count, len(left) // 2)):
         best = left.pop(0)
@@ -70,7 +71,8 @@ def _matched(ways: Sequence[ValuedBranch], count: int) -> Iterator[tuple[ValuedB
 
 
 def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Iterator[tuple[int, list[list[int]]]]:
-    """(place, the members of each way) of every fork among trajectories that share all segments before `place`."""
+    """(index of the segment, members of each branch) for every fork. All `members` share the segments before
+    `place`."""
     while len(members) > 1:
         ways: dict[SegmentIds, list[int]] = defaultdict(list)
         for i in members:
@@ -80,13 +82,13 @@ def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Itera
             for way in ways.values():
                 yield from _forks(paths, way, place + 1)
             return
-        if () in ways:  # the same to the end
+        if () in ways:  # all members end here
             return
         place += 1
 
 
 def mark(group: Group, pairs: Sequence[Pair]) -> None:
-    """Advantages that say which segments preferences train: pairs won less pairs lost; None for those in no pair."""
+    """Set advantages that show what the pairs train: pairs won minus pairs lost. None: the segment is in no pair."""
     standing: dict[int, int] = {}
     for pair in pairs:
         for side, trajectory in ((1, pair.chosen), (-1, pair.rejected)):

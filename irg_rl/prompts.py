@@ -1,7 +1,7 @@
 """Prompt files: JSON lines with a `prompt` and, if known, its `id` and `metadata`.
 
-GenEval's own files are read too: there `tag`, `include` and `exclude` stand beside `prompt`. What stands beside it and
-is not one of the three known fields is metadata.
+Files of GenEval can be read too: they have `tag`, `include` and `exclude` next to `prompt`. All fields other than the
+three known ones become metadata.
 """
 
 import json
@@ -16,7 +16,7 @@ from irg_rl.text_in import parse_json, read_lines, require_text
 from irg_rl.trajectory import Prompt
 
 MOST_CHARACTERS = 20_000
-"""Of a prompt: what is longer is a file that was meant for something else."""
+"""Longest prompt. A file with longer ones is probably not a prompts file."""
 _FIELDS = {"id", "prompt", "metadata"}
 
 
@@ -26,8 +26,8 @@ def write_prompts(path: Path | str, prompts: Iterable[Prompt]) -> None:
 
 
 def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda prompt: None) -> list[Prompt]:
-    """Prompts of a jsonl with `prompt` and, if known, `id` (default: the line number) and `metadata`. InputError names
-    file and line, also where `check` raises ValueError for a prompt."""
+    """Read prompts from a jsonl file with `prompt` and, if known, `id` (default: the line number) and `metadata`.
+    InputError names file and line, also if `check` raises ValueError for a prompt."""
     prompts: dict[str, Prompt] = {}
     for where, line in read_lines(path):
         prompt = _prompt(parse_json(line, where), where, where.rpartition(" ")[2])
@@ -44,7 +44,7 @@ def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda pr
 
 
 def require_prompt(text: str, where: str) -> str:
-    """The text of a prompt, if a model can be asked it; InputError begins with `where`."""
+    """Returns the text of a prompt. InputError, which begins with `where`, if it is empty, too long or invalid text."""
     if not text.strip():
         raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
     if len(text) > MOST_CHARACTERS:

@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that is written to be looked at (invariant 8)."""
+"""Removes secrets from everything that is written for people to read (invariant 8)."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 HIDDEN = "***"
 NAMES = "IRG_RL_SECRETS"
-"""Environment variable with the names, separated by commas, of the variables that hold keys. It is a variable so that
-the processes that this one starts know the names too."""
+"""Environment variable with the names of the variables that contain keys, separated by commas. It is an environment
+variable so that child processes know the names too."""
 _SECRET_WORDS = {"apikey", "token", "secret", "password", "passwd", "credential", "credentials", "authorization"}
-_SHORTEST_SECRET = 8  # shorter values of such variables ("1", "none") would blot out ordinary text
-_SHORTEST_KEY = 4  # of a variable that a recipe names as the holder of a key
+_SHORTEST_SECRET = 8  # shorter values of such variables ("1", "none") also occur in ordinary text
+_SHORTEST_KEY = 4  # for a variable that a recipe names as an API key
 _USER_INFO = re.compile(r"(\w+://)[^\s/@]+@")
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}")
 _QUERY = re.compile(r"(?i)([?&][\w-]*(?:key|token|secret|password)=)[^&\s]+")
@@ -21,8 +21,8 @@ _KNOWN_KEYS = re.compile(r"\b(?:sk-|hf_|ghp_|wandb_v1_)[\w-]{16,}")
 
 
 def names_a_secret(key: str) -> bool:
-    """Whether a setting or variable of this name holds a secret. `api_key_env` names a variable and holds none;
-    `max_text_tokens` counts."""
+    """Whether a setting or variable with this name contains a secret. `api_key_env` only names a variable, and
+    `max_text_tokens` is a number, so they do not."""
     words = re.split(r"[^a-z0-9]+", key.lower())
     if words[-1] == "env":
         return False
@@ -30,15 +30,15 @@ def names_a_secret(key: str) -> bool:
 
 
 def remember_secret(name: str, environ: MutableMapping[str, str] = os.environ) -> None:
-    """From now on the value of the variable `name` is redacted, whatever the name, here and in processes started later.
-    A recipe's `api_key_env` may be any name."""
+    """Redact the value of environment variable `name` from now on, also in child processes that start later. Any name
+    is possible, because a recipe's `api_key_env` can be any name."""
     names = _remembered(environ)
     if name not in names:
         environ[NAMES] = ",".join([*names, name])
 
 
 def redact_text(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The text without passwords in addresses, bearer tokens, keys, and the values of this process's secrets."""
+    """The text without passwords in addresses, bearer tokens, keys, and secrets from environment variables."""
     remembered = _remembered(environ)
     for name, value in environ.items():
         for secret in _spellings(value):
@@ -53,7 +53,7 @@ def redact_text(text: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def redact(value: Any, environ: Mapping[str, str] = os.environ) -> Any:
-    """The same for nested settings; a setting that names a secret loses its value whatever it is."""
+    """The same for nested settings. A setting with the name of a secret loses its value in any case."""
     if isinstance(value, Mapping):
         return {
             key: HIDDEN if names_a_secret(str(key)) and inner not in (None, "") else redact(inner, environ)
@@ -65,7 +65,7 @@ def redact(value: Any, environ: Mapping[str, str] = os.environ) -> Any:
 
 
 def _spellings(value: str) -> set[str]:
-    """A value as it is, without white space around it, and as JSON and addresses write it."""
+    """Forms of a secret in text: unchanged, without outer white space, and as escaped in JSON and addresses."""
     bare = value.strip()
     return {value, bare, bare.replace("/", "\\/"), json.dumps(bare)[1:-1], quote(bare, safe="")}
 

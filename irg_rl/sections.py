@@ -1,4 +1,4 @@
-"""Types and helpers that all sections of a recipe share."""
+"""Types and helpers for all sections of a recipe."""
 
 import difflib
 import math
@@ -15,18 +15,19 @@ Weight = Annotated[float, Field(ge=0.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A file or folder; `~` is the home folder, which no shell puts into `output_dir=~/runs`."""
+"""Path of a file or folder. `~` is replaced by the home folder, because a shell does not do this in
+`output_dir=~/runs`."""
 
 
 class Section(BaseModel):
-    """Unknown settings are errors, and so are NaN and infinity: a weight of NaN would make every advantage NaN, which
-    the bound of an advantage turns into its largest value."""
+    """Base class of all sections. Unknown settings, NaN and infinity are errors: a weight of NaN would make every
+    advantage NaN, and clipping would turn these into the largest value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def not_finite(value: Any, where: str = "") -> list[str]:
-    """Places of NaN and infinity in nested settings, as `extra_body.temperature`."""
+    """Dotted names of NaN and infinity in nested settings, such as `extra_body.temperature`."""
     if isinstance(value, float):
         return [] if math.isfinite(value) else [where]
     if isinstance(value, list | tuple):
@@ -36,6 +37,6 @@ def not_finite(value: Any, where: str = "") -> list[str]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of an error message about an unknown word: the nearest known word, or all known words."""
+    """End of an error message about an unknown word: it names the nearest known word, or else all known words."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

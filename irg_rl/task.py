@@ -1,11 +1,10 @@
-"""What a run asks about its task: which prompts there are, and whether a picture is right.
+"""The interface of a task: its prompts, and verdicts on pictures.
 
-A *task* is all that evaluation and RL need to know of the world outside: prompts of three splits, a verdict on a
-picture and, if it can say so, whether a reflection is true. A *world* can also make everything that a run from nothing
-needs: pictures, SFT rows, texts, data for small scorers, a judge. The driver asks what a task can do, never what it is
-called.
+A *task* has everything that evaluation and RL need: prompts of three splits, a verdict on a picture, and, if it can
+decide this, whether a reflection is true. A *world* is a task that can also make all data for a run from scratch:
+pictures, SFT rows, texts, data for small scorers, and a judge. The driver checks what a task can do, never its name.
 
-A task of one's own is one class in one file (`examples/own_task.py`), named in a recipe by its import path.
+Your own task is one class in one file (`examples/own_task.py`). A recipe names it by its import path.
 """
 
 import random
@@ -24,15 +23,15 @@ from irg_rl.trajectory import Prompt
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 SPLITS = ("train", "validation", "test")
-"""Splits of every task: RL and SFT take prompts of the first, the second is for tuning, the third for results."""
+"""Splits of every task. SFT and RL train on the first one. The second is for tuning and the third for results."""
 
 ScoreBy = Callable[[str, list[Pixels], list[Prompt]], Sequence[float | None]]
-"""Name of a scorer, pictures and their prompts -> a score each; None where the scorer failed."""
+"""Name of a scorer, pictures, their prompts -> one score per picture. None: the scorer failed."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Right or wrong, and a graded score: higher is better."""
+    """Whether a picture is right, and a graded score (higher is better)."""
 
     correct: bool
     score: float
@@ -40,37 +39,37 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What refinement after SFT has to reach before RL starts. Shares, not percent."""
+    """Thresholds of the gate, as shares and not in percent. See config.GateRecipe."""
 
     first_accuracy: float
     damage: float
     margin: float
-    """Of repair over either control."""
+    """Smallest advantage of repair over each control."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A judge's reply: its text, and the probabilities of its first token's alternatives (empty: none are told)."""
+    """A judge's reply: its text, and alternatives of its first token with probabilities. Empty: it gives none."""
 
     text: str
     words: dict[str, float] = field(default_factory=dict)
 
 
 Mind = Callable[[str, tuple[Pixels, ...], int], Answer]
-"""What an embedded judge answers to a question in plain words about one or two pictures; last comes a seed."""
+"""The embedded judge: (question in plain words, one or two pictures, seed) -> answer."""
 
 Settings = TypeVar("Settings", bound=Section)
 
 
 class Task(ABC, Generic[Settings]):
-    """Base class of tasks. `prompts` and `verdicts` are all that a task must have."""
+    """Base class of tasks. A task must have `prompts` and `verdicts`. All else is optional."""
 
     settings_type: type[Section] = Section
-    """The class of `task_options`; an unknown option is an error that names the nearest known one."""
+    """Class of `task_options`. An unknown option is an error that names the nearest known one."""
     splits: tuple[str, ...] = SPLITS
-    """Splits of the prompts; a task may have more than the three."""
+    """Splits of the prompts. A task may have more than these three."""
     thresholds: Thresholds | None = None
-    """The gate's thresholds where the recipe names none; None: RL starts without a gate."""
+    """Thresholds of the gate, for those that the recipe does not give. None: the task has no gate."""
     last_error: str = ""
     """Why the last verdict was None."""
 
@@ -81,20 +80,21 @@ class Task(ABC, Generic[Settings]):
         image_size: tuple[int, int] = (0, 0),
         score: ScoreBy | None = None,
     ) -> None:
-        """`seed` and `image_size` (height, width) are the recipe's. `score`: the recipe's scorers, if there are any."""
+        """`seed` and `image_size` (height, width) are those of the recipe. `score` asks the recipe's scorers, if
+        any."""
         self.settings, self.seed, self.image_size, self.score = settings, seed, image_size, score
 
     @abstractmethod
     def prompts(self, split: str) -> list[Prompt]:
-        """Prompts of a split, the same ones at every call."""
+        """Prompts of a split. Every call returns the same."""
 
     @abstractmethod
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> Sequence[Verdict | None]:
-        """A verdict on every picture, drawn for the prompt of the same place; None where the task cannot know."""
+        """One verdict per picture, where `prompts` has the prompt of each picture. None: the task cannot decide."""
 
     @property
     def verdict_scorer(self) -> str | None:
-        """Name of the scorer that verdicts come from; None: the task judges by itself, or not at all."""
+        """Name of the scorer that gives the verdicts. None: the task decides itself, or has no verdicts."""
         return None
 
     def judges(self, prompt: Prompt) -> bool:
@@ -102,7 +102,7 @@ class Task(ABC, Generic[Settings]):
         return True
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
-        """Whether what the text says of the picture is true; None where the task cannot know."""
+        """Whether the statements of the text about the picture are true. None: the task cannot decide."""
         return None
 
     def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
@@ -116,59 +116,61 @@ class Task(ABC, Generic[Settings]):
         return None
 
     def problems(self, recipe: Recipe) -> list[str]:
-        """What the recipe asks of this task that it does not have, a line each that names the setting."""
+        """Settings of the recipe that this task cannot fulfil, one line each."""
         return []
 
     def missing(self) -> list[str]:
-        """What the task needs and this machine lacks, such as files; a line each."""
+        """Things that the task needs and this machine lacks, such as files, one line each."""
         return []
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Pictures of one prompt and how a person liked them: mostly, not always, the better ones more."""
+    """Pictures of one prompt and how much a person likes each. Usually, but not always, better pictures are liked
+    more."""
 
     prompt: Prompt
     images: tuple[Pixels, ...]
     liking: tuple[float, ...]
     graded: tuple[float, ...]
-    """Scores of the verdicts: for reports, never for training."""
+    """Scores of the verdicts. Only for reports, never for training."""
 
 
 class ScorerExamples(Protocol):
-    """A reproducible stream of examples for the small scorers that a run trains for itself."""
+    """A reproducible stream of examples for the small scorers that a run trains itself."""
 
     def words(self) -> list[str]:
         """Every word of the prompts, sorted."""
         ...
 
     def captioned(self, n: int) -> tuple[list[Pixels], list[str]]:
-        """`n` pictures with different captions. Every second shows the one before it with one defect, and its caption
-        is true of the defect: the hard negative that a contrastive batch needs."""
+        """`n` pictures with different captions. Every second picture is a copy of the one before with one defect, and
+        its caption describes the copy correctly. Contrastive training needs such hard negatives."""
         ...
 
     def rankings(self, n: int) -> list[Ranking]:
-        """`n` prompts with some pictures each, better and worse."""
+        """`n` prompts, each with several better and worse pictures."""
         ...
 
 
 class World(Task[Settings]):
-    """A task that can make all that a run from nothing needs."""
+    """A task that can also make all data for a run from scratch."""
 
     mind: str = ""
-    """Import path, package.module:function, of what its embedded judge thinks (`Mind`)."""
+    """Import path (package.module:function) of its embedded judge (`Mind`)."""
     own_modes: tuple[str, ...] = ()
-    """Learning modes of the rows about the model's own first images."""
+    """Learning modes of the rows that are made from the model's own first images."""
 
     @property
     @abstractmethod
     def rows(self) -> Mapping[str, int]:
-        """Learning mode -> how many SFT rows are made before SFT."""
+        """Learning mode -> number of SFT rows that are made before SFT."""
 
     @property
     @abstractmethod
     def own_images(self) -> int:
-        """First images that the model draws between the stages of SFT, to learn from its own failures; 0: none."""
+        """Number of first images that the model draws between the SFT stages, to learn from its own failures. 0:
+        none."""
 
     @property
     @abstractmethod
@@ -177,7 +179,7 @@ class World(Task[Settings]):
 
     @abstractmethod
     def prompts(self, split: str, count: int | None = None) -> list[Prompt]:
-        """`count` prompts of a split; None: as many as the settings say. InputError where there are not so many."""
+        """`count` prompts of a split. None: the number in the settings. InputError if there are too few."""
 
     @abstractmethod
     def write_rows(self, folder: Path, mode: str, prompts: Sequence[Prompt]) -> None:
@@ -185,38 +187,38 @@ class World(Task[Settings]):
 
     @abstractmethod
     def think_text(self, prompt: Prompt) -> str:
-        """What the teacher thinks before the first image."""
+        """The teacher's think text before the first image."""
 
     @abstractmethod
     def write_own_rows(self, folder: Path, images: Sequence[Pixels], prompts: Sequence[Prompt]) -> None:
-        """Rows about pictures that the model has drawn, one picture a prompt, written as `write_rows` does."""
+        """Write rows about pictures that the model has drawn, one picture per prompt, in the format of `write_rows`."""
 
     @abstractmethod
     def texts(self) -> Iterable[str]:
-        """What a tokenizer is trained on."""
+        """Texts for training a tokenizer."""
 
     @abstractmethod
     def pictures(self, count: int, rng: random.Random) -> UInt8[np.ndarray, "N H W 3"]:
-        """Pictures that an autoencoder is trained on."""
+        """Pictures for training an autoencoder."""
 
     @abstractmethod
     def pictures_of(self, prompts: Sequence[Prompt], rng: random.Random) -> UInt8[np.ndarray, "N H W 3"]:
-        """A right picture of each prompt."""
+        """One right picture for each prompt."""
 
     @abstractmethod
     def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
-        """Share of reconstructions that the checker reads as it reads the originals."""
+        """Share of reconstructions that the checker reads like their originals."""
 
     @abstractmethod
     def scorer_examples(self, seed: int) -> ScorerExamples:
-        """Examples for the small CLIP and HPS; two streams of the same seed give the same."""
+        """Examples for the small CLIP and HPS models. Two streams with the same seed are equal."""
 
 
 def task_of(recipe: Recipe, score: ScoreBy | None = None) -> Task:
-    """The task of a recipe; `score` where its scorers are at hand."""
+    """The task of a recipe. `score` asks the recipe's scorers."""
     return task_class(recipe.task)(recipe.task_options, recipe.seed, recipe.sampling.image_size, score)
 
 
 def make_task(name: str, options: Mapping[str, object], seed: int, image_size: tuple[int, int]) -> Task:
-    """A task from plain values, as they travel to another process."""
+    """A task from plain values, which can be sent to another process."""
     return task_class(name)(task_settings(name, options), seed, image_size)

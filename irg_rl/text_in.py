@@ -1,8 +1,7 @@
-"""The way in for text and JSON that the program did not write: prompts, rows, manifests, answers of a judge.
+"""Reads text and JSON from outside: prompts, rows, manifests, answers of a judge.
 
-Text is UTF-8; a byte order mark and line ends of other systems (CRLF) are read over. JSON has limits: what is nested or
-long enough to crash a parser is refused in words. Every refusal is an InputError that names the file, and the line
-where there is one.
+Text must be UTF-8. A byte order mark and CRLF line ends are accepted. JSON has limits, because very deep nesting or
+very long numbers could crash a parser. Every error is an InputError that names the file and, if possible, the line.
 """
 
 import json
@@ -15,19 +14,19 @@ from typing import Any
 from irg_rl.errors import InputError
 
 MOST_DEPTH = 100
-"""Of JSON: lists and objects inside each other."""
+"""Deepest nesting of lists and objects in JSON."""
 MOST_DIGITS = 300
-"""Of a whole number in JSON; a double has at most 309."""
+"""Most digits of a whole number in JSON. A double has at most 309."""
 MOST_BYTES = 2**30
-"""Of a text file."""
+"""Largest size of a text file."""
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_OR_CONTROL = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-"""Tabulator and line ends are no control characters here; U+0085 is a line end on some systems."""
+"""Lone surrogates and control characters. Tabulator and line ends (on some systems U+0085) are not included."""
 
 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
-    """A file as text, without its byte order mark. InputError names the line of the first byte that is not UTF-8."""
+    """Read a file as text, without a byte order mark. InputError names the line of the first byte that is not UTF-8."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -49,18 +48,19 @@ def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
-    """(place, line) of every line that is not blank; the place is "FILE, line N". Only a line feed ends a line: U+2028
-    and U+0085 may stand inside JSON strings."""
+    """(place, line) of every line that is not blank, where place is "FILE, line N". Only a line feed ends a line,
+    because U+2028 and U+0085 may be part of JSON strings."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path}, line {number}", line.removesuffix("\r")
 
 
 def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsHook | None = None) -> Any:
-    """The value of a JSON text. `finite`: NaN and infinity are refused. `pairs` makes an object of names and values.
+    """The value of a JSON text. finite: NaN and infinity are errors. pairs: function that makes an object from its
+    names and values.
 
-    Raises InputError, which begins with `where`, for text that is no JSON, for nesting deeper than MOST_DEPTH and for
-    whole numbers of more than MOST_DIGITS digits.
+    Raises InputError, which begins with `where`, if the text is not JSON, if it is nested deeper than MOST_DEPTH, or if
+    a whole number has more than MOST_DIGITS digits.
     """
     try:
         value = json.loads(text, parse_int=_whole_number, object_pairs_hook=pairs)
@@ -79,13 +79,13 @@ def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsH
 
 
 def read_json(path: Path | str) -> Any:
-    """The value of a JSON file; see `parse_json`."""
+    """The value of a JSON file. See `parse_json`."""
     return parse_json(read_text(path), str(path))
 
 
 def require_text(text: str, where: str, control: bool = True) -> str:
-    """The text, if a tokenizer can take it and a file can hold it: no lone surrogates, and no control characters where
-    `control` is false. InputError begins with `where`."""
+    """Returns the text. InputError, which begins with `where`, if it has lone surrogates, which tokenizers and files
+    cannot take. Without `control`, also if it has control characters."""
     found = (_HALF if control else _HALF_OR_CONTROL).search(text)
     if found is None:
         return text
@@ -101,7 +101,7 @@ def _whole_number(digits: str) -> int:
 
 
 def _require_plain(value: Any, where: str, finite: bool) -> None:
-    """Depth and finite numbers, looked at level by level: a recursion could itself go too deep."""
+    """Check depth and finite numbers, level by level. A recursive function could itself exceed the stack."""
     level, depth = [value], 0
     while level:
         if finite and any(isinstance(one, float) and not math.isfinite(one) for one in level):

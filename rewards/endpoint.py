@@ -1,10 +1,10 @@
-"""One HTTP endpoint that gets JSON and answers with text, and all that may go wrong on the way.
+"""An HTTP endpoint that takes JSON and answers with text, with limits and clear errors.
 
-* `timeout` bounds a whole call, from the look-up of the name to the last byte of the answer.
-* An answer has at most MOST_BYTES.
-* Nothing is redirected: a redirect could carry pictures and key to another host.
-* A key travels over https, to this machine, or to the one host that is allowed by name; never into a message.
-* Proxies and certificates are those of irg_rl.environment.
+* `timeout` limits a whole call, from the DNS look-up to the last byte of the answer.
+* An answer must have at most MOST_BYTES bytes.
+* Redirects are not followed, because they could send pictures and key to another host.
+* A key is sent only over https, to this machine, or to the one host that is allowed by name. No message contains it.
+* Proxies and certificates come from irg_rl.environment.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from rewards.base import ScorerUnavailable
 
 MOST_BYTES = 16 * 2**20
 SHOWN = 200
-"""Characters of an answer that a message quotes."""
+"""Number of characters of an answer that a message quotes."""
 
 
 class NoAnswer(RuntimeError):
-    """A call without an answer; the message says why and holds no secret."""
+    """A call got no answer. The message says why and contains no secret."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class Reply:
     status: int
     text: str
     retry_after: float | None
-    """Seconds that the server asks to wait."""
+    """Seconds that the server asks to wait, from Retry-After."""
     location: str = ""
-    """Where a redirect points to."""
+    """Target address of a redirect."""
 
     @property
     def shown(self) -> str:
-        """What a message may quote of it: its beginning, without secrets."""
+        """Beginning of a text without secrets, for messages."""
         return redact_text(self.text)[:SHOWN]
 
 
 class Endpoint:
-    """`post` may be called from several threads; the calls share connections."""
+    """An endpoint. Several threads may call `post`. The calls share connections."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         key_over_http: str = "",
     ) -> None:
-        """`key_over_http`: the host to which the key may go without encryption.
+        """`key_over_http`: the only other host to which the key may be sent without encryption.
 
         Raises InputError, ScorerUnavailable.
         """
@@ -85,7 +85,7 @@ class Endpoint:
         self._starting = threading.Lock()
 
     def post(self, body: Mapping[str, object]) -> Reply:
-        """Send JSON. Raises NoAnswer when no whole answer comes in time."""
+        """Send JSON. NoAnswer if no complete answer arrives in time."""
         content = json.dumps(body).encode()
         return asyncio.run_coroutine_threadsafe(self._post(content), self._running_loop()).result()
 
@@ -104,15 +104,15 @@ class Endpoint:
                         raise NoAnswer(f"an answer of more than {MOST_BYTES} bytes")
         except (TimeoutError, httpx.TimeoutException):
             raise NoAnswer(f"no answer within {self.timeout:g} s") from None
-        except (httpx.HTTPError, OSError, UnicodeError) as error:  # whose chain may show a header with the key
+        except (httpx.HTTPError, OSError, UnicodeError) as error:  # its cause may show a header with the key
             raise NoAnswer(redact_text(f"{type(error).__name__}: {_cause(error)}")) from None
         headers = response.headers
         text = bytes(data).decode("utf-8", errors="replace")
         return Reply(response.status_code, text, _seconds(headers.get("retry-after")), headers.get("location", ""))
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """An event loop in a thread of its own: there a deadline holds for everything, look-up of names included, and a
-        connection is kept between calls."""
+        """An event loop in a thread of its own. There a deadline also covers DNS look-ups, and connections are kept
+        between calls."""
         with self._starting:
             if self._loop is None:
                 self._loop = loop = asyncio.new_event_loop()
@@ -122,8 +122,8 @@ class Endpoint:
 
 
 def key_of(variable: str) -> str:
-    """The key in an environment variable, without white space around it. ScorerUnavailable names the variable, never
-    what it holds."""
+    """The key in an environment variable, without surrounding white space. ScorerUnavailable names the variable but
+    never shows its value."""
     if not variable.isidentifier():
         raise InputError("api_key_env is the name of an environment variable, such as JUDGE_KEY, not the key itself")
     key = os.environ.get(variable, "").strip()
@@ -166,7 +166,7 @@ def _header(name: str, value: object) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """Where it began: "Connection refused" instead of "all attempts failed"."""
+    """The first cause of an error, such as "Connection refused" instead of "all attempts failed"."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     if isinstance(error, BaseExceptionGroup):
@@ -177,7 +177,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Of a Retry-After header: a number of seconds, or a date."""
+    """Seconds from a Retry-After header, which has a number of seconds or a date."""
     if header is None:
         return None
     if header.strip().isdecimal() and len(header) < 10:

@@ -6,8 +6,8 @@ Two questions are asked, both at temperature 0 with token log-probabilities:
   rewards/judge_answer.py); when the endpoint gives no log-probabilities, the answer's first word, 1 or 0;
 * which of two images fits better, "1" or "2", asked in both orders.
 
-A request carries what any judge would get: the model's name, the question and the image. An answer that is neither
-form, a timeout and a refused connection are failures (None), never numbers. Equal requests are answered from a cache.
+A request contains only the model's name, the question and the images. An answer in another form, a timeout and a
+refused connection are failures (None), never numbers. Equal requests are answered from a cache.
 """
 
 import io

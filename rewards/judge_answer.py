@@ -1,8 +1,8 @@
-"""What a judge's chat completion says: a probability, or nothing.
+"""Reads a probability from a judge's chat completion.
 
-The answer is the first word of the text, after white space and after what a reasoning model thought aloud. Where the
-endpoint gives log-probabilities they are read at the token of that word, and at no other. A token's alternatives count
-for a word in every spelling that a tokenizer has for it: `Yes`, ` yes`, `ĠYes`, `▁yes`, `"Yes`, `YES.`.
+The answer is the first word of the text, after white space and after the thoughts of a reasoning model. If the endpoint
+gives log-probabilities, only those at the token of that word are read. Alternatives count for a word in every spelling
+that a tokenizer has for it: `Yes`, ` yes`, `ĠYes`, `▁yes`, `"Yes`, `YES.`.
 """
 
 import math
@@ -11,9 +11,9 @@ import unicodedata
 from typing import Any
 
 LEAST_MASS = 0.5
-"""Probability of both words together below which the token is no answer to the question."""
+"""If both words together have a smaller probability, the token does not answer the question."""
 _MOST_MASS = 1.05
-"""Probability of all alternatives together that rounding can explain."""
+"""Largest total probability of all alternatives. Rounding can make it slightly larger than 1."""
 _THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "[/THINK]")
 _THOUGHT_BEGINS = ("<think>", "<thinking>", "<thought>", "[THINK]")
 _AROUND = " \t\r\n.,!?:;\"'`*_~()[]{}<>“”‘’«»„…。，！？：；「」"
@@ -22,15 +22,14 @@ _SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n", "ĉ": "\t", "\u00a0"
 
 
 class Unanswered(ValueError):
-    """The completion answers something else, or nothing. The message quotes the judge's text as it came."""
+    """The completion does not answer the question. The message quotes the judge's text unchanged."""
 
 
 def probability(completion: Any, words: tuple[str, str]) -> float:
     """p(words[0]) / (p(words[0]) + p(words[1])), in [0, 1].
 
-    Without log-probabilities for the answer's token the word alone counts: 1 or 0. Raises Unanswered for an answer that
-    is neither word, for alternatives of which less than LEAST_MASS are one of the words, and for numbers that are no
-    log-probabilities.
+    Without log-probabilities for the answer's token, the word itself gives 1 or 0. Raises Unanswered if the answer is
+    neither word, if both words together have less than LEAST_MASS, or if numbers are not valid log-probabilities.
     """
     try:
         choice = completion["choices"][0]
@@ -52,7 +51,7 @@ def probability(completion: Any, words: tuple[str, str]) -> float:
 
 
 def plain(spelling: str) -> str:
-    """A word without the white space, quotes and marks around it, in lower case."""
+    """A word in lower case, without surrounding white space, quotes and marks."""
     return unicodedata.normalize("NFKC", spelling).strip(_AROUND).casefold()
 
 
@@ -65,7 +64,7 @@ class _Token:
 
 
 def _spelled(entry: dict[str, Any]) -> str:
-    """Text of a token: of its bytes where they are given, else of its name."""
+    """Text of a token, from its bytes if they are given, otherwise from its name."""
     raw = entry.get("bytes")
     if isinstance(raw, list) and raw and all(type(one) is int and 0 <= one < 256 for one in raw):
         return bytes(raw).decode("utf-8", errors="replace").translate(_SPACES)
@@ -89,7 +88,7 @@ def _text_of(content: Any) -> str:
 
 
 def _after_thought(text: str) -> str:
-    """What follows the thought; "" where the thought never ends."""
+    """The text after the thought. "" if the thought never ends."""
     for end in _THOUGHT_ENDS:
         if end in text:
             text = text.rpartition(end)[2]
@@ -105,8 +104,8 @@ def _no_answer(choice: dict[str, Any], message: dict[str, Any], text: str) -> st
 
 
 def _token_of(answer: str, word: str, tokens: list[_Token]) -> _Token | None:
-    """The token with the answer's first word: found by its place in the tokens' joined text, else as the last one that
-    spells the word."""
+    """The token with the answer's first word, found by its position in the joined text of the tokens. If that fails,
+    the last token that spells the word."""
     start = "".join(token.text for token in tokens).rfind(answer)
     if start >= 0:
         end = 0

@@ -1,4 +1,4 @@
-"""The embedded judge in a process of its own, ended with whoever started it."""
+"""The embedded judge in a process of its own. It ends when the process that started it ends."""
 
 import os
 import select
@@ -15,12 +15,13 @@ from rewards.base import ScorerUnavailable
 class JudgeProcess:
     """`with JudgeProcess(mind) as judge: ... judge.base_url`; `mind` is an import path (rewards.judge_server).
 
-    Raises ScorerUnavailable when the server does not come up within `start_timeout` seconds (a taken port, say). The
-    child lives as long as its stdin, a pipe from this process: killing this process with -9 ends it as well."""
+    Raises ScorerUnavailable if the server does not start within `start_timeout` seconds (for example, the port is
+    taken). The child runs until its stdin closes, which is a pipe from this process. So kill -9 of this process ends it
+    too."""
 
     def __init__(self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
         options = ["--mind", mind, "--port", str(port), "--seed", str(seed)]
-        # -P: a rewards.py in the working folder is not ours
+        # -P: do not import a rewards.py from the working folder
         command = [sys.executable, "-P", "-m", "rewards.judge_server", *options]
         self.process = subprocess.Popen(
             command,
@@ -54,13 +55,13 @@ class JudgeProcess:
         return self.process.poll() is None
 
     def close(self) -> None:
-        """Close the pipe, which ends the server; kill it if it lingers."""
+        """Close the pipe, which ends the server. Kill the server if it does not end within 5 seconds."""
         self._in.close()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(timeout=60)  # killed already: only the kernel is waited for
+            self.process.wait(timeout=60)  # it is killed already, so this waits only for the kernel
         self._out.close()
         self._problems.close()
 

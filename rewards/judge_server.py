@@ -1,8 +1,8 @@
-"""The embedded judge: an OpenAI-compatible chat endpoint on 127.0.0.1 whose answers a world thinks up.
+"""The embedded judge: an OpenAI-compatible chat endpoint on 127.0.0.1. A task (`World.mind`) computes its answers.
 
-It is told exactly what a real multimodal model would be told: an HTTP request with a question in plain words and one or
-two images. What it thinks of them is the world's (`irg_rl.task.Mind`, named by its import path); no id and no metadata
-of a prompt ever reach it. `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
+It gets only what a real multimodal model would get: an HTTP request with a question in plain words and one or two
+images. It never gets the id or the metadata of a prompt. A function of the task answers (`irg_rl.task.Mind`, an import
+path). `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
 
     python -m rewards.judge_server --mind irg_rl.shapes_world.judge_mind:answer --port 0
 
@@ -32,13 +32,13 @@ from irg_rl.text_in import parse_json
 from rewards.base import Image, ScorerUnavailable
 
 MAX_BYTES = 8 * 2**20  # of a request
-MAX_SIDE = 2048  # pixels of an image, looked up in its header before anything is decoded
+MAX_SIDE = 2048  # pixels per side of an image; read from its header before anything is decoded
 MAX_IMAGES = 2
 MODEL = "embedded-judge"
 
 
 class BadRequest(ValueError):
-    """The client's mistake, answered with `status`."""
+    """An error of the client, answered with HTTP status `status`."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class BadRequest(ValueError):
 class ChatRequest:
     question: str
     images: tuple[Image, ...]
-    top_logprobs: int  # 0: the client wants none
+    top_logprobs: int  # 0: the client asks for none
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -70,7 +70,7 @@ def parse_request(body: bytes) -> ChatRequest:
 
 
 def decode_image(url: str) -> Image:
-    """uint8 RGB of a PNG or JPEG data URL. Other addresses are refused: the judge fetches nothing."""
+    """uint8 RGB of a PNG or JPEG data URL. Other addresses are an error, because the judge downloads nothing."""
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise BadRequest(f"image {url[:40]!r}: only data:image/...;base64 URLs are read")
@@ -97,7 +97,7 @@ def completion(reply: Answer, top_logprobs: int) -> dict:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds a client may keep a connection silent
+    timeout = 60  # seconds without data after which a connection is closed
 
     def do_GET(self) -> None:
         match self.path:
@@ -114,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
             assert isinstance(self.server, Listener)
             reply = completion(self.server.think(request.question, request.images), request.top_logprobs)
         except BadRequest as error:
-            self.close_connection = True  # an unread body would be taken for the next request
+            self.close_connection = True  # an unread body would be read as the next request
             self.reply(error.status, {"error": {"message": str(error)}})
         else:
             self.reply(200, reply)
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent: a line per image would drown the run's log."""
+        """Log nothing. One line per image would make the run's log unreadable."""
 
 
 class Listener(ThreadingHTTPServer):
@@ -150,15 +150,15 @@ class Listener(ThreadingHTTPServer):
         super().__init__((host, port), Handler)
 
     def think(self, question: str, images: tuple[Image, ...]) -> Answer:
-        """The mind's answer; it errs by the seed of this judge."""
+        """The answer of `mind`. The seed of this judge decides its random errors."""
         return self.mind(question, images, self.seed)
 
 
 class JudgeServer:
-    """The judge as a context manager, served from threads of this process.
+    """The judge as a context manager, which runs in threads of this process.
 
-    `mind`: what it thinks; `seed` of its errors of judgement. `port` 0 takes any free port. Raises ScorerUnavailable
-    when the port is taken."""
+    mind: function that answers. seed: decides its random errors. port: 0 takes any free port. Raises ScorerUnavailable
+    if the port is taken."""
 
     def __init__(self, mind: Mind, port: int = 0, seed: int = 0, host: str = "127.0.0.1") -> None:
         try:
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         with JudgeServer(mind, options.port, options.seed) as server:
             sys.stdout.write(json.dumps({"base_url": server.base_url}) + "\n")
             sys.stdout.flush()
-            # Ends with whoever started it, even when that process was killed: its end of the pipe closes.
+            # The starting process holds the other end of the pipe. If it ends, even by kill -9, the pipe closes.
             while sys.stdin.read(4096):
                 pass
     except (ScorerUnavailable, InputError) as error:

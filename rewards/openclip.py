@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load(weights_only=True) raises on anything but tensors
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import open_clip
@@ -36,12 +36,7 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, SafetensorError, UnpicklingError, EOFError)
 
 Preprocess = Callable[[Image], Float[Tensor, "3 S S"]]
-
-class Tokenizer(Protocol):
-    """Token ids of texts, padded or cut to `context_length` tokens (None: the tokenizer's own length)."""
-
-    def __call__(self, texts: list[str], context_length: int | None = None, /) -> Int[Tensor, "B T"]: ...
-
+Tokenizer = Callable[..., Int[Tensor, "B T"]]
 
 # The architecture trained on the spot, about 0.6 M parameters; `vocab_size` is that of its tokenizer. Three layers per
 # tower learn no faster per step and cost half as much again.

@@ -358,7 +358,7 @@ def suite_judge(
     api_key_env: Annotated[str, typer.Option(help="environment variable that holds the key")] = "",
     template: Annotated[Path | None, typer.Option(help="file with the official question")] = None,
     prompts: SuitePrompts = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="questions on the way at once")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, help="number of questions at the same time")] = 8,
     extra_body: Annotated[
         str, typer.Option(help="further fields of every request, as JSON (chat_template_kwargs)")
     ] = "{}",

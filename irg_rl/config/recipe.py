@@ -68,7 +68,7 @@ class Recipe(Section):
     @field_validator("task_options", mode="before")
     @classmethod
     def options_are_the_tasks_own(cls, options: Any, info: ValidationInfo) -> Section:
-        name = info.data.get("task")  # missing where the task itself is a mistake, which is then said
+        name = info.data.get("task")  # missing if the task itself is invalid, which is reported
         return Section() if name is None else task_settings(name, options)
 
     @model_validator(mode="after")

@@ -19,5 +19,5 @@ def task_class(name: str) -> Any:
 
 
 def task_settings(name: str, options: Any) -> Section:
-    """The options of a recipe as the task's own typed settings. ExplainedError names every mistake."""
+    """Options of a recipe, validated as the `settings_type` of the task. ExplainedError names every mistake."""
     return options_of(task_class(name).settings_type, options, "task_options")

@@ -1,22 +1,22 @@
-"""From the scores of a group's images to an advantage on every text and image segment.
+"""Credit assignment: from the scores of a group's images to an advantage for every text and image segment.
 
-q_k is the combined reward of the image of turn k, k = 0 ... last. Text k is written before image k and is credited
-with what follows it. A text without an image of its turn is a stop: from there on the trajectory is worth its last
-image, so what a stop gains is 0, and in groups of mixed lengths `trajectory` compares final images. A *place* is
-(turn, modality). An advantage compares a segment with the segments of its siblings at the same place, so a stop is
-compared with its siblings' edits.
+q_k is the combined reward of the image of turn k, k = 0 ... last. Text k comes before image k and gets credit for what
+follows it. A text without an image in its turn is a stop. After a stop, the value of the trajectory stays that of its
+last image, so the gain of a stop is 0. If siblings have different numbers of turns, the scheme `trajectory` compares
+their final images.
 
-An image that could not be scored removes its trajectory from the statistics and from training (advantage None).
+A *place* is (turn, modality). The advantage of a segment compares it with its siblings' segments at the same place. So
+a stop is compared with the edits of its siblings. If an image has no score, its trajectory is left out of the
+statistics and is not trained (advantage None).
 
-Where siblings fork, a *node* is a segment with all trajectories through it. Its value is the mean over its branches,
-each of them the mean over its own: however often one forks later, or stops before it can, it counts once. A node is
-compared with the nodes of its place that come from the same fork, the last one before it: siblings, which share all
-that precedes the fork, are each other's baseline, and what they share is compared with other trunks. Without forks
-every node is one trajectory, and all come from the prompt.
+With forks, a *node* is a segment together with all trajectories through it. The value of a node is the mean over its
+branches, and the value of a branch is again the mean over its own branches. So a branch counts once, even if it forks
+later. A node is compared with nodes at the same place that come from the same last fork. Siblings of a fork are thus
+each other's baseline, and what they share is compared with other trunks. Without forks, every node is one trajectory.
 
-A scheme of one's own is a `CreditScheme` in any module: `rl.credit: my.module:MY_SCHEME`. Its function gets the
-`Sample`s of a group and gives one dict per sample, from place to advantage. `per_place` and `normalised` do the
-comparing. Worked examples of every scheme: docs/methods.md.
+Your own scheme is a `CreditScheme` in any module: `rl.credit: my.module:MY_SCHEME`. Its function gets the `Sample`s of
+a group and returns one dict per sample, place -> advantage. `per_place` and `normalised` make the comparison.
+docs/methods.md has worked examples of every scheme.
 """
 
 from irg_rl.credit.assign import Summary, assign, combine
@@ -26,6 +26,7 @@ from irg_rl.credit.statistics import normalise, normalised
 
 __all__ = [
     "SCHEMES",
+    "Advantages",
     "CreditScheme",
     "NormalisedOptions",
     "Place",
@@ -33,7 +34,6 @@ __all__ = [
     "RightOptions",
     "Sample",
     "Summary",
-    "Advantages",
     "assign",
     "broadcast",
     "by_trunk",

@@ -14,8 +14,8 @@ from irg_rl.trajectory import Group, Trajectory, forks
 
 @dataclass(frozen=True)
 class Summary:
-    """What `assign` did to a group. `has_spread`: some segment got an advantage other than 0 from its rewards;
-    `empty`: no segment got any, so that there is nothing to train on."""
+    """Result of `assign` for a group. `has_spread`: the rewards gave some segment an advantage other than 0. `empty`:
+    no segment has an advantage, so there is nothing to train on."""
 
     trained: int
     dropped: int
@@ -26,11 +26,11 @@ class Summary:
 
 
 def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> list[list[float | None]]:
-    """One number per image: `[trajectory][turn]`, None where a scorer that is used gave none.
+    """Combined reward of every image, `[trajectory][turn]`. None if one of the scorers failed.
 
-    "sum": weighted sum of raw scores. "zscore_sum" (GDPO): every score is first centred and scaled over all images of
-    the group's valid trajectories (one that siblings share, once), all turns together so that differences between turns
-    keep their meaning.
+    "sum": weighted sum of the raw scores. "zscore_sum" (GDPO): each score is first centred and scaled over all images
+    of the group's valid trajectories. An image that siblings share counts once. All turns are scaled together, so that
+    differences between turns keep their meaning.
     """
     if how not in ("sum", "zscore_sum"):
         raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")
@@ -72,18 +72,19 @@ def assign(
     right: Right | None = None,
     segment_weights: Mapping[str, float] | None = None,
 ) -> Summary:
-    """Set `.advantage` on every segment of the group, None on those that are not trained.
+    """Set `.advantage` of every segment of the group. None: the segment is not trained.
 
-    `weights`: of the scores of images. `segment_weights`: of the scores of reflections and edits, for schemes that use
-    them (`Sample.scores`). A sample with a failed score of either kind is not trained.
-    `options`: of the scheme's own type; None: its defaults. `right`: when an image is right; None: when its combined
-    reward reaches the sum of all positive weights.
+    weights: scorer of images -> weight.
+    segment_weights: scorer of reflections and edits -> weight, for schemes that use these scores (`Sample.scores`). A
+        sample with a failed score of either kind is not trained.
+    options: an object of the scheme's `options` type. None: its defaults.
+    right: when an image is right. None: when its combined reward is at least the sum of all positive weights.
     """
     chosen = scheme_named(scheme) if isinstance(scheme, str) else scheme
     options = chosen.options() if options is None else options
     if how == "zscore_sum" and chosen.asks_if_right:
-        raise ValueError(f"credit {scheme} asks whether an image is right, which a z-score cannot say: use how='sum'")
-    # samples that failed count: a branch whose siblings all failed has no baseline, and its advantage is 0
+        raise ValueError(f"credit {scheme} asks whether an image is right, which z-scores do not tell: use how='sum'")
+    # failed samples count: if all siblings of a branch failed, it has no baseline, and its advantage is 0
     fork_segments = forks(t.segments for t in group.trajectories)
     if fork_segments and chosen.whole_trajectories:
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
@@ -130,7 +131,7 @@ def _segment_scores(trajectory: Trajectory, weights: Mapping[str, float]) -> dic
 
 
 def _right(trajectory: Trajectory, q: Sequence[float], right: Right) -> tuple[bool, ...]:
-    """Per image; one that its scorer failed on is not known to be right."""
+    """Whether each image is right. False if its scorer failed."""
     values = q if right.scorer is None else _scores(trajectory, right.scorer)
     return tuple(value is not None and value >= right.at_least for value in values)
 

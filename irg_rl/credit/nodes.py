@@ -1,4 +1,4 @@
-"""What a credit scheme sees of a group: samples, and the nodes where they share segments."""
+"""The view of a group that credit schemes get: samples, and nodes where they share segments."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -9,23 +9,23 @@ from irg_rl.trajectory import Group, ImageSegment, Modality, Segment, TextSegmen
 
 Place = tuple[int, Modality]
 ForkBranch = tuple[int, int]
-"""A fork (the segment before it; 0 for the prompt) and the segment with which one of its ways begins, by identity."""
+"""id() of the segment before a fork (0: the prompt), and id() of the first segment of one of its branches."""
 Advantages = list[dict[Place, float]]
-"""Per sample, from place to advantage. A place that is left out is not trained."""
+"""One dict per sample: place -> advantage. A place that is left out is not trained."""
 Node = tuple[int, list[int]]
-"""A segment, by identity, and the samples through it."""
+"""id() of a segment, and indices of the samples through it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the schemes see of a trajectory: image values, segments, and how it ended."""
+    """A trajectory as credit schemes see it: image values, segments, and how it ended."""
 
     q: list[float]
-    path: dict[Place, int]  # its segments in order, by identity
-    branches: dict[Place, ForkBranch]  # the last fork before each of them and the way taken there
+    path: dict[Place, int]  # id() of its segments, in order
+    branches: dict[Place, ForkBranch]  # the last fork before each segment, and the branch taken there
     stopped: bool
     malformed: frozenset[Place] = field(default_factory=frozenset)
-    right: tuple[bool, ...] = ()  # per image whether it is right; filled for schemes that ask
+    right: tuple[bool, ...] = ()  # whether each image is right; only for schemes with asks_if_right
     scores: Mapping[Place, float] = field(default_factory=dict)  # of its reflections and edits, where scorers gave them
 
     @property
@@ -33,15 +33,15 @@ class Sample:
         return list(self.path)
 
     def value(self, turn: int) -> float:
-        """Value of the state after `turn`: its image's, or the last one's after a stop."""
+        """Value of the state after `turn`: that of its image, or after a stop that of the last image."""
         return self.q[min(turn, len(self.q) - 1)]
 
     def gain(self, turn: int) -> float:
-        """What `turn` added; the first image starts from 0."""
+        """Change of the value by `turn`. Before the first image the value is 0."""
         return self.value(turn) - (self.value(turn - 1) if turn else 0.0)
 
     def is_right(self, turn: int) -> bool:
-        """Whether the image of the state after `turn` is right."""
+        """Whether the newest image after `turn` is right."""
         return self.right[min(turn, len(self.right) - 1)]
 
 
@@ -70,7 +70,7 @@ def sample_of(
 
 
 def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:
-    """One value per trajectory -> one per trunk, the mean over its branches. Without forks the values themselves."""
+    """Values of trajectories -> one value per trunk, the mean over its branches. Without forks nothing changes."""
     paths = [tuple(map(id, trajectory.segments)) for trajectory in trajectories]
     trunks: dict[int, list[int]] = defaultdict(list)
     for i, path in enumerate(paths):
@@ -81,20 +81,20 @@ def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> lis
 def mean_of_branches(
     paths: Sequence[tuple[int, ...]], members: Sequence[int], values: Sequence[float], depth: int
 ) -> float:
-    """What a node is worth: the mean over the branches that its `members` take, which agree in the first `depth`
-    segments. `paths`: segments of all trajectories, by identity."""
+    """Value of a node: the mean over its branches. `members` are the trajectories through it, which share their first
+    `depth` segments. `paths`: id() of the segments of all trajectories. `values`: one per trajectory."""
     if len(members) == 1:
         return values[members[0]]
     ways: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i in members:
         ways[paths[i][depth : depth + 1]].append(i)
-    if () in ways:  # nothing follows: one trajectory, several times
+    if () in ways:  # nothing follows: the same trajectory several times
         return mean([values[i] for i in members])
     return mean([mean_of_branches(paths, own, values, depth + 1) for own in ways.values()])
 
 
 def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
-    """The nodes of each place that come from the same fork: they are compared with each other."""
+    """(place, fork) -> the nodes at this place that come from this fork. They are compared with each other."""
     found: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
         for place, segment in sample.path.items():
@@ -103,7 +103,7 @@ def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]
 
 
 def node_values(samples: Sequence[Sample], nodes: Sequence[Node], values: Sequence[float]) -> list[float]:
-    """One value per sample -> one per node."""
+    """Values of samples -> values of nodes."""
     paths = [tuple(sample.path.values()) for sample in samples]
     return [
         mean_of_branches(paths, members, values, paths[members[0]].index(segment) + 1) for segment, members in nodes
@@ -121,7 +121,7 @@ def per_place(
     value: Callable[[Sample, Place], float],
     centre: Callable[[list[float]], list[float]],
 ) -> Advantages:
-    """A value per sample and place, centred over the nodes of the place that come from the same fork."""
+    """Advantages from `value(sample, place)`, centred over the nodes at a place that come from the same fork."""
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
         own = [value(s, place) if place in s.path else 0.0 for s in samples]
@@ -130,12 +130,12 @@ def per_place(
 
 
 def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Advantages:
-    """One advantage per sample, on all its segments from `first_turn` on."""
+    """Give all segments of a sample from `first_turn` on the same advantage."""
     return [{p: a for p in sample.places if p[0] >= first_turn} for sample, a in zip(samples, advantages)]
 
 
 def write(group: Group, rows: Mapping[int, Mapping[Place, float]]) -> None:
-    """Advantages by trajectory into the segments; None where there is none."""
+    """Store the advantages (index of the trajectory -> row) in the segments. None: no advantage."""
     for segment in group.segments:
         segment.advantage = None
     for i, row in rows.items():

@@ -1,4 +1,4 @@
-"""What a credit scheme declares, and the schemes that can be named."""
+"""The declaration of a credit scheme, and the names of the schemes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,62 +25,64 @@ SCHEMES = {
 
 class PenaltyOptions(Section):
     malformed_penalty: Weight = 1.0
-    """Subtracted, after normalisation, from the advantage of a text that was cut off at the token limit. Inside the
-    reward, group centring would undo it (UMM-Reflection: invalid answers rose from .6 to 16 %)."""
+    """Subtracted, after normalisation, from the advantage of a text that was cut at the token limit. As part of the
+    reward, group centring would remove it (UMM-Reflection: invalid answers rose from .6 to 16 %)."""
 
 
 class NormalisedOptions(PenaltyOptions):
-    """How values become advantages: A = (value - mean) / max(std, std_floor), over the siblings at a place."""
+    """Normalisation of values: A = (value - mean) / max(std, std_floor), over the siblings at a place."""
 
     std_floor: Weight = 0.05
-    """Smallest standard deviation that is divided by. Below it, differences are taken for the judge's noise."""
+    """Smallest divisor. Differences with a smaller standard deviation are probably noise of the judge."""
     advantage_clip: Rate | None = 5.0
-    """Bound on |advantage|, before the penalty; null: none."""
+    """Largest |advantage|, before the penalty. null: no limit."""
     mean_only: bool = False
-    """Centre without dividing by the standard deviation (Dr. GRPO, arXiv 2503.20783). `std_floor` then does nothing."""
+    """Centre without dividing by the standard deviation (Dr. GRPO, arXiv 2503.20783). Then `std_floor` has no
+    effect."""
 
 
 class RightOptions(Section):
-    """Of schemes that ask whether an image is right."""
+    """Options of schemes that need to know whether an image is right."""
 
     perfect_scorer: str | None = None
-    """The scorer that says so: an image is right where it gives 1 or more. null: the first rewarding scorer of kind
-    verifier; without any, an image is right whose combined reward reaches the sum of all positive weights."""
+    """An image is right if this scorer gives at least 1. null: the first rewarding scorer of kind verifier. If there is
+    none, an image is right if its combined reward is at least the sum of all positive weights."""
 
 
 @dataclass(frozen=True)
 class Right:
-    """When an image is right: score `scorer` (None: the combined reward) is at least `at_least`."""
+    """The rule for right images: the score of `scorer` (None: the combined reward) is at least `at_least`."""
 
     scorer: str | None
     at_least: float
 
     @classmethod
     def by(cls, scorer: str | None, weights: Mapping[str, float]) -> "Right":
-        """By a scorer whose 1 means right, or else by the largest reward that scores of at most 1 can make."""
+        """With a scorer: its score must be at least 1. Without: the reward must be the largest one for scores up to
+        1."""
         return cls(scorer, 1.0 if scorer is not None else fsum(w for w in weights.values() if w > 0) - ROUNDING)
 
 
 def subtract_penalty(table: Advantages, samples: Sequence[Sample], options: PenaltyOptions) -> None:
-    """From the advantages of texts that were cut off."""
+    """Subtract the penalty from the advantages of texts that were cut off."""
     for row, sample in zip(table, samples):
         row.update({place: row[place] - options.malformed_penalty for place in sample.malformed if place in row})
 
 
 @dataclass(frozen=True)
 class CreditScheme:
-    """A way to give credit: its function, and what the rest of the program has to know of it."""
+    """A credit scheme: its function, and its properties."""
 
     advantages: Callable[[list[Sample], Any], Advantages]
-    """(samples of a group, options) -> per sample, from place to advantage. Called with two samples or more."""
+    """(samples of a group, options) -> advantages. It is called only with two or more samples."""
     options: type[Section] = NormalisedOptions
     """The type of `rl.credit_options`."""
     penalise: Callable[[Advantages, Sequence[Sample], Any], None] | None = subtract_penalty
-    """Changes advantages because texts were cut off, after it was counted whether the rewards differ; None: never."""
+    """Changes advantages of texts that were cut off. It is called after `has_spread` was decided. None: no penalty."""
     whole_trajectories: bool = False
-    """It judges whole trajectories, which has no meaning where siblings share segments: no `rl.forks`."""
+    """It gives credit to whole trajectories. So it cannot be used with `rl.forks`, where siblings share segments."""
     asks_if_right: bool = False
-    """It reads `Sample.right`; its options are RightOptions."""
+    """It reads `Sample.right`. Its options must be RightOptions."""
     uses_segment_scores: bool = False
     """It reads `Sample.scores`: those of reflections and edits."""
     first_trained_turn: int = 0
@@ -88,13 +90,13 @@ class CreditScheme:
 
 
 def carried(options: Section, scheme: CreditScheme) -> Section:
-    """The options of one scheme as options of another, as far as that one has them."""
+    """Options of another scheme converted to options of `scheme`. Options that it does not have are left out."""
     given = {name: value for name, value in options.model_dump().items() if name in scheme.options.model_fields}
     return scheme.options.model_validate(given)
 
 
 def scheme_named(name: str) -> CreditScheme:
-    """InputError for a name that stands for nothing, or for something else."""
+    """The scheme of a name. InputError if the name is unknown or is not a CreditScheme."""
     found = import_named(name, SCHEMES, "rl.credit")
     if not isinstance(found, CreditScheme):
         raise InputError(f"rl.credit {name!r} is not a CreditScheme but a {type(found).__name__}: wrap it in one")

@@ -1,4 +1,4 @@
-"""The credit schemes: values of a group's images -> advantages."""
+"""The credit schemes, which turn the values of a group's images into advantages."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from irg_rl.trajectory import Modality
 
 
 def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
-    """GRPO: the final image's reward, normalised over the ways of a fork, on every segment up to the next fork. Without
-    forks: normalised over the group, on every segment."""
+    """GRPO: every segment gets the reward of the final image, normalised over the group. With forks, it is normalised
+    over the branches of a fork, and holds for the segments up to the next fork."""
     table: Advantages = [{} for _ in samples]
     ways: dict[int, dict[ForkBranch, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
@@ -42,13 +42,13 @@ def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
 
 class TurnOptions(NormalisedOptions):
     gamma: Share = 1.0
-    """Discount of what later turns add."""
+    """Discount of the gains of later turns."""
 
 
 def turn(samples: list[Sample], options: TurnOptions) -> Advantages:
     """Return-to-go of the gains, sum_j gamma^(j-k) (q_j - q_{j-1}), normalised per place.
 
-    With gamma = 1 it telescopes to q_last - q_{k-1}: nothing is won by drawing badly first.
+    With gamma = 1 the sum is q_last - q_{k-1}. So a bad first image brings no advantage.
     """
 
     def value(sample: Sample, place: Place) -> float:
@@ -62,7 +62,7 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
 
 
 def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
-    """R3: q_0 on the first turn, then q_k - q_{k-1}; on an image that is already right, 1 for stopping, else 0."""
+    """R3: q_0 for the first turn, then q_k - q_{k-1}. If the last image is already right: 1 for a stop, otherwise 0."""
 
     def value(sample: Sample, place: Place) -> float:
         k = place[0]
@@ -75,22 +75,22 @@ def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantage
 
 class VerifierGAEOptions(NormalisedOptions):
     lam: Share = 1.0
-    """Lambda: weight of later deltas; only 1 is unbiased for the final reward."""
+    """Lambda, the weight of later deltas. Only 1 is unbiased for the final reward."""
     price: Weight = 0.0
-    """What every image after the first costs, in units of the combined reward."""
+    """Cost of every image after the first one, in units of the combined reward."""
     coefficient: Share | None = None
-    """Share of q_{k-1} that the baseline takes: 0 is leave-one-out GRPO on the final reward, 1 the plain difference;
-    null: fitted on the siblings, the sample itself left out."""
+    """Share of q_{k-1} in the baseline. 0: leave-one-out GRPO on the final reward. 1: the plain difference. null:
+    fitted on the other siblings, without the sample itself."""
 
 
 def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Advantages:
-    """The previous image's score as the value of the state: generalised advantage estimation without a value network.
+    """Generalised advantage estimation without a value network: the score of the previous image is the state value.
 
-    delta_k = q_k - q_{k-1} - price of an edit (0 for a stop), G_k = sum_j lambda^(j-k) delta_j, and the target is
-    Y_k = q_{k-1} + G_k. A_k = Y_k - (the siblings' linear prediction of Y_k from q_{k-1}), siblings being those still
-    active at the place, the sample left out. At lambda = 1 Y_k is the final reward less costs, so any coefficient is
-    unbiased; below 1 it leans on the verifier. Right after a fork q_{k-1} is the same for all, and the prediction is
-    the others' mean.
+    delta_k = q_k - q_{k-1} - price of an edit (0 for a stop), G_k = sum_j lambda^(j-k) delta_j, and the target is Y_k =
+    q_{k-1} + G_k. A_k = Y_k - (linear prediction of Y_k from q_{k-1}). The prediction uses the siblings that are still
+    active at the place, without the sample itself. With lambda = 1, Y_k is the final reward minus costs, so every
+    coefficient is unbiased. Below 1, errors of the verifier cause a bias. Directly after a fork, q_{k-1} is the same
+    for all siblings, and the prediction is the mean of the others.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
@@ -115,13 +115,13 @@ def _against_prediction(
 
 
 def _discounted(sample: Sample, k: int, options: VerifierGAEOptions) -> float:
-    """sum_j lambda^(j-k) delta_j from turn k to the last image; 0 for a stop. The first image has no price."""
+    """sum_j lambda^(j-k) delta_j from turn k to the last image. 0 for a stop. The first image has no price."""
     turns = range(k, len(sample.q))
     return fsum(options.lam ** (j - k) * (sample.gain(j) - (options.price if j else 0.0)) for j in turns)
 
 
 def umm(samples: list[Sample], options: RightOptions) -> Advantages:
-    """UMM-Reflection's reward and constants. Turns after the first are trained."""
+    """Reward and constants of UMM-Reflection. Only turns after the first are trained."""
     rewards = []
     for sample in samples:
         gains = [sample.gain(k) for k in range(1, len(sample.q))]
@@ -134,15 +134,15 @@ def umm(samples: list[Sample], options: RightOptions) -> Advantages:
 
 
 def umm_penalty(table: Advantages, samples: Sequence[Sample], options: RightOptions) -> None:
-    """UMM-Reflection's: a trajectory with a text that was cut off gets min(A, 0) - .5 on all its segments."""
+    """Penalty of UMM-Reflection: if a text was cut off, all segments of the trajectory get min(A, 0) - .5."""
     for row, sample in zip(table, samples):
         if sample.malformed:
             row.update({place: min(advantage, 0.0) - 0.5 for place, advantage in row.items()})
 
 
 def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advantages:
-    """AlphaGRPO: max(q_last - q_0, 0), so that all failures are equal. Turns after the first are trained; nothing at
-    all when no sibling improved."""
+    """AlphaGRPO: max(q_last - q_0, 0), so all failures are equal. Only turns after the first are trained, and nothing
+    if no sibling improved."""
     gains = [max(sample.q[-1] - sample.q[0], 0.0) for sample in samples]
     if not any(gains):
         return [{} for _ in samples]

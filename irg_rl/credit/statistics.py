@@ -5,11 +5,11 @@ from math import fsum, sqrt
 from typing import Protocol
 
 ROUNDING = 1e-9
-"""Spreads up to this are rounding, not signal: dividing by one would make large advantages of nothing."""
+"""Smaller spreads come from rounding. Dividing by them would give large advantages without a reason."""
 
 
 class Normalisation(Protocol):
-    """How values become advantages; see NormalisedOptions."""
+    """Options of the normalisation; see NormalisedOptions."""
 
     @property
     def std_floor(self) -> float: ...
@@ -24,7 +24,8 @@ def mean(values: Sequence[float]) -> float:
 
 
 def moments(values: Sequence[float], ddof: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation; std 0 for fewer than ddof + 1 values or values equal to rounding."""
+    """Mean and standard deviation. The latter is 0 for fewer than ddof + 1 values, or if all are equal up to
+    rounding."""
     if not values:
         return 0.0, 0.0
     middle = mean(values)
@@ -42,7 +43,8 @@ def normalise(
     mean_only: bool = False,
     clip: float | None = None,
 ) -> list[float]:
-    """(x - mean) / max(std + eps, floor), clipped. A constant or lone value gives 0. Order does not change the result.
+    """(x - mean) / max(std + eps, floor), clipped. Equal values, or a single value, give 0. The order does not change
+    the result.
 
     `ddof` and `eps` exist because references differ (trl: ddof 1, + 1e-4; Flow-Factory: ddof 0, floor 1e-6).
     """
@@ -53,14 +55,14 @@ def normalise(
 
 
 def normalised(values: Sequence[float], options: Normalisation) -> list[float]:
-    """Centred, divided by the standard deviation and clipped, as the options say."""
+    """Values centred, divided by the standard deviation and clipped, according to the options."""
     return normalise(
         values, floor=options.std_floor, mean_only=options.mean_only, clip=options.advantage_clip
     )
 
 
 def scaled(centred: Sequence[float], options: Normalisation) -> list[float]:
-    """As `normalised`, for values that have their baseline already: a second centring would undo the leaving out."""
+    """Like `normalised`, but without centring. For values with a leave-one-out baseline, which centring would undo."""
     std = moments(centred)[1]
     scale = 1.0 if options.mean_only or not std else max(std, options.std_floor)
     bound = float("inf") if options.advantage_clip is None else options.advantage_clip
@@ -68,8 +70,8 @@ def scaled(centred: Sequence[float], options: Normalisation) -> list[float]:
 
 
 def slope(q: Sequence[float], y: Sequence[float]) -> float:
-    """Least-squares slope of y on q, kept in [0, 1]; with fewer than 3 distinct q, or none that differ by more than
-    rounding, it is 1, the plain baseline."""
+    """Least-squares slope of y on q, clipped to [0, 1]. It is 1 (the plain difference) with fewer than 3 distinct q, or
+    if the q differ only by rounding."""
     if len(set(q)) < 3:
         return 1.0
     mean_q, mean_y = mean(q), mean(y)

@@ -23,7 +23,7 @@ class CreditSettings:
     how: str = "sum"
     options: dict[str, Any] = field(default_factory=dict)
     segment_weights: dict[str, float] = field(default_factory=dict)  # of scores of reflections and edits
-    perfect_scorer: str | None = None  # whose 1 says that an image is right; None: the largest combined reward does
+    perfect_scorer: str | None = None  # an image is right if this scorer gives 1. None: see Right.by
 
     @classmethod
     def of(cls, recipe: Recipe) -> "CreditSettings":
@@ -94,8 +94,8 @@ class Critic:
         self.settings = settings
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
-        """Scores every image (one that siblings share, once), sets `rewards` and `advantage`s, returns the summary and
-        the scored group."""
+        """Score the images and segments of a group and set `rewards` and `advantage`s. Returns the summary and the
+        scored group."""
         score_group(group, self.hub)
         selection = self.settings.assign(group)
         known = [

@@ -175,7 +175,8 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
 def _each_and_all(
     rl: Sequence[Outcomes], other: Sequence[Outcomes]
 ) -> list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]:
-    """(seed, tables of RL, tables of the other) for each seed, then with seed None for all, where there are several."""
+    """(seed, tables of RL, tables of the other) for each seed. With several seeds, also all of them together as seed
+    None."""
     pairs: list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]
     pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
     return pairs if len(rl) == 1 else [*pairs, (None, rl, other)]

@@ -11,8 +11,8 @@ A ratio does the same with u_c / R, on the log scale. Intervals take Student's t
 takes Wilson's interval for p (1 - p) / V independent cases, because the plain interval covers too little near 0 and 1,
 where damage lives.
 
-`python -m benchmarks.coverage` measures how often these intervals contain the true value. The bootstrap over sets, also
-measured there, contains it less often with 30 sets.
+`python -m benchmarks.coverage` measures how often these intervals hold the truth, beside the bootstrap over sets, which
+does so less often at 30 sets.
 
 Shape letters: N rows, C sets, S seeds.
 """
@@ -147,7 +147,7 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
     """`a / b`, paired by set. The interval is symmetric on the log scale. There is none if a side is 0."""
     (one, other), order = _paired(a, b)
-    value = float(_divide(one.value, other.value))
+    value = _divide(one.value, other.value)
     if not (isfinite(value) and value > 0):
         return Measure(value, one.n, sets=len(order))
     parts = one.parts(order) / one.value - other.parts(order) / other.value

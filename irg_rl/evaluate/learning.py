@@ -25,7 +25,7 @@ SMALL_STEP = 1e-4
 ENOUGH = 8
 """Updates before a slope is judged."""
 
-Row = Mapping[str, float | None]
+MetricsRow = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Learning:
         }
 
 
-def learning(rows: Sequence[Row]) -> Learning:
+def learning(rows: Sequence[MetricsRow]) -> Learning:
     """What the logged rows of RL say, in order of updates; rows of other stages do not belong here."""
     spread, step = _logged(rows, SPREAD), _logged(rows, STEP)
     return Learning(
@@ -127,7 +127,7 @@ def slope(values: Float[np.ndarray, "K"], level: float = LEVEL) -> Measure:
     return Measure(value, count, value - half, value + half)
 
 
-def _logged(rows: Sequence[Row], name: str) -> Float[np.ndarray, "K"]:
+def _logged(rows: Sequence[MetricsRow], name: str) -> Float[np.ndarray, "K"]:
     """The values of a scalar where it was logged and finite."""
     found = [row.get(name) for row in rows]
     return np.array([value for value in found if value is not None and isfinite(value)], dtype=float)

@@ -1,4 +1,4 @@
-"""The clipped surrogate of PPO, shared by text tokens and denoising steps, and the numbers that say what it did."""
+"""The clipped surrogate of PPO, for text tokens and denoising steps, and metrics of the clipping."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -27,9 +27,8 @@ def ratio_metrics(
 ) -> dict[str, Tensor]:
     """Detached means over the elements.
 
-    approx_kl = mean(log_ratio^2) / 2; clipfrac, clipfrac_low, clipfrac_high: share of ratios outside the range
-    whatever the advantage; clipped: share whose gradient the clip removes (outside, on the advantage's side).
-    Without elements all are zero.
+    approx_kl = mean(log_ratio^2) / 2. clipfrac, clipfrac_low, clipfrac_high: share of ratios outside the range, for
+    any advantage. clipped: share of elements whose gradient the clip removes. Without elements all are zero.
     """
     ratio, log_ratio, advantages = (
         value.detach().broadcast_to(ratio.shape) for value in (ratio, log_ratio, advantages)

@@ -1,10 +1,10 @@
 """Policy losses on denoising steps.
 
 Shapes: B any batch dims (samples, steps, or both), N latent tokens, D channels. Means, velocities and x have shape
-[*B, N, D]; times, standard deviations, log-probabilities, advantages and losses have shape [*B]. A loss stays per
-element until `aggregate`, which divides by a denominator summed over all micro-batches and ranks.
+[*B, N, D]. Times, standard deviations, log-probabilities, advantages and losses have shape [*B]. Losses have one value
+per element. `aggregate` divides their sum by a denominator that is summed over all micro-batches and ranks.
 
-`std` is always the standard deviation of the step, sqrt(-dt) included: what `flow.transition` returns.
+`std` is always the standard deviation of the step, which includes sqrt(-dt), as `flow.transition` returns it.
 """
 
 import torch
@@ -19,7 +19,7 @@ def log_ratio(
     logp: Float[Tensor, "*B"],
     logp_old: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
-    """Log importance ratio of a step; a mean over the latent's dims when the log-probabilities are means."""
+    """Log importance ratio of a step. It is a mean over the latent's dims if the log-probabilities are such means."""
     return logp - logp_old.detach()
 
 
@@ -32,8 +32,8 @@ def guarded_log_ratio(
 ) -> Float[Tensor, "*B"]:
     """RatioNorm of GRPO-Guard (arXiv 2510.22319): (log ratio + M[(mean - mean_old)^2] / (2 std^2)) * std.
 
-    For mean log-probabilities of Gaussian steps this is mean(noise * (mean - mean_old)): centred at 0, on one scale for
-    every step, so that one clip range serves them all. Needs the sampler's stored `mean_old`.
+    For mean log-probabilities of Gaussian steps this is mean(noise * (mean - mean_old)). It is centred at 0 and has the
+    same scale for every step, so one clip range works for all steps. It needs the sampler's stored `mean_old`.
     """
     drift = over_latent((mean - mean_old.detach()) ** 2, std.ndim)
     return log_ratio(logp, logp_old) * std + drift / (2 * std)
@@ -56,7 +56,7 @@ def mean_kl(
 ) -> Float[Tensor, "*B"]:
     """KL between two Gaussian steps of equal std, per latent dim: M[(mean - mean_ref)^2] / (2 std^2).
 
-    Flow-GRPO divides by a^2 without |dt| and so gets |dt| times this; R3 leaves out the 1/2.
+    Flow-GRPO divides by a^2 without |dt|, which gives |dt| times this value. R3 leaves out the 1/2.
     """
     return over_latent((mean - mean_ref.detach()) ** 2, std.ndim) / (2 * std**2)
 
@@ -66,7 +66,7 @@ def velocity_mse(
     v_ref: Float[Tensor, "*B N D"],
     batch_dims: int = 1,
 ) -> Float[Tensor, "*B"]:
-    """M[(v - v_ref)^2], the guard against drift that does not depend on the step (UniGRPO, DiffusionNFT)."""
+    """M[(v - v_ref)^2]: a penalty against drift that is equally strong at every step (UniGRPO, DiffusionNFT)."""
     return over_latent((v - v_ref.detach()) ** 2, batch_dims)
 
 
@@ -74,7 +74,7 @@ def aggregate(
     loss: Float[Tensor, "*B"],
     denominator: Tensor | float,
 ) -> Float[Tensor, ""]:
-    """Sum / the given global denominator: the number of trained (image, step) pairs of the optimizer step."""
+    """Sum divided by the global `denominator`, the number of trained (image, step) pairs of the optimizer step."""
     return loss.sum() / torch.as_tensor(denominator).clamp(min=1)
 
 

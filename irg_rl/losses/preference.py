@@ -1,8 +1,8 @@
-"""Losses that need no density of the sampler: DPO on text and flow, DiffusionNFT and AWM.
+"""Losses that need no log-probability of the sampler: DPO on text and flow, DiffusionNFT and AWM.
 
-Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses stay per pair or per sample; averages over
-dims happen inside a margin, the reduction over pairs is the caller's, after the log-sigmoid (averaging errors inside of
-it couples the pairs: diffusers #6702). Average with `flow.aggregate` and a global count.
+Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses have one value per pair or
+sample. Averages over dims are made inside a margin. The caller averages over pairs after the log-sigmoid, with
+`flow.aggregate` and a global count. (Averaging errors before the log-sigmoid would couple the pairs: diffusers #6702.)
 """
 
 from enum import StrEnum
@@ -16,7 +16,7 @@ from irg_rl.flow import data_estimate, interpolate, over_latent
 
 class PreferenceLoss(StrEnum):
     SIGMOID = "sigmoid"  # DPO, arXiv 2305.18290
-    IPO = "ipo"  # arXiv 2310.12036; its text margin is an average over tokens
+    IPO = "ipo"  # arXiv 2310.12036; its text margin is a mean over tokens
     HINGE = "hinge"  # SLiC, arXiv 2305.10425
 
 
@@ -38,9 +38,9 @@ def token_margin(
     *,
     average: bool = False,
 ) -> Float[Tensor, "P"]:
-    """log (policy / reference) of the chosen text less that of the rejected: summed over tokens, for ipo averaged.
+    """log(policy / reference) of the chosen text minus that of the rejected text. Sum over tokens; for ipo the mean.
 
-    Mask the tokens that both share: they cancel only when they were computed in the same context.
+    Mask the tokens that both texts share. They cancel only if they were computed in the same context.
     """
     chosen = _text_log_ratio(logp_chosen, logp_chosen_ref, mask_chosen, average)
     return chosen - _text_log_ratio(logp_rejected, logp_rejected_ref, mask_rejected, average)
@@ -52,9 +52,10 @@ def noised_pair(
     noise: Float[Tensor, "P N D"],
     t: Float[Tensor, "P"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(x_t chosen, x_t rejected, target chosen, target rejected) under one noise and one time per pair.
+    """(x_t chosen, x_t rejected, target chosen, target rejected), with the same noise and time for both sides of a
+    pair.
 
-    With noise of its own each side's error would differ by luck more than by preference.
+    With different noise, the errors of both sides would differ more by chance than by preference.
     """
     if not chosen.shape == rejected.shape == noise.shape:
         shapes = [tuple(value.shape) for value in (chosen, rejected, noise)]
@@ -90,7 +91,7 @@ def preference_loss(
 
 
 def nft_optimality(advantages: Float[Tensor, "B"], bound: float) -> Float[Tensor, "B"]:
-    """Advantage as the probability of being a good sample: r = clamp(A / (2 bound) + 1/2, 0, 1)."""
+    """Probability of being a good sample, from the advantage: r = clamp(A / (2 bound) + 1/2, 0, 1)."""
     return (advantages / (2 * bound) + 0.5).clamp(0, 1)
 
 
@@ -105,11 +106,12 @@ def nft_loss(
     beta: float = 1.0,
     bound: float = 5.0,
 ) -> Float[Tensor, "B"]:
-    """DiffusionNFT (arXiv 2509.16117): regress to good samples, away from bad ones, on freshly noised data.
+    """DiffusionNFT (arXiv 2509.16117): regression towards good samples and away from bad ones, on data with fresh
+    noise.
 
-    v+ = beta v + (1 - beta) v_old, v- = (1 + beta) v_old - beta v; each side is the squared error of the clean sample
-    it predicts over its detached mean absolute error; bound * (r L+ + (1 - r) L-) / beta. `data` come from the policy
-    whose velocity is v_old.
+    v+ = beta v + (1 - beta) v_old, v- = (1 + beta) v_old - beta v. L+ and L- are the squared errors of the clean sample
+    that v+ and v- predict, each divided by its mean absolute error without gradient. The loss is
+    bound * (r L+ + (1 - r) L-) / beta. The policy with velocity v_old has sampled `data`.
     """
     v_old = v_old.detach()
     positive = _self_normalised(data_estimate(x_t, beta * v + (1 - beta) * v_old, t) - data)
@@ -124,7 +126,7 @@ def awm_log_prob(
     weight: MatchingWeight | str = MatchingWeight.UNIFORM,
     power: float = 0.25,
 ) -> Float[Tensor, "B"]:
-    """AWM (arXiv 2509.25050): the flow-matching error as a surrogate log-probability, for `flow.policy_loss`.
+    """AWM (arXiv 2509.25050): the negative flow-matching error as a log-probability, for `flow.policy_loss`.
 
     l = -E w(t), E = M[(v - target)^2], w = 1, t or t^2; huber: -(sqrt(E + 1e-10) - 1e-5) t; ghuber:
     -((E + 1e-10)^p - 1e-10^p) t / p. Old and new policy must see the same noise and time.

@@ -1,8 +1,8 @@
-"""Policy losses on sampled text tokens, in trl's vocabulary and equal to trl's numbers.
+"""Policy losses on sampled text tokens. Names and numbers are those of trl.
 
-Shapes: B text segments (rows), T tokens, right-padded; `mask` is True on sampled tokens. A loss stays per token until
-`aggregate`, which divides by a denominator that the caller has summed over all micro-batches and ranks, so that any
-split of a batch gives the same gradient as the whole.
+Shapes: B text segments (rows), T tokens, right-padded; `mask` is True on sampled tokens. Losses have one value per
+token. `aggregate` divides their sum by a denominator that the caller has summed over all micro-batches and ranks. So a
+batch gives the same gradient however it is split.
 """
 
 from enum import StrEnum
@@ -33,7 +33,8 @@ def log_importance(
     mask: Bool[Tensor, "B T"],
     level: Importance | str = Importance.TOKEN,
 ) -> Float[Tensor, "B T"]:
-    """Log of the importance ratio of every token; zero where masked. "sequence": one value per row, repeated."""
+    """Log of the importance ratio of every token, 0 where masked. "sequence": all tokens of a row have the same
+    value."""
     log_ratio = (logp - logp_old).masked_fill(~mask.bool(), 0.0)
     if Importance(level) is Importance.TOKEN:
         return log_ratio
@@ -44,7 +45,7 @@ def log_importance(
 def k3(logp: Float[Tensor, "*B"], logp_ref: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1, d = logp_ref - logp.
 
-    Never clamped: a clamp turns the gradient off exactly where the policy has drifted furthest.
+    It is never clamped. A clamp would remove the gradient where the policy has moved furthest.
     """
     difference = logp_ref - logp
     return difference.exp() - difference - 1
@@ -68,10 +69,10 @@ def policy_loss(
 ) -> Float[Tensor, "B T"]:
     """Loss of every token, before aggregation.
 
-    grpo, bnpo, dr_grpo, dapo: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A), with `delta` a cap on the unclipped
-    r. cispo: -min(r, epsilon_high) A logp with the weight detached; epsilon_high is then the cap itself (5, not .28).
-    `beta` adds beta * k3 to the reference; times r if `kl_correction`, which makes it an unbiased gradient off-policy.
-    `mismatch` (from `mismatch_weight`) multiplies the policy term alone.
+    grpo, bnpo, dr_grpo, dapo: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A), where `delta` limits the unclipped
+    r. cispo: -min(r, epsilon_high) A logp, where the weight has no gradient; here epsilon_high is the limit itself (5,
+    not .28). `beta` adds beta * k3 to the reference. With `kl_correction` this term is multiplied by r, which makes its
+    gradient unbiased off-policy. `mismatch` (from `mismatch_weight`) multiplies only the policy term.
     """
     loss_type, mask = TextLoss(loss_type), mask.bool()
     if advantages.ndim == 1:
@@ -86,14 +87,14 @@ def policy_loss(
     if beta != 0.0:
         if logp_ref is None:
             raise ValueError(f"a KL weight beta={beta} needs the reference's log-probabilities: pass logp_ref")
-        kl = k3(logp, logp_ref.where(mask, logp.detach()))  # NaN padding would reach the gradient as 0 * NaN
+        kl = k3(logp, logp_ref.where(mask, logp.detach()))  # NaN in the padding would give a gradient of 0 * NaN
         loss = loss + beta * (kl * ratio if kl_correction else kl)
     return loss.masked_fill(~mask, 0.0)
 
 
 def denominator(mask: Bool[Tensor, "B T"], loss_type: TextLoss | str, max_length: int | None = None) -> Tensor:
-    """This batch's part of the denominator of `aggregate`: rows, rows * max_length, or tokens. Sum it over all
-    micro-batches and ranks of one optimizer step. A row without a token counts in none of them."""
+    """Contribution of this batch to the denominator of `aggregate`: rows, rows * max_length, or tokens. Sum it over all
+    micro-batches and ranks of one optimizer step. Rows without tokens do not count."""
     loss_type, mask = TextLoss(loss_type), mask.bool()
     rows = mask.any(-1).sum()
     if loss_type is TextLoss.GRPO:
@@ -111,7 +112,7 @@ def aggregate(
     loss_type: TextLoss | str,
     denominator: Tensor | float,
 ) -> Float[Tensor, ""]:
-    """Sum over tokens (grpo: of row means) / the given global denominator (at least 1)."""
+    """Sum over tokens (grpo: over row means) divided by the global `denominator`, which is at least 1."""
     mask = mask.bool()
     loss = loss.masked_fill(~mask, 0.0)
     if TextLoss(loss_type) is TextLoss.GRPO:
@@ -129,10 +130,11 @@ def mismatch_weight(
     lowest: float | None = None,
     drop: bool = False,
 ) -> Float[Tensor, "B T"]:
-    """Weight that corrects for a sampler whose log-probabilities differ from the learner's recomputed ones.
+    """Weight that corrects for differences between the log-probabilities of sampler and learner.
 
-    exp(logp_old - logp_sampled), truncated to [lowest, highest], or with `drop` zeroed outside of it. "sequence" is the
-    product over the row here, a true density ratio, unlike the geometric mean of the policy ratio.
+    exp(logp_old - logp_sampled), clipped to [lowest, highest]. With `drop`, weights outside this range become 0
+    instead. "sequence": the product over the row, which is the true density ratio. (The policy ratio uses the geometric
+    mean.)
     """
     log_ratio = (logp_old - logp_sampled).masked_fill(~mask.bool(), 0.0).detach()
     if Importance(level) is Importance.SEQUENCE:

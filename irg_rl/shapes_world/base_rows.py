@@ -1,11 +1,15 @@
-"""Rows for the base model, before IRGL: drawing, reading and editing with every place said.
+"""Rows for the base model, before IRGL: drawing, reading and editing, with all places in the text.
 
-IRGL texts never say where things stand, so each of its pictures leaves much open and teaches the meaning of words
-slowly. The base model learns the words first, from rows in which the picture follows from the text: `draw` what is put
-into cells, `read` from a picture where things stand, whether they are as many as asked for, whether a relation holds
-and what is in each cell, `edit` one picture into another. Drawing and editing use the two verbs of reflections, put and
-remove; what is read is said as in reflections, but the answer cannot be guessed: half of the things asked for are not
-there, many of those that are there are too few or too many, half of the relations fail.
+IRGL texts do not name places, so many pictures fit a text, and the meaning of words is learned slowly. The base model
+learns the words first, from rows in which the text determines the picture:
+
+- `draw`: put objects into named cells.
+- `read`: say where things are, whether their number is right, whether a relation holds, and what is in each cell.
+- `edit`: change one picture into another.
+
+Drawing and editing use the two verbs of reflections, put and remove. Answers of `read` have the words of reflections,
+but cannot be guessed: half of the things asked for are absent, the numbers of many are wrong, and half of the relations
+fail.
 """
 
 import random
@@ -33,15 +37,15 @@ QUESTION = "what is at each place ?"
 MAX_OBJECTS = 7
 MAX_EDITS = 4
 COUNTED = 4
-"""Things that one row asks after."""
+"""Number of things that one row asks about."""
 RELATED = 2
-"""Relations that one row asks after."""
+"""Number of relations that one row asks about."""
 AGAIN = 0.2
-"""Share of objects in a picture that is read which are of a kind that is there already, so that there is to count."""
+"""Share of objects of a kind that is already in the picture, in `read` rows. So there are several objects to count."""
 
 
 def placed_scene(rng: random.Random, again: float = 0.0) -> Scene:
-    """One to seven objects anywhere, each with probability `again` of a kind that is there already."""
+    """One to seven objects anywhere. With probability `again`, an object has a kind that is already there."""
     objects: list[Object] = []
     for cell in rng.sample(CELLS, rng.randint(1, MAX_OBJECTS)):
         kind = as_thing(rng.choice(objects)) if objects and rng.random() < again else Thing(rng.choice(SHAPES))
@@ -55,8 +59,8 @@ def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
 
 
 def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Question and answer: where four things stand and whether they are as many as asked for, some absent; with and
-    without colour."""
+    """Question and answer: the places of four things, and whether their numbers are right. Some things are absent. Some
+    have no colour."""
     present = [as_thing(seen) for seen in scene.objects]
     asked: dict[Thing, int] = {}
     while len(asked) < COUNTED:
@@ -69,8 +73,9 @@ def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def related(scene: Scene, rng: random.Random) -> list[str]:
-    """Questions and answers in turn: whether a relation between two objects holds, as often as not, and which free
-    cells stand in a relation to one. Nothing where no two objects are alone of their kind."""
+    """Alternating questions and answers: whether a relation between two objects holds (in half of the cases it does),
+    and which free cells are in a relation to an object. Empty if there are no two objects that are the only ones of
+    their kind."""
     kinds = Counter(map(as_thing, scene.objects))
     alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
     if len(alone) < 2:
@@ -93,12 +98,12 @@ def put_text(seen: Object) -> str:
 
 
 def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
-    """One to four changes in the words of reflections and the scene after them: objects appear, disappear, are replaced
-    by others of their size, or move. No cell is named twice."""
+    """One to four changes in the words of reflections, and the scene after them. Objects are added, removed, moved, or
+    replaced by others of the same size. No cell is named twice."""
     board = {seen.cell: seen for seen in scene.objects}
     cells = rng.sample(CELLS, len(CELLS))
     said = []
-    for _ in range(rng.randint(1, MAX_EDITS)):  # each takes two cells at most, and 2 * MAX_EDITS are there
+    for _ in range(rng.randint(1, MAX_EDITS)):  # each takes at most two cells, and there are at least 2 * MAX_EDITS
         cell = cells.pop()
         old = board.pop(cell, None)
         kind = "add" if old is None else rng.choice(("remove", "replace", "move"))
@@ -119,8 +124,8 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
 
 
 def base_example(mode: str, rng: random.Random) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """(texts, picture, edited picture) of one row; those of a reading are questions and answers in turn. ValueError for
-    an unknown mode."""
+    """(texts, picture, edited picture) of one row. Texts of `read` alternate questions and answers. ValueError for an
+    unknown mode."""
     scene = placed_scene(rng, AGAIN if mode == READING else 0.0)
     if mode == DRAWING:
         return [" ".join(map(put_text, rng.sample(scene.objects, len(scene.objects))))], render(scene), None

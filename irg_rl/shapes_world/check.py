@@ -1,7 +1,7 @@
-"""The verdict on a picture: official-style right or wrong, a graded score, and what exactly is wrong with it.
+"""The verdict on a picture: right or wrong as in GenEval, a graded score, and a list of all defects.
 
-Right or wrong follows GenEval: every include found at least `count` times, no exclude found `count` times, every
-relation true for all pairs. Things of shapes nobody mentioned, and cells nobody can read, are tolerated.
+A picture is right as in GenEval: every include is found at least `count` times, no exclude is found `count` times, and
+every relation is true for all pairs. Shapes that are not mentioned and unreadable cells are allowed.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class DefectKind(StrEnum):
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that is wrong. `thing` is what the sentence is about: the object as seen (color, shape), the thing as
-    wanted (missing, relation) or as excluded (extra). `cell` is where it stands in the picture, if anywhere."""
+    """One thing that is wrong. `thing` is the object as it is in the picture (color, shape), the wanted thing (missing,
+    relation), or the excluded thing (extra). `cell` is its cell in the picture, if it has one."""
 
     kind: DefectKind
     thing: Thing
@@ -37,13 +37,13 @@ class Defect:
     cell: str | None = None
 
     def claim(self) -> tuple:
-        """What a sentence about it says: everything but the place."""
+        """What a sentence states about the defect: everything except the cell."""
         return self.kind, self.thing, self.want, self.relation, self.other
 
 
 @dataclass(frozen=True)
 class Check:
-    """One constraint and what became of it; `score` in [0, 1] is 1 iff it holds."""
+    """The result for one constraint. `score` in [0, 1] is 1 if and only if the constraint holds."""
 
     constraint: str
     passed: bool
@@ -53,16 +53,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Inspection(Verdict):
-    """A verdict and its reasons. `score` in [0, 1] is 1 iff `correct`, and `defects` is empty iff `correct`. `checks`
-    holds one entry per include (with what it excludes), per relation, and per exclude of something that is not
-    included."""
+    """A verdict with its reasons. If and only if it is `correct`, `score` is 1 and `defects` is empty. `checks` has one
+    entry per include (with its excludes), per relation, and per exclude of something that is not included."""
 
     checks: tuple[Check, ...]
     defects: tuple[Defect, ...]
 
 
 def judge(reading: PictureReading, metadata: dict) -> Inspection:
-    """ValueError when the metadata asks for what this world does not have."""
+    """Judge a picture. ValueError if the metadata asks for something that this world does not have."""
     return judge_demand(reading.objects, parse_metadata(metadata))
 
 
@@ -80,7 +79,7 @@ def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Inspection:
 
 
 class Matching:
-    """Which seen object stands for which demanded thing; whatever is left over explains the deficits it can."""
+    """Assigns seen objects to demanded things. Objects that are left over may explain missing things."""
 
     def __init__(self, objects: tuple[Object, ...], demand: Demand) -> None:
         self.objects, self.demand = objects, demand
@@ -88,12 +87,14 @@ class Matching:
 
     @cached_property
     def kept(self) -> list[list[Object]]:
-        """Per include the objects that stand for it, at most `count`; of too many, those that stand right."""
+        """Per include, the objects assigned to it, at most `count`. If there are too many, those in the right
+        places."""
         return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
 
     @cached_property
     def defects(self) -> list[Defect]:
-        """In canonical order. Deficits are explained by a wrong colour first, then by a wrong shape."""
+        """All defects in canonical order. A missing thing is explained by a wrong colour if possible, then by a wrong
+        shape."""
         kept = {seen.cell for seen in sum(self.kept, [])}
         spare = [seen for seen in self.objects if seen.cell not in kept]
         pairs = zip(self.demand.includes, self.kept)
@@ -112,7 +113,7 @@ class Matching:
         return found if len(found) <= count else sorted(found, key=lambda seen: self._broken_by(index, seen))
 
     def _broken_by(self, index: int, seen: Object) -> int:
-        """Relations of include `index` that nothing would satisfy if `seen` stood for it."""
+        """Number of relations of include `index` that no object could satisfy if `seen` were assigned to it."""
         broken = 0
         for first, name, second in self.demand.relations:
             if index == first:
@@ -122,7 +123,7 @@ class Matching:
         return broken
 
     def _extras(self, spare: list[Object]) -> list[Defect]:
-        """Spare objects that the excludes forbid, once the deficits are mended."""
+        """Left-over objects that the excludes forbid after missing things were added."""
         defects, mended = [], self.demand.includes
         for thing, limit in self.demand.excludes:
             present = sum(count for wanted, count in mended if _within(wanted, thing))
@@ -134,7 +135,7 @@ class Matching:
         return defects
 
     def _broken(self, mended: set[str | None]) -> list[Defect]:
-        """Relations that fail although both sides are there; objects that change anyway do not count."""
+        """Relations that fail although both things are there. Objects with another defect are left out."""
         defects = []
         for first, name, second in self.demand.relations:
             a, b = self.demand.includes[first], self.demand.includes[second]
@@ -157,7 +158,7 @@ def _within(wanted: Thing, wider: Thing) -> bool:
 
 
 def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Object]]:
-    """Pairs every deficit with the first spare object near to it; both leave their lists."""
+    """Pair every missing thing with the first similar left-over object. Both are removed from their lists."""
     pairs = []
     for thing in list(short):
         seen = next((seen for seen in spare if near(thing, seen)), None)
@@ -169,7 +170,7 @@ def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Ob
 
 
 def _lone_excludes(demand: Demand) -> list[tuple[Thing, int]]:
-    """Excludes that forbid something no include asks for."""
+    """Excludes of things that no include asks for."""
     return [pair for pair in demand.excludes if not any(_within(thing, pair[0]) for thing, _ in demand.includes)]
 
 

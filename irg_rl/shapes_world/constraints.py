@@ -1,4 +1,4 @@
-"""What a prompt asks for, as GenEval writes it, and which split a set of constraints belongs to.
+"""What a prompt asks for, in the format of GenEval, and which split a set of constraints belongs to.
 
 Metadata: `tag`, `prompt`, `include` [{class, count, color?, position? [relation, index of another include]}],
 `exclude` [{class, count, color?}] (that many are too many) and `constraints`, the number of includes and relations.
@@ -21,7 +21,7 @@ COLOR_RANK = {None: -1} | {color: rank for rank, color in enumerate(COLORS)}
 
 
 class Thing(NamedTuple):
-    """A shape, of a given colour or of any."""
+    """A shape with a given colour, or with any colour."""
 
     shape: str
     color: str | None = None
@@ -44,10 +44,9 @@ NONE = "none"
 
 
 def sight(demand: "Demand", objects: Sequence[Object]) -> str:
-    """What is seen of each thing that is demanded, named with its number, word for word as the think text does: the
-    cells it stands in, in reading order, how many these are, and whether some are missing or extra. A small model
-    copies in order, and compares what stands side by side, long before it looks up a number and concludes from
-    several."""
+    """For each demanded thing: its cells in reading order, their number, and whether some are missing or extra. Things
+    and numbers are written exactly as in the think text. A small model learns to copy in order and to compare
+    neighbouring words much earlier than to look up a number."""
     said = []
     for thing, count in demand.includes:
         cells = _cells(thing, objects)
@@ -63,8 +62,8 @@ def _cells(thing: Thing, objects: Sequence[Object]) -> list[str]:
 
 
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
-    """Where both stand, how every `first` stands to every `second`, and whether that is `name`. Said in this order each
-    word follows from the few before it: asked for the last sentence alone a small model guesses."""
+    """The cells of both things, how every `first` lies to every `second`, and whether this is `name`. In this order
+    each word follows from the few words before it. A small model would only guess the last sentence alone."""
     ones, others = _cells(first, objects), _cells(second, objects)
     holding = [name for name in RELATIONS if all(stands(one, name, other) for one in ones for other in others)]
     told = f"{first} is {name if name in holding else f'not {name}'} {second} ."
@@ -72,13 +71,13 @@ def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[
 
 
 def sight_of_room(bounds: Sequence[tuple[str, Thing, Sequence[str]]], cells: Sequence[str]) -> str:
-    """Which of the cells that are free stand in every relation to the things that stand in the given cells."""
+    """The free cells that satisfy all relations to things in the given cells."""
     said = " and ".join(f"{name} {thing} at {' '.join(places)}" for name, thing, places in bounds)
     return f"free {said} : {' '.join(cells) or NONE} ."
 
 
 def in_order(objects: Iterable[Object]) -> list[Object]:
-    """Row by row."""
+    """Objects in reading order, row by row."""
     return sorted(objects, key=lambda seen: ORDER[seen.cell])
 
 
@@ -92,7 +91,7 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Demand:
-    """Metadata, checked: (thing, count) pairs and relations between includes."""
+    """Checked metadata: pairs (thing, count), and relations between includes."""
 
     includes: tuple[tuple[Thing, int], ...]
     excludes: tuple[tuple[Thing, int], ...]
@@ -100,7 +99,7 @@ class Demand:
 
 
 def parse_metadata(metadata: dict) -> Demand:
-    """ValueError when the metadata asks for something this world does not have."""
+    """Check metadata. ValueError if it asks for something that this world does not have."""
     includes, excludes = metadata.get("include", []), metadata.get("exclude", [])
     if not includes:
         raise ValueError(f"the metadata of prompt {metadata.get('prompt', '?')!r} includes nothing")
@@ -118,7 +117,7 @@ def parse_metadata(metadata: dict) -> Demand:
 
 
 def exactly(wanted: Sequence[tuple[Thing, int]]) -> Demand:
-    """That many of each thing, no more."""
+    """A demand for exactly this number of each thing."""
     return Demand(tuple(wanted), tuple((thing, count + 1) for thing, count in wanted), ())
 
 
@@ -137,8 +136,8 @@ def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:
 
 
 def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], relations: list[Relation]) -> dict:
-    """GenEval-style metadata with exact counts: one more of any include is excluded, and so is any object of an
-    included shape in a colour that was not asked for."""
+    """GenEval-style metadata with exact counts. One more of any include is excluded. An object of an included shape in
+    another colour is excluded too."""
     positions = {relation.first: [relation.name, relation.second] for relation in relations}
     include = [_entry(thing, count) for thing, count in includes]
     for index, position in positions.items():
@@ -168,7 +167,7 @@ def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
 
 
 def canonical_key(includes: list[tuple[Thing, int]], relations: list[Relation]) -> str:
-    """The same text for the same set of constraints, whatever their order or direction."""
+    """A text that is equal for equal sets of constraints, in any order and direction of relations."""
     demand = Demand(tuple(includes), (), tuple(relations))
     ordered = sorted(includes, key=lambda pair: (pair[0].rank(), pair[1]))
     return json.dumps([ordered, canonical_relations(demand)])
@@ -180,5 +179,5 @@ def metadata_key(metadata: dict) -> str:
 
 
 def stable_fraction(key: str) -> float:
-    """A number in [0, 1) that depends on the text alone, the same in every process and release."""
+    """A number in [0, 1) that depends only on the text and never changes."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""Texts to train a tokenizer on: everything the world says, so that each of its words becomes a token."""
+"""Texts for training a tokenizer. They contain all words of this world, so that each word becomes a token."""
 
 import random
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from irg_rl.shapes_world.teacher import BLUR, IMPROVING_QUESTION, INITIAL_QUESTI
 
 
 def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
-    """Per train prompt: the prompt, its think and a reflection; now and then questions, their answers, the stop text
-    and a list of all words that name things and places."""
+    """Per train prompt: the prompt, its think text and a reflection. From time to time also questions, answers, the
+    stop text, and a list of all names of things and places."""
     rng = random.Random(seed)
     for index, prompt in enumerate(make_prompts(n, "train", seed)):
         yield prompt.text

@@ -1,4 +1,4 @@
-"""From defects to edits, and from edits to pixels. An edit repaints whole cells and leaves every other pixel alone."""
+"""Turns defects into edits, and edits into pixels. An edit repaints whole cells. All other pixels stay the same."""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
 from irg_rl.shapes_world.scenes import random_object
 
 LONGEST_CHAIN = 3
-"""Moves in a row, each into the cell that the one before has left, at most."""
+"""Longest chain of moves, in which each object goes to the cell that the one before has left."""
 
 
 class EditKind(StrEnum):
@@ -30,8 +30,8 @@ class EditKind(StrEnum):
 
 @dataclass(frozen=True)
 class Room:
-    """Where a thing may be put: `bounds` are its relations (relation, other thing, cells of that), `cells` those that
-    keep all of them."""
+    """Where a thing may be put. `bounds`: its relations, each as (relation, other thing, cells of the other thing).
+    `cells`: the cells that satisfy all of them."""
 
     bounds: tuple[tuple[str, Thing, tuple[str, ...]], ...]
     cells: tuple[str, ...]
@@ -39,9 +39,11 @@ class Room:
 
 @dataclass(frozen=True)
 class Edit:
-    """One repair. `thing` is the object as it stands in the picture (add: as it will stand), `cell` its cell, `to` the
-    new colour (recolor), shape (reshape) or cell (move); `defect` says why, `room` what there was to choose from where
-    a relation had a say."""
+    """One repair.
+
+    thing, cell: the object in the picture and its cell; for add, the new object. to: the new colour (recolor), shape
+    (reshape) or cell (move). defect: the reason. room: the cells to choose from, if relations limit them.
+    """
 
     kind: EditKind
     thing: Thing
@@ -58,13 +60,14 @@ def plan_edits(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Edit]:
-    """The fewest edits that mend the first `max_fixes` defects of a picture; an empty list if it is right.
+    """The fewest edits that repair the first `max_fixes` defects of a picture. The list is empty if the picture is
+    right.
 
-    None mends all, and moves also what only the other edits brought into a wrong place, so that the result is right.
-    What is added goes to an unclear cell first, else to an empty one, where its relations hold if there is such a cell;
-    of several to the first, row by row: a cell drawn at random says little of which are free, and a model that learned
-    from such texts put two of three objects on top of others. `overlooked`: kind of defect -> share of those that are
-    left as they are; ValueError together with max_fixes None.
+    max_fixes None repairs all defects. It also moves objects that are in a wrong place only because of other edits, so
+    that the result is right. A new object goes into an unclear cell if there is one, otherwise into an empty cell, and
+    if possible into one where its relations hold. Of several such cells it takes the first, row by row. With random
+    cells, a model did not learn which cells are free, and it put two of three objects on top of others. overlooked:
+    kind of defect -> share of such defects that are not repaired. ValueError together with max_fixes None.
     """
     if overlooked and max_fixes is None:
         raise ValueError(f"overlooked {dict(overlooked)} leaves defects, max_fixes None mends all: give one of them")
@@ -89,8 +92,8 @@ def plan_edits(
 
 
 def apply_edits(pixels: np.ndarray, reading: PictureReading, edits: list[Edit], rng: random.Random) -> np.ndarray:
-    """Picture with the edits painted in, uint8 [24, 24, 3]. Only the cells the edits name change; a recoloured,
-    reshaped or moved object keeps everything else as read. ValueError when an edit finds nothing in its cell."""
+    """The picture after the edits, uint8 [24, 24, 3]. Only cells of the edits change. An object that is recoloured,
+    reshaped or moved keeps all its other properties. ValueError if an edit finds nothing in its cell."""
     edited = pixels.copy()
     board = {seen.cell: seen for seen in reading.objects}
 
@@ -150,8 +153,8 @@ def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, r
 
 
 def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequence[str]) -> Room | None:
-    """`cells` with the relations that the demand puts on a thing by what else is there, as seen from the thing; None
-    where there are no such relations."""
+    """`cells` together with the demanded relations of a thing to other objects, from the view of the thing. None if
+    there are no such relations."""
     bounds = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -164,12 +167,12 @@ def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequenc
 
 
 def _tolerated(board: dict[str, Object], demand: Demand) -> list[str]:
-    """Cells of what the demand does not speak of."""
+    """Cells of objects that the demand does not mention."""
     return [cell for cell, seen in board.items() if not any(thing.fits(seen) for thing, _ in demand.includes)]
 
 
 def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
-    """Relations between things that are there but stand wrong, in the order of the metadata."""
+    """Relations that fail although both things are there, in the order of the metadata."""
     broken = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -180,8 +183,8 @@ def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
 
 
 def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
-    """The fewest moves after which no relation is broken, the first such in reading order; `board` is left as it will
-    be."""
+    """The fewest moves after which all relations hold; of several solutions the first in reading order. `board` is
+    changed to the state after the moves."""
     broken = _broken(list(board.values()), demand)
     if not broken:
         return []
@@ -213,17 +216,17 @@ def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
 
 
 Moves = tuple[tuple[str, ...], tuple[str, ...]]
-"""Cells that are left and cells that are entered, move by move."""
+"""Cells that objects leave, and cells that they enter, in the order of the moves."""
 
 
 def _ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
-    """Moves into free cells, fewest first."""
+    """Moves into free cells, the fewest moves first."""
     for number in range(1, len(movable) + 1):
         yield product(combinations(movable, number), permutations(free, number))
 
 
 def _tight_ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
-    """Moves into `free` cells and into those that earlier moves have left, for a picture with too little room."""
+    """Moves into `free` cells and into cells that earlier moves have left, for pictures with too few free cells."""
     for number in range(1, LONGEST_CHAIN + 1):
         yield (
             (cells, targets)
@@ -244,8 +247,8 @@ def _claim(edit: Edit) -> tuple:
 
 
 def _about(moves: list[Edit], broken: list[Defect]) -> list[Edit]:
-    """The moves that mend the named relations, one for each. Where one object makes room for another the first of them,
-    in order, each with a reason of its own."""
+    """The moves that repair the named relations, one move for each. If an object must first make room for another one,
+    the first moves in order, each with a different reason."""
     if {move.cell for move in moves} & {move.to for move in moves}:
         told = [_claim(move) for move in moves]
         repeated = [index for index, claim in enumerate(told) if claim in told[:index]]

@@ -1,4 +1,4 @@
-"""Questions in plain words, parsed back into what they demand of an image.
+"""Parses questions in plain words into what they demand of an image.
 
     question := 'Does this image show "' prompt '"? ...' | 'Which image fits the description "' prompt '" better, ...'
     prompt   := words with noun phrases in them: (a | an | two | ... | the) [colour] shape
@@ -23,17 +23,17 @@ FILLER = OPENERS | {"a", "an", "the", "and", "with", "is", "are", "to"}
 
 
 class NotUnderstood(ValueError):
-    """The question is in no language the judge knows."""
+    """The judge cannot parse the question."""
 
 
 @dataclass(frozen=True)
 class ParsedQuestion:
-    images: int  # how many images the question is about
+    images: int  # number of images that the question is about
     demand: Demand
 
 
 def parse_question(question: str) -> ParsedQuestion:
-    """Raises NotUnderstood for anything else than the two forms above."""
+    """Parse a question. NotUnderstood if it has neither of the two forms above."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")
@@ -46,7 +46,7 @@ def parse_question(question: str) -> ParsedQuestion:
 
 
 def parse_prompt(prompt: str) -> Demand:
-    """What the words of a prompt demand, with exact counts."""
+    """The demand in the words of a prompt, with exact counts."""
     things: list[tuple[Thing, int]] = []
     relations: list[Relation] = []
     previous, end = -1, 0
@@ -64,7 +64,7 @@ def parse_prompt(prompt: str) -> Demand:
 
 
 def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_back: bool) -> int:
-    """Index of the include that is meant; a new one unless the phrase points back to one."""
+    """Index of the include that the phrase means. It is a new one unless the phrase refers to an earlier one."""
     known = [seen for seen, _ in things]
     if refers_back and thing in known:
         return known.index(thing)
@@ -77,7 +77,7 @@ def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_b
 
 
 def _between(words: str, previous: int) -> str:
-    """The relation named between two phrases, "" if there is none; NotUnderstood for words of unknown meaning."""
+    """The relation between two phrases, or "" if there is none. NotUnderstood for unknown words."""
     found = RELATION.search(words)
     rest = RELATION.sub(" ", words, count=1).lower()
     strange = [word for word in re.findall(r"[^\s,.]+", rest) if word not in FILLER]

@@ -1,8 +1,9 @@
-"""What the embedded judge thinks: pixels are read by the world's checker, words by a small parser of its own.
+"""The answers of the embedded judge. The world's checker reads the pixels, and a small parser reads the words.
 
-The judge errs a little, on purpose and reproducibly: its certainty is a logit of the graded score plus noise drawn from
-the seed, the image and the question, and when it compares two images it leans towards the first, as real judges do.
-A question it cannot parse gets an answer that is neither yes nor no, which the client must count as a failure.
+The judge makes small, reproducible errors on purpose. Its certainty is a logit of the graded score plus noise, which
+depends on the seed, the image and the question. When it compares two images, it slightly prefers the first, as real
+judges do. The answer to a question that it cannot parse is neither yes nor no, and the client must count it as a
+failure.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
 
 
 def _belief(image: Pixels, demand: Demand, question: str, seed: int) -> float:
-    """Logit that `image` shows what is demanded."""
+    """The judge's logit that `image` fulfils the demand."""
     verdict = judge_demand(read(_at_world_size(image)).objects, demand)
     digest = hashlib.sha256(f"{seed}\n{question}\n".encode() + image.tobytes()).digest()
     noise = random.Random(int.from_bytes(digest[:8], "big")).gauss(0, NOISE)
@@ -61,5 +62,5 @@ def _sigmoid(logit: float) -> float:
 
 
 def _spellings(yes: str, no: str, p: float) -> dict[str, float]:
-    """Probabilities of the tokens a real tokenizer would offer: each word also in lower case, and a stray one."""
+    """Probabilities of tokens as a real model has them: each word also in lower case, and one other token."""
     return {yes: 0.95 * p, no: 0.95 * (1 - p), yes.lower(): 0.04 * p, no.lower(): 0.04 * (1 - p), "The": 0.01}

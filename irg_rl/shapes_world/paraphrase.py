@@ -1,4 +1,4 @@
-"""The same reflection in other words: lists in another order, which says the same and is as long."""
+"""Paraphrases a reflection: its lists get another order. Meaning and length stay the same."""
 
 import re
 
@@ -8,8 +8,8 @@ _LISTS = re.compile(r"(?P<opening>i see|also) (?P<items>[^.]+) \.")
 
 
 def paraphrase(text: str) -> str | None:
-    """A reflection whose lists of what is seen are turned round; None when there is nothing to turn round, or the text
-    is not in the teacher's grammar."""
+    """The reflection with its lists of seen objects in reverse order. None if there is nothing to reverse, or if the
+    text is not in the teacher's grammar."""
     turned = _LISTS.sub(
         lambda found: f"{found['opening']} {' , '.join(reversed(found['items'].split(' , ')))} .", text
     )

@@ -1,9 +1,9 @@
-"""Pixels to objects: every cell is compared with every shape, size, shift and colour the world can draw.
+"""Reads objects from pixels: every cell is compared with every shape, size, shift and colour of this world.
 
-With background b, coverage m and palette colour p, a cell x is explained up to
-r = sum over pixels and channels of (x - b - m (p - b))^2 = |d|^2 - 2 sum_c (p_c - b_c)(m . d_c) + |p - b|^2 |m|^2,
-d = x - b, so all candidates cost one matrix product. Coverages come sharp and blurred, because an autoencoder blurs.
-A cell is empty when it is flat, unclear when the best candidate leaves too much or when a second one is as good.
+With background b, coverage m and palette colour p, a cell x is explained up to r = sum over pixels and channels of (x -
+b - m (p - b))^2 = |d|^2 - 2 sum_c (p_c - b_c)(m . d_c) + |p - b|^2 |m|^2, d = x - b. So all candidates need only one
+matrix product. Coverages are sharp and blurred, because an autoencoder blurs. A cell is empty if it is flat. It is
+unclear if the best candidate leaves a large residual or if another one is as good.
 """
 
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ CHUNK = 512  # images handled at once, bounds memory
 
 @dataclass(frozen=True)
 class PictureReading:
-    """What is seen in a picture: objects in reading order, cells with something unreadable, the background."""
+    """What the checker sees in a picture: objects in reading order, unreadable cells, and the background."""
 
     objects: tuple[Object, ...]
     unclear: tuple[str, ...] = ()
     background: Color = BACKGROUNDS[0]
 
     def empty(self) -> list[str]:
-        """Cells with nothing in them."""
+        """Empty cells."""
         taken = {seen.cell for seen in self.objects} | set(self.unclear)
         return [cell for cell in CELLS if cell not in taken]
 
 
 def scene_reading(scene: Scene) -> PictureReading:
-    """The reading a perfect eye has of a scene."""
+    """The reading of a scene without errors."""
     objects = tuple(sorted(scene.objects, key=lambda seen: CELLS.index(seen.cell)))
     unclear = {blob.cell for blob in scene.blobs}
     return PictureReading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)
@@ -74,14 +74,15 @@ def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
 
 
 def _blur(coverage: np.ndarray) -> np.ndarray:
-    """A 3x3 binomial blur; what leaves the cell is lost to it."""
+    """A 3x3 binomial blur. What goes beyond the cell is lost."""
     padded = np.pad(coverage, 1)
     rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
     return 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
 
 
 def _backgrounds(images: np.ndarray) -> np.ndarray:
-    """Integer-valued float32 [N, 3]: the median of the pixels near the grey that has most of them."""
+    """Background colours, integers as float32 [N, 3]: the median of the pixels near the most frequent background
+    grey."""
     flat = images.reshape(len(images), -1, 3).astype(np.int16)
     greys = np.array(BACKGROUNDS, np.int16)
     near = np.stack([(abs(flat - grey) <= GREY_RADIUS).all(-1) for grey in greys], 1)  # [N, greys, pixels]
@@ -117,7 +118,7 @@ def _read_chunk(images: np.ndarray) -> list[PictureReading]:
 
 
 def _match(offset: np.ndarray, energy: np.ndarray, grounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For cells float32 [n, 3, pixels]: index of the best (colour, template), and whether it can be trusted."""
+    """For cells float32 [n, 3, pixels]: index of the best (colour, template), and whether it is clear."""
     coverages = _templates()[0]
     palette = np.array(list(COLORS.values()), np.float32)[None] - grounds[:, None]  # [n, colours, 3]
     projections = offset @ coverages.T  # [n, 3, templates]

@@ -1,4 +1,4 @@
-"""Scenes to pixels. Edges are smoothed by supersampling; cells are painted independently of each other."""
+"""Renders scenes as pixels. Edges are smoothed by supersampling. Cells are painted independently of each other."""
 
 import random
 from functools import cache, lru_cache
@@ -57,7 +57,7 @@ def _painted(background: Color, shape: str, color: str, size: str, dx: int, dy: 
 
 
 def render_cell(background: Color, content: Object | Blob | None) -> np.ndarray:
-    """Pixels of one cell, uint8 [cell, cell, 3]; None paints the empty cell."""
+    """Pixels of one cell, uint8 [cell, cell, 3]. None: an empty cell."""
     if content is None:
         return np.full((WORLD.cell, WORLD.cell, 3), background, np.uint8)
     if isinstance(content, Blob):
@@ -76,7 +76,8 @@ def render(scene: Scene) -> np.ndarray:
 
 @lru_cache(maxsize=8192)
 def _smear(background: Color, seed: int) -> np.ndarray:
-    """The failures of a weak model: a half-drawn object, one of two colours, two shapes at once, a washed-out one."""
+    """Typical failures of a weak model: an object that is half drawn, has two colours or two shapes, or is washed
+    out."""
     rng = random.Random(seed)
     first, second = (_random_mask(rng) for _ in range(2))
     one, two = (np.array(COLORS[color], np.float32) for color in rng.sample(list(COLORS), 2))

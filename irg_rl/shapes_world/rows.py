@@ -1,7 +1,7 @@
 """Rows of the six IRG learning modes: parquet, column `conversation` = JSON list of turns, a folder per mode.
 
 A user turn is {role, content: str, need_loss}; an assistant turn's content is a list of parts, {type: text, content,
-need_loss} or {type: image, content: base64 PNG, need_loss, need_vae, need_vit}. The flags alone make the mode.
+need_loss} or {type: image, content: base64 PNG, need_loss, need_vae, need_vit}. Modes differ only in the flags.
 """
 
 import base64
@@ -52,22 +52,22 @@ class RowMix:
     """How the improving rows are mixed."""
 
     stop_share: float = 0.25
-    """Share of rows whose first picture is right: they end with the stop text, without a second picture."""
+    """Share of rows whose first picture is right. These end with the stop text and have no second picture."""
     deep_share: float = 0.25
-    """Share of improving_full rows that go on after a refined picture, which is then target and condition at once;
-    applied again after every further picture."""
+    """Share of improving_full rows that continue after a refined picture, which is then both target and condition. It
+    is applied again after every further picture."""
     max_turns: int = 4
-    """Pictures and stops of a row at most, the first picture included."""
+    """Largest number of pictures and stops in a row, including the first picture."""
     max_fixes: int = 2
-    """Defects that one reflection names at most."""
+    """Largest number of defects in one reflection."""
     overlooked: Mapping[str, float] = field(default_factory=dict)
-    """Kind of defect -> share of those that the teacher passes over."""
+    """Kind of defect -> share of such defects that the teacher does not mention."""
 
 
 def write_rows(
     out: Path | str, prompts: Sequence[Prompt], counts: dict[str, int], seed: int, mix: RowMix = RowMix()
 ) -> dict[str, Path]:
-    """Write `counts[mode]` rows per mode, every prompt before any comes again; returns the files."""
+    """Write `counts[mode]` rows per mode. All prompts are used before one is repeated. Returns the files."""
     if not prompts:
         raise ValueError("no prompts to write rows for")
     files = {}
@@ -79,7 +79,7 @@ def write_rows(
 
 
 def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
-    """Write rows to `out/mode/part-00000.parquet` in several row groups; the file appears whole or not at all."""
+    """Write rows to `out/mode/part-00000.parquet` in several row groups; the file appears complete or not at all."""
     if mode not in (*MODES, *BASE_MODES):
         raise InputError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
     path = Path(out) / mode / "part-00000.parquet"
@@ -96,7 +96,7 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
 
 
 def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Messages:
-    """A fresh row from the renderer and the teacher; those of the base modes have no use for the prompt."""
+    """A new row from the renderer and the teacher. Rows of the base modes do not use the prompt."""
     if mode in BASE_MODES:
         return _base(mode, *base_example(mode, rng))
     right = sample_scene(prompt.metadata, rng)
@@ -116,8 +116,8 @@ def own_image_rows(
     modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Messages]]:
-    """Improving rows from a model's own first pictures, uint8 [N, 24, 24, 3], one per prompt and mode: a right picture
-    becomes a stop row, a wrong one is mended in place (`mix.stop_share` is the model's own here)."""
+    """Improving rows from a model's own first pictures, uint8 [N, 24, 24, 3], one per prompt and mode. A right picture
+    gives a stop row, a wrong one is repaired. (So `mix.stop_share` has no effect here.)"""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: there must be one image per prompt")
     seen = list(zip(prompts, images, read_batch(images)))
@@ -127,8 +127,8 @@ def own_image_rows(
 def improving_row(
     mode: str, prompt: Prompt, first: np.ndarray, reading: PictureReading, rng: random.Random, mix: RowMix = RowMix()
 ) -> Messages:
-    """A row about one first picture: what the teacher says of it and, where something is to be changed, the picture
-    with those changes alone."""
+    """A row about one first picture: the teacher's reflection on it and, unless that is a stop, the picture with
+    exactly these changes."""
     steps = [_step(first, reading, prompt, rng, mix)]
     while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:
         picture = steps[-1][1]

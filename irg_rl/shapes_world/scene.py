@@ -1,4 +1,4 @@
-"""What a picture of the shapes world is made of: a grid of cells, coloured shapes, a grey background.
+"""The content of a picture in the shapes world: a grid of cells, coloured shapes, a grey background.
 
 Cells are named like the points of a compass, north on top. A cell holds at most one object, so a picture is edited by
 repainting single cells.
@@ -15,7 +15,7 @@ class WorldConfig:
     cell: int = 8
     """Pixels per side of a cell."""
     jitter: int = 0
-    """Pixels by which an object may stand off the middle of its cell."""
+    """Largest distance of an object from the middle of its cell, in pixels."""
 
     @property
     def pixels(self) -> int:
@@ -38,8 +38,8 @@ BACKGROUNDS = ((212, 212, 208), (136, 136, 140), (60, 62, 66))
 CELLS: tuple[str, ...] = (
     "northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast",
 )  # fmt: skip
-"""Row by row. One word each: the Qwen tokenizer cuts a name such as `b2` in two, and a place that is said in two tokens
-is learned much more slowly."""
+"""Row by row. Each name is one word. The Qwen tokenizer makes two tokens of a name such as `b2`, and then places are
+learned much more slowly."""
 COLUMN = {cell: index % WORLD.grid for index, cell in enumerate(CELLS)}
 ROW = {cell: index // WORLD.grid for index, cell in enumerate(CELLS)}
 ORDER = {cell: index for index, cell in enumerate(CELLS)}
@@ -60,7 +60,7 @@ class Object(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A cell whose content cannot be read, as a weak model leaves it; `seed` decides how it looks."""
+    """A cell with unreadable content, as a weak model draws it. `seed` decides how it looks."""
 
     cell: str
     seed: int

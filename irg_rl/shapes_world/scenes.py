@@ -1,4 +1,4 @@
-"""Scenes that satisfy a demand, and scenes that fail it in the ways a weak model fails."""
+"""Makes scenes that satisfy a demand, and scenes with the typical errors of a weak model."""
 
 import random
 from functools import cache
@@ -28,8 +28,8 @@ PATIENCE = 10  # draws after which fewer defects than asked for are accepted
 
 
 def sample_scene(metadata: dict, rng: random.Random, distractor_share: float = 0.0) -> Scene:
-    """A random scene that is right: places, sizes, background and open colours are free. With `distractor_share`
-    probability it has one more object, of a shape that is not mentioned. ValueError when no scene can be right."""
+    """A random right scene. Places, sizes, background and colours that are not demanded are random. With probability
+    `distractor_share` it has one more object of a shape that is not mentioned. ValueError if no scene can be right."""
     demand = parse_metadata(metadata)
     things = [thing for thing, count in demand.includes for _ in range(count)]
     owners = [index for index, (_, count) in enumerate(demand.includes) for _ in range(count)]
@@ -57,17 +57,16 @@ def _related(cells: list[str], owners: list[int], demand: Demand) -> bool:
 
 
 def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
-    """The thing in a cell, with everything that is open drawn at random."""
+    """An object for the thing in this cell. Properties that the thing leaves open are random."""
     color = thing.color or rng.choice(tuple(COLORS))
     dx, dy = (rng.randint(-WORLD.jitter, WORLD.jitter) for _ in range(2))
     return Object(thing.shape, color, rng.choice(tuple(SIZES)), cell, dx, dy)
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:
-    """A wrong scene made from a right one by `n_defects` accidents to different objects: lost, garbled, of the wrong
-    colour or shape, one too many, in the wrong place. Where accidents cancel out and no other draw of them is found,
-    fewer defects remain, but at least one. With `clutter_share` probability an unreadable blob, which is tolerated,
-    stands somewhere too."""
+    """A wrong scene, made from a right one by `n_defects` random defects of different objects: missing, unreadable,
+    wrong colour or shape, one too many, or in a wrong place. If defects cancel out in all attempts, fewer remain, but
+    at least one. With probability `clutter_share` it also has an unreadable blob, which is no defect."""
     demand = parse_metadata(metadata)
     for attempt in range(TRIES):
         wreck = Wreck(scene, demand, rng)
@@ -84,7 +83,7 @@ def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, cl
 
 
 class Wreck:
-    """A scene to which accidents happen. Every accident picks an object that none has hit yet."""
+    """A scene that gets random defects. Every defect changes an object that is still unchanged."""
 
     def __init__(self, scene: Scene, demand: Demand, rng: random.Random) -> None:
         self.background, self.demand, self.rng = scene.background, demand, rng
@@ -130,7 +129,7 @@ class Wreck:
         self.board[old.cell] = old._replace(color=self.rng.choice([color for color in COLORS if color != old.color]))
 
     def add(self) -> None:
-        """One more of a demanded thing, sometimes in another colour."""
+        """Add one more of a demanded thing, sometimes in another colour."""
         thing = self.rng.choice(self.demand.includes)[0]
         if self.rng.random() < 0.3:
             thing = Thing(thing.shape)
@@ -139,7 +138,7 @@ class Wreck:
             self.board[cell] = random_object(thing, cell, self.rng)
 
     def displace(self) -> None:
-        """An end of a relation goes where the relation fails, or the ends change places."""
+        """Break a relation: move one of its objects, or exchange both."""
         first, name, second = self.rng.choice(self.demand.relations)
         one, other = (self._standing_for(index) for index in (first, second))
         if one is None or other is None:
@@ -166,7 +165,7 @@ def unreadable_seeds(background: Color) -> tuple[int, ...]:
 
 
 def crowded_scene(rng: random.Random) -> Scene:
-    """Any objects and blobs in any cells, sparse to full: pictures to train an autoencoder on."""
+    """Random objects and blobs in random cells, few or many. For training an autoencoder."""
     share = rng.uniform(0.2, 1.0)
     objects, blobs = [], []
     for cell in CELLS:

@@ -1,6 +1,6 @@
-"""Pictures with captions and ranked pictures, drawn from the shapes world for the scorers trained on the spot.
+"""Pictures with captions and ranked pictures, from the shapes world, for training the small scorers.
 
-Only prompts of the train split, and sentences whose set of constraints belongs to it, are ever used.
+It uses only prompts of the train split, and sentences whose set of constraints belongs to this split.
 """
 
 import random
@@ -23,13 +23,13 @@ from irg_rl.trajectory import Prompt
 PROMPTS = 4000  # train prompts the scorers draw from
 RANKED = 4  # pictures of one prompt that are compared with each other
 DEFECTS = (0, 0, 1, 1, 2, 3)
-# A person's liking of a picture, as a utility: what is right counts most, then how well it is painted.
+# How much a simulated person likes a picture. Right content counts most, then the quality of the painting.
 PAINTERS = ("clean", "clean", "blurred", "noisy")
 CORRECTNESS, QUALITY, LIKING_NOISE = 8.0, 2.0, 0.7
 
 
 class Examples:
-    """A reproducible stream of training data; two of the same seed give the same."""
+    """A reproducible stream of training data. Two streams with the same seed are equal."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(f"scorers-{seed}")
@@ -73,7 +73,7 @@ class Examples:
         return Ranking(prompt, images, liking, graded)
 
     def _picture(self, scene: Scene, prompt: Prompt, defects: int) -> tuple[Pixels, float, float]:
-        """A picture with so many defects, its utility to a person, and the verifier's score of it."""
+        """A picture with this number of defects, how much a person likes it, and its score by the verifier."""
         if self.rng.random() < 0.5:
             scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
         if defects:
@@ -83,7 +83,7 @@ class Examples:
         return image, CORRECTNESS * graded + QUALITY * quality, graded
 
     def _painted(self, image: Pixels) -> tuple[Pixels, float]:
-        """The picture as a good or a poor painter leaves it, and the quality in [0, 1] of the painting."""
+        """The picture painted well or badly, and the quality of the painting in [0, 1]."""
         kind, strength = self.rng.choice(PAINTERS), self.rng.uniform(0.3, 1.0)
         if kind == "blurred":
             picture = PILImage.fromarray(image).filter(ImageFilter.GaussianBlur(1.2 * strength))
@@ -95,8 +95,8 @@ class Examples:
 
 
 def describe(scene: Scene, rng: random.Random) -> str | None:
-    """A sentence of the world that is true of the scene, with or without colours; None when there is none to say, or
-    when its set of constraints belongs to another split than train."""
+    """A true sentence about the scene, with or without colours. None if there is none, or if its set of constraints is
+    not part of the train split."""
     colored = rng.random() < 0.7
     counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
     includes = sorted(counts.items())

@@ -8,7 +8,7 @@ from irg_rl.sections import Positive, Section, Share
 
 
 class ShapesSettings(Section):
-    """Prompts and rows that a run on the shapes world makes for itself."""
+    """Options for the prompts and rows that a run on the shapes world makes."""
 
     sft_rows: dict[str, int] = {
         "base_reading": 8000,
@@ -20,23 +20,24 @@ class ShapesSettings(Section):
         "improving_thinking_generation_learning": 6000,
         "improving_full_learning": 12000,
     }
-    """Rows made per learning mode before stage 1."""
+    """Learning mode -> number of rows that are made before stage 1."""
     deep_share: Share = 0.0
-    """Share of improving_full rows that go on after a refined image; for `sampling.history: full`."""
+    """Share of improving_full rows that continue after a refined image. For `sampling.history: full`."""
     overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
         default={}, exclude_if=lambda kinds: not kinds
     )
-    """Kind of defect -> share of those that the teacher of the rows passes over, as one that looks less well than it
-    should. No row shows how to mend what it passes over."""
+    """Kind of defect -> share of such defects that the teacher does not mention, like a teacher with weak eyes. No row
+    shows how to repair them."""
     own_images: int = Field(default=3000, ge=0)
-    """First images that the model draws between the stages to learn from its own failures; 0 leaves the step out."""
+    """Number of first images that the model draws between the SFT stages, to learn from its own failures. 0: no such
+    step."""
     own_image_steps: Positive = 12
     """Time points of the sampler that draws them."""
     train_prompts: Positive = 6000
     validation_prompts: Positive = 128
-    """In this split and the next two every prompt has a set of constraints of its own."""
+    """Number of validation prompts. In this split and the next two, every prompt has a different set of constraints."""
     test_prompts: Positive = 400
     hard_prompts: Positive = 300
     """Scenes of three to six constraints, for `irg-rl eval --split hard`."""
     prompt_mix: dict[str, float] | None = None
-    """Share of each tag among the prompts; None is the world's own mix."""
+    """Tag -> share among the prompts. null: the default mix of the world."""

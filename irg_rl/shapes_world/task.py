@@ -1,4 +1,4 @@
-"""The shapes world as a task, and as the world that makes all that a run from nothing needs."""
+"""The shapes world as a task, and as a world that makes all data for a run from scratch."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,8 +47,8 @@ class ShapesWorld(World[ShapesSettings]):
         return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
-        """Rule-based and exact. None for a picture of another size, and for a prompt that asks for what the shapes
-        world does not have."""
+        """Exact verdicts by rules. None for a picture of another size, and for a prompt that asks for something that
+        this world does not have."""
         found: list[Verdict | None] = [None] * len(images)
         side = WORLD.pixels
         readable = [place for place, image in enumerate(images) if image.shape == (side, side, 3)]
@@ -68,12 +68,12 @@ class ShapesWorld(World[ShapesSettings]):
             return False
         try:
             parse_metadata(prompt.metadata)
-        except (ValueError, AttributeError, TypeError, KeyError):  # a person's metadata may be anything
+        except (ValueError, AttributeError, TypeError, KeyError):  # metadata of the user may be anything
             return False
         return True
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
-        """Whether the text states only defects that the checker reads in the picture, or rightly none."""
+        """Whether the checker confirms all defects that the text states, or confirms that there are none."""
         if not self._can_read(prompt, image):
             return None
         return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
@@ -150,7 +150,7 @@ class ShapesWorld(World[ShapesSettings]):
         return np.stack([render(sample_scene(prompt.metadata, rng)) for prompt in prompts])
 
     def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
-        """Share of pictures whose every readable object is read again with the same shape, colour and cell."""
+        """Share of pictures in which all readable objects are read again with the same shape, colour and cell."""
         pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
         return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
 
@@ -159,5 +159,5 @@ class ShapesWorld(World[ShapesSettings]):
 
 
 def _objects(reading: PictureReading, reference: PictureReading) -> set[tuple[str, str, str]]:
-    """What stands in the cells that are readable in the reference."""
+    """Objects in the cells that are readable in the reference."""
     return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}

@@ -1,6 +1,8 @@
-"""What the teacher writes. A think says what the prompt asks for and NEVER where things stand or what it leaves open,
-so that a refinement cannot be redrawn from the text alone; a reflection names what is wrong with the picture it looks
-at, and the edit that mends it, with the cells of that picture.
+"""The texts of the teacher.
+
+A think text says what the prompt asks for. It NEVER names places or anything else that the prompt leaves open, so that
+a refined image cannot be drawn from this text alone. A reflection names the errors of the picture and the edits that
+repair them, with their cells.
 """
 
 import random
@@ -28,9 +30,9 @@ from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
 
 NOTHING = "nothing to change ."
 BLUR = "blur"
-"""What a cell holds that nobody can read."""
+"""Name of unreadable content of a cell."""
 STOP = f"<think> {NOTHING} </think>"
-"""The shortest reflection that wants no change."""
+"""The shortest reflection that asks for no change."""
 INITIAL_QUESTION = "what must this picture show ?"
 IMPROVING_QUESTION = "what must change in the first picture ?"
 
@@ -69,7 +71,7 @@ _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()
 
 @dataclass(frozen=True)
 class ParsedReflection:
-    """A reflection in the teacher's grammar. The `want` of a shape defect is known up to its colour."""
+    """A parsed reflection. The `want` of a shape defect has the colour of the seen object."""
 
     stop: bool
     edits: tuple[Edit, ...] = ()
@@ -77,7 +79,8 @@ class ParsedReflection:
 
 
 def think_text(metadata: dict) -> str:
-    """The demanded things, then the relations, in the prompt's own order: a copy is learned long before a sort."""
+    """The demanded things, then the relations, in the order of the prompt. Copying is learned much earlier than
+    sorting."""
     demand = parse_metadata(metadata)
     text = "i need " + " , ".join(f"{NUMBERS[count]} {thing}" for thing, count in demand.includes) + " ."
     for first, name, second in demand.relations:
@@ -86,10 +89,10 @@ def think_text(metadata: dict) -> str:
 
 
 def sight_text(reading: PictureReading, metadata: dict) -> str:
-    """Where each demanded thing is seen and how often, named and ordered as the think text does, and whether that is
-    too few or too many; whether the relations between things that are there hold; then whatever else stands in a cell.
-    The defects, and the cells that are free for an edit, follow from this text. Of what the prompt leaves open in a
-    demanded thing - its colour, its size - it says nothing."""
+    """Description of the picture. First for each demanded thing, in the words and order of the think text: its cells,
+    its number, and whether this is too few or too many. Then whether the relations between seen things hold. Then all
+    other contents of cells. Defects and free cells follow from this text. It does not mention properties that the
+    prompt leaves open, such as colour or size."""
     demand = parse_metadata(metadata)
     things = [thing for thing, _ in demand.includes]
     there = [any(thing.fits(seen) for seen in reading.objects) for thing in things]
@@ -103,7 +106,7 @@ def sight_text(reading: PictureReading, metadata: dict) -> str:
 
 
 def reflection_text(sight: str, edits: list[Edit]) -> str:
-    """What is seen, then every defect with its edit; without edits, that nothing is to be changed."""
+    """The description, then every defect with its edit. Without edits, it says that nothing is to be changed."""
     return f"<think> {' '.join((sight, *map(_sentence, edits))) if edits else f'{sight} {NOTHING}'} </think>"
 
 
@@ -114,14 +117,14 @@ def reflect(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, list[Edit]]:
-    """Reflection on a picture and the edits it announces. `overlooked`: kind of defect -> share of those that the
-    teacher sees, as the first words say, and passes over all the same."""
+    """The reflection on a picture, and its edits. `overlooked`: kind of defect -> share of such defects that get no
+    edit, although the description shows them."""
     edits = plan_edits(reading, metadata, rng, max_fixes, overlooked)
     return reflection_text(sight_text(reading, metadata), edits), edits
 
 
 def _sentence(edit: Edit) -> str:
-    """Every edit is said as what is put into a cell or removed from it, so two verbs are all there is to draw by."""
+    """One defect and its edit in words. Edits use only two verbs: put something into a cell, or remove it."""
     defect, seen, cell = edit.defect, edit.thing, edit.cell
     assert defect is not None, "an edit that is put into words says which defect it repairs"
     room = f"{sight_of_room(edit.room.bounds, edit.room.cells)} " if edit.room else ""
@@ -144,7 +147,7 @@ def is_stop(text: str) -> bool:
 
 
 def _statements(text: str) -> str | None:
-    """What a whole reflection says after the counts, each sentence followed by a blank; None for another text."""
+    """The part of a reflection after the description, with a blank after each sentence. None if it is another text."""
     words = " ".join(text.split())
     if not (words.startswith("<think> ") and words.endswith(" </think>")):
         return None
@@ -154,8 +157,8 @@ def _statements(text: str) -> str | None:
 
 
 def parse_reflection(text: str) -> ParsedReflection | None:
-    """The reflection as data, or None when it is not a whole text in the teacher's grammar. The counts may be left
-    out and are not judged."""
+    """The reflection as data. None if it is not a complete text in the teacher's grammar. The description may be
+    missing and is not checked."""
     rest = _statements(text)
     if rest is None:
         return None
@@ -193,9 +196,9 @@ def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
 
 
 def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading, metadata: dict) -> bool:
-    """Whether what a reflection states is what the checker reads in the picture: a stop on a right picture, else only
-    defects that are there, each as often as it is there. To call something missing is right too where the checker
-    sees it in the wrong colour or shape. Cells and the announced edits are not judged."""
+    """Whether a reflection is true of the picture. A stop is true if the picture is right. Other reflections are true
+    if the checker finds all stated defects, each at least as often as stated. A thing with a wrong colour or shape may
+    also be called missing. Cells and edits are not checked."""
     verdict = judge(reading, metadata)
     if parsed is None or parsed.stop or verdict.correct:
         return parsed is not None and parsed.stop and verdict.correct
@@ -216,6 +219,6 @@ def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> in
 
 
 def claim(defect: Defect) -> tuple:
-    """A wrong shape is claimed by the shape it should have: its colour is the one it has."""
+    """The claim of a defect for comparison. Of a wrong shape, only the wanted shape counts, not its colour."""
     kind, thing, want, relation, other = defect.claim()
     return kind, thing, want.shape if kind is DefectKind.SHAPE else want, relation, other

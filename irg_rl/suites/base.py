@@ -1,4 +1,4 @@
-"""What a suite declares: prompts, the place of every image, result files, and how scores become figures."""
+"""The base class of suites: prompts, paths of images, result files, and how scores become figures."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from irg_rl.trajectory import Prompt
 
 @dataclass(frozen=True)
 class Picture:
-    """One image file of a tree. `path` is relative to the tree; `samples` are the trajectories that it shows: one, or
+    """One image file of a tree. `path` is relative to the tree. `samples` are the trajectories that it shows: one, or
     four as the tiles of a 2 x 2 grid."""
 
     path: str
@@ -21,13 +21,13 @@ class Picture:
 
     @property
     def name(self) -> tuple[str, int]:
-        """What result files call it: the prompt's id and the first sample."""
+        """Name in result files: the id of the prompt and the first sample."""
         return self.prompt.id, self.samples[0]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The protocol in words, printed with every table."""
+    """The protocol of a suite in words. It is printed with every table."""
 
     judge: str
     template: str
@@ -37,44 +37,45 @@ class Facts:
 
 
 class Suite(ABC):
-    """Prompt metadata holds whatever the layout and the figures need. Random numbers follow from (seed, prompt id,
-    sample) alone, so an image depends neither on its batch nor on who draws it (rollouts/noise.py)."""
+    """Base class of suites. The metadata of a prompt has what layout and figures need. Random numbers depend only on
+    (seed, prompt id, sample), so an image does not depend on its batch or worker (rollouts/noise.py)."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     facts: ClassVar[Facts]
     samples: ClassVar[int] = 1
-    """Images per prompt."""
+    """Number of images per prompt."""
     is_grid: ClassVar[bool] = False
-    """The samples of a prompt are the tiles of one file."""
+    """Whether the samples of a prompt are tiles of one image file."""
     edits: ClassVar[bool] = False
-    """Every prompt is an instruction about a source image."""
+    """Whether every prompt is an instruction to edit a source image."""
     worst: ClassVar[Mapping[str, float]] = {}
-    """The worst score by metric, which a missing one counts as; 0 where a metric is not named."""
+    """Metric -> worst score, which is used for missing scores. 0 for metrics that are not named."""
     looked_for: ClassVar[str]
-    """The result files, in words, for messages."""
+    """Description of the result files, for messages."""
 
     @abstractmethod
     def read_prompts(self, path: Path) -> list[Prompt]:
-        """The official file (or folder of files). InputError names file, line and what is wrong."""
+        """Read the official prompts file, or a folder of files. InputError names file, line and problem."""
 
     @abstractmethod
     def place(self, prompt: Prompt, sample: int, model: str) -> str:
-        """Path of an image in a tree, as the official evaluator expects it; `model` where a folder is named by it."""
+        """Path of an image in a tree, as the official evaluator expects it. `model` is the name of a folder in some
+        layouts."""
 
     def pictures(self, prompts: Sequence[Prompt], model: str) -> list[Picture]:
-        """All files of a tree, in order."""
+        """All image files of a tree, in order."""
         if self.is_grid:
             return [Picture(self.place(p, 0, model), p, tuple(range(self.samples))) for p in prompts]
         return [Picture(self.place(p, k, model), p, (k,)) for p in prompts for k in range(self.samples)]
 
     def side_files(self, pictures: Sequence[Picture]) -> dict[str, str]:
-        """Path -> content of what an evaluator wants beside the images."""
+        """Path -> content of other files that the evaluator needs."""
         return {}
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """Path -> content of what an evaluator wants of the model's texts in the tree of a turn. `said`: path of a
-        picture -> its record in texts.jsonl."""
+        """Path -> content of files with the model's texts that the evaluator needs in the tree of a turn. `said`: path
+        of a picture -> its record in texts.jsonl."""
         return {}
 
     def source(self, prompt: Prompt) -> str:
@@ -83,29 +84,30 @@ class Suite(ABC):
 
     @abstractmethod
     def read_results(self, tree: Path, prompts: Sequence[Prompt]) -> Results:
-        """What the official result files in a tree say; no file gives empty results."""
+        """Read the official result files in a tree. Without files the results are empty."""
 
     def metrics(self, prompt: Prompt) -> Sequence[str]:
-        """The scores that every picture of this prompt is to have."""
+        """Metrics that every picture of this prompt should have scores for."""
         return ("score",)
 
     def expected(self, prompts: Iterable[Prompt]) -> list[Key]:
-        """Every score that a whole evaluation has."""
+        """All scores of a complete evaluation."""
         count = 1 if self.is_grid else self.samples
         return [Key(p.id, k, metric) for p in prompts for k in range(count) for metric in self.metrics(p)]
 
     def weight(self, prompt: Prompt, metric: str) -> float | None:
-        """Cases that a missing score stands for (questions that would be asked); None: not known, as many as others."""
+        """Number of cases (such as questions) that a missing score would have. None: not known, use the mean of the
+        others."""
         return 1.0
 
     def stratum(self, prompt: Prompt) -> str:
-        """The part of the suite that has a fixed number of prompts; resampling keeps it."""
+        """The part of the suite that a prompt belongs to. Resampling keeps the number of prompts in each part."""
         return ""
 
     @abstractmethod
     def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
-        """The suite's own aggregation, headline last."""
+        """Figures of the suite, by its own aggregation. The headline figure is last."""
 
     def prompt_set(self, prompts: Sequence[Prompt]) -> str:
-        """Which prompts these are, rewritten or not, as far as they show it themselves."""
+        """Name of this set of prompts, for example whether they are rewritten, if the prompts show it."""
         return f"{len(prompts)} prompts"

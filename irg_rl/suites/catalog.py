@@ -1,4 +1,4 @@
-"""The suites by name, and others by import path."""
+"""Finds suites by name or import path."""
 
 import difflib
 import importlib
@@ -23,7 +23,7 @@ SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (
 
 
 def suite_of(name: str) -> Suite:
-    """A suite by its name, or by `package.module:Class`. InputError names the nearest known."""
+    """A suite by its name or by `package.module:Class`. InputError names the nearest known name."""
     if ":" in name:
         return _imported(name)
     if name not in SUITES:

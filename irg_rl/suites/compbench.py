@@ -20,7 +20,7 @@ SCORED_BY = {
     "spatial": "annotation_obj_detection*", "3d_spatial": "annotation_obj_detection*", "numeracy": "annotation_num",
     "non_spatial": "annotation_clip", "complex": "annotation_3_in_1",
 }  # fmt: skip
-"""Category -> the folder of the file that counts for it."""
+"""Category -> the folder of its result file."""
 
 
 class CompBench(Suite):
@@ -82,6 +82,6 @@ class CompBench(Suite):
 
 
 def _scored(entry: Any) -> tuple[float | None, int]:
-    """Score and number of an image; the number is that of its file."""
+    """Score of an image, and its number, which is that of its file."""
     question = entry.get("question_id") if isinstance(entry, dict) else None
     return (number(entry["answer"]), question) if isinstance(question, int) and "answer" in entry else (None, -1)

@@ -1,4 +1,4 @@
-"""Prompt and result files as people and programs leave them: with a BOM, with CRLF, cut off in the middle."""
+"""Reads prompt and result files as they occur in practice: with a BOM, with CRLF, or cut off in the middle."""
 
 import csv
 import io
@@ -12,18 +12,18 @@ from irg_rl.errors import InputError
 from irg_rl.trajectory import Prompt
 
 LONGEST_NAME = 240
-"""Bytes of a file name without its ending; file systems take 255 with it."""
+"""Largest number of bytes of a file name without its ending. File systems allow 255 with it."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """An object of a prompts file and where it stands."""
+    """An object of a prompts file, and its place for messages."""
 
     where: str
     content: Mapping[str, Any]
 
     def text(self, name: str) -> str:
-        """A string with something in it. InputError names the place, and what is there instead."""
+        """A string field that is not empty. InputError names the place and the value there."""
         value = self.content.get(name)
         if not isinstance(value, str) or not value.strip():
             there = ", ".join(map(str, self.content)) or "nothing"
@@ -49,7 +49,7 @@ class Line:
 
 
 def read_text(path: Path) -> str:
-    """The file as text with plain line feeds; InputError where it is no text."""
+    """The file as text with plain line feeds. InputError if it is not text."""
     return text_in.read_text(path).replace("\r\n", "\n")
 
 
@@ -74,7 +74,7 @@ def json_list(path: Path) -> list[Line]:
 
 
 def json_mapping(path: Path) -> dict[str, Line]:
-    """Name -> object of a JSON file; a name that comes twice is an error, where JSON would keep the last."""
+    """Name -> object of a JSON file. A name that occurs twice is an error. (JSON readers keep only the last one.)"""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -91,7 +91,7 @@ def json_mapping(path: Path) -> dict[str, Line]:
 
 
 def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
-    """Rows of a CSV file with these columns. InputError names the column that is missing."""
+    """Rows of a CSV file with these columns. InputError names a missing column."""
     reader = csv.DictReader(io.StringIO(read_text(path)))
     there = reader.fieldnames or []
     if missing := [column for column in columns if column not in there]:
@@ -100,7 +100,7 @@ def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
-    """Number and text of the lines that are not empty."""
+    """Number and text of every line that is not empty."""
     lines = [(n, text) for n, text in enumerate(read_text(path).split("\n"), 1) if text.strip()]
     if not lines:
         raise InputError(f"{path} is empty: one prompt per line is needed")
@@ -124,7 +124,7 @@ def _some(lines: list[Line], path: Path) -> list[Line]:
 
 
 def file_name(text: str, where: str) -> str:
-    """`text`, if it can be the name of a file inside its folder; InputError otherwise."""
+    """Returns `text`. InputError if it is not a valid file name."""
     if not text.strip() or text in (".", "..") or any(c in text for c in "/\\\0\n\r"):
         raise InputError(f"{where}: {text!r} cannot be a file name (empty, or with a slash): rename it in the file")
     if len(text.encode()) > LONGEST_NAME:
@@ -133,7 +133,7 @@ def file_name(text: str, where: str) -> str:
 
 
 def prompts_folder(path: Path, pattern: str) -> list[Path]:
-    """The file itself, or the files of a folder, sorted."""
+    """The given file, or all files of the given folder, sorted."""
     if not path.exists():
         raise InputError(f"{path} does not exist: give the suite's prompts")
     files = [path] if path.is_file() else sorted(path.glob(pattern))
@@ -143,7 +143,8 @@ def prompts_folder(path: Path, pattern: str) -> list[Path]:
 
 
 def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSON-lines *result* file; a line that is none (a file cut in the middle) becomes a problem."""
+    """Objects of a JSON-lines *result* file. A line that is not an object (in a file that was cut off) becomes a
+    problem."""
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if not text.strip():
             continue
@@ -158,7 +159,7 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
 
 
 def whole_json(path: Path, problems: list[str]) -> Any:
-    """A JSON *result* file, or None with a problem where it is cut off."""
+    """A JSON *result* file. If it is cut off: None, and a problem is added."""
     try:
         return _parsed(read_text(path), str(path), finite=False)
     except InputError as error:
@@ -176,7 +177,7 @@ def number(value: Any) -> float | None:
 
 
 def distinct(found: Iterable[tuple[Prompt, str]]) -> list[Prompt]:
-    """Prompts in order; InputError where two have one id, with both places."""
+    """Prompts in order. InputError if two have the same id; it names both places."""
     prompts: dict[str, Prompt] = {}
     places: dict[str, str] = {}
     for prompt, where in found:

@@ -62,7 +62,7 @@ class GenAIBench(Suite):
         path = next((file for file in files if file.name.startswith(OFFICIAL)), files[0])
         results.problems += [f"{file}: not read, {path.name} was" for file in files if file != path]
         results.source = f"official ({path.name})"
-        try:  # a tensor and nothing else: weights_only refuses all other pickles
+        try:  # only a tensor is accepted: weights_only refuses all other pickles
             scores = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
             results.problems.append(f"{path}: cannot be read (cut off?): {error!s:.120}")

@@ -24,7 +24,8 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 
 
 def accepted(answer: str) -> tuple[str, ...]:
-    """Spellings of an answer as a first token: with and without a capital and a space, a number also in digits."""
+    """Spellings of an answer as a first token: with and without capital letter and space, and a number also in
+    digits."""
     words = [answer.lower(), answer.lower().capitalize()]
     if answer.lower() in NUMBERS:
         words.append(str(NUMBERS.index(answer.lower()) + 1))
@@ -52,7 +53,7 @@ class GenEval2(Suite, Judged):
                 raise InputError(f"{line.where}: `vqa_list` must hold pairs of question and answer")
             if len(pairs) != len(skills):
                 raise InputError(f"{line.where}: {len(pairs)} questions in `vqa_list`, but {len(skills)} `skills`")
-            if text in places:  # the evaluator finds images by the prompt's text
+            if text in places:  # the evaluator finds images by the text of the prompt
                 raise InputError(f"{line.where}: the prompt {text!r:.60} was used before ({places[text]})")
             places[text] = line.where
             about = {"index": index, "atoms": line.whole_number("atom_count"), "questions": pairs, "skills": skills}
@@ -90,7 +91,7 @@ class GenEval2(Suite, Judged):
         return results
 
     def _scores(self, prompt: Prompt, atoms: Sequence[float]) -> dict[str, ItemScore]:
-        """AM and GM of a prompt's atoms, and per skill their sum over their number."""
+        """Arithmetic and geometric mean over the atoms of a prompt, and per skill the sum and number of its atoms."""
         with np.errstate(divide="ignore"):
             gm = float(np.exp(np.log(atoms).mean()))
         scores = {AM: ItemScore(float(np.mean(atoms))), GM: ItemScore(gm)}

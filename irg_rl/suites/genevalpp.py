@@ -91,7 +91,7 @@ class GenEvalPlusPlus(Suite, Judged):
 
 
 def _identity(entry: Any) -> str:
-    """The number at the end of whatever names the image."""
+    """The number at the end of the name of an image."""
     found = (entry.get(name) for name in NAMES) if isinstance(entry, dict) else ()
     numbers = (_NUMBER.search(str(value)) for value in found if value is not None)
     return next((match[1].lstrip("0") for match in numbers if match), "")

@@ -1,4 +1,4 @@
-"""Groups of prompts, and means over them: what most suites aggregate by."""
+"""Groups of prompts and means over groups, which most suites use for aggregation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -9,7 +9,8 @@ Groups = dict[str, frozenset[str]]
 
 
 def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order: Sequence[str] = ()) -> Groups:
-    """Name -> prompt ids; groups in `order` first, then others as they come. Groups without prompts are left out."""
+    """Name of a group -> prompt ids. First the groups in `order`, then others as they appear. Empty groups are left
+    out."""
     members: dict[str, set[str]] = {name: set() for name in order}
     for prompt in prompts:
         members.setdefault(group(prompt), set()).add(prompt.id)
@@ -17,7 +18,7 @@ def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order
 
 
 def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list[Figure]:
-    """Every group, then their plain mean."""
+    """Figures of all groups, then their plain mean."""
     leaves = {name: Leaf(metric, ids) for name, ids in groups.items()}
     return [
         *(Figure(name, (leaf,)) for name, leaf in leaves.items()),
@@ -26,7 +27,7 @@ def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list
 
 
 def weighted_mean(groups: Groups, weights: Mapping[str, float], headline: str, metric: str = "score") -> Figure:
-    """The groups by these weights; a group without prompts takes its weight along."""
+    """The weighted mean of groups. The weight of an empty group is left out."""
     leaves = tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items())
     return Figure(headline, leaves, is_headline=True)
 

@@ -72,7 +72,7 @@ class ImgEdit(Suite):
 
 
 def _grades(said: object) -> list[int]:
-    """Grades of an answer whose lines end in `: 4`, as the official step 1 finds them."""
+    """Grades in an answer, found as in the official step 1: its lines end with `: 4`."""
     if not isinstance(said, str):  # {"error": ...}: the judge failed
         return []
     parts = [line.strip().split(": ") for line in said.splitlines()]

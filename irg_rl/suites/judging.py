@@ -1,7 +1,7 @@
-"""Judging here, where a suite is only questions to an MLLM: what is asked, what is understood, and a log that resumes.
+"""Judging of suites that only need questions to an MLLM: the questions, the answers, and a log that can be resumed.
 
-A question that the judge refuses or answers with something else stays a failure: it is counted and asked again by the
-next call. Nothing is turned into a number that was not said.
+If the judge refuses a question or gives an invalid answer, this is a failure. Failures are counted, and the next call
+asks again. They never become numbers.
 """
 
 import hashlib
@@ -23,32 +23,33 @@ from irg_rl.trajectory import Prompt
 
 LOG = "judged-*.jsonl"
 BUILT_IN = "built in"
-"""The template of a suite whose question is a format fact."""
+"""Name of the template of a suite whose question is part of its format."""
 GIVE_UP = 32
-"""Failures after which a call ends if there was never an answer: the judge is down, or the template does not suit."""
+"""After this many failures without any answer a call ends: the judge is down, or the template is unsuitable."""
 
 _THOUGHTS = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 
 
 class BadAnswer(Exception):
-    """The judge's answer cannot be understood; the message says what it was."""
+    """The judge's answer cannot be understood. The message quotes it."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about one picture. `name` is its place among the questions of that picture."""
+    """A question about one picture. `name` identifies it among the questions about this picture."""
 
     name: str
     text: str
     accepted: tuple[str, ...] = ()
-    """Spellings of the right answer, where its probability is the score."""
+    """Spellings of the right answer, if its probability is the score."""
     parts: int = 1
-    """Questions in one request."""
+    """Number of questions in one request."""
 
 
 class Judged:
-    """Beside `Suite`: a suite that can be judged here. Without `needs_template` its question is a format fact; with it
-    the official template is read from a file of the user's, because a comparison needs its exact words."""
+    """Second base class of suites that can be judged here. With `needs_template`, the user gives a file with the
+    official template, because comparisons need its exact words. Without it, the question is part of the suite's
+    format."""
 
     needs_template: ClassVar[bool] = False
     max_tokens: ClassVar[int] = 64
@@ -58,11 +59,11 @@ class Judged:
         raise NotImplementedError
 
     def ask_names(self, prompt: Prompt) -> Sequence[str]:
-        """The names of all questions, which need no template."""
+        """The names of all questions. They can be listed without the template."""
         raise NotImplementedError
 
     def answer(self, ask: Ask, completion: object) -> Any:
-        """What the judge answered, as JSON. Raises BadAnswer."""
+        """The judge's answer as JSON. Raises BadAnswer."""
         raise NotImplementedError
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
@@ -71,12 +72,12 @@ class Judged:
 
 
 Completion = Callable[[Ask, bytes], object]
-"""A question about a PNG -> the chat completion as it came. Raises what the judge client raises."""
+"""(question, PNG) -> the unchanged chat completion. Raises what the judge client raises."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Who judged and with which words; two logs with different protocols are different measurements."""
+    """The judge and the words of its questions. Logs with different protocols are different measurements."""
 
     suite: str
     judge: str
@@ -90,7 +91,7 @@ class Protocol:
 
 @dataclass
 class Tally:
-    """How a round of questions went."""
+    """Numbers of answers and failures in a round of questions."""
 
     answered: int = 0
     failed: int = 0
@@ -101,7 +102,7 @@ class Tally:
 
 @dataclass
 class Log:
-    """One JSON line per question, appended as answers come; the first line is the protocol."""
+    """A log with one JSON line per question, written when its answer arrives. The first line is the protocol."""
 
     path: Path
     protocol: Protocol
@@ -134,7 +135,7 @@ def template_digest(template: str) -> str:
 
 
 def open_log(path: Path, protocol: Protocol) -> Log:
-    """A new log, or one that was begun by the same protocol. A line that a crash cut off is dropped."""
+    """Open a new log, or continue one with the same protocol. A line that was cut off by a crash is removed."""
     if not path.exists():
         path.write_text(json.dumps({"protocol": asdict(protocol)}) + "\n", encoding="utf-8")
         return Log(path, protocol)
@@ -143,7 +144,7 @@ def open_log(path: Path, protocol: Protocol) -> Log:
         theirs, ours = asdict(log.protocol), asdict(protocol)
         differ = ", ".join(f"{k} {theirs[k]!r} there, {ours[k]!r} now" for k in ours if theirs[k] != ours[k])
         raise InputError(f"{path} was begun by another protocol ({differ}): move it away to judge anew")
-    if log.problems:  # the next line must not be glued to half a line
+    if log.problems:  # the next line must start on a line of its own
         whole = [json.dumps(entry) for _, entry in whole_lines(path, [])]
         write_whole(path, ("\n".join(whole) + "\n").encode())
         log.problems.clear()
@@ -176,9 +177,12 @@ def judge_tree(
     progress: Callable[[int], None],
     earlier: Sequence[tuple[Path, Log]] = (),
 ) -> Tally:
-    """Ask all that is not answered yet. `failures`: what `complete` raises where one question fails; all else ends the
-    call, and the answers so far are in the log. `earlier`: judged trees, whose answers hold where an image is the
-    same, as it is after a trajectory stopped."""
+    """Ask all questions without an answer.
+
+    failures: exceptions of `complete` that mean that one question failed. Other exceptions end the call, and the log
+        keeps the answers so far.
+    earlier: judged trees. Their answers are reused for equal images, as after a trajectory has stopped.
+    """
     judged = judged_suite(suite)
     tally = Tally()
 
@@ -240,7 +244,7 @@ def _open_questions(
 def _same_image(
     tree: Path, picture: Picture, key: tuple[str, int, str], earlier: Sequence[tuple[Path, Log]]
 ) -> Log | None:
-    """The log of an earlier tree that has an answer about the same bytes."""
+    """The log of an earlier tree with an answer about the same image bytes."""
     image = (tree / picture.path).read_bytes() if earlier else b""
     for other, log in earlier:
         path = other / picture.path
@@ -250,7 +254,8 @@ def _same_image(
 
 
 def judged_results(suite: Suite, log: Log, pictures: Sequence[Picture]) -> Results:
-    """Scores of the pictures whose questions are all answered; those that lack one are problems, counted."""
+    """Scores of all pictures whose questions are all answered. The number of other pictures is reported as a
+    problem."""
     judged = judged_suite(suite)
     results = Results(f"judged here by {log.protocol.judge}", problems=list(log.problems))
     for picture in pictures:
@@ -272,16 +277,16 @@ def judged_suite(suite: Suite) -> Judged:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """`{name}` in the template by its value; other braces stay. InputError where the template lacks a name."""
+    """Replace `{name}` in the template by its value. Other braces stay. InputError if the template lacks a name."""
     if missing := [name for name in values if "{" + name + "}" not in template]:
         raise InputError(f"the template lacks {{{missing[0]}}}: the judge would not know what to look for")
-    names = "|".join(map(re.escape, values))  # at once: a prompt may hold braces itself
+    names = "|".join(map(re.escape, values))  # all names in one pass, because a prompt may contain braces
     return re.sub("{(" + names + ")}", lambda found: values[found[1]], template)
 
 
 def said(completion: object) -> str:
-    """The text of a chat completion, without the thoughts that some servers put before the answer. Raises BadAnswer
-    where there is none."""
+    """The text of a chat completion, without thoughts that some servers put before the answer. BadAnswer if there is no
+    text."""
     try:
         text = _first_choice(completion)["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
@@ -293,7 +298,7 @@ def said(completion: object) -> str:
 
 
 def verdict(completion: object) -> float:
-    """1 for yes, true or 1; 0 for no, false or 0. Raises BadAnswer where none or both are said."""
+    """1 for yes, true or 1; 0 for no, false or 0. BadAnswer if the text has neither or both."""
     words = set(re.findall(r"\b(yes|no|true|false|[01])\b", said(completion).lower()))
     right, wrong = words & {"yes", "true", "1"}, words & {"no", "false", "0"}
     if bool(right) == bool(wrong):
@@ -302,7 +307,7 @@ def verdict(completion: object) -> float:
 
 
 def probability(completion: object, accepted: Sequence[str]) -> float:
-    """Sum of the probabilities of these spellings as first token, among the alternatives that came back."""
+    """Sum of the probabilities of these spellings as the first token, among the returned alternatives."""
     try:
         first = _first_choice(completion)["logprobs"]["content"][0]["top_logprobs"]
         found = {str(one["token"]): math.exp(min(float(one["logprob"]), 0.0)) for one in first}

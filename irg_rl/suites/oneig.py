@@ -24,13 +24,14 @@ CLASSES = {
 }  # fmt: skip
 ALIGNED = ("anime", "human", "object")
 LONGEST_EDIT = 100.0
-"""Edit distance at which English text counts as wholly wrong; in Chinese it is 50."""
+"""At this edit distance English text counts as completely wrong. For Chinese it is 50."""
 TEXT = ("ED", "CR", "WAC")
-_NUMPY = re.compile(r"np\.float\d+\(([^)]*)\)")  # how numpy 2 prints a number in a list
+_NUMPY = re.compile(r"np\.float\d+\(([^)]*)\)")  # form of a number in a list that numpy 2 prints
 
 
 def text_score(values: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."]:
-    """1 - min(100, ED) (1 - CR) (1 - WAC) / 100: edit distance, share of exact texts, share of right words."""
+    """1 - min(100, ED) (1 - CR) (1 - WAC) / 100, with edit distance ED, share of exact texts CR, share of right words
+    WAC."""
     distance, exact, words = values[..., 0], values[..., 1], values[..., 2]
     return 1 - np.minimum(distance, LONGEST_EDIT) * (1 - exact) * (1 - words) / LONGEST_EDIT
 
@@ -140,7 +141,7 @@ class OneIG(Suite):
 
 
 def _mean_of(figures: Sequence[Figure]):
-    """The mean of figures whose leaves stand one after the other."""
+    """The mean of figures. Their leaves are in a row, one figure after the other."""
 
     def combine(values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
         ends = np.cumsum([len(figure.leaves) for figure in figures])

@@ -1,6 +1,6 @@
-"""R3-Bench (xiaomoguhz/R3-Bench): does a model see what is wrong with a given image (S_ref), and mend it (S_rect)?
+"""R3-Bench (xiaomoguhz/R3-Bench): does a model see the errors of a given image (S_ref), and correct them (S_rect)?
 
-The bad image stands as the first one; the model's reflection and its refinement are what is judged. Layout:
+The bad image takes the place of the first image. The model's reflection and its refined image are judged. Layout:
 `output/reflection/MODEL/reflection_res.jsonl` and `output/edit/MODEL/NAME_edited.png`. Results: JSON lines of steps 3
 and 4 anywhere under `output/`.
 """
@@ -56,7 +56,7 @@ class R3Bench(Suite):
         return prompt.metadata["source"]
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """What step 1 writes: each row with the reflection that led to the image of this turn."""
+        """The file of step 1: each row with the reflection before the image of this turn."""
         rows = []
         for picture in pictures:
             if picture.path in said:
@@ -100,7 +100,7 @@ class R3Bench(Suite):
 
 
 def _judged(entry: Mapping[str, Any], answer: bool) -> Iterator[tuple[str, float]]:
-    """The scores that a row of step 3 or step 4 holds. `answer`: the image is good."""
+    """The scores in a row of step 3 or step 4. `answer`: the image is good."""
     reflection = entry.get("model_reflection")
     said = reflection.get("answer") if isinstance(reflection, dict) else None
     if isinstance(said, bool) and "image_eval" not in entry:

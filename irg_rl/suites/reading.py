@@ -1,4 +1,4 @@
-"""From folders with result files to one table, with the protocol that it rests on."""
+"""Reads folders with result files into one table, together with the protocol."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +18,14 @@ SHOWN_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Reading:
-    """One source of scores of one tree."""
+    """Scores of one tree from one source."""
 
     folder: int
     tree: Tree
     results: Results
     rows: list[Row]
     judge: dict[str, Any] | None = None
-    """The protocol, where the tree was judged here."""
+    """The protocol, if the tree was judged by this program."""
 
     @property
     def label(self) -> str:
@@ -65,7 +65,7 @@ class Report:
         }  # fmt: skip
 
     def protocol(self) -> list[tuple[str, str]]:
-        """What the figures rest on, in words: the suite's facts, the prompts that were used, who judged."""
+        """The protocol in words: facts of the suite, the prompts, and the judge."""
         lines = [(f"official {name}", text) for name, text in asdict(self.suite.facts).items()]
         lines.append(("prompts read", self.suite.prompt_set(self.drawn[0].prompts)))
         for drawn in self.drawn:
@@ -78,7 +78,7 @@ class Report:
 
 
 def read_folders(suite: Suite, folders: Sequence[Path], prompts: Path | None = None) -> Report:
-    """InputError where a folder cannot be read, prompts differ, or no tree has a result."""
+    """Read the folders. InputError if a folder cannot be read, if prompts differ, or if no tree has results."""
     names = [folder.resolve().name for folder in folders]
     labels = names if len(set(names)) == len(names) else list(map(str, folders))
     drawn = [open_drawn(suite, folder, prompts, label) for folder, label in zip(folders, labels, strict=True)]
@@ -92,7 +92,7 @@ def read_folders(suite: Suite, folders: Sequence[Path], prompts: Path | None = N
         for tree in one.trees:
             found = _readings(suite, number, one, tree, table)
             readings += found
-            if not found and tree.turn != FINAL:  # the last turn under another name
+            if not found and tree.turn != FINAL:  # it is the last turn under another name
                 silent.append(tree.label)
     if not readings:
         raise InputError(
@@ -115,7 +115,8 @@ def _readings(suite: Suite, number: int, drawn: Drawn, tree: Tree, table: Table)
 
 
 def _comparisons(readings: Sequence[Reading], table: Table) -> list[Comparison]:
-    """Every turn against the first of its folder, and every folder against the first, by equal judges."""
+    """Compare every turn with the first one of its folder, and every folder with the first one, if the judges are the
+    same."""
     pairs = []
     for after in readings:
         for before in readings:
@@ -139,7 +140,7 @@ def _drawing(settings: dict[str, Any]) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """The table as people read it."""
+    """The table as Markdown."""
     readings = report.readings
     lines = [f"# {report.suite.title}", "", *(f"- {name}: {text}" for name, text in report.protocol()), ""]
     lines += ["Values count what is missing as the worst score; intervals are 95 %, by prompt.", ""]
@@ -170,7 +171,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _missing(reading: Reading) -> str:
-    """Of all expected scores; a score that several figures share is counted in the largest."""
+    """Missing scores of expected ones, for the figure with most expected scores."""
     widest = max(reading.rows, key=lambda row: row.expected)
     return f"{widest.missing} of {widest.expected}"
 

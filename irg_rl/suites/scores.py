@@ -1,4 +1,4 @@
-"""Scores of pictures, and the figures that a suite makes of them.
+"""Scores of pictures, and the figures that a suite computes from them.
 
 Every score is a pair of sums, `top / bottom`: one case is 0 or 1 over 1, five questions of which three are right are
 3 over 5. A *leaf* is the ratio of both sums over some prompts; a *figure* is a weighted mean of leaves (or another
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 
 class Key(NamedTuple):
-    """One score that is expected: a prompt, a picture of it, and what was measured."""
+    """Identifies one score: a prompt, a picture of it, and the metric."""
 
     prompt: str
     sample: int
@@ -28,10 +28,10 @@ class ItemScore(NamedTuple):
 
 @dataclass
 class Results:
-    """What one source says about a tree. `problems` names everything that could not be used, file and line."""
+    """Scores of a tree from one source. `problems` lists what could not be used, with file and line."""
 
     source: str = ""
-    """Who scored: the official files read, or the judge."""
+    """The source of the scores: official files or a judge."""
     scores: dict[Key, ItemScore] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A ratio over the scores of `metric` of these prompts, with its weight in the figure."""
+    """The ratio of sums over the scores of `metric` for these prompts, and its weight in the figure."""
 
     metric: str
     prompts: frozenset[str]
@@ -53,8 +53,8 @@ Combine = Callable[[Float[np.ndarray, "... L"]], Float[np.ndarray, "..."]]
 
 @dataclass(frozen=True)
 class Figure:
-    """`combine` maps the values of the leaves to the figure; None: their weighted mean. A headline is what people
-    quote; it is also shown over what was judged alone."""
+    """A figure. `combine` computes it from the values of the leaves. None: their weighted mean. A headline figure is
+    also shown without missing scores."""
 
     name: str
     leaves: tuple[Leaf, ...]
@@ -62,7 +62,7 @@ class Figure:
     is_headline: bool = False
 
     def of(self, values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
-        """The figure from its leaves; nan where a leaf has no case."""
+        """The figure from the values of its leaves. nan if a leaf has no case."""
         if self.combine is not None:
             return self.combine(values)
         weights = np.array([leaf.weight for leaf in self.leaves])
@@ -70,5 +70,5 @@ class Figure:
 
 
 def mean_of(name: str, metric: str, prompts: frozenset[str], is_headline: bool = False) -> Figure:
-    """The plain mean over all cases of some prompts."""
+    """A figure that is the plain mean over all cases of some prompts."""
     return Figure(name, (Leaf(metric, prompts),), is_headline=is_headline)

@@ -1,9 +1,9 @@
 """Scores -> figures with intervals, and differences between trees.
 
-A figure is shown twice: with everything that is missing counted as the worst score, and over what was judged.
-Intervals are percentile bootstraps over prompts, so several images of a prompt are one piece of evidence; prompts are
-resampled within the parts of the suite that have fixed sizes (`Suite.stratum`). A difference is paired: both sides are
-re-weighted alike, and only scores that both have are compared.
+A figure is shown twice: with missing scores counted as the worst score, and without them. Intervals are percentile
+bootstraps over prompts, so several images of a prompt are not independent evidence. Prompts are resampled within the
+parts of the suite (`Suite.stratum`), whose sizes stay fixed. A difference is paired: both sides have the same resampled
+weights, and only scores that both have are compared.
 
 Letters: P prompts, R resamples, L leaves.
 """
@@ -27,7 +27,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of one source of one tree. `missing` of `expected` scores were not there."""
+    """A figure of one tree from one source. `missing` of `expected` scores are missing."""
 
     figure: str
     value: Measure
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """`after` minus `before`, over the scores that both have; `left_out` of the expected ones are not on both sides."""
+    """`after` minus `before`, over scores that both have. `left_out` of the expected scores are missing on a side."""
 
     figure: str
     gained: Measure
@@ -55,7 +55,7 @@ class Difference:
 
 
 class Table:
-    """All that the trees of one suite and one set of prompts have in common: figures and resampled weights."""
+    """What all trees of one suite and one set of prompts share: figures and resampled weights."""
 
     def __init__(self, suite: Suite, prompts: Sequence[Prompt], resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.suite, self.prompts = suite, list(prompts)
@@ -77,7 +77,7 @@ class Table:
             keys = self._keys(figure)
             one, two = (self._measured(figure, side) for side in sides)
             n = len({key.prompt for key in both if key in keys})
-            gained = _measure(two[0] - one[0], n, two[1] - one[1])  # nan where a side has none
+            gained = _measure(two[0] - one[0], n, two[1] - one[1])  # nan if a side has no case
             rows.append(Difference(figure.name, gained, len(keys) - len(keys.intersection(both))))
         return rows
 
@@ -88,7 +88,8 @@ class Table:
         return Row(figure.name, value, only, len(keys), len(keys) - len(there), figure.is_headline)
 
     def _with_interval(self, figure: Figure, scores: Scores, n: int) -> Measure:
-        """Wilson's interval for a share of images, which is honest near 0 and 1; the bootstrap for all else."""
+        """Wilson's interval for a share of images, because it is also valid near 0 and 1. The bootstrap for other
+        figures."""
         if len(figure.leaves) == 1 and figure.combine is None:
             leaf = figure.leaves[0]
             mine = [(k, s) for k, s in scores.items() if k.metric == leaf.metric and k.prompt in leaf.prompts]
@@ -103,7 +104,7 @@ class Table:
         return {key for key in self.expected if any(key.metric == m and key.prompt in ids for m, ids in wanted)}
 
     def _with_worst(self, judged: Scores) -> dict[Key, ItemScore]:
-        """Missing scores as the worst, with the weight that the suite names, or that others of its metric have."""
+        """Fill in missing scores with the worst score. Their weight is the suite's, or the mean of the same metric."""
         by_id = {prompt.id: prompt for prompt in self.prompts}
         usual: dict[str, list[float]] = {}
         for key, score in judged.items():
@@ -119,8 +120,8 @@ class Table:
         return whole
 
     def _measured(self, figure: Figure, scores: Scores) -> tuple[float, Float[np.ndarray, "R"]]:
-        """The figure, and what it is in every resample: nan where a leaf has no case, and where it rests on one prompt,
-        which resampling would call certain."""
+        """The figure, and its value in every resample. The latter is nan if a leaf has no case, or if the figure has
+        only one prompt: then all resamples are equal, and the interval would be too narrow."""
         sums = [self._sums(leaf, scores) for leaf in figure.leaves]
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.array([top.sum() / bottom.sum() if bottom.sum() else np.nan for top, bottom in sums])
@@ -144,7 +145,7 @@ class Table:
 
 
 def _weights(strata: Sequence[str], resamples: int, seed: int) -> UInt16[np.ndarray, "R P"]:
-    """How often each prompt is drawn in each resample; every stratum keeps its number of prompts."""
+    """How often each prompt is drawn in each resample. Every stratum keeps its number of prompts."""
     weights = np.zeros((resamples, len(strata)), dtype=np.uint16)
     generator = np.random.default_rng(seed)
     members: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Folders of images: what `irg-rl generate --suite` writes and `suite read` and `suite judge` find again.
+"""Folders of images that `irg-rl generate --suite` writes, and that `suite read` and `suite judge` read.
 
     OUT/suite.json      the suite, the prompts file and every setting of sampling
     OUT/prompts.jsonl   the prompts, as read
@@ -7,7 +7,7 @@
     OUT/turn0/ ...      one tree per turn, each in the official layout
     OUT/final/          the last image of every trajectory
 
-Where a trajectory stopped, its last image stands in the later trees too.
+After a trajectory has stopped, its last image is repeated in the later trees.
 """
 
 import io
@@ -41,8 +41,8 @@ def tree_names(turns: int) -> list[str]:
 
 
 def encoded(tiles: Sequence[np.ndarray], path: str) -> bytes:
-    """One image, or four as a 2 x 2 grid, in the format that the ending names: png and webp without loss, jpeg at
-    quality 95 without chroma subsampling."""
+    """Encode one image, or four as a 2 x 2 grid, in the format of the file ending: png and webp lossless, jpeg with
+    quality 95 and without chroma subsampling."""
     if len(tiles) not in (1, 4):
         raise ValueError(f"{len(tiles)} tiles: one image or a 2 x 2 grid of four can be written")
     pixels = tiles[0] if len(tiles) == 1 else np.vstack([np.hstack(tiles[:2]), np.hstack(tiles[2:])])
@@ -58,7 +58,7 @@ def encoded(tiles: Sequence[np.ndarray], path: str) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """A reader finds all of it or nothing."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # several workers write the settings
     aside.write_bytes(content)
@@ -66,7 +66,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """The file is there and ends as its format ends; a copy that was cut off does not."""
+    """Whether the file exists and is not cut off, by the end bytes of its format."""
     try:
         with path.open("rb") as file:
             head = file.read(12)
@@ -83,8 +83,8 @@ def is_whole(path: Path) -> bool:
 
 
 def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
-    """A file of every tree. `per_turn[k]` are the tiles of turn k; equal turns share one file on disk where the file
-    system can."""
+    """Write an image file into every tree. `per_turn[k]` are the tiles of turn k. Equal turns are hard links, if the
+    file system has them."""
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
     for name, tiles in zip(names, [*per_turn, per_turn[-1]], strict=True):
@@ -109,7 +109,7 @@ def _repeat(source: Path, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Tree:
-    """One turn of a folder: where its images lie, and what the table calls it."""
+    """One turn of a folder: the path of its images, and its name in the table."""
 
     label: str
     turn: str
@@ -128,8 +128,8 @@ class Drawn:
 
 
 def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
-    """Trees, prompts and settings of a folder, which the table calls `label` (default: its name). A tree alone is taken
-    with the prompts of the folder it lies in, or those of `prompts`. InputError says what is missing."""
+    """Trees, prompts and settings of a folder. `label` is its name in the table (default: the folder's name). For a
+    single tree, the prompts come from its parent folder or from `prompts`. InputError names what is missing."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one that `irg-rl generate --suite` wrote, or one of its trees")
     folder = folder.resolve()
@@ -153,7 +153,7 @@ def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | No
 
 
 def read_settings(home: Path) -> dict[str, Any]:
-    """`suite.json`. InputError where it is not what `generate --suite` wrote."""
+    """Read `suite.json`. InputError if `generate --suite` has not written it."""
     path = home / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""WISE (PKU-YuanGroup/WISE): knowledge behind a prompt. Legacy: three grades 0 to 2; Verified: one yes or no.
+"""WISE (PKU-YuanGroup/WISE): prompts that need knowledge. Legacy: three grades from 0 to 2. Verified: one yes or no.
 
 Layout: `1.png` to `1000.png`. Results: `Results/*.jsonl` and `Results-qwen35/*_scores_results.jsonl`.
 """
@@ -76,16 +76,16 @@ class Wise(Suite, Judged):
                 value = self.graded(entry)
                 if ident not in known:
                     results.problems.append(f"{where}: prompt_id {ident} is not among the prompts")
-                elif value is None:  # 9.9 and 999 are how the scripts write a failure
+                elif value is None:  # the scripts write 9.9 or 999 for a failure
                     results.problems.append(f"{where}: no grades for prompt {ident}: {entry!r:.120}")
-                else:  # scripts append: the last line of an id counts
+                else:  # the scripts append lines, so the last line of an id counts
                     results.put(Key(ident, 0, "score"), value)
         if files:
             results.source = f"official ({', '.join(path.name for path in files)})"
         return results
 
     def graded(self, entry: dict[str, Any]) -> float | None:
-        """The score of a line of a result file; None where a grade is missing or says that the judge failed."""
+        """The score in a line of a result file. None if a grade is missing or if the judge failed."""
         grades = {name: number(entry.get(name)) for name in TENTHS}
         if any(grade is None or not 0 <= grade <= HIGHEST for grade in grades.values()):
             return None

@@ -282,16 +282,16 @@ def test_a_folder_that_is_no_run_is_one_line(irg_rl, elsewhere, command):
 
 def test_generate_without_a_model_is_one_line_and_writes_nothing(irg_rl, elsewhere):
     answer = irg_rl("generate", "empty", "--prompt", "a red circle", "--out", "pictures")
-    assert "empty: no model folder" in one_line(answer) and list(elsewhere.iterdir()) == []
+    assert "empty: not a model folder" in one_line(answer) and list(elsewhere.iterdir()) == []
 
 
 def test_parity_without_a_model_is_one_line(irg_rl, elsewhere):
-    assert "empty: no model folder" in one_line(irg_rl("parity", "empty"))
+    assert "empty: not a model folder" in one_line(irg_rl("parity", "empty"))
 
 
 def test_eval_of_a_run_without_a_trained_model_says_how_to_go_on(irg_rl, recipe):
     run = Run.create(recipe)
-    assert f"`irg-rl resume {run.folder}` goes on" in one_line(irg_rl("eval", run.folder))
+    assert f"`irg-rl resume {run.folder}` continues the run" in one_line(irg_rl("eval", run.folder))
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(irg_rl, recipe):
