@@ -19,7 +19,7 @@ from irg_rl.records import group_folders, load_groups, save_groups
 from tests.driver.begun import begun_run
 
 BRIGHTNESS = {"name": "brightness", "kind": "tests.rewards.scorers:Brightness"}
-DPO = {"algorithm": "dpo", "noise": None, "dpo": {"tie": 0.0}, "group_size": 3, "updates": 2, "groups": 2,
+DPO = {"algorithm": "dpo", "noise": None, "options": {"tie": 0.0}, "group_size": 3, "updates": 2, "groups": 2,
        "checkpoint_every": 1}  # fmt: skip
 
 
@@ -86,8 +86,8 @@ class Already:
 
 
 def test_a_folder_of_another_tokenizer_temperature_or_system_prompt_or_without_the_scores_is_refused(run, rolled):
-    assert read(run, rolled).pairs >= 1
-    with pytest.raises(RatioError, match="drawn with the system prompt '', the learner has 'Think.'"):
+    assert read(run, rolled).material.usable >= 1
+    with pytest.raises(RatioError, match="sampled with the system prompt '', the learner has 'Think.'"):
         read(run, rolled, system_prompt="Think.")
     place = group_folders(rolled)[0]
     (group,) = load_groups(place)
@@ -108,6 +108,7 @@ def test_a_folder_of_another_tokenizer_temperature_or_system_prompt_or_without_t
 
 def test_pairs_too_long_for_a_pack_are_left_out_and_a_folder_of_such_alone_is_refused(run, rolled):
     whole = read(run, rolled)
-    assert whole.too_long == 0
-    with pytest.raises(InputError, match=f"{whole.pairs} are too long for a pack .raise rl.max_pack_tokens, now 10"):
+    assert whole.material.too_long == 0
+    too_long = f"{whole.material.usable} are too long for a pack .raise rl.max_pack_tokens, now 10"
+    with pytest.raises(InputError, match=too_long):
         read(run, rolled, max_pack_tokens=10)
