@@ -546,3 +546,11 @@ def test_a_scorer_of_images_alone_is_not_asked_for_edits():
     scorer = "rewards.scorers=[{name: verifier, kind: verifier}, {name: clip, kind: clip, of: edit}]"
     with pytest.raises(RecipeError, match="scorers of kind 'clip' score images alone"):
         load_recipe(CONFIGS / "shapes-smoke.yaml", [scorer])
+
+
+@pytest.mark.parametrize("text", ["'0'", "words", "", "3", "[1]", "\ufeffname: 3"])
+def test_a_file_that_holds_no_settings_is_said_to_hold_none(tmp_path, text):
+    """A quoted word was an AssertionError without a message."""
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match="r.yaml"):
+        load_recipe(tmp_path / "r.yaml")

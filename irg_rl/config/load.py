@@ -65,6 +65,8 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
     except RecursionError as error:
         raise RecipeError(f"{path}: not readable as YAML: it is nested too deep, or contains itself") from error
+    except AssertionError as error:  # what OmegaConf makes of a file that is one quoted word
+        raise RecipeError(f"{path}: a recipe is a mapping of settings, this is a word") from error
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(settings, DictConfig):
@@ -148,14 +150,14 @@ def parse_recipe(data: object, where: str = "recipe") -> Recipe:
 
 
 def _require_text(settings: Any, where: str) -> None:
-    """InputError if a name or a value cannot be written to a file: a lone surrogate or a NUL character."""
+    """InputError if a name or a value cannot be written to a file: a lone surrogate or a control character."""
     level = [settings]
     while level:
         words = [word for one in level if isinstance(one, dict) for word in one] + level
         for word in words:
             if isinstance(word, str):
                 try:
-                    require_text(word, where)
+                    require_text(word, where, control=False)
                 except InputError as error:
                     raise RecipeError(f"{error} (in {word!r:.80})") from error
         level = [

@@ -86,12 +86,12 @@ class Run:
             run = cls(folder, recipe, _stages(stages) if stages.is_file() else {})
             facts = read_json(folder / "environment.json")
             made = facts["digest"]
+            remember_folders(*map(Path, _words(facts.get("imports", []))))
         except RecipeError as error:
             raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
         except (yaml.YAMLError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             files = "recipe.yaml, stages.json or environment.json"
             raise RunError(f"{folder}: {files} is damaged ({error}); start the run anew") from error
-        remember_folders(*(Path(given) for given in facts.get("imports", []) if isinstance(given, str)))
         _remember_keys(recipe)
         if recipe.digest() != made:
             raise RunError(
@@ -177,6 +177,13 @@ def _stages(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(entry.get("seconds"), int | float) or not isinstance(entry.get("done"), bool):
             raise ValueError(f"{path}: stage {name!r} needs the entries 'seconds' and 'done'")
     return stages
+
+
+def _words(given: object) -> list[str]:
+    """Folders that environment.json names; ValueError for what no folder is called."""
+    if not isinstance(given, list) or not all(isinstance(one, str) and "\0" not in one for one in given):
+        raise ValueError("imports is no list of folders")
+    return given
 
 
 def _remember_keys(recipe: Recipe) -> None:

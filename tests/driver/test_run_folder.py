@@ -179,7 +179,7 @@ def test_stages_of_another_form_are_a_damaged_run(recipe, stages):
         Run.open(run.folder)
 
 
-@pytest.mark.parametrize("facts", ["[]", "3", "{}", '{"digest": "x"}'])
+@pytest.mark.parametrize("facts", ["[]", "3", "{}", '{"digest": "x"}', '{"digest": "x", "imports": null}'])
 def test_an_environment_of_another_form_is_an_error(recipe, facts):
     run = Run.create(recipe)
     (run.folder / "environment.json").write_text(facts)
