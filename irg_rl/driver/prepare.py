@@ -128,14 +128,16 @@ def load_as(recipe: Recipe, folder: Path) -> Folder:
 def save_trained(
     run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
 ) -> None:
-    """Model folder `start` of a run with trained weights becomes its model folder `name`."""
+    """Write model folder `name` of a run: its model folder `start` with trained weights."""
     write_trained(model_path(run, start), weights, run.path("models", name), lora)
 
 
 def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: LoraRecipe | None = None) -> None:
-    """Model folder `base`, read again in fp32, becomes model folder `path` with trained weights, or with adapters
-    merged into it and kept beside it. What these leave out, position tables and frozen parts, stays. The model in an
-    engine would not do: its weights are in pieces under ZeRO 3 and in bf16 where that is trained in."""
+    """Write model folder `path`: folder `base` with the trained weights, or with trained adapters merged into it.
+
+    Adapters are also saved by themselves. Frozen parts and position tables stay those of `base`, which is read again in
+    fp32. The engine's own model cannot be saved like this: ZeRO 3 splits its weights, and they may be bf16.
+    """
     folder = load_folder(base)
     if lora is not None:
         adapter = Adapter(lora, served(weights), base)
