@@ -158,7 +158,7 @@ class FactorisedOptions(NormalisedOptions):
     """Weight of the final reward in the advantage of a text, and of its own reward in that of an image."""
 
 
-def factorised(samples: list[Sample], options: FactorisedOptions) -> Table:
+def factorised(samples: list[Sample], options: FactorisedOptions) -> Advantages:
     """Each segment answers for what it controls. A text: the final reward, and its own truth. An image: its own reward,
     and whether it did the edit that it was asked for.
 
@@ -168,7 +168,7 @@ def factorised(samples: list[Sample], options: FactorisedOptions) -> Table:
     does not depend on how the image after it turned out. A segment without siblings is not trained: nothing says
     whether it was better than another.
     """
-    table: Table = [{} for _ in samples]
+    table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
         if len(nodes) < 2:
             continue
