@@ -12,8 +12,8 @@ def score_group(group: Group, hub: RewardHub) -> None:
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:
-    """Set `scores` of every reflection (the image that it looks at, its text) and of every refined image (the image
-    before it, the reflection between them). What siblings share is scored once."""
+    """Set `scores` of every reflection, from the image before it and its text, and of every refined image, from the
+    image before it and the reflection between them. A segment that siblings share is scored once."""
     reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
     edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
     for trajectory in group.trajectories:

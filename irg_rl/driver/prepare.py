@@ -128,7 +128,7 @@ def load_as(recipe: Recipe, folder: Path) -> Folder:
 def save_trained(
     run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
 ) -> None:
-    """Model folder `start` of a run with trained weights becomes its model folder `name`."""
+    """Write model folder `name` of a run: its model folder `start` with trained weights."""
     write_trained(model_path(run, start), weights, run.path("models", name), lora)
 
 

@@ -16,9 +16,9 @@ from rewards.judge_process import JudgeProcess
 
 @contextmanager
 def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
-    """Plain specs for a RewardHub. The embedded judge, if one is needed, lives as long as the context.
+    """Specs for a RewardHub, as plain data. The embedded judge, if one is needed, runs until the context ends.
 
-    `trained`: folder of the scorers that a run trained for itself; None: there is no run.
+    `trained`: folder of the scorers that a run has trained. None: there is no run.
     """
     scorers = recipe.rewards.scorers
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
@@ -29,9 +29,9 @@ def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
 
 
 def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_url: str | None = None) -> dict:
-    """`trained`: as in `scorer_specs`; `judge_url`: address of the embedded judge.
+    """The spec of one scorer. `trained`: as in `scorer_specs`. `judge_url`: address of the embedded judge.
 
-    Raises InputError for a scorer that only a run trains where there is no run.
+    Raises InputError if the scorer must be trained by a run and there is no run.
     """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     spec["of"] = scorer.of
@@ -64,9 +64,9 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
 def reward_hub(
     recipe: Recipe, trained: Path | None, names: Sequence[str] | None = None
 ) -> Iterator[RewardHub | None]:
-    """The recipe's scorers, all or those of these names, the embedded judge included, for as long as the context.
+    """The recipe's scorers: all of them, or only those in `names`. The embedded judge runs until the context ends.
 
-    None where there are none. `trained`: as in `scorer_specs`.
+    None if there are no scorers. `trained`: as in `scorer_specs`.
     """
     rewards = recipe.rewards
     if names is not None:

@@ -5,14 +5,14 @@ With T_c and B_c the sums over the rows of set c, R = sum T / sum B and C sets,
 
     u_c = (T_c - R B_c) / sum B,    V = C / (C - 1) sum_c u_c^2
 
-where u_c is what set c adds to the error of R, and V is the linearised variance of R (Cochran 1977, section 6.5; Liang
-and Zeger 1986). A difference subtracts the u_c of both sides before they are squared, which is what makes it *paired*.
-A ratio does the same with u_c / R, on the log scale. Intervals take Student's t with C - 1 degrees of freedom. A share
-takes Wilson's interval for p (1 - p) / V independent cases, because the plain interval covers too little near 0 and 1,
-where damage lives.
+where u_c is the contribution of set c to the error of R, and V is the linearised variance of R (Cochran 1977, section
+6.5; Liang and Zeger 1986). A difference subtracts the u_c of both sides before squaring; this makes it *paired*. A
+ratio does the same with u_c / R, on the log scale. Intervals use Student's t with C - 1 degrees of freedom. A share
+uses Wilson's interval for p (1 - p) / V independent cases, because the plain interval is too narrow near 0 and 1, where
+damage usually is.
 
-`python -m benchmarks.coverage` measures how often these intervals hold the truth, beside the bootstrap over sets, which
-does so less often at 30 sets.
+`python -m benchmarks.coverage` measures how often these intervals contain the true value. The bootstrap over sets, also
+measured there, contains it less often with 30 sets.
 
 Shape letters: N rows, C sets, S seeds.
 """

@@ -1,7 +1,7 @@
-"""Whether RL is learning, from the rows that it logs: an alarm before an evaluation could say so.
+"""Decides from logged metrics whether RL learns, earlier than an evaluation could.
 
-Three things are asked of the rows of stage `rl` in metrics.jsonl. Do groups differ in reward by more than the judge's
-noise, so that there is anything to learn from? Does the reward of all drawn groups rise? Did the weights move at all?
+It checks the rows of stage `rl` in metrics.jsonl for three things. Do the rewards in a group differ by more than the
+judge's noise, so that there is something to learn? Does the reward of all drawn groups rise? Do the weights change?
 
 Shape letter: K updates.
 """
@@ -16,21 +16,21 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import LEVEL, Measure, t_quantile
 
 SPREAD, DRAWN, STEP = "drawn/spread", "drawn/last", "step/largest"
-"""Share of drawn groups with a spread beyond the judge's noise, as far as credit knows that noise; mean reward of the
-last images of all drawn groups; largest |dw| / |w| of a parameter tensor since RL began."""
+"""Names of three scalars: share of drawn groups whose spread exceeds the judge's noise, if credit knows that noise;
+mean reward of the last images of all drawn groups; largest |dw| / |w| of a parameter tensor since RL began."""
 FEW_SPREAD = 0.2
-"""Share of groups with spread below which an update learns from next to nothing."""
+"""With a smaller share of groups with spread, an update has almost nothing to learn from."""
 SMALL_STEP = 1e-4
-"""|dw| / |w| below which no weight has moved enough to change what is drawn or said."""
+"""With a smaller |dw| / |w|, no weight has changed enough to change images or texts."""
 ENOUGH = 8
-"""Updates before a slope is judged."""
+"""Number of updates before a slope is judged."""
 
 MetricsRow = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Learning:
-    """What the rows say. `slope`: reward per update; None where something was not logged."""
+    """Results from the rows. `slope`: change of the reward per update. None: it was not logged."""
 
     updates: int
     spread: float | None
@@ -39,12 +39,12 @@ class Learning:
 
     @property
     def alarmed(self) -> bool:
-        """Nothing to learn from, weights that do not move, or a reward that does not rise."""
+        """True if there is nothing to learn from, if weights do not change, or if the reward does not rise."""
         return bool(self.reasons)
 
     @property
     def reasons(self) -> list[str]:
-        """What speaks against learning, and what to look at."""
+        """Reasons for the alarm, and what to check."""
         found = []
         if self.spread is not None and self.spread < FEW_SPREAD:
             found.append(
@@ -64,7 +64,7 @@ class Learning:
 
     @property
     def sentence(self) -> str:
-        """The verdict for a reader."""
+        """The result as a sentence."""
         if self.updates < ENOUGH:
             return f"Too early to tell: {self.updates} updates, {ENOUGH} are asked."
         if not isfinite(self.slope.value):
@@ -75,7 +75,7 @@ class Learning:
         return f"{head} {'; '.join(self.reasons)}."
 
     def to_dict(self) -> dict:
-        """Plain JSON for the report; `alarmed` is null while nothing can be said."""
+        """Plain JSON for the report; `alarmed` is null if there are too few updates."""
         told = self.updates >= ENOUGH and isfinite(self.slope.value)
         return {
             "kind": "learning",
@@ -89,7 +89,7 @@ class Learning:
 
 
 def learning(rows: Sequence[MetricsRow]) -> Learning:
-    """What the logged rows of RL say, in order of updates; rows of other stages do not belong here."""
+    """Results from the logged rows of RL, in the order of updates. They must not contain rows of other stages."""
     spread, step = _logged(rows, SPREAD), _logged(rows, STEP)
     return Learning(
         updates=len(rows),
@@ -100,15 +100,15 @@ def learning(rows: Sequence[MetricsRow]) -> Learning:
 
 
 def slope(values: Float[np.ndarray, "K"], level: float = LEVEL) -> Measure:
-    """Least-squares slope of a series on its index, and an interval that allows for neighbours that are alike.
+    """Least-squares slope of a series on its index, with an interval that allows for autocorrelation.
 
-    With the centred index x_k, s = sum x^2, residuals e_k and their correlation r between neighbours, K values are
-    worth K' independent ones (Santer et al. 2000, section 3.3; r corrected for the bias of a fitted line):
+    With the centred index x_k, s = sum x^2, residuals e_k and their correlation r between neighbours, K values count as
+    K' independent ones (Santer et al. 2000, section 3.3; r corrected for the bias of a fitted line):
 
         K' = K (1 - r') / (1 + r'),   r' = r + (2 + 4 r) / K,  0 <= r' <= .95
         V = sum e^2 / ((K' - 2) s)
 
-    Student's t takes K' - 2 degrees of freedom. Below ENOUGH values there is no interval.
+    Student's t has K' - 2 degrees of freedom. With fewer than ENOUGH values there is no interval.
     """
     count = len(values)
     if count < 2:
@@ -128,6 +128,6 @@ def slope(values: Float[np.ndarray, "K"], level: float = LEVEL) -> Measure:
 
 
 def _logged(rows: Sequence[MetricsRow], name: str) -> Float[np.ndarray, "K"]:
-    """The values of a scalar where it was logged and finite."""
+    """All logged finite values of a scalar."""
     found = [row.get(name) for row in rows]
     return np.array([value for value in found if value is not None and isfinite(value)], dtype=float)

@@ -25,7 +25,7 @@ def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
 
 
 def folded(lines: Iterable[str]) -> list[str]:
-    """Lines that differ in their first number between dots alone become one: `layers.{0-3,7}.mlp.up_proj.weight`."""
+    """Merge lines that differ only in their first number between dots, as in `layers.{0-3,7}.mlp.up_proj.weight`."""
     numbers: dict[str, list[int]] = {}
     for line in lines:
         first = _NUMBER.search(line)

@@ -1,5 +1,5 @@
-"""How true a reflection is of the picture it looks at, and how well the next picture follows it: graded scores for RL,
-where right or wrong alone would tie most siblings.
+"""Graded scores for RL: how true a reflection is of its picture, and how well the next picture follows the reflection.
+With only right or wrong, most siblings would have equal scores.
 """
 
 from irg_rl.shapes_world.check import judge
@@ -9,15 +9,15 @@ from irg_rl.shapes_world.scene import CELLS
 from irg_rl.shapes_world.teacher import parse_reflection, true_statements
 
 MOST_NAMED = 2
-"""Defects that the teacher names in one reflection at most: a reflection is not blamed for leaving out more."""
+"""Most defects that the teacher names in one reflection. A reflection that leaves out more loses no score."""
 
 
 def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> float:
     """Truth of a reflection in [0, 1].
 
-    0 for a text that is not a whole reflection. A stop is worth 1 on a right picture and 0 on a wrong one. Anything
-    else is worth the F1 of the defects it states against those that are there, of which MOST_NAMED are asked for.
-    ValueError when the metadata asks for what this world does not have.
+    0 for a text that is not a complete reflection. A stop has 1 on a right picture and 0 on a wrong one. Every other
+    reflection has the F1 of its stated defects against the real ones, of which MOST_NAMED must be stated.
+    ValueError if the metadata asks for something that this world does not have.
     """
     parsed, verdict = parse_reflection(text), judge(reading, metadata)
     if parsed is None:
@@ -32,7 +32,7 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
 def following(text: str, before: PictureReading, after: PictureReading) -> float:
     """How well `after` follows the edits that a reflection on `before` asks for, in [0, 1]: the share of edits that are
-    done, times the share of all other cells that look as before. A text that asks for no edit asks to keep all."""
+    done, times the share of other cells that stay the same. A text without edits asks to keep all cells."""
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits
     was, now = _contents(before), _contents(after)
@@ -43,7 +43,7 @@ def following(text: str, before: PictureReading, after: PictureReading) -> float
 
 
 Content = tuple[str, str | None] | str
-"""Shape and colour of what stands in a cell, "empty" or "unclear". Sizes and exact places are not asked for."""
+"""Content of a cell: (shape, colour), "empty" or "unclear". Size and exact position are left out."""
 
 
 def _contents(reading: PictureReading) -> dict[str, Content]:
@@ -53,7 +53,7 @@ def _contents(reading: PictureReading) -> dict[str, Content]:
 
 
 def _asked(edit: Edit) -> list[tuple[str, Content]]:
-    """The cells that an edit names and what should be in them."""
+    """The cells that an edit names, and their wanted contents."""
     thing: Content = (edit.thing.shape, edit.thing.color)
     match edit.kind:
         case EditKind.ADD:
