@@ -242,7 +242,6 @@ def test_an_unknown_size_and_heads_that_do_not_divide_are_refused():
 
 def _listed(name: str) -> dict[str, list[int]]:
     path = ROOT / "bagel" / name
-    assert path.exists(), f"reference key list is missing: {path} (expected beside the checkout)"
     lines = (line.split("\t") for line in path.read_text().splitlines())
     return {key: json.loads(shape) for key, shape in lines}
 
