@@ -164,7 +164,7 @@ def test_a_run_that_has_not_come_so_far_is_refused(evaluated):
 
 
 def test_a_run_without_sft_has_no_checkpoint_to_compare_with(evaluated):
-    with pytest.raises(RunError, match="without SFT there is no SFT checkpoint"):
+    with pytest.raises(RunError, match="the run has no SFT, so there is no SFT checkpoint"):
         compare_runs([evaluated(0, "sft=null").folder])
 
 
