@@ -1,9 +1,10 @@
-"""What a notebook needs: sample, score, assign credit and learn in one process, without Ray (docs/python.md).
+"""Functions for a notebook: sample, score, assign credit and learn in one process, without Ray (docs/python.md).
 
-A recipe holds every setting, so no function takes one. The parts are those of `irg-rl train`: the same sampler,
-scorers, credit and learner, and the same numbers for the same seeds.
+A recipe holds every setting, so the functions have no arguments for single settings. They use the same sampler,
+scorers, credit and learner as `irg-rl train`, and give the same numbers for the same seeds.
 
-Letters: H, W height and width of an image in pixels, K images of a trajectory (one a turn).
+Letters in shapes: H and W are height and width of an image in pixels. K is the number of images of a trajectory, one
+per turn.
 """
 
 from collections.abc import Sequence
@@ -37,9 +38,11 @@ class Policy:
     """
 
     def __init__(self, folder: Path | str, recipe: Recipe) -> None:
-        """`folder`: a model folder, of a run or not; its sizes count, not those of the recipe.
+        """Load the model in `folder`. It may be part of a run or not. The sizes of the model come from the folder, not
+        from the recipe.
 
-        Raises InputError for a broken folder, and for a recipe without `rl`, which says how to sample.
+        Raises InputError if the folder is broken, or if the recipe has no section `rl`, which holds the settings of
+        sampling.
         """
         self.recipe, self._folder, self._sampled = recipe, Path(folder), 0
         settings = worker_settings(recipe, folder)
@@ -49,10 +52,11 @@ class Policy:
         self.version, self.digest = self._worker.set_weights(first.arrays, first.version, first.digest)
 
     def sample(self, prompts: Sequence[Prompt | str]) -> list[Group]:
-        """One group of `rl.group_size` trajectories for each prompt, all of it with new random numbers.
+        """Return one group of `rl.group_size` trajectories for each prompt. Each call uses new random numbers.
 
-        An image is `trajectory.images[k].pixels`, uint8 [H, W, 3]; a text is `trajectory.texts[k].text`. Every
-        trajectory carries `version` and `digest` of the weights. Raises InputError for an empty prompt.
+        An image is `trajectory.images[k].pixels`, uint8 [H, W, 3]. A text is `trajectory.texts[k].text`. Every
+        trajectory stores the `version` and `digest` of the weights that sampled it. Raises InputError for an empty
+        prompt.
 
         >>> [group] = policy.sample(["three green squares"])
         >>> [t.turns for t in group.trajectories]
@@ -63,7 +67,8 @@ class Policy:
         return groups
 
     def sample_group(self, number: int, prompt: Prompt) -> Group:
-        """The group of this number. Number, prompt, `rl.seed` and weights decide all of it.
+        """Return the group with this number. The group depends only on the number, the prompt, `rl.seed` and the
+        weights.
 
         >>> group = policy.sample_group(7, prompts[7])
         >>> again = policy.sample_group(7, prompts[7])  # the same pictures
@@ -72,9 +77,10 @@ class Policy:
         return self._worker.sample_group(number, prompt, size, iteration=self.version)[1]
 
     def follow(self, learner: Learner) -> None:
-        """Sample with the learner's weights from now on. `version` is then its number of updates.
+        """Sample with the learner's weights from now on. `version` becomes the learner's number of updates.
 
-        With LoRA the learner hands over its adapters alone, so both must have begun with the same folder: InputError.
+        With LoRA the learner hands over only its adapters. Raises InputError if the learner then began with another
+        model folder than the policy.
 
         >>> policy.follow(learner)
         >>> policy.version, policy.digest[:12]
@@ -84,17 +90,18 @@ class Policy:
             raise InputError(f"the learner adapts {learner.settings.folder}, the policy has {self._folder}: use one")
         if lora != self._settings.lora:
             self._settings = replace(self._settings, lora=lora)
-            del self._worker  # a GPU may not hold two models
+            del self._worker  # deleted first, because a GPU may have no room for two models
             self._worker = RolloutWorker(self._settings)
         new = learner.publish(learner.updates)
-        assert new is not None  # one rank has all of the weights
+        assert new is not None  # not None, because a single rank has all weights
         self.version, self.digest = self._worker.set_weights(new.arrays, new.version, new.digest)
 
 
 def load_prompts(recipe: Recipe, split: str = "train") -> list[Prompt]:
-    """The prompts of a split: of the recipe's task, or for `train` of the file `rl.prompts` if the recipe names one.
+    """Return the prompts of a split of the recipe's task. If the split is `train` and the recipe sets `rl.prompts`, the
+    prompts are read from this file instead.
 
-    Raises InputError for a file without prompts and for a split that the task does not have.
+    Raises InputError for a file without prompts, and for a split that the task does not have.
 
     >>> prompts = irg_rl.load_prompts(recipe, "train")
     >>> prompts[0].text
@@ -106,15 +113,18 @@ def load_prompts(recipe: Recipe, split: str = "train") -> list[Prompt]:
 
 
 def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None) -> None:
-    """Score every image with every scorer of the recipe: sets `trajectory.rewards[name]`, K numbers in the scorer's own
-    units, None where it failed. Scorers of reflections and edits set `segment.scores`.
+    """Score every image with every scorer of the recipe.
 
-    `run`: the run folder whose small CLIP and HPS are used. The scorers are made anew in every call, so give it many
-    groups at once. Raises InputError for a recipe without scorers or for a scorer that needs a run, ScorerUnavailable,
-    and TooManyFailures above `rewards.max_failure_share`.
+    This sets `trajectory.rewards[name]`: K numbers in the units of the scorer, with None where the scorer failed.
+    Scorers of reflections and edits set `segment.scores`.
+
+    `run` is a run folder. The small CLIP and HPS models of this run are used. Every call loads the scorers again, so
+    pass many groups in one call. Raises InputError if the recipe has no scorers or if a scorer needs a run,
+    ScorerUnavailable if a scorer cannot work, and TooManyFailures if the share of failures is above
+    `rewards.max_failure_share`.
 
     >>> irg_rl.score(groups, recipe, run="runs/shapes")
-    >>> groups[0].trajectories[0].rewards["verifier"]  # one number a turn
+    >>> groups[0].trajectories[0].rewards["verifier"]  # one number per turn
     """
     with reward_hub(recipe, None if run is None else Path(run) / "scorers") as hub:
         if hub is None:
@@ -124,11 +134,12 @@ def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None
 
 
 def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
-    """Turn rewards into advantages by `rl.credit`, or as `rl.algorithm` does: sets `segment.advantage`, a number
-    without a unit, or None for a segment that is not trained.
+    """Turn rewards into advantages with the credit scheme `rl.credit`, or in the way that `rl.algorithm` defines.
 
-    Returns one Selection a group: `has_spread` (the rewards tell its samples apart), `empty` (nothing of it is trained)
-    and `counts`. Raises InputError for a group that was not scored.
+    This sets `segment.advantage`: a number without a unit, or None for a segment that is not trained.
+
+    Returns one Selection per group: `has_spread` (the rewards of its samples differ), `empty` (nothing in the group is
+    trained) and `counts`. Raises InputError for a group that was not scored.
 
     >>> selections = irg_rl.assign_credit(groups, recipe)
     >>> [segment.advantage for segment in groups[0].segments]
@@ -141,11 +152,12 @@ def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
 
 
 def make_learner(folder: Path | str, recipe: Recipe) -> Learner:
-    """A learner that trains its own copy of a model: `rl.algorithm`, its optimizer and losses, on one rank.
+    """Return a learner that trains its own copy of a model on one rank. It uses the optimizer and losses of
+    `rl.algorithm`.
 
-    `learner.train(*groups)` takes one update and returns its metrics by name. The first call also compares the
-    log-probabilities of sampler and learner (nats): RatioError where they differ. `learner.check_ratio(*groups)`
-    returns that comparison as rows. Raises InputError for a broken folder.
+    `learner.train(*groups)` makes one update and returns its metrics by name. The first call also compares the
+    log-probabilities of sampler and learner (in nats), and raises RatioError if they differ.
+    `learner.check_ratio(*groups)` returns this comparison as rows of a table. Raises InputError for a broken folder.
 
     >>> learner = irg_rl.make_learner("runs/shapes/models/sft2", recipe)
     >>> metrics = learner.train(*groups)
@@ -156,7 +168,8 @@ def make_learner(folder: Path | str, recipe: Recipe) -> Learner:
 
 
 def save_model(learner: Learner, folder: Path | str) -> None:
-    """Write the trained weights, averaged if `rl.ema_decay` is set, as a model folder that every command takes.
+    """Write the trained weights as a model folder that every command accepts. If `rl.ema_decay` is set, the averaged
+    weights are written.
 
     >>> irg_rl.save_model(learner, "trained")
     >>> policy = irg_rl.Policy("trained", recipe)

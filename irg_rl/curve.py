@@ -1,16 +1,16 @@
-"""Declares a figure of the report. The code that logs the numbers also declares their figure."""
+"""Describes a figure of the report. The code that logs the numbers also describes their figure with a `Curve`."""
 
 from dataclasses import dataclass
 
 RL = r"rl.*"
-"""Pattern of the names of RL stages."""
+"""Pattern that matches the names of RL stages."""
 UPDATES = "RL update"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure. `pattern` matches names of scalars. Its groups `line` and `panel`, if it has them, give the line and
-    the panel of a scalar."""
+    """One figure of the report. `pattern` is a regular expression that matches the names of the logged numbers to draw.
+    If it has groups named `line` and `panel`, they give the line and the panel of each number."""
 
     title: str
     stages: str
@@ -19,4 +19,4 @@ class Curve:
     x_label: str = "optimizer step"
     log_scale: bool = False
     share: bool = False
-    cases: str = ""  # name of the scalar with the number of cases behind a point
+    cases: str = ""  # name of the logged number that says how many cases a point is computed from

@@ -1,7 +1,7 @@
-"""Environment variables about the network: proxies and certificates.
+"""Reads environment variables about the network (proxies and certificates) and about wandb.
 
-They are read only here. So an invalid value is an error that names the variable, and requests to this machine never use
-a proxy.
+They are read only in this module. So an invalid value always gives an error that names the variable, and requests to
+this machine itself never use a proxy.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ _SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this machine: localhost, 127.0.0.0/8, ::1."""
+    """Return whether the host is this machine: localhost, 127.0.0.0/8 or ::1."""
     if host.lower().rstrip(".") == "localhost":
         return True
     address = _address(host)
@@ -30,8 +30,11 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Address of the proxy for a host, or None. It is HTTP_PROXY or HTTPS_PROXY, otherwise ALL_PROXY, unless NO_PROXY
-    lists the host. Variables in lower case come first, as in curl. InputError names an invalid variable."""
+    """Return the address of the proxy for a host, or None if no proxy is used.
+
+    The proxy is taken from HTTP_PROXY or HTTPS_PROXY, and otherwise from ALL_PROXY, unless NO_PROXY lists the host.
+    Variables in lower case come first, as in curl. Raises InputError with the name of the variable if it is invalid.
+    """
     if is_loopback(host) or _is_excluded(host, port, environ):
         return None
     names = [f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"]
@@ -57,8 +60,9 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
 
 
 def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Certificates for https connections: the files of SSL_CERT_FILE and SSL_CERT_DIR if they are set, otherwise
-    certifi's. InputError names a variable whose file is missing or has no certificate."""
+    """Return the trusted certificates for https connections: the files that SSL_CERT_FILE and SSL_CERT_DIR name, or
+    certifi's certificates if neither is set. Raises InputError with the name of the variable if a file is missing or
+    has no certificate."""
     file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     if not file and not folder:
         return ssl.create_default_context(cafile=certifi.where())
@@ -72,8 +76,8 @@ def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLCont
 
 
 def wandb_mode(environ: Mapping[str, str] = os.environ) -> Any:
-    """Mode of wandb: WANDB_MODE, otherwise online with a key and offline without one. InputError for an unknown
-    mode."""
+    """Return the mode of wandb. It is WANDB_MODE if this is set. Otherwise it is "online" if there is a key and
+    "offline" if there is none. Raises InputError for an unknown mode."""
     mode = environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
     if mode not in _WANDB_MODES:
         raise InputError(f"WANDB_MODE is {mode!r}, choose {', '.join(_WANDB_MODES)}, or set tracking.wandb=false")
@@ -86,8 +90,9 @@ def _is_excluded(host: str, port: int | None, environ: Mapping[str, str]) -> boo
 
 
 def _matches(entry: str, host: str, port: int | None) -> bool:
-    """Whether an entry of NO_PROXY matches a host. An entry is *, a domain with all its subdomains, an address (IPv6
-    also in brackets), or a network such as 10.0.0.0/8. A port at its end limits it to that port."""
+    """Return whether an entry of NO_PROXY matches a host. An entry is *, a domain with all its subdomains, an address
+    (IPv6 also in brackets), or a network such as 10.0.0.0/8. If an entry ends with a port, it matches only this
+    port."""
     if entry == "*":
         return True
     name, only = entry, ""

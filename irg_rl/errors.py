@@ -1,21 +1,22 @@
-"""Failures that a person can do something about. They end a command with one line; all others are mistakes of the
-program and show their traceback."""
+"""Errors that a user can do something about. They end a command with one line. All other errors are mistakes of the
+program, and their traceback is shown."""
 
 import errno
 
 
 class UserError(Exception):
-    """Base class of these failures. The message says what, where and what to do."""
+    """Base class of errors that a user can do something about. The message says what happened, where, and what to
+    do."""
 
 
 class InputError(UserError, ValueError):
-    """A file, a folder or a setting that cannot be used."""
+    """A file, a folder or a setting cannot be used."""
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether a command ends with one line instead of a traceback.
+    """Return whether a command ends with one line for this error, instead of a traceback.
 
-    Ray's own errors are recognised by name: importing Ray to ask would cost every command seconds.
+    Errors of Ray are recognised by their names, because importing Ray for this would cost every command seconds.
     """
     if isinstance(error, UserError | OSError | KeyboardInterrupt):
         return True
@@ -23,7 +24,7 @@ def is_expected(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """The line. A failure in a remote actor names the actor and the call."""
+    """Return the line that is shown for an error. For a failure in a remote actor, it names the actor and the call."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by hand; `irg-rl resume RUN` goes on from the last checkpoint"
     notes = "".join(f" ({note})" for note in vars(error).get("__notes__", []))

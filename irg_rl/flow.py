@@ -1,10 +1,12 @@
-"""Flow matching with noise: the time grid, one denoising step, its log-density, and the choice of trained steps.
+"""Flow matching with noise: the time grid, one denoising step, the log-density of a step, and the choice of the steps
+to train.
 
 Time runs from 1 (noise) to 0 (data): x_t = (1 - t) x0 + t noise, velocity v = noise - x0, dt = t_next - t < 0.
 
-Shapes: B any batch dims (none, [B], [S, B], tokens of a pack ...), N latent tokens, D channels. A time or standard
-deviation has the *leading* dims of x and is broadcast over the rest; a log-probability has one value per time. All
-arithmetic is float32 or wider, whatever the input: in bfloat16 the transition density is dominated by rounding.
+Shapes: B any batch dimensions (none, [B], [S, B], tokens of a pack ...), N latent tokens, D channels. A time or
+standard deviation has the *leading* dimensions of x and is broadcast over the others. A log-probability has one value
+per time. All arithmetic is in float32 or float64, also for other inputs: in bfloat16, rounding errors would dominate
+the transition density.
 """
 
 import math
@@ -18,25 +20,26 @@ from torch import Tensor
 
 class Transition(StrEnum):
     FLOW_SDE = "flow_sde"  # Flow-GRPO, arXiv 2505.05470: noise a(t) = level * sqrt(t / (1 - t))
-    DANCE_SDE = "dance_sde"  # DanceGRPO, arXiv 2505.07818: the same family with constant a
+    DANCE_SDE = "dance_sde"  # DanceGRPO, arXiv 2505.07818: as FLOW_SDE, but with constant a(t) = level
     CPS = "cps"  # coefficients-preserving sampling, arXiv 2509.05952: the total noise level stays exactly t
-    ODE = "ode"  # Euler
+    ODE = "ode"  # Euler steps without noise
 
 
 PROGRESSIVE_EVERY = 25
-"""Iterations after which a progressive window moves by one step."""
+"""A progressive window moves by one step after this many iterations."""
 
 
 class WindowPolicy(StrEnum):
     ALL = "all"
     FIRST = "first"  # the first `size` steps
-    RANDOM = "random"  # `size` neighbours at a random place (Flow-GRPO-Fast)
+    RANDOM = "random"  # `size` neighbouring steps at a random place (Flow-GRPO-Fast)
     SCATTERED = "scattered"  # `size` random steps (UniGRPO, DanceGRPO)
-    PROGRESSIVE = "progressive"  # a window that moves on during training (MixGRPO)
+    PROGRESSIVE = "progressive"  # `size` neighbouring steps that move on during training (MixGRPO)
 
 
 def bagel_grid(points: int, shift: float) -> Float[Tensor, "points"]:
-    """BAGEL's times from 1 to 0. `points` values, including t = 0, are `points - 1` model calls.
+    """Return BAGEL's times from 1 to 0. There are `points` values, t = 0 included, so the model is called `points - 1`
+    times.
 
     u_i = 1 - i / (points - 1);  t = shift u / (1 + (shift - 1) u). SD3's schedule of n steps is `bagel_grid(n + 1)`.
     """
@@ -48,13 +51,13 @@ def bagel_grid(points: int, shift: float) -> Float[Tensor, "points"]:
 def interpolate(
     data: Float[Tensor, "*B N D"], noise: Float[Tensor, "*B N D"], t: Float[Tensor, "*B"] | float
 ) -> Float[Tensor, "*B N D"]:
-    """The noised sample x_t = (1 - t) data + t noise."""
+    """Return the noisy sample x_t = (1 - t) data + t noise."""
     t = _spread(t, data)
     return (1 - t) * data + t * noise
 
 
 def data_estimate(x: Float[Tensor, "*B N D"], v: Float[Tensor, "*B N D"], t: Float[Tensor, "*B"] | float) -> Tensor:
-    """The estimate of the clean sample: x0 = x - t v."""
+    """Return the estimate of the clean sample: x0 = x - t v."""
     return x - _spread(t, x) * v
 
 
@@ -69,15 +72,18 @@ def transition(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """Mean and standard deviation of x_{t_next} given x_t. The gradient reaches v through the mean; std has none.
+    """Return the mean and the standard deviation of x_{t_next} given x_t. Gradients reach v through the mean. std has
+    no gradient.
 
-    Flow-SDE and Dance-SDE: mean = x + v dt + a^2 / (2 t) (x + (1 - t) v) dt, std = a sqrt(-dt).
-    CPS: d = t_next sin(level pi / 2), mean = (1 - t_next) x0 + sqrt(t_next^2 - d^2) x1, std = d, with the data and
-    noise estimates x0 = x - t v, x1 = x + (1 - t) v. ODE: mean = x + v dt, std = 0.
+    Flow-SDE and Dance-SDE: mean = x + v dt + a^2 / (2 t) (x + (1 - t) v) dt, std = a sqrt(-dt). Flow-SDE has a = level
+    sqrt(t / (1 - t)), Dance-SDE has a = level.
 
-    Flow-SDE is singular at t = 1 and needs a rule for the first step. `t_second` (Flow-GRPO): where t is exactly 1,
-    1 - t is replaced by 1 - t_second, with the second time of the grid. `t_max` (R3): 1 - t is never below 1 - t_max.
-    Raises ValueError if t = 1 occurs under Flow-SDE and neither rule is given.
+    CPS: d = t_next sin(level pi / 2), mean = (1 - t_next) x0 + sqrt(t_next^2 - d^2) x1, std = d. Here x0 = x - t v and
+    x1 = x + (1 - t) v are the estimates of the data and the noise. ODE: mean = x + v dt, std = 0.
+
+    Flow-SDE divides by zero at t = 1, so the first step needs one of two rules. `t_second` (Flow-GRPO): where t is
+    exactly 1, 1 - t is replaced by 1 - t_second. t_second is the second time of the grid. `t_max` (R3): 1 - t is never
+    below 1 - t_max. Raises ValueError if t = 1 occurs under Flow-SDE and neither rule is given, or if both are given.
     """
     kind = Transition(kind)
     x, v = _wide(x), _wide(v)
@@ -110,7 +116,8 @@ def step(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """One step with the given standard-normal noise (None for the ODE). Returns (x_next, mean, std)."""
+    """Compute one denoising step with the given standard-normal noise (None for the ODE). Return (x_next, mean,
+    std)."""
     mean, std = transition(x, v, t, t_next, noise_level, kind, t_second=t_second, t_max=t_max)
     if Transition(kind) is Transition.ODE:
         return mean, mean, std
@@ -126,12 +133,14 @@ def log_prob(
     *,
     kind: Transition | str = Transition.FLOW_SDE,
 ) -> Float[Tensor, "*B"]:
-    """Log-density of a stored x_next, one value per entry of std. Only `mean` receives a gradient.
+    """Return the log-density of a stored x_next: one value per entry of std. Only `mean` receives a gradient.
 
-    log N(x_next; mean, std^2), as the mean over the dims of the latent. (All flow-GRPO codes take the mean, not the
-    sum: clip ranges of 1e-4 and below assume it.) CPS: -(x_next - mean)^2, without variance and normaliser, as in its
-    paper; its ratios so have another scale. ODE: zeros, since a deterministic step has no density. Raises ValueError
-    where std is 0: such a step cannot be trained.
+    The value is log N(x_next; mean, std^2), averaged over the dimensions of the latent. (All flow-GRPO codes take the
+    mean, not the sum, and clip ranges of 1e-4 and below assume this.) For CPS it is -(x_next - mean)^2, without
+    variance and normaliser, as in the paper of CPS. So the probability ratios of CPS have another scale. For the ODE
+    the value is 0, because a deterministic step has no density.
+
+    Raises ValueError where std is 0, because such a step cannot be trained. (The ODE is not checked.)
     """
     kind = Transition(kind)
     mean, std = _wide(mean), _wide(std).detach()
@@ -147,7 +156,7 @@ def log_prob(
 
 
 def over_latent(value: Float[Tensor, "*B N D"], batch_dims: int) -> Float[Tensor, "*B"]:
-    """Mean over all dims after the first `batch_dims`."""
+    """Return the mean over all dimensions after the first `batch_dims`."""
     return value.mean(tuple(range(batch_dims, value.ndim)))
 
 
@@ -160,12 +169,15 @@ def sde_window(
     span: tuple[int, int] | None = None,
     iteration: int = 0,
 ) -> list[int]:
-    """Indices of the steps that are noisy and trained. The other steps are ODE steps.
+    """Return the indices of the denoising steps that are noisy and trained. The other steps are ODE steps without
+    noise.
 
-    The window depends only on `seed`, so siblings of a group share it: training collapses with a window per sample
-    (verl-omni, common pitfalls). `span` = (low, high) keeps the window inside steps low ... high - 1, for example to
-    leave out the last step of CPS, whose std is 0. `progressive` moves by one step every PROGRESSIVE_EVERY iterations
-    and starts again at the end of the span. "all" ignores `size`.
+    The choice is the same for the same `seed` and `iteration`, so all samples of a group train the same steps. (If
+    every sample had its own window, training would collapse: verl-omni, common pitfalls.)
+
+    span: (low, high) limits the window to the steps low ... high - 1, for example to leave out the last step of CPS,
+    whose std is 0. The policy `progressive` moves the window by one step every PROGRESSIVE_EVERY iterations. When the
+    window has reached the end of the span, it starts again at `low`. The policy `all` ignores `size`.
     """
     policy = WindowPolicy(policy)
     low, high = span if span is not None else (0, steps)
@@ -188,7 +200,7 @@ def sde_window(
 
 
 def _distance_from_noise(t: Tensor, t_second: Tensor | float | None, t_max: float | None) -> Tensor:
-    """1 - t, kept above 0 by the chosen rule for the first step."""
+    """Return 1 - t. The chosen rule for the first step keeps it above 0."""
     if t_max is not None:
         if t_second is not None:
             raise ValueError("t_second and t_max are two rules for the same step: give one of them")
@@ -201,7 +213,7 @@ def _distance_from_noise(t: Tensor, t_second: Tensor | float | None, t_max: floa
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
-    """t = shift u / (1 + (shift - 1) u), which maps [0, 1] onto itself."""
+    """Return t = shift u / (1 + (shift - 1) u). This maps [0, 1] onto itself."""
     return shift * u / (1 + (shift - 1) * u)
 
 
@@ -214,6 +226,6 @@ def _time(value: Tensor | float, like: Tensor) -> Tensor:
 
 
 def _spread(value: Tensor | float, like: Tensor) -> Tensor:
-    """Append dims so that a per-sample value broadcasts over tokens and channels."""
+    """Append dimensions of size 1, so that one value per sample is broadcast over tokens and channels."""
     value = torch.as_tensor(value, dtype=_wide(like).dtype, device=like.device)
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))

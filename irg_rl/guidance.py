@@ -1,6 +1,7 @@
-"""Classifier-free guidance over two conditions, as BAGEL combines them.
+"""Classifier-free guidance with two conditions (text and image), as BAGEL combines them.
 
-Shapes: x and velocities [*B, N, D] with N the latent tokens of *one* image, so that a norm never spans two images.
+Shapes: x and velocities are [*B, N, D]. N is the number of latent tokens of *one* image, so a norm never covers two
+images.
 """
 
 from enum import StrEnum
@@ -10,16 +11,17 @@ from torch import Tensor
 
 
 class Renorm(StrEnum):
-    """Over which numbers the norm is taken when the guided velocity is scaled back to the norm of the unguided one."""
+    """The guided velocity is scaled back to the norm of the unguided velocity. This says over which numbers that norm
+    is taken."""
 
-    GLOBAL = "global"  # over the whole image
-    CHANNEL = "channel"  # over each token
-    TEXT_CHANNEL = "text_channel"  # over each token, after text guidance and before image guidance
+    GLOBAL = "global"  # one norm over the whole image
+    CHANNEL = "channel"  # one norm for each token
+    TEXT_CHANNEL = "text_channel"  # one norm for each token, after text guidance and before image guidance
 
 
 def is_active(t: float, interval: tuple[float, float], text_scale: float) -> bool:
-    """Whether guidance is on: text_scale > 1 and low < t <= high, with t after the shift. If it is off, no branch needs
-    a forward pass."""
+    """Return whether guidance is on: text_scale > 1 and low < t <= high, where t is the time after the shift. If it is
+    off, the velocities without text and without image need not be computed."""
     low, high = interval
     return text_scale > 1 and low < t <= high
 
@@ -34,14 +36,16 @@ def guide(
     renorm: Renorm | str = Renorm.GLOBAL,
     renorm_min: float = 0.0,
 ) -> Float[Tensor, "*B N D"]:
-    """The guided velocity. Text guidance comes first, then image guidance:
+    """Return the guided velocity. Text guidance comes first, then image guidance:
 
         w = u + s_t (v - u);   out = w_i + s_i (w - w_i) if s_i > 1, else w
 
-    u is the velocity without the last text and w_i the velocity without images. `out` is then scaled by |v| / |out|,
-    clamped to [renorm_min, 1], so it never grows; `renorm` says over which numbers the norm is taken. `text_channel`
-    scales w instead and does not scale after the image step. Raises ValueError for text_scale <= 1, where BAGEL drops
-    image guidance silently.
+    u is the velocity without the last text, and w_i the velocity without images; s_t is `text_scale` and s_i is
+    `image_scale`. Then `out` is multiplied by |v| / |out|, clamped to [renorm_min, 1], so this step never makes it
+    larger. `renorm` says over which numbers the norms are taken. With `text_channel`, w is scaled in this way, and
+    `out` is not scaled.
+
+    Raises ValueError if text_scale <= 1. BAGEL would then skip image guidance without a message.
     """
     renorm = Renorm(renorm)
     if text_scale <= 1:
@@ -59,6 +63,6 @@ def guide(
 
 
 def _shrunk(guided: Tensor, v: Tensor, dims: tuple[int, ...], smallest: float) -> Tensor:
-    """guided * clamp(|v| / |guided|, smallest, 1) with norms over `dims`."""
+    """Return guided * clamp(|v| / |guided|, smallest, 1), with norms over `dims`."""
     size, target = (value.float().pow(2).sum(dims, keepdim=True).sqrt() for value in (guided, v))
     return guided * (target / (size + 1e-8)).clamp(smallest, 1.0).to(guided.dtype)

@@ -1,9 +1,9 @@
-"""Imports of names in recipes. The program's own packages come first, modules of the user last.
+"""Imports objects that recipes name. The program's own packages are searched first, and modules of the user last.
 
-The user's folder may contain its own `rewards.py` or `sft/`. So child processes (Ray's workers, the embedded judge)
-start with the folder of the program's packages first in the path, and without the working folder. A name in a recipe
-such as `my_scorers:Class` is searched in all other places first, then in the recipe's folder, then in the working
-folder. Every process does this when it imports the name.
+The user's folder may contain its own `rewards.py` or `sft/`, which must not replace the program's packages. So child
+processes (Ray's workers, the embedded judge) start with the folder of the program's packages first in the path, and
+without the working folder. A module in a name such as `my_scorers:Class` is searched in all other places first, then in
+the recipe's folder, and then in the working folder. Every process does this when it imports the name.
 """
 
 import difflib
@@ -17,13 +17,14 @@ from typing import Any
 from irg_rl.errors import InputError
 
 FOLDERS = "IRG_RL_IMPORTS"
-"""Environment variable with the folders of the user's modules. Child processes inherit it."""
+"""Name of the environment variable that lists the folders of the user's modules. Child processes inherit it."""
 PACKAGES = Path(__file__).resolve().parents[1]
-"""The folder that holds irg_rl, sft, rewards and rollouts."""
+"""The folder that contains the packages irg_rl, sft, rewards and rollouts."""
 
 
 def remember_folders(*folders: Path, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Search modules of the user in these folders too, in this order, after the folders that are already known."""
+    """Search modules of the user also in these folders. They are searched in this order, after the folders that are
+    already known."""
     known = user_folders(environ)
     new = [str(folder.absolute()) for folder in folders]
     environ[FOLDERS] = os.pathsep.join(dict.fromkeys([*known, *(path for path in new if os.pathsep not in path)]))
@@ -34,7 +35,8 @@ def user_folders(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def imported(name: str) -> Any:
-    """The object that "package.module:Name" names. InputError if there is no such module or name."""
+    """Return the object that a name such as "package.module:Name" stands for. Raises InputError if there is no such
+    module or name."""
     module, _, attribute = name.partition(":")
     folders = [*user_folders(), os.getcwd()]
     for folder in folders:
@@ -55,10 +57,10 @@ def imported(name: str) -> Any:
 
 
 def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
-    """The object that `word` names. `word` is a key of `known`, whose values are import paths, or an import path
-    itself.
+    """Return the object that `word` names. `word` is an import path, or a key of `known`, whose values are import
+    paths.
 
-    InputError if it is neither (the message names the nearest key), or if it cannot be imported.
+    Raises InputError if `word` is neither of them (the message names the most similar key), or if the import fails.
     """
     path = known.get(word, word)
     module, colon, attribute = path.partition(":")
@@ -73,6 +75,7 @@ def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
 
 
 def child_path(environ: Mapping[str, str] = os.environ) -> str:
-    """PYTHONPATH for a child process: the folder of the program's packages, then the PYTHONPATH of this process."""
+    """Return PYTHONPATH for a child process: the folder of the program's packages, then the PYTHONPATH of this
+    process."""
     given = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([str(PACKAGES), *given]))

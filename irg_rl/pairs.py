@@ -1,10 +1,12 @@
-"""Preference pairs of siblings: at every fork the best branch against the worst.
+"""Preference pairs from the trajectories of one group: at every fork, the best branch is compared with the worst.
 
-A *fork* is a point where trajectories that share all segments so far (the same objects) continue with different ones,
-its *branches*. Siblings that share only the prompt have their fork at segment 0. The value of a branch is the mean over
-its own branches, as in `credit`, so one lucky trajectory does not make a branch better. A pair takes the best
-trajectory of the better branch and the worst trajectory of the worse branch. It differs only in the segments after the
-fork, and only these are trained.
+A *fork* is a point where trajectories that share all earlier segments (the same objects) continue with different
+segments. Each continuation is a *branch*. Trajectories that share only the prompt have their fork at segment 0. If a
+branch forks again, its value is the mean over its own branches, as in `credit`. So one lucky trajectory does not make a
+branch look better.
+
+A pair consists of the best trajectory of the better branch and the worst trajectory of the worse branch. The two differ
+only in the segments after the fork, and only these segments are trained.
 """
 
 from collections import defaultdict
@@ -15,38 +17,42 @@ from irg_rl.credit import mean_of_branches
 from irg_rl.trajectory import Group, Trajectory
 
 SegmentIds = tuple[int, ...]
-"""id() of the segments of a trajectory, in order."""
+"""The id() of each segment of a trajectory, in order."""
 ValuedBranch = tuple[float, list[int]]
-"""Value of a branch, and indices of the trajectories in it."""
+"""The value of a branch, and the indices of the trajectories in it."""
 
 
 @dataclass(frozen=True)
 class Pair:
     chosen: Trajectory
     rejected: Trajectory
-    fork: int  # number of segments that they share
+    fork: int  # number of segments that the two trajectories share
     group: int
-    gap: float  # value of the chosen branch minus that of the rejected one
+    gap: float  # value of the chosen branch minus value of the rejected branch
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a group. `ties`: number of pairs that were left out because their gap is at most `tie`."""
+    """The pairs of a group. `ties` is the number of pairs that were left out because the difference of their values is
+    at most `tie`, an argument of `find_pairs`."""
 
     found: list[Pair]
     ties: int = 0
 
 
 def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_fork: int = 1) -> Pairs:
-    """Up to `per_fork` pairs of branches at every fork: best and worst, second best and second worst, ...
+    """Find up to `per_fork` pairs of branches at every fork: best and worst, then second best and second worst, and so
+    on.
 
-    values: the value of each trajectory; None leaves it out. tie: pairs with a smaller or equal gap are left out.
-    Siblings of a fork have the same images before it. So a value that is a sum over images compares what comes after
-    the fork. Of equal values, the first one is taken.
+    values: the value of each trajectory; a trajectory with None is left out. tie: a pair is left out if the difference
+    of its values is at most this number.
+
+    The branches of a fork have the same images before it. So if the value of a trajectory is a sum over its images, the
+    comparison depends only on what comes after the fork. Of equal values, the first one is taken.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in group.trajectories]
     members = [i for i, value in enumerate(values) if value is not None]
-    worth = [0.0 if value is None else value for value in values]  # only those of members are used
+    worth = [0.0 if value is None else value for value in values]  # 0.0 is not used: only members are
     found, ties = [], 0
     for place, branches in _forks(paths, members, 0):
         ways = [(mean_of_branches(paths, way, worth, place + 1), way) for way in branches]
@@ -61,7 +67,7 @@ def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_for
 
 
 def _matched(ways: Sequence[ValuedBranch], count: int) -> Iterator[tuple[ValuedBranch, ValuedBranch]]:
-    """Pairs of best and worst branch, then second best and second worst, and so on."""
+    """Yield up to `count` pairs of branches: best and worst, then second best and second worst, and so on."""
     left = sorted(ways, key=lambda way: -way[0])
     for _ in range(min(count, len(left) // 2)):
         best = left.pop(0)
@@ -71,8 +77,8 @@ def _matched(ways: Sequence[ValuedBranch], count: int) -> Iterator[tuple[ValuedB
 
 
 def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Iterator[tuple[int, list[list[int]]]]:
-    """(index of the segment, members of each branch) for every fork. All `members` share the segments before
-    `place`."""
+    """Yield each fork as (index of the first segment after it, the members of each branch). All `members` share the
+    segments before index `place`."""
     while len(members) > 1:
         ways: dict[SegmentIds, list[int]] = defaultdict(list)
         for i in members:
@@ -88,7 +94,8 @@ def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Itera
 
 
 def mark(group: Group, pairs: Sequence[Pair]) -> None:
-    """Set advantages that show what the pairs train: pairs won minus pairs lost. None: the segment is in no pair."""
+    """Set the advantage of every segment, to show what the pairs train: the number of pairs in which the segment is on
+    the better side minus the number in which it is on the worse side. It is None if the segment is in no pair."""
     standing: dict[int, int] = {}
     for pair in pairs:
         for side, trajectory in ((1, pair.chosen), (-1, pair.rejected)):

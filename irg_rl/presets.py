@@ -1,6 +1,7 @@
-"""Named sampling settings of BAGEL and IRG, for `evaluation.preset` of a recipe, `irg-rl eval` and `irg-rl generate`.
+"""Named sampling settings (presets) of BAGEL and of IRG (Interleaving Reasoning Generation). They are used by the
+setting `evaluation.preset` of a recipe, `irg-rl eval` and `irg-rl generate`.
 
-A preset holds values of a recipe's `evaluation` section. config/evaluation.py explains these settings. The presets and
+A preset holds values for a recipe's `evaluation` section. config/evaluation.py explains these settings. The presets and
 their sources:
 
     irg          The two-turn script of IRG, tiif_multi_turn_gen.py (Osilly/Interleaving-Reasoning-Generation, 3eee315).
@@ -10,8 +11,8 @@ their sources:
                  guided like the first image.
     cfg-free     As bagel-t2i, but without guidance: one model call per step.
 
-`text_scale` applies to every image, `image_scale` only to refinements. Intervals are (low, high] on the shifted time.
-50 points are 49 Euler steps without noise. Temperature 0 takes the most likely token.
+`text_scale` applies to every image, `image_scale` only to refinements. Intervals are (low, high] of the time after the
+shift. 50 points are 49 Euler steps without noise. At temperature 0 the most likely token is taken.
 """
 
 import copy
@@ -19,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 PRESET = "evaluation.preset"
-"""The setting that takes the name of a preset."""
+"""Name of the setting whose value is the name of a preset."""
 
 _FLOW = {"points": 50, "shift": 3.0, "noise": None}
 _EARLY = {"first_interval": [0.4, 1.0], "first_renorm": "global", "renorm_min": 0.0}
@@ -35,7 +36,8 @@ PRESETS: dict[str, dict] = {
 
 
 def preset_of(name: Any) -> dict:
-    """The values of a preset. Empty for an unknown name: the validation of the recipe reports that error."""
+    """Return the values of a preset. The dict is empty for an unknown name; the validation of the recipe reports that
+    error."""
     return copy.deepcopy(PRESETS.get(name, {})) if isinstance(name, str) else {}
 
 

@@ -1,7 +1,7 @@
-"""Prompt files: JSON lines with a `prompt` and, if known, its `id` and `metadata`.
+"""Reads and writes prompt files: JSON lines with a `prompt` and, optionally, its `id` and `metadata`.
 
-Files of GenEval can be read too: they have `tag`, `include` and `exclude` next to `prompt`. All fields other than the
-three known ones become metadata.
+Files of GenEval can be read too: they have `tag`, `include` and `exclude` next to `prompt`. All fields other than `id`,
+`prompt` and `metadata` are added to the metadata.
 """
 
 import json
@@ -16,7 +16,7 @@ from irg_rl.text_in import parse_json, read_lines, require_text
 from irg_rl.trajectory import Prompt
 
 MOST_CHARACTERS = 20_000
-"""Longest prompt. A file with longer ones is probably not a prompts file."""
+"""The largest number of characters of a prompt. A file with longer prompts is probably not a file of prompts."""
 _FIELDS = {"id", "prompt", "metadata"}
 
 
@@ -26,8 +26,12 @@ def write_prompts(path: Path | str, prompts: Iterable[Prompt]) -> None:
 
 
 def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda prompt: None) -> list[Prompt]:
-    """Read prompts from a jsonl file with `prompt` and, if known, `id` (default: the line number) and `metadata`.
-    InputError names file and line, also if `check` raises ValueError for a prompt."""
+    """Read prompts from a JSON lines file with the fields `prompt` and, optionally, `id` (default: the line number) and
+    `metadata`.
+
+    check: a function that raises ValueError if a prompt is not acceptable. Raises InputError that names the file and
+    the line if a line is not valid or `check` raises ValueError.
+    """
     prompts: dict[str, Prompt] = {}
     for where, line in read_lines(path):
         prompt = _prompt(parse_json(line, where), where, where.rpartition(" ")[2])
@@ -44,7 +48,8 @@ def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda pr
 
 
 def require_prompt(text: str, where: str) -> str:
-    """Returns the text of a prompt. InputError, which begins with `where`, if it is empty, too long or invalid text."""
+    """Check the text of a prompt and return it. Raises InputError if the text is empty, too long or not valid. The
+    error message begins with `where`."""
     if not text.strip():
         raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
     if len(text) > MOST_CHARACTERS:
@@ -53,7 +58,8 @@ def require_prompt(text: str, where: str) -> str:
 
 
 def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
-    """Prompts in a new random order every epoch; a function of the group id alone."""
+    """Return the prompt of group number `group`. In every epoch (one pass over all prompts) the prompts have a new
+    random order. The result depends only on `prompts`, `group` and `seed`."""
     epoch, place = divmod(group, len(prompts))
     return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
 

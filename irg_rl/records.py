@@ -1,7 +1,8 @@
-"""Groups on disk: a folder with `groups.json` (texts and numbers) and `tensors.safetensors`. Nothing is pickled.
+"""Saves groups of trajectories in a folder with two files: `groups.json` (texts and numbers) and `tensors.safetensors`.
+Nothing is pickled.
 
-A segment that siblings share is written once. After reading it is again one object in all siblings. So the learner
-computes the same update, bit for bit, from saved groups as from the original ones.
+A segment that several trajectories share is written once. After reading it is again one object in all of them. So the
+learner computes the same update, bit for bit, from saved groups as from the original ones.
 """
 
 import json
@@ -22,18 +23,20 @@ from irg_rl.trajectory import Group, ImageSegment, Prompt, SamplingLaw, Segment,
 
 WORDS, TENSORS = "groups.json", "tensors.safetensors"
 FACTS = "rollouts.json"
-"""Settings that `irg-rl rollout` sampled the groups with; the file lies beside the folders of the groups."""
+"""Name of the file with the settings that `irg-rl rollout` used to sample the groups. It lies next to the folders of
+the groups."""
 FORMAT = 1
 _KINDS = {"text": TextSegment, "image": ImageSegment}
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Folder of the groups of one RL update: `rollouts/step-000012` of the run. Steps count from 1."""
+    """Return the folder with the groups of one RL update, for example `rollouts/step-000012` in the folder of the run.
+    Steps count from 1."""
     return run / "rollouts" / f"step-{step:06d}"
 
 
 def save_groups(folder: Path, groups: Sequence[Group]) -> None:
-    """Write the groups. The folder appears complete or not at all and replaces an older one."""
+    """Write the groups into a folder. An older folder is replaced. The new folder appears only when it is complete."""
     segments: dict[int, tuple[int, Segment]] = {}
     records = [_group(group, segments) for group in groups]
     tensors, words = {}, []
@@ -43,7 +46,7 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
         for field in fields(segment):
             value = getattr(segment, field.name)
             if isinstance(value, Tensor):
-                tensors[f"{number}.{field.name}"] = value.clone().contiguous()  # views of one storage are refused
+                tensors[f"{number}.{field.name}"] = value.clone().contiguous()  # shared storage cannot be saved
             else:
                 entry[field.name] = value
         words.append(entry)
@@ -57,7 +60,8 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
 
 
 def group_folders(folder: Path) -> list[Path]:
-    """Folders of groups: the given one, or those in it, in order of their names. InputError when there is none."""
+    """Find all folders of groups: `folder` itself, or folders inside it. They are sorted by name, with numbers in
+    numeric order. Raises InputError if there is none."""
     found = [path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp")]
     found.sort(key=_by_numbers)
     if not found:
@@ -66,12 +70,12 @@ def group_folders(folder: Path) -> list[Path]:
 
 
 def _by_numbers(path: Path) -> list[tuple[str, int]]:
-    """Order of names in which step-1000000 comes after step-999999."""
+    """Return a sort key that compares numbers in a path by value: step-1000000 comes after step-999999."""
     return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", str(path))]
 
 
 def load_groups(folder: Path) -> list[Group]:
-    """Read the groups of a folder. InputError if it holds no groups or is damaged."""
+    """Read the groups of a folder. Raises InputError if the folder holds no groups or is damaged."""
     try:
         content = json.loads((folder / WORDS).read_text())
         tensors = load_file(folder / TENSORS)

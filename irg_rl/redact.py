@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 HIDDEN = "***"
 NAMES = "IRG_RL_SECRETS"
-"""Environment variable with the names of the variables that contain keys, separated by commas. It is an environment
-variable so that child processes know the names too."""
+"""Name of an environment variable. Its value lists, separated by commas, the variables that contain keys. It is an
+environment variable so that child processes know the list, too."""
 _SECRET_WORDS = {"apikey", "token", "secret", "password", "passwd", "credential", "credentials", "authorization"}
-_SHORTEST_SECRET = 8  # shorter values of such variables ("1", "none") also occur in ordinary text
-_SHORTEST_KEY = 4  # for a variable that a recipe names as an API key
+_SHORTEST_SECRET = 8  # shorter values of such variables ("1", "none") also occur in normal text
+_SHORTEST_KEY = 4  # the same limit for variables that a recipe names in `api_key_env`
 _USER_INFO = re.compile(r"(\w+://)[^\s/@]+@")
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}")
 _QUERY = re.compile(r"(?i)([?&][\w-]*(?:key|token|secret|password)=)[^&\s]+")
@@ -21,8 +21,8 @@ _KNOWN_KEYS = re.compile(r"\b(?:sk-|hf_|ghp_|wandb_v1_)[\w-]{16,}")
 
 
 def names_a_secret(key: str) -> bool:
-    """Whether a setting or variable with this name contains a secret. `api_key_env` only names a variable, and
-    `max_text_tokens` is a number, so they do not."""
+    """Return whether a setting or variable with this name contains a secret. `api_key_env` does not, because it only
+    names a variable. `max_text_tokens` does not, because it is a number."""
     words = re.split(r"[^a-z0-9]+", key.lower())
     if words[-1] == "env":
         return False
@@ -30,15 +30,15 @@ def names_a_secret(key: str) -> bool:
 
 
 def remember_secret(name: str, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Redact the value of environment variable `name` from now on, also in child processes that start later. Any name
-    is possible, because a recipe's `api_key_env` can be any name."""
+    """Redact the value of the environment variable `name` from now on, also in child processes that start later. The
+    name must be given, because a recipe's `api_key_env` can be any name."""
     names = _remembered(environ)
     if name not in names:
         environ[NAMES] = ",".join([*names, name])
 
 
 def redact_text(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The text without passwords in addresses, bearer tokens, keys, and secrets from environment variables."""
+    """Return the text without passwords in addresses, bearer tokens, keys, and secrets from environment variables."""
     remembered = _remembered(environ)
     for name, value in environ.items():
         for secret in _spellings(value):
@@ -53,7 +53,8 @@ def redact_text(text: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def redact(value: Any, environ: Mapping[str, str] = os.environ) -> Any:
-    """The same for nested settings. A setting with the name of a secret loses its value in any case."""
+    """Return nested settings without secrets, as `redact_text` does for a text. If the name of a setting is that of a
+    secret, its value is always removed."""
     if isinstance(value, Mapping):
         return {
             key: HIDDEN if names_a_secret(str(key)) and inner not in (None, "") else redact(inner, environ)
@@ -65,7 +66,8 @@ def redact(value: Any, environ: Mapping[str, str] = os.environ) -> Any:
 
 
 def _spellings(value: str) -> set[str]:
-    """Forms of a secret in text: unchanged, without outer white space, and as escaped in JSON and addresses."""
+    """Return the forms that a secret may have in a text: unchanged, without white space around it, and as escaped in
+    JSON and in addresses."""
     bare = value.strip()
     return {value, bare, bare.replace("/", "\\/"), json.dumps(bare)[1:-1], quote(bare, safe="")}
 

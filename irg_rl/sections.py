@@ -1,4 +1,4 @@
-"""Types and helpers for all sections of a recipe."""
+"""Types and helper functions for all sections of a recipe (the settings of a run)."""
 
 import difflib
 import math
@@ -15,19 +15,20 @@ Weight = Annotated[float, Field(ge=0.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
-"""Path of a file or folder. `~` is replaced by the home folder, because a shell does not do this in
-`output_dir=~/runs`."""
+"""Path of a file or folder. `~` is replaced by the home folder, because in `output_dir=~/runs` a shell does not do
+this."""
 
 
 class Section(BaseModel):
-    """Base class of all sections. Unknown settings, NaN and infinity are errors: a weight of NaN would make every
-    advantage NaN, and clipping would turn these into the largest value."""
+    """Base class of all sections. Unknown settings, NaN and infinity are errors. For example, a weight of NaN would
+    make every advantage NaN, and clipping would turn these into the largest value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def not_finite(value: Any, where: str = "") -> list[str]:
-    """Dotted names of NaN and infinity in nested settings, such as `extra_body.temperature`."""
+    """Return the dotted names, such as `extra_body.temperature`, of all values in nested settings that are NaN or
+    infinite."""
     if isinstance(value, float):
         return [] if math.isfinite(value) else [where]
     if isinstance(value, list | tuple):
@@ -37,6 +38,7 @@ def not_finite(value: Any, where: str = "") -> list[str]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """End of an error message about an unknown word: it names the nearest known word, or else all known words."""
+    """Return the end of an error message about an unknown word. It names the most similar known word, or all known
+    words if none is similar."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

@@ -1,4 +1,5 @@
-"""Named streams of random numbers. The numbers depend only on the name, not on order or process.
+"""Named streams of random numbers. The numbers depend only on the name of the stream, not on the order of calls or on
+the process.
 
 The name is hashed to the 128-bit key of a counter-based generator (Philox). The CPU generator of torch keeps only 32
 bits of its seed, which is too few for millions of streams.
@@ -11,7 +12,8 @@ import numpy as np
 
 
 def hashed(*name: str | int) -> int:
-    """A 128-bit number from a name. The name is written as JSON, so ("a", "bc") and ("ab", "c") differ."""
+    """Return a 128-bit number computed from a name. The name is written as JSON before it is hashed, so ("a", "bc") and
+    ("ab", "c") give different numbers."""
     return int.from_bytes(hashlib.sha256(json.dumps(name).encode()).digest()[:16], "little")
 
 

@@ -1,4 +1,4 @@
-"""Reads text and JSON from outside: prompts, rows, manifests, answers of a judge.
+"""Reads text and JSON that come from outside: prompts, rows, manifests, answers of a judge.
 
 Text must be UTF-8. A byte order mark and CRLF line ends are accepted. JSON has limits, because very deep nesting or
 very long numbers could crash a parser. Every error is an InputError that names the file and, if possible, the line.
@@ -14,19 +14,20 @@ from typing import Any
 from irg_rl.errors import InputError
 
 MOST_DEPTH = 100
-"""Deepest nesting of lists and objects in JSON."""
+"""Largest depth to which lists and objects in JSON may be nested."""
 MOST_DIGITS = 300
-"""Most digits of a whole number in JSON. A double has at most 309."""
+"""Largest number of digits that a whole number in JSON may have. The largest double has 309 digits."""
 MOST_BYTES = 2**30
-"""Largest size of a text file."""
+"""Largest size of a text file in bytes."""
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_OR_CONTROL = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-"""Lone surrogates and control characters. Tabulator and line ends (on some systems U+0085) are not included."""
+"""Pattern for lone surrogates and control characters. Tabs and line ends (on some systems U+0085) are not included."""
 
 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
-    """Read a file as text, without a byte order mark. InputError names the line of the first byte that is not UTF-8."""
+    """Read a file as text, without a byte order mark. Raises InputError if the file is missing, too large or not UTF-8.
+    For a byte that is not UTF-8, the message names the line."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -48,7 +49,7 @@ def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
-    """(place, line) of every line that is not blank, where place is "FILE, line N". Only a line feed ends a line,
+    """Yield (place, line) for every line that is not blank. The place is "FILE, line N". Only a line feed ends a line,
     because U+2028 and U+0085 may be part of JSON strings."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
@@ -56,16 +57,16 @@ def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
 
 
 def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsHook | None = None) -> Any:
-    """The value of a JSON text. finite: NaN and infinity are errors. pairs: function that makes an object from its
-    names and values.
+    """Return the value of a JSON text. If `finite` is true, NaN and infinity are errors. `pairs` is a function that
+    makes an object from its (name, value) pairs.
 
-    Raises InputError, which begins with `where`, if the text is not JSON, if it is nested deeper than MOST_DEPTH, or if
-    a whole number has more than MOST_DIGITS digits.
+    Raises InputError if the text is not JSON, if it is nested deeper than MOST_DEPTH, or if a whole number has more
+    than MOST_DIGITS digits. The message begins with `where`.
     """
     try:
         value = json.loads(text, parse_int=_whole_number, object_pairs_hook=pairs)
     except InputError:
-        raise  # of `pairs`
+        raise  # `pairs` has raised it
     except RecursionError as error:
         raise InputError(f"{where}: the JSON is nested deeper than {MOST_DEPTH} levels") from error
     except UnicodeDecodeError as error:
@@ -79,13 +80,14 @@ def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsH
 
 
 def read_json(path: Path | str) -> Any:
-    """The value of a JSON file. See `parse_json`."""
+    """Return the value of a JSON file. The limits and errors are those of `parse_json`."""
     return parse_json(read_text(path), str(path))
 
 
 def require_text(text: str, where: str, control: bool = True) -> str:
-    """Returns the text. InputError, which begins with `where`, if it has lone surrogates, which tokenizers and files
-    cannot take. Without `control`, also if it has control characters."""
+    """Return the text unchanged if it is valid. Raises InputError if the text has lone surrogates, because tokenizers
+    and files cannot handle them. If `control` is false, control characters are errors, too. The message begins with
+    `where`."""
     found = (_HALF if control else _HALF_OR_CONTROL).search(text)
     if found is None:
         return text
@@ -101,7 +103,8 @@ def _whole_number(digits: str) -> int:
 
 
 def _require_plain(value: Any, where: str, finite: bool) -> None:
-    """Check depth and finite numbers, level by level. A recursive function could itself exceed the stack."""
+    """Check that JSON is not nested too deeply and, if `finite` is true, that all numbers are finite. The check goes
+    level by level, because a recursive function could itself overflow the stack."""
     level, depth = [value], 0
     while level:
         if finite and any(isinstance(one, float) and not math.isfinite(one) for one in level):

@@ -1,7 +1,8 @@
-"""Output to a terminal. Text from outside is shown literally and never interpreted.
+"""Output to a terminal. Text from outside is shown literally and is never interpreted.
 
-A `[/think]` in a text is text and not markup. Control characters are written as their codes, and so are characters that
-the stream cannot encode. Lines are not broken or cut, so that a path can be copied.
+For example, `[/think]` in a text is printed as it is, and not read as markup. Control characters are printed as their
+codes, and so are characters that the encoding of the stream does not have. Lines are not broken or cut, so that a path
+can be copied.
 """
 
 import re
@@ -11,13 +12,14 @@ from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 _SENT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters except tabulator and line feed, marks that change the direction of text, and lone surrogates,
-which occur in file names that are not valid text."""
-_WIDE = 100_000  # columns without a terminal
+"""Pattern for characters that are printed as codes: control characters except tab and line feed, marks that change the
+direction of text, and lone surrogates, which occur in file names that are not valid text."""
+_WIDE = 100_000  # number of columns if there is no terminal
 
 
 def shown(text: str, encoding: str = "utf-8") -> str:
-    r"""The text with control characters written as `\x1b`, and with characters that the encoding lacks as `\u732b`."""
+    r"""Return the text with control characters written as codes like `\x1b`, and characters that the encoding does not
+    have written as codes like `\u732b`."""
     visible = _SENT.sub(lambda found: _spelled(found[0]), text.replace("\r\n", "\n"))
     return visible.encode(encoding, errors="backslashreplace").decode(encoding)
 
@@ -28,14 +30,15 @@ def _spelled(character: str) -> str:
 
 
 class Terminal(Console):
-    """A console that is safe for text from outside. Only the argument `style=` sets a style, never the text itself."""
+    """A console that is safe for text from outside. Only the argument `style=` sets a style. The text itself never
+    does."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
 
     @property
     def size(self) -> ConsoleDimensions:
-        """Size of the console. Without a terminal, tables are as wide as their content."""
+        """Return the size of the console. If it is not a terminal, tables are as wide as their content."""
         found = super().size
         return found if self.is_terminal else ConsoleDimensions(_WIDE, found.height)
 
@@ -44,6 +47,6 @@ class Terminal(Console):
         self._width, self._height = new_size
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Called for every string, in lines and in table cells. Makes control characters visible."""
+        """Make control characters visible. rich calls this method for every string, in lines and in table cells."""
         options["markup"] = options["emoji"] = False
         return super().render_str(shown(text, self.encoding), **options)

@@ -1,11 +1,12 @@
 """The data that all packages exchange: prompts, segments, trajectories and groups.
 
 A trajectory is one sampled answer to a prompt: text, image, text, image, ... Every part is a *segment* with a turn, a
-modality and a parent, so siblings that share a prefix form a tree. Turn 0 is (think text, first image). Turn k >= 1 is
-(reflection, refined image). A reflection that says "nothing to change" ends the trajectory without an image.
+modality and a parent. Turn 0 is (think text, first image). Turn k >= 1 is (reflection, refined image). A reflection
+that says "nothing to change" ends the trajectory without an image.
 
-Siblings of a fork share segments as *the same objects*: their lists of segments begin with the same ones. So compare
-shared segments by identity, never by equality.
+The trajectories of one group are called siblings. Siblings may have the same first segments and then fork; together
+they form a tree. They share these segments as *the same objects*. So compare shared segments by identity, never by
+equality.
 
 Shape letters: S trained denoising steps, N latent tokens, D channels of a latent token, T sampled text tokens.
 """
@@ -27,7 +28,8 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request. `metadata` follows GenEval (`tag`, `include`, `exclude`, ...). Only the verifier reads it."""
+    """A request for an image. `metadata` has GenEval's fields (`tag`, `include`, `exclude`, ...). Only the verifier
+    reads it."""
 
     id: str
     text: str
@@ -36,11 +38,11 @@ class Prompt:
 
 @dataclass
 class TextSegment:
-    """Sampled text of one turn.
+    """The sampled text of one turn.
 
-    `ids` are exactly the sampled tokens: without bos, and with the closing eos if it was sampled (`finished`). A text
-    that was cut at the token limit has `finished = False`. The sampler then closes it in the context with an eos that
-    has no loss.
+    `ids` are exactly the sampled tokens, without bos. If eos was sampled, it is the last id, and `finished` is True. If
+    the text was cut at the token limit, `finished` is False. The sampler then closes the text in the context with an
+    eos that has no loss.
     """
 
     turn: int
@@ -49,22 +51,23 @@ class TextSegment:
     text: str
     finished: bool
     stop: bool = False  # the text says "nothing to change"
-    parent: int | None = None  # index of the segment it continues; None: the prompt
+    parent: int | None = None  # index of the segment that this text continues; None: it continues the prompt
     advantage: float | None = None  # set by credit.assign
-    scores: dict[str, float | None] = field(default_factory=dict)  # of scorers of reflections; None: the scorer failed
+    scores: dict[str, float | None] = field(default_factory=dict)  # by scorer of reflections; None: the scorer failed
 
     modality = Modality.TEXT
 
 
 @dataclass
 class ImageSegment:
-    """A drawn image with its recorded denoising steps, which the learner scores again. All tensors are fp32."""
+    """A generated image with its recorded denoising steps. The learner computes their log-probabilities again. All
+    tensors except `pixels` are fp32."""
 
     turn: int
     pixels: UInt8[Tensor, "H W 3"]
     latent: Float[Tensor, "N D"]  # clean latent that conditioned later turns: a posterior *sample*
     x: Float[Tensor, "S N D"]  # state before each trained step
-    x_next: Float[Tensor, "S N D"]  # state after it
+    x_next: Float[Tensor, "S N D"]  # state after each trained step
     mean: Float[Tensor, "S N D"]  # mean of the transition under the sampling policy
     t: Float[Tensor, "S"]  # flow time of each trained step, 1 = noise
     t_next: Float[Tensor, "S"]
@@ -72,41 +75,44 @@ class ImageSegment:
     grid: tuple[int, int] = (0, 0)  # latent tokens (rows, columns): N = rows * columns
     parent: int | None = None
     advantage: float | None = None
-    drawn: Float[Tensor, "N D"] | None = None  # the final state, which `pixels` shows; None: a given image
-    scores: dict[str, float | None] = field(default_factory=dict)  # of scorers of edits; None: the scorer failed
+    drawn: Float[Tensor, "N D"] | None = None  # final latent, shown by `pixels`; None: the image was given
+    scores: dict[str, float | None] = field(default_factory=dict)  # by scorer of edits; None: the scorer failed
 
     modality = Modality.IMAGE
 
 
 Segment = TextSegment | ImageSegment
 ScoreImages = Callable[[list[np.ndarray], list[Prompt]], Mapping[str, Sequence[float | None]]]
-"""Images (uint8, [H, W, 3]) and their prompts -> scorer -> one value per image, None where the scorer failed."""
+"""A function that scores images. It gets the images (uint8, [H, W, 3]) and their prompts. It returns a dict from the
+name of a scorer to one value per image, or None where the scorer failed."""
 
 
 @dataclass(frozen=True)
 class SamplingLaw:
-    """The distribution that texts and denoising steps were sampled from. The learner must replay the same one: stored
-    log-probabilities hold for this law only. The times of the steps are stored in the segments.
+    """The distribution from which texts and denoising steps were sampled. The learner must use the same one, because
+    stored log-probabilities are correct only for this distribution. The times of the steps are stored in the segments.
 
-    `kind`, `noise_level` and `t_second` are None if the law covers only the texts. The images then have no steps to
-    replay and may have been drawn in any way.
+    `kind`, `noise_level` and `t_second` are None if this object describes only how the texts were sampled. The images
+    then have no recorded steps that the learner could replay, and they may have been generated in any way.
     """
 
     temperature: float
-    kind: str | None  # flow.Transition
+    kind: str | None  # a value of flow.Transition
     noise_level: float | None
     t_second: float | None  # second time of the grid, for Flow-SDE's first step
-    dtype: str = "fp32"  # of the forward: fp32 or bf16
+    dtype: str = "fp32"  # number type of the forward pass: fp32 or bf16
 
 
 @dataclass
 class Trajectory:
     """One sample of a group, with the scores of its images.
 
-    rewards: rewards[name][k] is the score of scorer `name` for the image of turn k. None: the scorer failed; a failure
-        is never a number (invariant 2).
-    version, digest: the weights that sampled it (invariant 4).
-    law: how it was sampled; None: not for training.
+    rewards: rewards[name][k] is the score of scorer `name` for the image of turn k. It is None if the scorer failed: a
+    failure is never stored as a number (invariant 2).
+
+    version, digest: identify the weights that sampled this trajectory (invariant 4).
+
+    law: how it was sampled. None means that it is not for training.
     """
 
     prompt: Prompt
@@ -129,17 +135,17 @@ class Trajectory:
 
     @property
     def turns(self) -> int:
-        """Number of images drawn."""
+        """The number of generated images."""
         return len(self.images)
 
     def text(self, index: int) -> TextSegment:
-        """Segment `index`, which must be a text."""
+        """Return segment `index`, which must be a text."""
         segment = self.segments[index]
         assert isinstance(segment, TextSegment), f"prompt {self.prompt.id!r}: segment {index} is an image"
         return segment
 
     def image(self, index: int) -> ImageSegment:
-        """Segment `index`, which must be an image."""
+        """Return segment `index`, which must be an image."""
         segment = self.segments[index]
         assert isinstance(segment, ImageSegment), f"prompt {self.prompt.id!r}: segment {index} is a text"
         return segment
@@ -147,7 +153,8 @@ class Trajectory:
 
 @dataclass
 class Group:
-    """Siblings sampled from one prompt. A group is admitted, sampled, scored, trained or dropped as a whole."""
+    """All trajectories sampled from one prompt. A group is admitted, sampled, scored, and trained or dropped as a
+    whole."""
 
     id: int
     prompt: Prompt
@@ -156,7 +163,7 @@ class Group:
 
     @property
     def segments(self) -> list[Segment]:
-        """All segments in order. A segment that siblings share appears once."""
+        """All segments in order. A segment that several trajectories share appears once."""
         return list({id(s): s for t in self.trajectories for s in t.segments}.values())
 
     @property
@@ -164,17 +171,19 @@ class Group:
         return [s for s in self.segments if isinstance(s, ImageSegment)]
 
     def tokens(self) -> int:
-        """Sampled text tokens in the group."""
+        """Return the number of sampled text tokens in the group."""
         return sum(int(s.ids.numel()) for s in self.segments if isinstance(s, TextSegment))
 
 
 def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """Split into trees: neighbours that share their first segment belong together. Without forks, one each."""
+    """Split the trajectories into trees: neighbours that share their first segment are in one tree. If nothing is
+    shared, every trajectory is a tree of its own."""
     return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 
 def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
-    """The segments, by id(), that more than one segment follows in these lists of segments."""
+    """Return the segments at which the given paths fork: those that are followed by more than one different segment. A
+    segment is given by its id()."""
     following: dict[int, set[int]] = {}
     for segments in paths:
         for segment, after in zip(segments, segments[1:]):
@@ -183,7 +192,8 @@ def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
 
 
 def score_images(trajectories: Sequence[Trajectory], score: ScoreImages) -> None:
-    """Score all images and store the scores as `rewards`. An image that siblings share is scored once."""
+    """Score all images and store the scores in the `rewards` of the trajectories. An image that several trajectories
+    share is scored once."""
     images = {id(image): (image, t.prompt) for t in trajectories for image in t.images}
     found = score([image.pixels.cpu().numpy() for image, _ in images.values()], [p for _, p in images.values()])
     index = {image: number for number, image in enumerate(images)}

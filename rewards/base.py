@@ -1,12 +1,13 @@
 """What a scorer is, and how it may fail.
 
-A scorer looks at finished images and says how good each one is for its prompt. Its contract:
+A scorer looks at finished images and says how good each one is for its prompt. Every scorer follows these rules:
 
-* `score` returns one entry per image: a finite number, or None if that image could not be scored. None never becomes a
-  number (verl-omni#366: a timeout that became reward 0 trained a model away from good images). `last_error` says why
-  the last None happened, for the message of a run that has to stop.
-* `ScorerUnavailable` means that no call can succeed (missing file, refused key). The run stops with its message.
-* Any other exception is a defect of the scorer. It is not caught.
+* `score` returns one entry per image: a finite number, or None if the image could not be scored. None is never replaced
+  by a number. (In verl-omni#366 a timeout became reward 0, and this trained a model away from good images.)
+  `last_error` says why the last None was returned. If the run has to stop, its message quotes `last_error`.
+* A scorer raises `ScorerUnavailable` if no call can succeed (missing file, refused key). The run then stops with the
+  message of this error.
+* Any other exception is a bug in the scorer. It is not caught.
 """
 
 from collections.abc import Sequence
@@ -35,49 +36,51 @@ class Scorer(Protocol):
     last_error: str  # why the most recent None was returned; "" if there was none
 
     def check(self) -> None:
-        """Raise `ScorerUnavailable` unless the scorer can work now. Called once, before a run starts."""
+        """Raise `ScorerUnavailable` if the scorer cannot work now. This is called once, before a run starts."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
-        """One score per image; `images[i]` was drawn for `prompts[i]`."""
+        """Return one score per image. `images[i]` was drawn for `prompts[i]`."""
         ...
 
 
 @runtime_checkable
 class ReflectionScorer(Protocol):
-    """A scorer of reflections (`of: reflection`)."""
+    """A scorer of reflections, which are the model's texts about its own images (`of: reflection` in a recipe)."""
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
-        """One score per reflection: how true `texts[i]` is of `images[i]`, which was drawn for `prompts[i]`."""
+        """Return one score per reflection. It says how true the text `texts[i]` is about `images[i]`, which was drawn
+        for `prompts[i]`."""
         ...
 
 
 @runtime_checkable
 class EditScorer(Protocol):
-    """A scorer of edits (`of: edit`)."""
+    """A scorer of edits (`of: edit` in a recipe). An edit is the change from one image to the next, refined image."""
 
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> list[Score]:
-        """One score per refined image: how well `after[i]` does what the reflection `texts[i]` on `before[i]` asks for
-        and keeps the rest."""
+        """Return one score per refined image. It says how well `after[i]` makes the changes to `before[i]` that the
+        reflection `texts[i]` asks for, and leaves everything else as it was."""
         ...
 
 
 @runtime_checkable
 class Counting(Protocol):
-    """A scorer with numbers of its own for the metrics."""
+    """A scorer that also counts things itself. Its counts are logged as metrics."""
 
     def counts(self) -> dict[str, float]:
-        """Name -> number since the scorer was made."""
+        """Return numbers by name, counted since the scorer was created."""
         ...
 
 
 @dataclass(frozen=True)
 class Preference:
-    """Which of two images fits a prompt better, asked in both orders.
+    """Which of two images fits a prompt better. The judge is asked twice, once in each order of the images.
 
-    `first`: probability in [0, 1] that the first image is better, as the mean over both orders. The mean cancels a
-    constant preference for one position. `in_order` and `swapped` are the two answers, both about the first image.
+    `in_order` is the probability that the first image is better, when it is shown first. `swapped` is the probability
+    that this same image is better, when it is shown second. `first` is the mean of both, in [0, 1]. The mean cancels a
+    constant preference for one position.
     """
 
     in_order: float
@@ -89,12 +92,12 @@ class Preference:
 
     @property
     def consistent(self) -> bool:
-        """Whether both orders prefer the same image."""
+        """Whether the judge prefers the same image in both orders."""
         return (self.in_order > 0.5) == (self.swapped > 0.5)
 
 
 def require_pairs(images: Sequence[Image], prompts: Sequence[Prompt]) -> None:
-    """ValueError unless there is one prompt per image and all images are RGB bytes."""
+    """Raise ValueError unless there is exactly one prompt per image and all images are uint8 arrays (H, W, 3)."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: pass exactly one prompt per image")
     for i, image in enumerate(images):

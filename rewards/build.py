@@ -1,4 +1,4 @@
-"""Makes scorers from the list in a recipe."""
+"""Create scorers from the list of scorers in a recipe."""
 
 import difflib
 import inspect
@@ -16,13 +16,14 @@ from rewards.base import Scorer, ScorerUnavailable
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """One scorer of a recipe. `options` are arguments of its constructor, checked against its signature."""
+    """The settings of one scorer in a recipe. `options` are arguments for the constructor of the scorer. They are
+    checked against the signature of the constructor."""
 
-    name: str  # key of its values in rewards, metrics and reports
-    kind: str  # verifier, clip, hps, judge, or "package.module:Class" for one's own
+    name: str  # name of its scores in rewards, metrics and reports
+    kind: str  # verifier, clip, hps, judge, or "package.module:Class" for your own class
     weight: float = 1.0  # share in the combined reward
-    held_out: bool = False  # logged, never rewarded
-    of: str = "image"  # what it scores: image, reflection or edit
+    held_out: bool = False  # logged, but never part of the reward
+    of: str = "image"  # what the scorer scores: image, reflection or edit
     options: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -31,7 +32,8 @@ class ScorerSpec:
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":
-        """Make a spec from a flat dict: all keys except the five above are options of the scorer."""
+        """Create a spec from a flat dict. The keys `name`, `kind`, `weight`, `held_out` and `of` are fields of the
+        spec. All other keys are options of the scorer."""
         own = {f.name for f in fields(cls)} - {"options"}
         missing = {"name", "kind"} - spec.keys()
         if missing:
@@ -40,7 +42,7 @@ class ScorerSpec:
         return cls(**{k: v for k, v in spec.items() if k in own}, options=spec.get("options", {}) | options)
 
 
-# Imported on demand: a recipe with only a judge does not pay for open_clip.
+# A class is imported only when a recipe uses it. So a recipe with only a judge does not import open_clip.
 KINDS = {
     "verifier": "rewards.verifier:VerifierScorer",
     "clip": "rewards.clip:ClipScorer",
@@ -50,7 +52,9 @@ KINDS = {
 
 
 def scorer_class(kind: str) -> Callable[..., Scorer]:
-    """The constructor of a built-in kind or of one's own "package.module:Class"."""
+    """Return the constructor of a scorer. `kind` is a built-in name, or the import path of your own class
+    (package.module:Class). Raises InputError if the name is unknown, and ScorerUnavailable if the class cannot be
+    imported."""
     if ":" not in KINDS.get(kind, kind):
         raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
     try:
@@ -67,8 +71,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
-    """The constructor of the scorer, after checking the names of its options. InputError names a wrong option and the
-    nearest known one, or a missing option."""
+    """Check the options of a scorer, and return the constructor of the scorer. Raises InputError if an option is
+    unknown, missing or of the wrong type. For an unknown option the message names the nearest known one."""
     make = scorer_class(spec.kind)
     parameters = {name: p for name, p in inspect.signature(make).parameters.items() if name != "name"}
     known = list(parameters)
@@ -84,7 +88,8 @@ def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
 
 
 def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, Any]:
-    """The options as the types of the constructor's parameters take them; InputError names the one that is none."""
+    """Return the options, converted to the types of the constructor's parameters. Raises InputError, which names the
+    option, if an option cannot be converted."""
     parameters = inspect.signature(make, eval_str=True).parameters
     typed = dict(spec.options)
     for name, value in spec.options.items():
@@ -93,7 +98,7 @@ def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, An
         try:
             typed[name] = TypeAdapter(parameters[name].annotation).validate_python(value)
         except PydanticSchemaGenerationError:
-            continue  # a type of the scorer's own
+            continue  # pydantic does not know this type: keep the value as it is
         except ValidationError as error:
             raise InputError(
                 f"scorer {spec.name!r}: option {name}: {error.errors()[0]['msg']} (given: {value!r:.80})"
@@ -102,7 +107,7 @@ def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, An
 
 
 def build_scorer(spec: ScorerSpec) -> Scorer:
-    """Construct the scorer and load its model. ScorerUnavailable, naming the scorer, if this fails."""
+    """Create the scorer and load its model. Raises ScorerUnavailable, which names the scorer, if this fails."""
     make = check_spec(spec)
     try:
         return make(name=spec.name, **typed_options(spec, make))

@@ -1,4 +1,4 @@
-"""CLIP score: the cosine of an image and its prompt."""
+"""CLIP score: the cosine similarity between the features of an image and those of its prompt."""
 
 import logging
 from pathlib import Path
@@ -15,8 +15,9 @@ _log = logging.getLogger(__name__)
 
 
 class ClipScorer:
-    """Cosine in [-1, 1] of normalised features, as in DiffusionNFT, Flow-Factory and MixGRPO; flow_grpo's fork
-    multiplies it by 100/30. Works with the tiny trained model and with any open_clip checkpoint."""
+    """Scores images by CLIP: the cosine of the normalised features of image and prompt, in [-1, 1]. DiffusionNFT,
+    Flow-Factory and MixGRPO do the same; flow_grpo's fork multiplies the cosine by 100/30. The model can be the tiny
+    one that a run trains, or any open_clip checkpoint."""
 
     def __init__(
         self,
@@ -32,13 +33,13 @@ class ClipScorer:
         self.batch_size = batch_size
         self.tower = openclip.load(path, model, precision, device)
         self.preprocess = self.make_preprocess(self.tower.size)
-        self.cut = 0  # images scored against the beginning of their text alone
+        self.cut = 0  # number of images whose text was too long: only its beginning was read
 
     def make_preprocess(self, size: int) -> openclip.Preprocess:
         return openclip.clip_preprocess(size)
 
     def check(self) -> None:
-        """Nothing to do: loading in the constructor was the check."""
+        """Do nothing, because the constructor has already loaded the model."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
@@ -55,8 +56,8 @@ class ClipScorer:
         return {"cut_texts": self.cut}
 
     def _count_cut(self, texts: list[str]) -> None:
-        """Two prompts that differ only behind the context of the model have one score, which the metrics and, the first
-        time, the log say."""
+        """Count the texts that are longer than the model can read. Two prompts that differ only after this limit get
+        the same score. The count is a metric, and the first such text is also reported in the log."""
         cut = [text for text in texts if self.tower.is_cut(text)]
         if cut and not self.cut:
             _log.warning("%s reads only the first %d tokens of %r", self.name, self.tower.context, cut[0][:80])

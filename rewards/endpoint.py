@@ -1,9 +1,10 @@
 """An HTTP endpoint that takes JSON and answers with text, with limits and clear errors.
 
 * `timeout` limits a whole call, from the DNS look-up to the last byte of the answer.
-* An answer must have at most MOST_BYTES bytes.
-* Redirects are not followed, because they could send pictures and key to another host.
-* A key is sent only over https, to this machine, or to the one host that is allowed by name. No message contains it.
+* An answer may have at most MOST_BYTES bytes.
+* Redirects are not followed, because they could send the images and the key to another host.
+* A key is sent only over https, to this machine, or to the one host that `key_over_http` names. No error message
+  contains the key.
 * Proxies and certificates come from irg_rl.environment.
 """
 
@@ -27,7 +28,7 @@ from rewards.base import ScorerUnavailable
 
 MOST_BYTES = 16 * 2**20
 SHOWN = 200
-"""Number of characters of an answer that a message quotes."""
+"""Number of characters of an answer that an error message quotes."""
 
 
 class NoAnswer(RuntimeError):
@@ -39,18 +40,18 @@ class Reply:
     status: int
     text: str
     retry_after: float | None
-    """Seconds that the server asks to wait, from Retry-After."""
+    """Number of seconds that the server asks to wait, from its Retry-After header. None: no such header."""
     location: str = ""
     """Target address of a redirect."""
 
     @property
     def shown(self) -> str:
-        """Beginning of a text without secrets, for messages."""
+        """The beginning of the text, with secrets removed, for error messages."""
         return redact_text(self.text)[:SHOWN]
 
 
 class Endpoint:
-    """An endpoint. Several threads may call `post`. The calls share connections."""
+    """An HTTP endpoint that takes JSON. Several threads may call `post` at the same time. They share connections."""
 
     def __init__(
         self,
@@ -60,9 +61,11 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         key_over_http: str = "",
     ) -> None:
-        """`key_over_http`: the only other host to which the key may be sent without encryption.
+        """Check the settings and create the client. `key_over_http` names the only host, besides this machine, to which
+        the key may be sent without encryption.
 
-        Raises InputError, ScorerUnavailable.
+        Raises InputError if a setting is invalid. Raises ScorerUnavailable if the key is missing or unusable, or if the
+        settings of the proxy or the certificates are invalid.
         """
         address = _address(url)
         self.url, self.timeout = url, timeout
@@ -85,7 +88,7 @@ class Endpoint:
         self._starting = threading.Lock()
 
     def post(self, body: Mapping[str, object]) -> Reply:
-        """Send JSON. NoAnswer if no complete answer arrives in time."""
+        """Send `body` as JSON and return the reply. Raises NoAnswer if no complete answer arrives in time."""
         content = json.dumps(body).encode()
         return asyncio.run_coroutine_threadsafe(self._post(content), self._running_loop()).result()
 
@@ -111,8 +114,8 @@ class Endpoint:
         return Reply(response.status_code, text, _seconds(headers.get("retry-after")), headers.get("location", ""))
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """An event loop in a thread of its own. There a deadline also covers DNS look-ups, and connections are kept
-        between calls."""
+        """Return an event loop that runs in its own thread. With this loop, the time limit also covers DNS look-ups,
+        and connections stay open between calls. The first call starts the loop."""
         with self._starting:
             if self._loop is None:
                 self._loop = loop = asyncio.new_event_loop()
@@ -122,8 +125,8 @@ class Endpoint:
 
 
 def key_of(variable: str) -> str:
-    """The key in an environment variable, without surrounding white space. ScorerUnavailable names the variable but
-    never shows its value."""
+    """Return the key in an environment variable, without surrounding white space. Raises ScorerUnavailable if the key
+    is missing or unusable. The message names the variable but never shows its value."""
     if not variable.isidentifier():
         raise InputError("api_key_env is the name of an environment variable, such as JUDGE_KEY, not the key itself")
     key = os.environ.get(variable, "").strip()
@@ -166,7 +169,7 @@ def _header(name: str, value: object) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The first cause of an error, such as "Connection refused" instead of "all attempts failed"."""
+    """Return the text of the first cause of an error, such as "Connection refused" instead of "all attempts failed"."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     if isinstance(error, BaseExceptionGroup):
@@ -177,7 +180,8 @@ def _cause(error: BaseException) -> str:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Seconds from a Retry-After header, which has a number of seconds or a date."""
+    """Return the seconds to wait from a Retry-After header, which has a number of seconds or a date. Returns None if
+    there is no header or it cannot be read."""
     if header is None:
         return None
     if header.strip().isdecimal() and len(header) < 10:

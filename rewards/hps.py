@@ -1,7 +1,7 @@
-"""HPSv2: a CLIP fine-tuned on human choices between images of one prompt, used as a score.
+"""HPSv2 as a score. HPSv2 is a CLIP model that was fine-tuned on the choices of people between images of one prompt.
 
-The released HPS_v2.1_compressed.pt loads with open_clip (`model="ViT-H-14"`, the same 686 keys). The tiny one is
-trained by `rewards.train_hps`. Scores can only be compared within one prompt and one version.
+The released HPS_v2.1_compressed.pt can be loaded with open_clip (`model="ViT-H-14"`, the same 686 keys). The tiny one
+is trained by `rewards.training.train_hps`. Scores can be compared only within one prompt and one version of the model.
 """
 
 import numpy as np
@@ -17,16 +17,18 @@ from rewards.openclip import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 
 def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
-    """The evaluation transform of HPSv2: longest side to `size`, black bars, OpenAI normalisation.
+    """Prepare an image as the evaluation of HPSv2 does: resize the longest side to `size`, add black bars, and
+    normalise with OpenAI's values.
 
     Bytes become floats *before* the bicubic resize, so values outside [0, 1] are kept. open_clip's
-    `resize_mode="longest"` resizes bytes and differs by up to .05. Antialiased, as in torchvision >= 0.17.
+    `resize_mode="longest"` resizes bytes, and its result differs by up to .05. The resize is antialiased, as in
+    torchvision >= 0.17.
     """
     return letterbox_batch(image[None], size)[0]
 
 
 def letterbox_batch(images: UInt8[np.ndarray, "B H W 3"], size: int) -> Float[Tensor, "B 3 S S"]:
-    """`letterbox` of pictures of one size."""
+    """Apply `letterbox` to a batch of images that all have one size."""
     pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255
     height, width = pixels.shape[2:]
     scale = size / max(height, width)
@@ -39,7 +41,8 @@ def letterbox_batch(images: UInt8[np.ndarray, "B H W 3"], size: int) -> Float[Te
 
 
 class HpsScorer(ClipScorer):
-    """Cosine in [-1, 1] without the logit scale, as `hpsv2.img_score` returns it (v2.1 on good images: about .3)."""
+    """Scores images by HPSv2: the cosine of the features of image and prompt, in [-1, 1]. It is not multiplied by the
+    logit scale, as in `hpsv2.img_score`. HPS v2.1 gives good images about .3."""
 
     def make_preprocess(self, size: int) -> Preprocess:
         return lambda image: letterbox(image, size)

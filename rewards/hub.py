@@ -1,8 +1,10 @@
-"""The reward hub: scores every image with every scorer, retries failures, and stops when a scorer fails too often.
+"""The reward hub scores every image with every scorer, retries failures, and stops the run when a scorer fails too
+often.
 
-Invariant 2: a failed score stays None. The hub asks again for exactly the images that failed, then gives up on them. If
-a scorer keeps failing, the run stops with its last error instead of training on the rest. The hub reports the values of
-every scorer. It does not combine them into a reward (credit.py does).
+A failed score stays None (invariant 2 of the project). The hub asks again for exactly the images that failed, a limited
+number of times. If a scorer fails on too many images, the run stops with its last error, instead of training on the
+images that were scored. The hub returns the scores of every scorer. It does not combine them into a reward;
+irg_rl/credit/ does.
 """
 
 import math
@@ -27,13 +29,14 @@ from rewards.base import (
 from rewards.build import ScorerSpec, build_scorer
 
 Call = Callable[[Any, list[list[Any]]], list[Score]]
-"""A scorer and the columns of what it scores -> one value per row."""
+"""Type of a function: (scorer, columns of what it scores) -> one score per row of the columns."""
 FORMS = {"reflection": ReflectionScorer, "edit": EditScorer}
 
 
 @dataclass
 class ScorerStats:
-    """Counts of one scorer. `seconds`: wall time inside its `score`."""
+    """Counts of one scorer. `seconds` is the total wall time of its calls, and `slowest` is the time of the slowest
+    call."""
 
     images: int = 0
     failed: int = 0
@@ -41,7 +44,7 @@ class ScorerStats:
     calls: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
-    recent: deque[bool] = field(default_factory=deque)  # True: failed for good
+    recent: deque[bool] = field(default_factory=deque)  # one per recent image; True: it failed in all tries
 
     def log(self, prefix: str) -> dict[str, float]:
         return {
@@ -54,10 +57,11 @@ class ScorerStats:
 
 
 class RewardHub:
-    """Scores images with every scorer of `specs` (see `ScorerSpec`; plain dicts are accepted).
+    """Scores images with every scorer in `specs` (ScorerSpec objects, or plain dicts).
 
-    retries: how often failed images of a call are scored again. max_failure_share: highest allowed share of finally
-    failed images among a scorer's last `window` images, checked after `min_images`.
+    retries: how often the failed images of a call are scored again.
+    max_failure_share: largest allowed share of images that failed in all tries, among the last `window` images of a
+    scorer. The share is checked as soon as a scorer has seen `min_images` images.
     """
 
     def __init__(
@@ -92,11 +96,11 @@ class RewardHub:
 
     @property
     def held_out(self) -> list[str]:
-        """Names of scorers that are logged but not part of the reward."""
+        """Names of the scorers that are logged but are not part of the reward."""
         return [spec.name for spec in self.specs if spec.held_out]
 
     def check(self) -> None:
-        """Raise ScorerUnavailable, naming the scorer, unless all scorers can work now."""
+        """Raise ScorerUnavailable, which names the scorer, if a scorer cannot work now."""
         for name, scorer in self.scorers.items():
             try:
                 scorer.check()
@@ -104,22 +108,25 @@ class RewardHub:
                 raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
-        """`result[name][i]`: scorer `name`'s value for image i, None where it failed after all retries.
+        """Score images with all scorers of images. `result[name][i]` is the score of image i by the scorer `name`. It
+        is None if the scorer failed in all tries.
 
-        Raises TooManyFailures when a scorer's recent share of failures exceeds `max_failure_share`."""
+        Raises TooManyFailures if the share of recent failures of a scorer is larger than `max_failure_share`.
+        """
         require_pairs(images, prompts)
         if not images:
             return {name: [] for name in self.names("image")}
         return {name: self.score_with(name, images, prompts) for name in self.names("image")}
 
     def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
-        """Scorer `name`'s values alone; see `score`."""
+        """Score images with only the scorer `name`. The scores and errors are those of the method `score`."""
         return self._values(name, lambda scorer, chosen: scorer.score(*chosen), images, prompts)
 
     def score_reflections(
         self, images: list[Image], prompts: list[Prompt], texts: list[str]
     ) -> dict[str, list[Score]]:
-        """`result[name][i]`: how true `texts[i]` is of `images[i]`, by every scorer of reflections."""
+        """Score reflections with all scorers of reflections. `result[name][i]` says how true the text `texts[i]` is
+        about `images[i]`."""
         require_pairs(images, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts)
@@ -129,7 +136,8 @@ class RewardHub:
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> dict[str, list[Score]]:
-        """`result[name][i]`: how well `after[i]` follows `texts[i]`, by every scorer of edits."""
+        """Score refined images with all scorers of edits. `result[name][i]` says how well `after[i]` makes the changes
+        to `before[i]` that `texts[i]` asks for."""
         require_pairs(before, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts)
@@ -137,11 +145,12 @@ class RewardHub:
         }
 
     def names(self, of: str) -> list[str]:
-        """Scorers of images, reflections or edits."""
+        """Return the names of the scorers of this kind of thing: image, reflection or edit."""
         return [spec.name for spec in self.specs if spec.of == of]
 
     def _values(self, name: str, call: Call, *columns: Sequence[Any]) -> list[Score]:
-        """One value per row of the columns, which are the arguments of `call`. Failed rows are asked again."""
+        """Return one score per row of the columns. `call` gets a scorer and the columns. Rows that failed are scored
+        again, up to `retries` times."""
         stats, count = self.stats[name], len(columns[0])
         scores: list[Score] = [None] * count
         todo = list(range(count))
@@ -160,7 +169,8 @@ class RewardHub:
         return scores
 
     def _call(self, name: str, call: Call, columns: list[list[Any]]) -> list[Score]:
-        """One timed call of a scorer. Values that are not finite numbers count as failures."""
+        """Call a scorer once and measure the time. Scores that are not finite numbers become None and count as
+        failures."""
         scorer, stats = self.scorers[name], self.stats[name]
         start = time.perf_counter()
         try:
@@ -193,7 +203,7 @@ class RewardHub:
             )
 
     def log(self) -> dict[str, float]:
-        """Counts and latencies of every scorer, flat, for metrics."""
+        """Return the counts and the call times of every scorer, as a flat dict for metrics."""
         numbers = {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}
         for name, scorer in self.scorers.items():
             if isinstance(scorer, Counting):

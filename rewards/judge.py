@@ -1,13 +1,15 @@
-"""An MLLM as a judge, over any OpenAI-compatible chat endpoint.
+"""A multimodal language model as a judge of images, at any endpoint with the OpenAI chat interface.
 
-Two questions are asked, both at temperature 0 with token log-probabilities:
+There are two kinds of questions. Both are asked at temperature 0 and with token log-probabilities:
 
-* yes/no about one image: score = p(yes) / (p(yes) + p(no)) at the answer's token (the form of T2I-R1's ORM and UniRL;
-  rewards/judge_answer.py); when the endpoint gives no log-probabilities, the answer's first word, 1 or 0;
-* which of two images fits better, "1" or "2", asked in both orders.
+* A yes/no question about one image. The score is p(yes) / (p(yes) + p(no)) at the token of the answer, as in T2I-R1's
+  ORM and UniRL (see rewards/judge_answer.py). If the endpoint gives no log-probabilities, the score is 1 or 0, from the
+  first word of the answer.
+* The question which of two images fits better, "1" or "2". It is asked in both orders of the images.
 
-A request contains only the model's name, the question and the images. An answer in another form, a timeout and a
-refused connection are failures (None), never numbers. Equal requests are answered from a cache.
+Apart from settings such as the model's name, a request has only the question and the images. An answer in another form,
+a timeout and a refused connection are failures (None), never numbers. If the same request is made again, the answer
+comes from a cache.
 """
 
 import io
@@ -27,7 +29,7 @@ from rewards.judge_client import JudgeClient, JudgeFailure, Question
 YES_NO = 'Does this image show "{prompt}"? Answer yes or no.'
 WHICH = 'Which image fits the description "{prompt}" better, 1 or 2? Answer 1 or 2.'
 RESERVED = {"messages", "stream", "n"}
-"""Fields of a request that no recipe may set."""
+"""Fields of a request that a recipe may not set."""
 
 
 def to_png(image: Image) -> bytes:
@@ -37,12 +39,14 @@ def to_png(image: Image) -> bytes:
 
 
 class JudgeScorer:
-    """Score in [0, 1]: how sure the judge is that the image shows the prompt.
+    """Scores images in [0, 1]: how sure the judge is that the image shows the prompt.
 
-    `api_key_env` names an environment variable; the key itself is in no recipe, log or report. It travels over https,
-    to this machine, or over plain http to the host `key_over_http`. `timeout` is seconds per HTTP call with the whole
-    answer; the n-th retry waits `backoff * 2**(n-1)` seconds, or what the server asks for. `logprobs: false` asks for
-    none; `extra_body` are further fields of the request (`chat_template_kwargs`), `headers` further headers."""
+    `api_key_env` names the environment variable that holds the key. The key itself is in no recipe, log or report. It
+    is sent only over https, to this machine, or over plain http to the host `key_over_http`. `timeout` limits one HTTP
+    call with its whole answer, in seconds. The n-th retry waits `backoff * 2**(n-1)` seconds, or longer if the server
+    asks for it. `logprobs: false` means that no log-probabilities are requested. `extra_body` has more fields for the
+    request (such as `chat_template_kwargs`), and `headers` has more HTTP headers.
+    """
 
     def __init__(
         self,
@@ -82,7 +86,7 @@ class JudgeScorer:
         )
 
     def check(self) -> None:
-        """Ask one question about a grey image; ScorerUnavailable unless a usable answer comes."""
+        """Ask one question about a grey image. Raises ScorerUnavailable if no usable answer comes."""
         grey = to_png(np.full((64, 64, 3), 128, dtype=np.uint8))
         try:
             self.client.ask(Question(self.question.replace("{prompt}", "a photo of a circle"), (grey,), ("yes", "no")))
@@ -98,7 +102,8 @@ class JudgeScorer:
         return [self._value(answer) for answer in self.client.ask_all(questions)]
 
     def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> list[Preference | None]:
-        """For each prompt, how `first[i]` compares with `second[i]`, asked in both orders; None if either failed."""
+        """Return, for each prompt, whether the judge prefers `first[i]` or `second[i]`. The judge is asked in both
+        orders. The entry is None if one of the two questions failed."""
         require_pairs(first, prompts)
         require_pairs(second, prompts)
         questions = []

@@ -1,8 +1,9 @@
-"""Reads a probability from a judge's chat completion.
+"""Read a probability from the chat completion of a judge.
 
 The answer is the first word of the text, after white space and after the thoughts of a reasoning model. If the endpoint
-gives log-probabilities, only those at the token of that word are read. Alternatives count for a word in every spelling
-that a tokenizer has for it: `Yes`, ` yes`, `ĠYes`, `▁yes`, `"Yes`, `YES.`.
+gives log-probabilities, only those at the token of this word are used. A tokenizer can have several spellings of one
+word, and their probabilities are added. For example, all of these count as yes: `Yes`, ` yes`, `ĠYes`, `▁yes`, `"Yes`,
+`YES.`.
 """
 
 import math
@@ -11,9 +12,10 @@ import unicodedata
 from typing import Any
 
 LEAST_MASS = 0.5
-"""If both words together have a smaller probability, the token does not answer the question."""
+"""Smallest total probability of the two words. If it is smaller, the token does not answer the question."""
 _MOST_MASS = 1.05
-"""Largest total probability of all alternatives. Rounding can make it slightly larger than 1."""
+"""Largest accepted total probability of all alternatives. It is above 1, because rounding can make the total slightly
+larger than 1."""
 _THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "[/THINK]")
 _THOUGHT_BEGINS = ("<think>", "<thinking>", "<thought>", "[THINK]")
 _AROUND = " \t\r\n.,!?:;\"'`*_~()[]{}<>“”‘’«»„…。，！？：；「」"
@@ -26,10 +28,11 @@ class Unanswered(ValueError):
 
 
 def probability(completion: Any, words: tuple[str, str]) -> float:
-    """p(words[0]) / (p(words[0]) + p(words[1])), in [0, 1].
+    """Return the probability that the answer is words[0]: p(words[0]) / (p(words[0]) + p(words[1])), in [0, 1].
 
-    Without log-probabilities for the answer's token, the word itself gives 1 or 0. Raises Unanswered if the answer is
-    neither word, if both words together have less than LEAST_MASS, or if numbers are not valid log-probabilities.
+    If there are no log-probabilities for the token of the answer, the result is 1 if the answer is words[0], and 0 if
+    it is words[1]. Raises Unanswered if the answer is neither word, if both words together have a probability below
+    LEAST_MASS, or if a number is not a valid log-probability.
     """
     try:
         choice = completion["choices"][0]
@@ -51,12 +54,12 @@ def probability(completion: Any, words: tuple[str, str]) -> float:
 
 
 def plain(spelling: str) -> str:
-    """A word in lower case, without surrounding white space, quotes and marks."""
+    """Return a word in lower case, without surrounding white space, quotes and punctuation marks."""
     return unicodedata.normalize("NFKC", spelling).strip(_AROUND).casefold()
 
 
 class _Token:
-    """A token of the answer: its text, and (text, log-probability) of its alternatives."""
+    """A token of the answer: its text, and its alternatives as pairs (text, log-probability)."""
 
     def __init__(self, entry: dict[str, Any]) -> None:
         self.text = _spelled(entry)
@@ -64,7 +67,7 @@ class _Token:
 
 
 def _spelled(entry: dict[str, Any]) -> str:
-    """Text of a token, from its bytes if they are given, otherwise from its name."""
+    """Return the text of a token, from its bytes if they are given, otherwise from its name."""
     raw = entry.get("bytes")
     if isinstance(raw, list) and raw and all(type(one) is int and 0 <= one < 256 for one in raw):
         return bytes(raw).decode("utf-8", errors="replace").translate(_SPACES)
@@ -77,7 +80,7 @@ def _spelled(entry: dict[str, Any]) -> str:
 
 
 def _text_of(content: Any) -> str:
-    """The message's text: a string, nothing, or a list of parts."""
+    """Return the text of a message. Its content may be a string, None, or a list of parts."""
     if content is None:
         return ""
     if isinstance(content, list):
@@ -88,7 +91,7 @@ def _text_of(content: Any) -> str:
 
 
 def _after_thought(text: str) -> str:
-    """The text after the thought. "" if the thought never ends."""
+    """Return the text after the thoughts of a reasoning model. Returns "" if the thoughts never end."""
     for end in _THOUGHT_ENDS:
         if end in text:
             text = text.rpartition(end)[2]
@@ -104,8 +107,8 @@ def _no_answer(choice: dict[str, Any], message: dict[str, Any], text: str) -> st
 
 
 def _token_of(answer: str, word: str, tokens: list[_Token]) -> _Token | None:
-    """The token with the answer's first word, found by its position in the joined text of the tokens. If that fails,
-    the last token that spells the word."""
+    """Return the token that holds the first word of the answer. It is found by its position in the joined text of all
+    tokens. If that fails, the last token that spells the word is returned, or None if there is none."""
     start = "".join(token.text for token in tokens).rfind(answer)
     if start >= 0:
         end = 0

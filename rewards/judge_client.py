@@ -1,4 +1,5 @@
-"""Asking a judge: questions as chat requests, retries, fields that a server refuses, and a bounded cache."""
+"""The client of a judge. It sends questions as chat requests, retries them, leaves out fields that the server refuses,
+and keeps answers in a cache of limited size."""
 
 import base64
 import hashlib
@@ -21,36 +22,36 @@ from rewards.judge_answer import Unanswered, probability
 RETRIED_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 REFUSED_STATUS = {401, 403, 404}
 MISFIT_STATUS = {400, 422}
-"""A field of the request is unknown to the server, or has a value that it does not take."""
+"""HTTP status codes for a request with a field that the server does not know, or with a value that it refuses."""
 SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
-"""Fields that a judge can do without -> what is left out with them."""
+"""Field of a request that a judge can do without -> all fields that are left out together with it."""
 LONGEST_PAUSE_S = 60.0
-"""A server that asks for more patience (Retry-After) has failed."""
+"""Longest pause before a retry, in seconds. If a server asks for a longer one (Retry-After), the call has failed."""
 Fields = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 
 class JudgeFailure(RuntimeError):
-    """One question got no usable answer."""
+    """A question got no usable answer."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: PNG files, in order, and a text whose answer starts with one of two words."""
+    """A question for the judge: PNG files in order, and a text. The answer should start with one of two words."""
 
     text: str
     pngs: tuple[bytes, ...]
-    words: tuple[str, str]  # the answer that counts towards the score, and the other one; fixed by the text
+    words: tuple[str, str]  # the word whose probability is the score, and the other word; the text determines both
 
     def key(self, model: str) -> tuple[str, str, str]:
-        """Cache key: (hash of the images, question, model)."""
+        """Return the key for the cache: (hash of the images, question, model)."""
         digest = hashlib.sha256()
         for png in self.pngs:
             digest.update(len(png).to_bytes(8, "little") + png)
         return digest.hexdigest(), self.text, model
 
     def content(self) -> list[Fields]:
-        """The user message in the chat format: images as data URLs, then the text."""
+        """Return the user message in the chat format: the images as data URLs, then the text."""
         parts: list[Fields] = []
         for number, png in enumerate(self.pngs, start=1):
             if len(self.pngs) > 1:
@@ -61,9 +62,11 @@ class Question:
 
 
 class JudgeClient:
-    """Asks questions with bounded concurrency, a time limit per call, retries with backoff, and a bounded cache.
+    """Asks questions of a judge. The number of calls at the same time and the time of each call are limited. Failed
+    calls are retried after growing pauses. Answers are kept in a cache of limited size.
 
-    A server that refuses a field of the request by name is asked again without it."""
+    If a server refuses a field of the request by name, the question is asked again without this field.
+    """
 
     def __init__(
         self,
@@ -86,10 +89,11 @@ class JudgeClient:
         self.fields |= extra_body
         self.cache: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self.lock = threading.Lock()
-        self.sent = 0  # requests that left, retries included
+        self.sent = 0  # number of requests that were sent, with retries
 
     def ask_all(self, questions: Sequence[Question]) -> list[float | JudgeFailure | ScorerUnavailable]:
-        """One answer per question, in order; a failure is returned, not raised. Equal questions are asked once."""
+        """Return one answer per question, in order. If a question fails, its error is returned, not raised. Equal
+        questions are asked only once."""
         unique = {question.key(self.model): question for question in questions}
         with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
             answers = dict(zip(unique, pool.map(self._ask_or_fail, unique.values()), strict=True))
@@ -102,8 +106,8 @@ class JudgeClient:
             return failure
 
     def ask(self, question: Question) -> float:
-        """Probability in [0, 1] of the question's first word. Raises JudgeFailure after the last retry, and
-        ScorerUnavailable when the endpoint refuses on principle (key, path, model)."""
+        """Return the probability, in [0, 1], of the question's first word. Raises JudgeFailure after the last retry.
+        Raises ScorerUnavailable if no retry can help, because the endpoint refuses the key, the path or the model."""
         key = question.key(self.model)
         with self.lock:
             if key in self.cache:
@@ -117,7 +121,8 @@ class JudgeClient:
         return value
 
     def chat(self, question: Question) -> object:
-        """The whole chat completion, for callers that read the answer themselves. Fails as `ask` does; no cache."""
+        """Return the whole chat completion, for callers that read the answer themselves. Raises the same errors as
+        `ask`. The cache is not used."""
         reply = self._post(question)
         try:
             return parse_json(reply.text, "the answer", finite=False)
@@ -125,7 +130,8 @@ class JudgeClient:
             raise JudgeFailure(f"the judge: {redact_text(str(error))[:SHOWN]}: {reply.shown!r}") from None
 
     def _post(self, question: Question) -> Reply:
-        """The server's answer with status 200."""
+        """Send a question, with retries, and return the server's reply with status 200. Raises JudgeFailure or
+        ScorerUnavailable if there is no such reply."""
         message = {"messages": [{"role": "user", "content": question.content()}]}
         attempt, problem = 0, ""
         for attempt in range(self.retries + 1):
@@ -149,8 +155,8 @@ class JudgeClient:
         raise JudgeFailure(f"the judge at {self.endpoint.url} failed after {attempt + 1} calls: {problem}")
 
     def _post_fitting(self, message: Fields) -> Reply:
-        """The server's answer. A field that it refuses by name is left out and the question asked again at once; where
-        that helps, it is left out from then on."""
+        """Send a request and return the server's reply. If the server refuses a field by name, the request is sent
+        again at once without this field. If that succeeds, all later requests leave the field out."""
         fields, refusals = self.fields, list[str]()
         while True:
             with self.lock:
@@ -184,7 +190,8 @@ class JudgeClient:
 
 
 def without_refused(fields: Fields, refusal: str) -> Fields | None:
-    """The request without the field that a refusal names; None when it names none of those that can be spared."""
+    """Return the request without the field that the server's refusal names. Returns None if it names no field that can
+    be left out. `max_tokens` is not left out but renamed if the server asks for `max_completion_tokens`."""
     if "max_completion_tokens" in refusal and "max_tokens" in fields:
         fewer = {name: value for name, value in fields.items() if name != "max_tokens"}
         return fewer | {"max_completion_tokens": fields["max_tokens"]}
@@ -195,7 +202,7 @@ def without_refused(fields: Fields, refusal: str) -> Fields | None:
 
 
 def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
-    """The probability that a chat completion tells. Raises JudgeFailure when it tells none."""
+    """Return the probability that a chat completion gives. Raises JudgeFailure if it gives none."""
     try:
         return probability(parse_json(reply.text, "the answer", finite=False), words)
     except (InputError, Unanswered) as error:

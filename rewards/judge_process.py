@@ -1,4 +1,4 @@
-"""The embedded judge in a process of its own. It ends when the process that started it ends."""
+"""Run the embedded judge in a child process. The child ends when the process that started it ends."""
 
 import os
 import select
@@ -13,11 +13,13 @@ from rewards.base import ScorerUnavailable
 
 
 class JudgeProcess:
-    """`with JudgeProcess(mind) as judge: ... judge.base_url`; `mind` is an import path (rewards.judge_server).
+    """The embedded judge in a child process: `with JudgeProcess(mind) as judge: ... judge.base_url`.
 
-    Raises ScorerUnavailable if the server does not start within `start_timeout` seconds (for example, the port is
-    taken). The child runs until its stdin closes, which is a pipe from this process. So kill -9 of this process ends it
-    too."""
+    `mind` is the import path of the function that answers (see rewards/judge_server.py). Raises ScorerUnavailable if
+    the server does not start within `start_timeout` seconds, or cannot start (for example, because the port is taken).
+    The child runs until its stdin closes. This stdin is a pipe from the parent process, so the child ends even if the
+    parent is killed with kill -9.
+    """
 
     def __init__(self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
         options = ["--mind", mind, "--port", str(port), "--seed", str(seed)]

@@ -1,12 +1,13 @@
-"""The embedded judge: an OpenAI-compatible chat endpoint on 127.0.0.1. A task (`World.mind`) computes its answers.
+"""The embedded judge: an HTTP server on 127.0.0.1 with the OpenAI chat interface. A function of the task computes the
+answers (`World.mind` has its import path, `irg_rl.task.Mind` is its type).
 
-It gets only what a real multimodal model would get: an HTTP request with a question in plain words and one or two
-images. It never gets the id or the metadata of a prompt. A function of the task answers (`irg_rl.task.Mind`, an import
-path). `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
+The judge gets only what a real multimodal model would get: an HTTP request with a question in plain words and one or
+two images. It never gets the id or the metadata of a prompt. The server answers `POST /v1/chat/completions`, `GET
+/v1/models` and `GET /health`.
 
     python -m rewards.judge_server --mind irg_rl.shapes_world.judge_mind:answer --port 0
 
-prints {"base_url": ...} and serves until stdin closes or Ctrl-C.
+This command prints {"base_url": ...} and serves until stdin closes or Ctrl-C is pressed.
 """
 
 import argparse
@@ -31,14 +32,14 @@ from irg_rl.task import Answer, Mind
 from irg_rl.text_in import parse_json
 from rewards.base import Image, ScorerUnavailable
 
-MAX_BYTES = 8 * 2**20  # of a request
-MAX_SIDE = 2048  # pixels per side of an image; read from its header before anything is decoded
+MAX_BYTES = 8 * 2**20  # largest size of a request
+MAX_SIDE = 2048  # pixels per side of an image; checked in its header before a pixel is decoded
 MAX_IMAGES = 2
 MODEL = "embedded-judge"
 
 
 class BadRequest(ValueError):
-    """An error of the client, answered with HTTP status `status`."""
+    """The client's request is wrong. The server answers it with HTTP status `status`."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -49,11 +50,12 @@ class BadRequest(ValueError):
 class ChatRequest:
     question: str
     images: tuple[Image, ...]
-    top_logprobs: int  # 0: the client asks for none
+    top_logprobs: int  # 0: the client asks for no log-probabilities
 
 
 def parse_request(body: bytes) -> ChatRequest:
-    """The last user message of a chat request: its text parts without image captions, and its images."""
+    """Read a chat request. The question is the last text of the last user message; earlier texts are captions of
+    images. Raises BadRequest if the request has another form."""
     try:
         request = parse_json(body, "the request")
         message = [m for m in request["messages"] if m["role"] == "user"][-1]
@@ -70,7 +72,8 @@ def parse_request(body: bytes) -> ChatRequest:
 
 
 def decode_image(url: str) -> Image:
-    """uint8 RGB of a PNG or JPEG data URL. Other addresses are an error, because the judge downloads nothing."""
+    """Decode a PNG or JPEG data URL to uint8 RGB. Raises BadRequest for any other address, because the judge downloads
+    nothing."""
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise BadRequest(f"image {url[:40]!r}: only data:image/...;base64 URLs are read")
@@ -86,7 +89,7 @@ def decode_image(url: str) -> Image:
 
 
 def completion(reply: Answer, top_logprobs: int) -> dict:
-    """A chat completion whose first token carries the answer's probabilities."""
+    """Return a chat completion whose first token has the probabilities of the answer."""
     ranked = sorted(reply.words.items(), key=lambda item: -item[1])
     choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "stop"}
     if top_logprobs and ranked:
@@ -138,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing. One line per image would make the run's log unreadable."""
+        """Log nothing, because one line per image would make the log of the run unreadable."""
 
 
 class Listener(ThreadingHTTPServer):
@@ -150,15 +153,16 @@ class Listener(ThreadingHTTPServer):
         super().__init__((host, port), Handler)
 
     def think(self, question: str, images: tuple[Image, ...]) -> Answer:
-        """The answer of `mind`. The seed of this judge decides its random errors."""
+        """Return the answer of the function `mind`. The judge makes random errors, which its seed determines."""
         return self.mind(question, images, self.seed)
 
 
 class JudgeServer:
-    """The judge as a context manager, which runs in threads of this process.
+    """The embedded judge as a context manager. It runs in threads of this process.
 
-    mind: function that answers. seed: decides its random errors. port: 0 takes any free port. Raises ScorerUnavailable
-    if the port is taken."""
+    mind: the function that answers. seed: determines the random errors of the judge. port: 0 takes any free port.
+    Raises ScorerUnavailable if the port is taken or not allowed.
+    """
 
     def __init__(self, mind: Mind, port: int = 0, seed: int = 0, host: str = "127.0.0.1") -> None:
         try:

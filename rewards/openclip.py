@@ -1,10 +1,11 @@
-"""Loads, saves and uses a two-tower model with open_clip: the common part of CLIP and HPS.
+"""Load, save and use a model with an image tower and a text tower, with open_clip. CLIP and HPS share this code.
 
-A model is either a folder (`open_clip_config.json` + `open_clip_model.safetensors`, the local-dir layout of open_clip,
-which the trainers here write), or a checkpoint file together with the name of a built-in architecture of open_clip.
-Checkpoints are read with safetensors or `torch.load(weights_only=True)`: nothing is unpickled.
+A model is stored in one of two ways. It can be a folder with `open_clip_config.json` and `open_clip_model.safetensors`
+(open_clip calls this layout local-dir; rewards/training.py writes such folders). Or it can be a checkpoint file
+together with the name of a built-in architecture of open_clip. Checkpoints are read with safetensors or
+`torch.load(weights_only=True)`, so nothing is unpickled.
 
-Shape letters: B images (or texts), D embedding width.
+Letters in shapes: B images (or texts), D width of the embedding.
 """
 
 import gzip
@@ -38,43 +39,44 @@ UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, SafetensorError, Unpi
 Preprocess = Callable[[Image], Float[Tensor, "3 S S"]]
 Tokenizer = Callable[..., Int[Tensor, "B T"]]
 
-# The architecture trained on the spot, about 0.6 M parameters; `vocab_size` is that of its tokenizer. Three layers per
-# tower learn no faster per step and cost half as much again.
+# The architecture of the tiny models that a run trains itself, with about 0.6 M parameters. `vocab_size` comes from the
+# tokenizer. With three layers per tower, the model learns no faster per step, and a step costs 1.5 times as much.
 TINY = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 24, "layers": 2, "width": 96, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 48, "width": 96, "heads": 3, "layers": 2},
 }
 Precision = Literal["fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"]
-"""What the towers run in, by open_clip's names. It takes any other word for fp32."""
-TEXT_CHUNK = 16  # texts of similar length encoded together
+"""Number format in which the towers run, by the names of open_clip. open_clip would take any other word for fp32."""
+TEXT_CHUNK = 16  # number of texts of similar length that are encoded together
 
 
 @dataclass
 class TwoTower:
-    """A model in eval mode with its tokenizer; `config` is open_clip's `model_cfg`."""
+    """A model in eval mode, with its tokenizer. `config` is the `model_cfg` of open_clip."""
 
     model: open_clip.CLIP
     tokenizer: Tokenizer
     config: dict
-    size: int  # side of the square the vision tower takes, pixels
-    dtype: torch.dtype = torch.float32  # of the pixels it takes; the logit scale may have another
+    size: int  # side of the square image for the vision tower, in pixels
+    dtype: torch.dtype = torch.float32  # of the pixels for the vision tower; the logit scale may have another
 
     @property
     def context(self) -> int:
-        """Tokens of a text that are read, the two around it included."""
+        """Number of tokens that the model reads of a text, with the start token and the end token."""
         return self.config["text_cfg"].get("context_length", 77)
 
     def is_cut(self, text: str) -> bool:
-        """Whether the text is longer than what is read of it."""
+        """Return whether the text is longer than the part that the model reads."""
         read = self.tokenizer([text], self.context)[0]
         return not torch.equal(self.tokenizer([text], self.context + 1)[0][: self.context], read)
 
     @torch.no_grad()
     def cosine(self, images: Float[Tensor, "B 3 S S"], texts: list[str]) -> Float[Tensor, "B"]:
-        """Cosine of the L2-normalised embeddings of image i and text i, in [-1, 1], without the logit scale.
+        """Return the cosine of the L2-normalised embeddings of image i and text i, in [-1, 1], without the logit scale.
 
-        The product is computed in fp32: near .3 a bf16 step is 2e-3, which is about the spread within a group.
+        The product is computed in fp32. Near .3, the distance between neighbouring bf16 numbers is 2e-3. The scores
+        within a group differ by about as much.
         """
         device = self.model.logit_scale.device
         image = self.model.encode_image(images.to(device, self.dtype)).float()
@@ -83,9 +85,10 @@ class TwoTower:
 
 
 def load(path: str | Path, architecture: str = "", precision: Precision = "fp32", device: str = "cpu") -> TwoTower:
-    """Open a model folder, or a checkpoint file of the built-in `architecture` ("ViT-L-14", "ViT-H-14", ...).
+    """Load a model folder, or a checkpoint file of the built-in `architecture` ("ViT-L-14", "ViT-H-14", ...).
 
-    Raises ScorerUnavailable if anything is missing or unreadable; never downloads."""
+    Raises ScorerUnavailable if a file is missing or unreadable. Nothing is ever downloaded.
+    """
     path = Path(path)
     if path.is_dir():
         name, weights = f"local-dir:{path}", None
@@ -126,8 +129,8 @@ def _model_config(path: Path) -> dict[str, Any]:
 
 
 def parameter_count(architecture: str) -> int | None:
-    """Number of parameters of a built-in architecture, without creating its tensors. None if open_clip has no such
-    CLIP."""
+    """Return the number of parameters of a built-in architecture, without creating its tensors. Returns None if
+    open_clip has no such CLIP model."""
     config = open_clip.get_model_config(architecture)
     if config is None or set(config) - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}:
         return None
@@ -137,9 +140,11 @@ def parameter_count(architecture: str) -> int | None:
 
 
 def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:
-    """A new tiny model. Its tokenizer, stored in `folder`, knows `words` and spells out all others.
+    """Create a new tiny model. Its tokenizer, which is stored in `folder`, knows `words` and splits all other words
+    into smaller pieces.
 
-    Equal seeds and words give equal weights. A vocabulary of 49,408 tokens would spend half the time on unused rows.
+    Equal seeds and words give equal weights. The full vocabulary of 49,408 tokens is not used, because half of the
+    training time would be spent on unused rows.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +158,8 @@ def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower
 
 
 def write_merges(path: Path, words: Iterable[str]) -> None:
-    """Write the merges of CLIP that can take part in one of `words`. These words are then segmented as by CLIP."""
+    """Write those merges of CLIP's tokenizer that can take part in one of `words`. The new tokenizer then splits these
+    words as CLIP's does."""
     spelled = [word.lower() + "</w>" for word in words]
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
         header, *lines = file.read().split("\n")
@@ -163,15 +169,16 @@ def write_merges(path: Path, words: Iterable[str]) -> None:
 
 
 def make_tokenizer(folder: Path, config: dict) -> Tokenizer:
-    """The tokenizer in the folder if there is one, else the one that its configuration names."""
+    """Return the tokenizer that is stored in the folder. If there is none, return the one that the folder's
+    configuration names."""
     if (folder / MERGES).is_file():
         return open_clip.SimpleTokenizer(str(folder / MERGES), context_length=config["text_cfg"]["context_length"])
     return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) -> None:
-    """Write weights and configuration into a folder that already has the tokenizer. The configuration is written last:
-    a folder with a configuration is complete."""
+    """Write the weights and the configuration into a folder that already has the tokenizer. The configuration is
+    written last, so a folder with a configuration is complete."""
     folder = Path(folder)
     (folder / CONFIG).unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in tower.model.state_dict().items()}, folder / WEIGHTS)
@@ -182,10 +189,12 @@ def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) ->
 
 
 def encode_text(model: open_clip.CLIP, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
-    """`model.encode_text(tokens, normalize=True)` without the padding, for training. Nearly three times as fast here.
+    """Compute `model.encode_text(tokens, normalize=True)` for training, but skip the padding. This is nearly three
+    times as fast here.
 
-    The mask is causal and the embedding is taken at the closing token (the largest id), so nothing after it matters.
-    Texts are sorted by length and cut, `TEXT_CHUNK` at a time, to the longest of their chunk.
+    The mask is causal, and the embedding is taken at the closing token (the largest id). So the tokens after it do not
+    matter. Texts are sorted by length and processed in chunks of `TEXT_CHUNK` texts. Each chunk is cut to the length of
+    its longest text.
     """
     tower: Any = model  # open_clip does not declare the parts of its models
     lengths = tokens.argmax(dim=-1) + 1
@@ -200,6 +209,7 @@ def encode_text(model: open_clip.CLIP, tokens: Int[Tensor, "B T"]) -> Float[Tens
 
 
 def clip_preprocess(size: int) -> Preprocess:
-    """open_clip's evaluation transform: shortest side to `size` (bicubic, on bytes), centre crop, normalise."""
+    """Return the evaluation transform of open_clip: resize the shortest side to `size` (bicubic, on bytes), crop the
+    centre, and normalise."""
     transform = cast(Callable[[PILImage.Image], Tensor], image_transform_v2(PreprocessCfg(size=size), is_train=False))
     return lambda image: transform(PILImage.fromarray(np.ascontiguousarray(image)))

@@ -1,19 +1,20 @@
-"""Scores of a group: of its images, and of its reflections and edits where a scorer gives them."""
+"""Score the images of a group, and also its reflections and edits if there are scorers for them."""
 
 from irg_rl.trajectory import Group, ImageSegment, TextSegment, score_images
 from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
-    """Set `rewards` of every trajectory, and `scores` of its reflections and edits. What siblings share is scored
-    once."""
+    """Set `rewards` of every trajectory in the group, and `scores` of its reflections and refined images. A segment
+    that several trajectories share is scored only once."""
     score_images(group.trajectories, hub.score)
     score_segments(group, hub)
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:
-    """Set `scores` of every reflection, from the image before it and its text, and of every refined image, from the
-    image before it and the reflection between them. A segment that siblings share is scored once."""
+    """Set `scores` of every reflection and of every refined image in the group. A reflection is scored by its text and
+    the image before it. A refined image is scored by the image before it and the reflection between the two. A segment
+    that several trajectories share is scored only once."""
     reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
     edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
     for trajectory in group.trajectories:

@@ -1,7 +1,8 @@
-"""Small scorers that a run trains for itself on examples of its world: a tiny CLIP, then a tiny HPS from it.
+"""Train the small scorers that a run makes for itself, on examples of its task: first a tiny CLIP, then a tiny HPS that
+starts from it.
 
-Both are deterministic given their seed (on one machine and thread count), and write a folder `rewards.openclip.load`
-opens. Progress is reported as `progress(step, steps, metrics)`.
+With the same seed, both trainings give the same result (on one machine and with one number of threads). Both write a
+folder that `rewards.openclip.load` can open. They report their progress with `progress(step, steps, metrics)`.
 """
 
 import math
@@ -23,14 +24,14 @@ from rewards.openclip import TwoTower
 
 Progress = Callable[[int, int, dict[str, float]], None]
 ExamplesOf = Callable[[int], ScorerExamples]
-"""A seed -> its stream of examples."""
+"""Type of a function: seed -> the stream of examples with this seed."""
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound: beyond it training becomes unstable
-HELD_OUT_SEED = 1_000_003  # added to the seed of held-out data
+HELD_OUT_SEED = 1_000_003  # added to the seed to get held-out data
 
 
 def quiet(step: int, steps: int, metrics: dict[str, float]) -> None:
-    """Reports to nobody."""
+    """Ignore the progress. This is the default of `progress`."""
 
 
 def train_clip(
@@ -43,10 +44,11 @@ def train_clip(
     held_out: int = 512,
     progress: Progress = quiet,
 ) -> dict[str, float]:
-    """Contrastive training of the tiny CLIP on pictures with captions and damaged copies of them.
+    """Train the tiny CLIP by contrastive learning, on pictures with captions and on copies of them with one defect.
 
-    Returns `matching`: how often, on `held_out` pictures, the right one is nearer to its prompt than its copy with one
-    defect (chance .5). A learning rate of 3e-3 is too fast: the loss stays at that of guessing."""
+    Returns `matching`, measured on `held_out` pictures: how often the right picture is nearer to its prompt than its
+    copy with one defect (chance .5). A learning rate of 3e-3 is too high: the loss stays at the level of guessing.
+    """
     examples = examples_of(seed)
     tower = openclip.create_tiny(folder, examples.words(), seed)
     preprocess = openclip.clip_preprocess(tower.size)
@@ -77,11 +79,13 @@ def train_hps(
     held_out: int = 256,
     progress: Progress = quiet,
 ) -> dict[str, float]:
-    """The HPSv2 recipe: fine-tune CLIP so that softmax(scale * cosine) over two pictures of a prompt predicts which one
-    was preferred, on all pairs of `batch_size` rankings per step.
+    """Train the tiny HPS as HPSv2 was trained: fine-tune CLIP so that softmax(scale * cosine) over two pictures of a
+    prompt predicts which one was preferred. Each step uses all pairs of `batch_size` rankings.
 
-    Returns, on `held_out` rankings: `held_out_agreement`, how often the higher score is the preferred picture, and
-    `verifier_disagreement`, how often it contradicts the verifier where the verifier sees a difference."""
+    Returns two shares of the pairs in `held_out` rankings. `held_out_agreement`: the preferred picture has the higher
+    score. `verifier_disagreement`: the score contradicts the verifier, among the pairs where the verifier sees a
+    difference.
+    """
     tower = openclip.load(clip_folder)
     examples = examples_of(seed)
     fit_scale(tower, examples.rankings(128))
@@ -99,7 +103,7 @@ def train_hps(
 
 
 def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"]:
-    """Cosine of each prompt with each of its pictures; differentiable."""
+    """Return the cosine of each prompt with each of its pictures. The result is differentiable."""
     images = np.stack([image for ranking in rankings for image in ranking.images])
     features = tower.model.encode_image(letterbox_batch(images, tower.size), normalize=True)
     texts = openclip.encode_text(tower.model, tower.tokenizer([ranking.prompt.text for ranking in rankings]))
@@ -107,14 +111,14 @@ def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"
 
 
 def differences(values: Float[Tensor, "B K"]) -> Float[Tensor, "B*P"]:
-    """value_i - value_j of all P = K (K - 1) / 2 pairs i < j."""
+    """Return value_i - value_j for all P = K (K - 1) / 2 pairs i < j in each row."""
     first, second = torch.triu_indices(values.shape[1], values.shape[1], offset=1)
     return (values[:, first] - values[:, second]).flatten()
 
 
 def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, ""]:
-    """Mean over all pairs of -log softmax(scale * cosine)[preferred]; with two pictures the softmax is a sigmoid of the
-    difference."""
+    """Return the mean over all pairs of -log softmax(scale * cosine)[preferred]. With two pictures, the softmax is a
+    sigmoid of the difference."""
     logits = tower.model.logit_scale.exp() * differences(cosines(tower, rankings))
     preferred = differences(torch.tensor([ranking.liking for ranking in rankings])) > 0
     return binary_cross_entropy_with_logits(logits, preferred.float())
@@ -122,8 +126,8 @@ def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tenso
 
 @torch.no_grad()
 def fit_scale(tower: TwoTower, rankings: Sequence[Ranking]) -> None:
-    """Set the logit scale to the power of two under which the untuned model predicts preferences best: a contrastive
-    scale is far too sure about pairs of one prompt."""
+    """Set the logit scale to the power of two with which the model, before its fine-tuning, predicts preferences best.
+    With the scale of contrastive training, the model would be far too sure about pairs of pictures for one prompt."""
     losses = {}
     for scale in (2.0**k for k in range(8)):
         tower.model.logit_scale.fill_(math.log(scale))
@@ -134,7 +138,8 @@ def fit_scale(tower: TwoTower, rankings: Sequence[Ranking]) -> None:
 def make_optimizer(
     model: open_clip.CLIP, steps: int, learning_rate: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, weight decay on matrices only, a short linear warm-up and a cosine to zero."""
+    """Return an AdamW optimizer with weight decay on matrices only, and its schedule: a short linear warm-up, then a
+    cosine to zero."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
@@ -163,7 +168,8 @@ def take_step(
 
 
 def matching(tower: TwoTower, examples: ScorerExamples, n: int) -> float:
-    """Share of `n / 2` held-out prompts whose right picture scores above its copy with one defect."""
+    """Return the share of `n / 2` held-out prompts for which the right picture scores higher than its copy with one
+    defect."""
     images, captions = examples.captioned(n)
     preprocess = openclip.clip_preprocess(tower.size)
     prompts = [captions[i - i % 2] for i in range(len(images))]
@@ -173,7 +179,9 @@ def matching(tower: TwoTower, examples: ScorerExamples, n: int) -> float:
 
 @torch.no_grad()
 def agreement(tower: TwoTower, rankings: Sequence[Ranking]) -> dict[str, float]:
-    """Over all pairs: how often the higher score is the preferred picture, and how often the verifier's lower one."""
+    """Return two shares of all pairs. `held_out_agreement`: the preferred picture has the higher score.
+    `verifier_disagreement`: the verifier's worse picture has the higher score, among the pairs where the verifier sees
+    a difference."""
     score = differences(cosines(tower, rankings))
     liking = differences(torch.tensor([ranking.liking for ranking in rankings]))
     graded = differences(torch.tensor([ranking.graded for ranking in rankings]))

@@ -1,4 +1,4 @@
-"""The task's own verdict as a scorer: for every task that judges by itself."""
+"""The task's own verdict as a scorer, for every task that can judge images itself."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,9 @@ from rewards.base import Image, Score, ScorerUnavailable, require_pairs
 
 
 class VerifierScorer:
-    """The graded score of the task's verdict. A picture that the task cannot judge is a failure.
+    """Scores images with the graded score of the task's verdict. An image that the task cannot judge is a failure.
 
-    `task` and `task_options` are those of the recipe, as are `seed` and `image_size` (height, width).
+    `task`, `task_options`, `seed` and `image_size` (height, width) are those of the recipe.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class VerifierScorer:
             )
 
     def check(self) -> None:
-        """Nothing outside this process is needed."""
+        """Do nothing, because this scorer needs nothing outside this process."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
@@ -39,7 +39,7 @@ class VerifierScorer:
         return [None if verdict is None else verdict.score for verdict in verdicts]
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
-        """How true the task calls each reflection."""
+        """Return how true each reflection is according to the task, in [0, 1]. None: the task cannot know."""
         require_pairs(images, prompts)
         scores = [self.task.truth(*item) for item in zip(texts, images, prompts, strict=True)]
         return self._known(scores, "whether a reflection is true")
@@ -47,7 +47,8 @@ class VerifierScorer:
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> list[Score]:
-        """How well the task says each refined image follows its reflection."""
+        """Return how well each refined image follows its reflection according to the task, in [0, 1]. None: the task
+        cannot know."""
         require_pairs(before, prompts)
         scores = [self.task.following(*item) for item in zip(texts, before, after, prompts, strict=True)]
         return self._known(scores, "whether an edit was done")

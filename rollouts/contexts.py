@@ -1,14 +1,15 @@
-"""The contexts of a batch while its trajectories grow: one cache, with marks for earlier lengths.
+"""The contexts of a batch while its trajectories grow: one key-value cache, with marks for earlier lengths.
 
-`history = last`: before an image is added, the row returns to the end of its think text. A refinement then sees the
-prompt, the think text, the last image and its reflection. `history = full`: contexts only grow.
+With `history = last`, a row returns to the end of its think text before an image is added. A refinement then sees the
+prompt, the think text, the last image and the reflection on it. With `history = full`, contexts only grow.
 
 Guidance needs two more contexts (bagel-irg.md 4.5):
-* Without the text before the image: a mark in the same cache. At turn 0 it lies right after the system text.
-* Without images: a second cache, copied once after the think text. Only texts are added to it, so its positions have
-  no gap where an image was.
+* Without the text before the image: a mark in the same cache. In turn 0 this mark is right after the system text.
+* Without images: a second cache, copied once after the think text. Only texts are added to it, so its positions have no
+  gap where an image was.
 
-At a fork the cache row is copied for every branch. What the branches share goes through the model once.
+At a fork, the cache row is copied for every branch. The part that the branches have in common goes through the model
+only once.
 """
 
 from collections import defaultdict
@@ -29,14 +30,16 @@ from rollouts.images import ImageContext
 
 @dataclass(frozen=True)
 class _Texts:
-    """Contexts without images: what image guidance leaves out."""
+    """The contexts without images. Image guidance needs them, because it compares the velocity with images to the
+    velocity without images."""
 
     cache: KVCache
     think_end: Mark
 
 
 class Contexts:
-    """`rows` are indices into the batch, in ascending order. Rows that have stopped are left out."""
+    """The contexts of a batch of trajectories. In all methods, `rows` are indices into the batch, in ascending order.
+    Rows that have stopped are left out."""
 
     def __init__(
         self,
@@ -57,16 +60,17 @@ class Contexts:
         self._texts: _Texts | None = None
 
     def begin_text(self, turn: int) -> None:
-        """Call before a think text or a reflection is added."""
+        """Prepare the contexts for a new text. Call this before a think text or a reflection is added."""
         if turn:
             self._before_text = self.cache.mark()
 
     def add_text(self, rows: Int[Tensor, "R"], ids: list[Tensor]) -> None:
-        """Add texts that were given, not sampled: bos, ids, eos."""
+        """Add texts that were given and not sampled. Each text enters the cache as bos, ids, eos."""
         self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
 
     def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
-        """Call when the texts of the rows, sampled or given, are in the cache. `ids`: the texts without eos."""
+        """Finish a text. Call this when the texts of the rows, sampled or given, are in the cache. `ids` are these
+        texts without eos. They are also added to the contexts without images."""
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:
@@ -89,7 +93,8 @@ class Contexts:
             self.model.prefill_image(self.cache, latents, grid, patches, patch_grid, everyone(self.cache, rows[places]))
 
     def branch(self, rows: Int[Tensor, "R"]) -> None:
-        """New row i becomes a copy of row rows[i]. Rows that are not named are dropped."""
+        """Replace the batch by a new one in which row i is a copy of the old row rows[i]. Old rows that are not named
+        are dropped."""
         self.cache = _branched(self.model, self.cache, rows)
         self._before_text, self._think_end = self._before_text.of(rows), self._think_end.of(rows)
         if self._texts is not None:
@@ -97,8 +102,9 @@ class Contexts:
             self._texts = _Texts(copied, self._texts.think_end.of(rows))
 
     def drawing(self, grid: Grid, rows: Int[Tensor, "R"], turn: int) -> Velocity:
-        """The model's velocity for the images that the rows draw now, guided where the settings ask for it. It serves
-        all denoising steps; the contexts must not change meanwhile."""
+        """Return a function that computes the model's velocity for the images of this turn, with guidance if the
+        settings ask for it. The function can be used in all denoising steps. The contexts must not change in the
+        meantime."""
         which, count, settings = everyone(self.cache, rows), len(rows), self.guidance
         plain = self.model.drawing(self.cache, count, grid, which)
         without_text = without_image = None
@@ -128,12 +134,13 @@ class Contexts:
 
 
 def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:
-    """None if all rows of the cache take part: this avoids a copy of their keys and values. Otherwise `rows`."""
+    """Return None if all rows of the cache take part, because this avoids a copy of their keys and values. Otherwise
+    return `rows`."""
     return None if len(rows) == cache.batch else rows
 
 
 def _branched(model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"] | None) -> KVCache:
-    """A new cache that starts as a copy of these rows (None: of all rows)."""
+    """Return a new cache that starts as a copy of these rows. None: a copy of all rows."""
     twin = model.new_cache(cache.batch if rows is None else len(rows), cache.capacity)
     twin.begin_as(cache, rows)
     return twin

@@ -1,9 +1,11 @@
-"""Controls that separate refinement from drawing again. They keep the first images and change what follows.
+"""Controls that show whether refinement does more than just drawing the image again. A control keeps the first images
+and changes what follows.
 
-A model that ignores its image and its reflection also repairs failures: as often as a new draw happens to be right. So
-each control makes one trajectory per real trajectory, with the same prompt, think text and first image.
+A model that ignores its image and its reflection also repairs failures, as often as a new draw happens to be right. So
+each control makes one trajectory for each real trajectory, with the same prompt, think text and first image.
 
-`SampleRequests` is any function that samples requests: `Sampler.sample`, or a batched or remote version of it.
+`SampleRequests` is any function that samples requests: `Sampler.sample`, or a version of it that works in batches or on
+other machines.
 """
 
 import random
@@ -19,7 +21,8 @@ SampleRequests = Callable[[list[Request], int], list[Trajectory]]
 
 
 def redraw(sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int) -> list[Trajectory]:
-    """Blind redraw: the image of every turn k >= 1 is drawn anew from the prompt and the think text alone."""
+    """Make the control of blind redraws: the image of every turn k >= 1 is drawn anew, from the prompt and the think
+    text alone."""
     controls = [replace(t, segments=t.segments[:2], stopped=False, rewards={}) for t in trajectories]
     for turn in range(1, turns):
         fresh = hashed(seed, "redraw", turn) % 2**63
@@ -33,12 +36,12 @@ def redraw(sample: SampleRequests, trajectories: Sequence[Trajectory], turns: in
 def shuffled_reflections(
     sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int
 ) -> list[Trajectory]:
-    """Another prompt's critique: every reflection that asked for a change is replaced by one from another prompt, if
-    possible of the same turn.
+    """Make the control of foreign reflections: every reflection that asked for a change is replaced by a reflection
+    from another prompt, of the same turn if possible.
 
-    The control stops where the real trajectory stopped. So both arms redraw equally often and only the content of the
-    reflections differs. `seed` must be that of the real arm: the noise is then the same too. Raises InputError when all
-    trajectories belong to one prompt.
+    The control stops in the turn where the real trajectory stopped. So both redraw equally often, and only the content
+    of the reflections differs. `seed` must be the seed of the real trajectories, so that the noise is also the same.
+    Raises InputError if all trajectories belong to one prompt.
     """
     if len({t.prompt.id for t in trajectories}) < 2:
         raise InputError("reflections are swapped between prompts, and there is one prompt: take two or more")
@@ -58,7 +61,8 @@ def shuffled_reflections(
 
 
 def _borrowed(own: TextSegment, of: Trajectory, pool: list[tuple[str, TextSegment]], seed: int) -> TextSegment:
-    """The reflection that replaces `own`: itself if it stops, else one from another prompt."""
+    """Return the reflection that replaces `own`. This is `own` itself if it stops the trajectory, otherwise a
+    reflection from another prompt."""
     if own.stop:
         return own
     others = [text for prompt_id, text in pool if prompt_id != of.prompt.id]

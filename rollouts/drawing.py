@@ -1,8 +1,8 @@
-"""Drawing images: rectified flow from noise to data. Some of the steps are noisy and recorded for training.
+"""Draw images with rectified flow, from noise to data. Some of the steps are noisy and are recorded for training.
 
-    x(t = 1) ~ N(0, 1);   step i: ODE, or an SDE transition where i lies in the row's window (flow.py)
+    x(t = 1) ~ N(0, 1);   step i: an SDE transition if i lies in the row's window, otherwise an ODE step (flow.py)
 
-Without noise settings (evaluation) every step is an ODE step and nothing is recorded.
+Without noise settings (as usual in evaluation), every step is an ODE step and nothing is recorded.
 
 Letters: R rows, N latent tokens, D numbers of a latent token, S recorded steps.
 """
@@ -24,7 +24,7 @@ Velocity = Callable[[Float[Tensor, "R N D"], float], Float[Tensor, "R N D"]]
 
 @dataclass
 class Record:
-    """The noisy steps of one image, fp32 on the CPU."""
+    """The noisy steps of one image, as fp32 tensors on the CPU."""
 
     shape: tuple[int, int]  # N, D
     x: list[Tensor] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Record:
     logprobs: list[Tensor] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Any]:
-        """The recorded steps as fields of an ImageSegment; S = 0 when no step was noisy."""
+        """Return the recorded steps as fields of an ImageSegment. S is 0 if no step was noisy."""
         empty = torch.zeros(0, *self.shape)
         states = {name: torch.stack(part) if part else empty for name, part in
                   (("x", self.x), ("x_next", self.x_next), ("mean", self.mean))}  # fmt: skip
@@ -44,7 +44,8 @@ class Record:
 
 
 def window(noise: NoiseRecipe | None, points: int, seed: int, iteration: int) -> list[int]:
-    """Indices of the noisy steps of an image, the same for its whole group. Empty without noise settings."""
+    """Return the indices of the noisy steps of an image. All images of a group have the same ones. The list is empty if
+    `noise` is None."""
     if noise is None:
         return []
     # the last step of CPS is deterministic and has no density
@@ -69,12 +70,13 @@ def draw_images(
     device: torch.device,
     record_steps: bool = True,
 ) -> tuple[Float[Tensor, "R N D"], list[Record]]:
-    """Draw one image per row. Returns the final latents, on `device`, and a record of the noisy steps of each row.
+    """Draw one image per row. Returns the final latents, on `device`, and for each row a record of its noisy steps.
 
-    velocity: velocity(x, t) of the model for all rows at one time, with or without guidance.
-    starts: per row the stream of the initial noise. noises: per row the stream of all later noise.
+    velocity: function velocity(x, t) of the model for all rows at one time, with or without guidance.
+    starts: for each row, the random stream of the initial noise. noises: for each row, the random stream of all later
+    noise.
     windows: windows[r] lists the noisy steps of row r.
-    record_steps: False leaves the records empty.
+    record_steps: if it is False, the records stay empty.
     """
     times = flow.bagel_grid(sampling.points, sampling.shift).tolist()
     x = torch.stack([source.normal(Use.INITIAL, shape, turn) for source in starts]).to(device)
@@ -97,9 +99,10 @@ def draw_images(
 def _noisy_step(
     x: Tensor, v: Tensor, times: tuple[float, float, float], eps: Tensor, noise: NoiseRecipe, records: list[Record]
 ) -> Float[Tensor, "R N D"]:
-    """One SDE step of the rows that are noisy at this time. Appends it to `records`, which may be empty.
+    """Make one SDE step of the rows that are noisy at this time, and return their new states. The step is appended to
+    `records`. If `records` is empty, nothing is recorded.
 
-    times: t, t_next and the second time of the grid, which Flow-SDE needs at t = 1.
+    times: t, t_next, and the second time of the grid, which Flow-SDE needs at t = 1.
     """
     t, t_next, second = (torch.full((len(x),), value, device=x.device) for value in times)
     x_next, mean, std = flow.step(x, v, t, t_next, noise.noise_level, noise.kind, noise=eps, t_second=second)

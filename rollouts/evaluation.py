@@ -1,4 +1,5 @@
-"""How a checkpoint is sampled when it is evaluated, shown or studied: as `sampling` says, changed by `evaluation`."""
+"""How a checkpoint is sampled when it is evaluated, shown or studied. The settings are those of `sampling` in the
+recipe, changed by those of `evaluation`."""
 
 from collections.abc import Callable
 
@@ -9,7 +10,8 @@ from rollouts.sampler import Sampler
 
 
 def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
-    """The recipe's sampling with the temperature of evaluation and, where it has them, its time points and shift."""
+    """Return the sampling settings of the recipe with the temperature of evaluation. The time points and the shift are
+    also those of evaluation, if they are given there."""
     points = sampling.points if settings.points is None else settings.points
     shift = sampling.shift if settings.shift is None else settings.shift
     return sampling.model_copy(update={"temperature": settings.temperature, "points": points, "shift": shift})
@@ -24,10 +26,10 @@ def evaluation_sampler(
     is_noisy: bool = True,
     is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
 ) -> Sampler:
-    """A sampler over a model folder, which records nothing for training.
+    """Return a sampler for the model in a folder. The sampler records nothing for training.
 
-    `sampling` is what `evaluation_sampling` gives, or a change of it. `guidance` takes the place of that of `settings`.
-    `is_noisy`: with the noise of `settings`, if it has any.
+    `sampling` is the result of `evaluation_sampling`, or a changed copy of it. `guidance`, if it is given, replaces the
+    guidance of `settings`. `is_noisy`: whether to use the noise of `settings`, if it has any.
     """
     chosen = settings.guidance if guidance is None else guidance
     return Sampler(

@@ -1,8 +1,8 @@
 """Images between the turns: latents -> bytes -> the form in which the model sees them.
 
 A drawn image is decoded and rounded to bytes before the model sees it, as in BAGEL's pipeline. The learner gets the
-bytes and so sees exactly the same image. Batches for the autoencoder have images of one size, because padding would
-change the latents.
+same bytes, so it sees exactly the same image. All images in a batch of the autoencoder have one size, because padding
+would change the latents.
 
 Letters: R images, N latent tokens, D numbers of a latent token, P patches.
 """
@@ -22,7 +22,7 @@ from rollouts.noise import Noise, Use
 
 @dataclass(frozen=True)
 class ImageContext:
-    """An image as the model sees it: a sample of its clean latent (CPU, fp32) and its ViT patches."""
+    """An image as the model sees it: a sample of its clean latent (on the CPU, in fp32) and its ViT patches."""
 
     latent: Float[Tensor, "N D"]
     grid: Grid
@@ -31,14 +31,14 @@ class ImageContext:
 
 
 def vit_resize(config: ModelConfig) -> Resize:
-    """How a drawn image is resized for the vision tower: to the nearest multiples of the patch size that fit its
-    position table."""
+    """Return how a drawn image is resized for the vision tower. Each side becomes the nearest multiple of the patch
+    size that fits the tower's position table."""
     patch = config.vit.patch_size
     return Resize(max_side=patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
 
 class ImageCodec:
-    """Decodes latents to images and encodes images as context."""
+    """Decodes latents to images, and encodes images in the form in which the model sees them."""
 
     def __init__(self, vae: Autoencoder, config: ModelConfig, resize: Resize | None = None) -> None:
         self.vae = vae
@@ -47,13 +47,14 @@ class ImageCodec:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "R N D"], grid: Grid) -> UInt8[Tensor, "R H W 3"]:
-        """Drawn latents as uint8 images on the CPU."""
+        """Decode the latents of drawn images to uint8 images on the CPU."""
         weight = next(self.vae.parameters())
         return to_uint8(self.vae.decode(self.vae.latent(latents.to(weight), grid)).float()).cpu().contiguous()
 
     @torch.no_grad()
     def encode(self, images: list[UInt8[Tensor, "H W 3"]], noises: list[Noise], turn: int) -> list[ImageContext]:
-        """Each image as the model sees it. The noise of the posterior sample is named by trajectory and turn."""
+        """Return each image as the model sees it. The latent is a random sample from the VAE posterior. Its noise is
+        determined by the trajectory and the turn."""
         seen: dict[int, ImageContext] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
@@ -71,7 +72,8 @@ class ImageCodec:
         return [seen[index] for index in range(len(images))]
 
     def tokens(self, size: tuple[int, int]) -> int:
-        """Context tokens of an image of (height, width) pixels: latents, patches and two boundary tokens for each."""
+        """Return the number of context tokens of an image of (height, width) pixels: its latents, its patches, and two
+        boundary tokens for each of the two."""
         rows, columns = self.vae.grid(*size)
         width, height = self.resize.size(size[1], size[0])
         return rows * columns + (height // self.patch_size) * (width // self.patch_size) + 4

@@ -1,7 +1,7 @@
-"""Random numbers of sampling. They do not depend on batch, order or worker.
+"""The random numbers of sampling. They do not depend on the batch, the order or the worker.
 
-A stream is named by (run seed, prompt id, sample) and by its purpose (use, turn, step). So a trajectory is the same in
-a batch of 1 or of 16, on any actor and after a resume.
+A random stream is determined by (run seed, prompt id, sample) and by its purpose (use, turn, step). So a trajectory is
+the same in a batch of 1 or of 16, on any worker, and after a resume.
 """
 
 from dataclasses import dataclass
@@ -19,23 +19,26 @@ class Use(StrEnum):
     TOKENS = "tokens"  # one uniform number per sampled token of a turn
     INITIAL = "initial"  # x at t = 1
     STEP = "step"  # noise of one SDE step
-    POSTERIOR = "posterior"  # sample of the clean latent from the VAE posterior
+    POSTERIOR = "posterior"  # noise for a sample of the clean latent from the VAE posterior
     WINDOW = "window"  # which denoising steps of a group are noisy
 
 
 def group_seed(run_seed: int, group_id: int) -> int:
-    """Seed of one group of a run. A prompt that returns in a later epoch gets new random numbers."""
+    """Return the seed of one group of a run. A prompt that returns in a later epoch belongs to a new group, so it gets
+    new random numbers."""
     return hashed(run_seed, "group", group_id) % 2**63
 
 
 def window_seed(seed: int, prompt_id: str, turn: int) -> int:
-    """Seed of the SDE window of a turn. It does not depend on the sample, so siblings share their windows."""
+    """Return the seed for the window of noisy denoising steps (SDE) in a turn. It does not depend on the sample, so all
+    samples of a group have the same windows."""
     return hashed(seed, prompt_id, Use.WINDOW, turn) % 2**63
 
 
 @dataclass(frozen=True)
 class Noise:
-    """All random numbers of one trajectory. They are drawn on the CPU in fp32, whatever the device of the model."""
+    """All random numbers of one trajectory. They are always drawn on the CPU, whatever the device of the model is.
+    Normal numbers are in fp32."""
 
     seed: int
     prompt_id: str
@@ -45,7 +48,8 @@ class Noise:
         return torch.from_numpy(self._stream(use, turn, step).standard_normal(shape, dtype=np.float32))
 
     def uniform(self, use: Use, count: int, turn: int) -> Float[Tensor, "count"]:
-        """Numbers in [0, 1), in fp64: fp32 has 24 bits, so tokens rarer than 6e-8 could never be drawn."""
+        """Return `count` random numbers in [0, 1), in fp64. With fp32, which has 24 bits, tokens with a probability
+        below 6e-8 could never be drawn."""
         return torch.from_numpy(self._stream(use, turn, 0).random(count))
 
     def _stream(self, use: Use, turn: int, step: int) -> np.random.Generator:

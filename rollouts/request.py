@@ -1,4 +1,5 @@
-"""A request to the sampler: a prompt, the names of its random numbers, and parts that are given, not sampled."""
+"""A request to the sampler: a prompt, the numbers that determine its random numbers, and parts of the trajectory that
+are given and not sampled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,31 +12,32 @@ from irg_rl.trajectory import Prompt
 from rollouts.noise import Noise
 
 Text = str | Int[Tensor, "T"]
-"""A text, or its ids without bos, with or without the closing eos."""
+"""A text as a string, or as token ids. The ids do not include bos. The closing eos may be included or not."""
 
 
 @dataclass(frozen=True)
 class Request:
     """One trajectory to sample.
 
-    Given parts enter the context instead of sampled ones. A given text has log-probabilities of NaN and a given image
-    has no denoising steps, so they cannot be trained by mistake.
+    Given parts enter the context in place of sampled parts. The log-probabilities of a given text are NaN, and a given
+    image has no denoising steps. So given parts cannot be trained by mistake.
     """
 
     prompt: Prompt
     sample: int = 0
     seed: int = 0
-    """Seed of the run, the group or the evaluation. Seed, prompt id and sample name every random number."""
+    """Seed of the run, of the group or of the evaluation. The seed, the prompt id and the sample together determine
+    every random number."""
     iteration: int = 0
-    """Number of the RL update; it moves the `progressive` window."""
+    """Number of the RL update. It moves the window of noisy steps if the window is `progressive`."""
     think: Text | None = None
     first_image: UInt8[Tensor, "H W 3"] | None = None
     reflections: Mapping[int, Text] = field(default_factory=dict)
-    """Given reflections by turn, 1 and up."""
+    """Turn -> the reflection that is given for this turn. Turns with a reflection are 1 and up."""
     forks: Mapping[int, int] = field(default_factory=dict)
-    """Turn (1 and up) -> number of branches that every trajectory makes at the start of that turn. The samples of a
-    group are the leaves of the trees, numbered from left to right. With {1: 2, 2: 3} samples 0 to 5 share turn 0, and
-    samples 0 to 2 share turn 1."""
+    """Turn (1 and up) -> number of branches into which every trajectory splits at the start of that turn. The samples
+    of a group are then the leaves of trees, numbered from left to right. For example, with {1: 2, 2: 3} samples 0 to 5
+    share turn 0, and samples 0 to 2 share turn 1."""
 
     def __post_init__(self) -> None:
         if self.forks and (self.think is not None or self.first_image is not None or self.reflections):
@@ -46,15 +48,16 @@ class Request:
             raise ValueError(f"reflections belong to turns 1 and up, given for turns {sorted(self.reflections)}")
 
     def owner(self, turn: int) -> int:
-        """The sample whose random numbers are used in that turn: the first of the samples that share it."""
+        """Return the sample whose random numbers are used in this turn. It is the first of the samples that share this
+        turn."""
         return self.sample - self.sample % prod(ways for at, ways in self.forks.items() if at > turn)
 
     def noise(self, turn: int) -> Noise:
-        """All random numbers of that turn."""
+        """Return the source of all random numbers of this turn."""
         return Noise(self.seed, self.prompt.id, self.owner(turn))
 
     def shares(self, other: "Request", turn: int) -> bool:
-        """Whether the two requests share their trajectory up to the end of that turn."""
+        """Return whether the two requests share their trajectory up to the end of this turn."""
         if not self.forks:
             return False
         mine, theirs = ((r.seed, r.prompt, r.iteration, r.forks, r.owner(turn)) for r in (self, other))
@@ -66,7 +69,7 @@ class Request:
 
 @dataclass(frozen=True)
 class StopPhrase:
-    """A reflection ends the trajectory when it contains `phrase`, in upper or lower case."""
+    """A test that ends a trajectory: it is true for a reflection that contains `phrase`, in upper or lower case."""
 
     phrase: str = "nothing to change"
 
@@ -75,5 +78,5 @@ class StopPhrase:
 
 
 def never(text: str) -> bool:
-    """No reflection ends the trajectory: all turns are drawn."""
+    """Return False for every reflection. So no reflection ends the trajectory, and all turns are drawn."""
     return False

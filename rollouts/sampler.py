@@ -1,14 +1,16 @@
-"""Batched sampling of trajectories with cached contexts: think, draw, look, reflect, draw again, ...
+"""Sample trajectories in batches, with cached contexts: think, draw, look, reflect, draw again, ...
 
     turn 0:   think text -> image 0
     turn k:   the model sees image k-1 -> reflection k -> image k; no image if the reflection says "nothing to change"
 
-Contexts grow by the layout rules of the model, so the packed forward pass of the learner computes the same policy.
-Trajectories that have stopped leave the batch. Every random number belongs to its trajectory (noise.py). So a
-trajectory does not depend on the others in its batch, except for the rounding of matrix products of other shapes.
+Contexts grow by the layout rules of the model. So the learner, which uses one forward pass over a pack, computes the
+same policy. Trajectories that have stopped leave the batch. Every random number belongs to one trajectory (noise.py).
+So a trajectory does not depend on the other trajectories in its batch. Only rounding can differ, because the matrix
+products have other shapes.
 
-Siblings of a fork (Request.forks) in one batch are one row of the batch until the turn of the fork begins, after the
-last shared image has entered the context. Their trajectories begin with the same segment objects.
+Siblings are trajectories that share their beginning up to a fork (Request.forks). Siblings in one batch are one row of
+the batch until the turn of the fork begins. They get their own rows after the last shared image has entered the
+context. Their trajectories begin with the same segment objects.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,12 +37,12 @@ from rollouts.text import SampledText, sample_texts
 class Sampler:
     """Samples trajectories from a model.
 
-    noise: which denoising steps are stochastic and recorded. None (evaluation): ODE steps only, nothing is recorded.
-    guidance: classifier-free guidance of images; None: no guidance.
-    record_steps: False for algorithms that train on the finished images (NFT, AWM, DPO). Noisy steps are then not
-        recorded, and the sampling law covers only the texts.
-    is_stop: takes a reflection and returns whether it ends the trajectory.
-    vit_resize: how images are resized for the vision tower; None: see images.vit_resize.
+    noise: which denoising steps are stochastic and recorded. None: there are only ODE steps, and nothing is recorded.
+    guidance: classifier-free guidance of images. None: no guidance.
+    record_steps: set it to False for algorithms that train on the finished images (NFT, AWM, DPO). Noisy steps are then
+    not recorded, and the sampling law (what the learner must replay) covers only the texts.
+    is_stop: function that takes a reflection and returns whether it ends the trajectory.
+    vit_resize: how images are resized for the vision tower. None: as in images.vit_resize.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class Sampler:
     ) -> list[Trajectory]:
         """Sample one trajectory per request, in the order of the requests.
 
-        turns: most images per trajectory; None: the recipe's. batch_size: requests per batch; None: all in one batch.
+        turns: largest number of images per trajectory. None: the number in the recipe.
+        batch_size: number of requests per batch. None: all requests in one batch.
         """
         turns = self.sampling.turns if turns is None else turns
         if turns < 1:
@@ -107,7 +110,8 @@ class Sampler:
 
 
 class _Batch:
-    """The growing trajectories of one batch. A row is one trajectory, or several siblings before their fork."""
+    """The growing trajectories of one batch. A row is one trajectory, or several siblings that have not yet separated
+    at their fork."""
 
     def __init__(self, sampler: Sampler, asked: Sequence[Request], turns: int) -> None:
         self.sampler, self.asked = sampler, asked
@@ -126,7 +130,8 @@ class _Batch:
         self.contexts = Contexts(sampler.model, prompts, system, capacity, sampler.sampling.history, sampler.guidance)
 
     def write(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
-        """Write the think texts or reflections of the rows. Returns the rows that did not stop."""
+        """Write the think texts or the reflections of the rows. Returns the rows that go on: their text did not stop
+        the trajectory."""
         contexts = self.contexts
         contexts.begin_text(turn)
         texts: dict[int, SampledText] = {}
@@ -151,7 +156,8 @@ class _Batch:
         return torch.tensor([row for row in rows.tolist() if not self.stopped[row]], dtype=torch.long)
 
     def draw(self, rows: Int[Tensor, "R"], turn: int) -> None:
-        """Draw the images of the rows, unless they are given, and encode them as context."""
+        """Draw the images of the rows, except images that are given. Then encode all images in the form in which the
+        model sees them."""
         pixels: dict[int, Tensor] = {}
         drawn: dict[int, tuple[Tensor, Record]] = {}
         if turn == 0:
@@ -174,12 +180,12 @@ class _Batch:
             self.seen[row] = seen
 
     def look_back(self, rows: Int[Tensor, "R"]) -> None:
-        """Add the last images to the contexts."""
+        """Add the last image of each row to its context."""
         self.contexts.add_images(rows, [self.seen[row] for row in rows.tolist()])
 
     def branch(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
-        """Give siblings that part at this turn a row each, as a copy of the row that they shared. Returns the rows that
-        go on."""
+        """Split rows at a fork. Siblings that separate in this turn get one row each, as a copy of the row that they
+        shared. Returns the rows that go on."""
         parted = [(row, members) for row in rows.tolist() for members in _rows(self.asked, self.members[row], turn)]
         if len(parted) == len(rows):
             return rows
@@ -203,7 +209,7 @@ class _Batch:
         return [self.done[number] for number in range(len(self.asked))]
 
     def _finish(self, row: int) -> None:
-        """Make the trajectories of all members of a row, which have the same segments."""
+        """Create the trajectories of all members of a row. They all have the same segments."""
         history, law = self.sampler.sampling.history, self.sampler.law
         for number in self.members[row]:
             request, segments = self.asked[number], list(self.segments[row])
@@ -231,7 +237,8 @@ class _Batch:
         )
 
     def _start(self, request: Request, turn: int) -> Noise:
-        """The stream of the initial noise of an image: that of the sample, or one shared by its group."""
+        """Return the random stream for the initial noise of an image. It belongs to the sample, or to the whole group
+        if `shared_start` is set."""
         settings = self.sampler.noise
         if settings is not None and settings.shared_start:
             return Noise(request.seed, request.prompt.id, 0)
@@ -253,17 +260,17 @@ class _Batch:
         return self.sampler.model.special.eos
 
     def _ids(self, text: Text) -> Int[Tensor, "T"]:
-        """Ids of a given text. A string is a finished text, so it gets an eos."""
+        """Return the token ids of a given text. A string is a finished text, so an eos is added to it."""
         if isinstance(text, str):
             return torch.tensor([*self.sampler.tokenizer.encode(text), self._eos])
         return text
 
     def _open(self, ids: Int[Tensor, "T"]) -> Int[Tensor, "T"]:
-        """Ids without the closing eos."""
+        """Return the ids without the closing eos."""
         return ids[:-1] if len(ids) and ids[-1] == self._eos else ids
 
     def _capacity(self, prompts: list[list[int]], system: list[int] | None, turns: int) -> int:
-        """Upper bound on the context length of these requests, in tokens."""
+        """Return an upper bound on the context length of these requests, in tokens."""
         given = [len(ids) for texts in self.given for ids in texts.values()]
         text = max([self.sampler.sampling.max_text_tokens, *given]) + 2
         base = (0 if system is None else len(system) + 2) + max(map(len, prompts)) + 2 + text
@@ -271,7 +278,7 @@ class _Batch:
         return base + refinements * (text + self._image_tokens())
 
     def _image_tokens(self) -> int:
-        """Context tokens of the largest image: latents, patches and four boundary tokens."""
+        """Return the number of context tokens of the largest image: latents, patches and four boundary tokens."""
         given = [r.first_image for r in self.requests if r.first_image is not None]
         sizes = {(image.shape[0], image.shape[1]) for image in given}
         sampler = self.sampler
@@ -279,7 +286,7 @@ class _Batch:
 
 
 def _rows(asked: Sequence[Request], members: Sequence[int], turn: int) -> list[list[int]]:
-    """Group the members into rows: siblings that share everything up to the end of the turn are one row."""
+    """Group the members into rows. Siblings that share everything up to the end of the turn are in one row."""
     rows: list[list[int]] = []
     for number in members:
         row = next((row for row in rows if asked[row[0]].shares(asked[number], turn)), None)

@@ -1,8 +1,8 @@
-"""Sampling text from a batch of contexts, token by token.
+"""Sample texts from a batch of contexts, token by token.
 
-A text is sampled from softmax(logits / temperature) without top-k or top-p, so training uses the sampling distribution.
-At temperature 0 (evaluation) every token is the most likely one. The sampled ids stay in the cache as they are. A text
-that reaches the token limit gets an eos that was not sampled.
+A text is sampled from softmax(logits / temperature), without top-k or top-p. So training uses the same distribution as
+sampling. At temperature 0 (evaluation), every token is the most likely one. The sampled ids stay in the cache as they
+are. If a text reaches the token limit, an eos is added that was not sampled.
 
 Letters: R rows, T token limit, V vocabulary.
 """
@@ -19,7 +19,7 @@ from irg_rl.model.unified import UnifiedModel
 
 @dataclass(frozen=True)
 class SampledText:
-    """The sampled ids, with the eos if it was sampled, and their log-probabilities in fp32."""
+    """The sampled ids of a text, and their log-probabilities in fp32. The ids include eos only if it was sampled."""
 
     ids: Int[Tensor, "T"]
     logprobs: Float[Tensor, "T"]
@@ -29,8 +29,8 @@ class SampledText:
 def sample_texts(
     model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"], uniforms: Float[Tensor, "R T"], temperature: float
 ) -> list[SampledText]:
-    """Sample one text per row and leave bos, ids, eos in the cache. uniforms[:, i] draw token i. A row that has ended
-    takes no further part."""
+    """Sample one text per row, and leave bos, ids and eos in the cache. The random numbers uniforms[:, i] choose token
+    i. After a row has sampled its eos, it takes part in no further step."""
     count, limit = uniforms.shape
     bos, eos = model.special.bos, model.special.eos
     device = cache.keys[0].device
@@ -43,7 +43,7 @@ def sample_texts(
     decode = model.decoder(cache, rows, limit + 2)
     for step in range(limit + 1):
         logits = decode(token, alive)
-        going_on = token != eos  # the others have just put their eos into the context
+        going_on = token != eos  # the other rows have just put their eos into the context
         if not going_on.all():
             alive, logits = alive[going_on], logits[going_on.to(device)]
         if step == limit or not len(alive):
@@ -64,10 +64,11 @@ def sample_texts(
 def draw(
     logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], temperature: float
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
-    """Draw tokens by inverting the cumulative distribution at `uniform`. Returns tokens and log-probabilities (fp32).
+    """Draw one token per row: invert the cumulative distribution at `uniform`. Returns the tokens and their
+    log-probabilities in fp32.
 
-    The cumulative sum is fp64 and `uniform` is scaled by its total, so an id of probability 0 is never drawn.
-    Temperature 0: the most likely tokens, with their log-probabilities at temperature 1.
+    The cumulative sum is in fp64, and `uniform` is multiplied by its total, so an id of probability 0 is never drawn.
+    At temperature 0, the most likely tokens are returned, with their log-probabilities at temperature 1.
     """
     if temperature == 0:
         logprob, token = torch.log_softmax(logits.float(), dim=-1).max(-1)

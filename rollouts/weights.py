@@ -1,7 +1,7 @@
-"""Loading published weights into a model: either all of them, checked, or none.
+"""Load published weights into a model: either all of them, after checks, or none.
 
-Weights are sent as plain fp32 arrays under the names of the model's state dict, with the digest of learner/publish.py.
-For a model with adapters only the adapters are sent.
+Weights are sent as plain fp32 arrays under the names of the model's state dict. Their digest is sent with them
+(learner/publish.py). If the model has LoRA adapters, only the adapters are sent.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,14 @@ from irg_rl.learner.publish import weights_digest
 
 
 class WeightsError(UserError, ValueError):
-    """The weights differ from the announced ones, or the worker has another version."""
+    """The weights are not the announced ones, or do not fit the model, or the worker does not have the requested
+    version."""
 
 
 def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str) -> None:
-    """Copy the arrays into the model, cast to its dtypes.
+    """Copy the arrays into the model, converted to the model's dtypes.
 
-    Raises WeightsError when the digest, a name or a shape differs. The model is then unchanged.
+    Raises WeightsError if the digest, a name or a shape differs. The model is then unchanged.
     """
     found = weights_digest(arrays)
     if found != digest:

@@ -1,8 +1,8 @@
-"""The rollout worker: a sampler with its own model, made to run as a Ray actor.
+"""The rollout worker: a sampler with its own model, which can run as a Ray actor.
 
-A group is one unit of work and one batch. The result depends only on the arguments and the weights, so another worker
-samples the same group again. A worker samples only after weights were published to it. Every trajectory carries the
-version and digest of these weights (invariant 4).
+A worker samples one group at a time, as one batch. The result depends only on the arguments and the weights, so another
+worker would sample the same group. A worker samples only after weights were sent to it. Every trajectory has the
+version and the digest of these weights (invariant 4 of the project).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything that a worker is built from. It is plain data, so that a lost worker can be built again."""
+    """Everything that is needed to create a worker. It is plain data, so that a lost worker can be created again."""
 
     folder: str  # model folder: sizes, tokenizer, autoencoder, and the weights before the first published ones
     sampling: SamplingRecipe
@@ -41,13 +41,13 @@ class WorkerSettings:
     training_guidance: GuidanceRecipe | None = None  # for `sample_group`
     record_steps: bool = True  # for `sample_group`; see Sampler
     is_stop: StopPhrase = StopPhrase()
-    lora: LoraRecipe | None = None  # the learner's; only adapters are then published
-    forks: Mapping[int, int] = field(default_factory=dict)  # of the groups of RL; see Request
+    lora: LoraRecipe | None = None  # adapters of the learner; only they are then published
+    forks: Mapping[int, int] = field(default_factory=dict)  # of the groups in RL; see Request.forks
 
 
 @dataclass(frozen=True)
 class SampledSummary:
-    """Facts about a group for the driver, which never loads the group itself."""
+    """Facts about a sampled group. The driver uses only these and never loads the group itself."""
 
     id: int
     version: int
@@ -58,7 +58,7 @@ class SampledSummary:
 
 
 class RolloutWorker:
-    """`ray.remote(RolloutWorker)` is the actor."""
+    """A sampler with its own model. `ray.remote(RolloutWorker)` turns it into a Ray actor."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         take_thread_share(settings.threads)
@@ -77,10 +77,10 @@ class RolloutWorker:
         self._digest = ""
 
     def set_weights(self, arrays: Mapping[str, np.ndarray], version: int, digest: str) -> tuple[int, str]:
-        """Use these weights from now on. Returns (version, digest) as acknowledgement.
+        """Use these weights from now on. Returns (version, digest) as an acknowledgement.
 
-        Raises WeightsError when the weights do not match the digest or do not fit the model. The worker then refuses to
-        sample until it gets valid ones.
+        Raises WeightsError if the weights do not match the digest or do not fit the model. The worker then refuses to
+        sample until it gets valid weights.
         """
         self._version = None
         load_weights(self._model, arrays, digest)
@@ -90,13 +90,13 @@ class RolloutWorker:
     def sample_group(
         self, group_id: int, prompt: Prompt, group_size: int, version: int | None = None, iteration: int = 0
     ) -> tuple[SampledSummary, Group]:
-        """Sample a group for training, as one batch.
+        """Sample a group for training, as one batch. Returns a summary and the group.
 
-        version: weights to sample with; None: whichever were published last.
-        iteration: number of the RL update; it moves a progressive window.
+        version: version of the weights to sample with. None: the version that was published last.
+        iteration: number of the RL update. It moves the window of noisy steps if the window is `progressive`.
 
-        With forks the group may have fewer than `group_size` trajectories: one that stops before its fork does not
-        branch. Raises WeightsError when the worker has no weights, or weights of another version.
+        With forks, the group may have fewer than `group_size` trajectories, because a trajectory that stops before its
+        fork does not branch. Raises WeightsError if the worker has no weights, or weights of another version.
         """
         version = self._require(version)
         seed = group_seed(self._settings.seed, group_id)
@@ -116,7 +116,8 @@ class RolloutWorker:
     def evaluate(
         self, requests: Sequence[Request], turns: int | None = None, version: int | None = None
     ) -> list[Trajectory]:
-        """Sample one batch without SDE noise and with the evaluation's guidance. Nothing is recorded for training."""
+        """Sample one trajectory per request, as one batch, without SDE noise and with the guidance of the evaluation.
+        Nothing is recorded for training."""
         version = self._require(version)
         return self._sign(self._evaluation_sampler.sample(requests, turns), version)
 
@@ -136,7 +137,7 @@ class RolloutWorker:
 
 
 def _apart(trajectories: list[Trajectory]) -> list[Trajectory]:
-    """Each different trajectory once: siblings that stopped before their fork are the same trajectory."""
+    """Return each different trajectory once. Siblings that stopped before their fork are the same trajectory."""
     first: dict[int, Trajectory] = {}
     for trajectory in trajectories:
         first.setdefault(id(trajectory.segments[-1]), trajectory)

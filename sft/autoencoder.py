@@ -1,6 +1,5 @@
-"""Training of the autoencoder: reconstruction with a light KL term. Then its latents are scaled to mean 0 and standard
-deviation 1.
-"""
+"""Train the autoencoder: reconstruction of images with a small KL term. After the training, its latents are scaled to
+mean 0 and standard deviation 1."""
 
 from collections.abc import Callable
 
@@ -12,8 +11,8 @@ from irg_rl.model.autoencoder import Autoencoder, from_uint8, to_uint8
 
 RESIDUAL_SCALE = 0.1
 START_LOGVAR = -6.0
-"""Posterior log-variance at the start. With unit noise on untrained latents nothing would be learned in the first
-minutes."""
+"""Log-variance of the posterior at the start of the training. It is low, because with unit noise on untrained latents
+nothing would be learned in the first minutes."""
 
 
 def train_autoencoder(
@@ -23,10 +22,11 @@ def train_autoencoder(
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Autoencoder:
-    """Train on uint8 `images` [N, H, W, 3].
+    """Train the autoencoder on uint8 `images` [N, H, W, 3].
 
-    Loss = |x - x'| + (x - x')^2, means over pixels, + kl_weight * KL(posterior || N(0, 1)), mean over latent numbers.
-    Returns the autoencoder with scaling and shift factors that give its latents mean 0 and standard deviation 1.
+    The loss is |x - x'| + (x - x')^2 + kl_weight * KL(posterior || N(0, 1)). The first two terms are means over pixels,
+    and the KL term is the mean over latent numbers. Returns the autoencoder with scaling and shift factors that give
+    its latents mean 0 and standard deviation 1.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -54,15 +54,17 @@ def train_autoencoder(
 
 
 def trapezoid(step: int, steps: int, warmup: int = 50, decay_share: float = 0.3) -> float:
-    """Factor on the learning rate: linear up, flat, linear down to 2 % over the last `decay_share` of the steps."""
+    """Return the factor on the learning rate at `step`. The factor rises linearly during `warmup` steps, stays at 1,
+    and falls linearly to 2 % over the last `decay_share` of the steps."""
     left = (steps - step) / (steps * decay_share)
     return min(1.0, (step + 1) / warmup) * min(1.0, left + 0.02)
 
 
 @torch.no_grad()
 def initialize_autoencoder(vae: Autoencoder, generator: torch.Generator) -> None:
-    """Initial weights. Convolutions keep the scale of their input, residual branches start small, and the posterior
-    starts narrow. torch's default has a third of that variance and took twice the time to the same reconstruction."""
+    """Set the initial weights. Convolutions keep the scale of their input, residual branches start small, and the
+    posterior starts narrow. The default weights of torch have a third of this variance. With them, training took twice
+    the time to reach the same reconstruction."""
     for name, module in vae.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             fan_in = module.weight[0].numel()
@@ -75,8 +77,8 @@ def initialize_autoencoder(vae: Autoencoder, generator: torch.Generator) -> None
 
 @torch.no_grad()
 def rescaled(vae: Autoencoder, images: np.ndarray) -> Autoencoder:
-    """The same autoencoder with scaling and shift factors that give the posterior means of uint8 `images` mean 0 and
-    standard deviation 1."""
+    """Return the same autoencoder with new scaling and shift factors. With these factors, the posterior means of the
+    uint8 `images` have mean 0 and standard deviation 1."""
     means = torch.cat([vae.encode(from_uint8(torch.from_numpy(part)))[0] for part in _parts(images)])
     factors = {"scaling_factor": 1.0 / means.std().item(), "shift_factor": means.mean().item()}
     scaled = Autoencoder(vae.config.model_copy(update=factors), vae.latent_patch_size)
@@ -86,7 +88,7 @@ def rescaled(vae: Autoencoder, images: np.ndarray) -> Autoencoder:
 
 @torch.no_grad()
 def reconstruct(vae: Autoencoder, images: np.ndarray) -> np.ndarray:
-    """Reconstructions of uint8 images [N, H, W, 3] from the posterior mean, as uint8."""
+    """Encode uint8 images [N, H, W, 3], decode their posterior means, and return these reconstructions as uint8."""
     rebuilt = []
     for part in _parts(images):
         mean, _ = vae.encode(from_uint8(torch.from_numpy(part)))

@@ -1,8 +1,9 @@
-"""Rows of one learning mode from a folder of parquet files, in a shuffled order that a cursor can resume.
+"""Read the rows of one learning mode (one kind of training row) from a folder of parquet files. The order is shuffled,
+and reading can be resumed.
 
-Row groups are shuffled per epoch and rows within a group; both orders are functions of (seed, epoch, group), so the
-cursor (epoch, group, row), with the number of usable rows of the epoch so far, is the whole state. One row group is in
-memory at a time.
+In every epoch, the row groups are shuffled, and so are the rows in each group. Both orders depend only on (seed, epoch,
+group). So the whole state is the cursor (epoch, group, row) and the number of usable rows found in this epoch so far.
+Only one row group is in memory at a time.
 """
 
 import hashlib
@@ -20,13 +21,14 @@ from sft.rows import BrokenRow, Part, parse_row
 
 
 class DataError(UserError, ValueError):
-    """Training data that is missing or unreadable; says which file and what to do."""
+    """Training data is missing or unreadable. The message says which file, and what to do."""
 
 
 @dataclass
 class Rejections:
-    """Rows that can't be trained on: counted, and listed in `path` (`rejected.jsonl`), each once even when a stage is
-    resumed or meets it in every epoch. `row` counts from the beginning of its row group."""
+    """The rows that cannot be trained on. They are listed in `path` (`rejected.jsonl`). Each row is listed once, even
+    if a stage is resumed or meets the row in every epoch. `row` in this file is counted from the beginning of the row
+    group."""
 
     path: Path | None = None
     seen: set[tuple[str, int, int]] = field(default_factory=set)
@@ -36,7 +38,7 @@ class Rejections:
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
         for line in text.split("\n"):
-            with suppress(ValueError, KeyError, TypeError):  # the last line of a full disk
+            with suppress(ValueError, KeyError, TypeError):  # a line may be cut off, if the disk was full
                 entry = json.loads(line)
                 self.seen.add((entry["file"], entry["group"], entry["row"]))
         if text and not text.endswith("\n"):
@@ -54,11 +56,13 @@ class Rejections:
 
 
 class RowSource:
-    """An endless, resumable stream of parsed rows from `folder` (all `*.parquet`, column `conversation`).
+    """An endless stream of parsed rows that can be resumed. The rows come from the column `conversation` of all
+    `*.parquet` files in `folder`.
 
-    The first `hold_out` rows of the first row group are kept for validation and never drawn. The fingerprint of the
-    data is made of each file's name, rows, size and last 4 KiB (parquet's index of its contents), not of every byte.
-    Raises DataError when the folder holds no readable file, or when a whole epoch gave no usable row.
+    The first `hold_out` rows of the first row group are kept for validation and are never drawn. `fingerprint`
+    identifies the data. It is a hash of the name, the number of rows, the size and the last 4 KiB (parquet's index of
+    the contents) of each file, not of every byte. Raises DataError if the folder has no readable file, or if a whole
+    epoch gave no usable row.
     """
 
     def __init__(self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0):
@@ -95,7 +99,7 @@ class RowSource:
         self._usable = state["usable"]
 
     def draw(self) -> tuple[Part, ...]:
-        """The next usable row."""
+        """Return the parts of the next usable row. Broken rows before it are rejected."""
         while True:
             self._load()
             while self.row < len(self._rows):
@@ -112,12 +116,12 @@ class RowSource:
             self._advance()
 
     def reject_last(self, reason: str) -> None:
-        """The row that was just drawn can't be used after all."""
+        """Reject the row that was drawn last, because it cannot be used after all."""
         self.rejections.add(self._place(), self._last, reason)
         self._usable -= 1
 
     def held_out(self) -> list[tuple[Part, ...]]:
-        """The rows kept for validation, in file order; broken ones are rejected like any other."""
+        """Return the rows that are kept for validation, in file order. Broken rows are rejected, as in training."""
         file, group = self.groups[0]
         rows = []
         for index, conversation in enumerate(_read_group(file, group)[: self.hold_out]):
@@ -169,7 +173,8 @@ def _open(file: Path) -> pq.ParquetFile:
 
 
 def _read_group(file: Path, group: int) -> list[bytes | str | None]:
-    """The column as bytes: what is not UTF-8 is then a broken row and not the end of the run."""
+    """Read the column `conversation` of a row group as bytes. If a text is not UTF-8, then only its row is broken. If
+    the column were read as text, such a row would end the run."""
     try:
         column = _open(file).read_row_group(group, columns=["conversation"]).column(0)
         is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)

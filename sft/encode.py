@@ -1,8 +1,9 @@
-"""Rows -> tensors: token ids, ViT patches and VAE moments. Images are encoded in batches of one size, never padded.
+"""Encode rows as tensors: token ids, ViT patches, and VAE moments (mean and log-variance of the latents).
 
-The moments of an image must not depend on the rest of its batch. Otherwise a resumed run, whose cache is empty, would
-differ from an uninterrupted run in the last bits. So all batches have one fixed length and are filled up by repeating
-an image.
+Images are encoded in batches of one image size and are never padded. The moments of an image must not depend on the
+other images of its batch. Otherwise a resumed run, which starts with an empty cache and so has other batches, would
+differ from an uninterrupted run in the last bits. So all batches of one image size have the same length. A batch with
+too few images is filled up by repeating an image.
 """
 
 import hashlib
@@ -31,7 +32,8 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """VAE moments as latent tokens, and ViT patches. A posterior sample is drawn anew each time."""
+    """An image as VAE moments of its latent tokens, and as ViT patches. Each call of `sample` draws a new sample of the
+    latents."""
 
     mean: Float[Tensor, "N D"]
     logvar: Float[Tensor, "N D"]
@@ -49,11 +51,12 @@ class EncodedImage:
 EncodedRow = list[EncodedText | EncodedImage]
 
 BATCH_PIXELS = 32 * 32 * 8
-"""Most pixels per call of the autoencoder; a single larger image is one call."""
+"""Largest number of pixels in one call of the autoencoder. An image with more pixels is encoded alone."""
 
 
 class RowEncoder:
-    """Encodes rows. VAE moments are cached (up to `cache_bytes`), because each image returns in every epoch."""
+    """Encodes rows as tensors. The VAE moments of images are cached, in up to `cache_bytes` bytes, because each image
+    returns in every epoch."""
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class RowEncoder:
     ):
         self.vae, self.vae_resize, self.vit_resize = vae, vae_resize, vit_resize
         self.cache_bytes = cache_bytes
-        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # every epoch counts a text and then encodes it
+        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # every epoch counts each text and then encodes it
         self._log_scale = 2 * math.log(vae.config.scaling_factor)
         self._cache: OrderedDict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = OrderedDict()
         self._cached_bytes = 0
@@ -85,11 +88,12 @@ class RowEncoder:
         return encoded
 
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
-        """Tokens of a row in a pack, with boundary tokens and all noise blocks, without encoding its images.
-        `noise_blocks`: those of a first image, and those of an image that has images before it.
+        """Return the number of tokens that a row needs in a pack, without encoding its images. The number includes
+        boundary tokens and all noise blocks.
 
-        Condition dropout is ignored: `irg` makes a row shorter, and the image branch of `branch` repeats the
-        reflections.
+        `noise_blocks` has two numbers: the noise blocks of a first image, and the noise blocks of an image that has
+        images before it. Condition dropout is ignored. Dropout in mode `irg` makes a row shorter. Dropout in mode
+        `branch` can make it longer, because its image branch repeats the reflections.
         """
         total, refines = 0, False
         for part in row:
@@ -110,7 +114,7 @@ class RowEncoder:
         return EncodedImage(mean, logvar, grid, patches, vit_grid, part.target, part.vae)
 
     def _moments(self, images: list[ImagePart]) -> dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]]:
-        """VAE moments of every image as tokens."""
+        """Return the VAE moments of every image, as tokens. Only images that are not in the cache are encoded."""
         found: dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = {}
         missing: dict[tuple[int, ...], dict[bytes, Tensor]] = {}
         for image in images:
@@ -130,7 +134,8 @@ class RowEncoder:
 
     @torch.no_grad()
     def _encode(self, images: list[Tensor]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """Scaled means and log-variances of images [3, H, W] of one size, on the CPU in fp32."""
+        """Return the scaled means and log-variances of images [3, H, W] that all have one size. The results are in fp32
+        on the CPU."""
         length = max(BATCH_PIXELS // images[0][0].numel(), 1)
         weight = next(self.vae.parameters())
         parts = []
@@ -152,7 +157,7 @@ class RowEncoder:
 
 
 def _cells(resize: Resize, width: int, height: int) -> int:
-    """Number of image tokens after the resize."""
+    """Return the number of tokens of an image after the resize."""
     width, height = resize.size(width, height)
     return (width // resize.stride) * (height // resize.stride)
 

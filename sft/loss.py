@@ -1,4 +1,5 @@
-"""The IRGL loss of a pack: cross-entropy of texts plus flow-matching error of images."""
+"""The loss of a pack in supervised fine-tuning (IRGL: the six learning modes of Interleaving Reasoning Generation). It
+is the cross-entropy of the texts plus the flow-matching error of the images."""
 
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from sft.packing import SFTPack
 
 @dataclass(frozen=True)
 class Counts:
-    """Global denominators: label tokens, and latent tokens with a loss, over all packs of all ranks of one step."""
+    """The denominators of the loss: the number of label tokens, and the number of latent tokens with a loss. Both are
+    counted over all packs of all ranks of one step."""
 
     text: int
     latent: int
@@ -25,9 +27,12 @@ class Counts:
 def sft_loss(
     output: ModelOutput, pack: SFTPack, counts: Counts, ce_weight: float, mse_weight: float
 ) -> dict[str, Tensor]:
-    """ce = sum CE / text tokens; mse = sum over latent tokens of mean_D (v - (eps - x0))^2 / latent tokens; weighted.
+    """Return the two weighted terms of the loss of a pack: `ce` for texts and `mse` for images.
 
-    The terms of several packs add up to those of one big pack.
+        ce = ce_weight * sum of the cross-entropies / counts.text
+        mse = mse_weight * sum over latent tokens of mean_D (v - (eps - x0))^2 / counts.latent
+
+    The terms of several packs add up to the terms of one big pack.
     """
     labels = pack.pack.logit_targets.to(output.logits.device)
     ce = F.cross_entropy(output.logits.float(), labels, reduction="sum") / max(counts.text, 1)
@@ -39,5 +44,5 @@ def sft_loss(
 
 @torch.no_grad()
 def right_tokens(output: ModelOutput, pack: SFTPack) -> int:
-    """Number of label tokens that the model would have chosen as most likely."""
+    """Return the number of label tokens that the model predicts correctly: the label is its most likely token."""
     return int((output.logits.argmax(-1).cpu() == pack.pack.logit_targets).sum())

@@ -1,17 +1,17 @@
-"""Encoded rows -> packs with losses, and the endless stream of packs of a stage.
+"""Lay out encoded rows in packs with losses, and make the endless stream of packs of a training stage.
 
-A target image becomes one or more *noise blocks*, each at its own flow time. All stand at the place in the tree where
-the image is drawn. So condition dropout costs no text: a block that trains a guidance branch hangs on the context of
-that branch, while the text keeps its place and its cross-entropy. Each noise block draws its branch independently,
-among those that guidance uses for its image:
+A target image becomes one or more *noise blocks*, each with its own flow time. All of them stand at the place in the
+tree of blocks where the image is drawn. Condition dropout trains the branches of guidance: it attaches a noise block to
+the shorter context that such a branch sees. The text keeps its place and its cross-entropy, so dropout loses no text.
+Each noise block draws its branch independently, from those that guidance uses for its image:
 
     full        everything before the image
-    all_text    nothing but the system text             (first image: guidance without text)
-    last_text   without the reflection right before it  (refinement: guidance without text)
-    image       all texts, no condition image           (refinement: guidance without image)
+    all_text    only the system text                        (first image: guidance without text)
+    last_text   all but the reflection right before it      (refinement: guidance without text)
+    image       all texts, but no condition image           (refinement: guidance without image)
 
-Positions have no gaps, as at inference. The `irg` mode instead drops single items of the row and leaves gaps in the
-rope positions, as the original does.
+The positions have no gaps, as at inference. Dropout in mode `irg` works in another way: it drops single items of the
+row, and leaves gaps in the rope positions, as the original code of IRG does.
 """
 
 from collections.abc import Callable
@@ -40,17 +40,18 @@ class Branch(StrEnum):
 
 @dataclass
 class SFTPack:
-    """A pack with its flow targets. The labels of the cross-entropy are in `pack.logit_targets`."""
+    """A pack with the flow targets of its images. The labels for the cross-entropy are in `pack.logit_targets`."""
 
     pack: Pack
-    velocities: Float[Tensor, "V D"]  # eps - x0 of every noise-block token
+    velocities: Float[Tensor, "V D"]  # eps - x0 for every token of a noise block
 
 
 class RowLayout:
-    """Lays out encoded rows in a PackBuilder. All random draws use the generator given with the rows.
+    """Lays out encoded rows in a PackBuilder. All random draws use the generator that is passed with the rows.
 
-    noise_blocks: those of a first image, and those of an image that has images before it. system: ids of the system
-    text that every row begins with, as every sampled trajectory does; None: no such text.
+    `noise_blocks` has two numbers: the noise blocks of a first image, and the noise blocks of an image that has images
+    before it. `system` has the ids of the system text. Every row begins with this text, as every sampled trajectory
+    does. None: there is no system text.
     """
 
     def __init__(self, dropout: Dropout, noise_blocks: tuple[int, int], shift: float, system: list[int] | None = None):
@@ -67,7 +68,7 @@ class RowLayout:
             builder.new_row()
             root = None if self.system is None else builder.add_text(self.system)
             lay_out(builder, row, root, velocities, generator)
-        pack = builder.build(touch_all=True)  # learner ranks with different packs reduce the same gradients
+        pack = builder.build(touch_all=True)  # ranks with different packs then reduce the same gradients
         return SFTPack(pack, torch.cat(velocities) if velocities else torch.zeros(0, 0))
 
     def _branch_row(self, builder, row: EncodedRow, root: int | None, velocities: list[Tensor], generator) -> None:
@@ -102,7 +103,7 @@ class RowLayout:
             refines = refines or item.vae or item.patches is not None
 
     def _draw_branch(self, generator: torch.Generator, refines: bool) -> Branch:
-        """Draw the branch of a noise block: of a first image, or of an image that has images before it."""
+        """Draw the guidance branch of a noise block. `refines` is True if the image has images before it."""
         draw = torch.rand((), generator=generator).item()
         if not refines:
             return Branch.ALL_TEXT if draw < self.dropout.all_text else Branch.FULL
@@ -139,7 +140,10 @@ class RowLayout:
                     parent, gap = builder.add_vit(item.patches, item.vit_grid, parent, gap=gap), 0
 
     def _noise(self, builder, clean, item: EncodedImage, parent, velocities, generator, gap: int = 0) -> None:
-        """x_t = (1 - t) x0 + t eps with t = shift(sigmoid(n)), n ~ N(0, 1); target v = eps - x0."""
+        """Add a noise block with a random flow time, and its target.
+
+        The block has x_t = (1 - t) x0 + t eps with t = shift(sigmoid(n)), n ~ N(0, 1). The target is v = eps - x0.
+        """
         t = torch.sigmoid(torch.randn((), generator=generator))
         t = self.shift * t / (1 + (self.shift - 1) * t)
         noise = torch.randn(clean.shape, generator=generator)
@@ -148,19 +152,22 @@ class RowLayout:
 
 
 def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) -> int | None:
-    """Repeat the texts without images: the no-image branch of guidance has no gaps where images were."""
+    """Add texts to the chain of texts without images, and return its last block. The texts are repeated there because
+    the branch of guidance without images has no gaps where images were."""
     for text in texts:
         parent = builder.add_text(text.ids, parent)
     return parent
 
 
 class PackStream:
-    """Packs of a stage in a fixed order: mandatory sources first, then draws by weight until a pack is full.
+    """The packs of a stage, in a fixed order. A pack begins with one row of every mandatory source. Then rows are drawn
+    from the sources, in proportion to their weights, until the pack is full.
 
     A row that does not fit goes back to its source, which returns it first at the next draw. So no row is lost.
-    Mandatory rows are never put back, because a source with long rows would then starve: only they may make a pack
-    longer than `tokens_per_pack`. The draws depend on (seed, pack number) and on the cursors of the sources; the
-    cursors are the whole state. Rows of more than `max_row_tokens` are rejected like broken ones.
+    Mandatory rows are never put back, because then a source with long rows would never be trained. So only mandatory
+    rows may make a pack longer than `tokens_per_pack`. The draws depend on (seed, pack number) and on the cursors of
+    the sources. The pack number and the cursors are the whole state. Rows of more than `max_row_tokens` tokens are
+    rejected, as broken rows are.
     """
 
     def __init__(
@@ -191,11 +198,11 @@ class PackStream:
         return self.layout.pack(self.new_builder(), self.encoder.encode(self._rows()), generator)
 
     def skip(self) -> None:
-        """Skip a pack that another rank trains on: its rows are drawn but not encoded."""
+        """Skip a pack that another rank trains on. The rows of the pack are drawn but not encoded."""
         self._rows()
 
     def _rows(self) -> list[tuple[Part, ...]]:
-        """The rows of the next pack."""
+        """Draw and return the rows of the next pack."""
         draws = np.random.default_rng([self.seed, self.number])
         rows: list[tuple[Part, ...]] = []
         tokens = 0
@@ -214,7 +221,7 @@ class PackStream:
         return rows
 
     def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
-        """The next row that is not too long, with its number of tokens."""
+        """Draw the next row of a source that is not too long. Returns the row and its number of tokens."""
         source, limit = self.sources[number], self.stage.max_row_tokens
         while True:
             row = source.draw()
@@ -227,7 +234,8 @@ class PackStream:
         return self.encoder.count_tokens(row, self.layout.noise_blocks) + self.layout.system_tokens
 
     def held_out(self, seed: int) -> list[SFTPack]:
-        """Packs of all validation rows, always with the same noise and times. DataError if there is no such row."""
+        """Return packs of all validation rows. With the same `seed` they always have the same noise and flow times.
+        Raises DataError if there is no validation row."""
         rows = [row for source in self.sources for row in source.held_out()]
         rows = [row for row in rows if self.cost(row) <= self.stage.max_row_tokens]
         if not rows:

@@ -1,8 +1,10 @@
-"""One training row in the IRG schema: a conversation of texts and images with flags that say what is learned from.
+"""Parse one training row in the IRG schema (IRG: Interleaving Reasoning Generation). A row is a conversation of texts
+and images, with flags that say what is trained.
 
-A row is a JSON list of turns (column `conversation` of the parquet files). A user turn is a string. An
-assistant turn is a list of parts: text (trained unless `need_loss` is false) and images, each with at least one of
-`need_loss` (drawn: a flow target), `need_vae` and `need_vit` (looked at: conditions).
+A row is a JSON list of turns, in the column `conversation` of the parquet files. The content of a user turn is a
+string. The content of an assistant turn is a list of texts and images. A text is trained unless its flag `need_loss` is
+false. An image has at least one of three flags. `need_loss`: the model learns to draw it (a flow target). `need_vae`
+and `need_vit`: the model sees it, as VAE latents or as ViT patches (a condition).
 """
 
 import base64
@@ -22,11 +24,12 @@ from irg_rl.text_in import parse_json, require_text
 MAX_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
 DEEP_MODES = ("I", "F")
-"""First letters of Pillow's modes with more than 8 bits, which it clips to white on the way to RGB."""
+"""First letters of those Pillow modes that have more than 8 bits. Pillow would clip their pixels to white when it
+converts them to RGB."""
 
 
 class BrokenRow(ValueError):
-    """A row that can't be trained on; it is rejected whole, never in parts."""
+    """A row cannot be trained on. The whole row is then rejected, never only a part of it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ Part = TextPart | ImagePart
 
 
 def parse_row(conversation: str | bytes | None) -> tuple[Part, ...]:
-    """Parts of a row in order. Raises BrokenRow naming the turn and what is wrong with it."""
+    """Return the parts of a row, in order. Raises BrokenRow, which names the turn and what is wrong with it."""
     if not isinstance(conversation, str | bytes):
         raise BrokenRow(f"conversation is not JSON but {type(conversation).__name__}")
     try:
@@ -98,7 +101,8 @@ def _text(content: str, where: str) -> str:
 
 
 def _flag(part: dict, name: str, default: bool, where: str) -> bool:
-    """The string "false" is true to Python: a flag is a JSON boolean or the row is broken."""
+    """Return a flag of a turn or a part. Raises BrokenRow if it is not a JSON boolean: for example, the string "false"
+    would count as true in Python."""
     value = part.get(name, default)
     if not isinstance(value, bool):
         raise BrokenRow(f"{where}: {name} is {value!r:.80}, it must be true or false")
@@ -106,11 +110,12 @@ def _flag(part: dict, name: str, default: bool, where: str) -> bool:
 
 
 def decode_image(encoded: str, where: str = "image") -> np.ndarray:
-    """base64 of PNG, JPEG or WebP bytes -> uint8 [H, W, 3]; transparency is laid on white, a photo turned as its EXIF
-    says. The base64 may stand in a data URL and be broken into lines.
+    """Decode base64 of PNG, JPEG or WebP bytes to uint8 [H, W, 3]. The base64 may be in a data URL and may have line
+    breaks.
 
-    The header is read before any pixel is, so that a hostile size costs nothing. A truncated image is broken: half of
-    it would be grey.
+    Transparent pixels are put on white. A photo is turned as its EXIF data says. The size is read from the header
+    before any pixel is decoded, so an image with a hostile size costs nothing. Raises BrokenRow if the image cannot be
+    decoded. A truncated image also counts as broken, because half of it would be grey.
     """
     try:
         data = base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)
@@ -118,7 +123,7 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
         raise BrokenRow(f"{where}: the content is not base64: {error}") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are judged right below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked right below
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UNDECODABLE as error:
         raise BrokenRow(f"{where}: the image can't be opened as {', '.join(FORMATS)}: {error}") from error

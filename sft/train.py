@@ -1,6 +1,6 @@
-"""One IRGL stage: packs from the stream, optimizer steps, validation until it no longer improves, checkpoints that
-resume.
-"""
+"""Train one stage of supervised fine-tuning (IRGL: the six learning modes of Interleaving Reasoning Generation). The
+trainer takes packs from the stream, makes optimizer steps, and writes checkpoints that can be resumed. The stage ends
+when the validation no longer improves."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ from sft.packing import PackStream, SFTPack
 
 @dataclass
 class Plateau:
-    """Ends a stage when `patience` validations in a row were not better than the best one by `margin` (relative)."""
+    """Ends a stage when the validation loss no longer improves: `patience` validations in a row were not better than
+    the best loss by at least `margin` (a share of the best loss)."""
 
     patience: int
     margin: float = 1e-3
@@ -41,7 +42,8 @@ class Plateau:
 
 @dataclass
 class Identity:
-    """What must equal the checkpoint's for a resume."""
+    """The recipe, its digest, and the fingerprint of the data. A checkpoint can be resumed only if they are the same as
+    in the checkpoint."""
 
     recipe: dict
     digest: str
@@ -50,7 +52,8 @@ class Identity:
 
 @dataclass
 class StageTrainer:
-    """Trains `stage` with `engine` and writes `checkpoints/` into `folder`. Every rank of the engine has one."""
+    """Trains `stage` with `engine` and writes `checkpoints/` into `folder`. Every rank of the engine has one
+    StageTrainer."""
 
     engine: Engine
     ema: EMA
@@ -71,14 +74,16 @@ class StageTrainer:
         self.plateau = Plateau(self.stage.patience)
 
     def run(self) -> dict[str, float]:
-        """Train until validation no longer improves or the last step. Returns the last validation."""
+        """Train until the validation no longer improves, or until the last step. Returns the metrics of the last
+        validation."""
         metrics: dict[str, float] = {}
         while not self.is_done:
             metrics = self.advance() or metrics
         return metrics or self.validate()
 
     def advance(self) -> dict[str, float]:
-        """One step, and the validation and checkpoint that are due after it. Returns the validation, or None."""
+        """Make one training step, and then the validation and the checkpoint if they are due. Returns the metrics of
+        the validation. The dict is empty if there was no validation."""
         metrics: dict[str, float] = {}
         result = self._step()
         self.on_step(result)
@@ -96,7 +101,8 @@ class StageTrainer:
 
     @property
     def is_done(self) -> bool:
-        """Checked also right after a resume: a run may stop between its last checkpoint and the end of the stage."""
+        """Whether the stage has ended. This is also checked right after a resume, because a run may stop between its
+        last checkpoint and the end of the stage."""
         return self.engine.steps >= self.stage.steps or self.plateau.reached
 
     def _step(self) -> StepResult:
@@ -121,8 +127,9 @@ class StageTrainer:
         return result
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy, flow error and share of right tokens on the validation packs, unweighted. The ranks share the
-        packs."""
+        """Return metrics on the validation packs: the unweighted cross-entropy `ce` and flow error `mse`, their
+        weighted sum `loss`, and the share `right_tokens` of correctly predicted tokens. The packs are divided among the
+        ranks."""
         place, counts = self.engine.place, Counts.of(self.validation)
         mine = self.validation[place.rank :: place.world_size]
 
@@ -153,7 +160,7 @@ class StageTrainer:
         checkpoint.save(self.folder, snapshot, self.keep_checkpoints)
 
     def resume(self) -> int:
-        """Continue from the newest complete checkpoint, if there is one. Returns its step."""
+        """Continue from the newest complete checkpoint, if there is one. Returns the step of the checkpoint, or 0."""
         path, _ = checkpoint.latest(self.folder)
         if path is None:
             return 0
@@ -167,6 +174,7 @@ class StageTrainer:
 
 
 def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Full fp32 trainable weights by name, on every rank and ZeRO stage. These are averaged. A collective call."""
+    """Return the full trainable weights in fp32, by name. They are the input of the running average (EMA). The result
+    is the same on every rank and with every ZeRO stage. All ranks must call this function together."""
     names = {name for name, _ in engine.model.named_parameters()}
     return ((name, weight) for name, weight in engine.state().changing() if name in names)

@@ -1,5 +1,5 @@
-"""Advantage-weighted matching (arXiv 2509.25050) on trajectories: a clipped policy loss that uses the negative
-flow-matching error of a drawn image as its log-probability."""
+"""AWM: advantage-weighted matching (arXiv 2509.25050) on trajectories. Its loss is a clipped policy loss. It needs the
+log-probability of a drawn image, and uses the negative flow-matching error of the image instead."""
 
 from typing import Literal
 
@@ -22,11 +22,11 @@ from irg_rl.sections import Rate
 
 class AWMSettings(OldPolicySettings):
     weight: Literal["uniform", "t", "t2", "huber", "ghuber"] = "uniform"
-    """Weight w(t) of the matching error at time t in the log-probability."""
+    """Kind of the weight w(t) that multiplies the flow-matching error at time t in the log-probability."""
     power: Rate = 0.25
-    """Exponent of weight ghuber."""
+    """Exponent of the weight. It is used only if `weight` is ghuber."""
     clip: Rate = 1.0
-    """Clip range of the ratio to the old policy."""
+    """Clip range of the probability ratio between the trained policy and the old policy."""
 
 
 class AWM(OldPolicyAlgorithm[AWMSettings]):

@@ -1,20 +1,20 @@
-"""What an RL algorithm declares and does.
+"""The interface of an RL algorithm: what it declares and what it does.
 
-An algorithm is a class derived from `Algorithm`, in any module: `rl.algorithm: my.module:MyLoss`. Driver, plan, learner
-and report read its declarations and never its name:
+An algorithm is a class derived from `Algorithm`. It may be in any module: `rl.algorithm: my.module:MyLoss`. The rest of
+the program reads the declarations of the class and never its name:
 
-| who | reads |
+| who reads | what is read |
 |---|---|
 | recipe | `Settings`, `uses_credit`, `ignores`, `learns_offline`, `problems` |
-| sampler | `records_steps`: which images are drawn with their denoising steps kept |
+| sampler | `records_steps`: whether the denoising steps of drawn images are stored |
 | critic, collector | `select`, `why_empty`, `advice` |
 | learner | `old_schedule`, `needs_reference`, `keeps_first_weights`, `clip_image`, `minibatches` |
 | plan | `forwards`, `levels_per_image`, `pairs_per_group` |
 | report | `curves` |
 
-Algorithms that train each segment by its own advantage derive from `joint.JointAlgorithm`. If they train on drawn
-images with fresh noise, they derive from `noising.NoisedAlgorithm`. Then only the losses of a token and of an image are
-left to write.
+An algorithm that trains each segment with the segment's own advantage derives from `joint.JointAlgorithm`. If it also
+trains on drawn images with fresh noise, it derives from `noising.NoisedAlgorithm`. Then it only has to define the loss
+of a token and the loss of an image.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,16 +39,17 @@ from irg_rl.trajectory import Group, SamplingLaw, Trajectory
 
 TEXT, IMAGE = "text", "image"
 CLIP_IMAGE = 1e-3
-"""Clip range of a denoising step for the ratio check, if the algorithm has none of its own."""
+"""Clip range of a denoising step in the ratio check. It is used if the algorithm has no clip range of its own."""
 OF_SAMPLING = {"forks": "null", "guidance": "null", "staleness": 0, "dump_every": 0}
-"""Settings of `rl` that matter only for sampling -> their values if nothing is sampled."""
+"""Name of a setting of `rl` that matters only for sampling -> value that the setting must have if nothing is
+sampled."""
 
 Options = TypeVar("Options", bound=Section)
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Settings of `rl` that several algorithms use. config/rl.py explains them."""
+    """Settings of `rl` that several algorithms use. config/rl.py explains each of them."""
 
     text_loss: str = "dapo"  # losses.text.TextLoss
     importance: str = "token"  # losses.text.Importance
@@ -58,8 +59,8 @@ class Shared:
     image_weight: float = 1.0
     kl_text: float = 0.0
     kl_image: float = 0.0
-    max_text_tokens: int | None = None  # the constant denominator of dr_grpo
-    shift: float = 1.0  # shift of the sampler's time grid, also used for noise levels
+    max_text_tokens: int | None = None  # constant denominator of the text loss dr_grpo
+    shift: float = 1.0  # time shift of the sampler's grid, also used for noise levels
     reward_weights: Mapping[str, float] = field(default_factory=dict)  # scorer -> weight in the reward of an image
 
     def __post_init__(self) -> None:
@@ -78,22 +79,27 @@ class Shared:
 
 
 def reward_weights(recipe: Recipe) -> dict[str, float]:
-    """Weights of the scorers that make up an image's reward; held-out ones are not among them."""
+    """Return scorer name -> weight, for the scorers that make up the reward of an image. Held-out scorers are left
+    out."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of == "image" and not s.held_out}
 
 
 def segment_weights(recipe: Recipe) -> dict[str, float]:
-    """Weights of the scorers of reflections and edits; held-out ones are not among them."""
+    """Return scorer name -> weight, for the scorers that score reflections and edits. Held-out scorers are left out."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of != "image" and not s.held_out}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` decided about a scored group.
+    """The decision of `select` about a scored group.
 
-    has_spread: the rewards of its samples differ. A group without spread is replaced as long as more may be sampled.
-    empty: it has nothing to train on.
-    counts: name -> number, summed over all groups that were scored since the last update, and logged.
+    has_spread: whether the rewards of the group's samples differ. A group without spread is replaced by a new group as
+    long as more groups may be sampled.
+
+    empty: whether the group has nothing to train on.
+
+    counts: name -> number. The numbers are summed over all groups that were scored since the last update, and then
+    logged.
     """
 
     has_spread: bool
@@ -103,7 +109,8 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """Numbers of training units in groups of stored rollouts: usable ones, ties, and those too long for a pack."""
+    """Numbers of training units (for example pairs) in groups of stored rollouts: `usable` units, `ties`, and units
+    that are `too_long` for a pack."""
 
     usable: int
     ties: int = 0
@@ -112,7 +119,7 @@ class Material:
 
 @dataclass
 class RankContext:
-    """What the algorithm gets from the learner's rank for one update."""
+    """Everything that the learner's rank gives to the algorithm for one update."""
 
     engine: Any  # learner.engine.Engine
     replay: Replay
@@ -121,28 +128,32 @@ class RankContext:
     precision: str  # precision of forwards: fp32 or bf16
     seed: int
     max_pack_tokens: int
-    offline: bool = False  # other weights may have sampled the groups
-    old: OldWeights | None = None  # with `old_schedule`
-    first: Mapping[str, Tensor] | None = None  # with `keeps_first_weights`: the first weights of the stage
-    reference: Callable[[Pack], ModelOutput] | None = None  # with `needs_reference`: the base model, without gradients
+    offline: bool = False  # True: other weights may have sampled the groups
+    old: OldWeights | None = None  # set if the algorithm has an `old_schedule`
+    first: Mapping[str, Tensor] | None = None  # initial weights of the stage; set with `keeps_first_weights`
+    reference: Callable[[Pack], ModelOutput] | None = None  # base model without gradients; set with `needs_reference`
 
     @property
     def begun(self) -> int:
-        """Number of earlier optimizer steps. It names random numbers."""
+        """Return the number of optimizer steps before this one. The number is part of the seed of random numbers."""
         return self.engine.steps + self.engine.skipped
 
     def packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
-        """The packs of this rank."""
+        """Return the packs of these trajectories that this rank trains."""
         with self.engine.watch("packing"):
             return self.replay.packs(trajectories, self.place.rank, self.place.world_size)
 
     def require_law(self, trajectories: Sequence[Trajectory]) -> None:
-        """RatioError if a trajectory was sampled with another law than the learner's."""
+        """Raise RatioError if a trajectory was sampled with settings (`law`) that differ from the learner's `law`. If
+        `offline` is true, only the settings of texts are checked."""
         (require_texts_law if self.offline else require_law)(trajectories, self.law)
 
     def trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
-        """Trajectories with an advantage, in the order of the groups. ValueError if there are none. RatioError if one
-        was sampled with another law."""
+        """Return the trajectories that have an advantage, in the order of the groups.
+
+        Raises ValueError if no trajectory has an advantage, and RatioError if a trajectory was sampled with another
+        `law`.
+        """
         found = [t for g in groups for t in g.trajectories if any(s.advantage is not None for s in t.segments)]
         if not found:
             raise ValueError(f"none of {len(groups)} groups has a trajectory with an advantage")
@@ -151,26 +162,31 @@ class RankContext:
 
 
 class Algorithm(Generic[Options]):
-    """Base class of algorithms; see the module. `options`: the algorithm's own `Settings`. `shared`: settings of
-    `rl`."""
+    """Base class of all RL algorithms. The docstring of the module lists what it declares.
+
+    `options` are the settings of this algorithm (an instance of `Settings`). `shared` are settings of `rl` that several
+    algorithms use.
+    """
 
     Settings: ClassVar[type[Section]] = Section
     uses_credit: ClassVar[bool] = True
-    """Whether advantages come from `rl.credit`. Otherwise `select` sets them."""
+    """Whether the advantages come from the credit scheme `rl.credit`. If not, `select` sets them."""
     learns_offline: ClassVar[bool] = False
-    """Whether it can learn from stored rollouts of other weights. Then it must have `material`."""
+    """Whether the algorithm can learn from stored rollouts that other weights have sampled. If so, it must define
+    `material`."""
     keeps_first_weights: ClassVar[bool] = False
-    """Whether it needs the weights from the beginning of the stage."""
+    """Whether the learner must keep a copy of the weights at the beginning of the RL stage."""
     ignores: ClassVar[tuple[str, ...]] = ()
-    """Settings of `rl` that have no effect with this algorithm. Setting one is an error."""
+    """Names of settings of `rl` that have no effect with this algorithm. A recipe that changes one of them is
+    invalid."""
     needs_raw_rewards: ClassVar[str] = ""
-    """Why rewards must be weighted sums and not z-scores. Empty: both are possible."""
+    """The reason why rewards must be weighted sums and not z-scores. It is empty if the algorithm accepts both."""
     curves: ClassVar[tuple[Curve, ...]] = ()
-    """Figures that the report shows in addition to those of every RL run."""
+    """Figures that the report shows for this algorithm, in addition to the figures of every RL run."""
     progress: ClassVar[str] = "loss/text"
-    """Metric that the progress bar shows if nothing is sampled."""
+    """Name of the metric that the progress bar shows in RL without sampling."""
     advice: ClassVar[str] = "choose another rl.credit or train SFT longer"
-    """For the error message: what to change if groups keep having nothing to train on."""
+    """Part of an error message: what the user can change if the groups repeatedly have nothing to train on."""
 
     def __init__(self, options: Options | None = None, shared: Shared | None = None) -> None:
         self.options = cast(Options, self.Settings()) if options is None else options
@@ -181,50 +197,53 @@ class Algorithm(Generic[Options]):
         return cls(cast(Any, recipe.require_rl().options), Shared.of(recipe))
 
     def __reduce__(self) -> tuple:
-        """Pickle the import path of the class instead of the class, so that another process imports it as a recipe
-        does."""
+        """Pickle the import path of the class instead of the class itself. Another process then imports the class by
+        its path, as a recipe does."""
         path = f"{type(self).__module__}:{type(self).__qualname__}"
         return _again, (path, self.options.model_dump(), self.shared)
 
-    # declarations
+    # what the algorithm declares
 
     @property
     def records_steps(self) -> bool:
-        """Whether the sampler keeps the stochastic denoising steps for replay. Then images need `rl.noise` and cannot
-        be guided."""
+        """Return whether the sampler stores the stochastic denoising steps, so that the learner can replay them. If so,
+        the recipe must set `rl.noise`, and images must not be guided."""
         return False
 
     @property
     def old_schedule(self) -> OldPolicySchedule | None:
-        """Schedule by which the sampling weights follow the trained ones. None: the trained weights sample."""
+        """Return how the weights that sample follow the trained weights. None means that the trained weights themselves
+        sample."""
         return None
 
     @property
     def needs_reference(self) -> bool:
-        """Whether losses have a KL term to the base model."""
+        """Return whether a loss has a KL term to the base model."""
         return self.shared.kl_text > 0 or self.shared.kl_image > 0
 
     @property
     def clip_image(self) -> float:
-        """Clip range of a denoising step. The ratio check allows a fifth of it."""
+        """Return the clip range of the ratio of a denoising step. The ratio check allows differences up to a fifth of
+        this range."""
         return CLIP_IMAGE
 
     @property
     def levels_per_image(self) -> int:
-        """Number of noise levels per image if no steps are recorded."""
+        """Return the number of noise levels per image. It is used only if no denoising steps are recorded."""
         return 0
 
     @property
     def pairs_per_group(self) -> int | None:
-        """Largest number of pairs per group. None: the algorithm trains trajectories, not pairs."""
+        """Return the largest number of preference pairs per group. None means that the algorithm trains on single
+        trajectories and not on pairs."""
         return None
 
     def forwards(self, precision: str) -> dict[str, int]:
-        """Purpose -> number of forwards over each pack of an update."""
+        """Return purpose -> number of forward passes over each pack in one update."""
         return {"trained": 1} | ({"reference": 1} if self.needs_reference else {})
 
     def problems(self, recipe: Recipe) -> list[str]:
-        """One sentence per setting that contradicts another one or has no effect."""
+        """Return one sentence for each setting of the recipe that contradicts another setting or has no effect."""
         rl = recipe.require_rl()
         name, problems = f"rl.algorithm {rl.algorithm}", []
         if self.records_steps and rl.noise is None:
@@ -255,7 +274,7 @@ class Algorithm(Generic[Options]):
         ]
 
     def notes(self, recipe: Recipe) -> list[str]:
-        """Notes that are printed before RL: settings that have no effect but are not an error."""
+        """Return notes that are printed before RL: settings that have no effect, but are not an error."""
         noise = recipe.require_rl().noise
         if noise is None or noise.window != "all":
             return []
@@ -263,36 +282,41 @@ class Algorithm(Generic[Options]):
             return []
         return [f"rl.noise.window_size {noise.window_size} has no effect with rl.noise.window all"]
 
-    # of a scored group
+    # called for a scored group
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Decide what is trained of a scored group: set the `advantage` of its segments. None: not trained."""
+        """Decide which segments of a scored group are trained, and set the `advantage` of each segment. An `advantage`
+        of None means that the segment is not trained."""
         summary = give_credit()
         return Selection(summary.has_spread, summary.empty)
 
     def why_empty(self, groups: str) -> str:
-        """The reason why `groups` ("its group", "the last 20 groups") have nothing to train on."""
+        """Return the reason why some groups have nothing to train on. `groups` is the name of these groups in the
+        sentence, for example "its group" or "the last 20 groups"."""
         return f"no segment of {groups} got an advantage"
 
-    # of an update
+    # called for an update
 
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], Any]]:
-        """Yield (packs of this rank, loss) for each optimizer step, at most `parts` of them.
+        """Yield (packs of this rank, loss) for each optimizer step. There are at most `parts` steps.
 
-        The next pair is made only after the step before is done. If nothing is yielded, the update is skipped.
-        `metrics` takes additional numbers for the log. A loss is called with the output of a pack, the index of the
-        pack and the global denominators, and returns a `Loss`. `loss.denominators()` are those of this rank.
+        Each item is computed only after the optimizer step of the item before it. If nothing is yielded, the update is
+        skipped. The method may add numbers for the log to `metrics`.
+
+        A loss is called with the model's output for a pack, the index of the pack, and the denominators summed over all
+        ranks. It returns a `Loss`. `loss.denominators()` returns the denominators of this rank alone.
         """
         raise NotImplementedError
 
     def why_skipped(self, updates: int, max_pack_tokens: int) -> str:
-        """Error message if `updates` updates in a row were skipped."""
+        """Return the error message for the case that `updates` updates in a row were skipped."""
         return f"no update of the last {updates} had anything to train on"
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
-        """With `learns_offline`: the training units of a group, for packs of `limit` tokens."""
+        """Count the training units of a group, for packs of at most `limit` tokens. An algorithm must define this
+        method if `learns_offline` is true."""
         raise NotImplementedError
 
 
@@ -302,10 +326,10 @@ def _again(path: str, options: dict[str, Any], shared: Shared) -> Algorithm[Any]
 
 
 def algorithm_of(recipe: Recipe) -> Algorithm[Any]:
-    """The recipe's algorithm."""
+    """Return the algorithm that the recipe names, with the settings of the recipe."""
     return algorithm_type(recipe.require_rl().algorithm).of(recipe)
 
 
 def algorithm_type(name: str) -> type[Algorithm[Any]]:
-    """The class that `rl.algorithm` names. InputError if there is none."""
+    """Return the class that `rl.algorithm` names. Raises InputError if there is no such class."""
     return cast("type[Algorithm[Any]]", algorithm_class(name))

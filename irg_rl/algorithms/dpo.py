@@ -1,14 +1,15 @@
-"""DPO on trajectories: token DPO on the texts after a fork, plus flow-DPO on the images after it.
+"""DPO on trajectories: token DPO on the texts after a fork, plus flow-DPO on the images after the fork.
 
-Both trajectories of a pair are in one pack, because the loss of a pair is not a sum over tokens. Segments that they
-share are only context. They have no loss: their log-probabilities are the same on both sides and would cancel. If both
-trajectories have an image in a turn, both images get the same noise and times and are compared. If one trajectory has
-stopped, the other's image has no counterpart and no loss.
+Both trajectories of a pair are in one pack, because the loss of a pair is not a sum over tokens. Segments that both
+trajectories share are only context and have no loss: their log-probabilities are the same on both sides and would
+cancel. If both trajectories have an image in a turn, both images get the same noise and times and are compared. If one
+trajectory has stopped earlier, the image of the other trajectory has no counterpart and no loss.
 
-The margin of a pair is a mean over times. Pairs are averaged after the log-sigmoid: text losses over pairs with texts
-to compare, image losses over pairs with images to compare.
+The margin of a pair's images is a mean over times. The log-sigmoid is applied to the margin of each pair, and then the
+pairs are averaged: text losses over the pairs that have texts to compare, image losses over the pairs that have images
+to compare.
 
-Letters: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers of a latent token.
+Letters in shapes: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers per latent token.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,29 +39,30 @@ from irg_rl.streams import stream
 from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Segment, Trajectory
 
 Sides = tuple[Trajectory, Trajectory]
-"""The chosen and the rejected trajectory of a pair."""
+"""The two trajectories of a pair: (chosen, rejected)."""
 
 
 class DPOSettings(NoisingSettings):
     kind: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    """Kind of loss: sigmoid is DPO, ipo is IPO (arXiv 2310.12036), hinge is SLiC (arXiv 2305.10425)."""
+    """Kind of the loss: "sigmoid" is DPO, "ipo" is IPO (arXiv 2310.12036), "hinge" is SLiC (arXiv 2305.10425)."""
     beta_text: Rate = 0.1
-    """Beta of texts: it multiplies the log-ratio summed over all texts of an answer, or with kind ipo its mean over
-    tokens."""
+    """Beta of texts. It multiplies the log-ratio, summed over all texts of an answer. If `kind` is ipo, it multiplies
+    the mean of the log-ratio over tokens instead."""
     beta_image: Rate = 100.0
-    """Beta of images: it multiplies the difference of the mean squared velocity errors. Raise it if the loss jumps."""
+    """Beta of images. It multiplies the difference of the mean squared velocity errors. Raise it if the loss jumps."""
     tie: Annotated[float, Field(ge=0)] = 0.05
-    """Two branches of a fork form a pair only if their mean rewards differ by more than this. Set it to the noise of
-    the judge."""
+    """Two branches of a fork form a pair only if their mean rewards differ by more than this number. A good value is
+    the noise of the judge."""
     pairs_per_fork: Positive = 1
-    """Number of pairs per fork: best against worst branch, second best against second worst, ..."""
+    """Number of pairs per fork. The first pair is the best against the worst branch, the second pair is the second best
+    against the second worst branch, and so on."""
     malformed_penalty: Weight = 1.0
-    """Subtracted from the value of a trajectory if one of its texts was cut at the token limit."""
+    """This number is subtracted from the value of a trajectory if one of its texts was cut off at the token limit."""
 
 
 class DPO(Algorithm[DPOSettings]):
-    """DPO for texts (arXiv 2305.18290) and images (arXiv 2311.12908). The reference is the first weights of the
-    stage."""
+    """DPO for texts (arXiv 2305.18290) and images (arXiv 2311.12908). The reference model has the weights from the
+    beginning of the stage."""
 
     Settings = DPOSettings
     uses_credit = False
@@ -92,7 +94,7 @@ class DPO(Algorithm[DPOSettings]):
         return {"trained": 1, "first weights": 1}
 
     def pairs(self, groups: Sequence[Group]) -> Pairs:
-        """Preference pairs of a group. The value of a trajectory is the reward of its last image."""
+        """Return the preference pairs of the groups. The value of a trajectory is the reward of its last image."""
         parts = [self._pairs_of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
 
@@ -105,7 +107,7 @@ class DPO(Algorithm[DPOSettings]):
         return find_pairs(group, values, self.options.tie, self.options.pairs_per_fork)
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Find the pairs. Advantages only mark the segments that are part of a pair."""
+        """Find the pairs of the group. The advantages only mark which segments are part of a pair."""
         pairs = self.pairs([group])
         mark(group, pairs.found)
         return Selection(bool(pairs.found), not pairs.found, {"dpo/judged_ties": float(pairs.ties)})
@@ -128,7 +130,8 @@ class DPO(Algorithm[DPOSettings]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], "PairLoss"]]:
-        """Pairs that are too long for a pack are left out. `metrics` counts them and the ties."""
+        """Yield (packs, loss) for each optimizer step. Pairs that are too long for a pack are left out. `metrics` gets
+        the number of these pairs and the number of ties."""
         pairs, shared, limit = self.pairs(groups), self.shared, rank.max_pack_tokens
         if not pairs.found:
             raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
@@ -148,7 +151,7 @@ class DPO(Algorithm[DPOSettings]):
 
 @dataclass
 class PairPack:
-    """A pack of pairs. Trajectories 2 p and 2 p + 1 are the chosen and the rejected one of pair p."""
+    """A pack of pairs. Trajectory 2 p is the chosen one of pair p, and trajectory 2 p + 1 is the rejected one."""
 
     replay: ReplayPack
     trajectories: list[Trajectory]
@@ -159,7 +162,7 @@ class PairPack:
 
     @property
     def compared(self) -> dict[str, set[int]]:
-        """Numbers of pairs with texts to compare, and of pairs with images to compare."""
+        """Return modality (text or image) -> indices of the pairs that have something of this modality to compare."""
         return {
             name: {ref.trajectory // 2 for ref in refs}
             for name, refs in ((TEXT, self.replay.texts), (IMAGE, self.replay.images))
@@ -167,7 +170,7 @@ class PairPack:
 
 
 def fits(replay: Replay, sides: Sides, limit: int) -> bool:
-    """Whether both sides of a pair fit into one pack of `limit` tokens, including padding."""
+    """Return whether both sides of a pair fit into one pack of `limit` tokens, including padding."""
     lengths = replay.lengths(sides)
     return len(lengths) * max(lengths) <= limit
 
@@ -175,7 +178,8 @@ def fits(replay: Replay, sides: Sides, limit: int) -> bool:
 def pair_packs(
     replay: Replay, sides: Sequence[Sides], limit: int, rank: int = 0, world_size: int = 1
 ) -> list[PairPack]:
-    """The packs of this rank, filled with the longest pairs first. Every pair fits into a pack of `limit` tokens."""
+    """Return the packs of this rank. The longest pairs are packed first. Every pair must fit into a pack of `limit`
+    tokens."""
     bins: list[list[Trajectory]] = []
     rows = longest = 0
     for lengths, pair in sorted(((replay.lengths(pair), pair) for pair in sides), key=lambda entry: -max(entry[0])):
@@ -192,16 +196,18 @@ def pair_packs(
 
 
 def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
-    """Split the pairs into contiguous parts of nearly equal size, and into at most as many parts as there are pairs."""
+    """Split the pairs into contiguous minibatches of nearly equal size. There are `parts` minibatches, or one per pair
+    if there are fewer pairs."""
     count = min(parts, len(pairs))
     edges = [round(i * len(pairs) / max(count, 1)) for i in range(count + 1)]
     return [pairs[low:high] for low, high in zip(edges, edges[1:])]
 
 
 def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update: int) -> Sides:
-    """Both sides ready for packing: shared segments are not trained, and both images of a turn get the same noise.
+    """Return copies of both trajectories of a pair, ready for packing. Segments before the fork are not trained. The
+    two images of a turn get the same noise and times.
 
-    Noise and times have the name (seed, update, group, chosen sample, rejected sample, turn).
+    The random numbers of noise and times depend on (seed, update, group, chosen sample, rejected sample, turn).
     """
     shared = [_as_context(segment) for segment in pair.chosen.segments[: pair.fork]]
     name = (seed, update, pair.group, pair.chosen.sample, pair.rejected.sample)
@@ -225,13 +231,13 @@ def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update:
 
 
 def _drawn(trajectory: Trajectory, fork: int) -> dict[int, ImageSegment]:
-    """Turn -> image, for images after the fork that the sampler drew. Given pictures are left out."""
+    """Return turn -> image, for the images after the fork that the sampler has drawn. Given pictures are left out."""
     images = [s for s in trajectory.segments[fork:] if isinstance(s, ImageSegment)]
     return {image.turn: image for image in images if image.drawn is not None}
 
 
 def _as_context(segment: Segment) -> Segment:
-    """A copy of a segment that a pack does not train."""
+    """Return a copy of a segment that is not trained, so it is only context in a pack."""
     if isinstance(segment, ImageSegment):
         return with_states(segment, torch.zeros(0, *segment.latent.shape), torch.zeros(0))
     return replace(segment, logprobs=torch.full_like(segment.logprobs, torch.nan))
@@ -252,7 +258,8 @@ def _noised(
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
 ) -> list[PackScores[Tensor]]:
-    """Scores of the packs under other weights, on the CPU. A collective call."""
+    """Return the scores of the packs under the given weights, on the CPU. This is a collective call: all ranks must
+    make it."""
 
     def read(output: ModelOutput, index: int) -> PackScores[Tensor]:
         replay = packs[index].replay
@@ -264,7 +271,8 @@ def reference_scores(
 
 
 class PairLoss:
-    """The engine's loss function for `packs`. `reference` has the reference scores of each pack."""
+    """The loss function of the engine for `packs`. `reference` contains the scores of each pack under the reference
+    weights."""
 
     def __init__(
         self,
@@ -279,7 +287,8 @@ class PairLoss:
         self._weights = {TEXT: text_weight, IMAGE: image_weight}
 
     def denominators(self) -> dict[str, float]:
-        """Numbers of pairs on this rank with texts and with images to compare. The engine sums them over ranks."""
+        """Return the number of pairs on this rank that have texts to compare, and the number of pairs that have images
+        to compare. The engine sums both numbers over all ranks."""
         return {name: float(sum(len(part.compared[name]) for part in self._packs)) for name in (TEXT, IMAGE)}
 
     def __call__(self, output: ModelOutput, index: int, totals: dict[str, float]) -> Loss:
@@ -301,7 +310,8 @@ class PairLoss:
     def _text_margins(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Margins [P], and for the log the mean log-probabilities per token of both sides."""
+        """Return the margin of every pair's texts, [P], and values for the log: the mean log-probability per token of
+        both sides, and the gain of the chosen side over the reference."""
         rows = {side: ([], []) for side in range(2 * part.count)}
         order = sorted(range(len(part.replay.texts)), key=lambda i: part.replay.texts[i].segment)
         for i in order:
@@ -326,7 +336,8 @@ class PairLoss:
     def _image_margins(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Margins [P], summed over turns, and for the log the errors of both sides."""
+        """Return the margin of every pair's images, [P], summed over turns, and values for the log: the errors of both
+        sides, and the gain of the chosen side over the reference."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
         for i, ref in enumerate(part.replay.images):
             turn = part.trajectories[ref.trajectory].segments[ref.segment].turn
@@ -346,7 +357,8 @@ class PairLoss:
     def _side(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], index: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Velocity, reference velocity and target (noise - data) at every level of an image, [S, N, D] each."""
+        """Return the velocity, the reference velocity and the target velocity at every level of an image. Each has the
+        shape [S, N, D]."""
         ref, v = part.replay.images[index], scores.images[index]
         image, steps = ref.of(part.trajectories), list(ref.steps)
         assert image.drawn is not None

@@ -1,5 +1,5 @@
-"""GRPO on texts and denoising steps: the same clipped policy loss for both modalities (for images this is Flow-GRPO,
-arXiv 2505.05470)."""
+"""GRPO on texts and denoising steps. Both use the same clipped policy loss. For images this method is known as
+Flow-GRPO (arXiv 2505.05470)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -23,14 +23,15 @@ from irg_rl.trajectory import SamplingLaw, Trajectory
 
 class GRPOSettings(Section):
     clip_image: Rate = 1e-3
-    """The ratio of a denoising step is clipped to [1 - this, 1 + this]. Log-probabilities are means over the latent's
-    numbers, so ratios stay close to 1."""
+    """Clip range of images: the ratio of a denoising step is clipped to [1 - clip_image, 1 + clip_image]. The
+    log-probability of a step is a mean over the numbers of the latent, so the ratios stay close to 1."""
     ratio_norm: bool = False
-    """Normalise the ratios, so that all steps have the same scale with centre 1 (GRPO-Guard, arXiv 2510.22319). It
-    needs a larger clip range."""
+    """Whether to normalise the ratios, so that the ratios of all steps have the same scale and are centred at 1
+    (GRPO-Guard, arXiv 2510.22319). Normalised ratios need a larger clip range."""
     kl_space: Literal["velocity", "mean"] = "velocity"
-    """What `rl.kl_image` weighs. velocity: squared distance of the velocities (UniGRPO). mean: KL of the Gaussians of a
-    step, which depends on their means (Flow-GRPO)."""
+    """The distance to the base model that `rl.kl_image` weights. "velocity": the squared distance of the two velocities
+    (UniGRPO). "mean": the KL divergence of the two Gaussians of a denoising step, computed from their means
+    (Flow-GRPO)."""
 
 
 class GRPO(JointAlgorithm[GRPOSettings]):
@@ -38,7 +39,8 @@ class GRPO(JointAlgorithm[GRPOSettings]):
 
     @property
     def records_steps(self) -> bool:
-        """Steps are recorded only if images are part of the loss."""
+        """Return whether the sampler stores the denoising steps. They are needed only if images are part of the
+        loss."""
         return self.shared.image_weight > 0
 
     @property
@@ -68,8 +70,11 @@ class GRPO(JointAlgorithm[GRPOSettings]):
         ]
 
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
-        """Old policy. fp32: the sampler's numbers, which equal the learner's (invariant 1). bf16: recomputed by the
-        learner."""
+        """Return the log-probabilities under the old policy.
+
+        In fp32 they are the sampler's own log-probabilities, which are equal to those of the learner (invariant 1). In
+        bf16 the learner computes them again.
+        """
         if rank.precision == "bf16":
             return old_policy.recompute(rank.engine, rank.packs(trajectories), trajectories, rank.law)
         return old_policy.sampled(trajectories)

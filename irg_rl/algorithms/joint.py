@@ -1,13 +1,15 @@
-"""The joint loss of scored trajectories: texts and images, each divided by its own global count.
+"""The joint loss of scored trajectories. It adds a loss of texts and a loss of images. Each of them is divided by its
+own count over all ranks.
 
     loss = text_weight * sum_tokens(...) / text denominator + image_weight * sum_steps(...) / (image, step) pairs
 
-plus KL terms to an optional reference. A step is a denoising step, or a noise level if images get fresh noise. Segments
-without an advantage are not trained.
+KL terms to a reference model may be added. A step is a denoising step of the sampler, or a noise level if images get
+fresh noise. Segments without an advantage are not trained.
 
-Metrics are sums and counts per modality and turn, so that they add up over packs and ranks. `finish` divides them.
+Metrics are collected as sums and counts for each modality and turn, so they can be added over packs and ranks. `finish`
+divides the sums by the counts.
 
-Letters: B texts, T tokens, S steps of an image in a pack, N latent tokens, D numbers of a latent token.
+Letters in shapes: B texts, T tokens, S steps of an image in a pack, N latent tokens, D numbers per latent token.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +35,7 @@ from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory, tree
 
 @dataclass(frozen=True)
 class PackTexts:
-    """The texts of a pack, right-padded."""
+    """The texts of a pack, padded on the right to the same length."""
 
     logp: Float[Tensor, "B T"]
     old: Float[Tensor, "B T"]  # log-probabilities under the old policy, without gradient
@@ -50,14 +52,14 @@ class PackImage:
     segment: ImageSegment
     steps: list[int]
     advantage: float
-    score: StepScore | Float[Tensor, "S N D"]  # under the trained model; with fresh noise, a velocity
+    score: StepScore | Float[Tensor, "S N D"]  # of the trained model; a velocity if noise is fresh
     old: Mapping[str, Tensor]  # `logprobs` [S], `mean` [S, N, D] or `velocity` [S, N, D] under the old policy
 
 
 @dataclass(frozen=True)
 class ImageLoss:
-    """Loss and metrics of every step of an image. If the loss has a ratio to the old policy, also its log and its clip
-    range."""
+    """Loss and metrics of every step of an image. If the loss uses a ratio to the old policy, `log_ratio` is the log of
+    this ratio and `clip` its clip range."""
 
     per_step: Float[Tensor, "S"]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -66,11 +68,12 @@ class ImageLoss:
 
 
 class JointAlgorithm(Algorithm[Options]):
-    """Trains every segment by its advantage. A subclass writes the loss of an image's steps. It may also replace the
-    loss of tokens."""
+    """An algorithm that trains every segment with the advantage of the segment. A subclass must define the loss of an
+    image's steps. It may also replace the loss of tokens."""
 
     def text_loss(self, tokens: PackTexts) -> Float[Tensor, "B T"]:
-        """Loss of every token before aggregation, with the KL term: the clipped policy loss of `rl.text_loss`."""
+        """Return the loss of every token before aggregation, including the KL term. It is the clipped policy loss that
+        `rl.text_loss` names."""
         shared = self.shared
         low, high = shared.clip_text
         return text.policy_loss(
@@ -83,27 +86,29 @@ class JointAlgorithm(Algorithm[Options]):
         raise NotImplementedError
 
     def image_kl(self, score: Any, reference: Any) -> Float[Tensor, "S"]:
-        """Distance to the base model at every step, computed from the scores of both models."""
+        """Return the distance to the base model at every step, computed from the scores of both models."""
         return flow.velocity_mse(score, reference)
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
     ) -> PackScores[Any]:
-        """Scores of the texts and images of a pack under a model."""
+        """Return the scores of a pack's texts and images, computed from the output of a model for this pack."""
         raise NotImplementedError
 
     def prepared(self, rank: RankContext, groups: Sequence[Group]) -> Sequence[Group]:
-        """The groups as this update trains them, for example with fresh noise."""
+        """Return the groups in the form that this update trains, for example with fresh noise."""
         return groups
 
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
-        """Numbers of the old policy for all trajectories. Called once per update."""
+        """Return the values of the old policy (for example log-probabilities) for all trajectories. This method is
+        called once per update."""
         return old_policy.sampled(trajectories)
 
     def before_minibatch(
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
-        """Numbers of the old policy for the trajectories of one minibatch. `known` are those of `before_update`."""
+        """Return the values of the old policy for the trajectories `own` of one minibatch. `known` contains the values
+        that `before_update` has returned."""
         return known
 
     def minibatches(
@@ -120,9 +125,10 @@ class JointAlgorithm(Algorithm[Options]):
 
 
 class JointLoss:
-    """The engine's loss function for `replays`. It is called with the output and the index of a pack.
+    """The loss function for the packs in `replays`, which the engine calls with the output and the index of a pack.
 
-    `reference(pack)` gives the output of the reference model without gradients. KL weights above 0 need it.
+    `reference(pack)` returns the output of the reference model without gradients. It is required if a KL weight is
+    above 0.
     """
 
     def __init__(
@@ -142,7 +148,7 @@ class JointLoss:
         self._reference = reference if algorithm.needs_reference else None
 
     def denominators(self) -> dict[str, float]:
-        """Counts of this rank. The engine sums them over ranks."""
+        """Return the counts of tokens and of image steps on this rank. The engine sums them over all ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
             texts = [ref for ref in replay.texts if self._advantage(ref) is not None]
@@ -258,7 +264,7 @@ class JointLoss:
         values: Mapping[str, Tensor],
         largest: Mapping[str, float],
     ) -> None:
-        """Add metrics to the log. `values` has one number per token or step."""
+        """Add metrics to the log of the loss. Each tensor in `values` has one number per token or step."""
         name = f"{modality}/turn{ref.of(self._trajectories).turn}/"
         sums = {**sums, **{key: float(value.sum()) for key, value in values.items()}}
         advantage = self._advantage(ref) or 0.0
@@ -273,7 +279,10 @@ class JointLoss:
 
 
 def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
-    """Split into contiguous parts of nearly equal size without cutting a tree, at most one part per tree."""
+    """Split the trajectories into at most `parts` contiguous parts of nearly equal size.
+
+    Trajectories that share segments form a tree. A tree is never split, so there are at most as many parts as trees.
+    """
     whole = trees(trajectories)
     count = min(parts, len(whole))
     edges = [round(i * len(whole) / count) for i in range(count + 1)]
@@ -281,7 +290,8 @@ def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
 
 
 def finish(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of an update: every sum divided by the count of its modality and turn, and the counts and maxima."""
+    """Return the metrics of an update. Each sum is divided by the count of its modality and turn. Counts and maxima are
+    returned unchanged."""
     metrics = dict(maxima)
     for name, value in sums.items():
         group, key = name.rsplit("/", 1)

@@ -1,8 +1,8 @@
-"""One rank of the learner: it holds the model on the engine, trains on groups and publishes weights. It usually runs as
-a Ray actor, but does not import Ray, so a single rank can also run in the driver's own process.
+"""One rank of the learner. It holds the model on the engine, trains it on groups and publishes its weights. It usually
+runs as a Ray actor. But it does not import Ray, so a single rank can also run in the driver's own process.
 
-All methods except `open_port`, `seconds` and `stats` are collective: every rank is called with the same arguments and
-returns the same. Only tensors are returned by rank 0 alone.
+All methods except `open_port`, `seconds` and `stats` are collective: they must be called on every rank with the same
+arguments, and they return the same value on every rank. Tensors are an exception: only rank 0 returns them.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +33,14 @@ from irg_rl.records import save_groups
 from irg_rl.trajectory import Group, SamplingLaw
 
 EMPTY_UPDATES = 10
-"""The run ends after this many updates in a row without anything to train on."""
+"""After this many updates in a row without anything to train on, the run ends with an error."""
 
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Settings of a learner as plain data, so that any process can make one."""
+    """Settings of a learner. They are plain data, so they can be sent to any process, which then makes the learner."""
 
-    folder: str  # model folder: sizes, tokenizer, first weights; KL terms use it as the reference
+    folder: str  # model folder with sizes, tokenizer and first weights; also the reference of KL terms
     engine: EngineSettings
     algorithm: Algorithm[Any]
     law: SamplingLaw
@@ -52,32 +52,32 @@ class LearnerSettings:
     attention: str = "auto"
     max_pack_tokens: int = 8192
     minibatches: int = 1  # optimizer steps per batch of groups
-    context_grad: str = "full"  # detached: the image loss has no gradient through the context of the noise blocks
+    context_grad: str = "full"  # detached: no gradient of the image loss through the context of noise blocks
     ema_decay: float | None = None  # None: no averaged weights
-    offline: bool = False  # other weights may have sampled the groups, so there is no ratio check
-    probe_every: int = 0  # updates between gradient norms of the image loss alone; 0: never
-    collective_timeout: float = 600.0  # seconds that a rank waits for the others
+    offline: bool = False  # True: other weights may have sampled the groups, so there is no ratio check
+    probe_every: int = 0  # measure the gradient norm of each loss term every so many updates; 0: never
+    collective_timeout: float = 600.0  # longest time in seconds that a rank waits for the others
 
 
 class Learner:
-    """`ray.remote(Learner)` is the actor."""
+    """One rank of the learner. `ray.remote(Learner)` makes a Ray actor of it."""
 
     def __init__(self, settings: LearnerSettings, rank: int = 0, world_size: int = 1):
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.place = Rank(rank, world_size, settings.device)
         self._store = None
-        self.updates = 0  # calls of `train` so far, those of a checkpoint that was loaded included
+        self.updates = 0  # calls of `train` so far, including those before a loaded checkpoint
         self._checked = settings.offline
         self._empty = 0  # updates in a row that had nothing to train on
 
     def open_port(self) -> int:
-        """Called on rank 0 only: opens the port at which all ranks meet."""
+        """Open the port at which all ranks meet, and return it. Only rank 0 is asked to do this."""
         self._store = host_store(self.place.world_size, self.settings.collective_timeout)
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
-        """Join the other ranks and build model, optimizer and averaged weights."""
+        """Join the other ranks. Then build the model, the optimizer and the averaged weights."""
         settings = self.settings
         join(self.place, self._store, port, settings.collective_timeout)
         rng.seed_everything(settings.seed + self.place.rank)
@@ -101,7 +101,7 @@ class Learner:
             self.ema = EMA(self.engine.state().changing(), settings.ema_decay, keep=self.place.rank == 0)
         if algorithm.old_schedule is not None:
             self.old = OldWeights(self.engine.state().changing(), algorithm.old_schedule)
-        if algorithm.keeps_first_weights:  # of a model with adapters, the model without them: at first they add nothing
+        if algorithm.keeps_first_weights:  # with LoRA: the new adapters, which add nothing yet
             first = dict(self.engine.state().changing())
         self.context = RankContext(
             self.engine, self._replay, self.place, settings.law, settings.engine.precision, settings.seed,
@@ -109,8 +109,11 @@ class Learner:
         )  # fmt: skip
 
     def check_ratio(self, *groups: Group) -> list[dict]:
-        """Check invariant 1. Returns a table for the report. In fp32, RatioError if sampler and learner differ. In bf16
-        the table is only logged."""
+        """Check invariant 1: sampler and learner compute the same log-probabilities. Return a table of the differences
+        for the report.
+
+        In fp32, RatioError is raised if the differences exceed a limit. In bf16 the differences are only logged.
+        """
         trajectories = self.context.trainable(groups)
         replays = self.context.packs(trajectories)
         limits = self.settings.algorithm.clip_image
@@ -120,11 +123,12 @@ class Learner:
         return [difference.row() for difference in found]
 
     def train(self, *groups: Group) -> dict[str, float]:
-        """Make one update on scored groups with advantages. Returns its metrics. It is skipped if there is nothing to
-        train on.
+        """Make one update on scored groups that have advantages, and return its metrics. If there is nothing to train
+        on, the update is skipped.
 
-        The first groups must pass `check_ratio`, which is called here unless it was called before. Raises RatioError,
-        NonFiniteError, and InputError after EMPTY_UPDATES skipped updates in a row.
+        The first groups must pass `check_ratio`. This method calls it if it was not called before.
+
+        Raises RatioError, NonFiniteError, and, after EMPTY_UPDATES skipped updates in a row, InputError.
         """
         if not self._checked:
             self.check_ratio(*groups)
@@ -149,18 +153,22 @@ class Learner:
         return metrics | summary(results)
 
     def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
-        """Gradients without training: for each loss term alone, over all groups, parameter name -> gradient."""
+        """Return the gradients without training: name of a loss term -> parameter name -> gradient of this term over
+        all groups."""
         [(packs, loss)] = self.settings.algorithm.minibatches(self.context, groups, {}, 1)
         return self.engine.term_gradients(packs, loss, loss.denominators())
 
     def dump(self, folder: str, *groups: Group) -> None:
-        """Rank 0 writes the groups with their advantages to disk."""
+        """Write the groups with their advantages to disk. Only rank 0 writes."""
         if self.place.rank == 0:
             save_groups(Path(folder), groups)
 
     def publish(self, version: int) -> Publication | None:
-        """The current weights, from rank 0. With LoRA only the adapters, because samplers have the base. If an old
-        policy samples, its weights instead."""
+        """Return the weights that samplers should use. Only rank 0 returns them; the other ranks return None.
+
+        With LoRA only the adapters are returned, because the samplers already have the base model. If an old policy
+        samples, the weights of the old policy are returned instead of the trained weights.
+        """
         state = self.engine.state()
         weights = dict(state.weights() if self.settings.lora is None else state.changing())
         if self.old is not None:  # copies, because the old weights are changed in place
@@ -169,14 +177,16 @@ class Learner:
         return publish(weights.items(), version) if self.place.rank == 0 else None
 
     def average(self) -> dict[str, torch.Tensor]:
-        """The averaged weights without frozen ones, from rank 0. Without averaging, the current weights."""
+        """Return the averaged weights without frozen weights. If the learner keeps no average, return the current
+        weights. Only rank 0 returns tensors."""
         if self.ema is not None:
             return self.ema.weights
         weights = dict(self.engine.state().changing())
         return weights if self.place.rank == 0 else {}
 
     def save(self, run: str, snapshot: Snapshot, keep_last: int) -> str:
-        """Add the tensors to the driver's snapshot and write it. Returns the path of the checkpoint.
+        """Add the learner's tensors to the driver's snapshot and write the snapshot as a checkpoint. Return the path of
+        the checkpoint.
 
         Raises CheckpointError on every rank if rank 0 cannot write.
         """
@@ -195,18 +205,19 @@ class Learner:
         return outcome
 
     def load(self, path: str) -> list[str]:
-        """Load a checkpoint, including the result of the ratio check. Returns what could not be restored."""
+        """Load a checkpoint and return a list of the things that could not be restored. The ratio check counts as
+        passed afterwards."""
         snapshot = checkpoint.load(Path(path))
         self.updates, self._checked = snapshot.step, True
         return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds that packing, replay (all forwards and backwards) and optimizer took on this rank since the last
-        call."""
+        """Return how many seconds this rank has spent on each kind of work since the last call. The kinds are packing,
+        replay (all forward and backward passes) and the optimizer."""
         return self.engine.watch.lap()
 
     def stats(self) -> dict[str, float]:
-        """Counters of this rank."""
+        """Return the counters of this rank: optimizer steps, skipped steps and the number of the rank."""
         return {"steps": self.engine.steps, "skipped": self.engine.skipped, "rank": self.place.rank}
 
     def close(self) -> None:
@@ -219,8 +230,12 @@ class Learner:
         self.ema.update(self.engine.state().changing())
 
     def _make_reference(self) -> Callable[[Pack], ModelOutput]:
-        """A model with the first weights. With adapters, the base of the trained model serves, except under ZeRO 3,
-        where all ranks must run the trained model together. Then it is a separate model."""
+        """Return a function that runs the reference model, which has the weights before RL.
+
+        With adapters, the reference is the trained model without its adapters. Under ZeRO 3 this is impossible, because
+        all ranks would have to run the trained model together. Then, and without adapters, the reference is a separate
+        model.
+        """
         settings = self.settings
         if settings.lora is not None and settings.engine.zero_stage < 3:
 
@@ -240,7 +255,7 @@ class Learner:
 
 
 def summary(results: Sequence[StepResult]) -> dict[str, float]:
-    """Metrics of one update over its minibatches."""
+    """Return the metrics of one update, combined over its minibatches."""
     sums: dict[str, float] = {}
     maxima: dict[str, float] = {}
     metrics: dict[str, float] = {}

@@ -1,5 +1,5 @@
-"""DiffusionNFT (arXiv 2509.16117) on trajectories: the velocity moves towards that of good samples and away from that
-of bad samples."""
+"""DiffusionNFT (arXiv 2509.16117) on trajectories. It moves the velocity of the model towards the velocity of good
+samples and away from the velocity of bad samples."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ from irg_rl.sections import Rate
 
 class NFTSettings(OldPolicySettings):
     beta: Rate = 1.0
-    """Distance of the good and the bad policy's velocities from the old one. The paper uses .1 with several rewards."""
+    """How far the velocities of the good policy and of the bad policy lie from the velocity of the old policy. The
+    paper uses 0.1 with several rewards."""
     bound: Rate = 5.0
-    """From this advantage on a sample counts as good with probability 1."""
+    """A sample with this advantage or a larger one counts as good with probability 1."""
 
 
 class NFT(OldPolicyAlgorithm[NFTSettings]):

@@ -3,13 +3,13 @@
     x_t = (1 - t) drawn + t noise
 
 `drawn` is the final state of the sampler at t = 0, which the pixels show. It is a sample of the old policy. `latent` is
-something else: later turns see it as the image, and it comes from encoding the pixels again. It is a posterior sample
-and contains the error of the autoencoder.
+different: it is made by encoding the pixels again, and later turns see it as the image. It is a sample from the
+autoencoder's posterior and contains the error of the autoencoder.
 
-The sampler's own steps are not needed. It may use noise or none, guidance, and any time grid. x_t takes the place of a
-recorded step (`x`, `t`), so replay packs are built as for GRPO.
+The denoising steps of the sampler are not needed. So the sampler may use any time grid, guidance, and noise or no
+noise. x_t and t replace the state and time of a recorded step (`x`, `t`), so replay packs are built as for GRPO.
 
-Letters: S noise levels of an image, N latent tokens, D numbers of a latent token.
+Letters in shapes: S noise levels of an image, N latent tokens, D numbers per latent token.
 """
 
 from collections.abc import Sequence
@@ -40,9 +40,10 @@ from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory
 
 class NoisingSettings(Section):
     times_per_image: Positive = 4
-    """Number of noise levels of every image in an update. Each lies in another of as many equal parts of the range."""
+    """Number of noise levels at which each image is trained in an update. The range of levels is divided into this many
+    parts, and one level is drawn from each part."""
     time_range: tuple[float, float] = (0.02, 1.0)
-    """Smallest and largest noise level. 1 is pure noise."""
+    """Smallest and largest noise level. Level 1 is pure noise."""
 
     @field_validator("time_range")
     @classmethod
@@ -55,7 +56,7 @@ class NoisingSettings(Section):
 
 class OldPolicySettings(NoisingSettings):
     old: OldPolicySchedule = OldPolicySchedule()
-    """How the sampling weights follow the trained ones."""
+    """How the weights that sample follow the trained weights."""
 
 
 Levels = TypeVar("Levels", bound=NoisingSettings)
@@ -63,7 +64,8 @@ Followed = TypeVar("Followed", bound=OldPolicySettings)
 
 
 class NoisedAlgorithm(JointAlgorithm[Levels]):
-    """Trains the velocity of drawn images at fresh noise levels; `PackImage.score` is that velocity."""
+    """An algorithm that trains the model's velocity on drawn images at fresh noise levels. `PackImage.score` is this
+    velocity."""
 
     Settings = NoisingSettings
 
@@ -81,7 +83,7 @@ class NoisedAlgorithm(JointAlgorithm[Levels]):
         return noised(groups, self.options, self.shared.shift, rank.seed, self.noise_name(rank))
 
     def noise_name(self, rank: RankContext) -> int:
-        """The number that names the noise of an update."""
+        """Return the number that is part of the seed of this update's noise."""
         return rank.begun
 
     def evaluate(
@@ -91,8 +93,8 @@ class NoisedAlgorithm(JointAlgorithm[Levels]):
 
 
 class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
-    """An algorithm that compares the trained velocity with that of an old policy, which also samples. Both see the same
-    noise and times."""
+    """An algorithm that compares the velocity of the trained policy with the velocity of an old policy. The old policy
+    also samples. Both policies see the same noise and times."""
 
     Settings = OldPolicySettings
     curves = (
@@ -115,7 +117,8 @@ class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
     def before_minibatch(
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
-        """Velocities under the old weights. In bf16 also the log-probabilities of texts."""
+        """Return the velocities under the old weights. In bf16, also return the log-probabilities of texts under the
+        old weights."""
         assert rank.old is not None
         texts = rank.precision == "bf16"
         return old_policy.of_weights(rank.engine, rank.old.weights, replays, own, rank.law, texts)
@@ -124,7 +127,8 @@ class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
 def at_levels(
     image: PackImage, v: Float[Tensor, "S N D"]
 ) -> tuple[Float[Tensor, "S N D"], Float[Tensor, "S"], Float[Tensor, "S N D"]]:
-    """x_t, the levels t, and the drawn image once per level, on the device of `v`."""
+    """Return three tensors on the device of `v`: the noisy states x_t, the noise levels t, and the drawn image repeated
+    for every level."""
     segment, steps = image.segment, image.steps
     assert segment.drawn is not None  # given pictures get no noise
     x, t = segment.x[steps].to(v.device), segment.t[steps].to(v.device)
@@ -132,13 +136,14 @@ def at_levels(
 
 
 def target_velocity(image: PackImage, v: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
-    """The target of flow matching for `v`: noise - drawn, at every level."""
+    """Return the target of flow matching for `v` at every level. It is noise - drawn."""
     x, t, clean = at_levels(image, v)
     return (x - clean) / t[:, None, None]
 
 
 def distance_metrics(v: Float[Tensor, "S N D"], v_old: Float[Tensor, "S N D"], advantage: float) -> dict[str, Tensor]:
-    """Metrics, one number per level: distance of the velocity from the old policy's, and whether the image was good."""
+    """Return metrics with one number per level: how the velocity differs from the velocity of the old policy, and
+    whether the image was good (its advantage is above 0)."""
     metrics = {"v_distance": flow.over_latent((v.detach() - v_old) ** 2, 1), "v_norm": _norm(v.detach()) / _norm(v_old)}
     metrics["good"] = torch.full((len(v),), float(advantage > 0), device=v.device)
     return metrics
@@ -151,10 +156,11 @@ def _norm(v: Float[Tensor, "S N D"]) -> Float[Tensor, "S"]:
 def noised(
     groups: Sequence[Group], settings: NoisingSettings, shift: float, seed: int, update: int
 ) -> list[Group]:
-    """Copies of the groups with fresh noise in place of denoising steps. Images without an advantage get none.
+    """Return copies of the groups that have fresh noise in place of denoising steps. Images without an advantage get no
+    noise.
 
-    Random numbers of noise and times are named by (seed, update, group, sample, index of the segment). A segment that
-    siblings share stays one object, named by the first of them.
+    The random numbers of noise and times depend on (seed, update, group, sample, index of the segment). If several
+    trajectories share a segment, the segment stays one object, and the sample of the first of them is used.
     """
     known: dict[int, ImageSegment] = {}
     return [
@@ -195,7 +201,7 @@ def _noised(
 
 
 def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor, "S"]) -> ImageSegment:
-    """A copy of the image with these states in place of its denoising steps."""
+    """Return a copy of the image that has the states `x` at times `t` in place of its denoising steps."""
     nothing = torch.zeros(0)
     return replace(image, x=x, t=t, x_next=nothing, mean=nothing, t_next=nothing, logprobs=nothing)
 
@@ -203,8 +209,11 @@ def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor,
 def times(
     count: int, span: tuple[float, float], shift: float, numbers: np.random.Generator
 ) -> Float[Tensor, "S"]:
-    """`count` noise levels: one uniform number from each of `count` equal parts of [0, 1), shifted like the sampler's
-    times, then scaled to [low, high]."""
+    """Return `count` random noise levels between `low` and `high`, the two ends of `span`.
+
+    One uniform number is drawn from each of `count` equal parts of [0, 1). The numbers are shifted like the sampler's
+    times, and then scaled to [low, high].
+    """
     u = torch.from_numpy((np.arange(count) + numbers.random(count)) / max(count, 1))
     low, high = span
     return (low + (high - low) * flow.shifted(u, shift)).float()

@@ -1,8 +1,11 @@
-"""Numbers of the old policy: log-probabilities for importance ratios, and velocities for NFT and AWM.
+"""Values of the old policy: log-probabilities for importance ratios, and velocities for the algorithms NFT and AWM.
 
-fp32: the log-probabilities are the sampler's, which equal the learner's (invariant 1). bf16: the learner recomputes
-them in the same packs, because different kernels differ by more than a clip range. The sampler's then correct the
-mismatch. With NFT and AWM the old weights have sampled, so they also score the samples again.
+In fp32 the log-probabilities are the sampler's own, because they are equal to those of the learner (invariant 1). In
+bf16 the learner computes them again in the same packs, because different kernels give results that differ by more than
+a clip range. The sampler's log-probabilities are then used to correct this mismatch.
+
+With NFT and AWM, the old weights have sampled. So the velocities, and in bf16 the log-probabilities of texts, are
+computed with the old weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +19,15 @@ from irg_rl.learner.replay import ReplayPack
 from irg_rl.trajectory import ImageSegment, SamplingLaw, Trajectory
 
 PackKey = tuple[int, int]
-"""Index of the trajectory, index of the segment."""
+"""(index of the trajectory, index of the segment in the trajectory)."""
 
 
 @dataclass
 class OldPolicy:
-    """Values without gradient by (trajectory, segment): [T] for texts; [S] and twice [S, N, D] for images."""
+    """Values of the old policy without gradient. Each dict maps (trajectory, segment) to a tensor.
+
+    The shapes are [T] in `text`, [S] in `image` (log-probabilities of steps), and [S, N, D] in `mean` and `velocity`.
+    """
 
     text: dict[PackKey, Tensor] = field(default_factory=dict)
     image: dict[PackKey, Tensor] = field(default_factory=dict)
@@ -30,7 +36,7 @@ class OldPolicy:
     recomputed: bool = False
 
     def shifted(self, first: int) -> "OldPolicy":
-        """The same values for the list of trajectories from number `first` on."""
+        """Return the same values for the shorter list of trajectories that begins at trajectory number `first`."""
         text, image, mean, velocity = (
             {(index - first, place): value for (index, place), value in values.items()}
             for values in (self.text, self.image, self.mean, self.velocity)
@@ -38,7 +44,8 @@ class OldPolicy:
         return OldPolicy(text, image, mean, velocity, self.recomputed)
 
     def of_image(self, trajectory: int, segment: int, steps: list[int], device: torch.device) -> dict[str, Tensor]:
-        """The known values of these steps of an image, by name: logprobs [S], mean [S, N, D], velocity [S, N, D]."""
+        """Return the known values for these steps of an image, by name: `logprobs` [S], `mean` [S, N, D], `velocity`
+        [S, N, D]."""
         known = {"logprobs": self.image, "mean": self.mean, "velocity": self.velocity}
         key = trajectory, segment
         return {
@@ -49,7 +56,7 @@ class OldPolicy:
 
 
 def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
-    """The numbers that the sampler has stored."""
+    """Return the values that the sampler has stored in the trajectories."""
     old = OldPolicy()
     for index, trajectory in enumerate(trajectories):
         for place, segment in enumerate(trajectory.segments):
@@ -61,7 +68,8 @@ def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
 
 
 def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
-    """The learner's own numbers, computed before it trains on these groups. A collective call."""
+    """Return the values that the learner computes itself, before it trains on these groups. This is a collective call:
+    all ranks must make it."""
     old = sampled(trajectories)
     old.recomputed = True
     old.image = {key: value.clone() for key, value in old.image.items()}
@@ -79,8 +87,8 @@ def of_weights(
     engine, weights: Mapping[str, Tensor], replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory],
     law: SamplingLaw, texts: bool,
 ) -> OldPolicy:  # fmt: skip
-    """Velocities of images with fresh noise under the old weights. With `texts`, also the log-probabilities of texts. A
-    collective call."""
+    """Return the velocities of images with fresh noise under the old weights. With `texts`, also return the
+    log-probabilities of texts. This is a collective call: all ranks must make it."""
     old = sampled(trajectories)
     old.recomputed = texts
 

@@ -1,3 +1,3 @@
-"""Everything that touches Ray: starting it, waiting with deadlines, restartable actors, ranks that act together, the
-slot buffer.
+"""Everything that uses Ray: starting it, waiting for results with deadlines, actors that can be restarted, ranks that
+work together, and the slot buffer.
 """

@@ -1,7 +1,7 @@
-"""A fleet of restartable actors that loses no work unit.
+"""A fleet is a set of Ray actors that can be restarted. It never loses a unit of work.
 
-A unit is one method call on one actor (a whole group to sample or to score). Every unit is on at most one actor at a
-time, and every submitted unit ends exactly once: with its result, or with an exception out of `poll` that names it.
+A unit is one method call on one actor, for example to sample or to score a whole group. At any time a unit runs on at
+most one actor. Every submitted unit ends exactly once: `poll` returns its result or raises an exception that names it.
 
     member:  STARTING -> IDLE <-> BUSY          unit:  queued -> running -> done
                 ^          |        |                    ^          |
@@ -11,13 +11,15 @@ time, and every submitted unit ends exactly once: with its result, or with an ex
                             v  after `max_respawns` deaths in a row
                          RETIRED
 
-An actor is lost when Ray says so or when a unit passes its deadline; then it is killed before its unit is queued again
-(at the front, under the same id), so a unit never runs twice at once. A respawned actor serves only after `prepare`
-(which sends the current weights) has been acknowledged. An exception raised *by* the work, or by the constructor of an
-actor, is no loss: it would come again, so it ends the run with the name of the unit or the actor.
+An actor counts as lost if Ray reports it as dead or if its unit passes its deadline. Then the actor is killed first.
+After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. A
+new actor gets work only after it has acknowledged `prepare`, which sends it the current weights. An exception that is
+raised *by* the work or by the constructor of an actor is not a loss, because it would occur again. It ends the run, and
+the message names the unit or the actor.
 
-Results come back by unit id. What a unit computes must depend on its arguments alone, never on the actor or the order;
-then a run with a killed actor equals one without.
+Results are identified by the id of their unit. The result of a unit must depend only on its arguments, never on the
+actor or on the order of the units. Then a run in which an actor was killed gives the same results as a run without
+this.
 """
 
 import time
@@ -47,20 +49,20 @@ class Health(StrEnum):
 
 
 class FleetError(UserError, RuntimeError):
-    """The fleet cannot complete its work."""
+    """Raised if the fleet cannot complete its work."""
 
 
 @dataclass(frozen=True)
 class FleetSettings:
-    """All times in seconds."""
+    """Settings of a fleet. All times are in seconds."""
 
-    size: int
-    unit_timeout: float = 600.0  # a unit that takes longer counts as hung
-    start_timeout: float = 120.0  # for an actor's constructor and `prepare`
-    max_respawns: int = 3  # deaths in a row of one member before it is retired
-    backoff: float = 0.5  # wait before the first respawn; doubles with every death in a row
-    max_attempts: int = 4  # times a unit may be lost before it counts as the cause
-    min_healthy: int = 1  # fewest members that must not be retired
+    size: int  # number of members, i.e. of actors
+    unit_timeout: float = 600.0  # a unit that takes longer than this counts as hung
+    start_timeout: float = 120.0  # time limit for the constructor of an actor and `prepare` together
+    max_respawns: int = 3  # how often in a row a member is restarted; if it dies once more, it is retired
+    backoff: float = 0.5  # wait before the first restart; doubles with every further death in a row
+    max_attempts: int = 4  # the run stops if one unit is lost this many times
+    min_healthy: int = 1  # the run stops if fewer members than this are left (not retired)
 
 
 @dataclass
@@ -79,16 +81,17 @@ class _Member:
     actor: ActorHandle | None = None
     unit: _Unit | None = None
     refs: list[ObjectRef] = field(default_factory=list)
-    began: float = 0.0  # the unit
-    deadline: float = 0.0  # of the unit, or of the start
+    began: float = 0.0  # when the unit began
+    deadline: float = 0.0  # deadline of the unit, or of the start
     respawn_at: float = 0.0
-    deaths: int = 0  # in a row; a finished unit resets it
+    deaths: int = 0  # number of deaths in a row; a finished unit resets it to 0
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Result of a unit. With `returns=2`, `value` is the first return value and `body` a reference to the second one.
-    The driver owns the reference, so it outlives the actor that made it."""
+    """The result of a unit. With `returns=2`, `value` is the first return value and `body` is a reference to the second
+    one. The driver owns this reference, so it stays valid after the actor that made it has died.
+    """
 
     id: Hashable
     value: Any
@@ -97,8 +100,14 @@ class Finished:
 
 
 class Fleet:
-    """Runs units on restartable actors. `factory(index)` makes an actor. `prepare(handle)` returns a reference; the
-    actor may serve when it is ready."""
+    """Runs units of work on actors that can be restarted.
+
+    Args:
+        factory: `factory(index)` starts an actor.
+        prepare: `prepare(handle)` sends the actor what it needs and returns a Ray reference. The actor gets work only
+            after this reference is ready.
+        returns: Number of return values of a unit, 1 or 2.
+    """
 
     def __init__(
         self,
@@ -120,7 +129,7 @@ class Fleet:
         self._members = [_Member(index) for index in range(settings.size)]
         self._queue: deque[_Unit] = deque()
         self._known: set[Hashable] = set()
-        self.losses: list[str] = []  # one line per lost unit or actor, for the log
+        self.losses: list[str] = []  # one line for each lost unit or actor, for the log
         self._worked = 0.0
         for member in self._members:
             self._spawn(member)
@@ -129,24 +138,28 @@ class Fleet:
         return [member.health for member in self._members]
 
     def actors(self) -> list[ActorHandle]:
-        """Handles of the members that are not known to be dead."""
+        """Return the handles of the members that are not known to be dead."""
         return [m.actor for m in self._members if m.actor is not None]
 
     def outstanding(self) -> int:
-        """Number of units that are queued or running."""
+        """Return the number of units that are queued or running."""
         return len(self._known)
 
     def lap(self) -> float:
-        """Seconds of work on finished units since the last call, as the mean over the members."""
+        """Return the seconds of work on units that finished since the last call of `lap`, divided by the number of
+        members.
+        """
         taken, self._worked = self._worked, 0.0
         return taken / self.settings.size
 
     def under_way(self) -> list[ObjectRef]:
-        """One reference per busy member (working on a unit or starting). It is ready when the member has finished."""
+        """Return one Ray reference for each member that is starting or working on a unit. The reference becomes ready
+        when the start or the unit has finished.
+        """
         return [m.refs[0] for m in self._members if m.health in (Health.STARTING, Health.BUSY)]
 
     def submit(self, unit: Hashable, method: str, *args: Any) -> None:
-        """Queue `actor.method(*args)` under the id `unit`."""
+        """Queue the call `actor.method(*args)` as a unit with the id `unit`."""
         if unit in self._known:
             raise ValueError(f"fleet {self.name}: unit {unit!r} is already under way")
         self._known.add(unit)
@@ -154,7 +167,7 @@ class Fleet:
         self._dispatch()
 
     def withdraw(self, unit: Hashable) -> None:
-        """Cancel a unit. If it is running, its actor is killed: nothing else stops it."""
+        """Cancel a unit. If the unit is running, its actor is killed, because nothing else would stop the unit."""
         self._known.discard(unit)
         self._queue = deque(u for u in self._queue if u.id != unit)
         for member in self._members:
@@ -163,10 +176,11 @@ class Fleet:
                 self._lose(member, "its unit was withdrawn")
 
     def poll(self, timeout: float) -> list[Finished]:
-        """Units finished within `timeout` seconds, in no particular order. Returns as soon as there is one.
+        """Wait at most `timeout` seconds for units to finish, and return the finished ones in no particular order. It
+        returns as soon as at least one unit has finished.
 
-        Raises FleetError when too few members are left or a unit was lost too often. Exceptions of the work itself are
-        raised too.
+        Raises FleetError if too few members are left or if a unit was lost too often. If the work itself raised an
+        exception, that exception is raised here.
         """
         end = self._clock() + timeout
         while True:
@@ -178,9 +192,9 @@ class Fleet:
                 return finished
 
     def run(self, units: Sequence[tuple[Hashable, str, tuple]], timeout: float) -> list[Finished]:
-        """Submit all units and return their results in the given order.
+        """Submit all units, wait for them, and return their results in the given order.
 
-        Raises WaitTimeoutError when they are not done within `timeout` seconds.
+        Raises WaitTimeoutError if the units are not done within `timeout` seconds.
         """
         for unit, method, args in units:
             self.submit(unit, method, *args)
@@ -197,11 +211,12 @@ class Fleet:
         return [done[unit] for unit in wanted]
 
     def broadcast(self, method: str, *args: Any, timeout: float) -> list[Any]:
-        """Call a method on every living member and wait for all. A busy member answers after its unit, a starting one
-        after its `prepare`, which may have been sent before.
+        """Call a method on every living member and wait for all answers. A busy member answers after its unit. A
+        starting member answers after its `prepare`, which may have been sent before.
 
-        A member that does not answer counts as lost and is respawned with `prepare`. So update what `prepare` sends
-        *before* the broadcast. Returns the answers of the members that answered, in member order.
+        A member that does not answer counts as lost and is restarted with `prepare`. So change what `prepare` sends
+        *before* the broadcast. Returns the answers in the order of the members, without the members that did not
+        answer.
         """
         living = [m for m in self._members if m.actor is not None]
         calls = [(member, getattr(member.actor, method).remote(*args)) for member in living]
@@ -217,7 +232,9 @@ class Fleet:
         return answers
 
     def wait_until_serving(self, count: int, timeout: float) -> None:
-        """Wait until `count` members may serve. WaitTimeoutError names the states of the members."""
+        """Wait until at least `count` members are ready for work. Raises WaitTimeoutError, which lists the states of
+        all members, if this takes longer than `timeout` seconds.
+        """
         end = self._clock() + timeout
         while sum(h in (Health.IDLE, Health.BUSY) for h in self.health()) < count:
             if self._clock() >= end:
@@ -275,7 +292,8 @@ class Fleet:
         return finished
 
     def _settle(self, member: _Member) -> Finished | None:
-        """Handle the reference of a member that is ready: a start, a result, or a death."""
+        """Handle a member whose reference is ready. The cause is a finished start, a result, or the death of the actor.
+        """
         unit = member.unit
         what = f"{self.name} {member.index}: " + (f"unit {unit.id!r}" if unit is not None else "start")
         try:
@@ -297,7 +315,7 @@ class Fleet:
         return Finished(unit.id, value, member.refs[1] if self._returns == 2 else None, unit.attempts)
 
     def _lose(self, member: _Member, reason: str) -> None:
-        """Kill the member, queue its unit again and schedule its respawn."""
+        """Kill the member, queue its unit again and schedule the restart of the member."""
         unit, member.unit = member.unit, None
         self._kill(member)
         member.deaths += 1
@@ -328,7 +346,8 @@ class Fleet:
 
 
 def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> None:
-    """Wait until a member of any of the fleets has finished, or until `timeout` seconds have passed."""
+    """Wait until a member of any of the fleets has finished its start or unit, or until `timeout` seconds have passed.
+    """
     refs = [ref for fleet in fleets for ref in fleet.under_way()]
     if refs:
         ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)

@@ -1,7 +1,8 @@
-"""A fixed set of actors that act together: the ranks of a collective computation.
+"""A fixed set of actors that work together as the ranks of a collective computation.
 
-Unlike the members of a fleet, ranks cannot be replaced one by one. When one dies or raises, the others would wait for
-it until a collective call times out. So the first failure ends the wait, names the rank and kills all of them.
+The members of a fleet can be replaced one by one; ranks cannot. If one rank dies or raises an exception, the other
+ranks would wait for it until a collective call times out. So the first failure ends the wait, all ranks are killed, and
+the error names the rank that failed.
 """
 
 import time
@@ -15,13 +16,14 @@ from irg_rl.errors import UserError
 
 
 class RankError(UserError, RuntimeError):
-    """A rank died. The computation ends; resuming continues from its last checkpoint."""
+    """Raised if a rank died. The computation ends. A resumed run continues from the last checkpoint."""
 
 
 class Ranks:
-    """`factory(rank)` makes an actor handle.
+    """The actors of all ranks. `factory(rank)` starts the actor of a rank.
 
-    `start` has rank 0 `open_port` and all ranks `setup(port)`; a single rank is set up without a port.
+    If there are several ranks, `start` calls `open_port` on rank 0 and then `setup(port)` on all ranks. If there is
+    only one rank, `start` calls `setup(None)`.
     """
 
     def __init__(self, name: str, factory: ActorFactory, world_size: int):
@@ -29,19 +31,24 @@ class Ranks:
         self._actors = [start_actor(factory, rank) for rank in range(world_size)]
 
     def start(self, timeout: float) -> None:
-        """Raises WaitTimeoutError or RankError."""
+        """Set up all ranks so that they can find each other. Raises WaitTimeoutError if a rank does not answer in time
+        and RankError if a rank died.
+        """
         port = None
         if len(self._actors) > 1:
             port = bounded_get(self._actors[0].open_port.remote(), timeout, f"{self.name} rank 0 to open its port")
         self.call("setup", port, timeout=timeout)
 
     def call(self, method: str, *args: Any, timeout: float) -> list[Any]:
-        """`method(*args)` on every rank; results in rank order. References among `args` arrive as their values.
+        """Call `method(*args)` on every rank and return the results in rank order. Ray references among `args` are
+        replaced by their values.
+
+        If any rank fails, all ranks are killed.
 
         Raises:
-            the exception of the first rank that raised;
-            RankError: when a rank died;
-            WaitTimeoutError: naming the ranks that did not answer. In all three cases every rank is killed.
+            the exception of the first rank that raised one;
+            RankError: if a rank died;
+            WaitTimeoutError: if ranks did not answer in time; it names these ranks.
         """
         answered, whom = False, self.name
         refs = {getattr(actor, method).remote(*args): rank for rank, actor in enumerate(self._actors)}
@@ -66,6 +73,6 @@ class Ranks:
         return [results[rank] for rank in range(len(self._actors))]
 
     def stop(self) -> None:
-        """Kills every rank."""
+        """Kill all ranks."""
         for actor in self._actors:
             ray.kill(actor, no_restart=True)

@@ -1,9 +1,10 @@
-"""Starting Ray on this machine, thread shares, and the one place where the program waits for a remote result.
+"""Start Ray on this machine, give each process a share of the CPU threads, and wait for remote results.
 
 Ray listens on the loopback address only, without a dashboard and without usage statistics.
 
-Every wait has a deadline and says what it waits for (invariant 7); a remote exception arrives as its cause, not as a
-Ray traceback.
+The function `bounded_get` is the one place where the program waits for a remote result. Every wait has a deadline, and
+its error says what was waited for (invariant 7 of docs/architecture.md). If remote code raised an exception, the same
+exception is raised here, instead of a Ray traceback.
 """
 
 import logging
@@ -26,40 +27,44 @@ from irg_rl.errors import UserError
 from irg_rl.imports import PACKAGES
 
 ActorFactory = Callable[[int], ActorProxy[Any]]
-"""Starts actor number i. `ActorProxy` is Ray's type of a handle that `Actor.remote()` returns."""
+"""Type of a function that starts actor number i. `ActorProxy` is Ray's type for the handle that `Actor.remote()`
+returns.
+"""
 _START_ATTEMPTS = 3
-# AF_UNIX paths end at 107 bytes; Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store"
+# An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
 _SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 class WaitTimeoutError(UserError, TimeoutError):
-    """A remote result did not arrive before its deadline."""
+    """Raised if a remote result did not arrive before its deadline."""
 
 
 class RayStartError(UserError, RuntimeError):
-    """Ray cannot start on this machine."""
+    """Raised if Ray cannot start on this machine."""
 
 
 @dataclass(frozen=True)
 class RaySettings:
-    """How much of this machine Ray may use."""
+    """Settings that say how much of this machine Ray may use."""
 
-    num_cpus: int  # logical CPUs that actors are placed on
-    object_store_mb: int = 512  # shared memory for groups and weights
-    quiet: bool = True  # do not print the output of actors in the driver's terminal; Ray's log files have it
+    num_cpus: int  # number of logical CPUs that Ray may give to actors
+    object_store_mb: int = 512  # shared memory for groups and weights, in MiB
+    quiet: bool = True  # do not print the output of actors in the driver's terminal; it is still in Ray's log files
 
 
 def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
-    """Start actor number `index`. `ActorProxy` exists only for type checkers: at run time it is an `ActorHandle`."""
+    """Start actor number `index` and return its handle. `ActorProxy` exists only for type checkers. At run time the
+    handle is an `ActorHandle`.
+    """
     return cast(ActorHandle, factory(index))
 
 
 class LocalRay:
-    """A Ray instance of this process alone: `with LocalRay(settings, run_folder): ...` starts and stops it.
+    """A Ray instance that only this process uses. `with LocalRay(settings, run_folder): ...` starts and stops it.
 
-    Ray's sockets and logs lie in `<folder>/ray` if the socket paths are short enough for the operating system.
-    Otherwise they lie in a temporary folder that is removed at the end.
+    Ray's sockets and logs are in `<folder>/ray` if the socket paths are short enough for the operating system.
+    Otherwise they are in a temporary folder, which is removed at the end.
     """
 
     def __init__(self, settings: RaySettings, folder: Path):
@@ -83,7 +88,9 @@ class LocalRay:
         self.stop()
 
     def _start(self) -> None:
-        """Start Ray, in several attempts: its agents give up after 20 seconds, which is too short on a busy machine."""
+        """Start Ray. This is tried several times, because Ray's agents give up after 20 seconds, which is too short on
+        a busy machine.
+        """
         for attempt in range(_START_ATTEMPTS):
             try:
                 ray.init(
@@ -98,7 +105,7 @@ class LocalRay:
                     job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 return
-            except Exception as error:  # Ray raises the bare class here
+            except Exception as error:  # Ray raises plain `Exception` here, not a subclass
                 ray.shutdown()
                 if attempt + 1 == _START_ATTEMPTS:
                     raise RayStartError(
@@ -107,30 +114,36 @@ class LocalRay:
                     ) from error
 
     def stop(self) -> None:
-        """End every actor and Ray itself. It is safe to call twice."""
+        """End every actor and Ray itself. It is safe to call this twice."""
         ray.shutdown()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class _OwnPath(JobConfig):
-    """Ray puts the working folder and the script's before everything else on the path of its workers, where a user's
-    `rewards.py` or `sft/` would shadow the program's. It does not where the job says that it looks after its folder."""
+    """Keeps Ray from changing the import path of its workers. Normally Ray puts the working folder and the folder of
+    the script first on this path. There, a user's `rewards.py` or `sft/` would be imported instead of the program's own
+    modules. Ray leaves the path alone if the job says that it has its own working folder, so this class says that.
+    """
 
     def _runtime_env_has_working_dir(self) -> bool:
         return True
 
 
 def _stay_on_loopback() -> None:
-    """Make Ray listen on 127.0.0.1 only. Ray replaces this address by the outward address of the machine, which would
-    open its ports to the network, unless it believes that clusters are not supported. The constant was read from the
-    variable when Ray was imported, and Ray's other processes read the variable, so both are set."""
+    """Make Ray listen on 127.0.0.1 only.
+
+    Normally Ray replaces this address by the outward address of the machine, which would open its ports to the network.
+    It does not do so if it believes that clusters are not supported. Two settings make it believe this. The environment
+    variable is read by Ray's other processes. The constant was read from this variable when Ray was imported, so it
+    must be set too.
+    """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def session_folder(run_folder: Path) -> tuple[Path, bool]:
-    """The folder for Ray's sockets, and whether it is a temporary one outside the run."""
+    """Return (the folder for Ray's sockets, whether this is a temporary folder outside the run folder)."""
     wanted = run_folder.resolve() / "ray"
     if len(os.fsencode(wanted)) + _SOCKET_SUFFIX <= _SOCKET_LIMIT:
         return wanted, False
@@ -138,16 +151,16 @@ def session_folder(run_folder: Path) -> tuple[Path, bool]:
 
 
 def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str) -> Any:
-    """The value of one reference, or the values of a list of references.
+    """Return the value of one reference, or the values of a list of references.
 
     Args:
-        timeout: seconds for all of them together.
-        what: completes "waiting for ...", used in the error.
+        timeout: Seconds for all references together.
+        what: Text that completes "waiting for ..." in the error message.
 
     Raises:
-        WaitTimeoutError: naming `what` and the seconds.
-        the remote exception itself, with a note that names `what`, when the remote code raised.
-        ray.exceptions.RayError: when the process is gone.
+        WaitTimeoutError: if the time is over. It names `what` and the seconds.
+        the remote exception itself: if the remote code raised one. A note with `what` is added to it.
+        ray.exceptions.RayError: if the remote process is gone.
     """
     pending = refs if isinstance(refs, ObjectRef) else list(refs)
     try:
@@ -159,11 +172,13 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
         if not isinstance(cause, Exception):
             raise
         cause.add_note(f"raised remotely, while waiting for {what}")
-        raise cause from error  # which holds the remote traceback
+        raise cause from error  # `error` holds the remote traceback
 
 
 def reason_of(error: BaseException) -> str:
-    """A failure in one line: its first line, or the last one if the constructor of an actor raised."""
+    """Describe an error in one line. This is the first line of its message, or the last line if the constructor of an
+    actor raised it.
+    """
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return f"its constructor raised {lines[-1]}"
@@ -171,8 +186,9 @@ def reason_of(error: BaseException) -> str:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment of a process that may use `threads` cores. Without it two torch processes with two threads each slow
-    each other down on two cores."""
+    """Return the environment variables for a process that may use `threads` CPU cores. Without them two torch processes
+    on two cores start two threads each and slow each other down.
+    """
     if threads < 1:
         raise ValueError(f"threads is {threads}; an actor needs at least 1")
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -182,8 +198,10 @@ def thread_environment(threads: int) -> dict[str, str]:
 def actor_options(
     *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Options for `ActorClass.options(**...)`: a share of the machine, and no automatic restart. (An actor that Ray
-    restarts would serve with the weights of its constructor. The fleet restarts it and sends the current weights.)"""
+    """Return the options for `ActorClass.options(**...)`: the actor's share of the machine, and no automatic restart.
+    Ray would restart an actor with the old weights that its constructor got. So the fleet restarts actors itself and
+    sends them the current weights.
+    """
     variables = thread_environment(threads) | (environment or {})
     return {
         "num_cpus": cpus,

@@ -1,18 +1,19 @@
-"""The slot buffer: bounds the staleness of samples by counting. It is a pure state machine without tasks, actors or
-tensors.
+"""The slot buffer limits the staleness of samples by counting the groups that are in progress. It only keeps states. It
+has no tasks, actors or tensors.
 
-Legend: B groups per update, S allowed staleness in versions, (S + 1) * B slots.
+An update trains on B groups. Samples may be at most S versions of the weights old. The buffer has (S + 1) * B slots,
+and each group in progress uses one.
 
     admit -> SAMPLING -> READY -> TRAINING -> trained
                  |          |         (slot freed when the new weights are published and acknowledged)
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
-Groups are consumed in the order of admission. So a group admitted at version a has at most (S + 1) * B - 1 groups
-before it. Each update takes B groups from the head, so the group is consumed at version a + S at the latest. The
-consumer checks the age again, because an update may train on fewer than B groups if too many have no spread in their
-rewards.
+Groups are consumed in the order of their admission. So a group that is admitted at version a has at most (S + 1) * B -
+1 groups before it. Each update takes B groups from the head. So the group is consumed at version a + S at the latest.
+The consumer still checks the age, because an update may train on fewer than B groups if too many groups have rewards
+without spread.
 
-Invariant 3, at every moment: admitted = trained + dropped + cancelled + in flight.
+At every moment: admitted = trained + dropped + cancelled + in flight (invariant 3 of docs/architecture.md).
 """
 
 from collections import Counter
@@ -34,17 +35,17 @@ class Exit(StrEnum):
 
 @dataclass
 class Slot:
-    """One group in flight."""
+    """The state of one group in flight, i.e. admitted but not yet trained, dropped or cancelled."""
 
     id: int
-    version: int  # newest published weights when it was admitted; replaced by the sampled version once ready
-    deadline: float  # clock reading after which a straggler at the head is cancelled
+    version: int  # newest published version at admission; when ready, the version that the group was sampled with
+    deadline: float  # clock time after which the group is cancelled if the coming update waits for it
     state: SlotState = SlotState.SAMPLING
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Counts since the start of the run."""
+    """Number of groups in each state since the start of the run."""
 
     admitted: int
     trained: int
@@ -58,7 +59,8 @@ class Ledger:
 
 
 class SlotBuffer:
-    """Decides which groups may be sampled and trained, and that every group leaves exactly once."""
+    """Decides which groups may be sampled and trained. It makes sure that every group leaves the buffer exactly once.
+    """
 
     def __init__(self, groups_per_update: int, staleness: int, version: int = 0):
         if groups_per_update < 1 or staleness < 0:
@@ -94,17 +96,18 @@ class SlotBuffer:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Reasons why groups were dropped or cancelled, with counts."""
+        """The reasons why groups were dropped or cancelled, each with its count."""
         return dict(self._reasons)
 
     @property
     def may_refill(self) -> bool:
-        """Whether one more group without spread is replaced in the coming update. At most B are; then the update trains
-        on fewer groups."""
+        """Whether the coming update may still replace one more group whose rewards have no spread. Each update replaces
+        at most B groups (the number of groups per update). After that it trains on fewer groups.
+        """
         return self._refills < self.groups_per_update
 
     def admit(self, deadline: float) -> int:
-        """Take a slot and return the id of the new group. Ids count up from 0 and never repeat."""
+        """Take a slot for a new group and return the id of the group. Ids count up from 0 and never repeat."""
         if self.free == 0:
             raise RuntimeError(f"all {self.capacity} slots are in use; admit only while `free` is positive")
         slot = Slot(self._next_id, self.version, deadline)
@@ -113,7 +116,7 @@ class SlotBuffer:
         return slot.id
 
     def mark_ready(self, group: int, version: int) -> None:
-        """The group has been sampled with weights `version` and scored."""
+        """Mark a group as ready: it has been sampled with weights of this version, and scored."""
         slot = self._expect(group, SlotState.SAMPLING)
         if not slot.version <= version <= self.version:
             raise ValueError(
@@ -123,7 +126,9 @@ class SlotBuffer:
         slot.state = SlotState.READY
 
     def drop(self, group: int, reason: str, *, refilled: bool = False) -> None:
-        """Drop a group that was sampled but is not trained. `refilled`: another one takes its place in the update."""
+        """Drop a group that was sampled but will not be trained. `refilled` says that another group takes its place in
+        the update.
+        """
         self._expect(group, SlotState.READY, SlotState.SAMPLING)
         self._refills += refilled
         self._leave(group, Exit.DROPPED, reason)
@@ -134,29 +139,33 @@ class SlotBuffer:
         self._leave(group, Exit.CANCELLED, reason)
 
     def overdue(self, now: float) -> int | None:
-        """The first unfinished group, if the coming update waits for it and its deadline has passed; else None."""
+        """Return the first unfinished group if the coming update waits for it and its deadline has passed. Otherwise
+        return None.
+        """
         if len(self.ready_ahead()) == self.groups_per_update:
             return None
         first = next((slot for slot in self._slots.values() if slot.state == SlotState.SAMPLING), None)
         return first.id if first is not None and now > first.deadline else None
 
     def drop_stale(self) -> list[int]:
-        """Drop every ready group that is older than S versions. Returns their ids."""
+        """Drop every ready group that is more than `staleness` versions old, and return the ids of these groups."""
         old = [s.id for s in self._slots.values() if s.state == SlotState.READY and self.age(s.id) > self.staleness]
         for group in old:
             self.drop(group, f"older than {self.staleness} versions")
         return old
 
     def age(self, group: int) -> int:
-        """Number of versions published since the weights that sampled the group."""
+        """Return how many versions were published after the weights that the group was sampled with."""
         return self.version - self._slots[group].version
 
     def has_left(self, group: int) -> bool:
-        """Whether the group was admitted and has left."""
+        """Return whether the group was admitted and has already left the buffer."""
         return group < self._next_id and group not in self._slots
 
     def ready_ahead(self) -> list[int]:
-        """Number of ready groups at the head without a gap: how many `take` may return, at most B."""
+        """Return the ids of the ready groups that `take` may return now. These are the groups at the head up to the
+        first one that is not ready, at most `groups_per_update` of them.
+        """
         ahead: list[int] = []
         for slot in self._slots.values():
             if slot.state == SlotState.TRAINING:
@@ -167,9 +176,10 @@ class SlotBuffer:
         return ahead
 
     def take(self, count: int) -> list[int]:
-        """Take the first `count` groups, in the order of admission, for the learner.
+        """Give the first `count` groups to the learner, in the order of admission, and return their ids.
 
-        Raises RuntimeError when one of them is unfinished or older than S versions (invariant 4).
+        Raises RuntimeError if one of them is unfinished or more than `staleness` versions old (invariant 4 of
+        docs/architecture.md).
         """
         ahead = self.ready_ahead()[:count]
         if len(ahead) < count:
@@ -181,8 +191,9 @@ class SlotBuffer:
         return ahead
 
     def published(self, version: int) -> list[int]:
-        """The weights trained on the taken groups are published and acknowledged. Frees their slots and returns their
-        ids."""
+        """Record that the weights that were trained on the taken groups are published and acknowledged. Free the slots
+        of these groups and return their ids.
+        """
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")
         self.version = version
@@ -193,11 +204,11 @@ class SlotBuffer:
         return done
 
     def in_flight(self) -> list[Slot]:
-        """All used slots, in the order of admission."""
+        """Return all used slots, in the order of admission."""
         return list(self._slots.values())
 
     def state(self) -> dict:
-        """The state as JSON, with the groups in flight."""
+        """Return the state of the buffer as JSON data, including the groups in flight."""
         return {
             "groups_per_update": self.groups_per_update,
             "staleness": self.staleness,
@@ -211,8 +222,9 @@ class SlotBuffer:
 
     @classmethod
     def restore(cls, state: dict, deadline: float) -> "SlotBuffer":
-        """The buffer of a checkpoint. Groups in flight return to SAMPLING with the same ids and a new deadline: their
-        samples existed only in memory, and the id determines the samples."""
+        """Return the buffer that a checkpoint describes. The groups in flight start again as SAMPLING, with the same
+        ids and a new deadline, because their samples existed only in memory. The same id gives the same samples again.
+        """
         buffer = cls(state["groups_per_update"], state["staleness"], state["version"])
         buffer._next_id = state["next_id"]
         buffer._refills = state["refills"]

@@ -1,9 +1,13 @@
-"""The threads of one process among several. No Ray here: a rollout worker also runs without it."""
+"""Sets how many CPU threads a process uses when several processes share a machine. This module does not import Ray,
+because a rollout worker can also run without Ray.
+"""
 
 import torch
 
 
 def take_thread_share(threads: int) -> None:
-    """Call this first inside an actor: it sets torch's own thread pools, which ignore a later OMP setting."""
+    """Set the number of threads that torch uses in this process. Call this first inside an actor, because torch's own
+    thread pools ignore OMP settings that are made later.
+    """
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -1,1 +1,2 @@
-"""One file per `irg-rl` command; `cli` holds their options and loads a command's file only when it is called."""
+"""The `irg-rl` commands, one file for each. `cli` defines the options of all commands. It loads the file of a command
+only when the command is called."""

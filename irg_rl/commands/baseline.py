@@ -1,4 +1,4 @@
-"""`irg-rl baseline`: continues SFT for as long as RL took, to show what the same time gains without RL."""
+"""`irg-rl baseline`: continues SFT for as long as RL took. This shows what the same time gains without RL."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from irg_rl.report.build import build_report
 
 
 def continue_sft(folder: Path) -> None:
-    """Train and evaluate the baseline of a finished run, then compare. An interrupted baseline continues."""
+    """Train and evaluate the baseline of a finished run, and compare RL with it. An interrupted baseline continues."""
     run = Run.open(folder)
     require_finished(run)
     require_machine(run.recipe)

@@ -1,4 +1,5 @@
-"""`irg-rl check`: validates a recipe, builds its model without memory, and lists what this machine lacks for it."""
+"""`irg-rl check`: checks a recipe, builds its model without using memory, and lists what the recipe needs and this
+machine does not have."""
 
 
 import torch
@@ -11,7 +12,7 @@ from irg_rl.model.unified import UnifiedModel
 
 
 def check_recipe(path: str, overrides: list[str]) -> list[str]:
-    """Lines that describe the recipe. Raises RecipeError with every problem of its settings."""
+    """Return lines that describe the recipe. Raises RecipeError with every problem of its settings."""
     recipe = load_recipe(path, overrides)
     refuse(recipe, recipe_problems(recipe))
     with torch.device("meta"):

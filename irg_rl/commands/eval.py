@@ -1,4 +1,4 @@
-"""`irg-rl eval`: evaluate a run or a checkpoint on held-out prompts."""
+"""`irg-rl eval`: evaluates a run or a checkpoint on held-out prompts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,13 @@ def evaluate_target(
 ) -> None:
     """Evaluate `target`: a run (its newest model) or a model folder inside a run.
 
-    preset, changes: replace settings of the recipe's `evaluation`; None leaves a setting as it is.
-    split: held-out split of the prompts. samples: trajectories per prompt.
-    scored: also score the images with the recipe's scorers, in addition to the verdicts of the task.
-    controls: also sample both controls. The gate needs them.
+    `preset` and `changes` replace settings of the recipe's `evaluation`. A value of None leaves a setting unchanged.
+
+    `split` is the held-out split of the prompts. `samples` is the number of trajectories per prompt.
+
+    `scored`: whether the recipe's scorers also score the images, in addition to the verdicts of the task.
+
+    `controls`: whether both control arms are also sampled. The gate needs them.
     """
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)

@@ -1,4 +1,4 @@
-"""`irg-rl fork`."""
+"""`irg-rl fork`: makes a run that starts RL from the finished SFT of another run."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ from irg_rl.driver.stages import work
 
 
 def fork_run(folder: Path, overrides: list[str]) -> None:
-    """Make a run that takes over the finished SFT of run `folder`, and do RL in it."""
+    """Make a new run that takes over the finished SFT of the run `folder`, and do RL in the new run."""
     work(fork(folder, overrides))

@@ -1,4 +1,4 @@
-"""`irg-rl generate`: images and texts for given prompts, and a JSON file with every setting."""
+"""`irg-rl generate`: draws images and writes texts for given prompts, with a JSON file that records every setting."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +26,12 @@ BAGEL_SYSTEM_PROMPT = (
     "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
     "image here"
 )
-"""System prompt of BAGEL for thinking, unchanged."""
+"""The system prompt with which BAGEL thinks before it draws, unchanged."""
 
 
 def model_folder(target: Path) -> Path:
-    """`target` itself if it is a model folder, or the newest model folder of run `target`."""
+    """Return `target` itself if it is a model folder, or the newest model folder if `target` is a run. Raises RunError
+    if it is neither."""
     for folder in (target, *(target / "models" / name for name in TRAINED)):
         if is_model_folder(folder):
             return folder
@@ -38,14 +39,15 @@ def model_folder(target: Path) -> Path:
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of the run that contains the model folder. For a folder outside of any run, see `released`."""
+    """Return the recipe of the run that contains the model folder. If no run contains it, return the settings of
+    `released`."""
     run = folder.parent.parent
     return Run.open(run).recipe if (run / "recipe.yaml").is_file() else released(folder)
 
 
 def released(folder: Path) -> Recipe:
-    """Settings for a model without a run: the preset `irg`, BAGEL's system prompt, the largest square image, and bf16
-    on the GPU if there is one."""
+    """Return settings for a model that is not part of a run: the preset `irg`, BAGEL's system prompt, the largest
+    square image, and bf16 on the GPU if there is one."""
     model = ModelConfig.read(folder)
     side = model.pixels_per_token * model.max_latent_size
     recipe = {
@@ -63,7 +65,8 @@ def released(folder: Path) -> Recipe:
 
 
 def load_here(folder: Path, recipe: Recipe) -> Folder:
-    """Load a model on the GPU as its recipe says. Without a GPU in recipe or machine: on the CPU in fp32."""
+    """Load a model on the GPU with the settings of its recipe. If the recipe or this machine has no GPU, load it on the
+    CPU in fp32."""
     if recipe.engine.device == "cpu" or not torch.cuda.is_available():
         return load_folder(folder)
     return load_as(recipe, folder)
@@ -71,8 +74,8 @@ def load_here(folder: Path, recipe: Recipe) -> Folder:
 
 @dataclass(frozen=True)
 class Ready:
-    """A loaded checkpoint and its sampling settings. `stop`: a reflection that says "nothing to change" ends the
-    trajectory."""
+    """A loaded checkpoint and its sampling settings. `stop` says whether a trajectory ends after a reflection that says
+    "nothing to change"."""
 
     folder: Path
     recipe: Recipe
@@ -85,18 +88,19 @@ class Ready:
 
     @property
     def stride(self) -> int:
-        """The sides of an image must be multiples of this number of pixels."""
+        """Return a number of pixels. The height and the width of an image must be multiples of it."""
         return self.parts.model.config.pixels_per_token
 
     def sampler(self, size: tuple[int, int] | None = None) -> Sampler:
-        """A sampler for images of `size` (height, width) in pixels. None: the size of the recipe."""
+        """Return a sampler for images of `size`, (height, width) in pixels. If `size` is None, the recipe's size is
+        used."""
         sampling = self.sampling if size is None else self.sampling.model_copy(update={"image_size": size})
         return evaluation_sampler(
             self.parts, sampling, self.recipe.evaluation, is_stop=StopPhrase() if self.stop else never
         )
 
     def settings(self, seed: int, turns: int) -> dict[str, Any]:
-        """All settings that the images depend on, for settings.json."""
+        """Return all settings that the images depend on, for settings.json."""
         evaluation, weight = self.recipe.evaluation, self.parts.model.llm2vae.weight
         noise = evaluation.noise
         return {
@@ -108,7 +112,8 @@ class Ready:
 
 
 def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
-    """Load the model of `target`. `changes`: settings on top of the recipe, by dotted name."""
+    """Load the model of `target`. `changes` maps dotted names of settings to values that replace those of the
+    recipe."""
     folder = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(folder), changes, str(folder))
     return Ready(folder, recipe, load_here(folder, recipe), stop)
@@ -117,7 +122,7 @@ def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
 def generate_to(
     target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path, stop: bool = True
 ) -> None:
-    """Sample every prompt and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`."""
+    """Sample a trajectory for every prompt, and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`."""
     asked = [Prompt(f"cli-{i}", require_prompt(text, f"--prompt {i + 1}")) for i, text in enumerate(prompts)]
     ready = make_ready(target, changes, stop)
     requests = [Request(prompt, 0, seed) for prompt in asked]
@@ -129,12 +134,13 @@ def generate_to(
 
 
 def _said(sampling: SamplingRecipe) -> dict[str, Any]:
-    """Sampling settings for settings.json. The number of turns is left out, because the command has its own."""
+    """Return the sampling settings for settings.json. The number of turns is left out, because the command has its own
+    number of turns."""
     return sampling.model_dump(mode="json", exclude={"turns"})
 
 
 def _write(trajectory: Trajectory, out: Path, number: int) -> dict[str, Any]:
-    """Write images and texts of one trajectory. Returns its entry in settings.json."""
+    """Write the images and texts of one trajectory. Return its entry for settings.json."""
     for image in trajectory.images:
         Image.fromarray(image.pixels.numpy()).save(out / f"{number:03d}_turn{image.turn}.png")
     texts = [{"turn": t.turn, "text": t.text, "finished": t.finished} for t in trajectory.texts]

@@ -1,4 +1,4 @@
-"""`irg-rl ls`: shipped recipes, recipes in ./configs, and runs."""
+"""`irg-rl ls`: lists the recipes that irg-rl includes, the recipes in ./configs, and the runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def show_lists() -> None:
 
 
 def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns without a frame. They may be wider than the terminal, so that a path is never cut."""
+    """Print columns without a frame. A line may be wider than the terminal, so that a path is never cut."""
     lines = [[shown(" ".join(word.split())) for word in row] for row in (titles, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
@@ -31,7 +31,8 @@ def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def recipe_files() -> dict[str, Path]:
-    """Name to type -> file. Shipped recipes are named by their name, those in ./configs by their path."""
+    """Return name -> file of every recipe. The name is what a user types: the name of an included recipe, or the path
+    of a recipe in ./configs."""
     shipped = shipped_recipes()
     known = {file.resolve() for file in shipped.values()}
     own = [file for file in sorted(Path("configs").glob("*.yaml")) if file.resolve() not in known]
@@ -39,7 +40,8 @@ def recipe_files() -> dict[str, Path]:
 
 
 def recipes() -> list[tuple[str, str, str]]:
-    """Name, stages and description of every recipe. For an invalid recipe, its error instead."""
+    """Return (name, stages, description) of every recipe. If a recipe cannot be read, the description is replaced by
+    the error."""
     rows = []
     for name, file in recipe_files().items():
         try:
@@ -56,7 +58,8 @@ def recipes() -> list[tuple[str, str, str]]:
 
 
 def runs(folder: Path) -> list[tuple[str, str, str, str]]:
-    """Folder, digest, number of finished stages and the last of them, for every run. For a damaged run, its error."""
+    """Return (folder, digest, number of finished stages, last finished stage) of every run. If a run is damaged, the
+    last entry is the error."""
     rows = []
     for path in sorted(folder.glob("*/recipe.yaml")):
         try:

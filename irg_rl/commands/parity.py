@@ -1,10 +1,12 @@
-"""`irg-rl parity`: measures whether the learner's replay gives the log-probabilities of sampling (invariant 1).
+"""`irg-rl parity`: measures whether the learner's replay gives the same log-probabilities as sampling (invariant 1).
 
-Trajectories are sampled as in RL, except that every denoising step is stochastic, so that all steps are measured. The
-table has all combinations of: 1 to n images; one by one or in batches; the model itself or with LoRA adapters; packs of
-whole trajectories or packs so small that trajectories are cut. If the recipe has forks, siblings are sampled together
-in batches, and each by itself one by one. The learner's packed forward then computes every log-probability again. The
-importance ratio is exp of the difference, so the differences should be 0.
+Trajectories are sampled as in RL, except that every denoising step is stochastic, so that all steps can be measured.
+The learner's packed forward then computes every log-probability again. The importance ratio is the exponential of the
+difference, so the differences should be 0.
+
+The table has one row for each combination of these choices: 1 to n images; one by one or in batches; the model itself
+or with LoRA adapters; packs that hold whole trajectories, or packs so small that trajectories are cut. If the recipe
+has forks, the batches sample siblings (branches of one trunk) together. Without batches each sibling is sampled alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,13 +40,14 @@ BATCHES = (1, 16)
 FULL, LORA = "full", "lora"
 WHOLE, SPLIT = "whole", "split"
 ADAPTER_SCALE = 0.02
-"""Standard deviation of the adapters' second matrices. They start at zero, and then adapters have no effect to test."""
+"""Standard deviation of the random weights in the adapters' second matrices. These matrices normally start at zero.
+Then the adapters would have no effect that could be tested."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of sampling and packing, with |replayed - sampled| log-probabilities by turn, modality and
-    step."""
+    """One combination of sampling and packing. `table` has the absolute differences between replayed and sampled
+    log-probabilities by turn, modality and step."""
 
     weights: str
     turns: int
@@ -57,13 +60,13 @@ class Case:
         return {"weights": self.weights, "turns": self.turns, "batch": self.batch, "packs": self.packs, "places": rows}
 
     def worst(self, modality: Modality) -> LogprobDifference | None:
-        """The difference of this modality that is largest in relation to its limit."""
+        """Return the difference of this modality that is largest in relation to its limit."""
         own = [difference for difference in self.table if difference.modality == modality]
         return max(own, key=lambda difference: difference.largest / difference.limit, default=None)
 
 
 class Forward:
-    """The learner's forward without its engine. It has the methods that `check` calls."""
+    """The forward pass of the learner without its engine. It has the attributes that `check` uses."""
 
     def __init__(self, model: UnifiedModel, context_grad: str) -> None:
         self.model, self.context_grad = model, context_grad
@@ -78,7 +81,8 @@ class Forward:
 
 
 def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
-    """Print and write the table. If an fp32 model exceeds a limit, RatioError names the largest difference."""
+    """Measure all cases, and print and write the table. Raises RatioError with the largest difference if an fp32 model
+    exceeds a limit."""
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
@@ -101,23 +105,24 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
 
 
 def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
-    """Validation prompts of the run that contains the model. Without a run or such prompts, those of the task."""
+    """Return the validation prompts of the run that contains the model. If there is no run or it has no such prompts,
+    return those of the task."""
     file = folder.parent.parent / "world" / "validation.jsonl"
     there = read_prompts(file) if file.is_file() and file.stat().st_size else task_of(recipe).prompts("validation")
     return there[:count]
 
 
 def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:
-    """One trajectory per prompt. With forks, all siblings of a trunk per prompt, and fewer prompts, so that the number
-    of trajectories is about the same."""
+    """Return requests for one trajectory per prompt. With forks there are requests for all branches of a trunk per
+    prompt, and fewer prompts, so that the number of trajectories is about the same."""
     forks, leaves = (recipe.rl.forks, recipe.rl.leaves) if recipe.rl is not None else ({}, 1)
     some = prompts[: max(len(prompts) // leaves, 1)]
     return [Request(prompt, sample, seed, forks=forks) for prompt in some for sample in range(leaves)]
 
 
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
-    """Measure the cases one after the other. Each case with whole packs is followed by the same one with split
-    packs."""
+    """Measure the cases one after the other. Each case with whole packs is followed by the same case with small packs
+    that cut trajectories."""
     rl = recipe.rl or RLRecipe()
     clip_image = CLIP_IMAGE if recipe.rl is None else algorithm_of(recipe).clip_image
     noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})
@@ -140,7 +145,8 @@ def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: in
 
 
 def as_table(cases: Sequence[Case]) -> Table:
-    """One row per case: the largest difference of each modality, and the mean over all of its differences."""
+    """Return a table with one row per case: for each modality the largest difference and the mean of all
+    differences."""
     title = "|log ratio|: replayed against sampled log-probabilities"
     table = Table("weights", "turns", "batch", "packs", "text max", "text mean", "image max", "image mean", title=title)
     for case in cases:
@@ -161,7 +167,7 @@ def _cells(case: Case) -> Iterator[str]:
 
 
 def _adapt(model: UnifiedModel, lora: LoraRecipe, seed: int) -> None:
-    """Add adapters with random weights, so that they have an effect."""
+    """Add adapters with random weights to the model, so that the adapters have an effect."""
     add_adapters(model, lora, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -181,8 +187,11 @@ def _replay(parts: Folder, recipe: Recipe, size: int) -> Replay:
 def _pack_sizes(
     parts: Folder, recipe: Recipe, trajectories: list[Trajectory], whole: int
 ) -> list[tuple[str, int]]:
-    """Names and sizes of both kinds of packs: the recipe's size, and the smallest tenth (3 to 9) of the longest row
-    into which every context fits."""
+    """Return (name, size in tokens) of both kinds of packs.
+
+    A whole pack has the size of the recipe. A split pack has 0.3, 0.4, ... or 0.9 times the length of the longest row:
+    the smallest of these sizes into which every context fits. Raises InputError if no size is large enough.
+    """
     longest = max(max(made.pack.lengths) for made in _replay(parts, recipe, whole).packs(trajectories))
     for tenths in range(3, 10):
         size = int(longest) * tenths // 10
@@ -195,7 +204,8 @@ def _pack_sizes(
 
 
 def _place(folder: Path) -> Path:
-    """File of the results: in evaluation/ of the run that contains the model. Without a run, in this folder."""
+    """Return the file of the results. It is in evaluation/ of the run that contains the model, or, if there is no run,
+    in the current folder."""
     run, name = folder.parent.parent, f"parity-{folder.name}.json"
     return run / "evaluation" / name if (run / "recipe.yaml").is_file() else Path(name)
 

@@ -16,8 +16,8 @@ GIB = 2**30
 def plan_recipe(
     path: str, overrides: list[str], card_gib: float, tflops: float | None = None, gbps: float | None = None
 ) -> Iterator[Table | str]:
-    """Tables and lines to print. RecipeError lists every problem of the settings. InputError if a trajectory is longer
-    than a pack."""
+    """Return the tables and lines to print. Raises RecipeError with every problem of the settings, and InputError if a
+    trajectory is longer than a pack."""
     recipe = load_recipe(path, overrides)
     plan = Plan(recipe)
     yield parameter_table(plan)
@@ -135,7 +135,7 @@ def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
     device = scorer.options.get("device", "cpu")
     if scorer.options.get("path", scorer.path) is None:
         return f"critic, {device}", "trained by the run"
-    from rewards.openclip import parameter_count  # imported here: open_clip takes seconds
+    from rewards.openclip import parameter_count  # imported here, because importing open_clip takes seconds
 
     count = parameter_count(scorer.options.get("model", ""))
     size = 4 if scorer.options.get("precision", "fp32") == "fp32" else 2
@@ -143,7 +143,7 @@ def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
 
 
 def _gib(size: float) -> str:
-    """GiB as text: two digits after the point, or four for less than 0.1."""
+    """Return a size as text in GiB: with two decimals, or with four if it is below 0.1."""
     gib = size / GIB
     return f"{gib:,.2f}" if gib >= 0.1 else f"{gib:.4f}"
 

@@ -1,8 +1,10 @@
-"""`irg-rl replay`: repeats one update of the learner from its dumped groups, without Ray, rollouts or scorers.
+"""`irg-rl replay`: repeats one update of the learner from the groups that the run has dumped. It needs no Ray, no
+rollouts and no scorers.
 
-Replay starts from the newest checkpoint before the step, or from the first weights, and repeats all updates in between
-from their dumps. On the CPU the result is equal bit for bit. This is checked with the metrics in the run's log (losses,
-gradient norms, ratios). If the next step was dumped too, the weights are checked by the digest that sampled it.
+The replay starts from the newest checkpoint before the step, or from the first weights, and repeats all updates in
+between from their dumped groups. On the CPU the result is equal bit for bit. To check this, the metrics are compared
+with those in the log of the run (losses, gradient norms, ratios). If the next step was dumped too, the digest of the
+weights is compared with the digest of the weights that sampled the next step.
 """
 
 import math
@@ -23,11 +25,13 @@ from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.tracking import METRICS
 
 SHOWN = ("loss/", "grad_norm/", "skipped")
-"""Beginnings of the names of metrics that the table prints. All metrics that both sides have are compared."""
+"""The table prints only metrics whose names begin with one of these. All metrics that the replay and the log both have
+are compared."""
 
 
 def replay_step(folder: Path, step: int) -> None:
-    """Print the metrics of the step beside those of the run. RunError if one differs on the CPU."""
+    """Repeat a step, and print its metrics beside those of the run. Raises RunError if a metric or the weights differ
+    on the CPU."""
     run = Run.open(folder)
     logged = _logged(run, step)
     learner, first = _learner_before(run, step)
@@ -68,7 +72,8 @@ def _logged(run: Run, step: int) -> dict:
 
 
 def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
-    """A learner with the state of the newest checkpoint before the step, and the number of the first step to repeat."""
+    """Return a learner in the state of the newest checkpoint before the step, and the number of the first step that
+    must be repeated."""
     recipe = run.recipe
     if recipe.engine.learner_ranks > 1:
         raise RunError(f"{run.folder}: replay has one learner rank, and the run had {recipe.engine.learner_ranks}")
@@ -90,12 +95,13 @@ def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
 
 
 def _same(one: float, other: float | None) -> bool:
-    """Whether two values are equal. The log has null for a value that is not finite."""
+    """Return whether two values are equal. The log has null in place of a value that is not finite."""
     return one == other or (other is None and not math.isfinite(one))
 
 
 def _other_weights(run: Run, learner: Learner, step: int) -> set[str]:
-    """Compare the weights after the step with those that sampled the next step, by digest. Empty if they are equal."""
+    """Compare by digest the weights after the step with the weights that sampled the next step. Return an empty set if
+    they are equal."""
     folder = step_folder(run.folder, step + 1)
     if not folder.is_dir():
         return set()

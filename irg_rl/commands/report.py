@@ -1,4 +1,4 @@
-"""`irg-rl report`."""
+"""`irg-rl report`: builds the report of a run."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ from irg_rl.report.build import build_report
 
 
 def build(folder: Path) -> Path:
-    """Build report.html of a run. RunError if the folder is not a run."""
+    """Build report.html of a run and return its path. Raises RunError if the folder is not a run."""
     return build_report(Run.open(folder).folder)

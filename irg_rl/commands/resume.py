@@ -1,4 +1,4 @@
-"""`irg-rl resume`."""
+"""`irg-rl resume`: continues an interrupted run."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from irg_rl.driver.stages import work
 
 
 def resume(folder: Path) -> None:
-    """Run the unfinished stages of a run, each from its last checkpoint."""
+    """Run the unfinished stages of a run. Each stage starts from its last checkpoint."""
     run = Run.open(folder)
     require_machine(run.recipe)
     work(run)

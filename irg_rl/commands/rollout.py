@@ -1,8 +1,8 @@
 """`irg-rl rollout`: samples and scores groups as RL does, and stores them in a folder for offline training.
 
-A group is one folder of `records` in it, written whole or not at all; a command that was interrupted goes on where it
-stopped. Which prompt a group has and all its random numbers depend on the seed and the group's number alone, so ten
-groups and then ten more are the same twenty.
+Each group is stored in a folder of its own, in the format of the module `records`. It is written completely or not at
+all. An interrupted command continues where it stopped. The prompt of a group and all its random numbers depend only on
+the seed and the number of the group. So ten groups and then ten more groups are the same as twenty groups.
 """
 
 import json
@@ -21,10 +21,11 @@ from irg_rl.records import FACTS, WORDS, save_groups
 
 
 def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None:
-    """Write groups 0 ... `groups` - 1 into `out`. `overrides`: settings on top of the run's recipe.
+    """Write the groups with numbers 0 to `groups` - 1 into `out`. `overrides` are settings that replace those of the
+    run's recipe.
 
-    Raises RunError for a model outside of a run, whose scorers and prompts are needed, and for a folder that was begun
-    with another model or other settings.
+    Raises RunError if no run contains the model, because the scorers and prompts of the run are needed. Also raises
+    RunError if `out` was begun with another model or other settings.
     """
     folder = model_folder(target).resolve()
     run = _run_of(folder, overrides)
@@ -46,7 +47,7 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
 
 
 def _run_of(folder: Path, overrides: list[str]) -> Run:
-    """The run that contains the model, with the overrides applied to its recipe."""
+    """Return the run that contains the model, with the overrides applied to its recipe."""
     run = Run.open(folder.parent.parent)
     recipe = load_recipe(run.folder / "recipe.yaml", overrides)
     if recipe.rl is None:
@@ -55,7 +56,7 @@ def _run_of(folder: Path, overrides: list[str]) -> Run:
 
 
 def _begin(out: Path, facts: dict) -> None:
-    """Write the facts of a new folder. RunError if an existing folder has other facts."""
+    """Write the facts of a new folder. Raises RunError if the folder already has other facts."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / FACTS
     if not path.is_file():

@@ -1,4 +1,5 @@
-"""`irg-rl show`: prints a group that RL trained on (texts, scores, advantages) and writes its images as a strip."""
+"""`irg-rl show`: prints a group that RL trained on (texts, scores, advantages), and writes its images as one
+picture."""
 
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from irg_rl.trajectory import Group, TextSegment, Trajectory
 
 
 def show_group(folder: Path, step: int, group: int | None) -> None:
-    """Print group number `group` of the step, from 0. None: one line for each group."""
+    """Print the group with number `group` of the step. Numbers start at 0. If `group` is None, print one line for each
+    group."""
     run = Run.open(folder)
     place = step_folder(run.folder, step)
     if not place.is_dir():
@@ -43,7 +45,7 @@ def overview(step: int, groups: list[Group]) -> Table:
 
 
 def as_table(trajectory: Trajectory) -> Table:
-    """One row per segment, in the order of sampling."""
+    """Return a table of a trajectory with one row per segment, in the order of sampling."""
     ending = "stopped by itself" if trajectory.stopped else f"{trajectory.turns} images"
     table = Table("turn", "what", "said or scored", "advantage", title=f"sample {trajectory.sample}: {ending}")
     for segment in trajectory.segments:
@@ -61,7 +63,8 @@ def _score(value: float | None) -> str:
 
 
 def _strips(group: Group) -> bytes:
-    """The images of all siblings, one row each. A green frame means that the verifier's score is 1."""
+    """Return a PNG with the images of all trajectories of the group, one row per trajectory. A green frame means that
+    the verifier's score is 1."""
     import numpy as np
 
     rows = []

@@ -35,14 +35,15 @@ from rewards.hub import RewardHub
 from rollouts.evaluation import evaluation_sampling
 
 OWN = "study."
-"""Settings of the study begin with this. All other settings are those of the recipe."""
+"""A setting that begins with this prefix belongs to the study. All other settings belong to the recipe."""
 CHEAP = ("clip", "hps")
-"""Kinds of scorers that score images in addition to the verdict, unless the user names others."""
+"""Kinds of scorers that score images in addition to the verdict if the user names no scorers."""
 
 
 @dataclass(frozen=True)
 class StudyArguments:
-    """The arguments of the command: targets, settings of the recipe (`overrides`) and settings of the study (`own`)."""
+    """The arguments of the command: the `targets` to study, settings of the recipe (`overrides`) and settings of the
+    study (`own`)."""
 
     targets: list[Path]
     overrides: dict[str, object]
@@ -59,7 +60,7 @@ class StudyArguments:
 
 
 def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
-    """Measure the missing cells of the grid, then write results, figures and the page."""
+    """Measure the cells of the grid that are still missing. Then write results, figures and the page."""
     if name not in STUDIES:
         raise InputError(f"unknown study {name!r}{nearest(name, list(STUDIES))}")
     kind, asked = STUDIES[name], StudyArguments.of(words)
@@ -97,7 +98,7 @@ def measure(study: Study, folder: Path) -> None:
 
 
 def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
-    """Train one fork per cell. Each shows its own progress. The remaining time is printed before each one."""
+    """Train one fork per cell. Each fork shows its own progress. Before each fork, the remaining time is printed."""
     begun = time.monotonic()
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
@@ -107,12 +108,13 @@ def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
 
 
 def run_of(subject: Subject) -> Run:
-    """The run that contains a checkpoint."""
+    """Return the run that contains a checkpoint."""
     return Run.open(subject.path.parent.parent)
 
 
 def learning_setup_of(subject: Subject) -> LearningSetup:
-    """How RL would learn from a checkpoint, as its recipe says."""
+    """Return the settings with which RL would learn from a checkpoint, as its recipe says. Raises InputError for ZeRO
+    stage 3."""
     if subject.recipe.engine.zero_stage == 3:
         raise InputError(f"{subject.label}: gradients are scattered under ZeRO 3: give engine.zero_stage=2")
     options = subject.recipe.require_rl().credit_options
@@ -135,7 +137,8 @@ def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
 
 
 def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
-    """How each subject was evaluated, and a warning if that differs between them."""
+    """Return how each subject (checkpoint) is evaluated, as text. If this differs between subjects, a warning is
+    added."""
     told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
     if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
         told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"
@@ -153,8 +156,8 @@ def evaluation_words(subject: Subject) -> str:
 
 
 def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
-    """The subject of a target: a run (its newest model) or a model folder, with the evaluation settings of its
-    recipe."""
+    """Return the subject of the study for a target, with the evaluation settings of its recipe. The target is a run
+    (its newest model is used) or a model folder."""
     path = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(path), overrides, str(target))
     on_gpu = recipe.engine.device != "cpu" and torch.cuda.is_available()
@@ -164,15 +167,16 @@ def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
 
 
 def training_of(path: Path, recipe: Recipe) -> str:
-    """How the model folder was trained. Unknown for a folder outside of any run. A model after SFT has seen two turns,
-    even if the recipe has more turns in RL."""
+    """Return a short text that says how the model folder was trained. It is empty for a folder outside of any run. A
+    model after SFT was trained on two turns, even if the recipe has more turns in RL."""
     if not (path.parent.parent / "recipe.yaml").is_file():
         return ""
     return "SFT" if path.name in (*SFT_MODELS.values(), CONTINUED) else f"trained n={recipe.sampling.turns}"
 
 
 def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]:
-    """Subjects labelled by the names of their folders, with the run's name in front if two names are equal."""
+    """Label each subject with the name of its model folder. If two names are equal, the name of the run is put in front
+    of each label. Raises InputError if labels are still equal."""
     names = [subject.label for subject in subjects]
     if len(set(names)) < len(names):
         names = [f"{subject.path.parent.parent.name}/{subject.label}" for subject in subjects]
@@ -182,15 +186,20 @@ def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]
 
 
 def default_folder(target: Path, name: str) -> Path:
-    """studies/NAME of the run that contains the target. Without a run, in this folder."""
+    """Return the folder studies/NAME in the run that contains the target, or in the current folder if there is no
+    run."""
     run = model_folder(target).resolve().parent.parent
     return (run if (run / "recipe.yaml").is_file() else Path()) / "studies" / name
 
 
 @contextmanager
 def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, folder: Path) -> Iterator[Bench]:
-    """The bench of a study. The task judges its own prompts. Images of other prompts are judged by the rewards of the
-    first recipe: the score is their weighted sum, and an image is right if it is at least 1."""
+    """Give the bench of a study: its subjects, its prompts and the functions that judge images.
+
+    If the task can judge the prompts, it judges the images. If not, the rewards of the first recipe do: the score is
+    the weighted sum of the rewards, and an image is right if its score is at least 1. Raises InputError if there are no
+    rewards either.
+    """
     first = subjects[0]
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
     run = Run(first.path.parent.parent if inside else folder, first.recipe)
@@ -223,7 +232,8 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
 
 @dataclass(frozen=True)
 class RewardVerdicts:
-    """Verdicts from rewards, for prompts that the task cannot judge. None if a reward failed."""
+    """Verdicts that are made from rewards, for prompts that the task cannot judge. A verdict is None if a scorer
+    failed."""
 
     hub: RewardHub
     weights: dict[str, float]
@@ -243,7 +253,7 @@ class RewardVerdicts:
 def scores_of(
     hub: RewardHub, names: list[str], images: list[Pixels], prompts: list[Prompt]
 ) -> dict[str, list[float | None]]:
-    """The scores of only these scorers."""
+    """Return scorer name -> scores, one per image, for the scorers in `names`."""
     return {name: hub.score_with(name, images, prompts) if images else [] for name in names}
 
 
@@ -259,9 +269,10 @@ def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe
 
 
 def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Prompt]:
-    """Prompts of the study: as many as it needs, or as many as the recipe evaluates on.
+    """Return the prompts of the study: as many as the study needs, or else as many as the recipe evaluates on.
 
-    If the file has too few and the task is a world, the task makes more. Otherwise these are all prompts there are.
+    If the file has too few prompts and the task is a `World`, the task makes more. In other cases there may be fewer
+    prompts than needed.
     """
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None
@@ -273,6 +284,6 @@ def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Promp
         return prompts[: run.recipe.evaluation.prompts]
     task = task_of(run.recipe)
     if len(prompts) < asked.needed and file == prompts_file(run, asked.split) and isinstance(task, World):
-        with suppress(InputError):  # a held-out split is limited: the study reports what is missing
+        with suppress(InputError):  # a held-out split has few prompts; the study reports if some are missing
             prompts = task.prompts(asked.split, asked.needed)
     return prompts[: asked.needed]

@@ -1,4 +1,4 @@
-"""`irg-rl suite`: read the official result files of a benchmark, or judge its images here."""
+"""`irg-rl suite`: reads the official result files of a benchmark, or has a judge answer questions about its images."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,8 @@ def list_suites() -> None:
 
 
 def read_suite(name: str, folders: list[Path], prompts: Path | None, out: Path | None) -> None:
-    """`irg-rl suite read`: print the table; write it and its JSON to `out` (default: the first folder)."""
+    """Run `irg-rl suite read`: print the table of results, and write it as Markdown and JSON to `out`. Without `out`,
+    they are written to the first folder."""
     report = read_folders(suite_of(name), folders, prompts)
     text = to_markdown(report)
     console.print(text, markup=False, soft_wrap=True)
@@ -58,7 +59,8 @@ def judge_suite(
     concurrency: int,
     extra_body: str,
 ) -> None:
-    """`irg-rl suite judge`: ask the judge all questions of every tree that have no answer yet."""
+    """Run `irg-rl suite judge`: ask the judge those questions about the images that have no answer yet. The images of
+    each turn are in a folder (tree) of their own."""
     suite = suite_of(name)
     judged = judged_suite(suite)
     if judged.needs_template and template is None:
@@ -100,11 +102,11 @@ def _fields(text: str) -> dict[str, Any]:
 
 
 def _question(ask: Ask, png: bytes) -> Question:
-    return Question(ask.text, (png,), ("", ""))  # empty words: the suite reads the answer itself
+    return Question(ask.text, (png,), ("", ""))  # empty words, because the suite reads the answer itself
 
 
 def png_of(path: Path) -> bytes:
-    """The image as PNG bytes. A PNG file is taken as it is, other formats are converted."""
+    """Return an image file as PNG bytes. A PNG file is returned unchanged. Other formats are converted."""
     if path.suffix == ".png":
         return path.read_bytes()
     with Image.open(path) as image:

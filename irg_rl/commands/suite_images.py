@@ -1,7 +1,9 @@
-"""`irg-rl generate --suite`: a benchmark's images, one tree per turn, each in the official layout.
+"""`irg-rl generate --suite`: draws the images of a benchmark. The images of each turn get a folder (tree) of their own,
+in the official layout of the benchmark.
 
-Finished files stay: a picture that is complete in every tree is not drawn again. Several workers may fill one folder,
-each with its part of the pictures (`--shard`), because no random number depends on the batch or the worker.
+Finished files stay: a picture that is complete in every tree is not drawn again. Several workers may fill one folder.
+Each worker draws its own part of the pictures (`--shard`). This works because no random number depends on the batch or
+the worker.
 """
 
 import hashlib
@@ -40,12 +42,12 @@ from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.request import Request
 
 Size = tuple[int, int]
-"""Height and width in pixels."""
+"""(height, width) in pixels."""
 
 
 @dataclass(frozen=True)
 class DrawingJob:
-    """Which pictures to draw, and the folder for them."""
+    """The pictures to draw, how to draw them, and the folder to write them to."""
 
     suite: Suite
     prompts_path: Path
@@ -66,7 +68,7 @@ class DrawingJob:
 def plan_task(
     suite: Suite, prompts: Path, out: Path, turns: int, seed: int, model_name: str, sources: Path | None, shard: str
 ) -> DrawingJob:
-    """Read the prompts and make all checks that need no model."""
+    """Read the prompts and make all checks that need no model. Raises InputError if a check fails."""
     if suite.edits != (sources is not None):
         need = "needs its source images, --sources FOLDER" if suite.edits else "edits no images: leave --sources out"
         raise InputError(f"{suite.title} {need}")
@@ -105,7 +107,7 @@ def generate_suite(
 
 
 def draw_suite(ready: Ready, task: DrawingJob) -> None:
-    """Draw the pictures that are missing."""
+    """Draw the pictures that are missing, and write the text files of the benchmark."""
     pictures = task.suite.pictures(task.prompts, task.model_name)
     _begin(ready, task, pictures)
     number, of = task.shard
@@ -119,7 +121,7 @@ def draw_suite(ready: Ready, task: DrawingJob) -> None:
     with bar(f"{task.suite.name}: {task.turns} turns", total, total - open_) as progress:
         for size, batch in _batches(task, ready, samples):
             requests = [_request(task, picture.prompt, sample, size) for picture, sample in batch]
-            turns = task.turns + task.suite.edits  # a source image stands as the first one
+            turns = task.turns + task.suite.edits  # a source image counts as the first turn
             for (picture, sample), trajectory in zip(batch, ready.sampler(size).sample(requests, turns), strict=True):
                 drawing.setdefault(picture.path, {})[sample] = trajectory
                 if len(drawing[picture.path]) == len(picture.samples):
@@ -135,7 +137,8 @@ def draw_suite(ready: Ready, task: DrawingJob) -> None:
 
 
 def _begin(ready: Ready, task: DrawingJob, pictures: Sequence[Picture]) -> None:
-    """Write settings, prompts and side files. A folder that was begun with other settings is an error."""
+    """Write settings, prompts and additional files of the benchmark. Raises InputError if the folder was begun with
+    other settings."""
     settings = {
         "suite": task.suite.name, "prompts_file": task.prompts_path.name, "prompts_sha256": _digest(task.prompts),
         "model_name": task.model_name, "sources": task.sources and str(task.sources.resolve()),
@@ -145,7 +148,7 @@ def _begin(ready: Ready, task: DrawingJob, pictures: Sequence[Picture]) -> None:
     settings = json.loads(json.dumps(settings))
     if (task.out / SETTINGS).is_file():
         there = read_settings(task.out)
-        free = ("batch_size", "device")  # these change at most the rounding
+        free = ("batch_size", "device")  # these change only the rounding, if anything
         if differ := [k for k in settings if k not in free and settings[k] != there.get(k)]:
             k = differ[0]
             raise InputError(f"{task.out} was begun with {k} {there.get(k)!r}, not {settings[k]!r}: use another --out")
@@ -155,7 +158,7 @@ def _begin(ready: Ready, task: DrawingJob, pictures: Sequence[Picture]) -> None:
     for name in tree_names(task.turns):
         for path, content in task.suite.side_files(pictures).items():
             write_whole(task.out / name / path, content.encode())
-    write_whole(task.out / SETTINGS, json.dumps(settings, indent=1).encode())  # last: then all is complete
+    write_whole(task.out / SETTINGS, json.dumps(settings, indent=1).encode())  # written last, so then all is complete
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
@@ -163,13 +166,13 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 
 
 def _recorded(out: Path) -> dict[str, dict[str, Any]]:
-    """Path of an image file -> its last record. A line that was cut off is ignored."""
+    """Return path of an image file -> its last record. An incomplete last line is ignored."""
     lines = (entry for path in sorted(out.glob("texts*.jsonl")) for _, entry in whole_lines(path, []))
     return {entry["path"]: entry for entry in lines}
 
 
 def _end_last_line(path: Path) -> None:
-    """End a last line that a crash cut off, so that the next record starts on a line of its own."""
+    """Add a line end if a crash has left an incomplete last line. So the next record starts on a new line."""
     if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         path.write_bytes(content + b"\n")
 
@@ -181,7 +184,8 @@ def _is_drawn(task: DrawingJob, picture: Picture, done: dict[str, dict[str, Any]
 def _batches(
     task: DrawingJob, ready: Ready, samples: Sequence[tuple[Picture, int]]
 ) -> Iterator[tuple[Size, list[tuple[Picture, int]]]]:
-    """Batches of samples with the same image size. An edited image has the size of its source."""
+    """Yield batches of samples with the same image size. An edited image has nearly the aspect ratio of its source
+    image."""
     by_size: dict[Size, list[tuple[Picture, int]]] = {}
     for picture, sample in samples:
         by_size.setdefault(_size(task, ready, picture.prompt), []).append((picture, sample))
@@ -199,8 +203,8 @@ def _size(task: DrawingJob, ready: Ready, prompt: Prompt) -> Size:
 
 
 def fitted(height: int, width: int, longest: int, stride: int) -> Size:
-    """The size with nearly the same aspect ratio whose longer side is `longest` and whose sides are multiples of
-    `stride`."""
+    """Return (height, width) with nearly the same aspect ratio. The longer side is about `longest`, and both sides are
+    multiples of `stride`."""
     scale = longest / max(height, width)
     return max(round(height * scale / stride), 1) * stride, max(round(width * scale / stride), 1) * stride
 
@@ -214,11 +218,11 @@ def _request(task: DrawingJob, prompt: Prompt, sample: int, size: Size) -> Reque
 
 
 def _finish(task: DrawingJob, picture: Picture, drawn: dict[int, Trajectory]) -> None:
-    """Write the picture into every tree, then its record."""
+    """Write the picture into the tree of every turn, and then write its record."""
     tiles = []
     for sample in picture.samples:
         images = [image.pixels.numpy() for image in drawn[sample].images]
-        images = images[1:] or images if task.suite.edits else images  # nothing was drawn: the source is the answer
+        images = images[1:] or images if task.suite.edits else images  # if nothing was drawn, the source is the answer
         tiles.append(images + [images[-1]] * (task.turns - len(images)))
     write_picture(task.out, picture, list(zip(*tiles, strict=True)))
     record = {"path": picture.path, "prompt": picture.prompt.id,
@@ -234,8 +238,8 @@ def _said(trajectory: Trajectory, edits: bool) -> dict[str, Any]:
 
 
 def _stops(task: DrawingJob, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """For every trajectory that stopped early, the turn whose image is repeated in all later trees. None: the source
-    image."""
+    """Return for every trajectory that stopped early the turn whose image is repeated in all later trees. The value
+    None means that the source image is repeated."""
     stops = [
         {"path": path, "prompt": record["prompt"], "sample": one["sample"],
          "last": turn_name(one["images"] - 1) if one["images"] else None}

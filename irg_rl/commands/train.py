@@ -1,4 +1,4 @@
-"""`irg-rl train`."""
+"""`irg-rl train`: runs a recipe in a new run folder."""
 
 from irg_rl.config import load_recipe
 from irg_rl.driver.checks import require_machine
@@ -7,7 +7,7 @@ from irg_rl.driver.stages import work
 
 
 def train(recipe_name: str, overrides: list[str]) -> None:
-    """Run a recipe from nothing to the report, in a new run folder."""
+    """Run all stages of a recipe in a new run folder, from the first stage to the report."""
     recipe = load_recipe(recipe_name, overrides)
     require_machine(recipe)
     work(Run.create(recipe))

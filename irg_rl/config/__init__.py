@@ -1,8 +1,9 @@
-"""The recipe: every setting of a run, once, typed and documented.
+"""The recipe: all settings of a run. Each setting is in one place, with a type and an explanation.
 
-A recipe is a YAML file; `key.sub=value` overrides on the command line go on top. Unknown or mistyped settings are
-errors that name the setting and the nearest known one; all are reported at once, before anything starts (invariant 9).
-The resolved recipe has a digest that every checkpoint, metric file and report carries.
+A recipe is a YAML file. Overrides on the command line, such as `key.sub=value`, replace its values. An unknown or wrong
+setting is an error. The message names the setting and the nearest known one. All such errors are reported together,
+before anything starts (invariant 9 of the project). The resolved recipe has a digest, which is written to every
+checkpoint, metric file and report.
 """
 
 from irg_rl.config.engine import (

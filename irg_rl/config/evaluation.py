@@ -1,4 +1,4 @@
-"""Evaluation and the gate before RL."""
+"""Settings of the evaluation, and of the gate (a test that refinement works)."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -16,25 +16,27 @@ class EvaluationRecipe(Section):
     batch_size: Positive = 64
     seed: Seed = 1234
     strips: Positive = 12
-    """Prompts shown as picture strips in the report."""
+    """Number of prompts for which the report shows a strip of pictures."""
     preset: str | None = None
-    """Name of a preset (presets.py): the values of BAGEL or IRG for the five settings below. In a file, a setting that
-    is given beside the preset wins. As an override on the command line, the preset replaces all five of the file."""
+    """Name of a preset (irg_rl/presets.py). A preset gives the five settings below (temperature, points, shift,
+    guidance, noise) the values of BAGEL or IRG. In a recipe file, a setting that is written next to the preset wins
+    over the preset. On the command line, the preset replaces all five settings of the file."""
     temperature: float = Field(default=0.0, ge=0)
-    """Temperature of texts in evaluation and `generate`. 0 takes the most likely token, as BAGEL does."""
+    """Temperature for sampling texts in evaluation and in `irg-rl generate`. 0 takes the most likely token, as BAGEL
+    does."""
     points: Annotated[int, Field(ge=2)] | None = None
-    """Time points of the flow. null takes the number of `sampling`."""
+    """Number of time points of the flow. null: the number in `sampling`."""
     shift: Rate | None = None
-    """Shift of the time points. null takes that of `sampling`."""
+    """Shift of the time points. null: the shift in `sampling`."""
     guidance: GuidanceRecipe = GuidanceRecipe()
     noise: NoiseRecipe | None = Field(default=None, exclude_if=lambda noise: noise is None)
-    """Which denoising steps are stochastic in evaluation and `generate`. null: no step, as in BAGEL. Noise lets later
-    steps correct errors of earlier ones, but it needs more `points`."""
+    """Which denoising steps are stochastic in evaluation and in `irg-rl generate`. null: none, as in BAGEL. Noise lets
+    later steps correct errors of earlier steps, but it needs more `points`."""
 
     @model_validator(mode="before")
     @classmethod
     def settings_of_the_preset(cls, data: Any) -> Any:
-        """Fill in the preset's values for settings that the section does not give."""
+        """Fill in the values of the preset for the settings that the section does not give."""
         if not isinstance(data, Mapping):
             return data
         preset = preset_of(data.get("preset"))
@@ -52,22 +54,25 @@ class EvaluationRecipe(Section):
 
 
 class GateRecipe(Section):
-    """The gate: a test that refinement is real, by its thresholds on three measures."""
+    """The gate: a test that refinement really improves images. Three measures must meet their thresholds:
+    `first_accuracy`, `damage` and `margin`."""
 
     mode: Literal["on", "off"] = "on"
-    """off: the gate is measured but has no effect."""
+    """on: the gate must be passed. off: the gate is measured but has no effect."""
     after: Literal["sft", "rl"] = "sft"
-    """The evaluation that must pass the gate. `sft`: RL starts only if the gate passes after SFT. `rl`: RL starts in
-    any case, and the run ends with an error if the gate does not pass after RL."""
+    """The evaluation that must pass the gate. sft: RL starts only if the gate passes after SFT. rl: RL always starts,
+    and the run ends with an error if the gate does not pass after RL."""
     first_accuracy: Share | None = None
-    """Smallest share of right first images. null, here and below: the threshold of the task. A task may have none."""
+    """Smallest allowed share of right first images. For this and the next two settings, null means the threshold of the
+    task. A task may have none."""
     damage: Share | None = None
-    """Largest share of right first images that refinement may make wrong."""
+    """Largest allowed share of right first images that refinement makes wrong."""
     margin: Share | None = None
-    """The share of repaired images must exceed that of both controls by at least this much."""
+    """Smallest allowed lead over each of the two controls. The lead is the share of images that refinement repairs,
+    minus the share that the control repairs."""
 
     @field_validator("mode", mode="before")
     @classmethod
     def on_and_off_may_be_bare(cls, mode: Any) -> Any:
-        """YAML reads on and off without quotes as true and false."""
+        """Turn true and false back into on and off, because YAML reads on and off without quotes as true and false."""
         return ("on" if mode else "off") if isinstance(mode, bool) else mode

@@ -1,4 +1,5 @@
-"""Turns pydantic's errors into lines that name the setting and the nearest known one."""
+"""Turn the errors of pydantic into readable lines. Each line names the setting and, if it is unknown, the nearest known
+one."""
 
 import difflib
 import types
@@ -9,7 +10,7 @@ from pydantic import BaseModel
 
 
 class ExplainedError(ValueError):
-    """Mistakes in one section of a recipe. `lines` has one line per mistake."""
+    """A section of a recipe has mistakes. `lines` has one line per mistake."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -17,8 +18,8 @@ class ExplainedError(ValueError):
 
 
 def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
-    """Lines about one entry of pydantic's `errors()`. `root` is the section that was validated. `prefix` is the name of
-    the setting that holds this section."""
+    """Return readable lines about one entry of pydantic's `errors()`. `root` is the class of the section that was
+    validated. `prefix` is the name of the setting that holds this section."""
     location = [str(part) for part in problem["loc"]]
     setting = ".".join([*([prefix] if prefix else []), *location])
     if problem["type"] == "extra_forbidden":
@@ -39,7 +40,8 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _known_settings(location: list[str], root: type[BaseModel]) -> list[str]:
-    """Field names of the section at `location`, also inside lists, dicts and optional sections."""
+    """Return the field names of the section at `location`. The section may be inside lists, dicts and optional
+    sections."""
     current: type[BaseModel] | None = root
     for part in location:
         if current is None:

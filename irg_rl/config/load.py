@@ -1,4 +1,4 @@
-"""Reads recipes from files and overrides. Errors name the setting and the nearest known name."""
+"""Read recipes from files and apply overrides. Error messages name the setting and the nearest known name."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from irg_rl.presets import presets_first
 from irg_rl.text_in import require_text
 
 SHORT_NAMES = {"turns": "sampling.turns", "prompts": "evaluation.prompts"}
-"""Short name of a common override -> its full name."""
+"""Short name of a setting that is often overridden -> its full name."""
 
 
 class RecipeError(UserError, ValueError):
@@ -29,9 +29,10 @@ class RecipeError(UserError, ValueError):
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe, apply `key.sub=value` overrides and validate it. `path`: a file, or the name of a shipped recipe.
+    """Read a recipe, apply overrides of the form `key.sub=value`, and validate the result. `path` is a file, or the
+    name of a shipped recipe.
 
-    Raises RecipeError with every problem found, each naming the setting and the nearest known name.
+    Raises RecipeError with every problem that was found. Each problem names the setting and the nearest known name.
     """
     file = recipe_path(path)
     base = recipe_settings(file)
@@ -50,9 +51,10 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
-    """The settings of a file, merged over those of the recipe that its `extends` names (a path relative to the file).
+    """Return the settings of a recipe file. If the file has `extends` (a path relative to the file, or the name of a
+    shipped recipe), its settings are merged over the settings of that other recipe.
 
-    Lists are replaced, not merged. Nothing is validated. RecipeError for a file that is missing, not readable, or
+    Lists are replaced, not merged. Nothing is validated. Raises RecipeError if a file is missing, is not readable, or
     extends itself.
     """
     if path.resolve() in map(Path.resolve, beneath):
@@ -65,7 +67,7 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
     except RecursionError as error:
         raise RecipeError(f"{path}: not readable as YAML: it is nested too deep, or contains itself") from error
-    except AssertionError as error:  # what OmegaConf makes of a file that is one quoted word
+    except AssertionError as error:  # OmegaConf raises this for a file that is one quoted word
         raise RecipeError(f"{path}: a recipe is a mapping of settings, this is a word") from error
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, OSError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
@@ -92,7 +94,8 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
 
 
 def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
-    """The settings of section `rl` that an override changes, as a mapping."""
+    """Return the settings of section `rl` that an override changes, as a mapping. It is empty if the override changes
+    none."""
     if key == "rl":
         return value if isinstance(value, Mapping) else {}
     section, _, name = key.partition(".")
@@ -100,21 +103,22 @@ def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Overrides of the algorithm and of the credit scheme come first. Options of the old one are removed there, and
-    those of the new one follow."""
+    """Sort overrides so that the names of the algorithm and of the credit scheme come first. When such a name is
+    applied, the options of the old one are removed. After that, the options of the new one can be applied."""
     names = {f"rl.{name}" for name in OPTIONS_OF}
     return sorted(overrides, key=lambda override: override[0] not in names)
 
 
 def nearest_shipped(name: str) -> str:
-    """End of an error message about a missing recipe: it names the shipped recipe with the most similar name, if
-    any."""
+    """Return the end of an error message about a missing recipe. It suggests the shipped recipe with the most similar
+    name. It is empty if no name is similar."""
     near = difflib.get_close_matches(name, list(shipped_recipes()), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe with some settings replaced, given by dotted name. Errors as in `load_recipe`."""
+    """Return a copy of the recipe with some settings replaced. `settings` has the new values by dotted name. Raises the
+    same errors as `load_recipe`."""
     data = recipe.model_dump(mode="json")
     for key, value in _names_first(presets_first(settings.items())):
         drop_options_of_others(data.get("rl"), _settings_of_rl(key, value))
@@ -129,7 +133,7 @@ def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> R
 
 
 def split_override(override: str) -> tuple[str, Any]:
-    """Dotted name and value of `key=value`. RecipeError if it has another form."""
+    """Split `key=value` into the dotted name and the value. Raises RecipeError if the override has another form."""
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"{override!r}: an override is written key=value, for example rl.updates=20")
@@ -140,7 +144,8 @@ def split_override(override: str) -> tuple[str, Any]:
 
 
 def parse_recipe(data: object, where: str = "recipe") -> Recipe:
-    """Validate what should be a mapping of settings; see `load_recipe` for the errors."""
+    """Validate `data`, which should be a mapping of settings, and return it as a Recipe. Raises the same errors as
+    `load_recipe`."""
     _require_text(data, where)
     try:
         return Recipe.model_validate(data)
@@ -150,7 +155,8 @@ def parse_recipe(data: object, where: str = "recipe") -> Recipe:
 
 
 def _require_text(settings: Any, where: str) -> None:
-    """InputError if a name or a value cannot be written to a file: a lone surrogate or a control character."""
+    """Raise RecipeError if a name or a value has a character that cannot be written to a file: a lone surrogate or a
+    control character."""
     level = [settings]
     while level:
         words = [word for one in level if isinstance(one, dict) for word in one] + level

@@ -1,4 +1,5 @@
-"""Options of something that a recipe names, as the typed section that the thing itself declares."""
+"""Options of something that a recipe names, such as an algorithm. Its class declares its own options, as a section
+whose settings have types."""
 
 from typing import Any
 
@@ -9,9 +10,10 @@ from irg_rl.sections import Section
 
 
 def options_of(kind: type[Section], given: Any, setting: str) -> Section:
-    """`given` at `setting` (such as rl.options) as a section of its kind, defaults filled in; null gives the defaults.
+    """Return the options `given` as a section of class `kind`, with the defaults filled in. null gives the defaults.
+    `setting` is the place of the options in the recipe, such as rl.options.
 
-    ExplainedError names every mistake by its setting, and the nearest known one.
+    Raises ExplainedError, which names the setting of every mistake and the nearest known setting.
     """
     if isinstance(given, Section):
         given = given.model_dump()

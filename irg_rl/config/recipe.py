@@ -22,22 +22,22 @@ from irg_rl.sections import PathText, Section, Seed, nearest
 
 
 class Recipe(Section):
-    """Everything that defines a run."""
+    """The recipe: everything that defines a run."""
 
     name: str
     description: str = ""
     seed: Seed = 0
     output_dir: PathText = "runs"
-    """Folder that receives one folder per run."""
+    """Folder in which each run creates its own folder."""
     budget_minutes: dict[str, float] = {}
-    """Expected minutes per stage of the run, printed beside the measured ones."""
+    """Expected minutes of each stage of the run. They are printed next to the measured minutes."""
     task: str = "shapes_world"
-    """The task: shapes_world, prompts (a file of your own prompts), or your own class as package.module:Class."""
+    """Name of the task: shapes_world, prompts (a file of your own prompts), or your class as package.module:Class."""
     task_options: SerializeAsAny[Section] = Field(default_factory=Section, validate_default=True)
-    """Settings of the task. The class of the task declares them (`settings_type`)."""
+    """Settings of the task. The class of the task declares which settings exist (`settings_type`)."""
     init_from: PathText | None = None
-    """Checkpoint folder in the layout of the released BAGEL. null: a small model is trained from scratch on pictures of
-    the task."""
+    """Checkpoint folder to start from, in the layout of the released BAGEL. null: a small model is trained from scratch
+    on pictures of the task."""
     model: ModelConfig
     vae: VAETraining = VAETraining()
     sft: SFTRecipe | None = None
@@ -227,7 +227,7 @@ class Recipe(Section):
 
     @property
     def trained(self) -> dict[str, Stage | RLRecipe]:
-        """The stages that train the model, by the names of their sections."""
+        """The stages that train the model, by the names of their sections, such as sft.stage1 and rl."""
         stages: dict[str, Stage | RLRecipe] = {}
         if self.sft is not None:
             stages |= {f"sft.{name}": stage for name, stage in self.sft.stages.items()}
@@ -235,43 +235,45 @@ class Recipe(Section):
 
     @property
     def rl_sampling(self) -> SamplingRecipe:
-        """Sampling settings of RL: `sampling`, but with `rl.points` if it is given."""
+        """The sampling settings of RL: those of `sampling`, but with `rl.points` if it is given."""
         points = None if self.rl is None else self.rl.points
         return self.sampling if points is None else self.sampling.model_copy(update={"points": points})
 
     @property
     def rl_seed(self) -> int:
-        """`rl.seed` if it is given, otherwise `seed`."""
+        """The seed of RL: `rl.seed` if it is given, otherwise `seed`."""
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
 
     def require_rl(self) -> RLRecipe:
-        """The `rl` section. InputError if the recipe has none."""
+        """Return the `rl` section. Raises InputError if the recipe has none."""
         if self.rl is None:
             raise InputError(f"recipe {self.name}: this needs RL, and there is no section rl: add one")
         return self.rl
 
     def require_sft(self) -> SFTRecipe:
-        """The `sft` section. InputError if the recipe has none."""
+        """Return the `sft` section. Raises InputError if the recipe has none."""
         if self.sft is None:
             raise InputError(f"recipe {self.name}: this needs SFT, and there is no section sft: add one")
         return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
-        """Number of learner ranks of a stage. Every rank needs at least one pack per step."""
+        """Return the number of learner ranks of an SFT stage. It is at most `packs_per_step`, because every rank needs
+        at least one pack in each step."""
         return min(self.engine.learner_ranks, stage.packs_per_step)
 
     @property
     def sft_zero_stage(self) -> int:
-        """ZeRO stage of the SFT engine."""
+        """The ZeRO stage of the SFT engine: `sft.zero_stage` if it is given, otherwise `engine.zero_stage`."""
         own = None if self.sft is None else self.sft.zero_stage
         return self.engine.zero_stage if own is None else own
 
     def digest(self) -> str:
-        """First 12 hex digits of the sha256 of all settings that change the result.
+        """Return the first 12 hex digits of the sha256 of all settings that change the result.
 
-        Left out are output folder, texts and tracking, the name of a preset (its values count), and settings of
-        `evaluation` that are null."""
+        Some settings are left out: `output_dir`, `description`, `budget_minutes`, `tracking`, the name of a preset (but
+        not its values), and settings of `evaluation` that are null.
+        """
         data = self.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes", "tracking"})
         evaluation = data["evaluation"].items()
         data["evaluation"] = {name: value for name, value in evaluation if name != "preset" and value is not None}
@@ -282,7 +284,7 @@ class Recipe(Section):
 
 
 def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:
-    """One line per setting of `rl` that has no effect together with the other settings."""
+    """Return one line for each setting of `rl` that has no effect together with the other settings."""
     problems = []
     if not rl.text_weight and not rl.image_weight:
         problems.append("rl.text_weight and rl.image_weight are both 0: nothing is trained")

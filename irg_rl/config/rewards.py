@@ -1,4 +1,4 @@
-"""Scorers, and how their scores are combined into a reward."""
+"""Settings of the scorers, and of how their scores are combined into a reward."""
 
 import re
 from typing import Any, Literal
@@ -9,31 +9,32 @@ from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
 OF_IMAGES_ALONE = ("clip", "hps", "judge")
-"""Kinds that score neither reflections nor edits."""
+"""Kinds of scorers that score only images. They cannot score reflections or edits."""
 
 
 class ScorerRecipe(Section):
     name: str
     kind: str
-    """verifier, clip, hps, judge, or your own class as package.module:Class."""
+    """Kind of scorer: verifier, clip, hps, judge, or your own class as package.module:Class."""
     of: Literal["image", "reflection", "edit"] = Field(default="image", exclude_if=lambda of: of == "image")
-    """What is scored. image: every image, for its prompt. reflection: every reflection, beside the image that it looks
-    at. edit: every refined image, beside the image before it and the reflection between them. Scores of reflections and
-    edits are used by `rl.credit: factorised`."""
+    """What the scorer scores. image: every image, for its prompt. reflection: every reflection, together with the image
+    that it is about. edit: every refined image, together with the image before it and the reflection between the two.
+    Scores of reflections and edits are used by `rl.credit: factorised`."""
     weight: float = 1.0
     held_out: bool = False
-    """True: logged, but never part of the reward."""
+    """True: the score is logged but is never part of the reward."""
     path: PathText | None = None
-    """clip, hps: folder or checkpoint of a released model; null: the run trains a small one on the task."""
+    """Only for clip and hps: folder or checkpoint file of a released model. null: the run trains a small model on the
+    task."""
     base_url: str | None = None
-    """judge: address of an OpenAI-compatible endpoint. null: the embedded judge on 127.0.0.1."""
+    """Only for judge: address of an OpenAI-compatible endpoint. null: the embedded judge on 127.0.0.1."""
     model: str = "judge"
     api_key_env: str | None = None
-    """judge: name of the environment variable with the key."""
+    """Only for judge: name of the environment variable that holds the key."""
     timeout_s: Rate = 30.0
     concurrency: Positive = 8
     options: dict[str, Any] = {}
-    """More arguments for the constructor of the scorer, such as `model: ViT-H-14` for a checkpoint file. They replace
+    """More arguments for the constructor of the scorer, such as `model: ViT-H-14` for a checkpoint file. They win over
     the settings above."""
 
     @model_validator(mode="after")
@@ -82,9 +83,9 @@ class RewardRecipe(Section):
     scorers: list[ScorerRecipe] = []
     combine: Literal["sum", "zscore_sum"] = "sum"
     max_failure_share: Share = 0.2
-    """The run stops when more than this share of the recent scores failed."""
+    """The run stops if more than this share of a scorer's recent scores failed."""
     training_steps: Positive = 300
-    """Training steps of each small CLIP or HPS model that the run trains."""
+    """Number of training steps of each small CLIP or HPS model that the run trains."""
 
     @model_validator(mode="after")
     def names_are_unique(self):

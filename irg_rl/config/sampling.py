@@ -1,4 +1,4 @@
-"""How trajectories are sampled."""
+"""Settings of sampling: how trajectories are sampled, guidance of images, and noisy denoising steps."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -11,16 +11,18 @@ from irg_rl.sections import Positive, Rate, Section, Share
 
 class SamplingRecipe(Section):
     """How a trajectory is sampled in training and evaluation. Evaluation has its own temperature and guidance. There is
-    no top-p or top-k, because RL trains the distribution that it samples from."""
+    no top-p or top-k, because RL must train the same distribution that it samples from."""
 
     turns: Annotated[int, Field(ge=1, le=16)] = 3
-    """Most images per trajectory. A reflection that says "nothing to change" ends it earlier."""
+    """Largest number of images per trajectory. A reflection that says "nothing to change" ends it earlier."""
     history: Literal["full", "last"] = "last"
-    """What a refinement sees. full: all earlier turns. last: the prompt, the think text and the last image."""
+    """What a refinement sees. full: all earlier turns. last: the prompt, the think text, the last image and the
+    reflection on it."""
     temperature: Rate = 1.0
     max_text_tokens: Positive = 64
     points: Annotated[int, Field(ge=2)] = 12
-    """Time points of the flow, including t = 0. An image takes `points - 1` model calls."""
+    """Number of time points of the flow, including t = 0. Drawing an image takes `points - 1` model calls, without
+    guidance."""
     shift: Rate = 1.0
     image_size: tuple[int, int] = (24, 24)
     """Height and width of drawn images in pixels."""
@@ -31,9 +33,9 @@ class GuidanceRecipe(Section):
     """Classifier-free guidance of images."""
 
     text_scale: float = Field(default=1.0, ge=1)
-    """1 is off."""
+    """Scale of text guidance. 1: no text guidance."""
     image_scale: float = Field(default=1.0, ge=1)
-    """1 is off. Has no effect without text guidance."""
+    """Scale of image guidance, in refinements. 1: no image guidance. It has no effect without text guidance."""
     interval: tuple[float, float] = (0.0, 1.0)
     first_interval: tuple[float, float] = (0.4, 1.0)
     renorm: Literal["global", "channel", "text_channel"] = "text_channel"
@@ -45,22 +47,23 @@ class GuidanceRecipe(Section):
         return self.text_scale > 1 or self.image_scale > 1
 
     def model_calls(self, times: Sequence[float], turn: int) -> int:
-        """Model calls for the image of a turn, with denoising steps at these times: one per step, a second one where
-        text is guided, and a third one where a refinement is also guided by images."""
+        """Return the number of model calls for an image of this turn, with denoising steps at these times. Each step
+        has one call. A step with text guidance has a second call. If the image is a refinement with image guidance,
+        such a step also has a third call."""
         interval = self.interval if turn else self.first_interval
         guided = sum(is_active(t, interval, self.text_scale) for t in times)
         return len(times) + guided * (2 if turn and self.image_scale > 1 else 1)
 
 
 class NoiseRecipe(Section):
-    """Which denoising steps are stochastic in RL, and how much noise they add."""
+    """Which denoising steps are stochastic, and how much noise they add."""
 
     kind: Literal["flow_sde", "dance_sde", "cps"] = "flow_sde"
     noise_level: Rate = 0.7
     window: Literal["all", "first", "random", "scattered", "progressive"] = "random"
     window_size: Positive = 3
     window_range: tuple[int, int] = (0, 6)
-    """Steps that may be in the window: [first, last)."""
+    """Denoising steps that may be in the window of stochastic steps: [first, last). `last` itself is not included."""
     shared_start: bool = Field(default=False, exclude_if=lambda shared: not shared)
-    """RL: all images that a group draws in one turn start from the same noise (DanceGRPO, arXiv 2505.07818). Siblings
-    then differ only by the noise of the trained steps and by their texts."""
+    """True, in RL: all images that a group draws in one turn start from the same noise (DanceGRPO, arXiv 2505.07818).
+    The images of the group then differ only by the noise of the trained steps and by their texts."""

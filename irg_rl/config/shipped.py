@@ -1,5 +1,5 @@
-"""The recipes that come with the program: in `configs/` of a checkout, in `irg_rl/recipes/` of an installed wheel.
-`pyproject.toml` maps the first folder to the second."""
+"""Find the recipes that come with the program. They are in `configs/` of a checkout, and in `irg_rl/recipes/` of an
+installed wheel. `pyproject.toml` maps the first folder to the second."""
 
 from pathlib import Path
 
@@ -7,16 +7,17 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file, sorted by name."""
+    """Return all shipped recipes: name -> file, sorted by name."""
     installed = PACKAGE / "recipes"
     folder = installed if installed.is_dir() else PACKAGE.parent / "configs"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def recipe_path(named: str | Path) -> Path:
-    """The file of a recipe, given as a path or as the name of a shipped recipe such as `shapes-smoke`.
+    """Return the file of a recipe. `named` is a path, or the name of a shipped recipe such as `shapes-smoke`.
 
-    An existing file of that path wins. If there is neither, the path is returned and reading it raises the error.
+    If a file exists at the path, that file is used. If there is neither a file nor a shipped recipe, the path is
+    returned, and the error is raised when it is read.
     """
     path = Path(named)
     if path.exists() or path.parent != Path():

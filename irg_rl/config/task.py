@@ -1,4 +1,4 @@
-"""Finds the task that a recipe names, and checks its options. Each task declares its own options."""
+"""Find the task that a recipe names, and check its options. Each task declares its own options."""
 
 from typing import Any
 
@@ -10,14 +10,17 @@ TASKS = {
     "shapes_world": "irg_rl.shapes_world.task:ShapesWorld",
     "prompts": "irg_rl.tasks.prompts:OwnPrompts",
 }
-"""Short names of the tasks that come with the program. Any other task is named as package.module:Class."""
+"""Short name of a task that comes with the program -> its import path. Other tasks are named as package.module:Class.
+"""
 
 
 def task_class(name: str) -> Any:
-    """The class of a task (irg_rl.task.Task). InputError if the name is unknown or cannot be imported."""
+    """Return the class of a task (a subclass of irg_rl.task.Task). Raises InputError if the name is unknown or cannot
+    be imported."""
     return import_named(name, TASKS, "task")
 
 
 def task_settings(name: str, options: Any) -> Section:
-    """Options of a recipe, validated as the `settings_type` of the task. ExplainedError names every mistake."""
+    """Return the task options of a recipe, validated as the `settings_type` of the task. Raises ExplainedError, which
+    names every mistake."""
     return options_of(task_class(name).settings_type, options, "task_options")

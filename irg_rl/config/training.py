@@ -11,32 +11,36 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class DataSource(Section):
-    """One learning mode in a stage's mixture."""
+    """The data of one learning mode (one kind of training row) in the mixture of a stage."""
 
     folder: str
-    """Folder of parquet files in the IRG schema, relative to `sft.data`."""
+    """Folder of parquet files in the IRG schema (docs/recipes.md). The path is relative to `sft.data`."""
     weight: float = Field(default=1.0, ge=0)
     mandatory: bool = False
-    """True: every pack begins with a row of this source, whatever its weight."""
+    """True: every pack begins with one row of this source, whatever its weight is."""
 
 
 class Dropout(Section):
-    """Condition dropout. branch: drops exactly what the guidance branches leave out at inference, with the positions of
-    inference. irg: the original; drops each item on its own and leaves a rope gap where an image was."""
+    """Condition dropout: hide parts of the context while an image is trained, as guidance needs. Mode branch hides
+    exactly what the branches of guidance leave out at inference, and uses the positions of inference. Mode irg is the
+    original method: it drops each item independently, and leaves a gap in the rope positions where an image was."""
 
     mode: Literal["branch", "irg"] = "branch"
     image: Share = 0.05
-    """branch, refinements: share of draws without all condition images (VAE and ViT)."""
+    """Mode branch, for refinements: share of noise blocks (trained copies of the image) that see no condition image,
+    neither VAE nor ViT tokens."""
     last_text: Share = 0.05
-    """branch, refinements: share of draws without the reflection right before the target image."""
+    """Mode branch, for refinements: share of noise blocks (trained copies of the image) that do not see the reflection
+    right before the image."""
     all_text: Share = 0.05
-    """branch, first images: share of draws without any text but a system text."""
+    """Mode branch, for first images: share of noise blocks (trained copies of the image) that see no text except a
+    system text."""
     irg_text: Share = 0.0
-    """irg: share of texts that are dropped, texts with a loss included, as in the original."""
+    """Mode irg: share of texts that are dropped. As in the original, texts with a loss can also be dropped."""
     irg_vit: Share = 0.0
-    """irg: share of condition images without their ViT tokens."""
+    """Mode irg: share of condition images whose ViT tokens are dropped."""
     irg_vae: Share = 0.3
-    """irg: share of condition images without their clean latents."""
+    """Mode irg: share of condition images whose clean latents (VAE tokens) are dropped."""
 
     @model_validator(mode="after")
     def shares_leave_something(self):
@@ -47,27 +51,28 @@ class Dropout(Section):
 
 class OptimizerRecipe(Section):
     lr: float = Field(default=1e-3, ge=0)
-    """Learning rate of the understanding expert, and default of the other parts. 0 freezes a part."""
+    """Learning rate of the understanding expert. It is also the default for the other parts. A part with learning rate
+    0 is frozen."""
     gen_lr: float | None = Field(default=None, ge=0)
-    """Learning rate of the generation expert. null takes `lr`."""
+    """Learning rate of the generation expert. null: the value of `lr`."""
     vision_lr: float | None = Field(default=None, ge=0)
-    """Learning rate of vision tower and connector. null takes `lr`."""
+    """Learning rate of the vision tower and its connector. null: the value of `lr`."""
     muon_lr: float | None = Field(default=None, gt=0)
-    """Learning rate of Muon, which then trains the matrices of all layers; AdamW trains the rest. null: only AdamW.
-    Meant for training from scratch. Needs ZeRO stage 0."""
+    """Learning rate of the optimizer Muon. If it is given, Muon trains the matrices of all layers, and AdamW trains the
+    rest. null: AdamW trains everything. Muon is meant for training from scratch and needs ZeRO stage 0."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: Rate = 1e-8
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: Rate = 1.0
     warmup: int = Field(default=0, ge=0)
-    """Optimizer steps of linear warm-up."""
+    """Number of optimizer steps in which the learning rate rises linearly."""
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr_share: Share = 0.0
-    """cosine: learning rate of the last step, as a share of the full rate."""
+    """With schedule cosine: learning rate of the last step, as a share of the full rate."""
 
     @property
     def rates(self) -> dict[str, float]:
-        """Learning rate of each part."""
+        """Learning rate of each part: und (understanding expert), gen (generation expert) and vision."""
         return {
             "und": self.lr,
             "gen": self.lr if self.gen_lr is None else self.gen_lr,
@@ -82,14 +87,15 @@ class OptimizerRecipe(Section):
 
 
 class LoraRecipe(Section):
-    """LoRA adapters on the matrices of the experts. All other weights are frozen, also vision (docs/recipes.md)."""
+    """LoRA adapters on the matrices of the experts. All other weights are frozen, including the vision tower
+    (docs/recipes.md)."""
 
     rank: Positive = 64
     alpha: Positive = 128
     """The output of an adapter is multiplied by alpha / rank."""
     experts: tuple[Literal["und", "gen"], ...] = ("und", "gen")
     targets: tuple[Projection, ...] = typing.get_args(Projection)
-    """Matrices with an adapter, in every layer of these experts."""
+    """Matrices that get an adapter, in every layer of these experts."""
 
     @field_validator("experts", "targets")
     @classmethod
@@ -99,7 +105,7 @@ class LoraRecipe(Section):
         return names
 
     def problems(self, optimizer: OptimizerRecipe) -> list[str]:
-        """Contradictions between adapters and optimizer, one line each."""
+        """Return the contradictions between the adapters and the optimizer, one line each."""
         problems = []
         if optimizer.muon_lr:
             problems.append("optimizer.muon_lr trains whole matrices, which lora freezes: leave one of the two out")
@@ -116,41 +122,43 @@ class LoraRecipe(Section):
 
 
 LoraSection = Annotated[LoraRecipe | None, Field(exclude_if=lambda lora: lora is None)]
-"""If it is absent, it is not written to recipe.yaml and not part of the digest."""
+"""Type of an optional `lora` section. If the section is absent, it is not written to recipe.yaml and is not part of the
+digest."""
 
 
 class Stage(Section):
-    """One IRGL stage."""
+    """One stage of supervised fine-tuning (SFT)."""
 
     steps: Positive
-    """Most optimizer steps. The stage ends earlier when validation no longer improves."""
+    """Largest number of optimizer steps. The stage ends earlier if the validation no longer improves."""
     sources: list[DataSource]
     tokens_per_pack: Positive = 3600
-    """A pack is full when the next row would exceed this. Only mandatory rows, and reflections that the image branch of
-    the dropout repeats, may exceed it."""
+    """Size of a pack. A pack is full when the next row would make it longer than this. Only two things may make it
+    longer: rows of mandatory sources, and reflections that are repeated for the image branch of the dropout."""
     packs_per_step: Positive = 1
-    """Packs of one optimizer step, over all learner ranks. The stage uses at most this many of the
+    """Number of packs in one optimizer step, over all learner ranks. The stage uses at most this many of the
     `engine.learner_ranks`."""
     max_row_tokens: Positive = 2048
-    """Longer rows are rejected and listed in rejected.jsonl."""
+    """Largest number of tokens of a row. Longer rows are rejected and listed in rejected.jsonl."""
     ce_weight: float = Field(default=1.0, ge=0)
     mse_weight: float = Field(default=1.0, ge=0)
     noise_blocks: Positive = 1
-    """Noise levels trained per target image in one forward pass. Each is a noise block after the shared context."""
+    """Number of noise levels that are trained per target image in one forward pass. Each level is a separate noise
+    block after the shared context."""
     first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(
         default=None, exclude_if=lambda blocks: blocks is None
     )
-    """Noise levels of a first image. null takes `noise_blocks`. A first image sets the layout and has a short context,
-    so more noise levels help and cost little."""
+    """Number of noise levels for a first image. null: the value of `noise_blocks`. A first image sets the layout and
+    has a short context, so more noise levels help and cost little."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraSection = None
-    """null: all weights are trained."""
+    """LoRA adapters to train. null: all weights are trained."""
     patience: Positive = 6
-    """The stage ends after this many validations without improvement."""
+    """The stage ends after this many validations in a row without improvement."""
 
     @property
     def noise_blocks_by_kind(self) -> tuple[int, int]:
-        """Noise blocks of a first image, and of an image that has images before it."""
+        """Number of noise blocks per target image: (for a first image, for an image that has images before it)."""
         return self.first_noise_blocks or self.noise_blocks, self.noise_blocks
 
     @model_validator(mode="after")
@@ -162,25 +170,27 @@ class Stage(Section):
 
 class SFTRecipe(Section):
     data: PathText | None = None
-    """Folder with one folder of parquet files per learning mode. null: the task makes them."""
+    """Folder that has one folder of parquet files per learning mode. null: the task creates the data."""
     base: Stage | None = None
-    """Training of the base model before IRGL, for a model from scratch."""
+    """Stage that trains the base model, if the model is trained from scratch. It comes before IRGL (the six learning
+    modes of Interleaving Reasoning Generation)."""
     stage1: Stage | None = None
-    """All six modes: thinking and reflection."""
+    """First stage of IRGL: all six learning modes, for thinking and reflection."""
     stage2: Stage | None = None
-    """Whole trajectories. Starts from stage 1, or from `init_from` if there is no stage 1."""
+    """Second stage of IRGL: whole trajectories. It starts from the model of stage 1, or from `init_from` if there is no
+    stage 1."""
     dropout: Dropout = Dropout()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    """ZeRO stage of the SFT engine. null takes `engine.zero_stage`."""
+    """ZeRO stage of the SFT engine. null: the value of `engine.zero_stage`."""
     ema_decay: Decay = 0.995
     validate_every: Positive = 200
     checkpoint_every: Positive = 500
     validation_rows: Positive = 256
-    """Rows kept for validation. Each source gives the same number, from its first row group."""
+    """Number of rows that are kept for validation. Each source gives the same number, from its first row group."""
 
     @property
     def stages(self) -> dict[str, Stage]:
-        """The stages that the recipe has, in order."""
+        """The stages that the recipe has, by name, in the order of training."""
         all_three = {"base": self.base, "stage1": self.stage1, "stage2": self.stage2}
         return {name: stage for name, stage in all_three.items() if stage is not None}
 
@@ -192,12 +202,12 @@ class SFTRecipe(Section):
 
 
 class VAETraining(Section):
-    """The autoencoder of a model from scratch, trained on pictures of the task."""
+    """Settings for training the autoencoder of a model from scratch, on pictures of the task."""
 
     steps: Positive = 1500
     batch_size: Positive = 64
     lr: Rate = 2e-3
     kl_weight: float = Field(default=1e-5, ge=0)
     min_checker_agreement: Share = 0.99
-    """The task's checker must read at least this share of held-out reconstructions like the originals. Otherwise the
-    run stops."""
+    """Smallest allowed share of held-out reconstructions that the checker of the task reads like the originals. If the
+    share is smaller, the run stops."""

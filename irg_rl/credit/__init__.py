@@ -1,22 +1,24 @@
-"""Credit assignment: from the scores of a group's images to an advantage for every text and image segment.
+"""Credit assignment: compute an advantage for every text segment and image segment from the scores of a group's images.
+(A group is all samples of one prompt.)
 
-q_k is the combined reward of the image of turn k, k = 0 ... last. Text k comes before image k and gets credit for what
-follows it. A text without an image in its turn is a stop. After a stop, the value of the trajectory stays that of its
-last image, so the gain of a stop is 0. If siblings have different numbers of turns, the scheme `trajectory` compares
-their final images.
+q_k is the combined reward of the image of turn k, with k = 0 ... last. In a turn, the text comes before the image, and
+it gets credit for what follows it. A text without an image in its turn is a stop. After a stop, the value of the
+trajectory stays that of its last image, so the gain of a stop is 0. If the samples of a group have different numbers of
+turns, the scheme `trajectory` compares their final images.
 
-A *place* is (turn, modality). The advantage of a segment compares it with its siblings' segments at the same place. So
-a stop is compared with the edits of its siblings. If an image has no score, its trajectory is left out of the
-statistics and is not trained (advantage None).
+A *place* is (turn, modality). The advantage of a segment says how good it is compared with the segments of the other
+samples at the same place. So a stop is compared with the edits of other samples. If an image has no score, its
+trajectory is left out of the statistics and is not trained (its advantages are None).
 
-With forks, a *node* is a segment together with all trajectories through it. The value of a node is the mean over its
-branches, and the value of a branch is again the mean over its own branches. So a branch counts once, even if it forks
-later. A node is compared with nodes at the same place that come from the same last fork. Siblings of a fork are thus
-each other's baseline, and what they share is compared with other trunks. Without forks, every node is one trajectory.
+Trajectories may share their first segments. The point where they separate is a fork. A *node* is a segment together
+with all trajectories that contain it. The value of a node is the mean over its branches, and the value of a branch is
+the mean over its own branches. So each branch counts once, even if it forks again later. A node is compared with the
+nodes at the same place that come from the same last fork. So the branches of a fork are compared with each other, and
+the segments that they share are compared with other trajectories. Without forks, every node belongs to one trajectory.
 
-Your own scheme is a `CreditScheme` in any module: `rl.credit: my.module:MY_SCHEME`. Its function gets the `Sample`s of
-a group and returns one dict per sample, place -> advantage. `per_place` and `normalised` make the comparison.
-docs/methods.md has worked examples of every scheme.
+To use your own scheme, write a `CreditScheme` in any module and set `rl.credit: my.module:MY_SCHEME`. The function of
+the scheme gets the `Sample`s of a group. It returns one dict for each sample that maps places to advantages. The
+functions `per_place` and `normalised` help with the comparison. docs/methods.md has worked examples of every scheme.
 """
 
 from irg_rl.credit.assign import Summary, assign, combine

@@ -1,4 +1,6 @@
-"""Scores of a group -> combined rewards -> advantages in its segments."""
+"""Combine the scores of a group to one reward for each image, compute advantages from these rewards, and store the
+advantages in the segments.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +16,16 @@ from irg_rl.trajectory import Group, Trajectory, forks
 
 @dataclass(frozen=True)
 class Summary:
-    """Result of `assign` for a group. `has_spread`: the rewards gave some segment an advantage other than 0. `empty`:
-    no segment has an advantage, so there is nothing to train on."""
+    """The result of `assign` for one group.
+
+    Attributes:
+        trained: Number of samples that have all their scores.
+        dropped: Number of samples that are left out because a score failed or because they have no image.
+        has_spread: True if the rewards gave any segment an advantage other than 0.
+        empty: True if no segment has an advantage, so there is nothing to train on.
+        reward_mean, reward_std: Mean and standard deviation of the combined reward of the final image, over these
+            samples.
+    """
 
     trained: int
     dropped: int
@@ -26,11 +36,11 @@ class Summary:
 
 
 def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> list[list[float | None]]:
-    """Combined reward of every image, `[trajectory][turn]`. None if one of the scorers failed.
+    """Return the combined reward of every image as `[trajectory][turn]`. It is None if one of the scorers failed.
 
-    "sum": weighted sum of the raw scores. "zscore_sum" (GDPO): each score is first centred and scaled over all images
-    of the group's valid trajectories. An image that siblings share counts once. All turns are scaled together, so that
-    differences between turns keep their meaning.
+    "sum": the weighted sum of the raw scores. "zscore_sum" (GDPO): first, the scores of each scorer are centred and
+    scaled over all images of the group's valid trajectories. An image that several trajectories share counts once. The
+    images of all turns are scaled together, so differences between turns keep their meaning.
     """
     if how not in ("sum", "zscore_sum"):
         raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")
@@ -72,19 +82,23 @@ def assign(
     right: Right | None = None,
     segment_weights: Mapping[str, float] | None = None,
 ) -> Summary:
-    """Set `.advantage` of every segment of the group. None: the segment is not trained.
+    """Compute the `advantage` of every segment of the group and store it in the segment. A segment whose advantage is
+    None is not trained.
 
-    weights: scorer of images -> weight.
-    segment_weights: scorer of reflections and edits -> weight, for schemes that use these scores (`Sample.scores`). A
-        sample with a failed score of either kind is not trained.
-    options: an object of the scheme's `options` type. None: its defaults.
-    right: when an image is right. None: when its combined reward is at least the sum of all positive weights.
+    Args:
+        weights: Weight of each scorer of images, by name.
+        segment_weights: Weight of each scorer of reflections and edits, by name, for schemes that use their scores
+            (`Sample.scores`). A sample is not trained if any of its scores failed, of images or of segments.
+        options: An object of the scheme's `options` type. None means the default options.
+        right: The rule for when an image is right. None means: if its combined reward is at least the sum of all
+            positive weights.
     """
     chosen = scheme_named(scheme) if isinstance(scheme, str) else scheme
     options = chosen.options() if options is None else options
     if how == "zscore_sum" and chosen.asks_if_right:
         raise ValueError(f"credit {scheme} asks whether an image is right, which z-scores do not tell: use how='sum'")
-    # failed samples count: if all siblings of a branch failed, it has no baseline, and its advantage is 0
+    # Forks are found with the failed samples too. If all siblings of a branch failed, the branch has no baseline and
+    # its advantage is 0.
     fork_segments = forks(t.segments for t in group.trajectories)
     if fork_segments and chosen.whole_trajectories:
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
@@ -115,15 +129,18 @@ def assign(
 
 
 def _require_finite(values: Iterable[float], what: str, group: Group) -> None:
-    """A bound turns NaN into its largest value, so NaN is stopped before and behind it."""
+    """Raise InputError if any of the values is NaN or infinite. This is checked before and after the advantages are
+    clipped, because clipping would turn NaN into the largest allowed value.
+    """
     for value in values:
         if not isfinite(value):
             raise InputError(f"group {group.id}: a {what} is {value}: look at the weights and scores of its scorers")
 
 
 def _segment_scores(trajectory: Trajectory, weights: Mapping[str, float]) -> dict[Place, float | None]:
-    """Weighted sums of the scores of reflections and edits, at the places that have any of these scorers' values; None
-    where one failed."""
+    """Return the weighted sum of the scores of each reflection and edit, by its place. Places without any of these
+    scores are left out. The sum is None if one of the scores failed.
+    """
     return {
         place_of(segment): _weighted_sum({name: segment.scores[name] for name in used}, weights)
         for segment in trajectory.segments if (used := [name for name in weights if name in segment.scores])
@@ -131,7 +148,7 @@ def _segment_scores(trajectory: Trajectory, weights: Mapping[str, float]) -> dic
 
 
 def _right(trajectory: Trajectory, q: Sequence[float], right: Right) -> tuple[bool, ...]:
-    """Whether each image is right. False if its scorer failed."""
+    """Return for each image whether it is right. An image is not right if its scorer failed."""
     values = q if right.scorer is None else _scores(trajectory, right.scorer)
     return tuple(value is not None and value >= right.at_least for value in values)
 

@@ -1,4 +1,4 @@
-"""The view of a group that credit schemes get: samples, and nodes where they share segments."""
+"""The form in which credit schemes get a group: its samples, and the nodes where samples share segments."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -9,39 +9,43 @@ from irg_rl.trajectory import Group, ImageSegment, Modality, Segment, TextSegmen
 
 Place = tuple[int, Modality]
 ForkBranch = tuple[int, int]
-"""id() of the segment before a fork (0: the prompt), and id() of the first segment of one of its branches."""
+"""A branch after a fork: (id of the segment before the fork, id of the first segment of the branch). The id is that of
+Python's id(), or 0 if the fork is directly after the prompt.
+"""
 Advantages = list[dict[Place, float]]
-"""One dict per sample: place -> advantage. A place that is left out is not trained."""
+"""One dict for each sample that maps places to advantages. A place that is missing is not trained."""
 Node = tuple[int, list[int]]
-"""id() of a segment, and indices of the samples through it."""
+"""A node: (Python's id() of a segment, indices of the samples that contain this segment)."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A trajectory as credit schemes see it: image values, segments, and how it ended."""
+    """A trajectory in the form that credit schemes get: the rewards of its images, its segments, and how it ended."""
 
-    q: list[float]
-    path: dict[Place, int]  # id() of its segments, in order
-    branches: dict[Place, ForkBranch]  # the last fork before each segment, and the branch taken there
-    stopped: bool
-    malformed: frozenset[Place] = field(default_factory=frozenset)
+    q: list[float]  # combined reward of each image
+    path: dict[Place, int]  # Python's id() of each segment, in order
+    branches: dict[Place, ForkBranch]  # for each segment: the last fork before it, and the branch taken at that fork
+    stopped: bool  # whether it ended with a stop
+    malformed: frozenset[Place] = field(default_factory=frozenset)  # places of texts that were cut off
     right: tuple[bool, ...] = ()  # whether each image is right; only for schemes with asks_if_right
-    scores: Mapping[Place, float] = field(default_factory=dict)  # of its reflections and edits, where scorers gave them
+    scores: Mapping[Place, float] = field(default_factory=dict)  # scores of reflections and edits that scorers gave
 
     @property
     def places(self) -> list[Place]:
         return list(self.path)
 
     def value(self, turn: int) -> float:
-        """Value of the state after `turn`: that of its image, or after a stop that of the last image."""
+        """Return the value of the state after `turn`. This is the reward of that turn's image, or after a stop the
+        reward of the last image.
+        """
         return self.q[min(turn, len(self.q) - 1)]
 
     def gain(self, turn: int) -> float:
-        """Change of the value by `turn`. Before the first image the value is 0."""
+        """Return by how much `turn` changed the value. The value before the first image is 0."""
         return self.value(turn) - (self.value(turn - 1) if turn else 0.0)
 
     def is_right(self, turn: int) -> bool:
-        """Whether the newest image after `turn` is right."""
+        """Return whether the newest image after `turn` is right."""
         return self.right[min(turn, len(self.right) - 1)]
 
 
@@ -70,7 +74,9 @@ def sample_of(
 
 
 def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:
-    """Values of trajectories -> one value per trunk, the mean over its branches. Without forks nothing changes."""
+    """Convert one value for each trajectory to one value for each trunk (all trajectories with the same first segment).
+    The value of a trunk is the mean over its branches. Without forks the values do not change.
+    """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in trajectories]
     trunks: dict[int, list[int]] = defaultdict(list)
     for i, path in enumerate(paths):
@@ -81,20 +87,27 @@ def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> lis
 def mean_of_branches(
     paths: Sequence[tuple[int, ...]], members: Sequence[int], values: Sequence[float], depth: int
 ) -> float:
-    """Value of a node: the mean over its branches. `members` are the trajectories through it, which share their first
-    `depth` segments. `paths`: id() of the segments of all trajectories. `values`: one per trajectory."""
+    """Return the value of a node: the mean of the values of its branches, each again a mean over its own branches.
+
+    Args:
+        paths: For each trajectory, Python's id() of its segments.
+        members: Indices of the trajectories that contain the node. They share their first `depth` segments.
+        values: One value for each trajectory.
+    """
     if len(members) == 1:
         return values[members[0]]
     ways: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i in members:
         ways[paths[i][depth : depth + 1]].append(i)
-    if () in ways:  # nothing follows: the same trajectory several times
+    if () in ways:  # no segment follows: the members are the same trajectory several times
         return mean([values[i] for i in members])
     return mean([mean_of_branches(paths, own, values, depth + 1) for own in ways.values()])
 
 
 def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
-    """(place, fork) -> the nodes at this place that come from this fork. They are compared with each other."""
+    """Return the groups of nodes that are compared with each other: (place, fork) -> the nodes at this place whose last
+    fork is this one. A fork is given by the id of the segment before it.
+    """
     found: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
         for place, segment in sample.path.items():
@@ -103,7 +116,7 @@ def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]
 
 
 def node_values(samples: Sequence[Sample], nodes: Sequence[Node], values: Sequence[float]) -> list[float]:
-    """Values of samples -> values of nodes."""
+    """Convert one value for each sample to one value for each node."""
     paths = [tuple(sample.path.values()) for sample in samples]
     return [
         mean_of_branches(paths, members, values, paths[members[0]].index(segment) + 1) for segment, members in nodes
@@ -121,7 +134,9 @@ def per_place(
     value: Callable[[Sample, Place], float],
     centre: Callable[[list[float]], list[float]],
 ) -> Advantages:
-    """Advantages from `value(sample, place)`, centred over the nodes at a place that come from the same fork."""
+    """Compute advantages from `value(sample, place)`. `centre` is applied to the values of all nodes that are compared
+    with each other: the nodes at the same place that come from the same fork.
+    """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
         own = [value(s, place) if place in s.path else 0.0 for s in samples]
@@ -130,12 +145,14 @@ def per_place(
 
 
 def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Advantages:
-    """Give all segments of a sample from `first_turn` on the same advantage."""
+    """Give the same advantage to all segments of a sample, starting at turn `first_turn`."""
     return [{p: a for p in sample.places if p[0] >= first_turn} for sample, a in zip(samples, advantages)]
 
 
 def write(group: Group, rows: Mapping[int, Mapping[Place, float]]) -> None:
-    """Store the advantages (index of the trajectory -> row) in the segments. None: no advantage."""
+    """Store the advantages in the segments. `rows` maps the index of a trajectory to its advantages by place. A segment
+    without an advantage gets None.
+    """
     for segment in group.segments:
         segment.advantage = None
     for i, row in rows.items():

@@ -1,4 +1,8 @@
-"""The credit schemes, which turn the values of a group's images into advantages."""
+"""The built-in credit schemes. Each computes advantages from the rewards of a group's images.
+
+In formulas, q_k is the combined reward of the image of turn k, and q_last that of the final image. Before the first
+image the value q_{-1} is 0.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,8 +27,11 @@ from irg_rl.trajectory import Modality
 
 
 def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
-    """GRPO: every segment gets the reward of the final image, normalised over the group. With forks, it is normalised
-    over the branches of a fork, and holds for the segments up to the next fork."""
+    """GRPO: give every segment of a sample the reward of its final image, normalised over the group.
+
+    With forks, the reward is normalised over the branches of each fork. The result is the advantage of the segments
+    between this fork and the next one.
+    """
     table: Advantages = [{} for _ in samples]
     ways: dict[int, dict[ForkBranch, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
@@ -42,13 +49,15 @@ def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
 
 class TurnOptions(NormalisedOptions):
     gamma: Share = 1.0
-    """Discount of the gains of later turns."""
+    """Discount factor for the gains of later turns."""
 
 
 def turn(samples: list[Sample], options: TurnOptions) -> Advantages:
-    """Return-to-go of the gains, sum_j gamma^(j-k) (q_j - q_{j-1}), normalised per place.
+    """Sum the gains from this turn on, sum_j gamma^(j-k) (q_j - q_{j-1}) for j >= k, and normalise the sums at each
+    place.
 
-    With gamma = 1 the sum is q_last - q_{k-1}. So a bad first image brings no advantage.
+    Here q_j is the reward of the image of turn j. With gamma = 1 the sum for turn k is q_last - q_{k-1}. For the first
+    turn this is q_last. So it brings no advantage to draw a bad first image and improve it later.
     """
 
     def value(sample: Sample, place: Place) -> float:
@@ -62,7 +71,10 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
 
 
 def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
-    """R3: q_0 for the first turn, then q_k - q_{k-1}. If the last image is already right: 1 for a stop, otherwise 0."""
+    """Compute the advantages of R3. The value of the first turn is q_0 and that of turn k is q_k - q_{k-1}, where q_k
+    is the reward of the image of turn k. If the image before turn k is already right, the value is 1 for a stop and 0
+    for another edit. The values are normalised at each place.
+    """
 
     def value(sample: Sample, place: Place) -> float:
         k = place[0]
@@ -75,22 +87,27 @@ def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantage
 
 class VerifierGAEOptions(NormalisedOptions):
     lam: Share = 1.0
-    """Lambda, the weight of later deltas. Only 1 is unbiased for the final reward."""
+    """Lambda, the weight of later deltas. Only lambda = 1 is unbiased for the final reward."""
     price: Weight = 0.0
-    """Cost of every image after the first one, in units of the combined reward."""
+    """Cost of every image after the first one, in the units of the combined reward."""
     coefficient: Share | None = None
-    """Share of q_{k-1} in the baseline. 0: leave-one-out GRPO on the final reward. 1: the plain difference. null:
-    fitted on the other siblings, without the sample itself."""
+    """Factor of the previous image's reward q_{k-1} in the baseline. With 0 the scheme is leave-one-out GRPO on the
+    final reward. With 1 it uses the plain difference of rewards. With null the factor is fitted on the other samples of
+    the group, without the sample itself.
+    """
 
 
 def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Advantages:
-    """Generalised advantage estimation without a value network: the score of the previous image is the state value.
+    """Compute advantages by generalised advantage estimation without a value network. The score of the previous image
+    is used as the state value.
 
-    delta_k = q_k - q_{k-1} - price of an edit (0 for a stop), G_k = sum_j lambda^(j-k) delta_j, and the target is Y_k =
-    q_{k-1} + G_k. A_k = Y_k - (linear prediction of Y_k from q_{k-1}). The prediction uses the siblings that are still
-    active at the place, without the sample itself. With lambda = 1, Y_k is the final reward minus costs, so every
-    coefficient is unbiased. Below 1, errors of the verifier cause a bias. Directly after a fork, q_{k-1} is the same
-    for all siblings, and the prediction is the mean of the others.
+    q_k is the reward of the image of turn k. For an edit delta_k = q_k - q_{k-1} - price; for a stop delta_k = 0. With
+    G_k = sum_j lambda^(j-k) delta_j, the target is Y_k = q_{k-1} + G_k. The advantage is A_k = Y_k - (linear prediction
+    of Y_k from q_{k-1}). The prediction is made from the other samples that also reached this place.
+
+    With lambda = 1, Y_k is the final reward minus the costs, so every coefficient is unbiased. With a smaller lambda,
+    errors of the verifier cause a bias. Directly after a fork, q_{k-1} is the same for all branches, so the prediction
+    is the mean of the other branches.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
@@ -115,13 +132,17 @@ def _against_prediction(
 
 
 def _discounted(sample: Sample, k: int, options: VerifierGAEOptions) -> float:
-    """sum_j lambda^(j-k) delta_j from turn k to the last image. 0 for a stop. The first image has no price."""
+    """Return sum_j lambda^(j-k) delta_j from turn k to the last image. It is 0 for a stop. The first image costs
+    nothing.
+    """
     turns = range(k, len(sample.q))
     return fsum(options.lam ** (j - k) * (sample.gain(j) - (options.price if j else 0.0)) for j in turns)
 
 
 def umm(samples: list[Sample], options: RightOptions) -> Advantages:
-    """Reward and constants of UMM-Reflection. Only turns after the first are trained."""
+    """Compute advantages from the reward of UMM-Reflection, with its constants, normalised over the group. Only turns
+    after the first one are trained.
+    """
     rewards = []
     for sample in samples:
         gains = [sample.gain(k) for k in range(1, len(sample.q))]
@@ -134,15 +155,19 @@ def umm(samples: list[Sample], options: RightOptions) -> Advantages:
 
 
 def umm_penalty(table: Advantages, samples: Sequence[Sample], options: RightOptions) -> None:
-    """Penalty of UMM-Reflection: if a text was cut off, all segments of the trajectory get min(A, 0) - .5."""
+    """Apply the penalty of UMM-Reflection: if a text was cut off, every advantage A of its trajectory becomes min(A, 0)
+    - .5.
+    """
     for row, sample in zip(table, samples):
         if sample.malformed:
             row.update({place: min(advantage, 0.0) - 0.5 for place, advantage in row.items()})
 
 
 def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advantages:
-    """AlphaGRPO: max(q_last - q_0, 0), so all failures are equal. Only turns after the first are trained, and nothing
-    if no sibling improved."""
+    """Compute the advantages of AlphaGRPO. The value of a sample is max(q_last - q_0, 0), the gain from its first to
+    its last image, so all failures are equal. The values are normalised over the group. Only turns after the first one
+    are trained. If no sample of the group improved, nothing is trained.
+    """
     gains = [max(sample.q[-1] - sample.q[0], 0.0) for sample in samples]
     if not any(gains):
         return [{} for _ in samples]
@@ -151,22 +176,29 @@ def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advan
 
 class FactorisedOptions(NormalisedOptions):
     truth: Weight = 1.0
-    """Weight of a reflection's own scores (scorers with `of: reflection`) beside its outcome."""
+    """Weight of the scores that a reflection itself got (from scorers with `of: reflection`), relative to the final
+    reward.
+    """
     edit: Weight = 1.0
-    """Weight of an edit's own scores (scorers with `of: edit`) beside the reward of the image."""
+    """Weight of the scores that an edit itself got (from scorers with `of: edit`), relative to the reward of the image.
+    """
     outcome: Weight = 1.0
-    """Weight of the final reward in the advantage of a text, and of its own reward in that of an image."""
+    """Weight of the reward term: the final reward in the advantage of a text, and the image's own reward in the
+    advantage of an image.
+    """
 
 
 def factorised(samples: list[Sample], options: FactorisedOptions) -> Advantages:
-    """Each segment answers for what it controls. A text: the final reward, and its own truth. An image: its own reward,
-    and whether it did the edit that it was asked for.
+    """Judge each segment only by what it controls. A text is judged by the final reward and by its own score (whether
+    it is true). An image is judged by its own reward and by its own score (whether it shows the edit that was asked
+    for).
 
         A = outcome * norm(final or own reward) + weight * norm(own score)
 
-    Both terms are normalised on their own, over the siblings that part at the same fork. So the truth term of a text
-    does not depend on how the image after it turned out. A segment without siblings is not trained: nothing says
-    whether it was better than another.
+    `weight` is the option `truth` for a text and `edit` for an image. The second term is left out unless all compared
+    segments have such a score. The two terms are normalised separately, over the segments that follow the same fork. So
+    the score term of a text does not depend on how the image after it turned out. If a segment has no other segment to
+    be compared with, it is not trained.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():

@@ -1,15 +1,17 @@
-"""Means and spreads of a group's values."""
+"""Compute the means, the standard deviations and the normalisation of a group's values."""
 
 from collections.abc import Sequence
 from math import fsum, sqrt
 from typing import Protocol
 
 ROUNDING = 1e-9
-"""Smaller spreads come from rounding. Dividing by them would give large advantages without a reason."""
+"""Smaller differences between values are treated as rounding errors. Dividing by them would give large advantages
+without a reason.
+"""
 
 
 class Normalisation(Protocol):
-    """Options of the normalisation; see NormalisedOptions."""
+    """The options that the normalisation reads. `NormalisedOptions` explains them."""
 
     @property
     def std_floor(self) -> float: ...
@@ -24,8 +26,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def moments(values: Sequence[float], ddof: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation. The latter is 0 for fewer than ddof + 1 values, or if all are equal up to
-    rounding."""
+    """Return (mean, standard deviation). The standard deviation is 0 if there are at most `ddof` values, or if all
+    values are equal up to rounding.
+    """
     if not values:
         return 0.0, 0.0
     middle = mean(values)
@@ -43,10 +46,11 @@ def normalise(
     mean_only: bool = False,
     clip: float | None = None,
 ) -> list[float]:
-    """(x - mean) / max(std + eps, floor), clipped. Equal values, or a single value, give 0. The order does not change
-    the result.
+    """Return (x - mean) / max(std + eps, floor) for each value x, clipped to [-clip, clip]. Equal values, or a single
+    value, give 0. The result does not depend on the order of the values.
 
-    `ddof` and `eps` exist because references differ (trl: ddof 1, + 1e-4; Flow-Factory: ddof 0, floor 1e-6).
+    `ddof` and `eps` exist because reference implementations differ (trl: ddof 1, + 1e-4; Flow-Factory: ddof 0, floor
+    1e-6). With `mean_only`, nothing is divided.
     """
     middle, std = moments(values, ddof)
     scale = 1.0 if mean_only else max(std + eps, floor)
@@ -55,14 +59,16 @@ def normalise(
 
 
 def normalised(values: Sequence[float], options: Normalisation) -> list[float]:
-    """Values centred, divided by the standard deviation and clipped, according to the options."""
+    """Centre the values, divide them by their standard deviation and clip them, according to the options."""
     return normalise(
         values, floor=options.std_floor, mean_only=options.mean_only, clip=options.advantage_clip
     )
 
 
 def scaled(centred: Sequence[float], options: Normalisation) -> list[float]:
-    """Like `normalised`, but without centring. For values with a leave-one-out baseline, which centring would undo."""
+    """Do the same as `normalised`, but without centring. Use it for values from which a leave-one-out baseline was
+    already subtracted, because centring would undo that.
+    """
     std = moments(centred)[1]
     scale = 1.0 if options.mean_only or not std else max(std, options.std_floor)
     bound = float("inf") if options.advantage_clip is None else options.advantage_clip
@@ -70,8 +76,9 @@ def scaled(centred: Sequence[float], options: Normalisation) -> list[float]:
 
 
 def slope(q: Sequence[float], y: Sequence[float]) -> float:
-    """Least-squares slope of y on q, clipped to [0, 1]. It is 1 (the plain difference) with fewer than 3 distinct q, or
-    if the q differ only by rounding."""
+    """Return the least-squares slope of y on q, clipped to [0, 1]. If fewer than 3 values of q are distinct, or if they
+    differ only by rounding, the slope is 1, which gives the plain difference y - q.
+    """
     if len(set(q)) < 3:
         return 1.0
     mean_q, mean_y = mean(q), mean(y)

@@ -1,1 +1,1 @@
-"""The driver: the stages of a run, and everything they need between a recipe and a report."""
+"""The driver: it runs the stages of a run, from the recipe to the report."""

@@ -25,11 +25,11 @@ from rewards.judge import JudgeScorer
 from sft.dataset import DataError, Rejections, RowSource
 
 JUDGE_PATIENCE_S = 10.0
-"""Longest wait for the answer to the question that tries a judge."""
+"""Longest time in seconds that the test question to a judge may take."""
 
 
 def machine_problems(recipe: Recipe) -> list[str]:
-    """What the recipe needs and this machine lacks."""
+    """Return one message for each thing that the recipe needs and this machine does not have."""
     problems = gpu_problems(recipe) + attention_problems(recipe) + tracking_problems(recipe)
     problems += task_of(recipe).missing()
     if recipe.init_from is not None:
@@ -52,7 +52,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
         except ScorerUnavailable as error:
             problems.append(f"rewards.scorers: {scorer.name}: {error}")
         except InputError:
-            continue  # wrong on any machine: see scorer_problems
+            continue  # wrong on every machine, so scorer_problems reports it
     if recipe.rl is not None and recipe.rl.rollouts is not None:
         try:
             group_folders(Path(recipe.rl.rollouts))
@@ -67,7 +67,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
 
 
 def gpu_problems(recipe: Recipe) -> list[str]:
-    """GPUs that the recipe needs and this machine lacks. Without them, an actor would wait for its GPU forever."""
+    """Return a message for each kind of process that needs more GPUs than this machine has. Such a process would wait
+    for a GPU forever."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []
@@ -77,7 +78,7 @@ def gpu_problems(recipe: Recipe) -> list[str]:
     if recipe.rl is not None:
         wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
     there = torch.cuda.device_count()
-    # Ray rounds like this, and never gives an actor parts of two GPUs
+    # Ray rounds in this way, and it never gives an actor parts of two GPUs
     room = there * (10_000 // round(10_000 * engine.gpu_share))
     return [
         f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
@@ -88,8 +89,8 @@ def gpu_problems(recipe: Recipe) -> list[str]:
 
 
 def attention_problems(recipe: Recipe) -> list[str]:
-    """Attention kernels that the recipe asks for and that are not installed. (The recipe itself checks that kernels for
-    a GPU have one.)"""
+    """Return a message if the attention kernels that the recipe names are not installed. (The recipe itself checks that
+    kernels for a GPU are used on a GPU.)"""
     try:
         Backend(recipe.engine.attention).require_kernels()
     except InputError as error:
@@ -98,7 +99,7 @@ def attention_problems(recipe: Recipe) -> list[str]:
 
 
 def tracking_problems(recipe: Recipe) -> list[str]:
-    """Invalid environment variables of wandb."""
+    """Return a message if an environment variable of wandb is invalid."""
     try:
         wandb_mode() if recipe.tracking.wandb else None
     except InputError as error:
@@ -107,7 +108,8 @@ def tracking_problems(recipe: Recipe) -> list[str]:
 
 
 def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
-    """Problems of a model folder: invalid JSON files or headers of weights, or other sizes than those of the recipe."""
+    """Return a message if the model folder is broken or does not fit the recipe: its JSON files or the headers of its
+    weights are invalid, or its sizes differ from those of the recipe."""
     if not path.is_dir():
         return [f"init_from: {path} is not a folder in the released layout"]
     try:
@@ -118,7 +120,8 @@ def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
 
 
 def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
-    """Returns a check of one RL prompt: ValueError if verdicts are rewarded and the task cannot judge this prompt."""
+    """Return a function that checks one RL prompt. The function raises ValueError if a verifier is among the recipe's
+    scorers and the task cannot judge the prompt."""
     task, verified = task_of(recipe), any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
 
     def check(prompt: Prompt) -> None:
@@ -129,7 +132,8 @@ def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:
-    """Problems of scorers that are the same on every machine: invalid options, and secrets in the recipe."""
+    """Return the problems of scorers that are the same on every machine: invalid options, and secrets that are written
+    in the recipe."""
     problems = []
     for scorer in recipe.rewards.scorers:
         where = f"rewards.scorers: {scorer.name}"
@@ -146,14 +150,15 @@ def scorer_problems(recipe: Recipe) -> list[str]:
         except InputError as error:
             problems += [f"{where}: {error}"] if not secret else []  # the message could show the secret
         except ScorerUnavailable:
-            continue  # depends on the machine: see machine_problems
+            continue  # depends on the machine, so machine_problems reports it
     return problems
 
 
 def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
-    """Check what can be checked without loading the scorer's model: import, options, address and key of a judge.
+    """Check everything that can be checked without loading the scorer's model: import, options, and the address and key
+    of a judge.
 
-    Raises InputError, ScorerUnavailable.
+    Raises InputError for wrong settings, and ScorerUnavailable if the scorer cannot work on this machine.
     """
     spec = ScorerSpec.from_dict(spec_of(recipe, scorer, Path("scorers"), "http://127.0.0.1:1/v1"))
     make = check_spec(spec)
@@ -162,9 +167,9 @@ def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
 
 
 def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
-    """Ask a judge's endpoint one question, with a short timeout, so that a dead endpoint is found before training.
+    """Ask a judge's endpoint one question with a short timeout, so that a dead endpoint is found before training.
 
-    Raises ScorerUnavailable.
+    Raises ScorerUnavailable if the judge does not answer.
     """
     options = spec_of(recipe, scorer, Path("scorers"))["options"]
     patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
@@ -172,18 +177,18 @@ def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:
-    """Problems of a recipe that are the same on every machine."""
+    """Return the problems of a recipe that are the same on every machine."""
     return scorer_problems(recipe) + stage_problems(recipe) + task_problems(recipe)
 
 
 def stage_problems(recipe: Recipe) -> list[str]:
-    """Entries of `budget_minutes` for stages that do not exist."""
+    """Return a message for each key of `budget_minutes` that is not the name of a stage."""
     unknown = [stage for stage in recipe.budget_minutes if stage not in NAMES]
     return [f"budget_minutes: unknown stage {stage!r}{nearest(stage, NAMES)}" for stage in unknown]
 
 
 def task_problems(recipe: Recipe) -> list[str]:
-    """Problems with what the recipe needs from its task."""
+    """Return the problems with those things that the recipe needs from its task."""
     task = task_of(recipe)
     problems = task.problems(recipe)
     gate = [recipe.gate.first_accuracy, recipe.gate.damage, recipe.gate.margin]
@@ -196,7 +201,8 @@ def task_problems(recipe: Recipe) -> list[str]:
 
 
 def _of_rows(recipe: Recipe, world: World) -> list[str]:
-    """SFT sources that the task does not make, if the task makes the rows."""
+    """Return a message for each SFT source that the task does not make. This is checked only if the task makes the SFT
+    rows."""
     problems = []
     if recipe.sft is None or recipe.sft.data is not None:
         return problems
@@ -213,7 +219,8 @@ def _of_rows(recipe: Recipe, world: World) -> list[str]:
 
 
 def _of_no_world(recipe: Recipe) -> list[str]:
-    """Settings that are missing because the task is not a `World`, which would make these things itself."""
+    """Return a message for each setting that is missing although the task is not a `World`. A `World` would make these
+    things itself."""
     problems = []
     if recipe.init_from is None:
         problems.append(f"init_from: the task {recipe.task} has no pictures to train a model from scratch on: name one")

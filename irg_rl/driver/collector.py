@@ -1,7 +1,8 @@
-"""Filling the slot buffer: prompts -> sampled groups -> scored groups, in admission order.
+"""Fills the buffer of slots with groups: a prompt becomes a sampled group, and then a scored group. The groups are
+handed out in the order in which they were admitted.
 
-Everything that changes the result (which prompt a group has, which groups are refilled) is a function of group ids and
-is decided in id order, never in the order of arrival.
+Some decisions change the result of a run: which prompt a group has, and which groups are replaced. These decisions
+depend only on the ids of the groups and are made in the order of the ids, never in the order in which results arrive.
 """
 
 import json
@@ -22,26 +23,27 @@ from irg_rl.trajectory import Prompt
 
 NO_SPREAD = "no spread in the rewards of its group"
 LONGEST_WAIT_S = 0.25
-"""Longest time between two polls of the fleets. A poll also replaces actors that passed their deadline."""
+"""Longest time in seconds between two polls of the fleets. A poll also replaces actors that have passed their
+deadline."""
 
 
 @dataclass(frozen=True)
 class DroppedSamples:
-    """The file `dropped.jsonl`. It has one line, with the reason, for every sample that was not trained. The lines of a
+    """The file `dropped.jsonl`. It has one line for every sample that was not trained, with the reason. The lines of a
     group are written when the group leaves the collector."""
 
     path: Path
 
     def add(self, step: int, group: int, prompt: Prompt, reasons: Mapping[int, str]) -> None:
-        """`reasons`: sample -> why."""
+        """Write one line for each dropped sample. `reasons` maps the number of a sample to its reason."""
         with self.path.open("a", encoding="utf-8") as out:
             for sample, reason in sorted(reasons.items()):
                 line = {"step": step, "group": group, "sample": sample, "prompt": prompt.text, "reason": reason}
                 out.write(json.dumps(line) + "\n")
 
     def rewind(self, has_left: Callable[[int], bool]) -> None:
-        """Remove the lines that a resumed run will write again: groups that had not left at the checkpoint, and a last
-        line that a kill cut off."""
+        """Remove the lines that a resumed run will write again. These are the lines of groups that had not left at the
+        checkpoint, and a last line that is incomplete because the run was killed."""
         if not self.path.exists():
             return
         whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
@@ -52,7 +54,7 @@ class DroppedSamples:
 
 @dataclass
 class Collector:
-    """Keeps rollout and critic fleets busy and hands scored groups out in order."""
+    """Keeps the fleets of rollout and critic actors busy, and hands out scored groups in order."""
 
     slots: SlotBuffer
     rollouts: Fleet
@@ -62,31 +64,32 @@ class Collector:
     seed: int
     deadline: float
     dropped: DroppedSamples
-    why_empty: Callable[[str], str]  # a name for the groups -> why they have nothing to train on
+    why_empty: Callable[[str], str]  # a name for some groups -> why these groups have nothing to train on
     advice: str  # for the error message: what to change if no group has anything to train on
     clock: Callable[[], float] = time.monotonic
     scored: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
     waiting: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
     sampling: set[int] = field(default_factory=set)
     empty_updates: int = 0  # batches in a row in which no group had anything to train on
-    counts: dict[str, float] = field(default_factory=dict)  # of the algorithm, over groups scored since the last log
-    left: list[ScoredSummary] = field(default_factory=list)  # groups that left since then, trained or not
+    counts: dict[str, float] = field(default_factory=dict)  # counts of the algorithm since the last log
+    left: list[ScoredSummary] = field(default_factory=list)  # groups that left since the last log, trained or not
 
     def __post_init__(self) -> None:
         self.dropped.rewind(self.slots.has_left)
 
     def admit(self, update: int) -> None:
-        """Put a new group into every free slot and send it to be sampled with the current weights."""
+        """Put a new group into every free slot, and have it sampled with the current weights."""
         while self.slots.free:
             self._submit(self.slots.admit(self.clock() + self.deadline), update)
 
     @property
     def busy(self) -> bool:
-        """Whether any group is being sampled or scored."""
+        """Return whether any group is being sampled or scored."""
         return bool(self.sampling)
 
     def resume(self, update: int) -> None:
-        """Sample the groups that were in flight at the checkpoint again. Their samples were only in memory."""
+        """Sample those groups again that were in flight at the checkpoint. Their samples were only in memory and are
+        lost."""
         for slot in self.slots.in_flight():
             self._submit(slot.id, update)
 
@@ -96,8 +99,8 @@ class Collector:
         self.rollouts.submit(group, "sample_group", group, prompt, self.group_size, None, update)
 
     def pump(self, timeout: float, update: int) -> None:
-        """Send sampled groups to the critic and take scored groups back. Waits at most `timeout` seconds if there are
-        none."""
+        """Send sampled groups to the critic, and take scored groups back. If nothing has arrived, wait at most
+        `timeout` seconds."""
         if not self._move_on():
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
             self._move_on()
@@ -105,8 +108,8 @@ class Collector:
         self._cancel_straggler(update)
 
     def _move_on(self) -> bool:
-        """Poll both fleets without waiting, so that neither is idle while the driver waits for the other. Returns
-        whether anything was sampled or scored since the last call."""
+        """Poll both fleets without waiting, so that no fleet is idle while the driver waits for the other one. Return
+        whether any group was sampled or scored since the last call."""
         sampled = self.rollouts.poll(0.0)
         for done in sampled:
             self.critics.submit(done.id, "score_group", done.body)
@@ -117,8 +120,8 @@ class Collector:
         return bool(sampled or scored)
 
     def _settle(self, update: int) -> None:
-        """Accept scored groups in the order of their ids. A group whose rewards are all equal is replaced by a new one,
-        as long as the slot buffer allows it."""
+        """Accept scored groups in the order of their ids. A group whose rewards are all equal is replaced by a new
+        group, as long as the slot buffer allows this."""
         while self.sampling and (first := min(self.sampling)) in self.waiting:
             summary, body = self.waiting.pop(first)
             self.sampling.discard(first)
@@ -135,7 +138,7 @@ class Collector:
             self.scored[first] = (summary, body)
 
     def _list(self, group: int, update: int, reason: str, failures: Mapping[int, str] | None = None) -> None:
-        """Write all samples of a group that is not trained into `dropped.jsonl`."""
+        """Write a line into `dropped.jsonl` for every sample of a group that is not trained."""
         reasons = dict.fromkeys(range(self.group_size), reason) | dict(failures or {})
         self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), reasons)
 
@@ -150,11 +153,12 @@ class Collector:
             self.admit(update)
 
     def take(self, update: int) -> list[tuple[ScoredSummary, ObjectRef]]:
-        """The groups of the next update, oldest first. The list is empty until enough groups are ready.
+        """Return the groups of the next update, the oldest first. The list is empty until enough groups are ready.
 
-        Groups with nothing to train on are left out. If that leaves none, new groups are sampled instead.
+        Groups that have nothing to train on are left out. If no group is left, new groups are sampled, and the list is
+        empty.
 
-        Raises RunError if this happens EMPTY_UPDATES times in a row.
+        Raises RunError if no group is left EMPTY_UPDATES times in a row.
         """
         for stale in self.slots.drop_stale():
             self._list(stale, update, "its group is too old", self._leave(stale)[0].failures)
@@ -178,7 +182,7 @@ class Collector:
         return [self._leave(group) for group in taken]
 
     def _leave(self, group: int) -> tuple[ScoredSummary, ObjectRef]:
-        """Remove a scored group from the collector, trained or not."""
+        """Remove a scored group from the collector and return it. It may be trained or not."""
         summary, body = self.scored.pop(group)
         self.left.append(summary)
         return summary, body

@@ -1,4 +1,5 @@
-"""Compares RL with its baselines: one run at its end, or with `irg-rl compare` several runs with different RL seeds."""
+"""Compares RL with its baselines. A run does this at its end, for itself alone. `irg-rl compare` does it for several
+runs with different RL seeds."""
 
 import filecmp
 from collections.abc import Sequence
@@ -16,16 +17,18 @@ from irg_rl.learner.checkpoint import differing
 from irg_rl.model.folder import WEIGHTS
 
 CONTINUED = "sft_continued"
-"""Stage and model folder of `irg-rl baseline`."""
+"""Name of the stage and of the model folder that `irg-rl baseline` makes."""
 SAME = ("rl", "rewards", "sampling", "evaluation", "engine.device", "engine.dtype")
-"""Settings that compared runs must share, except rl.seed. Otherwise they are not repetitions of one experiment."""
+"""Settings and sections that must be equal in all compared runs, except for rl.seed. If they differ, the runs are not
+repetitions of one experiment."""
 
 
 def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Compare runs, print the table, and write it as JSON and Markdown. Returns the folder of these files.
+    """Compare runs, print the table, and write it as JSON and Markdown. Return the folder of these files.
 
-    The folder is `out`, or else evaluation/ of the first run, whose report shows the table. The files are named
-    `comparison` for one run and `pooled` for several, so neither replaces the other.
+    The folder is `out`. If `out` is None, it is evaluation/ of the first run, and the report of this run shows the
+    table. The files are named `comparison` for one run and `pooled` for several runs, so they do not replace each
+    other.
     """
     runs = [Run.open(folder) for folder in folders]
     comparison = comparison_of(runs)
@@ -39,13 +42,12 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def comparison_of(runs: Sequence[Run]) -> BaselineComparison:
-    """Compare each run, and all runs pooled, with these baselines:
+    """Compare each run, and all runs pooled together, with these baselines:
 
-    - the SFT checkpoint that all runs share;
-    - SFT continued, if a run has this baseline;
-    - the better of two first images, and the best of as many first images as RL renders (an oracle chooses).
+    - the SFT checkpoint that all runs share; - continued SFT, if a run has this baseline; - the best of several first
+    images, chosen by an oracle: the best of two, and the best of as many as RL renders.
 
-    Repair is also compared with the controls of RL's own evaluation.
+    How well RL repairs wrong images is also compared with the controls of RL's own evaluation.
     """
     first, *others = runs
     model, *_ = [sft_model_of(run) for run in runs]
@@ -68,14 +70,18 @@ def comparison_of(runs: Sequence[Run]) -> BaselineComparison:
 
 
 def sft_model_of(run: Run) -> str:
-    """Name of the model folder of the last SFT stage. Raises RunError for a run without SFT."""
+    """Return the name of the model folder of the last SFT stage. Raises RunError if the run has no SFT."""
     if run.sft_model is None:
         raise RunError(f"{run.folder}: the run has no SFT, so there is no SFT checkpoint to compare RL with")
     return run.sft_model
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
-    """One arm of a model's evaluation. The rewards are left out, because no comparison reads them."""
+    """Return the results of one arm in the evaluation of a model. The rewards are left out, because no comparison reads
+    them.
+
+    Raises RunError if the model has not been evaluated.
+    """
     path = run.folder / "evaluation" / f"{model}.{arm}.parquet"
     if not path.is_file():
         raise RunError(f"{path} is missing: {model} has not been evaluated; `irg-rl resume {run.folder}` goes on")
@@ -83,12 +89,13 @@ def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
 
 
 def first_images(redraw: Outcomes, turn: int) -> Outcomes:
-    """The redraws of one turn. They are first images from other noise."""
+    """Return the redrawn images of one turn. They are first images that were drawn from other noise."""
     return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:])
 
 
 def require_comparable(first: Run, other: Run) -> None:
-    """Raises RunError unless both runs do the same RL on one SFT checkpoint, measured on the same prompts."""
+    """Raise RunError unless both runs start RL from the same SFT checkpoint, have the same settings of RL and
+    evaluation (except rl.seed), and are measured on the same prompts."""
     shared = {"set of test prompts": "world/test.jsonl", "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
     for what, place in shared.items():
         if not _same_file(first.folder / place, other.folder / place):

@@ -1,4 +1,5 @@
-"""The critic: an actor that scores a sampled group and assigns credit to its segments."""
+"""The critic: an actor that scores a sampled group and assigns credit, which means that it sets an advantage for each
+segment."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +16,14 @@ from rewards.segments import score_group
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """How scores become advantages (see irg_rl.credit). It holds only plain data, so it can be sent to an actor, which
-    imports the scheme itself."""
+    """Settings that decide how scores become advantages (see irg_rl.credit). They are plain data, so they can be sent
+    to an actor. The actor imports the credit scheme itself."""
 
-    scheme: str | None  # None: the algorithm uses no advantages
+    scheme: str | None  # None: the algorithm uses no credit scheme
     weights: dict[str, float]
     how: str = "sum"
     options: dict[str, Any] = field(default_factory=dict)
-    segment_weights: dict[str, float] = field(default_factory=dict)  # of scores of reflections and edits
+    segment_weights: dict[str, float] = field(default_factory=dict)  # scorer of reflections or edits -> weight
     perfect_scorer: str | None = None  # an image is right if this scorer gives 1. None: see Right.by
 
     @classmethod
@@ -38,7 +39,7 @@ class CreditSettings:
         )  # fmt: skip
 
     def give(self, group: Group) -> credit.Summary:
-        """Set the advantages of a scored group."""
+        """Set the advantages of a scored group and return a summary."""
         assert self.scheme is not None
         scheme = scheme_named(self.scheme)
         options, right = scheme.options.model_validate(self.options), Right.by(self.perfect_scorer, self.weights)
@@ -50,7 +51,7 @@ class CreditSettings:
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """What a critic needs beside its scorers."""
+    """Everything that a critic needs in addition to its scorers."""
 
     algorithm: Algorithm[Any]
     credit: CreditSettings
@@ -60,33 +61,33 @@ class CriticSettings:
         return cls(algorithm_of(recipe), CreditSettings.of(recipe))
 
     def assign(self, group: Group) -> Selection:
-        """Set the advantages of a scored group; returns what of it is trained."""
+        """Set the advantages of a scored group. Return the decision about what is trained."""
         return self.algorithm.select(group, lambda: self.credit.give(group))
 
 
 @dataclass(frozen=True)
 class ScoredSummary:
-    """Numbers about a scored group. The driver reads only these and never loads the group."""
+    """Numbers about a scored group. The driver reads only these numbers and never loads the group."""
 
     group: int
     version: int
-    has_spread: bool  # the rewards of its samples differ
-    empty: bool  # it has nothing to train on
-    counts: dict[str, float]  # counts of the algorithm
-    failures: dict[int, str]  # sample -> why a rewarding scorer failed on it
+    has_spread: bool  # whether the rewards of the group's samples differ
+    empty: bool  # whether the group has nothing to train on
+    counts: dict[str, float]  # counts that the algorithm wants logged
+    failures: dict[int, str]  # sample -> why a scorer of the reward failed
     trajectories: int
     stopped: int
-    images: int  # here and in the next three, a segment that siblings share counts once
+    images: int  # in this and the next three fields, a shared segment counts once
     text_tokens: int
     means: dict[str, list[float]]  # scorer -> mean per turn over the images of that turn
     images_by_turn: list[int]
-    first: float  # mean combined reward of the first images of all trajectories without failures; a trunk counts once
+    first: float  # mean combined reward of first images, without failed trajectories; branches of a trunk count once
     last: float  # the same for the last images
     scorers: dict[str, float]  # failures and latency of every scorer since the critic began
 
 
 class Critic:
-    """`ray.remote(Critic)` is the actor. One call scores a whole group."""
+    """Scores a whole group in one call. `ray.remote(Critic)` makes a Ray actor of this class."""
 
     def __init__(self, specs: list[dict], settings: CriticSettings, threads: int, max_failure_share: float) -> None:
         take_thread_share(threads)
@@ -94,8 +95,8 @@ class Critic:
         self.settings = settings
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
-        """Score the images and segments of a group and set `rewards` and `advantage`s. Returns the summary and the
-        scored group."""
+        """Score the images and segments of a group, and set `rewards` and `advantage`. Return (summary, scored
+        group)."""
         score_group(group, self.hub)
         selection = self.settings.assign(group)
         known = [

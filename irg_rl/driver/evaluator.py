@@ -1,4 +1,5 @@
-"""Evaluates a checkpoint on held-out prompts: refined images, and both controls from the same first images."""
+"""Evaluates a checkpoint on held-out prompts. The real arm draws refined images. Two control arms start from the same
+first images."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,9 +30,10 @@ from rollouts.sampler import Sampler
 
 @dataclass
 class Evaluator:
-    """Samples the arms of an evaluation in batches and with fixed seeds, `samples` trajectories per prompt.
+    """Samples the arms of an evaluation in batches and with fixed seeds. Each prompt gets `samples` trajectories.
 
-    The scorers of `hub` score the real arm. If the task takes its verdicts from a scorer, `hub` has that scorer too.
+    The scorers of `hub` score the real arm. If the task takes its verdicts from a scorer, `hub` must also contain that
+    scorer.
     """
 
     run: Run
@@ -59,8 +61,8 @@ class Evaluator:
         return out
 
     def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
-        """Sample and judge the real arm. With `controls`, also both control arms from the same first images
-        (rollouts.controls)."""
+        """Sample and judge the real arm. If `controls` is true, also sample and judge both control arms, which start
+        from the same first images (see rollouts.controls)."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]
@@ -82,14 +84,15 @@ class Evaluator:
         )  # fmt: skip
 
     def _score(self, trajectories: list[Trajectory]) -> None:
-        """Set the trajectories' rewards: the score of every scorer for every image."""
+        """Set the rewards of the trajectories: every scorer's score of every image."""
         if self.hub is None or self.score is None:
             return
         names, ask = list(self.hub.scorers), self.score
         score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
 
     def _prefer(self):
-        """The function by which the first judge among the scorers compares two images. None without a judge."""
+        """Return the function with which the first judge among the scorers compares two images. Return None if no
+        scorer is a judge."""
         if self.hub is None:
             return None
         judges = [scorer for scorer in self.hub.scorers.values() if isinstance(scorer, JudgeScorer)]
@@ -113,7 +116,8 @@ class Measured:
     task: Task
 
     def samples(self, count: int) -> list[SampledTrajectory]:
-        """The first `count` trajectories with verdicts. Prompts are in random order, so this is not a selection."""
+        """Return the first `count` trajectories with their verdicts. The prompts are in random order, so the first
+        trajectories are not a selection."""
         return [
             from_trajectory(t, self.task.verdicts([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))
             for t in self.trajectories[:count]
@@ -121,7 +125,11 @@ class Measured:
 
 
 def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Prompt]:
-    """`count` prompts of a split. None: the recipe's number, or all prompts if there are fewer."""
+    """Return `count` prompts of a split. If `count` is None, return as many as the recipe's evaluation asks for, or all
+    prompts if there are fewer.
+
+    Raises RunError if `count` is larger than the number of prompts.
+    """
     prompts = prompts_of(run, split)
     if count is not None and len(prompts) < count:
         raise RunError(f"{count} prompts of the split {split} asked for, but there are {len(prompts)}: ask for fewer")
@@ -129,7 +137,8 @@ def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Pro
 
 
 def measure_stage(run: Run, name: str, facts: dict) -> Measured:
-    """Evaluate model folder `name` with every scorer and save sampled trajectories in samples/ of the run."""
+    """Evaluate the model folder `name` with every scorer, and save sampled trajectories in the folder samples/ of the
+    run."""
     torch.set_num_threads(run.recipe.engine.threads)
     settings = run.recipe.evaluation
     with reward_hub(run.recipe, run.path("scorers")) as hub:
@@ -145,17 +154,19 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
 
 
 def accuracies(table: Outcomes) -> list[float]:
-    """Per turn, the share of right images among those with a verdict. nan if a turn has no verdicts."""
+    """Return for each turn the share of right images among the images that have a verdict. The share is nan if the turn
+    has no verdicts."""
     return [metrics.accuracy(table, turn).value for turn in range(table.turns)]
 
 
 def shown_accuracies(table: Outcomes) -> str:
-    """The accuracies as one line of text."""
+    """Return the accuracy of every turn as one line of text."""
     return ", ".join("no verdict" if isnan(share) else f"{share:.3f}" for share in accuracies(table))
 
 
 def thresholds_of(run: Run) -> Thresholds | None:
-    """Thresholds of the gate. Those of the recipe replace those of the task. None: there is no gate."""
+    """Return the thresholds of the gate. A threshold of the recipe replaces that of the task. None means that there is
+    no gate."""
     recipe, gate = run.recipe, run.recipe.gate
     own = {"first_accuracy": gate.first_accuracy, "damage": gate.damage, "margin": gate.margin}
     given = {name: value for name, value in own.items() if value is not None}
@@ -166,6 +177,6 @@ def thresholds_of(run: Run) -> Thresholds | None:
 
 
 def gate_of(run: Run, evaluation: Evaluation) -> GateReport | None:
-    """Whether refinement passes the gate. None: there is no gate."""
+    """Return the report on whether refinement passes the gate. None means that there is no gate."""
     thresholds, arms = thresholds_of(run), evaluation.arms
     return None if thresholds is None else check_gate(arms[REAL], arms[REDRAW], arms[SHUFFLED], thresholds)

@@ -1,7 +1,7 @@
-"""`irg-rl fork`: a new run that starts RL from the SFT checkpoint of another run.
+"""`irg-rl fork`: makes a new run that starts RL from the SFT checkpoint of another run.
 
-All forks of a run share prompts, data and the SFT checkpoint. They differ only in RL. So a fork cannot change settings
-that the finished stages depend on.
+All forks of a run share the prompts, the data and the SFT checkpoint. They differ only in RL. So a fork cannot change a
+setting if finished stages depend on it.
 """
 
 import json
@@ -22,17 +22,18 @@ FREE = {
     "name", "description", "output_dir", "budget_minutes", "rl", "rewards", "evaluation", "gate", "engine", "tracking",
     "sampling.turns",
 }  # fmt: skip
-"""Settings or sections that a fork may change. Only RL reads `sampling.turns`: SFT rows and evaluation have their own
-numbers of turns."""
+"""Settings and sections that a fork may change. `sampling.turns` is among them because only RL reads it: SFT rows and
+evaluation have their own numbers of turns."""
 EVALUATED = ("rewards", "evaluation", "gate", "engine.device", "engine.dtype")
-"""Settings among FREE that change the evaluation after SFT."""
+"""Those settings and sections among FREE that change the result of the evaluation after SFT."""
 
 
 def fork(folder: Path, overrides: list[str]) -> Run:
-    """Make a new run with the recipe of run `folder`, the overrides, and its finished stages before RL. It lies beside
-    `folder`, or in `output_dir` if that is overridden.
+    """Make a new run from the recipe of run `folder` with the `overrides`, and take over the finished stages before RL.
+    The new run lies beside `folder`, or in `output_dir` if the overrides set it.
 
-    Raises RecipeError for an override that these stages depend on, RunError if SFT is not finished.
+    Raises RecipeError if an override changes a setting that these stages depend on, and RunError if SFT is not
+    finished.
     """
     parent = Run.open(folder)
     recipe = forked_recipe(parent, overrides)
@@ -60,17 +61,17 @@ def forked_recipe(parent: Run, overrides: list[str]) -> Recipe:
 
 
 def is_free(setting: str) -> bool:
-    """Whether a fork may change a setting, by its dotted name."""
+    """Return whether a fork may change the setting with this dotted name."""
     return setting in FREE or setting.split(".")[0] in FREE
 
 
 def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
-    """(dotted setting, old value, new value) for every difference."""
+    """Return (dotted name of the setting, old value, new value) for every setting that differs."""
     return differing(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
 
 def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
-    """Finished stages before RL whose results are also valid under the new recipe."""
+    """Return the names of the finished stages before RL whose results are also valid with the new recipe."""
     no_result_depends_on = {"gate.mode", "gate.after"}
     changed = {key for key, *_ in changes(parent.recipe, recipe)} - no_result_depends_on
     again = set()
@@ -97,7 +98,8 @@ def take_over(parent: Run, run: Run, stages: list[str]) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link a file, or all files of a folder. Copy them if the file system has no hard links."""
+    """Make a hard link to a file, or to each file of a folder. If the file system has no hard links, copy the files
+    instead."""
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file)
     else:
@@ -107,5 +109,5 @@ def link(source: Path, target: Path) -> None:
 def _link_file(source: Path | str, target: Path | str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or a full one: then the copy fails as well and reports it
+    except OSError:  # another disk. If the disk is full, the copy fails too and reports it
         shutil.copy2(source, target)

@@ -1,4 +1,4 @@
-"""The learner ranks as Ray actors, which the driver calls together."""
+"""The ranks of the learner as Ray actors. The driver calls all ranks together."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
 
 WARM_UP_S = 300.0
-"""Longest time that a rank may take to start: imports, model, optimizer. Seconds."""
+"""Longest time in seconds that a rank may take to start: imports, model and optimizer."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights in the object store. Samplers must confirm their version and digest."""
+    """Weights in Ray's object store. Samplers must confirm that they have this version and digest."""
 
     version: int
     digest: str
@@ -34,8 +34,9 @@ class Published:
 
 
 def fingerprint(run: Run) -> str:
-    """First 12 hex digits of the sha256 of the prompts file, because the prompt of a group depends on all prompts. If
-    RL learns from a folder of rollouts, of these files instead."""
+    """Return the first 12 hex digits of the sha256 of the prompts file. The whole file matters, because the prompt of a
+    group depends on all prompts. If RL learns from a folder of rollouts, the files of the rollouts are hashed
+    instead."""
     rollouts = run.recipe.require_rl().rollouts
     if rollouts is None:
         files = [rl_prompts_file(run)]
@@ -48,11 +49,11 @@ def fingerprint(run: Run) -> str:
 
 
 class Learners:
-    """All ranks of the learner. Every call goes to all of them with the same arguments."""
+    """All ranks of the learner. Every call goes to all ranks with the same arguments."""
 
     def __init__(self, run: Run, start: str):
         self.run, self.recipe, self.start = run, run.recipe, start
-        self.fingerprint = fingerprint(run)  # computed once: the rollouts may be large
+        self.fingerprint = fingerprint(run)  # computed only once, because the rollouts may be large
         settings = learner_settings(self.recipe, str(model_path(run, start)))
         ranks = self.recipe.engine.learner_ranks
         engine = self.recipe.engine
@@ -66,7 +67,7 @@ class Learners:
         self.message = self.publish()
 
     def publish(self) -> Published:
-        """Put the current weights into the object store. Their version is the number of updates."""
+        """Put the current weights into the object store. Their version is the number of updates so far."""
         publication = self._all("publish", self.updates)[0]
         self.message = Published(publication.version, publication.digest, ray.put(publication.arrays))
         return self.message
@@ -79,18 +80,18 @@ class Learners:
         self._all("dump", str(step_folder(self.run.folder, self.updates + 1)), *groups)
 
     def train(self, groups: Sequence[ObjectRef]) -> Future:
-        """Start an update on scored groups in the background. `finish` waits for its end."""
+        """Start an update on scored groups in the background. `finish` waits until the update ends."""
         return self.thread.submit(self._all, "train", *groups)
 
     def finish(self, training: Future) -> dict[str, float]:
-        """Wait for the end of the update. Returns its metrics."""
+        """Wait until the update ends, and return its metrics."""
         longest = self.recipe.engine.deadline_s + WARM_UP_S  # the remote call times out earlier, with a better message
         metrics = training.result(timeout=longest)[0]
         self.updates += 1
         return metrics
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each part of the last update, on the first rank."""
+        """Return how many seconds each part of the last update took on the first rank."""
         return self._all("seconds")[0]
 
     def save(self, cursors: dict) -> None:
@@ -103,9 +104,10 @@ class Learners:
         self._all("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
 
     def resume(self) -> dict | None:
-        """Load the newest complete checkpoint of the stage. Returns its cursors, or None if there is no checkpoint.
+        """Load the newest complete checkpoint of the RL stage. Return the `cursors` that were saved with it, or None if
+        there is no checkpoint.
 
-        Raises CheckpointError if the recipe or the prompts are not those of the checkpoint.
+        Raises CheckpointError if the recipe or the prompts differ from those of the checkpoint.
         """
         path, _ = checkpoint.latest(self.run.path("rl"))
         if path is None:

@@ -1,4 +1,4 @@
-"""The RL stage without sampling: it learns from a folder of scored groups (`rl.rollouts`)."""
+"""The RL stage without sampling. It learns from a folder of stored groups that already have scores (`rl.rollouts`)."""
 
 import json
 import math
@@ -30,8 +30,8 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """Groups of a folder that have something to train on, each as (folder, index in it). `material` counts their
-    pairs."""
+    """The groups of a folder that have something to train on. `places` lists them as (folder, index in the folder).
+    `material` counts their pairs."""
 
     places: list[tuple[Path, int]]
     material: Material
@@ -40,8 +40,9 @@ class Archive:
     def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
         """Read and check all groups of `folder`.
 
-        Raises InputError if there is nothing to learn from or if the texts come from another tokenizer. Raises
-        RatioError if the texts were sampled at another temperature or after another system prompt. """
+        Raises InputError if there is nothing to learn from, if scores are missing, or if another tokenizer wrote the
+        texts. Raises RatioError if the texts were sampled at another temperature or after another system prompt.
+        """
         algorithm, limit, tokenizer = settings.algorithm, settings.max_pack_tokens, parts.tokenizer
         replay = Replay(
             parts.model.config, tokenizer.special, tokenizer.encode, system_prompt=settings.system_prompt,
@@ -68,7 +69,7 @@ class Archive:
         return cls(places, total)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
-        """The `size` groups of an update. Every epoch has a new random order."""
+        """Return the `size` groups of an update. Every epoch has a new random order."""
         numbers = range(update * size, (update + 1) * size)
         return [self._group(*divmod(number, len(self.places)), seed) for number in numbers]
 
@@ -79,7 +80,7 @@ class Archive:
 
 
 def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> None:
-    """InputError if this tokenizer does not decode the ids of a text to its stored string."""
+    """Raise InputError if this tokenizer decodes the ids of a text to another string than the stored one."""
     eos = tokenizer.special.eos
     for segment in (text for trajectory in group.trajectories for text in trajectory.texts):
         if tokenizer.decode(open_ids(segment, eos).tolist()) != segment.text:
@@ -90,7 +91,8 @@ def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> No
 
 
 def _require_system_prompt(part: Path, own: str) -> None:
-    """RatioError if `irg-rl rollout` sampled the groups with another system prompt. Dumps of a run do not record it."""
+    """Raise RatioError if `irg-rl rollout` sampled the groups with another system prompt. Groups that a run has dumped
+    do not record their system prompt, so they are not checked."""
     facts = part.parent / FACTS
     theirs = json.loads(facts.read_text()).get("system_prompt") if facts.is_file() else own
     if theirs != own:
@@ -111,7 +113,7 @@ def _require_scores(group: Group, weights: Mapping[str, float], where: Path) -> 
 
 
 def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train model folder `start` on the groups of `rl.rollouts` and write model folder `rl`."""
+    """Train the model folder `start` on the groups of `rl.rollouts`, and write the model folder `rl`."""
     recipe, folder = run.recipe, run.recipe.require_rl().rollouts
     assert folder is not None
     path = model_path(run, start)

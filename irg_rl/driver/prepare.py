@@ -1,4 +1,5 @@
-"""The stages before SFT: prompts and rows of the task, tokenizer, autoencoder, a model from scratch, small scorers."""
+"""The stages before SFT. They make the prompts and rows of the task, the tokenizer, the autoencoder, a model from
+scratch, and small scorers."""
 
 import random
 from collections.abc import Mapping
@@ -26,18 +27,18 @@ from sft.autoencoder import reconstruct, train_autoencoder
 BASE = "models/base"
 TOKENIZER = "world/tokenizer"
 OWN_ROWS = "own"
-"""Name of the folder of rows that are made from the model's own images."""
+"""Name of the folder for the rows that are made from images that the model itself has drawn."""
 HELD_OUT = 512
-"""Number of held-out pairs that test the small scorers."""
+"""Number of held-out pairs with which the small scorers are tested."""
 PICTURES = 8000
-"""Number of pictures that the autoencoder is trained on."""
+"""Number of pictures on which the autoencoder is trained."""
 CHECKED = 500
-"""Largest number of held-out reconstructions that the checker reads."""
+"""Largest number of held-out pictures whose reconstructions the checker reads."""
 
 
 def make_world(run: Run) -> None:
-    """Write the prompts of all splits as jsonl. If the recipe names no data, also SFT rows in the IRG schema. If it
-    names no model, also a tokenizer."""
+    """Write the prompts of all splits as jsonl. If the recipe names no SFT data, also write SFT rows in the IRG schema
+    (the columns of Interleaving Reasoning Generation data). If the recipe names no model, also train a tokenizer."""
     recipe, task = run.recipe, task_of(run.recipe)
     for split in task.splits:
         write_prompts(prompts_file(run, split), task.prompts(split))
@@ -53,9 +54,9 @@ def make_world(run: Run) -> None:
 
 
 def as_world(task: Task) -> World:
-    """The task as a `World`, which can make data and pictures.
+    """Return the task as a `World`, which can make data and pictures.
 
-    Raises RunError for any other task. `driver.checks` reports earlier which settings are then missing.
+    Raises RunError for any other task. `driver.checks` finds this earlier and reports the settings that are missing.
     """
     if not isinstance(task, World):
         raise RunError(f"the task {type(task).__name__} has no data of its own: set init_from and sft.data")
@@ -71,21 +72,24 @@ def prompts_file(run: Run, split: str) -> Path:
 
 
 def rl_prompts_file(run: Run) -> Path:
-    """File of the RL prompts: `rl.prompts`, or the training prompts of the task."""
+    """Return the file of the RL prompts: `rl.prompts`, or else the training prompts of the task."""
     given = None if run.recipe.rl is None else run.recipe.rl.prompts
     return Path(given) if given else prompts_file(run, "train")
 
 
 def make_base(run: Run, facts: dict) -> None:
-    """Make the model that SFT starts from, with an autoencoder trained on pictures of the task. If `init_from` names a
-    folder, there is nothing to do; it was checked before the run began."""
+    """Make the model that SFT starts from, with an autoencoder that is trained on pictures of the task. If `init_from`
+    names a model folder, do nothing: the folder was checked before the run began.
+
+    Raises RunError if the checker reads too few of the reconstructions like the original pictures.
+    """
     recipe = run.recipe
     if recipe.init_from is not None:
         return
     world, rng = as_world(task_of(recipe)), random.Random(recipe.seed)
     images = world.pictures(PICTURES, rng)
     torch.manual_seed(recipe.seed)
-    torch.set_num_threads(1)  # its convolutions are small: a second thread makes them slower
+    torch.set_num_threads(1)  # the convolutions are so small that a second thread makes them slower
     vae = Autoencoder(recipe.model.vae, recipe.model.latent_patch_size)
     with bar("autoencoder", recipe.vae.steps) as progress:
         vae = train_autoencoder(
@@ -109,7 +113,7 @@ def make_base(run: Run, facts: dict) -> None:
 
 
 def model_path(run: Run, name: str) -> Path:
-    """Path of a model folder of the run (`base`, `sft1`, `sft2`, `rl`, ...)."""
+    """Return the path of a model folder of the run (`base`, `sft1`, `sft2`, `rl`, ...)."""
     if name == "base" and run.recipe.init_from:
         return Path(run.recipe.init_from)
     return run.path("models", name)
@@ -121,22 +125,23 @@ def load_model(run: Run, name: str) -> Folder:
 
 
 def load_as(recipe: Recipe, folder: Path) -> Folder:
-    """Load a model folder with the recipe's device, precision and attention kernels."""
+    """Load a model folder with the device, precision and attention kernels of the recipe."""
     return load_folder(folder, recipe.engine.device, precision(recipe), recipe.engine.attention)
 
 
 def save_trained(
     run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
 ) -> None:
-    """Write model folder `name` of a run: its model folder `start` with trained weights."""
+    """Write the model folder `name` of a run. It is the model folder `start` of the run, but with trained weights."""
     write_trained(model_path(run, start), weights, run.path("models", name), lora)
 
 
 def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: LoraRecipe | None = None) -> None:
-    """Write model folder `path`: folder `base` with the trained weights, or with trained adapters merged into it.
+    """Write the model folder `path`. It is the folder `base` with the trained weights, or with trained adapters merged
+    into it.
 
-    Adapters are also saved by themselves. Frozen parts and position tables stay those of `base`, which is read again in
-    fp32. The engine's own model cannot be saved like this: ZeRO 3 splits its weights, and they may be bf16.
+    Adapters are also saved separately. Frozen parts and position tables stay as in `base`, which is read again in fp32.
+    The engine's own model cannot be saved in this way, because ZeRO 3 splits its weights, and they may be in bf16.
     """
     folder = load_folder(base)
     if lora is not None:
@@ -149,13 +154,13 @@ def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: L
 
 
 def trained_scorers(recipe: Recipe) -> set[str]:
-    """Kinds of the scorers that the run trains itself. HPS starts from CLIP, so it needs both."""
+    """Return the kinds of the scorers that the run trains itself. HPS starts from CLIP, so it needs both."""
     kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
     return kinds | {"clip"} if kinds else kinds
 
 
 def make_scorers(run: Run, facts: dict) -> None:
-    """Train the small CLIP and HPS models for scorers without a released model."""
+    """Train small CLIP and HPS models for those scorers that do not name a released model."""
     on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return

@@ -1,4 +1,5 @@
-"""Progress of long work: a bar with the remaining time on a terminal, and a plain line from time to time elsewhere."""
+"""Shows the progress of long work: on a terminal a bar with the remaining time, elsewhere a plain line from time to
+time."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ PLAIN_EVERY_S = 20.0
 
 
 class Bar:
-    """`advance(n, note)` moves the bar by n. The note (losses, rewards) is shown at its end."""
+    """A progress bar. `advance(n, note)` moves the bar by n. The note (losses, rewards) is shown at its end."""
 
     def __init__(self, title: str, total: int, start: int, progress: Progress | None):
         self.title, self.total, self.done, self.first = title, total, start, start

@@ -1,8 +1,8 @@
-"""The RL stage: a loop of sample, score, learn and publish.
+"""The RL stage: a loop that samples, scores, learns and publishes weights.
 
     prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
 
-The driver holds references and numbers, never tensors.
+The driver process holds only references and numbers, never tensors.
 """
 
 import gc
@@ -32,7 +32,7 @@ from irg_rl.trajectory import Prompt
 from rollouts.worker import RolloutWorker
 
 WARM_UP_S = 180.0
-"""Longest time that an actor may take to import torch and to load its model, in seconds."""
+"""Longest time in seconds that an actor may take to import torch and load its model."""
 
 
 def rl_prompts(run: Run) -> list[Prompt]:
@@ -40,11 +40,11 @@ def rl_prompts(run: Run) -> list[Prompt]:
 
 
 def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train model folder `start` with RL and write model folder `rl`."""
+    """Train the model folder `start` with RL, and write the model folder `rl`."""
     engine = run.recipe.engine
     if engine.device == "cuda":
         gc.collect()
-        torch.cuda.empty_cache()  # the driver may have trained SFT on the card that actors now need
+        torch.cuda.empty_cache()  # the driver may have trained SFT on the GPU that actors need now
     for note in algorithm_of(run.recipe).notes(run.recipe):
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     cores, trained = RaySettings(num_cpus=max(engine.threads, 2)), run.path("scorers")
@@ -73,7 +73,7 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
 
 
 def arguments(learners: Learners) -> tuple:
-    """Arguments of `set_weights` for the newest published weights: a reference, the version and the digest."""
+    """Return the arguments with which `set_weights` gets the newest published weights: (reference, version, digest)."""
     message = learners.message
     return message.arrays, message.version, message.digest
 
@@ -100,7 +100,7 @@ def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -
 
 @dataclass
 class Loop:
-    """Makes updates until the recipe's number is reached, and writes checkpoints."""
+    """Makes RL updates until there are as many as the recipe asks for, and writes checkpoints."""
 
     run: Run
     tracker: Tracker
@@ -118,7 +118,7 @@ class Loop:
         collector = collector_of(self.run, slots, self.rollouts, self.critics)
         self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)
         self.critics.wait_until_serving(1, WARM_UP_S)
-        if saved:  # the actors got their weights before the checkpoint was read
+        if saved:  # the weights of the actors are older than the loaded checkpoint
             answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=WARM_UP_S)
             require_acknowledged(self.learners.message.version, self.learners.message.digest, answers)
             collector.resume(self.learners.updates)
@@ -133,7 +133,7 @@ class Loop:
         }  # fmt: skip
 
     def _update(self, collector: Collector) -> str:
-        """One update: fill the slots, learn, publish the weights, free the slots. Returns a line for the progress
+        """Make one update: fill the slots, learn, publish the weights, free the slots. Return the note for the progress
         bar."""
         update, began = self.learners.updates, time.monotonic()
         collector.admit(update)
@@ -169,8 +169,9 @@ class Loop:
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
     def _busy(self) -> dict[str, float]:
-        """Busy seconds of each kind of work since the last update; several kinds may run at the same time. Sampling is
-        a mean over the rollout actors. Learning is that of the first rank."""
+        """Return for each kind of work how many seconds it was busy since the last update. Several kinds may run at the
+        same time. The time of sampling is a mean over the rollout actors. The time of learning is that of the first
+        rank."""
         parts = {"sampling": self.rollouts.lap(), "scoring": self.critics.lap(), **self.learners.seconds()}
         return {f"busy/{part}": seconds for part, seconds in parts.items()}
 
@@ -186,7 +187,7 @@ class Loop:
 
 
 def summary(groups: list[ScoredSummary]) -> dict[str, float]:
-    """Metrics of a batch: mean rewards per turn, lengths, and how often trajectories stopped."""
+    """Return metrics of a batch: mean rewards per turn, lengths, and how many trajectories stopped early."""
     trajectories = sum(v.trajectories for v in groups)
     out = {
         "stopped": sum(v.stopped for v in groups) / trajectories,
@@ -206,8 +207,8 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
-    """Mean rewards of all groups that left since the last update, also of groups that were not trained. So these
-    numbers do not depend on which groups a credit scheme can use."""
+    """Return the mean rewards of all groups that left the collector since the last update. Groups that were not trained
+    are included, so these numbers do not depend on which groups a credit scheme can use."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),
@@ -217,6 +218,7 @@ def drawn(left: list[ScoredSummary]) -> dict[str, float]:
 
 
 def _mean(values: list[float]) -> float:
-    """Mean over the groups that have a reward. A group without one has nan."""
+    """Return the mean over the groups that have a reward. A group without a reward has the value nan and is left
+    out."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else float("nan")

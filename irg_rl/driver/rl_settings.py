@@ -1,4 +1,5 @@
-"""A recipe's settings in the form that a rollout worker and a learner rank take. Both also run without Ray."""
+"""Converts the settings of a recipe into the settings of a rollout worker and of a learner rank. Both also run without
+Ray."""
 
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from rollouts.worker import WorkerSettings
 
 
 def worker_settings(recipe: Recipe, folder: Path | str) -> WorkerSettings:
-    """`folder`: the model that the worker starts from. Rollout actors side by side share the threads of the machine."""
+    """Return the settings of a rollout worker that starts from the model in `folder`. All rollout actors share the CPU
+    threads of the machine."""
     rl = recipe.require_rl()
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
@@ -23,7 +25,7 @@ def worker_settings(recipe: Recipe, folder: Path | str) -> WorkerSettings:
 
 
 def learner_settings(recipe: Recipe, folder: Path | str) -> LearnerSettings:
-    """`folder`: the model that the learner trains."""
+    """Return the settings of a learner rank that trains the model in `folder`."""
     rl, sampling = recipe.require_rl(), recipe.rl_sampling
     algorithm = algorithm_of(recipe)
     return LearnerSettings(

@@ -1,4 +1,4 @@
-"""A run folder: the resolved recipe, the finished stages, and the paths of all files."""
+"""A run folder. It holds the resolved recipe, the list of finished stages, and all files of the run."""
 
 import fcntl
 import json
@@ -21,10 +21,11 @@ from irg_rl.redact import remember_secret
 from irg_rl.text_in import read_json, read_text
 
 SFT_MODELS = {"base": "pretrain", "stage1": "sft1", "stage2": "sft2"}
-"""SFT stage of a recipe -> stage of a run. The model folder that it makes has the same name."""
+"""SFT stage in a recipe -> stage of the run. The model folder that the stage makes has the same name as the stage of
+the run."""
 
 TRAINED = ("rl", *reversed(SFT_MODELS.values()))
-"""Trained model folders of a run, the newest first."""
+"""Names of the model folders that a run trains, the newest first."""
 
 
 LOCK = ".lock"
@@ -35,7 +36,7 @@ class RunError(UserError, RuntimeError):
 
 
 def write_json(path: Path, data) -> None:
-    """Write a file atomically: a reader sees either the old or the new content."""
+    """Write a JSON file atomically: a reader sees either the old content or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(json.dumps(data, indent=1))
@@ -44,18 +45,20 @@ def write_json(path: Path, data) -> None:
 
 @dataclass
 class Run:
-    """A folder with recipe, stages, metrics, world, checkpoints, scorers, evaluation and samples."""
+    """A folder with recipe, stages, metrics, world (prompts and data), checkpoints, scorers, evaluation and samples."""
 
     folder: Path
     recipe: Recipe
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _counted: float = field(default=0.0, repr=False)  # monotonic time up to which the current stage's time is recorded
+    _counted: float = field(default=0.0, repr=False)  # monotonic clock when the stage's time was last recorded
 
     @classmethod
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
-        """Make a new folder `output_dir/name[-k]`. An existing folder is never used. `begin` writes the first files.
+        """Make a new folder `output_dir/name`, or `output_dir/name-k` if that exists. An existing folder is never used.
+        `begin` writes the first files.
 
-        The folder appears complete or not at all."""
+        The folder appears only when it is complete. Raises RunError if the folder cannot be made.
+        """
         base = Path(recipe.output_dir)
         aside = base / f".{recipe.name}.{os.getpid()}"
         try:
@@ -64,7 +67,7 @@ class Run:
             raise RunError(f"{base}: a run can't be made there ({error}); choose another output_dir") from error
         try:
             with (aside / LOCK).open("w") as handle:
-                _lock(handle, base)  # a disk without file locks is an error right here
+                _lock(handle, base)  # if the disk has no file locks, this already raises
             begin(run := cls(aside, recipe))
             write_json(aside / "environment.json", environment(recipe))
             (aside / "recipe.yaml").write_text(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
@@ -76,7 +79,10 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """An existing run, to resume, evaluate or report."""
+        """Open an existing run, to resume, evaluate or report it.
+
+        Raises RunError if the folder is not a run, if it is damaged, or if its recipe now has another meaning.
+        """
         path = folder / "recipe.yaml"
         if not path.is_file():
             raise RunError(f"{folder}: not a run folder (no recipe.yaml); `irg-rl train RECIPE` makes one")
@@ -102,7 +108,7 @@ class Run:
 
     @property
     def sft_model(self) -> str | None:
-        """Name of the model folder that the last SFT stage makes. None without SFT."""
+        """Return the name of the model folder that the last SFT stage makes, or None if the recipe has no SFT."""
         sft = self.recipe.sft
         return None if sft is None else SFT_MODELS[list(sft.stages)[-1]]
 
@@ -115,7 +121,8 @@ class Run:
         return self.stages.get(stage, {}).get("done", False)
 
     def record(self, stage: str, seconds: float, done: bool, **facts) -> None:
-        """Add `seconds` to the time of the stage and store its facts. The time of a resumed stage adds up."""
+        """Store the facts of a stage and add `seconds` to its time. So the time of a resumed stage includes the time
+        before the interruption."""
         entry = self.stages.setdefault(stage, {"seconds": 0.0})
         entry.update(facts, seconds=round(entry["seconds"] + seconds, 2), done=done)
         entry["budget_minutes"] = self.recipe.budget_minutes.get(stage)
@@ -123,8 +130,8 @@ class Run:
 
     @contextmanager
     def stage(self, name: str):
-        """Measure the time of a stage and mark it done at the end. The body may put facts into the dict that it
-        gets."""
+        """Measure the time of a stage, and mark the stage as done at the end. The body of the `with` block gets a dict
+        and may put facts into it."""
         facts: dict = {}
         self._counted = time.monotonic()
         try:
@@ -135,15 +142,21 @@ class Run:
         self.count_time(name, done=True, **facts)
 
     def count_time(self, name: str, done: bool = False, **facts) -> None:
-        """Record the time of the current stage since the last call. It is called at every checkpoint, so a kill loses
-        the same amount of time and of work. `irg-rl baseline` trains for as long as RL took."""
+        """Record the time that the current stage took since the last call.
+
+        This is called at every checkpoint, so a killed run loses as much recorded time as work. `irg-rl baseline` needs
+        this time, because it trains for as long as RL took.
+        """
         now = time.monotonic()
         self.record(name, now - self._counted, done=done, **facts)
         self._counted = now
 
     @contextmanager
     def lock(self):
-        """Only one process at a time may work on a run. A killed process leaves no lock."""
+        """Lock the run, because only one process at a time may work on it. The lock of a killed process disappears.
+
+        Raises RunError if another process holds the lock.
+        """
         with (self.folder / LOCK).open("w") as handle:
             _lock(handle, self.folder)
             yield
@@ -159,7 +172,7 @@ def _lock(handle: IO[str], folder: Path) -> None:
 
 
 def _claim(aside: Path, base: Path, name: str) -> Path:
-    """Rename a finished folder to the first free `name[-k]`."""
+    """Rename a finished folder to the first free name among `name`, `name-2`, `name-3`, ..."""
     for number in range(1, 1000):
         folder = base / (name if number == 1 else f"{name}-{number}")
         if not folder.exists():
@@ -169,7 +182,7 @@ def _claim(aside: Path, base: Path, name: str) -> Path:
 
 
 def _stages(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of stages.json by stage. ValueError if the file has another form."""
+    """Return the entries of stages.json: name of a stage -> entry. Raises ValueError if the file has another form."""
     stages = read_json(path)
     if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
         raise ValueError(f"{path} is not a mapping of stages")
@@ -180,21 +193,21 @@ def _stages(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _words(given: object) -> list[str]:
-    """Folders that environment.json names; ValueError for what no folder is called."""
+    """Return the folders that environment.json lists. Raises ValueError if an entry cannot be the name of a folder."""
     if not isinstance(given, list) or not all(isinstance(one, str) and "\0" not in one for one in given):
         raise ValueError("imports is no list of folders")
     return given
 
 
 def _remember_keys(recipe: Recipe) -> None:
-    """Redact the values of all variables that `api_key_env` names in the recipe."""
+    """Redact the values of all environment variables that the recipe names in `api_key_env`."""
     for scorer in recipe.rewards.scorers:
         if scorer.api_key_env:
             remember_secret(scorer.api_key_env)
 
 
 def environment(recipe: Recipe) -> dict:
-    """Versions, commit and machine of a run, for environment.json. Contains no secrets."""
+    """Return the versions, the commit and the machine of a run, for environment.json. The dict contains no secrets."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "deepspeed", "ray", "trl", "diffusers", "open-clip-torch")
@@ -209,7 +222,7 @@ def environment(recipe: Recipe) -> dict:
 
 
 def _commit() -> str:
-    """Commit of the source, or "unknown" for an installed package or without git."""
+    """Return the git commit of the source code. It is "unknown" for an installed package or if git is missing."""
     words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         head = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)

@@ -1,4 +1,5 @@
-"""Turns the scorers of a recipe into specs for `rewards/`. Starts the embedded judge if a judge has no endpoint."""
+"""Converts the scorers of a recipe into specs for `rewards/`. A spec is a dict that describes one scorer. If a judge
+has no endpoint, the embedded judge is started."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,10 @@ from rewards.judge_process import JudgeProcess
 
 @contextmanager
 def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
-    """Specs for a RewardHub, as plain data. The embedded judge, if one is needed, runs until the context ends.
+    """Give the specs of all scorers, as plain data for a RewardHub. If the embedded judge is needed, it runs until the
+    context ends.
 
-    `trained`: folder of the scorers that a run has trained. None: there is no run.
+    `trained` is the folder of the scorers that a run has trained. None means that there is no run.
     """
     scorers = recipe.rewards.scorers
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
@@ -29,7 +31,8 @@ def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
 
 
 def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_url: str | None = None) -> dict:
-    """The spec of one scorer. `trained`: as in `scorer_specs`. `judge_url`: address of the embedded judge.
+    """Return the spec of one scorer. `trained` has the same meaning as in `scorer_specs`. `judge_url` is the address of
+    the embedded judge.
 
     Raises InputError if the scorer must be trained by a run and there is no run.
     """
@@ -64,9 +67,10 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
 def reward_hub(
     recipe: Recipe, trained: Path | None, names: Sequence[str] | None = None
 ) -> Iterator[RewardHub | None]:
-    """The recipe's scorers: all of them, or only those in `names`. The embedded judge runs until the context ends.
+    """Give a hub with all scorers of the recipe, or only with those in `names`. The embedded judge runs until the
+    context ends.
 
-    None if there are no scorers. `trained`: as in `scorer_specs`.
+    The hub is None if there are no scorers. `trained` has the same meaning as in `scorer_specs`.
     """
     rewards = recipe.rewards
     if names is not None:
@@ -78,10 +82,10 @@ def reward_hub(
 
 
 class RememberedScores:
-    """Scorers of a hub with a cache: each scorer scores a picture of a prompt only once.
+    """The scorers of a hub with a cache: each scorer scores a picture of a prompt only once.
 
-    All arms of an evaluation have the same first images. Without the cache, a scorer with random errors could give the
-    same picture different scores. Failures are cached as well.
+    All arms of an evaluation have the same first images. Without the cache, a scorer with random errors could give
+    different scores to the same picture. Failures are cached, too.
     """
 
     def __init__(self, hub: RewardHub) -> None:
@@ -89,7 +93,7 @@ class RememberedScores:
         self._known: dict[tuple[str, str, bytes], float | None] = {}
 
     def __call__(self, name: str, images: list[Pixels], prompts: list[Prompt]) -> list[float | None]:
-        """One score per picture by scorer `name` (irg_rl.task.ScoreBy)."""
+        """Return one score per picture, given by the scorer `name`. (The type is irg_rl.task.ScoreBy.)"""
         keys = [(name, prompt.id, _digest(image)) for image, prompt in zip(images, prompts, strict=True)]
         new = {key: place for place, key in enumerate(keys) if key not in self._known}
         places = list(new.values())

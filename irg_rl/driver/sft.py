@@ -1,4 +1,5 @@
-"""The SFT stages: IRGL stage 1, the model's own first images, IRGL stage 2."""
+"""The SFT stages: stage 1, first images drawn by the model itself, and stage 2. Stages 1 and 2 train with IRGL, the six
+learning modes of Interleaving Reasoning Generation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from sft.train import Identity, StageTrainer, weights_of
 
 VALIDATION_SEED = 987_654_321
 WARM_UP_S = 300.0
-"""Ranks have at least this many seconds to start: imports, model, optimizer, held-out packs."""
+"""A rank may take at least this many seconds to start: imports, model, optimizer and held-out packs."""
 
 
 def builder_of(folder: Folder) -> PackBuilder:
@@ -46,7 +47,7 @@ def builder_of(folder: Folder) -> PackBuilder:
 
 
 def idle_pack(folder: Folder) -> Pack:
-    """A small pack that touches every module."""
+    """Return a small pack that uses every module of the model."""
     config, builder = folder.model.config, builder_of(folder)
     text = builder.add_text([0], loss=True)
     builder.add_vit(torch.zeros(1, config.vit.patch_dim), (1, 1), text)
@@ -55,10 +56,11 @@ def idle_pack(folder: Folder) -> Pack:
 
 
 class StageRank:
-    """One rank of an SFT stage that starts from model folder `start`. It makes one step per call of `advance`.
+    """One rank of an SFT stage that starts from the model folder `start`. Each call of `advance` makes one training
+    step.
 
-    `ray.remote(StageRank)` is the actor. A single rank runs in the driver's own process. All methods except `open_port`
-    are collective: every rank calls them, and the driver uses the answer of rank 0.
+    `ray.remote(StageRank)` makes a Ray actor of it. A single rank runs in the driver's own process. All methods except
+    `open_port` are collective: they must be called on every rank. The driver uses the answer of rank 0.
     """
 
     def __init__(
@@ -74,16 +76,16 @@ class StageRank:
 
     @property
     def _patience(self) -> float:
-        """Seconds that ranks wait for each other."""
+        """Return how many seconds the ranks wait for each other."""
         return max(WARM_UP_S, self.run.recipe.engine.deadline_s)
 
     def open_port(self) -> int:
-        """Called on rank 0 only: opens the port at which all ranks meet."""
+        """Open the port at which all ranks meet, and return it. Only rank 0 is asked to do this."""
         self._store = host_store(self.place.world_size, self._patience)
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
-        """Join the other ranks and build model, stream and trainer."""
+        """Join the other ranks. Then build the model, the stream of packs and the trainer."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
         sft = recipe.sft
         assert sft is not None
@@ -112,12 +114,12 @@ class StageRank:
         )  # fmt: skip
 
     def resume(self) -> int:
-        """Load the newest checkpoint, if there is one. Returns its step."""
+        """Load the newest checkpoint, if there is one. Return the step from which training continues."""
         return self.trainer.resume()
 
     def advance(self) -> list[tuple[str, tuple]] | None:
-        """Make one step, with validation and checkpoint if they are due. Returns the trainer's messages, or None when
-        the stage is done."""
+        """Make one step, and also validate and write a checkpoint if they are due. Return the messages of the trainer,
+        or None if the stage is done."""
         if self.trainer.is_done:
             return None
         self._told.clear()
@@ -125,7 +127,7 @@ class StageRank:
         return list(self._told)
 
     def finish(self) -> dict:
-        """Rank 0 writes the averaged weights as a model folder. Returns facts about the stage."""
+        """Write the averaged weights as a model folder (only rank 0 writes). Return facts about the stage."""
         if self.place.rank == 0:
             save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
         return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}
@@ -133,7 +135,7 @@ class StageRank:
 
 @contextmanager
 def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[[str], Any]]:
-    """Start the ranks of a stage. Gives a function that calls a method on every rank and returns the answer of rank
+    """Start the ranks of a stage. Give a function that calls a method on every rank and returns the answer of rank
     0."""
     engine, count = run.recipe.engine, run.recipe.sft_ranks(stage)
     if count == 1:
@@ -142,7 +144,7 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         try:
             yield lambda method: getattr(alone, method)()
         finally:
-            del alone.trainer  # its callbacks refer to the rank, and this circle would keep the engine in memory
+            del alone.trainer  # its callbacks refer to the rank, and this cycle would keep the engine in memory
         return
     options = actor_options(
         threads=max(engine.threads // count, 1), cpus=0, gpus=engine.gpus,
@@ -161,9 +163,9 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
 def train_stage(
     run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict, seed: int | None = None
 ) -> None:
-    """Train one IRGL stage from model folder `start` and write its averaged weights as model folder `name`.
+    """Train one SFT stage from the model folder `start`, and write its averaged weights as the model folder `name`.
 
-    `seed` decides the order of the rows and their noise. None: the seed of the recipe.
+    `seed` decides the order of the rows and their noise. If it is None, the seed of the recipe is used.
     """
     seed = run.recipe.seed if seed is None else seed
     with stage_ranks(run, name, start, stage, seed) as call:
@@ -214,8 +216,8 @@ def row_encoder(folder: Folder) -> RowEncoder:
 
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:
-    """Let the model draw first images and make improving rows from them. So it learns from its own failures, and also
-    from images that are already right."""
+    """Let the model draw first images, and make rows from them that teach how to improve them. So the model learns from
+    its own failures, and also from its images that are already right."""
     recipe, world = run.recipe, as_world(task_of(run.recipe))
     torch.set_num_threads(recipe.engine.threads)
     folder = load_model(run, start)
@@ -237,7 +239,7 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
 
 
 def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
-    """The baseline for RL: continue the last SFT stage for as long as RL took, with the rows in another order."""
+    """Train the baseline for RL: continue the last SFT stage for as long as RL took, with the rows in another order."""
     order = hashed(run.recipe.seed, CONTINUED) % 2**31
     name = run.sft_model
     assert name is not None
@@ -245,7 +247,7 @@ def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
 
 
 def require_finished(run: Run) -> None:
-    """Raises RunError for a run without SFT and RL, or one that is not finished."""
+    """Raise RunError if the run has no SFT or no RL, or if it is not finished."""
     if run.sft_model is None or run.recipe.rl is None:
         raise RunError(f"{run.folder}: the baseline continues SFT for as long as RL took, so the run needs both")
     if not run.is_done("report"):
@@ -253,8 +255,8 @@ def require_finished(run: Run) -> None:
 
 
 def continued_stage(run: Run) -> Stage:
-    """The last SFT stage, with the number of steps that takes the time of RL. It has no early stopping, so the baseline
-    gets the same time as RL."""
+    """Return the last SFT stage with as many steps as fit into the time of RL. The stage does not stop early, so the
+    baseline gets the same time as RL."""
     require_finished(run)
     sft, done = run.recipe.sft, run.stages[str(run.sft_model)]
     assert sft is not None

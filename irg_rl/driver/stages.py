@@ -1,7 +1,7 @@
-"""The stages of a run, declared once and in order, and how they are done.
+"""The stages of a run, declared once and in order, and the code that runs them.
 
 A finished stage is skipped. An interrupted stage continues from its checkpoint. `STAGES` is the only list of stages:
-budgets, forks, baselines and the order of a run all read it.
+time budgets, forks, baselines and the order of a run all use it.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
 
 Body = Callable[[Run, Tracker, dict], None]
-"""Runs a stage and puts facts about it into the dict, which is stored in stages.json."""
+"""A function that runs a stage. It puts facts about the stage into the dict, which is stored in stages.json."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,18 @@ class RunStage:
     """Whether a recipe has this stage."""
     run: Body
     files: tuple[str, ...] = ()
-    """Patterns of the files in the run folder that it makes and that a fork takes over."""
+    """Patterns of the files in the run folder that the stage makes and that a fork takes over."""
     model: str | None = None
-    """Name of the model folder that it makes. Later stages start from the newest one."""
+    """Name of the model folder that the stage makes. Later stages start from the newest model folder."""
     check: Callable[[Run], None] = lambda run: None
-    """Called before the stage, also if the stage is done. Raises RunError if the run must not continue."""
+    """A function that is called before the stage, even if the stage is done. It raises RunError if the run must not
+    continue."""
     again: bool = False
-    """It runs every time, also if it is done."""
+    """Whether the stage runs every time, even if it is done."""
 
 
 def _sft(section: str) -> RunStage:
-    """The stage of a run that trains `sft.SECTION`."""
+    """Return the stage of a run that trains the section `section` of `sft` in the recipe."""
     name = SFT_MODELS[section]
 
     def train(run: Run, tracker: Tracker, facts: dict) -> None:
@@ -60,7 +61,8 @@ def _sft(section: str) -> RunStage:
 
 
 def _draws_own_images(recipe: Recipe) -> bool:
-    """Only between both IRGL stages, and only if the task makes its own rows and asks for such images."""
+    """Return whether the model draws its own first images between SFT stages 1 and 2. This needs both stages and a task
+    that makes the SFT rows and asks for such images."""
     if recipe.sft is None or recipe.sft.data is not None or not {"stage1", "stage2"} <= recipe.sft.stages.keys():
         return False
     task = task_of(recipe)
@@ -82,7 +84,7 @@ def _report(run: Run, tracker: Tracker, facts: dict) -> None:
 
 
 def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
-    """Evaluate model folder `name`, compare it with the gate, save the results and print them."""
+    """Evaluate the model folder `name`, apply the gate, and save and print the results."""
     measured = measure_stage(run, name, facts)
     gate = gate_of(run, measured.evaluation)
     evaluation = replace(measured.evaluation, gate=gate)
@@ -96,10 +98,11 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
 
 
 def check_gate_holds(run: Run, after: str) -> None:
-    """Raises RunError if the gate applies to the evaluation after this stage (`sft` or `rl`) and does not pass.
+    """Raise RunError if the gate applies to the evaluation after stage `after` (`sft` or `rl`) and does not pass.
 
-    After SFT, RL is then not started. After RL, the run ends with an error. If neither recipe nor task has thresholds,
-    there is no gate, and its entry in stages.json is null."""
+    After SFT, this means that RL does not start. After RL, it means that the run ends with an error. If neither the
+    recipe nor the task has thresholds, there is no gate. Then the value `gate` in stages.json is null.
+    """
     gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
     if entry is None or entry.get("gate", False) in (True, None):
         return
@@ -158,13 +161,14 @@ BASELINE = (
 """The two stages that `irg-rl baseline` adds to a finished run."""
 
 NAMES = tuple(stage.name for stage in (*STAGES, *BASELINE))
-"""The keys of `budget_minutes`."""
+"""Names of all stages. They are the keys that `budget_minutes` may have."""
 BEFORE_RL = STAGES[: [stage.name for stage in STAGES].index("rl")]
-"""Stages whose results a fork takes over."""
+"""The stages whose results a fork takes over."""
 
 
 def start_of(recipe: Recipe, name: str) -> str:
-    """Name of the model folder that a stage starts from: the newest one of the recipe's earlier stages."""
+    """Return the name of the model folder that the stage `name` starts from. It is the newest one that earlier stages
+    of the recipe make."""
     before = STAGES[: [stage.name for stage in STAGES].index(name)]
     return [stage.model for stage in before if stage.model is not None and stage.needed(recipe)][-1]
 

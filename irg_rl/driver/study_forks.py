@@ -1,4 +1,4 @@
-"""Trains the forks of a study. A finished fork is only read, and an interrupted one continues."""
+"""Trains the forks of a study. A finished fork is only read. An interrupted fork continues."""
 
 import json
 import subprocess
@@ -17,13 +17,13 @@ from irg_rl.studies.forks import ForkPlan, Train, Trained
 from irg_rl.studies.frame import FrameRow
 
 FOUNDATIONS = ("world", "vae", "scorers", "pretrain")
-"""Stages that a fork takes over if it repeats SFT."""
+"""Stages whose results a fork takes over if it repeats SFT."""
 ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.validate_every")
-"""Settings that such a fork may change, in addition to those of every fork."""
+"""Settings that a fork may change if it repeats SFT, in addition to the settings that every fork may change."""
 
 
 def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:
-    """Returns a function that trains a fork of `parent` in `folder`. The `overrides` apply to all forks."""
+    """Return a function that trains a fork of `parent` in `folder`. The `overrides` apply to all forks."""
 
     def train(name: str, plan: ForkPlan) -> Trained:
         run = forked(parent, folder, name, plan, overrides)
@@ -37,7 +37,8 @@ def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train
 
 
 def rewards_of(run: Run) -> list[FrameRow]:
-    """Mean rewards of all first and last images, one row per update. Empty if RL did not run or drew no images."""
+    """Return the mean rewards of all first and last images, one row per update. The list is empty if RL did not run or
+    drew no images."""
     return [
         {"update": row["step"], "first": row["drawn/first"], "last": row["drawn/last"]}
         for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl" and "drawn/first" in row
@@ -45,8 +46,11 @@ def rewards_of(run: Run) -> list[FrameRow]:
 
 
 def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapping[str, object]) -> Run:
-    """The fork of one cell of a study. It is made if it does not exist yet. Its name contains everything it depends
-    on."""
+    """Return the fork for one cell of a study. It is made if it does not exist yet. Its name contains everything that
+    the fork depends on.
+
+    Raises RunError if the parent run has no SFT.
+    """
     if (folder / name / "recipe.yaml").is_file():
         return Run.open(folder / name)
     if parent.sft_model is None:
@@ -57,7 +61,7 @@ def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapp
 
 
 def with_sft_anew(parent: Run, words: list[str]) -> Run:
-    """A new run that takes over the stages before IRGL SFT, including base training, and repeats SFT."""
+    """Make a new run that takes over the stages before IRG SFT, including base training, and repeats SFT itself."""
     recipe = load_recipe(parent.folder / "recipe.yaml", words)
     require_same_foundations(parent, recipe)
     require_machine(recipe)
@@ -82,7 +86,11 @@ def require_same_foundations(parent: Run, recipe: Recipe) -> None:
 
 
 def trained(run: Run) -> Run:
-    """The run after all its stages, which a process of its own does: Ray's threads must not outlive a fork."""
+    """Run all remaining stages of the run and return it. Another process does the work, because the threads of Ray must
+    not live longer than a fork.
+
+    Raises RunError if this process fails.
+    """
     words = [sys.executable, "-c", "from irg_rl.commands.cli import main; main()", "resume", str(run.folder)]
     ended = subprocess.run(words, check=False).returncode
     if ended:

@@ -1,10 +1,11 @@
-"""Compares RL with its baselines: its SFT checkpoint, SFT continued for the same time, best-of-n first images, another
-RL.
+"""Compares a model after RL with its baselines: its SFT checkpoint, SFT continued for the same time as RL, the best of
+n first images, or another RL run.
 
-Every comparison is made per seed and pooled over seeds. A baseline that does not depend on the RL seed (the SFT
-checkpoint) has one table, which is compared with every seed. Another RL has one table per seed, compared with the same
-seed. A pooled difference has two intervals. One holds for these seeds, and its unit is the set of constraints. The
-other estimates the result of a new seed (`intervals.across_seeds`).
+Every comparison is made for each seed, and also pooled over all seeds. Some baselines do not depend on the seed of RL,
+such as the SFT checkpoint. They have one table, which is compared with every seed of RL. Another RL run has one table
+per seed, and each is compared with the same seed. A pooled difference has two intervals. The first holds for these
+seeds only; its independent cases are the sets of constraints. The second holds for a new seed
+(`intervals.across_seeds`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +22,15 @@ VERIFIER = "verifier"
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """RL compared with one baseline. `seed` None: pooled over the seeds."""
+    """RL compared with one baseline. If `seed` is None, the row is pooled over all seeds."""
 
     baseline: str
     seed: int | None
     rl: Measure  # final-turn accuracy of RL
     other: Measure  # final-turn accuracy of the baseline
-    gained: Measure  # rl - other, paired by set; the interval holds for these seeds
-    across_seeds: Measure | None  # the same difference, with an interval over seeds; None: only one seed
-    repair: "RepairRow | None"  # None: the baseline has no refinements
+    gained: Measure  # rl - other, paired by set of constraints; the interval holds for these seeds only
+    across_seeds: Measure | None  # same difference, interval for a new seed; None: this row has one seed
+    repair: "RepairRow | None"  # None: the baseline does not refine its images
     rl_damage: Measure
     rl_renders: float
     other_renders: float
@@ -51,7 +52,8 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class RepairRow:
-    """Repair: the share of wrong first images that are right at the last turn, for RL and for a baseline or control."""
+    """Repair by RL, compared with a baseline or a control. Repair is the share of wrong first images that are right at
+    the last turn."""
 
     against: str
     seed: int | None
@@ -68,12 +70,13 @@ class RepairRow:
 
 @dataclass(frozen=True)
 class Standing:
-    """Measures of one model, for one seed or pooled. A baseline that is the same for every seed has seed None."""
+    """Measures of one model, for one seed or pooled. `seed` is None for pooled measures and for a baseline that is the
+    same for every seed."""
 
     model: str
     seed: int | None
-    accuracy: list[Measure]  # by turn; for best of n: by number of first images
-    repair: Measure | None  # None: the model has no refinements
+    accuracy: list[Measure]  # one entry per turn; for best of n: per number of first images
+    repair: Measure | None  # None: the model does not refine its images
     damage: Measure | None
     renders: float
 
@@ -90,8 +93,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """Result of a comparison: differences per baseline (each seed, then pooled), measures of every model, and repair
-    compared with baselines and controls."""
+    """The result of a comparison. `rows` has the differences from each baseline (first each seed, then pooled).
+    `standings` has the measures of every model. `repairs` compares the repair by RL with baselines and controls."""
 
     rows: list[BaselineRow]
     standings: list[Standing]
@@ -112,10 +115,10 @@ def compare(
     baselines: Mapping[str, Outcomes | Sequence[Outcomes]],
     controls: Mapping[str, Sequence[Outcomes]] | None = None,
 ) -> BaselineComparison:
-    """Compare the final turn of RL (one table per seed) with each baseline (one table, or one table per RL seed).
+    """Compare the last turn of RL (one table per seed) with each baseline (one table, or one table per seed of RL).
 
-    `controls` are the control arms of RL, one table per seed, from the same first images. Raises ValueError if a
-    baseline has other seeds or other prompts than RL.
+    `controls` are the control arms of RL, with one table per seed. They start from the same first images. Raises
+    ValueError if the tables of a baseline have other seeds or other prompts than RL.
     """
     rows, standings, repairs = [], _standings("RL", rl), []
     for name, given in baselines.items():
@@ -129,12 +132,13 @@ def compare(
 
 
 def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
-    """Best of n: of n first images, keep the one with the highest score of scorer `by`. It costs n renders.
+    """Return the outcomes of best of n: of n first images, keep the one with the highest score of scorer `by`. This
+    costs n renders, one for each image.
 
-    Column k of the result is the best of the first k + 1 samples. So it compares with turn k at equal cost.
-    `by = "verifier"` uses the graded score of the verifier itself, which is the strongest such baseline (an oracle). A
-    failed score is below every number. Of equal scores the earlier sample wins. Raises ValueError if the samples have
-    different prompts.
+    Column k of the result is the best of the first k + 1 samples. So it can be compared with turn k of RL at equal
+    cost. `by = "verifier"` uses the graded score of the verifier itself. This is the strongest such baseline (an
+    oracle). A failed score counts as lower than every number. If scores are equal, the earlier sample is kept. Raises
+    ValueError if the samples have different prompts, or if they have no scores of `by`.
     """
     first = samples[0]
     if any(other.prompt_ids != first.prompt_ids for other in samples):
@@ -175,15 +179,15 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
 def _each_and_all(
     rl: Sequence[Outcomes], other: Sequence[Outcomes]
 ) -> list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]:
-    """(seed, tables of RL, tables of the other) for each seed. With several seeds, also all of them together as seed
-    None."""
+    """Return (seed, tables of RL, tables of the other model) for each seed. If there are several seeds, add one entry
+    with all tables and seed None."""
     pairs: list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]
     pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
     return pairs if len(rl) == 1 else [*pairs, (None, rl, other)]
 
 
 def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> list[Outcomes]:
-    """The tables in the order of RL's seeds."""
+    """Return the given tables in the order of the seeds of RL. Raises ValueError if the seeds differ."""
     found, asked = {table.seed: table for table in given}, [table.seed for table in rl]
     if len(given) != len(found) or set(found) != set(asked):
         seeds = [table.seed for table in given]

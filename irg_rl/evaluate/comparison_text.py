@@ -1,7 +1,8 @@
 """Writes a comparison as four Markdown tables that fit into a terminal of 100 columns.
 
-Figures have three digits after the point and no zero before it, as in docs/results.md. Every table has the number of
-rows and of different sets of constraints behind each figure. Intervals of single accuracies are only in the JSON.
+Figures have three digits after the point and no zero before it, as in docs/results.md. Every table shows how many rows
+and how many different sets of constraints are behind each figure. The intervals of single accuracies are only in the
+JSON.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ a right first image. All intervals: 95 %."""
 
 
 def to_markdown(comparison: BaselineComparison) -> str:
-    """All tables, one below the other, with an explanation of the terms."""
+    """Return all tables, one below the other, with an explanation of the terms."""
     repaired = [standing for standing in comparison.standings if standing.repair is not None]
     parts = [
         "Right at the last turn",
@@ -36,7 +37,7 @@ def to_markdown(comparison: BaselineComparison) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table whose cells are padded to the width of their column."""
+    """Return a Markdown table. Cells are padded to the width of their column."""
     lines = [list(headings), *(list(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
@@ -45,7 +46,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def figure(value: float, signed: bool = False) -> str:
-    """.512, -.023, +.150, 1.000"""
+    """Return a number as text, such as .512, -.023, +.150 or 1.000. Return "-" for nan."""
     if value != value:
         return "-"
     text = f"{value:+.3f}" if signed else f"{value:.3f}"
@@ -53,14 +54,16 @@ def figure(value: float, signed: bool = False) -> str:
 
 
 def interval(measure: Measure, signed: bool = False) -> str:
-    """.512 [.431, .590]"""
+    """Return a value with its interval as text, such as .512 [.431, .590]. Without an interval, return only the
+    value."""
     if measure.low != measure.low:
         return figure(measure.value, signed)
     return f"{figure(measure.value, signed)} [{figure(measure.low)}, {figure(measure.high)}]"
 
 
 def cases(measure: Measure) -> str:
-    """Number of rows, and number of different sets in them."""
+    """Return as text the number of rows behind a measure and, in brackets, the number of different sets of
+    constraints."""
     return f"{measure.n} ({measure.sets})"
 
 
@@ -69,7 +72,8 @@ def _seed(seed: int | None) -> str:
 
 
 def _gains(rows: Sequence[BaselineRow]) -> list[list[str]]:
-    """Rows of the table of gains. Only a pooled row has an interval for a new seed."""
+    """Return the rows of the first table: what RL gained over each baseline. Only rows pooled over several seeds have
+    an interval for a new seed."""
     alone = "" if any(row.across_seeds for row in rows) else "one seed"
     lines = []
     for row in rows:

@@ -1,8 +1,8 @@
-"""The gate: RL starts only if refinement is real.
+"""The gate: a check before RL whether refinement is real. RL starts only if it is.
 
-A model that only redraws from its own think text, without looking at an image, already repairs a third of its failures.
-So a higher accuracy after turn 2 proves nothing. Refinement is real if it repairs clearly more images than a plain
-redraw *and* than the reflection of another prompt, and makes few right images wrong.
+A model that only draws again from its own think text, without looking at an image, already repairs a third of its wrong
+images. So a higher accuracy after turn 2 proves nothing. Refinement is real if it repairs clearly more images than a
+plain new draw *and* than the reflection of another prompt, and if it makes few right images wrong.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,7 +20,8 @@ from irg_rl.task import Thresholds
 
 @dataclass(frozen=True)
 class GateLine:
-    """One requirement: the measured value, its limit (`at least` or `at most`), and whether it is met."""
+    """One requirement of the gate: the measured value, its limit, and whether the limit is met. The limit is a minimum
+    if `at_least` is true, otherwise a maximum."""
 
     name: str
     measure: Measure
@@ -29,7 +30,7 @@ class GateLine:
 
     @property
     def passed(self) -> bool:
-        """Whether the point estimate meets the limit. False if nothing was measured."""
+        """True if the measured value meets the limit. False if nothing was measured."""
         if not isfinite(self.measure.value):
             return False
         tolerance = 1e-9  # 0.55 - 0.40 is slightly below 0.15 in floating point
@@ -53,7 +54,7 @@ class GateLine:
 
 @dataclass(frozen=True)
 class GateReport:
-    """Result of the gate. It prints with rich and converts to plain JSON."""
+    """The result of the gate. It can be printed with rich and converted to plain JSON."""
 
     lines: list[GateLine]
     turn: int
@@ -97,10 +98,12 @@ def check_gate(
     *,
     turn: int | None = None,
 ) -> GateReport:
-    """Compare the real arm with both controls at one turn, by default at the last turn that all three have.
+    """Check the gate at one turn: compare the model's own refinement (the arm `real`) with both controls, a plain new
+    draw and the reflection of another prompt. The default turn is the last one that all three arms have.
 
-    Raises ValueError if the arms did not start from the same first images. The controls would then repair other
-    failures than the real arm.
+    Raises ValueError if the arms have different prompts or did not start from the same first images, because the
+    controls would then repair other failures than the real arm. Also raises ValueError if an arm has no refinement at
+    this turn.
     """
     asked = thresholds
     deepest = min(real.turns, redraw.turns, shuffled.turns) - 1

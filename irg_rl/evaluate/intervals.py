@@ -1,20 +1,20 @@
 """Confidence intervals. Rows with the same set of constraints are one case, because they are not independent.
 
-Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (wrong, then right) / wrong.
-With T_c and B_c the sums over the rows of set c, R = sum T / sum B and C sets,
+Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (first wrong, then right) /
+wrong. Let T_c and B_c be the sums over the rows of set c, R = sum T / sum B, and C the number of sets. Then
 
     u_c = (T_c - R B_c) / sum B,    V = C / (C - 1) sum_c u_c^2
 
 where u_c is the contribution of set c to the error of R, and V is the linearised variance of R (Cochran 1977, section
-6.5; Liang and Zeger 1986). A difference subtracts the u_c of both sides before squaring; this makes it *paired*. A
-ratio does the same with u_c / R, on the log scale. Intervals use Student's t with C - 1 degrees of freedom. A share
-uses Wilson's interval for p (1 - p) / V independent cases, because the plain interval is too narrow near 0 and 1, where
-damage usually is.
+6.5; Liang and Zeger 1986). For a difference, the u_c of both sides are subtracted before squaring; this makes it
+*paired*. For a ratio, the same is done with u_c / R, on the log scale. Intervals use Student's t with C - 1 degrees of
+freedom. For a share p, Wilson's interval is used, with p (1 - p) / V as the number of independent cases. The plain
+interval is too narrow near 0 and 1, where damage usually is.
 
-`python -m benchmarks.coverage` measures how often these intervals contain the true value. The bootstrap over sets, also
-measured there, contains it less often with 30 sets.
+`python -m benchmarks.coverage` measures how often these intervals contain the true value. It also measures the
+bootstrap over sets, which contains the true value less often if there are 30 sets.
 
-Shape letters: N rows, C sets, S seeds.
+Letters in shapes: N rows, C sets, S seeds.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ NO_INTERVAL = (float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure with its interval (nan: no interval), and the numbers of rows and of different sets behind it."""
+    """A value with its interval (nan: no interval), and how many rows (`n`) and different sets of constraints are
+    behind it."""
 
     value: float
     n: int
@@ -40,14 +41,14 @@ class Measure:
     sets: int | None = None
 
     def to_dict(self) -> dict:
-        """Plain numbers for JSON. nan becomes null."""
+        """Return plain numbers for JSON. nan becomes null."""
         return {key: value if value is not None and isfinite(value) else None for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A measure as a ratio of two sums, `value = sum(top) / sum(bottom)`, with one term per row and the set of each
-    row."""
+    """A measure as a ratio of two sums, `value = sum(top) / sum(bottom)`. `top` and `bottom` have one number per row,
+    and `sets` has the set of constraints of each row."""
 
     top: Float[np.ndarray, "N"]
     bottom: Float[np.ndarray, "N"]
@@ -59,16 +60,16 @@ class Terms:
 
     @property
     def n(self) -> int:
-        """Number of rows that count (`bottom` above 0)."""
+        """Number of rows that count, which are those with `bottom` above 0."""
         return int((self.bottom > 0).sum())
 
     @property
     def counted(self) -> set[str]:
-        """Sets of the rows that count."""
+        """The sets of constraints of the rows that count."""
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
-        """u_c: what each set adds to the error of the value, in this order of sets."""
+        """Return u_c, the contribution of each set to the error of the value. The sets are in the given order."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
@@ -77,8 +78,8 @@ class Terms:
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
-    """Wilson's score interval (Wilson 1927, eq. 5) for a share of `n` independent cases. `quantile` is a quantile of
-    the normal or of Student's t distribution."""
+    """Return Wilson's score interval (Wilson 1927, eq. 5) for a share of `n` independent cases. `quantile` is a
+    quantile of the normal distribution or of Student's t distribution."""
     if n == 0 or not isfinite(share):
         return NO_INTERVAL
     z = quantile
@@ -90,8 +91,9 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
 
 @cache
 def t_quantile(level: float, df: int) -> float:
-    """t with P(|T| < t) = level for Student's T with `df` >= 1 degrees of freedom, by bisection of the closed form for
-    whole numbers of them (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    """Return the t with P(|T| < t) = level, where T has Student's t distribution with `df` >= 1 degrees of freedom. It
+    is found by bisection of the closed form for whole numbers of degrees of freedom (Abramowitz and Stegun 26.7.3,
+    26.7.4)."""
     low, high = 0.0, 1e4
     for _ in range(100):
         middle = (low + high) / 2
@@ -100,7 +102,7 @@ def t_quantile(level: float, df: int) -> float:
 
 
 def _central(t: float, df: int) -> float:
-    """P(|T| < t)."""
+    """Return P(|T| < t) for Student's T with `df` degrees of freedom."""
     angle = atan(t / sqrt(df))
     odd = df % 2
     term, total = (cos(angle) if odd else 1.0), 0.0
@@ -111,33 +113,35 @@ def _central(t: float, df: int) -> float:
 
 
 def proportion(terms: Terms, level: float = LEVEL) -> Measure:
-    """A share of cases with its interval. The terms must be 0 or 1. There is no interval for fewer than two sets."""
+    """Return a share of cases with its interval. The terms must be 0 or 1. With fewer than two sets there is no
+    interval."""
     sets = len(terms.counted)
     ends = wilson(terms.value, independent(terms), t_quantile(level, sets - 1)) if sets > 1 else NO_INTERVAL
     return Measure(terms.value, terms.n, *ends, sets=sets)
 
 
 def independent(terms: Terms) -> float:
-    """Effective number of independent cases, p (1 - p) / V (Kish 1965). If the variance V is 0, because the share is 0
-    or 1 or the same in all sets, every set counts as one case."""
+    """Return the effective number of independent cases, p (1 - p) / V (Kish 1965). The variance V is 0 if the share is
+    0 or 1, or if it is the same in all sets. Then every set counts as one case."""
     order = sorted(terms.counted)
     variance = _variance(terms.parts(order))
     return terms.value * (1 - terms.value) / variance if variance > 0 else float(len(order))
 
 
 def mean(terms: Terms, level: float = LEVEL) -> Measure:
-    """A mean with its interval."""
+    """Return a mean with its interval."""
     order = sorted(terms.counted)
     ends = _around(terms.value, terms.parts(order), level)
     return Measure(terms.value, terms.n, *ends, sets=len(order))
 
 
 def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """`a - b`, paired by set. `n` is the number of rows of `a` that count.
+    """Return the difference `a - b` with its interval, paired by set of constraints. `n` is the number of rows of `a`
+    that count.
 
-    A list of terms has one entry per seed, and the seeds are pooled. All seeds of a set are one case, so seeds do not
-    count as independent evidence. The interval holds for these seeds. For new seeds see `across_seeds`.
-    Raises ValueError if both sides were not measured on the same sets.
+    If a side is a list of terms, it has one entry per seed, and the seeds are pooled. All rows of a set, from all
+    seeds, are one case, so more seeds do not count as more independent evidence. The interval holds for these seeds
+    only. For new seeds see `across_seeds`. Raises ValueError if the two sides were not measured on the same sets.
     """
     (one, other), order = _paired(a, b)
     value = one.value - other.value
@@ -145,7 +149,8 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 
 
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """`a / b`, paired by set. The interval is symmetric on the log scale. There is none if a side is 0."""
+    """Return the ratio `a / b` with its interval, paired by set of constraints. The interval is symmetric on the log
+    scale. If one of the sides is 0, there is no interval."""
     (one, other), order = _paired(a, b)
     value = _divide(one.value, other.value)
     if not (isfinite(value) and value > 0):
@@ -156,20 +161,20 @@ def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float =
 
 
 def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Mean over seeds of `a - b`, with an interval for a new seed on new sets.
+    """Return the mean over seeds of `a - b`, with an interval for a new seed on new sets.
 
-    Seeds and sets are crossed: every seed meets every set. With S seeds, their differences d_s, and the part u_sc of
-    set c in d_s, the residual V_0 is part of both variances and must count only once (Cameron, Gelbach and Miller 2011,
-    eq. 2.12):
+    Seeds and sets are crossed: every seed is measured on every set. Let S be the number of seeds, d_s the difference of
+    seed s, and u_sc the contribution of set c to the error of d_s. The residual V_0 is part of both variances and must
+    count only once (Cameron, Gelbach and Miller 2011, eq. 2.12):
 
-        V = V_seeds + V_sets - V_0,  not below either
+        V = V_seeds + V_sets - V_0, but at least V_seeds and at least V_sets
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))
         V_sets = C / (C - 1) sum_c (mean_s u_sc)^2
         V_0 = C / (C - 1) sum_sc (u_sc - mean_s u_sc)^2 / (S (S - 1))
 
-    Student's t takes Satterthwaite's degrees of freedom V^2 / (V_seeds^2 / (S - 1) + V_sets^2 / (C - 1)). The interval
-    is never narrower than the t interval of only the d_s, with V_seeds and S - 1 degrees of freedom. With one seed
-    there is no interval.
+    Student's t is used with Satterthwaite's degrees of freedom V^2 / (V_seeds^2 / (S - 1) + V_sets^2 / (C - 1)). The
+    interval is never narrower than the t interval of the d_s alone, which uses V_seeds and S - 1 degrees of freedom.
+    With one seed there is no interval.
     """
     pairs = [_paired(one, other)[0] for one, other in zip(a, b, strict=True)]
     order = sorted(set().union(*(terms.counted for pair in pairs for terms in pair)))
@@ -190,7 +195,7 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
 
 
 def pooled(terms: Sequence[Terms]) -> Terms:
-    """The terms of several seeds as one."""
+    """Return the terms of several seeds, joined into one."""
     return Terms(
         np.concatenate([t.top for t in terms]),
         np.concatenate([t.bottom for t in terms]),
@@ -199,7 +204,8 @@ def pooled(terms: Sequence[Terms]) -> Terms:
 
 
 def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tuple[Terms, Terms], list[str]]:
-    """Both sides pooled over seeds, and the sets that have a counting row on either side."""
+    """Return both sides, each pooled over its seeds, and the sets for which at least one of the sides has a row that
+    counts. Raises ValueError if the sides do not have the same sets."""
     one, other = (side if isinstance(side, Terms) else pooled(side) for side in (a, b))
     if odd := sorted(set(one.sets) ^ set(other.sets)):
         raise ValueError(
@@ -210,7 +216,8 @@ def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tup
 
 
 def _variance(parts: Float[np.ndarray, "C"]) -> float:
-    """V of a value to whose error the sets add these parts; nan below two sets."""
+    """Return the variance V, given the contributions u_c of the sets to the error of a value. With fewer than two sets,
+    return nan."""
     sets = len(parts)
     return float(sets / (sets - 1) * np.square(parts).sum()) if sets > 1 else float("nan")
 
@@ -223,5 +230,5 @@ def _around(value: float, parts: Float[np.ndarray, "C"], level: float) -> tuple[
 
 
 def _divide(top: float, bottom: float) -> float:
-    """nan where nothing counts."""
+    """Return top / bottom, or nan if `bottom` is 0."""
     return float(top / bottom) if bottom else float("nan")

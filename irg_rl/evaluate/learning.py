@@ -1,9 +1,10 @@
-"""Decides from logged metrics whether RL learns, earlier than an evaluation could.
+"""Decides from the logged metrics whether RL learns. This is known earlier than the result of an evaluation.
 
-It checks the rows of stage `rl` in metrics.jsonl for three things. Do the rewards in a group differ by more than the
-judge's noise, so that there is something to learn? Does the reward of all drawn groups rise? Do the weights change?
+It checks three things in the rows of stage `rl` of metrics.jsonl. Do the rewards within a group of samples differ by
+more than the judge's noise, so that there is something to learn? Does the mean reward of all groups that were drawn
+rise? Do the weights change?
 
-Shape letter: K updates.
+Letter in shapes: K updates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,21 +17,24 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import LEVEL, Measure, t_quantile
 
 SPREAD, DRAWN, STEP = "drawn/spread", "drawn/last", "step/largest"
-"""Names of three scalars: share of drawn groups whose spread exceeds the judge's noise, if credit knows that noise;
-mean reward of the last images of all drawn groups; largest |dw| / |w| of a parameter tensor since RL began."""
+"""Names of three logged scalars. A group has several samples of one prompt. `drawn/spread`: the share of drawn groups
+whose rewards differ by more than the judge's noise, if this noise is known. `drawn/last`: the mean reward of the last
+images of all drawn groups. `step/largest`: the largest |dw| / |w| of a parameter tensor since RL began."""
 FEW_SPREAD = 0.2
-"""With a smaller share of groups with spread, an update has almost nothing to learn from."""
+"""If the share of groups with different rewards is smaller than this, an update has almost nothing to learn from."""
 SMALL_STEP = 1e-4
-"""With a smaller |dw| / |w|, no weight has changed enough to change images or texts."""
+"""If the largest |dw| / |w| is smaller than this, no weight has changed enough to change images or texts."""
 ENOUGH = 8
-"""Number of updates before a slope is judged."""
+"""Number of updates that are needed before a slope is judged."""
 
 MetricsRow = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Learning:
-    """Results from the rows. `slope`: change of the reward per update. None: it was not logged."""
+    """What the logged rows show. `slope` is the change of the reward per update, `spread` the mean share of groups
+    with different rewards, and `step` the largest relative change of weights. A field is None (or nan) if it was not
+    logged."""
 
     updates: int
     spread: float | None
@@ -39,12 +43,12 @@ class Learning:
 
     @property
     def alarmed(self) -> bool:
-        """True if there is nothing to learn from, if weights do not change, or if the reward does not rise."""
+        """True if there is nothing to learn from, if the weights do not change, or if the reward does not rise."""
         return bool(self.reasons)
 
     @property
     def reasons(self) -> list[str]:
-        """Reasons for the alarm, and what to check."""
+        """The reasons for the alarm, each with what to check."""
         found = []
         if self.spread is not None and self.spread < FEW_SPREAD:
             found.append(
@@ -75,7 +79,8 @@ class Learning:
         return f"{head} {'; '.join(self.reasons)}."
 
     def to_dict(self) -> dict:
-        """Plain JSON for the report; `alarmed` is null if there are too few updates."""
+        """Return plain JSON for the report. `alarmed` is null if there are too few updates or if the reward was not
+        logged."""
         told = self.updates >= ENOUGH and isfinite(self.slope.value)
         return {
             "kind": "learning",
@@ -89,7 +94,8 @@ class Learning:
 
 
 def learning(rows: Sequence[MetricsRow]) -> Learning:
-    """Results from the logged rows of RL, in the order of updates. They must not contain rows of other stages."""
+    """Return what the logged rows of RL show. They must be in the order of updates and must not contain rows of other
+    stages."""
     spread, step = _logged(rows, SPREAD), _logged(rows, STEP)
     return Learning(
         updates=len(rows),
@@ -100,15 +106,17 @@ def learning(rows: Sequence[MetricsRow]) -> Learning:
 
 
 def slope(values: Float[np.ndarray, "K"], level: float = LEVEL) -> Measure:
-    """Least-squares slope of a series on its index, with an interval that allows for autocorrelation.
+    """Return the least-squares slope of a series over its index, with an interval that allows for autocorrelation.
 
-    With the centred index x_k, s = sum x^2, residuals e_k and their correlation r between neighbours, K values count as
-    K' independent ones (Santer et al. 2000, section 3.3; r corrected for the bias of a fitted line):
+    Let x_k be the centred index, s = sum_k x_k^2, e_k the residuals, and r the correlation between neighbouring
+    residuals. The K values count as K' independent ones (Santer et al. 2000, section 3.3; r is corrected for the bias
+    of a fitted line):
 
         K' = K (1 - r') / (1 + r'),   r' = r + (2 + 4 r) / K,  0 <= r' <= .95
-        V = sum e^2 / ((K' - 2) s)
+        V = sum_k e_k^2 / ((K' - 2) s)
 
-    Student's t has K' - 2 degrees of freedom. With fewer than ENOUGH values there is no interval.
+    V is the variance of the slope. Student's t has K' - 2 degrees of freedom. With fewer than ENOUGH values there is no
+    interval.
     """
     count = len(values)
     if count < 2:
@@ -128,6 +136,6 @@ def slope(values: Float[np.ndarray, "K"], level: float = LEVEL) -> Measure:
 
 
 def _logged(rows: Sequence[MetricsRow], name: str) -> Float[np.ndarray, "K"]:
-    """All logged finite values of a scalar."""
+    """Return all logged finite values of one scalar."""
     found = [row.get(name) for row in rows]
     return np.array([value for value in found if value is not None and isfinite(value)], dtype=float)

@@ -1,7 +1,10 @@
-"""All measures of an arm, as terms (for comparisons) and as a summary (for the report).
+"""All measures of an arm of an evaluation. A measure is returned as `Terms` (for comparisons) or in a summary (for the
+report).
 
-Turn 0 is the first image. `repair` and `damage` at turn k compare turn k with the first image. Always compare them with
-those of the controls: a plain redraw also repairs some images, because it is right as often as any first image.
+An arm is one way to continue from the same first images: the model's own refinement, or a control. Turn 0 is the first
+image. `repair` and `damage` at turn k compare the image at turn k with the first image. Always compare them with the
+same measures of the controls. A plain new draw also repairs some images, because it is right as often as any first
+image.
 """
 
 from collections.abc import Callable
@@ -16,73 +19,76 @@ Metric = Callable[[Outcomes, int], Terms]
 
 
 def accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """P(right at this turn), over images with a verdict."""
+    """Return the share of images that are right at this turn, as `Terms`. Images without a verdict are left out."""
     return _terms(outcomes, outcomes.correct[:, turn], outcomes.known[:, turn])
 
 
 def missing(outcomes: Outcomes, turn: int) -> Terms:
-    """Share of images at this turn that have no verdict."""
+    """Return the share of images at this turn that have no verdict, as `Terms`."""
     return _terms(outcomes, ~outcomes.known[:, turn], np.ones(len(outcomes)))
 
 
 def score(outcomes: Outcomes, turn: int) -> Terms:
-    """Mean graded score of the images with a verdict."""
+    """Return the mean graded score at this turn, as `Terms`. Images without a verdict are left out."""
     return _terms(outcomes, np.nan_to_num(outcomes.score[:, turn]), outcomes.known[:, turn])
 
 
 def repair(outcomes: Outcomes, turn: int) -> Terms:
-    """P(right at this turn | first image wrong)."""
+    """Return P(right at this turn | first image wrong), as `Terms`."""
     wrong = ~outcomes.correct[:, 0] & outcomes.known[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, wrong & outcomes.correct[:, turn], wrong)
 
 
 def damage(outcomes: Outcomes, turn: int) -> Terms:
-    """P(wrong at this turn | first image right)."""
+    """Return P(wrong at this turn | first image right), as `Terms`."""
     right = outcomes.correct[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, right & ~outcomes.correct[:, turn], right)
 
 
 def stop_rate(outcomes: Outcomes, turn: int) -> Terms:
-    """P("nothing to change" said at or before this turn)."""
+    """Return the share of trajectories that said "nothing to change" at or before this turn, as `Terms`."""
     return _terms(outcomes, outcomes.stopped[:, turn], np.ones(len(outcomes)))
 
 
 def stop_when_right(outcomes: Outcomes, turn: int) -> Terms:
-    """P(stop at this turn | last image right, not stopped before): refinements that were rightly left out."""
+    """Return P(stop at this turn | previous image right, not stopped before), as `Terms`. In these cases it is right to
+    stop."""
     return _stops(outcomes, turn, outcomes.correct[:, turn - 1])
 
 
 def stop_when_wrong(outcomes: Outcomes, turn: int) -> Terms:
-    """P(stop at this turn | last image wrong, not stopped before): defects that were overlooked."""
+    """Return P(stop at this turn | previous image wrong, not stopped before), as `Terms`. In these cases the model
+    overlooks defects."""
     return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1] & outcomes.known[:, turn - 1])
 
 
 def reflection_accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """P(the defects stated at this turn are those of the previous image)."""
+    """Return the share of reflections at this turn that state the defects of the previous image correctly, as
+    `Terms`."""
     said = np.isfinite(outcomes.reflection_correct[:, turn])
     return _terms(outcomes, np.nan_to_num(outcomes.reflection_correct[:, turn]), said)
 
 
 def reward(outcomes: Outcomes, turn: int, name: str) -> Terms:
-    """Mean score of a scorer, over the images without failures."""
+    """Return the mean score of a scorer at this turn, as `Terms`. Images for which the scorer failed are left out."""
     values = outcomes.rewards[name][:, turn]
     return _terms(outcomes, np.nan_to_num(values), np.isfinite(values))
 
 
 def preference(outcomes: Outcomes) -> Terms:
-    """Mean preference of the last image over the first, asked in both orders. Trajectories with one image are left
-    out."""
+    """Return the judge's mean preference for the last image over the first, asked in both orders, as `Terms`.
+    Trajectories with only one image are left out."""
     return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
 
 
 def order_consistency(outcomes: Outcomes) -> Terms:
-    """Share of pairs for which the judge named the same image in both orders. It shows how reliable the preference
-    is."""
+    """Return the share of image pairs for which the judge named the same image in both orders, as `Terms`. It shows how
+    reliable the preference is."""
     return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 
 def summarize(outcomes: Outcomes) -> dict:
-    """All measures of one arm as plain JSON. Lists have one entry per turn."""
+    """Return all measures of one arm as plain JSON. Lists have one entry per turn."""
     turns = range(outcomes.turns)
     later = range(1, outcomes.turns)
 

@@ -1,9 +1,10 @@
-"""Evaluated trajectories as arrays: one row per trajectory, one column per turn.
+"""Evaluated trajectories as arrays, with one row per trajectory and one column per turn.
 
-Turn 0 is the first image. A trajectory that stopped keeps its last image, so every row has a value in every column.
-Accuracy at turn k is the accuracy of the newest image that a user has after k refinements.
+A trajectory is one prompt with its images and texts. Turn 0 is the first image. A trajectory that stopped keeps its
+last image, so every row has a value in every column. Accuracy at turn k is the accuracy of the newest image that a user
+has after k refinements.
 
-Shape letters: N trajectories, T turns, H W pixels.
+Letters in shapes: N trajectories, T turns, H height, W width in pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,40 +23,43 @@ from irg_rl.trajectory import Prompt, Trajectory
 
 
 class BothOrders(Protocol):
-    """A judge's comparison of two images, asked in both orders: its preference for the first one, in [0, 1], and
-    whether both orders named the same image."""
+    """A judge's comparison of two images, asked in both orders. `first` is the judge's preference for the first image,
+    from 0 to 1. `consistent` says whether the judge named the same image in both orders."""
 
     first: float
     consistent: bool
 
 
 Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
-"""Images and their prompts -> one verdict per image. None: no verdict."""
+"""Takes images and their prompts. Returns one verdict per image; None means that there is no verdict."""
 
 CheckReflection = Callable[[str, Pixels, Prompt], bool | None]
-"""A reflection, its image and the prompt -> whether the image has exactly the stated defects. None: not known."""
+"""Takes a reflection, its image and the prompt. Returns whether the reflection is true of the image; None means that
+this is not known."""
 
 Prefer = Callable[[list[Prompt], list[Pixels], list[Pixels]], Sequence[BothOrders | None]]
-"""Prompts, first images, second images -> one comparison per prompt. None: the judge failed."""
+"""Takes prompts, first images and second images. Returns one comparison per prompt; None means that the judge
+failed."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Results of one arm of an evaluation (`real`, `redraw`, `shuffled`, ...) for one seed."""
+    """Results of one arm of an evaluation for one seed. An arm is one way to continue from the same first images:
+    `real` is the model's own refinement, and controls are for example `redraw` and `shuffled`."""
 
     arm: str
     seed: int
     prompt_ids: list[str]
-    sets: list[str]  # set of constraints of each row (`set_of`); rows of one set are one case for intervals
+    sets: list[str]  # name of each row's set of constraints (`set_of`); intervals count a set as one case
     tasks: list[str]
-    correct: Bool[np.ndarray, "N T"]  # also False if there is no verdict
+    correct: Bool[np.ndarray, "N T"]  # False if wrong or if there is no verdict
     score: Float[np.ndarray, "N T"]  # nan: no verdict
-    stopped: Bool[np.ndarray, "N T"]  # stopped at or before this turn, so the image is an older one
+    stopped: Bool[np.ndarray, "N T"]  # True: stopped at or before this turn, so the image is older
     reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan: no reflection, or not known
     preference: Float[np.ndarray, "N"]  # last image over first, in [0, 1]; nan: only one image, or the judge failed
-    consistent: Float[np.ndarray, "N"]  # 1 when the judge named the same image in both orders, else 0; nan likewise
+    consistent: Float[np.ndarray, "N"]  # 1: judge named the same image in both orders, 0: it did not; nan as above
     rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan: the scorer failed
-    refines: bool = True  # False: later columns are more first images, not refinements
+    refines: bool = True  # False: columns after the first are further first images, not refinements
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -71,11 +75,11 @@ class Outcomes:
 
     @property
     def renders(self) -> float:
-        """Mean number of images drawn per trajectory. Comparisons must be made at equal numbers."""
+        """Mean number of images drawn per trajectory. A fair comparison of models needs equal numbers."""
         return float((~self.stopped).sum(1).mean())
 
     def take(self, rows: Bool[np.ndarray, "N"] | Sequence[int]) -> "Outcomes":
-        """A table with only these rows, in this order."""
+        """Return a table with only these rows, in this order."""
         index = np.arange(len(self))[np.asarray(rows)]
         return replace(
             self,
@@ -102,9 +106,9 @@ def collect(
     check_reflection: CheckReflection | None = None,
     prefer: Prefer | None = None,
 ) -> Outcomes:
-    """Get verdicts on every image of every trajectory and arrange them by turn.
+    """Get a verdict on every image of every trajectory, and arrange the verdicts by turn.
 
-    Raises ValueError for a trajectory with more than `turns` images, or with fewer although it did not stop.
+    Raises ValueError if a trajectory has more than `turns` images, or fewer although it did not stop.
     """
     for trajectory in trajectories:
         _check_length(trajectory, turns)
@@ -139,13 +143,13 @@ def collect(
 
 
 def set_of(prompt: Prompt) -> str:
-    """Name of the prompt's set of constraints: `set` of its metadata, or else its id. Prompts that ask for the same
-    thing in other words share a set."""
+    """Return the name of the prompt's set of constraints: the field `set` of its metadata, or its id if there is no
+    such field. Prompts that ask for the same thing in other words have the same set."""
     return str(prompt.metadata.get("set", prompt.id))
 
 
 def drawn_images(trajectory: Trajectory) -> list[Pixels]:
-    """The images of a trajectory, turn by turn."""
+    """Return the images of a trajectory in the order of turns."""
     return [image.pixels.cpu().numpy() for image in trajectory.images]
 
 
@@ -161,14 +165,14 @@ def _check_length(trajectory: Trajectory, turns: int) -> None:
 
 
 def _last_drawn(drawn: Bool[np.ndarray, "N T"]) -> np.ndarray:
-    """Column of the newest image after each turn, (N, T)."""
+    """Return the column of the newest image after each turn, shape (N, T)."""
     return np.maximum.accumulate(np.where(drawn, np.arange(drawn.shape[1]), 0), axis=1)
 
 
 def _reflections(
     trajectories: Sequence[Trajectory], check: CheckReflection | None, turns: int
 ) -> Float[np.ndarray, "N T"]:
-    """Verdicts on reflections. Column k has the one about image k - 1."""
+    """Return the verdicts on reflections. Column k has the verdict on the reflection about image k - 1."""
     table = np.full((len(trajectories), turns), np.nan)
     if check is None:
         return table
@@ -209,7 +213,7 @@ def _rewards(trajectories: Sequence[Trajectory], last: np.ndarray) -> dict[str, 
 
 
 def save(outcomes: Outcomes, path: Path) -> None:
-    """Write one parquet row per trajectory and turn. The file can be read without this program."""
+    """Write a parquet file with one row per trajectory and turn. The file can be read without this program."""
     n, turns = outcomes.correct.shape
     columns = {
         "prompt_id": np.repeat(np.array(outcomes.prompt_ids, dtype=object), turns),
@@ -233,7 +237,7 @@ def save(outcomes: Outcomes, path: Path) -> None:
 
 
 def load(path: Path) -> Outcomes:
-    """Read what `save` wrote. InputError if the file is something else."""
+    """Read a file written by `save`. Raises InputError if the file is something else."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:

@@ -1,4 +1,5 @@
-"""One evaluation of one checkpoint: real arm, controls and differences, as the JSON that the report reads."""
+"""One evaluation of one checkpoint: the model's own refinement (the arm `real`), the controls and their differences, as
+the JSON that the report reads."""
 
 import json
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from irg_rl.evaluate.gate import GateReport
 from irg_rl.evaluate.outcomes import Outcomes
 
 REAL = "real"
-REDRAW = "redraw"  # turn k >= 1 is a new first image from another seed; it sees no image and no reflection
-SHUFFLED = "shuffled"  # the reflection comes from another prompt
+REDRAW = "redraw"  # a control: turn k >= 1 is a new first image from another seed, without image or reflection
+SHUFFLED = "shuffled"  # a control: the reflection comes from another prompt
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`name` labels the checkpoint in the report (`sft`, `rl`, ...). `arms` always has `real`."""
+    """One evaluation of one checkpoint. `name` labels the checkpoint in the report (`sft`, `rl`, ...). `arms` always
+    has an entry `real`; the other arms are controls."""
 
     name: str
     arms: Mapping[str, Outcomes]
@@ -26,8 +28,8 @@ class Evaluation:
     settings: Mapping[str, object] = field(default_factory=dict)  # guidance, denoising steps, history, ...
 
     def summary(self) -> dict:
-        """Plain JSON: the measures of every arm, and real - control with paired intervals. Lists are indexed by
-        turn."""
+        """Return plain JSON with the measures of every arm, and the difference between `real` and each control, with
+        paired intervals. Lists have one entry per turn."""
         real = self.arms[REAL]
         return {
             "kind": "evaluation",
@@ -41,7 +43,7 @@ class Evaluation:
         }
 
     def save(self, folder: Path) -> Path:
-        """Write one `<name>.<arm>.parquet` per arm, and last `<name>.json`. If the JSON exists, all files are
+        """Write one `<name>.<arm>.parquet` per arm and then `<name>.json`. So if the JSON file exists, all files are
         complete."""
         folder.mkdir(parents=True, exist_ok=True)
         for arm, table in self.arms.items():
@@ -50,7 +52,7 @@ class Evaluation:
 
 
 def write_json(path: Path, content: dict) -> Path:
-    """Write a JSON file atomically."""
+    """Write a JSON file atomically, so that it is never incomplete, and return its path."""
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return aside.replace(path)

@@ -1,6 +1,8 @@
-"""The learner: one DeepSpeed engine for SFT and RL, packed replay, checkpoints and publishing of weights.
+"""The learner trains the model. It has one DeepSpeed engine for both SFT and RL, the replay of samples in packs,
+checkpoints, and the publishing of new weights to the samplers.
 
-DeepSpeed chooses its accelerator when it is imported. Without this setting it looks for nvcc on a machine without GPU.
+DeepSpeed chooses its accelerator at the moment it is imported, so this module sets DS_ACCELERATOR before that. Without
+this setting, DeepSpeed would look for nvcc on a machine that has no GPU.
 """
 
 import os

@@ -1,11 +1,12 @@
-"""Checkpoints that are complete or invisible (invariant 6).
+"""Write and read checkpoints. A checkpoint is either complete or invisible to the readers (invariant 6 of
+docs/architecture.md).
 
     <run>/checkpoints/step_000010/
         manifest.json      sha256 and size of every file, and everything that is not a tensor
         *.safetensors      named groups of tensors: model, exp_avg, exp_avg_sq, ema, rng
 
-A checkpoint is first written into a hidden folder. Every file and folder is synced to the disk, the manifest last. Then
-the folder is renamed, and only then older checkpoints are removed. Nothing is pickled.
+A checkpoint is first written into a hidden folder. Every file and every folder is synced to the disk; the manifest is
+the last file. Then the hidden folder is renamed. Older checkpoints are removed only after that. Nothing is pickled.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ class _FileEntry(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """What has to stand in a manifest, and of which kind."""
+    """The entries that a manifest must have, with their types."""
 
     model_config = ConfigDict(strict=True)
     format: int
@@ -51,27 +52,27 @@ class _Manifest(BaseModel):
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint cannot be written, read or continued. The message says what to do."""
+    """Raised if a checkpoint cannot be written, read or continued. The message says what to do."""
 
 
 @dataclass
 class Snapshot:
-    """Everything that a run needs to continue."""
+    """The content of one checkpoint: everything that a run needs to continue."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]  # group -> name -> tensor; one file per group
     cursors: dict = field(default_factory=dict)  # JSON: places in streams, slot buffer, reward normalisers, counters
     recipe: dict = field(default_factory=dict)  # settings that change the result
     recipe_digest: str = ""
-    fingerprint: str = ""  # of the data
-    extra: dict = field(default_factory=dict)  # JSON, anything else
+    fingerprint: str = ""  # fingerprint of the data
+    extra: dict = field(default_factory=dict)  # JSON: anything else that the run stores
 
 
 def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
-    """Write a checkpoint, then remove all but the newest `keep_last`.
+    """Write a checkpoint and return its folder. Then remove all checkpoints except the newest `keep_last` ones.
 
-    Raises CheckpointError when it cannot be written (disk full, no permission). Then nothing of it is left, and older
-    checkpoints are unchanged.
+    Raises CheckpointError if the checkpoint cannot be written (disk full, no permission). In this case no part of it
+    remains on the disk, and the older checkpoints do not change.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last is {keep_last}; at least the newest checkpoint is kept")
@@ -94,21 +95,25 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
 
 
 def load(path: Path) -> Snapshot:
-    """Read a checkpoint after checking every file against the manifest. CheckpointError says what is wrong."""
+    """Check every file of a checkpoint against its manifest, then read the checkpoint.
+
+    Raises CheckpointError, which says what is wrong.
+    """
     snapshot, files = _checked(path)
     snapshot.tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in files}
     return snapshot
 
 
 def describe(path: Path) -> Snapshot:
-    """Read a checkpoint without its tensors, for the driver. All files are checked, as in `load`."""
+    """Read a checkpoint without its tensors. The driver uses this. All files are checked, as in `load`."""
     return _checked(path)[0]
 
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest complete checkpoint of a run, and one line about every newer checkpoint that is not complete.
+    """Find the newest complete checkpoint of a run.
 
-    Returns (None, problems) if there is no complete one.
+    Returns (path, problems). `problems` has one line for each newer checkpoint that is not complete. The path is None
+    if the run has no complete checkpoint.
     """
     problems = []
     for path in reversed(_finished(run / FOLDER)):
@@ -122,7 +127,7 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
 
 
 def before(run: Path, step: int) -> Path | None:
-    """The newest complete checkpoint of a run with fewer than `step` steps."""
+    """Return the newest complete checkpoint of a run that was made before step `step`, or None if there is none."""
     for path in reversed(_finished(run / FOLDER)):
         with suppress(CheckpointError):
             if describe(path).step < step:
@@ -131,7 +136,9 @@ def before(run: Path, step: int) -> Path | None:
 
 
 def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, fingerprint: str) -> None:
-    """Raise CheckpointError if settings or data differ from those of the checkpoint. It names the settings."""
+    """Raise CheckpointError if the settings or the data of this run differ from those of the checkpoint. The message
+    names the settings that differ.
+    """
     if digest != snapshot.recipe_digest:
         changes = differing(snapshot.recipe, recipe)
         lines = [f"{key}: {old!r} in the checkpoint, {new!r} now" for key, old, new in changes]
@@ -147,7 +154,7 @@ def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, finger
 
 
 def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[tuple[str, object, object]]:
-    """(dotted setting, old value, new value) for every difference."""
+    """Return (dotted setting, old value, new value) for every setting that differs between `old` and `new`."""
     found = []
     for key in sorted(set(old) | set(new)):
         before, now = old.get(key), new.get(key)
@@ -182,7 +189,8 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _replace(aside: Path, final: Path) -> None:
-    """Rename the folder. An older checkpoint of the same step (after a resume from an earlier one) is removed only now.
+    """Give the new checkpoint folder its final name. If an older checkpoint of the same step exists (because the run
+    was resumed from an earlier step), it is removed only after the renaming.
     """
     if final.exists():
         old = aside.with_suffix(".old")
@@ -197,15 +205,15 @@ def _prune(folder: Path, keep_last: int) -> None:
     complete = _finished(folder)
     for path in complete[:-keep_last]:
         shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".step_*"):  # left by a process that was killed while it wrote
+    for path in folder.glob(".step_*"):  # unfinished folder of a process that was killed while it wrote
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _finished(folder: Path) -> list[Path]:
-    """Checkpoint folders, oldest first. The hidden ones are unfinished."""
+    """Return the finished checkpoint folders, oldest first. Unfinished folders are hidden, so they are not included."""
     numbered = [(int(path.name.removeprefix("step_")), path) for path in folder.glob("step_*[0-9]")
                 if path.name.removeprefix("step_").isdecimal() and path.is_dir()]  # fmt: skip
-    return [path for _, path in sorted(numbered)]  # as numbers: step_1000000 comes after step_999999
+    return [path for _, path in sorted(numbered)]  # sorted as numbers: step_1000000 comes after step_999999
 
 
 def _checked(path: Path) -> tuple[Snapshot, list[str]]:
@@ -217,7 +225,7 @@ def _checked(path: Path) -> tuple[Snapshot, list[str]]:
 
 
 def _verified(path: Path) -> _Manifest:
-    """The manifest of a checkpoint, after checking that all its files are there and unchanged."""
+    """Check that all files of a checkpoint exist and are unchanged, then return its manifest."""
     try:
         manifest = _Manifest.model_validate(parse_json(read_text(path / MANIFEST), MANIFEST, finite=False))
     except ValidationError as error:

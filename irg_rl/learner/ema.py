@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, in fp32."""
+"""Exponential moving average (EMA) of the weights, in fp32."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class EMA:
-    """average <- decay * average + (1 - decay) * weights, once per update.
+    """Keeps an average of the weights. After each update: average <- decay * average + (1 - decay) * weights.
 
-    With `warmup` the decay of update n (from 1) is at most (1 + n) / (10 + n). Otherwise the average of a short run
-    would be its first weights. The average is kept on the CPU. A rank without `keep` stores nothing and only takes part
-    in reading the weights, which may be a collective call.
+    With `warmup`, the decay of update n (counted from 1) is at most (1 + n) / (10 + n). Without this limit, the average
+    of a short run would stay close to the first weights. The average is kept on the CPU. With `keep=False` this rank
+    stores nothing. It only takes part in reading the weights, because reading may be a collective call.
     """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], decay: float, warmup: bool = True, keep: bool = True):
@@ -25,7 +25,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Add the weights after an update. Names must be the same as before."""
+        """Add the weights that result from one update to the average. The names must be the same as before."""
         self.updates += 1
         decay = self.decay_of(self.updates)
         for name, weight in weights:
@@ -33,11 +33,11 @@ class EMA:
                 self.weights[name].lerp_(weight.detach().float().cpu(), 1.0 - decay)
 
     def decay_of(self, update: int) -> float:
-        """Decay of update n, from 1."""
+        """Return the decay that is used in update number `update`, counted from 1."""
         return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
 
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
-        """Restore a saved average. Raises ValueError when the names differ."""
+        """Restore a saved average. Raises ValueError if its names differ from those of the current average."""
         self.updates = updates
         if not self.keep:
             return

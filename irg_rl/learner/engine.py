@@ -1,14 +1,15 @@
-"""The training engine for SFT and RL: any number of packs, one optimizer step, ZeRO 0 to 3.
+"""The training engine for SFT and RL. One optimizer step trains on any number of packs. ZeRO stages 0 to 3 are
+supported.
 
-Every forward goes through the DeepSpeed engine, and all backward passes of a step share one reduction
-(`coalesce_grad_reduction`). Otherwise, with two backward passes per step, ZeRO 1 and 2 silently lose the gradient of
-the first one. ZeRO 3 does so too if a forward bypasses the engine.
+Every forward pass goes through the DeepSpeed engine, and all backward passes of a step share one reduction of the
+gradients over ranks (`coalesce_grad_reduction`). Without this, two backward passes in one step would silently lose the
+gradient of the first one under ZeRO 1 and 2. Under ZeRO 3 the same happens if a forward pass bypasses the engine.
 
-DeepSpeed averages gradients over ranks. So each loss, which is already divided by a *global* denominator, is multiplied
-by the world size. The update then equals that of one big batch.
+DeepSpeed averages gradients over ranks. But each loss is already divided by a *global* denominator. So the engine
+multiplies each loss by the world size. The update is then the same as that of one big batch.
 
-All ranks run the same number of forwards: a rank with fewer packs runs the idle pack with weight zero. With several
-ranks every pack must use every module (`PackBuilder.build(touch_all=True)`).
+All ranks must run the same number of forward passes. A rank with fewer packs therefore also runs the idle pack, with
+weight zero. With several ranks every pack must use every module (`PackBuilder.build(touch_all=True)`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,13 +44,14 @@ class RecomputesActivations(Protocol):
 
 
 class Engine(Generic[P]):
-    """Owns the training state of a model: weights, optimizer, step count.
+    """Holds the training state of a model: its weights, the optimizer and the step count.
 
     Args:
-        model: its forward takes one pack. With `activation_checkpointing` it must have `recompute_activations()`.
-        idle_pack: a small pack that uses every module; the sum of its outputs gets weight zero.
-        place: this process among the ranks. With several ranks they must have joined before.
-        forward_options: keyword arguments of every forward.
+        model: Its forward pass takes one pack. With `activation_checkpointing` the model must have a method
+            `recompute_activations()`.
+        idle_pack: A small pack that uses every module. The sum of its outputs enters the loss with weight zero.
+        place: The number of this process among the ranks. Several ranks must have joined (`process_group.join`) before.
+        forward_options: Keyword arguments that are passed to every forward pass.
     """
 
     def __init__(
@@ -76,24 +78,27 @@ class Engine(Generic[P]):
             model.recompute_activations()
         optimizer = make_optimizer(model, settings.optimizer)
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_config(settings, self.place))
-        self._engine: Any = engine  # what its attributes are depends on the ZeRO stage, which types cannot say
+        self._engine: Any = engine  # its attributes depend on the ZeRO stage, which a type cannot express
         self._primed = False
 
     @property
     def model(self) -> nn.Module:
-        """The module itself, for evaluation and generation. Under ZeRO 3 its weights are partitioned."""
+        """The torch module itself, for evaluation and generation. Under ZeRO 3 its weights are partitioned over the
+        ranks.
+        """
         return self._engine.module
 
     def step(self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]) -> StepResult:
-        """One optimizer step over all packs of all ranks.
+        """Do one optimizer step over all packs of all ranks.
 
         Args:
-            packs: this rank's share; may be empty.
-            denominators: this rank's local counts (tokens, denoising steps); summed over ranks before the first
-                backward and handed to `loss_fn`.
+            packs: The packs of this rank. The list may be empty.
+            denominators: Counts of this rank (tokens, denoising steps). They are summed over ranks before the first
+                backward pass, and the sums are passed to `loss_fn`.
 
         Raises:
-            NonFiniteError: when `max_bad_steps` updates in a row were skipped.
+            NonFiniteError: if `max_bad_steps` updates in a row were skipped.
+            ValueError: if no rank has a pack.
         """
         totals = sum_over_ranks(denominators)
         forwards = max(gather_objects(len(packs)))
@@ -111,7 +116,7 @@ class Engine(Generic[P]):
             for _ in range(forwards - len(packs)):
                 self._run_idle(0.0)
             if not all_true(_finite(terms), self.device):
-                self._run_idle(float("nan"))  # NaN gradients: every ZeRO stage skips the step
+                self._run_idle(float("nan"))  # makes the gradients NaN, so that every ZeRO stage skips the step
         with self.watch("optimizer"):
             norms = self._grad_norms()
             applied = self._apply(norms)
@@ -121,7 +126,9 @@ class Engine(Generic[P]):
         )
 
     def evaluate(self, packs: Sequence[P], read: Callable[[Any, int], Any]) -> list[Any]:
-        """`read(output, index)` of every pack, without gradients. Ranks may have different numbers of packs."""
+        """Run a forward pass without gradients for each pack, and return the list of `read(output, index)`. Ranks may
+        have different numbers of packs.
+        """
         forwards = max(gather_objects(len(packs)))
         results = []
         with self.watch("replay"), torch.no_grad():
@@ -132,16 +139,20 @@ class Engine(Generic[P]):
         return results
 
     def holding(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """Within this context `evaluate` uses other values of the trained weights, given whole and by name. The
-        training state does not change. A collective call."""
+        """Within this context, `evaluate` uses other values of the trained weights. `weights` has the full tensors by
+        name. The training state does not change. This is a collective call: all ranks must make it.
+        """
         release = self._engine.optimizer.empty_partition_cache if self.settings.zero_stage == 3 else None
         return holding(self._engine.module, weights, release)
 
     def term_norms(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, float]:
-        """Gradient norm of each loss term alone for each part: {"image/und": ...}. Changes nothing and costs about as
-        much as a step. A collective call. Raises ValueError under ZeRO 3, which scatters the gradients."""
+        """Return the gradient norm of each loss term alone, for each part of the model, e.g. {"image/und": 0.1}.
+
+        The call changes nothing and costs about as much as a step. It is a collective call: all ranks must make it.
+        Raises ValueError under ZeRO 3, because there no rank has a whole gradient.
+        """
         squares: dict[str, float] = {}
         for term, gradients in self.term_gradients(packs, loss_fn, denominators).items():
             for name, gradient in gradients.items():
@@ -152,7 +163,9 @@ class Engine(Generic[P]):
     def term_gradients(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, dict[str, Tensor]]:
-        """Gradient of each loss term alone, by name of the parameter, summed over ranks. See `term_norms`."""
+        """Return the gradient of each loss term alone, summed over ranks: {term: {parameter name: gradient}}. The
+        conditions of `term_norms` hold here too.
+        """
         if self.settings.zero_stage == 3:
             raise ValueError("norms per loss term need whole weights on each rank; set zero_stage to at most 2")
         totals = sum_over_ranks(denominators)
@@ -173,12 +186,14 @@ class Engine(Generic[P]):
         return found
 
     def state(self) -> FullState:
-        """The complete training state (`FullState`). A collective call."""
+        """Return the complete training state as a `FullState`. This is a collective call: all ranks must make it."""
         self._prime()
         return FullState(self._engine, self.settings.zero_stage)
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Restore a saved state of any world size. A collective call."""
+        """Restore a saved state. The saved state may come from a run with any world size. This is a collective call:
+        all ranks must make it.
+        """
         self._prime()
         FullState(self._engine, self.settings.zero_stage).load(weights, moments, steps)
         self.steps = steps
@@ -191,7 +206,7 @@ class Engine(Generic[P]):
 
     @contextmanager
     def _accumulate(self) -> Iterator[None]:
-        """All backward passes within this context share one reduction."""
+        """Within this context all backward passes share one reduction of the gradients over ranks."""
         if self.settings.zero_stage > 0:
             with self._engine.coalesce_grad_reduction():
                 yield
@@ -211,7 +226,9 @@ class Engine(Generic[P]):
         return {part: rate * factor for part, rate in self.settings.optimizer.learning_rates.items()}
 
     def _grad_norms(self) -> dict[str, float]:
-        """Norms of the reduced gradient, read from the partitions that the step will use."""
+        """Return the norm of the reduced gradient: one for each part of the model, and "total". The norms are computed
+        from the gradient partitions that the optimizer step will use.
+        """
         squares: dict[str, float] = {}
         for part, gradients in self._local_gradients():
             squares[part] = squares.get(part, 0.0) + sum(float(g.double().square().sum()) for g in gradients)
@@ -251,8 +268,9 @@ class Engine(Generic[P]):
             )
 
     def _prime(self) -> None:
-        """Make the optimizer create its moments, which it does in its first step: an empty step with learning rate
-        zero."""
+        """Make the optimizer create its moments. It creates them in its first step, so this does one empty step with
+        learning rate zero.
+        """
         if self._primed:
             return
         for group in self._engine.optimizer.param_groups:
@@ -281,14 +299,15 @@ def _finite(values: Mapping[str, float]) -> bool:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """The tensors of a model output: the output itself, or the fields of a dataclass."""
+    """Return the tensors of a model output. The output is a tensor itself or an object whose fields may be tensors."""
     if isinstance(output, Tensor):
         return [output]
     return [value for value in vars(output).values() if isinstance(value, Tensor)]
 
 
 def _config(settings: EngineSettings, place: Rank) -> dict:
-    """The configuration of DeepSpeed. All values are numbers, because "auto" would silently take DeepSpeed's defaults.
+    """Return the configuration of DeepSpeed. All values are explicit numbers, because with the value "auto" DeepSpeed
+    would silently use its own defaults.
     """
     config = {
         "train_micro_batch_size_per_gpu": 1,

@@ -1,4 +1,4 @@
-"""Settings of a recipe in the form that the engine takes."""
+"""Convert the settings of a recipe to the settings that the engine takes."""
 
 import torch
 
@@ -8,7 +8,9 @@ from irg_rl.learner.update import EngineSettings
 
 
 def optimizer_settings(recipe: OptimizerRecipe, lora: LoraRecipe | None, steps: int) -> OptimizerSettings:
-    """Settings of the engine. With adapters, the parts without adapters are frozen and listed as frozen."""
+    """Return the optimizer settings for the engine. With LoRA adapters, the parts of the model without adapters get
+    learning rate 0, which freezes them.
+    """
     rates = {part: rate if lora is None or part in lora.experts else 0.0 for part, rate in recipe.rates.items()}
     total = steps if recipe.schedule == "cosine" else None
     schedule = Schedule(recipe.warmup, total, recipe.final_lr_share)
@@ -25,5 +27,5 @@ def engine_settings(recipe: Recipe, trained: Stage | RLRecipe, steps: int, zero_
 
 
 def precision(recipe: Recipe) -> torch.dtype:
-    """Number type of the forward pass: engine.dtype."""
+    """Return the number type of the forward pass, which the recipe sets in engine.dtype."""
     return torch.bfloat16 if recipe.engine.dtype == "bf16" else torch.float32

@@ -1,13 +1,14 @@
-"""LoRA with the peft library: adapters on the matrices of the experts, over a frozen base.
+"""LoRA with the peft library: trained adapters on the weight matrices of the experts. All other weights are frozen.
 
     W x  becomes  W x + alpha / rank * B (A x),   A [rank, in] random, B [out, rank] zero at the start
 
-(Hu et al. 2021, arXiv 2106.09685). Learner and samplers both keep W and the adapters apart. So only adapters are sent
-from the learner to the samplers. And both compute the same numbers in bf16: a merged B A would be rounded to the
-spacing of W. The model folders that a stage writes contain merged weights, merged in fp32.
+(Hu et al. 2021, arXiv 2106.09685). The learner and the samplers both keep W and the adapters as separate tensors. This
+has two advantages. The learner sends only the adapters to the samplers. And both compute the same numbers in bf16: if B
+A were merged into W, it would be rounded to the bf16 spacing of W. The model folders that a stage writes contain merged
+weights. This merge is done in fp32.
 
-Adapters have peft's names in a state dict: `<layer>.lora_A.default.weight`, `<layer>.lora_B.default.weight`. The frozen
-matrix is `<layer>.base_layer.weight`.
+The adapters have peft's names in a state dict: `<layer>.lora_A.default.weight` and `<layer>.lora_B.default.weight`. The
+frozen matrix is `<layer>.base_layer.weight`.
 """
 
 import re
@@ -26,7 +27,7 @@ from irg_rl.model.folder import Folder, load_folder
 from irg_rl.model.unified import UnifiedModel
 
 FOLDER = "adapter"
-"""Subfolder of a model folder with the adapter in peft's format."""
+"""Name of the subfolder of a model folder that contains the adapter in peft's format."""
 _SUFFIX = {"und": "", "gen": "_moe_gen"}
 _OF_MLP = ("gate_proj", "up_proj", "down_proj")
 _PREFIX = "base_model.model."
@@ -36,9 +37,10 @@ _PREFIX = "base_model.model."
 def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
     """Add new adapters to the model and freeze all other weights. The output of the model does not change.
 
-    The adapters are drawn from `seed` alone, so all ranks have the same ones. The global generator is not used.
+    The values of the adapters depend on `seed` alone, so all ranks have the same adapters. The global random number
+    generator is not used.
     """
-    # imported here: it takes seconds, and most processes do not need it
+    # Imported here because the import takes seconds and most processes do not need it.
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng(devices=[]):
@@ -48,7 +50,9 @@ def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Within this context the model computes as its base alone, bit for bit. Only for forwards without gradients."""
+    """Within this context the model computes exactly, bit for bit, what it would compute without adapters. Use it only
+    for forward passes without gradients.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -64,8 +68,9 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 def load_trainable(
     path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int, attention: str = "auto"
 ) -> Folder:
-    """Load a model folder for the engine, with adapters if `lora` is given, in the precision of the forward pass. The
-    engine makes its fp32 master weights from these."""
+    """Load a model folder for training, in the precision of the forward pass. If `lora` is given, add adapters to the
+    model. The engine makes its fp32 master weights from the loaded weights.
+    """
     folder = load_folder(path, device, torch.bfloat16 if precision == "bf16" else torch.float32, attention)
     if lora is not None:
         add_adapters(folder.model, lora, seed)
@@ -73,7 +78,9 @@ def load_trainable(
 
 
 def served(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights that are sent to the samplers: the adapters of a model that has some, else all weights."""
+    """Return the weights that are sent to the samplers. If there are adapters, these are the adapters only; otherwise
+    they are all weights.
+    """
     adapters = {name: tensor for name, tensor in weights.items() if is_adapter(name)}
     return adapters or dict(weights)
 
@@ -83,20 +90,24 @@ def is_adapter(name: str) -> bool:
 
 
 def adapter_size(model: nn.Module, recipe: LoraRecipe) -> int:
-    """Number of trained values, without creating them: rank * (in + out) per matrix."""
+    """Return the number of values that LoRA trains: the sum of rank * (in + out) over all matrices with adapters. The
+    adapters are not created for this.
+    """
     return sum(recipe.rank * (m.in_features + m.out_features) for m in _targets(model, recipe))
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Trained adapters of a run, ready to be merged or saved."""
+    """The trained adapters of a run. They can be merged into the model or saved."""
 
     recipe: LoraRecipe
-    weights: dict[str, Tensor]  # by their names in the state dict of training
-    base: Path  # model folder that they belong to
+    weights: dict[str, Tensor]  # the adapters, by their names in the state dict of training
+    base: Path  # folder of the model that the adapters belong to
 
     def merge_into(self, model: UnifiedModel) -> UnifiedModel:
-        """Replace W by W + alpha / rank * B A. The result has the names and shapes of the base."""
+        """Replace each W by W + alpha / rank * B A and return the model. Its weights have the names and shapes that the
+        model had before adapters were added.
+        """
         from peft import get_peft_model
 
         tuner = get_peft_model(model, _config(self.recipe))
@@ -109,8 +120,9 @@ class Adapter:
         return merged.requires_grad_(True)
 
     def save(self, model_folder: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors. `PeftModel.from_pretrained` loads them onto the
-        model of `base`."""
+        """Write adapter_config.json and adapter_model.safetensors. `PeftModel.from_pretrained` can load them onto the
+        model in the folder `base`.
+        """
         from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
         folder = model_folder / FOLDER
@@ -129,7 +141,9 @@ def _config(recipe: LoraRecipe):
 
 
 def _pattern(recipe: LoraRecipe) -> str:
-    """A pattern for the full names of all targets. The vision tower has layers with the same last names."""
+    """Return a pattern that matches the full names of all layers with adapters. Full names are needed because layers of
+    the vision tower have the same last names.
+    """
     places = [
         f"mlp{_SUFFIX[expert]}.{target}" if target in _OF_MLP else f"self_attn.{target}{_SUFFIX[expert]}"
         for expert in recipe.experts

@@ -1,7 +1,8 @@
-"""Muon for the matrices of the layers and AdamW for everything else, as one optimizer.
+"""One optimizer that uses Muon for the matrices of the layers and AdamW for all other parameters.
 
-Both are torch's own. Muon replaces the momentum of a matrix by its nearest orthogonal matrix (Jordan et al. 2024,
-"Muon: an optimizer for hidden layers"). It needs whole matrices, so ZeRO stage 0.
+Muon and AdamW are the implementations of torch. Muon replaces the momentum of a matrix by the nearest orthogonal matrix
+(Jordan et al. 2024, "Muon: an optimizer for hidden layers"). It needs whole matrices, so it works only with ZeRO stage
+0.
 """
 
 from collections.abc import Callable
@@ -13,10 +14,11 @@ MOMENTUM = 0.95
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Uses torch.optim.Muon for the groups marked `muon` and torch.optim.AdamW for the others.
+    """Uses torch.optim.Muon for the groups marked `muon` and torch.optim.AdamW for the other groups.
 
-    Both share their groups and their state with this optimizer. So learning rates are set and moments are read here:
-    `momentum_buffer` of a matrix, `exp_avg` and `exp_avg_sq` of the rest.
+    The two inner optimizers share their groups and their state with this optimizer. So the caller sets learning rates
+    and reads moments on this object. A matrix has the moment `momentum_buffer`; the other parameters have `exp_avg` and
+    `exp_avg_sq`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:

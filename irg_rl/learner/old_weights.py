@@ -1,5 +1,7 @@
-"""An old policy, as a copy of the weights. It follows the trained weights by its own schedule, so it must be saved in
-the checkpoint.
+"""The old policy: a second copy of the weights, which draws the samples.
+
+The copy follows the trained weights with its own schedule. So it cannot be computed from them, and a checkpoint must
+contain it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,9 +17,12 @@ from irg_rl.sections import Decay, Section, Weight
 
 
 class OldPolicySchedule(Section):
-    """The old policy is a copy of the trained weights. It draws the samples, and after each update it follows them:
-    old = decay * old + (1 - decay) * new. The decay after update n (from 0) is 0 while n < flat, then
-    min(slope * (n - flat), most). DiffusionNFT's two schedules are 0, .001, .5 and 75, .0075, .999."""
+    """Schedule by which the old policy follows the trained weights. The old policy is a copy of the trained weights
+    that draws the samples. After each update: old = decay * old + (1 - decay) * new.
+
+    The decay after update n (counted from 0) is 0 while n < flat. Later it is min(slope * (n - flat), most). The two
+    schedules of DiffusionNFT are (flat, slope, most) = (0, .001, .5) and (75, .0075, .999).
+    """
 
     flat: Annotated[int, Field(ge=0)] = 0
     slope: Weight = 1e-3
@@ -28,7 +33,9 @@ class OldPolicySchedule(Section):
 
 
 class OldWeights(EMA):
-    """The copy, in fp32 on the CPU of every rank. `updates` counts the updates that it has followed."""
+    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` is the number of updates that they
+    have followed.
+    """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)
@@ -42,11 +49,11 @@ class OldWeights(EMA):
 def holding(
     module: nn.Module, weights: Mapping[str, Tensor], release: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Within this context the module uses other values of its trainable parameters. Afterwards it has its own values
-    again, bit for bit.
+    """Within this context the module uses other values of its trainable parameters. Afterwards the module has its own
+    values again, bit for bit.
 
-    Only for forwards without gradients, between optimizer steps. `release`, only for ZeRO 3: drops gathered parameters,
-    which would otherwise keep the old values.
+    Use it only between optimizer steps and for forward passes without gradients. `release` is needed only under ZeRO 3.
+    It is a function that frees the gathered parameters, which would otherwise keep the old values.
     """
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     assert parameters.keys() <= weights.keys(), sorted(parameters.keys() - weights.keys())[:5]
@@ -67,8 +74,9 @@ def holding(
 
 
 def _point_elsewhere(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Point the parameters to other tensors and return the old ones. DeepSpeed's flat buffers, of which they are views,
-    do not change."""
+    """Make the parameters point to other tensors and return the tensors that they pointed to before. Those were views
+    of DeepSpeed's flat buffers. The buffers do not change.
+    """
     before = {}
     for name, parameter in parameters.items():
         before[name] = parameter.data

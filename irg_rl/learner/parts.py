@@ -1,4 +1,4 @@
-"""The three parts of the model. Each has its own learning rate and gradient norm."""
+"""The three parts of the model. Each part has its own learning rate, and its gradient norm is reported separately."""
 
 import math
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from irg_rl.learner.muon import MuonAdamW
 
 
 class ModelPart(StrEnum):
-    UND = "und"  # text and ViT tokens' expert, embeddings and output head
-    GEN = "gen"  # latent tokens' expert, latent projections, time embedder
-    VISION = "vision"  # ViT, connector and their position tables
+    UND = "und"  # the expert for text and ViT tokens, the embeddings and the output head
+    GEN = "gen"  # the expert for latent tokens, the projections of latents and the time embedder
+    VISION = "vision"  # the ViT, the connector and their position tables
 
 
 _GEN_MODULES = ("vae2llm.", "llm2vae.", "time_embedder.", "latent_pos_embed.")
@@ -22,7 +22,9 @@ _VISION_MODULES = ("vit_model.", "connector.", "vit_pos_embed.")
 
 
 def part_of(name: str) -> ModelPart:
-    """The part that a parameter belongs to, by its name in the state dict of the released folder."""
+    """Return the part of the model that a parameter belongs to. `name` is its name in the state dict of the released
+    model folder.
+    """
     if "_moe_gen" in name or name.startswith(_GEN_MODULES):
         return ModelPart.GEN
     return ModelPart.VISION if name.startswith(_VISION_MODULES) else ModelPart.UND
@@ -30,14 +32,16 @@ def part_of(name: str) -> ModelPart:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Factor on all learning rates: linear warm-up, then constant, or a cosine down to `floor` at `total_steps`."""
+    """A factor for all learning rates that changes with the step. It rises linearly during the warm-up. Then it is
+    constant, or it follows a cosine that reaches `floor` at `total_steps`.
+    """
 
     warmup_steps: int = 0
-    total_steps: int | None = None  # None: constant after the warm-up
+    total_steps: int | None = None  # if None, the factor is constant after the warm-up
     floor: float = 0.0
 
     def factor(self, step: int) -> float:
-        """`step` counts updates from 0."""
+        """Return the factor for update number `step`, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.total_steps is None:
@@ -48,9 +52,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Settings of torch.optim.AdamW, with a learning rate per part. Rate 0 freezes the part. `muon_rate`:
-    torch.optim.Muon with this rate for the matrices of all layers, whatever the rate of their part (ZeRO stage 0
-    only)."""
+    """Settings of torch.optim.AdamW, with one learning rate for each part of the model. A rate of 0 freezes the part.
+
+    If `muon_rate` is given, torch.optim.Muon trains the trainable matrices of all layers with this rate instead of the
+    rate of their part. This works only with ZeRO stage 0.
+    """
 
     learning_rates: Mapping[str, float]
     muon_rate: float | None = None
@@ -68,10 +74,11 @@ class OptimizerSettings:
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, with one group per part and weight decay. Parts without a rate are frozen.
-    With a `muon_rate` the matrices of layers have groups of their own.
+    """Return an AdamW optimizer for the trainable parameters. Parts of the model without a learning rate are frozen.
 
-    Norms, biases and other vectors have no weight decay. Each group stores its `part` and its full `base_lr`.
+    There is one group of parameters for each part, with and without weight decay. If `muon_rate` is set, the matrices
+    of layers are in groups of their own, and Muon trains them. Norms, biases and other vectors have no weight decay.
+    Each group stores its `part` and its `base_lr`, the learning rate before the schedule.
     """
     groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

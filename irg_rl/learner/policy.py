@@ -1,6 +1,7 @@
-"""Log-probabilities of sampled tokens and denoising steps under the current policy.
+"""Compute the log-probabilities of sampled tokens and denoising steps under the current policy.
 
-Letters: T tokens of a text, S steps of an image in a pack, N latent tokens, D numbers of a latent token.
+Letters in the shapes: T tokens of a text, S denoising steps of one image that are in the pack, N latent tokens of an
+image, D numbers of a latent token.
 """
 
 from collections import defaultdict
@@ -22,7 +23,7 @@ from irg_rl.trajectory import SamplingLaw, Trajectory
 @dataclass
 class TextScore:
     logprobs: Float[Tensor, "T"]
-    entropy: Float[Tensor, "T"]  # of the sampling distribution, in nats, without gradient
+    entropy: Float[Tensor, "T"]  # entropy of the sampling distribution, in nats, without gradient
 
 
 @dataclass
@@ -30,24 +31,28 @@ class StepScore:
     velocity: Float[Tensor, "S N D"]
     mean: Float[Tensor, "S N D"]
     std: Float[Tensor, "S"]
-    logprobs: Float[Tensor, "S"]  # mean over the numbers of the latent
+    logprobs: Float[Tensor, "S"]  # log-probability of each step, as a mean over the numbers of the latent
 
 
 ImageScore = TypeVar("ImageScore", StepScore, Tensor)
-"""A StepScore if denoising steps are replayed; only the velocities [S, N, D] if images are noised anew."""
+"""Type of the result for one image. It is a StepScore if the recorded denoising steps are replayed. It is a tensor of
+velocities [S, N, D] if new noise is added to the image instead.
+"""
 
 
 @dataclass
 class PackScores(Generic[ImageScore]):
-    """Scores in the order of `texts` and `images` of a ReplayPack."""
+    """The scores of one pack, in the order of the lists `texts` and `images` of its ReplayPack."""
 
     texts: list[TextScore]
     images: list[ImageScore]
 
 
 def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str) -> SamplingLaw:
-    """The sampling law of these settings. The sampler and the learner compute it independently, each from its own
-    settings. `noise` None: the law covers only the texts."""
+    """Return the sampling law that follows from these settings: the temperature, the noise and the number type. The
+    sampler and the learner both call this with their own settings, so the two results can be compared. If `noise` is
+    None, the law covers only texts.
+    """
     if noise is None:
         return SamplingLaw(sampling.temperature, None, None, None, dtype)
     second = float(flow.bagel_grid(sampling.points, sampling.shift)[1])
@@ -57,19 +62,19 @@ def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str
 def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> PackScores[StepScore]:
-    """Scores of all texts and images in the pack, in fp32, with gradients if `output` has them."""
+    """Return the scores of all texts and images in the pack, in fp32. They have gradients if `output` has gradients."""
     return PackScores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 
 def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S N D"]]:
-    """Velocities of the noise blocks of every image in the pack, in the order of `images`."""
+    """Return the velocities of the noise blocks of every image in the pack, in the order of `replay.images`."""
     slices = replay.pack.velocity_slices
     return [torch.stack([output.velocity[slices[block]] for block in ref.blocks]) for ref in replay.images]
 
 
 def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
-    """Scores of the texts only; see `evaluate`."""
-    # imported here: trl takes ten seconds, and the driver, which imports this module, never scores
+    """Return the scores of the texts in the pack, as `evaluate` does, but without the images."""
+    # Imported here because the import of trl takes ten seconds. The driver imports this module but computes no scores.
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
     if not replay.texts:
@@ -85,7 +90,7 @@ def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) ->
 def _images(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> list[StepScore]:
-    """Scores of the images. Images of one size share one call of `transition`."""
+    """Return the scores of the images. All images of the same size are computed in one call of `flow.transition`."""
     if not replay.images:
         return []
     if law.kind is None or law.noise_level is None:

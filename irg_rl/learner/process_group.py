@@ -1,7 +1,8 @@
-"""How the ranks of the learner find each other: one or many processes, with or without Ray, on the loopback address.
+"""Connects the ranks of the learner to one process group. It works for one process or many, with or without Ray, on the
+loopback address.
 
-Rank 0 hosts a TCPStore on a port that the operating system chooses, and tells the port to the others. So no other
-program can take a "free" port in between.
+Rank 0 hosts a TCPStore on a port that the operating system chooses, and then tells the port to the other ranks. So no
+other program can take the port between its choice and its use.
 """
 
 import logging
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-# torch documents the stores under this name, but does not mark them as exported
+# torch documents the store classes under this module name, but does not mark them as exported
 from torch.distributed import HashStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from irg_rl.errors import InputError
@@ -26,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Rank:
-    """The number of this process among the learner ranks, and its device."""
+    """The number of this process among the learner ranks, and the device of this process."""
 
     rank: int = 0
     world_size: int = 1
@@ -47,21 +48,25 @@ class Rank:
 
 
 def host_store(world_size: int, timeout: float) -> TCPStore:
-    """The store through which ranks find each other, on rank 0. The other ranks need its `port`."""
+    """Create the store through which the ranks find each other. Only rank 0 calls this. The other ranks need the `port`
+    of the store.
+    """
     limit = timedelta(seconds=timeout)
     return TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
 
 
 def join(place: Rank, store: Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
-    """Make this process a rank. It is safe to call it again with the same place.
+    """Make this process a rank of the process group. A second call with the same place does nothing.
 
-    A single rank needs neither `store` nor `port`. Of several, rank 0 passes its store and the others pass its port.
+    If there is only one rank, neither `store` nor `port` is needed. If there are several, rank 0 passes its store and
+    the other ranks pass its port.
 
     Args:
-        timeout: seconds after which a collective call that waits for a missing rank fails.
+        timeout: Seconds. A collective call that waits longer than this for a missing rank fails.
 
     Raises:
-        RuntimeError: the process already is another rank, or a rank does not come.
+        RuntimeError: if this process already is another rank, or if another rank does not join in time.
+        ValueError: if there are several ranks and neither `store` nor `port` is given.
     """
     if dist.is_initialized():
         found = (dist.get_rank(), dist.get_world_size())
@@ -89,14 +94,16 @@ def leave() -> None:
 
 
 def _quieten_deepspeed() -> None:
-    """Switch off an extension that DeepSpeed would build at its first start on a CPU, with ninja and g++. The build
-    takes half a minute and fails without these tools."""
+    """Switch off an extension that DeepSpeed would build with ninja and g++ at its first start on a CPU. The build
+    takes half a minute, and it fails on a machine without these tools. Also make DeepSpeed log only errors.
+    """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.ERROR)
 
 
 def _environment(place: Rank, port: int) -> None:
-    """Set the environment variables that DeepSpeed reads. LOCAL_RANK is 0, because an actor sees only its own device.
+    """Set the environment variables that DeepSpeed reads. LOCAL_RANK is always 0, because each actor sees only its own
+    device.
     """
     interface = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

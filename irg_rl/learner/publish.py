@@ -1,9 +1,10 @@
-"""Publishing weights to the samplers: named arrays with a version and a digest.
+"""Publish weights to the samplers. The weights are named arrays with a version and a digest.
 
     learner: publication = publish(weights, version)  ->  samplers: set_weights(arrays, version, digest)
     driver:  require_acknowledged(publication, answers); only then slots are freed
 
-The digest covers names and bytes. A sampler that answers with it has exactly the trained weights (invariant 4).
+The digest covers the names and the bytes of the arrays. If a sampler answers with the same digest, it has exactly the
+trained weights (invariant 4 of docs/architecture.md).
 """
 
 import hashlib
@@ -17,12 +18,12 @@ from irg_rl.errors import UserError
 
 
 class PublishError(UserError, RuntimeError):
-    """A sampler has other weights than the published ones."""
+    """Raised if the weights of a sampler are not the published ones."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """Published weights: fp32 arrays by their names in the state dict of the model."""
+    """Weights that are published: fp32 arrays by their names in the state dict of the model, a version and a digest."""
 
     version: int
     digest: str
@@ -30,13 +31,15 @@ class Publication:
 
 
 def publish(weights: Iterable[tuple[str, Tensor]], version: int) -> Publication:
-    """Make a publication from the full weights of a model. Weights that are not fp32 are converted to fp32."""
+    """Make a publication from weights of the model. Weights that are not fp32 are converted to fp32."""
     arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in weights}
     return Publication(version, weights_digest(arrays), arrays)
 
 
 def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """sha256 over the sorted names, each followed by the bytes of its array."""
+    """Return the sha256 of all names and arrays: for each name in sorted order, the name and then the bytes of its
+    array.
+    """
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(name.encode())
@@ -45,7 +48,7 @@ def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def require_acknowledged(version: int, digest: str, answers: Iterable[tuple[int | None, str]]) -> None:
-    """Raise PublishError unless every sampler answered with the published (version, digest)."""
+    """Raise PublishError if any sampler answered with another (version, digest) than the published one."""
     for place, (held, found) in enumerate(answers):
         if (held, found) != (version, digest):
             raise PublishError(

@@ -1,7 +1,8 @@
-"""Checks invariant 1: before the first update, replayed and sampled log-probabilities come from the same policy.
+"""Check that the learner computes the same log-probabilities as the sampler before the first update (invariant 1 of
+docs/architecture.md).
 
-Limits in fp32: text |difference| <= 1e-4 per token, image |difference| <= clip_range / 5 per step. Otherwise the run
-stops and names the largest difference.
+The limits in fp32 are |difference| <= 1e-4 for each text token and |difference| <= clip_range / 5 for each denoising
+step of an image. If a limit is exceeded, the run stops and the message names the worst difference.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ IMAGE_SHARE_OF_CLIP = 5
 
 
 class RatioError(UserError, RuntimeError):
-    """The learner does not replay the policy that sampled."""
+    """Raised if the policy that the learner replays is not the policy that the samples were drawn from."""
 
 
 @dataclass
 class LogprobDifference:
-    """|replayed - sampled| log-probability for one modality, turn and denoising step (None: all tokens of a text)."""
+    """Statistics of |replayed - sampled| log-probabilities for one modality, turn and denoising step. For texts the
+    step is None and the statistics cover all tokens.
+    """
 
     modality: str
     turn: int
@@ -50,7 +53,7 @@ class LogprobDifference:
         )
 
     def row(self) -> dict:
-        """For the report's table."""
+        """Return this object as one row of the report's table."""
         return {
             "modality": self.modality, "turn": self.turn, "step": self.step, "count": self.count, "mean": self.mean,
             "max": self.largest, "limit": self.limit,
@@ -58,7 +61,9 @@ class LogprobDifference:
 
 
 def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """Raise RatioError for a trajectory with another sampling law than the learner's, or without one."""
+    """Raise RatioError if a trajectory has no sampling law or another one than the learner. (The sampling law is the
+    temperature, the noise and the number type of the sampling.)
+    """
     for trajectory in trajectories:
         if trajectory.law == law:
             continue
@@ -76,8 +81,9 @@ def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
 
 
 def require_texts_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """Raise RatioError for a trajectory whose texts were sampled at another temperature, or that was not sampled for
-    training. The law of the images and the number type may differ."""
+    """Raise RatioError if a trajectory was not sampled for training, or if its texts were sampled at another
+    temperature. The sampling law of images and the number type may differ.
+    """
     for trajectory in trajectories:
         if trajectory.law is None:
             raise RatioError(f"{_name(trajectory)} carries no law of its sampling: it was not drawn for training")
@@ -96,9 +102,11 @@ def check(
     clip_image: float,
     strict: bool = True,
 ) -> list[LogprobDifference]:
-    """The table of differences over all ranks, sorted by modality, turn and step. A collective call.
+    """Return the table of log-probability differences over all ranks, sorted by modality, turn and step. This is a
+    collective call: all ranks must make it.
 
-    If `strict`, raises RatioError for the largest difference, as a multiple of its limit, when it exceeds the limit.
+    If `strict`, raises RatioError if a difference exceeds its limit. The error describes the difference that is largest
+    relative to its limit.
     """
 
     def read(output, index: int) -> list[LogprobDifference]:

@@ -1,4 +1,4 @@
-"""Sums, maxima and flags over all ranks."""
+"""Compute sums, maxima and flags over all ranks."""
 
 from collections.abc import Mapping
 
@@ -15,17 +15,17 @@ def rank() -> int:
 
 
 def sum_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Sums by name. A name that is missing on a rank counts as 0 there."""
+    """Return the sum over ranks for each name. A name that is missing on a rank counts as 0 there."""
     return _merge(local, lambda values: sum(values))
 
 
 def max_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Maxima by name, over the ranks that have the name."""
+    """Return the maximum for each name, over the ranks that have the name."""
     return _merge(local, max)
 
 
 def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether the flag is true on every rank."""
+    """Return whether the flag is true on every rank."""
     if world_size() == 1:
         return flag
     agreed = torch.tensor(int(flag), device=device)
@@ -34,14 +34,14 @@ def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
 
 
 def reduce_sum(local: torch.Tensor) -> torch.Tensor:
-    """The tensor summed over ranks, in place."""
+    """Sum the tensor over ranks, in place, and return it."""
     if world_size() > 1:
         dist.all_reduce(local)
     return local
 
 
 def gather_objects(local: object) -> list:
-    """The objects of all ranks, in rank order."""
+    """Return the objects of all ranks, in the order of the ranks."""
     if world_size() == 1:
         return [local]
     found: list = [None] * world_size()

@@ -1,21 +1,23 @@
-"""Trajectories as packs: one packed forward gives all log-probabilities of all turns.
+"""Build packs from trajectories. One packed forward pass then gives the log-probabilities of all turns.
 
     prompt -> think -+-> NOISE blocks of image 0, one per trained step (leaves)
                      +-> clean 0 -> ViT 0 -> reflection 1 -+-> NOISE blocks of image 1
                      |                                      +-> clean 1 -> ...          (history full)
                      +-> clean 1 -> ViT 1 -> reflection 2 ...                           (history last)
 
-Every noise block stands where its image was drawn and sees what the sampler saw. With `history = last` an image enters
-the context right after the think text; with `full` it enters after the text that asked for it. An image enters only if
-a later turn exists. Pixels, clean latents and noisy states are constants.
+A noise block holds a noisy state of an image for one denoising step. It attends to exactly the context that the sampler
+had when it drew the image. A finished image enters the context only if a later turn exists. With `history = last` it
+follows the think text directly; with `full` it follows the text that asked for it. Pixels, clean latents and noisy
+states are constants: no gradient flows through them.
 
-A row is a tree of trajectories: a single one, or the siblings of a fork, which share segments. A shared segment is one
-object in several trajectories. Its blocks stand in the row once, everything that follows hangs on the same block, and
-it is trained as part of the first of these trajectories. Branches cannot see each other.
+A row of a pack is a tree. It holds a single trajectory, or the siblings of a fork, which share segments. A shared
+segment is one object in several trajectories. Its blocks are in the row only once, and the segments after it follow the
+same block. The shared segment is trained as part of the first of these trajectories. Branches cannot attend to each
+other.
 
-A row has at most `max_pack_tokens`. Siblings that do not fit go into another row, which repeats the shared context. If
-a single trajectory is too long, its noise blocks are spread over several rows that repeat its context. Every text and
-every step is trained in one row only, so the gradients add up to those of one row.
+A row has at most `max_pack_tokens` tokens. Siblings that do not fit go into another row, which repeats the shared
+context. If a single trajectory is too long, its noise blocks are spread over several rows that repeat its context.
+Every text and every step is trained in exactly one row, so the gradients add up to those of one long row.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,28 +33,28 @@ from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, forks, tree
 
 @dataclass(frozen=True)
 class TextRef:
-    """A sampled text in a pack."""
+    """Says where a sampled text is in the trajectories and in a pack."""
 
     trajectory: int
     segment: int
     block: int
 
     def of(self, trajectories: Sequence[Trajectory]) -> TextSegment:
-        """The text itself."""
+        """Return the text segment that this reference points to."""
         return trajectories[self.trajectory].text(self.segment)
 
 
 @dataclass(frozen=True)
 class StepsRef:
-    """Trained steps of one image in a pack."""
+    """Says where the trained denoising steps of one image are in the trajectories and in a pack."""
 
     trajectory: int
     segment: int
-    steps: tuple[int, ...]  # indices into the S recorded steps of the segment
+    steps: tuple[int, ...]  # indices of the trained steps among the recorded steps of the segment
     blocks: tuple[int, ...]
 
     def of(self, trajectories: Sequence[Trajectory]) -> ImageSegment:
-        """The image itself."""
+        """Return the image segment that this reference points to."""
         return trajectories[self.trajectory].image(self.segment)
 
 
@@ -64,22 +66,26 @@ class ReplayPack:
 
 
 ContextTokens = list[dict[int, int]]
-"""For every segment of a trajectory, its context: number of tokens of each part, by identity of the segment. (An image
-enters the context only with the segment after it.)"""
+"""The context of each segment of a trajectory: a list with one dict for each segment. The dict maps each part of the
+context to its number of tokens. The key of a part is `id(segment)`, or 0 for the prompt. An image enters the context
+only with the segment after it.
+"""
 
 
 @dataclass
 class _RowContents:
-    """What one row contains of a tree."""
+    """Describes which segments of a tree of trajectories are in one row."""
 
     tokens: int = 0
-    context: dict[int, int] = field(default_factory=dict)  # tokens of each part in the row
+    context: dict[int, int] = field(default_factory=dict)  # part of the context that is in the row -> its tokens
     ends: dict[int, int] = field(default_factory=dict)  # trajectory -> the last segment of its context
-    texts: set[tuple[int, int]] = field(default_factory=set)  # (trajectory, segment) of trained texts
+    texts: set[tuple[int, int]] = field(default_factory=set)  # (trajectory, segment) of every trained text
     steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # (trajectory, segment) -> trained steps
 
     def growth(self, path: ContextTokens, place: int) -> int:
-        """Number of context tokens that the row needs in addition to contain that segment."""
+        """Return how many context tokens must be added to the row so that it contains the context of segment number
+        `place`.
+        """
         return sum(tokens for part, tokens in path[place].items() if part not in self.context)
 
     def reach(self, trajectory: int, path: ContextTokens, place: int) -> None:
@@ -89,10 +95,12 @@ class _RowContents:
 
 
 class Replay:
-    """Builds packs with the same contexts as the sampler.
+    """Builds packs in which every segment has the same context as in the sampler.
 
-    encode: turns prompt and system text into ids. vit_resize: how the sampler resizes an image for the vision tower;
-    None: to the nearest multiples of the ViT patch that fit its position table.
+    Args:
+        encode: Converts the prompt text and the system text to token ids.
+        vit_resize: How the sampler resizes an image for the vision tower. None means: to the nearest multiples of the
+            ViT patch size that fit the position table of the ViT.
     """
 
     def __init__(
@@ -114,10 +122,12 @@ class Replay:
         self._resize = vit_resize or Resize(patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
     def packs(self, trajectories: Sequence[Trajectory], rank: int = 0, world_size: int = 1) -> list[ReplayPack]:
-        """The packs of the given trajectories. They depend on the trajectories alone, so all ranks together build the
-        packs that one rank would build. No pack has more than `max_pack_tokens` tokens, padding included.
+        """Return the packs of the given trajectories that belong to this rank. The packs depend only on the
+        trajectories, so all ranks together build the packs that a single rank would build. No pack has more than
+        `max_pack_tokens` tokens, padding included.
 
-        Raises ValueError when a context alone is longer. It names the setting and the size that is needed.
+        Raises InputError if the context of a trajectory alone is longer than this. The message names the setting to
+        change and the size that is needed.
         """
         known: set[int] = set()
         shares: list[_RowContents] = []
@@ -130,7 +140,9 @@ class Replay:
         return [self._build(trajectories, shares) for shares in own]
 
     def lengths(self, trajectories: Sequence[Trajectory]) -> list[int]:
-        """Tokens of each row without a limit on its length: one row per tree, noise blocks included."""
+        """Return the length of each row in tokens, if rows had no maximum length. There is one row for each tree of
+        trajectories. Noise blocks are included.
+        """
         found = []
         for siblings in trees(trajectories):
             context: dict[int, int] = {}
@@ -141,7 +153,7 @@ class Replay:
         return found
 
     def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_RowContents]:
-        """Split siblings into rows. A row takes as many siblings as fit with their noise blocks."""
+        """Distribute siblings over rows. Each row takes as many siblings as fit together with their noise blocks."""
         rows: list[_RowContents] = []
         planned: set[int] = set()
         noise = 0
@@ -159,8 +171,9 @@ class Replay:
         return rows
 
     def _split(self, whole: _RowContents, trajectories: Sequence[Trajectory], known: set[int]) -> list[_RowContents]:
-        """A row with its trained parts, and further rows if these are too much. `known`: segments (by identity) that
-        are trained already."""
+        """Add the trained texts and steps to a row. Return this row, and further rows if not all steps fit. `known` has
+        the ids of the segments that are already trained in some row; the new ones are added to it.
+        """
         rows = [whole]
         for number in list(whole.ends):
             trajectory = trajectories[number]
@@ -212,7 +225,7 @@ class Replay:
             )
 
     def _bins(self, shares: list[_RowContents]) -> list[list[_RowContents]]:
-        """Join rows to packs, the longest first: a pack is padded to its first row."""
+        """Group rows into packs, longest row first. All rows of a pack are padded to the length of its first row."""
         bins: list[list[_RowContents]] = []
         for share in sorted(shares, key=lambda s: -s.tokens):
             if bins and (len(bins[-1]) + 1) * bins[-1][0].tokens <= self._max_tokens:
@@ -242,7 +255,7 @@ class Replay:
         root = None if self._system is None else builder.add_text(self._system)
         root = builder.add_text(self._encode(prompt), root)
         forked = forks(trajectories[number].segments[: last + 1] for number, last in share.ends.items())
-        ends: dict[int, int] = {}  # segment -> the block that the next segment continues
+        ends: dict[int, int] = {}  # id of a segment -> the block after which the next segment is placed
         drawn: set[int] = set()
         for number, last in share.ends.items():
             trajectory = trajectories[number]
@@ -287,29 +300,29 @@ class Replay:
         return block
 
     def _add_seen(self, builder: PackBuilder, image: ImageSegment, parent: int) -> int:
-        """A drawn image as context."""
+        """Add a drawn image to the context of the segments after it: its clean latent and its ViT tokens."""
         clean = builder.add_clean(image.latent, image.grid, parent)
         patches, grid = vit_patches(self._resize(image.pixels), self._config.vit.patch_size)
         return builder.add_vit(patches, grid, clean)
 
 
 def open_ids(segment: TextSegment, eos: int):
-    """The ids of a text without the closing eos, which the layout adds."""
+    """Return the token ids of a text without the final eos token. The pack layout adds eos itself."""
     return segment.ids[:-1] if segment.finished and len(segment.ids) and int(segment.ids[-1]) == eos else segment.ids
 
 
 def was_sampled(segment: TextSegment) -> bool:
-    """Whether a text was sampled. A given text has no log-probabilities."""
+    """Return whether a text was sampled. A text that was given instead has no log-probabilities (they are NaN)."""
     return len(segment.ids) > 0 and not bool(segment.logprobs.isnan().any())
 
 
 def idle_pack(config: ModelConfig, special: SpecialIds) -> Pack:
-    """The smallest pack that uses every module, for ranks without work."""
+    """Return the smallest pack that uses every module. A rank that has no work runs this pack."""
     builder = PackBuilder(special, config.max_latent_size, config.vit.max_patches_per_side)
     builder.add_text([special.eos], loss=True)
     return builder.build(touch_all=True)
 
 
 def _noise_tokens(image: ImageSegment) -> int:
-    """Tokens of one denoising step."""
+    """Return how many tokens one denoising step of this image takes in a pack."""
     return image.grid[0] * image.grid[1] + BOUNDARY_TOKENS

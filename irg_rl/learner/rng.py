@@ -1,4 +1,6 @@
-"""The state of this process's random number generators, as tensors and JSON: no pickle."""
+"""Save and restore the state of this process's random number generators. The state is stored as tensors and JSON, so no
+pickle is needed.
+"""
 
 import json
 import random
@@ -9,7 +11,7 @@ from torch import Tensor
 
 
 def capture() -> dict[str, Tensor]:
-    """The state of the global generators of torch, CUDA (if in use), numpy and Python."""
+    """Return the state of the global random number generators of torch, CUDA (if in use), numpy and Python."""
     numpy = np.random.get_state(legacy=False)
     keys, position = numpy["state"]["key"], numpy["state"]["pos"]
     legacy = (numpy["bit_generator"], position, numpy["has_gauss"], numpy["gauss"])
@@ -25,7 +27,7 @@ def capture() -> dict[str, Tensor]:
 
 
 def restore(state: dict[str, Tensor]) -> None:
-    """Restore a captured state."""
+    """Restore a state that `capture` returned."""
     words = json.loads(bytes(state["words"].tolist()).decode())
     version, internal, gauss = words["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -37,7 +39,7 @@ def restore(state: dict[str, Tensor]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed all of them."""
+    """Seed the random number generators of Python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Measures where the time of the learner goes."""
+"""Measure how the learner spends its time."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the time of named parts: `with watch("replay"): ...`."""
+    """Adds up the time spent in named parts of the program: `with watch("replay"): ...`."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._device = device
@@ -21,10 +21,10 @@ class Stopwatch:
             yield
         finally:
             if self._device is not None and self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)  # kernels run on after the calls that started them
+                torch.cuda.synchronize(self._device)  # kernels still run after the calls that started them returned
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - began
 
     def lap(self) -> dict[str, float]:
-        """Seconds of each part since the last call."""
+        """Return the seconds spent in each part since the last call of `lap`."""
         taken, self._seconds = self._seconds, {}
         return taken

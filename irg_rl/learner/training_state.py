@@ -1,4 +1,6 @@
-"""Converts the training state of an engine to tensors of a checkpoint, and back. Collective: every rank calls it."""
+"""Convert the training state of an engine to the tensors of a checkpoint, and back. The functions are collective: every
+rank must call them.
+"""
 
 from typing import Any
 
@@ -17,10 +19,11 @@ MODEL, EMA_WEIGHTS, OLD_WEIGHTS, RNG = "model", "ema", "old", "rng"
 def capture(
     engine: Engine, ema: EMA | None = None, old: OldWeights | None = None
 ) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """The training state as (tensor groups, JSON) for a Snapshot. Only rank 0 gets the tensors.
+    """Return the training state as (groups of tensors, JSON data) for a checkpoint `Snapshot`. Only rank 0 gets the
+    tensors of the model and the optimizer.
 
-    The groups do not depend on the ZeRO stage or the world size, except for one set of generator states per rank.
-    Frozen parameters are stored as a digest: the model folder has them.
+    The groups do not depend on the ZeRO stage or the world size. Only the group of random generator states does: it has
+    one state for each rank. Of frozen parameters only a digest is stored, because the model folder has their values.
     """
     state = engine.state()
     keep = rank() == 0
@@ -51,10 +54,11 @@ def restore(
     ema: EMA | None = None,
     old: OldWeights | None = None,
 ) -> list[str]:
-    """Restore a captured state, bit for bit if the world size is the same. Returns what could not be restored.
+    """Restore a captured state. It is restored bit for bit if the world size is the same. Returns a list of messages
+    about what could not be restored.
 
-    With another world size the weights and moments are exact, but a rank without a saved generator keeps its own.
-    Raises CheckpointError when the frozen parameters differ.
+    With another world size the weights and moments are still exact. But a rank without a saved random generator state
+    keeps its own state. Raises CheckpointError if the frozen parameters differ from those of the checkpoint.
     """
     state = engine.state()
     if words.get("frozen") != state.frozen_digest():
@@ -79,7 +83,7 @@ def restore(
 
 
 def _collect(tensors, keep: bool) -> dict[str, Tensor]:
-    """Collect tensors. All ranks take part in gathering them; only one keeps them."""
+    """Collect tensors in a dict. All ranks take part in gathering the tensors; only a rank with `keep` stores them."""
     found = {}
     for name, tensor in tensors:
         if keep:

@@ -1,4 +1,4 @@
-"""Input and result of one optimizer step."""
+"""The settings, the input and the result of one optimizer step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from irg_rl.errors import UserError
 from irg_rl.learner.parts import OptimizerSettings
 
 REDUCE_BUCKET = 50_000_000
-"""Number of gradient values that are reduced over ranks at a time."""
+"""How many gradient values are reduced over ranks at a time."""
 
 
 class NonFiniteError(UserError, RuntimeError):
-    """Too many updates in a row had a loss or gradient that is infinite or NaN."""
+    """Raised if too many updates in a row had an infinite or NaN loss or gradient."""
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     optimizer: OptimizerSettings
     zero_stage: int = 2
-    precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
+    precision: str = "fp32"  # "fp32", or "bf16" with fp32 master weights
     grad_clip: float = 1.0  # maximum global gradient norm
-    max_bad_steps: int = 5  # updates skipped in a row before the run stops
-    activation_checkpointing: bool = False  # compute activations again in the backward
+    max_bad_steps: int = 5  # the run stops after this number of skipped updates in a row
+    activation_checkpointing: bool = False  # compute activations again in the backward pass instead of storing them
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
@@ -45,11 +45,11 @@ class EngineSettings:
 
 @dataclass
 class Loss:
-    """The loss of one pack, each term already divided by its global denominator."""
+    """The loss of one pack. Each term is already divided by its global denominator."""
 
-    terms: dict[str, Tensor]  # scalars that are added up
-    sums: dict[str, float] = field(default_factory=dict)  # metrics added over packs and ranks
-    maxima: dict[str, float] = field(default_factory=dict)  # metrics of which the largest counts
+    terms: dict[str, Tensor]  # scalars; their sum is the loss
+    sums: dict[str, float] = field(default_factory=dict)  # metrics that are summed over packs and ranks
+    maxima: dict[str, float] = field(default_factory=dict)  # metrics; the maximum over packs and ranks is reported
 
     def total(self) -> Tensor:
         return torch.stack(list(self.terms.values())).sum()
@@ -57,14 +57,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one update, equal on all ranks."""
+    """The result of one update. It is the same on all ranks."""
 
-    step: int  # updates applied so far
-    applied: bool  # False: skipped because something was not finite
+    step: int  # number of updates applied so far
+    applied: bool  # False if the update was skipped because a loss or gradient was not finite
     terms: dict[str, float]
     sums: dict[str, float]
     maxima: dict[str, float]
-    grad_norms: dict[str, float]  # before clipping: per part, and "total"
+    grad_norms: dict[str, float]  # norms before clipping: one for each part of the model, and "total"
     learning_rates: dict[str, float]
 
     @property
@@ -73,4 +73,4 @@ class StepResult:
 
 
 LossFn = Callable[[Any, int, dict[str, float]], Loss]
-"""(model output, index of the pack, global denominators) -> the pack's loss."""
+"""Type of a loss function: (model output, index of the pack, global denominators) -> loss of the pack."""

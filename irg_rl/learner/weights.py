@@ -1,7 +1,7 @@
-"""Reads and writes the full fp32 weights and optimizer moments of an engine, by parameter name, for every ZeRO stage.
+"""Read and write the full fp32 weights and optimizer moments of an engine, by parameter name, for every ZeRO stage.
 
-A state read here does not depend on the world size or the ZeRO stage, so a run may be resumed with others. Every call
-is collective: all ranks make it, in the same order.
+A state that is read here does not depend on the world size or the ZeRO stage. So a run may be resumed with another
+world size or ZeRO stage. Every call is collective: all ranks must make it, in the same order.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 
 class FullState:
-    """A view of the state of a DeepSpeed engine. It copies tensors only when they are read."""
+    """A view of the training state of a DeepSpeed engine. Tensors are copied only when they are read."""
 
     MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
-    """Moments of AdamW and of Muon. A parameter has those of its optimizer."""
+    """Names of the moments of AdamW and of Muon. A parameter has only the moments of the optimizer that trains it."""
 
     def __init__(self, engine: Any, zero_stage: int):
         self._engine = engine
@@ -35,16 +35,19 @@ class FullState:
             self._link_moments()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every entry of the model's state dict on the CPU; parameters as fp32 master weights."""
+        """Yield every entry of the model's state dict, on the CPU. Parameters are yielded as fp32 master weights."""
         return self._read(self._entries())
 
     def changing(self) -> Iterator[tuple[str, Tensor]]:
-        """`weights` without the frozen parameters, which are those of the initial model folder."""
+        """Yield the same as `weights`, but without the frozen parameters. Those always have the values of the initial
+        model folder.
+        """
         return self._read(self._changing())
 
     def frozen_digest(self) -> str | None:
-        """Digest of the names and bits of the frozen parameters. `changing` is valid only with these. None without
-        frozen parameters."""
+        """Return a digest of the names and bits of the frozen parameters, or None if no parameter is frozen. The
+        results of `changing` are valid only together with frozen parameters that have this digest.
+        """
         frozen = [(name, tensor) for name, tensor in self._entries() if _is_frozen(tensor)]
         total = hashlib.sha256()
         for name, parameter in frozen:
@@ -52,7 +55,7 @@ class FullState:
         return total.hexdigest() if frozen else None
 
     def moment(self, key: str) -> Iterator[tuple[str, Tensor]]:
-        """One of `MOMENTS` for every trainable parameter that has it."""
+        """Yield the moment `key` (one of `MOMENTS`) of every trainable parameter that has it."""
         for name, parameter in self._with(key):
             if self._stage == 0:
                 full = self._engine.optimizer.state[parameter][key]
@@ -61,7 +64,8 @@ class FullState:
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Load the results of `changing` and `moment`. ValueError names what is missing, unknown or of another shape.
+        """Load the weights that `changing` yielded and the moments that `moment` yielded. Raises ValueError if a tensor
+        is missing, unknown or has another shape; the message names it.
         """
         entries = dict(self._changing())
         self._check("weights", weights, set(entries))
@@ -78,15 +82,16 @@ class FullState:
         self.set_steps(steps)
 
     def set_steps(self, steps: int) -> None:
-        """Set Adam's own step count, which its bias correction uses."""
+        """Set the step count that Adam uses for its bias correction."""
         base = self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
         for state in base.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(steps))
 
     def _link_moments(self) -> None:
-        """Link parameters to their moments again. DeepSpeed 0.19 does it after the first *group* has stepped, before
-        the moments of the other groups exist."""
+        """Link the parameters to their moments again. DeepSpeed 0.19 links them after the first *group* of parameters
+        has been updated, when the moments of the other groups do not exist yet.
+        """
         optimizer = self._engine.optimizer
         for parameters, partition in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups):
             lazy_init_hp_params_optimizer_state(parameters, partition, optimizer.state)
@@ -103,7 +108,9 @@ class FullState:
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def _bits(self, parameter: nn.Parameter) -> int:
-        """Sum of a frozen parameter's values read as integers. It is exact in any order and on any device."""
+        """Return the sum of a frozen parameter's values, with their bits read as integers. This sum is exact in any
+        order and on any device.
+        """
         with GatheredParameters([parameter], enabled=self._stage == 3):
             integers = parameter.detach().view(torch.int16 if parameter.element_size() == 2 else torch.int32)
             return int(integers.sum(dtype=torch.int64))
@@ -112,7 +119,7 @@ class FullState:
         return ((n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad)
 
     def _with(self, key: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """The trainable parameters that have the moment `key`."""
+        """Yield the trainable parameters that have the moment `key`, with their names."""
         if self._stage == 0:
             state = self._engine.optimizer.state
             return ((n, p) for n, p in self._trainable() if key in state[p])
@@ -162,20 +169,23 @@ def _is_frozen(tensor: Tensor) -> TypeGuard[nn.Parameter]:
 
 
 def _found(tensor: Tensor | None) -> Tensor:
-    """The state that DeepSpeed has of a trained parameter. (It returns None only for parameters that are not trained.)
+    """Return a state tensor of a trained parameter, after asserting that DeepSpeed has it. DeepSpeed returns None only
+    for parameters that are not trained.
     """
     assert tensor is not None
     return tensor
 
 
 def partition_of(parameter: nn.Parameter) -> Tensor:
-    """The partition of a parameter on this rank under ZeRO 3. DeepSpeed stores it as an attribute of the parameter."""
+    """Return this rank's partition of a parameter under ZeRO 3. DeepSpeed stores it as an attribute of the parameter.
+    """
     return vars(parameter)["ds_tensor"]
 
 
 def own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """This rank's ZeRO-3 partition of a full tensor, padded with zeros. (DeepSpeed's own setter for full tensors fails
-    if the world size does not divide the size.)"""
+    """Return this rank's ZeRO-3 partition of a full tensor, padded with zeros. This function exists because DeepSpeed's
+    own setter for full tensors fails if the size of the tensor is not a multiple of the world size.
+    """
     size = partition_of(parameter).numel()
     start = size * torch.distributed.get_rank(vars(parameter)["ds_process_group"])
     part = torch.zeros(size, dtype=value.dtype, device=value.device)

@@ -1,4 +1,4 @@
-"""The clipped surrogate of PPO, for text tokens and denoising steps, and metrics of the clipping."""
+"""The clipped surrogate loss of PPO, for text tokens and denoising steps, and metrics of the clipping."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +11,9 @@ def clipped_surrogate(
     high: float,
     cap: float | None = None,
 ) -> Float[Tensor, "*B"]:
-    """-min(r A, clip(r, 1 - low, 1 + high) A) per element. `cap` bounds the unclipped r from above (trl's `delta`)."""
+    """Return -min(r A, clip(r, 1 - low, 1 + high) A) for each element, where r is the ratio and A the advantage. If
+    `cap` is given, the unclipped r is at most `cap` (this is trl's `delta`).
+    """
     clipped = ratio.clamp(1 - low, 1 + high)
     if cap is not None:
         ratio = ratio.clamp(max=cap)
@@ -25,10 +27,14 @@ def ratio_metrics(
     low: float,
     high: float,
 ) -> dict[str, Tensor]:
-    """Detached means over the elements.
+    """Return metrics of the importance ratios over all elements, without gradient. If there are no elements, all
+    metrics are zero.
 
-    approx_kl = mean(log_ratio^2) / 2. clipfrac, clipfrac_low, clipfrac_high: share of ratios outside the range, for
-    any advantage. clipped: share of elements whose gradient the clip removes. Without elements all are zero.
+        approx_kl: mean(log_ratio^2) / 2
+        clipfrac: share of ratios outside the clip range, whatever the advantage is
+        clipfrac_low, clipfrac_high: share of ratios below the clip range, and above it
+        clipped: share of elements whose gradient is removed by the clip
+        ratio_mean, ratio_max: mean and maximum of the ratios
     """
     ratio, log_ratio, advantages = (
         value.detach().broadcast_to(ratio.shape) for value in (ratio, log_ratio, advantages)

@@ -1,10 +1,12 @@
-"""Policy losses on denoising steps.
+"""Policy losses on the denoising steps of images.
 
-Shapes: B any batch dims (samples, steps, or both), N latent tokens, D channels. Means, velocities and x have shape
-[*B, N, D]. Times, standard deviations, log-probabilities, advantages and losses have shape [*B]. Losses have one value
-per element. `aggregate` divides their sum by a denominator that is summed over all micro-batches and ranks.
+Shapes: B are any batch dimensions (samples, steps, or both), N latent tokens, D channels. Means, velocities and x have
+the shape [*B, N, D]. Times, standard deviations, log-probabilities, advantages and losses have the shape [*B], so a
+loss has one value for each step. `aggregate` divides the sum of the losses by a denominator that is summed over all
+micro-batches and ranks.
 
-`std` is always the standard deviation of the step, which includes sqrt(-dt), as `flow.transition` returns it.
+M[...] in formulas is the mean over the dimensions N and D. `std` is always the standard deviation of the step. It
+includes sqrt(-dt), as in the result of `flow.transition`.
 """
 
 import torch
@@ -19,7 +21,9 @@ def log_ratio(
     logp: Float[Tensor, "*B"],
     logp_old: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
-    """Log importance ratio of a step. It is a mean over the latent's dims if the log-probabilities are such means."""
+    """Return the log importance ratio of each step. If the log-probabilities are means over the numbers of the latent,
+    the result is such a mean too.
+    """
     return logp - logp_old.detach()
 
 
@@ -30,10 +34,12 @@ def guarded_log_ratio(
     mean_old: Float[Tensor, "*B N D"],
     std: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
-    """RatioNorm of GRPO-Guard (arXiv 2510.22319): (log ratio + M[(mean - mean_old)^2] / (2 std^2)) * std.
+    """Return the log ratio with the RatioNorm of GRPO-Guard (arXiv 2510.22319): (log ratio + M[(mean - mean_old)^2] /
+    (2 std^2)) * std. M is the mean over the numbers of the latent.
 
-    For mean log-probabilities of Gaussian steps this is mean(noise * (mean - mean_old)). It is centred at 0 and has the
-    same scale for every step, so one clip range works for all steps. It needs the sampler's stored `mean_old`.
+    If the log-probabilities are means over the numbers of a Gaussian step, this is mean(noise * (mean - mean_old)). It
+    is centred at 0 and has the same scale for every step, so one clip range works for all steps. It needs `mean_old`,
+    which the sampler has stored.
     """
     drift = over_latent((mean - mean_old.detach()) ** 2, std.ndim)
     return log_ratio(logp, logp_old) * std + drift / (2 * std)
@@ -44,7 +50,9 @@ def policy_loss(
     advantages: Float[Tensor, "*B"],
     clip_range: float | tuple[float, float],
 ) -> Float[Tensor, "*B"]:
-    """Clipped loss of every step (Flow-GRPO, DanceGRPO): -min(r A, clip(r, 1 - low, 1 + high) A)."""
+    """Return the clipped loss of every step (Flow-GRPO, DanceGRPO): -min(r A, clip(r, 1 - low, 1 + high) A), where r is
+    the importance ratio and A the advantage.
+    """
     low, high = _bounds(clip_range)
     return clipped_surrogate(log_ratio.exp(), advantages, low, high)
 
@@ -54,9 +62,11 @@ def mean_kl(
     mean_ref: Float[Tensor, "*B N D"],
     std: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
-    """KL between two Gaussian steps of equal std, per latent dim: M[(mean - mean_ref)^2] / (2 std^2).
+    """Return the KL divergence between two Gaussian steps with the same std, per number of the latent: M[(mean -
+    mean_ref)^2] / (2 std^2). M is the mean over the numbers of the latent.
 
-    Flow-GRPO divides by a^2 without |dt|, which gives |dt| times this value. R3 leaves out the 1/2.
+    Other papers scale it differently. Flow-GRPO divides by a^2 without |dt|, which gives |dt| times this value. R3
+    leaves out the factor 1/2.
     """
     return over_latent((mean - mean_ref.detach()) ** 2, std.ndim) / (2 * std**2)
 
@@ -66,7 +76,9 @@ def velocity_mse(
     v_ref: Float[Tensor, "*B N D"],
     batch_dims: int = 1,
 ) -> Float[Tensor, "*B"]:
-    """M[(v - v_ref)^2]: a penalty against drift that is equally strong at every step (UniGRPO, DiffusionNFT)."""
+    """Return M[(v - v_ref)^2], where M is the mean over the numbers of the latent. This penalty against drift from the
+    reference is equally strong at every step (UniGRPO, DiffusionNFT).
+    """
     return over_latent((v - v_ref.detach()) ** 2, batch_dims)
 
 
@@ -74,7 +86,9 @@ def aggregate(
     loss: Float[Tensor, "*B"],
     denominator: Tensor | float,
 ) -> Float[Tensor, ""]:
-    """Sum divided by the global `denominator`, the number of trained (image, step) pairs of the optimizer step."""
+    """Return the sum of the losses divided by `denominator`, the number of trained (image, step) pairs in the whole
+    optimizer step.
+    """
     return loss.sum() / torch.as_tensor(denominator).clamp(min=1)
 
 

@@ -1,8 +1,9 @@
-"""Losses that need no log-probability of the sampler: DPO on text and flow, DiffusionNFT and AWM.
+"""Losses that need no log-probabilities from the sampler: DPO on text and on flow matching, DiffusionNFT and AWM.
 
-Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses have one value per pair or
-sample. Averages over dims are made inside a margin. The caller averages over pairs after the log-sigmoid, with
-`flow.aggregate` and a global count. (Averaging errors before the log-sigmoid would couple the pairs: diffusers #6702.)
+Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses have one value for each pair or sample. M[...]
+in formulas is the mean over N and D. The margin of a pair already contains its means over N and D. The caller averages
+over pairs after the log-sigmoid, with `flow.aggregate` and a global count. (Averaging the errors before the log-sigmoid
+would couple the pairs: diffusers #6702.)
 """
 
 from enum import StrEnum
@@ -16,7 +17,7 @@ from irg_rl.flow import data_estimate, interpolate, over_latent
 
 class PreferenceLoss(StrEnum):
     SIGMOID = "sigmoid"  # DPO, arXiv 2305.18290
-    IPO = "ipo"  # arXiv 2310.12036; its text margin is a mean over tokens
+    IPO = "ipo"  # arXiv 2310.12036; the text margin for this loss is a mean over tokens
     HINGE = "hinge"  # SLiC, arXiv 2305.10425
 
 
@@ -38,9 +39,10 @@ def token_margin(
     *,
     average: bool = False,
 ) -> Float[Tensor, "P"]:
-    """log(policy / reference) of the chosen text minus that of the rejected text. Sum over tokens; for ipo the mean.
+    """Return log(policy / reference) of the chosen text minus that of the rejected text. Each of the two is a sum over
+    tokens, or a mean over tokens if `average` (for the loss ipo).
 
-    Mask the tokens that both texts share. They cancel only if they were computed in the same context.
+    Mask the tokens that both texts share. They would cancel only if they were computed in the same context.
     """
     chosen = _text_log_ratio(logp_chosen, logp_chosen_ref, mask_chosen, average)
     return chosen - _text_log_ratio(logp_rejected, logp_rejected_ref, mask_rejected, average)
@@ -52,10 +54,10 @@ def noised_pair(
     noise: Float[Tensor, "P N D"],
     t: Float[Tensor, "P"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(x_t chosen, x_t rejected, target chosen, target rejected), with the same noise and time for both sides of a
-    pair.
+    """Add the same noise at the same time to both images of each pair. Return (x_t chosen, x_t rejected, target chosen,
+    target rejected).
 
-    With different noise, the errors of both sides would differ more by chance than by preference.
+    With different noise, the errors of the two images would differ more by chance than by preference.
     """
     if not chosen.shape == rejected.shape == noise.shape:
         shapes = [tuple(value.shape) for value in (chosen, rejected, noise)]
@@ -71,8 +73,11 @@ def flow_margin(
     v_rejected_ref: Float[Tensor, "P N D"],
     target_rejected: Float[Tensor, "P N D"],
 ) -> Float[Tensor, "P"]:
-    """-1/2 [(E - E_ref) of the chosen image - (E - E_ref) of the rejected], E = M[(v - target)^2] (Diffusion-DPO, arXiv
-    2311.12908, with the velocity as the regression target)."""
+    """Return the margin of Diffusion-DPO (arXiv 2311.12908) for each pair of images, with the velocity as the
+    regression target: -1/2 [(E - E_ref) of the chosen image - (E - E_ref) of the rejected image]. Here E = M[(v -
+    target)^2] is the error of the policy, E_ref the error of the reference, and M the mean over the numbers of the
+    latent.
+    """
     chosen = _error(v_chosen, target_chosen) - _error(v_chosen_ref, target_chosen).detach()
     rejected = _error(v_rejected, target_rejected) - _error(v_rejected_ref, target_rejected).detach()
     return -0.5 * (chosen - rejected)
@@ -81,7 +86,9 @@ def flow_margin(
 def preference_loss(
     margin: Float[Tensor, "P"], beta: float, kind: PreferenceLoss | str = PreferenceLoss.SIGMOID
 ) -> Float[Tensor, "P"]:
-    """sigmoid: -log sigmoid(beta m); hinge: max(0, 1 - beta m); ipo: (m - 1 / (2 beta))^2."""
+    """Return the loss of each pair from its margin m. sigmoid: -log sigmoid(beta m); hinge: max(0, 1 - beta m); ipo: (m
+    - 1 / (2 beta))^2.
+    """
     kind = PreferenceLoss(kind)
     if kind is PreferenceLoss.SIGMOID:
         return -logsigmoid(beta * margin)
@@ -91,7 +98,7 @@ def preference_loss(
 
 
 def nft_optimality(advantages: Float[Tensor, "B"], bound: float) -> Float[Tensor, "B"]:
-    """Probability of being a good sample, from the advantage: r = clamp(A / (2 bound) + 1/2, 0, 1)."""
+    """Convert each advantage A to the probability r that the sample is good: r = clamp(A / (2 bound) + 1/2, 0, 1)."""
     return (advantages / (2 * bound) + 0.5).clamp(0, 1)
 
 
@@ -106,12 +113,12 @@ def nft_loss(
     beta: float = 1.0,
     bound: float = 5.0,
 ) -> Float[Tensor, "B"]:
-    """DiffusionNFT (arXiv 2509.16117): regression towards good samples and away from bad ones, on data with fresh
-    noise.
+    """Return the loss of DiffusionNFT (arXiv 2509.16117) for each sample. It is a regression towards good samples and
+    away from bad samples, on `data` with fresh noise. `data` was sampled with the old policy, whose velocity is v_old.
 
-    v+ = beta v + (1 - beta) v_old, v- = (1 + beta) v_old - beta v. L+ and L- are the squared errors of the clean sample
-    that v+ and v- predict, each divided by its mean absolute error without gradient. The loss is
-    bound * (r L+ + (1 - r) L-) / beta. The policy with velocity v_old has sampled `data`.
+    v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v each predict a clean sample. L+ and L- are the
+    mean squared errors of these predictions. Each is divided by its own mean absolute error, which has no gradient. The
+    loss is bound * (r L+ + (1 - r) L-) / beta, where r is `optimality`.
     """
     v_old = v_old.detach()
     positive = _self_normalised(data_estimate(x_t, beta * v + (1 - beta) * v_old, t) - data)
@@ -126,10 +133,16 @@ def awm_log_prob(
     weight: MatchingWeight | str = MatchingWeight.UNIFORM,
     power: float = 0.25,
 ) -> Float[Tensor, "B"]:
-    """AWM (arXiv 2509.25050): the negative flow-matching error as a log-probability, for `flow.policy_loss`.
+    """Return the log-probability that AWM (arXiv 2509.25050) uses for each sample, as input for `flow.policy_loss`. It
+    is the negative weighted flow-matching error.
 
-    l = -E w(t), E = M[(v - target)^2], w = 1, t or t^2; huber: -(sqrt(E + 1e-10) - 1e-5) t; ghuber:
-    -((E + 1e-10)^p - 1e-10^p) t / p. Old and new policy must see the same noise and time.
+    With E = M[(v - target)^2], where M is the mean over the numbers of the latent, the result is
+
+        uniform, t, t2: -E w(t), with w = 1, t or t^2
+        huber: -(sqrt(E + 1e-10) - 1e-5) t
+        ghuber: -((E + 1e-10)^p - 1e-10^p) t / p, where p is `power`
+
+    The old and the new policy must get the same noise and time.
     """
     weight, error = MatchingWeight(weight), _error(v, target)
     if weight is MatchingWeight.UNIFORM:

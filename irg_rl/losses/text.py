@@ -1,8 +1,8 @@
-"""Policy losses on sampled text tokens. Names and numbers are those of trl.
+"""Policy losses on sampled text tokens. The names and the numbers are those of the library trl.
 
-Shapes: B text segments (rows), T tokens, right-padded; `mask` is True on sampled tokens. Losses have one value per
-token. `aggregate` divides their sum by a denominator that the caller has summed over all micro-batches and ranks. So a
-batch gives the same gradient however it is split.
+Shapes: B text segments (rows), T tokens, padded on the right. `mask` is True on sampled tokens. Losses have one value
+for each token. `aggregate` divides their sum by a denominator that the caller has summed over all micro-batches and
+ranks. So a batch gives the same gradient however it is split.
 """
 
 from enum import StrEnum
@@ -15,16 +15,16 @@ from irg_rl.losses.clip import clipped_surrogate
 
 
 class TextLoss(StrEnum):
-    GRPO = "grpo"  # mean over a row's tokens, then over rows (arXiv 2402.03300)
-    BNPO = "bnpo"  # mean over tokens of the batch
+    GRPO = "grpo"  # mean over the tokens of each row, then mean over rows (arXiv 2402.03300)
+    BNPO = "bnpo"  # mean over all tokens of the batch
     DR_GRPO = "dr_grpo"  # sum over tokens / (rows * longest allowed text) (arXiv 2503.20783)
     DAPO = "dapo"  # sum over tokens / tokens of the whole optimizer step (arXiv 2503.14476)
-    CISPO = "cispo"  # the weight is clipped, the gradient is not (arXiv 2506.13585); aggregated as dapo
+    CISPO = "cispo"  # the weight is clipped, the gradient is not (arXiv 2506.13585); aggregated like dapo
 
 
 class Importance(StrEnum):
     TOKEN = "token"
-    SEQUENCE = "sequence"  # GSPO, arXiv 2507.18071: the geometric mean of the row's token ratios
+    SEQUENCE = "sequence"  # GSPO, arXiv 2507.18071: the geometric mean of the token ratios of a row
 
 
 def log_importance(
@@ -33,8 +33,9 @@ def log_importance(
     mask: Bool[Tensor, "B T"],
     level: Importance | str = Importance.TOKEN,
 ) -> Float[Tensor, "B T"]:
-    """Log of the importance ratio of every token, 0 where masked. "sequence": all tokens of a row have the same
-    value."""
+    """Return the log importance ratio of every token. It is 0 where `mask` is False. With level "sequence" all tokens
+    of a row have the same value, the mean over the row.
+    """
     log_ratio = (logp - logp_old).masked_fill(~mask.bool(), 0.0)
     if Importance(level) is Importance.TOKEN:
         return log_ratio
@@ -43,9 +44,10 @@ def log_importance(
 
 
 def k3(logp: Float[Tensor, "*B"], logp_ref: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1, d = logp_ref - logp.
+    """Return Schulman's k3 estimate of KL(policy || reference) for each token: exp(d) - d - 1, with d = logp_ref -
+    logp.
 
-    It is never clamped. A clamp would remove the gradient where the policy has moved furthest.
+    The estimate is never clamped, because a clamp would remove the gradient where the policy has moved furthest.
     """
     difference = logp_ref - logp
     return difference.exp() - difference - 1
@@ -67,12 +69,17 @@ def policy_loss(
     kl_correction: bool = True,
     mismatch: Float[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """Loss of every token, before aggregation.
+    """Return the loss of every token, before aggregation. Here r is the importance ratio and A the advantage.
 
-    grpo, bnpo, dr_grpo, dapo: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A), where `delta` limits the unclipped
-    r. cispo: -min(r, epsilon_high) A logp, where the weight has no gradient; here epsilon_high is the limit itself (5,
-    not .28). `beta` adds beta * k3 to the reference. With `kl_correction` this term is multiplied by r, which makes its
-    gradient unbiased off-policy. `mismatch` (from `mismatch_weight`) multiplies only the policy term.
+    grpo, bnpo, dr_grpo and dapo: the loss is -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A). If `delta` is given,
+    the unclipped r is at most `delta`.
+
+    cispo: the loss is -min(r, epsilon_high) A logp, where the weight min(r, epsilon_high) has no gradient. Here
+    epsilon_high is the limit itself (5, not .28).
+
+    If `beta` is not 0, beta * k3 is added, a penalty on the distance to the reference. With `kl_correction` this
+    penalty is multiplied by r, which makes its gradient unbiased off-policy. `mismatch` (from `mismatch_weight`)
+    multiplies only the policy term, not the penalty.
     """
     loss_type, mask = TextLoss(loss_type), mask.bool()
     if advantages.ndim == 1:
@@ -87,14 +94,16 @@ def policy_loss(
     if beta != 0.0:
         if logp_ref is None:
             raise ValueError(f"a KL weight beta={beta} needs the reference's log-probabilities: pass logp_ref")
-        kl = k3(logp, logp_ref.where(mask, logp.detach()))  # NaN in the padding would give a gradient of 0 * NaN
+        kl = k3(logp, logp_ref.where(mask, logp.detach()))  # a NaN in the padding would give the gradient 0 * NaN
         loss = loss + beta * (kl * ratio if kl_correction else kl)
     return loss.masked_fill(~mask, 0.0)
 
 
 def denominator(mask: Bool[Tensor, "B T"], loss_type: TextLoss | str, max_length: int | None = None) -> Tensor:
-    """Contribution of this batch to the denominator of `aggregate`: rows, rows * max_length, or tokens. Sum it over all
-    micro-batches and ranks of one optimizer step. Rows without tokens do not count."""
+    """Return what this batch adds to the denominator of `aggregate`: the number of rows (grpo), rows * max_length
+    (dr_grpo), or the number of tokens (other losses). Rows without tokens do not count. The caller must sum this over
+    all micro-batches and ranks of one optimizer step.
+    """
     loss_type, mask = TextLoss(loss_type), mask.bool()
     rows = mask.any(-1).sum()
     if loss_type is TextLoss.GRPO:
@@ -112,7 +121,10 @@ def aggregate(
     loss_type: TextLoss | str,
     denominator: Tensor | float,
 ) -> Float[Tensor, ""]:
-    """Sum over tokens (grpo: over row means) divided by the global `denominator`, which is at least 1."""
+    """Return the sum of the losses over tokens divided by `denominator`, which counts all micro-batches and ranks. For
+    grpo the losses of each row are averaged over its tokens first, and these averages are summed. A denominator below 1
+    is replaced by 1.
+    """
     mask = mask.bool()
     loss = loss.masked_fill(~mask, 0.0)
     if TextLoss(loss_type) is TextLoss.GRPO:
@@ -130,11 +142,11 @@ def mismatch_weight(
     lowest: float | None = None,
     drop: bool = False,
 ) -> Float[Tensor, "B T"]:
-    """Weight that corrects for differences between the log-probabilities of sampler and learner.
+    """Return weights that correct for differences between the log-probabilities of the sampler and the learner.
 
-    exp(logp_old - logp_sampled), clipped to [lowest, highest]. With `drop`, weights outside this range become 0
-    instead. "sequence": the product over the row, which is the true density ratio. (The policy ratio uses the geometric
-    mean.)
+    The weight is exp(logp_old - logp_sampled), clipped to [lowest, highest]. With `drop`, a weight outside this range
+    becomes 0 instead. With level "sequence", all tokens of a row have the product of the weights over the row, which is
+    the true density ratio. (The importance ratio of the policy uses the geometric mean instead.)
     """
     log_ratio = (logp_old - logp_sampled).masked_fill(~mask.bool(), 0.0).detach()
     if Importance(level) is Importance.SEQUENCE:

@@ -1,7 +1,8 @@
-"""Attention inside a pack: the joint softmax over both streams.
+"""Attention inside a pack: one softmax over the text and the image tokens together.
 
-Streams are moved to padded rows, attention runs with the visibility of the pack, and the result is moved back. Both
-moves are gathers, also in the backward: on a CPU this is much cheaper than scatter-adds.
+Both streams (text and patches; latents) are copied into padded rows. Attention runs there under the visibility of the
+pack, and the result is copied back. Both copies are gathers, also in the backward pass: on a CPU this is much cheaper
+than scatter-adds.
 
 Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/value heads, d numbers per head.
 """
@@ -22,15 +23,17 @@ from irg_rl.model.pack import Pack
 
 
 class Backend(StrEnum):
-    """Who computes attention: in packs, and of new blocks that see a cached context. (An image that is looked at, whose
-    row has two blocks, and single tokens are always SDPA's.)
+    """The kernel that computes attention. It is chosen separately for packs and for new blocks that see a cached
+    context.
 
-    |      | packs                        | cached contexts                                 |
-    |------|------------------------------|-------------------------------------------------|
-    | auto | FLEX on a GPU, else SDPA     | FLASH on a GPU in bf16 if installed, else SDPA  |
-    | sdpa | SDPA under a dense mask      | SDPA                                            |
-    | flex | FlexAttention's block masks  | SDPA                                            |
-    | flash | FLEX                        | flash-attn's kernel for rows of any lengths     |
+    |       | packs                              | cached contexts                                     |
+    |-------|------------------------------------|-----------------------------------------------------|
+    | auto  | FLEX on a GPU, otherwise SDPA      | FLASH on a GPU in bf16 if installed, otherwise SDPA |
+    | sdpa  | SDPA under a dense mask            | SDPA                                                |
+    | flex  | FlexAttention with a block mask    | SDPA                                                |
+    | flash | FlexAttention with a block mask    | flash-attn's kernel for rows of different lengths   |
+
+    Two cases always use SDPA: single new tokens, and an image added as context (two blocks in one row).
     """
 
     AUTO = "auto"
@@ -39,20 +42,22 @@ class Backend(StrEnum):
     FLASH = "flash"
 
     def in_packs(self, device: torch.device, head: int) -> "Backend":
-        """SDPA or FLEX. `head`: numbers per head; FlexAttention's GPU kernels need at least 16."""
+        """Return the kernel for packs: SDPA or FLEX. `head` is the number of dimensions of one head: FlexAttention's
+        GPU kernels need at least 16."""
         if self is Backend.AUTO:
             return Backend.FLEX if device.type == "cuda" and head >= FLEX_HEAD else Backend.SDPA
         return Backend.SDPA if self is Backend.SDPA else Backend.FLEX
 
     def in_caches(self, device: torch.device, dtype: torch.dtype) -> "Backend":
-        """SDPA or FLASH."""
+        """Return the kernel for cached contexts: SDPA or FLASH."""
         if self is Backend.AUTO:
             able = device.type == "cuda" and dtype == torch.bfloat16 and flash_kernel() is not None
             return Backend.FLASH if able else Backend.SDPA
         return Backend.FLASH if self is Backend.FLASH else Backend.SDPA
 
     def require(self, device: torch.device, dtype: torch.dtype) -> None:
-        """InputError if the chosen kernels cannot run here."""
+        """Raise InputError if the chosen kernel cannot run on this device, in this number type or without a missing
+        package."""
         if self in (Backend.FLEX, Backend.FLASH) and device.type != "cuda":
             raise InputError(f"attention {self} needs a GPU, and the model is on {device}: choose auto or sdpa")
         if self is Backend.FLASH and dtype != torch.bfloat16:
@@ -60,7 +65,7 @@ class Backend(StrEnum):
         self.require_kernels()
 
     def require_kernels(self) -> None:
-        """InputError if a package is missing."""
+        """Raise InputError if the chosen kernel needs a package that is not installed."""
         if self is Backend.FLASH and flash_kernel() is None:
             raise InputError("attention flash needs the package flash-attn: pip install 'irg-rl[gpu]', or choose auto")
 
@@ -70,8 +75,8 @@ FLEX_HEAD = 16
 
 @cache
 def flash_kernel() -> Callable[..., Tensor] | None:
-    """flash-attn's attention over sequences of different lengths. None if it is not installed or not built for this
-    PyTorch."""
+    """Return flash-attn's function for attention over sequences of different lengths. Return None if flash-attn is not
+    installed or was not built for this PyTorch."""
     try:
         from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports] - optional
     except ImportError:
@@ -80,17 +85,18 @@ def flash_kernel() -> Callable[..., Tensor] | None:
 
 
 class ContextGrad(StrEnum):
-    """Whether the loss of a noise block reaches the weights through its context."""
+    """Whether the gradient of a noise block's loss also flows through the keys and values of the context that the block
+    sees. FULL: it does. DETACHED: it stops there."""
 
     FULL = "full"
     DETACHED = "detached"
 
 
 class Move(torch.autograd.Function):
-    """x[forward_index], with the gradient grad[backward_index].
+    """Return x[forward_index]. The backward pass returns grad[backward_index].
 
-    Exact if the two indices are inverse to each other on the real tokens. Padding takes the value of token 0. The
-    queries of padding only see padding, and its gradient is never read.
+    This gradient is exact if the two indices are inverse to each other on the real tokens. Padding gets the value of
+    token 0. Queries in the padding see only padding, and the gradient of padding is never read.
     """
 
     @staticmethod
@@ -105,9 +111,10 @@ class Move(torch.autograd.Function):
 
 
 class PackedAttention:
-    """Attention inside the rows of one pack, with SDPA or FLEX. `__call__` is the `attend` of the transformer.
+    """Attention inside the rows of one pack, with SDPA or FLEX. The transformer calls it as its `attend` function.
 
-    The cost of a padded row grows with the square of its length, so SDPA gets batches of rows of similar length.
+    The cost of a padded row grows with the square of its length. Therefore SDPA gets batches of rows with similar
+    lengths.
     """
 
     def __init__(
@@ -116,7 +123,7 @@ class PackedAttention:
         self._backend = backend
         detached = ContextGrad(context_grad) is ContextGrad.DETACHED
         padded = pack.unslot.unflatten(0, (pack.rows, -1))
-        begin = torch.empty(pack.rows, dtype=torch.long, device=padded.device)  # where a row begins, padded
+        begin = torch.empty(pack.rows, dtype=torch.long, device=padded.device)  # start of each padded row
         places, self._batches, self._masks, self._noise = [], [], [], []
         for chosen in [range(pack.rows)] if backend is Backend.FLEX else similar(pack.lengths):
             length, rows = max(pack.lengths[row] for row in chosen), torch.tensor(chosen, device=padded.device)
@@ -149,11 +156,11 @@ class PackedAttention:
 
 
 SIMILAR = 0.75
-"""Length of the shortest row of a batch, as a share of the longest."""
+"""In a batch, the shortest row has at least this share of the length of the longest row."""
 
 
 def similar(lengths: list[int]) -> list[list[int]]:
-    """Indices of the rows in batches of similar length, the longest first."""
+    """Group the rows into batches of similar length. Return the row indices of each batch, the longest rows first."""
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if not batches or lengths[row] < SIMILAR * lengths[batches[-1][0]]:
@@ -165,18 +172,21 @@ def similar(lengths: list[int]) -> list[list[int]]:
 def grouped_attention(
     q: Float[Tensor, "B h T d"], k: Float[Tensor, "B k S d"], v: Float[Tensor, "B k S d"], mask: Tensor
 ) -> Float[Tensor, "B h T d"]:
-    """softmax(q k / sqrt(d)) v under a mask [B, 1, T, S], boolean or additive; key/value head j serves query heads
-    j * h/k and following."""
+    """Return softmax(q k / sqrt(d)) v under a mask [B, 1, T, S], which is boolean or additive.
+
+    Key/value head j serves the h/k query heads from j * h/k on.
+    """
     shared = q.shape[1] // k.shape[1]
     if (
         q.is_cuda and shared > 1
-    ):  # the memory-efficient kernel has masks but no shared heads; without it the scores take T x S numbers
+    ):  # only the memory-efficient kernel avoids storing T x S scores; it takes masks but no shared heads
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def additive(visible: Bool[Tensor, "B Q K"]) -> Float[Tensor, "B 1 Q K"]:
-    """0 where a token is seen, -inf elsewhere. SDPA would convert a boolean mask like this in every layer."""
+    """Return an additive mask: 0 where a query may see a key, -inf elsewhere. With a boolean mask, SDPA would do this
+    conversion again in every layer."""
     mask = visible[:, None]
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
 
@@ -187,8 +197,11 @@ def stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
 
 @wrap_torch_function(lambda visibility: (visibility.block,))
 def block_mask(visibility: Visibility):
-    """FlexAttention's mask for a batch of rows: which blocks of 128 x 128 pairs are seen partly, fully or not at all.
-    (A function of its own, as is the kernel, so that footprint.py can replace both.)"""
+    """Return FlexAttention's mask for a batch of rows. It says which blocks of 128 x 128 (query, key) pairs are visible
+    in part, in full or not at all.
+
+    This is a separate function, like `flex_attention`, so that footprint.py can replace both.
+    """
     block, ancestors, causal = visibility.block, visibility.ancestors, visibility.causal
 
     def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -203,14 +216,17 @@ def block_mask(visibility: Visibility):
 def flex_attention(
     q: Float[Tensor, "B h L d"], k: Float[Tensor, "B k L d"], v: Float[Tensor, "B k L d"], mask
 ) -> Float[Tensor, "B h L d"]:
-    """`grouped_attention` under a block mask."""
+    """Compute the same as `grouped_attention`, but with FlexAttention and its block mask."""
     return _flex()[0](q, k, v, block_mask=mask, enable_gqa=True)
 
 
 @cache
 def _flex():
-    """FlexAttention's kernel and the function that makes its mask: compiled on CUDA, plain on a CPU (slow, without
-    gradients). Imported late, because they import PyTorch's compiler, which takes seconds."""
+    """Return FlexAttention's attention function and the function that makes its mask.
+
+    On CUDA both are compiled. On a CPU they run uncompiled, which is slow and gives no gradients. They are imported
+    only here because they import PyTorch's compiler, which takes seconds.
+    """
     from torch.nn.attention import flex_attention as flex
 
     if not torch.cuda.is_available():

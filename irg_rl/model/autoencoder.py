@@ -1,7 +1,9 @@
-"""The FLUX autoencoder: diffusers' AutoencoderKL under the key names of a released `ae.safetensors`.
+"""The FLUX autoencoder: diffusers' AutoencoderKL, loaded from and saved to the key names of a released
+`ae.safetensors`.
 
-The two implementations compute the same function; only names differ, and 1x1 convolutions of the attention are linear
-layers in diffusers. Images are encoded one by one or in batches of equal size: padding would change their latents.
+FLUX's and diffusers' implementations compute the same function. They differ only in the names of the weights and in the
+attention, where FLUX's 1x1 convolutions are linear layers in diffusers. Images are encoded one by one or in batches of
+equal size, because padding would change their latents.
 """
 
 from collections.abc import Mapping
@@ -22,15 +24,17 @@ _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj
 
 
 class Autoencoder(nn.Module):
-    """Pixels [B, 3, H, W] in [-1, 1] <-> latents [B, C, h, w], scaled as the unified model sees them:
-    scaling_factor * (z - shift_factor)."""
+    """Converts between pixels [B, 3, H, W] in [-1, 1] and latents [B, C, h, w].
+
+    Latents are scaled as the unified model expects them: scaling_factor * (z - shift_factor).
+    """
 
     def __init__(self, config: VAEConfig, latent_patch_size: int) -> None:
         super().__init__()
         self.config = config
         self.latent_patch_size = latent_patch_size
         levels = len(config.block_out_channels)
-        blocks: Any = {  # annotated as tuples of one entry, where they have one for every level
+        blocks: Any = {  # diffusers annotates these as tuples of one entry; in fact there is one entry per level
             "down_block_types": ("DownEncoderBlock2D",) * levels,
             "up_block_types": ("UpDecoderBlock2D",) * levels,
             "block_out_channels": config.block_out_channels,
@@ -45,7 +49,7 @@ class Autoencoder(nn.Module):
         )
 
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the posterior, unscaled."""
+        """Return the mean and the log-variance of the posterior of z, both unscaled."""
         side = self.config.downsample * self.latent_patch_size
         if pixels.shape[-2] % side or pixels.shape[-1] % side:
             raise ValueError(
@@ -55,30 +59,31 @@ class Autoencoder(nn.Module):
         return mean, logvar
 
     def sample(self, mean: Tensor, logvar: Tensor, eps: Tensor) -> Float[Tensor, "B C h w"]:
-        """A scaled latent from the posterior, mean + exp(logvar / 2) eps. BAGEL's conditions are samples, not means."""
+        """Return a scaled latent sampled from the posterior, z = mean + exp(logvar / 2) eps. BAGEL conditions on such
+        samples, not on the mean."""
         return self.scale(mean + torch.exp(0.5 * logvar) * eps)
 
     def scale(self, z: Tensor) -> Tensor:
         return self.config.scaling_factor * (z - self.config.shift_factor)
 
     def decode(self, latent: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Pixels of scaled latents; not clamped."""
+        """Return the pixels of scaled latents. They are not clamped to [-1, 1]."""
         return self.kl.decoder(latent / self.config.scaling_factor + self.config.shift_factor)
 
     def tokens(self, latent: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N D"]:
-        """Scaled latents cut into the model's tokens."""
+        """Cut scaled latents into the tokens of the unified model."""
         return patchify(latent, self.latent_patch_size)
 
     def latent(self, tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B C h w"]:
         return unpatchify(tokens, grid, self.latent_patch_size)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Latent tokens (rows, columns) of an image of height x width pixels."""
+        """Return how many rows and columns of latent tokens an image of height x width pixels has."""
         side = self.config.downsample * self.latent_patch_size
         return height // side, width // side
 
     def flux_state_dict(self) -> dict[str, Tensor]:
-        """Weights under FLUX's names and shapes."""
+        """Return the weights with FLUX's names and shapes."""
         names = _flux_names(self.config)
         return {
             flux: tensor[:, :, None, None] if _is_projection(flux) else tensor
@@ -87,11 +92,12 @@ class Autoencoder(nn.Module):
         }
 
     def check_flux_shapes(self, found: Mapping[str, torch.Size], source: str) -> None:
-        """InputError names missing, unknown and mis-shaped weights, by FLUX's names."""
+        """Raise InputError if weights are missing, unknown or have a wrong shape. The error lists them by FLUX's
+        names."""
         check_keys({name: tensor.shape for name, tensor in self.flux_state_dict().items()}, found, source)
 
     def load_flux_state_dict(self, weights: dict[str, Tensor], source: str) -> None:
-        """Takes FLUX-named weights; InputError as `check_flux_shapes`."""
+        """Load weights that have FLUX's names. Raises InputError as `check_flux_shapes` does."""
         self.check_flux_shapes({name: tensor.shape for name, tensor in weights.items()}, source)
         names = _flux_names(self.config)
         mine = self.kl.state_dict()
@@ -106,22 +112,23 @@ class Autoencoder(nn.Module):
 
 
 def to_uint8(image: Float[Tensor, "*b 3 H W"]) -> UInt8[Tensor, "*b H W 3"]:
-    """Pixels in [-1, 1] as bytes, truncated like BAGEL's."""
+    """Convert pixels in [-1, 1] to bytes. Fractions are cut off, not rounded, as in BAGEL."""
     return image.mul(0.5).add(0.5).clamp(0, 1).mul(255).to(torch.uint8).movedim(-3, -1)
 
 
 def from_uint8(image: UInt8[Tensor, "*b H W 3"]) -> Float[Tensor, "*b 3 H W"]:
-    """Bytes as pixels in [-1, 1]."""
+    """Convert bytes to pixels in [-1, 1]."""
     return image.movedim(-1, -3).float().div(255).sub(0.5).div(0.5)
 
 
 def _is_projection(flux: str) -> bool:
-    """1x1 convolutions that are linear layers in diffusers."""
+    """Return whether a weight is a 1x1 convolution in FLUX and a linear layer in diffusers."""
     return ".attn_1." in flux and flux.endswith("weight") and ".norm." not in flux
 
 
 def _flux_names(config: VAEConfig) -> dict[str, str]:
-    """diffusers' name -> FLUX's name of every parameter. FLUX numbers the decoder's levels from the finest."""
+    """Return a dict from diffusers' name to FLUX's name of every parameter. FLUX numbers the decoder's levels from the
+    finest."""
     levels = len(config.block_out_channels)
     modules: dict[str, str] = {}
     for side in ("encoder", "decoder"):

@@ -1,10 +1,13 @@
-"""Attention inside packs whose rows have branches (siblings of a fork), one branch at a time.
+"""Attention, one branch at a time, inside packs whose rows have branches (for example several samples after one
+prefix).
 
-A row with a trunk of P tokens and K branches of S tokens would take (P + K S)^2 pairs, most of them masked. Here the
-queries of a branch only meet the keys that they may see: P^2 + K S (P + S) pairs. For this the keys and values of the
-trunk are copied to each branch. Matrices and norms still process every token once.
+Suppose a row has a trunk of P tokens and K branches of S tokens. Attention over the whole row would compute (P + K S)^2
+pairs, most of them masked. Here the queries of a branch meet only the keys that they may see: P^2 + K S (P + S) pairs.
+For this, the keys and values of the trunk are copied to each branch. Matrix products and norms still process every
+token once.
 
-Letters: N tokens, R views in a batch, Q queries, K keys, h query heads, k key/value heads, d numbers per head.
+Letters: N tokens, R views (a view is one branch with the tokens that it sees) in a batch, Q queries, K keys, h query
+heads, k key/value heads, d numbers per head.
 """
 
 from collections.abc import Sequence
@@ -20,10 +23,12 @@ from irg_rl.model.pack import Pack
 
 
 class _Spread(torch.autograd.Function):
-    """x[index], with the gradient grad[first] plus the gradients of the further copies of a token.
+    """Return x[index], where a token may be copied to several places. The backward pass adds up the gradients of all
+    copies.
 
-    `first`: position of each token of x in its own branch. `copies`: positions where tokens `copied` stand in branches
-    that see them. All other values of x[index] are padding and receive no gradient.
+    `first` holds the position of each token of x in its own branch. `copies` holds the positions of the further copies,
+    in other branches that see the token; `copied` holds the token at each of these positions. All other values of
+    x[index] are padding and receive no gradient.
     """
 
     @staticmethod
@@ -40,7 +45,8 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """x[index], each token from its own branch. The gradient of padding is 0, because padded queries see real keys."""
+    """Return x[index]: each token is read from its own branch. The gradient of padding must be set to 0, because
+    queries in the padding see real keys."""
 
     @staticmethod
     def forward(ctx, x: Tensor, index: Tensor, back: Tensor, padding: Tensor) -> Tensor:
@@ -54,7 +60,8 @@ class _Collect(torch.autograd.Function):
 
 
 class BranchedAttention:
-    """The `attend` of a pack with branches. `PackedAttention` gives the same result more slowly."""
+    """The `attend` function of the transformer for a pack with branches. `PackedAttention` gives the same result more
+    slowly."""
 
     def __init__(self, pack: Pack, context_grad: ContextGrad | str = ContextGrad.FULL) -> None:
         device = pack.slot.device
@@ -103,7 +110,7 @@ class BranchedAttention:
 
 
 def alike(views: Sequence[View]) -> list[list[View]]:
-    """Views in batches with similar numbers of queries and keys, the longest first."""
+    """Group the views into batches with similar numbers of queries and keys, the largest first."""
     batches: list[list[View]] = []
     for view in sorted(views, key=lambda view: (-view.keys, -len(view.own))):
         longest = batches[-1][0] if batches else None
@@ -119,7 +126,7 @@ def _similar(view: View, longest: View) -> bool:
 
 
 def _padded(tokens: Sequence[np.ndarray]) -> Int[np.ndarray, "R T"]:
-    """Token indices of some views, with -1 where there is padding."""
+    """Put the token indices of several views into one table, one view per row. -1 marks padding."""
     table = np.full((len(tokens), max(map(len, tokens))), -1, dtype=np.int64)
     for row, own in zip(table, tokens):
         row[: len(own)] = own
@@ -127,7 +134,8 @@ def _padded(tokens: Sequence[np.ndarray]) -> Int[np.ndarray, "R T"]:
 
 
 class _Places:
-    """Positions of the tokens of padded rows (numbered row * L + index) in one long list of views."""
+    """Positions of tokens in one long list that joins all views. A token has the number row * L + index in its padded
+    row."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._length = shape[1]
@@ -135,10 +143,11 @@ class _Places:
         self._context: list[np.ndarray] = []
         self._count = 0
         self.first = np.zeros(shape[0] * shape[1], dtype=np.int64)
-        """Position of each token in its own branch."""
+        """For each token, its position in the list, in the view of its own branch."""
 
     def add(self, rows: Int[np.ndarray, "R"], table: Int[np.ndarray, "R T"], context: Sequence[int]) -> None:
-        """Views of equal padded length; the first `context` tokens of each belong to other branches."""
+        """Add views that are padded to one length. `table` holds the token indices of each view, -1 for padding.
+        `context` says how many tokens at the start of each view belong to other branches."""
         tokens = np.where(table < 0, -1, table + rows[:, None] * self._length)
         column = np.arange(table.shape[1])
         seen = (column < np.array(context)[:, None]) & (table >= 0)
@@ -150,16 +159,16 @@ class _Places:
         self._count += table.size
 
     def index(self) -> Int[np.ndarray, "M"]:
-        """Token at every position; 0 for padding."""
+        """Return the number of the token at every position; 0 at padding."""
         return np.concatenate(self._tokens).clip(min=0)
 
     def padding(self) -> Int[np.ndarray, "E"]:
         return np.flatnonzero(np.concatenate(self._tokens) < 0)
 
     def copies(self) -> Int[np.ndarray, "C"]:
-        """Positions of tokens outside their own branch."""
+        """Return the positions of copies: tokens that stand in a branch other than their own."""
         return np.flatnonzero(np.concatenate(self._context))
 
     def copied(self) -> Int[np.ndarray, "C"]:
-        """The tokens at these positions."""
+        """Return the numbers of the tokens at the positions `copies()`."""
         return np.concatenate(self._tokens)[self.copies()]

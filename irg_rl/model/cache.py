@@ -1,7 +1,7 @@
 """Key/value cache for a batch of contexts that grow block by block.
 
-Letters: B batch rows, R rows taking part, C capacity, S cached tokens read, T tokens of the new blocks (padded), N new
-tokens, h query heads, k key/value heads, d numbers per head.
+Letters: B rows of the cache, R rows that a call works on, C capacity, S cached tokens that are read, T tokens of the
+new blocks (padded), N new tokens, h query heads, k key/value heads, d numbers per head.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,23 @@ from irg_rl.model.pack import Pack
 
 @dataclass(frozen=True)
 class Mark:
-    """The lengths of all contexts at some moment, to read the cache as it was then or to return to it."""
+    """The lengths of all contexts at one moment. With a mark, the cache can be read as it was then, or set back to
+    it."""
 
     lengths: Int[Tensor, "B"]
     positions: Int[Tensor, "B"]
 
     def of(self, rows: Int[Tensor, "R"]) -> "Mark":
-        """The mark for a cache that was copied from these rows."""
+        """Return the mark for a cache whose rows were copied from `rows` of this one."""
         return Mark(self.lengths[rows], self.positions[rows])
 
 
 class KVCache:
-    """Pre-allocated keys and values, and per row the number of cached tokens and the next rope position.
+    """Allocated keys and values. For each row, the cache also holds the number of cached tokens (`lengths`) and the
+    next rope position (`positions`).
 
     `lengths` and `positions` are on the CPU. Restoring a mark only changes these numbers: no tensor is copied, and
-    later writes overwrite what lies beyond the mark.
+    later writes overwrite the tokens beyond the mark.
     """
 
     def __init__(self, config: LLMConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -47,8 +49,11 @@ class KVCache:
         return Mark(self.lengths.clone(), self.positions.clone())
 
     def begin_as(self, other: "KVCache", rows: Int[Tensor, "B"] | None = None) -> None:
-        """Every row becomes a copy of a row of another cache with the same capacity. Several may copy the same one.
-        None: of the row with the same number."""
+        """Make every row a copy of a row of another cache with the same capacity.
+
+        rows: for each row of this cache, the row of `other` to copy; a row of `other` may be copied several times.
+        None: copy row i to row i.
+        """
         which = torch.arange(other.batch) if rows is None else rows
         used = int(other.lengths[which].max())
         source = which.to(self.keys[0].device)
@@ -57,7 +62,8 @@ class KVCache:
         self.lengths, self.positions = other.lengths[which], other.positions[which]
 
     def restore(self, mark: Mark, rows: Tensor | None = None) -> None:
-        """Return `rows` (None: all) to `mark`. ValueError if a row is shorter than its mark."""
+        """Set `rows` back to `mark` (None: set all rows back). Raises ValueError if a context is shorter than at the
+        mark."""
         which = slice(None) if rows is None else rows.cpu()
         if (mark.lengths[which] > self.lengths[which]).any():
             raise ValueError("a context is shorter than the mark it should return to: marks do not restore forwards")
@@ -66,16 +72,16 @@ class KVCache:
 
 
 def require_room(cache: KVCache, lengths: Int[Tensor, "R"]) -> None:
-    """ValueError if contexts of these lengths do not fit."""
+    """Raise ValueError if contexts of these lengths do not fit into the cache."""
     if (longest := int(lengths.max())) > cache.capacity:
         raise ValueError(f"a context of {longest} tokens exceeds the cache's capacity of {cache.capacity}")
 
 
 class CachedAttention:
-    """Attention of new blocks, one per row, which see the cached context and themselves.
+    """Attention of new tokens, which see their row's cached context and each other. Each of the rows gets new tokens.
 
-    `own` [R, T, T]: visibility inside the blocks. With `write` their keys and values are written to the cache, and the
-    caller updates the lengths. Without it the cache does not change.
+    `own` [R, T, T] says which new tokens of a row see each other. If `write`, the new keys and values are written to
+    the cache, and the caller then updates the lengths. Otherwise the cache does not change.
     """
 
     def __init__(
@@ -126,12 +132,13 @@ class CachedAttention:
 
 
 def _places(pack: Pack, length: int) -> tuple[Tensor, Tensor]:
-    """Row and column of every token of the pack."""
+    """Return the row and the column of every token of the pack."""
     return pack.slot // length, pack.slot % length
 
 
 def _mask(lengths: Int[Tensor, "R"], span: int, own: Bool[Tensor, "R T T"], write: bool) -> Bool[Tensor, "R T S"]:
-    """Visibility of cached and new keys. If written, new keys stand right after each row's context, else at the end."""
+    """Return which cached and new keys each new token sees. If `write`, the new keys stand directly after each row's
+    context. Otherwise they stand after the columns of the longest context."""
     since = torch.arange(span, device=lengths.device) - lengths[:, None]  # columns since the end of the context
     count = own.shape[1]
     context = (since < 0)[:, None].expand(-1, count, -1)

@@ -1,10 +1,13 @@
-"""Sizes of a unified model, and the JSON files of a released folder that state them.
+"""Sizes of a unified model, and the JSON files of a released model folder that hold these sizes.
 
-A released folder has three JSON files: `config.json` (latent patch, table sizes, timestep shift, autoencoder; BAGEL's
-own loader has these as constants, which hold where the file or a key is missing), `llm_config.json` (a plain Qwen2
-configuration) and `vit_config.json` (a SigLIP configuration). Three conventions are not in the files: q/k norms are on,
-input and output embeddings are not tied, and the vision tower has one layer fewer than its JSON says (BAGEL reads the
-features before SigLIP's last layer). The shapes of the weights are compared with these sizes when they are loaded.
+A released folder has three JSON files. `llm_config.json` is a plain Qwen2 configuration and `vit_config.json` a SigLIP
+configuration. `config.json` holds the other sizes: the latent patch, the sides of the position tables, the timestep
+shift and the autoencoder. BAGEL's own loader has these values as constants, and the same values are used here if the
+file or a key is missing.
+
+Three facts are not in the files. Queries and keys are normed. The input and output embeddings are not tied. The vision
+tower has one layer fewer than its JSON says, because BAGEL reads the features before SigLIP's last layer. When weights
+are loaded, their shapes are compared with these sizes.
 """
 
 import json
@@ -22,7 +25,8 @@ class _Sizes(BaseModel):
 
 
 class LLMConfig(_Sizes):
-    """The Qwen2 language model; every size holds for both experts."""
+    """Sizes of the Qwen2 language model. Both experts (und for text and image understanding, gen for image generation)
+    have the same sizes."""
 
     hidden_size: int = Field(gt=0)
     num_hidden_layers: int = Field(gt=0)
@@ -51,7 +55,7 @@ class LLMConfig(_Sizes):
 
 
 class ViTConfig(_Sizes):
-    """The SigLIP vision tower. `num_hidden_layers` counts the layers that are used."""
+    """Sizes of the SigLIP vision tower. `num_hidden_layers` counts only the layers that are used."""
 
     hidden_size: int = Field(gt=0)
     num_hidden_layers: int = Field(gt=0)
@@ -69,12 +73,13 @@ class ViTConfig(_Sizes):
 
     @property
     def patch_dim(self) -> int:
-        """Numbers in one RGB patch."""
+        """How many numbers one RGB patch has."""
         return 3 * self.patch_size**2
 
 
 class VAEConfig(_Sizes):
-    """The FLUX autoencoder. One level per entry of `block_out_channels`; every level but the last halves the image."""
+    """Sizes of the FLUX autoencoder. It has one level for each entry of `block_out_channels`. Every level except the
+    last one halves the height and width of the image."""
 
     block_out_channels: tuple[int, ...] = Field(min_length=1)
     layers_per_block: int = Field(gt=0)
@@ -92,35 +97,36 @@ class VAEConfig(_Sizes):
 
     @property
     def downsample(self) -> int:
-        """Pixels per latent cell, along one side."""
+        """How many pixels one latent cell covers along one side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
 class ModelConfig(_Sizes):
-    """Every size of a unified model and of its autoencoder."""
+    """All sizes of a unified model and its autoencoder."""
 
     llm: LLMConfig
     vit: ViTConfig
     vae: VAEConfig
     latent_patch_size: int = Field(2, gt=0)
     max_latent_size: int = Field(64, gt=0)
-    """Latent tokens along one side of the position table."""
+    """How many latent tokens the position table has along one side."""
     timestep_shift: float = Field(1.0, gt=0)
-    """Shift of the *training* timesteps; sampling has its own."""
+    """Timestep shift in *training*. Sampling has a setting of its own."""
 
     @property
     def latent_dim(self) -> int:
-        """Numbers in one latent token."""
+        """How many numbers one latent token has."""
         return self.latent_patch_size**2 * self.vae.latent_channels
 
     @property
     def pixels_per_token(self) -> int:
-        """Pixels that one latent token covers, along one side."""
+        """How many pixels one latent token covers along one side."""
         return self.vae.downsample * self.latent_patch_size
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The sizes of a released folder. InputError names the file and the key that is missing or cannot be."""
+        """Read the sizes of a released model folder. Raises InputError that names the file and the key if a value is
+        missing or not allowed."""
         try:
             return cls.model_validate(released_sizes(folder))
         except ValidationError as error:
@@ -128,11 +134,11 @@ class ModelConfig(_Sizes):
             raise InputError(f"{folder}: config.json, llm_config.json or vit_config.json cannot be: {wrong}") from error
 
     def to_dict(self) -> dict:
-        """Under the name by which peft asks a model for its configuration."""
+        """Return all sizes as a dict. peft calls a method of this name to read a model's configuration."""
         return self.model_dump()
 
     def write(self, folder: Path) -> None:
-        """Writes the three JSON files."""
+        """Write the three JSON files into the folder."""
         llm = self._llm_json()
         vit = self._vit_json()
         top = {

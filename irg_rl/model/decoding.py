@@ -1,12 +1,13 @@
-"""Sampling texts on a GPU: the step to the next logits as one CUDA graph.
+"""Sampling text on a GPU. One step, from a new token to the logits of the next token, is one CUDA graph.
 
 A step of a large model starts about a thousand small kernels. Starting them one by one from Python takes several times
-longer than running them. A CUDA graph starts them together. For that all sizes must be constant. So every step computes
-all rows, also those whose text has ended (they write beyond the end of their contexts). And attention reads the same
-columns of the cache for all rows, masked to the row's own columns.
+longer than running them. A CUDA graph starts them all at once, but it needs constant sizes. Therefore every step
+computes all rows, also the rows whose text has ended. (These rows write only beyond the end of their contexts.) For the
+same reason attention reads the same number of cache columns for every row, and a mask hides the columns that do not
+belong to the row.
 
-Letters: A rows taking part, B rows of the cache, R rows of the texts, S columns read, h query heads, k key/value heads,
-d numbers per head, V vocabulary.
+Letters: A rows that take part in a step, B rows of the cache, R rows of the texts, S columns read, h query heads, k
+key/value heads, d numbers per head, V vocabulary.
 """
 
 import functools
@@ -21,12 +22,13 @@ from irg_rl.model.cache import KVCache
 from irg_rl.model.transformer import LanguageModel
 
 Decode = Callable[[Int[Tensor, "A"], Int[Tensor, "A"]], Float[Tensor, "A V"]]
-"""decode(token_ids, some): append one token to each of the rows `some` and return the logits of the next one."""
+"""`decode(token_ids, some)` appends one token to each of the rows `some` and returns the logits of each row's next
+token."""
 
 
 class SingleTokens:
-    """Attention for one new token per row. It is written to the cache at column lengths[r]. Never waits for a value on
-    the CPU."""
+    """Attention for one new token per row. The token's key and value are written to the cache at column `lengths[r]` of
+    row r. The code never waits for the GPU to send a value to the CPU."""
 
     def __init__(self, cache: KVCache, rows: Int[Tensor, "R"] | None, lengths: Int[Tensor, "R"], span: int) -> None:
         self._cache, self._rows, self._lengths, self._span = cache, rows, lengths, span
@@ -35,7 +37,7 @@ class SingleTokens:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "R hd"]:
         keys, values = self._entered(self._cache.keys[layer], k), self._entered(self._cache.values[layer], v)
-        heads = q.unflatten(1, (keys.shape[1], -1))  # heads that share keys become queries of one head
+        heads = q.unflatten(1, (keys.shape[1], -1))  # query heads with one key head become its queries
         return F.scaled_dot_product_attention(heads, keys, values, attn_mask=self._mask).flatten(1)
 
     def _entered(self, stored: Float[Tensor, "B k C d"], new: Float[Tensor, "R k d"]) -> Float[Tensor, "R k S d"]:
@@ -45,10 +47,13 @@ class SingleTokens:
 
 
 class GraphDecoder:
-    """A `Decode` for rows of a cache on a GPU. Each row gets at most `tokens` more tokens. `rows` are ascending. Use
-    one decoder per device at a time: all are recorded on one stream and share its memory.
+    """A `Decode` function for rows of a cache on a GPU, run as a CUDA graph.
 
-    Raises ValueError before any work on the GPU if a context would exceed the cache.
+    rows: the rows of the cache that get tokens, in ascending order. tokens: the largest number of tokens that each row
+    may get.
+
+    Use only one decoder per device at a time: all decoders are recorded on one stream and share its memory. Raises
+    ValueError, before any work on the GPU, if a context would exceed the cache.
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> None:
@@ -56,7 +61,7 @@ class GraphDecoder:
         self._cache, self._rows = cache, rows.cpu()
         self._span = min(int(cache.lengths[self._rows].max()) + tokens, cache.capacity)
         self._require_room()
-        self._which = None if len(rows) == cache.batch else rows.to(device)  # the graph stores only its address
+        self._which = None if len(rows) == cache.batch else rows.to(device)  # kept: the graph stores only its address
         self._lengths, self._positions = (x[self._rows].to(device) for x in (cache.lengths, cache.positions))
         self._tokens = torch.zeros_like(self._lengths)
 
@@ -70,7 +75,7 @@ class GraphDecoder:
         with torch.no_grad():
             beside.wait_stream(now)
             with torch.cuda.stream(beside):
-                step()  # allocations of the first call of a kernel must not be recorded
+                step()  # the first call of a kernel allocates memory, which must not be recorded
             now.wait_stream(beside)
             with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
                 self._logits = step()
@@ -93,5 +98,6 @@ class GraphDecoder:
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which steps are recorded. It is shared, because every stream keeps its own workspace."""
+    """Return the CUDA stream on which steps are recorded. All decoders of a device share it, because every stream keeps
+    a workspace of its own."""
     return torch.cuda.Stream(device)

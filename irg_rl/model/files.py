@@ -1,4 +1,5 @@
-"""Weights on disk: one safetensors file, or several shards with an index as Hugging Face's libraries write them."""
+"""Weights on disk: one safetensors file, or several files (shards) with an index, as Hugging Face's libraries write
+them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,13 @@ from irg_rl.text_in import read_json
 
 WEIGHTS = "ema.safetensors"
 WHOLE = (WEIGHTS, "ema_bf16.safetensors")
-"""Names of a file with all weights; the second is that of a release in bf16."""
+"""Possible names of a file that holds all weights. The second name is used by a release in bf16."""
 INDICES = ("ema.safetensors.index.json", "model.safetensors.index.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The file with all weights, or else the shards of the first index there is. InputError names what is missing or
-    broken."""
+    """Return the file with all weights. If there is none, return the shards of the first index found. Raises InputError
+    that names what is missing or broken."""
     for name in WHOLE:
         if (folder / name).is_file():
             return [folder / name]
@@ -35,17 +36,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _is_plain(name: object) -> bool:
-    """Whether it is a file right there, and not one elsewhere on the disk."""
+    """Return whether `name` is a plain file name, so that the file lies in the same folder and not elsewhere on the
+    disk."""
     return isinstance(name, str) and bool(name) and Path(name).name == name and "\0" not in name
 
 
 def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp32: str = "") -> dict[str, Tensor]:
-    """Tensors of a file in `dtype`; those whose name ends in `fp32` (if given) in fp32.
+    """Read all tensors of a file and convert them to `dtype`. Tensors whose name ends with `fp32` (if it is not empty)
+    are read in fp32.
 
-    Each tensor is copied into memory that torch allocated, which is aligned to 64 bytes. Tensors mapped from a file
-    have the alignment of that file, and matrix products of differently aligned operands differ in the last bits. So
-    without the copy equal weights from two folders could give different results. There is never a second copy of all
-    tensors.
+    Each tensor is copied into memory that torch allocated, which is aligned to 64 bytes. Without the copy, tensors
+    would have the alignment of the file. Matrix products of differently aligned operands differ in the last bits, so
+    equal weights from two folders could give different results. Tensors are copied one by one, so memory never holds
+    two copies of all tensors.
     """
     with _opened(path, device) as file:
         return {
@@ -55,14 +58,14 @@ def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp3
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
-    """Shapes of the tensors of a file, read from its header alone."""
+    """Return the shapes of the tensors of a file. Only the file's header is read."""
     with _opened(path, "cpu") as file:
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
 
 
 @contextmanager
 def _opened(path: Path, device: torch.device | str) -> Iterator[Any]:
-    """InputError where the file is missing, cut off or not in the format."""
+    """Open a safetensors file. Raises InputError if the file is missing, cut off or not in the safetensors format."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
     try:

@@ -1,5 +1,5 @@
-"""Cached attention with flash-attn. The queries of a row only meet the row's own keys, so nothing is padded, masked or
-repeated.
+"""Attention to a cached context with flash-attn. The queries of a row meet only the keys of the same row, so nothing is
+padded, masked or repeated.
 
 Letters: R rows, N new tokens, M keys of all rows, h query heads, k key/value heads, d numbers per head.
 """
@@ -16,11 +16,12 @@ from irg_rl.model.pack import Pack
 
 
 class FlashAttention:
-    """`attend` as `CachedAttention` has it, for rows of one new block each: an image, whose tokens all see each other,
-    or with `causal` a text.
+    """The same `attend` function as `CachedAttention`, for rows that each get one new block. The block is a text if
+    `causal`. Otherwise it is an image, whose tokens all see each other.
 
     `kernel(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=)` is flash-attn's
-    `flash_attn_varlen_func`: q [N, h, d], k and v [M, k, d], row after row; the last query of a row sees its last key.
+    `flash_attn_varlen_func`. It takes q [N, h, d] and k, v [M, k, d], one row after the other. The last query of a row
+    sees the row's last key.
     """
 
     def __init__(
@@ -42,13 +43,13 @@ class FlashAttention:
             require_room(cache, keys)
         self._bounds = tuple(F.pad(count.cumsum(0), (1, 0)).int().to(device) for count in (added, keys))
         self._longest = (int(added.max()), int(keys.max()))
-        row = torch.repeat_interleave(keys)  # of each key, row after row
+        row = torch.repeat_interleave(keys)  # row of each key; the keys go row by row
         column = torch.arange(len(row)) - (keys.cumsum(0) - keys)[row]
         is_new = column >= lengths[row]
         row = row if rows is None else rows.cpu()[row]
         self._old, self._new = (part.nonzero()[:, 0].to(device) for part in (~is_new, is_new))
         self._old_at, self._new_at = ((row[p].to(device), column[p].to(device)) for p in (~is_new, is_new))
-        self._by_row = pack.slot.argsort()  # the pack is in stream order
+        self._by_row = pack.slot.argsort()  # from the pack's stream order to row by row
         self._by_stream = self._by_row.argsort()
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N hd"]:
@@ -58,7 +59,8 @@ class FlashAttention:
         return mixed.index_select(0, self._by_stream)
 
     def _joined(self, stored: Float[Tensor, "B k C d"], new: Float[Tensor, "N k d"]) -> Float[Tensor, "M k d"]:
-        """The cached tokens of every row, followed by its new ones."""
+        """Return, for each row, the stored keys (or values) of its cached tokens followed by those of its new
+        tokens."""
         if self._write:
             row, column = self._new_at
             stored[row, :, column] = new

@@ -1,7 +1,8 @@
-"""Counts the floating-point operations of the model from its matrices: two per weight and token (multiply and add), and
-in attention four per number of a head and (query, key) pair (scores, then the mix).
+"""Counts the floating-point operations of the model from the sizes of its matrices.
 
-Norms, activations and position tables are left out: they are below one percent at any size worth planning for.
+A matrix takes two operations (multiply and add) per weight and token. Attention takes four operations per (query, key)
+pair and number of a head: two for the scores and two for the weighted sum of the values. Norms, activations and
+position tables are left out: they take less than one percent at any size for which planning is useful.
 """
 
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ from irg_rl.model.unified import UnifiedModel
 
 @dataclass(frozen=True)
 class Workload:
-    """Numbers of tokens and attention pairs that go through the model."""
+    """How many tokens and attention pairs go through the model."""
 
     und: int = 0  # tokens of the und expert
     gen: int = 0  # tokens of the gen expert
     patches: int = 0  # ViT patches, also counted in `und`
     logits: int = 0  # tokens whose logits are computed
-    pairs: int = 0  # (query, key) pairs of attention, masked ones included where they are computed
-    patch_pairs: int = 0  # those inside the vision tower
+    pairs: int = 0  # (query, key) pairs of attention, also masked pairs if they are computed
+    patch_pairs: int = 0  # (query, key) pairs inside the vision tower
 
     def __add__(self, other: "Workload") -> "Workload":
         return Workload(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
@@ -31,8 +32,11 @@ class Workload:
 
     @classmethod
     def of(cls, pack: Pack) -> "Workload":
-        """The workload of a pack. Rows of similar length are padded to one length and attended in full. The same holds
-        for branches, if rows have several."""
+        """Return the workload of a pack.
+
+        Rows of similar length are padded to one length, and all their pairs are computed. If a row has several
+        branches, the same is done with branches instead of rows.
+        """
         if pack.views:
             batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]
         else:
@@ -50,13 +54,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Number of weights that a token of each kind is multiplied with."""
+    """How many weights a token of each kind is multiplied with."""
 
     und: int
     gen: int
     patch: int
     logit: int
-    pair: int  # numbers of all query heads and layers
+    pair: int  # numbers per token in all query heads of all layers
     patch_pair: int
 
     @classmethod
@@ -78,6 +82,6 @@ class Matrices:
         )  # fmt: skip
 
     def flops(self, load: Workload) -> int:
-        """Operations of one forward pass. A backward pass takes twice as many."""
+        """Return the number of operations of one forward pass. A backward pass takes twice as many."""
         through = load.und * self.und + load.gen * self.gen + load.patches * self.patch + load.logits * self.logit
         return 2 * through + 4 * (load.pairs * self.pair + load.patch_pairs * self.patch_pair)

@@ -1,4 +1,5 @@
-"""Model folders in BAGEL's released form: JSON and tokenizer files, `ema.safetensors` or shards, `ae.safetensors`."""
+"""Model folders in the format of BAGEL's release: JSON and tokenizer files, `ema.safetensors` (or shards), and
+`ae.safetensors` with the autoencoder."""
 
 import logging
 import math
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Folder:
-    """What a model folder holds."""
+    """The content of a model folder."""
 
     model: UnifiedModel
     autoencoder: Autoencoder
@@ -38,7 +39,7 @@ class Folder:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether there are weights of a model, whole or in shards."""
+    """Return whether the folder holds the weights of a model, in one file or in shards."""
     return any((path / name).is_file() for name in (*WHOLE, *INDICES))
 
 
@@ -49,8 +50,8 @@ def save_folder(
     path: Path,
     add: Callable[[Path], None] = lambda folder: None,
 ) -> None:
-    """Writes a folder aside, then renames it into place over an older one: readers find a whole folder or none. `add`
-    puts further files into it."""
+    """Write a model folder under a temporary name, then rename it and replace an older folder. So readers find a
+    complete folder or none. `add` is called with the temporary folder and may write further files into it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.mkdir(parents=True)
     try:
@@ -75,9 +76,12 @@ def load_folder(
     dtype: torch.dtype = torch.float32,
     attention: Backend | str = Backend.AUTO,
 ) -> Folder:
-    """Reads a folder that `check_folder` finds nothing wrong with; every tensor goes straight to its device and type.
-    The autoencoder stays in fp32. The two sin-cos tables are computed where they are absent. InputError also where this
-    machine lacks what `attention` asks for."""
+    """Check a model folder with `check_folder`, then read it. Every tensor is loaded directly to its device and number
+    type.
+
+    The autoencoder stays in fp32. If the two sin-cos position tables are not in the file, they are computed. Raises
+    InputError if the folder has an error, or if this machine cannot run the kernels that `attention` asks for.
+    """
     path, attention = Path(path), Backend(attention)
     attention.require(torch.device(device), dtype)
     folder = check_folder(path)
@@ -94,10 +98,11 @@ def load_folder(
 
 
 def check_folder(path: Path) -> Folder:
-    """The folder's tokenizer, and its models on the meta device; of the weights only headers are read.
+    """Check a model folder. Return its tokenizer, and its models on the meta device (without numbers). Only the headers
+    of the weight files are read.
 
-    InputError names what is missing or broken, every weight that is missing, unknown or of another shape than the JSON
-    files say, and a tokenizer with more ids than the model has rows.
+    Raises InputError that names what is missing or broken: a file, every weight that is missing, unknown or of another
+    shape than the JSON files say, or a tokenizer with more ids than the model has rows.
     """
     path = Path(path)
     shapes: dict[str, torch.Size] = {}
@@ -119,8 +124,8 @@ def check_folder(path: Path) -> Folder:
 
 
 def require_sizes(folder: ModelConfig, asked: ModelConfig, path: Path) -> None:
-    """InputError names the sizes that a recipe and the folder it starts from do not share. (The shift of the training
-    timesteps is no size.)"""
+    """Raise InputError if the sizes in a recipe differ from those of the folder that training starts from. The error
+    names each such size. (The shift of the training timesteps is not a size.)"""
     theirs, ours = folder.to_dict(), asked.to_dict()
     different = [
         f"model.{name} is {mine}, {found} in the folder"
@@ -140,8 +145,8 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str 
 
 
 def _with_real_table(config: ModelConfig, shapes: Mapping[str, torch.Size], path: Path) -> ModelConfig:
-    """`max_latent_size` as the table of latent positions has it: config.json of a release may be older than its
-    weights."""
+    """Return the configuration with `max_latent_size` taken from the table of latent positions in the weights. The
+    config.json of a release may be older than its weights."""
     table = shapes.get("latent_pos_embed.pos_embed")
     if table is None or len(table) != 2:
         return config
@@ -153,7 +158,7 @@ def _with_real_table(config: ModelConfig, shapes: Mapping[str, torch.Size], path
 
 
 def _tables(model: UnifiedModel) -> dict[str, PositionTable]:
-    """The two sin-cos tables, by the names of their numbers."""
+    """Return the two sin-cos position tables by their names in the state dict."""
     return {
         "latent_pos_embed.pos_embed": model.latent_pos_embed,
         "vit_pos_embed.pos_embed": model.vit_pos_embed,
@@ -161,6 +166,7 @@ def _tables(model: UnifiedModel) -> dict[str, PositionTable]:
 
 
 def _as_read(table: Tensor, dtype: torch.dtype) -> Tensor:
-    """A position table, kept in fp32, in the type of the other weights if that loses nothing: as a bf16 file had it."""
+    """Return a position table, which the model keeps in fp32, in the number type `dtype` of the other weights if this
+    loses nothing. That is so if the table was read from a bf16 file."""
     narrow = table.to(dtype)
     return narrow if torch.equal(narrow.float(), table) else table

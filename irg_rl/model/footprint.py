@@ -1,7 +1,8 @@
-"""Counts the memory of a forward pass without running it. The code of the model runs on PyTorch's fake tensors, which
-have a size, a type and a device but no contents. So the count follows any change of the model.
+"""Counts the memory of a forward pass without running it.
 
-Only tensors are counted, not the workspace of kernels or the reserve of the allocator.
+The code of the model runs on PyTorch's fake tensors, which have a size, a type and a device but no contents. Therefore
+the count follows any change of the model. Only tensors are counted, not the workspace of kernels or the memory that the
+allocator reserves.
 """
 
 import weakref
@@ -25,17 +26,20 @@ from irg_rl.model.unified import UnifiedModel
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one forward pass, without the weights."""
+    """Memory of one forward pass in bytes, without the weights."""
 
-    kept: int  # saved for the backward
-    working: int  # held beside them at the highest point
+    kept: int  # saved for the backward pass
+    working: int  # held in addition to `kept` when memory use is highest
 
 
 def training_footprint(
     model: UnifiedModel, pack: Pack, device: str, dtype: torch.dtype, context_grad: str = "full"
 ) -> Footprint:
-    """Memory of `model(pack)` with gradients. The model may be on the meta device. Frozen parts store nothing that only
-    they would need. With activation checkpointing, the backward stores the activations of one layer at a time."""
+    """Return the memory of `model(pack)` with gradients. The model may be on the meta device.
+
+    Tensors that only the gradients of frozen weights would need are not stored. With activation checkpointing, the
+    backward pass stores the activations of one layer at a time.
+    """
     trunk = model.language_model.model
     with FakeTensorMode() as mode:
         weights = _weights(model, device, dtype)
@@ -54,7 +58,8 @@ def training_footprint(
 
 
 def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], device: str) -> int:
-    """Peak bytes of decoding, or encoding, this many images of (height, width) pixels in fp32."""
+    """Return the peak memory, in bytes, of decoding or encoding `images` images in fp32: the larger of the two. `size`
+    is (height, width) in pixels."""
     height, width = size
     side = vae.config.downsample
     shapes = {
@@ -72,8 +77,11 @@ def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], devi
 
 
 def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], context: int, device: str) -> int:
-    """Peak bytes of one denoising step for this many images in cached contexts of this length, without weights and
-    cache. The model is on the meta device, in the number type that it samples in."""
+    """Return the peak memory, in bytes, of one denoising step, without the weights and the cache.
+
+    rows: number of images, each with its own cached context. context: number of tokens of each context. The model is on
+    the meta device, in the number type that it samples in.
+    """
     cache = model.new_cache(rows, context)
     cache.lengths.fill_(context)
     x = torch.zeros(rows, grid[0] * grid[1], model.config.latent_dim)
@@ -84,8 +92,8 @@ def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], co
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that are saved for the backward within this context, each storage once, without those of
-    `weights`. Works for real and for fake tensors."""
+    """Counts the bytes that PyTorch saves for the backward pass inside this `with` block. Each storage counts once, and
+    the storages of `weights` do not count. Works for real and for fake tensors."""
 
     def __init__(self, weights) -> None:
         self._own = {_storage(w) for w in weights}
@@ -103,7 +111,8 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of living tensors that were made within this context, and their peak."""
+    """Counts the bytes of the tensors that were made inside this `with` block and still exist (`now`), and the largest
+    such number (`peak`)."""
 
     def __init__(self, weights) -> None:
         super().__init__()
@@ -130,7 +139,8 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _AttentionBytes(torch.autograd.Function):
-    """Memory of a fused attention kernel: it saves its inputs, its output and one fp32 number per query and head."""
+    """Stands for a fused attention kernel, which uses the same memory: it saves its inputs, its output and one fp32
+    number per query and head."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -141,10 +151,10 @@ class _AttentionBytes(torch.autograd.Function):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Puts `_AttentionBytes` in the place of PyTorch's attention: without the GPU, nobody knows which kernel would run.
-    The masks of FlexAttention are not counted: they have a few numbers per 128 x 128 pairs.
+    """Replaces PyTorch's attention by `_AttentionBytes`, because it is not known which kernel a GPU would choose. The
+    masks of FlexAttention are not counted: they have only a few numbers per 128 x 128 pairs.
 
-    `repeats_heads`: keys and values are repeated for every query head first, as attention.py does on CUDA alone.
+    `repeats_heads`: repeat keys and values for every query head first, as attention.py does only on CUDA.
     """
 
     def __init__(self, repeats_heads: bool = False) -> None:
@@ -169,7 +179,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _weights(module: nn.Module, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Fake weights: parameters in `dtype`, buffers (the position tables) as they are."""
+    """Return fake weights. Parameters have the number type `dtype`; buffers (the position tables) keep their own."""
     return {
         name: torch.empty(tensor.shape, device=device, dtype=dtype, requires_grad=tensor.requires_grad)
         if isinstance(tensor, nn.Parameter)

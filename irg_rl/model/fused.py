@@ -1,7 +1,7 @@
 """RMS norm and rotary embedding with hand-written gradients.
 
-On a CPU, a small transformer spends as much time in these two as in its matrix products. With hand-written gradients
-they read and write memory half as often.
+On a CPU, a small transformer spends as much time in these two functions as in its matrix products. With hand-written
+gradients, they read and write memory half as often.
 """
 
 import torch
@@ -12,14 +12,15 @@ from torch.autograd.function import once_differentiable
 
 
 def rms_norm(x: Float[Tensor, "*n size"], weight: Float[Tensor, "size"], eps: float) -> Float[Tensor, "*n size"]:
-    """x / sqrt(mean(x^2) + eps) in fp32, cast back to x's type, then times weight."""
+    """Compute x / sqrt(mean(x^2) + eps) in fp32, cast the result back to the type of x, then multiply by `weight`."""
     if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
         return _RMSNormFunction.apply(x, weight, eps)
     return F.rms_norm(x.float(), weight.shape, None, eps).to(x.dtype) * weight
 
 
 class _RMSNormFunction(torch.autograd.Function):
-    """With s = 1 / rms(x): y = x s w;  dw = sum g x s;  dx = s (g w - x s^2 mean(g w x))."""
+    """RMS norm with its gradient. With s = 1 / rms(x) and the incoming gradient g: y = x s w; dw = sum g x s; dx = s (g
+    w - x s^2 mean(g w x))."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -43,8 +44,8 @@ class _RMSNormFunction(torch.autograd.Function):
 
 
 class Rotate(torch.autograd.Function):
-    """Rotary embedding of x [N, heads, d] by cos, sin [N, 1, d/2]: the pair (x_k, x_{k+d/2}) turns by the k-th angle.
-    The gradient turns back."""
+    """Rotary embedding of x [N, heads, d] with cos and sin [N, 1, d/2]. The pair (x_k, x_{k+d/2}) is rotated by the
+    k-th angle. The backward pass rotates the gradient by the opposite angle."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

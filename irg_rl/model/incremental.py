@@ -1,7 +1,8 @@
-"""Batched incremental inference: contexts in a cache, extended block by block with the layout rules of packs.
+"""Incremental inference for a batch: contexts are kept in a cache and extended block by block, with the same layout
+rules as packs.
 
-Every call builds a small pack that starts at the next rope positions of the contexts. Its attention also sees the
-cache. `rows` names the batch rows that take part (None: all of them, in order).
+Every call builds a small pack that starts at the next rope positions of the contexts. The attention of this pack also
+sees the cache. In all methods, `rows` names the rows of the batch that take part (None: all rows, in order).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ from irg_rl.model.transformer import Attend, Keep, LanguageModel
 
 
 class Incremental:
-    """The decoding half of `UnifiedModel`, which has these attributes."""
+    """The part of `UnifiedModel` that decodes with a cache. `UnifiedModel` has the attributes below and defines
+    `trunk`."""
 
     config: ModelConfig
     special: SpecialIds
@@ -30,21 +32,22 @@ class Incremental:
     llm2vae: nn.Linear
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
-        """Final-norm streams (und, gen), all rows or `keep`; gen is None without latent tokens."""
+        """Return the hidden states after the final norms as two streams (und, gen): all tokens, or only the tokens
+        `keep`. gen is None if the pack has no latent tokens."""
         raise NotImplementedError
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """Empty contexts with room for `capacity` tokens each."""
+        """Return a cache of `batch` empty contexts. Each has room for `capacity` tokens."""
         weight = self.language_model.lm_head.weight
         return KVCache(self.config.llm, batch, capacity, weight.device, weight.dtype)
 
     def pack_builder(self) -> PackBuilder:
-        """A builder with this model's boundary tokens and position tables."""
+        """Return a pack builder with this model's boundary tokens and position tables."""
         return PackBuilder(self.special, self.config.max_latent_size, self.config.vit.max_patches_per_side)
 
     @torch.no_grad()
     def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
-        """Append bos, ids, eos to every row. The texts may have different lengths."""
+        """Append one text to every row: bos, its ids, eos. The texts may have different lengths."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
@@ -61,7 +64,7 @@ class Incremental:
         patch_grid: Grid,
         rows: Tensor | None = None,
     ) -> None:
-        """Append an image to every row: its clean latents, then its ViT patches."""
+        """Append one image to every row: first its clean latents, then its ViT patches."""
         builder = self.pack_builder()
         for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
             image = builder.add_clean(latents, clean_grid, gap=start)
@@ -73,7 +76,8 @@ class Incremental:
     def next_logits(
         self, cache: KVCache, token_ids: Int[Tensor, "R"], rows: Tensor | None = None
     ) -> Float[Tensor, "R V"]:
-        """Append one text token to every row and return the logits of the next token. A text starts with bos."""
+        """Append one text token to every row. Return the logits of each row's next token. The first token of a text
+        must be bos."""
         which = slice(None) if rows is None else rows.cpu()
         device = cache.keys[0].device
         lengths, count = cache.lengths[which], token_ids.shape[0]
@@ -88,9 +92,13 @@ class Incremental:
         return self.language_model.lm_head(und)
 
     def decoder(self, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> Decode:
-        """A function that appends one token at a time to the contexts `rows`, at most `tokens` each. Its second
-        argument names the rows of a step by their index in `rows`. On a GPU it is a CUDA graph, and these rows must
-        not grow otherwise meanwhile."""
+        """Return a function `decode(ids, some)` that appends one token to contexts and returns the logits of the next
+        tokens.
+
+        rows: the contexts that may grow. tokens: the largest number of tokens for each context. The argument `some` of
+        `decode` chooses the contexts of a step by their indices in `rows`. On a GPU the function is a CUDA graph. Then
+        no other call may add to these contexts while it is in use.
+        """
         if cache.keys[0].is_cuda:
             return GraphDecoder(self.language_model, cache, rows, tokens)
         return lambda ids, some: self.next_logits(cache, ids, None if len(some) == cache.batch else rows[some])
@@ -104,17 +112,20 @@ class Incremental:
         rows: Tensor | None = None,
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
-        """Velocity of noisy images in their contexts, which do not change: one step of `drawing`."""
+        """Return the velocity of noisy images in their contexts. The contexts do not change. This is one step of
+        `drawing`."""
         return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
 
     def drawing(
         self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
     ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
-        """A function that returns the velocity of noisy images at their times. The layout is computed once for all
-        denoising steps. Masks are computed in every call, so only those of one guidance branch exist at a time. The
-        contexts must not change meanwhile.
+        """Return a function that computes the velocity of noisy images x_t at the times t.
 
-        at: use the contexts as they were at this mark. So guidance without the last text needs no cache of its own.
+        The layout is computed once for all denoising steps. Masks are computed in every call, so that only the masks of
+        one guidance branch exist at a time. The contexts must not change while the function is in use.
+
+        at: use the contexts as they were at this mark. Therefore guidance without the last text needs no cache of its
+        own.
         """
         past = cache.mark() if at is None else at
         which = slice(None) if rows is None else rows.cpu()
@@ -139,7 +150,7 @@ class Incremental:
         return velocity
 
     def _starts(self, cache: KVCache, rows: Tensor | None, items: Sequence) -> list[tuple]:
-        """The item of every row with the rope position that it starts at."""
+        """Return the item of every row together with the rope position at which it starts."""
         positions = cache.positions if rows is None else cache.positions[rows.cpu()]
         if len(items) != len(positions):
             raise ValueError(f"{len(items)} items for {len(positions)} rows")
@@ -155,8 +166,8 @@ class Incremental:
         write: bool,
         causal: bool | None,
     ) -> Attend:
-        """Attention of new blocks. `causal`, for rows of one block each: whether the block is a text. None: rows of
-        several blocks, which only SDPA can mask."""
+        """Return the attention function for new blocks. If every row gets one block, `causal` says whether the blocks
+        are texts. If rows get several blocks, `causal` is None, and only SDPA has a mask for them."""
         keys = cache.keys[0]
         if causal is not None and self.attention.in_caches(keys.device, keys.dtype) is Backend.FLASH:
             kernel = flash_kernel()
@@ -169,6 +180,6 @@ class Incremental:
         next_positions = builder.next_positions()
         pack = builder.build().to(cache.keys[0].device)
         attend = self._attend(cache, rows, cache.lengths[which], pack.lengths, pack, write=True, causal=causal)
-        self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # no output is wanted, only keys and values
+        self.trunk(pack, attend, (pack.logit_index, pack.velocity_index))  # only keys and values are needed, no output
         cache.lengths[which] += torch.tensor(pack.lengths)
         cache.positions[which] = torch.tensor(next_positions)

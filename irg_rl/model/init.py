@@ -1,4 +1,4 @@
-"""Weights of a model that starts from nothing."""
+"""Initial weights of a model that is trained from scratch."""
 
 import math
 
@@ -9,23 +9,27 @@ from irg_rl.model.pack import grid_ids
 from irg_rl.model.unified import UnifiedModel
 
 CONTENT = 0.3
-"""Scale of image content beside the position table at the start."""
+"""Factor on the initial weights that make image content, so that it is small beside the values of the position
+table."""
 
 
 @torch.no_grad()
 def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: tuple[int, int]) -> UnifiedModel:
-    """Normal weights with standard deviation 1/sqrt(fan in), so every layer keeps the scale of its input; matrices that
-    write to the residual stream are divided by sqrt(2 * layers) (GPT-2); biases 0; the velocity head starts at 0, as
-    BAGEL's does. Norm weights keep their 1 and tables their sines.
+    """Set the initial weights of a model.
 
-    Queries and keys of both experts start from one matrix per layer (mimetic initialization, Trockman and Kolter 2023):
-    tokens then attend to tokens like themselves, a latent to the latent and the patch at its own place, before anything
-    is learned. Without it a base model took twice the steps to use the picture it was to edit.
+    Weights are normal with standard deviation 1/sqrt(fan in), so every layer keeps the scale of its input. Matrices
+    that write to the residual stream are divided by sqrt(2 * layers), as in GPT-2. Biases are 0. The velocity head
+    starts at 0, as in BAGEL. Norm weights stay 1, and the position tables keep their values.
 
-    `grid` and `vit_grid` are the token grids of the images to come. On a few rows and columns the sin-cos table is
-    nearly constant: neighbours differ by a fiftieth of its energy, which unit-variance content buries. So content
-    starts small beside the *varying* part of the table, and the biases take its mean away; attention between the same
-    places of two images is then found sooner.
+    In each layer, the queries and keys of both experts start from one matrix (mimetic initialization, Trockman and
+    Kolter 2023). So before anything is learned, tokens attend to similar tokens: a latent attends to the latent and the
+    patch at its own place. Without this, a base model took twice as many steps to use the picture that it should edit.
+
+    `grid` and `vit_grid` are the grids (rows, columns) of latent tokens and ViT patches of the images in training. On a
+    few rows and columns the sin-cos table is nearly constant: neighbours differ by a fiftieth of its energy, and image
+    content of unit variance would hide this difference. So content starts small compared with the *varying* part of the
+    table, and the biases subtract the mean of the table. Attention between the same places of two images is then found
+    sooner.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = math.sqrt(2 * model.config.llm.num_hidden_layers)

@@ -1,4 +1,5 @@
-"""Latent tokens: cutting latents into tokens, the fixed position tables and the time embedding."""
+"""Functions and modules for latent tokens: they cut latents into tokens, and compute the fixed position tables and the
+embedding of the flow time."""
 
 import math
 from typing import cast
@@ -12,7 +13,8 @@ _MAX_PERIOD = 10_000.0
 
 
 def patchify(image: Float[Tensor, "*b C H W"], patch: int) -> Float[Tensor, "*b N D"]:
-    """Cuts an image or latent into tokens: row-major grid; inside a token (row, column, channel), channel fastest."""
+    """Cut an image or latent into square patches and return one token per patch. Tokens are ordered row by row. Inside
+    a token the order is (row, column, channel), with the channel changing fastest."""
     height, width = image.shape[-2:]
     if height % patch or width % patch:
         raise ValueError(f"{height} x {width} is not divisible into patches of {patch}")
@@ -21,14 +23,18 @@ def patchify(image: Float[Tensor, "*b C H W"], patch: int) -> Float[Tensor, "*b 
 
 
 def unpatchify(tokens: Float[Tensor, "*b N D"], grid: tuple[int, int], patch: int) -> Float[Tensor, "*b C H W"]:
-    """The inverse of `patchify`."""
+    """Join tokens to an image or latent again: the inverse of `patchify`."""
     cells = tokens.unflatten(-1, (patch, patch, -1)).unflatten(-4, grid)  # rows, columns, patch, patch, C
     return cells.movedim(-1, -5).movedim(-3, -2).flatten(-4, -3).flatten(-2)
 
 
 def sincos_table(side: int, size: int) -> Float[Tensor, "side*side size"]:
-    """Row r * side + c: [sin, cos] of the column in the first half, of the row in the second; frequencies
-    10000^(-k / (size/4)). Computed in fp64, returned in fp32."""
+    """Return the sin-cos table of a square grid of positions. Row r * side + c of the table belongs to grid row r and
+    column c.
+
+    The first half of each table row is [sin, cos] of c, the second half [sin, cos] of r, with the frequencies 10000^(-k
+    / (size/4)). Computed in fp64, returned in fp32.
+    """
     quarter = size // 4
     omega = torch.arange(quarter, dtype=torch.float64, device="cpu").div(quarter).neg().mul(math.log(_MAX_PERIOD)).exp()
     angle = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
@@ -39,7 +45,7 @@ def sincos_table(side: int, size: int) -> Float[Tensor, "side*side size"]:
 
 
 class PositionTable(nn.Module):
-    """A fixed sin-cos table that stays in fp32 whatever the model is cast to."""
+    """A fixed sin-cos table of positions. It stays in fp32, also when the model is cast to another type."""
 
     pos_embed: Float[Tensor, "side*side size"]
 
@@ -61,7 +67,8 @@ class PositionTable(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """Flow time t in [0, 1], unscaled: [cos, sin] of t * 10000^(-k/128), then Linear, SiLU, Linear."""
+    """Embeds the flow time t in [0, 1], which is not scaled: [cos, sin] of t * 10000^(-k/128), then Linear, SiLU,
+    Linear."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -69,7 +76,7 @@ class TimeEmbedder(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that writes the embedding."""
+        """The last linear layer, which returns the embedding."""
         return cast(nn.Linear, self.mlp[2])
 
     def forward(self, t: Float[Tensor, "N"]) -> Float[Tensor, "N H"]:

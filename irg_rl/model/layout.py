@@ -1,18 +1,20 @@
-"""The one place that computes token order, boundary tokens, rope positions, visibility and experts.
+"""The rules for token order, boundary tokens, rope positions, visibility and experts. No other module computes them.
 
-A row is a tree of blocks. A block continues its parent; a block without a parent starts a sample of its own.
+A row is a tree of blocks. A block continues its parent. A block without a parent starts a new sample.
 
-| kind  | tokens                | inside the block | rope positions  | next position       |
-|-------|-----------------------|------------------|-----------------|---------------------|
-| TEXT  | bos, ids, eos         | causal           | start, start+1… | start + tokens      |
-| CLEAN | soi, latents (t=0), eoi | full           | all = start     | start + 1           |
-| VIT   | soi, patches, eoi     | full             | all = start     | start + 1           |
-| NOISE | soi, x_t, eoi         | full             | all = start     | start: not advanced |
+| kind  | tokens                  | mask in the block | rope positions  | next position         |
+|-------|-------------------------|-------------------|-----------------|-----------------------|
+| TEXT  | bos, ids, eos           | causal            | start, start+1… | start + tokens        |
+| CLEAN | soi, latents (t=0), eoi | full              | all = start     | start + 1             |
+| VIT   | soi, patches, eoi       | full              | all = start     | start + 1             |
+| NOISE | soi, x_t, eoi           | full              | all = start     | start (no change)     |
 
-A block starts at its parent's next position plus `gap` (a root at `gap`), and its tokens see every token of every
-ancestor. NOISE blocks are leaves, so nothing sees them. A chain is BAGEL's packing; a tree adds shared prefixes,
-several noise blocks per image and histories that skip a turn. Latent tokens of CLEAN and NOISE blocks use the gen
-expert; text, patches and *all* boundary tokens use the und expert.
+A block starts at its parent's next position plus `gap`; a block without a parent starts at `gap`. Its tokens see every
+token of every ancestor. NOISE blocks have no children, so no other block sees them. A chain of blocks is BAGEL's
+packing. A tree also allows shared prefixes, several noise blocks per image and histories that skip a turn.
+
+The latent tokens of CLEAN and NOISE blocks use the gen expert (weights for image generation). Text, patches and *all*
+boundary tokens use the und expert (weights for understanding).
 """
 
 from dataclasses import dataclass
@@ -38,8 +40,8 @@ class Block:
     kind: Kind
     length: int
     parent: int | None
-    start: int  # rope position of its first token
-    offset: int  # index of its first token in the row
+    start: int  # rope position of the block's first token
+    offset: int  # index of the block's first token in the row
 
     @property
     def tokens(self) -> int:
@@ -59,10 +61,10 @@ class Layout:
         self.blocks: list[Block] = []
         self.tokens = 0
         self.branches = [0]
-        """Index of the block with which each branch begins."""
+        """For each branch, the index of its first block."""
 
     def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
-        """Append a block with `length` tokens between its boundary tokens. Returns its index."""
+        """Append a block with `length` tokens between its two boundary tokens. Return the index of the block."""
         if parent is None:
             start = gap
         else:
@@ -73,8 +75,9 @@ class Layout:
         return len(self.blocks) - 1
 
     def new_branch(self) -> None:
-        """Start a new branch: the next blocks see what they continue and no other block since. This does not change
-        visibility, which follows from parents alone. It marks where attention may split the row."""
+        """Start a new branch with the next block. Blocks of the branch must see only their ancestors and each other.
+        This call does not change visibility, which depends only on parents. It marks where attention may split the
+        row."""
         if self.branches[-1] < len(self.blocks):
             self.branches.append(len(self.blocks))
 
@@ -86,7 +89,7 @@ class Layout:
         return self.blocks[parent]
 
     def ancestors(self) -> np.ndarray:
-        """[n, n] bool: whether block i is block j or continues it."""
+        """Return a boolean table [n, n]: whether block j is block i or one of its ancestors."""
         sees = np.eye(len(self.blocks), dtype=bool)
         for index, block in enumerate(self.blocks):
             if block.parent is not None:
@@ -94,21 +97,22 @@ class Layout:
         return sees
 
     def positions(self) -> Int[Tensor, "L"]:
-        """Rope position of every token."""
+        """Return the rope position of every token."""
         return torch.from_numpy(Tokens([self]).position)
 
     def visibility(self) -> Bool[Tensor, "L L"]:
-        """[n, n] bool: whether the token of the row may attend to the token of the column."""
+        """Return a boolean table [L, L]: whether the token of the table's row may attend to the token of its column."""
         return Visibility.of([self]).dense()[0, : self.tokens, : self.tokens]
 
 
 @dataclass(frozen=True)
 class View:
-    """One branch of a row: its own tokens, and the tokens outside of it that it sees, as indices into the row."""
+    """One branch of a row: its own tokens, and the tokens outside the branch that it sees. Both are indices into the
+    row."""
 
     row: int
     own: range
-    context: np.ndarray  # ascending
+    context: np.ndarray  # in ascending order
 
     @property
     def keys(self) -> int:
@@ -116,7 +120,7 @@ class View:
 
 
 def views(rows: list[Layout]) -> list[View]:
-    """The branches of all rows; empty if no row has two."""
+    """Return the branches of all rows. The list is empty if every row has only one branch."""
     if all(len(row.branches) == 1 for row in rows):
         return []
     found = []
@@ -132,7 +136,8 @@ def views(rows: list[Layout]) -> list[View]:
 
 
 class Tokens:
-    """Per-token arrays of some rows, row after row: the table above in vectorised form."""
+    """Arrays with one entry per token, for several rows in sequence. They hold the table of this module's docstring in
+    vectorised form."""
 
     def __init__(self, rows: list[Layout]) -> None:
         table = [
@@ -157,16 +162,16 @@ class Tokens:
 
 @dataclass
 class Visibility:
-    """Which tokens see each other, in a batch of rows padded to one length. Stored compactly: the block of every token,
-    and the ancestors of every block.
+    """Which tokens see each other, in a batch of rows padded to one length. It is stored compactly: the block of every
+    token, and the ancestors of every block.
 
-    The padding of a row is a block of its own, which sees only itself.
+    The padding of a row counts as a block of its own, which sees only itself.
     """
 
     block: Int[Tensor, "B L"]
     ancestors: Bool[Tensor, "B n n"]
-    causal: Bool[Tensor, "B n"]  # TEXT blocks
-    noise: Bool[Tensor, "B n"]  # NOISE blocks
+    causal: Bool[Tensor, "B n"]  # which blocks are TEXT blocks
+    noise: Bool[Tensor, "B n"]  # which blocks are NOISE blocks
 
     @classmethod
     def of(cls, rows: list[Layout]) -> "Visibility":
@@ -184,7 +189,7 @@ class Visibility:
         return cls(*map(torch.from_numpy, (block, ancestors, kinds == Kind.TEXT, kinds == Kind.NOISE)))
 
     def take(self, rows: Int[Tensor, "R"], length: int) -> "Visibility":
-        """Only these rows, cut to a length that contains them."""
+        """Return the visibility of these rows only, cut to `length`, which must contain all their tokens."""
         return Visibility(self.block[rows, :length], self.ancestors[rows], self.causal[rows], self.noise[rows])
 
     def dense(self) -> Bool[Tensor, "B L L"]:
@@ -201,8 +206,9 @@ class Visibility:
     def between(
         self, row: Int[Tensor, "R"], query: Int[Tensor, "R Q"], key: Int[Tensor, "R K"]
     ) -> Bool[Tensor, "R Q K"]:
-        """Which of the chosen tokens see each other. A token of -1 is padding: no token sees it, and it sees all
-        tokens, because a softmax over nothing is undefined."""
+        """Return which of the query tokens see which of the key tokens, in the given rows. An index of -1 is padding.
+        Padded keys are seen by no real query. Padded queries see all keys, because a softmax over nothing is
+        undefined."""
         block, ancestors = self.block[row], self.ancestors[row]
         own, other = block.gather(1, query.clamp(min=0)), block.gather(1, key.clamp(min=0))
         seen = ancestors.gather(1, own[:, :, None].expand(*own.shape, ancestors.shape[2]))
@@ -213,7 +219,7 @@ class Visibility:
         return visible | (query < 0)[:, :, None]
 
     def in_noise(self) -> Bool[Tensor, "B L"]:
-        """Tokens of NOISE blocks, boundary tokens included."""
+        """Return which tokens belong to NOISE blocks. Boundary tokens are included."""
         return self.noise.gather(1, self.block)
 
     def to(self, device: torch.device | str) -> "Visibility":

@@ -1,8 +1,9 @@
-"""Packs: rows of blocks as the tensors of one forward pass.
+"""Packs: several rows of blocks as the tensors of one forward pass.
 
-The tokens of a pack are in *stream order*: text and boundary tokens of all rows, then ViT patches, then latent tokens;
-each of these row after row. Text and patches are the stream of the und expert and latents that of the gen expert, so
-routing is slicing. `slot` maps the stream to the padded rows on which attention works.
+The tokens of a pack are in *stream order*: first the text and boundary tokens of all rows, then all ViT patches, then
+all latent tokens. Each of the three parts goes row by row. The und expert processes text and patches, and the gen
+expert processes latents, so slicing is enough to give each expert its tokens. `slot` maps the stream to the padded rows
+on which attention works.
 
 Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens, M wanted
 logits, V velocity tokens, I latent images (clean or noisy), D numbers of a latent token.
@@ -18,12 +19,12 @@ from torch import Tensor
 from irg_rl.model.layout import Kind, Layout, Tokens, View, Visibility, views
 
 Grid = tuple[int, int]
-"""Rows and columns of a token grid."""
+"""Numbers of rows and columns of a token grid."""
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the four boundary tokens."""
+    """Ids of the four boundary tokens: begin and end of a text (bos, eos), begin and end of an image (soi, eoi)."""
 
     bos: int
     eos: int
@@ -36,23 +37,23 @@ class Pack:
     text_ids: Int[Tensor, "T"]
     patches: Float[Tensor, "P patch"]
     patch_position_ids: Int[Tensor, "P"]
-    patch_lengths: list[int]  # patches of each ViT image
+    patch_lengths: list[int]  # number of patches of each ViT image
     latents: Float[Tensor, "G D"]
     latent_position_ids: Int[Tensor, "G"]
-    times: Float[Tensor, "I"]  # flow time of each image
-    image: Int[Tensor, "G"]  # image of each latent token
+    times: Float[Tensor, "I"]  # flow time of each latent image
+    image: Int[Tensor, "G"]  # index of the image that each latent token belongs to
     positions: Int[Tensor, "N"]
     slot: Int[Tensor, "N"]  # row * L + index in the row
-    unslot: Int[Tensor, "B*L"]  # stream index of every padded place; 0 where there is padding
+    unslot: Int[Tensor, "B*L"]  # stream index of the token at every padded place; 0 at padding
     visibility: Visibility
-    lengths: list[int]  # tokens of each row
+    lengths: list[int]  # number of tokens of each row
     logit_index: Int[Tensor, "M"]  # text tokens whose logits are wanted
-    logit_targets: Int[Tensor, "M"]  # the token that each of them predicts
+    logit_targets: Int[Tensor, "M"]  # the token that each logit should predict
     velocity_index: Int[Tensor, "V"]  # latent tokens of noise blocks
-    logit_slices: dict[int, slice]  # block -> its part of the logits
-    velocity_slices: dict[int, slice]  # noise block -> its part of the velocities
-    views: list[View] = field(default_factory=list)  # the rows' branches, where one has several
-    touch_all: bool = False  # run every module, with zero weight where the pack has nothing for it
+    logit_slices: dict[int, slice]  # block number -> its part of the logits
+    velocity_slices: dict[int, slice]  # number of a noise block -> its part of the velocities
+    views: list[View] = field(default_factory=list)  # branches of all rows; empty if no row has several
+    touch_all: bool = False  # run every module, with weight zero if the pack has no tokens for it
 
     @property
     def rows(self) -> int:
@@ -73,8 +74,8 @@ _ON_DEVICE = {
 
 
 class PackBuilder:
-    """Collects blocks row by row. Every `add_*` returns the number of its block, unique in the pack, for use as
-    `parent`.
+    """Collects blocks row by row and builds a pack from them. Every `add_*` method returns the number of the new block.
+    A later block can name this number as its `parent`.
 
     `latent_side` and `patch_side` are the sides of the two position tables (`max_latent_size`, `max_patches_per_side`):
     a token at (row, column) has position id row * side + column.
@@ -86,46 +87,49 @@ class PackBuilder:
         self._rows = [Layout()]
         self._owner: list[tuple[int, int]] = []  # block number -> (row, index in the row)
         self._ids: list = []
-        self._targets: list[int] = []  # per block, the number of wanted logits
+        self._targets: list[int] = []  # number of wanted logits of each block
         self._grids: list[Grid | None] = []
         self._latents: list[Tensor] = []
         self._patches: list[Tensor] = []
         self._times: list[float] = []
 
     def next_positions(self) -> list[int]:
-        """Per row, the next rope position after its last block."""
+        """Return, for each row, the rope position that follows its last block."""
         return [row.blocks[-1].next_position for row in self._rows if row.blocks]
 
     def new_row(self) -> None:
-        """Close the current row, unless it is empty."""
+        """Close the current row, unless it is empty. The next block starts a new row."""
         if self._rows[-1].blocks:
             self._rows.append(Layout())
 
     def new_branch(self) -> None:
-        """Start a new branch: the next blocks in this row see what they continue and no other block since."""
+        """Start a new branch in this row with the next block. Blocks of the branch must see only their ancestors and
+        each other."""
         self._rows[-1].new_branch()
 
     def add_text(
         self, ids: list[int] | Tensor, parent: int | None = None, *, loss: bool = False, eos_target: bool = True,
         gap: int = 0,
     ) -> int:  # fmt: skip
-        """bos, ids, eos. With `loss` the tokens bos..last id predict ids and, with `eos_target`, the closing eos."""
+        """Add a text: bos, ids, eos. With `loss`, the logits of the tokens from bos to the last id are computed, to
+        predict the ids. The last id also predicts the closing eos if `eos_target`; otherwise its logits are not
+        computed."""
         self._ids.append(np.asarray(ids, dtype=np.int64))
         count = len(self._ids[-1])
         return self._add(Kind.TEXT, count, None, parent, gap, (count + eos_target) * loss)
 
     def add_clean(self, latents: Float[Tensor, "G D"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """A clean image as context, at t = 0."""
+        """Add a clean image (t = 0) as context."""
         return self._add_latents(Kind.CLEAN, latents, 0.0, grid, parent, gap)
 
     def add_noise(
         self, x_t: Float[Tensor, "G D"], t: float, grid: Grid, parent: int | None = None, gap: int = 0
     ) -> int:
-        """A noisy image at flow time t in [0, 1]. Its velocity is computed."""
+        """Add a noisy image at flow time t in [0, 1]. The model computes its velocity."""
         return self._add_latents(Kind.NOISE, x_t, t, grid, parent, gap)
 
     def add_vit(self, patches: Float[Tensor, "P patch"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """An image seen by the vision tower."""
+        """Add the patches of an image for the vision tower."""
         self._check(patches, grid)
         self._patches.append(patches)
         return self._add(Kind.VIT, grid[0] * grid[1], grid, parent, gap, 0)
@@ -155,7 +159,11 @@ class PackBuilder:
         return len(self._owner) - 1
 
     def build(self, touch_all: bool = False) -> Pack:
-        """The tensors of all rows. ValueError if nothing was added."""
+        """Build the tensors of all rows. Raises ValueError if no block was added.
+
+        touch_all: run every module of the model, even if the pack has no tokens for it; the result then has weight
+        zero.
+        """
         rows = [row for row in self._rows if row.blocks]
         if not rows:
             raise ValueError("a pack needs at least one block")
@@ -194,7 +202,7 @@ class PackBuilder:
         )
 
     def _all_ids(self, tokens: Tokens) -> np.ndarray:
-        """Token id of every text and boundary token; the rest is unused."""
+        """Return the token id of every text and boundary token. The values of other tokens are not used."""
         special = self._special
         is_text = tokens.kind == Kind.TEXT
         ids = np.zeros(len(tokens.block), dtype=np.int64)
@@ -224,7 +232,7 @@ class PackBuilder:
 
 
 def grid_ids(grid: Grid, side: int) -> np.ndarray:
-    """Position ids row * side + column of a grid, row-major."""
+    """Return the position ids (row * side + column) of all cells of a grid, row by row."""
     return (np.arange(grid[0])[:, None] * side + np.arange(grid[1])).reshape(-1)
 
 

@@ -1,8 +1,9 @@
-"""The three JSON files of a released folder as sizes of a model.
+"""Reads the sizes of a model from the three JSON files of a released folder.
 
-What the program computes in one way only (an activation, plain rotary positions) is refused where a file asks for
-another: it would be ignored, and the model would be a worse one without a word. Both spellings of the rotary base are
-read: `rope_theta`, and `rope_parameters` as transformers 5 writes it.
+Some things the program computes in only one way, for example the activation and plain rotary positions. If a file asks
+for another way, it is refused with an error. Otherwise the setting would be ignored, and the model would get worse
+without a warning. Both spellings of the rotary base are read: `rope_theta`, and `rope_parameters` as written by
+transformers 5.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from irg_rl.errors import InputError
 from irg_rl.text_in import read_json
 
 UNUSED_VIT_LAYERS = 1
-"""BAGEL reads the features before SigLIP's last layer."""
+"""How many layers of the SigLIP tower are not used: BAGEL reads the features before SigLIP's last layer."""
 _LLM = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
     "rms_norm_eps",
@@ -25,11 +26,11 @@ _ONLY = {
     "vit_config.json": {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3},
     "config.json": {"connector_act": "gelu_pytorch_tanh", "interpolate_pos": False},
 }  # fmt: skip
-"""Settings that have one value here."""
+"""For each file, the settings for which only one value is supported."""
 
 
 class _JsonFile:
-    """The settings of one JSON file; null is as good as absent."""
+    """The settings of one JSON file. A setting that is null counts as absent."""
 
     def __init__(self, path: Path, content: Any) -> None:
         if not isinstance(content, dict):
@@ -46,7 +47,8 @@ class _JsonFile:
         return self.settings[name]
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A whole number above 0."""
+        """Return a setting that must be a whole number above 0. `default` is used if the setting is absent. Raises
+        InputError if there is no default either, or for another value."""
         value = self[name] if default is None else self.settings.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{self.path}: {name} is {value!r:.80}, it must be a whole number above 0")
@@ -59,12 +61,12 @@ class _JsonFile:
         return _JsonFile(self.path / name, content)
 
     def known(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Those of the settings that are there, by our names."""
+        """Return the settings that are in the file, under our names. `names` maps our names to theirs."""
         return {ours: self.settings[theirs] for ours, theirs in names.items() if theirs in self.settings}
 
 
 def released_sizes(folder: Path) -> dict[str, Any]:
-    """Fields of a ModelConfig, as nested dicts. InputError names the file and the key."""
+    """Return the fields of a ModelConfig as nested dicts. Raises InputError that names the file and the key."""
     llm, vit = (_read(folder / name) for name in ("llm_config.json", "vit_config.json"))
     path = folder / "config.json"
     top = _read(path) if path.exists() else _JsonFile(path, {})
@@ -87,7 +89,7 @@ def _read(path: Path) -> _JsonFile:
 
 
 def _autoencoder(vae: _JsonFile) -> dict[str, Any]:
-    """A folder without it holds the FLUX.1 autoencoder."""
+    """Return the sizes of the autoencoder. Absent settings get the values of the FLUX.1 autoencoder."""
     base, factors = vae.whole("ch", 128), vae.settings.get("ch_mult", [1, 2, 4, 4])
     if not isinstance(factors, list) or not all(type(factor) is int and 0 < factor < 1024 for factor in factors):
         raise InputError(f"{vae.path}: ch_mult is {factors!r:.80}, it must be a list of small whole numbers")
@@ -101,7 +103,7 @@ def _autoencoder(vae: _JsonFile) -> dict[str, Any]:
 
 
 def _rope_theta(llm: _JsonFile) -> Any:
-    """The base of the rotary positions."""
+    """Return the base of the rotary positions."""
     parameters = llm.section("rope_parameters").settings
     scaling = llm.section("rope_scaling").settings
     for place, settings in (("rope_parameters", parameters), ("rope_scaling", scaling)):

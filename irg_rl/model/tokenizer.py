@@ -1,7 +1,8 @@
-"""The Qwen2 tokenizer: byte-level BPE on NFC text, with four of its special tokens as block boundaries.
+"""The Qwen2 tokenizer: byte-level BPE on text in Unicode form NFC. Four of its special tokens mark the begin and end of
+blocks.
 
-Special ids enter a sequence only through the layout. A text that spells `<|im_end|>` is encoded as plain characters,
-so no prompt can close its own block.
+Only the layout puts special tokens into a sequence. If a text contains the characters `<|im_end|>`, they are encoded as
+ordinary characters, so no prompt can close its own block.
 """
 
 import json
@@ -25,7 +26,7 @@ _SPECIAL_TOKENS = (
 
 
 class TextTokenizer:
-    """Text <-> ids, and the boundary ids."""
+    """Converts text to token ids and back, and knows the ids of the boundary tokens."""
 
     def __init__(self, qwen: Qwen2Tokenizer, source: str) -> None:
         self._qwen = qwen
@@ -39,7 +40,8 @@ class TextTokenizer:
         return len(self._qwen)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without boundary tokens; special-token strings are ordinary characters."""
+        """Return the token ids of a text, without boundary tokens. The names of special tokens inside the text are
+        encoded as ordinary characters."""
         return self._qwen.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
@@ -48,7 +50,7 @@ class TextTokenizer:
         return text
 
     def save(self, folder: Path) -> None:
-        """Writes tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
+        """Write tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
         self._qwen.save_pretrained(folder)
         model = json.loads(self._qwen.backend_tokenizer.to_str())["model"]
         vocab = {token: index for token, index in sorted(model["vocab"].items(), key=lambda item: item[1])}
@@ -58,20 +60,24 @@ class TextTokenizer:
 
 
 def load_tokenizer(folder: Path) -> TextTokenizer:
-    """The tokenizer of a model folder."""
+    """Load the tokenizer of a model folder. Raises InputError if it is missing, cannot be read or has no boundary
+    tokens."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise InputError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
     try:
         return TextTokenizer(Qwen2Tokenizer.from_pretrained(folder), str(folder))
     except InputError:
         raise
-    except Exception as error:  # tokenizers raises the bare class on a broken file
+    except Exception as error:  # tokenizers raises plain Exception on a broken file
         raise InputError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error!s:.300}") from error
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> TextTokenizer:
-    """Learns a Qwen2-shaped vocabulary of at most `vocab_size` ids (256 bytes, merges, then 14 special tokens), writes
-    it into `folder` and returns it. The same corpus gives the same files."""
+    """Train a tokenizer in the form of Qwen2's, write it into `folder` and return it.
+
+    It has at most `vocab_size` ids: 256 bytes, then merges, then 14 special tokens. The same corpus gives the same
+    files.
+    """
     least = 256 + len(_SPECIAL_TOKENS)
     if vocab_size < least:
         raise InputError(
@@ -93,7 +99,7 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> Tex
     )
     bpe.train_from_iterator(corpus, trainer)
     bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS])
-    absent: Any = {"bos_token": None, "unk_token": None}  # its annotations allow no None, the released tokenizer has it
+    absent: Any = {"bos_token": None, "unk_token": None}  # None as released, though not annotated
     qwen = Qwen2Tokenizer(
         tokenizer_object=bpe, pad_token=_PAD, eos_token=EOS, extra_special_tokens=list(_SPECIAL_TOKENS[1:]), **absent
     )

@@ -1,8 +1,9 @@
-"""The language model: Qwen2 layers in which every weight exists twice, once per expert (mixture of transformers).
+"""The language model: Qwen2 layers in which almost every weight exists twice, once for each of two experts (a mixture
+of transformers). The und expert processes text and ViT patches, the gen expert processes image latents.
 
-Hidden states are two streams, (und, gen). So the matrices of each expert see exactly their tokens, without padding.
-Only attention joins the streams: `attend(layer, q, k, v)` gets all tokens, und first, and decides which tokens see each
-other (attention.py). So training packs and cached decoding run the same layers.
+The hidden states are two streams, (und, gen). So the matrices of each expert see only its own tokens, without padding.
+Only attention joins the streams: `attend(layer, q, k, v)` gets all tokens, und tokens first, and decides which tokens
+see each other (attention.py). Training packs and decoding with a cache differ only in `attend` and run the same layers.
 
 Letters: N tokens, U und tokens, G gen tokens, h query heads, k key/value heads, d numbers per head, H hidden size.
 """
@@ -20,14 +21,14 @@ from irg_rl.model.config import LLMConfig
 from irg_rl.model.fused import Rotate, rms_norm
 
 Rope = tuple[Tensor, Tensor]
-"""cos and sin of every token's angles."""
+"""cos and sin of the rotary angles of every token."""
 Keep = tuple[Tensor, Tensor]
-"""Indices into the und and the gen stream."""
+"""Indices of the tokens to keep: those in the und stream, and those in the gen stream."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) in fp32, cast back, times weight."""
+    """RMS norm: x / rms(x) in fp32, cast back to the type of x, then multiplied by a weight."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class RMSNorm(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate x) * up x), without biases."""
+    """The feed-forward part of a layer: down(silu(gate x) * up x), without biases."""
 
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
@@ -52,7 +53,8 @@ class SwiGLU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections, q/k norms and rope of both experts; the softmax is joint."""
+    """Projections, q/k norms and rotary positions for attention. Each expert has its own projections and norms, but the
+    softmax goes over the tokens of both."""
 
     q_proj: nn.Linear
     k_proj: nn.Linear
@@ -81,7 +83,8 @@ class Attention(nn.Module):
             self.add_module(f"k_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
 
     def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """q [N, h, d], k and v [N, k, d] of all tokens, und first; q and k normed, then rotated."""
+        """Return q [N, h, d] and k, v [N, k, d] of all tokens, the und tokens first. q and k are normed, then
+        rotated."""
         q = self.q_norm(self.q_proj(und).unflatten(-1, self._heads))
         k = self.k_norm(self.k_proj(und).unflatten(-1, self._shared_heads))
         v = self.v_proj(und).unflatten(-1, self._shared_heads)
@@ -93,7 +96,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm block with two experts."""
+    """One pre-norm transformer layer with two experts."""
 
     mlp: SwiGLU
     input_layernorm: RMSNorm
@@ -114,7 +117,8 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The streams after the layer, or only their rows `keep`: nobody reads the other rows of the last layer."""
+        """Return both streams after the layer. If `keep` is given, return only the tokens `keep`: it is used for the
+        last layer, where the other tokens are not needed."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
@@ -133,7 +137,7 @@ class Layer(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Embeddings, layers and the final norm of each expert."""
+    """The token embedding, all layers, and the final norm of each expert."""
 
     def __init__(self, config: LLMConfig) -> None:
         super().__init__()
@@ -143,7 +147,8 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.recompute = False
-        """Activation checkpointing: store only the input of a layer and run the layer again in the backward."""
+        """Whether to use activation checkpointing: only the input of each layer is stored, and the backward pass runs
+        the layer again."""
 
     def forward(
         self,
@@ -153,7 +158,8 @@ class Trunk(nn.Module):
         attend: Attend,
         keep: Keep | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Both streams after the final norms: all tokens, or the rows `keep` = (und indices, gen indices)."""
+        """Return both streams after the final norms: all tokens, or only the tokens `keep` = (und indices, gen
+        indices)."""
         rope = rope_table(positions, self.config, und.dtype)
         *lower, last = self.blocks()
         for layer in lower:
@@ -162,7 +168,7 @@ class Trunk(nn.Module):
         return self.norm(und), None if gen is None else self.norm_moe_gen(gen)
 
     def blocks(self) -> list[Layer]:
-        """The layers, from the first to the last."""
+        """Return the layers, from the first to the last."""
         return [cast(Layer, layer) for layer in self.layers]
 
     def _run(self, layer: Layer, *inputs) -> tuple[Tensor, Tensor | None]:
@@ -179,7 +185,7 @@ class LanguageModel(nn.Module):
 
 
 def rope_table(positions: Int[Tensor, "N"], config: LLMConfig, dtype: torch.dtype) -> Rope:
-    """cos and sin [N, 1, d/2] of position * theta^(-2k/d), built in fp32."""
+    """Return cos and sin [N, 1, d/2] of the angles position * theta^(-2k/d), computed in fp32."""
     d = config.head_dim
     exponent = torch.arange(0, d, 2, dtype=torch.float32, device=positions.device) / d
     angle = positions[:, None].float() * (1.0 / config.rope_theta**exponent)

@@ -1,4 +1,5 @@
-"""Preparing images for the model: BAGEL's resize rules, bytes to pixels, and patches for the vision tower."""
+"""Prepares images for the model: BAGEL's resize rules, conversion of bytes to pixels, and patches for the vision
+tower."""
 
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ MAX_PIXELS = 14 * 14 * 9 * 1024
 
 @dataclass(frozen=True)
 class Resize:
-    """Longest side at most `max_side`, shortest at least `min_side` (the first wins), both multiples of `stride`."""
+    """A rule for resizing images. The longest side is at most `max_side` and the shortest side at least `min_side`. If
+    both are not possible, `max_side` wins. Both sides are multiples of `stride`."""
 
     max_side: int
     min_side: int
@@ -24,8 +26,12 @@ class Resize:
     max_pixels: int = MAX_PIXELS
 
     def size(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
-        """(width, height) after the resize. `images` share the pixel budget, whose overflow shrinks each *side* by the
-        ratio of areas: BAGEL takes no square root, and checkpoints are trained that way."""
+        """Return (width, height) after the resize.
+
+        `images` is the number of images that share the limit `max_pixels`. If an image exceeds its part of the limit,
+        each *side* is multiplied by the ratio of the areas. (BAGEL takes no square root of this ratio, and its
+        checkpoints are trained that way.)
+        """
         scale = min(self.max_side / max(width, height), 1.0)
         scale = max(scale, self.min_side / min(width, height))
         sides = self._rounded(width, height, scale)
@@ -42,7 +48,8 @@ class Resize:
         return first, second
 
     def __call__(self, image: UInt8[Tensor, "H W 3"], images: int = 1) -> UInt8[Tensor, "h w 3"]:
-        """Bicubic with antialiasing (Pillow); the same tensor when the size is already right."""
+        """Resize an image with Pillow (bicubic with antialiasing). Return the same tensor if the size is already
+        right."""
         height, width = image.shape[:2]
         size = self.size(width, height, images)
         if size == (width, height):
@@ -51,7 +58,7 @@ class Resize:
 
 
 def from_pil(image: Image.Image) -> UInt8[Tensor, "H W 3"]:
-    """RGB bytes of a picture; transparent pixels show a white background."""
+    """Return the RGB bytes of a picture. Where it is transparent, a white background shows."""
     if "A" in image.getbands() or "transparency" in image.info:
         picture = image.convert("RGBA")
         white = Image.new("RGB", picture.size, (255, 255, 255))
@@ -61,6 +68,7 @@ def from_pil(image: Image.Image) -> UInt8[Tensor, "H W 3"]:
 
 
 def vit_patches(image: UInt8[Tensor, "H W 3"], patch_size: int) -> tuple[Float[Tensor, "P patch"], tuple[int, int]]:
-    """Patches of an image whose sides are multiples of the patch, and their grid (rows, columns)."""
+    """Return the patches of an image and their grid (rows, columns). The sides of the image must be multiples of
+    `patch_size`."""
     patches = patchify(from_uint8(image), patch_size)
     return patches, (image.shape[0] // patch_size, image.shape[1] // patch_size)

@@ -1,4 +1,5 @@
-"""The unified model: text, ViT patches and latent tokens in one transformer. Names of its state dict are BAGEL's."""
+"""The unified model: text, ViT patches and latent tokens in one transformer. Its state dict has the same names as
+BAGEL's."""
 
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from irg_rl.model.vision import Connector, VisionModel
 
 @dataclass
 class ModelOutput:
-    """Logits [M, V] at `pack.logit_index` and velocities [V, D] at `pack.velocity_index` (fp32). If asked for, also the
-    final-norm hidden states [N, H] of all tokens in stream order."""
+    """The outputs of the model: logits [M, V] of the tokens `pack.logit_index`, and velocities [V, D] of the tokens
+    `pack.velocity_index` in fp32. On request, also the hidden states [N, H] of all tokens after the final norms, in
+    stream order."""
 
     logits: Tensor
     velocity: Tensor
@@ -27,7 +29,8 @@ class ModelOutput:
 
 
 class UnifiedModel(Incremental, nn.Module):
-    """The model. Training, replay and (with another `attend`) decoding all run `model(pack)` or its trunk."""
+    """The unified model of text and images. Training and the replay of sampled answers call `model(pack)`. Decoding
+    runs the same `trunk` with another `attend` function."""
 
     def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.AUTO) -> None:
         super().__init__()
@@ -67,12 +70,13 @@ class UnifiedModel(Incremental, nn.Module):
         return ModelOutput(logits, velocity, states)
 
     def recompute_activations(self, on: bool = True) -> None:
-        """Activation checkpointing per layer: the forward stores only the input of a layer, and the backward runs the
-        layer again."""
+        """Turn activation checkpointing on or off. If it is on, the forward pass stores only the input of each layer,
+        and the backward pass runs the layer again."""
         self.language_model.model.recompute = on
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
-        """Final-norm streams (und, gen), all rows or `keep`; gen is None without latent tokens."""
+        """Return the hidden states after the final norms as two streams (und, gen): all tokens, or only the tokens
+        `keep`. gen is None if the pack has no latent tokens."""
         und = self.language_model.model.embed_tokens(pack.text_ids)
         if len(pack.patches) or pack.touch_all:
             und = torch.cat([und, self._see(pack)])

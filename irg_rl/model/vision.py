@@ -1,4 +1,5 @@
-"""The SigLIP vision tower over packed patches of several images, and the connector to the language model.
+"""The SigLIP vision tower, which processes the patches of several images in one sequence, and the connector from it to
+the language model.
 
 Letters: P patches of all images, I images, C width of the tower.
 """
@@ -26,7 +27,8 @@ class _VisionAttention(nn.Module):
 
 
 class _Images:
-    """Packed patches <-> [I, longest, C] with a key mask; no copies and no mask where all images are of one size."""
+    """Converts patches of all images in one sequence [P, C] to a padded batch [I, longest, C] and back. `mask` hides
+    the padding. If all images have the same size, nothing is copied and there is no mask."""
 
     def __init__(self, lengths: list[int], device: torch.device) -> None:
         self._shape = (len(lengths), max(lengths, default=0))
@@ -85,7 +87,7 @@ class _Encoder(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Pre-norm transformer with learned positions; a patch sees the patches of its own image."""
+    """Pre-norm transformer with learned positions. A patch sees only the patches of its own image."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class VisionTransformer(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """Holds the tower under the name that checkpoints use."""
+    """Holds the vision tower under the name that checkpoints use."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -114,7 +116,7 @@ class VisionModel(nn.Module):
 
 
 class Connector(_MLP):
-    """Tower width -> hidden size of the language model."""
+    """Maps features of the vision tower to the hidden size of the language model."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, hidden)

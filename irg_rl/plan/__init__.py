@@ -1,1 +1,1 @@
-"""Estimates what a recipe costs, without running it: memory, time, and the settings that make it fit."""
+"""Estimates what a recipe costs without running it: memory and time. Also finds settings that make the recipe fit."""

@@ -1,4 +1,5 @@
-"""Finds single settings that make a process fit its card. Every candidate is applied and the plan computed again."""
+"""Finds single settings that make a process fit into the memory of its card (GPU). For every candidate setting, the
+plan is computed again with this setting."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +9,12 @@ from irg_rl.errors import InputError
 from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Plan
 
 Load = Callable[[Sequence[str]], Recipe]
-"""Loads the recipe with more overrides."""
+"""A function that loads the recipe with additional overrides."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One override, and the peak memory of the process with it, in bytes."""
+    """One override, and the peak memory in bytes that the process has with this override."""
 
     override: str
     peak: int
@@ -21,8 +22,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Advice:
-    """For one kind of process: overrides that make it fit, the mildest value of each setting. If there are none, the
-    override with the smallest peak."""
+    """Advice for one kind of process. `fitting` lists overrides that make the process fit: for each setting, the
+    mildest value that is enough. `nearest` is the override with the smallest peak memory, or None if no override
+    reduces the peak."""
 
     place: str
     fitting: list[Turn]
@@ -30,7 +32,7 @@ class Advice:
 
 
 def advise(load: Load, plan: Plan, card: float) -> list[Advice]:
-    """Advice for every kind of process whose peak exceeds `card` bytes."""
+    """Return advice for every kind of process whose peak memory is larger than `card` bytes."""
     return [_advice(load, plan, place.name, place.peak, card) for place in plan.places if place.peak > card]
 
 
@@ -43,7 +45,7 @@ def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
             try:
                 turn = Turn(override, Plan(load([override])).place(name).peak)
             except (RecipeError, InputError):
-                continue  # invalid together with another setting
+                continue  # this value is invalid together with another setting
             tried.append(turn)
             if turn.peak <= card:
                 fitting.append(turn)
@@ -53,8 +55,8 @@ def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
 
 
 def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
-    """Settings that reduce the memory of a process, each with values from mild to strong. Settings that do not change
-    the result come first."""
+    """Yield (setting, values) for settings that reduce the memory of a process. The values go from mild to strong.
+    Settings that do not change the result of a run come first."""
     sampling, engine = recipe.sampling, recipe.engine
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]
@@ -90,7 +92,7 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
 
 
 def halves(value: int, smallest: int) -> list[int]:
-    """value / 2, value / 4, ... down to the smallest."""
+    """Return value / 2, value / 4, and so on, as long as the result is not below `smallest`."""
     found = []
     while (value := value // 2) >= smallest:
         found.append(value)

@@ -1,9 +1,9 @@
-"""Costs of a recipe: memory of every process, bytes per weight sync, forwards per trajectory, floating-point operations
-and time.
+"""Costs of a recipe: memory of every process, bytes per weight sync, forward passes per trajectory, floating-point
+operations and time.
 
-Nothing is estimated by a formula that the run does not use. The model is built on the meta device, its optimizer is the
-engine's, and its packs are the longest ones that the recipe allows (worst_case.py). Activations are counted by running
-a forward on tensors without contents (model/footprint.py).
+No formula is used that the run itself does not use. The model is built on the meta device, its optimizer is that of the
+engine, and its packs are the longest ones that the recipe allows (worst_case.py). Activations are counted by running a
+forward pass on tensors without contents (model/footprint.py).
 """
 
 from collections.abc import Callable
@@ -41,27 +41,28 @@ from irg_rl.plan.training_memory import (
 from irg_rl.plan.worst_case import Sampled, Sizes, replay_packs, sft_pack
 
 SFT, LEARNER, ROLLOUT, EVALUATION = "sft {} learner", "rl learner", "rl rollout actor", "evaluation"
-"""Names of the kinds of processes that need memory."""
+"""Names of the kinds of processes whose memory is estimated."""
 BACKWARD = 2
-"""Floating-point operations of a backward, in units of a forward."""
+"""Floating-point operations of a backward pass, divided by those of a forward pass."""
 
 
 @dataclass(frozen=True)
 class Rates:
     """Speed of a process. It is assumed, not measured."""
 
-    tflops: float  # 10^12 floating-point operations per second that are really reached
-    gbps: float  # 10^9 bytes per second from memory, which limits text decoding
+    tflops: float  # 10^12 floating-point operations per second that are reached in practice
+    gbps: float  # 10^9 bytes per second read from memory; this limits text decoding
 
     @classmethod
     def assumed(cls, device: str) -> "Rates":
-        """About 40 % of the bf16 peak of an H100, or two CPU cores."""
+        """Return the assumed speed: about 40 % of the bf16 peak of an H100, or on the CPU that of two cores."""
         return cls(400.0, 2500.0) if device == "cuda" else cls(0.1, 10.0)
 
 
 @dataclass(frozen=True)
 class ProcessKind:
-    """One kind of process. Each of its `processes` has its own card, or on the CPU its share of the memory."""
+    """One kind of process. There are `processes` of them. Each one has its own card, or on the CPU its own share of the
+    memory."""
 
     name: str
     processes: int
@@ -75,7 +76,7 @@ class ProcessKind:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the run that takes time: `count` equal pieces, one after the other."""
+    """A part of the run that takes time. It consists of `count` equal pieces that run one after the other."""
 
     name: str
     count: int
@@ -90,14 +91,15 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def cached(function: Function) -> Function:
-    """`functools.cache` with the type of the function. Type checkers do not know that frozen sections are hashable."""
+    """Decorate a function like `functools.cache`, but keep the type of the function. Type checkers do not know that
+    frozen sections are hashable."""
     return cast(Function, cache(function))
 
 
 @cached
 def meta_model(config: ModelConfig, lora: LoraRecipe | None = None) -> UnifiedModel:
-    """The model without memory. With `lora` only the adapters are trained. Otherwise all parameters are, until an
-    optimizer freezes some."""
+    """Return the model on the meta device, where it needs no memory. With `lora`, only the adapters are trained.
+    Without it, all parameters are trained, except those that an optimizer freezes later."""
     with torch.device("meta"):
         model = UnifiedModel(config, SpecialIds(0, 1, 2, 3))
         if lora is not None:
@@ -112,7 +114,7 @@ def meta_autoencoder(config: ModelConfig) -> Autoencoder:
 
 
 class Plan:
-    """The costs of one recipe. Each is computed at its first use."""
+    """The costs of one recipe. Each cost is computed when it is first used."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -122,19 +124,20 @@ class Plan:
 
     @property
     def model(self) -> UnifiedModel:
-        """The model without adapters."""
+        """Return the model without adapters."""
         return meta_model(self.recipe.model)
 
     @cached_property
     def parts(self) -> dict[ModelPart, int]:
-        """Number of parameters of each part, without adapters."""
+        """Return part of the model -> number of its parameters, without adapters."""
         found = dict.fromkeys(ModelPart, 0)
         for name, parameter in self.model.named_parameters():
             found[part_of(name)] += parameter.numel()
         return found
 
     def trained_model(self, name: str) -> UnifiedModel:
-        """The model as a process trains it, before its optimizer freezes the parts with learning rate 0."""
+        """Return the model as the process `name` trains it. Parts with learning rate 0 are not frozen yet, because the
+        optimizer does this."""
         lora = self.adapters[name]
         model = meta_model(self.recipe.model, lora)
         for parameter_name, parameter in model.named_parameters():
@@ -143,19 +146,20 @@ class Plan:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """SFT stages by the names of their processes."""
+        """Return name of the process -> SFT stage that it trains."""
         stages = self.recipe.sft.stages if self.recipe.sft is not None else {}
         return {SFT.format(name): stage for name, stage in stages.items()}
 
     @cached_property
     def adapters(self) -> dict[str, LoraRecipe | None]:
-        """Adapters of every kind of process that trains the model. None: it trains the model itself."""
+        """Return kind of process -> its LoRA adapters, for every kind that trains the model. None means that the
+        process trains the model itself, without adapters."""
         found = {name: adapters_of(stage) for name, stage in self.stages.items()}
         return found if self.recipe.rl is None else found | {LEARNER: adapters_of(self.recipe.rl)}
 
     @cached_property
     def trainings(self) -> dict[str, EngineSettings]:
-        """Engine settings of every kind of process that trains the model."""
+        """Return kind of process -> engine settings, for every kind that trains the model."""
         recipe, found = self.recipe, {}
         for name, stage in self.stages.items():
             found[name] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
@@ -166,7 +170,7 @@ class Plan:
 
     @cached_property
     def parameters(self) -> dict[str, Parameters]:
-        """Numbers of parameters of every kind of process that trains the model."""
+        """Return kind of process -> numbers of parameters, for every kind that trains the model."""
         return {name: Parameters.of(self.trained_model(name), settings) for name, settings in self.trainings.items()}
 
     @property
@@ -184,31 +188,31 @@ class Plan:
 
     @cached_property
     def sync(self) -> int:
-        """Bytes of one publication of the weights, or of RL's adapters."""
+        """Return the number of bytes that are published in one weight sync: all weights, or only the adapters of RL."""
         lora = self.adapters.get(LEARNER)
         return sync_bytes(self.model) if lora is None else FP32 * adapter_size(self.model, lora)
 
     @cached_property
     def sampled(self) -> Sampled:
-        """Forwards for one trajectory in RL."""
+        """Return the forward passes that sampling one trajectory needs in RL."""
         recipe = self.recipe
         return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
 
     @cached_property
     def evaluated(self) -> Sampled:
-        """Forwards for one trajectory in evaluation."""
+        """Return the forward passes that sampling one trajectory needs in evaluation."""
         recipe, settings = self.recipe, self.recipe.evaluation
         points = recipe.sampling.points if settings.points is None else settings.points
         return Sampled.of(recipe, settings.turns, points, settings.guidance)
 
     @cached_property
     def replays(self) -> list[Pack]:
-        """Packs of the first learner rank in one minibatch."""
+        """Return the packs that the first learner rank trains in one minibatch."""
         return replay_packs(self.recipe)
 
     @property
     def replay_forwards(self) -> dict[str, int]:
-        """Purpose -> number of forwards over each replay pack."""
+        """Return purpose -> number of forward passes over each replay pack."""
         return algorithm_of(self.recipe).forwards(self.recipe.engine.dtype)
 
     @cached_property
@@ -232,8 +236,8 @@ class Plan:
         return found
 
     def _backward(self, name: str) -> int:
-        """Cost of a backward in units of a forward. Activation checkpointing adds one, because it runs the layers
-        again. Adapters save one, because the base has no gradients."""
+        """Return the cost of a backward pass in units of a forward pass. Activation checkpointing adds 1, because it
+        runs the layers again. Adapters subtract 1, because the weights of the base model need no gradients."""
         return BACKWARD + self.recipe.engine.activation_checkpointing - (self.adapters[name] is not None)
 
     @cached_property
@@ -244,8 +248,8 @@ class Plan:
         return self.matrices.flops(load)
 
     def _read_by_texts(self) -> int:
-        """Bytes read while a group decodes its texts: per token the weights of the understanding expert, and the keys
-        and values of all contexts."""
+        """Return the number of bytes that are read from memory while a group decodes its texts. For each token these
+        are the weights of the understanding expert, and the keys and values of all contexts."""
         sampled, size = self.sampled, bytes_of(self.recipe.engine.dtype)
         weights = size * (self.matrices.und + self.matrices.logit)
         return sampled.text_tokens * (weights + self._caches(self.recipe.require_rl().group_size, sampled.capacity))
@@ -258,7 +262,7 @@ class Plan:
     def _learner(self) -> ProcessKind:
         recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
         components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
-        has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # then the reference is the base
+        has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # then the base is the reference
         if algorithm_of(recipe).needs_reference and not has_base:
             components.append(Component("reference weights", self._weights()))
         longest = self.replays[0]
@@ -284,7 +288,8 @@ class Plan:
         return ProcessKind(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
 
     def _activations(self, pack: Pack, name: str, context_grad: str) -> list[Component]:
-        """Activations of a pack. The optimizer of the stage freezes what it does not train."""
+        """Return the memory of a pack's forward and backward pass. Parts that the optimizer of the stage freezes need
+        no gradients."""
         recipe = self.recipe
         frozen = frozenset(part for part, count in self.parameters[name].trained.items() if not count)
         found = _footprint(
@@ -299,8 +304,8 @@ class Plan:
         ]
 
     def _sampler(self, rows: int, sampled: Sampled, caches: int, copied: int = 0) -> list[Component]:
-        """Memory of a sampler. `copied`: rows that the last fork copies. For a moment, both originals and copies
-        exist."""
+        """Return the memory of a sampler. `copied` is the number of rows that the last fork copies. For a short time,
+        the originals and the copies both exist."""
         recipe = self.recipe
         working = _sampling_memory(
             recipe.model, rows, Sizes.of(recipe).grid, sampled.capacity, recipe.sampling.image_size, self.device,
@@ -314,7 +319,7 @@ class Plan:
         ]
 
     def _weights(self) -> int:
-        """Weights of a model that is not trained."""
+        """Return the bytes of the weights of a model that is not trained."""
         tables = sum(buffer.numel() for buffer in self.model.buffers())
         return bytes_of(self.recipe.engine.dtype) * sum(p.numel() for p in self.model.parameters()) + FP32 * tables
 
@@ -324,7 +329,7 @@ class Plan:
 
 
 class _Key:
-    """A pack as an argument of a cached function. Two packs are equal if they need the same memory."""
+    """A pack as the argument of a cached function. Two packs count as equal if they need the same memory."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
@@ -371,7 +376,8 @@ def _sampling_memory(
     device: str,
     dtype: torch.dtype,
 ) -> int:
-    """Memory of drawing: the larger of a denoising step and the autoencoder after the last step."""
+    """Return the memory for drawing images: the memory of a denoising step, or that of the autoencoder after the last
+    step if it is larger."""
     with torch.device("meta"):
         model = UnifiedModel(config, SpecialIds(0, 1, 2, 3)).to(dtype)
     step = velocity_footprint(model, rows, grid, context, device)

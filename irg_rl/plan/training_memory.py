@@ -1,5 +1,5 @@
-"""Memory of the training state on one learner rank, in bytes: weights, fp32 masters, gradients and moments. It depends
-on how the engine's ZeRO stage divides them.
+"""Memory of the training state on one learner rank, in bytes: weights, fp32 master weights, gradients and moments. It
+depends on how the ZeRO stage of the engine divides them between the ranks.
 
 | per parameter        | stage 0 | 1 and 2               | 3                         |
 |----------------------|---------|-----------------------|---------------------------|
@@ -10,9 +10,9 @@ on how the engine's ZeRO stage divides them.
 | moments              | whole   | divided               | divided                   |
 | copies to reduce     | whole   | a bucket, in the step | a bucket, always          |
 
-Gradients stay whole at every stage: all backwards of a step share one reduction (engine.py), and before it each rank
-has its own gradients. The masters are a copy even if the model itself is in fp32. (DeepSpeed 0.19,
-zero/stage_1_and_2.py and zero/stage3.py.)
+Gradients stay whole at every stage, because all backward passes of a step share one reduction (engine.py). Before this
+reduction, each rank has its own gradients. The fp32 masters are a separate copy even if the model itself is in fp32.
+(Sources: zero/stage_1_and_2.py and zero/stage3.py of DeepSpeed 0.19.)
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,16 @@ from irg_rl.model.unified import UnifiedModel
 
 FP32 = 4
 FLAT_BUCKET = 500_000_000
-"""Number of gradients that stage 0 copies and reduces at a time: DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE."""
+"""Number of gradients that ZeRO stage 0 copies and reduces at a time. In DeepSpeed the constant is called
+MEMORY_OPT_ALLREDUCE_SIZE."""
 GATHERED = SUB_GROUP = 1_000_000_000
-"""Largest number of parameters that stage 3 has gathered, and that it steps at a time: the defaults of DeepSpeed's
-stage3_max_live_parameters and sub_group_size."""
+"""Largest number of parameters that ZeRO stage 3 keeps gathered (GATHERED) and that its optimizer steps at a time
+(SUB_GROUP). They are the defaults of DeepSpeed's stage3_max_live_parameters and sub_group_size."""
 
 
 class Moment(StrEnum):
-    """When a component needs memory. The peak is the sum of ALWAYS and the larger one of BACKWARD and STEP."""
+    """The time at which a component needs memory. The peak memory is the sum of ALWAYS plus the larger one of the sums
+    of BACKWARD and STEP."""
 
     ALWAYS = "always"
     BACKWARD = "backward"
@@ -46,25 +48,25 @@ class Component:
 
 
 def peak(components: list[Component]) -> int:
-    """Largest number of bytes that are needed at the same time."""
+    """Return the largest number of bytes that the components need at the same time."""
     held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
     return held[Moment.ALWAYS] + max(held[Moment.BACKWARD], held[Moment.STEP])
 
 
 def bytes_of(precision: str) -> int:
-    """Bytes of a number in fp32 or bf16."""
+    """Return the number of bytes of one number in fp32 or bf16."""
     return {"fp32": 4, "bf16": 2}[precision]
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of all and of trained parameters by part."""
+    """Numbers of parameters by part of the model: all of them, and those that are trained."""
 
     parts: dict[ModelPart, int]
     trained: dict[ModelPart, int]
-    muon: int  # parameters trained by Muon, with one moment. All others have the two of AdamW
+    muon: int  # number of parameters that Muon trains, with one moment. The others have AdamW's two
     largest_group: int  # number of parameters of the optimizer's largest group
-    tables: int  # numbers of the fixed position tables
+    tables: int  # how many numbers the fixed position tables contain
 
     @property
     def total(self) -> int:
@@ -76,7 +78,8 @@ class Parameters:
 
     @classmethod
     def of(cls, model: UnifiedModel, settings: EngineSettings) -> "Parameters":
-        """Count with the engine's own optimizer, which also freezes parameters. The model may be on the meta device."""
+        """Count the parameters with the engine's own optimizer, which also freezes parameters. The model may be on the
+        meta device."""
         groups = make_optimizer(model, settings.optimizer).param_groups
         sizes = [sum(p.numel() for p in group["params"]) for group in groups]
         parts, trained = dict.fromkeys(ModelPart, 0), dict.fromkeys(ModelPart, 0)
@@ -89,7 +92,7 @@ class Parameters:
 
 
 def training_state(parameters: Parameters, settings: EngineSettings, ranks: int) -> list[Component]:
-    """The components of one rank, without activations."""
+    """Return the components of the memory of one rank, without activations."""
     stage, size = settings.zero_stage, bytes_of(settings.precision)
     trained, tables = parameters.trained_total, FP32 * parameters.tables
     moments = FP32 * (2 * (trained - parameters.muon) + parameters.muon)
@@ -100,7 +103,7 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
             Component("gradients", size * trained),
             Component("optimizer moments", moments),
             Component("reduction bucket", size * min(trained, FLAT_BUCKET), Moment.STEP),
-            Component("optimizer step", FP32 * stepped, Moment.STEP),  # AdamW's square roots of the second moments
+            Component("optimizer step", FP32 * stepped, Moment.STEP),  # square roots of AdamW's second moments
         ]
     whole = stage < 3
     reducing = Moment.STEP if whole else Moment.ALWAYS
@@ -115,17 +118,18 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
         Component("reduced gradients", _share(FP32 * trained, ranks), reducing),
         Component("reduction bucket", size * REDUCE_BUCKET, reducing),
         Component("optimizer moments", _share(moments, ranks)),
-        Component("optimizer step", 2 * FP32 * stepped, Moment.STEP),  # the roots, and the gradient in one piece
+        Component("optimizer step", 2 * FP32 * stepped, Moment.STEP),  # these roots, and the gradient as one tensor
     ]
 
 
 def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:
-    """Bytes of a pack's logits in the loss: in the model's type, in fp32 for the backward, and the fp32 gradient."""
+    """Return the bytes that the logits of a pack need in the loss. They exist three times: in the type of the model, in
+    fp32 for the backward pass, and as the fp32 gradient."""
     return tokens * vocabulary * (bytes_of(precision) + 2 * FP32)
 
 
 def sync_bytes(model: UnifiedModel) -> int:
-    """Bytes of one publication: all weights and tables in fp32 (publish.py)."""
+    """Return the bytes of one publication of the weights: all weights and tables in fp32 (publish.py)."""
     return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
 
 

@@ -1,8 +1,8 @@
 """The longest trajectories, packs and contexts that a recipe allows: all texts have their maximal length, and every
 turn draws an image. They are built with the run's own code, from empty pictures.
 
-Two lengths are not in a recipe. A prompt is assumed to have PROMPT_TOKENS tokens, and a system prompt one token per
-CHARACTERS_PER_TOKEN letters.
+A recipe does not say how long its prompts are. So a prompt is assumed to have PROMPT_TOKENS tokens, and a system prompt
+to have one token per CHARACTERS_PER_TOKEN characters.
 """
 
 from collections.abc import Callable
@@ -29,12 +29,12 @@ PROMPT_TOKENS = 64
 CHARACTERS_PER_TOKEN = 4
 SPECIAL = SpecialIds(0, 1, 2, 3)
 TOKEN = 4
-"""An id that is not a special token."""
+"""The id of a token that is not special."""
 NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0, irg_vae=0)
 
 
 def encode(text: str) -> list[int]:
-    """Ids for a text: their assumed number, all the same."""
+    """Return token ids for a text. Their number is the assumed number of tokens, and they are all the same id."""
     return [TOKEN] * -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
@@ -43,7 +43,7 @@ PROMPT = "x" * (PROMPT_TOKENS * CHARACTERS_PER_TOKEN)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Tokens of one image."""
+    """The grids of tokens of one image: `grid` of latent tokens, `patch_grid` of vision patches."""
 
     grid: tuple[int, int]
     patch_grid: tuple[int, int]
@@ -65,7 +65,7 @@ class Sizes:
 
 
 def trained_steps(recipe: Recipe) -> int:
-    """Number of denoising steps, or of noise levels, at which RL trains an image."""
+    """Return the number of denoising steps, or of noise levels, at which RL trains an image."""
     algorithm = algorithm_of(recipe)
     if not algorithm.records_steps:
         return algorithm.levels_per_image
@@ -86,7 +86,8 @@ def longest_trajectory(recipe: Recipe) -> Trajectory:
 
 
 def longest_tree(recipe: Recipe) -> list[Trajectory]:
-    """All siblings of one trunk, with shared segments. Without forks this is one trajectory."""
+    """Return all trajectories that branch from one trunk. They share segments. Without forks the list has one
+    trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
     for sample in range(recipe.require_rl().leaves):
@@ -98,7 +99,8 @@ def longest_tree(recipe: Recipe) -> list[Trajectory]:
 
 
 def replay_packs(recipe: Recipe) -> list[Pack]:
-    """Packs of one learner rank and one minibatch, the longest first. InputError when max_pack_tokens is too small."""
+    """Return the packs of one learner rank in one minibatch, the longest first. Raises InputError if max_pack_tokens is
+    too small."""
     rl = recipe.require_rl()
     replay = Replay(
         recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
@@ -113,8 +115,9 @@ def replay_packs(recipe: Recipe) -> list[Pack]:
 
 
 def sft_pack(recipe: Recipe, stage: Stage) -> Pack:
-    """A full pack of the stage: as many refinements as fit (think, image in the context, reflection, target image),
-    then first images, then one text that fills the rest. The first row is taken even if it does not fit."""
+    """Return a full pack of the SFT stage. It has as many refinement rows as fit (think text, image in the context,
+    reflection, target image), then rows with a first image, and then one text that fills the rest. The first row is
+    used even if it does not fit."""
     sizes, sampling, model = Sizes.of(recipe), recipe.sampling, recipe.model
     system = encode(sampling.system_prompt) if sampling.system_prompt else None
     layout = RowLayout(NO_DROPOUT, stage.noise_blocks_by_kind, model.timestep_shift, system)
@@ -158,11 +161,12 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Forwards of each kind, and the work in the model, for one trajectory in the sampler or for a batch of several."""
+    """The forward passes of each kind, and the work in the model. They are counted for one trajectory in the sampler,
+    or for a batch of several trajectories."""
 
-    text_tokens: int  # forwards of one token each
-    prefills: int  # forwards that put prompt, system text and images into the context
-    velocities: int  # forwards of one noisy image, guidance branches included
+    text_tokens: int  # number of forward passes of one token
+    prefills: int  # number of forward passes that put prompt, system prompt and images into the context
+    velocities: int  # number of forward passes of one noisy image, including guidance branches
     capacity: int  # tokens of the longest context
     text: Workload
     images: Workload
@@ -176,8 +180,8 @@ class Sampled:
         guidance: GuidanceRecipe | None,
         rows: Callable[[int], int] = lambda turn: 1,
     ) -> "Sampled":
-        """`points`: time points of the grid. `rows`: number of rows of the batch in a turn; siblings are one row before
-        their fork."""
+        """Count the forward passes of a recipe. `points` is the number of time points of the sampler's grid. `rows`
+        maps a turn to the number of rows of the batch in this turn: before their fork, siblings are one row."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS

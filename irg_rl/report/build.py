@@ -1,7 +1,7 @@
-"""Builds the report: one self-contained HTML file from a run folder, also of an unfinished run.
+"""Builds the report: one self-contained HTML file made from a run folder. The run may be unfinished.
 
-Prompts, model texts, scorer names and reasons come from outside. So everything is escaped, and a content policy in the
-page forbids scripts and all addresses except embedded data.
+Prompts, model texts, scorer names and reasons come from outside the program. So everything is escaped, and a content
+policy in the page forbids scripts and all addresses except embedded data.
 """
 
 import base64
@@ -26,7 +26,8 @@ SHOWN_SAMPLES = 12
 
 @dataclass(frozen=True)
 class StageLine:
-    """A stage with its time and its budget in minutes. `share`: width of its bar; the longest bar has 1."""
+    """A stage of the run with its time and its budget, in minutes. `share` is the width of its bar; the longest bar has
+    1."""
 
     name: str
     state: str
@@ -41,7 +42,7 @@ class StageLine:
 
 @dataclass(frozen=True)
 class Absence:
-    """A section without data, and what has to run before it appears."""
+    """A section of the report without data, and the reason, such as a stage that has not run yet."""
 
     part: str
     reason: str
@@ -49,7 +50,7 @@ class Absence:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt with the trajectory of each checkpoint, in the order of the evaluations."""
+    """A prompt with one sampled trajectory per checkpoint. The checkpoints are in the order of the evaluations."""
 
     id: str
     text: str
@@ -60,7 +61,7 @@ class SampledPrompt:
 def build_report(folder: Path) -> Path:
     """Write `report.html` into the run folder and return its path. The file appears complete or not at all.
 
-    Raises ValueError when the folder is not a run.
+    Raises InputError (a ValueError) if the folder is not a run.
     """
     page = render(read_run(folder))
     path = folder / REPORT
@@ -70,7 +71,7 @@ def build_report(folder: Path) -> Path:
 
 
 def render(record: RunRecord) -> str:
-    """The HTML page."""
+    """Return the HTML page of the report."""
     environment = Environment(
         loader=PackageLoader("irg_rl.report", "."),
         autoescape=True,
@@ -118,8 +119,8 @@ def render(record: RunRecord) -> str:
 
 
 def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
-    """The figures that the run's algorithm declares. One that is not found here is a problem, not the end of the
-    report."""
+    """Return the figures that the run's RL algorithm declares. If the algorithm is not found here, add a problem to the
+    record and return no figures. The report is still written."""
     rl = record.recipe.get("rl")
     if not isinstance(rl, dict):
         return ()
@@ -131,7 +132,7 @@ def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
-    """Where the numbers come from: recipe, commit, seed, versions."""
+    """Return (name, value) pairs that say where the numbers come from: recipe, commit, seed, versions."""
     about = record.environment
     found = {
         "recipe digest": about.get("digest"),
@@ -165,7 +166,7 @@ def stage_lines(stages: dict[str, dict]) -> list[StageLine]:
 
 
 def absences(record: RunRecord) -> list[Absence]:
-    """Sections without data, and why."""
+    """Return the sections of the report that have no data, each with the reason."""
     arms = {arm for e in record.evaluations for arm in e["arms"]}
     stages = {row["stage"] for row in record.metrics}
     has_rl = any(stage.startswith("rl") for stage in stages)
@@ -188,7 +189,7 @@ def absences(record: RunRecord) -> list[Absence]:
 
 
 def by_prompt(record: RunRecord) -> list[SampledPrompt]:
-    """The first dozen prompts of the saved samples."""
+    """Return the first SHOWN_SAMPLES prompts of the saved samples, each with its trajectories."""
     order = [e["name"] for e in record.evaluations]
     groups = sorted(record.samples, key=lambda name: (order.index(name) if name in order else len(order), name))
     found: dict[str, SampledPrompt] = {}
@@ -200,12 +201,12 @@ def by_prompt(record: RunRecord) -> list[SampledPrompt]:
 
 
 def png_address(pixels: np.ndarray) -> str:
-    """An image as a data address, at a size for reading."""
+    """Return an image as a data address, enlarged or reduced to a readable size."""
     return "data:image/png;base64," + base64.b64encode(strips.png(strips.fit(pixels))).decode()
 
 
 def show_reward(value: float | None) -> str:
-    """A score as text. A failed score is shown as failed, never as a number."""
+    """Return a score as text. A failed score is shown as "failed", never as a number."""
     return "failed" if value is None else f"{value:.2f}"
 
 
@@ -214,7 +215,8 @@ def verdict_word(correct: bool | None) -> str:
 
 
 def sample_outcome(sample: SampledTrajectory) -> str:
-    """The course of a trajectory in a few words, from its verdicts."""
+    """Return what happened to the images of a trajectory, in a few words such as "repaired". Return "" if the first or
+    the last image has no verdict."""
     verdicts = [turn.correct for turn in sample.turns if turn.image is not None]
     if not verdicts or verdicts[0] is None or verdicts[-1] is None:
         return ""

@@ -1,10 +1,10 @@
-"""A comparison of RL with its baselines (evaluate/compare.py) as rows of text for the report."""
+"""Turns a comparison of RL with its baselines (evaluate/compare.py) into rows of text for the report."""
 
 from irg_rl.report.tables import GroupedTable, TableCell, TableRow, headed_once, points, share, times
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
-    """RL against each baseline, per seed and pooled."""
+    """Return the rows that compare RL with each baseline, for each seed and pooled over seeds."""
     several = any(entry["seed"] is None for entry in comparison["rows"])
     rows = []
     for entry in comparison["rows"]:
@@ -22,7 +22,8 @@ def against_baselines(comparison: dict) -> list[TableRow]:
 
 
 def repairs(comparison: dict) -> list[TableRow]:
-    """Repair of RL beside that of its baselines and of its own controls."""
+    """Return the rows that compare the repair by RL with its baselines and its own controls. Repair is the share of
+    wrong first images that are right at the last turn."""
     rows = []
     for entry in comparison["repairs"]:
         cells = [share(entry["rl"]), share(entry["other"]), points(entry["gained"]), times(entry["ratio"])]
@@ -31,7 +32,8 @@ def repairs(comparison: dict) -> list[TableRow]:
 
 
 def standings(comparison: dict) -> GroupedTable:
-    """Every model by itself: right at each turn, repair and damage at the last."""
+    """Return a table with the measures of each model: the share right at each turn, and repair and damage at the last
+    turn."""
     found = comparison["standings"]
     turns = max(len(entry["accuracy"]) for entry in found)
     rows = []

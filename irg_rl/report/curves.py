@@ -1,6 +1,6 @@
-"""Figures of a report: one message each, axes with units, n stated, as SVG.
+"""Figures of a report, as SVG. Each has one message, axes with units, and the number of cases n.
 
-Which scalars of `metrics.jsonl` are drawn, by the name they are logged under:
+The following scalars of `metrics.jsonl` are drawn. They are listed by the name under which they are logged:
 
 | stage       | scalars |
 |---|---|
@@ -30,10 +30,10 @@ TURN_COLOURS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#0b3c5d", "#c8553d", "#7d5ba6"
 ARM_COLOURS = {"real": "#0b6e4f", "redraw": "#8d99ae", "shuffled": "#d08c2e"}
 OTHER_COLOUR = "#555555"
 ACROSS = 2  # panels in a row
-SMOOTHED_FROM = 24  # points; shorter curves are shown as they are
+SMOOTHED_FROM = 24  # number of points; shorter curves are not smoothed
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",  # ships with matplotlib: layout does not depend on the machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the layout does not depend on the machine
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,14 +44,14 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "text.parse_math": False,  # a scorer's name may hold a dollar sign
+    "text.parse_math": False,  # the name of a scorer may contain a dollar sign
     "svg.hashsalt": "irg-rl",
 }
 
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A finished figure: SVG as a data address, and a caption that says in numbers what it shows."""
+    """A finished figure: an SVG as a data address, and a caption that says in numbers what it shows."""
 
     title: str
     caption: str
@@ -82,13 +82,13 @@ CURVES = (
 
 
 def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[ReportFigure]:
-    """All figures for which there are numbers. `own`: those that the algorithm declares."""
+    """Return all figures for which there are numbers. `own` has the figures that the RL algorithm declares."""
     pictures = [_draw_curve(curve, metrics) for curve in (*CURVES, *own)]
     return [picture for picture in pictures if picture is not None]
 
 
 def not_drawn(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[str]:
-    """Names of scalars that no figure shows, `stage/name`."""
+    """Return the names, `stage/name`, of the scalars that no figure shows."""
     curves = (*CURVES, *own)
     names = {(row["stage"], name) for row in metrics for name in row if name not in ("stage", "step", "time")}
     drawn = {
@@ -128,17 +128,18 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> ReportFigure | None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """A legend above the panels, where it hides nothing. Every label appears once."""
+    """Add a legend above the panels, where it hides nothing. Every label appears once."""
     found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(found.values(), found.keys(), loc="outside upper right", ncols=min(len(found), 5), fontsize=8)
 
 
-Piece = tuple[float, tuple[np.ndarray, np.ndarray]]  # where a stage begins on the x axis, and its steps and values
+Piece = tuple[float, tuple[np.ndarray, np.ndarray]]  # begin of a stage on the x axis, then its steps and values
 Lines = dict[str, list[Piece]]
 
 
 def _panels(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, Lines]]:
-    """Stages one after the other: where each begins, and by panel every line with its part in every stage."""
+    """Return where each stage begins on the x axis, and for each panel its lines. The stages are placed one after the
+    other, so a line has one piece per stage."""
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in metrics:
         if re.fullmatch(curve.stages, row["stage"]):
@@ -171,7 +172,8 @@ def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str
 
 
 def smooth(y: np.ndarray) -> np.ndarray:
-    """Centred mean over a twentieth of the curve, at least five points; shorter at both ends."""
+    """Return the centred mean over a twentieth of the curve, but over at least five points. At both ends of the curve,
+    the mean is over fewer points."""
     half = max(2, len(y) // 40)
     sums = np.concatenate([[0.0], np.cumsum(y)])
     index = np.arange(len(y))
@@ -197,7 +199,7 @@ def _decorate(axes: Axes, curve: Curve, stages: dict[str, float]) -> None:
 
 
 def _label(name: str) -> str:
-    """A label for readers, who count turns from 1: `turn0` is the first image."""
+    """Return the label of a line. Readers count turns from 1, so `turn0`, the first image, becomes "turn 1"."""
     turn = re.fullmatch(r"turn(\d+)", name)
     if turn:
         return f"turn {int(turn[1]) + 1}"
@@ -207,7 +209,8 @@ def _label(name: str) -> str:
 
 
 def _changes(panels: dict[str, Lines]) -> str:
-    """Mean of every line over its first and its last tenth, at least one point each."""
+    """Return a text with the mean of every line over its first tenth and over its last tenth. A tenth has at least one
+    point."""
     told = []
     for panel, lines in sorted(panels.items()):
         for name in sorted(lines):
@@ -219,13 +222,14 @@ def _changes(panels: dict[str, Lines]) -> str:
 
 
 def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
-    """` (n=...)` if the rows say how many cases a point has."""
+    """Return ` (n=...)`, the number of cases behind each point. Return "" if the rows do not have this number."""
     counts = {int(row[curve.cases]) for row in metrics if isinstance(row.get(curve.cases), int | float)}
     return f" (n={', '.join(map(str, sorted(counts)))} per point)" if counts else ""
 
 
 def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
-    """Accuracy by turn of the real arm and the controls, one panel per evaluation."""
+    """Draw the accuracy at each turn, for the model's own refinement (the arm `real`) and for the controls. There is
+    one panel per evaluation. Return None if there is nothing to draw."""
     shown = [e for e in evaluations if e["arms"]]
     if not shown:
         return None
@@ -242,7 +246,7 @@ def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
         panels[0].set_ylabel("share right (95 % interval)")
         panels[0].set_ylim(0, 1)
         _, fullest = max(enumerate(panels), key=lambda place: (len(shown[place[0]]["arms"]), place[0]))
-        _legend(figure, [fullest])  # one evaluation may be without controls
+        _legend(figure, [fullest])  # some evaluations may have no controls
         return _finish(
             figure,
             "Accuracy by turn beside both controls",
@@ -251,7 +255,8 @@ def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
 
 
 def draw_repair(evaluations: Sequence[dict]) -> ReportFigure | None:
-    """Repair and damage at the last turn, of the real arm and the controls."""
+    """Draw repair and damage at the last turn, for the model's own refinement (the arm `real`) and for the controls.
+    Return None if there is nothing to draw."""
     shown = [e for e in evaluations if e["arms"] and all(a["turns"] > 1 for a in e["arms"].values())]
     if not shown:
         return None
@@ -301,7 +306,8 @@ def _draw_arm(axes: Axes, arm: str, accuracy: Sequence[dict], offset: float) -> 
 
 
 def _errors(measures: Sequence[dict]) -> list[list[float]]:
-    """Lengths of the error bars. A value without an interval, or outside of it, gets no bar on that side."""
+    """Return the lengths of the error bars, below and above the values. A value without an interval gets no bars. If a
+    value is outside its interval, the bar on one side is left out."""
     low = [max(0.0, m["value"] - m["low"]) if m["low"] is not None else 0.0 for m in measures]
     high = [max(0.0, m["high"] - m["value"]) if m["high"] is not None else 0.0 for m in measures]
     return [low, high]

@@ -2,13 +2,15 @@
 
 recipe.yaml        the resolved recipe; its first line may be `# digest ...`
 environment.json   {"digest", "commit", "versions": {...}, "cores", "started", "command"?}
-stages.json        {stage: {"seconds", "done", "budget_minutes", any facts}}
-metrics.jsonl      see metrics_log
-evaluation/*.json  by "kind": evaluation (suite), comparison (compare), learning (learning),
+stages.json        {stage: {"seconds", "done", "budget_minutes", any other facts}}
+metrics.jsonl      see report/metrics_log.py
+evaluation/*.json  the field "kind" says what the file has: evaluation (see evaluate/suite.py), comparison
+                   (evaluate/compare.py), learning (evaluate/learning.py),
                    ratio_check {"rows": [{"modality", "turn", "step", "count", "mean", "max", "limit"}]},
-                   parity {"model", "dtype", "cases": [{"weights", "turns", "batch", "packs", "places": [such rows]}]},
+                   parity {"model", "dtype", "cases": [{"weights", "turns", "batch", "packs",
+                   "places": [rows as in ratio_check]}]},
                    scorers {"rows": [{"scorer", "against", "agreement", "n", "low"?, "high"?, "note"?}]}
-samples/*/         see samples
+samples/*/         see report/samples.py
 **/rejected.jsonl  rows that SFT refused: {"file", "row", "reason"}
 **/dropped.jsonl   samples that RL left out: {"step", "group", "sample", "prompt", "reason"}
 """
@@ -31,7 +33,8 @@ LISTED_FAILURES = 50
 
 @dataclass(frozen=True)
 class Failures:
-    """Rejected rows or dropped samples: their number, their reasons, and the first few."""
+    """Rows that SFT rejected, or samples that RL dropped: their number, how often each reason occurs, and the first
+    entries."""
 
     count: int
     reasons: dict[str, int]
@@ -40,7 +43,7 @@ class Failures:
 
 @dataclass
 class RunRecord:
-    """Everything that a report shows. `problems` names files that could not be read."""
+    """Everything that a report shows. `problems` has a message for each file that could not be read."""
 
     folder: Path
     recipe: dict = field(default_factory=dict)
@@ -61,9 +64,9 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read everything. A broken file becomes a problem in the report, not an error.
+    """Read everything that the report shows. A broken file becomes a problem in the report, not an error.
 
-    Raises InputError when the folder is not a run.
+    Raises InputError if the folder is not a run.
     """
     if not (folder / "recipe.yaml").is_file() and not (folder / METRICS).is_file():
         raise InputError(f"{folder} is not a run folder: it has neither recipe.yaml nor {METRICS}")
@@ -89,15 +92,16 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
-    """Whether an evaluation is a stage of the run itself. Others, such as baselines, were made after its report."""
+    """Return whether an evaluation belongs to a stage of the run itself. Other evaluations, such as those of baselines,
+    were made after the run's report."""
     stages = list(record.stages)
     own = stages[: stages.index("report")] if "report" in stages else stages
     return evaluation["name"] in own or not stages
 
 
 def _place(record: RunRecord, name: str) -> int:
-    """Sort key of an evaluation: those named like stages come in the order of stages, then those that were made later.
-    """
+    """Return the sort key of an evaluation. Evaluations named like stages come first, in the order of stages.
+    Evaluations that were made later follow."""
     stages = list(record.stages)
     return stages.index(name) if name in stages else len(stages)
 
@@ -181,7 +185,7 @@ def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
 
 
 def _lacking(content: dict, kind: str) -> set[str]:
-    """Fields that the report needs and the file lacks."""
+    """Return the names of the fields that the report needs and the file does not have."""
     lacking = _NEEDED[kind] - content.keys()
     for row in content.get("rows", []):
         lacking |= _NEEDED_BY_ROW[kind] - row.keys()
@@ -195,7 +199,7 @@ def _lacking(content: dict, kind: str) -> set[str]:
 
 
 def _failures(record: RunRecord, name: str) -> Failures | None:
-    """Rejected or dropped entries. None if there is no such file, because its stage has not run."""
+    """Return the rejected or dropped entries. Return None if there is no such file."""
     paths = sorted(record.folder.rglob(name))
     if not paths:
         return None

@@ -1,7 +1,8 @@
-"""`metrics.jsonl`: one line per logged step, `{"stage", "step", "time", scalar: value, ...}`, always written.
+"""Writes and reads `metrics.jsonl`. It has one line per logged step: `{"stage", "step", "time", scalar: value, ...}`.
 
-Lines are in the order in which they happened. A run that resumes drops what it is about to do again, so that the file
-of a resumed run equals that of an uninterrupted one but for `time`.
+Every run writes this file. Lines are in the order in which the steps happened. A run that resumes first removes the
+lines of the steps that it will repeat. So the file of a resumed run equals that of an uninterrupted run, except for
+`time`.
 """
 
 import json
@@ -17,7 +18,7 @@ RESERVED = ("stage", "step", "time")
 
 
 class MetricsLog:
-    """Appends to the file and flushes each line. Only one process may use it."""
+    """A writer that appends lines to `metrics.jsonl` and flushes each line. Only one process may use it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -26,7 +27,8 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, stage: str, step: int, scalars: Mapping[str, float]) -> dict[str, float | None]:
-        """Write one line and return its scalars as written. A value that is not finite becomes null."""
+        """Write one line and return its scalars as they were written. A value that is not finite becomes null. Raises
+        ValueError if a scalar is named `stage`, `step` or `time`."""
         taken = [name for name in scalars if name in RESERVED]
         if taken:
             raise ValueError(f"a scalar cannot be called {taken[0]!r}: {', '.join(RESERVED)} are the line's own fields")
@@ -37,9 +39,9 @@ class MetricsLog:
         return values
 
     def rewind(self, stage: str, step: int) -> int:
-        """Remove the lines after `step` of `stage`, and those of every stage that began after it.
+        """Remove the lines of `stage` after `step`, and all lines of stages that began later than `stage`.
 
-        Returns the number of removed lines. A stage without lines removes nothing.
+        Return the number of removed lines. If the stage has no lines, nothing is removed.
         """
         rows = read_metrics(self.path)
         first = next((i for i, row in enumerate(rows) if row["stage"] == stage), len(rows))
@@ -62,8 +64,8 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """All complete lines. A last line that was cut off by a kill is ignored. Any other broken line raises InputError.
-    """
+    """Return all complete lines. If the last line was cut off because the process was killed, it is ignored. Any other
+    broken line raises InputError."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -89,7 +91,7 @@ def _plain(value: float) -> float | None:
 
 
 def _drop_broken_tail(path: Path) -> None:
-    """Remove half a line that a kill has left, so that the next line does not continue it."""
+    """Remove an incomplete last line, left by a killed process. Otherwise the next line would be appended to it."""
     if not path.exists():
         return
     with path.open("rb+") as file:

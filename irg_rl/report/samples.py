@@ -1,5 +1,5 @@
-"""About a dozen sampled trajectories on disk, for the report: `samples.json`, a PNG per image and a strip per prompt.
-"""
+"""Stores about a dozen sampled trajectories for the report: `samples.json`, a PNG per image and a strip of all images
+per trajectory."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ INDEX = "samples.json"
 
 @dataclass(frozen=True)
 class SampledTurn:
-    """Text and image of one turn. A turn that stops has no image."""
+    """Text and image of one turn. If the model stops at this turn, there is no image."""
 
     text: str
     image: UInt8[np.ndarray, "H W 3"] | None = None
@@ -32,7 +32,7 @@ class SampledTurn:
 
 @dataclass(frozen=True)
 class SampledTrajectory:
-    """One trajectory with its verdicts, for readers."""
+    """One trajectory with its verdicts, for the report."""
 
     prompt_id: str
     prompt: str
@@ -45,12 +45,14 @@ class SampledTrajectory:
         return [turn.image for turn in self.turns if turn.image is not None]
 
     def strip(self) -> UInt8[np.ndarray, "H W 3"]:
-        """All images in a row, framed by verdict."""
+        """Return all images side by side, each in a frame that shows its verdict."""
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 
 def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict | None] | None = None) -> SampledTrajectory:
-    """`verdicts`: one per image, None where there is none. No list at all: the images are shown without verdicts."""
+    """Convert a trajectory for the report. `verdicts` has one entry per image, which is None if there is no verdict. If
+    `verdicts` itself is None, the images are shown without verdicts. Raises ValueError if the number of verdicts is not
+    the number of images."""
     said = {text.turn: text.text for text in trajectory.texts}
     drawn = {image.turn: image.pixels.cpu().numpy() for image in trajectory.images}
     if verdicts is not None and len(verdicts) != len(drawn):
@@ -72,7 +74,7 @@ def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict | None] |
 
 
 def save_samples(folder: Path, samples: Sequence[SampledTrajectory]) -> None:
-    """Write the folder, complete, in place of an older one."""
+    """Write the folder with all samples. It replaces an older folder only when it is complete."""
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -90,7 +92,7 @@ def save_samples(folder: Path, samples: Sequence[SampledTrajectory]) -> None:
 
 
 def load_samples(folder: Path) -> list[SampledTrajectory]:
-    """Read what `save_samples` wrote. Raises InputError naming the file that is broken."""
+    """Read samples written by `save_samples`. Raises InputError if a file is broken; the message names the file."""
     try:
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         return [_sample(folder, entry) for entry in entries]
@@ -132,7 +134,7 @@ def _sample(folder: Path, entry: dict) -> SampledTrajectory:
 
 
 def _read_image(folder: Path, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    # a report embeds this file, so the name must not lead out of the folder
+    # the report embeds this file, so its name must not point outside the folder
     if Path(name).name != name:
         raise InputError(f"{folder / INDEX} names the image {name!r}, which is not a file of its own folder")
     try:

@@ -1,4 +1,4 @@
-"""Image strips: the images of one trajectory side by side, framed by their verdict.
+"""Image strips: the images of one trajectory side by side, each in a frame that shows its verdict.
 
 Small images are enlarged without smoothing, so that readers see exactly what the model drew.
 """
@@ -10,22 +10,23 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-SMALLEST_SIDE = 128  # pixels; smaller images are enlarged by a whole factor until they reach it
-LARGEST_SIDE = 384  # larger ones are reduced, so that a report of a real model stays within a few megabytes
+SMALLEST_SIDE = 128  # pixels; a smaller image is enlarged by a whole factor to at least this side
+LARGEST_SIDE = 384  # pixels; a larger image is reduced, so that the report has only a few megabytes
 FRAME = 4
 GAP = 8
 WHITE, RIGHT, WRONG, UNKNOWN = (255, 255, 255), (34, 139, 84), (200, 60, 50), (150, 150, 150)
 
 
 def png(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """PNG file of these pixels."""
+    """Return a PNG file of these pixels."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def fit(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The image at a size for reading: enlarged by a whole factor (nearest neighbour) or reduced (area mean)."""
+    """Return the image at a readable size. A small image is enlarged by a whole factor (nearest neighbour), and a large
+    image is reduced (area mean)."""
     height, width = pixels.shape[:2]
     if max(height, width) > LARGEST_SIDE:
         image = Image.fromarray(pixels)
@@ -38,9 +39,9 @@ def fit(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def strip(
     images: Sequence[UInt8[np.ndarray, "H W 3"]], correct: Sequence[bool | None] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The images in a row, each in a green (right), red (wrong) or grey (not judged) frame.
+    """Return the images side by side, each in a green (right), red (wrong) or grey (no verdict) frame.
 
-    Raises ValueError when there is no image, or not one verdict per image.
+    Raises ValueError if there is no image, or if the number of verdicts is not the number of images.
     """
     verdicts = [None] * len(images) if correct is None else list(correct)
     if not images or len(verdicts) != len(images):
@@ -57,7 +58,8 @@ def strip(
 
 
 def same_size(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """The images on white canvases of one size, because wandb shows a panel of different sizes wrongly."""
+    """Return the images on white canvases of equal size, because wandb shows a panel with images of different sizes
+    wrongly."""
     height, width = (max((picture.shape[side] for picture in pictures), default=0) for side in (0, 1))
     canvases = []
     for picture in pictures:

@@ -1,5 +1,8 @@
-"""Evaluation summaries as rows of text for the report. A share is printed in percent, with its interval, its
-number of rows and the number of different sets of constraints among them."""
+"""Turns evaluation summaries into rows of text for the report.
+
+A share is printed in percent with its interval, its number of rows, and how many different sets of constraints these
+rows have.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +16,8 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class TableCell:
-    """A figure, its interval in small print, and on how many rows and sets it rests: `300 of 173 sets`."""
+    """A value as text, its interval in small print, and the number of rows and sets behind it, such as `300 of 173
+    sets`."""
 
     text: str
     interval: str = ""
@@ -22,7 +26,8 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a table. `group` is the heading of `span` rows; it is empty in all but the first of them."""
+    """One row of a table. `group` is a heading that spans `span` rows. It is empty in all of these rows except the
+    first."""
 
     group: str
     label: str
@@ -34,7 +39,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the few most important values."""
+    """One of the few most important values, shown in a box of the report."""
 
     label: str
     value: str
@@ -43,27 +48,27 @@ class Tile:
 
 
 def share(measure: dict | None) -> TableCell:
-    """A share in [0, 1] as percent."""
+    """Return a share in [0, 1] as percent."""
     return _cell(measure, "{:.1f}", "–", scale=100, unit=f"{NARROW_SPACE}%")
 
 
 def points(measure: dict | None) -> TableCell:
-    """A difference of shares in percentage points, with its sign."""
+    """Return a difference of shares in percentage points, with its sign."""
     return _cell(measure, "{:+.1f}", " to ", scale=100)
 
 
 def times(measure: dict | None) -> TableCell:
-    """A ratio: `1.85 ×`."""
+    """Return a ratio, such as `1.85 ×`."""
     return _cell(measure, "{:.2f}", " to ", unit=f"{NARROW_SPACE}×")
 
 
 def number(measure: dict | None) -> TableCell:
-    """A mean on its own scale."""
+    """Return a mean on its own scale, with three digits after the point."""
     return _cell(measure, "{:.3f}", " to ")
 
 
 def cases(measure: dict) -> str:
-    """Rows and the different sets of constraints among them: `300 of 173 sets`."""
+    """Return the number of rows and of different sets of constraints in them, such as `300 of 173 sets`."""
     if "n" not in measure:
         return ""
     return str(measure["n"]) if measure.get("sets") is None else f"{measure['n']} of {measure['sets']} sets"
@@ -97,14 +102,16 @@ _REAL_ONLY = (
 
 @dataclass(frozen=True)
 class GroupedTable:
-    """Groups of columns with their headings, and rows over all of them."""
+    """A table whose columns are in groups with headings. `groups` has (heading, names of columns); each row has cells
+    for all groups."""
 
     groups: list[tuple[str, list[str]]]
     rows: list[TableRow]
 
 
 def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
-    """Every measure: one row per arm, one column per turn, evaluations side by side."""
+    """Return a table of all measures over the turns. It has one row per measure and arm (the model's own refinement or
+    a control), and one column per turn. The evaluations are side by side."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -119,7 +126,8 @@ def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
 
 
 def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Neighbours of one group share the heading of the first."""
+    """Return the rows with each group's heading only in its first row. `span` of this row is the number of rows in the
+    group."""
     headed: list[TableRow] = []
     for _, found in groupby(rows, key=lambda row: row.group):
         first, *rest = found
@@ -130,7 +138,7 @@ def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
 
 @dataclass(frozen=True)
 class _TableLine:
-    """Describes one row: the measures of each evaluation, by turn."""
+    """The content of one table row. `measures` has one list per evaluation, with one entry per turn."""
 
     group: str
     explanation: str
@@ -156,7 +164,7 @@ def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
 
 
 def preference(evaluation: dict) -> str:
-    """The judge's preference as a sentence, or empty."""
+    """Return the judge's preference as a sentence, or "" if there is none."""
     real = evaluation["arms"][REAL]
     liked, consistent = real["preference"], real["order_consistency"]
     if liked["value"] is None:
@@ -171,7 +179,7 @@ def preference(evaluation: dict) -> str:
 
 
 def settings_line(settings: dict, prefix: str = "") -> str:
-    """Nested settings on one line, without empty ones."""
+    """Return nested settings as one line of text, without empty settings."""
     parts = []
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -182,7 +190,8 @@ def settings_line(settings: dict, prefix: str = "") -> str:
 
 
 def by_task(evaluations: Sequence[dict]) -> GroupedTable:
-    """One row per task, with first image, last image, repair and damage of each evaluation. Real arm only."""
+    """Return a table with one row per task. For each evaluation it shows the accuracy of the first image and of the
+    last image, repair and damage. The controls are left out."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
     tasks = sorted({task for _, arm in real for task in arm["tasks"]})
     rows = [TableRow(task, "", [c for _, arm in real for c in _task_cells(arm["tasks"].get(task))]) for task in tasks]
@@ -207,7 +216,8 @@ class GateRow:
 
 
 def gate_lines(gate: dict) -> list[GateRow]:
-    """A requirement as text. Margins over a control are differences in points; all others are shares."""
+    """Return the requirements of the gate as text. Margins over a control are differences in percentage points. All
+    other values are shares."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -218,7 +228,7 @@ def gate_lines(gate: dict) -> list[GateRow]:
 
 
 def alarm(found: dict) -> Tile:
-    """Whether RL is learning (evaluate/learning.py): the verdict, and the figures behind it."""
+    """Return a tile that says whether RL is learning (evaluate/learning.py), with the numbers behind this verdict."""
     slope, told = found["slope"], [f"{found['updates']} updates"]
     if slope["value"] is not None:
         ends = "" if slope["low"] is None else f" [{slope['low']:+.4f}, {slope['high']:+.4f}]"
@@ -232,14 +242,16 @@ def alarm(found: dict) -> Tile:
 
 
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
-    """The row of a ratio check whose largest |log ratio| is nearest to its limit; None if there is none."""
+    """Return the row of a ratio check whose largest |log ratio| is nearest to its limit. Return None if there is no
+    row."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 
 
 def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
-    """What to leave with: the gate of the evaluation that is asked (after `sft` or `rl`), first and last image of the
-    latest evaluation, repair beside its best control."""
+    """Return the tiles with the most important values: the result of the gate (of the evaluation after SFT or after RL,
+    as `after` says), the accuracy of the first and of the last image in the latest evaluation, its repair beside the
+    repair of the controls, and its damage."""
     if not evaluations:
         return []
     first, latest = evaluations[0], evaluations[-1]

@@ -1,7 +1,7 @@
-"""Logs the numbers of a run: always to `metrics.jsonl`, and to wandb (offline without a key, online with one).
+"""Logs the numbers of a run: always to `metrics.jsonl`, and also to wandb (offline without a key, online with one).
 
-wandb's step counts calls. So every stage has its own step axis there: `sft1/ce` is drawn over `sft1/step`. The wandb
-folder lies inside the run folder. The run id is kept, so a resumed run continues the same curve.
+In wandb, the step is only a count of calls. So every stage has its own step axis there: `sft1/ce` is drawn over
+`sft1/step`. The wandb folder is inside the run folder. The run id is kept, so a resumed run continues the same curve.
 """
 
 import logging
@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Use it as a context manager. `use_wandb=False` writes only the file."""
+    """A logger for one run. Use it as a context manager. With `use_wandb=False` it writes only the file
+    `metrics.jsonl`."""
 
     def __init__(
         self,
@@ -41,8 +42,9 @@ class Tracker:
         use_wandb: bool = True,
         deadline_s: float = 60.0,
     ):
-        """`deadline_s`: longest wait for wandb's server, at the start and for unsent data at the end. Data that is not
-        sent by then stays in the run folder for `wandb sync`."""
+        """Start logging into `folder`. `deadline_s` is the longest wait for the server of wandb, in seconds: once at
+        the start, and once at the end for unsent data. Data that are still unsent then stay in the run folder, for
+        `wandb sync`."""
         self._folder = folder
         self.metrics = MetricsLog(folder / METRICS)
         self._stages: set[str] = set()
@@ -59,12 +61,13 @@ class Tracker:
             self._run.log(named | {f"{stage}/step": step})
 
     def rewind(self, stage: str, step: int) -> None:
-        """Call before a stage continues from `step`: removes the later lines. wandb keeps its own and draws over them.
-        """
+        """Remove the lines after `step`. Call this before a stage continues from `step`. wandb keeps its old points and
+        draws the new ones over them."""
         self.metrics.rewind(stage, step)
 
     def log_samples(self, stage: str, step: int, samples: Sequence[SampledTrajectory]) -> None:
-        """Log image strips and a table of trajectories, to wandb only. The report reads `samples/`."""
+        """Log image strips and a table of trajectories, only to wandb. The report reads its samples from the folder
+        `samples/`."""
         if self._run is None or not samples:
             return
         self._axis(self._run, stage)
@@ -101,10 +104,10 @@ def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s
     mode = wandb_mode()
     settings = wandb.Settings(
         silent=True,
-        console="off",  # the terminal may show secrets
+        console="off",  # text in the terminal may have secrets
         disable_git=True,
         save_code=False,
-        x_disable_meta=True,  # command line and host name
+        x_disable_meta=True,  # do not send the command line and the host name
         init_timeout=deadline_s,
         finish_timeout=deadline_s,
     )
@@ -113,14 +116,14 @@ def _start_wandb(folder: Path, name: str, project: str, config: dict, deadline_s
         return wandb.init(**about, mode=mode, resume="allow", settings=settings)
     except (CommError, UsageError) as error:
         _log.warning("wandb is not reachable (%s): the run is logged offline", redact_text(str(error)))
-        wandb.teardown()  # its service holds the run id of the failed attempt
+        wandb.teardown()  # the service of wandb still keeps the run id of the failed attempt
         return wandb.init(**about, mode="offline", resume="allow", settings=settings)
 
 
 @contextmanager
 def _staged_in(folder: Path) -> Iterator[None]:
-    """Make wandb store the files of a table in the run folder. It would store them in the user's home, and a later
-    `wandb sync` of a moved run folder would not find them."""
+    """Make wandb store the files of a table in the run folder. By default they would be in the user's home, and `wandb
+    sync` would not find them after the run folder is moved."""
     before = os.environ.get(_STAGING)
     os.environ[_STAGING] = before or str(folder)
     try:
@@ -138,7 +141,7 @@ def _run_id(folder: Path) -> str:
 
 
 def _table(samples: Sequence[SampledTrajectory]) -> "wandb.Table":
-    """One row per turn."""
+    """Return a wandb table of trajectories with one row per turn."""
     scorers = sorted({name for sample in samples for turn in sample.turns for name in turn.rewards})
     table = wandb.Table(columns=["prompt_id", "prompt", "turn", "text", "image", "correct", "score", *scorers])
     for sample in samples:

@@ -1,4 +1,7 @@
-"""The embedded world of coloured shapes: scenes, renderer, checker, teacher, rows. It knows nothing of models."""
+"""The built-in world of coloured shapes: scenes, renderer, checker, teacher and training rows.
+
+This package does not depend on any model.
+"""
 
 from irg_rl.shapes_world.check import Check, Defect, DefectKind, Inspection, judge
 from irg_rl.shapes_world.constraints import Thing, parse_metadata

@@ -1,15 +1,16 @@
-"""Rows for the base model, before IRGL: drawing, reading and editing, with all places in the text.
+"""Training rows for the base model: drawing, reading and editing pictures, with all places named in the text.
 
-IRGL texts do not name places, so many pictures fit a text, and the meaning of words is learned slowly. The base model
-learns the words first, from rows in which the text determines the picture:
+The base model is trained on these rows first. Then come the rows of IRGL, the six learning modes of Interleaving
+Reasoning Generation. The texts of IRGL do not name places, so many pictures fit one text, and a model learns the
+meaning of words slowly. In the rows of this module, the text determines the picture:
 
 - `draw`: put objects into named cells.
 - `read`: say where things are, whether their number is right, whether a relation holds, and what is in each cell.
 - `edit`: change one picture into another.
 
-Drawing and editing use the two verbs of reflections, put and remove. Answers of `read` have the words of reflections,
-but cannot be guessed: half of the things asked for are absent, the numbers of many are wrong, and half of the relations
-fail.
+Rows for drawing and editing use the two verbs of reflections, put and remove. The answers in `read` rows use the words
+of reflections. A model cannot guess these answers: half of the things asked for are absent, many of the numbers are
+wrong, and half of the relations do not hold.
 """
 
 import random
@@ -37,15 +38,17 @@ QUESTION = "what is at each place ?"
 MAX_OBJECTS = 7
 MAX_EDITS = 4
 COUNTED = 4
-"""Number of things that one row asks about."""
+"""Number of things that one `read` row asks about."""
 RELATED = 2
-"""Number of relations that one row asks about."""
+"""Number of relations that one `read` row asks about."""
 AGAIN = 0.2
-"""Share of objects of a kind that is already in the picture, in `read` rows. So there are several objects to count."""
+"""Probability, in `read` rows, that a new object repeats the shape and colour of an object already in the picture. Then
+there are several equal objects to count."""
 
 
 def placed_scene(rng: random.Random, again: float = 0.0) -> Scene:
-    """One to seven objects anywhere. With probability `again`, an object has a kind that is already there."""
+    """Return a random scene with one to seven objects in any cells. With probability `again`, a new object gets the
+    shape and colour of an object that is already in the scene."""
     objects: list[Object] = []
     for cell in rng.sample(CELLS, rng.randint(1, MAX_OBJECTS)):
         kind = as_thing(rng.choice(objects)) if objects and rng.random() < again else Thing(rng.choice(SHAPES))
@@ -54,13 +57,13 @@ def placed_scene(rng: random.Random, again: float = 0.0) -> Scene:
 
 
 def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
-    """The objects with their cells, in the order given."""
+    """Return a text that lists the objects with their cells, in the given order."""
     return " , ".join(f"{seen.color} {seen.shape} at {seen.cell}" for seen in objects) + " ."
 
 
 def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Question and answer: the places of four things, and whether their numbers are right. Some things are absent. Some
-    have no colour."""
+    """Return a question and its answer: where four things are, and whether the number of each is right. Some of the
+    things are absent from the scene. Some are named without a colour."""
     present = [as_thing(seen) for seen in scene.objects]
     asked: dict[Thing, int] = {}
     while len(asked) < COUNTED:
@@ -73,9 +76,10 @@ def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def related(scene: Scene, rng: random.Random) -> list[str]:
-    """Alternating questions and answers: whether a relation between two objects holds (in half of the cases it does),
-    and which free cells are in a relation to an object. Empty if there are no two objects that are the only ones of
-    their kind."""
+    """Return a list of texts in which questions and answers alternate. The first questions ask whether a relation
+    between two objects holds; it does in half of the cases. The last question asks which free cells have a certain
+    relation to an object, for example are left of it. The list is empty if fewer than two objects are unique in shape
+    and colour."""
     kinds = Counter(map(as_thing, scene.objects))
     alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
     if len(alone) < 2:
@@ -98,12 +102,13 @@ def put_text(seen: Object) -> str:
 
 
 def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
-    """One to four changes in the words of reflections, and the scene after them. Objects are added, removed, moved, or
-    replaced by others of the same size. No cell is named twice."""
+    """Return a text with one to four changes, in the words of reflections, and the scene after these changes. The
+    changes add, remove or move an object, or replace it by another one of the same size. No cell is named by two
+    changes."""
     board = {seen.cell: seen for seen in scene.objects}
     cells = rng.sample(CELLS, len(CELLS))
     said = []
-    for _ in range(rng.randint(1, MAX_EDITS)):  # each takes at most two cells, and there are at least 2 * MAX_EDITS
+    for _ in range(rng.randint(1, MAX_EDITS)):  # a change takes at most two of the nine cells
         cell = cells.pop()
         old = board.pop(cell, None)
         kind = "add" if old is None else rng.choice(("remove", "replace", "move"))
@@ -124,8 +129,8 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
 
 
 def base_example(mode: str, rng: random.Random) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """(texts, picture, edited picture) of one row. Texts of `read` alternate questions and answers. ValueError for an
-    unknown mode."""
+    """Return (texts, picture, edited picture) of one row. In a `read` row, questions and answers alternate in the
+    texts. The edited picture is None unless the row is about editing. Raises ValueError if the mode is unknown."""
     scene = placed_scene(rng, AGAIN if mode == READING else 0.0)
     if mode == DRAWING:
         return [" ".join(map(put_text, rng.sample(scene.objects, len(scene.objects))))], render(scene), None

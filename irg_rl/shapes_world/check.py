@@ -1,7 +1,8 @@
-"""The verdict on a picture: right or wrong as in GenEval, a graded score, and a list of all defects.
+"""The checker's verdict on a picture: right or wrong as in GenEval, a graded score, and a list of all defects.
 
-A picture is right as in GenEval: every include is found at least `count` times, no exclude is found `count` times, and
-every relation is true for all pairs. Shapes that are not mentioned and unreadable cells are allowed.
+A picture is right if all of these hold, as in GenEval: every entry of the prompt's `include` list is found at least
+`count` times, no entry of its `exclude` list is found `count` times or more, and every relation holds for all pairs of
+objects. Shapes that the prompt does not mention and unreadable cells are allowed.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import ORDER, Object, stands
 from irg_rl.task import Verdict
 
-NEAR_MISS = 0.5  # credit for an object of the wrong colour or shape
+NEAR_MISS = 0.5  # score of an object of the wrong colour or shape, where a right object has 1
 
 
 class DefectKind(StrEnum):
@@ -26,24 +27,25 @@ class DefectKind(StrEnum):
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that is wrong. `thing` is the object as it is in the picture (color, shape), the wanted thing (missing,
-    relation), or the excluded thing (extra). `cell` is its cell in the picture, if it has one."""
+    """One error in a picture. `thing` is the object as it is in the picture (kinds color and shape), the thing that
+    should be there (kinds missing and relation), or the excluded thing (kind extra). `cell` is the cell of the object
+    in the picture, or None if the defect has no cell."""
 
     kind: DefectKind
     thing: Thing
-    want: Thing | None = None  # color, shape: what the object should have been
-    relation: str | None = None  # relation: the thing should be `relation` the `other` thing
+    want: Thing | None = None  # kinds color and shape: what the object should be
+    relation: str | None = None  # kind relation: how `thing` should stand to `other`
     other: Thing | None = None
     cell: str | None = None
 
     def claim(self) -> tuple:
-        """What a sentence states about the defect: everything except the cell."""
+        """Return what a sentence states about the defect: all fields except the cell."""
         return self.kind, self.thing, self.want, self.relation, self.other
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result for one constraint. `score` in [0, 1] is 1 if and only if the constraint holds."""
+    """The result for one constraint. `score` is in [0, 1]. It is 1 if and only if the constraint holds."""
 
     constraint: str
     passed: bool
@@ -53,15 +55,18 @@ class Check:
 
 @dataclass(frozen=True)
 class Inspection(Verdict):
-    """A verdict with its reasons. If and only if it is `correct`, `score` is 1 and `defects` is empty. `checks` has one
-    entry per include (with its excludes), per relation, and per exclude of something that is not included."""
+    """A verdict with its reasons. If the picture is right (`correct`), `score` is 1 and `defects` is empty. If it is
+    wrong, `score` is below 1 and `defects` is not empty. `checks` has one entry for each entry of `include` (which also
+    covers the matching entries of `exclude`), one for each relation, and one for each entry of `exclude` whose thing is
+    not in `include`."""
 
     checks: tuple[Check, ...]
     defects: tuple[Defect, ...]
 
 
 def judge(reading: PictureReading, metadata: dict) -> Inspection:
-    """Judge a picture. ValueError if the metadata asks for something that this world does not have."""
+    """Judge a picture by the metadata of its prompt. Raises ValueError if the metadata ask for something that the
+    shapes world does not have."""
     return judge_demand(reading.objects, parse_metadata(metadata))
 
 
@@ -79,7 +84,8 @@ def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Inspection:
 
 
 class Matching:
-    """Assigns seen objects to demanded things. Objects that are left over may explain missing things."""
+    """An assignment of the objects in a picture to the things that the prompt asks for. Objects that are not assigned
+    may explain missing things. For example, if a red ring is missing, a blue ring may be there in its place."""
 
     def __init__(self, objects: tuple[Object, ...], demand: Demand) -> None:
         self.objects, self.demand = objects, demand
@@ -87,14 +93,14 @@ class Matching:
 
     @cached_property
     def kept(self) -> list[list[Object]]:
-        """Per include, the objects assigned to it, at most `count`. If there are too many, those in the right
-        places."""
+        """The objects assigned to each entry of `include`, at most `count` of them. If too many objects fit, those
+        whose places satisfy the relations are preferred."""
         return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
 
     @cached_property
     def defects(self) -> list[Defect]:
-        """All defects in canonical order. A missing thing is explained by a wrong colour if possible, then by a wrong
-        shape."""
+        """All defects of the picture, in a fixed order. A missing thing is explained by an unassigned object of the
+        wrong colour if there is one, otherwise by one of the wrong shape."""
         kept = {seen.cell for seen in sum(self.kept, [])}
         spare = [seen for seen in self.objects if seen.cell not in kept]
         pairs = zip(self.demand.includes, self.kept)
@@ -113,7 +119,8 @@ class Matching:
         return found if len(found) <= count else sorted(found, key=lambda seen: self._broken_by(index, seen))
 
     def _broken_by(self, index: int, seen: Object) -> int:
-        """Number of relations of include `index` that no object could satisfy if `seen` were assigned to it."""
+        """Return how many relations would fail if `seen` were assigned to entry `index` of `include`. A relation fails
+        if no object for its other thing is in a suitable place."""
         broken = 0
         for first, name, second in self.demand.relations:
             if index == first:
@@ -123,7 +130,8 @@ class Matching:
         return broken
 
     def _extras(self, spare: list[Object]) -> list[Defect]:
-        """Left-over objects that the excludes forbid after missing things were added."""
+        """Return a defect for each unassigned object that `exclude` forbids. The objects of each kind are counted as if
+        all missing things had already been added."""
         defects, mended = [], self.demand.includes
         for thing, limit in self.demand.excludes:
             present = sum(count for wanted, count in mended if _within(wanted, thing))
@@ -135,7 +143,8 @@ class Matching:
         return defects
 
     def _broken(self, mended: set[str | None]) -> list[Defect]:
-        """Relations that fail although both things are there. Objects with another defect are left out."""
+        """Return a defect for each relation that does not hold although the objects for both things are there. Objects
+        that have another defect are not considered."""
         defects = []
         for first, name, second in self.demand.relations:
             a, b = self.demand.includes[first], self.demand.includes[second]
@@ -153,12 +162,13 @@ def as_thing(seen: Object) -> Thing:
 
 
 def _within(wanted: Thing, wider: Thing) -> bool:
-    """Whether everything that `wanted` describes is also described by `wider`."""
+    """Return whether every object that fits `wanted` also fits `wider`."""
     return wanted.shape == wider.shape and wider.color in (None, wanted.color)
 
 
 def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Object]]:
-    """Pair every missing thing with the first similar left-over object. Both are removed from their lists."""
+    """Pair each missing thing with the first unassigned object that is similar to it by `near`. Remove both from their
+    lists."""
     pairs = []
     for thing in list(short):
         seen = next((seen for seen in spare if near(thing, seen)), None)
@@ -170,7 +180,7 @@ def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Ob
 
 
 def _lone_excludes(demand: Demand) -> list[tuple[Thing, int]]:
-    """Excludes of things that no include asks for."""
+    """Return the entries of `exclude` whose thing is not asked for by any entry of `include`."""
     return [pair for pair in demand.excludes if not any(_within(thing, pair[0]) for thing, _ in demand.includes)]
 
 

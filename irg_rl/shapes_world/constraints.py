@@ -1,9 +1,10 @@
-"""What a prompt asks for, in the format of GenEval, and which split a set of constraints belongs to.
+"""What a prompt asks for, in the metadata format of GenEval, and text keys that identify a set of constraints.
 
-Metadata: `tag`, `prompt`, `include` [{class, count, color?, position? [relation, index of another include]}],
-`exclude` [{class, count, color?}] (that many are too many) and `constraints`, the number of includes and relations.
-An image is right when every include is found at least `count` times, no exclude is found `count` times, and every
-relation holds. The world's own prompts exclude one more of everything they include, so their counts are exact.
+The metadata have the fields `tag`, `prompt`, `include` [{class, count, color?, position? [relation, index of another
+entry of `include`]}], `exclude` [{class, count, color?}] and `constraints`, the number of entries of `include` plus the
+number of relations. An image is right if every entry of `include` is found at least `count` times, no entry of
+`exclude` is found `count` times or more, and every relation holds. The prompts of the shapes world exclude `count + 1`
+of everything that they include. So their counts are exact.
 """
 
 import hashlib
@@ -33,20 +34,21 @@ class Thing(NamedTuple):
         return seen.shape == self.shape and self.color in (None, seen.color)
 
     def rank(self) -> tuple[int, int]:
-        """Place in the canonical order."""
+        """Return a sort key that gives the fixed order of things."""
         return SHAPES.index(self.shape), COLOR_RANK[self.color]
 
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MISSING, EXTRA = "missing", "extra"
 NONE = "none"
-"""No relation, or no cell."""
+"""The word that means "no relation" or "no cell" in a text."""
 
 
 def sight(demand: "Demand", objects: Sequence[Object]) -> str:
-    """For each demanded thing: its cells in reading order, their number, and whether some are missing or extra. Things
-    and numbers are written exactly as in the think text. A small model learns to copy in order and to compare
-    neighbouring words much earlier than to look up a number."""
+    """Return a text that describes, for each thing that the prompt asks for, its cells in reading order, its number,
+    and whether some are missing or extra. Things and numbers are written exactly as in the think text
+    (`teacher.think_text`). A small model learns to copy words in order, and to compare neighbouring words, much earlier
+    than to look up a number."""
     said = []
     for thing, count in demand.includes:
         cells = _cells(thing, objects)
@@ -62,8 +64,9 @@ def _cells(thing: Thing, objects: Sequence[Object]) -> list[str]:
 
 
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
-    """The cells of both things, how every `first` lies to every `second`, and whether this is `name`. In this order
-    each word follows from the few words before it. A small model would only guess the last sentence alone."""
+    """Return a text about two things of a picture: the cells of both, then all relations that hold between them, then
+    whether the relation `name` holds. In this order, each word follows from the few words before it. If the last
+    sentence stood alone, a small model would only guess it."""
     ones, others = _cells(first, objects), _cells(second, objects)
     holding = [name for name in RELATIONS if all(stands(one, name, other) for one in ones for other in others)]
     told = f"{first} is {name if name in holding else f'not {name}'} {second} ."
@@ -71,18 +74,20 @@ def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[
 
 
 def sight_of_room(bounds: Sequence[tuple[str, Thing, Sequence[str]]], cells: Sequence[str]) -> str:
-    """The free cells that satisfy all relations to things in the given cells."""
+    """Return a text that lists the free cells which satisfy all relations in `bounds`. Each bound is (relation, other
+    thing, cells of the other thing)."""
     said = " and ".join(f"{name} {thing} at {' '.join(places)}" for name, thing, places in bounds)
     return f"free {said} : {' '.join(cells) or NONE} ."
 
 
 def in_order(objects: Iterable[Object]) -> list[Object]:
-    """Objects in reading order, row by row."""
+    """Return the objects in reading order, row by row."""
     return sorted(objects, key=lambda seen: ORDER[seen.cell])
 
 
 class Relation(NamedTuple):
-    """Include number `first` is `name` of include number `second`."""
+    """Relation between two entries of `include`: entry number `first` must be `name` (for example "left of") entry
+    number `second`."""
 
     first: int
     name: str
@@ -91,7 +96,8 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Demand:
-    """Checked metadata: pairs (thing, count), and relations between includes."""
+    """Checked metadata. `includes` and `excludes` are pairs (thing, count). `relations` are between entries of
+    `includes`."""
 
     includes: tuple[tuple[Thing, int], ...]
     excludes: tuple[tuple[Thing, int], ...]
@@ -99,7 +105,8 @@ class Demand:
 
 
 def parse_metadata(metadata: dict) -> Demand:
-    """Check metadata. ValueError if it asks for something that this world does not have."""
+    """Check the metadata of a prompt and return them as a `Demand`. Raises ValueError if they ask for something that
+    the shapes world does not have."""
     includes, excludes = metadata.get("include", []), metadata.get("exclude", [])
     if not includes:
         raise ValueError(f"the metadata of prompt {metadata.get('prompt', '?')!r} includes nothing")
@@ -117,7 +124,7 @@ def parse_metadata(metadata: dict) -> Demand:
 
 
 def exactly(wanted: Sequence[tuple[Thing, int]]) -> Demand:
-    """A demand for exactly this number of each thing."""
+    """Return a demand for exactly the given number of each thing."""
     return Demand(tuple(wanted), tuple((thing, count + 1) for thing, count in wanted), ())
 
 
@@ -136,8 +143,8 @@ def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:
 
 
 def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], relations: list[Relation]) -> dict:
-    """GenEval-style metadata with exact counts. One more of any include is excluded. An object of an included shape in
-    another colour is excluded too."""
+    """Return metadata in the format of GenEval with exact counts. `exclude` forbids one more of each included thing,
+    and further objects of the same shape in another colour."""
     positions = {relation.first: [relation.name, relation.second] for relation in relations}
     include = [_entry(thing, count) for thing, count in includes]
     for index, position in positions.items():
@@ -157,7 +164,7 @@ def _entry(thing: Thing, count: int) -> dict:
 
 
 def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
-    """Relations with only `left of` and `above`, in a fixed order."""
+    """Return the relations in a fixed order, written only with `left of` and `above`."""
     found = []
     for first, name, second in demand.relations:
         if name in ("right of", "below"):
@@ -167,7 +174,8 @@ def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
 
 
 def canonical_key(includes: list[tuple[Thing, int]], relations: list[Relation]) -> str:
-    """A text that is equal for equal sets of constraints, in any order and direction of relations."""
+    """Return a text key of a set of constraints. Equal sets have equal keys: the order of the constraints does not
+    matter, nor whether a relation is written as "a left of b" or as "b right of a"."""
     demand = Demand(tuple(includes), (), tuple(relations))
     ordered = sorted(includes, key=lambda pair: (pair[0].rank(), pair[1]))
     return json.dumps([ordered, canonical_relations(demand)])
@@ -179,5 +187,6 @@ def metadata_key(metadata: dict) -> str:
 
 
 def stable_fraction(key: str) -> float:
-    """A number in [0, 1) that depends only on the text and never changes."""
+    """Return a number in [0, 1) that depends only on the text. It comes from a sha256 hash, so it is the same in every
+    run."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

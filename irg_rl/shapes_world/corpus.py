@@ -1,4 +1,4 @@
-"""Texts for training a tokenizer. They contain all words of this world, so that each word becomes a token."""
+"""Texts for training a tokenizer. They contain all words of the shapes world, so that each word becomes one token."""
 
 import random
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from irg_rl.shapes_world.teacher import BLUR, IMPROVING_QUESTION, INITIAL_QUESTI
 
 
 def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
-    """Per train prompt: the prompt, its think text and a reflection. From time to time also questions, answers, the
-    stop text, and a list of all names of things and places."""
+    """Yield three texts for each of `n` train prompts: the prompt, its think text and a reflection. For every eighth
+    prompt, also yield questions, answers, the stop text, and a list of all names of things and places."""
     rng = random.Random(seed)
     for index, prompt in enumerate(make_prompts(n, "train", seed)):
         yield prompt.text

@@ -1,4 +1,7 @@
-"""Turns defects into edits, and edits into pixels. An edit repaints whole cells. All other pixels stay the same."""
+"""Plans edits that repair the defects of a picture, and applies the edits to its pixels.
+
+An edit repaints whole cells. All other pixels stay the same.
+"""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +20,7 @@ from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
 from irg_rl.shapes_world.scenes import random_object
 
 LONGEST_CHAIN = 3
-"""Longest chain of moves, in which each object goes to the cell that the one before has left."""
+"""Largest number of moves in a chain. In a chain, each object goes to the cell that the object before it has left."""
 
 
 class EditKind(StrEnum):
@@ -30,8 +33,8 @@ class EditKind(StrEnum):
 
 @dataclass(frozen=True)
 class Room:
-    """Where a thing may be put. `bounds`: its relations, each as (relation, other thing, cells of the other thing).
-    `cells`: the cells that satisfy all of them."""
+    """The cells where a thing may be put. `bounds` has the relations of the thing, each as (relation, other thing,
+    cells of the other thing). `cells` are the cells that satisfy all these relations."""
 
     bounds: tuple[tuple[str, Thing, tuple[str, ...]], ...]
     cells: tuple[str, ...]
@@ -39,10 +42,11 @@ class Room:
 
 @dataclass(frozen=True)
 class Edit:
-    """One repair.
+    """One repair of a picture.
 
-    thing, cell: the object in the picture and its cell; for add, the new object. to: the new colour (recolor), shape
-    (reshape) or cell (move). defect: the reason. room: the cells to choose from, if relations limit them.
+    `thing` and `cell` are the object in the picture and its cell; for the kind add, they are the new object and its
+    cell. `to` is the new colour (kind recolor), the new shape (reshape) or the new cell (move). `defect` is the defect
+    that the edit repairs. `room` has the cells that can be chosen; it is None if no relation limits them.
     """
 
     kind: EditKind
@@ -60,14 +64,18 @@ def plan_edits(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Edit]:
-    """The fewest edits that repair the first `max_fixes` defects of a picture. The list is empty if the picture is
-    right.
+    """Return the fewest edits that repair the first `max_fixes` defects of a picture. The list is empty if the picture
+    is right.
 
-    max_fixes None repairs all defects. It also moves objects that are in a wrong place only because of other edits, so
-    that the result is right. A new object goes into an unclear cell if there is one, otherwise into an empty cell, and
-    if possible into one where its relations hold. Of several such cells it takes the first, row by row. With random
-    cells, a model did not learn which cells are free, and it put two of three objects on top of others. overlooked:
-    kind of defect -> share of such defects that are not repaired. ValueError together with max_fixes None.
+    If `max_fixes` is None, all defects are repaired. Objects that are in a wrong place only because of the other edits
+    are then moved too, so that the result is right.
+
+    A new object goes into an unclear cell if there is one, otherwise into an empty cell. If possible, it goes into a
+    cell where its relations hold. If there are several such cells, it takes the first in reading order. (With randomly
+    chosen cells, a model did not learn which cells are free, and it put two of three objects on top of others.)
+
+    `overlooked` maps a kind of defect to the share of such defects that are not repaired. Raises ValueError if it is
+    given together with `max_fixes` None.
     """
     if overlooked and max_fixes is None:
         raise ValueError(f"overlooked {dict(overlooked)} leaves defects, max_fixes None mends all: give one of them")
@@ -92,8 +100,9 @@ def plan_edits(
 
 
 def apply_edits(pixels: np.ndarray, reading: PictureReading, edits: list[Edit], rng: random.Random) -> np.ndarray:
-    """The picture after the edits, uint8 [24, 24, 3]. Only cells of the edits change. An object that is recoloured,
-    reshaped or moved keeps all its other properties. ValueError if an edit finds nothing in its cell."""
+    """Return the picture after the edits, as uint8 [24, 24, 3]. Only the cells named by the edits change. An object
+    that is recoloured, reshaped or moved keeps all its other properties. Raises ValueError if there is no object in the
+    cell that an edit changes."""
     edited = pixels.copy()
     board = {seen.cell: seen for seen in reading.objects}
 
@@ -153,8 +162,8 @@ def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, r
 
 
 def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequence[str]) -> Room | None:
-    """`cells` together with the demanded relations of a thing to other objects, from the view of the thing. None if
-    there are no such relations."""
+    """Return the room of a thing: `cells`, and its relations to other objects that the prompt asks for. Each relation
+    is written as seen from the thing. Return None if there are no such relations."""
     bounds = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -167,12 +176,13 @@ def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequenc
 
 
 def _tolerated(board: dict[str, Object], demand: Demand) -> list[str]:
-    """Cells of objects that the demand does not mention."""
+    """Return the cells of objects that the prompt does not ask for."""
     return [cell for cell, seen in board.items() if not any(thing.fits(seen) for thing, _ in demand.includes)]
 
 
 def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
-    """Relations that fail although both things are there, in the order of the metadata."""
+    """Return a defect for each relation that does not hold although the objects for both things are there. The defects
+    are in the order of the metadata."""
     broken = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -183,8 +193,8 @@ def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
 
 
 def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
-    """The fewest moves after which all relations hold; of several solutions the first in reading order. `board` is
-    changed to the state after the moves."""
+    """Return the fewest moves after which all relations hold. If there are several solutions, return the first in
+    reading order. The function also changes `board` to the state after the moves."""
     broken = _broken(list(board.values()), demand)
     if not broken:
         return []
@@ -216,17 +226,18 @@ def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
 
 
 Moves = tuple[tuple[str, ...], tuple[str, ...]]
-"""Cells that objects leave, and cells that they enter, in the order of the moves."""
+"""Two tuples: the cells that objects leave, and the cells that these objects enter, in the order of the moves."""
 
 
 def _ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
-    """Moves into free cells, the fewest moves first."""
+    """Yield possible moves of objects into free cells, beginning with the fewest moves."""
     for number in range(1, len(movable) + 1):
         yield product(combinations(movable, number), permutations(free, number))
 
 
 def _tight_ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
-    """Moves into `free` cells and into cells that earlier moves have left, for pictures with too few free cells."""
+    """Yield possible moves of objects into `free` cells and into cells that earlier moves have left. They are needed
+    for pictures with too few free cells."""
     for number in range(1, LONGEST_CHAIN + 1):
         yield (
             (cells, targets)
@@ -247,8 +258,8 @@ def _claim(edit: Edit) -> tuple:
 
 
 def _about(moves: list[Edit], broken: list[Defect]) -> list[Edit]:
-    """The moves that repair the named relations, one move for each. If an object must first make room for another one,
-    the first moves in order, each with a different reason."""
+    """Return the moves that repair the relations in `broken`, one move for each relation. If an object enters a cell
+    that another object leaves, return the first moves in order instead, each with a different reason."""
     if {move.cell for move in moves} & {move.to for move in moves}:
         told = [_claim(move) for move in moves]
         repeated = [index for index, claim in enumerate(told) if claim in told[:index]]

@@ -1,5 +1,8 @@
-"""Graded scores for RL: how true a reflection is of its picture, and how well the next picture follows the reflection.
-With only right or wrong, most siblings would have equal scores.
+"""Graded scores for RL: how true a reflection (the model's text about the errors of its picture) is, and how well the
+next picture follows it.
+
+The scores are graded because RL compares several samples of one prompt. If a reflection were only right or wrong, most
+of these samples would have equal scores.
 """
 
 from irg_rl.shapes_world.check import judge
@@ -9,15 +12,18 @@ from irg_rl.shapes_world.scene import CELLS
 from irg_rl.shapes_world.teacher import parse_reflection, true_statements
 
 MOST_NAMED = 2
-"""Most defects that the teacher names in one reflection. A reflection that leaves out more loses no score."""
+"""Largest number of defects that the teacher names in one reflection. A reflection that names this many loses no score
+for the defects that it leaves out."""
 
 
 def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> float:
-    """Truth of a reflection in [0, 1].
+    """Return how true a reflection is of its picture, in [0, 1].
 
-    0 for a text that is not a complete reflection. A stop has 1 on a right picture and 0 on a wrong one. Every other
-    reflection has the F1 of its stated defects against the real ones, of which MOST_NAMED must be stated.
-    ValueError if the metadata asks for something that this world does not have.
+    A text that is not a complete reflection scores 0. A reflection that says "nothing to change" scores 1 if the
+    picture is right and 0 if it is wrong. A reflection that names defects scores 0 if the picture is right. If the
+    picture is wrong, its score is the F1 of the stated defects against the real ones, where naming MOST_NAMED real
+    defects counts as full recall. Raises ValueError if the metadata ask for something that the shapes world does not
+    have.
     """
     parsed, verdict = parse_reflection(text), judge(reading, metadata)
     if parsed is None:
@@ -31,8 +37,9 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
 
 def following(text: str, before: PictureReading, after: PictureReading) -> float:
-    """How well `after` follows the edits that a reflection on `before` asks for, in [0, 1]: the share of edits that are
-    done, times the share of other cells that stay the same. A text without edits asks to keep all cells."""
+    """Return how well the picture `after` follows the edits that the reflection `text` asks for on the picture
+    `before`, in [0, 1]. It is the share of edits that are done, times the share of other cells that stay the same. A
+    text without edits asks to keep all cells."""
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits
     was, now = _contents(before), _contents(after)
@@ -43,7 +50,8 @@ def following(text: str, before: PictureReading, after: PictureReading) -> float
 
 
 Content = tuple[str, str | None] | str
-"""Content of a cell: (shape, colour), "empty" or "unclear". Size and exact position are left out."""
+"""Content of a cell: (shape, colour), "empty" or "unclear". The size and the exact position of an object are
+ignored."""
 
 
 def _contents(reading: PictureReading) -> dict[str, Content]:
@@ -53,7 +61,7 @@ def _contents(reading: PictureReading) -> dict[str, Content]:
 
 
 def _asked(edit: Edit) -> list[tuple[str, Content]]:
-    """The cells that an edit names, and their wanted contents."""
+    """Return the cells that an edit names, each with the content that it should have after the edit."""
     thing: Content = (edit.thing.shape, edit.thing.color)
     match edit.kind:
         case EditKind.ADD:

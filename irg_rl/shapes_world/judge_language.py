@@ -1,10 +1,11 @@
-"""Parses questions in plain words into what they demand of an image.
+"""Parses questions to the built-in judge, written in plain English, into what they demand of an image.
 
     question := 'Does this image show "' prompt '"? ...' | 'Which image fits the description "' prompt '" better, ...'
     prompt   := words with noun phrases in them: (a | an | two | ... | the) [colour] shape
 
-Two phrases with a relation between them ("left of", "above", ...) demand that relation; "the red circle" points back
-to an earlier phrase. All counts are exact, as in the world's own prompts.
+If a relation ("left of", "above", ...) stands between two noun phrases, the image must satisfy this relation. A phrase
+with "the", such as "the red circle", refers to an earlier phrase. All counts are exact, as in the prompts of the shapes
+world.
 """
 
 import re
@@ -23,7 +24,7 @@ FILLER = OPENERS | {"a", "an", "the", "and", "with", "is", "are", "to"}
 
 
 class NotUnderstood(ValueError):
-    """The judge cannot parse the question."""
+    """Raised if the judge cannot parse the question."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class ParsedQuestion:
 
 
 def parse_question(question: str) -> ParsedQuestion:
-    """Parse a question. NotUnderstood if it has neither of the two forms above."""
+    """Parse a question. Raises NotUnderstood if the question has neither of the two forms shown at the top of this
+    module."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")
@@ -46,7 +48,8 @@ def parse_question(question: str) -> ParsedQuestion:
 
 
 def parse_prompt(prompt: str) -> Demand:
-    """The demand in the words of a prompt, with exact counts."""
+    """Return what the words of a prompt demand, with exact counts. Raises NotUnderstood if the prompt cannot be
+    parsed."""
     things: list[tuple[Thing, int]] = []
     relations: list[Relation] = []
     previous, end = -1, 0
@@ -64,7 +67,8 @@ def parse_prompt(prompt: str) -> Demand:
 
 
 def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_back: bool) -> int:
-    """Index of the include that the phrase means. It is a new one unless the phrase refers to an earlier one."""
+    """Return the index of the entry of `things` that the phrase means. If the phrase does not refer to an earlier one,
+    add a new entry."""
     known = [seen for seen, _ in things]
     if refers_back and thing in known:
         return known.index(thing)
@@ -77,7 +81,8 @@ def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_b
 
 
 def _between(words: str, previous: int) -> str:
-    """The relation between two phrases, or "" if there is none. NotUnderstood for unknown words."""
+    """Return the relation named in the words between two phrases, or "" if there is none. Raises NotUnderstood if there
+    is an unknown word."""
     found = RELATION.search(words)
     rest = RELATION.sub(" ", words, count=1).lower()
     strange = [word for word in re.findall(r"[^\s,.]+", rest) if word not in FILLER]

@@ -1,9 +1,10 @@
-"""The answers of the embedded judge. The world's checker reads the pixels, and a small parser reads the words.
+"""The answers of the built-in judge. The checker of the shapes world reads the pixels, and a small parser reads the
+words.
 
-The judge makes small, reproducible errors on purpose. Its certainty is a logit of the graded score plus noise, which
-depends on the seed, the image and the question. When it compares two images, it slightly prefers the first, as real
-judges do. The answer to a question that it cannot parse is neither yes nor no, and the client must count it as a
-failure.
+The judge makes small, reproducible errors on purpose. Its belief is a logit: a function of the graded score, plus noise
+that depends on the seed, the image and the question. When the judge compares two images, it slightly prefers the first
+one, as real judges do. If it cannot parse a question, it answers neither yes nor no. The client must count such an
+answer as a failure.
 """
 
 import hashlib
@@ -20,14 +21,14 @@ from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.scene import WORLD
 from irg_rl.task import Answer, Pixels
 
-# Logit of "yes" at graded score g: about -6.5 + 8 g, and 1.5 more when everything holds: .95 for a right image, .4
-# where one of four demands fails, .01 for a hopeless one. Noise moves a right image between .87 and .98.
+# The logit of "yes" at graded score g is about -6.5 + 8 g, plus 1.5 if the image is right. So P(yes) is .95 for a right
+# image, .4 if one of four demands fails, and .01 for a very bad image. Noise moves a right image between .87 and .98.
 OFFSET, SLOPE, BONUS, NOISE = -6.5, 8.0, 1.5, 0.5
 FIRST_POSITION_BIAS = 0.4
 
 
 def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
-    """Reply to a yes/no question about one image, or to "which fits better" about two."""
+    """Answer a yes/no question about one image, or a question which of two images fits better."""
     try:
         asked = parse_question(question)
     except NotUnderstood as puzzle:
@@ -43,7 +44,7 @@ def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
 
 
 def _belief(image: Pixels, demand: Demand, question: str, seed: int) -> float:
-    """The judge's logit that `image` fulfils the demand."""
+    """Return the judge's logit for "`image` fulfils the demand"."""
     verdict = judge_demand(read(_at_world_size(image)).objects, demand)
     digest = hashlib.sha256(f"{seed}\n{question}\n".encode() + image.tobytes()).digest()
     noise = random.Random(int.from_bytes(digest[:8], "big")).gauss(0, NOISE)
@@ -62,5 +63,6 @@ def _sigmoid(logit: float) -> float:
 
 
 def _spellings(yes: str, no: str, p: float) -> dict[str, float]:
-    """Probabilities of tokens as a real model has them: each word also in lower case, and one other token."""
+    """Return token probabilities similar to those of a real model: each word also in lower case, and one unrelated
+    token."""
     return {yes: 0.95 * p, no: 0.95 * (1 - p), yes.lower(): 0.04 * p, no.lower(): 0.04 * (1 - p), "The": 0.01}

@@ -1,4 +1,4 @@
-"""Paraphrases a reflection: its lists get another order. Meaning and length stay the same."""
+"""Paraphrases a reflection by changing the order of its lists. Its meaning and its length stay the same."""
 
 import re
 
@@ -8,8 +8,8 @@ _LISTS = re.compile(r"(?P<opening>i see|also) (?P<items>[^.]+) \.")
 
 
 def paraphrase(text: str) -> str | None:
-    """The reflection with its lists of seen objects in reverse order. None if there is nothing to reverse, or if the
-    text is not in the teacher's grammar."""
+    """Return the reflection with its lists of seen objects in reverse order. Return None if this changes nothing, or if
+    the text does not follow the teacher's grammar."""
     turned = _LISTS.sub(
         lambda found: f"{found['opening']} {' , '.join(reversed(found['items'].split(' , ')))} .", text
     )

@@ -1,10 +1,15 @@
-"""Prompts: sentences over a small vocabulary, sets of constraints, and splits that never share a set.
+"""Makes prompts: sentences over a small vocabulary, each with the set of constraints that it states.
 
-The split belongs to the *set of constraints*, not to the sentence: two phrasings of one set, or the same relation said
-from the other side, are always in the same split. The six GenEval tasks have few sets, so these are listed, ordered
-by their hash and dealt out by rank (train, validation and test get some of every task). Scenes are split by their hash
-alone; a part of those with three constraints or more is the split `hard`. Train says a set in many ways; in the other
-splits, which measure, every prompt has a set of its own.
+Prompts belong to splits (train, validation, test, hard), and no set of constraints is in two splits. The split depends
+on the *set*, not on the sentence. So two phrasings of one set are always in the same split, and so is a relation
+written from its other side ("a left of b", "b right of a").
+
+The six GenEval tasks have few sets. All sets of a task are listed, ordered by a hash, and divided by their rank, so
+that train, validation and test each get some sets of every task. The seventh task, `scene`, has too many sets to list.
+They are divided by their hash alone. The split `hard` gets some of the scenes with three or more constraints.
+
+In train, one set can be phrased in many ways. The other splits serve for measurement, and there every prompt has a
+different set.
 """
 
 import json
@@ -30,11 +35,12 @@ from irg_rl.trajectory import Prompt
 
 SPLITS = ("train", "validation", "test", "hard")
 LISTED = {"validation": 0.1, "test": 0.2}
-"""Share of the listed sets of a task; the rest is train."""
+"""Split -> share of the listed sets of a task. The other sets belong to train."""
 SCENES = {"train": 0.7, "validation": 0.1, "test": 0.1, "hard": 0.1}
-"""Share of the hashes of scenes. Test also gets the part of `hard` that asks for two constraints."""
+"""Split -> share of the sets of scenes, by their hash. Scenes that would fall into `hard` but have only two constraints
+go to test."""
 HARD = (3, 4, 5, 6)
-"""Numbers of constraints in the split `hard`."""
+"""Numbers of constraints that a scene in the split `hard` can have."""
 TRAIN_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
 PLURALS = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
 OPENERS = (
@@ -48,19 +54,24 @@ OPENERS = (
     "{}",
 )
 MAX_OBJECTS = 7
-PATIENCE = 20000  # scenes drawn in a row without a new set of the split, after which they count as used up
+PATIENCE = 20000  # after this many random scenes without a new set, the split counts as used up
 
 Sets = tuple[list[tuple[Thing, int]], list[Relation]]
 
 
 def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = None) -> list[Prompt]:
-    """`n` prompts of a split.
+    """Return `n` prompts of a split.
 
-    `mix` has the weight of each task; None: equal parts, in train scenes twice. In train a task with few sets repeats
-    them, and prompts are in random order. Elsewhere no set comes twice, and `set` of the metadata names it: a task
-    whose sets are used up yields fewer prompts, and the others fill its place. Tasks take turns, so the first prompts
-    of a long list are those of a short one. `hard` has scenes alone, in equal parts by their number of constraints,
-    whatever the mix.
+    `mix` maps each task to its weight. If it is None, all tasks have equal weights, but in train the task `scene`
+    counts twice. Tasks take turns by weight, so a short list has the same prompts as the beginning of a long one
+    (except in train, where the order is random).
+
+    In train, a task with few sets repeats them. In the other splits, no set occurs twice, and the field `set` of the
+    metadata names the set. If a task has no sets left, other tasks fill its place. The split `hard` ignores the mix: it
+    has only scenes, with equal parts for each number of constraints.
+
+    Raises ValueError if the split is unknown. Raises InputError if the mix names an unknown task, or if there are fewer
+    than `n` different sets.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
@@ -86,12 +97,12 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
 
 
 def split_of(metadata: dict) -> str:
-    """The split that the metadata's set of constraints belongs to."""
+    """Return the split of the set of constraints in these metadata."""
     return _split_of_key(metadata_key(metadata))
 
 
 def set_name(key: str) -> str:
-    """The set of a canonical key in words: `1 red ring, 2 bar; red ring above bar`."""
+    """Return a canonical key in words, such as `1 red ring, 2 bar; red ring above bar`."""
     includes, relations = json.loads(key)
     things = ", ".join(f"{count} {Thing(*thing)}" for thing, count in includes)
     return "; ".join([things, *(f"{Thing(*first)} {name} {Thing(*second)}" for first, name, second in relations)])
@@ -100,7 +111,7 @@ def set_name(key: str) -> str:
 def _sources(
     split: str, mix: dict[str, float] | None, rng: random.Random
 ) -> tuple[dict[str, float], dict[str, Iterator[dict]]]:
-    """Weight and metadata, one after the other, of each kind of prompt in the split."""
+    """Return two dicts for a split: the weight of each kind of prompt, and an iterator over its metadata."""
     if split == "hard":
         used: set[str] = set()
         kinds = {str(number): _each_once("scene", _scenes(split, used, rng, number), used, rng) for number in HARD}
@@ -115,7 +126,7 @@ def _sources(
 
 
 def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
-    """Metadata of a task in train: its sets again and again, each time in other words."""
+    """Yield metadata of a task in train without end. The sets of the task are repeated, each time in other words."""
     sets = None if tag == "scene" else [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == "train"]
     waiting: list[Sets] = []
     while True:
@@ -130,7 +141,8 @@ def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
 
 
 def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Random) -> Iterator[dict]:
-    """Metadata of the sets; `used` are the keys of all that were given out, of all tasks."""
+    """Yield metadata for each set in turn. Add the key of each set to `used`, which collects the sets of all tasks that
+    were already taken."""
     for item in sets:
         key = canonical_key(*item)
         used.add(key)
@@ -138,13 +150,14 @@ def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Rando
 
 
 def _shuffled(tag: str, split: str, rng: random.Random) -> Iterator[Sets]:
-    """The listed sets of a task and split."""
+    """Yield the listed sets of a task that are in this split, in random order."""
     sets = [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == split]
     yield from rng.sample(sets, len(sets))
 
 
 def _scenes(split: str, used: set[str], rng: random.Random, wanted: int | None = None) -> Iterator[Sets]:
-    """New sets of scenes, with `wanted` constraints; those that are a set of another task are left to it."""
+    """Yield new random scenes of a split, with `wanted` constraints if it is given. Skip scenes whose set is already
+    used or belongs to another task."""
     misses = 0
     while misses < PATIENCE:
         item = _random_scene(rng, wanted)
@@ -158,7 +171,7 @@ def _scenes(split: str, used: set[str], rng: random.Random, wanted: int | None =
 
 @cache
 def _listed(tag: str) -> list[Sets]:
-    """Every set of constraints of one of the six GenEval tasks, each once."""
+    """Return all sets of constraints of one of the six GenEval tasks, each once."""
     colored = [Thing(*pair) for pair in product(SHAPES, COLORS)]
     match tag:
         case "single_object":
@@ -179,7 +192,8 @@ def _listed(tag: str) -> list[Sets]:
 
 @cache
 def _dealt() -> dict[str, str]:
-    """Split of every listed set: within a task by rank of the hash, at least one set for each split."""
+    """Return the split of each listed set. Within a task, the sets are divided by the rank of their hash. Each split
+    gets at least one set."""
     splits = {}
     for tag in TAGS[:-1]:
         keys = sorted((canonical_key(*item) for item in _listed(tag)), key=stable_fraction)
@@ -203,22 +217,22 @@ def _split_of_key(key: str) -> str:
 
 
 def _random_scene(rng: random.Random, wanted: int | None = None) -> Sets:
-    """2 to 6 constraints, or `wanted`: two to four includes, at most two relations between things that are alone of
-    their kind."""
+    """Return a random set of constraints, with `wanted` constraints or else two to six. It has two to four things and
+    at most two relations. The things in relations have the count one."""
     wanted = rng.randint(2, 6) if wanted is None else wanted
     relations = rng.randint(max(0, wanted - 4), (wanted - 1) // 2)
     things = _random_things(wanted - relations, rng)
     counts = [1] * len(things)
     for index in rng.sample(range(len(things)), len(things)):
         if index and index <= relations or relations and index == 0:
-            continue  # the ends of relations stay alone
+            continue  # things in relations keep the count one
         counts[index] = rng.randint(1, min(3, 1 + MAX_OBJECTS - sum(counts)))
     links = [Relation(index + 1, rng.choice(RELATIONS), rng.randint(0, index)) for index in range(relations)]
     return list(zip(things, counts)), links
 
 
 def _random_things(n: int, rng: random.Random) -> list[Thing]:
-    """Different things; a shape comes without colour at most once, and then not with colour too."""
+    """Return `n` different things. A shape that occurs without a colour occurs in no other thing."""
     things: list[Thing] = []
     while len(things) < n:
         thing = Thing(rng.choice(SHAPES), rng.choice(list(COLORS)) if rng.random() < 0.7 else None)
@@ -229,8 +243,8 @@ def _random_things(n: int, rng: random.Random) -> list[Thing]:
 
 
 def phrase(tag: str, includes: list[tuple[Thing, int]], relations: list[Relation], rng: random.Random) -> dict:
-    """Metadata with a sentence for a set of constraints; order and opener are random; an include has
-    at most one position, which looks back to an earlier include."""
+    """Return metadata with a sentence for a set of constraints. The order of the things and the opening words are
+    random. Each entry of `include` has at most one position, which refers to an earlier entry."""
     while True:
         order = rng.sample(range(len(includes)), len(includes))
         links = [_looking_back(order.index(a), name, order.index(b)) for a, name, b in relations]
@@ -247,7 +261,7 @@ def phrase(tag: str, includes: list[tuple[Thing, int]], relations: list[Relation
 
 
 def _looking_back(first: int, name: str, second: int) -> Relation:
-    """The same relation said of the later include, as GenEval's evaluator expects."""
+    """Return the same relation, written for the later of the two entries. GenEval's evaluator expects this form."""
     return Relation(first, name, second) if first > second else Relation(second, MIRROR[name], first)
 
 

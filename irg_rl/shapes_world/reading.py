@@ -1,9 +1,14 @@
-"""Reads objects from pixels: every cell is compared with every shape, size, shift and colour of this world.
+"""Reads objects from pixels. Every cell is compared with every shape, size, shift and colour of the shapes world.
 
-With background b, coverage m and palette colour p, a cell x is explained up to r = sum over pixels and channels of (x -
-b - m (p - b))^2 = |d|^2 - 2 sum_c (p_c - b_c)(m . d_c) + |p - b|^2 |m|^2, d = x - b. So all candidates need only one
-matrix product. Coverages are sharp and blurred, because an autoencoder blurs. A cell is empty if it is flat. It is
-unclear if the best candidate leaves a large residual or if another one is as good.
+Let x be a cell, b the background, m the coverage of a candidate shape and p its palette colour. With d = x - b, the
+residual of the candidate is
+
+    r = sum over pixels and channels of (x - b - m (p - b))^2
+      = |d|^2 - 2 sum_c (p_c - b_c)(m . d_c) + |p - b|^2 |m|^2
+
+So one matrix product is enough for all candidates. There are sharp and blurred coverages, because an autoencoder blurs.
+A cell is empty if it is flat. It is unclear if the best candidate leaves a large residual, or if a candidate of another
+shape or colour is almost as good.
 """
 
 from dataclasses import dataclass
@@ -15,31 +20,32 @@ import numpy as np
 from irg_rl.shapes_world.render import mask
 from irg_rl.shapes_world.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, WORLD, Color, Object, Scene
 
-FLAT_RMS = 14.0  # grey levels; noise of sigma 8 stays far below, the thinnest small bar far above
-RESIDUAL_SHARE = 0.2  # of the cell's energy that the best candidate may leave unexplained,
-COLOR_RADIUS = 64.0  # but no more than this distance of colours over the area of the object,
-GRAIN_RMS = 8.0  # beside this much grain, in grey levels
-MARGIN_SHARE = 0.02  # of the energy by which the best shape and colour must beat the second best
-GREY_RADIUS = 28  # grey levels around a known background that count as this background
-CHUNK = 512  # images handled at once, bounds memory
+FLAT_RMS = 14.0  # grey levels; noise of sigma 8 is far below this, a small bar is far above
+RESIDUAL_SHARE = 0.2  # the best candidate may leave this share of the cell's energy unexplained,
+COLOR_RADIUS = 64.0  # but at most this colour distance over the area of the object;
+GRAIN_RMS = 8.0  # this much grain is allowed in addition, in grey levels
+MARGIN_SHARE = 0.02  # the best shape and colour must beat the second by this share of the energy
+GREY_RADIUS = 28  # a colour within this many grey levels of a known background counts as it
+CHUNK = 512  # number of images handled at once, to limit memory
 
 
 @dataclass(frozen=True)
 class PictureReading:
-    """What the checker sees in a picture: objects in reading order, unreadable cells, and the background."""
+    """What the checker sees in a picture: the objects in reading order, the unreadable cells, and the background
+    colour."""
 
     objects: tuple[Object, ...]
     unclear: tuple[str, ...] = ()
     background: Color = BACKGROUNDS[0]
 
     def empty(self) -> list[str]:
-        """Empty cells."""
+        """Return the cells that are empty."""
         taken = {seen.cell for seen in self.objects} | set(self.unclear)
         return [cell for cell in CELLS if cell not in taken]
 
 
 def scene_reading(scene: Scene) -> PictureReading:
-    """The reading of a scene without errors."""
+    """Return what a perfect reader would see in a picture of the scene."""
     objects = tuple(sorted(scene.objects, key=lambda seen: CELLS.index(seen.cell)))
     unclear = {blob.cell for blob in scene.blobs}
     return PictureReading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)
@@ -51,7 +57,7 @@ def read(pixels: np.ndarray) -> PictureReading:
 
 
 def read_batch(images: np.ndarray) -> list[PictureReading]:
-    """Read pictures, uint8 [N, 24, 24, 3]. ValueError for another shape or type."""
+    """Read several pictures, uint8 [N, 24, 24, 3]. Raises ValueError if the array has another shape or type."""
     side = WORLD.pixels
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise ValueError(f"the checker reads uint8 [N, {side}, {side}, 3] pictures, not {images.dtype} {images.shape}")
@@ -63,7 +69,8 @@ def read_batch(images: np.ndarray) -> list[PictureReading]:
 
 @cache
 def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
-    """Coverages float32 [shapes * variants, pixels of a cell], shape slowest, and (size, dx, dy) per variant."""
+    """Return the coverages of all candidates, float32 [shapes * variants, pixels of a cell], and (size, dx, dy) of each
+    variant. All variants of one shape are next to each other."""
     shifts = (-1, 0, 1)
     places: list[tuple[str, int, int]] = [(size, dx, dy) for size, dx, dy in product(SIZES, shifts, shifts)]
     rows = []
@@ -74,15 +81,15 @@ def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
 
 
 def _blur(coverage: np.ndarray) -> np.ndarray:
-    """A 3x3 binomial blur. What goes beyond the cell is lost."""
+    """Return the coverage after a 3x3 binomial blur. What goes beyond the cell is lost."""
     padded = np.pad(coverage, 1)
     rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
     return 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
 
 
 def _backgrounds(images: np.ndarray) -> np.ndarray:
-    """Background colours, integers as float32 [N, 3]: the median of the pixels near the most frequent background
-    grey."""
+    """Return the background colour of each image, as whole numbers in float32 [N, 3]. First find the background grey
+    with the most pixels near it. The colour is the median of these pixels."""
     flat = images.reshape(len(images), -1, 3).astype(np.int16)
     greys = np.array(BACKGROUNDS, np.int16)
     near = np.stack([(abs(flat - grey) <= GREY_RADIUS).all(-1) for grey in greys], 1)  # [N, greys, pixels]
@@ -118,7 +125,8 @@ def _read_chunk(images: np.ndarray) -> list[PictureReading]:
 
 
 def _match(offset: np.ndarray, energy: np.ndarray, grounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For cells float32 [n, 3, pixels]: index of the best (colour, template), and whether it is clear."""
+    """Return, for n cells given as float32 [n, 3, pixels], the index of the best (colour, template) and whether the
+    cell is clear."""
     coverages = _templates()[0]
     palette = np.array(list(COLORS.values()), np.float32)[None] - grounds[:, None]  # [n, colours, 3]
     projections = offset @ coverages.T  # [n, 3, templates]

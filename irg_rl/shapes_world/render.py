@@ -1,4 +1,4 @@
-"""Renders scenes as pixels. Edges are smoothed by supersampling. Cells are painted independently of each other."""
+"""Renders scenes as pixels. Edges are smoothed by supersampling. Each cell is painted independently of the others."""
 
 import random
 from functools import cache, lru_cache
@@ -11,14 +11,14 @@ SUPERSAMPLING = 8
 
 
 def cell_slices(cell: str) -> tuple[slice, slice]:
-    """Rows and columns of a picture that belong to `cell`."""
+    """Return the slices of rows and columns of a picture that belong to `cell`."""
     top, left = ROW[cell] * WORLD.cell, COLUMN[cell] * WORLD.cell
     return slice(top, top + WORLD.cell), slice(left, left + WORLD.cell)
 
 
 @cache
 def mask(shape: str, size: str, dx: int, dy: int) -> np.ndarray:
-    """Coverage in [0, 1] of every pixel of the cell by the shape, float32 [cell, cell]."""
+    """Return how much of each pixel of a cell the shape covers, in [0, 1], float32 [cell, cell]."""
     half = SIZES[size] / 2
     room = WORLD.cell / 2 - half
     fine = (np.arange(WORLD.cell * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - WORLD.cell / 2
@@ -57,7 +57,7 @@ def _painted(background: Color, shape: str, color: str, size: str, dx: int, dy: 
 
 
 def render_cell(background: Color, content: Object | Blob | None) -> np.ndarray:
-    """Pixels of one cell, uint8 [cell, cell, 3]. None: an empty cell."""
+    """Return the pixels of one cell, uint8 [cell, cell, 3]. If `content` is None, the cell is empty."""
     if content is None:
         return np.full((WORLD.cell, WORLD.cell, 3), background, np.uint8)
     if isinstance(content, Blob):
@@ -66,7 +66,7 @@ def render_cell(background: Color, content: Object | Blob | None) -> np.ndarray:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Pixels of a scene, uint8 [24, 24, 3]."""
+    """Return the pixels of a scene, uint8 [24, 24, 3]."""
     pixels = np.empty((WORLD.pixels, WORLD.pixels, 3), np.uint8)
     pixels[:] = scene.background
     for content in (*scene.objects, *scene.blobs):
@@ -76,8 +76,8 @@ def render(scene: Scene) -> np.ndarray:
 
 @lru_cache(maxsize=8192)
 def _smear(background: Color, seed: int) -> np.ndarray:
-    """Typical failures of a weak model: an object that is half drawn, has two colours or two shapes, or is washed
-    out."""
+    """Return the pixels of a cell with a typical failure of a weak model: an object that is half drawn, has two colours
+    or two shapes, or is washed out."""
     rng = random.Random(seed)
     first, second = (_random_mask(rng) for _ in range(2))
     one, two = (np.array(COLORS[color], np.float32) for color in rng.sample(list(COLORS), 2))
@@ -102,7 +102,7 @@ def _random_mask(rng: random.Random) -> np.ndarray:
 
 
 def _ramp(rng: random.Random) -> np.ndarray:
-    """A soft step from 0 to 1 across the cell in a random direction, float32 [cell, cell]."""
+    """Return a soft step from 0 to 1 across the cell in a random direction, float32 [cell, cell]."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.arange(WORLD.cell, dtype=np.float32) - (WORLD.cell - 1) / 2
     distance = axis[None, :] * np.cos(angle) + axis[:, None] * np.sin(angle)

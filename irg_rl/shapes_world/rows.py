@@ -1,7 +1,8 @@
-"""Rows of the six IRG learning modes: parquet, column `conversation` = JSON list of turns, a folder per mode.
+"""Training rows for the six IRGL learning modes (Interleaving Reasoning Generation), as parquet files.
 
-A user turn is {role, content: str, need_loss}; an assistant turn's content is a list of parts, {type: text, content,
-need_loss} or {type: image, content: base64 PNG, need_loss, need_vae, need_vit}. Modes differ only in the flags.
+There is one folder per mode. The column `conversation` has a JSON list of turns. A user turn is {role, content: str,
+need_loss}. The content of an assistant turn is a list of parts: {type: text, content, need_loss} or {type: image,
+content: base64 PNG, need_loss, need_vae, need_vit}. The flags say which parts have a loss and which images are inputs.
 """
 
 import base64
@@ -49,17 +50,18 @@ Step = tuple[str, np.ndarray | None]  # a reflection and the picture it leads to
 
 @dataclass(frozen=True)
 class RowMix:
-    """How the improving rows are mixed."""
+    """How the rows of the improving modes are mixed."""
 
     stop_share: float = 0.25
-    """Share of rows whose first picture is right. These end with the stop text and have no second picture."""
+    """Share of rows whose first picture is right. These rows end with the text "nothing to change" and have no second
+    picture."""
     deep_share: float = 0.25
-    """Share of improving_full rows that continue after a refined picture, which is then both target and condition. It
-    is applied again after every further picture."""
+    """Share of improving_full rows that continue after a refined picture. This picture is then both a target and a
+    condition. The share applies again after every further picture."""
     max_turns: int = 4
-    """Largest number of pictures and stops in a row, including the first picture."""
+    """Largest number of pictures and stops in one training row, including the first picture."""
     max_fixes: int = 2
-    """Largest number of defects in one reflection."""
+    """Largest number of defects that one reflection names."""
     overlooked: Mapping[str, float] = field(default_factory=dict)
     """Kind of defect -> share of such defects that the teacher does not mention."""
 
@@ -67,7 +69,8 @@ class RowMix:
 def write_rows(
     out: Path | str, prompts: Sequence[Prompt], counts: dict[str, int], seed: int, mix: RowMix = RowMix()
 ) -> dict[str, Path]:
-    """Write `counts[mode]` rows per mode. All prompts are used before one is repeated. Returns the files."""
+    """Write `counts[mode]` rows for each mode and return the path of each mode's file. All prompts are used before one
+    is repeated."""
     if not prompts:
         raise ValueError("no prompts to write rows for")
     files = {}
@@ -79,7 +82,8 @@ def write_rows(
 
 
 def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
-    """Write rows to `out/mode/part-00000.parquet` in several row groups; the file appears complete or not at all."""
+    """Write rows to `out/mode/part-00000.parquet` in several row groups. The file appears complete or not at all.
+    Raises InputError if the mode is unknown."""
     if mode not in (*MODES, *BASE_MODES):
         raise InputError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
     path = Path(out) / mode / "part-00000.parquet"
@@ -96,7 +100,8 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
 
 
 def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Messages:
-    """A new row from the renderer and the teacher. Rows of the base modes do not use the prompt."""
+    """Return a new row, made by the renderer and the teacher. Rows of the base modes do not use the prompt. Raises
+    InputError if the mode is unknown."""
     if mode in BASE_MODES:
         return _base(mode, *base_example(mode, rng))
     right = sample_scene(prompt.metadata, rng)
@@ -116,8 +121,10 @@ def own_image_rows(
     modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Messages]]:
-    """Improving rows from a model's own first pictures, uint8 [N, 24, 24, 3], one per prompt and mode. A right picture
-    gives a stop row, a wrong one is repaired. (So `mix.stop_share` has no effect here.)"""
+    """Return rows of the improving modes, made from first pictures that a model has drawn itself. `images` are uint8
+    [N, 24, 24, 3], one per prompt. Each picture gives one row per mode. If the picture is right, the row ends with the
+    text "nothing to change". If it is wrong, the teacher repairs it. So `mix.stop_share` has no effect here. Raises
+    ValueError if the numbers of images and prompts differ."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: there must be one image per prompt")
     seen = list(zip(prompts, images, read_batch(images)))
@@ -127,8 +134,9 @@ def own_image_rows(
 def improving_row(
     mode: str, prompt: Prompt, first: np.ndarray, reading: PictureReading, rng: random.Random, mix: RowMix = RowMix()
 ) -> Messages:
-    """A row about one first picture: the teacher's reflection on it and, unless that is a stop, the picture with
-    exactly these changes."""
+    """Return a row about one first picture. It has the teacher's reflection and the picture with exactly the changes
+    that the reflection names; if the reflection asks for no change, there is no second picture. In the mode
+    improving_full, further reflections and pictures may follow."""
     steps = [_step(first, reading, prompt, rng, mix)]
     while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:
         picture = steps[-1][1]
@@ -144,14 +152,14 @@ def _step(pixels: np.ndarray, reading: PictureReading, prompt: Prompt, rng: rand
 
 
 def encode_png(pixels: np.ndarray) -> str:
-    """Base64 of a PNG, for uint8 [H, W, 3]."""
+    """Return pixels, uint8 [H, W, 3], as a PNG in base64."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def decode_png(content: str) -> np.ndarray:
-    """Inverse of `encode_png`."""
+    """Return the pixels of a PNG in base64. This is the inverse of `encode_png`."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
 
 

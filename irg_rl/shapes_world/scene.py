@@ -1,7 +1,7 @@
-"""The content of a picture in the shapes world: a grid of cells, coloured shapes, a grey background.
+"""The content of a picture in the shapes world: a grid of cells, coloured shapes and a grey background.
 
-Cells are named like the points of a compass, north on top. A cell holds at most one object, so a picture is edited by
-repainting single cells.
+Cells are named after the points of the compass, with north at the top. A cell holds at most one object, so a picture
+can be edited by repainting single cells.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from typing import NamedTuple
 @dataclass(frozen=True)
 class WorldConfig:
     grid: int = 3
-    """Cells per side."""
+    """Number of cells per side of a picture."""
     cell: int = 8
-    """Pixels per side of a cell."""
+    """Number of pixels per side of a cell."""
     jitter: int = 0
     """Largest distance of an object from the middle of its cell, in pixels."""
 
     @property
     def pixels(self) -> int:
-        """Pixels per side of a picture."""
+        """Number of pixels per side of a picture."""
         return self.grid * self.cell
 
 
@@ -38,8 +38,8 @@ BACKGROUNDS = ((212, 212, 208), (136, 136, 140), (60, 62, 66))
 CELLS: tuple[str, ...] = (
     "northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast",
 )  # fmt: skip
-"""Row by row. Each name is one word. The Qwen tokenizer makes two tokens of a name such as `b2`, and then places are
-learned much more slowly."""
+"""Names of the cells, row by row. Each name is one word. The Qwen tokenizer splits a name such as `b2` into two tokens,
+and a model then learns places much more slowly."""
 COLUMN = {cell: index % WORLD.grid for index, cell in enumerate(CELLS)}
 ROW = {cell: index // WORLD.grid for index, cell in enumerate(CELLS)}
 ORDER = {cell: index for index, cell in enumerate(CELLS)}
@@ -48,8 +48,8 @@ Color = tuple[int, int, int]
 
 
 class Object(NamedTuple):
-    """One shape in one cell. `dx` and `dy` in -1..1 shift it from the middle of its cell, as far as it stays inside:
-    by one pixel for a small object, by a quarter for a large one."""
+    """One shape in one cell. `dx` and `dy` are in -1..1 and shift the object from the middle of its cell, but never
+    beyond the edge of the cell. A small object is shifted by one pixel, a large one by a quarter of a pixel."""
 
     shape: str
     color: str
@@ -60,7 +60,7 @@ class Object(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A cell with unreadable content, as a weak model draws it. `seed` decides how it looks."""
+    """A cell with unreadable content, like a failed drawing of a weak model. `seed` determines how it looks."""
 
     cell: str
     seed: int
@@ -73,12 +73,13 @@ class Scene:
     blobs: tuple[Blob, ...] = ()
 
     def taken(self) -> set[str]:
-        """Cells that are not empty."""
+        """Return the cells that are not empty."""
         return {thing.cell for thing in (*self.objects, *self.blobs)}
 
 
 def stands(first: str, relation: str, second: str) -> bool:
-    """Whether cell `first` is `relation` of cell `second`; columns and rows are compared strictly."""
+    """Return whether cell `first` is `relation` (for example "left of") cell `second`. Two cells in the same column are
+    neither left nor right of each other, and two cells in the same row are neither above nor below each other."""
     match relation:
         case "left of":
             return COLUMN[first] < COLUMN[second]

@@ -1,4 +1,4 @@
-"""Makes scenes that satisfy a demand, and scenes with the typical errors of a weak model."""
+"""Makes scenes that satisfy the constraints of a prompt, and scenes with the typical errors of a weak model."""
 
 import random
 from functools import cache
@@ -24,12 +24,13 @@ from irg_rl.shapes_world.scene import (
 )
 
 TRIES = 2000
-PATIENCE = 10  # draws after which fewer defects than asked for are accepted
+PATIENCE = 10  # after this many attempts, fewer defects than asked for are accepted
 
 
 def sample_scene(metadata: dict, rng: random.Random, distractor_share: float = 0.0) -> Scene:
-    """A random right scene. Places, sizes, background and colours that are not demanded are random. With probability
-    `distractor_share` it has one more object of a shape that is not mentioned. ValueError if no scene can be right."""
+    """Return a random scene that is right for the metadata of a prompt. Places, sizes, background and colours are
+    random where the prompt leaves them open. With probability `distractor_share`, the scene has one more object, of a
+    shape that the prompt does not mention. Raises ValueError if no right scene is found."""
     demand = parse_metadata(metadata)
     things = [thing for thing, count in demand.includes for _ in range(count)]
     owners = [index for index, (_, count) in enumerate(demand.includes) for _ in range(count)]
@@ -57,16 +58,18 @@ def _related(cells: list[str], owners: list[int], demand: Demand) -> bool:
 
 
 def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
-    """An object for the thing in this cell. Properties that the thing leaves open are random."""
+    """Return an object that fits the thing, in this cell. Properties that the thing leaves open are random."""
     color = thing.color or rng.choice(tuple(COLORS))
     dx, dy = (rng.randint(-WORLD.jitter, WORLD.jitter) for _ in range(2))
     return Object(thing.shape, color, rng.choice(tuple(SIZES)), cell, dx, dy)
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:
-    """A wrong scene, made from a right one by `n_defects` random defects of different objects: missing, unreadable,
-    wrong colour or shape, one too many, or in a wrong place. If defects cancel out in all attempts, fewer remain, but
-    at least one. With probability `clutter_share` it also has an unreadable blob, which is no defect."""
+    """Return a wrong scene: a copy of a right scene with `n_defects` random defects. Each defect affects a different
+    object, which becomes missing or unreadable, gets a wrong colour or shape, is one too many, or is in a wrong place.
+    If defects cancel each other out in all attempts, the scene has fewer defects, but at least one. With probability
+    `clutter_share` it also gets an unreadable blob in a free cell, which is no defect. Raises ValueError if no wrong
+    scene is found."""
     demand = parse_metadata(metadata)
     for attempt in range(TRIES):
         wreck = Wreck(scene, demand, rng)
@@ -83,7 +86,7 @@ def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, cl
 
 
 class Wreck:
-    """A scene that gets random defects. Every defect changes an object that is still unchanged."""
+    """A scene to which random defects are added. Each defect changes an object that is still unchanged."""
 
     def __init__(self, scene: Scene, demand: Demand, rng: random.Random) -> None:
         self.background, self.demand, self.rng = scene.background, demand, rng
@@ -129,7 +132,7 @@ class Wreck:
         self.board[old.cell] = old._replace(color=self.rng.choice([color for color in COLORS if color != old.color]))
 
     def add(self) -> None:
-        """Add one more of a demanded thing, sometimes in another colour."""
+        """Add one more object of a thing that the prompt asks for, sometimes in another colour."""
         thing = self.rng.choice(self.demand.includes)[0]
         if self.rng.random() < 0.3:
             thing = Thing(thing.shape)
@@ -138,7 +141,7 @@ class Wreck:
             self.board[cell] = random_object(thing, cell, self.rng)
 
     def displace(self) -> None:
-        """Break a relation: move one of its objects, or exchange both."""
+        """Break a relation: move one of its two objects, or exchange both."""
         first, name, second = self.rng.choice(self.demand.relations)
         one, other = (self._standing_for(index) for index in (first, second))
         if one is None or other is None:
@@ -158,14 +161,14 @@ class Wreck:
 
 @cache
 def unreadable_seeds(background: Color) -> tuple[int, ...]:
-    """Seeds of blobs that the checker cannot read either."""
+    """Return the seeds of blobs that the checker really cannot read."""
     seeds = range(1024)
     pictures = np.stack([render(Scene(background, (), (Blob(CELLS[0], seed),))) for seed in seeds])
     return tuple(seed for seed, reading in zip(seeds, read_batch(pictures)) if reading.unclear)
 
 
 def crowded_scene(rng: random.Random) -> Scene:
-    """Random objects and blobs in random cells, few or many. For training an autoencoder."""
+    """Return a scene with few or many random objects and blobs in random cells. It serves to train an autoencoder."""
     share = rng.uniform(0.2, 1.0)
     objects, blobs = [], []
     for cell in CELLS:

@@ -1,6 +1,6 @@
-"""Pictures with captions and ranked pictures, from the shapes world, for training the small scorers.
+"""Training data for the small scorers, from the shapes world: pictures with captions, and pictures ranked by quality.
 
-It uses only prompts of the train split, and sentences whose set of constraints belongs to this split.
+The data use only prompts of the train split, and captions whose set of constraints belongs to this split.
 """
 
 import random
@@ -20,8 +20,8 @@ from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.task import Pixels, Ranking
 from irg_rl.trajectory import Prompt
 
-PROMPTS = 4000  # train prompts the scorers draw from
-RANKED = 4  # pictures of one prompt that are compared with each other
+PROMPTS = 4000  # number of train prompts from which the examples are made
+RANKED = 4  # number of pictures of one prompt that are compared with each other
 DEFECTS = (0, 0, 1, 1, 2, 3)
 # How much a simulated person likes a picture. Right content counts most, then the quality of the painting.
 PAINTERS = ("clean", "clean", "blurred", "noisy")
@@ -36,17 +36,18 @@ class Examples:
         self.prompts = make_prompts(PROMPTS, "train", seed)
 
     def words(self) -> list[str]:
-        """Every word of the prompts, sorted."""
+        """Return all words that occur in the prompts, sorted."""
         return sorted({word.strip(",.") for prompt in self.prompts for word in prompt.text.split()})
 
     def captioned(self, n: int) -> tuple[list[Pixels], list[str]]:
-        """`n` pictures with different captions, some blurred or noisy, as a model paints them."""
+        """Return `n` pictures and `n` different captions. Some pictures are blurred or noisy, like those that a model
+        paints."""
         scenes, captions = self.scenes(n)
         return [self._painted(render(scene))[0] for scene in scenes], captions
 
     def scenes(self, n: int) -> tuple[list[Scene], list[str]]:
-        """`n` scenes with different captions. Every second is a damaged copy of the right one before it, with a caption
-        that is true of the copy: the hard negative a contrastive batch needs."""
+        """Return `n` scenes and `n` different captions. Every second scene is a damaged copy of the scene before it,
+        and its caption is true of the damaged copy. Such a pair is a hard negative, which a contrastive batch needs."""
         scenes: list[Scene] = []
         captions: list[str] = []
         while len(scenes) < n:
@@ -61,7 +62,8 @@ class Examples:
         return scenes[:n], captions[:n]
 
     def rankings(self, n: int) -> list[Ranking]:
-        """`n` prompts with pictures of no, few or more defects, clean, blurred or noisy."""
+        """Return `n` rankings. Each has a prompt and several pictures with none to three defects, painted clean,
+        blurred or noisy."""
         return [self._ranking() for _ in range(n)]
 
     def _ranking(self) -> Ranking:
@@ -73,7 +75,8 @@ class Examples:
         return Ranking(prompt, images, liking, graded)
 
     def _picture(self, scene: Scene, prompt: Prompt, defects: int) -> tuple[Pixels, float, float]:
-        """A picture with this number of defects, how much a person likes it, and its score by the verifier."""
+        """Return a picture with the given number of defects, how much a simulated person likes it, and the checker's
+        score for it."""
         if self.rng.random() < 0.5:
             scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
         if defects:
@@ -83,7 +86,7 @@ class Examples:
         return image, CORRECTNESS * graded + QUALITY * quality, graded
 
     def _painted(self, image: Pixels) -> tuple[Pixels, float]:
-        """The picture painted well or badly, and the quality of the painting in [0, 1]."""
+        """Return the picture, perhaps blurred or noisy, and the quality of the painting in [0, 1]."""
         kind, strength = self.rng.choice(PAINTERS), self.rng.uniform(0.3, 1.0)
         if kind == "blurred":
             picture = PILImage.fromarray(image).filter(ImageFilter.GaussianBlur(1.2 * strength))
@@ -95,8 +98,8 @@ class Examples:
 
 
 def describe(scene: Scene, rng: random.Random) -> str | None:
-    """A true sentence about the scene, with or without colours. None if there is none, or if its set of constraints is
-    not part of the train split."""
+    """Return a true sentence about the scene, with or without colours. Return None if there is no such sentence, or if
+    its set of constraints does not belong to the train split."""
     colored = rng.random() < 0.7
     counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
     includes = sorted(counts.items())

@@ -8,7 +8,7 @@ from irg_rl.sections import Positive, Section, Share
 
 
 class ShapesSettings(Section):
-    """Options for the prompts and rows that a run on the shapes world makes."""
+    """Options for the prompts and the training rows that a run on the shapes world makes."""
 
     sft_rows: dict[str, int] = {
         "base_reading": 8000,
@@ -20,24 +20,26 @@ class ShapesSettings(Section):
         "improving_thinking_generation_learning": 6000,
         "improving_full_learning": 12000,
     }
-    """Learning mode -> number of rows that are made before stage 1."""
+    """Learning mode -> number of rows that are made for it before stage 1 of SFT."""
     deep_share: Share = 0.0
-    """Share of improving_full rows that continue after a refined image. For `sampling.history: full`."""
+    """Share of improving_full rows that continue after a refined image. Use it for runs with `sampling.history:
+    full`."""
     overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
         default={}, exclude_if=lambda kinds: not kinds
     )
     """Kind of defect -> share of such defects that the teacher does not mention, like a teacher with weak eyes. No row
-    shows how to repair them."""
+    shows how to repair these defects."""
     own_images: int = Field(default=3000, ge=0)
-    """Number of first images that the model draws between the SFT stages, to learn from its own failures. 0: no such
-    step."""
+    """Number of first images that the model draws between the SFT stages, to learn from its own failures. With 0, there
+    is no such step."""
     own_image_steps: Positive = 12
-    """Time points of the sampler that draws them."""
+    """Number of time points of the sampler when it draws these images."""
     train_prompts: Positive = 6000
     validation_prompts: Positive = 128
-    """Number of validation prompts. In this split and the next two, every prompt has a different set of constraints."""
+    """Number of validation prompts. In the splits validation, test and hard, every prompt has a different set of
+    constraints."""
     test_prompts: Positive = 400
     hard_prompts: Positive = 300
-    """Scenes of three to six constraints, for `irg-rl eval --split hard`."""
+    """Number of prompts for `irg-rl eval --split hard`. They are scenes with three to six constraints."""
     prompt_mix: dict[str, float] | None = None
-    """Tag -> share among the prompts. null: the default mix of the world."""
+    """Tag of a kind of prompt -> its share among the prompts. null: the default mix of the shapes world."""

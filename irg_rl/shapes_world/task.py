@@ -1,4 +1,5 @@
-"""The shapes world as a task, and as a world that makes all data for a run from scratch."""
+"""The shapes world in two roles: a task for RL and evaluation, and a world that makes all data for a run from
+scratch."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ from irg_rl.trajectory import Prompt
 
 
 class ShapesWorld(World[ShapesSettings]):
-    """Coloured shapes on a grid: a checker reads every picture from its pixels."""
+    """Coloured shapes on a grid. A checker reads every picture from its pixels."""
 
     settings_type = ShapesSettings
     splits = SPLITS
@@ -47,8 +48,8 @@ class ShapesWorld(World[ShapesSettings]):
         return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
-        """Exact verdicts by rules. None for a picture of another size, and for a prompt that asks for something that
-        this world does not have."""
+        """Return exact verdicts by rules. A verdict is None if the picture has another size, or if the prompt asks for
+        something that the shapes world does not have."""
         found: list[Verdict | None] = [None] * len(images)
         side = WORLD.pixels
         readable = [place for place, image in enumerate(images) if image.shape == (side, side, 3)]
@@ -73,19 +74,23 @@ class ShapesWorld(World[ShapesSettings]):
         return True
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
-        """Whether the checker confirms all defects that the text states, or confirms that there are none."""
+        """Return whether the reflection is true: the checker finds all defects that the text states, or the text states
+        none and the picture is right. Return None if the checker cannot read the picture or the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
 
     def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
-        """Graded, so that the reflections of siblings differ: see `following.reflection_truth`."""
+        """Return how true the reflection is, in [0, 1] (see `following.reflection_truth`). The score is graded, so that
+        several reflections of one prompt get different scores. Return None if the checker cannot read the picture or
+        the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_truth(text, read(image), prompt.metadata)
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
-        """Share of the edits that are done, times the share of the rest that is kept: see `following.following`."""
+        """Return the share of the reflection's edits that are done, times the share of the other cells that stay the
+        same (see `following.following`). Return None if the checker cannot read the pictures or the prompt."""
         if not self._can_read(prompt, before, after):
             return None
         return following(text, read(before), read(after))
@@ -150,7 +155,8 @@ class ShapesWorld(World[ShapesSettings]):
         return np.stack([render(sample_scene(prompt.metadata, rng)) for prompt in prompts])
 
     def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
-        """Share of pictures in which all readable objects are read again with the same shape, colour and cell."""
+        """Return the share of pictures whose rebuilt copy shows the same objects: the same shape, colour and cell.
+        Cells that are unreadable in the original picture are ignored."""
         pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
         return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
 
@@ -159,5 +165,5 @@ class ShapesWorld(World[ShapesSettings]):
 
 
 def _objects(reading: PictureReading, reference: PictureReading) -> set[tuple[str, str, str]]:
-    """Objects in the cells that are readable in the reference."""
+    """Return the objects (shape, colour, cell) of a reading, without cells that are unreadable in the reference."""
     return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}

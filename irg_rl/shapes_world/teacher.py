@@ -1,8 +1,8 @@
-"""The texts of the teacher.
+"""The texts of the teacher, a set of rules that writes think texts and reflections for training.
 
-A think text says what the prompt asks for. It NEVER names places or anything else that the prompt leaves open, so that
-a refined image cannot be drawn from this text alone. A reflection names the errors of the picture and the edits that
-repair them, with their cells.
+A think text says what the prompt asks for. It NEVER names places or anything else that the prompt leaves open. So a
+refined image cannot be drawn from this text alone. A reflection names the errors of a picture and the edits that repair
+them, with their cells.
 """
 
 import random
@@ -30,7 +30,7 @@ from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
 
 NOTHING = "nothing to change ."
 BLUR = "blur"
-"""Name of unreadable content of a cell."""
+"""Word for unreadable content of a cell."""
 STOP = f"<think> {NOTHING} </think>"
 """The shortest reflection that asks for no change."""
 INITIAL_QUESTION = "what must this picture show ?"
@@ -71,7 +71,7 @@ _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()
 
 @dataclass(frozen=True)
 class ParsedReflection:
-    """A parsed reflection. The `want` of a shape defect has the colour of the seen object."""
+    """A parsed reflection. If a defect is a wrong shape, its `want` has the colour of the object in the picture."""
 
     stop: bool
     edits: tuple[Edit, ...] = ()
@@ -79,8 +79,8 @@ class ParsedReflection:
 
 
 def think_text(metadata: dict) -> str:
-    """The demanded things, then the relations, in the order of the prompt. Copying is learned much earlier than
-    sorting."""
+    """Return the think text: the things that the prompt asks for, then the relations, in the order of the metadata.
+    They are not sorted, because a model learns to copy much earlier than to sort."""
     demand = parse_metadata(metadata)
     text = "i need " + " , ".join(f"{NUMBERS[count]} {thing}" for thing, count in demand.includes) + " ."
     for first, name, second in demand.relations:
@@ -89,10 +89,16 @@ def think_text(metadata: dict) -> str:
 
 
 def sight_text(reading: PictureReading, metadata: dict) -> str:
-    """Description of the picture. First for each demanded thing, in the words and order of the think text: its cells,
-    its number, and whether this is too few or too many. Then whether the relations between seen things hold. Then all
-    other contents of cells. Defects and free cells follow from this text. It does not mention properties that the
-    prompt leaves open, such as colour or size."""
+    """Return a text that describes the picture. It has three parts:
+
+    - For each thing that the prompt asks for, in the words and order of the think text: its cells, its number, and if
+      these are too few or too many.
+    - Whether the relations between these things hold, if both things are in the picture.
+    - All other contents of cells.
+
+    Defects and free cells follow from this text. For the things that the prompt asks for, the text does not mention
+    properties that the prompt leaves open, such as colour or size.
+    """
     demand = parse_metadata(metadata)
     things = [thing for thing, _ in demand.includes]
     there = [any(thing.fits(seen) for seen in reading.objects) for thing in things]
@@ -106,7 +112,8 @@ def sight_text(reading: PictureReading, metadata: dict) -> str:
 
 
 def reflection_text(sight: str, edits: list[Edit]) -> str:
-    """The description, then every defect with its edit. Without edits, it says that nothing is to be changed."""
+    """Return the reflection: the description of the picture, then each defect with its edit. Without edits, the text
+    says that nothing is to be changed."""
     return f"<think> {' '.join((sight, *map(_sentence, edits))) if edits else f'{sight} {NOTHING}'} </think>"
 
 
@@ -117,14 +124,14 @@ def reflect(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, list[Edit]]:
-    """The reflection on a picture, and its edits. `overlooked`: kind of defect -> share of such defects that get no
-    edit, although the description shows them."""
+    """Return the reflection on a picture, and its edits. `overlooked` maps a kind of defect to the share of such
+    defects that get no edit, although the description shows them."""
     edits = plan_edits(reading, metadata, rng, max_fixes, overlooked)
     return reflection_text(sight_text(reading, metadata), edits), edits
 
 
 def _sentence(edit: Edit) -> str:
-    """One defect and its edit in words. Edits use only two verbs: put something into a cell, or remove it."""
+    """Return one defect and its edit in words. Edits use only two verbs: put something into a cell, or remove it."""
     defect, seen, cell = edit.defect, edit.thing, edit.cell
     assert defect is not None, "an edit that is put into words says which defect it repairs"
     room = f"{sight_of_room(edit.room.bounds, edit.room.cells)} " if edit.room else ""
@@ -142,12 +149,13 @@ def _sentence(edit: Edit) -> str:
 
 
 def is_stop(text: str) -> bool:
-    """Whether a reflection says that nothing is to be changed."""
+    """Return whether a reflection says that nothing is to be changed."""
     return _statements(text) == f"{NOTHING} "
 
 
 def _statements(text: str) -> str | None:
-    """The part of a reflection after the description, with a blank after each sentence. None if it is another text."""
+    """Return the part of a reflection after the description, with a blank after each sentence. Return None if the text
+    is not a reflection."""
     words = " ".join(text.split())
     if not (words.startswith("<think> ") and words.endswith(" </think>")):
         return None
@@ -157,8 +165,8 @@ def _statements(text: str) -> str | None:
 
 
 def parse_reflection(text: str) -> ParsedReflection | None:
-    """The reflection as data. None if it is not a complete text in the teacher's grammar. The description may be
-    missing and is not checked."""
+    """Return the reflection as data. Return None if the text does not completely follow the teacher's grammar. The
+    description of the picture is not checked and may be missing."""
     rest = _statements(text)
     if rest is None:
         return None
@@ -196,9 +204,9 @@ def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
 
 
 def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading, metadata: dict) -> bool:
-    """Whether a reflection is true of the picture. A stop is true if the picture is right. Other reflections are true
-    if the checker finds all stated defects, each at least as often as stated. A thing with a wrong colour or shape may
-    also be called missing. Cells and edits are not checked."""
+    """Return whether a reflection is true of the picture. A text that says "nothing to change" is true if the picture
+    is right. Any other reflection is true if the checker finds all defects that it states, each at least as often as
+    stated. A thing with a wrong colour or shape may also be called missing. Cells and edits are not checked."""
     verdict = judge(reading, metadata)
     if parsed is None or parsed.stop or verdict.correct:
         return parsed is not None and parsed.stop and verdict.correct
@@ -206,8 +214,8 @@ def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading,
 
 
 def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> int:
-    """How many of the stated defects are there; each is there as often as the picture has it. To call something missing
-    is true too where it stands in the wrong colour or shape. Cells are not judged."""
+    """Return how many of the stated defects are really in the picture. A real defect counts for one statement only. It
+    is also true to call a thing missing if it is there in a wrong colour or shape. Cells are not checked."""
     left, true = list(there), 0
     for defect in stated:
         same = [other for other in left if claim(other) == claim(defect)]
@@ -219,6 +227,7 @@ def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> in
 
 
 def claim(defect: Defect) -> tuple:
-    """The claim of a defect for comparison. Of a wrong shape, only the wanted shape counts, not its colour."""
+    """Return what a defect claims, in a form for comparing it with other defects. If the kind is shape, only the shape
+    of `want` is compared, not its colour."""
     kind, thing, want, relation, other = defect.claim()
     return kind, thing, want.shape if kind is DefectKind.SHAPE else want, relation, other

@@ -1,5 +1,5 @@
-"""Two-way analysis of variance: how much of an outcome comes from the reflection and how much from the seed? One
-outcome per pair.
+"""Two-way analysis of variance of image scores. It answers: how much of the variance comes from the reflection, and how
+much from the random seed? Every pair of a reflection and a seed has one outcome.
 
 Shape letters: P prompts, N reflections, S seeds.
 """
@@ -10,18 +10,20 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import Measure, Terms, mean
 
 PARTS = ("text", "seed", "interaction")
-"""Parts of the variance. The text is a reflection, or the think text of a first image."""
+"""Names of the three parts of the variance. `text` stands for a reflection or, for a first image, the think text (the
+text that the model writes before it)."""
 
 
 def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]:
-    """Variance components of reflection, seed and interaction, per prompt (random effects; Searle, Casella and
-    McCulloch 1992, ch. 4):
+    """Return, for each prompt, the variance components of reflection, seed and interaction (random effects; Searle,
+    Casella and McCulloch 1992, ch. 4):
 
         MS_R = S var(row means),  MS_S = N var(column means),  MS_I = sum (y - row - column + all)^2 / ((N-1)(S-1))
         s2_R = (MS_R - MS_I) / S,  s2_S = (MS_S - MS_I) / N,  s2_I = MS_I
 
-    Each is unbiased, so the first two may be below 0. A pair has one outcome, which it determines: the interaction is
-    no error. ValueError for fewer than two reflections or seeds.
+    All three estimates are unbiased, so s2_R and s2_S may be below 0. A reflection and a seed together determine the
+    image, so each pair has one outcome, and the interaction is not measurement error. Raises ValueError if there are
+    fewer than two reflections or fewer than two seeds.
     """
     _, n, s = outcomes.shape
     if min(n, s) < 2:
@@ -35,12 +37,13 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
 
 
 def terms(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Terms]:
-    """Share of each part in the variance within prompts, from sums over prompts."""
+    """Return, for each part, the terms of its share of the variance within prompts. The share is a ratio of two sums
+    over prompts."""
     parts = components(outcomes)
     total = parts.sum(1)
     return {name: Terms(parts[:, index], total, prompt_ids) for index, name in enumerate(PARTS)}
 
 
 def shares(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Measure]:
-    """These shares with a bootstrap over prompts."""
+    """Return the share of each part in the variance within prompts, with a bootstrap interval over prompts."""
     return {name: mean(own) for name, own in terms(outcomes, prompt_ids).items()}

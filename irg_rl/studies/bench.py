@@ -1,4 +1,5 @@
-"""What a study is given: checkpoints to sample from, prompts, and ways to judge what they draw."""
+"""`Bench`, the input of a study: the checkpoints to sample from, the prompts, and the functions that judge the images.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,29 +18,32 @@ from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
 
 Tick = Callable[[int], None]
-"""Called with the number of work units that have just been done."""
+"""A callback that takes the number of work units (for example images) that have just been finished."""
 
 
 @dataclass
 class ModelCache:
-    """Keeps the model that was used last. A grid over several checkpoints so needs memory for one model."""
+    """A cache for one model: the one that was used last. So a study of several checkpoints needs memory for only one
+    model at a time."""
 
     path: Path | None = None
     folder: Folder | None = None
 
     def take(self, path: Path, device: str, dtype: torch.dtype, attention: str) -> Folder:
         if self.folder is None or self.path != path:
-            self.path, self.folder = None, None  # frees the old model before the next one is loaded
+            self.path, self.folder = None, None  # free the old model before the next one is loaded
             self.folder, self.path = load_folder(path, device, dtype, attention), path
         return self.folder
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint under study.
+    """A checkpoint that is studied.
 
-    recipe: its recipe with the overrides of the study. sampling: how it is evaluated.
-    training: what it was trained with; empty where unknown. device, dtype: where and how it is loaded.
+    recipe: the recipe of the checkpoint, with the settings that the user changed for the study.
+    sampling: the sampling settings of its evaluation.
+    training: a short text on how the checkpoint was trained; empty if this is unknown.
+    device, dtype: the device on which the model is loaded, and its number format.
     """
 
     label: str
@@ -52,7 +56,8 @@ class Subject:
     cache: ModelCache = field(default_factory=ModelCache, compare=False)
 
     def take(self) -> Folder:
-        """Load the checkpoint. It uses the recipe's attention kernels if it runs on the recipe's device."""
+        """Load the checkpoint. On the device of the recipe, use the attention kernels of the recipe; on any other
+        device, choose them automatically."""
         attention = self.recipe.engine.attention if self.device == self.recipe.engine.device else "auto"
         return self.cache.take(self.path, self.device, self.dtype, attention)
 
@@ -62,12 +67,13 @@ class Subject:
 
     @property
     def digest(self) -> str:
-        """Digest of the recipe with its overrides."""
+        """Return the digest (hash) of the recipe, which includes the settings that the user changed for the study."""
         return self.recipe.digest()
 
     @property
     def evaluated(self) -> dict:
-        """How it is sampled, apart from the number of turns. `sampling` has the evaluation's temperature and times."""
+        """Return, as JSON data, the settings with which images are sampled: sampling without the number of turns,
+        guidance and noise. `sampling` already contains the temperature and the time points of the evaluation."""
         noise = self.evaluation.noise
         return {
             "sampling": self.sampling.model_dump(mode="json", exclude={"turns"}),
@@ -83,15 +89,17 @@ class Subject:
         is_noisy: bool = True,
         **changes: object,
     ) -> Sampler:
-        """A sampler with the settings of the evaluation. `guidance`, `is_stop`, `is_noisy` (evaluation noise on or off)
-        and `changes` (of the sampling) replace them. Nothing is recorded for training."""
+        """Return a sampler with the settings of the evaluation. The arguments replace single settings: `guidance`,
+        `is_stop` (which texts end a trajectory), `is_noisy` (evaluation noise on or off) and `changes` (sampling
+        settings). The sampler records nothing for training."""
         sampling = self.sampling.model_copy(update=changes)
         return evaluation_sampler(
             self.take(), sampling, self.evaluation, guidance=guidance, is_noisy=is_noisy, is_stop=is_stop
         )
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
-        """Sample in batches of the evaluation's size. `tick` counts the images that each trajectory may draw."""
+        """Sample the requests in batches of the evaluation's batch size. After each batch, `tick` is called with the
+        number of images that the batch could have at most (`turns` per request)."""
         size, out = self.evaluation.batch_size, []
         for begin in range(0, len(requests), size):
             part = requests[begin : begin + size]
@@ -100,7 +108,8 @@ class Subject:
         return out
 
     def identity(self) -> dict:
-        """What its results depend on: the weights, where they are loaded and how they are sampled."""
+        """Return everything of this checkpoint that its results depend on: the weight files, the device and number
+        format, and the sampling settings."""
         files = [file.stat() for file in weight_files(self.path)]
         return {
             "path": str(self.path), "weights": [[file.st_size, file.st_mtime_ns] for file in files],
@@ -110,7 +119,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class LearningSetup:
-    """How RL would learn from a subject: the settings of the learner, and the options of its credit scheme."""
+    """How RL would train a checkpoint: the settings of the learner and the options of the credit scheme."""
 
     learner: LearnerSettings
     options: Section
@@ -118,15 +127,16 @@ class LearningSetup:
 
 @dataclass(frozen=True)
 class Bench:
-    """Checkpoints, prompts and judges of one study.
+    """The checkpoints, prompts and judging functions of one study.
 
-    verify: a verdict on every image; None where nobody could judge it.
-    check_reflection: the task's; None where rewards judge.
-    unclear, paraphrase: None outside the shapes world. `unclear` counts the cells of each image that
-        nobody can read. `paraphrase` says a reflection in other words, or returns None where it has no other words.
-    score: scorers that score images beside the verdict; None: no such scorers.
-    learning: how RL would learn from a subject. Only studies of learning need it.
-    scratch: a folder for large files that can be made again.
+    verify: returns one verdict per image, or None for an image that could not be judged.
+    check_reflection: the function of the task that checks a reflection; None if rewards judge the images.
+    unclear: counts the unreadable cells of each image; None outside the shapes world.
+    paraphrase: returns a reflection in other words, or None if it knows no other words. The function itself is None
+    outside the shapes world.
+    score: scores the images with further scorers, in addition to the verdict; None if there are no such scorers.
+    learning: returns how RL would train a checkpoint. Only the studies that need a learner use it.
+    scratch: a folder for large files that can be created again.
     """
 
     subjects: Sequence[Subject]
@@ -144,7 +154,7 @@ class Bench:
         return next(subject for subject in self.subjects if subject.label == label)
 
     def learning_of(self, subject: Subject) -> "LearningSetup":
-        """How RL would learn from a subject, for the studies of learning."""
+        """Return how RL would train a checkpoint. Only the studies that need a learner call this."""
         assert self.learning is not None, "this bench was made without settings of the learner"
         return self.learning(subject)
 
@@ -158,22 +168,23 @@ class Bench:
 
     @property
     def seed(self) -> int:
-        """Seed of all sampling."""
+        """Return the random seed that all sampling of the study uses."""
         return self.subjects[0].evaluation.seed
 
     @property
     def digests(self) -> list[str]:
-        """Digests of the recipes with their overrides, each once."""
+        """Return the digests (hashes) of the recipes of all checkpoints, without duplicates."""
         return list(dict.fromkeys(subject.digest for subject in self.subjects))
 
     def verdicts(self, trajectories: Sequence[Trajectory]) -> list[list]:
-        """One verdict per image of each trajectory, in the order of turns."""
+        """Judge all images. Return one list per trajectory, with one verdict per image, in the order of turns."""
         images = [image.pixels.cpu().numpy() for t in trajectories for image in t.images]
         found = iter(self.verify(images, [t.prompt for t in trajectories for _ in t.images]))
         return [[next(found) for _ in t.images] for t in trajectories]
 
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
-        """Outcomes by turn of the trajectories whose images all have a verdict. The others are left out."""
+        """Judge the trajectories. Return those whose images all have a verdict, and a table of their outcomes by turn.
+        The other trajectories are left out."""
         found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(

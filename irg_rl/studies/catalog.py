@@ -1,4 +1,4 @@
-"""The studies by name."""
+"""The class of each study, by the name of the study."""
 
 from irg_rl.studies.credit import Credit
 from irg_rl.studies.guidance import Guidance

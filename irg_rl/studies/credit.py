@@ -1,9 +1,13 @@
-"""How much of a gradient is signal? Compares all credit schemes at one checkpoint on the same samples. Batches of
-groups are sampled once, as in RL. Each scheme turns their scores into advantages, and these give the gradient of the
-joint loss that the learner would use. Nothing is trained.
+"""Study: how much of the policy gradient of each credit scheme is signal, and how much is noise? A credit scheme turns
+the scores of images into advantages. Nothing is trained.
 
-The noise of the judge is added to the score of every image: q + s z. z is standard normal and is the same for all
-schemes and all s. Two images with the same true score so get scores that differ by sqrt(2) s.
+All schemes are compared at one checkpoint on the same samples. Batches of groups (several trajectories of one prompt)
+are sampled once, as in RL. The advantages of each scheme give the gradient of the joint loss that the learner would
+use.
+
+To imitate a noisy judge, noise is added to the score of every image: q + s z. Here q is the true score, s the noise
+level, and z a standard normal number that is the same for all schemes and all s. If two images have the same true
+score, their noisy scores differ by a normal number of standard deviation sqrt(2) s.
 """
 
 import itertools
@@ -34,7 +38,8 @@ from rollouts.sampler import Sampler
 JUDGE = "judge"
 TERMS = ("text", "image")
 REFERENCE = "trajectory"
-"""The other schemes are compared with the noise-free gradient of this scheme: that of the reward of the final image."""
+"""Name of the credit scheme that all other schemes are compared with. It rewards the final image of a trajectory.
+Gradient directions are compared with its gradient at the lowest noise level."""
 
 
 class Credit(Study[CreditStudySettings]):
@@ -134,7 +139,8 @@ class Credit(Study[CreditStudySettings]):
         return rl
 
     def _drawn(self, subject: Subject) -> dict:
-        """Everything that the groups of a checkpoint depend on."""
+        """Return everything that the sampled groups of a checkpoint depend on: prompts, number of groups, seed, and the
+        settings of RL and sampling."""
         own, recipe = self.settings, subject.recipe
         return self.depends(subject.label) | {
             "groups": own.groups, "seed": own.seed, "rl": self._rl(subject).model_dump(mode="json"),
@@ -142,8 +148,9 @@ class Credit(Study[CreditStudySettings]):
         }  # fmt: skip
 
     def _learner(self, subject: Subject, groups: Sequence[Group]) -> Learner:
-        """The learner of a checkpoint, shared by its cells. Its first groups must pass the ratio check (invariant 1).
-        """
+        """Return the learner of a checkpoint. All cells of this checkpoint use the same learner. When it is created,
+        the ratio check must pass on the given groups: sampler and learner must agree on the probabilities (invariant
+        1)."""
         if self._loaded is None or self._loaded[0] != subject.label:
             learner = Learner(self.bench.learning_of(subject).learner)
             learner.setup()
@@ -152,7 +159,8 @@ class Credit(Study[CreditStudySettings]):
         return self._loaded[1]
 
     def _batch(self, subject: Subject, number: int) -> list[Group]:
-        """Scored groups. They are sampled at the first call and then read from disk."""
+        """Return the scored groups of batch `number`. The first call samples them and saves them to disk; later calls
+        read them."""
         own = self.settings
         made = Cell({"subject": subject.label}, 0, self._drawn(subject))
         assert self.bench.scratch is not None, "this bench was made without a folder for groups"
@@ -175,7 +183,8 @@ class Credit(Study[CreditStudySettings]):
 
 
 def disturb(group: Group, noise: float, seed: int) -> None:
-    """Add noise of standard deviation `noise` to the score of every image. A failed score stays None."""
+    """Add noise of standard deviation `noise` to the score of every image. A score that is None, because the judge
+    failed, stays None."""
     for trajectory in group.trajectories:
         z = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample)).standard_normal(trajectory.turns)
         scores = trajectory.rewards[JUDGE]
@@ -185,7 +194,8 @@ def disturb(group: Group, noise: float, seed: int) -> None:
 
 
 def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:
-    """Per loss term and model part: the exact squared norm of the gradient and its sketch; zeros without a gradient."""
+    """Return one row per loss term and model part. Each row has the exact squared norm of the gradient and a sketch of
+    it (a short random projection). Both are zero if there is no gradient."""
     rows = []
     for term, part in itertools.product(TERMS, ModelPart):
         own = {name: g for name, g in gradients.get(term, {}).items() if part_of(name) == part}
@@ -197,7 +207,7 @@ def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:
 
 
 class Gradients:
-    """The gradients of one scheme, one per batch."""
+    """The gradients of one credit scheme, one gradient per batch, stored as sketches (short random projections)."""
 
     def __init__(self, frame: Frame) -> None:
         self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
@@ -207,13 +217,14 @@ class Gradients:
         self.alive = float(np.mean(frame["alive"]))
 
     def sketches(self, term: str, part: str | None = None) -> np.ndarray:
-        """Sketches of one loss term, or of both together (`joint`), for one part or for all. Sketches can be added,
-        because parts have different parameter names."""
+        """Return the sketch of each batch's gradient: of one loss term, or of the sum of both terms (`joint`), for one
+        model part or for all. Sketches of different parts can be added, because the parts have different parameter
+        names."""
         return np.sum([small for key, (small, _) in self.tables.items() if _chosen(key, term, part)], axis=0)
 
     def gram(self, term: str, part: str | None = None) -> np.ndarray:
-        """Products of the gradients of all pairs of batches. Squared norms are exact; only the products of the two
-        terms in `joint` are sketched."""
+        """Return the inner products of the gradients of all pairs of batches. The squared norms on the diagonal are
+        exact; for `joint`, only the product of its two terms is estimated from sketches."""
         squares = np.sum([square for key, (_, square) in self.tables.items() if _chosen(key, term, part)], axis=0)
         if term == "joint":
             for one in {key[1] for key in self.tables if _chosen(key, term, part)}:
@@ -224,11 +235,12 @@ class Gradients:
         return sketch.jackknifed(sketch.signal_to_noise, self.gram(term, part))
 
     def size(self, term: str) -> float:
-        """Root mean square of the gradient norm over the batches."""
+        """Return the root mean square of the gradient norm over the batches."""
         return float(np.sqrt(max(np.diag(self.gram(term)).mean(), 0.0)))
 
     def gained(self, reference: "Gradients", term: str) -> Measure:
-        """The ratio minus that of another scheme, from the same batches."""
+        """Return the signal-to-noise ratio of this scheme minus that of `reference`. Both are computed on the same
+        batches."""
         return sketch.jackknifed(
             lambda own, other: sketch.signal_to_noise(own) - sketch.signal_to_noise(other),
             self.gram(term), reference.gram(term),
@@ -274,7 +286,7 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
     panels = {}
     for subject in subjects:
         reference = tables[subject, REFERENCE, noises[0]]
-        if not reference.ratio("joint").low > 0:  # the reference has no signal
+        if not reference.ratio("joint").low > 0:  # the reference gradient has no signal
             continue
         panels[subject] = [
             PlateLine(scheme, noises, [tables[subject, scheme, noise].alignment(reference) for noise in noises])
@@ -291,7 +303,8 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
 
 
 def _against_reference(tables: Tables) -> list[TextTable]:
-    """None if the reference is not among the schemes."""
+    """Return a table that compares all schemes with the reference scheme, in a list. The list is empty if there is
+    nothing to compare."""
     rows = []
     for (subject, scheme, noise), found in tables.items():
         reference = tables.get((subject, REFERENCE, noise))

@@ -1,7 +1,8 @@
-"""Studies that train. Every cell is a fork of one run. It is measured by the evaluation of the fork itself.
+"""Base of the studies that train. Each cell of such a study is a fork of one run: a copy that trains with changed
+settings. The evaluation of the fork measures the cell.
 
-This module says which settings a cell changes. The caller makes the forks, resumes them, evaluates them and passes the
-outcomes. An interrupted cell continues from its last checkpoint.
+This module only says which settings each cell changes. The caller creates the forks, trains and evaluates them, and
+passes the outcomes back. If a cell is interrupted, its training continues from the last checkpoint.
 """
 
 from abc import abstractmethod
@@ -25,12 +26,13 @@ from irg_rl.studies.study import Cell, Study, TextTable
 
 S = TypeVar("S", bound=StudySettings)
 BLOCKS = 6
-"""Points of a curve over the updates of RL."""
+"""Largest number of points of a curve over the RL updates."""
 
 
 @dataclass(frozen=True)
 class ForkPlan:
-    """How one cell differs from the run: changed settings by dotted name, and whether SFT is done anew or only RL."""
+    """How one cell differs from the original run. `changes` maps the dotted names of settings to their new values.
+    `anew` is True if the fork repeats SFT, and False if it repeats only RL."""
 
     changes: dict[str, Any]
     anew: bool = False
@@ -38,21 +40,23 @@ class ForkPlan:
 
 @dataclass(frozen=True)
 class Trained:
-    """Outcomes of a fork before and after its training. `before` is the checkpoint that RL started from; None if SFT
-    was done anew."""
+    """Outcomes of a fork before and after its training. `before` belongs to the checkpoint from which RL started; it is
+    None if SFT was repeated."""
 
     before: Outcomes | None
     after: Outcomes
     during: Sequence[FrameRow] = ()
-    """One row per update of RL: its number (`update`) and the mean rewards of the `first` and `last` images."""
+    """One row per RL update: the number of the update (`update`), and the mean rewards of the first images (`first`)
+    and of the last images (`last`)."""
 
 
 Train = Callable[[str, ForkPlan], Trained]
-"""Name and plan of a cell -> outcomes of its fork. Makes the fork, or resumes it."""
+"""A function that takes the name and the plan of a cell, and returns the outcomes of its fork. It creates the fork, or
+resumes it if it exists."""
 
 
 class Forks(Study[S], Generic[S]):
-    """Base of these studies. `plans` says what each arm changes."""
+    """Base class of the studies that train forks of a run. The method `plans` says which settings each arm changes."""
 
     trains = True
     unit = "forks"
@@ -65,7 +69,7 @@ class Forks(Study[S], Generic[S]):
 
     @abstractmethod
     def plans(self) -> dict[tuple[str, int], ForkPlan]:
-        """The plan of every arm and seed."""
+        """Return the plan of each fork. The keys are pairs (name of the arm, seed)."""
 
     def cells(self) -> list[Cell]:
         (subject,) = self.bench.subjects
@@ -101,13 +105,14 @@ def _rows(when: str, table: Outcomes) -> list[FrameRow]:
 
 
 def rights(rows: Frame) -> tuple[np.ndarray, list[str]]:
-    """Correctness as [trajectory, turn], all seeds below each other, and the prompt of each row."""
+    """Return a boolean table [trajectory, turn] that says which images are correct, and the prompt id of each table
+    row. The rows of all seeds are stacked."""
     table, lines = rows.grid("correct", ("seed", "row", "prompt"), "turn")
     return table.astype(bool), [key[2] for key in lines]
 
 
 def by_turn(frame: Frame) -> dict[str, list[Measure]]:
-    """Share right per turn of every arm, after training."""
+    """Return, for every arm, the share of correct images after each turn, measured after training."""
     found = {}
     for (arm,), rows in frame.where(when="after").groups("arm"):
         table, prompts = rights(rows)
@@ -116,8 +121,9 @@ def by_turn(frame: Frame) -> dict[str, list[Measure]]:
 
 
 def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
-    """Share right at the last turn: every arm minus `reference`, or (None) minus its own start. Paired over prompts and
-    over the seeds that both have."""
+    """Return, for every arm, the difference in the share of correct images at the last turn: the arm minus the arm
+    `reference`. If `reference` is None, the arm is compared with its own checkpoint before training. The difference is
+    paired over prompts and uses only seeds that both sides have."""
     found = {}
     for (arm,), rows in frame.groups("arm"):
         own, prompts = rights(rows.where(when="after"))
@@ -142,8 +148,9 @@ def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
 
 
 def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | None:
-    """Rewards during RL, as means over at most BLOCKS intervals of at least two updates. None if no fork sampled during
-    RL. `origin`: commits and recipes."""
+    """Draw the mean rewards during RL. The updates are divided into at most BLOCKS intervals of at least two updates,
+    and each interval gives one point. Return None if no fork sampled images during RL. `origin` is a text with the
+    commits and the recipe digests."""
     rows = frame.where(when="during")
     if not len(rows):
         return None

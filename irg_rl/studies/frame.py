@@ -1,4 +1,4 @@
-"""A table as numpy columns: cells write it and figures read it.
+"""A table whose columns are numpy arrays. Each cell of a study produces rows of it, and the figures are made from it.
 
 Shape letter: N rows.
 """
@@ -19,7 +19,7 @@ FrameRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class Frame:
-    """Columns of equal length. A missing value is None, or nan in a column of numbers."""
+    """A table with columns of equal length. A missing value is None, or nan in a column of numbers."""
 
     columns: Mapping[str, np.ndarray]
 
@@ -37,22 +37,24 @@ class Frame:
         return name in self.columns
 
     def values(self, name: str) -> list:
-        """The different values of a column, in order of appearance."""
+        """Return the distinct values of a column, in order of first appearance."""
         return list(dict.fromkeys(self[name].tolist()))
 
     def keys(self, *names: str) -> list[tuple]:
-        """The values of these columns, row by row."""
+        """Return one tuple per row, with the values of the named columns."""
         return list(zip(*(self[name].tolist() for name in names)))
 
     def where(self, mask: np.ndarray | None = None, **equal: Any) -> "Frame":
-        """The rows in `mask` whose columns have these values."""
+        """Return the rows that are selected by `mask` (None: all rows) and whose columns have the values given in
+        `equal`."""
         chosen = np.ones(len(self), bool) if mask is None else mask.astype(bool)
         for name, value in equal.items():
             chosen = chosen & (self[name] == value)
         return Frame({name: column[chosen] for name, column in self.columns.items()})
 
     def groups(self, *names: str) -> Iterator[tuple[tuple, "Frame"]]:
-        """The rows of every combination of values that occurs, in order of appearance."""
+        """Group the rows by the named columns. Yield each combination of values that occurs, in order of first
+        appearance, with its rows."""
         rows: dict[tuple, list[int]] = {}
         for row, key in enumerate(self.keys(*names)):
             rows.setdefault(key, []).append(row)
@@ -61,8 +63,10 @@ class Frame:
             yield key, Frame({name: column[index] for name, column in self.columns.items()})
 
     def grid(self, name: str, rows: Sequence[str], column: str) -> tuple[np.ndarray, list[tuple]]:
-        """A column as a table [trajectory, turn]: one line per combination of `rows`, in order of appearance, one
-        position per value of `column`, ascending. ValueError if positions are missing or filled twice."""
+        """Turn the column `name` into a two-dimensional table, for example [trajectory, turn]. The table has one line
+        per distinct combination of the columns `rows`, in order of first appearance, and one position per value of the
+        column `column`, in ascending order. Return the table and the combinations. Raises ValueError if a position has
+        no row or more than one."""
         keys = self.keys(*rows)
         lines = {key: line for line, key in enumerate(dict.fromkeys(keys))}
         places = {value: place for place, value in enumerate(sorted(self.values(column)))}
@@ -78,7 +82,8 @@ class Frame:
 
 
 def write_rows(path: Path, rows: Sequence[FrameRow], about: Mapping[str, str]) -> None:
-    """Write a parquet file, complete or not at all. `about` becomes its metadata."""
+    """Write rows to a parquet file. The file appears only when it is complete. `about` becomes the metadata of the
+    file."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
     write_table(path, table, about)
@@ -92,7 +97,7 @@ def write_table(path: Path, table: pa.Table, about: Mapping[str, str]) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a parquet file. InputError if it is damaged."""
+    """Read a parquet file. Raises InputError if the file is damaged."""
     try:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -101,11 +106,12 @@ def read_table(path: Path) -> pa.Table:
 
 
 def with_commit(table: pa.Table) -> pa.Table:
-    """The rows of a cell with a column `commit`, which is in the metadata."""
+    """Return the rows of a cell with an added column `commit`: the git commit of the code that measured the cell. It is
+    read from the metadata of the file."""
     commit = table.schema.metadata.get(b"commit", b"unknown").decode()
     return table.append_column("commit", pa.array([commit] * len(table), pa.string()))
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """Concatenate tables. Columns that a table lacks are empty there."""
+    """Concatenate tables. A column that a table does not have is filled with missing values in its rows."""
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="permissive")

@@ -1,6 +1,5 @@
-"""A grid whose cells are measured once: one parquet file per finished cell, named by everything that its rows depend
-on.
-"""
+"""The grid of a study, stored on disk. Each cell is measured once and saved as one parquet file. The file name contains
+a hash of everything that the rows of the cell depend on."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -20,19 +19,19 @@ def cell_file(folder: Path, study: Study, cell: Cell) -> Path:
 
 
 def cell_name(study: Study, cell: Cell) -> str:
-    """A readable name that differs for cells that differ in anything."""
+    """Return a readable file name for a cell. Cells that differ in any input have different names."""
     words = re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, cell.at.values())).lower()).strip("-.")
     return f"{words[:60]}-{cell.digest(study.name)}"
 
 
 def missing(folder: Path, study: Study) -> list[Cell]:
-    """The cells that are not finished."""
+    """Return the cells that are not measured yet, that is, the cells whose file does not exist."""
     return [cell for cell in study.cells() if not cell_file(folder, study, cell).is_file()]
 
 
 def work_through(folder: Path, study: Study, progress: Callable[[int, str], None]) -> None:
-    """Measure the unfinished cells. `progress(units, cell)` is called for all finished work. Work that a cell turned
-    out not to need counts as finished at its end."""
+    """Measure all cells that are not measured yet. `progress(units, title of the cell)` is called for finished work. If
+    a cell needs less work than planned, the rest is reported when the cell ends."""
     for cell in missing(folder, study):
         done = 0
 
@@ -48,14 +47,15 @@ def work_through(folder: Path, study: Study, progress: Callable[[int, str], None
 
 
 def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
-    """Measure one cell and write it."""
+    """Measure one cell and write its rows to its file."""
     rows = [cell.at | row for row in study.measure(cell, tick)]
     about = {"study": study.name, "cell": cell.title, "commit": study.bench.commit}
     write_rows(cell_file(folder, study, cell), rows, about)
 
 
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
-    """All cells as one table, with the commit that measured each row. Also written to `results.parquet`."""
+    """Join all cells into one table, with a column for the commit that measured each row. The table is returned and
+    also written to `results.parquet`. Raises InputError if no cell has any rows."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
     tables = [with_commit(table) for table in tables if table.num_rows]
     if not tables:

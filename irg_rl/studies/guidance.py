@@ -1,4 +1,5 @@
-"""What do guidance scales gain and what do they damage? Text scale x image scale: accuracy beside artefacts."""
+"""Study: what do stronger guidance scales improve, and what do they damage? For every pair of a text scale and an image
+scale it measures accuracy and image artefacts."""
 
 import numpy as np
 
@@ -88,13 +89,14 @@ def measured(rows: Frame) -> dict[str, Measure]:
 
 
 def saturation(image: Pixels) -> float:
-    """Mean over the pixels of (max - min) / max over the channels, as in HSV; black counts as 0."""
+    """Return the mean saturation over the pixels, as in HSV: (max - min) / max over the colour channels. A black pixel
+    counts as 0."""
     high, low = image.max(-1).astype(float), image.min(-1).astype(float)
     return float(np.divide(high - low, high, out=np.zeros_like(high), where=high > 0).mean())
 
 
 def clipped(image: Pixels) -> float:
-    """Share of channel values at either end of the range. Strong guidance pushes values there."""
+    """Return the share of channel values that are 0 or 255. Strong guidance pushes values to these limits."""
     return float(((image == 0) | (image == 255)).mean())
 
 

@@ -1,8 +1,11 @@
-"""Which of its causes determines a refinement? The study repeats refinements with one cause exchanged and everything
-else kept, the noise included. A second part draws N reflections with S seeds each.
+"""Study: what determines a refined image? Its causes are the reflection, the given image and the random noise.
 
-With history `last` a refinement of any turn sees prompt, think text, the last image and its reflection. So any turn can
-be repeated as a second turn with that image and reflection given. With history `full` only the second image can.
+The first part repeats refinements with one cause exchanged and everything else unchanged, the noise included. The
+second part draws N reflections with S seeds each.
+
+With history `last`, a refinement in any turn sees only the prompt, the think text, the last image and the reflection on
+it. So any turn can be repeated as a second turn with that image and that reflection given. With history `full`, only
+the second image can be repeated.
 """
 
 import random
@@ -32,7 +35,7 @@ GREY = 128
 
 @dataclass(frozen=True)
 class Refinement:
-    """The inputs of refinement number `turn` (from 1) of a trajectory."""
+    """The inputs of one refinement of a trajectory. `turn` is the number of the refinement, from 1."""
 
     trajectory: Trajectory
     turn: int
@@ -58,24 +61,26 @@ class Refinement:
         return self.trajectory.texts[self.turn].text
 
     def asked(self, seed: int, image: Tensor, reflection: Text) -> Request:
-        """Draw the refinement again, from this image and this reflection."""
+        """Return a request that draws this refinement again, from the given image and the given reflection."""
         return Request(
             self.prompt, self.trajectory.sample, seed, think=self.think, first_image=image, reflections={1: reflection}
         )
 
 
 def refinements(trajectories: Sequence[Trajectory], turn: int) -> list[Refinement]:
-    """The refinements of the trajectories that asked for a change in this turn."""
+    """Return refinement number `turn` of each trajectory whose reflection asked for a change in that turn."""
     asking = [t for t in trajectories if len(t.texts) > turn and not t.texts[turn].stop and t.turns >= turn]
     return [Refinement(t, turn) for t in asking]
 
 
 Exchange = Callable[[Refinement, Refinement | None, Refinement], tuple[Tensor, Text] | None]
-"""(A refinement, a sibling's, another prompt's) -> image and reflection to use; None: not possible."""
+"""A function that replaces one cause of a refinement. It takes the refinement itself, that of a sibling (another sample
+of the same prompt; may be None), and that of another prompt. It returns the image and the reflection to use, or None if
+the exchange is not possible."""
 
 
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
-    """The exchanges, by name."""
+    """Return all exchanges by name. `paraphrase` rewords a reflection; if it is None, that exchange is not possible."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)
@@ -144,7 +149,7 @@ class Influence(Study[InfluenceSettings]):
         rows = []
         for (arm, own, given), trajectory, (*_, now), was in zip(about, drawn, bench.verdicts(drawn), before):
             if now is None or was is None:
-                continue  # nobody could judge one of them
+                continue  # the image before or the image after could not be judged
             result = trajectory.images[-1].pixels
             rows.append({
                 "arm": arm, "prompt": own.prompt.id, "sample": own.trajectory.sample,
@@ -161,7 +166,7 @@ class Influence(Study[InfluenceSettings]):
         base: Sequence[Trajectory | None] = [None] * len(prompts)
         if turn:
             asked = [Request(p, 0, bench.seed) for p in prompts]
-            # the model does not refine an image that it wants to keep
+            # leave out trajectories that stopped earlier: the model wants to keep their image
             drawn = [t for t in subject.sample(subject.sampler(), asked, turn, tick) if t.turns == turn]
             base, prompts = drawn, [t.prompt for t in drawn]
         given = [parts_of(trajectory, turn) for trajectory in base]
@@ -179,7 +184,7 @@ class Influence(Study[InfluenceSettings]):
         in_hand = bench.verdicts([t for t in base if t is not None])
         kept = {t.prompt.id: verdicts[-1] for t, verdicts in zip(base, in_hand) if t is not None}
         verdicts = [kept[r.prompt.id] if text.stop else next(scored)[-1] for r, text, _ in pairs]
-        # a prompt needs all its verdicts for a complete table of texts and seeds
+        # leave out prompts with a missing verdict: the table of texts and seeds must be complete
         failed = {r.prompt.id for (r, _, _), verdict in zip(pairs, verdicts) if verdict is None}
         return [
             {
@@ -237,14 +242,16 @@ class Influence(Study[InfluenceSettings]):
 
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
-    """The given parts of a request; empty for the first image."""
+    """Return the parts of a request that are given instead of sampled: the think text and the image before refinement
+    number `turn`. The dict is empty for a first image (`trajectory` is None)."""
     if trajectory is None:
         return {}
     return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}
 
 
 def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement | None, Refinement | None]:
-    """A sibling's refinement, and one of another prompt chosen by a random number; None if there is none."""
+    """Return two refinements to exchange causes with: (one of the same prompt, a random one of another prompt). Each is
+    None if there is no such refinement."""
     siblings = [r for r in sources if r.prompt.id == own.prompt.id and r.trajectory is not own.trajectory]
     others = [r for r in sources if r.prompt.id != own.prompt.id]
     choice = random.Random(hashed("partners", own.prompt.id, own.trajectory.sample, own.turn))
@@ -252,13 +259,15 @@ def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Mean absolute difference of two images of one size, 0 to 255; nan if the sizes differ."""
+    """Return the mean absolute difference between two images, from 0 to 255. It is nan if their sizes differ."""
     return float((one.float() - other.float()).abs().mean()) if one.shape == other.shape else float("nan")
 
 
 @dataclass(frozen=True)
 class Exchanged:
-    """Results of one exchange. `gained`: its score minus that of the unchanged refinements."""
+    """Results of one exchange. `accuracy` is the share of correct images. `gained` is the score minus that of the same
+    refinements without an exchange. `from_own` and `from_given` are pixel differences from the original input image and
+    from the image that was used."""
 
     accuracy: Measure
     gained: Measure
@@ -276,7 +285,7 @@ def arm_of(frame: Frame, arm: str) -> Exchanged:
 
 
 def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
-    """Rows of an exchange, and the scores of the same refinements without it."""
+    """Return the rows of an exchange, and an array with the scores of the same refinements without the exchange."""
     rows, whole = frame.where(arm=arm), frame.where(arm=OWN)
     score = dict(zip(whole.keys("prompt", "sample"), whole["score"].tolist()))
     rows = rows.where(np.array([key in score for key in rows.keys("prompt", "sample")], bool))
@@ -284,19 +293,19 @@ def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
 
 
 def variance(frame: Frame) -> dict[str, Measure]:
-    """Shares of the variance of the score."""
+    """Return the shares of reflection, seed and interaction in the variance of the score."""
     prompts = frame.values("prompt")
     return anova.shares(crossed(frame, prompts), prompts)
 
 
 def crossed(frame: Frame, prompts: Sequence[str]) -> np.ndarray:
-    """Scores as [prompt, text, seed]."""
+    """Return the scores as an array [prompt, text, seed]."""
     return np.stack([frame.where(prompt=prompt).grid("score", ("reflection",), "draw")[0] for prompt in prompts])
 
 
 def _against_first(swaps: Frame, probes: Frame) -> list[list[str]]:
-    """The loss by an exchange and the share of the text in the variance: each further checkpoint minus the first one.
-    """
+    """Compare each further checkpoint with the first one. Return table rows with two kinds of differences: the loss of
+    score by each exchange, and the share of the text in the variance."""
     rows = []
     for (turn,), own in swaps.groups("turn"):
         ((name,), first), *others = own.groups("subject")

@@ -1,4 +1,4 @@
-"""What a study leaves to be looked at: one self-contained page, and every figure as PNG and SVG."""
+"""Output of a study for readers: one HTML page that needs no other files, and every figure as PNG and SVG."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,8 @@ FIGURES = "figures"
 
 
 def write_page(folder: Path, name: str, question: str, facts: Mapping[str, str], findings: Findings) -> Path:
-    """Everything in the page is escaped, and its content policy allows embedded data alone. Returns its path."""
+    """Write the page and the figures into `folder`. Return the path of the page. All text in the page is escaped, and
+    its content security policy allows only data embedded in the page."""
     loader = ChoiceLoader([PackageLoader("irg_rl.studies", "."), PackageLoader("irg_rl.report", ".")])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -22,7 +23,7 @@ def write_page(folder: Path, name: str, question: str, facts: Mapping[str, str],
     )
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     shown = {plate.name for plate in findings.plates}
-    for old in (folder / FIGURES).glob("*.svg"):  # of an earlier call, whose settings had more to show
+    for old in (folder / FIGURES).glob("*.svg"):  # left by an earlier call that had more figures
         if old.stem not in shown and old.with_suffix(".png").is_file():
             old.unlink()
             old.with_suffix(".png").unlink()

@@ -1,6 +1,5 @@
-"""Figures of a study. Each has one message, intervals, axes with units, and a line below with n, seeds, commit and
-digest.
-"""
+"""Figures of a study. Each figure has one message, 95 % intervals, axes with units, and a line below it with the number
+of cases (n), the seeds, the commit and the recipe digest."""
 
 import base64
 import io
@@ -20,7 +19,7 @@ from irg_rl.evaluate.intervals import Measure
 from irg_rl.report.curves import STYLE
 
 ACROSS = 3
-"""Panels in a row."""
+"""Largest number of panels side by side."""
 COLOURS = ("#0b6e4f", "#c8553d", "#2a6f97", "#d08c2e", "#7d5ba6", "#8d99ae", "#0b3c5d", "#a23b72")
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -28,7 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 @dataclass(frozen=True)
 class Plate:
-    """A finished figure as SVG and PNG. The caption says in numbers what it shows."""
+    """A finished figure as SVG and PNG. The caption explains what the figure shows."""
 
     name: str
     title: str
@@ -43,10 +42,11 @@ class Plate:
 
 @dataclass(frozen=True)
 class PlateLine:
-    """Measures along an axis.
+    """One line of a figure: measures with their positions on the x axis.
 
-    dashed: for a bound or a comparison that is not an arm of its own. colour: number of the colour and marker, for
-    lines that appear in several panels; None: the position of the line in its panel.
+    dashed: True for a bound or a comparison that is not an arm of the study.
+    colour: index of colour and marker, so that a line looks the same in several panels. None: use the position of the
+    line in its panel.
     """
 
     label: str
@@ -58,7 +58,8 @@ class PlateLine:
 
 @contextmanager
 def canvas(name: str, panels: int, width: float = 4.0, height: float = 3.1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with its panels, at most three side by side, in the style of the reports. InputError for no panels."""
+    """Context manager: create a figure with this number of panels, at most three side by side, in the style of the
+    reports. Yield the figure and its axes. Raises InputError if there are no panels."""
     if not panels:
         raise InputError(
             f"figure {name!r} has nothing to show: no case of what it counts occurred; take more or other "
@@ -80,9 +81,10 @@ def _label_left(axes: Sequence[Axes], label: str) -> None:
 
 
 def finish(figure: Figure, name: str, title: str, caption: str, stamp: str) -> Plate:
-    """`stamp`: n, seeds, commit and recipe digest. It is printed below the figure and so stays with it."""
+    """Add title and stamp to a figure and return it as a Plate. The stamp (n, seeds, commit and recipe digest) is
+    printed below the figure, so every copy of the figure has it."""
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", fontweight="bold")
-    stamp = textwrap.fill(stamp, int(18 * figure.get_figwidth()))  # characters of this size to an inch
+    stamp = textwrap.fill(stamp, int(18 * figure.get_figwidth()))  # 18 characters of this font size fit into an inch
     figure.supxlabel(stamp, fontsize=7, color="#777777", x=0.01, ha="left")
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -102,7 +104,7 @@ def lines_plate(
     whole_x: bool = False,
     from_zero: bool = False,
 ) -> Plate:
-    """Lines with 95 % intervals, one panel per name."""
+    """Draw lines with 95 % intervals. `panels` maps the title of each panel to its lines."""
     with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, lines) in zip(axes, panels.items()):
             for number, line in enumerate(lines):
@@ -113,7 +115,7 @@ def lines_plate(
             place.set_xlabel(x_label)
             if whole_x:
                 place.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if from_zero:  # all panels share the axis, so it is set when the last is drawn
+        if from_zero:  # all panels share the y axis, so its limit is set after the last panel is drawn
             axes[0].set_ylim(bottom=0)
         _label_left(axes, f"{y_label}, 95 % interval")
         _legend(figure, axes)
@@ -121,7 +123,7 @@ def lines_plate(
 
 
 def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """A legend beside the panels, with every label once."""
+    """Draw one legend beside the panels. A label that occurs in several panels is listed once."""
     found = {}
     for place in axes:
         for handle, label in zip(*place.get_legend_handles_labels()):
@@ -130,7 +132,8 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 
 def _step(lines: Sequence[PlateLine]) -> float:
-    """Small shifts between the lines, so that their intervals do not hide each other."""
+    """Return how far neighbouring lines are shifted along the x axis, so that their intervals do not hide each other.
+    """
     xs = sorted({float(x) for line in lines for x in line.x})
     return 0.0 if len(xs) < 2 or len(lines) < 2 else min(0.05 * min(np.diff(xs)), 0.012 * (xs[-1] - xs[0]))
 
@@ -159,7 +162,8 @@ def dots_plate(
     x_label: str,
     zero: bool = False,
 ) -> Plate:
-    """Per row one dot with its interval and n, rows from top to bottom. `zero` draws a line at 0."""
+    """Draw one dot per row, with its interval and n. The rows are listed from top to bottom. `zero` adds a vertical
+    line at 0."""
     with canvas(name, len(panels), width=4.0, height=1.5 + 0.27 * len(rows)) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             for number, row in enumerate(rows):
@@ -173,7 +177,7 @@ def dots_plate(
                                fontsize=6.5, color="#777777")  # fmt: skip
             if zero:
                 place.axvline(0, color="#999999", linewidth=0.9)
-            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # wide enough for numbers of two digits
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # leaves enough room for tick labels with two digits
             place.set_title(panel, fontsize=9)
             place.set_xlabel(f"{x_label}, 95 % interval")
         axes[0].set_yticks(range(len(rows)), rows)
@@ -193,7 +197,7 @@ def heat_plate(
     x_label: str,
     y_label: str,
 ) -> Plate:
-    """One square per pair (x, y) with its value, interval and n. Every panel has its own colour scale."""
+    """Draw one square per pair (x, y), with its value, interval and n. Every panel has its own colour scale."""
     with canvas(name, len(panels), width=1.05 * len(x) + 1.6, height=0.72 * len(y) + 1.7) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             table = np.full((len(y), len(x)), np.nan)
@@ -226,7 +230,7 @@ def stacks_plate(
     parts: Sequence[str],
     y_label: str,
 ) -> Plate:
-    """Bars side by side with intervals: in every panel and group one bar per part."""
+    """Draw bars with intervals, side by side. Every group of a panel has one bar per part."""
     with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, groups) in zip(axes, panels.items()):
             width = 0.8 / len(parts)
@@ -246,6 +250,7 @@ def stacks_plate(
 
 
 def _errors(measures: Sequence[Measure]) -> np.ndarray:
-    """Lengths of the error bars [2, n]; 0 without an interval."""
+    """Return the lengths of the error bars, below and above the values, as an array [2, n]. The length is 0 if a
+    measure has no interval."""
     ends = [[m.value - m.low, m.high - m.value] for m in measures]
     return np.nan_to_num(np.array(ends, dtype=float)).clip(0).T

@@ -1,6 +1,6 @@
-"""Which errors does a model repair? Correct images of the shapes world get a known number of defects of one kind and
-are given as first images. The model then thinks, reflects and refines as usual.
-"""
+"""Study: which errors does a model repair? Correct images of the shapes world (the task whose images show coloured
+shapes in a grid of nine cells) get a known number of defects of one kind. The model receives them as its first images.
+Then it thinks, reflects and refines as usual."""
 
 import random
 
@@ -21,9 +21,10 @@ from rollouts.noise import hashed
 from rollouts.request import Request
 
 NONE = "none"
-"""The kind without defects: a right image, which shows what the model breaks."""
+"""Name of the kind without defects. The model receives a correct image, so this arm shows what refinement damages."""
 TRIES = 200
-"""Attempts to make these defects for a prompt; after that the prompt is left out."""
+"""Number of attempts to make an image with the wanted defects for a prompt. If all attempts fail, the prompt is left
+out."""
 ACCIDENTS = {
     DefectKind.MISSING: Wreck.lose, DefectKind.EXTRA: Wreck.add, DefectKind.COLOR: Wreck.recolor,
     DefectKind.SHAPE: Wreck.reshape, DefectKind.RELATION: Wreck.displace,
@@ -105,7 +106,8 @@ class Recovery(Study[RecoverySettings]):
 
 
 def _title(subject: str, number: int, lines: list[PlateLine]) -> str:
-    """Number of prompts per kind: not every prompt can have every defect."""
+    """Return the title of a panel. It contains the number of prompts, as a range if the kinds of defect differ in it,
+    because not every prompt can have every defect."""
     counts = [line.y[0].n for line in lines]
     few, many = min(counts), max(counts)
     told = f"n = {few}" if few == many else f"n = {few} to {many} by kind"
@@ -113,13 +115,14 @@ def _title(subject: str, number: int, lines: list[PlateLine]) -> str:
 
 
 def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
-    """Share right after `turn`, minus that of the first checkpoint."""
+    """Return the share of correct images after turn `turn`, minus that of the first checkpoint."""
     one, other = rows.where(turn=turn), first.where(turn=turn)
     return measures.between(one["correct"], one["prompt"].tolist(), other["correct"], other["prompt"].tolist())
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
-    """A scene with exactly `number` defects, all of this kind. None if none was found for this prompt."""
+    """Return a scene with exactly `number` defects, all of kind `kind`. Return None if no such scene was found for this
+    prompt."""
     demand = parse_metadata(metadata)
     if kind == NONE:
         return sample_scene(metadata, rng)
@@ -138,7 +141,7 @@ def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> 
 
 
 def recovered(rows: Frame) -> list[Measure]:
-    """Share right after each turn."""
+    """Return the share of correct images after each turn."""
     table, lines = rows.grid("correct", ("prompt",), "turn")
     prompts = [key[0] for key in lines]
     return [measures.share(column.astype(bool), prompts) for column in table.T]

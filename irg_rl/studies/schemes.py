@@ -1,6 +1,5 @@
-"""Which credit scheme trains best? RL from one SFT checkpoint with each scheme. These are the training curves that
-belong to the gradients of the study `credit`.
-"""
+"""Study: which credit scheme trains best? RL starts from one SFT checkpoint and trains once with each scheme and seed.
+The study `credit` measures the gradients of the same schemes; this one measures their training curves."""
 
 from typing import Any
 
@@ -36,12 +35,13 @@ class Schemes(Forks[SchemesSettings]):
             (scheme, seed): ForkPlan({"rl.credit": scheme, **self._options(recipe, scheme), "rl.seed": seed})
             for scheme in own.schemes for seed in (own.seeds[:1] if scheme in own.alone else own.seeds)
         }  # fmt: skip
-        for plan in plans.values():  # what a scheme does not go with is said before anything is trained
+        for plan in plans.values():  # raise errors about wrong settings before anything is trained
             changed_recipe(recipe, plan.changes, recipe.name)
         return plans
 
     def _options(self, recipe: Recipe, scheme: str) -> dict[str, Any]:
-        """Those of the recipe's scheme that this one has too, where they are not the usual ones."""
+        """Return the options of the recipe's credit scheme that `scheme` has too, as a setting to change. Options with
+        default values are left out."""
         if recipe.rl is None:
             return {}
         options = carried(recipe.rl.credit_options, scheme_named(scheme)).model_dump(mode="json", exclude_defaults=True)
@@ -67,7 +67,8 @@ class Schemes(Forks[SchemesSettings]):
 
 
 def _labelled(frame: Frame, settings: SchemesSettings) -> Frame:
-    """Label of a scheme; it says if the scheme has fewer seeds than the others."""
+    """Return the rows with labels instead of names in the column `arm`. The label of a scheme says so if the scheme has
+    fewer seeds than the others."""
     if len(settings.seeds) == 1:
         return frame
     alone = f" (seed {settings.seeds[0]} alone)"

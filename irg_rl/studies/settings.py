@@ -1,4 +1,4 @@
-"""The settings of every study, given as `study.key=value`."""
+"""The settings of every study. On the command line they are given as `study.key=value`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -15,66 +15,70 @@ def _known(scheme: str) -> str:
 
 
 Scheme = Annotated[str, AfterValidator(_known)]
-"""A credit scheme, as `rl.credit` names it."""
+"""Name of a credit scheme, as in the setting `rl.credit`."""
 Scale = Annotated[float, Field(ge=1)]
 
 
 class StudySettings(Section):
-    """Settings of all studies."""
+    """Base class of the settings of all studies."""
 
 
 class PromptSettings(StudySettings):
-    """Settings of a study that samples for given prompts."""
+    """Base class of the settings of studies that sample images for given prompts."""
 
     prompts: str | None = None
-    """A jsonl file of prompts with metadata; None: the prompts of the first RUN. `split` says which of them: those of
-    its test, of its validation or, with train, those of its RL. `evaluation.prompts` says how many; the study credit
-    takes one prompt per group instead."""
+    """Path of a JSON-lines file of prompts with metadata. null: use prompts of the first run that is named on the
+    command line. `split` then chooses its test prompts, its validation prompts or, with `train`, its RL prompts. The
+    number of prompts is `evaluation.prompts`; the study `credit` uses one prompt per group instead."""
     split: Literal["test", "validation", "train"] = "test"
 
     @property
     def needed(self) -> int | None:
-        """How many prompts the study needs, exactly; None: as many as the recipe evaluates on."""
+        """Return the exact number of prompts that the study needs. None: use the number on which the recipe evaluates.
+        """
         return None
 
 
 class TurnsSettings(PromptSettings):
     turns: Annotated[int, Field(ge=2, le=16)] = 8
-    """Images per trajectory. Sampling n turns also gives the results for fewer turns."""
+    """Number of images per trajectory. Sampling n turns also gives the results for fewer turns."""
     samples: Positive = 1
-    """Trajectories per prompt."""
+    """Number of trajectories per prompt."""
     histories: list[Literal["own", "last", "full"]] = ["own"]
-    """What a refinement sees. own: as the recipe says. last, full: this history for every checkpoint."""
+    """Which histories to study. The history says what a refinement sees. own: the history in the recipe of each
+    checkpoint. last, full: this history for every checkpoint."""
     prices: list[Share] = [0.0, 0.01, 0.02, 0.05, 0.1]
-    """Cost of one edit, in units of the score."""
+    """Costs of one edit (one refinement) to compare. The unit is that of the score."""
     scorers: list[str] | None = None
-    """Names of the recipe's scorers that score the images in addition to the verdict; None: all of kind clip and hps.
-    """
+    """Names of scorers in the recipe that score the images in addition to the verdict. null: all scorers of the kinds
+    clip and hps."""
 
 
 class InfluenceSettings(PromptSettings):
     turns: list[Positive] = [1, 2]
-    """Refinements to examine; 1 is the second image. With history `full` only 1 is possible, because later contexts
-    cannot be given."""
+    """Numbers of the refinements to examine. Refinement 1 makes the second image. With history `full` only 1 is
+    possible, because the contexts of later refinements cannot be given."""
     siblings: Annotated[int, Field(ge=2)] = 2
-    """Samples per prompt that exchange images and reflections with each other."""
+    """Number of samples per prompt. These samples exchange images and reflections with each other."""
     reflections: Annotated[int, Field(ge=2)] = 4
-    """Reflections per prompt, each drawn with every seed."""
+    """Number of reflections per prompt. An image is drawn for each pair of a reflection and a seed."""
     seeds: Annotated[int, Field(ge=2)] = 4
-    """Seeds per reflection."""
+    """Number of seeds per reflection."""
     probe_prompts: Positive = 48
-    """Most prompts for which reflections are drawn with several seeds."""
+    """Largest number of prompts in the part of the study that draws several reflections with several seeds."""
 
 
 class CreditStudySettings(PromptSettings):
     split: Literal["test", "validation", "train"] = "train"
     schemes: list[Scheme] = list(SCHEMES)
     noises: list[Annotated[float, Field(ge=0)]] = [0.0, 0.1, 0.2, 0.4]
-    """Standard deviation of the judge's noise. The unit is the score of the verdict, which lies in [0, 1]."""
+    """Noise levels to compare: standard deviations of the noise of the judge. The unit is the score of the verdict,
+    which lies in [0, 1]."""
     batches: Annotated[int, Field(ge=4)] = 128
-    """Number of batches whose gradients are compared. Must be even."""
+    """Number of batches whose gradients are compared. It must be even."""
     groups: Positive = 1
-    """Groups per batch, each for another prompt. The signal-to-noise ratio grows in proportion to this number."""
+    """Number of groups per batch. Each group has its own prompt. The signal-to-noise ratio grows in proportion to this
+    number."""
     seed: Seed = 0
 
     @property
@@ -85,7 +89,8 @@ class CreditStudySettings(PromptSettings):
 class GuidanceSettings(PromptSettings):
     text_scales: list[Scale] = [1.0, 2.0, 3.0, 5.0]
     image_scales: list[Scale] = [1.0, 2.0, 3.0, 5.0]
-    """Without text guidance (scale 1) there is no image guidance, so these cells are left out."""
+    """Scales of image guidance to compare. If the text scale is 1 (no text guidance), only the image scale 1 is
+    measured, because there is no image guidance without text guidance."""
     turns: Annotated[int, Field(ge=2, le=16)] = 4
 
 
@@ -94,42 +99,43 @@ class RecoverySettings(PromptSettings):
         "missing", "extra", "color", "shape", "relation",
     ]  # fmt: skip
     numbers: list[Positive] = [1, 2, 3]
-    """Number of defects of one kind in the first image."""
+    """Numbers of defects in the first image to compare. All defects of an image are of one kind."""
     turns: Annotated[int, Field(ge=2, le=16)] = 4
 
 
 class TeacherSettings(PromptSettings):
     kinds: list[Literal["cell", "thing", "drop", "extra", "sight"]] = ["cell", "thing", "drop", "extra", "sight"]
     amounts: list[Share] = [0.25, 0.5, 1.0]
-    """Share of the reflection that is degraded. An undegraded reflection is measured too."""
+    """Shares of the reflection that are degraded. The reflection without degradation is always measured too."""
 
 
 class SeedSettings(StudySettings):
-    """Settings of a study that trains with RL."""
+    """Base class of the settings of studies that train with RL."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
-    """Seeds of RL. Each seed is one cell."""
+    """Random seeds of RL. Every arm is trained once with each seed."""
 
 
 class ForkSettings(SeedSettings):
     arms: list[str] | None = None
-    """Names of the arms to measure; None: all."""
+    """Names of the arms to measure. null: all arms."""
 
 
 class SchemesSettings(SeedSettings):
     schemes: Annotated[list[Scheme], Field(min_length=1)] = list(SCHEMES)
     alone: list[Scheme] = []
-    """Schemes that are trained with the first seed only. The results say so."""
+    """Credit schemes that are trained with the first seed only. The results show this."""
 
 
 class ModesSettings(StudySettings):
     without: list[str] | None = None
-    """Modes to leave out, one at a time. None: every mode that the stages of the recipe use. []: none, so that only
-    training with all modes and training with full trajectories are compared."""
+    """Learning modes to leave out, one at a time. null: every mode that the stages of the recipe use. []: leave out
+    none, so that only training with all modes and training with full trajectories are compared."""
 
 
 def parse_settings(kind: type[StudySettings], given: Mapping[str, Any], study: str) -> StudySettings:
-    """Validate the settings of a study. The RecipeError names every unknown setting and every bad value."""
+    """Validate the settings of a study and return them. Raises RecipeError, whose message names every unknown setting
+    and every invalid value."""
     known = sorted(kind.model_fields)
     lines = [f"study.{name}: unknown setting of {study}{nearest(name, known)}" for name in given if name not in known]
     settings = None

@@ -1,7 +1,8 @@
-"""Small sketches of large gradients that preserve inner products.
+"""Sketches: short vectors that stand for large gradients and approximately keep their inner products.
 
-A count sketch (Charikar, Chen and Farach-Colton 2002): every number is added, with a random sign, to one of K random
-places. <sketch a, sketch b> is an unbiased estimate of <a, b>, with standard deviation at most sqrt(2 / K) |a| |b|.
+The method is the count sketch (Charikar, Chen and Farach-Colton 2002): every number of the gradient is added, with a
+random sign, to one of K random places. <sketch a, sketch b> is an unbiased estimate of <a, b>, with standard deviation
+at most sqrt(2 / K) |a| |b|.
 
 Shape letters: K places of a sketch, M batches.
 """
@@ -18,12 +19,13 @@ from rollouts.noise import hashed
 
 PLACES = 4096
 Z = 1.96
-"""Standard errors on each side of a 95 % interval."""
+"""Half the width of a 95 % interval, in standard errors."""
 
 
 def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.ndarray, "K"]:
-    """The sketch of all parameters together. Places and signs depend only on the name of a parameter, so sketches of
-    different batches and schemes can be compared. A missing name counts as 0."""
+    """Return one sketch of the gradients of all parameters. `gradients` maps the name of each parameter to its
+    gradient; a missing parameter counts as 0. Places and signs depend only on the names, so sketches of different
+    batches and credit schemes can be compared."""
     total = torch.zeros(places, dtype=torch.float64)
     for name, gradient in gradients.items():
         numbers = gradient.detach().double().cpu().ravel()
@@ -35,27 +37,31 @@ def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.nd
 
 
 def gram(sketches: Float[np.ndarray, "M K"], squares: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M M"]:
-    """Inner products of the gradients of M batches. On the diagonal are the exact squared norms."""
+    """Return the matrix of inner products of the gradients of M batches. It is computed from the sketches, except for
+    the diagonal, which has the exact squared norms `squares`."""
     table = sketches @ sketches.T
     np.fill_diagonal(table, squares)
     return table
 
 
 def signal(table: Float[np.ndarray, "M M"]) -> float:
-    """Unbiased estimate of |E g|^2: the mean inner product of different batches (a U-statistic). It may be below 0."""
+    """Return an unbiased estimate of |E g|^2, the squared norm of the expected gradient g: the mean inner product of
+    different batches (a U-statistic). It may be below 0."""
     m = len(table)
     return float((table.sum() - np.trace(table)) / (m * (m - 1)))
 
 
 def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
-    """|E g|^2 over the trace of the covariance, both unbiased; nan if all gradients are 0."""
+    """Return |E g|^2 divided by the trace of the covariance of g, where g is the gradient of a batch. Both estimates
+    are unbiased. The ratio is nan if all gradients are 0."""
     m = len(table)
     spread = (np.trace(table) - table.sum() / m) / (m - 1)
     return signal(table) / spread if spread > 0 else float("nan")
 
 
 def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
-    """Cosine between the mean gradients of two disjoint halves (even and odd batches)."""
+    """Return the cosine between the mean gradients of two halves of the batches (even and odd numbers). It is nan if a
+    half has no gradient."""
     odd = np.arange(len(table)) % 2 == 1
     a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
     return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
@@ -64,14 +70,16 @@ def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
 def alignment(
     own: Float[np.ndarray, "M M"], reference: Float[np.ndarray, "M M"], across: Float[np.ndarray, "M M"]
 ) -> float:
-    """Cosine of the expected gradients of two schemes. Uses only pairs of different batches, so shared noise does not
-    count. nan if one of them has no signal. `across[i, j]` = <own of batch i, reference of batch j>."""
+    """Return the cosine between the expected gradients of two credit schemes. `across[i, j]` is the inner product of
+    this scheme's gradient in batch i and the reference gradient in batch j. Only pairs of different batches are used,
+    so that noise which both schemes share does not count. The cosine is nan if a scheme has no signal."""
     scale = signal(own) * signal(reference)
     return signal(across) / float(np.sqrt(scale)) if min(signal(own), signal(reference)) > 0 else float("nan")
 
 
 def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
-    """An estimate from tables of M batches, with its jackknife interval (leaving out one batch at a time)."""
+    """Compute an estimate from tables of M batches. Its 95 % interval is a jackknife, which leaves out one batch at a
+    time."""
     m, value = len(tables[0]), estimate(*tables)
     left = []
     for batch in range(m):

@@ -1,4 +1,5 @@
-"""A study: a grid of cells, how each is measured, and the findings of all cells together."""
+"""Base class of studies. A study defines a grid of cells (combinations of settings), measures each cell, and draws
+findings from all cells together."""
 
 import hashlib
 import json
@@ -17,10 +18,11 @@ S = TypeVar("S", bound=StudySettings)
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a grid.
+    """One cell of the grid of a study.
 
-    at: names the cell; becomes columns of its rows. work: units of work, for the progress bar. depends: everything else
-    that its rows depend on.
+    at: names and values that identify the cell; they become columns of its rows.
+    work: number of work units, for the progress bar.
+    depends: everything else that the rows of the cell depend on.
     """
 
     at: dict[str, Any]
@@ -32,14 +34,14 @@ class Cell:
         return ", ".join(f"{name} {value}" for name, value in self.at.items())
 
     def digest(self, study: str) -> str:
-        """First 12 hex digits of the sha256 of everything that the rows depend on."""
+        """Return the first 12 hex digits of the sha256 of everything that the rows of the cell depend on."""
         content = json.dumps([study, self.at, self.depends], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of texts."""
+    """A table whose cells are texts."""
 
     title: str
     headings: Sequence[str]
@@ -49,7 +51,7 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings of a study: one sentence, figures with one message each, tables."""
+    """The findings of a study: a headline sentence, figures with one message each, and tables."""
 
     headline: str
     plates: Sequence[Plate]
@@ -57,8 +59,8 @@ class Findings:
 
 
 class Study(ABC, Generic[S]):
-    """Base of all studies. `needs_world`: works only in the shapes world. `trains`: its cells are forks of a run, which
-    the caller makes."""
+    """Base class of all studies. `needs_world` is True if the study works only in the shapes world. `trains` is True if
+    its cells are forks of a run; the caller then makes the forks."""
 
     name: ClassVar[str]
     question: ClassVar[str]
@@ -66,25 +68,27 @@ class Study(ABC, Generic[S]):
     needs_world: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     unit: ClassVar[str] = "images"
-    """Unit of `Cell.work`."""
+    """What one unit of `Cell.work` is, for the progress bar."""
 
     def __init__(self, bench: Bench, settings: S) -> None:
         self.bench, self.settings = bench, settings
 
     @abstractmethod
     def cells(self) -> list[Cell]:
-        """All cells, in the order in which they are measured."""
+        """Return all cells of the grid, in the order in which they are measured."""
 
     @abstractmethod
     def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
-        """Measure one cell. Returns its rows without the columns of `cell.at`."""
+        """Measure one cell. Return its rows, without the columns in `cell.at`."""
 
     @abstractmethod
     def findings(self, frame: Frame) -> Findings:
-        """Findings from the rows of all cells. Each row has the `commit` that measured it."""
+        """Return the findings from the rows of all cells. The column `commit` names the commit that measured each row.
+        """
 
     def stamp(self, frame: Frame, samples: int = 1) -> str:
-        """The line below a figure: n, seeds, the commits that measured the rows, and recipe digests."""
+        """Return the line that is printed below a figure: the number of prompts, the seed, the commits that measured
+        the rows, and the recipe digests."""
         each = "" if samples == 1 else f" x {samples} samples"
         return f"n = {len(frame.values('prompt'))} prompts{each} | seed {self.bench.seed} | {self.origin(frame)}"
 
@@ -92,7 +96,8 @@ class Study(ABC, Generic[S]):
         return f"commit {', '.join(frame.values('commit'))} | recipe {', '.join(self.bench.digests)}"
 
     def depends(self, *subjects: str) -> dict[str, Any]:
-        """What every cell depends on: prompts, seed, judges, and the subjects that it samples from."""
+        """Return what every cell depends on: the prompts, the seed, the rewards that judge, and the checkpoints that it
+        samples from."""
         prompts = json.dumps([[p.id, p.text, p.metadata] for p in self.bench.prompts], sort_keys=True)
         return {
             "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],

@@ -1,7 +1,9 @@
-"""How good must a reflection be? The model's wrong first images get the teacher's reflection, degraded by kind and
-amount. The refined images show how much each kind of error costs.
+"""Study: how good must a reflection be? The model first draws images. Each wrong first image is refined again, now with
+a reflection by the teacher that is degraded in a known way. The share of refined images that are right shows how much
+each kind of error costs.
 
-Shapes world only: the teacher reads the images and writes texts of that world.
+The teacher is a program that reads images and writes reflections. It can do this only in the shapes world (the task
+with coloured shapes in a grid of nine cells), so the study works only there.
 """
 
 import random
@@ -26,10 +28,11 @@ from rollouts.noise import hashed
 from rollouts.request import Request, Text, never
 
 TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
-"""Arms without degraded reflections."""
+"""Names of the arms that do not degrade a reflection: the teacher's reflection, the model's own reflection, and a new
+first image without any reflection."""
 REACHABLE = "reachable"
 NAMED = RowMix.max_fixes
-"""Most defects that a reflection names. An image with more cannot be repaired in one turn."""
+"""Largest number of defects that a reflection names. An image with more defects cannot be repaired in one turn."""
 MEANING = {
     "cell": "the edit names another cell", "thing": "the edit puts another thing", "drop": "the edit is left out",
     "extra": "an edit is added that puts something into an empty cell", "sight": "what is seen belongs elsewhere",
@@ -38,7 +41,8 @@ MEANING = {
 
 @dataclass(frozen=True)
 class TeacherCase:
-    """A wrong first image, what the teacher reads in it, the edits it proposes, and the number of defects."""
+    """A wrong first image, what the teacher reads in it, the edits that the teacher proposes, and the number of
+    defects."""
 
     trajectory: Trajectory
     reading: PictureReading
@@ -99,7 +103,8 @@ class Teacher(Study[TeacherSettings]):
         ]  # fmt: skip
 
     def _cases_of(self, subject: Subject, tick: Tick) -> list[TeacherCase]:
-        """Wrong first images of a checkpoint. They are drawn once for all its cells."""
+        """Return the wrong first images of a checkpoint. They are sampled once and used for all cells of the
+        checkpoint."""
         if self._cases is None or self._cases[0] != subject.label:
             asked = [Request(p, 0, self.bench.seed) for p in self.bench.prompts]
             self._cases = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
@@ -134,7 +139,7 @@ class Teacher(Study[TeacherSettings]):
 
 
 def wrong_first_images(drawn: Sequence[Trajectory]) -> list[TeacherCase]:
-    """The first images in which the teacher finds something to change."""
+    """Return the first images in which the teacher finds something to change."""
     cases = []
     for trajectory in drawn:
         reading = read(trajectory.images[0].pixels.numpy())
@@ -151,13 +156,14 @@ def mended(rows: Frame) -> Measure:
 
 
 def reachable(rows: Frame) -> Measure:
-    """Share of the cases that one reflection can name completely."""
+    """Return the share of images whose defects one reflection can name completely."""
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
 def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
-    """The teacher's reflection, with every edit degraded with probability `amount` (`extra` and `sight`: the whole
-    text). An edit that is degraded at some amount is degraded at every larger one."""
+    """Return the teacher's reflection after degrading it. For most kinds, each edit is degraded with probability
+    `amount`. For the kinds `extra` and `sight`, the text as a whole is degraded with this probability. What is degraded
+    at some amount is also degraded at every larger amount."""
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
     sight, edits = sight_text(case.reading, case.prompt.metadata), []
     for edit in case.edits:
@@ -178,14 +184,14 @@ def _keep(edit: Edit, rng: random.Random) -> Edit | None:
 
 
 def _other_cell(edit: Edit, rng: random.Random) -> Edit | None:
-    """Move the edit to another cell."""
+    """Move the edit to another random cell."""
     if edit.kind is EditKind.MOVE:
         return replace(edit, to=rng.choice([cell for cell in CELLS if cell not in (edit.to, edit.cell)]))
     return replace(edit, cell=rng.choice([cell for cell in CELLS if cell != edit.cell]))
 
 
 def _other_thing(edit: Edit, rng: random.Random) -> Edit | None:
-    """Give the object of the edit another colour, or another shape if the edit changes the shape."""
+    """Give the object of the edit another colour. If the edit changes the shape, choose another new shape instead."""
     if edit.kind is EditKind.RESHAPE:
         return replace(edit, to=rng.choice([shape for shape in SHAPES if shape not in (edit.to, edit.thing.shape)]))
     if edit.kind is EditKind.RECOLOR:
@@ -200,8 +206,9 @@ _EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
 
 
 def _invented(case: TeacherCase, cell: str, rng: random.Random) -> Edit:
-    """An edit that adds an object which is there already and is not wanted."""
+    """Return a wrong edit that adds an object to the cell `cell`. The new object looks like one that is already in the
+    image."""
     first = case.edits[0]
-    assert first.defect is not None  # every edit of the teacher's says what it mends
+    assert first.defect is not None  # every edit of the teacher names the defect that it repairs
     thing = as_thing(rng.choice(case.reading.objects)) if case.reading.objects else first.thing
     return Edit(EditKind.ADD, thing, cell, None, replace(first.defect, thing=thing))

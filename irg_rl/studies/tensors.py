@@ -1,4 +1,4 @@
-"""Pictures of the world in the form that requests take."""
+"""Conversion of images of the shapes world to tensors, as sampling requests need them."""
 
 import numpy as np
 import torch
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def as_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "H W 3"]:
-    """A copy: rendered pictures may be read-only."""
+    """Copy the pixels into a tensor. A copy is needed because rendered images may be read-only."""
     return torch.from_numpy(pixels.copy())

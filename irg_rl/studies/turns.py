@@ -1,11 +1,12 @@
-"""What do n turns buy? One sampling of n turns answers this, if no stop ends a trajectory. It shows:
+"""Study: what is gained by n turns (one first image and n - 1 refinements)? All turns are sampled once, and no stop
+ends a trajectory. This sampling gives:
 * the results of always k turns, for every k <= n;
-* the results of the learned stop: the image before the first reflection that says "nothing to change";
+* the results of the learned stop, which keeps the image before the first reflection that says "nothing to change";
 * the results of any other stopping rule;
-* what drawing after "nothing to change" does to an image.
+* how an image changes if it is drawn again after "nothing to change".
 
-One sampling serves both arms because every random number is named by prompt, sample and turn: up to the first stop the
-two arms have the same trajectory.
+One sampling is enough, because every random number depends only on prompt, sample and turn. So a trajectory is the same
+with and without the learned stop, up to the first stop.
 
 Shape letters: N trajectories, T turns.
 """
@@ -30,9 +31,9 @@ from irg_rl.trajectory import Trajectory, score_images
 from rollouts.request import Request, StopPhrase, never
 
 SCORED = "scored/"
-"""Prefix of the columns with scores."""
+"""Prefix of the names of columns with scores of additional scorers."""
 ArmKey = tuple[str, str, str]
-"""Checkpoint, its training, history."""
+"""Key of an arm: (checkpoint, how the checkpoint was trained, history)."""
 
 
 class Turns(Study[TurnsSettings]):
@@ -100,18 +101,19 @@ class Turns(Study[TurnsSettings]):
 
 
 def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
-    """Forward passes for the image of one turn."""
+    """Return how many forward passes of the model draw the image of turn `turn`."""
     return guidance.model_calls(flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1], turn)
 
 
 def constraints_of(trajectory: Trajectory) -> int:
-    """Number of constraints in the metadata of the prompt; 0: unknown."""
+    """Return the number of constraints in the metadata of the prompt. It is 0 if the metadata names none."""
     return int(trajectory.prompt.metadata.get("constraints", len(trajectory.prompt.metadata.get("include", []))))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The results of one checkpoint with one history, as tables [N, T]."""
+    """The results of one checkpoint with one history (what a refinement sees). The tables have shape [N, T]:
+    trajectories, turns."""
 
     frame: Frame
 
@@ -132,7 +134,7 @@ class Arm:
 
     @cached_property
     def stops(self) -> Bool[np.ndarray, "N T"]:
-        """Whether the text of this turn says "nothing to change"."""
+        """Return, for each turn, whether its text says "nothing to change"."""
         return self.table("stops").astype(bool)
 
     @property
@@ -141,28 +143,33 @@ class Arm:
 
     @cached_property
     def kept(self) -> Int[np.ndarray, "N"]:
-        """Column of the image that the learned stop keeps."""
+        """Return, for each trajectory, the index (from 0) of the image that the learned stop keeps: the last image
+        before the model says "nothing to change"."""
         return last_before_stop(self.stops)
 
     @cached_property
     def stopped(self) -> Bool[np.ndarray, "N T"]:
-        """Whether the learned stop came at or before this turn."""
+        """Return, for each turn, whether the model had said "nothing to change" (the learned stop) in this turn or
+        before it."""
         return np.arange(self.turns)[None] > self.kept[:, None]
 
     @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
-        """Whether the kept image is right after each turn, with the learned stop."""
+        """Return, for each turn, whether the current image is right if the trajectory ends when the model says "nothing
+        to change" (the learned stop)."""
         kept = np.stack([self.kept_by(turn) for turn in range(self.turns)], axis=1)
         return np.take_along_axis(self.correct, kept, 1)
 
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
-        """Forward passes up to the image of a turn, this image included. `spent` adds the text of a stop."""
+        """Return, for each turn, the number of forward passes from the start of the trajectory to the end of this
+        image. The text of a stop is not included; `spent` adds it."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
     def renders(self) -> float:
-        """Images per trajectory with the learned stop."""
+        """Return the mean number of images per trajectory if the trajectory ends when the model says "nothing to
+        change" (the learned stop)."""
         return float((self.kept + 1).mean())
 
     @property
@@ -173,24 +180,27 @@ class Arm:
         return measures.share(self.correct[:, turn], self.prompts)
 
     def kept_by(self, turn: int) -> Int[np.ndarray, "N"]:
-        """Column of the image that is kept after turn `turn` (from 0) with the learned stop."""
+        """Return, for each trajectory, the index (from 0) of the current image after turn `turn` (from 0), if the
+        model's "nothing to change" ends the trajectory (the learned stop)."""
         return np.minimum(self.kept, turn)
 
     def spent(self, turn: int) -> Float[np.ndarray, "N"]:
-        """Forward passes up to turn `turn` with the learned stop, the text of the stop included."""
+        """Return, for each trajectory, the number of forward passes up to turn `turn`, if the model's "nothing to
+        change" ends the trajectory (the learned stop). The passes for this last text are included."""
         rows, kept = np.arange(len(self.kept)), self.kept_by(turn)
         stop_text = self.table("text_passes")[rows, np.minimum(kept + 1, self.turns - 1)]
         return self.passes[rows, kept] + np.where(self.kept < turn, stop_text, 0)
 
 
 def last_before_stop(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
-    """The last column before the first stop, or the last column if there is no stop."""
+    """Return, for each trajectory, the last column before the first stop, or the last column of the table if there is
+    no stop. `stops` says in which turns the model stops."""
     return np.where(stops.any(1), stops.argmax(1) - 1, stops.shape[1] - 1)
 
 
 def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
-    """After each turn, the column of the best image so far. Of equal images the first wins. A failed value loses to any
-    other."""
+    """Return, for each turn, the column of the best image up to this turn. If several images are equally good, the
+    first one counts as the best. A failed value (not finite) is worse than any other."""
     ranked = np.where(np.isfinite(values), values, -np.inf)
     return np.stack([ranked[:, : turn + 1].argmax(1) for turn in range(values.shape[1])], axis=1)
 
@@ -198,11 +208,11 @@ def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
 def regret(
     score: Float[np.ndarray, "N T"], kept: Int[np.ndarray, "N"], price: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """How much value is lost by stopping at column `kept` instead of at the best column. The value of a column is its
-    score minus `price` per edit.
+    """Return how much value is lost by stopping at column `kept` instead of at the best column. The value of a column
+    is its score minus `price` for each edit before it.
 
-    Returns the loss of each trajectory, and the part of it that comes from stopping too early: the best column then
-    lies after `kept`. The rest comes from stopping too late.
+    The result has two arrays: the loss of each trajectory, and the part of the loss that comes from stopping too early,
+    that is, before the best column. The rest of the loss comes from stopping too late.
     """
     value = score - price * np.arange(score.shape[1])
     rows = np.arange(len(kept))
@@ -215,8 +225,8 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Share right after each turn if the best image so far is kept. Trajectories whose values all failed are left out.
-    """
+    """Return, for each turn, the share of trajectories whose best image so far is right. `values` ranks the images. A
+    trajectory is left out while it has no valid value."""
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 
@@ -224,9 +234,10 @@ def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
 def repair_and_damage(
     right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
 ) -> tuple[list[Measure], list[Measure]]:
-    """Repair and damage of every turn after the first. Repair: share right after the turn, of the images that were
-    wrong before and are drawn again (`draws`). Damage: share wrong after the turn, of all images that were right
-    before; a stop protects them."""
+    """Return the repair and the damage of every turn after the first, as two lists. Repair: of the images that were
+    wrong before the turn and are drawn again (`draws`), the share that is right after it. Damage: of all images that
+    were right before the turn, the share that is wrong after it. Images that a stop keeps are included, so a stop
+    lowers the damage."""
     turns = range(1, right.shape[1])
     mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
     broken = [measures.share(~right[:, k], prompts, right[:, k - 1]) for k in turns]
@@ -242,7 +253,7 @@ def _axis(arm: Arm) -> range:
 
 
 def _compared(arms: dict[str, Arm], stamp: str) -> Plate | None:
-    """All checkpoints in one panel; None for a single checkpoint."""
+    """Draw all checkpoints in one panel. Return None if there is only one arm."""
     if len(arms) < 2:
         return None
     lines = [
@@ -417,7 +428,7 @@ def _headings(arms: Iterable[Arm]) -> list[str]:
 
 
 def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
-    """No table for a single arm."""
+    """Return a table of differences between pairs of arms, in a list. The list is empty if there is only one arm."""
     rows = []
     for one, other in pairs(list(places)):
         mine, theirs = places[one], places[other]
@@ -433,8 +444,9 @@ def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
 
 
 def pairs(places: Sequence[ArmKey]) -> list[tuple[ArmKey, ArmKey]]:
-    """Pairs to compare: for every checkpoint history full with last, and every further checkpoint with the first one
-    under the same history, if the first has it."""
+    """Return the pairs of arms to compare. First, for every checkpoint, history `full` with history `last`. Then every
+    further checkpoint with the first checkpoint under the same history; if the first checkpoint lacks this history,
+    with the first arm."""
     known = {(subject, history): (subject, training, history) for subject, training, history in places}
     first = places[0][0]
     found = [(place, known[place[0], "last"]) for place in places if place[2] == "full" and (place[0], "last") in known]

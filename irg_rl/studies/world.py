@@ -1,5 +1,6 @@
-"""What the shapes world lends to studies, where prompts and pictures are its own: cells that nobody can read, and other
-words for a reflection."""
+"""Functions of the shapes world (the task whose images show coloured shapes in a grid of nine cells) that studies use.
+One counts the cells that the checker cannot read; the other rewords a reflection. They are available only if the
+prompts belong to the shapes world."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,19 +16,20 @@ from irg_rl.trajectory import Prompt
 
 @dataclass(frozen=True)
 class Loan:
-    """None stands for what only the shapes world has."""
+    """The functions of the shapes world that a study may use. Both are None outside the shapes world."""
 
     unclear: Callable[[list[Pixels]], list[int]] | None = None
     paraphrase: Callable[[str], str | None] | None = None
 
 
 def loan_of(task: Task, prompts: Sequence[Prompt]) -> Loan:
-    """What studies of these prompts may use of the shapes world."""
+    """Return the functions of the shapes world that a study of these prompts may use. They are None if the task or a
+    prompt is not of the shapes world."""
     if isinstance(task, ShapesWorld) and all(task.judges(prompt) for prompt in prompts):
         return Loan(unclear_cells, paraphrase)
     return Loan()
 
 
 def unclear_cells(images: Sequence[Pixels]) -> list[int]:
-    """Cells of each image whose content the checker cannot read, of nine."""
+    """Return, for each image, how many of its nine cells the checker cannot read."""
     return [len(reading.unclear) for reading in read_batch(np.stack(images))] if len(images) else []

@@ -1,4 +1,4 @@
-"""Finds suites by name or import path."""
+"""Find a suite by its name or by its import path."""
 
 import difflib
 import importlib
@@ -23,7 +23,8 @@ SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (
 
 
 def suite_of(name: str) -> Suite:
-    """A suite by its name or by `package.module:Class`. InputError names the nearest known name."""
+    """Return a suite. `name` is the name of a suite or an import path `package.module:Class`. Raises InputError if the
+    suite is unknown; the message suggests the most similar name."""
     if ":" in name:
         return _imported(name)
     if name not in SUITES:

@@ -1,7 +1,7 @@
-"""T2I-CompBench++ (Karine-Huang/T2I-CompBench): eight categories, each scored by its own model, one at a time.
+"""T2I-CompBench++ (Karine-Huang/T2I-CompBench): prompts of eight categories. Each category is scored by its own model.
 
-Layout: a folder per category with `samples/PROMPT_000000.png`, ten per prompt, numbered through. Results: a
-`vqa_result.json` per category, [{question_id, answer}].
+Layout: one folder per category with `samples/PROMPT_000000.png`, ten images per prompt, numbered consecutively through
+the category. Results: one `vqa_result.json` per category, a list of {question_id, answer}.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ SCORED_BY = {
     "spatial": "annotation_obj_detection*", "3d_spatial": "annotation_obj_detection*", "numeracy": "annotation_num",
     "non_spatial": "annotation_clip", "complex": "annotation_3_in_1",
 }  # fmt: skip
-"""Category -> the folder of its result file."""
+"""Category -> name of the folder that contains its result file. `*` is a wildcard."""
 
 
 class CompBench(Suite):
@@ -82,6 +82,7 @@ class CompBench(Suite):
 
 
 def _scored(entry: Any) -> tuple[float | None, int]:
-    """Score of an image, and its number, which is that of its file."""
+    """Return the score of an entry of a result file, and the number of its image, which is also the number in the name
+    of the image file. An invalid entry gives (None, -1)."""
     question = entry.get("question_id") if isinstance(entry, dict) else None
     return (number(entry["answer"]), question) if isinstance(question, int) and "answer" in entry else (None, -1)

@@ -1,6 +1,7 @@
-"""DPG-Bench (TencentQQGYLab/ELLA): long prompts, yes/no questions with dependencies, answered by mPLUG.
+"""DPG-Bench (TencentQQGYLab/ELLA): long prompts. The model mPLUG answers yes/no questions about the images. A question
+can depend on other questions.
 
-Layout: one PNG per prompt with the stem of its text file, four samples as a 2 x 2 grid. Results:
+Layout: one PNG per prompt, named like the text file of the prompt, with four samples as a 2 x 2 grid. Results:
 `dpg-bench_TIME_results.txt` in the same folder.
 """
 
@@ -54,11 +55,11 @@ class DPG(Suite):
         files = sorted(tree.glob("dpg-bench_*_results.txt"))
         if not files:
             return results
-        path = files[-1]  # the name ends with the time
+        path = files[-1]  # the newest file, because the name contains the time
         results.source = f"official ({path.name})"
         for place, line in enumerate(read_text(path).split("\n"), 1):
             if (found := _LINE.match(line.strip())) is None:
-                continue  # the summary
+                continue  # a line of the summary
             ident = Path(found[1]).stem
             values = [number(part) for part in found[2].split(", ")]
             crops, mean = [v for v in values[:-1] if v is not None], values[-1]

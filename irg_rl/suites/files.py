@@ -1,4 +1,5 @@
-"""Reads prompt and result files as they occur in practice: with a BOM, with CRLF, or cut off in the middle."""
+"""Read prompt files and result files. Files from other programs may begin with a byte order mark, have Windows line
+ends, or be cut off in the middle."""
 
 import csv
 import io
@@ -12,18 +13,19 @@ from irg_rl.errors import InputError
 from irg_rl.trajectory import Prompt
 
 LONGEST_NAME = 240
-"""Largest number of bytes of a file name without its ending. File systems allow 255 with it."""
+"""Largest length of a file name in bytes, without its ending. File systems allow 255 bytes including the ending."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """An object of a prompts file, and its place for messages."""
+    """One object of a prompts file. `where` says where it stands, for error messages."""
 
     where: str
     content: Mapping[str, Any]
 
     def text(self, name: str) -> str:
-        """A string field that is not empty. InputError names the place and the value there."""
+        """Return the string in field `name`. Raises InputError if the field is missing, not a string or empty; the
+        message says where, and which fields exist."""
         value = self.content.get(name)
         if not isinstance(value, str) or not value.strip():
             there = ", ".join(map(str, self.content)) or "nothing"
@@ -49,12 +51,13 @@ class Line:
 
 
 def read_text(path: Path) -> str:
-    """The file as text with plain line feeds. InputError if it is not text."""
+    """Read a text file. Windows line ends become plain line feeds. Raises InputError if the file is not text."""
     return text_in.read_text(path).replace("\r\n", "\n")
 
 
 def json_lines(path: Path) -> list[Line]:
-    """Objects of a JSON-lines file; empty lines are skipped. InputError names the line, or the empty file."""
+    """Read the objects of a JSON-lines file. Empty lines are skipped. Raises InputError if a line is not a JSON object,
+    or if the file is empty."""
     lines = []
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if text.strip():
@@ -64,7 +67,8 @@ def json_lines(path: Path) -> list[Line]:
 
 
 def json_list(path: Path) -> list[Line]:
-    """Objects of a JSON file that holds a list, or of a mapping's values."""
+    """Read the objects of a JSON file that contains a list or a mapping. Of a mapping, the values are read. Raises
+    InputError if an entry is not an object, or if the file has no entries."""
     content = _parsed(read_text(path), str(path))
     if not isinstance(content, dict | list):
         raise InputError(f"{path}: a JSON list is needed, got {type(content).__name__}")
@@ -74,7 +78,8 @@ def json_list(path: Path) -> list[Line]:
 
 
 def json_mapping(path: Path) -> dict[str, Line]:
-    """Name -> object of a JSON file. A name that occurs twice is an error. (JSON readers keep only the last one.)"""
+    """Read a JSON file that maps names to objects. Raises InputError if a name occurs twice, because JSON readers would
+    silently keep only the last object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -91,7 +96,7 @@ def json_mapping(path: Path) -> dict[str, Line]:
 
 
 def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
-    """Rows of a CSV file with these columns. InputError names a missing column."""
+    """Read the rows of a CSV file. Raises InputError if one of the columns `columns` is missing."""
     reader = csv.DictReader(io.StringIO(read_text(path)))
     there = reader.fieldnames or []
     if missing := [column for column in columns if column not in there]:
@@ -100,7 +105,8 @@ def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
-    """Number and text of every line that is not empty."""
+    """Read the lines of a text file that are not empty. Return pairs (line number, text). Raises InputError if there
+    are none."""
     lines = [(n, text) for n, text in enumerate(read_text(path).split("\n"), 1) if text.strip()]
     if not lines:
         raise InputError(f"{path} is empty: one prompt per line is needed")
@@ -124,7 +130,7 @@ def _some(lines: list[Line], path: Path) -> list[Line]:
 
 
 def file_name(text: str, where: str) -> str:
-    """Returns `text`. InputError if it is not a valid file name."""
+    """Return `text` unchanged if it is a valid file name. Raises InputError if it is not."""
     if not text.strip() or text in (".", "..") or any(c in text for c in "/\\\0\n\r"):
         raise InputError(f"{where}: {text!r} cannot be a file name (empty, or with a slash): rename it in the file")
     if len(text.encode()) > LONGEST_NAME:
@@ -133,7 +139,8 @@ def file_name(text: str, where: str) -> str:
 
 
 def prompts_folder(path: Path, pattern: str) -> list[Path]:
-    """The given file, or all files of the given folder, sorted."""
+    """Return the prompt files, sorted. If `path` is a file, this is the only one; if it is a folder, these are its
+    files that match `pattern`. Raises InputError if there are none."""
     if not path.exists():
         raise InputError(f"{path} does not exist: give the suite's prompts")
     files = [path] if path.is_file() else sorted(path.glob(pattern))
@@ -143,8 +150,8 @@ def prompts_folder(path: Path, pattern: str) -> list[Path]:
 
 
 def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSON-lines *result* file. A line that is not an object (in a file that was cut off) becomes a
-    problem."""
+    """Yield (line number, object) for each line of a JSON-lines *result* file. A line that is not an object, for
+    example because the file was cut off, is skipped and added to `problems`."""
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if not text.strip():
             continue
@@ -159,7 +166,8 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
 
 
 def whole_json(path: Path, problems: list[str]) -> Any:
-    """A JSON *result* file. If it is cut off: None, and a problem is added."""
+    """Read a JSON *result* file. If the file is not valid, for example because it was cut off, return None and add a
+    problem to `problems`."""
     try:
         return _parsed(read_text(path), str(path), finite=False)
     except InputError as error:
@@ -168,7 +176,7 @@ def whole_json(path: Path, problems: list[str]) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """Convert `value` to a finite number. Return None if this is not possible."""
     try:
         result = float(value)
     except (TypeError, ValueError):
@@ -177,7 +185,8 @@ def number(value: Any) -> float | None:
 
 
 def distinct(found: Iterable[tuple[Prompt, str]]) -> list[Prompt]:
-    """Prompts in order. InputError if two have the same id; it names both places."""
+    """Return the prompts in their order. Each item of `found` is a pair (prompt, where it was read). Raises InputError
+    if two prompts have the same id; the message names both places."""
     prompts: dict[str, Prompt] = {}
     places: dict[str, str] = {}
     for prompt, where in found:

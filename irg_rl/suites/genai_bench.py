@@ -1,6 +1,6 @@
-"""GenAI-Bench (linzhiqiu/t2v_metrics): compositional prompts, scored by VQAScore.
+"""GenAI-Bench (linzhiqiu/t2v_metrics): compositional prompts. Images are scored by VQAScore.
 
-Layout: `MODEL/00000.jpeg`, named by the keys of genai_image.json. Results: `genai_bench_results/MODEL/*_prompts.pt`.
+Layout: `MODEL/00000.jpeg`, numbered by the keys of genai_image.json. Results: `genai_bench_results/MODEL/*_prompts.pt`.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class GenAIBench(Suite):
         path = next((file for file in files if file.name.startswith(OFFICIAL)), files[0])
         results.problems += [f"{file}: not read, {path.name} was" for file in files if file != path]
         results.source = f"official ({path.name})"
-        try:  # only a tensor is accepted: weights_only refuses all other pickles
+        try:  # weights_only: no pickle that could run code is loaded
             scores = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
             results.problems.append(f"{path}: cannot be read (cut off?): {error!s:.120}")

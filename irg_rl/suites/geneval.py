@@ -1,6 +1,7 @@
-"""GenEval (djghosh13/geneval): object-centred prompts, judged by a detector.
+"""GenEval (djghosh13/geneval): prompts about objects. An object detector judges the images.
 
-Layout: `00000/metadata.jsonl` and `00000/samples/0000.png` to `0003.png`. Results: `results.jsonl`.
+Layout: `00000/metadata.jsonl` and `00000/samples/0000.png` to `0003.png` for the first prompt. Results:
+`results.jsonl`.
 """
 
 import json

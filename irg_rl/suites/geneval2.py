@@ -1,6 +1,8 @@
-"""GenEval 2 (facebookresearch/GenEval2): compositional prompts, one question per atom (Soft-TIFA).
+"""GenEval 2 (facebookresearch/GenEval2): compositional prompts. Each prompt consists of atoms (single facts), and a
+judge answers one question per atom (Soft-TIFA).
 
-Layout: `images/00000.png` and `image_paths.json`, prompt -> path. Results: `score_lists.json`, ordered as the data.
+Layout: `images/00000.png`, and `image_paths.json`, which maps each prompt to its path. Results: `score_lists.json`, in
+the order of the prompts.
 """
 
 import json
@@ -24,8 +26,8 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 
 
 def accepted(answer: str) -> tuple[str, ...]:
-    """Spellings of an answer as a first token: with and without capital letter and space, and a number also in
-    digits."""
+    """Return all spellings of an answer that count as right if they are the first token of the judge. They differ in
+    capital letters and in a leading space. A number word is also accepted in digits."""
     words = [answer.lower(), answer.lower().capitalize()]
     if answer.lower() in NUMBERS:
         words.append(str(NUMBERS.index(answer.lower()) + 1))
@@ -91,7 +93,8 @@ class GenEval2(Suite, Judged):
         return results
 
     def _scores(self, prompt: Prompt, atoms: Sequence[float]) -> dict[str, ItemScore]:
-        """Arithmetic and geometric mean over the atoms of a prompt, and per skill the sum and number of its atoms."""
+        """Return the scores of a prompt from the scores of its atoms: the arithmetic mean, the geometric mean and, for
+        each skill, the sum and the number of its atoms."""
         with np.errstate(divide="ignore"):
             gm = float(np.exp(np.log(atoms).mean()))
         scores = {AM: ItemScore(float(np.mean(atoms))), GM: ItemScore(gm)}

@@ -1,6 +1,7 @@
-"""GenEval++ (yejy53/Echo-4o): seven kinds of compositions, one verdict of an MLLM per image.
+"""GenEval++ (yejy53/Echo-4o): prompts of seven kinds of compositions. A multimodal language model gives one verdict per
+image.
 
-Layout: `image/1.jpg` to `280.jpg`, numbered from 1. Results: `Output.json`.
+Layout: `image/1.jpg` to `image/280.jpg`. Results: `Output.json`.
 """
 
 import json
@@ -91,7 +92,8 @@ class GenEvalPlusPlus(Suite, Judged):
 
 
 def _identity(entry: Any) -> str:
-    """The number at the end of the name of an image."""
+    """Return the prompt id of a result entry: the number at the end of its image name, without leading zeros. It is
+    empty if there is no such number."""
     found = (entry.get(name) for name in NAMES) if isinstance(entry, dict) else ()
     numbers = (_NUMBER.search(str(value)) for value in found if value is not None)
     return next((match[1].lstrip("0") for match in numbers if match), "")

@@ -1,4 +1,4 @@
-"""Groups of prompts and means over groups, which most suites use for aggregation."""
+"""Groups of prompts, and means over groups. Most suites use them to aggregate scores."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -9,8 +9,8 @@ Groups = dict[str, frozenset[str]]
 
 
 def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order: Sequence[str] = ()) -> Groups:
-    """Name of a group -> prompt ids. First the groups in `order`, then others as they appear. Empty groups are left
-    out."""
+    """Group prompts by the function `group`. Return group name -> prompt ids. The groups in `order` come first, the
+    others follow as they appear. Empty groups are left out."""
     members: dict[str, set[str]] = {name: set() for name in order}
     for prompt in prompts:
         members.setdefault(group(prompt), set()).add(prompt.id)
@@ -18,7 +18,7 @@ def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order
 
 
 def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list[Figure]:
-    """Figures of all groups, then their plain mean."""
+    """Return one figure per group, followed by a headline figure: the plain mean of the groups."""
     leaves = {name: Leaf(metric, ids) for name, ids in groups.items()}
     return [
         *(Figure(name, (leaf,)) for name, leaf in leaves.items()),
@@ -27,7 +27,8 @@ def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list
 
 
 def weighted_mean(groups: Groups, weights: Mapping[str, float], headline: str, metric: str = "score") -> Figure:
-    """The weighted mean of groups. The weight of an empty group is left out."""
+    """Return a figure that is the weighted mean of the groups. It is divided by the total weight of the groups in
+    `groups`, so empty groups do not count."""
     leaves = tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items())
     return Figure(headline, leaves, is_headline=True)
 

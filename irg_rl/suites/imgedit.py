@@ -1,6 +1,7 @@
-"""ImgEdit Basic (PKU-YuanGroup/ImgEdit): one instruction about one image, three grades from 1 to 5.
+"""ImgEdit Basic (PKU-YuanGroup/ImgEdit): each prompt is an instruction to edit one image. A judge gives three grades
+from 1 to 5.
 
-Layout: `KEY.png`. Results: `result.json`, KEY -> the judge's answer.
+Layout: `KEY.png`. Results: `result.json`, which maps KEY to the answer of the judge.
 """
 
 from collections.abc import Sequence
@@ -72,8 +73,9 @@ class ImgEdit(Suite):
 
 
 def _grades(said: object) -> list[int]:
-    """Grades in an answer, found as in the official step 1: its lines end with `: 4`."""
-    if not isinstance(said, str):  # {"error": ...}: the judge failed
+    """Return the grades in an answer of the judge. As in step 1 of the official code, a grade is a line that ends with
+    `: N`, N from 1 to 5. An answer without grades gives an empty list."""
+    if not isinstance(said, str):  # {"error": ...} means that the judge failed
         return []
     parts = [line.strip().split(": ") for line in said.splitlines()]
     return [int(p[1]) for p in parts if len(p) == 2 and p[1].isdecimal() and 1 <= int(p[1]) <= 5]

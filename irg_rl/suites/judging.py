@@ -1,7 +1,8 @@
-"""Judging of suites that only need questions to an MLLM: the questions, the answers, and a log that can be resumed.
+"""Judging of suites that only need questions to a multimodal language model (the judge). The module asks the questions,
+reads the answers, and writes a log, so that an interrupted run can continue.
 
-If the judge refuses a question or gives an invalid answer, this is a failure. Failures are counted, and the next call
-asks again. They never become numbers.
+If the judge refuses a question or gives an invalid answer, the question has failed. Failed questions are counted and
+asked again by the next call. A failure never becomes a score.
 """
 
 import hashlib
@@ -23,75 +24,78 @@ from irg_rl.trajectory import Prompt
 
 LOG = "judged-*.jsonl"
 BUILT_IN = "built in"
-"""Name of the template of a suite whose question is part of its format."""
+"""Name of the template if the format of the suite already contains the question."""
 GIVE_UP = 32
-"""After this many failures without any answer a call ends: the judge is down, or the template is unsuitable."""
+"""Number of failures after which a call ends if there was no answer at all. The judge is then probably down, or the
+template does not suit it."""
 
 _THOUGHTS = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 
 
 class BadAnswer(Exception):
-    """The judge's answer cannot be understood. The message quotes it."""
+    """Raised if the answer of the judge cannot be understood. The message quotes the answer."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about one picture. `name` identifies it among the questions about this picture."""
+    """A question about one picture. `name` distinguishes it from the other questions about the same picture."""
 
     name: str
     text: str
     accepted: tuple[str, ...] = ()
-    """Spellings of the right answer, if its probability is the score."""
+    """Accepted spellings of the right answer. Used if the score is the probability of the right answer."""
     parts: int = 1
-    """Number of questions in one request."""
+    """Number of questions that this request contains."""
 
 
 class Judged:
-    """Second base class of suites that can be judged here. With `needs_template`, the user gives a file with the
-    official template, because comparisons need its exact words. Without it, the question is part of the suite's
-    format."""
+    """Second base class of the suites that this program can judge itself. If `needs_template` is True, the user gives a
+    file with the official template, because results are comparable only with its exact words. If it is False, the
+    format of the suite contains the questions."""
 
     needs_template: ClassVar[bool] = False
     max_tokens: ClassVar[int] = 64
 
     def asks(self, prompt: Prompt, template: str) -> list[Ask]:
-        """All questions about a picture of this prompt."""
+        """Return all questions about a picture of this prompt."""
         raise NotImplementedError
 
     def ask_names(self, prompt: Prompt) -> Sequence[str]:
-        """The names of all questions. They can be listed without the template."""
+        """Return the names of all questions about a picture of this prompt. This works without the template."""
         raise NotImplementedError
 
     def answer(self, ask: Ask, completion: object) -> Any:
-        """The judge's answer as JSON. Raises BadAnswer."""
+        """Read the answer of the judge and return it as JSON data. Raises BadAnswer if it cannot be understood."""
         raise NotImplementedError
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
-        """Scores by metric, from the answers to all questions by name."""
+        """Return metric -> score for a picture. `answers` maps the name of each question to its answer."""
         raise NotImplementedError
 
 
 Completion = Callable[[Ask, bytes], object]
-"""(question, PNG) -> the unchanged chat completion. Raises what the judge client raises."""
+"""A function that sends a question and a PNG image to the judge and returns the chat completion unchanged. It raises
+the errors of the judge client."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The judge and the words of its questions. Logs with different protocols are different measurements."""
+    """The judge, and the settings of its questions. Answers that were made with different protocols cannot be mixed."""
 
     suite: str
     judge: str
     template: str
-    """sha256 of the template, or BUILT_IN."""
+    """The sha256 of the template, or the value of BUILT_IN."""
     max_tokens: int
     temperature: float = 0.0
     extra_body: str = "{}"
-    """Further fields of every request, as JSON."""
+    """Additional fields of every request, as JSON."""
 
 
 @dataclass
 class Tally:
-    """Numbers of answers and failures in a round of questions."""
+    """How many questions were answered, failed, or were already answered before (`kept`) in one call, and how many
+    images were missing."""
 
     answered: int = 0
     failed: int = 0
@@ -102,7 +106,8 @@ class Tally:
 
 @dataclass
 class Log:
-    """A log with one JSON line per question, written when its answer arrives. The first line is the protocol."""
+    """A log file with one JSON line per question, which is written as soon as its answer arrives. The first line of the
+    file is the protocol."""
 
     path: Path
     protocol: Protocol
@@ -135,7 +140,8 @@ def template_digest(template: str) -> str:
 
 
 def open_log(path: Path, protocol: Protocol) -> Log:
-    """Open a new log, or continue one with the same protocol. A line that was cut off by a crash is removed."""
+    """Create a log, or open a log with the same protocol to continue it. A line that was cut off by a crash is removed.
+    Raises InputError if the log has another protocol."""
     if not path.exists():
         path.write_text(json.dumps({"protocol": asdict(protocol)}) + "\n", encoding="utf-8")
         return Log(path, protocol)
@@ -144,7 +150,7 @@ def open_log(path: Path, protocol: Protocol) -> Log:
         theirs, ours = asdict(log.protocol), asdict(protocol)
         differ = ", ".join(f"{k} {theirs[k]!r} there, {ours[k]!r} now" for k in ours if theirs[k] != ours[k])
         raise InputError(f"{path} was begun by another protocol ({differ}): move it away to judge anew")
-    if log.problems:  # the next line must start on a line of its own
+    if log.problems:  # rewrite the file without the cut-off line, so that the next entry begins on a new line
         whole = [json.dumps(entry) for _, entry in whole_lines(path, [])]
         write_whole(path, ("\n".join(whole) + "\n").encode())
         log.problems.clear()
@@ -177,11 +183,13 @@ def judge_tree(
     progress: Callable[[int], None],
     earlier: Sequence[tuple[Path, Log]] = (),
 ) -> Tally:
-    """Ask all questions without an answer.
+    """Ask all questions about the pictures of a tree that are not answered yet. Return how many were answered and
+    failed.
 
-    failures: exceptions of `complete` that mean that one question failed. Other exceptions end the call, and the log
-        keeps the answers so far.
-    earlier: judged trees. Their answers are reused for equal images, as after a trajectory has stopped.
+    failures: exceptions of `complete` that mean that only one question failed. Any other exception ends the call, and
+    the log keeps the answers so far.
+    earlier: trees that were judged before, with their logs. If an image is the same as in one of them, its answers are
+    copied. This happens after a trajectory has stopped.
     """
     judged = judged_suite(suite)
     tally = Tally()
@@ -244,7 +252,8 @@ def _open_questions(
 def _same_image(
     tree: Path, picture: Picture, key: tuple[str, int, str], earlier: Sequence[tuple[Path, Log]]
 ) -> Log | None:
-    """The log of an earlier tree with an answer about the same image bytes."""
+    """Return the log of the first earlier tree that has an answer to this question about an identical image file.
+    Return None if there is no such tree."""
     image = (tree / picture.path).read_bytes() if earlier else b""
     for other, log in earlier:
         path = other / picture.path
@@ -254,8 +263,8 @@ def _same_image(
 
 
 def judged_results(suite: Suite, log: Log, pictures: Sequence[Picture]) -> Results:
-    """Scores of all pictures whose questions are all answered. The number of other pictures is reported as a
-    problem."""
+    """Return the scores of all pictures whose questions are all answered in the log. Each other picture is reported as
+    a problem."""
     judged = judged_suite(suite)
     results = Results(f"judged here by {log.protocol.judge}", problems=list(log.problems))
     for picture in pictures:
@@ -277,7 +286,8 @@ def judged_suite(suite: Suite) -> Judged:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Replace `{name}` in the template by its value. Other braces stay. InputError if the template lacks a name."""
+    """Replace each `{name}` in the template by its value. Other braces stay as they are. Raises InputError if a name
+    does not occur in the template."""
     if missing := [name for name in values if "{" + name + "}" not in template]:
         raise InputError(f"the template lacks {{{missing[0]}}}: the judge would not know what to look for")
     names = "|".join(map(re.escape, values))  # all names in one pass, because a prompt may contain braces
@@ -285,8 +295,8 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def said(completion: object) -> str:
-    """The text of a chat completion, without thoughts that some servers put before the answer. BadAnswer if there is no
-    text."""
+    """Return the text of a chat completion. Thoughts that some servers put before the answer are removed. Raises
+    BadAnswer if there is no text."""
     try:
         text = _first_choice(completion)["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
@@ -298,7 +308,8 @@ def said(completion: object) -> str:
 
 
 def verdict(completion: object) -> float:
-    """1 for yes, true or 1; 0 for no, false or 0. BadAnswer if the text has neither or both."""
+    """Return 1.0 if the answer contains yes, true or 1, and 0.0 if it contains no, false or 0. Raises BadAnswer if it
+    contains neither or both."""
     words = set(re.findall(r"\b(yes|no|true|false|[01])\b", said(completion).lower()))
     right, wrong = words & {"yes", "true", "1"}, words & {"no", "false", "0"}
     if bool(right) == bool(wrong):
@@ -307,7 +318,8 @@ def verdict(completion: object) -> float:
 
 
 def probability(completion: object, accepted: Sequence[str]) -> float:
-    """Sum of the probabilities of these spellings as the first token, among the returned alternatives."""
+    """Return the probability that the first token of the answer is one of the accepted spellings. Only the alternatives
+    that the server returned are added up. Raises BadAnswer if it returned none."""
     try:
         first = _first_choice(completion)["logprobs"]["content"][0]["top_logprobs"]
         found = {str(one["token"]): math.exp(min(float(one["logprob"]), 0.0)) for one in first}

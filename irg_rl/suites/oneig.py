@@ -1,4 +1,4 @@
-"""OneIG-Bench, English (OneIG-Bench/OneIG-Benchmark): five scores of five kinds of prompts.
+"""OneIG-Bench, English part (OneIG-Bench/OneIG-Benchmark): five classes of prompts and five scores.
 
 Layout: `images/CLASS/MODEL/000.webp`, four samples as a 2 x 2 grid. Results: `results/*_prompt_score_EN_TIME.csv`.
 """
@@ -24,14 +24,14 @@ CLASSES = {
 }  # fmt: skip
 ALIGNED = ("anime", "human", "object")
 LONGEST_EDIT = 100.0
-"""At this edit distance English text counts as completely wrong. For Chinese it is 50."""
+"""Edit distance from which English text counts as completely wrong. For Chinese text it is 50."""
 TEXT = ("ED", "CR", "WAC")
-_NUMPY = re.compile(r"np\.float\d+\(([^)]*)\)")  # form of a number in a list that numpy 2 prints
+_NUMPY = re.compile(r"np\.float\d+\(([^)]*)\)")  # a number in a list as numpy 2 prints it: np.float64(0.5)
 
 
 def text_score(values: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."]:
-    """1 - min(100, ED) (1 - CR) (1 - WAC) / 100, with edit distance ED, share of exact texts CR, share of right words
-    WAC."""
+    """Return 1 - min(100, ED) (1 - CR) (1 - WAC) / 100. ED is the edit distance, CR the share of exact texts, and WAC
+    the share of right words; they are the last axis of `values`, in this order."""
     distance, exact, words = values[..., 0], values[..., 1], values[..., 2]
     return 1 - np.minimum(distance, LONGEST_EDIT) * (1 - exact) * (1 - words) / LONGEST_EDIT
 
@@ -90,7 +90,7 @@ class OneIG(Suite):
             files = sorted(tree.glob(f"results/{metric}_prompt_score_EN_*.csv"))
             if not files:
                 continue
-            path = files[-1]  # names end with the time
+            path = files[-1]  # the newest file, because names end with the time
             read.append(path.name)
             for line in csv_rows(path):
                 ident, cell = self._row(line, tree, kind, results.problems)
@@ -103,7 +103,9 @@ class OneIG(Suite):
         return results
 
     def _row(self, line: Line, tree: Path, kind: str, problems: list[str]) -> tuple[str | None, str]:
-        """Prompt id of a row (`anime_000`, or `000` of a known class), and the cell of this tree's model."""
+        """Return the prompt id of a result row, and the cell of the model whose images are in this tree. The row is
+        named `anime_000`, or only `000` if the class `kind` is known. If the model cannot be found, add a problem and
+        return None for the id."""
         columns = list(line.content)
         here = {path.name for path in tree.glob("images/*/*")}
         mine = columns[1:] if len(columns) == 2 else [c for c in columns[1:] if c in here]
@@ -141,7 +143,8 @@ class OneIG(Suite):
 
 
 def _mean_of(figures: Sequence[Figure]):
-    """The mean of figures. Their leaves are in a row, one figure after the other."""
+    """Return a function that computes the mean of several figures. Its input has the values of all leaves (partial
+    means), one figure after the other."""
 
     def combine(values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
         ends = np.cumsum([len(figure.leaves) for figure in figures])

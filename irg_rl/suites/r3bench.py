@@ -1,8 +1,9 @@
-"""R3-Bench (xiaomoguhz/R3-Bench): does a model see the errors of a given image (S_ref), and correct them (S_rect)?
+"""R3-Bench (xiaomoguhz/R3-Bench): does a model see the errors of a given image (score S_ref), and does it correct them
+(score S_rect)?
 
-The bad image takes the place of the first image. The model's reflection and its refined image are judged. Layout:
-`output/reflection/MODEL/reflection_res.jsonl` and `output/edit/MODEL/NAME_edited.png`. Results: JSON lines of steps 3
-and 4 anywhere under `output/`.
+The given image takes the place of the first image. The reflection of the model and its refined image are judged.
+Layout: `output/reflection/MODEL/reflection_res.jsonl` and `output/edit/MODEL/NAME_edited.png`. Results: JSON-lines
+files of steps 3 and 4 anywhere under `output/`.
 """
 
 import json
@@ -56,7 +57,8 @@ class R3Bench(Suite):
         return prompt.metadata["source"]
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """The file of step 1: each row with the reflection before the image of this turn."""
+        """Return the result file of step 1 of the benchmark. It has one row per picture, with the reflection that the
+        model wrote before the image of turn `turn`."""
         rows = []
         for picture in pictures:
             if picture.path in said:
@@ -100,7 +102,8 @@ class R3Bench(Suite):
 
 
 def _judged(entry: Mapping[str, Any], answer: bool) -> Iterator[tuple[str, float]]:
-    """The scores in a row of step 3 or step 4. `answer`: the image is good."""
+    """Yield pairs (metric, score) from a result row of step 3 or step 4. `answer` is True if the given image is good.
+    """
     reflection = entry.get("model_reflection")
     said = reflection.get("answer") if isinstance(reflection, dict) else None
     if isinstance(said, bool) and "image_eval" not in entry:

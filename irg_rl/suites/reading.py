@@ -1,4 +1,4 @@
-"""Reads folders with result files into one table, together with the protocol."""
+"""Read the result files of folders, and make one report of them: the figures and the evaluation protocol."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +18,14 @@ SHOWN_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Reading:
-    """Scores of one tree from one source."""
+    """The scores of one tree (the images of one turn) from one source: official result files or a judge."""
 
     folder: int
     tree: Tree
     results: Results
     rows: list[Row]
     judge: dict[str, Any] | None = None
-    """The protocol, if the tree was judged by this program."""
+    """The protocol of the judge if this program judged the tree. None for official result files."""
 
     @property
     def label(self) -> str:
@@ -54,7 +54,7 @@ class Report:
     readings: list[Reading]
     comparisons: list[Comparison]
     silent: list[str]
-    """Trees without any result file."""
+    """Labels of the trees (folders with the images of one turn) that have no result file."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -65,7 +65,8 @@ class Report:
         }  # fmt: skip
 
     def protocol(self) -> list[tuple[str, str]]:
-        """The protocol in words: facts of the suite, the prompts, and the judge."""
+        """Return the protocol as pairs (title, text): the facts of the suite, the prompts, how the images were drawn,
+        and who scored them."""
         lines = [(f"official {name}", text) for name, text in asdict(self.suite.facts).items()]
         lines.append(("prompts read", self.suite.prompt_set(self.drawn[0].prompts)))
         for drawn in self.drawn:
@@ -78,7 +79,8 @@ class Report:
 
 
 def read_folders(suite: Suite, folders: Sequence[Path], prompts: Path | None = None) -> Report:
-    """Read the folders. InputError if a folder cannot be read, if prompts differ, or if no tree has results."""
+    """Read the results of all folders. Raises InputError if a folder cannot be read, if the folders have different
+    prompts, or if no tree has results."""
     names = [folder.resolve().name for folder in folders]
     labels = names if len(set(names)) == len(names) else list(map(str, folders))
     drawn = [open_drawn(suite, folder, prompts, label) for folder, label in zip(folders, labels, strict=True)]
@@ -92,7 +94,7 @@ def read_folders(suite: Suite, folders: Sequence[Path], prompts: Path | None = N
         for tree in one.trees:
             found = _readings(suite, number, one, tree, table)
             readings += found
-            if not found and tree.turn != FINAL:  # it is the last turn under another name
+            if not found and tree.turn != FINAL:  # the final tree repeats the last turn, so it needs no results
                 silent.append(tree.label)
     if not readings:
         raise InputError(
@@ -115,8 +117,8 @@ def _readings(suite: Suite, number: int, drawn: Drawn, tree: Tree, table: Table)
 
 
 def _comparisons(readings: Sequence[Reading], table: Table) -> list[Comparison]:
-    """Compare every turn with the first one of its folder, and every folder with the first one, if the judges are the
-    same."""
+    """Compare each turn with the first turn of its folder, and each folder with the first folder in the same turn. Only
+    readings with the same judge are compared."""
     pairs = []
     for after in readings:
         for before in readings:
@@ -140,7 +142,7 @@ def _drawing(settings: dict[str, Any]) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """The table as Markdown."""
+    """Return the report as Markdown."""
     readings = report.readings
     lines = [f"# {report.suite.title}", "", *(f"- {name}: {text}" for name, text in report.protocol()), ""]
     lines += ["Values count what is missing as the worst score; intervals are 95 %, by prompt.", ""]
@@ -171,7 +173,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _missing(reading: Reading) -> str:
-    """Missing scores of expected ones, for the figure with most expected scores."""
+    """Return a text such as `3 of 553`: the missing and the expected scores of the figure that expects most scores."""
     widest = max(reading.rows, key=lambda row: row.expected)
     return f"{widest.missing} of {widest.expected}"
 

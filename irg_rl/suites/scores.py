@@ -1,8 +1,10 @@
-"""Scores of pictures, and the figures that a suite computes from them.
+"""Scores of pictures, and the figures (reported numbers) that a suite computes from them.
 
-Every score is a pair of sums, `top / bottom`: one case is 0 or 1 over 1, five questions of which three are right are
-3 over 5. A *leaf* is the ratio of both sums over some prompts; a *figure* is a weighted mean of leaves (or another
-function of them). Letters: R resamples, L leaves.
+Every score is a ratio of two sums, `top / bottom`. A single case has top 0 or 1 and bottom 1; five questions with three
+right answers have top 3 and bottom 5. A *leaf* is the ratio of the sum of tops to the sum of bottoms over some prompts.
+A *figure* is a weighted mean, or another function, of leaves.
+
+Shape letters: R resamples, L leaves.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from jaxtyping import Float
 
 
 class Key(NamedTuple):
-    """Identifies one score: a prompt, a picture of it, and the metric."""
+    """The key of one score: prompt id, number of the picture of this prompt, and name of the metric."""
 
     prompt: str
     sample: int
@@ -28,10 +30,11 @@ class ItemScore(NamedTuple):
 
 @dataclass
 class Results:
-    """Scores of a tree from one source. `problems` lists what could not be used, with file and line."""
+    """The scores of a tree (a folder of images) from one source. `problems` lists entries that could not be used, with
+    file and line."""
 
     source: str = ""
-    """The source of the scores: official files or a judge."""
+    """Where the scores come from: official files or a judge."""
     scores: dict[Key, ItemScore] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -41,7 +44,8 @@ class Results:
 
 @dataclass(frozen=True)
 class Leaf:
-    """The ratio of sums over the scores of `metric` for these prompts, and its weight in the figure."""
+    """Part of a figure: a ratio of two sums over the scores of `metric` for these prompts. `weight` is its weight in
+    the figure."""
 
     metric: str
     prompts: frozenset[str]
@@ -53,8 +57,8 @@ Combine = Callable[[Float[np.ndarray, "... L"]], Float[np.ndarray, "..."]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure. `combine` computes it from the values of the leaves. None: their weighted mean. A headline figure is
-    also shown without missing scores."""
+    """A reported number, computed from leaves (ratios of sums over some prompts). `combine` computes it from the values
+    of the leaves; None: it is their weighted mean. Headline figures are also reported without missing scores."""
 
     name: str
     leaves: tuple[Leaf, ...]
@@ -62,7 +66,8 @@ class Figure:
     is_headline: bool = False
 
     def of(self, values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
-        """The figure from the values of its leaves. nan if a leaf has no case."""
+        """Compute the figure from the values of its leaves. The result is nan if the value of a leaf is nan because it
+        has no cases."""
         if self.combine is not None:
             return self.combine(values)
         weights = np.array([leaf.weight for leaf in self.leaves])
@@ -70,5 +75,5 @@ class Figure:
 
 
 def mean_of(name: str, metric: str, prompts: frozenset[str], is_headline: bool = False) -> Figure:
-    """A figure that is the plain mean over all cases of some prompts."""
+    """Return a figure that is the plain mean over all cases of the given prompts."""
     return Figure(name, (Leaf(metric, prompts),), is_headline=is_headline)

@@ -1,11 +1,11 @@
-"""Scores -> figures with intervals, and differences between trees.
+"""Turn scores into figures (reported numbers) with intervals, and compute differences between trees.
 
-A figure is shown twice: with missing scores counted as the worst score, and without them. Intervals are percentile
-bootstraps over prompts, so several images of a prompt are not independent evidence. Prompts are resampled within the
-parts of the suite (`Suite.stratum`), whose sizes stay fixed. A difference is paired: both sides have the same resampled
-weights, and only scores that both have are compared.
+Each figure is computed twice: with missing scores counted as the worst score, and without missing scores. Intervals are
+percentile bootstraps over prompts, so several images of one prompt do not count as independent evidence. Prompts are
+resampled within each part of the suite (`Suite.stratum`), so the sizes of the parts stay fixed. Differences are paired:
+both sides use the same resampled prompts, and only scores that exist on both sides are compared.
 
-Letters: P prompts, R resamples, L leaves.
+Shape letters: P prompts, R resamples, L leaves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ from irg_rl.trajectory import Prompt
 
 Scores = Mapping[Key, ItemScore]
 RESAMPLES = 2000
-"""Of the bootstrap over prompts."""
+"""Number of resamples of the bootstrap over prompts."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of one tree from one source. `missing` of `expected` scores are missing."""
+    """One figure of a tree, from one source of scores. `missing` scores of the `expected` ones are missing."""
 
     figure: str
     value: Measure
-    """Missing scores count as the worst."""
+    """The figure with missing scores counted as the worst score."""
     judged: Measure
     expected: int
     missing: int
@@ -44,7 +44,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """`after` minus `before`, over scores that both have. `left_out` of the expected scores are missing on a side."""
+    """Figure of `after` minus figure of `before`, computed from scores that exist on both sides. `left_out` is the
+    number of expected scores that are missing on at least one side."""
 
     figure: str
     gained: Measure
@@ -55,7 +56,8 @@ class Difference:
 
 
 class Table:
-    """What all trees of one suite and one set of prompts share: figures and resampled weights."""
+    """The figures of all trees of one suite and one set of prompts. Every tree is measured with the same figures and
+    the same resampled prompts."""
 
     def __init__(self, suite: Suite, prompts: Sequence[Prompt], resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.suite, self.prompts = suite, list(prompts)
@@ -77,7 +79,7 @@ class Table:
             keys = self._keys(figure)
             one, two = (self._measured(figure, side) for side in sides)
             n = len({key.prompt for key in both if key in keys})
-            gained = _measure(two[0] - one[0], n, two[1] - one[1])  # nan if a side has no case
+            gained = _measure(two[0] - one[0], n, two[1] - one[1])  # nan if one side has no cases
             rows.append(Difference(figure.name, gained, len(keys) - len(keys.intersection(both))))
         return rows
 
@@ -88,8 +90,8 @@ class Table:
         return Row(figure.name, value, only, len(keys), len(keys) - len(there), figure.is_headline)
 
     def _with_interval(self, figure: Figure, scores: Scores, n: int) -> Measure:
-        """Wilson's interval for a share of images, because it is also valid near 0 and 1. The bootstrap for other
-        figures."""
+        """Return a figure with its interval. For a share of images this is Wilson's interval, which is also valid near
+        0 and 1; for other figures it is the bootstrap interval."""
         if len(figure.leaves) == 1 and figure.combine is None:
             leaf = figure.leaves[0]
             mine = [(k, s) for k, s in scores.items() if k.metric == leaf.metric and k.prompt in leaf.prompts]
@@ -104,7 +106,8 @@ class Table:
         return {key for key in self.expected if any(key.metric == m and key.prompt in ids for m, ids in wanted)}
 
     def _with_worst(self, judged: Scores) -> dict[Key, ItemScore]:
-        """Fill in missing scores with the worst score. Their weight is the suite's, or the mean of the same metric."""
+        """Return all expected scores, with missing ones replaced by the worst score. The number of cases of a missing
+        score is given by the suite, or else is the mean over the existing scores of the same metric."""
         by_id = {prompt.id: prompt for prompt in self.prompts}
         usual: dict[str, list[float]] = {}
         for key, score in judged.items():
@@ -120,8 +123,8 @@ class Table:
         return whole
 
     def _measured(self, figure: Figure, scores: Scores) -> tuple[float, Float[np.ndarray, "R"]]:
-        """The figure, and its value in every resample. The latter is nan if a leaf has no case, or if the figure has
-        only one prompt: then all resamples are equal, and the interval would be too narrow."""
+        """Return the figure, and its value in every resample. The resampled values are nan if a leaf has cases from
+        fewer than two prompts, because all resamples would be equal and the interval too narrow."""
         sums = [self._sums(leaf, scores) for leaf in figure.leaves]
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.array([top.sum() / bottom.sum() if bottom.sum() else np.nan for top, bottom in sums])
@@ -131,7 +134,7 @@ class Table:
         return float(figure.of(point)), figure.of(drawn)
 
     def _resampled(self, top: Float[np.ndarray, "P"], bottom: Float[np.ndarray, "P"]) -> Float[np.ndarray, "R"]:
-        members = np.flatnonzero(bottom)  # a leaf has few of all prompts
+        members = np.flatnonzero(bottom)  # a leaf often uses only a few of the prompts
         weights = self.weights[:, members].astype(float)
         return (weights @ top[members]) / (weights @ bottom[members])
 
@@ -145,7 +148,8 @@ class Table:
 
 
 def _weights(strata: Sequence[str], resamples: int, seed: int) -> UInt16[np.ndarray, "R P"]:
-    """How often each prompt is drawn in each resample. Every stratum keeps its number of prompts."""
+    """Return how often each prompt is drawn in each resample, as an array [R, P]. Every stratum (part of the suite)
+    keeps its number of prompts."""
     weights = np.zeros((resamples, len(strata)), dtype=np.uint16)
     generator = np.random.default_rng(seed)
     members: dict[str, list[int]] = {}

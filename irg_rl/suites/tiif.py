@@ -1,6 +1,7 @@
-"""TIIF-Bench (A113N-W3I/TIIF-Bench): yes/no questions about short and long wordings of one request.
+"""TIIF-Bench (A113N-W3I/TIIF-Bench): each request has a short and a long wording. A judge answers yes/no questions
+about the images.
 
-Layout: `output/TYPE/MODEL/short_description/0.png` and `.../long_description/0.png`, numbered within the type.
+Layout: `output/TYPE/MODEL/short_description/0.png` and `.../long_description/0.png`, numbered within each type.
 Results: `eval_results/MODEL/TYPE/short/0.json`, one file per image.
 """
 

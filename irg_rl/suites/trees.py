@@ -1,13 +1,13 @@
-"""Folders of images that `irg-rl generate --suite` writes, and that `suite read` and `suite judge` read.
+"""Folders of images for suites. `irg-rl generate --suite` writes them; `suite read` and `suite judge` read them.
 
     OUT/suite.json      the suite, the prompts file and every setting of sampling
-    OUT/prompts.jsonl   the prompts, as read
-    OUT/texts*.jsonl    what the model wrote, one line per image file, appended as files are finished
-    OUT/stops.json      trajectories that stopped before the last turn
-    OUT/turn0/ ...      one tree per turn, each in the official layout
+    OUT/prompts.jsonl   the prompts that were read
+    OUT/texts*.jsonl    the texts of the model, one line per image file, added when the file is finished
+    OUT/stops.json      the trajectories that stopped before the last turn
+    OUT/turn0/ ...      one tree (folder of images) per turn, each in the official layout
     OUT/final/          the last image of every trajectory
 
-After a trajectory has stopped, its last image is repeated in the later trees.
+After a trajectory has stopped, its last image is repeated in the trees of the later turns.
 """
 
 import io
@@ -41,8 +41,8 @@ def tree_names(turns: int) -> list[str]:
 
 
 def encoded(tiles: Sequence[np.ndarray], path: str) -> bytes:
-    """Encode one image, or four as a 2 x 2 grid, in the format of the file ending: png and webp lossless, jpeg with
-    quality 95 and without chroma subsampling."""
+    """Encode one image, or four images as a 2 x 2 grid. The ending of `path` chooses the format: png and webp are
+    lossless, jpeg has quality 95 and no chroma subsampling. Raises ValueError for any other number of images."""
     if len(tiles) not in (1, 4):
         raise ValueError(f"{len(tiles)} tiles: one image or a 2 x 2 grid of four can be written")
     pixels = tiles[0] if len(tiles) == 1 else np.vstack([np.hstack(tiles[:2]), np.hstack(tiles[2:])])
@@ -58,15 +58,16 @@ def encoded(tiles: Sequence[np.ndarray], path: str) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
+    """Write a file atomically, so that it is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # several workers write the settings
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # workers write the same file
     aside.write_bytes(content)
     os.replace(aside, path)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file exists and is not cut off, by the end bytes of its format."""
+    """Return whether an image file exists and is complete. The end bytes of its format show this; for webp, the size in
+    its header does."""
     try:
         with path.open("rb") as file:
             head = file.read(12)
@@ -83,8 +84,9 @@ def is_whole(path: Path) -> bool:
 
 
 def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
-    """Write an image file into every tree. `per_turn[k]` are the tiles of turn k. Equal turns are hard links, if the
-    file system has them."""
+    """Write an image file into the tree of each turn and into the final tree. `per_turn[k]` has the image or the four
+    tiles of turn k. If the image is the same as in the turn before, a hard link is made; file systems without hard
+    links get a copy."""
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
     for name, tiles in zip(names, [*per_turn, per_turn[-1]], strict=True):
@@ -102,14 +104,15 @@ def _repeat(source: Path, path: Path) -> None:
     aside.unlink(missing_ok=True)
     try:
         os.link(source, aside)
-    except OSError:  # file systems without links
+    except OSError:  # file systems without hard links
         shutil.copyfile(source, aside)
     os.replace(aside, path)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """One turn of a folder: the path of its images, and its name in the table."""
+    """The images of one turn of a folder. `path` is where they are, and `label` is their name in the table of results.
+    """
 
     label: str
     turn: str
@@ -118,7 +121,8 @@ class Tree:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A folder that `generate --suite` wrote, or a plain tree (no settings)."""
+    """A folder of images with its trees, settings, prompts and pictures. `irg-rl generate --suite` has written it, or
+    it is a plain folder of images, for which `settings` is empty."""
 
     path: Path
     trees: list[Tree]
@@ -128,8 +132,9 @@ class Drawn:
 
 
 def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
-    """Trees, prompts and settings of a folder. `label` is its name in the table (default: the folder's name). For a
-    single tree, the prompts come from its parent folder or from `prompts`. InputError names what is missing."""
+    """Read the trees, the prompts and the settings of a folder. `label` is its name in the table (default: the name of
+    the folder). If `prompts` is None, the prompts are read from the folder or, for a single tree, from its parent
+    folder. Raises InputError if something is missing or belongs to another suite."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one that `irg-rl generate --suite` wrote, or one of its trees")
     folder = folder.resolve()
@@ -153,7 +158,7 @@ def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | No
 
 
 def read_settings(home: Path) -> dict[str, Any]:
-    """Read `suite.json`. InputError if `generate --suite` has not written it."""
+    """Read `suite.json`. Raises InputError if `irg-rl generate --suite` did not write this file."""
     path = home / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

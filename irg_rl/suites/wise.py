@@ -1,6 +1,8 @@
-"""WISE (PKU-YuanGroup/WISE): prompts that need knowledge. Legacy: three grades from 0 to 2. Verified: one yes or no.
+"""WISE (PKU-YuanGroup/WISE): prompts that need world knowledge. There are two versions. In the legacy version the judge
+gives three grades from 0 to 2 per image; in the version Verified it gives one yes or no.
 
-Layout: `1.png` to `1000.png`. Results: `Results/*.jsonl` and `Results-qwen35/*_scores_results.jsonl`.
+Layout: `1.png` to `1000.png`. Results: `Results/*.jsonl` (legacy) and `Results-qwen35/*_scores_results.jsonl`
+(Verified).
 """
 
 import re
@@ -29,7 +31,8 @@ VERIFIED_FIELDS = ("score", "consistency", "correct", "result")
 
 
 def wiscore(grades: dict[str, float]) -> float:
-    """(0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2, in [0, 1] (arXiv 2503.07265)."""
+    """Return the WiScore of an image, (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2, in [0, 1] (arXiv
+    2503.07265)."""
     return sum(tenths * grades[name] for name, tenths in TENTHS.items()) / (10 * HIGHEST)
 
 
@@ -76,16 +79,16 @@ class Wise(Suite, Judged):
                 value = self.graded(entry)
                 if ident not in known:
                     results.problems.append(f"{where}: prompt_id {ident} is not among the prompts")
-                elif value is None:  # the scripts write 9.9 or 999 for a failure
+                elif value is None:  # the official scripts write 9.9 or 999 for a failure
                     results.problems.append(f"{where}: no grades for prompt {ident}: {entry!r:.120}")
-                else:  # the scripts append lines, so the last line of an id counts
+                else:  # the official scripts append lines, so the last line of an id counts
                     results.put(Key(ident, 0, "score"), value)
         if files:
             results.source = f"official ({', '.join(path.name for path in files)})"
         return results
 
     def graded(self, entry: dict[str, Any]) -> float | None:
-        """The score in a line of a result file. None if a grade is missing or if the judge failed."""
+        """Return the score in a line of a result file. Return None if a grade is missing or if the judge failed."""
         grades = {name: number(entry.get(name)) for name in TENTHS}
         if any(grade is None or not 0 <= grade <= HIGHEST for grade in grades.values()):
             return None

@@ -1,4 +1,5 @@
-"""The task `prompts`: prompts from a file of the user. One of the recipe's scorers gives verdicts, or nobody does."""
+"""The task `prompts`: the user gives the prompts in a file. One of the recipe's scorers gives the verdicts on images,
+or there are no verdicts."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from irg_rl.trajectory import Prompt
 
 
 class SplitShares(Section):
-    """Shares of the splits in the prompts of one file. If the sum is below 1, the rest of the prompts is not used."""
+    """Shares of the splits when one file has all prompts. If the sum is below 1, the rest of the prompts is not
+    used."""
 
     train: Share = 0.9
     validation: Share = 0.05
@@ -27,26 +29,28 @@ class SplitShares(Section):
 
 
 class VerdictByScorer(Section):
-    """A rule that decides by a scorer which pictures are right."""
+    """A rule that decides, by the score of a scorer, which pictures are right."""
 
     scorer: str
-    """Name of a scorer of the recipe. Its score is the graded score of the verdict."""
+    """Name of a scorer in the recipe. Its score is also the graded score of the verdict."""
     threshold: float = 0.5
-    """A picture is right if its score is at least this."""
+    """A picture is right if its score is at least this value."""
 
 
 class PromptsSettings(Section):
     """Options of the task `prompts`. Give either `file`, or one file for each split."""
 
     file: str | None = None
-    """JSON lines with a `prompt` and, if known, its `id` and `metadata`. A hash of the text decides the split."""
+    """Path of a file of JSON lines. Each line has a `prompt` and, if known, its `id` and `metadata`. A hash of the text
+    decides which split the prompt belongs to."""
     shares: SplitShares = SplitShares()
-    """Shares of the splits in `file`."""
+    """Shares of the splits, if all prompts are in `file`."""
     train: str | None = None
     validation: str | None = None
     test: str | None = None
     verdict: VerdictByScorer | None = None
-    """null: there are no verdicts. Evaluation then shows only scores, texts and pictures."""
+    """The rule that gives verdicts. null: there are no verdicts. Evaluation then shows only scores, texts and
+    pictures."""
 
     @model_validator(mode="after")
     def prompts_come_from_somewhere(self):
@@ -59,7 +63,7 @@ class PromptsSettings(Section):
 
 
 class OwnPrompts(Task[PromptsSettings]):
-    """Prompts from files of the user. A scorer, often a judge, decides whether a picture is right."""
+    """The task for prompts from the user's own files. A scorer, often a judge, decides whether a picture is right."""
 
     settings_type = PromptsSettings
 
@@ -79,7 +83,8 @@ class OwnPrompts(Task[PromptsSettings]):
         return self.settings.verdict is not None
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> Sequence[Verdict | None]:
-        """Verdicts by the threshold. None if the scorer failed or if there is no scorer."""
+        """Return one verdict per picture, by the threshold of the rule. A verdict is None if the scorer failed. All are
+        None if no scorer gives verdicts."""
         by = self.settings.verdict
         if by is None or self.score is None:
             self.last_error = "no scorer says which pictures are right: set task_options.verdict"
@@ -104,7 +109,8 @@ class OwnPrompts(Task[PromptsSettings]):
         return problems
 
     def missing(self) -> list[str]:
-        """Problems: files that cannot be read, splits without prompts, and test prompts that RL would train on."""
+        """Return a list of problems: files that cannot be read, no prompt in the test split, and test prompts that RL
+        would train on."""
         try:
             texts = {split: {prompt.text for prompt in self.prompts(split)} for split in SPLITS}
         except (InputError, OSError) as error:
@@ -121,10 +127,10 @@ class OwnPrompts(Task[PromptsSettings]):
 
 
 def split_of(text: str, shares: Mapping[str, float]) -> str | None:
-    """The split of a prompt, by a hash of its text. None if the prompt is in the unused rest.
+    """Return the split of a prompt, decided by a hash of its text. Return None if the prompt is in the unused rest.
 
-    So the split does not depend on other prompts in the file, and the same text is never in two splits. The hash is the
-    first 8 bytes of the sha256 of the text without outer white space, as a number in [0, 1).
+    The split does not depend on the other prompts in the file, and the same text is never in two splits. The hash is
+    the first 8 bytes of the sha256 of the text without outer white space, as a number in [0, 1).
     """
     digest = hashlib.sha256(text.strip().encode()).digest()
     place, end = int.from_bytes(digest[:8], "big") / 2**64, 0.0
