@@ -29,7 +29,7 @@ def test_no_plateau_ends_the_baseline_early(run):
 
 def test_the_baseline_of_a_run_without_rl_or_not_finished_is_refused(run):
     del run.stages["report"]
-    with pytest.raises(RunError, match="not finished yet; `irg-rl resume .*` goes on"):
+    with pytest.raises(RunError, match="not finished yet: `irg-rl resume .*` first, then the baseline"):
         continued_stage(run)
     run.recipe = run.recipe.model_copy(update={"rl": None})
     with pytest.raises(RunError, match="for as long as RL took, so the run needs both"):
@@ -38,7 +38,7 @@ def test_the_baseline_of_a_run_without_rl_or_not_finished_is_refused(run):
 
 def test_sft_goes_on_is_measured_and_stands_beside_rl(run, irg_rl):
     answer = irg_rl("baseline", run.folder)
-    assert answer.code == 0 and "SFT sft_continued: 2/2" in answer.out and "SFT continued as long" in answer.out
+    assert answer.code == 0 and "SFT sft_continued: 2/2" in answer.out and "SFT continued" in answer.out
     done = Run.open(run.folder)
     assert done.stages["sft_continued"]["steps"] == 2 and done.is_done("evaluate_sft_continued")
     assert weights(done, "sft_continued") != weights(done, "sft1")
@@ -49,7 +49,7 @@ def test_sft_goes_on_is_measured_and_stands_beside_rl(run, irg_rl):
     assert [(e["name"], is_of_the_run(record, e)) for e in record.evaluations] == [
         ("sft1", True), ("rl", True), ("sft_continued", False),
     ]  # fmt: skip
-    assert "SFT continued as long" in (run.folder / "report.html").read_text()
+    assert "SFT continued" in (run.folder / "report.html").read_text()
     again = irg_rl("baseline", run.folder)
     assert again.code == 0 and Run.open(run.folder).stages == done.stages
 

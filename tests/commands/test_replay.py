@@ -70,7 +70,7 @@ def test_a_step_that_cannot_be_reached_says_why(trained, irg_rl):
     assert "no RL update 9; it goes to 3" in irg_rl("replay", trained.folder, "--step", 9).err
     shutil.rmtree(step_folder(trained.folder, 1))
     answer = irg_rl("replay", trained.folder, "--step", 2)
-    assert answer.code == 1 and "step 1 first" in answer.err and "rl.dump_every=1" in answer.err
+    assert answer.code == 1 and "first step 1" in answer.err and "rl.dump_every=1" in answer.err
 
 
 def test_a_group_is_shown_with_texts_scores_advantages_and_a_strip(trained, irg_rl):
