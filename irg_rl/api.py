@@ -1,7 +1,8 @@
-"""Functions for a notebook: sample, score, assign credit and learn in one process, without Ray (docs/python.md).
+"""Functions for a notebook. They do the steps of RL (sample, score, assign credit, learn) in one process, without Ray
+(docs/python.md).
 
-A recipe holds every setting, so the functions have no arguments for single settings. They use the same sampler,
-scorers, credit and learner as `irg-rl train`, and give the same numbers for the same seeds.
+A recipe holds every setting, so the functions have no arguments for single settings. They use the same code as `irg-rl
+train`, and give the same numbers for the same seeds.
 
 Letters in shapes: H and W are height and width of an image in pixels. K is the number of images of a trajectory, one
 per turn.
@@ -38,10 +39,10 @@ class Policy:
     """
 
     def __init__(self, folder: Path | str, recipe: Recipe) -> None:
-        """Load the model in `folder`. It may be part of a run or not. The sizes of the model come from the folder, not
-        from the recipe.
+        """Load the model in `folder`, which may be inside or outside of a run. The sizes of the model come from the
+        folder, not from the recipe.
 
-        Raises InputError if the folder is broken, or if the recipe has no section `rl`, which holds the settings of
+        Raises InputError if the folder is broken, or if the recipe has no section `rl`, which has the settings of
         sampling.
         """
         self.recipe, self._folder, self._sampled = recipe, Path(folder), 0
@@ -52,7 +53,8 @@ class Policy:
         self.version, self.digest = self._worker.set_weights(first.arrays, first.version, first.digest)
 
     def sample(self, prompts: Sequence[Prompt | str]) -> list[Group]:
-        """Return one group of `rl.group_size` trajectories for each prompt. Each call uses new random numbers.
+        """Return one group for each prompt. A group has `rl.group_size` trajectories. Each call uses new random
+        numbers.
 
         An image is `trajectory.images[k].pixels`, uint8 [H, W, 3]. A text is `trajectory.texts[k].text`. Every
         trajectory stores the `version` and `digest` of the weights that sampled it. Raises InputError for an empty
@@ -67,8 +69,8 @@ class Policy:
         return groups
 
     def sample_group(self, number: int, prompt: Prompt) -> Group:
-        """Return the group with this number. The group depends only on the number, the prompt, `rl.seed` and the
-        weights.
+        """Sample a group for one prompt. The result depends only on `number`, the prompt, `rl.seed` and the weights, so
+        the same call can be repeated.
 
         >>> group = policy.sample_group(7, prompts[7])
         >>> again = policy.sample_group(7, prompts[7])  # the same pictures
@@ -77,10 +79,11 @@ class Policy:
         return self._worker.sample_group(number, prompt, size, iteration=self.version)[1]
 
     def follow(self, learner: Learner) -> None:
-        """Sample with the learner's weights from now on. `version` becomes the learner's number of updates.
+        """Take over the weights of the learner. All later samples are drawn with them. `version` becomes the number of
+        updates that the learner has made.
 
-        With LoRA the learner hands over only its adapters. Raises InputError if the learner then began with another
-        model folder than the policy.
+        With LoRA, only the adapters are taken over. Then policy and learner must have loaded the same model folder, or
+        InputError is raised.
 
         >>> policy.follow(learner)
         >>> policy.version, policy.digest[:12]
@@ -98,10 +101,10 @@ class Policy:
 
 
 def load_prompts(recipe: Recipe, split: str = "train") -> list[Prompt]:
-    """Return the prompts of a split of the recipe's task. If the split is `train` and the recipe sets `rl.prompts`, the
-    prompts are read from this file instead.
+    """Return the prompts of a split of the recipe's task. If the split is `train` and the recipe sets `rl.prompts`,
+    read the prompts from this file instead.
 
-    Raises InputError for a file without prompts, and for a split that the task does not have.
+    Raises InputError if the file has no prompts, or if the task does not have this split.
 
     >>> prompts = irg_rl.load_prompts(recipe, "train")
     >>> prompts[0].text
@@ -113,15 +116,15 @@ def load_prompts(recipe: Recipe, split: str = "train") -> list[Prompt]:
 
 
 def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None) -> None:
-    """Score every image with every scorer of the recipe.
+    """Score every image with every scorer of the recipe, and store the scores in the groups.
 
-    This sets `trajectory.rewards[name]`: K numbers in the units of the scorer, with None where the scorer failed.
-    Scorers of reflections and edits set `segment.scores`.
+    The scores of a scorer are `trajectory.rewards[name]`: K numbers in the units of the scorer, or None where the
+    scorer failed. Scores of reflections and edits are stored in `segment.scores`.
 
-    `run` is a run folder. The small CLIP and HPS models of this run are used. Every call loads the scorers again, so
-    pass many groups in one call. Raises InputError if the recipe has no scorers or if a scorer needs a run,
-    ScorerUnavailable if a scorer cannot work, and TooManyFailures if the share of failures is above
-    `rewards.max_failure_share`.
+    `run` is the folder of a run that has trained small CLIP and HPS models. It is needed only if the recipe uses such
+    models. Every call loads the scorers again, so pass many groups in one call. Raises InputError if the recipe has no
+    scorers or if a scorer needs a run, ScorerUnavailable if a scorer cannot work, and TooManyFailures if the share of
+    failures is above `rewards.max_failure_share`.
 
     >>> irg_rl.score(groups, recipe, run="runs/shapes")
     >>> groups[0].trajectories[0].rewards["verifier"]  # one number per turn
@@ -134,12 +137,14 @@ def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None
 
 
 def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
-    """Turn rewards into advantages with the credit scheme `rl.credit`, or in the way that `rl.algorithm` defines.
+    """Compute advantages from rewards, and store them in the groups. The credit scheme `rl.credit` does this, or
+    `rl.algorithm` itself if it uses no credit scheme.
 
-    This sets `segment.advantage`: a number without a unit, or None for a segment that is not trained.
+    The advantage of a segment (a text or an image) is `segment.advantage`: a number without a unit, or None if the
+    segment is not trained.
 
-    Returns one Selection per group: `has_spread` (the rewards of its samples differ), `empty` (nothing in the group is
-    trained) and `counts`. Raises InputError for a group that was not scored.
+    Returns one Selection per group: `has_spread` (whether the rewards of its samples differ), `empty` (whether nothing
+    in the group is trained) and `counts`. Raises InputError for a group that was not scored.
 
     >>> selections = irg_rl.assign_credit(groups, recipe)
     >>> [segment.advantage for segment in groups[0].segments]
@@ -152,8 +157,8 @@ def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
 
 
 def make_learner(folder: Path | str, recipe: Recipe) -> Learner:
-    """Return a learner that trains its own copy of a model on one rank. It uses the optimizer and losses of
-    `rl.algorithm`.
+    """Return a learner that trains its own copy of the model in `folder`, in this process. It uses the optimizer and
+    losses of `rl.algorithm`.
 
     `learner.train(*groups)` makes one update and returns its metrics by name. The first call also compares the
     log-probabilities of sampler and learner (in nats), and raises RatioError if they differ.
@@ -168,8 +173,8 @@ def make_learner(folder: Path | str, recipe: Recipe) -> Learner:
 
 
 def save_model(learner: Learner, folder: Path | str) -> None:
-    """Write the trained weights as a model folder that every command accepts. If `rl.ema_decay` is set, the averaged
-    weights are written.
+    """Write the trained weights as a model folder that every command accepts. If `rl.ema_decay` is set, write the
+    moving average of the weights instead.
 
     >>> irg_rl.save_model(learner, "trained")
     >>> policy = irg_rl.Policy("trained", recipe)

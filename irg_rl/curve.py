@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 RL = r"rl.*"
-"""Pattern that matches the names of RL stages."""
+"""Regular expression that matches the names of all training stages that use reinforcement learning (RL)."""
 UPDATES = "RL update"
 
 
 @dataclass(frozen=True)
 class Curve:
     """One figure of the report. `pattern` is a regular expression that matches the names of the logged numbers to draw.
-    If it has groups named `line` and `panel`, they give the line and the panel of each number."""
+    If the expression has groups named `line` and `panel`, their matches name the line, and the panel (part of the
+    figure), in which a number is drawn."""
 
     title: str
     stages: str

@@ -1,7 +1,7 @@
 """Reads environment variables about the network (proxies and certificates) and about wandb.
 
-They are read only in this module. So an invalid value always gives an error that names the variable, and requests to
-this machine itself never use a proxy.
+Only this module reads these variables. This has two advantages. An invalid value always gives an error that names the
+variable, and requests from this machine to itself never use a proxy.
 """
 
 import importlib.util
@@ -30,10 +30,12 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the address of the proxy for a host, or None if no proxy is used.
+    """Return the address of the proxy for connections to a host, or None if no proxy is used. `scheme` is http or
+    https.
 
-    The proxy is taken from HTTP_PROXY or HTTPS_PROXY, and otherwise from ALL_PROXY, unless NO_PROXY lists the host.
-    Variables in lower case come first, as in curl. Raises InputError with the name of the variable if it is invalid.
+    The address is the value of HTTP_PROXY or HTTPS_PROXY, or of ALL_PROXY if that is not set. No proxy is used if
+    NO_PROXY lists the host. A variable with a name in lower case comes first, as in curl. Raises InputError with the
+    name of the variable if its value is invalid.
     """
     if is_loopback(host) or _is_excluded(host, port, environ):
         return None
@@ -60,9 +62,9 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
 
 
 def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Return the trusted certificates for https connections: the files that SSL_CERT_FILE and SSL_CERT_DIR name, or
-    certifi's certificates if neither is set. Raises InputError with the name of the variable if a file is missing or
-    has no certificate."""
+    """Return an SSL context with the trusted certificates for https connections. They come from the file SSL_CERT_FILE
+    and the folder SSL_CERT_DIR, or from certifi if neither variable is set. Raises InputError with the name of the
+    variable if the file or folder is missing, or if the file has no certificates."""
     file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     if not file and not folder:
         return ssl.create_default_context(cafile=certifi.where())
@@ -76,8 +78,8 @@ def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLCont
 
 
 def wandb_mode(environ: Mapping[str, str] = os.environ) -> Any:
-    """Return the mode of wandb. It is WANDB_MODE if this is set. Otherwise it is "online" if there is a key and
-    "offline" if there is none. Raises InputError for an unknown mode."""
+    """Return the mode of wandb (such as "online"). It is the value of WANDB_MODE if this is set. Otherwise it is
+    "online" if WANDB_API_KEY is set, and "offline" if not. Raises InputError for an unknown mode."""
     mode = environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
     if mode not in _WANDB_MODES:
         raise InputError(f"WANDB_MODE is {mode!r}, choose {', '.join(_WANDB_MODES)}, or set tracking.wandb=false")

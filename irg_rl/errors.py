@@ -1,20 +1,20 @@
-"""Errors that a user can do something about. They end a command with one line. All other errors are mistakes of the
-program, and their traceback is shown."""
+"""Errors that a user can correct, such as a wrong setting. They end a command with a message of one line. All other
+errors are mistakes in the program, and their traceback is shown."""
 
 import errno
 
 
 class UserError(Exception):
-    """Base class of errors that a user can do something about. The message says what happened, where, and what to
-    do."""
+    """Base class of errors that a user can correct. The message says what happened, where, and what to do."""
 
 
 class InputError(UserError, ValueError):
-    """A file, a folder or a setting cannot be used."""
+    """Error: a file, a folder or a setting of the user cannot be used."""
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return whether a command ends with one line for this error, instead of a traceback.
+    """Return whether this error is of a kind that a user can correct. Then a command shows one line instead of a
+    traceback.
 
     Errors of Ray are recognised by their names, because importing Ray for this would cost every command seconds.
     """
@@ -24,7 +24,8 @@ def is_expected(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """Return the line that is shown for an error. For a failure in a remote actor, it names the actor and the call."""
+    """Return the message that is shown for an error. If a remote actor has failed, the message also names the actor and
+    the call."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by hand; `irg-rl resume RUN` goes on from the last checkpoint"
     notes = "".join(f" ({note})" for note in vars(error).get("__notes__", []))

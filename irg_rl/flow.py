@@ -4,9 +4,9 @@ to train.
 Time runs from 1 (noise) to 0 (data): x_t = (1 - t) x0 + t noise, velocity v = noise - x0, dt = t_next - t < 0.
 
 Shapes: B any batch dimensions (none, [B], [S, B], tokens of a pack ...), N latent tokens, D channels. A time or
-standard deviation has the *leading* dimensions of x and is broadcast over the others. A log-probability has one value
-per time. All arithmetic is in float32 or float64, also for other inputs: in bfloat16, rounding errors would dominate
-the transition density.
+standard deviation has only the *leading* dimensions B of x, and is broadcast over N and D. A log-probability also has
+shape B. All arithmetic is in float32 or float64, also for other inputs: in bfloat16, rounding errors would dominate the
+transition density.
 """
 
 import math
@@ -26,7 +26,8 @@ class Transition(StrEnum):
 
 
 PROGRESSIVE_EVERY = 25
-"""A progressive window moves by one step after this many iterations."""
+"""The window policy `progressive` moves its window (the denoising steps that are trained) by one step after this many
+training iterations."""
 
 
 class WindowPolicy(StrEnum):
@@ -38,10 +39,10 @@ class WindowPolicy(StrEnum):
 
 
 def bagel_grid(points: int, shift: float) -> Float[Tensor, "points"]:
-    """Return BAGEL's times from 1 to 0. There are `points` values, t = 0 included, so the model is called `points - 1`
-    times.
+    """Return the times of BAGEL's denoising schedule, from 1 (noise) to 0 (data). There are `points` values, so the
+    model is called `points - 1` times: it is not called at t = 0.
 
-    u_i = 1 - i / (points - 1);  t = shift u / (1 + (shift - 1) u). SD3's schedule of n steps is `bagel_grid(n + 1)`.
+    u_i = 1 - i / (points - 1); t = shift u / (1 + (shift - 1) u). SD3's schedule of n steps is `bagel_grid(n + 1)`.
     """
     if points < 2:
         raise ValueError(f"a time grid needs at least 2 points (t = 1 and t = 0), got {points}")
@@ -57,7 +58,7 @@ def interpolate(
 
 
 def data_estimate(x: Float[Tensor, "*B N D"], v: Float[Tensor, "*B N D"], t: Float[Tensor, "*B"] | float) -> Tensor:
-    """Return the estimate of the clean sample: x0 = x - t v."""
+    """Return the estimate of the clean sample from the noisy sample x and the velocity v at time t: x0 = x - t v."""
     return x - _spread(t, x) * v
 
 
@@ -72,8 +73,8 @@ def transition(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """Return the mean and the standard deviation of x_{t_next} given x_t. Gradients reach v through the mean. std has
-    no gradient.
+    """Return the mean and the standard deviation (std) of the normal distribution of x_{t_next} given x_t. Gradients
+    reach v through the mean. std has no gradient.
 
     Flow-SDE and Dance-SDE: mean = x + v dt + a^2 / (2 t) (x + (1 - t) v) dt, std = a sqrt(-dt). Flow-SDE has a = level
     sqrt(t / (1 - t)), Dance-SDE has a = level.
@@ -81,9 +82,10 @@ def transition(
     CPS: d = t_next sin(level pi / 2), mean = (1 - t_next) x0 + sqrt(t_next^2 - d^2) x1, std = d. Here x0 = x - t v and
     x1 = x + (1 - t) v are the estimates of the data and the noise. ODE: mean = x + v dt, std = 0.
 
-    Flow-SDE divides by zero at t = 1, so the first step needs one of two rules. `t_second` (Flow-GRPO): where t is
-    exactly 1, 1 - t is replaced by 1 - t_second. t_second is the second time of the grid. `t_max` (R3): 1 - t is never
-    below 1 - t_max. Raises ValueError if t = 1 occurs under Flow-SDE and neither rule is given, or if both are given.
+    Flow-SDE divides by zero at t = 1, so the first step needs one of two rules. Rule `t_second` (Flow-GRPO): where t is
+    exactly 1, 1 - t is replaced by 1 - t_second. t_second is the second time of the grid. Rule `t_max` (R3): 1 - t is
+    never below 1 - t_max. Raises ValueError if t = 1 occurs under Flow-SDE and neither rule is given, or if both are
+    given.
     """
     kind = Transition(kind)
     x, v = _wide(x), _wide(v)
@@ -116,8 +118,8 @@ def step(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """Compute one denoising step with the given standard-normal noise (None for the ODE). Return (x_next, mean,
-    std)."""
+    """Compute one denoising step with the given standard-normal noise (None for the ODE). Return (x_next, mean, std):
+    the state after the step, and the mean and standard deviation of its distribution."""
     mean, std = transition(x, v, t, t_next, noise_level, kind, t_second=t_second, t_max=t_max)
     if Transition(kind) is Transition.ODE:
         return mean, mean, std
@@ -133,7 +135,8 @@ def log_prob(
     *,
     kind: Transition | str = Transition.FLOW_SDE,
 ) -> Float[Tensor, "*B"]:
-    """Return the log-density of a stored x_next: one value per entry of std. Only `mean` receives a gradient.
+    """Return the log-density of a recorded state x_next under the distribution of its denoising step: one value per
+    entry of std. Only `mean` receives a gradient.
 
     The value is log N(x_next; mean, std^2), averaged over the dimensions of the latent. (All flow-GRPO codes take the
     mean, not the sum, and clip ranges of 1e-4 and below assume this.) For CPS it is -(x_next - mean)^2, without
@@ -156,7 +159,7 @@ def log_prob(
 
 
 def over_latent(value: Float[Tensor, "*B N D"], batch_dims: int) -> Float[Tensor, "*B"]:
-    """Return the mean over all dimensions after the first `batch_dims`."""
+    """Return the mean of `value` over all dimensions except the first `batch_dims` ones."""
     return value.mean(tuple(range(batch_dims, value.ndim)))
 
 
@@ -200,7 +203,9 @@ def sde_window(
 
 
 def _distance_from_noise(t: Tensor, t_second: Tensor | float | None, t_max: float | None) -> Tensor:
-    """Return 1 - t. The chosen rule for the first step keeps it above 0."""
+    """Return 1 - t, the distance of the time t from pure noise (t = 1). At t = 1, `t_second` or `t_max` keeps the
+    result above 0, as described in `transition`. Raises ValueError if both are given, or if neither is given and t = 1
+    occurs."""
     if t_max is not None:
         if t_second is not None:
             raise ValueError("t_second and t_max are two rules for the same step: give one of them")
@@ -213,7 +218,8 @@ def _distance_from_noise(t: Tensor, t_second: Tensor | float | None, t_max: floa
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
-    """Return t = shift u / (1 + (shift - 1) u). This maps [0, 1] onto itself."""
+    """Return the times u after BAGEL's timestep shift: t = shift u / (1 + (shift - 1) u). This maps [0, 1] onto
+    itself."""
     return shift * u / (1 + (shift - 1) * u)
 
 
@@ -226,6 +232,7 @@ def _time(value: Tensor | float, like: Tensor) -> Tensor:
 
 
 def _spread(value: Tensor | float, like: Tensor) -> Tensor:
-    """Append dimensions of size 1, so that one value per sample is broadcast over tokens and channels."""
+    """Append dimensions of size 1 to `value` until it has as many dimensions as `like`. One value per sample can then
+    be multiplied with all tokens and channels of the sample."""
     value = torch.as_tensor(value, dtype=_wide(like).dtype, device=like.device)
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class Renorm(StrEnum):
-    """The guided velocity is scaled back to the norm of the unguided velocity. This says over which numbers that norm
-    is taken."""
+    """Says over which numbers a norm is taken. After guidance, the guided velocity is scaled back to the norm of the
+    unguided velocity, and this setting chooses the norm."""
 
     GLOBAL = "global"  # one norm over the whole image
     CHANNEL = "channel"  # one norm for each token
@@ -20,8 +20,8 @@ class Renorm(StrEnum):
 
 
 def is_active(t: float, interval: tuple[float, float], text_scale: float) -> bool:
-    """Return whether guidance is on: text_scale > 1 and low < t <= high, where t is the time after the shift. If it is
-    off, the velocities without text and without image need not be computed."""
+    """Return whether guidance is on: text_scale > 1 and low < t <= high, where t is the time after the shift. If
+    guidance is off, the velocities without text and without image need not be computed."""
     low, high = interval
     return text_scale > 1 and low < t <= high
 
@@ -63,6 +63,7 @@ def guide(
 
 
 def _shrunk(guided: Tensor, v: Tensor, dims: tuple[int, ...], smallest: float) -> Tensor:
-    """Return guided * clamp(|v| / |guided|, smallest, 1), with norms over `dims`."""
+    """Scale `guided` down to the norm of `v`: return guided * clamp(|v| / |guided|, smallest, 1). The norms are taken
+    over the dimensions `dims`."""
     size, target = (value.float().pow(2).sum(dims, keepdim=True).sqrt() for value in (guided, v))
     return guided * (target / (size + 1e-8)).clamp(smallest, 1.0).to(guided.dtype)

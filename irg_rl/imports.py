@@ -1,9 +1,10 @@
-"""Imports objects that recipes name. The program's own packages are searched first, and modules of the user last.
+"""Imports classes and functions that recipes name, such as `my_scorers:Class`. The program's own packages are searched
+first, and the user's modules last.
 
-The user's folder may contain its own `rewards.py` or `sft/`, which must not replace the program's packages. So child
-processes (Ray's workers, the embedded judge) start with the folder of the program's packages first in the path, and
-without the working folder. A module in a name such as `my_scorers:Class` is searched in all other places first, then in
-the recipe's folder, and then in the working folder. Every process does this when it imports the name.
+The user's folder may contain a `rewards.py` or `sft/` of its own, which must not replace the program's packages. So
+child processes (Ray's workers, the embedded judge) start with the folder of the program's packages first in the import
+path, and without the working folder. A user's module is searched in all installed packages first, then in the folder of
+the recipe, and then in the working folder. Every process does this when it imports a name.
 """
 
 import difflib
@@ -23,8 +24,8 @@ PACKAGES = Path(__file__).resolve().parents[1]
 
 
 def remember_folders(*folders: Path, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Search modules of the user also in these folders. They are searched in this order, after the folders that are
-    already known."""
+    """Add these folders to the folders in which the user's modules are searched. They are searched after the folders
+    that were added before. The list is stored in an environment variable, so child processes use it, too."""
     known = user_folders(environ)
     new = [str(folder.absolute()) for folder in folders]
     environ[FOLDERS] = os.pathsep.join(dict.fromkeys([*known, *(path for path in new if os.pathsep not in path)]))
@@ -35,8 +36,8 @@ def user_folders(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def imported(name: str) -> Any:
-    """Return the object that a name such as "package.module:Name" stands for. Raises InputError if there is no such
-    module or name."""
+    """Import and return the object that `name`, such as "package.module:Name", stands for. Raises InputError if there
+    is no such module, or no such object in it."""
     module, _, attribute = name.partition(":")
     folders = [*user_folders(), os.getcwd()]
     for folder in folders:
@@ -57,8 +58,9 @@ def imported(name: str) -> Any:
 
 
 def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
-    """Return the object that `word` names. `word` is an import path, or a key of `known`, whose values are import
-    paths.
+    """Import and return the object that `word` names. `word` is an import path such as "package.module:Name", or a
+    short name, which is a key of `known`. The values of `known` are import paths. `what` says in error messages what
+    kind of object it is.
 
     Raises InputError if `word` is neither of them (the message names the most similar key), or if the import fails.
     """
@@ -75,7 +77,7 @@ def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
 
 
 def child_path(environ: Mapping[str, str] = os.environ) -> str:
-    """Return PYTHONPATH for a child process: the folder of the program's packages, then the PYTHONPATH of this
-    process."""
+    """Return the environment variable PYTHONPATH for a child process: the folder of the program's packages, and after
+    it the PYTHONPATH of this process."""
     given = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([str(PACKAGES), *given]))

@@ -48,7 +48,8 @@ def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_for
     of its values is at most this number.
 
     The branches of a fork have the same images before it. So if the value of a trajectory is a sum over its images, the
-    comparison depends only on what comes after the fork. Of equal values, the first one is taken.
+    comparison depends only on what comes after the fork. If several trajectories or branches have the same value, the
+    first of them is taken.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in group.trajectories]
     members = [i for i, value in enumerate(values) if value is not None]
@@ -67,7 +68,8 @@ def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_for
 
 
 def _matched(ways: Sequence[ValuedBranch], count: int) -> Iterator[tuple[ValuedBranch, ValuedBranch]]:
-    """Yield up to `count` pairs of branches: best and worst, then second best and second worst, and so on."""
+    """Yield up to `count` pairs of branches as (better, worse): first best and worst, then second best and second
+    worst, and so on."""
     left = sorted(ways, key=lambda way: -way[0])
     for _ in range(min(count, len(left) // 2)):
         best = left.pop(0)
@@ -77,8 +79,9 @@ def _matched(ways: Sequence[ValuedBranch], count: int) -> Iterator[tuple[ValuedB
 
 
 def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Iterator[tuple[int, list[list[int]]]]:
-    """Yield each fork as (index of the first segment after it, the members of each branch). All `members` share the
-    segments before index `place`."""
+    """Yield every fork of the trajectories `members` (given by their indices) as a tuple (number of segments before the
+    fork, list of branches). A branch is the list of the trajectories in it. `paths` holds the segment ids of each
+    trajectory. All `members` share the segments before index `place`."""
     while len(members) > 1:
         ways: dict[SegmentIds, list[int]] = defaultdict(list)
         for i in members:
@@ -94,8 +97,9 @@ def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Itera
 
 
 def mark(group: Group, pairs: Sequence[Pair]) -> None:
-    """Set the advantage of every segment, to show what the pairs train: the number of pairs in which the segment is on
-    the better side minus the number in which it is on the worse side. It is None if the segment is in no pair."""
+    """Set the `advantage` of every segment, so that reports show what the pairs train. It is the number of pairs in
+    which the segment is on the better side, minus the number of pairs in which it is on the worse side. It is None if
+    the segment is in no pair."""
     standing: dict[int, int] = {}
     for pair in pairs:
         for side, trajectory in ((1, pair.chosen), (-1, pair.rejected)):

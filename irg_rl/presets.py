@@ -42,9 +42,11 @@ def preset_of(name: Any) -> dict:
 
 
 def presets_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Reorder overrides (dotted name, value): the preset first, then its values, then all other overrides.
+    """Reorder overrides, which are pairs (dotted name, value) that replace settings of a recipe file. In the result,
+    the setting `evaluation.preset` comes first, then all values of that preset, then all other overrides.
 
-    So the values of the preset replace those of the recipe file, and an explicit override always wins over the preset.
+    Later overrides win. So the values of the preset replace those of the recipe file, and an explicit override always
+    wins over the preset.
     """
     given = list(overrides)
     named = [pair for pair in given if pair[0] == PRESET]

@@ -49,7 +49,7 @@ def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda pr
 
 def require_prompt(text: str, where: str) -> str:
     """Check the text of a prompt and return it. Raises InputError if the text is empty, too long or not valid. The
-    error message begins with `where`."""
+    error message begins with `where`, which names the place of the prompt, such as a file and a line."""
     if not text.strip():
         raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
     if len(text) > MOST_CHARACTERS:
@@ -58,8 +58,8 @@ def require_prompt(text: str, where: str) -> str:
 
 
 def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
-    """Return the prompt of group number `group`. In every epoch (one pass over all prompts) the prompts have a new
-    random order. The result depends only on `prompts`, `group` and `seed`."""
+    """Return the prompt from which group number `group` is sampled. In every epoch (one pass over all prompts) the
+    prompts have a new random order. The result depends only on `prompts`, `group` and `seed`."""
     epoch, place = divmod(group, len(prompts))
     return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
 

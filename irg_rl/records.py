@@ -30,8 +30,8 @@ _KINDS = {"text": TextSegment, "image": ImageSegment}
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Return the folder with the groups of one RL update, for example `rollouts/step-000012` in the folder of the run.
-    Steps count from 1."""
+    """Return the path of the folder for the groups of one RL update, for example `rollouts/step-000012` in the folder
+    of the run. Steps count from 1."""
     return run / "rollouts" / f"step-{step:06d}"
 
 
@@ -60,8 +60,8 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
 
 
 def group_folders(folder: Path) -> list[Path]:
-    """Find all folders of groups: `folder` itself, or folders inside it. They are sorted by name, with numbers in
-    numeric order. Raises InputError if there is none."""
+    """Return all folders that hold saved groups: `folder` itself, or folders inside it. They are sorted by name;
+    numbers in a name are compared as numbers. Raises InputError if there is no such folder."""
     found = [path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp")]
     found.sort(key=_by_numbers)
     if not found:
@@ -75,7 +75,8 @@ def _by_numbers(path: Path) -> list[tuple[str, int]]:
 
 
 def load_groups(folder: Path) -> list[Group]:
-    """Read the groups of a folder. Raises InputError if the folder holds no groups or is damaged."""
+    """Read the groups that `save_groups` wrote into a folder. Raises InputError if the folder holds no groups, is
+    damaged, or was written in another format version."""
     try:
         content = json.loads((folder / WORDS).read_text())
         tensors = load_file(folder / TENSORS)

@@ -1,4 +1,4 @@
-"""Removes secrets from everything that is written for people to read (invariant 8)."""
+"""Removes secrets, such as keys and passwords, from everything that is written for people to read (invariant 8)."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 HIDDEN = "***"
 NAMES = "IRG_RL_SECRETS"
-"""Name of an environment variable. Its value lists, separated by commas, the variables that contain keys. It is an
-environment variable so that child processes know the list, too."""
+"""Name of an environment variable that lists the names of other variables whose values are secret, separated by commas.
+The list is itself an environment variable so that child processes inherit it."""
 _SECRET_WORDS = {"apikey", "token", "secret", "password", "passwd", "credential", "credentials", "authorization"}
 _SHORTEST_SECRET = 8  # shorter values of such variables ("1", "none") also occur in normal text
 _SHORTEST_KEY = 4  # the same limit for variables that a recipe names in `api_key_env`
@@ -21,8 +21,9 @@ _KNOWN_KEYS = re.compile(r"\b(?:sk-|hf_|ghp_|wandb_v1_)[\w-]{16,}")
 
 
 def names_a_secret(key: str) -> bool:
-    """Return whether a setting or variable with this name contains a secret. `api_key_env` does not, because it only
-    names a variable. `max_text_tokens` does not, because it is a number."""
+    """Return whether the name `key` of a setting or variable shows that its value is a secret. For `api_key_env` the
+    result is false, because its value is only the name of a variable. It is also false for `max_text_tokens`, because
+    its value is a number."""
     words = re.split(r"[^a-z0-9]+", key.lower())
     if words[-1] == "env":
         return False
@@ -30,15 +31,16 @@ def names_a_secret(key: str) -> bool:
 
 
 def remember_secret(name: str, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Redact the value of the environment variable `name` from now on, also in child processes that start later. The
-    name must be given, because a recipe's `api_key_env` can be any name."""
+    """From now on, hide the value of the environment variable `name` in all output, also in child processes that start
+    later. The variable must be named here because it can have any name: a recipe chooses it in `api_key_env`."""
     names = _remembered(environ)
     if name not in names:
         environ[NAMES] = ",".join([*names, name])
 
 
 def redact_text(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the text without passwords in addresses, bearer tokens, keys, and secrets from environment variables."""
+    """Return the text with all secrets replaced by ***: passwords in addresses, bearer tokens, keys, and values of
+    environment variables that are secret."""
     remembered = _remembered(environ)
     for name, value in environ.items():
         for secret in _spellings(value):
@@ -53,8 +55,8 @@ def redact_text(text: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def redact(value: Any, environ: Mapping[str, str] = os.environ) -> Any:
-    """Return nested settings without secrets, as `redact_text` does for a text. If the name of a setting is that of a
-    secret, its value is always removed."""
+    """Return nested settings in which all secrets are replaced by ***. Texts are treated as in `redact_text`. If the
+    name of a setting shows that it is a secret, its whole value is replaced."""
     if isinstance(value, Mapping):
         return {
             key: HIDDEN if names_a_secret(str(key)) and inner not in (None, "") else redact(inner, environ)
@@ -66,8 +68,8 @@ def redact(value: Any, environ: Mapping[str, str] = os.environ) -> Any:
 
 
 def _spellings(value: str) -> set[str]:
-    """Return the forms that a secret may have in a text: unchanged, without white space around it, and as escaped in
-    JSON and in addresses."""
+    """Return the spellings in which a secret may occur in a text: unchanged, without white space around it, escaped as
+    in JSON, and escaped as in internet addresses."""
     bare = value.strip()
     return {value, bare, bare.replace("/", "\\/"), json.dumps(bare)[1:-1], quote(bare, safe="")}
 

@@ -1,4 +1,4 @@
-"""Reads text and JSON that come from outside: prompts, rows, manifests, answers of a judge.
+"""Reads text and JSON that come from outside the program: prompts, data rows, lists of files, answers of a judge.
 
 Text must be UTF-8. A byte order mark and CRLF line ends are accepted. JSON has limits, because very deep nesting or
 very long numbers could crash a parser. Every error is an InputError that names the file and, if possible, the line.
@@ -22,7 +22,8 @@ MOST_BYTES = 2**30
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_OR_CONTROL = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-"""Pattern for lone surrogates and control characters. Tabs and line ends (on some systems U+0085) are not included."""
+"""Pattern for lone surrogates and control characters. Tabs and characters that end a line (also U+0085, which some
+systems use) do not match."""
 
 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
@@ -49,19 +50,20 @@ def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
-    """Yield (place, line) for every line that is not blank. The place is "FILE, line N". Only a line feed ends a line,
-    because U+2028 and U+0085 may be part of JSON strings."""
+    """Yield (place, line) for every line of a file that is not blank. The place is the text "FILE, line N", for error
+    messages. Only a line feed ends a line, because U+2028 and U+0085 may be part of JSON strings."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path}, line {number}", line.removesuffix("\r")
 
 
 def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsHook | None = None) -> Any:
-    """Return the value of a JSON text. If `finite` is true, NaN and infinity are errors. `pairs` is a function that
-    makes an object from its (name, value) pairs.
+    """Parse a JSON text, and return its value. `where` says where the text comes from; error messages begin with it. If
+    `finite` is true, NaN and infinity are errors. `pairs` is a function that converts the list of (name, value) pairs
+    of a JSON object to the value that is returned for the object. If it is None, the value is a dict.
 
     Raises InputError if the text is not JSON, if it is nested deeper than MOST_DEPTH, or if a whole number has more
-    than MOST_DIGITS digits. The message begins with `where`.
+    than MOST_DIGITS digits.
     """
     try:
         value = json.loads(text, parse_int=_whole_number, object_pairs_hook=pairs)
@@ -80,14 +82,14 @@ def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsH
 
 
 def read_json(path: Path | str) -> Any:
-    """Return the value of a JSON file. The limits and errors are those of `parse_json`."""
+    """Read a JSON file, and return its value. The limits and errors are those of `parse_json`."""
     return parse_json(read_text(path), str(path))
 
 
 def require_text(text: str, where: str, control: bool = True) -> str:
-    """Return the text unchanged if it is valid. Raises InputError if the text has lone surrogates, because tokenizers
-    and files cannot handle them. If `control` is false, control characters are errors, too. The message begins with
-    `where`."""
+    """Return the text unchanged if it is valid. Raises InputError if the text has lone surrogates (halves of a
+    character), because tokenizers and files cannot handle them. If `control` is false, control characters are errors,
+    too. `where` says where the text comes from; the message begins with it."""
     found = (_HALF if control else _HALF_OR_CONTROL).search(text)
     if found is None:
         return text
@@ -103,8 +105,9 @@ def _whole_number(digits: str) -> int:
 
 
 def _require_plain(value: Any, where: str, finite: bool) -> None:
-    """Check that JSON is not nested too deeply and, if `finite` is true, that all numbers are finite. The check goes
-    level by level, because a recursive function could itself overflow the stack."""
+    """Check that the parsed JSON `value` is not nested too deeply and, if `finite` is true, that all numbers are
+    finite. Raises InputError if not. The check uses a loop, because a recursive function could itself overflow the
+    stack."""
     level, depth = [value], 0
     while level:
         if finite and any(isinstance(one, float) and not math.isfinite(one) for one in level):

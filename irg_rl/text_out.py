@@ -1,7 +1,7 @@
-"""Output to a terminal. Text from outside is shown literally and is never interpreted.
+"""Prints text on a terminal. Text that comes from outside the program is shown literally and never interpreted.
 
-For example, `[/think]` in a text is printed as it is, and not read as markup. Control characters are printed as their
-codes, and so are characters that the encoding of the stream does not have. Lines are not broken or cut, so that a path
+For example, `[/think]` in a text is printed as it is, and not read as markup. Control characters, and characters that
+the encoding of the terminal does not have, are printed as their codes. Long lines are not broken or cut, so that a path
 can be copied.
 """
 
@@ -12,14 +12,15 @@ from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 _SENT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Pattern for characters that are printed as codes: control characters except tab and line feed, marks that change the
-direction of text, and lone surrogates, which occur in file names that are not valid text."""
+"""Pattern for characters that are printed as codes. These are control characters except tab and line feed, characters
+that change the direction of text, and lone surrogates (halves of a character), which occur in names of files that are
+not valid text."""
 _WIDE = 100_000  # number of columns if there is no terminal
 
 
 def shown(text: str, encoding: str = "utf-8") -> str:
-    r"""Return the text with control characters written as codes like `\x1b`, and characters that the encoding does not
-    have written as codes like `\u732b`."""
+    r"""Return the text in a form that is safe to print. Control characters are replaced by codes like `\x1b`, and
+    characters that the encoding does not have by codes like `\u732b`."""
     visible = _SENT.sub(lambda found: _spelled(found[0]), text.replace("\r\n", "\n"))
     return visible.encode(encoding, errors="backslashreplace").decode(encoding)
 
@@ -30,15 +31,16 @@ def _spelled(character: str) -> str:
 
 
 class Terminal(Console):
-    """A console that is safe for text from outside. Only the argument `style=` sets a style. The text itself never
-    does."""
+    """A console of the package rich that prints text from outside safely. The style of the output depends only on the
+    argument `style=`, never on the text."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
 
     @property
     def size(self) -> ConsoleDimensions:
-        """Return the size of the console. If it is not a terminal, tables are as wide as their content."""
+        """Return the size of the console in characters. If the output is not a terminal, the width is very large, so
+        that tables are as wide as their content."""
         found = super().size
         return found if self.is_terminal else ConsoleDimensions(_WIDE, found.height)
 
@@ -47,6 +49,7 @@ class Terminal(Console):
         self._width, self._height = new_size
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make control characters visible. rich calls this method for every string, in lines and in table cells."""
+        """Convert a string for printing, with control characters shown as codes. rich calls this method for every
+        string, in lines and in table cells."""
         options["markup"] = options["emoji"] = False
         return super().render_str(shown(text, self.encoding), **options)

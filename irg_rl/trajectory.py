@@ -28,8 +28,8 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request for an image. `metadata` has GenEval's fields (`tag`, `include`, `exclude`, ...). Only the verifier
-    reads it."""
+    """A request for an image. `metadata` has GenEval's fields (`tag`, `include`, `exclude`, ...). Only the verifier,
+    which judges the images, reads it."""
 
     id: str
     text: str
@@ -40,9 +40,9 @@ class Prompt:
 class TextSegment:
     """The sampled text of one turn.
 
-    `ids` are exactly the sampled tokens, without bos. If eos was sampled, it is the last id, and `finished` is True. If
-    the text was cut at the token limit, `finished` is False. The sampler then closes the text in the context with an
-    eos that has no loss.
+    `ids` are exactly the sampled tokens, without the begin-of-text token (bos). If the end-of-text token (eos) was
+    sampled, it is the last id, and `finished` is True. If the text was cut at the token limit, `finished` is False. The
+    sampler then closes the text in the context with an eos that has no loss.
     """
 
     turn: int
@@ -60,8 +60,8 @@ class TextSegment:
 
 @dataclass
 class ImageSegment:
-    """A generated image with its recorded denoising steps. The learner computes their log-probabilities again. All
-    tensors except `pixels` are fp32."""
+    """A generated image with its recorded denoising steps. The learner computes the log-probabilities of these steps
+    again. All tensors except `pixels` are fp32."""
 
     turn: int
     pixels: UInt8[Tensor, "H W 3"]
@@ -83,8 +83,8 @@ class ImageSegment:
 
 Segment = TextSegment | ImageSegment
 ScoreImages = Callable[[list[np.ndarray], list[Prompt]], Mapping[str, Sequence[float | None]]]
-"""A function that scores images. It gets the images (uint8, [H, W, 3]) and their prompts. It returns a dict from the
-name of a scorer to one value per image, or None where the scorer failed."""
+"""A function that scores images. It gets the images (uint8, [H, W, 3]) and their prompts. It returns a dict: for the
+name of each scorer, a list with one value per image. The value is None if the scorer failed."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ class SamplingLaw:
 
 @dataclass
 class Trajectory:
-    """One sample of a group, with the scores of its images.
+    """One sampled answer to a prompt, with the scores of its images.
 
     rewards: rewards[name][k] is the score of scorer `name` for the image of turn k. It is None if the scorer failed: a
-    failure is never stored as a number (invariant 2).
+    failure is never stored as a number (invariant 2 of docs/architecture.md).
 
-    version, digest: identify the weights that sampled this trajectory (invariant 4).
+    version, digest: identify the weights that sampled this trajectory (invariant 4 of docs/architecture.md).
 
-    law: how it was sampled. None means that it is not for training.
+    law: how this trajectory was sampled. None means that it must not be used for training.
     """
 
     prompt: Prompt
@@ -153,8 +153,8 @@ class Trajectory:
 
 @dataclass
 class Group:
-    """All trajectories sampled from one prompt. A group is admitted, sampled, scored, and trained or dropped as a
-    whole."""
+    """All trajectories sampled from one prompt. They are always treated together: a group is started, sampled, scored,
+    and trained or dropped as a whole."""
 
     id: int
     prompt: Prompt
@@ -163,7 +163,7 @@ class Group:
 
     @property
     def segments(self) -> list[Segment]:
-        """All segments in order. A segment that several trajectories share appears once."""
+        """The segments of all trajectories, in order. A segment that several trajectories share appears only once."""
         return list({id(s): s for t in self.trajectories for s in t.segments}.values())
 
     @property
@@ -176,14 +176,15 @@ class Group:
 
 
 def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """Split the trajectories into trees: neighbours that share their first segment are in one tree. If nothing is
-    shared, every trajectory is a tree of its own."""
+    """Split a list of trajectories into trees, that is lists of trajectories that begin with the same segment (the same
+    object). Trajectories of one tree must be neighbours in the input. A trajectory that shares nothing is a tree of its
+    own."""
     return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 
 def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
-    """Return the segments at which the given paths fork: those that are followed by more than one different segment. A
-    segment is given by its id()."""
+    """Return the id() of every segment at which the given lists of segments fork. At such a segment, at least two of
+    the lists continue with different segments."""
     following: dict[int, set[int]] = {}
     for segments in paths:
         for segment, after in zip(segments, segments[1:]):
@@ -192,8 +193,8 @@ def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
 
 
 def score_images(trajectories: Sequence[Trajectory], score: ScoreImages) -> None:
-    """Score all images and store the scores in the `rewards` of the trajectories. An image that several trajectories
-    share is scored once."""
+    """Score all images with the function `score`, and store the scores in the `rewards` of the trajectories. An image
+    that several trajectories share is scored once."""
     images = {id(image): (image, t.prompt) for t in trajectories for image in t.images}
     found = score([image.pixels.cpu().numpy() for image, _ in images.values()], [p for _, p in images.values()])
     index = {image: number for number, image in enumerate(images)}

@@ -67,10 +67,10 @@ class EditScorer(Protocol):
 
 @runtime_checkable
 class Counting(Protocol):
-    """A scorer that also counts things itself. Its counts are logged as metrics."""
+    """A scorer that also counts events, such as texts that it had to cut off. The counts are logged as metrics."""
 
     def counts(self) -> dict[str, float]:
-        """Return numbers by name, counted since the scorer was created."""
+        """Return the counts since the scorer was created: name of a metric -> number."""
         ...
 
 

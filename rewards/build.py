@@ -52,8 +52,8 @@ KINDS = {
 
 
 def scorer_class(kind: str) -> Callable[..., Scorer]:
-    """Return the constructor of a scorer. `kind` is a built-in name, or the import path of your own class
-    (package.module:Class). Raises InputError if the name is unknown, and ScorerUnavailable if the class cannot be
+    """Return the constructor of a scorer. `kind` is a built-in name such as `clip`, or the import path of your own
+    class (package.module:Class). Raises InputError if the name is unknown, and ScorerUnavailable if the class cannot be
     imported."""
     if ":" not in KINDS.get(kind, kind):
         raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")

@@ -3,9 +3,9 @@
 * `timeout` limits a whole call, from the DNS look-up to the last byte of the answer.
 * An answer may have at most MOST_BYTES bytes.
 * Redirects are not followed, because they could send the images and the key to another host.
-* A key is sent only over https, to this machine, or to the one host that `key_over_http` names. No error message
-  contains the key.
-* Proxies and certificates come from irg_rl.environment.
+* A key is sent only if the address begins with https, or if the host is this machine or the one that `key_over_http`
+  names. No error message contains the key.
+* The settings of proxies and certificates come from irg_rl.environment.
 """
 
 import asyncio

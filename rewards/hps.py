@@ -1,7 +1,8 @@
 """HPSv2 as a score. HPSv2 is a CLIP model that was fine-tuned on the choices of people between images of one prompt.
 
-The released HPS_v2.1_compressed.pt can be loaded with open_clip (`model="ViT-H-14"`, the same 686 keys). The tiny one
-is trained by `rewards.training.train_hps`. Scores can be compared only within one prompt and one version of the model.
+The released HPS_v2.1_compressed.pt can be loaded with open_clip (`model="ViT-H-14"`, the same 686 keys). For small
+runs, `rewards.training.train_hps` trains a tiny HPS model. Scores can be compared only if they are for the same prompt
+and from the same version of the model.
 """
 
 import numpy as np
@@ -41,8 +42,8 @@ def letterbox_batch(images: UInt8[np.ndarray, "B H W 3"], size: int) -> Float[Te
 
 
 class HpsScorer(ClipScorer):
-    """Scores images by HPSv2: the cosine of the features of image and prompt, in [-1, 1]. It is not multiplied by the
-    logit scale, as in `hpsv2.img_score`. HPS v2.1 gives good images about .3."""
+    """Scores images by HPSv2: the cosine of the features of image and prompt, in [-1, 1]. As in `hpsv2.img_score`, the
+    cosine is not multiplied by the logit scale. HPS v2.1 gives good images a score of about .3."""
 
     def make_preprocess(self, size: int) -> Preprocess:
         return lambda image: letterbox(image, size)

@@ -29,7 +29,8 @@ from rewards.base import (
 from rewards.build import ScorerSpec, build_scorer
 
 Call = Callable[[Any, list[list[Any]]], list[Score]]
-"""Type of a function: (scorer, columns of what it scores) -> one score per row of the columns."""
+"""Type of a function: (scorer, columns) -> scores. The columns are lists of equal length, such as a list of images and
+a list of prompts. The result has one score per position in these lists."""
 FORMS = {"reflection": ReflectionScorer, "edit": EditScorer}
 
 
@@ -119,7 +120,8 @@ class RewardHub:
         return {name: self.score_with(name, images, prompts) for name in self.names("image")}
 
     def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
-        """Score images with only the scorer `name`. The scores and errors are those of the method `score`."""
+        """Return one score per image, by the scorer `name` only. As in `score`, a score is None if the scorer failed in
+        all tries, and TooManyFailures is raised if the scorer fails too often."""
         return self._values(name, lambda scorer, chosen: scorer.score(*chosen), images, prompts)
 
     def score_reflections(
@@ -145,11 +147,12 @@ class RewardHub:
         }
 
     def names(self, of: str) -> list[str]:
-        """Return the names of the scorers of this kind of thing: image, reflection or edit."""
+        """Return the names of the scorers that score `of`, which is "image", "reflection" or "edit"."""
         return [spec.name for spec in self.specs if spec.of == of]
 
     def _values(self, name: str, call: Call, *columns: Sequence[Any]) -> list[Score]:
-        """Return one score per row of the columns. `call` gets a scorer and the columns. Rows that failed are scored
+        """Return one score per position in the columns, which are lists of equal length (such as images and prompts).
+        `call` gets the scorer and the columns, and returns the scores. Positions for which the scorer failed are scored
         again, up to `retries` times."""
         stats, count = self.stats[name], len(columns[0])
         scores: list[Score] = [None] * count

@@ -42,10 +42,10 @@ class JudgeScorer:
     """Scores images in [0, 1]: how sure the judge is that the image shows the prompt.
 
     `api_key_env` names the environment variable that holds the key. The key itself is in no recipe, log or report. It
-    is sent only over https, to this machine, or over plain http to the host `key_over_http`. `timeout` limits one HTTP
-    call with its whole answer, in seconds. The n-th retry waits `backoff * 2**(n-1)` seconds, or longer if the server
-    asks for it. `logprobs: false` means that no log-probabilities are requested. `extra_body` has more fields for the
-    request (such as `chat_template_kwargs`), and `headers` has more HTTP headers.
+    is sent over https. It is sent over plain http only to this machine and to the host `key_over_http`. `timeout`
+    limits one HTTP call with its whole answer, in seconds. The n-th retry waits `backoff * 2**(n-1)` seconds, or longer
+    if the server asks for it. `logprobs: false` means that no log-probabilities are requested. `extra_body` has more
+    fields for the request (such as `chat_template_kwargs`), and `headers` has more HTTP headers.
     """
 
     def __init__(
@@ -102,8 +102,9 @@ class JudgeScorer:
         return [self._value(answer) for answer in self.client.ask_all(questions)]
 
     def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> list[Preference | None]:
-        """Return, for each prompt, whether the judge prefers `first[i]` or `second[i]`. The judge is asked in both
-        orders. The entry is None if one of the two questions failed."""
+        """Return one Preference per prompt. It says how probable it is, by the judge, that `first[i]` fits the prompt
+        better than `second[i]`. The judge is asked twice, once in each order of the images. The entry is None if one of
+        the two questions failed."""
         require_pairs(first, prompts)
         require_pairs(second, prompts)
         questions = []

@@ -12,7 +12,8 @@ import unicodedata
 from typing import Any
 
 LEAST_MASS = 0.5
-"""Smallest total probability of the two words. If it is smaller, the token does not answer the question."""
+"""Smallest accepted total probability of the two words that the judge may answer, such as yes and no. If the total is
+smaller, the token is not an answer to the question."""
 _MOST_MASS = 1.05
 """Largest accepted total probability of all alternatives. It is above 1, because rounding can make the total slightly
 larger than 1."""
@@ -67,7 +68,8 @@ class _Token:
 
 
 def _spelled(entry: dict[str, Any]) -> str:
-    """Return the text of a token, from its bytes if they are given, otherwise from its name."""
+    """Return the text of a token. `entry` is the JSON of the token. The text is decoded from its field `bytes`, or
+    taken from its field `token` if there are no bytes."""
     raw = entry.get("bytes")
     if isinstance(raw, list) and raw and all(type(one) is int and 0 <= one < 256 for one in raw):
         return bytes(raw).decode("utf-8", errors="replace").translate(_SPACES)

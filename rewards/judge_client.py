@@ -24,7 +24,7 @@ REFUSED_STATUS = {401, 403, 404}
 MISFIT_STATUS = {400, 422}
 """HTTP status codes for a request with a field that the server does not know, or with a value that it refuses."""
 SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
-"""Field of a request that a judge can do without -> all fields that are left out together with it."""
+"""Optional field of a request -> all fields that are removed from the request if the server refuses this field."""
 LONGEST_PAUSE_S = 60.0
 """Longest pause before a retry, in seconds. If a server asks for a longer one (Retry-After), the call has failed."""
 Fields = dict[str, Any]
@@ -92,8 +92,8 @@ class JudgeClient:
         self.sent = 0  # number of requests that were sent, with retries
 
     def ask_all(self, questions: Sequence[Question]) -> list[float | JudgeFailure | ScorerUnavailable]:
-        """Return one answer per question, in order. If a question fails, its error is returned, not raised. Equal
-        questions are asked only once."""
+        """Return one entry per question, in order: the probability that the answer is the first of the question's two
+        words, or the error if the question failed. The error is not raised. Equal questions are asked only once."""
         unique = {question.key(self.model): question for question in questions}
         with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
             answers = dict(zip(unique, pool.map(self._ask_or_fail, unique.values()), strict=True))
@@ -106,8 +106,9 @@ class JudgeClient:
             return failure
 
     def ask(self, question: Question) -> float:
-        """Return the probability, in [0, 1], of the question's first word. Raises JudgeFailure after the last retry.
-        Raises ScorerUnavailable if no retry can help, because the endpoint refuses the key, the path or the model."""
+        """Return the probability, in [0, 1], that the judge's answer is the first of the question's two words. Raises
+        JudgeFailure if there is no usable answer after the last retry. Raises ScorerUnavailable if no retry can help,
+        because the endpoint refuses the key, the path or the model."""
         key = question.key(self.model)
         with self.lock:
             if key in self.cache:
@@ -190,8 +191,9 @@ class JudgeClient:
 
 
 def without_refused(fields: Fields, refusal: str) -> Fields | None:
-    """Return the request without the field that the server's refusal names. Returns None if it names no field that can
-    be left out. `max_tokens` is not left out but renamed if the server asks for `max_completion_tokens`."""
+    """Return the fields of the request without the field that the server's error message `refusal` names. Returns None
+    if the message names no field that can be left out. `max_tokens` is not left out, but it is renamed if the server
+    asks for `max_completion_tokens`."""
     if "max_completion_tokens" in refusal and "max_tokens" in fields:
         fewer = {name: value for name, value in fields.items() if name != "max_tokens"}
         return fewer | {"max_completion_tokens": fields["max_tokens"]}
@@ -202,7 +204,8 @@ def without_refused(fields: Fields, refusal: str) -> Fields | None:
 
 
 def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
-    """Return the probability that a chat completion gives. Raises JudgeFailure if it gives none."""
+    """Return the probability that the answer in a chat completion is `words[0]` and not `words[1]`. Raises JudgeFailure
+    if the completion has no usable answer."""
     try:
         return probability(parse_json(reply.text, "the answer", finite=False), words)
     except (InputError, Unanswered) as error:

@@ -1,4 +1,5 @@
-"""Run the embedded judge in a child process. The child ends when the process that started it ends."""
+"""Run the embedded judge (a small judge server that comes with the program) in a child process. The child ends when the
+process that started it ends."""
 
 import os
 import select

@@ -53,7 +53,8 @@ TEXT_CHUNK = 16  # number of texts of similar length that are encoded together
 
 @dataclass
 class TwoTower:
-    """A model in eval mode, with its tokenizer. `config` is the `model_cfg` of open_clip."""
+    """A CLIP model (an image tower and a text tower) in eval mode, with its tokenizer. `config` is the `model_cfg` of
+    open_clip."""
 
     model: open_clip.CLIP
     tokenizer: Tokenizer
@@ -144,7 +145,7 @@ def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower
     into smaller pieces.
 
     Equal seeds and words give equal weights. The full vocabulary of 49,408 tokens is not used, because half of the
-    training time would be spent on unused rows.
+    training time would be spent on embeddings of tokens that never occur.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,8 +159,9 @@ def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower
 
 
 def write_merges(path: Path, words: Iterable[str]) -> None:
-    """Write those merges of CLIP's tokenizer that can take part in one of `words`. The new tokenizer then splits these
-    words as CLIP's does."""
+    """Write a smaller merge table of CLIP's tokenizer to `path`. It has only the merges (rules that join two pieces of
+    a word) that can occur in `words`. A tokenizer with this table splits these words exactly as CLIP's tokenizer does.
+    """
     spelled = [word.lower() + "</w>" for word in words]
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
         header, *lines = file.read().split("\n")

@@ -5,16 +5,16 @@ from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
-    """Set `rewards` of every trajectory in the group, and `scores` of its reflections and refined images. A segment
-    that several trajectories share is scored only once."""
+    """Set `rewards` of every trajectory in the group, and `scores` of its reflections and refined images. A text or
+    image that several trajectories share is scored only once."""
     score_images(group.trajectories, hub.score)
     score_segments(group, hub)
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:
     """Set `scores` of every reflection and of every refined image in the group. A reflection is scored by its text and
-    the image before it. A refined image is scored by the image before it and the reflection between the two. A segment
-    that several trajectories share is scored only once."""
+    the image before it. A refined image is scored by the image before it and the reflection between the two. A text or
+    image that several trajectories share is scored only once."""
     reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
     edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
     for trajectory in group.trajectories:

@@ -82,9 +82,10 @@ def train_hps(
     """Train the tiny HPS as HPSv2 was trained: fine-tune CLIP so that softmax(scale * cosine) over two pictures of a
     prompt predicts which one was preferred. Each step uses all pairs of `batch_size` rankings.
 
-    Returns two shares of the pairs in `held_out` rankings. `held_out_agreement`: the preferred picture has the higher
-    score. `verifier_disagreement`: the score contradicts the verifier, among the pairs where the verifier sees a
-    difference.
+    A ranking has one prompt, several pictures for it, and how much each picture is preferred. Returns two shares,
+    measured on `held_out` other rankings. `held_out_agreement`: the share of all picture pairs in which the preferred
+    picture has the higher HPS score. `verifier_disagreement`: only pairs to which the verifier gives different scores
+    are counted; this is the share of them that HPS orders differently.
     """
     tower = openclip.load(clip_folder)
     examples = examples_of(seed)
@@ -103,7 +104,8 @@ def train_hps(
 
 
 def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"]:
-    """Return the cosine of each prompt with each of its pictures. The result is differentiable."""
+    """Return the cosine between the features of each prompt and the features of each of its pictures, with one row per
+    ranking (a prompt with its pictures). Gradients can flow through the result."""
     images = np.stack([image for ranking in rankings for image in ranking.images])
     features = tower.model.encode_image(letterbox_batch(images, tower.size), normalize=True)
     texts = openclip.encode_text(tower.model, tower.tokenizer([ranking.prompt.text for ranking in rankings]))
@@ -179,9 +181,10 @@ def matching(tower: TwoTower, examples: ScorerExamples, n: int) -> float:
 
 @torch.no_grad()
 def agreement(tower: TwoTower, rankings: Sequence[Ranking]) -> dict[str, float]:
-    """Return two shares of all pairs. `held_out_agreement`: the preferred picture has the higher score.
-    `verifier_disagreement`: the verifier's worse picture has the higher score, among the pairs where the verifier sees
-    a difference."""
+    """Return two shares of picture pairs, where both pictures of a pair belong to one prompt. `held_out_agreement`: the
+    share of all pairs in which the preferred picture has the higher score of the model. `verifier_disagreement`: only
+    pairs to which the verifier gives different scores are counted; this is the share of them that the model orders
+    differently."""
     score = differences(cosines(tower, rankings))
     liking = differences(torch.tensor([ranking.liking for ranking in rankings]))
     graded = differences(torch.tensor([ranking.graded for ranking in rankings]))

@@ -1,4 +1,5 @@
-"""The task's own verdict as a scorer, for every task that can judge images itself."""
+"""A scorer that uses the verdicts of the task itself. It works for every task that judges images itself, without
+another scorer."""
 
 from collections.abc import Mapping
 
@@ -39,7 +40,8 @@ class VerifierScorer:
         return [None if verdict is None else verdict.score for verdict in verdicts]
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
-        """Return how true each reflection is according to the task, in [0, 1]. None: the task cannot know."""
+        """Return one score in [0, 1] per reflection: how true the text `texts[i]` is about `images[i]`, as the task
+        judges it. The score is None if the task cannot judge it."""
         require_pairs(images, prompts)
         scores = [self.task.truth(*item) for item in zip(texts, images, prompts, strict=True)]
         return self._known(scores, "whether a reflection is true")
@@ -47,8 +49,8 @@ class VerifierScorer:
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> list[Score]:
-        """Return how well each refined image follows its reflection according to the task, in [0, 1]. None: the task
-        cannot know."""
+        """Return one score in [0, 1] per refined image: how well `after[i]` makes the changes to `before[i]` that the
+        reflection `texts[i]` asks for, as the task judges it. The score is None if the task cannot judge it."""
         require_pairs(before, prompts)
         scores = [self.task.following(*item) for item in zip(texts, before, after, prompts, strict=True)]
         return self._known(scores, "whether an edit was done")

@@ -1,14 +1,17 @@
-"""The contexts of a batch while its trajectories grow: one key-value cache, with marks for earlier lengths.
+"""The contexts of a batch of trajectories while they grow. A context is the sequence of tokens that the model sees
+before it writes or draws. All contexts are rows of one key-value cache. A mark stores the length of each row, so that a
+row can later return to this length.
 
-With `history = last`, a row returns to the end of its think text before an image is added. A refinement then sees the
+With `history = last`, a row returns to the end of its think text before an image is added. So a refinement sees the
 prompt, the think text, the last image and the reflection on it. With `history = full`, contexts only grow.
 
 Guidance needs two more contexts (bagel-irg.md 4.5):
+
 * Without the text before the image: a mark in the same cache. In turn 0 this mark is right after the system text.
 * Without images: a second cache, copied once after the think text. Only texts are added to it, so its positions have no
   gap where an image was.
 
-At a fork, the cache row is copied for every branch. The part that the branches have in common goes through the model
+At a fork, the cache row is copied for every branch. So the model computes the part that the branches have in common
 only once.
 """
 
@@ -39,7 +42,7 @@ class _Texts:
 
 class Contexts:
     """The contexts of a batch of trajectories. In all methods, `rows` are indices into the batch, in ascending order.
-    Rows that have stopped are left out."""
+    Rows whose trajectory has stopped are not among them."""
 
     def __init__(
         self,
@@ -134,13 +137,14 @@ class Contexts:
 
 
 def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:
-    """Return None if all rows of the cache take part, because this avoids a copy of their keys and values. Otherwise
-    return `rows`."""
+    """Return `rows`, or None if `rows` are all rows of the cache. None tells the model to use the whole cache, which
+    avoids a copy of its keys and values."""
     return None if len(rows) == cache.batch else rows
 
 
 def _branched(model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"] | None) -> KVCache:
-    """Return a new cache that starts as a copy of these rows. None: a copy of all rows."""
+    """Return a new cache whose row i is a copy of row `rows[i]` of the given cache. If `rows` is None, all rows are
+    copied."""
     twin = model.new_cache(cache.batch if rows is None else len(rows), cache.capacity)
     twin.begin_as(cache, rows)
     return twin

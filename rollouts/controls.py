@@ -21,8 +21,9 @@ SampleRequests = Callable[[list[Request], int], list[Trajectory]]
 
 
 def redraw(sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int) -> list[Trajectory]:
-    """Make the control of blind redraws: the image of every turn k >= 1 is drawn anew, from the prompt and the think
-    text alone."""
+    """Return the trajectories of the control "redraw", one per given trajectory. The first image is kept. The image of
+    every later turn is a new image that is drawn from the prompt and the think text alone, without a reflection or an
+    older image."""
     controls = [replace(t, segments=t.segments[:2], stopped=False, rewards={}) for t in trajectories]
     for turn in range(1, turns):
         fresh = hashed(seed, "redraw", turn) % 2**63
@@ -36,12 +37,13 @@ def redraw(sample: SampleRequests, trajectories: Sequence[Trajectory], turns: in
 def shuffled_reflections(
     sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int
 ) -> list[Trajectory]:
-    """Make the control of foreign reflections: every reflection that asked for a change is replaced by a reflection
-    from another prompt, of the same turn if possible.
+    """Return the trajectories of the control "shuffled reflections", one per given trajectory. The first image is kept.
+    Every reflection that asked for a change is replaced by a reflection from another prompt, of the same turn if
+    possible. Then the later images are drawn again.
 
-    The control stops in the turn where the real trajectory stopped. So both redraw equally often, and only the content
-    of the reflections differs. `seed` must be the seed of the real trajectories, so that the noise is also the same.
-    Raises InputError if all trajectories belong to one prompt.
+    The control stops in the turn where the real trajectory stopped. So both draw equally many images, and only the
+    content of the reflections differs. `seed` must be the seed of the real trajectories, so that the noise is also the
+    same. Raises InputError if all trajectories belong to one prompt.
     """
     if len({t.prompt.id for t in trajectories}) < 2:
         raise InputError("reflections are swapped between prompts, and there is one prompt: take two or more")

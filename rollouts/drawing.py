@@ -1,4 +1,5 @@
-"""Draw images with rectified flow, from noise to data. Some of the steps are noisy and are recorded for training.
+"""Draw images with rectified flow, from noise to data. Some of the steps add noise and are recorded for training. The
+window of an image is the list of its noisy steps.
 
     x(t = 1) ~ N(0, 1);   step i: an SDE transition if i lies in the row's window, otherwise an ODE step (flow.py)
 
@@ -44,8 +45,8 @@ class Record:
 
 
 def window(noise: NoiseRecipe | None, points: int, seed: int, iteration: int) -> list[int]:
-    """Return the indices of the noisy steps of an image. All images of a group have the same ones. The list is empty if
-    `noise` is None."""
+    """Return the indices of the denoising steps of an image that add noise. The list is empty if `noise` is None. All
+    images of a group in one turn get the same `seed`, so they have the same noisy steps."""
     if noise is None:
         return []
     # the last step of CPS is deterministic and has no density

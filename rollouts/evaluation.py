@@ -10,8 +10,8 @@ from rollouts.sampler import Sampler
 
 
 def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
-    """Return the sampling settings of the recipe with the temperature of evaluation. The time points and the shift are
-    also those of evaluation, if they are given there."""
+    """Return the sampling settings of the recipe with the temperature of evaluation. The number of time points and the
+    shift are also replaced if the evaluation settings give them."""
     points = sampling.points if settings.points is None else settings.points
     shift = sampling.shift if settings.shift is None else settings.shift
     return sampling.model_copy(update={"temperature": settings.temperature, "points": points, "shift": shift})

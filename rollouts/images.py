@@ -1,4 +1,4 @@
-"""Images between the turns: latents -> bytes -> the form in which the model sees them.
+"""Convert images between the turns: from latents to bytes, and from bytes to the form in which the model sees them.
 
 A drawn image is decoded and rounded to bytes before the model sees it, as in BAGEL's pipeline. The learner gets the
 same bytes, so it sees exactly the same image. All images in a batch of the autoencoder have one size, because padding
@@ -31,8 +31,8 @@ class ImageContext:
 
 
 def vit_resize(config: ModelConfig) -> Resize:
-    """Return how a drawn image is resized for the vision tower. Each side becomes the nearest multiple of the patch
-    size that fits the tower's position table."""
+    """Return the Resize that prepares drawn images for the vision tower. It makes each side the nearest multiple of the
+    patch size that fits the position table of the tower."""
     patch = config.vit.patch_size
     return Resize(max_side=patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
@@ -72,8 +72,8 @@ class ImageCodec:
         return [seen[index] for index in range(len(images))]
 
     def tokens(self, size: tuple[int, int]) -> int:
-        """Return the number of context tokens of an image of (height, width) pixels: its latents, its patches, and two
-        boundary tokens for each of the two."""
+        """Return how many tokens an image of (height, width) pixels takes in the context: its latent tokens and its
+        patches, and two boundary tokens around each of these two groups."""
         rows, columns = self.vae.grid(*size)
         width, height = self.resize.size(size[1], size[0])
         return rows * columns + (height // self.patch_size) * (width // self.patch_size) + 4

@@ -1,5 +1,5 @@
-"""A request to the sampler: a prompt, the numbers that determine its random numbers, and parts of the trajectory that
-are given and not sampled."""
+"""A request to the sampler: a prompt, the seed and sample number that determine its random numbers, and those texts and
+images of the trajectory that are given and not sampled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,8 +19,9 @@ Text = str | Int[Tensor, "T"]
 class Request:
     """One trajectory to sample.
 
-    Given parts enter the context in place of sampled parts. The log-probabilities of a given text are NaN, and a given
-    image has no denoising steps. So given parts cannot be trained by mistake.
+    The request can give a think text, a first image and reflections. These given parts enter the context in place of
+    sampled parts. The log-probabilities of a given text are NaN, and a given image has no denoising steps. So given
+    parts cannot be trained by mistake.
     """
 
     prompt: Prompt
@@ -29,7 +30,7 @@ class Request:
     """Seed of the run, of the group or of the evaluation. The seed, the prompt id and the sample together determine
     every random number."""
     iteration: int = 0
-    """Number of the RL update. It moves the window of noisy steps if the window is `progressive`."""
+    """Number of the RL update. With `window: progressive`, it determines which denoising steps are noisy."""
     think: Text | None = None
     first_image: UInt8[Tensor, "H W 3"] | None = None
     reflections: Mapping[int, Text] = field(default_factory=dict)
@@ -48,8 +49,8 @@ class Request:
             raise ValueError(f"reflections belong to turns 1 and up, given for turns {sorted(self.reflections)}")
 
     def owner(self, turn: int) -> int:
-        """Return the sample whose random numbers are used in this turn. It is the first of the samples that share this
-        turn."""
+        """Return the number of the sample whose random numbers are used in this turn. If several samples of a group
+        share this turn, it is the first of them."""
         return self.sample - self.sample % prod(ways for at, ways in self.forks.items() if at > turn)
 
     def noise(self, turn: int) -> Noise:

@@ -38,11 +38,11 @@ class Sampler:
     """Samples trajectories from a model.
 
     noise: which denoising steps are stochastic and recorded. None: there are only ODE steps, and nothing is recorded.
-    guidance: classifier-free guidance of images. None: no guidance.
-    record_steps: set it to False for algorithms that train on the finished images (NFT, AWM, DPO). Noisy steps are then
-    not recorded, and the sampling law (what the learner must replay) covers only the texts.
-    is_stop: function that takes a reflection and returns whether it ends the trajectory.
-    vit_resize: how images are resized for the vision tower. None: as in images.vit_resize.
+    guidance: classifier-free guidance of images. None: no guidance. record_steps: set it to False for algorithms that
+    train on the finished images (NFT, AWM, DPO). Noisy steps are then not recorded. The sampling law, which describes
+    what the learner must compute again, then covers only the texts. is_stop: function that takes a reflection and
+    returns whether it ends the trajectory. vit_resize: how images are resized for the vision tower. None: as in
+    images.vit_resize.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class Sampler:
 
 
 class _Batch:
-    """The growing trajectories of one batch. A row is one trajectory, or several siblings that have not yet separated
-    at their fork."""
+    """The growing trajectories of one batch. Each row of the batch is one trajectory, or several siblings (trajectories
+    that share their beginning) that have not yet reached the fork where they separate."""
 
     def __init__(self, sampler: Sampler, asked: Sequence[Request], turns: int) -> None:
         self.sampler, self.asked = sampler, asked
@@ -130,8 +130,8 @@ class _Batch:
         self.contexts = Contexts(sampler.model, prompts, system, capacity, sampler.sampling.history, sampler.guidance)
 
     def write(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
-        """Write the think texts or the reflections of the rows. Returns the rows that go on: their text did not stop
-        the trajectory."""
+        """Sample the think texts or the reflections of the rows, or use the given ones, and add them to the contexts.
+        Returns the rows that continue, which are those whose text did not stop the trajectory."""
         contexts = self.contexts
         contexts.begin_text(turn)
         texts: dict[int, SampledText] = {}
@@ -184,8 +184,8 @@ class _Batch:
         self.contexts.add_images(rows, [self.seen[row] for row in rows.tolist()])
 
     def branch(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
-        """Split rows at a fork. Siblings that separate in this turn get one row each, as a copy of the row that they
-        shared. Returns the rows that go on."""
+        """Split rows of the batch at a fork. A row that several siblings shared is copied, so that siblings that
+        separate in this turn have one row each. Returns the rows that continue, with their new numbers."""
         parted = [(row, members) for row in rows.tolist() for members in _rows(self.asked, self.members[row], turn)]
         if len(parted) == len(rows):
             return rows
@@ -209,7 +209,8 @@ class _Batch:
         return [self.done[number] for number in range(len(self.asked))]
 
     def _finish(self, row: int) -> None:
-        """Create the trajectories of all members of a row. They all have the same segments."""
+        """Create the finished trajectories of a row of the batch. If several requests share the row, each gets a
+        trajectory with the same segments."""
         history, law = self.sampler.sampling.history, self.sampler.law
         for number in self.members[row]:
             request, segments = self.asked[number], list(self.segments[row])
@@ -278,7 +279,8 @@ class _Batch:
         return base + refinements * (text + self._image_tokens())
 
     def _image_tokens(self) -> int:
-        """Return the number of context tokens of the largest image: latents, patches and four boundary tokens."""
+        """Return how many tokens the largest image of this batch takes in the context: latent tokens, patches and four
+        boundary tokens."""
         given = [r.first_image for r in self.requests if r.first_image is not None]
         sizes = {(image.shape[0], image.shape[1]) for image in given}
         sampler = self.sampler
@@ -286,7 +288,8 @@ class _Batch:
 
 
 def _rows(asked: Sequence[Request], members: Sequence[int], turn: int) -> list[list[int]]:
-    """Group the members into rows. Siblings that share everything up to the end of the turn are in one row."""
+    """Group requests into rows of the batch, and return the rows. `members` has the numbers of the requests in `asked`.
+    Requests that share everything up to the end of the turn are in one row."""
     rows: list[list[int]] = []
     for number in members:
         row = next((row for row in rows if asked[row[0]].shares(asked[number], turn)), None)

@@ -30,7 +30,7 @@ def sample_texts(
     model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"], uniforms: Float[Tensor, "R T"], temperature: float
 ) -> list[SampledText]:
     """Sample one text per row, and leave bos, ids and eos in the cache. The random numbers uniforms[:, i] choose token
-    i. After a row has sampled its eos, it takes part in no further step."""
+    i. After a row has sampled its eos, the row is finished and no more tokens are sampled for it."""
     count, limit = uniforms.shape
     bos, eos = model.special.bos, model.special.eos
     device = cache.keys[0].device
@@ -67,8 +67,9 @@ def draw(
     """Draw one token per row: invert the cumulative distribution at `uniform`. Returns the tokens and their
     log-probabilities in fp32.
 
-    The cumulative sum is in fp64, and `uniform` is multiplied by its total, so an id of probability 0 is never drawn.
-    At temperature 0, the most likely tokens are returned, with their log-probabilities at temperature 1.
+    The cumulative sum is in fp64, and `uniform` is multiplied by the last value of this sum. So a token of probability
+    0 is never drawn. At temperature 0, the most likely tokens are returned, with their log-probabilities at temperature
+    1.
     """
     if temperature == 0:
         logprob, token = torch.log_softmax(logits.float(), dim=-1).max(-1)

@@ -16,14 +16,15 @@ from irg_rl.learner.publish import weights_digest
 
 
 class WeightsError(UserError, ValueError):
-    """The weights are not the announced ones, or do not fit the model, or the worker does not have the requested
-    version."""
+    """The received weights differ from the announced digest, or do not fit the model. Or the worker does not have the
+    requested version of the weights."""
 
 
 def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str) -> None:
     """Copy the arrays into the model, converted to the model's dtypes.
 
-    Raises WeightsError if the digest, a name or a shape differs. The model is then unchanged.
+    `digest` is the expected digest of the arrays. Raises WeightsError if the arrays have another digest, or if their
+    names or shapes are not those of the model. The model is then unchanged.
     """
     found = weights_digest(arrays)
     if found != digest:

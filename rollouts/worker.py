@@ -47,7 +47,8 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class SampledSummary:
-    """Facts about a sampled group. The driver uses only these and never loads the group itself."""
+    """Facts about a sampled group, such as its number of images. The driver (the main process of the run) uses only
+    these facts and never loads the group itself."""
 
     id: int
     version: int
@@ -92,8 +93,8 @@ class RolloutWorker:
     ) -> tuple[SampledSummary, Group]:
         """Sample a group for training, as one batch. Returns a summary and the group.
 
-        version: version of the weights to sample with. None: the version that was published last.
-        iteration: number of the RL update. It moves the window of noisy steps if the window is `progressive`.
+        version: version of the weights to sample with. None: the version that was published last. iteration: number of
+        the RL update. With `window: progressive`, it determines which denoising steps are noisy.
 
         With forks, the group may have fewer than `group_size` trajectories, because a trajectory that stops before its
         fork does not branch. Raises WeightsError if the worker has no weights, or weights of another version.
@@ -137,7 +138,8 @@ class RolloutWorker:
 
 
 def _apart(trajectories: list[Trajectory]) -> list[Trajectory]:
-    """Return each different trajectory once. Siblings that stopped before their fork are the same trajectory."""
+    """Return the trajectories without duplicates. Siblings (samples that share their beginning up to a fork) that
+    stopped before their fork are the same trajectory, and only the first of them is kept."""
     first: dict[int, Trajectory] = {}
     for trajectory in trajectories:
         first.setdefault(id(trajectory.segments[-1]), trajectory)

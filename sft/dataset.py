@@ -1,9 +1,10 @@
-"""Read the rows of one learning mode (one kind of training row) from a folder of parquet files. The order is shuffled,
-and reading can be resumed.
+"""Read the rows of one learning mode (one kind of training row) from a folder of parquet files. The order of the rows
+is shuffled. After an interruption, reading can continue at the same row.
 
-In every epoch, the row groups are shuffled, and so are the rows in each group. Both orders depend only on (seed, epoch,
-group). So the whole state is the cursor (epoch, group, row) and the number of usable rows found in this epoch so far.
-Only one row group is in memory at a time.
+A parquet file consists of row groups (blocks of rows). In every epoch, the row groups are shuffled, and so are the rows
+in each group. Both orders depend only on (seed, epoch, group). So the whole state that a checkpoint must save is the
+position (epoch, group, row) and the number of usable rows found in this epoch so far. Only one row group is in memory
+at a time.
 """
 
 import hashlib
@@ -26,9 +27,9 @@ class DataError(UserError, ValueError):
 
 @dataclass
 class Rejections:
-    """The rows that cannot be trained on. They are listed in `path` (`rejected.jsonl`). Each row is listed once, even
-    if a stage is resumed or meets the row in every epoch. `row` in this file is counted from the beginning of the row
-    group."""
+    """The rows that cannot be trained on. They are listed in the file `path` (`rejected.jsonl`), each only once: a row
+    is not listed again in a later epoch or after a resume. The field `row` of an entry is the number of the row within
+    its row group (a block of rows in a parquet file)."""
 
     path: Path | None = None
     seen: set[tuple[str, int, int]] = field(default_factory=set)
@@ -56,8 +57,8 @@ class Rejections:
 
 
 class RowSource:
-    """An endless stream of parsed rows that can be resumed. The rows come from the column `conversation` of all
-    `*.parquet` files in `folder`.
+    """An endless stream of parsed rows, whose position can be saved and restored. The rows come from the column
+    `conversation` of all `*.parquet` files in `folder`.
 
     The first `hold_out` rows of the first row group are kept for validation and are never drawn. `fingerprint`
     identifies the data. It is a hash of the name, the number of rows, the size and the last 4 KiB (parquet's index of
@@ -99,7 +100,8 @@ class RowSource:
         self._usable = state["usable"]
 
     def draw(self) -> tuple[Part, ...]:
-        """Return the parts of the next usable row. Broken rows before it are rejected."""
+        """Return the texts and images of the next row that can be trained on. Broken rows that come before it are added
+        to the rejected rows."""
         while True:
             self._load()
             while self.row < len(self._rows):
@@ -116,12 +118,14 @@ class RowSource:
             self._advance()
 
     def reject_last(self, reason: str) -> None:
-        """Reject the row that was drawn last, because it cannot be used after all."""
+        """Add the row that `draw` returned last to the rejected rows, because the caller cannot use it. For example,
+        the row may be too long."""
         self.rejections.add(self._place(), self._last, reason)
         self._usable -= 1
 
     def held_out(self) -> list[tuple[Part, ...]]:
-        """Return the rows that are kept for validation, in file order. Broken rows are rejected, as in training."""
+        """Return the rows that are kept for validation, in the order of the file. Each row is a tuple of texts and
+        images. Broken rows are left out and added to the rejected rows, as in training."""
         file, group = self.groups[0]
         rows = []
         for index, conversation in enumerate(_read_group(file, group)[: self.hold_out]):
@@ -173,8 +177,9 @@ def _open(file: Path) -> pq.ParquetFile:
 
 
 def _read_group(file: Path, group: int) -> list[bytes | str | None]:
-    """Read the column `conversation` of a row group as bytes. If a text is not UTF-8, then only its row is broken. If
-    the column were read as text, such a row would end the run."""
+    """Return the column `conversation` of one row group (a block of rows in a parquet file), as bytes. If the column
+    were read as text, one text that is not UTF-8 would raise an error and end the run. As bytes, only the row with this
+    text is rejected later."""
     try:
         column = _open(file).read_row_group(group, columns=["conversation"]).column(0)
         is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)

@@ -1,8 +1,8 @@
 """Encode rows as tensors: token ids, ViT patches, and VAE moments (mean and log-variance of the latents).
 
 Images are encoded in batches of one image size and are never padded. The moments of an image must not depend on the
-other images of its batch. Otherwise a resumed run, which starts with an empty cache and so has other batches, would
-differ from an uninterrupted run in the last bits. So all batches of one image size have the same length. A batch with
+other images of its batch. Otherwise a resumed run would differ from an uninterrupted run in the last bits, because it
+starts with an empty cache and so has other batches. So all batches of one image size have the same length. A batch with
 too few images is filled up by repeating an image.
 """
 
@@ -88,12 +88,14 @@ class RowEncoder:
         return encoded
 
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
-        """Return the number of tokens that a row needs in a pack, without encoding its images. The number includes
-        boundary tokens and all noise blocks.
+        """Return the number of tokens that a row needs in a pack, without encoding its images. The number includes the
+        boundary tokens around every text and image. It also includes all noise blocks (noisy copies of the images that
+        the model learns to draw).
 
-        `noise_blocks` has two numbers: the noise blocks of a first image, and the noise blocks of an image that has
-        images before it. Condition dropout is ignored. Dropout in mode `irg` makes a row shorter. Dropout in mode
-        `branch` can make it longer, because its image branch repeats the reflections.
+        `noise_blocks` has two numbers: how many noise blocks a first image gets, and how many an image gets that has
+        images before it. Condition dropout (hiding parts of the row in training) is ignored in this number. Dropout of
+        mode `irg` makes a row shorter. Dropout of mode `branch` can make it longer, because texts are then repeated in
+        a context without images.
         """
         total, refines = 0, False
         for part in row:
@@ -114,7 +116,8 @@ class RowEncoder:
         return EncodedImage(mean, logvar, grid, patches, vit_grid, part.target, part.vae)
 
     def _moments(self, images: list[ImagePart]) -> dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]]:
-        """Return the VAE moments of every image, as tokens. Only images that are not in the cache are encoded."""
+        """Return the VAE moments of every image: key of the image -> (means, log-variances, grid of the latent tokens).
+        The means and log-variances have one row per latent token. Only images that are not in the cache are encoded."""
         found: dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = {}
         missing: dict[tuple[int, ...], dict[bytes, Tensor]] = {}
         for image in images:
@@ -157,7 +160,7 @@ class RowEncoder:
 
 
 def _cells(resize: Resize, width: int, height: int) -> int:
-    """Return the number of tokens of an image after the resize."""
+    """Return the number of tokens of an image of `width` x `height` pixels after the resize."""
     width, height = resize.size(width, height)
     return (width // resize.stride) * (height // resize.stride)
 

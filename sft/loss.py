@@ -1,5 +1,6 @@
-"""The loss of a pack in supervised fine-tuning (IRGL: the six learning modes of Interleaving Reasoning Generation). It
-is the cross-entropy of the texts plus the flow-matching error of the images."""
+"""The loss of supervised fine-tuning in IRGL (the six learning modes of Interleaving Reasoning Generation). A pack is
+one sequence of several training rows. Its loss is the cross-entropy of the texts plus the flow-matching error of the
+images."""
 
 from dataclasses import dataclass
 
@@ -13,8 +14,8 @@ from sft.packing import SFTPack
 
 @dataclass(frozen=True)
 class Counts:
-    """The denominators of the loss: the number of label tokens, and the number of latent tokens with a loss. Both are
-    counted over all packs of all ranks of one step."""
+    """The two numbers by which the loss is divided: the number of label tokens of texts, and the number of latent
+    tokens of images that have a loss. Both are counted over all packs of all ranks (training processes) in one step."""
 
     text: int
     latent: int
@@ -44,5 +45,5 @@ def sft_loss(
 
 @torch.no_grad()
 def right_tokens(output: ModelOutput, pack: SFTPack) -> int:
-    """Return the number of label tokens that the model predicts correctly: the label is its most likely token."""
+    """Return for how many label tokens the model gives the label the highest probability."""
     return int((output.logits.argmax(-1).cpu() == pack.pack.logit_targets).sum())

@@ -1,17 +1,19 @@
-"""Lay out encoded rows in packs with losses, and make the endless stream of packs of a training stage.
+"""Arrange encoded rows in packs (sequences of several rows) for training, and make the endless stream of packs of a
+training stage.
 
-A target image becomes one or more *noise blocks*, each with its own flow time. All of them stand at the place in the
-tree of blocks where the image is drawn. Condition dropout trains the branches of guidance: it attaches a noise block to
-the shorter context that such a branch sees. The text keeps its place and its cross-entropy, so dropout loses no text.
-Each noise block draws its branch independently, from those that guidance uses for its image:
+A target image (an image that the model learns to draw) becomes one or more *noise blocks*: noisy copies of the image,
+each with its own flow time. All of them follow the context in which the image is drawn. Classifier-free guidance also
+evaluates the model on shorter contexts, which are called branches here. Condition dropout trains these branches: it
+lets a noise block see only such a shorter context. The text keeps its place and its cross-entropy, so dropout loses no
+text. For each noise block, the branch is drawn independently from the branches that guidance uses for its image:
 
     full        everything before the image
     all_text    only the system text                        (first image: guidance without text)
     last_text   all but the reflection right before it      (refinement: guidance without text)
     image       all texts, but no condition image           (refinement: guidance without image)
 
-The positions have no gaps, as at inference. Dropout in mode `irg` works in another way: it drops single items of the
-row, and leaves gaps in the rope positions, as the original code of IRG does.
+As at inference, the positions of the tokens have no gaps where something is left out. Dropout in mode `irg` works in
+another way: it drops single items of the row, and leaves gaps in the rope positions, as the original code of IRG does.
 """
 
 from collections.abc import Callable
@@ -47,9 +49,10 @@ class SFTPack:
 
 
 class RowLayout:
-    """Lays out encoded rows in a PackBuilder. All random draws use the generator that is passed with the rows.
+    """Adds encoded rows to a PackBuilder, with the noise blocks (noisy copies) of the images that the model learns to
+    draw. All random draws use the generator that is passed with the rows.
 
-    `noise_blocks` has two numbers: the noise blocks of a first image, and the noise blocks of an image that has images
+    `noise_blocks` has two numbers: how many noise blocks a first image gets, and how many an image gets that has images
     before it. `system` has the ids of the system text. Every row begins with this text, as every sampled trajectory
     does. None: there is no system text.
     """
@@ -103,7 +106,8 @@ class RowLayout:
             refines = refines or item.vae or item.patches is not None
 
     def _draw_branch(self, generator: torch.Generator, refines: bool) -> Branch:
-        """Draw the guidance branch of a noise block. `refines` is True if the image has images before it."""
+        """Choose at random which context a noise block (a noisy copy of a target image) sees, and return its name: the
+        full context, or a shorter one that guidance uses. `refines` is True if the image has images before it."""
         draw = torch.rand((), generator=generator).item()
         if not refines:
             return Branch.ALL_TEXT if draw < self.dropout.all_text else Branch.FULL
@@ -140,7 +144,8 @@ class RowLayout:
                     parent, gap = builder.add_vit(item.patches, item.vit_grid, parent, gap=gap), 0
 
     def _noise(self, builder, clean, item: EncodedImage, parent, velocities, generator, gap: int = 0) -> None:
-        """Add a noise block with a random flow time, and its target.
+        """Add a noise block (a noisy copy of an image) with a random flow time to the pack. Also append its target to
+        `velocities`.
 
         The block has x_t = (1 - t) x0 + t eps with t = shift(sigmoid(n)), n ~ N(0, 1). The target is v = eps - x0.
         """
@@ -152,22 +157,23 @@ class RowLayout:
 
 
 def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) -> int | None:
-    """Add texts to the chain of texts without images, and return its last block. The texts are repeated there because
-    the branch of guidance without images has no gaps where images were."""
+    """Add texts after the block `parent`, and return the last block. These blocks form a context of texts only, for the
+    guidance branch without images. The texts are repeated in this context, because its positions have no gaps where
+    images were."""
     for text in texts:
         parent = builder.add_text(text.ids, parent)
     return parent
 
 
 class PackStream:
-    """The packs of a stage, in a fixed order. A pack begins with one row of every mandatory source. Then rows are drawn
-    from the sources, in proportion to their weights, until the pack is full.
+    """The packs (sequences of several training rows) of a stage, in a fixed order. A pack begins with one row of every
+    mandatory source. Then rows are drawn from the sources, in proportion to their weights, until the pack is full.
 
     A row that does not fit goes back to its source, which returns it first at the next draw. So no row is lost.
     Mandatory rows are never put back, because then a source with long rows would never be trained. So only mandatory
-    rows may make a pack longer than `tokens_per_pack`. The draws depend on (seed, pack number) and on the cursors of
-    the sources. The pack number and the cursors are the whole state. Rows of more than `max_row_tokens` tokens are
-    rejected, as broken rows are.
+    rows may make a pack longer than `tokens_per_pack`. The random draws depend on (seed, pack number) and on the
+    reading positions of the sources. So a checkpoint needs to save only the pack number and these positions. Rows of
+    more than `max_row_tokens` tokens are rejected, as broken rows are.
     """
 
     def __init__(
@@ -198,7 +204,7 @@ class PackStream:
         return self.layout.pack(self.new_builder(), self.encoder.encode(self._rows()), generator)
 
     def skip(self) -> None:
-        """Skip a pack that another rank trains on. The rows of the pack are drawn but not encoded."""
+        """Skip the next pack, because another rank (training process) trains on it. Its rows are drawn, not encoded."""
         self._rows()
 
     def _rows(self) -> list[tuple[Part, ...]]:
@@ -221,7 +227,8 @@ class PackStream:
         return rows
 
     def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
-        """Draw the next row of a source that is not too long. Returns the row and its number of tokens."""
+        """Draw rows from the source `number` until a row is short enough. Returns this row and its number of tokens.
+        Longer rows are rejected."""
         source, limit = self.sources[number], self.stage.max_row_tokens
         while True:
             row = source.draw()
@@ -234,8 +241,8 @@ class PackStream:
         return self.encoder.count_tokens(row, self.layout.noise_blocks) + self.layout.system_tokens
 
     def held_out(self, seed: int) -> list[SFTPack]:
-        """Return packs of all validation rows. With the same `seed` they always have the same noise and flow times.
-        Raises DataError if there is no validation row."""
+        """Return packs (sequences of several rows) with all validation rows. For the same `seed`, the packs always have
+        the same noise and the same flow times. Raises DataError if there is no validation row."""
         rows = [row for source in self.sources for row in source.held_out()]
         rows = [row for row in rows if self.cost(row) <= self.stage.max_row_tokens]
         if not rows:

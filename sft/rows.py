@@ -50,7 +50,8 @@ Part = TextPart | ImagePart
 
 
 def parse_row(conversation: str | bytes | None) -> tuple[Part, ...]:
-    """Return the parts of a row, in order. Raises BrokenRow, which names the turn and what is wrong with it."""
+    """Return the texts and images of a row, in order. Raises BrokenRow if the row cannot be trained on. The message
+    names the turn and says what is wrong with it."""
     if not isinstance(conversation, str | bytes):
         raise BrokenRow(f"conversation is not JSON but {type(conversation).__name__}")
     try:
@@ -101,8 +102,8 @@ def _text(content: str, where: str) -> str:
 
 
 def _flag(part: dict, name: str, default: bool, where: str) -> bool:
-    """Return a flag of a turn or a part. Raises BrokenRow if it is not a JSON boolean: for example, the string "false"
-    would count as true in Python."""
+    """Return the flag `name` of a turn, or of a text or image in a turn. Raises BrokenRow if the value is not a JSON
+    boolean. For example, the string "false" is refused, because Python would treat it as true."""
     value = part.get(name, default)
     if not isinstance(value, bool):
         raise BrokenRow(f"{where}: {name} is {value!r:.80}, it must be true or false")
@@ -114,8 +115,8 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
     breaks.
 
     Transparent pixels are put on white. A photo is turned as its EXIF data says. The size is read from the header
-    before any pixel is decoded, so an image with a hostile size costs nothing. Raises BrokenRow if the image cannot be
-    decoded. A truncated image also counts as broken, because half of it would be grey.
+    before any pixel is decoded, so an image that is much too large uses no memory. Raises BrokenRow if the image cannot
+    be decoded. A truncated image also counts as broken, because half of it would be grey.
     """
     try:
         data = base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)

@@ -1,6 +1,6 @@
-"""Train one stage of supervised fine-tuning (IRGL: the six learning modes of Interleaving Reasoning Generation). The
-trainer takes packs from the stream, makes optimizer steps, and writes checkpoints that can be resumed. The stage ends
-when the validation no longer improves."""
+"""Train one stage of supervised fine-tuning in IRGL (the six learning modes of Interleaving Reasoning Generation). The
+trainer takes packs (sequences of several training rows) from a stream, makes optimizer steps, and writes checkpoints
+that can be resumed. The stage ends when the validation no longer improves."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ from sft.packing import PackStream, SFTPack
 
 @dataclass
 class Plateau:
-    """Ends a stage when the validation loss no longer improves: `patience` validations in a row were not better than
-    the best loss by at least `margin` (a share of the best loss)."""
+    """Decides when a stage ends. The stage ends after `patience` validations in a row whose loss is not below the best
+    loss by at least `margin` (a share of the best loss)."""
 
     patience: int
     margin: float = 1e-3
@@ -42,8 +42,8 @@ class Plateau:
 
 @dataclass
 class Identity:
-    """The recipe, its digest, and the fingerprint of the data. A checkpoint can be resumed only if they are the same as
-    in the checkpoint."""
+    """What identifies a training: the recipe, its digest, and the fingerprint of the data. Training can continue from a
+    checkpoint only if the checkpoint has the same values."""
 
     recipe: dict
     digest: str
@@ -52,7 +52,7 @@ class Identity:
 
 @dataclass
 class StageTrainer:
-    """Trains `stage` with `engine` and writes `checkpoints/` into `folder`. Every rank of the engine has one
+    """Trains `stage` with `engine` and writes `checkpoints/` into `folder`. Every rank (training process) has one
     StageTrainer."""
 
     engine: Engine

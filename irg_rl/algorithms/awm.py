@@ -1,5 +1,6 @@
-"""AWM: advantage-weighted matching (arXiv 2509.25050) on trajectories. Its loss is a clipped policy loss. It needs the
-log-probability of a drawn image, and uses the negative flow-matching error of the image instead."""
+"""AWM: advantage-weighted matching (arXiv 2509.25050) on trajectories. Its loss is a clipped policy loss. This loss
+needs the log-probability of a drawn image. AWM uses the negative flow-matching error of the image as this
+log-probability."""
 
 from typing import Literal
 

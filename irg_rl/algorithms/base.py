@@ -39,10 +39,11 @@ from irg_rl.trajectory import Group, SamplingLaw, Trajectory
 
 TEXT, IMAGE = "text", "image"
 CLIP_IMAGE = 1e-3
-"""Clip range of a denoising step in the ratio check. It is used if the algorithm has no clip range of its own."""
+"""Clip range of a denoising step in the ratio check, which compares the log-probabilities of sampler and learner. It is
+used if the algorithm has no clip range of its own."""
 OF_SAMPLING = {"forks": "null", "guidance": "null", "staleness": 0, "dump_every": 0}
-"""Name of a setting of `rl` that matters only for sampling -> value that the setting must have if nothing is
-sampled."""
+"""Settings of `rl` that matter only for sampling. The dict maps the name of each setting to the value that it must have
+if nothing is sampled."""
 
 Options = TypeVar("Options", bound=Section)
 
@@ -79,13 +80,14 @@ class Shared:
 
 
 def reward_weights(recipe: Recipe) -> dict[str, float]:
-    """Return scorer name -> weight, for the scorers that make up the reward of an image. Held-out scorers are left
-    out."""
+    """Return a dict from scorer name to weight, for the scorers whose scores make up the reward of an image. Held-out
+    scorers are left out."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of == "image" and not s.held_out}
 
 
 def segment_weights(recipe: Recipe) -> dict[str, float]:
-    """Return scorer name -> weight, for the scorers that score reflections and edits. Held-out scorers are left out."""
+    """Return a dict from scorer name to weight, for the scorers that score reflections and edits. Held-out scorers are
+    left out."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of != "image" and not s.held_out}
 
 
@@ -93,13 +95,13 @@ def segment_weights(recipe: Recipe) -> dict[str, float]:
 class Selection:
     """The decision of `select` about a scored group.
 
-    has_spread: whether the rewards of the group's samples differ. A group without spread is replaced by a new group as
-    long as more groups may be sampled.
+    has_spread: whether the rewards of the group's samples differ. If they do not, the group is replaced by a new group,
+    as long as more groups may be sampled.
 
     empty: whether the group has nothing to train on.
 
-    counts: name -> number. The numbers are summed over all groups that were scored since the last update, and then
-    logged.
+    counts: numbers for the log, by name. They are summed over all groups that were scored since the last update, and
+    then logged.
     """
 
     has_spread: bool
@@ -109,8 +111,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """Numbers of training units (for example pairs) in groups of stored rollouts: `usable` units, `ties`, and units
-    that are `too_long` for a pack."""
+    """How much there is to train on in groups of stored rollouts. The unit that is counted depends on the algorithm;
+    for DPO it is a preference pair. `usable` is the number of units that can be trained, `ties` the number of units
+    left out because their rewards are too close, and `too_long` the number of units that are too long for a pack."""
 
     usable: int
     ties: int = 0
@@ -119,7 +122,7 @@ class Material:
 
 @dataclass
 class RankContext:
-    """Everything that the learner's rank gives to the algorithm for one update."""
+    """Everything that one learner process (rank) gives to the algorithm for one update."""
 
     engine: Any  # learner.engine.Engine
     replay: Replay
@@ -139,7 +142,7 @@ class RankContext:
         return self.engine.steps + self.engine.skipped
 
     def packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
-        """Return the packs of these trajectories that this rank trains."""
+        """Pack the given trajectories and return those packs that this rank trains."""
         with self.engine.watch("packing"):
             return self.replay.packs(trajectories, self.place.rank, self.place.world_size)
 
@@ -170,17 +173,19 @@ class Algorithm(Generic[Options]):
 
     Settings: ClassVar[type[Section]] = Section
     uses_credit: ClassVar[bool] = True
-    """Whether the advantages come from the credit scheme `rl.credit`. If not, `select` sets them."""
+    """Whether the advantages come from the credit scheme `rl.credit`. If false, the method `select` sets the
+    advantages."""
     learns_offline: ClassVar[bool] = False
-    """Whether the algorithm can learn from stored rollouts that other weights have sampled. If so, it must define
-    `material`."""
+    """Whether the algorithm can learn from stored rollouts that were sampled with other weights. If true, the algorithm
+    must define `material`."""
     keeps_first_weights: ClassVar[bool] = False
     """Whether the learner must keep a copy of the weights at the beginning of the RL stage."""
     ignores: ClassVar[tuple[str, ...]] = ()
     """Names of settings of `rl` that have no effect with this algorithm. A recipe that changes one of them is
     invalid."""
     needs_raw_rewards: ClassVar[str] = ""
-    """The reason why rewards must be weighted sums and not z-scores. It is empty if the algorithm accepts both."""
+    """The reason why this algorithm needs rewards that are weighted sums of scores, and not sums of z-scores. It is
+    part of an error message. It is empty if the algorithm accepts both."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     """Figures that the report shows for this algorithm, in addition to the figures of every RL run."""
     progress: ClassVar[str] = "loss/text"
@@ -207,13 +212,13 @@ class Algorithm(Generic[Options]):
     @property
     def records_steps(self) -> bool:
         """Return whether the sampler stores the stochastic denoising steps, so that the learner can replay them. If so,
-        the recipe must set `rl.noise`, and images must not be guided."""
+        the recipe must set `rl.noise`, and images must not be drawn with guidance."""
         return False
 
     @property
     def old_schedule(self) -> OldPolicySchedule | None:
-        """Return how the weights that sample follow the trained weights. None means that the trained weights themselves
-        sample."""
+        """Return the schedule by which the sampling weights follow the trained weights. None means that samples are
+        drawn with the trained weights themselves."""
         return None
 
     @property
@@ -223,8 +228,8 @@ class Algorithm(Generic[Options]):
 
     @property
     def clip_image(self) -> float:
-        """Return the clip range of the ratio of a denoising step. The ratio check allows differences up to a fifth of
-        this range."""
+        """Return the clip range of the ratio of a denoising step. The ratio check, which compares the log-probabilities
+        of sampler and learner, allows differences up to a fifth of this range."""
         return CLIP_IMAGE
 
     @property
@@ -239,7 +244,8 @@ class Algorithm(Generic[Options]):
         return None
 
     def forwards(self, precision: str) -> dict[str, int]:
-        """Return purpose -> number of forward passes over each pack in one update."""
+        """Return a dict from the purpose of a forward pass (for example "trained" or "reference") to the number of such
+        passes over each pack in one update."""
         return {"trained": 1} | ({"reference": 1} if self.needs_reference else {})
 
     def problems(self, recipe: Recipe) -> list[str]:
@@ -274,7 +280,8 @@ class Algorithm(Generic[Options]):
         ]
 
     def notes(self, recipe: Recipe) -> list[str]:
-        """Return notes that are printed before RL: settings that have no effect, but are not an error."""
+        """Return notes that are printed before RL begins. Each note is about a setting that has no effect but is not an
+        error."""
         noise = recipe.require_rl().noise
         if noise is None or noise.window != "all":
             return []
@@ -302,8 +309,8 @@ class Algorithm(Generic[Options]):
     ) -> Iterator[tuple[list[Pack], Any]]:
         """Yield (packs of this rank, loss) for each optimizer step. There are at most `parts` steps.
 
-        Each item is computed only after the optimizer step of the item before it. If nothing is yielded, the update is
-        skipped. The method may add numbers for the log to `metrics`.
+        Each pair (packs, loss) is computed only after the optimizer step of the pair before it. If nothing is yielded,
+        the update is skipped. The method may add numbers for the log to `metrics`.
 
         A loss is called with the model's output for a pack, the index of the pack, and the denominators summed over all
         ranks. It returns a `Loss`. `loss.denominators()` returns the denominators of this rank alone.
@@ -315,8 +322,8 @@ class Algorithm(Generic[Options]):
         return f"no update of the last {updates} had anything to train on"
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
-        """Count the training units of a group, for packs of at most `limit` tokens. An algorithm must define this
-        method if `learns_offline` is true."""
+        """Return how much there is to train on in a group (for DPO: how many preference pairs), for packs of at most
+        `limit` tokens. An algorithm must define this method if `learns_offline` is true."""
         raise NotImplementedError
 
 

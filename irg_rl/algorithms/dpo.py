@@ -54,15 +54,15 @@ class DPOSettings(NoisingSettings):
     """Two branches of a fork form a pair only if their mean rewards differ by more than this number. A good value is
     the noise of the judge."""
     pairs_per_fork: Positive = 1
-    """Number of pairs per fork. The first pair is the best against the worst branch, the second pair is the second best
-    against the second worst branch, and so on."""
+    """Number of pairs per fork. The first pair compares the best branch with the worst one, the second pair the second
+    best with the second worst, and so on."""
     malformed_penalty: Weight = 1.0
     """This number is subtracted from the value of a trajectory if one of its texts was cut off at the token limit."""
 
 
 class DPO(Algorithm[DPOSettings]):
-    """DPO for texts (arXiv 2305.18290) and images (arXiv 2311.12908). The reference model has the weights from the
-    beginning of the stage."""
+    """DPO for texts (arXiv 2305.18290) and images (arXiv 2311.12908). The reference model has the weights that the
+    model had at the beginning of the RL stage."""
 
     Settings = DPOSettings
     uses_credit = False
@@ -107,7 +107,8 @@ class DPO(Algorithm[DPOSettings]):
         return find_pairs(group, values, self.options.tie, self.options.pairs_per_fork)
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Find the pairs of the group. The advantages only mark which segments are part of a pair."""
+        """Find the preference pairs of the group. The advantages of segments are set only to mark which segments are
+        part of a pair."""
         pairs = self.pairs([group])
         mark(group, pairs.found)
         return Selection(bool(pairs.found), not pairs.found, {"dpo/judged_ties": float(pairs.ties)})
@@ -151,7 +152,8 @@ class DPO(Algorithm[DPOSettings]):
 
 @dataclass
 class PairPack:
-    """A pack of pairs. Trajectory 2 p is the chosen one of pair p, and trajectory 2 p + 1 is the rejected one."""
+    """A pack that contains whole preference pairs. In `trajectories`, number 2 p is the chosen trajectory of pair p,
+    and number 2 p + 1 is the rejected one."""
 
     replay: ReplayPack
     trajectories: list[Trajectory]
@@ -162,7 +164,8 @@ class PairPack:
 
     @property
     def compared(self) -> dict[str, set[int]]:
-        """Return modality (text or image) -> indices of the pairs that have something of this modality to compare."""
+        """Return a dict from modality ("text" or "image") to the indices of the pairs that have texts or images to
+        compare."""
         return {
             name: {ref.trajectory // 2 for ref in refs}
             for name, refs in ((TEXT, self.replay.texts), (IMAGE, self.replay.images))
@@ -178,8 +181,8 @@ def fits(replay: Replay, sides: Sides, limit: int) -> bool:
 def pair_packs(
     replay: Replay, sides: Sequence[Sides], limit: int, rank: int = 0, world_size: int = 1
 ) -> list[PairPack]:
-    """Return the packs of this rank. The longest pairs are packed first. Every pair must fit into a pack of `limit`
-    tokens."""
+    """Put the pairs into packs of at most `limit` tokens, the longest pairs first, and return the packs that this rank
+    trains. Every pair must fit into a pack."""
     bins: list[list[Trajectory]] = []
     rows = longest = 0
     for lengths, pair in sorted(((replay.lengths(pair), pair) for pair in sides), key=lambda entry: -max(entry[0])):
@@ -231,7 +234,8 @@ def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update:
 
 
 def _drawn(trajectory: Trajectory, fork: int) -> dict[int, ImageSegment]:
-    """Return turn -> image, for the images after the fork that the sampler has drawn. Given pictures are left out."""
+    """Return a dict from turn to image, for the images after the fork that the sampler has drawn. Pictures that were
+    given and not drawn are left out."""
     images = [s for s in trajectory.segments[fork:] if isinstance(s, ImageSegment)]
     return {image.turn: image for image in images if image.drawn is not None}
 
@@ -258,8 +262,8 @@ def _noised(
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
 ) -> list[PackScores[Tensor]]:
-    """Return the scores of the packs under the given weights, on the CPU. This is a collective call: all ranks must
-    make it."""
+    """Compute the log-probabilities of texts and the velocities of images in each pack under the given weights, and
+    return them as tensors on the CPU. All ranks must call this together."""
 
     def read(output: ModelOutput, index: int) -> PackScores[Tensor]:
         replay = packs[index].replay
@@ -271,8 +275,8 @@ def reference_scores(
 
 
 class PairLoss:
-    """The loss function of the engine for `packs`. `reference` contains the scores of each pack under the reference
-    weights."""
+    """The DPO loss of `packs`, as a function that the engine calls for each pack. `reference` contains, for each pack,
+    the log-probabilities and velocities under the reference weights."""
 
     def __init__(
         self,
@@ -310,8 +314,9 @@ class PairLoss:
     def _text_margins(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the margin of every pair's texts, [P], and values for the log: the mean log-probability per token of
-        both sides, and the gain of the chosen side over the reference."""
+        """Return the margin of every pair's texts, shape [P], and a dict of values for the log, each of shape [P]: the
+        mean log-probability per token of the chosen and of the rejected texts, and how much larger the log-probability
+        of the chosen texts is than under the reference."""
         rows = {side: ([], []) for side in range(2 * part.count)}
         order = sorted(range(len(part.replay.texts)), key=lambda i: part.replay.texts[i].segment)
         for i in order:
@@ -336,8 +341,9 @@ class PairLoss:
     def _image_margins(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the margin of every pair's images, [P], summed over turns, and values for the log: the errors of both
-        sides, and the gain of the chosen side over the reference."""
+        """Return the margin of every pair's images, summed over turns, shape [P], and a dict of values for the log,
+        each of shape [P]: the velocity errors of the chosen and of the rejected images, and how much smaller the error
+        of the chosen images is than under the reference."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
         for i, ref in enumerate(part.replay.images):
             turn = part.trajectories[ref.trajectory].segments[ref.segment].turn
@@ -357,8 +363,8 @@ class PairLoss:
     def _side(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], index: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the velocity, the reference velocity and the target velocity at every level of an image. Each has the
-        shape [S, N, D]."""
+        """Return three tensors for one image: the velocity of the model, the velocity of the reference and the target
+        velocity, at every noise level of the image. Each has the shape [S, N, D]."""
         ref, v = part.replay.images[index], scores.images[index]
         image, steps = ref.of(part.trajectories), list(ref.steps)
         assert image.drawn is not None

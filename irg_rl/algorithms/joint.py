@@ -6,8 +6,8 @@ own count over all ranks.
 KL terms to a reference model may be added. A step is a denoising step of the sampler, or a noise level if images get
 fresh noise. Segments without an advantage are not trained.
 
-Metrics are collected as sums and counts for each modality and turn, so they can be added over packs and ranks. `finish`
-divides the sums by the counts.
+Metrics are collected as sums and counts for each modality (text or image) and turn, so that they can be added over
+packs and ranks. `finish` divides the sums by the counts.
 
 Letters in shapes: B texts, T tokens, S steps of an image in a pack, N latent tokens, D numbers per latent token.
 """
@@ -59,7 +59,7 @@ class PackImage:
 @dataclass(frozen=True)
 class ImageLoss:
     """Loss and metrics of every step of an image. If the loss uses a ratio to the old policy, `log_ratio` is the log of
-    this ratio and `clip` its clip range."""
+    this ratio and `clip` the clip range of the ratio. Otherwise `log_ratio` is None."""
 
     per_step: Float[Tensor, "S"]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -86,13 +86,15 @@ class JointAlgorithm(Algorithm[Options]):
         raise NotImplementedError
 
     def image_kl(self, score: Any, reference: Any) -> Float[Tensor, "S"]:
-        """Return the distance to the base model at every step, computed from the scores of both models."""
+        """Return the distance between the trained model and the base model at every step of an image. `score` and
+        `reference` are what `evaluate` has computed for the image with each of the two models."""
         return flow.velocity_mse(score, reference)
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
     ) -> PackScores[Any]:
-        """Return the scores of a pack's texts and images, computed from the output of a model for this pack."""
+        """Convert the output of a model for a pack to the scores that the losses need: log-probabilities of the texts,
+        and for each image what the algorithm needs (for example velocities)."""
         raise NotImplementedError
 
     def prepared(self, rank: RankContext, groups: Sequence[Group]) -> Sequence[Group]:
@@ -125,7 +127,8 @@ class JointAlgorithm(Algorithm[Options]):
 
 
 class JointLoss:
-    """The loss function for the packs in `replays`, which the engine calls with the output and the index of a pack.
+    """The joint loss of the packs in `replays`, as a function. The engine calls it with the model's output for a pack,
+    the index of the pack, and the denominators summed over all ranks.
 
     `reference(pack)` returns the output of the reference model without gradients. It is required if a KL weight is
     above 0.
@@ -148,7 +151,9 @@ class JointLoss:
         self._reference = reference if algorithm.needs_reference else None
 
     def denominators(self) -> dict[str, float]:
-        """Return the counts of tokens and of image steps on this rank. The engine sums them over all ranks."""
+        """Return the denominators of the loss on this rank: for "text" the denominator of the loss `rl.text_loss` (for
+        example the number of trained tokens), and for "image" the number of trained (image, step) pairs. The engine
+        sums them over all ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
             texts = [ref for ref in replay.texts if self._advantage(ref) is not None]
@@ -281,7 +286,8 @@ class JointLoss:
 def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
     """Split the trajectories into at most `parts` contiguous parts of nearly equal size.
 
-    Trajectories that share segments form a tree. A tree is never split, so there are at most as many parts as trees.
+    Trajectories that share segments form a tree. All trajectories of a tree stay in the same part. So there cannot be
+    more parts than trees.
     """
     whole = trees(trajectories)
     count = min(parts, len(whole))
@@ -290,8 +296,8 @@ def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
 
 
 def finish(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of an update. Each sum is divided by the count of its modality and turn. Counts and maxima are
-    returned unchanged."""
+    """Return the metrics of an update. `sums` contains sums and counts for each modality and turn; each sum is divided
+    by the count of its modality and turn. Counts and maxima are returned unchanged."""
     metrics = dict(maxima)
     for name, value in sums.items():
         group, key = name.rsplit("/", 1)

@@ -60,7 +60,7 @@ class LearnerSettings:
 
 
 class Learner:
-    """One rank of the learner. `ray.remote(Learner)` makes a Ray actor of it."""
+    """One process (rank) of the learner. `ray.remote(Learner)` makes a Ray actor of it."""
 
     def __init__(self, settings: LearnerSettings, rank: int = 0, world_size: int = 1):
         torch.set_num_threads(settings.threads)
@@ -109,8 +109,8 @@ class Learner:
         )  # fmt: skip
 
     def check_ratio(self, *groups: Group) -> list[dict]:
-        """Check invariant 1: sampler and learner compute the same log-probabilities. Return a table of the differences
-        for the report.
+        """Check invariant 1: sampler and learner compute the same log-probabilities. Return the differences as a list
+        of table rows for the report.
 
         In fp32, RatioError is raised if the differences exceed a limit. In bf16 the differences are only logged.
         """
@@ -153,8 +153,8 @@ class Learner:
         return metrics | summary(results)
 
     def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
-        """Return the gradients without training: name of a loss term -> parameter name -> gradient of this term over
-        all groups."""
+        """Return the gradients of each loss term over all groups, without training. The result is a dict from the name
+        of a loss term to a dict from parameter name to gradient."""
         [(packs, loss)] = self.settings.algorithm.minibatches(self.context, groups, {}, 1)
         return self.engine.term_gradients(packs, loss, loss.denominators())
 
@@ -166,8 +166,8 @@ class Learner:
     def publish(self, version: int) -> Publication | None:
         """Return the weights that samplers should use. Only rank 0 returns them; the other ranks return None.
 
-        With LoRA only the adapters are returned, because the samplers already have the base model. If an old policy
-        samples, the weights of the old policy are returned instead of the trained weights.
+        With LoRA only the adapters are returned, because the samplers already have the base model. If samples are drawn
+        with an old policy, the weights of the old policy are returned instead of the trained weights.
         """
         state = self.engine.state()
         weights = dict(state.weights() if self.settings.lora is None else state.changing())
@@ -205,8 +205,8 @@ class Learner:
         return outcome
 
     def load(self, path: str) -> list[str]:
-        """Load a checkpoint and return a list of the things that could not be restored. The ratio check counts as
-        passed afterwards."""
+        """Load a checkpoint and return a list of messages about what could not be restored. Afterwards `train` does not
+        make the ratio check again."""
         snapshot = checkpoint.load(Path(path))
         self.updates, self._checked = snapshot.step, True
         return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)

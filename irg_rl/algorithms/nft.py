@@ -15,7 +15,8 @@ class NFTSettings(OldPolicySettings):
     """How far the velocities of the good policy and of the bad policy lie from the velocity of the old policy. The
     paper uses 0.1 with several rewards."""
     bound: Rate = 5.0
-    """A sample with this advantage or a larger one counts as good with probability 1."""
+    """An image with this advantage or a larger one counts as good with probability 1. For smaller advantages the
+    probability falls linearly; it is 0 at minus this number."""
 
 
 class NFT(OldPolicyAlgorithm[NFTSettings]):

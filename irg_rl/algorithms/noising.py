@@ -2,9 +2,9 @@
 
     x_t = (1 - t) drawn + t noise
 
-`drawn` is the final state of the sampler at t = 0, which the pixels show. It is a sample of the old policy. `latent` is
-different: it is made by encoding the pixels again, and later turns see it as the image. It is a sample from the
-autoencoder's posterior and contains the error of the autoencoder.
+`drawn` is the final latent of the sampler at t = 0, from which the pixels were decoded. It is a sample of the old
+policy. `latent` is different: it is made by encoding the pixels again, and later turns see it as the image. It is a
+sample from the autoencoder's posterior and contains the error of the autoencoder.
 
 The denoising steps of the sampler are not needed. So the sampler may use any time grid, guidance, and noise or no
 noise. x_t and t replace the state and time of a recorded step (`x`, `t`), so replay packs are built as for GRPO.
@@ -56,7 +56,7 @@ class NoisingSettings(Section):
 
 class OldPolicySettings(NoisingSettings):
     old: OldPolicySchedule = OldPolicySchedule()
-    """How the weights that sample follow the trained weights."""
+    """The schedule by which the sampling weights (the old policy) follow the trained weights."""
 
 
 Levels = TypeVar("Levels", bound=NoisingSettings)
@@ -83,7 +83,8 @@ class NoisedAlgorithm(JointAlgorithm[Levels]):
         return noised(groups, self.options, self.shared.shift, rank.seed, self.noise_name(rank))
 
     def noise_name(self, rank: RankContext) -> int:
-        """Return the number that is part of the seed of this update's noise."""
+        """Return a number that identifies this update. It is part of the seed of the noise, so that every update gets
+        new noise."""
         return rank.begun
 
     def evaluate(
@@ -93,8 +94,8 @@ class NoisedAlgorithm(JointAlgorithm[Levels]):
 
 
 class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
-    """An algorithm that compares the velocity of the trained policy with the velocity of an old policy. The old policy
-    also samples. Both policies see the same noise and times."""
+    """An algorithm that compares the velocity of the trained policy with the velocity of an old policy. The samples are
+    drawn with the old policy. Both policies get the same noise and times."""
 
     Settings = OldPolicySettings
     curves = (
@@ -117,8 +118,8 @@ class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
     def before_minibatch(
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
-        """Return the velocities under the old weights. In bf16, also return the log-probabilities of texts under the
-        old weights."""
+        """Return the velocities of the images under the old weights. In bf16, also return the log-probabilities of
+        texts under the old weights."""
         assert rank.old is not None
         texts = rank.precision == "bf16"
         return old_policy.of_weights(rank.engine, rank.old.weights, replays, own, rank.law, texts)
@@ -160,7 +161,8 @@ def noised(
     noise.
 
     The random numbers of noise and times depend on (seed, update, group, sample, index of the segment). If several
-    trajectories share a segment, the segment stays one object, and the sample of the first of them is used.
+    trajectories share a segment, it gets noise only once, with the sample number of the first of these trajectories,
+    and they still share it afterwards.
     """
     known: dict[int, ImageSegment] = {}
     return [

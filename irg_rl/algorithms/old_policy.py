@@ -1,11 +1,13 @@
-"""Values of the old policy: log-probabilities for importance ratios, and velocities for the algorithms NFT and AWM.
+"""Values of the old policy, with which the trained policy is compared in a loss: log-probabilities for importance
+ratios, and velocities for the algorithms NFT and AWM.
 
-In fp32 the log-probabilities are the sampler's own, because they are equal to those of the learner (invariant 1). In
-bf16 the learner computes them again in the same packs, because different kernels give results that differ by more than
-a clip range. The sampler's log-probabilities are then used to correct this mismatch.
+In fp32 the log-probabilities that the sampler has stored are used, because the learner would compute the same numbers
+(invariant 1 of docs/architecture.md). In bf16 the learner computes them again in the same packs, because different
+kernels give results that differ by more than a clip range. The sampler's log-probabilities are then used to correct
+this mismatch.
 
-With NFT and AWM, the old weights have sampled. So the velocities, and in bf16 the log-probabilities of texts, are
-computed with the old weights.
+With NFT and AWM, the samples were drawn with the old weights. So the velocities, and in bf16 the log-probabilities of
+texts, are computed with the old weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +26,13 @@ PackKey = tuple[int, int]
 
 @dataclass
 class OldPolicy:
-    """Values of the old policy without gradient. Each dict maps (trajectory, segment) to a tensor.
+    """Values of the old policy without gradient. Each dict maps (index of the trajectory, index of the segment) to a
+    tensor.
 
-    The shapes are [T] in `text`, [S] in `image` (log-probabilities of steps), and [S, N, D] in `mean` and `velocity`.
+    `text` contains log-probabilities of tokens, shape [T]. `image` contains log-probabilities of denoising steps, shape
+    [S]. `mean` (means of the steps) and `velocity` have the shape [S, N, D]. Here T is the number of tokens, S of
+    steps, N of latent tokens, and D of numbers per latent token. `recomputed` says whether the learner has computed the
+    log-probabilities of texts itself.
     """
 
     text: dict[PackKey, Tensor] = field(default_factory=dict)
@@ -36,7 +42,8 @@ class OldPolicy:
     recomputed: bool = False
 
     def shifted(self, first: int) -> "OldPolicy":
-        """Return the same values for the shorter list of trajectories that begins at trajectory number `first`."""
+        """Return the same values for a shorter list of trajectories, which begins at trajectory number `first`. This
+        trajectory then has the index 0."""
         text, image, mean, velocity = (
             {(index - first, place): value for (index, place), value in values.items()}
             for values in (self.text, self.image, self.mean, self.velocity)
@@ -44,8 +51,9 @@ class OldPolicy:
         return OldPolicy(text, image, mean, velocity, self.recomputed)
 
     def of_image(self, trajectory: int, segment: int, steps: list[int], device: torch.device) -> dict[str, Tensor]:
-        """Return the known values for these steps of an image, by name: `logprobs` [S], `mean` [S, N, D], `velocity`
-        [S, N, D]."""
+        """Return a dict with the stored values of the old policy for the denoising steps `steps` of one image:
+        `logprobs` [S], `mean` [S, N, D] and `velocity` [S, N, D]. A value that is not stored for this image is left
+        out."""
         known = {"logprobs": self.image, "mean": self.mean, "velocity": self.velocity}
         key = trajectory, segment
         return {
@@ -68,8 +76,9 @@ def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
 
 
 def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
-    """Return the values that the learner computes itself, before it trains on these groups. This is a collective call:
-    all ranks must make it."""
+    """Compute the log-probabilities of texts and denoising steps, and the means of the steps, with the learner's
+    current weights, and return them. This is called before these trajectories are trained. All ranks must call it
+    together."""
     old = sampled(trajectories)
     old.recomputed = True
     old.image = {key: value.clone() for key, value in old.image.items()}
@@ -87,8 +96,8 @@ def of_weights(
     engine, weights: Mapping[str, Tensor], replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory],
     law: SamplingLaw, texts: bool,
 ) -> OldPolicy:  # fmt: skip
-    """Return the velocities of images with fresh noise under the old weights. With `texts`, also return the
-    log-probabilities of texts. This is a collective call: all ranks must make it."""
+    """Compute the velocities of images with fresh noise under the old weights `weights`, and return them. If `texts` is
+    true, also compute the log-probabilities of texts. All ranks must call this together."""
     old = sampled(trajectories)
     old.recomputed = texts
 

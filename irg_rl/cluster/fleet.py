@@ -13,13 +13,13 @@ most one actor. Every submitted unit ends exactly once: `poll` returns its resul
 
 An actor counts as lost if Ray reports it as dead or if its unit passes its deadline. Then the actor is killed first.
 After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. A
-new actor gets work only after it has acknowledged `prepare`, which sends it the current weights. An exception that is
-raised *by* the work or by the constructor of an actor is not a loss, because it would occur again. It ends the run, and
-the message names the unit or the actor.
+new actor gets work only after the call `prepare`, which sends it the current weights, has returned. An exception that
+is raised *by* the work or by the constructor of an actor is not a loss, because it would occur again. It ends the run,
+and the message names the unit or the actor.
 
 Results are identified by the id of their unit. The result of a unit must depend only on its arguments, never on the
-actor or on the order of the units. Then a run in which an actor was killed gives the same results as a run without
-this.
+actor or on the order of the units. Then a run in which an actor was killed gives the same results as a run in which no
+actor was killed.
 """
 
 import time
@@ -49,14 +49,18 @@ class Health(StrEnum):
 
 
 class FleetError(UserError, RuntimeError):
-    """Raised if the fleet cannot complete its work."""
+    """Raised if a fleet cannot finish its work. This happens if too few actors are left, if a unit of work was lost too
+    often, or if the work or the constructor of an actor raised an exception.
+    """
 
 
 @dataclass(frozen=True)
 class FleetSettings:
-    """Settings of a fleet. All times are in seconds."""
+    """Settings of a fleet, a set of actors that can be restarted. A unit is one method call on an actor. All times are
+    in seconds.
+    """
 
-    size: int  # number of members, i.e. of actors
+    size: int  # number of actors; each one is a member of the fleet
     unit_timeout: float = 600.0  # a unit that takes longer than this counts as hung
     start_timeout: float = 120.0  # time limit for the constructor of an actor and `prepare` together
     max_respawns: int = 3  # how often in a row a member is restarted; if it dies once more, it is retired
@@ -89,8 +93,12 @@ class _Member:
 
 @dataclass(frozen=True)
 class Finished:
-    """The result of a unit. With `returns=2`, `value` is the first return value and `body` is a reference to the second
-    one. The driver owns this reference, so it stays valid after the actor that made it has died.
+    """The result of a unit (one method call on an actor). `id` is the id of the unit, and `attempts` says how often the
+    unit was started.
+
+    If the fleet has `returns=1`, `value` is what the method returned, and `body` is None. If it has `returns=2`, the
+    method returns two values: `value` is the first one, and `body` is a Ray reference to the second one. The driver
+    process owns this reference, so it stays valid after the actor that made it has died.
     """
 
     id: Hashable
@@ -100,13 +108,14 @@ class Finished:
 
 
 class Fleet:
-    """Runs units of work on actors that can be restarted.
+    """A set of actors that can be restarted, and a queue of units of work for them. A unit is one method call on one
+    actor.
 
     Args:
-        factory: `factory(index)` starts an actor.
+        factory: `factory(index)` starts actor number `index` and returns its handle.
         prepare: `prepare(handle)` sends the actor what it needs and returns a Ray reference. The actor gets work only
-            after this reference is ready.
-        returns: Number of return values of a unit, 1 or 2.
+            after this reference is ready. With None, it gets work as soon as it has started.
+        returns: Number of values that each of these method calls returns, 1 or 2.
     """
 
     def __init__(
@@ -138,28 +147,30 @@ class Fleet:
         return [member.health for member in self._members]
 
     def actors(self) -> list[ActorHandle]:
-        """Return the handles of the members that are not known to be dead."""
+        """Return the handles of all actors that are not known to be dead."""
         return [m.actor for m in self._members if m.actor is not None]
 
     def outstanding(self) -> int:
-        """Return the number of units that are queued or running."""
+        """Return the number of units (method calls) that are queued or running."""
         return len(self._known)
 
     def lap(self) -> float:
-        """Return the seconds of work on units that finished since the last call of `lap`, divided by the number of
-        members.
+        """Return how many seconds an actor has worked on average since the last call of `lap`. Only units that have
+        finished are counted.
         """
         taken, self._worked = self._worked, 0.0
         return taken / self.settings.size
 
     def under_way(self) -> list[ObjectRef]:
-        """Return one Ray reference for each member that is starting or working on a unit. The reference becomes ready
-        when the start or the unit has finished.
+        """Return one Ray reference for each actor that is starting or working on a unit (a method call). The reference
+        becomes ready when the start or the unit has finished.
         """
         return [m.refs[0] for m in self._members if m.health in (Health.STARTING, Health.BUSY)]
 
     def submit(self, unit: Hashable, method: str, *args: Any) -> None:
-        """Queue the call `actor.method(*args)` as a unit with the id `unit`."""
+        """Queue the call `actor.method(*args)` as a unit with the id `unit`. Raises ValueError if a unit with this id
+        is already queued or running.
+        """
         if unit in self._known:
             raise ValueError(f"fleet {self.name}: unit {unit!r} is already under way")
         self._known.add(unit)
@@ -167,7 +178,9 @@ class Fleet:
         self._dispatch()
 
     def withdraw(self, unit: Hashable) -> None:
-        """Cancel a unit. If the unit is running, its actor is killed, because nothing else would stop the unit."""
+        """Cancel the unit (method call) with the id `unit`. If the unit is running, its actor is killed, because
+        nothing else would stop the unit. The actor is restarted later.
+        """
         self._known.discard(unit)
         self._queue = deque(u for u in self._queue if u.id != unit)
         for member in self._members:
@@ -179,8 +192,8 @@ class Fleet:
         """Wait at most `timeout` seconds for units to finish, and return the finished ones in no particular order. It
         returns as soon as at least one unit has finished.
 
-        Raises FleetError if too few members are left or if a unit was lost too often. If the work itself raised an
-        exception, that exception is raised here.
+        Raises FleetError if too few actors are left, or if a unit was lost too often. An exception that the work itself
+        raised is raised again here.
         """
         end = self._clock() + timeout
         while True:
@@ -192,7 +205,8 @@ class Fleet:
                 return finished
 
     def run(self, units: Sequence[tuple[Hashable, str, tuple]], timeout: float) -> list[Finished]:
-        """Submit all units, wait for them, and return their results in the given order.
+        """Submit all units, wait for them, and return their results in the given order. A unit is given as (id, name of
+        the method, arguments).
 
         Raises WaitTimeoutError if the units are not done within `timeout` seconds.
         """
@@ -211,12 +225,12 @@ class Fleet:
         return [done[unit] for unit in wanted]
 
     def broadcast(self, method: str, *args: Any, timeout: float) -> list[Any]:
-        """Call a method on every living member and wait for all answers. A busy member answers after its unit. A
-        starting member answers after its `prepare`, which may have been sent before.
+        """Call a method on every living actor, and return the answers in the order of the actors. An actor that is busy
+        answers when its current unit has finished. An actor that is starting answers after `prepare`.
 
-        A member that does not answer counts as lost and is restarted with `prepare`. So change what `prepare` sends
-        *before* the broadcast. Returns the answers in the order of the members, without the members that did not
-        answer.
+        An actor that dies or does not answer within `timeout` seconds is left out of the answers. It is killed and
+        restarted with `prepare`. So if this call sends new data that `prepare` sends too (for example weights), give
+        the new data to `prepare` *before* this call.
         """
         living = [m for m in self._members if m.actor is not None]
         calls = [(member, getattr(member.actor, method).remote(*args)) for member in living]
@@ -232,8 +246,8 @@ class Fleet:
         return answers
 
     def wait_until_serving(self, count: int, timeout: float) -> None:
-        """Wait until at least `count` members are ready for work. Raises WaitTimeoutError, which lists the states of
-        all members, if this takes longer than `timeout` seconds.
+        """Wait until at least `count` actors are ready for work or working. Raises WaitTimeoutError, which lists the
+        states of all actors, if this takes longer than `timeout` seconds.
         """
         end = self._clock() + timeout
         while sum(h in (Health.IDLE, Health.BUSY) for h in self.health()) < count:
@@ -292,7 +306,8 @@ class Fleet:
         return finished
 
     def _settle(self, member: _Member) -> Finished | None:
-        """Handle a member whose reference is ready. The cause is a finished start, a result, or the death of the actor.
+        """Handle an actor whose Ray reference is ready. This means that its start has finished, its unit has finished,
+        or the actor has died. Return the result if a unit has finished, otherwise None.
         """
         unit = member.unit
         what = f"{self.name} {member.index}: " + (f"unit {unit.id!r}" if unit is not None else "start")
@@ -315,7 +330,9 @@ class Fleet:
         return Finished(unit.id, value, member.refs[1] if self._returns == 2 else None, unit.attempts)
 
     def _lose(self, member: _Member, reason: str) -> None:
-        """Kill the member, queue its unit again and schedule the restart of the member."""
+        """Kill the actor of the member, put its unit back at the front of the queue, and schedule the restart of the
+        actor.
+        """
         unit, member.unit = member.unit, None
         self._kill(member)
         member.deaths += 1
@@ -346,8 +363,7 @@ class Fleet:
 
 
 def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> None:
-    """Wait until a member of any of the fleets has finished its start or unit, or until `timeout` seconds have passed.
-    """
+    """Wait until an actor in any of the fleets has finished its start or its unit, but at most `timeout` seconds."""
     refs = [ref for fleet in fleets for ref in fleet.under_way()]
     if refs:
         ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)

@@ -3,8 +3,8 @@
 Ray listens on the loopback address only, without a dashboard and without usage statistics.
 
 The function `bounded_get` is the one place where the program waits for a remote result. Every wait has a deadline, and
-its error says what was waited for (invariant 7 of docs/architecture.md). If remote code raised an exception, the same
-exception is raised here, instead of a Ray traceback.
+the error at the deadline says what was waited for (invariant 7 of docs/architecture.md). If remote code raised an
+exception, the same exception is raised here, instead of a Ray traceback.
 """
 
 import logging
@@ -121,9 +121,10 @@ class LocalRay:
 
 
 class _OwnPath(JobConfig):
-    """Keeps Ray from changing the import path of its workers. Normally Ray puts the working folder and the folder of
-    the script first on this path. There, a user's `rewards.py` or `sft/` would be imported instead of the program's own
-    modules. Ray leaves the path alone if the job says that it has its own working folder, so this class says that.
+    """A Ray job configuration that keeps Ray from changing the import path of its workers. Normally Ray puts the
+    working folder and the folder of the script first on this path. Then a user's own `rewards.py` or `sft/` in these
+    folders would be imported instead of the program's modules. Ray does not change the path of a job that has its own
+    working folder. So this class tells Ray that the job has one.
     """
 
     def _runtime_env_has_working_dir(self) -> bool:
@@ -151,7 +152,8 @@ def session_folder(run_folder: Path) -> tuple[Path, bool]:
 
 
 def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str) -> Any:
-    """Return the value of one reference, or the values of a list of references.
+    """Wait for a remote result and return it. For a list of references, wait for all of them and return the list of
+    their results.
 
     Args:
         timeout: Seconds for all references together.
@@ -176,8 +178,8 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
 
 
 def reason_of(error: BaseException) -> str:
-    """Describe an error in one line. This is the first line of its message, or the last line if the constructor of an
-    actor raised it.
+    """Describe an error in one line. The description contains the first line of the message, or the last line if the
+    constructor of an actor raised the error.
     """
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and error.actor_init_failed:
@@ -186,8 +188,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Return the environment variables for a process that may use `threads` CPU cores. Without them two torch processes
-    on two cores start two threads each and slow each other down.
+    """Return environment variables that limit a process to `threads` CPU threads. Without them, for example, two torch
+    processes on two cores would start two threads each and slow each other down.
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}; an actor needs at least 1")
@@ -198,9 +200,9 @@ def thread_environment(threads: int) -> dict[str, str]:
 def actor_options(
     *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the options for `ActorClass.options(**...)`: the actor's share of the machine, and no automatic restart.
-    Ray would restart an actor with the old weights that its constructor got. So the fleet restarts actors itself and
-    sends them the current weights.
+    """Return the options for `ActorClass.options(**...)`. They give the actor its share of the machine, and switch off
+    Ray's automatic restart. Ray would restart an actor with the old weights that its constructor got. So the fleet
+    (fleet.py) restarts actors itself and sends them the current weights.
     """
     variables = thread_environment(threads) | (environment or {})
     return {

@@ -1,17 +1,17 @@
-"""The slot buffer limits the staleness of samples by counting the groups that are in progress. It only keeps states. It
-has no tasks, actors or tensors.
+"""The slot buffer limits the staleness of samples by counting the groups that are in progress. A group is all samples
+of one prompt. The buffer only stores the state of each group. It has no tasks, actors or tensors.
 
-An update trains on B groups. Samples may be at most S versions of the weights old. The buffer has (S + 1) * B slots,
-and each group in progress uses one.
+An update trains on B groups and makes a new version of the weights. Samples may be at most S versions old. The buffer
+has (S + 1) * B slots, and each group in progress uses one.
 
     admit -> SAMPLING -> READY -> TRAINING -> trained
                  |          |         (slot freed when the new weights are published and acknowledged)
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
 Groups are consumed in the order of their admission. So a group that is admitted at version a has at most (S + 1) * B -
-1 groups before it. Each update takes B groups from the head. So the group is consumed at version a + S at the latest.
-The consumer still checks the age, because an update may train on fewer than B groups if too many groups have rewards
-without spread.
+1 groups before it. Each update takes the B oldest groups. So the group is consumed at version a + S at the latest. The
+consumer still checks the age, because an update may train on fewer than B groups if too many groups have equal rewards
+for all samples.
 
 At every moment: admitted = trained + dropped + cancelled + in flight (invariant 3 of docs/architecture.md).
 """
@@ -45,7 +45,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Number of groups in each state since the start of the run."""
+    """Numbers of groups since the start of the run. `admitted` counts all groups that have entered the buffer; the
+    other numbers say how many of them were trained, dropped or cancelled, or are still in the buffer (`in_flight`).
+    """
 
     admitted: int
     trained: int
@@ -59,7 +61,8 @@ class Ledger:
 
 
 class SlotBuffer:
-    """Decides which groups may be sampled and trained. It makes sure that every group leaves the buffer exactly once.
+    """A buffer with a fixed number of slots, one for each group in progress. It decides which groups may be sampled and
+    trained, and makes sure that every group leaves the buffer exactly once.
     """
 
     def __init__(self, groups_per_update: int, staleness: int, version: int = 0):
@@ -101,8 +104,9 @@ class SlotBuffer:
 
     @property
     def may_refill(self) -> bool:
-        """Whether the coming update may still replace one more group whose rewards have no spread. Each update replaces
-        at most B groups (the number of groups per update). After that it trains on fewer groups.
+        """Whether one more group may be replaced by a new group before the coming update. A group is replaced if all
+        its samples have the same reward. At most B groups (the number of groups per update) are replaced for each
+        update. After that the update trains on fewer groups.
         """
         return self._refills < self.groups_per_update
 
@@ -116,7 +120,9 @@ class SlotBuffer:
         return slot.id
 
     def mark_ready(self, group: int, version: int) -> None:
-        """Mark a group as ready: it has been sampled with weights of this version, and scored."""
+        """Mark a group as ready. This means that it has been scored, and that it was sampled with the weights of
+        `version`.
+        """
         slot = self._expect(group, SlotState.SAMPLING)
         if not slot.version <= version <= self.version:
             raise ValueError(
@@ -139,8 +145,8 @@ class SlotBuffer:
         self._leave(group, Exit.CANCELLED, reason)
 
     def overdue(self, now: float) -> int | None:
-        """Return the first unfinished group if the coming update waits for it and its deadline has passed. Otherwise
-        return None.
+        """Return the id of the oldest group that is still being sampled, if its deadline has passed and the coming
+        update needs it. Otherwise return None.
         """
         if len(self.ready_ahead()) == self.groups_per_update:
             return None
@@ -163,8 +169,8 @@ class SlotBuffer:
         return group < self._next_id and group not in self._slots
 
     def ready_ahead(self) -> list[int]:
-        """Return the ids of the ready groups that `take` may return now. These are the groups at the head up to the
-        first one that is not ready, at most `groups_per_update` of them.
+        """Return the ids of the ready groups that `take` may return now, the oldest first. The list ends before the
+        first group that is not ready, and has at most `groups_per_update` ids.
         """
         ahead: list[int] = []
         for slot in self._slots.values():

@@ -1,4 +1,5 @@
-"""`irg-rl baseline`: continues SFT for as long as RL took. This shows what the same time gains without RL."""
+"""`irg-rl baseline`: trains a baseline for RL. It continues SFT for as long as RL took, which shows how much of the
+gain of RL the same time would give without RL."""
 
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from irg_rl.report.build import build_report
 
 
 def continue_sft(folder: Path) -> None:
-    """Train and evaluate the baseline of a finished run, and compare RL with it. An interrupted baseline continues."""
+    """Train and evaluate the baseline of the finished run in `folder`, and compare RL with it. If the training of the
+    baseline was interrupted, it continues."""
     run = Run.open(folder)
     require_finished(run)
     require_machine(run.recipe)

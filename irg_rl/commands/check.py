@@ -1,5 +1,5 @@
-"""`irg-rl check`: checks a recipe, builds its model without using memory, and lists what the recipe needs and this
-machine does not have."""
+"""`irg-rl check`: checks a recipe. It counts the parameters of its model without loading the model, and lists what the
+recipe needs and this machine does not have."""
 
 
 import torch
@@ -12,7 +12,8 @@ from irg_rl.model.unified import UnifiedModel
 
 
 def check_recipe(path: str, overrides: list[str]) -> list[str]:
-    """Return lines that describe the recipe. Raises RecipeError with every problem of its settings."""
+    """Check a recipe. Return lines of text that describe it and list what is missing on this machine. Raises
+    RecipeError with every problem of its settings."""
     recipe = load_recipe(path, overrides)
     refuse(recipe, recipe_problems(recipe))
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""`irg-rl cp`: copies a recipe that irg-rl includes to a file that the user can edit."""
+"""`irg-rl cp`: copies a recipe that comes with irg-rl to a new file that the user can edit."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from irg_rl.errors import InputError
 
 
 def copy_recipe(name: str, target: Path | None) -> Path:
-    """Copy the recipe `name` to `target` and return the new path. Without `target`, it is NAME.yaml in the current
-    folder. Raises InputError if the file exists."""
+    """Copy the recipe `name` to the file or folder `target` and return the path of the new file. If `target` is None,
+    the file is NAME.yaml in the current folder. Raises InputError if the file exists."""
     source = recipe_path(name)
     recipe_settings(source)  # raises an error if there is no such recipe
     target = Path(source.name) if target is None else target

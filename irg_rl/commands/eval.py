@@ -27,15 +27,17 @@ def evaluate_target(
     controls: bool,
     out: Path | None,
 ) -> None:
-    """Evaluate `target`: a run (its newest model) or a model folder inside a run.
+    """Evaluate a model, print its accuracy per turn, and save the results in `out` or in evaluation/ of the run.
+    `target` is a run (its newest model is evaluated) or a model folder inside a run.
 
     `preset` and `changes` replace settings of the recipe's `evaluation`. A value of None leaves a setting unchanged.
 
-    `split` is the held-out split of the prompts. `samples` is the number of trajectories per prompt.
+    `split` is the split from which the prompts are taken. `samples` is the number of trajectories per prompt.
 
-    `scored`: whether the recipe's scorers also score the images, in addition to the verdicts of the task.
+    `scored` says whether the recipe's scorers also score the images. The task decides in any case whether an image is
+    right.
 
-    `controls`: whether both control arms are also sampled. The gate needs them.
+    `controls` says whether the two controls are also sampled, with which refinement is compared. The gate needs them.
     """
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)

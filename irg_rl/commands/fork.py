@@ -1,4 +1,4 @@
-"""`irg-rl fork`: makes a run that starts RL from the finished SFT of another run."""
+"""`irg-rl fork`: makes a new run that starts RL from the finished SFT of another run."""
 
 from pathlib import Path
 
@@ -7,5 +7,6 @@ from irg_rl.driver.stages import work
 
 
 def fork_run(folder: Path, overrides: list[str]) -> None:
-    """Make a new run that takes over the finished SFT of the run `folder`, and do RL in the new run."""
+    """Make a new run that takes over the finished SFT of the run in `folder`, and run RL in it. `overrides` are
+    settings that replace those of the recipe."""
     work(fork(folder, overrides))

@@ -1,4 +1,4 @@
-"""`irg-rl generate`: draws images and writes texts for given prompts, with a JSON file that records every setting."""
+"""`irg-rl generate`: draws images and writes texts for the prompts of the user. A JSON file records every setting."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ BAGEL_SYSTEM_PROMPT = (
     "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
     "image here"
 )
-"""The system prompt with which BAGEL thinks before it draws, unchanged."""
+"""The system prompt of BAGEL that asks the model to think before it draws. It is copied unchanged."""
 
 
 def model_folder(target: Path) -> Path:
-    """Return `target` itself if it is a model folder, or the newest model folder if `target` is a run. Raises RunError
-    if it is neither."""
+    """Return `target` unchanged if it is a model folder. If `target` is a run, return its newest trained model folder.
+    Raises RunError if it is neither."""
     for folder in (target, *(target / "models" / name for name in TRAINED)):
         if is_model_folder(folder):
             return folder
@@ -39,15 +39,15 @@ def model_folder(target: Path) -> Path:
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """Return the recipe of the run that contains the model folder. If no run contains it, return the settings of
-    `released`."""
+    """Return the recipe of the run that contains the model folder. If the folder is not in a run, return the default
+    settings that `released` makes."""
     run = folder.parent.parent
     return Run.open(run).recipe if (run / "recipe.yaml").is_file() else released(folder)
 
 
 def released(folder: Path) -> Recipe:
-    """Return settings for a model that is not part of a run: the preset `irg`, BAGEL's system prompt, the largest
-    square image, and bf16 on the GPU if there is one."""
+    """Return default settings for a model folder that is not inside a run: the preset `irg`, BAGEL's system prompt, the
+    largest square image that the model can draw, and bf16 on the GPU if there is one."""
     model = ModelConfig.read(folder)
     side = model.pixels_per_token * model.max_latent_size
     recipe = {
@@ -65,8 +65,8 @@ def released(folder: Path) -> Recipe:
 
 
 def load_here(folder: Path, recipe: Recipe) -> Folder:
-    """Load a model on the GPU with the settings of its recipe. If the recipe or this machine has no GPU, load it on the
-    CPU in fp32."""
+    """Load a model on the GPU with the device, precision and attention kernels of its recipe. If the recipe asks for
+    the CPU, or if this machine has no GPU, load the model on the CPU in fp32."""
     if recipe.engine.device == "cpu" or not torch.cuda.is_available():
         return load_folder(folder)
     return load_as(recipe, folder)
@@ -74,8 +74,8 @@ def load_here(folder: Path, recipe: Recipe) -> Folder:
 
 @dataclass(frozen=True)
 class Ready:
-    """A loaded checkpoint and its sampling settings. `stop` says whether a trajectory ends after a reflection that says
-    "nothing to change"."""
+    """A loaded checkpoint (`parts`) and its sampling settings. If `stop` is true, a trajectory ends after a reflection
+    that says that nothing must be changed."""
 
     folder: Path
     recipe: Recipe
@@ -88,7 +88,8 @@ class Ready:
 
     @property
     def stride(self) -> int:
-        """Return a number of pixels. The height and the width of an image must be multiples of it."""
+        """Return how many pixels one latent token covers in each direction. The height and the width of an image must
+        be multiples of this number."""
         return self.parts.model.config.pixels_per_token
 
     def sampler(self, size: tuple[int, int] | None = None) -> Sampler:
@@ -100,7 +101,7 @@ class Ready:
         )
 
     def settings(self, seed: int, turns: int) -> dict[str, Any]:
-        """Return all settings that the images depend on, for settings.json."""
+        """Return all settings on which the images depend. They are written to settings.json."""
         evaluation, weight = self.recipe.evaluation, self.parts.model.llm2vae.weight
         noise = evaluation.noise
         return {
@@ -112,8 +113,8 @@ class Ready:
 
 
 def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
-    """Load the model of `target`. `changes` maps dotted names of settings to values that replace those of the
-    recipe."""
+    """Load a model with its sampling settings. `target` is a run or a model folder. `changes` maps names of settings
+    (with dots, as in sampling.shift) to values that replace those of the recipe."""
     folder = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(folder), changes, str(folder))
     return Ready(folder, recipe, load_here(folder, recipe), stop)
@@ -122,7 +123,8 @@ def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
 def generate_to(
     target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path, stop: bool = True
 ) -> None:
-    """Sample a trajectory for every prompt, and write `NNN_turnK.png`, `NNN.txt` and `settings.json` into `out`."""
+    """Sample one trajectory for each prompt. Write its images as `NNN_turnK.png` and its texts as `NNN.txt` into the
+    folder `out`, where NNN is the number of the prompt. Also write `settings.json` with all settings."""
     asked = [Prompt(f"cli-{i}", require_prompt(text, f"--prompt {i + 1}")) for i, text in enumerate(prompts)]
     ready = make_ready(target, changes, stop)
     requests = [Request(prompt, 0, seed) for prompt in asked]
@@ -134,8 +136,8 @@ def generate_to(
 
 
 def _said(sampling: SamplingRecipe) -> dict[str, Any]:
-    """Return the sampling settings for settings.json. The number of turns is left out, because the command has its own
-    number of turns."""
+    """Return the sampling settings that are written to settings.json. The number of turns in the recipe is left out,
+    because the user of the command gives another one."""
     return sampling.model_dump(mode="json", exclude={"turns"})
 
 

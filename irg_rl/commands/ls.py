@@ -1,4 +1,4 @@
-"""`irg-rl ls`: lists the recipes that irg-rl includes, the recipes in ./configs, and the runs."""
+"""`irg-rl ls`: lists the recipes that come with irg-rl, the recipes in ./configs, and the runs in ./runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,8 @@ def show_lists() -> None:
 
 
 def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns without a frame. A line may be wider than the terminal, so that a path is never cut."""
+    """Print rows of text as a table without a frame. A line may be wider than the terminal, so that a path is never
+    cut."""
     lines = [[shown(" ".join(word.split())) for word in row] for row in (titles, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
@@ -31,8 +32,8 @@ def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def recipe_files() -> dict[str, Path]:
-    """Return name -> file of every recipe. The name is what a user types: the name of an included recipe, or the path
-    of a recipe in ./configs."""
+    """Return name -> file for every recipe. The name is what a user types: the name of a recipe that comes with irg-rl,
+    or the path of a recipe in ./configs."""
     shipped = shipped_recipes()
     known = {file.resolve() for file in shipped.values()}
     own = [file for file in sorted(Path("configs").glob("*.yaml")) if file.resolve() not in known]
@@ -40,8 +41,8 @@ def recipe_files() -> dict[str, Path]:
 
 
 def recipes() -> list[tuple[str, str, str]]:
-    """Return (name, stages, description) of every recipe. If a recipe cannot be read, the description is replaced by
-    the error."""
+    """Return (name, stages, description) for every recipe. If a recipe cannot be read, the error message replaces the
+    description."""
     rows = []
     for name, file in recipe_files().items():
         try:
@@ -58,8 +59,8 @@ def recipes() -> list[tuple[str, str, str]]:
 
 
 def runs(folder: Path) -> list[tuple[str, str, str, str]]:
-    """Return (folder, digest, number of finished stages, last finished stage) of every run. If a run is damaged, the
-    last entry is the error."""
+    """Return (folder, digest of the recipe, number of finished stages, last finished stage) for every run in `folder`.
+    If a run is damaged, the last value is the error message."""
     rows = []
     for path in sorted(folder.glob("*/recipe.yaml")):
         try:

@@ -1,12 +1,13 @@
-"""`irg-rl parity`: measures whether the learner's replay gives the same log-probabilities as sampling (invariant 1).
+"""`irg-rl parity`: measures whether the learner computes the same log-probabilities as the sampler (invariant 1).
 
-Trajectories are sampled as in RL, except that every denoising step is stochastic, so that all steps can be measured.
-The learner's packed forward then computes every log-probability again. The importance ratio is the exponential of the
-difference, so the differences should be 0.
+First, trajectories are sampled as in RL, but every denoising step is stochastic, so that all steps can be measured.
+Then the learner computes every log-probability again, in one forward pass over packed sequences. Ideally both
+log-probabilities are equal. The importance ratio is the exponential of their difference.
 
-The table has one row for each combination of these choices: 1 to n images; one by one or in batches; the model itself
-or with LoRA adapters; packs that hold whole trajectories, or packs so small that trajectories are cut. If the recipe
-has forks, the batches sample siblings (branches of one trunk) together. Without batches each sibling is sampled alone.
+The table has one row for each combination of these choices: 1 to n images per trajectory; sampling one by one or in
+batches; the model itself or the model with LoRA adapters; packs that contain whole trajectories, or packs so small that
+trajectories are cut. If the recipe has forks, a trajectory has several branches. In batches, the branches of one
+trajectory are sampled together, and otherwise each is sampled alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,14 +41,14 @@ BATCHES = (1, 16)
 FULL, LORA = "full", "lora"
 WHOLE, SPLIT = "whole", "split"
 ADAPTER_SCALE = 0.02
-"""Standard deviation of the random weights in the adapters' second matrices. These matrices normally start at zero.
-Then the adapters would have no effect that could be tested."""
+"""Standard deviation of the random weights in the second matrices of the LoRA adapters. These matrices usually start at
+zero, and then the adapters would have no effect that could be measured."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of sampling and packing. `table` has the absolute differences between replayed and sampled
-    log-probabilities by turn, modality and step."""
+    """The measurement for one combination of weights, number of images, batch size and packing. `table` has the
+    absolute differences between the log-probabilities of learner and sampler, by turn, modality and step."""
 
     weights: str
     turns: int
@@ -60,13 +61,15 @@ class Case:
         return {"weights": self.weights, "turns": self.turns, "batch": self.batch, "packs": self.packs, "places": rows}
 
     def worst(self, modality: Modality) -> LogprobDifference | None:
-        """Return the difference of this modality that is largest in relation to its limit."""
+        """Return the entry of `table` for this modality whose difference is largest in relation to its limit. Return
+        None if the modality has no entries."""
         own = [difference for difference in self.table if difference.modality == modality]
         return max(own, key=lambda difference: difference.largest / difference.limit, default=None)
 
 
 class Forward:
-    """The forward pass of the learner without its engine. It has the attributes that `check` uses."""
+    """The forward pass of the learner, without the optimizer and the processes of the training engine. It has the
+    attributes and methods that the function `check` of irg_rl.learner.ratio_check uses."""
 
     def __init__(self, model: UnifiedModel, context_grad: str) -> None:
         self.model, self.context_grad = model, context_grad
@@ -81,8 +84,9 @@ class Forward:
 
 
 def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
-    """Measure all cases, and print and write the table. Raises RatioError with the largest difference if an fp32 model
-    exceeds a limit."""
+    """Measure the differences of log-probabilities for all combinations, print the table, and write it to a JSON file.
+    `target` is a run or a model folder. Raises RatioError with the largest difference if an fp32 model exceeds a
+    limit."""
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
@@ -105,24 +109,25 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
 
 
 def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
-    """Return the validation prompts of the run that contains the model. If there is no run or it has no such prompts,
-    return those of the task."""
+    """Return the first `count` validation prompts of the run that contains the model folder. If there is no run or it
+    has no such prompts, return those of the task."""
     file = folder.parent.parent / "world" / "validation.jsonl"
     there = read_prompts(file) if file.is_file() and file.stat().st_size else task_of(recipe).prompts("validation")
     return there[:count]
 
 
 def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:
-    """Return requests for one trajectory per prompt. With forks there are requests for all branches of a trunk per
-    prompt, and fewer prompts, so that the number of trajectories is about the same."""
+    """Return one sampling request per trajectory. Usually each prompt gets one trajectory. If the recipe has forks,
+    each prompt gets all branches of one trajectory, and fewer prompts are used, so that the number of trajectories
+    stays about the same."""
     forks, leaves = (recipe.rl.forks, recipe.rl.leaves) if recipe.rl is not None else ({}, 1)
     some = prompts[: max(len(prompts) // leaves, 1)]
     return [Request(prompt, sample, seed, forks=forks) for prompt in some for sample in range(leaves)]
 
 
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
-    """Measure the cases one after the other. Each case with whole packs is followed by the same case with small packs
-    that cut trajectories."""
+    """Measure all combinations one after the other, and yield the result of each. Each combination is measured first
+    with packs that contain whole trajectories, and then with small packs that cut trajectories."""
     rl = recipe.rl or RLRecipe()
     clip_image = CLIP_IMAGE if recipe.rl is None else algorithm_of(recipe).clip_image
     noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})
@@ -145,8 +150,8 @@ def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: in
 
 
 def as_table(cases: Sequence[Case]) -> Table:
-    """Return a table with one row per case: for each modality the largest difference and the mean of all
-    differences."""
+    """Return a table with one row per combination. For texts and for images it shows the largest difference with its
+    limit, and the mean of all differences."""
     title = "|log ratio|: replayed against sampled log-probabilities"
     table = Table("weights", "turns", "batch", "packs", "text max", "text mean", "image max", "image mean", title=title)
     for case in cases:
@@ -167,7 +172,8 @@ def _cells(case: Case) -> Iterator[str]:
 
 
 def _adapt(model: UnifiedModel, lora: LoraRecipe, seed: int) -> None:
-    """Add adapters with random weights to the model, so that the adapters have an effect."""
+    """Add LoRA adapters with random weights to the model. (New adapters usually start at zero and would have no
+    effect.)"""
     add_adapters(model, lora, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -187,10 +193,11 @@ def _replay(parts: Folder, recipe: Recipe, size: int) -> Replay:
 def _pack_sizes(
     parts: Folder, recipe: Recipe, trajectories: list[Trajectory], whole: int
 ) -> list[tuple[str, int]]:
-    """Return (name, size in tokens) of both kinds of packs.
+    """Return the two sizes of packs to measure, as a list of (name, size in tokens).
 
-    A whole pack has the size of the recipe. A split pack has 0.3, 0.4, ... or 0.9 times the length of the longest row:
-    the smallest of these sizes into which every context fits. Raises InputError if no size is large enough.
+    The first size is that of the recipe, so that packs contain whole trajectories. The second is smaller, so that
+    trajectories are cut. It is 0.3, 0.4, ... or 0.9 times the length of the longest trajectory: the smallest of these
+    sizes with which the replay is possible. Raises InputError if there is no such size.
     """
     longest = max(max(made.pack.lengths) for made in _replay(parts, recipe, whole).packs(trajectories))
     for tenths in range(3, 10):
@@ -204,8 +211,8 @@ def _pack_sizes(
 
 
 def _place(folder: Path) -> Path:
-    """Return the file of the results. It is in evaluation/ of the run that contains the model, or, if there is no run,
-    in the current folder."""
+    """Return the path of the JSON file for the results. It is in evaluation/ of the run that contains the model folder,
+    or in the current folder if there is no run."""
     run, name = folder.parent.parent, f"parity-{folder.name}.json"
     return run / "evaluation" / name if (run / "recipe.yaml").is_file() else Path(name)
 

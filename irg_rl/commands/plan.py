@@ -1,4 +1,4 @@
-"""`irg-rl plan`: prints the costs of a recipe as tables."""
+"""`irg-rl plan`: estimates how much memory and time a recipe needs, and prints this as tables."""
 
 from collections.abc import Iterator
 
@@ -16,8 +16,9 @@ GIB = 2**30
 def plan_recipe(
     path: str, overrides: list[str], card_gib: float, tflops: float | None = None, gbps: float | None = None
 ) -> Iterator[Table | str]:
-    """Return the tables and lines to print. Raises RecipeError with every problem of the settings, and InputError if a
-    trajectory is longer than a pack."""
+    """Yield the tables and lines of text to print. `card_gib` is the memory of one GPU in GiB. `tflops` and `gbps` are
+    its speed in TFLOP/s and its memory bandwidth in GB/s. If they are None, typical values are assumed. Raises
+    RecipeError with every problem of the settings, and InputError if a trajectory is longer than a pack."""
     recipe = load_recipe(path, overrides)
     plan = Plan(recipe)
     yield parameter_table(plan)
@@ -143,7 +144,7 @@ def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
 
 
 def _gib(size: float) -> str:
-    """Return a size as text in GiB: with two decimals, or with four if it is below 0.1."""
+    """Convert a size in bytes to text in GiB, with two decimals, or with four if it is below 0.1 GiB."""
     gib = size / GIB
     return f"{gib:,.2f}" if gib >= 0.1 else f"{gib:.4f}"
 

@@ -1,10 +1,11 @@
-"""`irg-rl replay`: repeats one update of the learner from the groups that the run has dumped. It needs no Ray, no
-rollouts and no scorers.
+"""`irg-rl replay`: repeats one update of the learner from the groups of samples that the run has saved (with
+rl.dump_every). It needs no Ray, no sampling and no scorers.
 
-The replay starts from the newest checkpoint before the step, or from the first weights, and repeats all updates in
-between from their dumped groups. On the CPU the result is equal bit for bit. To check this, the metrics are compared
-with those in the log of the run (losses, gradient norms, ratios). If the next step was dumped too, the digest of the
-weights is compared with the digest of the weights that sampled the next step.
+The replay starts from the newest checkpoint before the update, or from the weights at the start of RL. It repeats all
+updates from there from their saved groups. On the CPU the result is equal to that of the run, bit for bit. To check
+this, the metrics (losses, gradient norms, ratios) are compared with those in the log of the run. The groups of the next
+update record the digest of the weights that sampled them. If they were saved, too, the digest of the replayed weights
+is compared with this digest.
 """
 
 import math
@@ -25,13 +26,13 @@ from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.tracking import METRICS
 
 SHOWN = ("loss/", "grad_norm/", "skipped")
-"""The table prints only metrics whose names begin with one of these. All metrics that the replay and the log both have
-are compared."""
+"""Only metrics whose names begin with one of these words are printed. But all metrics that the replay and the log have
+in common are compared."""
 
 
 def replay_step(folder: Path, step: int) -> None:
-    """Repeat a step, and print its metrics beside those of the run. Raises RunError if a metric or the weights differ
-    on the CPU."""
+    """Repeat RL update number `step` of the run in `folder`, and print its metrics beside those of the run. Raises
+    RunError if a metric or the weights differ and the run was made on the CPU."""
     run = Run.open(folder)
     logged = _logged(run, step)
     learner, first = _learner_before(run, step)
@@ -72,8 +73,8 @@ def _logged(run: Run, step: int) -> dict:
 
 
 def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
-    """Return a learner in the state of the newest checkpoint before the step, and the number of the first step that
-    must be repeated."""
+    """Return (learner, number of the first step to repeat). The learner is in the state of the newest checkpoint before
+    `step`, or at the start of RL if there is none."""
     recipe = run.recipe
     if recipe.engine.learner_ranks > 1:
         raise RunError(f"{run.folder}: replay has one learner rank, and the run had {recipe.engine.learner_ranks}")
@@ -95,13 +96,15 @@ def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
 
 
 def _same(one: float, other: float | None) -> bool:
-    """Return whether two values are equal. The log has null in place of a value that is not finite."""
+    """Return whether a metric of the replay equals the metric in the log. The log has null (None) for a value that is
+    not finite."""
     return one == other or (other is None and not math.isfinite(one))
 
 
 def _other_weights(run: Run, learner: Learner, step: int) -> set[str]:
-    """Compare by digest the weights after the step with the weights that sampled the next step. Return an empty set if
-    they are equal."""
+    """Compare the weights after the step with the weights that sampled the next step in the run, by their digests.
+    Return an empty set if they are equal or cannot be compared, or else a set with one text that names the
+    difference."""
     folder = step_folder(run.folder, step + 1)
     if not folder.is_dir():
         return set()

@@ -7,5 +7,6 @@ from irg_rl.report.build import build_report
 
 
 def build(folder: Path) -> Path:
-    """Build report.html of a run and return its path. Raises RunError if the folder is not a run."""
+    """Build report.html for the run in `folder`, and return the path of the file. Raises RunError if the folder is not
+    a run."""
     return build_report(Run.open(folder).folder)

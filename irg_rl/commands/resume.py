@@ -8,7 +8,7 @@ from irg_rl.driver.stages import work
 
 
 def resume(folder: Path) -> None:
-    """Run the unfinished stages of a run. Each stage starts from its last checkpoint."""
+    """Run the unfinished stages of the run in `folder`. An interrupted stage continues from its last checkpoint."""
     run = Run.open(folder)
     require_machine(run.recipe)
     work(run)

@@ -1,8 +1,10 @@
-"""`irg-rl rollout`: samples and scores groups as RL does, and stores them in a folder for offline training.
+"""`irg-rl rollout`: samples and scores groups as RL does, and stores them in a folder for training without sampling. A
+group is several samples of one prompt.
 
-Each group is stored in a folder of its own, in the format of the module `records`. It is written completely or not at
-all. An interrupted command continues where it stopped. The prompt of a group and all its random numbers depend only on
-the seed and the number of the group. So ten groups and then ten more groups are the same as twenty groups.
+Each group is stored in a folder of its own, in the format of the module `records`. A group is never stored
+incompletely. An interrupted command continues where it stopped. The prompt of a group and all its random numbers depend
+only on the seed and the number of the group. So making ten groups and later ten more gives the same as making twenty
+groups at once.
 """
 
 import json
@@ -21,11 +23,12 @@ from irg_rl.records import FACTS, WORDS, save_groups
 
 
 def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None:
-    """Write the groups with numbers 0 to `groups` - 1 into `out`. `overrides` are settings that replace those of the
-    run's recipe.
+    """Sample and score groups, and write the groups with numbers 0 to `groups` - 1 into the folder `out`. Groups that
+    are already there are not made again. `target` is a run or a model folder inside a run. `overrides` are settings
+    that replace those of the run's recipe.
 
-    Raises RunError if no run contains the model, because the scorers and prompts of the run are needed. Also raises
-    RunError if `out` was begun with another model or other settings.
+    Raises RunError if the model folder is not inside a run, because the scorers and prompts of the run are needed. Also
+    raises RunError if `out` was begun with another model or other settings.
     """
     folder = model_folder(target).resolve()
     run = _run_of(folder, overrides)
@@ -47,7 +50,8 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
 
 
 def _run_of(folder: Path, overrides: list[str]) -> Run:
-    """Return the run that contains the model, with the overrides applied to its recipe."""
+    """Return the run that contains the model folder. In its recipe, the `overrides` replace settings. Raises RunError
+    if the recipe has no section `rl`."""
     run = Run.open(folder.parent.parent)
     recipe = load_recipe(run.folder / "recipe.yaml", overrides)
     if recipe.rl is None:
@@ -56,7 +60,8 @@ def _run_of(folder: Path, overrides: list[str]) -> Run:
 
 
 def _begin(out: Path, facts: dict) -> None:
-    """Write the facts of a new folder. Raises RunError if the folder already has other facts."""
+    """Write facts about the model and the settings into a new folder of groups. Raises RunError if the folder already
+    has other facts."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / FACTS
     if not path.is_file():

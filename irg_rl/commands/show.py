@@ -1,5 +1,5 @@
-"""`irg-rl show`: prints a group that RL trained on (texts, scores, advantages), and writes its images as one
-picture."""
+"""`irg-rl show`: prints the texts, scores and advantages of a group (several samples of one prompt) on which RL
+trained, and writes all its images into one PNG file."""
 
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from irg_rl.trajectory import Group, TextSegment, Trajectory
 
 
 def show_group(folder: Path, step: int, group: int | None) -> None:
-    """Print the group with number `group` of the step. Numbers start at 0. If `group` is None, print one line for each
-    group."""
+    """Print one group of RL update `step`, and write its images into one PNG file. `group` is the number of the group
+    in this update, starting at 0. If it is None, print one line for each group of the update instead. Raises RunError
+    if the groups of the update were not saved or there is no such group."""
     run = Run.open(folder)
     place = step_folder(run.folder, step)
     if not place.is_dir():
@@ -45,7 +46,7 @@ def overview(step: int, groups: list[Group]) -> Table:
 
 
 def as_table(trajectory: Trajectory) -> Table:
-    """Return a table of a trajectory with one row per segment, in the order of sampling."""
+    """Return a table of a trajectory with one row per segment (a text or an image), in the order of sampling."""
     ending = "stopped by itself" if trajectory.stopped else f"{trajectory.turns} images"
     table = Table("turn", "what", "said or scored", "advantage", title=f"sample {trajectory.sample}: {ending}")
     for segment in trajectory.segments:
@@ -63,8 +64,8 @@ def _score(value: float | None) -> str:
 
 
 def _strips(group: Group) -> bytes:
-    """Return a PNG with the images of all trajectories of the group, one row per trajectory. A green frame means that
-    the verifier's score is 1."""
+    """Return a PNG with the images of all trajectories of the group. Each trajectory is one line of images. A green
+    frame around an image means that the verifier's score is 1."""
     import numpy as np
 
     rows = []

@@ -1,4 +1,5 @@
-"""`irg-rl study`: measures a grid of settings over checkpoints or forks of a run, and writes figures and a page."""
+"""`irg-rl study`: makes a study, which compares settings. It measures every combination of some settings on checkpoints
+or on forks of a run, and writes figures and a page of HTML."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,15 +36,16 @@ from rewards.hub import RewardHub
 from rollouts.evaluation import evaluation_sampling
 
 OWN = "study."
-"""A setting that begins with this prefix belongs to the study. All other settings belong to the recipe."""
+"""Beginning of the names of those settings that belong to the study. All other settings belong to the recipe."""
 CHEAP = ("clip", "hps")
-"""Kinds of scorers that score images in addition to the verdict if the user names no scorers."""
+"""Kinds of the scorers that score images, in addition to the check whether an image is right, if the user names no
+scorers."""
 
 
 @dataclass(frozen=True)
 class StudyArguments:
-    """The arguments of the command: the `targets` to study, settings of the recipe (`overrides`) and settings of the
-    study (`own`)."""
+    """The arguments of the command: the runs or checkpoints to study (`targets`), settings of the recipe (`overrides`)
+    and settings of the study (`own`)."""
 
     targets: list[Path]
     overrides: dict[str, object]
@@ -60,7 +62,8 @@ class StudyArguments:
 
 
 def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
-    """Measure the cells of the grid that are still missing. Then write results, figures and the page."""
+    """Run the study `name` on the runs, checkpoints and settings in `words`. Combinations of settings that were already
+    measured are not measured again. Write the results, figures and page to `out`, or to a folder in the first run."""
     if name not in STUDIES:
         raise InputError(f"unknown study {name!r}{nearest(name, list(STUDIES))}")
     kind, asked = STUDIES[name], StudyArguments.of(words)
@@ -98,7 +101,8 @@ def measure(study: Study, folder: Path) -> None:
 
 
 def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
-    """Train one fork per cell. Each fork shows its own progress. Before each fork, the remaining time is printed."""
+    """Train one fork (a new run with changed settings) for each combination of settings in `todo`. Each fork shows its
+    own progress. Before each fork, the remaining time is printed."""
     begun = time.monotonic()
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
@@ -108,13 +112,13 @@ def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
 
 
 def run_of(subject: Subject) -> Run:
-    """Return the run that contains a checkpoint."""
+    """Return the run that contains the checkpoint `subject`."""
     return Run.open(subject.path.parent.parent)
 
 
 def learning_setup_of(subject: Subject) -> LearningSetup:
-    """Return the settings with which RL would learn from a checkpoint, as its recipe says. Raises InputError for ZeRO
-    stage 3."""
+    """Return the settings with which RL would train the checkpoint `subject`, according to its recipe. Raises
+    InputError if the recipe uses ZeRO stage 3."""
     if subject.recipe.engine.zero_stage == 3:
         raise InputError(f"{subject.label}: gradients are scattered under ZeRO 3: give engine.zero_stage=2")
     options = subject.recipe.require_rl().credit_options
@@ -137,8 +141,8 @@ def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
 
 
 def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
-    """Return how each subject (checkpoint) is evaluated, as text. If this differs between subjects, a warning is
-    added."""
+    """Return texts that describe how each checkpoint in `subjects` is evaluated. If checkpoints are evaluated
+    differently, one more text warns about this."""
     told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
     if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
         told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"
@@ -156,8 +160,8 @@ def evaluation_words(subject: Subject) -> str:
 
 
 def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
-    """Return the subject of the study for a target, with the evaluation settings of its recipe. The target is a run
-    (its newest model is used) or a model folder."""
+    """Return a `Subject`: a checkpoint to study, with the evaluation settings of its recipe. `target` is a run (its
+    newest model is used) or a model folder. `overrides` replace settings of the recipe."""
     path = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(path), overrides, str(target))
     on_gpu = recipe.engine.device != "cpu" and torch.cuda.is_available()
@@ -167,16 +171,17 @@ def subject_of(target: Path, overrides: dict[str, object]) -> Subject:
 
 
 def training_of(path: Path, recipe: Recipe) -> str:
-    """Return a short text that says how the model folder was trained. It is empty for a folder outside of any run. A
-    model after SFT was trained on two turns, even if the recipe has more turns in RL."""
+    """Return a short text that says how the model in the folder `path` was trained: "SFT", or "trained n=..." with the
+    number of turns in RL. The text is empty if the folder is not inside a run."""
     if not (path.parent.parent / "recipe.yaml").is_file():
         return ""
     return "SFT" if path.name in (*SFT_MODELS.values(), CONTINUED) else f"trained n={recipe.sampling.turns}"
 
 
 def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]:
-    """Label each subject with the name of its model folder. If two names are equal, the name of the run is put in front
-    of each label. Raises InputError if labels are still equal."""
+    """Return the subjects (checkpoints) with labels and a shared cache of loaded models. The label is the name of the
+    model folder. If two names are equal, the name of the run is put in front of each label. Raises InputError if labels
+    are still equal."""
     names = [subject.label for subject in subjects]
     if len(set(names)) < len(names):
         names = [f"{subject.path.parent.parent.name}/{subject.label}" for subject in subjects]
@@ -186,19 +191,20 @@ def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]
 
 
 def default_folder(target: Path, name: str) -> Path:
-    """Return the folder studies/NAME in the run that contains the target, or in the current folder if there is no
-    run."""
+    """Return the folder in which a study stores its results if the user names none: studies/NAME in the run that
+    contains the target, or in the current folder if there is no run."""
     run = model_folder(target).resolve().parent.parent
     return (run if (run / "recipe.yaml").is_file() else Path()) / "studies" / name
 
 
 @contextmanager
 def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, folder: Path) -> Iterator[Bench]:
-    """Give the bench of a study: its subjects, its prompts and the functions that judge images.
+    """Give a context (for `with`) that yields the `Bench` of a study: its checkpoints, its prompts and the functions
+    that decide whether an image is right.
 
-    If the task can judge the prompts, it judges the images. If not, the rewards of the first recipe do: the score is
-    the weighted sum of the rewards, and an image is right if its score is at least 1. Raises InputError if there are no
-    rewards either.
+    If the task can judge the prompts, the task decides. Otherwise the scorers of the first recipe decide: the score is
+    the weighted sum of their rewards, and an image is right if this score is at least 1. Raises InputError if there are
+    no such scorers.
     """
     first = subjects[0]
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
@@ -232,8 +238,8 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
 
 @dataclass(frozen=True)
 class RewardVerdicts:
-    """Verdicts that are made from rewards, for prompts that the task cannot judge. A verdict is None if a scorer
-    failed."""
+    """A function that decides from rewards whether images are right, for prompts that the task cannot judge. The
+    verdict on an image is None if a scorer failed."""
 
     hub: RewardHub
     weights: dict[str, float]
@@ -253,7 +259,7 @@ class RewardVerdicts:
 def scores_of(
     hub: RewardHub, names: list[str], images: list[Pixels], prompts: list[Prompt]
 ) -> dict[str, list[float | None]]:
-    """Return scorer name -> scores, one per image, for the scorers in `names`."""
+    """Return name of a scorer -> its scores, one per image, for the scorers in `names`."""
     return {name: hub.score_with(name, images, prompts) if images else [] for name in names}
 
 
@@ -269,10 +275,11 @@ def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe
 
 
 def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Prompt]:
-    """Return the prompts of the study: as many as the study needs, or else as many as the recipe evaluates on.
+    """Return the prompts of the study. Their number is the number that the study needs, or `evaluation.prompts` of the
+    recipe if the study does not say how many it needs.
 
-    If the file has too few prompts and the task is a `World`, the task makes more. In other cases there may be fewer
-    prompts than needed.
+    If the file has too few prompts and the task is a `World` (a task that makes its own data), the task makes more. In
+    other cases there may be fewer prompts than needed. Raises InputError if the file does not exist.
     """
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None

@@ -1,4 +1,5 @@
-"""`irg-rl suite`: reads the official result files of a benchmark, or has a judge answer questions about its images."""
+"""`irg-rl suite`: computes the results of a benchmark, from its official result files or from a judge's answers to
+questions about the images."""
 
 import json
 from pathlib import Path
@@ -36,8 +37,8 @@ def list_suites() -> None:
 
 
 def read_suite(name: str, folders: list[Path], prompts: Path | None, out: Path | None) -> None:
-    """Run `irg-rl suite read`: print the table of results, and write it as Markdown and JSON to `out`. Without `out`,
-    they are written to the first folder."""
+    """Run `irg-rl suite read`: read the result files in `folders`, print the table of results, and write it as Markdown
+    and JSON to the folder `out`. If `out` is None, the first of `folders` is used."""
     report = read_folders(suite_of(name), folders, prompts)
     text = to_markdown(report)
     console.print(text, markup=False, soft_wrap=True)
@@ -59,8 +60,9 @@ def judge_suite(
     concurrency: int,
     extra_body: str,
 ) -> None:
-    """Run `irg-rl suite judge`: ask the judge those questions about the images that have no answer yet. The images of
-    each turn are in a folder (tree) of their own."""
+    """Run `irg-rl suite judge`: ask a judge the questions of the benchmark about the images in `folder`, and record the
+    answers there. Questions that were answered before are not asked again. The images of each turn are in a subfolder
+    of their own."""
     suite = suite_of(name)
     judged = judged_suite(suite)
     if judged.needs_template and template is None:

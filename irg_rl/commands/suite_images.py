@@ -1,9 +1,9 @@
-"""`irg-rl generate --suite`: draws the images of a benchmark. The images of each turn get a folder (tree) of their own,
-in the official layout of the benchmark.
+"""`irg-rl generate --suite`: draws the images of a benchmark. The images of each turn get a folder of their own, called
+a tree, in the official layout of the benchmark.
 
-Finished files stay: a picture that is complete in every tree is not drawn again. Several workers may fill one folder.
-Each worker draws its own part of the pictures (`--shard`). This works because no random number depends on the batch or
-the worker.
+Finished images are not drawn again if they are complete in every tree. Several workers may write to one folder. Each
+worker draws its own share of the images (`--shard`). This works because no random number depends on the batch or on the
+worker.
 """
 
 import hashlib
@@ -42,12 +42,13 @@ from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.request import Request
 
 Size = tuple[int, int]
-"""(height, width) in pixels."""
+"""Type of the size of an image: (height, width) in pixels."""
 
 
 @dataclass(frozen=True)
 class DrawingJob:
-    """The pictures to draw, how to draw them, and the folder to write them to."""
+    """The task of `irg-rl generate --suite`: which images of the benchmark to draw, with which settings, and into which
+    folder. `shard` is (number of this worker, number of workers)."""
 
     suite: Suite
     prompts_path: Path
@@ -68,7 +69,9 @@ class DrawingJob:
 def plan_task(
     suite: Suite, prompts: Path, out: Path, turns: int, seed: int, model_name: str, sources: Path | None, shard: str
 ) -> DrawingJob:
-    """Read the prompts and make all checks that need no model. Raises InputError if a check fails."""
+    """Read the prompts of the benchmark and make all checks that need no model. Return the job. `sources` is the folder
+    of the images to edit, for a benchmark of image editing. `shard` is text such as 0/8: the number of this worker, and
+    how many workers there are. Raises InputError if a check fails."""
     if suite.edits != (sources is not None):
         need = "needs its source images, --sources FOLDER" if suite.edits else "edits no images: leave --sources out"
         raise InputError(f"{suite.title} {need}")
@@ -101,13 +104,15 @@ def generate_suite(
     sources: Path | None,
     shard: str,
 ) -> None:
-    """Run the command. An invalid prompts file is reported before the model is loaded."""
+    """Run `irg-rl generate --suite`: load a model and draw the images of a benchmark. An invalid prompts file is
+    reported before the model is loaded."""
     task = plan_task(suite_of(suite), prompts, out, turns, seed, model_name, sources, shard)
     draw_suite(make_ready(target, changes, stop), task)
 
 
 def draw_suite(ready: Ready, task: DrawingJob) -> None:
-    """Draw the pictures that are missing, and write the text files of the benchmark."""
+    """Draw those images of the benchmark that are missing, and write the text files that belong to the benchmark's
+    layout."""
     pictures = task.suite.pictures(task.prompts, task.model_name)
     _begin(ready, task, pictures)
     number, of = task.shard
@@ -137,8 +142,8 @@ def draw_suite(ready: Ready, task: DrawingJob) -> None:
 
 
 def _begin(ready: Ready, task: DrawingJob, pictures: Sequence[Picture]) -> None:
-    """Write settings, prompts and additional files of the benchmark. Raises InputError if the folder was begun with
-    other settings."""
+    """Write the settings, the prompts and the additional files of the benchmark into the output folder. If the folder
+    already has settings, only compare them. Raises InputError if they differ."""
     settings = {
         "suite": task.suite.name, "prompts_file": task.prompts_path.name, "prompts_sha256": _digest(task.prompts),
         "model_name": task.model_name, "sources": task.sources and str(task.sources.resolve()),
@@ -166,13 +171,15 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 
 
 def _recorded(out: Path) -> dict[str, dict[str, Any]]:
-    """Return path of an image file -> its last record. An incomplete last line is ignored."""
+    """Read the records of finished images in the folder `out`. Return path of an image file -> its last record. An
+    incomplete last line is ignored."""
     lines = (entry for path in sorted(out.glob("texts*.jsonl")) for _, entry in whole_lines(path, []))
     return {entry["path"]: entry for entry in lines}
 
 
 def _end_last_line(path: Path) -> None:
-    """Add a line end if a crash has left an incomplete last line. So the next record starts on a new line."""
+    """Add a line end to the file if its last line is incomplete because of a crash. So the next record starts on a new
+    line."""
     if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         path.write_bytes(content + b"\n")
 
@@ -184,8 +191,8 @@ def _is_drawn(task: DrawingJob, picture: Picture, done: dict[str, dict[str, Any]
 def _batches(
     task: DrawingJob, ready: Ready, samples: Sequence[tuple[Picture, int]]
 ) -> Iterator[tuple[Size, list[tuple[Picture, int]]]]:
-    """Yield batches of samples with the same image size. An edited image has nearly the aspect ratio of its source
-    image."""
+    """Yield (image size, batch of samples that have this size). A sample is (picture, number of the sample). An edited
+    image has nearly the aspect ratio of the image from which it is made."""
     by_size: dict[Size, list[tuple[Picture, int]]] = {}
     for picture, sample in samples:
         by_size.setdefault(_size(task, ready, picture.prompt), []).append((picture, sample))
@@ -203,8 +210,8 @@ def _size(task: DrawingJob, ready: Ready, prompt: Prompt) -> Size:
 
 
 def fitted(height: int, width: int, longest: int, stride: int) -> Size:
-    """Return (height, width) with nearly the same aspect ratio. The longer side is about `longest`, and both sides are
-    multiples of `stride`."""
+    """Return a new (height, width) in pixels with nearly the same aspect ratio as `height` and `width`. The longer side
+    is about `longest`, and both sides are multiples of `stride`."""
     scale = longest / max(height, width)
     return max(round(height * scale / stride), 1) * stride, max(round(width * scale / stride), 1) * stride
 
@@ -218,7 +225,8 @@ def _request(task: DrawingJob, prompt: Prompt, sample: int, size: Size) -> Reque
 
 
 def _finish(task: DrawingJob, picture: Picture, drawn: dict[int, Trajectory]) -> None:
-    """Write the picture into the tree of every turn, and then write its record."""
+    """Write a finished image file of the benchmark into the folder of every turn, and then append its record to the
+    file of texts."""
     tiles = []
     for sample in picture.samples:
         images = [image.pixels.numpy() for image in drawn[sample].images]
@@ -238,8 +246,8 @@ def _said(trajectory: Trajectory, edits: bool) -> dict[str, Any]:
 
 
 def _stops(task: DrawingJob, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return for every trajectory that stopped early the turn whose image is repeated in all later trees. The value
-    None means that the source image is repeated."""
+    """Return the content of a JSON file that lists all trajectories that stopped early. For each, `last` names the turn
+    whose image is repeated in the folders of all later turns. If `last` is None, the source image is repeated."""
     stops = [
         {"path": path, "prompt": record["prompt"], "sample": one["sample"],
          "last": turn_name(one["images"] - 1) if one["images"] else None}

@@ -11,7 +11,7 @@ class EngineRecipe(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     learner_ranks: Positive = 1
     """Number of processes that train together in RL. An SFT stage uses at most `packs_per_step` of them, because every
-    process needs a pack in each step. On GPUs, each process has its own GPU."""
+    process needs a pack (a sequence of several training rows) in each step. On GPUs, each process has its own GPU."""
     rollout_actors: Positive = 2
     threads: Positive = 2
     """Number of torch threads of one process. Actors that run at the same time share these threads."""

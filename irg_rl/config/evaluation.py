@@ -63,13 +63,14 @@ class GateRecipe(Section):
     """The evaluation that must pass the gate. sft: RL starts only if the gate passes after SFT. rl: RL always starts,
     and the run ends with an error if the gate does not pass after RL."""
     first_accuracy: Share | None = None
-    """Smallest allowed share of right first images. For this and the next two settings, null means the threshold of the
-    task. A task may have none."""
+    """Smallest allowed share of right first images. For this and the next two settings, null means that the threshold
+    of the task is used. A task may have no thresholds."""
     damage: Share | None = None
     """Largest allowed share of right first images that refinement makes wrong."""
     margin: Share | None = None
-    """Smallest allowed lead over each of the two controls. The lead is the share of images that refinement repairs,
-    minus the share that the control repairs."""
+    """Smallest allowed lead of refinement over each of its two controls, which are a plain new draw and the reflection
+    of another prompt. The lead is the share of wrong first images that refinement repairs, minus the share that the
+    control repairs."""
 
     @field_validator("mode", mode="before")
     @classmethod

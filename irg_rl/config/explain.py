@@ -40,8 +40,8 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _known_settings(location: list[str], root: type[BaseModel]) -> list[str]:
-    """Return the field names of the section at `location`. The section may be inside lists, dicts and optional
-    sections."""
+    """Return the sorted names of all settings in the section at `location`, starting from the section class `root`. The
+    section may be inside lists, dicts and optional sections."""
     current: type[BaseModel] | None = root
     for part in location:
         if current is None:

@@ -103,8 +103,9 @@ def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Sort overrides so that the names of the algorithm and of the credit scheme come first. When such a name is
-    applied, the options of the old one are removed. After that, the options of the new one can be applied."""
+    """Return the overrides in the order in which they must be applied: first those that name an algorithm or a credit
+    scheme, then all others. Applying such a name removes the options of the old algorithm or scheme. After that,
+    options of the new one can be set."""
     names = {f"rl.{name}" for name in OPTIONS_OF}
     return sorted(overrides, key=lambda override: override[0] not in names)
 
@@ -117,8 +118,8 @@ def nearest_shipped(name: str) -> str:
 
 
 def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
-    """Return a copy of the recipe with some settings replaced. `settings` has the new values by dotted name. Raises the
-    same errors as `load_recipe`."""
+    """Return a copy of the recipe with some settings replaced. `settings` maps dotted names, such as rl.updates, to the
+    new values. `where` is the name of the recipe in error messages. Raises the same errors as `load_recipe`."""
     data = recipe.model_dump(mode="json")
     for key, value in _names_first(presets_first(settings.items())):
         drop_options_of_others(data.get("rl"), _settings_of_rl(key, value))

@@ -1,5 +1,5 @@
-"""Options of something that a recipe names, such as an algorithm. Its class declares its own options, as a section
-whose settings have types."""
+"""Check the options of an algorithm, a credit scheme or a task that a recipe names. Its class declares its own options,
+as a section whose settings have types."""
 
 from typing import Any
 
@@ -10,10 +10,12 @@ from irg_rl.sections import Section
 
 
 def options_of(kind: type[Section], given: Any, setting: str) -> Section:
-    """Return the options `given` as a section of class `kind`, with the defaults filled in. null gives the defaults.
-    `setting` is the place of the options in the recipe, such as rl.options.
+    """Return the options `given` as a section of class `kind`. Options that are not given get their defaults. If
+    `given` is null, all options have their defaults. `setting` is the name of these options in the recipe, such as
+    rl.options.
 
-    Raises ExplainedError, which names the setting of every mistake and the nearest known setting.
+    Raises ExplainedError if there are mistakes. It has one line per mistake, with the name of the setting and the
+    nearest known setting.
     """
     if isinstance(given, Section):
         given = given.model_dump()

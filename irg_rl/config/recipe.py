@@ -227,7 +227,7 @@ class Recipe(Section):
 
     @property
     def trained(self) -> dict[str, Stage | RLRecipe]:
-        """The stages that train the model, by the names of their sections, such as sft.stage1 and rl."""
+        """The stages that train the model: name of the recipe section, such as sft.stage1 or rl -> its settings."""
         stages: dict[str, Stage | RLRecipe] = {}
         if self.sft is not None:
             stages |= {f"sft.{name}": stage for name, stage in self.sft.stages.items()}

@@ -1,4 +1,5 @@
-"""Settings of reinforcement learning: groups, credit, and the settings that all algorithms have in common."""
+"""Settings of reinforcement learning: the groups of samples, the credit scheme (how rewards become advantages), and the
+settings that all algorithms have in common."""
 
 from collections.abc import Mapping, MutableMapping
 from math import prod
@@ -56,8 +57,8 @@ def algorithm_class(name: str) -> AlgorithmClass:
 class RLRecipe(Section):
     seed: Seed | None = None
     """Seed of RL. It determines the order of the prompts and all random numbers of the samples. null: `seed` of the
-    recipe. The task, SFT and evaluation always use `seed` of the recipe. So runs with different RL seeds can share them
-    (`irg-rl fork`)."""
+    recipe. The task, SFT and evaluation always use `seed` of the recipe. So runs with different RL seeds can share the
+    task, the SFT model and its evaluation (`irg-rl fork`)."""
     algorithm: str = "grpo"
     """grpo trains the stochastic denoising steps of images. nft and awm add new noise to the drawn images and train on
     the noisy images. grpo, nft and awm train texts with `text_loss`. dpo trains texts and images on preference pairs:
@@ -81,8 +82,8 @@ class RLRecipe(Section):
     """A jsonl file of prompts with metadata. null: the training prompts of the task."""
     credit: str | None = None
     """The credit scheme. It turns the rewards of images into advantages. Choices: trajectory, turn, verifier_gae,
-    improvement, umm, no_improve_clamp, factorised, or your own as package.module:SCHEME. null: turn. An algorithm
-    without advantages (dpo) uses no scheme."""
+    improvement, umm, no_improve_clamp, factorised, or your own as package.module:SCHEME. null: the scheme `turn`. An
+    algorithm without advantages (dpo) uses no scheme."""
     credit_options: SerializeAsAny[Section] = Field(default=Section(), validate_default=True)
     """Settings of this credit scheme. They are explained in irg_rl/credit/."""
     text_loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
@@ -177,12 +178,13 @@ class RLRecipe(Section):
 
     @property
     def leaves(self) -> int:
-        """Number of trajectories into which one trajectory splits, after all forks."""
+        """Number of trajectories that one trajectory has become after all forks. It is the product of the numbers in
+        `forks`."""
         return prod(self.forks.values())
 
     def rows(self, turn: int) -> int:
-        """Return the largest number of different trajectories that a group can have in this turn. Trajectories that
-        still share this turn are counted once."""
+        """Return how many different trajectories a group can have in this turn at most. Trajectories that share this
+        turn, because they separate at a later fork, are counted once."""
         return self.group_size // prod(ways for at, ways in self.forks.items() if at > turn)
 
 
@@ -197,10 +199,10 @@ def adapters_of(trained: Stage | RLRecipe) -> LoraRecipe | None:
 
 
 def drop_options_of_others(beneath: Any, above: Any) -> None:
-    """Remove the options from `beneath` that would no longer fit after `above` is merged over it.
+    """Remove options from `beneath` that will not fit after the settings `above` replace some of its settings.
 
-    Both are settings of the section `rl`. Anything else is ignored. If `above` names another algorithm or credit
-    scheme, the options of the old algorithm or scheme are removed from `beneath`.
+    Both are settings of the section `rl`. If one of them is not a mapping, nothing is done. If `above` names another
+    algorithm or credit scheme than `beneath`, the options of the old algorithm or scheme are removed from `beneath`.
     """
     if not isinstance(beneath, MutableMapping) or not isinstance(above, Mapping):
         return

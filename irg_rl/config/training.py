@@ -11,7 +11,8 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class DataSource(Section):
-    """The data of one learning mode (one kind of training row) in the mixture of a stage."""
+    """One source of training rows for a stage: the rows of one learning mode (one kind of training row). A stage mixes
+    several sources in proportion to their weights."""
 
     folder: str
     """Folder of parquet files in the IRG schema (docs/recipes.md). The path is relative to `sft.data`."""
@@ -27,14 +28,14 @@ class Dropout(Section):
 
     mode: Literal["branch", "irg"] = "branch"
     image: Share = 0.05
-    """Mode branch, for refinements: share of noise blocks (trained copies of the image) that see no condition image,
-    neither VAE nor ViT tokens."""
+    """Mode branch, for refinements: share of noise blocks (noisy copies of the image that are trained) that see no
+    earlier image, neither its VAE tokens nor its ViT tokens."""
     last_text: Share = 0.05
-    """Mode branch, for refinements: share of noise blocks (trained copies of the image) that do not see the reflection
-    right before the image."""
+    """Mode branch, for refinements: share of noise blocks (noisy copies of the image that are trained) that do not see
+    the reflection right before the image."""
     all_text: Share = 0.05
-    """Mode branch, for first images: share of noise blocks (trained copies of the image) that see no text except a
-    system text."""
+    """Mode branch, for first images: share of noise blocks (noisy copies of the image that are trained) that see no
+    text except a system text."""
     irg_text: Share = 0.0
     """Mode irg: share of texts that are dropped. As in the original, texts with a loss can also be dropped."""
     irg_vit: Share = 0.0
@@ -51,8 +52,8 @@ class Dropout(Section):
 
 class OptimizerRecipe(Section):
     lr: float = Field(default=1e-3, ge=0)
-    """Learning rate of the understanding expert. It is also the default for the other parts. A part with learning rate
-    0 is frozen."""
+    """Learning rate of the understanding expert. It is also the default for the generation expert and the vision tower.
+    A learning rate of 0 freezes the weights that it belongs to."""
     gen_lr: float | None = Field(default=None, ge=0)
     """Learning rate of the generation expert. null: the value of `lr`."""
     vision_lr: float | None = Field(default=None, ge=0)
@@ -72,7 +73,7 @@ class OptimizerRecipe(Section):
 
     @property
     def rates(self) -> dict[str, float]:
-        """Learning rate of each part: und (understanding expert), gen (generation expert) and vision."""
+        """The learning rates by part of the model: und (understanding expert), gen (generation expert) and vision."""
         return {
             "und": self.lr,
             "gen": self.lr if self.gen_lr is None else self.gen_lr,
@@ -105,7 +106,7 @@ class LoraRecipe(Section):
         return names
 
     def problems(self, optimizer: OptimizerRecipe) -> list[str]:
-        """Return the contradictions between the adapters and the optimizer, one line each."""
+        """Return one line for each setting of the adapters that contradicts the settings of the optimizer."""
         problems = []
         if optimizer.muon_lr:
             problems.append("optimizer.muon_lr trains whole matrices, which lora freezes: leave one of the two out")
@@ -133,8 +134,9 @@ class Stage(Section):
     """Largest number of optimizer steps. The stage ends earlier if the validation no longer improves."""
     sources: list[DataSource]
     tokens_per_pack: Positive = 3600
-    """Size of a pack. A pack is full when the next row would make it longer than this. Only two things may make it
-    longer: rows of mandatory sources, and reflections that are repeated for the image branch of the dropout."""
+    """Size of a pack (a sequence of several training rows), in tokens. A pack is full when the next row would make it
+    longer than this. Only two things may make it longer: rows of mandatory sources, and reflections that are repeated
+    for the image branch of the dropout."""
     packs_per_step: Positive = 1
     """Number of packs in one optimizer step, over all learner ranks. The stage uses at most this many of the
     `engine.learner_ranks`."""
@@ -143,13 +145,13 @@ class Stage(Section):
     ce_weight: float = Field(default=1.0, ge=0)
     mse_weight: float = Field(default=1.0, ge=0)
     noise_blocks: Positive = 1
-    """Number of noise levels that are trained per target image in one forward pass. Each level is a separate noise
-    block after the shared context."""
+    """Number of noise levels that are trained per target image in one forward pass. For each level, a separate noisy
+    copy of the image follows the shared context."""
     first_noise_blocks: Annotated[int, Field(ge=1)] | None = Field(
         default=None, exclude_if=lambda blocks: blocks is None
     )
-    """Number of noise levels for a first image. null: the value of `noise_blocks`. A first image sets the layout and
-    has a short context, so more noise levels help and cost little."""
+    """Number of noise levels for a first image. null: the value of `noise_blocks`. More noise levels help, because a
+    first image decides the layout of the picture. They cost little, because its context is short."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraSection = None
     """LoRA adapters to train. null: all weights are trained."""
@@ -158,7 +160,8 @@ class Stage(Section):
 
     @property
     def noise_blocks_by_kind(self) -> tuple[int, int]:
-        """Number of noise blocks per target image: (for a first image, for an image that has images before it)."""
+        """Two numbers: how many noise blocks (noisy copies) a first image gets in training, and how many an image gets
+        that has images before it."""
         return self.first_noise_blocks or self.noise_blocks, self.noise_blocks
 
     @model_validator(mode="after")
@@ -186,7 +189,8 @@ class SFTRecipe(Section):
     validate_every: Positive = 200
     checkpoint_every: Positive = 500
     validation_rows: Positive = 256
-    """Number of rows that are kept for validation. Each source gives the same number, from its first row group."""
+    """Number of rows that are kept for validation. Each source gives the same number of rows, from its first row group
+    (a block of rows in a parquet file)."""
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -209,5 +213,6 @@ class VAETraining(Section):
     lr: Rate = 2e-3
     kl_weight: float = Field(default=1e-5, ge=0)
     min_checker_agreement: Share = 0.99
-    """Smallest allowed share of held-out reconstructions that the checker of the task reads like the originals. If the
-    share is smaller, the run stops."""
+    """The checker of the task recognises what an image shows. After training, it is applied to images that were not
+    trained on and to their reconstructions by the autoencoder. This setting is the smallest allowed share of images for
+    which both results are the same. If the share is smaller, the run stops."""

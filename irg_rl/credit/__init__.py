@@ -2,13 +2,13 @@
 (A group is all samples of one prompt.)
 
 q_k is the combined reward of the image of turn k, with k = 0 ... last. In a turn, the text comes before the image, and
-it gets credit for what follows it. A text without an image in its turn is a stop. After a stop, the value of the
-trajectory stays that of its last image, so the gain of a stop is 0. If the samples of a group have different numbers of
-turns, the scheme `trajectory` compares their final images.
+it gets credit for what follows it. A turn that has a text but no image is a stop: the model has ended the trajectory. A
+stop does not change the value of the trajectory, which is the reward of its last image. So the gain of a stop is 0. If
+the samples of a group have different numbers of turns, the scheme `trajectory` compares their final images.
 
-A *place* is (turn, modality). The advantage of a segment says how good it is compared with the segments of the other
-samples at the same place. So a stop is compared with the edits of other samples. If an image has no score, its
-trajectory is left out of the statistics and is not trained (its advantages are None).
+A *place* is a position in a trajectory: (turn, text or image). The advantage of a segment says how good it is compared
+with the segments of the other samples at the same place. So a stop is compared with the edits of other samples. If an
+image has no score, its trajectory is left out of the statistics and is not trained (its advantages are None).
 
 Trajectories may share their first segments. The point where they separate is a fork. A *node* is a segment together
 with all trajectories that contain it. The value of a node is the mean over its branches, and the value of a branch is
@@ -17,8 +17,9 @@ nodes at the same place that come from the same last fork. So the branches of a 
 the segments that they share are compared with other trajectories. Without forks, every node belongs to one trajectory.
 
 To use your own scheme, write a `CreditScheme` in any module and set `rl.credit: my.module:MY_SCHEME`. The function of
-the scheme gets the `Sample`s of a group. It returns one dict for each sample that maps places to advantages. The
-functions `per_place` and `normalised` help with the comparison. docs/methods.md has worked examples of every scheme.
+the scheme gets the `Sample`s of a group. It returns a list with one dict for each sample. The dict maps places to
+advantages. The functions `per_place` and `normalised` help with the comparison. docs/methods.md has worked examples of
+every scheme.
 """
 
 from irg_rl.credit.assign import Summary, assign, combine

@@ -23,8 +23,8 @@ class Summary:
         dropped: Number of samples that are left out because a score failed or because they have no image.
         has_spread: True if the rewards gave any segment an advantage other than 0.
         empty: True if no segment has an advantage, so there is nothing to train on.
-        reward_mean, reward_std: Mean and standard deviation of the combined reward of the final image, over these
-            samples.
+        reward_mean, reward_std: Mean and standard deviation of the combined reward of the final image, over the samples
+            that `trained` counts.
     """
 
     trained: int
@@ -36,11 +36,13 @@ class Summary:
 
 
 def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> list[list[float | None]]:
-    """Return the combined reward of every image as `[trajectory][turn]`. It is None if one of the scorers failed.
+    """Return the combined reward of every image as a list of lists, `[trajectory][turn]`. The combined reward of an
+    image is None if one of the scorers failed on it.
 
-    "sum": the weighted sum of the raw scores. "zscore_sum" (GDPO): first, the scores of each scorer are centred and
-    scaled over all images of the group's valid trajectories. An image that several trajectories share counts once. The
-    images of all turns are scaled together, so differences between turns keep their meaning.
+    If `how` is "sum", the combined reward is the weighted sum of the raw scores. If it is "zscore_sum" (GDPO), the
+    scores of each scorer are centred and scaled over all images of the group's valid trajectories before the weighted
+    sum is taken. An image that several trajectories share counts once. The images of all turns are scaled together, so
+    differences between turns keep their meaning.
     """
     if how not in ("sum", "zscore_sum"):
         raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")
@@ -87,11 +89,12 @@ def assign(
 
     Args:
         weights: Weight of each scorer of images, by name.
-        segment_weights: Weight of each scorer of reflections and edits, by name, for schemes that use their scores
-            (`Sample.scores`). A sample is not trained if any of its scores failed, of images or of segments.
-        options: An object of the scheme's `options` type. None means the default options.
-        right: The rule for when an image is right. None means: if its combined reward is at least the sum of all
-            positive weights.
+        segment_weights: Weight of each scorer of reflections and edits, by name, for schemes that use the scores of
+            reflections and edits (`Sample.scores`). A sample is not trained if any score of its images or segments
+            failed.
+        options: The options of the scheme, an object of the class `scheme.options`. None means the default options.
+        right: The rule that decides whether an image is right (completely correct). With None, an image is right if its
+            combined reward is at least the sum of all positive weights.
     """
     chosen = scheme_named(scheme) if isinstance(scheme, str) else scheme
     options = chosen.options() if options is None else options
@@ -129,8 +132,8 @@ def assign(
 
 
 def _require_finite(values: Iterable[float], what: str, group: Group) -> None:
-    """Raise InputError if any of the values is NaN or infinite. This is checked before and after the advantages are
-    clipped, because clipping would turn NaN into the largest allowed value.
+    """Raise InputError if any of the values is NaN or infinite. Rewards are checked before the advantages are computed,
+    because clipping an advantage would turn NaN into the largest allowed value. Advantages are checked afterwards.
     """
     for value in values:
         if not isfinite(value):
@@ -138,8 +141,8 @@ def _require_finite(values: Iterable[float], what: str, group: Group) -> None:
 
 
 def _segment_scores(trajectory: Trajectory, weights: Mapping[str, float]) -> dict[Place, float | None]:
-    """Return the weighted sum of the scores of each reflection and edit, by its place. Places without any of these
-    scores are left out. The sum is None if one of the scores failed.
+    """Return a dict from the place of a reflection or edit, (turn, modality), to the weighted sum of its scores. The
+    sum is None if one of the scores failed. Reflections and edits without any of these scores are left out.
     """
     return {
         place_of(segment): _weighted_sum({name: segment.scores[name] for name in used}, weights)

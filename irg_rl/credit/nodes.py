@@ -1,4 +1,6 @@
-"""The form in which credit schemes get a group: its samples, and the nodes where samples share segments."""
+"""The data that credit schemes (functions that compute advantages) get: the samples of a group, and nodes. A node is a
+segment together with all samples that contain this segment.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +10,15 @@ from irg_rl.credit.statistics import mean
 from irg_rl.trajectory import Group, ImageSegment, Modality, Segment, TextSegment, Trajectory
 
 Place = tuple[int, Modality]
+"""The place of a segment in its trajectory: (turn, text or image)."""
 ForkBranch = tuple[int, int]
 """A branch after a fork: (id of the segment before the fork, id of the first segment of the branch). The id is that of
 Python's id(), or 0 if the fork is directly after the prompt.
 """
 Advantages = list[dict[Place, float]]
-"""One dict for each sample that maps places to advantages. A place that is missing is not trained."""
+"""One dict for each sample. It maps a place, (turn, modality), to the advantage of the segment at this place. A segment
+whose place is missing is not trained.
+"""
 Node = tuple[int, list[int]]
 """A node: (Python's id() of a segment, indices of the samples that contain this segment)."""
 
@@ -35,13 +40,13 @@ class Sample:
         return list(self.path)
 
     def value(self, turn: int) -> float:
-        """Return the value of the state after `turn`. This is the reward of that turn's image, or after a stop the
-        reward of the last image.
+        """Return the value of the trajectory after `turn`. This is the reward of the image of `turn`. If there is no
+        such image, because the trajectory has stopped, it is the reward of the last image.
         """
         return self.q[min(turn, len(self.q) - 1)]
 
     def gain(self, turn: int) -> float:
-        """Return by how much `turn` changed the value. The value before the first image is 0."""
+        """Return by how much `turn` changed the value of the trajectory. The value before the first image is 0."""
         return self.value(turn) - (self.value(turn - 1) if turn else 0.0)
 
     def is_right(self, turn: int) -> bool:
@@ -74,8 +79,9 @@ def sample_of(
 
 
 def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:
-    """Convert one value for each trajectory to one value for each trunk (all trajectories with the same first segment).
-    The value of a trunk is the mean over its branches. Without forks the values do not change.
+    """Average the values of trajectories that have the same first segment, and return one value for each first segment.
+    If these trajectories separate again at later forks, each branch of a fork counts once, however many trajectories it
+    contains. Without forks the values do not change.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in trajectories]
     trunks: dict[int, list[int]] = defaultdict(list)
@@ -87,7 +93,9 @@ def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> lis
 def mean_of_branches(
     paths: Sequence[tuple[int, ...]], members: Sequence[int], values: Sequence[float], depth: int
 ) -> float:
-    """Return the value of a node: the mean of the values of its branches, each again a mean over its own branches.
+    """Return the value of a node (a segment together with all trajectories that contain it). It is the mean of the
+    values of the branches that follow the segment. The value of a branch is computed in the same way. If only one
+    trajectory contains the segment, the value is that of the trajectory.
 
     Args:
         paths: For each trajectory, Python's id() of its segments.
@@ -105,8 +113,9 @@ def mean_of_branches(
 
 
 def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
-    """Return the groups of nodes that are compared with each other: (place, fork) -> the nodes at this place whose last
-    fork is this one. A fork is given by the id of the segment before it.
+    """Return which nodes are compared with each other. A node is a segment together with all samples that contain it.
+    The result is a dict from (place, fork) to the list of nodes at this place whose last fork is this one. The fork is
+    given by Python's id() of the segment before it.
     """
     found: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
@@ -116,7 +125,9 @@ def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]
 
 
 def node_values(samples: Sequence[Sample], nodes: Sequence[Node], values: Sequence[float]) -> list[float]:
-    """Convert one value for each sample to one value for each node."""
+    """Convert one value for each sample to one value for each node (a segment together with all samples that contain
+    it). The value of a node is computed by `mean_of_branches`.
+    """
     paths = [tuple(sample.path.values()) for sample in samples]
     return [
         mean_of_branches(paths, members, values, paths[members[0]].index(segment) + 1) for segment, members in nodes
@@ -134,8 +145,9 @@ def per_place(
     value: Callable[[Sample, Place], float],
     centre: Callable[[list[float]], list[float]],
 ) -> Advantages:
-    """Compute advantages from `value(sample, place)`. `centre` is applied to the values of all nodes that are compared
-    with each other: the nodes at the same place that come from the same fork.
+    """Compute an advantage for every segment from `value(sample, place)`. The function `centre` turns values into
+    advantages. It is applied to the values of all nodes that are compared with each other: the nodes at the same place
+    that come from the same fork.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
@@ -145,13 +157,15 @@ def per_place(
 
 
 def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Advantages:
-    """Give the same advantage to all segments of a sample, starting at turn `first_turn`."""
+    """Return advantages in which all segments of a sample have the advantage that is given for the sample. Segments of
+    turns before `first_turn` have no advantage.
+    """
     return [{p: a for p in sample.places if p[0] >= first_turn} for sample, a in zip(samples, advantages)]
 
 
 def write(group: Group, rows: Mapping[int, Mapping[Place, float]]) -> None:
-    """Store the advantages in the segments. `rows` maps the index of a trajectory to its advantages by place. A segment
-    without an advantage gets None.
+    """Store the advantages in the segments. `rows` maps the index of a trajectory to a dict from place, (turn,
+    modality), to advantage. A segment without an advantage gets None.
     """
     for segment in group.segments:
         segment.advantage = None

@@ -33,7 +33,8 @@ class PenaltyOptions(Section):
 
 class NormalisedOptions(PenaltyOptions):
     """Options for the normalisation of values: A = (value - mean) / max(std, std_floor). The mean and the standard
-    deviation are taken over the segments at the same place that are compared with each other.
+    deviation are taken over the segments of the same turn and modality (text or image) that are compared with each
+    other.
     """
 
     std_floor: Weight = 0.05
@@ -92,8 +93,8 @@ class CreditScheme:
     options: type[Section] = NormalisedOptions
     """The type of the options that users set in `rl.credit_options`."""
     penalise: Callable[[Advantages, Sequence[Sample], Any], None] | None = subtract_penalty
-    """A function that changes the advantages of texts that were cut off. It is called after `Summary.has_spread` was
-    computed. None means no penalty.
+    """A function that changes the advantages of texts that were cut off. It is called after the program has checked
+    whether any advantage differs from 0 (`Summary.has_spread`). None means no penalty.
     """
     whole_trajectories: bool = False
     """True if the scheme gives credit to whole trajectories. Such a scheme cannot be used with `rl.forks`, because
@@ -108,7 +109,8 @@ class CreditScheme:
 
 
 def carried(options: Section, scheme: CreditScheme) -> Section:
-    """Convert the options of another scheme to options of `scheme`. Options that `scheme` does not have are left out.
+    """Convert options that were set for another scheme to options of `scheme`. Options that `scheme` does not have are
+    left out.
     """
     given = {name: value for name, value in options.model_dump().items() if name in scheme.options.model_fields}
     return scheme.options.model_validate(given)

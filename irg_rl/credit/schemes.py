@@ -27,10 +27,11 @@ from irg_rl.trajectory import Modality
 
 
 def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
-    """GRPO: give every segment of a sample the reward of its final image, normalised over the group.
+    """Compute the advantages of GRPO: every segment of a sample gets the reward of its final image, normalised over the
+    group.
 
-    With forks, the reward is normalised over the branches of each fork. The result is the advantage of the segments
-    between this fork and the next one.
+    If samples separate at forks, the reward is normalised over the branches of each fork. The result is the advantage
+    of the segments between this fork and the next one.
     """
     table: Advantages = [{} for _ in samples]
     ways: dict[int, dict[ForkBranch, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -53,11 +54,11 @@ class TurnOptions(NormalisedOptions):
 
 
 def turn(samples: list[Sample], options: TurnOptions) -> Advantages:
-    """Sum the gains from this turn on, sum_j gamma^(j-k) (q_j - q_{j-1}) for j >= k, and normalise the sums at each
-    place.
+    """Sum the gains from this turn on, sum_j gamma^(j-k) (q_j - q_{j-1}) for j >= k, and normalise the sums over the
+    samples, separately for each turn and modality.
 
     Here q_j is the reward of the image of turn j. With gamma = 1 the sum for turn k is q_last - q_{k-1}. For the first
-    turn this is q_last. So it brings no advantage to draw a bad first image and improve it later.
+    turn this is q_last. So a policy gains nothing if it draws a bad first image and improves it later.
     """
 
     def value(sample: Sample, place: Place) -> float:
@@ -71,9 +72,10 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
 
 
 def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
-    """Compute the advantages of R3. The value of the first turn is q_0 and that of turn k is q_k - q_{k-1}, where q_k
-    is the reward of the image of turn k. If the image before turn k is already right, the value is 1 for a stop and 0
-    for another edit. The values are normalised at each place.
+    """Compute the advantages as in the paper R3. The value of the first turn is q_0 and that of turn k is q_k -
+    q_{k-1}, where q_k is the reward of the image of turn k. If the image before turn k is already right, the value is 1
+    for a stop and 0 for another edit. The values are normalised over the samples, separately for each turn and
+    modality.
     """
 
     def value(sample: Sample, place: Place) -> float:
@@ -87,7 +89,9 @@ def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantage
 
 class VerifierGAEOptions(NormalisedOptions):
     lam: Share = 1.0
-    """Lambda, the weight of later deltas. Only lambda = 1 is unbiased for the final reward."""
+    """Lambda: the change of the reward in a turn that is j turns later is weighted by lambda^j. Only lambda = 1 is
+    unbiased for the final reward.
+    """
     price: Weight = 0.0
     """Cost of every image after the first one, in the units of the combined reward."""
     coefficient: Share | None = None
@@ -103,7 +107,8 @@ def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Advantag
 
     q_k is the reward of the image of turn k. For an edit delta_k = q_k - q_{k-1} - price; for a stop delta_k = 0. With
     G_k = sum_j lambda^(j-k) delta_j, the target is Y_k = q_{k-1} + G_k. The advantage is A_k = Y_k - (linear prediction
-    of Y_k from q_{k-1}). The prediction is made from the other samples that also reached this place.
+    of Y_k from q_{k-1}). The prediction is made from the other samples that have a segment of the same turn and
+    modality.
 
     With lambda = 1, Y_k is the final reward minus the costs, so every coefficient is unbiased. With a smaller lambda,
     errors of the verifier cause a bias. Directly after a fork, q_{k-1} is the same for all branches, so the prediction
@@ -132,16 +137,16 @@ def _against_prediction(
 
 
 def _discounted(sample: Sample, k: int, options: VerifierGAEOptions) -> float:
-    """Return sum_j lambda^(j-k) delta_j from turn k to the last image. It is 0 for a stop. The first image costs
-    nothing.
+    """Return G_k = sum_j lambda^(j-k) delta_j of `verifier_gae` for one sample, summed from turn k to the last image.
+    If turn k has no image, because the sample has stopped, the sum is 0. The first image costs nothing.
     """
     turns = range(k, len(sample.q))
     return fsum(options.lam ** (j - k) * (sample.gain(j) - (options.price if j else 0.0)) for j in turns)
 
 
 def umm(samples: list[Sample], options: RightOptions) -> Advantages:
-    """Compute advantages from the reward of UMM-Reflection, with its constants, normalised over the group. Only turns
-    after the first one are trained.
+    """Compute advantages from the reward of the paper UMM-Reflection, with the paper's constants, normalised over the
+    group. Only turns after the first one are trained.
     """
     rewards = []
     for sample in samples:
@@ -165,8 +170,8 @@ def umm_penalty(table: Advantages, samples: Sequence[Sample], options: RightOpti
 
 def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     """Compute the advantages of AlphaGRPO. The value of a sample is max(q_last - q_0, 0), the gain from its first to
-    its last image, so all failures are equal. The values are normalised over the group. Only turns after the first one
-    are trained. If no sample of the group improved, nothing is trained.
+    its last image, so all samples that did not improve have the value 0. The values are normalised over the group. Only
+    turns after the first one are trained. If no sample of the group improved, nothing is trained.
     """
     gains = [max(sample.q[-1] - sample.q[0], 0.0) for sample in samples]
     if not any(gains):
@@ -195,10 +200,10 @@ def factorised(samples: list[Sample], options: FactorisedOptions) -> Advantages:
 
         A = outcome * norm(final or own reward) + weight * norm(own score)
 
-    `weight` is the option `truth` for a text and `edit` for an image. The second term is left out unless all compared
-    segments have such a score. The two terms are normalised separately, over the segments that follow the same fork. So
-    the score term of a text does not depend on how the image after it turned out. If a segment has no other segment to
-    be compared with, it is not trained.
+    `weight` is the option `truth` for a text and `edit` for an image. The second term is left out if any of the
+    compared segments has no score of its own. The two terms are normalised separately, over the segments that follow
+    the same fork. So the score term of a text does not depend on how the image after it turned out. If a segment has no
+    other segment to be compared with, it is not trained.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():

@@ -50,7 +50,7 @@ def normalise(
     value, give 0. The result does not depend on the order of the values.
 
     `ddof` and `eps` exist because reference implementations differ (trl: ddof 1, + 1e-4; Flow-Factory: ddof 0, floor
-    1e-6). With `mean_only`, nothing is divided.
+    1e-6). With `mean_only`, the values are centred but not divided.
     """
     middle, std = moments(values, ddof)
     scale = 1.0 if mean_only else max(std + eps, floor)

@@ -1,1 +1,2 @@
-"""The driver: it runs the stages of a run, from the recipe to the report."""
+"""The driver: the main process of a run. It executes the stages of the run one after the other, from reading the recipe
+to writing the report."""

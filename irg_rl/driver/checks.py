@@ -1,4 +1,5 @@
-"""Checks of a recipe that need more than its settings: its scorers, its task, its files and this machine."""
+"""Checks whether a recipe (the settings of a run) can be run: are its scorers and its task valid, do its files exist,
+and does this machine have what the recipe needs?"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,12 @@ from rewards.judge import JudgeScorer
 from sft.dataset import DataError, Rejections, RowSource
 
 JUDGE_PATIENCE_S = 10.0
-"""Longest time in seconds that the test question to a judge may take."""
+"""How many seconds a judge may take to answer the test question."""
 
 
 def machine_problems(recipe: Recipe) -> list[str]:
-    """Return one message for each thing that the recipe needs and this machine does not have."""
+    """Check whether this machine can run the recipe: GPUs, packages, files, scorers and judges. Return one message for
+    each problem."""
     problems = gpu_problems(recipe) + attention_problems(recipe) + tracking_problems(recipe)
     problems += task_of(recipe).missing()
     if recipe.init_from is not None:
@@ -67,8 +69,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
 
 
 def gpu_problems(recipe: Recipe) -> list[str]:
-    """Return a message for each kind of process that needs more GPUs than this machine has. Such a process would wait
-    for a GPU forever."""
+    """Check whether this machine has enough GPUs for the learners and rollout actors of the recipe. Without enough GPUs
+    they would wait forever. Return one message for each stage that needs too many GPUs."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []
@@ -89,8 +91,8 @@ def gpu_problems(recipe: Recipe) -> list[str]:
 
 
 def attention_problems(recipe: Recipe) -> list[str]:
-    """Return a message if the attention kernels that the recipe names are not installed. (The recipe itself checks that
-    kernels for a GPU are used on a GPU.)"""
+    """Check whether the attention kernels that the recipe names are installed. Return a list with one message if they
+    are not. (The recipe itself checks that kernels for a GPU are used on a GPU.)"""
     try:
         Backend(recipe.engine.attention).require_kernels()
     except InputError as error:
@@ -99,7 +101,8 @@ def attention_problems(recipe: Recipe) -> list[str]:
 
 
 def tracking_problems(recipe: Recipe) -> list[str]:
-    """Return a message if an environment variable of wandb is invalid."""
+    """Check the environment variables of wandb, if the recipe uses wandb. Return a list with one message if a variable
+    is invalid."""
     try:
         wandb_mode() if recipe.tracking.wandb else None
     except InputError as error:
@@ -108,8 +111,9 @@ def tracking_problems(recipe: Recipe) -> list[str]:
 
 
 def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
-    """Return a message if the model folder is broken or does not fit the recipe: its JSON files or the headers of its
-    weights are invalid, or its sizes differ from those of the recipe."""
+    """Check the model folder `path` from which the recipe starts. Return a list with one message if it is no folder, if
+    its JSON files or the headers of its weights are invalid, or if its model sizes differ from `asked`, the sizes in
+    the recipe."""
     if not path.is_dir():
         return [f"init_from: {path} is not a folder in the released layout"]
     try:
@@ -120,8 +124,8 @@ def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
 
 
 def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
-    """Return a function that checks one RL prompt. The function raises ValueError if a verifier is among the recipe's
-    scorers and the task cannot judge the prompt."""
+    """Return a function that checks one RL prompt. If the recipe has a scorer of kind `verifier`, this function raises
+    ValueError for a prompt that the task cannot judge. Otherwise it accepts every prompt."""
     task, verified = task_of(recipe), any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
 
     def check(prompt: Prompt) -> None:
@@ -132,8 +136,8 @@ def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:
-    """Return the problems of scorers that are the same on every machine: invalid options, and secrets that are written
-    in the recipe."""
+    """Check the scorers of the recipe for problems that do not depend on the machine: invalid options, and secrets
+    (such as a key) that are written in the recipe. Return one message for each problem."""
     problems = []
     for scorer in recipe.rewards.scorers:
         where = f"rewards.scorers: {scorer.name}"
@@ -155,8 +159,8 @@ def scorer_problems(recipe: Recipe) -> list[str]:
 
 
 def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
-    """Check everything that can be checked without loading the scorer's model: import, options, and the address and key
-    of a judge.
+    """Check a scorer without loading its model: can its code be imported, are its options valid, and are the address
+    and the key of a judge usable?
 
     Raises InputError for wrong settings, and ScorerUnavailable if the scorer cannot work on this machine.
     """
@@ -167,7 +171,8 @@ def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
 
 
 def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
-    """Ask a judge's endpoint one question with a short timeout, so that a dead endpoint is found before training.
+    """Send one test question to the judge, with a short timeout. So a judge that does not work is found before
+    training.
 
     Raises ScorerUnavailable if the judge does not answer.
     """
@@ -177,7 +182,8 @@ def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:
-    """Return the problems of a recipe that are the same on every machine."""
+    """Check the scorers, the stages and the task of a recipe for problems that do not depend on the machine. Return one
+    message for each problem."""
     return scorer_problems(recipe) + stage_problems(recipe) + task_problems(recipe)
 
 
@@ -188,7 +194,7 @@ def stage_problems(recipe: Recipe) -> list[str]:
 
 
 def task_problems(recipe: Recipe) -> list[str]:
-    """Return the problems with those things that the recipe needs from its task."""
+    """Check whether the task can do what the recipe asks of it. Return one message for each problem."""
     task = task_of(recipe)
     problems = task.problems(recipe)
     gate = [recipe.gate.first_accuracy, recipe.gate.damage, recipe.gate.margin]
@@ -201,8 +207,8 @@ def task_problems(recipe: Recipe) -> list[str]:
 
 
 def _of_rows(recipe: Recipe, world: World) -> list[str]:
-    """Return a message for each SFT source that the task does not make. This is checked only if the task makes the SFT
-    rows."""
+    """Check whether the task (`world`) makes the rows of every SFT source in the recipe. Return one message for each
+    source that it does not make. If the recipe names a folder of SFT data, nothing is checked."""
     problems = []
     if recipe.sft is None or recipe.sft.data is not None:
         return problems
@@ -219,8 +225,8 @@ def _of_rows(recipe: Recipe, world: World) -> list[str]:
 
 
 def _of_no_world(recipe: Recipe) -> list[str]:
-    """Return a message for each setting that is missing although the task is not a `World`. A `World` would make these
-    things itself."""
+    """Check a recipe whose task is not a `World`. A `World` can make a model, SFT data, small scorers and a judge
+    itself. For any other task the recipe must name them. Return one message for each missing setting."""
     problems = []
     if recipe.init_from is None:
         problems.append(f"init_from: the task {recipe.task} has no pictures to train a model from scratch on: name one")

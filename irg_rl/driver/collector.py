@@ -1,8 +1,10 @@
-"""Fills the buffer of slots with groups: a prompt becomes a sampled group, and then a scored group. The groups are
-handed out in the order in which they were admitted.
+"""Collects the groups for each RL update. A group is several samples of one prompt. Each group takes one slot of a
+buffer. First it is sampled, then it is scored, and then it is handed out for training, in the order in which the groups
+were started.
 
-Some decisions change the result of a run: which prompt a group has, and which groups are replaced. These decisions
-depend only on the ids of the groups and are made in the order of the ids, never in the order in which results arrive.
+Two decisions change the result of a run: which prompt a group has, and which groups are replaced. These decisions
+depend only on the ids of the groups, and they are made in the order of the ids. They do not depend on the order in
+which results arrive.
 """
 
 import json
@@ -23,27 +25,29 @@ from irg_rl.trajectory import Prompt
 
 NO_SPREAD = "no spread in the rewards of its group"
 LONGEST_WAIT_S = 0.25
-"""Longest time in seconds between two polls of the fleets. A poll also replaces actors that have passed their
-deadline."""
+"""Longest time in seconds between two checks for finished work. Such a check also replaces actors that have taken too
+long."""
 
 
 @dataclass(frozen=True)
 class DroppedSamples:
-    """The file `dropped.jsonl`. It has one line for every sample that was not trained, with the reason. The lines of a
-    group are written when the group leaves the collector."""
+    """The file `dropped.jsonl`. It has one line, with the reason, for every sample that was not used for training. The
+    lines of a group are written when the collector drops the group or hands it out."""
 
     path: Path
 
     def add(self, step: int, group: int, prompt: Prompt, reasons: Mapping[int, str]) -> None:
-        """Write one line for each dropped sample. `reasons` maps the number of a sample to its reason."""
+        """Write one line for each dropped sample of a group. `reasons` maps the number of the sample in its group to
+        the reason."""
         with self.path.open("a", encoding="utf-8") as out:
             for sample, reason in sorted(reasons.items()):
                 line = {"step": step, "group": group, "sample": sample, "prompt": prompt.text, "reason": reason}
                 out.write(json.dumps(line) + "\n")
 
     def rewind(self, has_left: Callable[[int], bool]) -> None:
-        """Remove the lines that a resumed run will write again. These are the lines of groups that had not left at the
-        checkpoint, and a last line that is incomplete because the run was killed."""
+        """Remove those lines that a resumed run will write again: the lines of groups that were still in the collector
+        at the checkpoint. Also remove an incomplete last line, which remains if the run was killed. `has_left` says for
+        the id of a group whether the group had left the collector at the checkpoint."""
         if not self.path.exists():
             return
         whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
@@ -54,7 +58,8 @@ class DroppedSamples:
 
 @dataclass
 class Collector:
-    """Keeps the fleets of rollout and critic actors busy, and hands out scored groups in order."""
+    """Gives work to the rollout actors (which sample groups) and to the critic actors (which score them), and hands out
+    the scored groups in the order of their ids."""
 
     slots: SlotBuffer
     rollouts: Fleet
@@ -78,7 +83,7 @@ class Collector:
         self.dropped.rewind(self.slots.has_left)
 
     def admit(self, update: int) -> None:
-        """Put a new group into every free slot, and have it sampled with the current weights."""
+        """Start a new group in every free slot. The group is sampled with the current weights."""
         while self.slots.free:
             self._submit(self.slots.admit(self.clock() + self.deadline), update)
 
@@ -88,8 +93,8 @@ class Collector:
         return bool(self.sampling)
 
     def resume(self, update: int) -> None:
-        """Sample those groups again that were in flight at the checkpoint. Their samples were only in memory and are
-        lost."""
+        """Start those groups again that were being sampled or scored at the checkpoint. Their samples were only in
+        memory and are lost."""
         for slot in self.slots.in_flight():
             self._submit(slot.id, update)
 
@@ -99,8 +104,8 @@ class Collector:
         self.rollouts.submit(group, "sample_group", group, prompt, self.group_size, None, update)
 
     def pump(self, timeout: float, update: int) -> None:
-        """Send sampled groups to the critic, and take scored groups back. If nothing has arrived, wait at most
-        `timeout` seconds."""
+        """Send sampled groups to the critic, and take scored groups back from it. If nothing has arrived, wait at most
+        `timeout` seconds. Also cancel a group that has passed its deadline, and start a new group instead."""
         if not self._move_on():
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
             self._move_on()
@@ -108,8 +113,8 @@ class Collector:
         self._cancel_straggler(update)
 
     def _move_on(self) -> bool:
-        """Poll both fleets without waiting, so that no fleet is idle while the driver waits for the other one. Return
-        whether any group was sampled or scored since the last call."""
+        """Take the results that have arrived from the rollout actors and the critics, without waiting. Send sampled
+        groups to the critics. Return whether any result had arrived."""
         sampled = self.rollouts.poll(0.0)
         for done in sampled:
             self.critics.submit(done.id, "score_group", done.body)
@@ -120,7 +125,7 @@ class Collector:
         return bool(sampled or scored)
 
     def _settle(self, update: int) -> None:
-        """Accept scored groups in the order of their ids. A group whose rewards are all equal is replaced by a new
+        """Accept scored groups in the order of their ids. If all rewards of a group are equal, replace it by a new
         group, as long as the slot buffer allows this."""
         while self.sampling and (first := min(self.sampling)) in self.waiting:
             summary, body = self.waiting.pop(first)
@@ -138,7 +143,8 @@ class Collector:
             self.scored[first] = (summary, body)
 
     def _list(self, group: int, update: int, reason: str, failures: Mapping[int, str] | None = None) -> None:
-        """Write a line into `dropped.jsonl` for every sample of a group that is not trained."""
+        """Write a line into `dropped.jsonl` for every sample of a group that is not used for training. `reason` is the
+        reason for the whole group. `failures` gives other reasons for single samples."""
         reasons = dict.fromkeys(range(self.group_size), reason) | dict(failures or {})
         self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), reasons)
 
@@ -155,10 +161,10 @@ class Collector:
     def take(self, update: int) -> list[tuple[ScoredSummary, ObjectRef]]:
         """Return the groups of the next update, the oldest first. The list is empty until enough groups are ready.
 
-        Groups that have nothing to train on are left out. If no group is left, new groups are sampled, and the list is
-        empty.
+        Groups in which nothing can be trained are dropped, so there may be fewer groups than usual. If all groups are
+        dropped, the list is empty, and new groups are sampled instead.
 
-        Raises RunError if no group is left EMPTY_UPDATES times in a row.
+        Raises RunError if all groups of an update are dropped EMPTY_UPDATES times in a row.
         """
         for stale in self.slots.drop_stale():
             self._list(stale, update, "its group is too old", self._leave(stale)[0].failures)
@@ -182,7 +188,8 @@ class Collector:
         return [self._leave(group) for group in taken]
 
     def _leave(self, group: int) -> tuple[ScoredSummary, ObjectRef]:
-        """Remove a scored group from the collector and return it. It may be trained or not."""
+        """Remove a scored group from the collector, whether it is trained or not. Return (summary of the group,
+        reference to the group)."""
         summary, body = self.scored.pop(group)
         self.left.append(summary)
         return summary, body

@@ -1,5 +1,5 @@
-"""Compares RL with its baselines. A run does this at its end, for itself alone. `irg-rl compare` does it for several
-runs with different RL seeds."""
+"""Compares the model after RL with its baselines, such as the model before RL. At its end, a run makes this comparison
+for itself. `irg-rl compare` makes it for several runs with different RL seeds."""
 
 import filecmp
 from collections.abc import Sequence
@@ -17,18 +17,19 @@ from irg_rl.learner.checkpoint import differing
 from irg_rl.model.folder import WEIGHTS
 
 CONTINUED = "sft_continued"
-"""Name of the stage and of the model folder that `irg-rl baseline` makes."""
+"""Name of the stage that `irg-rl baseline` runs, and of the model folder that it makes."""
 SAME = ("rl", "rewards", "sampling", "evaluation", "engine.device", "engine.dtype")
-"""Settings and sections that must be equal in all compared runs, except for rl.seed. If they differ, the runs are not
-repetitions of one experiment."""
+"""Settings and sections of a recipe that must be equal in all compared runs, except for rl.seed. If they differ, the
+runs are not repetitions of one experiment."""
 
 
 def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Compare runs, print the table, and write it as JSON and Markdown. Return the folder of these files.
+    """Compare RL with its baselines in these runs, print the table, and write it as JSON and Markdown. Return the
+    folder of these files.
 
-    The folder is `out`. If `out` is None, it is evaluation/ of the first run, and the report of this run shows the
-    table. The files are named `comparison` for one run and `pooled` for several runs, so they do not replace each
-    other.
+    The folder is `out`. If `out` is None, the folder is evaluation/ of the first run, and the report of the first run
+    then shows the table. The files are named `comparison` for one run and `pooled` for several runs. So one does not
+    replace the other.
     """
     runs = [Run.open(folder) for folder in folders]
     comparison = comparison_of(runs)
@@ -42,12 +43,14 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def comparison_of(runs: Sequence[Run]) -> BaselineComparison:
-    """Compare each run, and all runs pooled together, with these baselines:
+    """Compare RL with its baselines, for each run and for all runs pooled together.
 
-    - the SFT checkpoint that all runs share; - continued SFT, if a run has this baseline; - the best of several first
-    images, chosen by an oracle: the best of two, and the best of as many as RL renders.
+    The first baseline is the SFT checkpoint from which all runs start RL. The second is continued SFT, if a run has
+    trained it. The other baselines draw several first images with the SFT checkpoint and let an oracle choose the best
+    one: the best of two, and the best of as many images as RL draws per prompt.
 
-    How well RL repairs wrong images is also compared with the controls of RL's own evaluation.
+    The function also compares how often the model after RL repairs wrong images with how often two controls do so. In
+    one control the image is drawn again without refinement. In the other the reflections belong to other prompts.
     """
     first, *others = runs
     model, *_ = [sft_model_of(run) for run in runs]
@@ -70,15 +73,16 @@ def comparison_of(runs: Sequence[Run]) -> BaselineComparison:
 
 
 def sft_model_of(run: Run) -> str:
-    """Return the name of the model folder of the last SFT stage. Raises RunError if the run has no SFT."""
+    """Return the name of the model folder that the run's last SFT stage has made. Raises RunError if the run has no
+    SFT."""
     if run.sft_model is None:
         raise RunError(f"{run.folder}: the run has no SFT, so there is no SFT checkpoint to compare RL with")
     return run.sft_model
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
-    """Return the results of one arm in the evaluation of a model. The rewards are left out, because no comparison reads
-    them.
+    """Return the evaluation results of a model. `arm` chooses between the real refinement and its two controls, which
+    were all evaluated. The rewards are left out, because no comparison uses them.
 
     Raises RunError if the model has not been evaluated.
     """
@@ -89,13 +93,14 @@ def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
 
 
 def first_images(redraw: Outcomes, turn: int) -> Outcomes:
-    """Return the redrawn images of one turn. They are first images that were drawn from other noise."""
+    """Return the results without the turns before `turn`. In the redraw control, the image of every turn is a new first
+    image, drawn from other noise. So the result has this image as its first turn."""
     return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:])
 
 
 def require_comparable(first: Run, other: Run) -> None:
-    """Raise RunError unless both runs start RL from the same SFT checkpoint, have the same settings of RL and
-    evaluation (except rl.seed), and are measured on the same prompts."""
+    """Raise RunError if two runs cannot be compared. They must start RL from the same SFT checkpoint, have the same
+    settings of RL and evaluation (except rl.seed), and be evaluated on the same prompts."""
     shared = {"set of test prompts": "world/test.jsonl", "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
     for what, place in shared.items():
         if not _same_file(first.folder / place, other.folder / place):

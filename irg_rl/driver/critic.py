@@ -1,5 +1,5 @@
-"""The critic: an actor that scores a sampled group and assigns credit, which means that it sets an advantage for each
-segment."""
+"""The critic: an actor (a process of Ray) that scores a sampled group and then assigns credit. To assign credit means
+to compute an advantage for each segment (a text or an image of a trajectory)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +16,15 @@ from rewards.segments import score_group
 
 @dataclass(frozen=True)
 class CreditSettings:
-    """Settings that decide how scores become advantages (see irg_rl.credit). They are plain data, so they can be sent
-    to an actor. The actor imports the credit scheme itself."""
+    """Settings that decide how scores become advantages (see irg_rl.credit). They are plain data, so that they can be
+    sent to an actor. The actor imports the code of the credit scheme itself."""
 
-    scheme: str | None  # None: the algorithm uses no credit scheme
+    scheme: str | None  # None if the algorithm uses no credit scheme
     weights: dict[str, float]
     how: str = "sum"
     options: dict[str, Any] = field(default_factory=dict)
     segment_weights: dict[str, float] = field(default_factory=dict)  # scorer of reflections or edits -> weight
-    perfect_scorer: str | None = None  # an image is right if this scorer gives 1. None: see Right.by
+    perfect_scorer: str | None = None  # an image is right if this scorer gives 1; for None see Right.by
 
     @classmethod
     def of(cls, recipe: Recipe) -> "CreditSettings":
@@ -39,7 +39,7 @@ class CreditSettings:
         )  # fmt: skip
 
     def give(self, group: Group) -> credit.Summary:
-        """Set the advantages of a scored group and return a summary."""
+        """Compute the advantages of a scored group and store them in its segments. Return a summary."""
         assert self.scheme is not None
         scheme = scheme_named(self.scheme)
         options, right = scheme.options.model_validate(self.options), Right.by(self.perfect_scorer, self.weights)
@@ -51,7 +51,7 @@ class CreditSettings:
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """Everything that a critic needs in addition to its scorers."""
+    """Everything that a critic needs in addition to its scorers: the RL algorithm and the settings of credit."""
 
     algorithm: Algorithm[Any]
     credit: CreditSettings
@@ -61,13 +61,15 @@ class CriticSettings:
         return cls(algorithm_of(recipe), CreditSettings.of(recipe))
 
     def assign(self, group: Group) -> Selection:
-        """Set the advantages of a scored group. Return the decision about what is trained."""
+        """Compute the advantages of a scored group and store them in its segments. Return what the algorithm has
+        decided about the group, for example whether it can be trained on."""
         return self.algorithm.select(group, lambda: self.credit.give(group))
 
 
 @dataclass(frozen=True)
 class ScoredSummary:
-    """Numbers about a scored group. The driver reads only these numbers and never loads the group."""
+    """Numbers about a scored group. The driver (the main process) reads only these numbers and never loads the group
+    itself."""
 
     group: int
     version: int
@@ -82,7 +84,7 @@ class ScoredSummary:
     means: dict[str, list[float]]  # scorer -> mean per turn over the images of that turn
     images_by_turn: list[int]
     first: float  # mean combined reward of first images, without failed trajectories; branches of a trunk count once
-    last: float  # the same for the last images
+    last: float  # the same for last images
     scorers: dict[str, float]  # failures and latency of every scorer since the critic began
 
 
@@ -95,8 +97,8 @@ class Critic:
         self.settings = settings
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
-        """Score the images and segments of a group, and set `rewards` and `advantage`. Return (summary, scored
-        group)."""
+        """Score the images and segments of a group, compute the advantages, and store both in the group. Return
+        (summary, the same group)."""
         score_group(group, self.hub)
         selection = self.settings.assign(group)
         known = [

@@ -1,5 +1,6 @@
-"""Evaluates a checkpoint on held-out prompts. The real arm draws refined images. Two control arms start from the same
-first images."""
+"""Evaluates a checkpoint on held-out prompts. The model draws an image and then refines it. To show that refinement
+helps, two controls start from the same first images: one draws each image again without refinement, the other uses the
+reflections of other prompts. The real refinement and the controls are the three arms of an evaluation."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,10 +31,11 @@ from rollouts.sampler import Sampler
 
 @dataclass
 class Evaluator:
-    """Samples the arms of an evaluation in batches and with fixed seeds. Each prompt gets `samples` trajectories.
+    """Samples the arms of an evaluation (the real refinement and two controls) in batches and with fixed seeds. Each
+    prompt gets `samples` trajectories.
 
-    The scorers of `hub` score the real arm. If the task takes its verdicts from a scorer, `hub` must also contain that
-    scorer.
+    The scorers of `hub` score the images of the real arm. Some tasks use a scorer to decide whether an image is right.
+    Then `hub` must contain this scorer.
     """
 
     run: Run
@@ -61,8 +63,8 @@ class Evaluator:
         return out
 
     def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
-        """Sample and judge the real arm. If `controls` is true, also sample and judge both control arms, which start
-        from the same first images (see rollouts.controls)."""
+        """Sample trajectories of the real arm, and decide which of their images are right. If `controls` is true, do
+        the same for both control arms, which start from the same first images (see rollouts.controls)."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]
@@ -84,15 +86,15 @@ class Evaluator:
         )  # fmt: skip
 
     def _score(self, trajectories: list[Trajectory]) -> None:
-        """Set the rewards of the trajectories: every scorer's score of every image."""
+        """Score every image with every scorer, and store the scores in the `rewards` of the trajectories."""
         if self.hub is None or self.score is None:
             return
         names, ask = list(self.hub.scorers), self.score
         score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
 
     def _prefer(self):
-        """Return the function with which the first judge among the scorers compares two images. Return None if no
-        scorer is a judge."""
+        """Return a function that compares two images by asking a judge. The first judge among the scorers is used.
+        Return None if no scorer is a judge."""
         if self.hub is None:
             return None
         judges = [scorer for scorer in self.hub.scorers.values() if isinstance(scorer, JudgeScorer)]
@@ -109,15 +111,15 @@ class Evaluator:
 
 @dataclass
 class Measured:
-    """The trajectories of the real arm, and the results of all arms."""
+    """The result of an evaluation: the trajectories of the real arm, and the results of all arms."""
 
     trajectories: list[Trajectory]
     evaluation: Evaluation
     task: Task
 
     def samples(self, count: int) -> list[SampledTrajectory]:
-        """Return the first `count` trajectories with their verdicts. The prompts are in random order, so the first
-        trajectories are not a selection."""
+        """Return the first `count` trajectories, and for each image whether it is right. Prompts are in random order,
+        so these trajectories are not chosen by quality."""
         return [
             from_trajectory(t, self.task.verdicts([i.pixels.numpy() for i in t.images], [t.prompt] * t.turns))
             for t in self.trajectories[:count]
@@ -125,8 +127,8 @@ class Measured:
 
 
 def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Prompt]:
-    """Return `count` prompts of a split. If `count` is None, return as many as the recipe's evaluation asks for, or all
-    prompts if there are fewer.
+    """Return `count` prompts of a split. If `count` is None, return as many prompts as `evaluation.prompts` of the
+    recipe says, or all prompts of the split if it has fewer.
 
     Raises RunError if `count` is larger than the number of prompts.
     """
@@ -137,8 +139,8 @@ def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Pro
 
 
 def measure_stage(run: Run, name: str, facts: dict) -> Measured:
-    """Evaluate the model folder `name` with every scorer, and save sampled trajectories in the folder samples/ of the
-    run."""
+    """Evaluate the model folder `name` of the run with every scorer of the recipe, and save some sampled trajectories
+    in samples/`name` of the run. The accuracy of each turn is stored in `facts`."""
     torch.set_num_threads(run.recipe.engine.threads)
     settings = run.recipe.evaluation
     with reward_hub(run.recipe, run.path("scorers")) as hub:
@@ -154,19 +156,20 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
 
 
 def accuracies(table: Outcomes) -> list[float]:
-    """Return for each turn the share of right images among the images that have a verdict. The share is nan if the turn
-    has no verdicts."""
+    """Return for each turn the share of right images among the images whose correctness is known. The share is nan if
+    it is known for no image."""
     return [metrics.accuracy(table, turn).value for turn in range(table.turns)]
 
 
 def shown_accuracies(table: Outcomes) -> str:
-    """Return the accuracy of every turn as one line of text."""
+    """Return the accuracy of every turn as one line of text, such as "0.500, 0.625"."""
     return ", ".join("no verdict" if isnan(share) else f"{share:.3f}" for share in accuracies(table))
 
 
 def thresholds_of(run: Run) -> Thresholds | None:
-    """Return the thresholds of the gate. A threshold of the recipe replaces that of the task. None means that there is
-    no gate."""
+    """Return the thresholds of the gate, which checks whether refinement really helps. A threshold in the recipe
+    replaces that of the task. The result is None, and there is no gate, if the task has no thresholds and the recipe
+    does not set all of them."""
     recipe, gate = run.recipe, run.recipe.gate
     own = {"first_accuracy": gate.first_accuracy, "damage": gate.damage, "margin": gate.margin}
     given = {name: value for name, value in own.items() if value is not None}
@@ -177,6 +180,6 @@ def thresholds_of(run: Run) -> Thresholds | None:
 
 
 def gate_of(run: Run, evaluation: Evaluation) -> GateReport | None:
-    """Return the report on whether refinement passes the gate. None means that there is no gate."""
+    """Check whether refinement passes the gate, and return the report. Return None if there is no gate."""
     thresholds, arms = thresholds_of(run), evaluation.arms
     return None if thresholds is None else check_gate(arms[REAL], arms[REDRAW], arms[SHUFFLED], thresholds)

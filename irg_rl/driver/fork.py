@@ -1,7 +1,7 @@
-"""`irg-rl fork`: makes a new run that starts RL from the SFT checkpoint of another run.
+"""`irg-rl fork`: makes a new run (a fork) that starts RL from the SFT checkpoint of another run.
 
-All forks of a run share the prompts, the data and the SFT checkpoint. They differ only in RL. So a fork cannot change a
-setting if finished stages depend on it.
+All forks of a run share its prompts, its data and its SFT checkpoint. They differ only in RL. So a fork cannot change a
+setting on which the finished stages depend.
 """
 
 import json
@@ -22,17 +22,19 @@ FREE = {
     "name", "description", "output_dir", "budget_minutes", "rl", "rewards", "evaluation", "gate", "engine", "tracking",
     "sampling.turns",
 }  # fmt: skip
-"""Settings and sections that a fork may change. `sampling.turns` is among them because only RL reads it: SFT rows and
-evaluation have their own numbers of turns."""
+"""Settings and sections of the recipe that a fork may change. `sampling.turns` is one of them, because only RL uses it:
+SFT data and evaluation have their own numbers of turns."""
 EVALUATED = ("rewards", "evaluation", "gate", "engine.device", "engine.dtype")
-"""Those settings and sections among FREE that change the result of the evaluation after SFT."""
+"""Those settings and sections of FREE that change the evaluation of the SFT checkpoint. If a fork changes one, it
+evaluates the checkpoint again."""
 
 
 def fork(folder: Path, overrides: list[str]) -> Run:
-    """Make a new run from the recipe of run `folder` with the `overrides`, and take over the finished stages before RL.
-    The new run lies beside `folder`, or in `output_dir` if the overrides set it.
+    """Make a new run from the recipe of the run in `folder`. `overrides` are settings that replace those of the recipe.
+    The results of the finished stages before RL are taken over. The new run is placed beside `folder`, or in
+    `output_dir` if the overrides set it.
 
-    Raises RecipeError if an override changes a setting that these stages depend on, and RunError if SFT is not
+    Raises RecipeError if an override changes a setting on which these stages depend, and RunError if SFT is not
     finished.
     """
     parent = Run.open(folder)
@@ -61,17 +63,19 @@ def forked_recipe(parent: Run, overrides: list[str]) -> Recipe:
 
 
 def is_free(setting: str) -> bool:
-    """Return whether a fork may change the setting with this dotted name."""
+    """Return whether a fork may change this setting. The name of the setting has dots, as in rl.seed."""
     return setting in FREE or setting.split(".")[0] in FREE
 
 
 def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
-    """Return (dotted name of the setting, old value, new value) for every setting that differs."""
+    """Return (name of the setting, old value, new value) for every setting in which two recipes differ. The name has
+    dots, as in rl.seed."""
     return differing(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
 
 def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
-    """Return the names of the finished stages before RL whose results are also valid with the new recipe."""
+    """Return the names of those stages before RL that the parent run has finished and whose results are also valid with
+    the new recipe."""
     no_result_depends_on = {"gate.mode", "gate.after"}
     changed = {key for key, *_ in changes(parent.recipe, recipe)} - no_result_depends_on
     again = set()
@@ -83,7 +87,8 @@ def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
 
 
 def take_over(parent: Run, run: Run, stages: list[str]) -> None:
-    """Copy the files, the entries of stages.json and the metrics of these stages into the new run."""
+    """For each stage in `stages`, take over its results from the run `parent` into the new run `run`: its files, its
+    entry in stages.json and its metrics."""
     for pattern in (pattern for stage in BEFORE_RL if stage.name in stages for pattern in stage.files):
         for source in sorted(parent.folder.glob(pattern)):
             link(source, run.path(*source.relative_to(parent.folder).parts))

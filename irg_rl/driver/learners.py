@@ -1,4 +1,4 @@
-"""The ranks of the learner as Ray actors. The driver calls all ranks together."""
+"""The learner of RL as several Ray actors (processes), called ranks. The driver always calls all ranks together."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,12 +21,13 @@ from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
 
 WARM_UP_S = 300.0
-"""Longest time in seconds that a rank may take to start: imports, model and optimizer."""
+"""How many seconds a rank may take to start, which means to import packages and to load the model and the optimizer."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights in Ray's object store. Samplers must confirm that they have this version and digest."""
+    """Weights in Ray's object store, for the samplers. A sampler that has loaded them must confirm the version and the
+    digest."""
 
     version: int
     digest: str
@@ -34,9 +35,9 @@ class Published:
 
 
 def fingerprint(run: Run) -> str:
-    """Return the first 12 hex digits of the sha256 of the prompts file. The whole file matters, because the prompt of a
-    group depends on all prompts. If RL learns from a folder of rollouts, the files of the rollouts are hashed
-    instead."""
+    """Return the first 12 hex digits of the sha256 of the data that RL learns from. This is the file of prompts. If RL
+    learns from stored rollouts (`rl.rollouts`), it is the files of the rollouts. A resumed run uses it to check that
+    the data are unchanged."""
     rollouts = run.recipe.require_rl().rollouts
     if rollouts is None:
         files = [rl_prompts_file(run)]
@@ -49,7 +50,7 @@ def fingerprint(run: Run) -> str:
 
 
 class Learners:
-    """All ranks of the learner. Every call goes to all ranks with the same arguments."""
+    """All ranks of the learner. Every method calls all ranks with the same arguments."""
 
     def __init__(self, run: Run, start: str):
         self.run, self.recipe, self.start = run, run.recipe, start
@@ -67,7 +68,8 @@ class Learners:
         self.message = self.publish()
 
     def publish(self) -> Published:
-        """Put the current weights into the object store. Their version is the number of updates so far."""
+        """Put the current weights into Ray's object store, from where samplers load them. The version of the weights is
+        the number of updates so far."""
         publication = self._all("publish", self.updates)[0]
         self.message = Published(publication.version, publication.digest, ray.put(publication.arrays))
         return self.message
@@ -76,26 +78,27 @@ class Learners:
         return self._all("check_ratio", *groups)[0]
 
     def dump(self, groups: Sequence[ObjectRef]) -> None:
-        """Write the groups of the next update to disk."""
+        """Write the groups on which the next update trains to disk."""
         self._all("dump", str(step_folder(self.run.folder, self.updates + 1)), *groups)
 
     def train(self, groups: Sequence[ObjectRef]) -> Future:
-        """Start an update on scored groups in the background. `finish` waits until the update ends."""
+        """Start an update on scored groups, and return at once. `finish` waits for the end of the update."""
         return self.thread.submit(self._all, "train", *groups)
 
     def finish(self, training: Future) -> dict[str, float]:
-        """Wait until the update ends, and return its metrics."""
+        """Wait for the end of the update that `train` has started, and return its metrics."""
         longest = self.recipe.engine.deadline_s + WARM_UP_S  # the remote call times out earlier, with a better message
         metrics = training.result(timeout=longest)[0]
         self.updates += 1
         return metrics
 
     def seconds(self) -> dict[str, float]:
-        """Return how many seconds each part of the last update took on the first rank."""
+        """Return kind of work -> seconds that the first rank has spent on it since the last call. The kinds are
+        packing, replay (all forward and backward passes) and the optimizer."""
         return self._all("seconds")[0]
 
     def save(self, cursors: dict) -> None:
-        """Write a complete checkpoint of the RL stage."""
+        """Write a complete checkpoint of the RL stage. `cursors` is stored with it, and `resume` returns it."""
         recipe = self.recipe
         snapshot = Snapshot(
             step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),
@@ -107,7 +110,8 @@ class Learners:
         """Load the newest complete checkpoint of the RL stage. Return the `cursors` that were saved with it, or None if
         there is no checkpoint.
 
-        Raises CheckpointError if the recipe or the prompts differ from those of the checkpoint.
+        Raises CheckpointError if the recipe or the training data (prompts or stored rollouts) differ from those of the
+        checkpoint.
         """
         path, _ = checkpoint.latest(self.run.path("rl"))
         if path is None:
@@ -121,7 +125,8 @@ class Learners:
         return snapshot.cursors
 
     def save_model(self, name: str) -> None:
-        """Write the averaged weights as a model folder of the run."""
+        """Write the trained weights as the model folder `name` of the run. If `rl.ema_decay` is set, write their moving
+        average instead."""
         save_trained(self.run, self.start, self._all("average")[0], name, adapters_of(self.recipe.require_rl()))
 
     def stop(self) -> None:

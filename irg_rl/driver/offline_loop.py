@@ -1,4 +1,5 @@
-"""The RL stage without sampling. It learns from a folder of stored groups that already have scores (`rl.rollouts`)."""
+"""The RL stage without sampling: it learns from groups of samples that were stored in a folder earlier, together with
+their scores. The setting `rl.rollouts` names this folder."""
 
 import json
 import math
@@ -30,18 +31,19 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """The groups of a folder that have something to train on. `places` lists them as (folder, index in the folder).
-    `material` counts their pairs."""
+    """The groups in a folder of stored rollouts that can be used for training. `places` lists them as (folder, index in
+    the folder). `material` has the number of usable pairs, of ties, and of pairs that are too long."""
 
     places: list[tuple[Path, int]]
     material: Material
 
     @classmethod
     def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
-        """Read and check all groups of `folder`.
+        """Read and check all groups that are stored in `folder`. `parts` is the loaded model from which training
+        starts.
 
-        Raises InputError if there is nothing to learn from, if scores are missing, or if another tokenizer wrote the
-        texts. Raises RatioError if the texts were sampled at another temperature or after another system prompt.
+        Raises InputError if no group can be used for training, if scores are missing, or if another tokenizer wrote the
+        texts. Raises RatioError if the texts were sampled at another temperature or with another system prompt.
         """
         algorithm, limit, tokenizer = settings.algorithm, settings.max_pack_tokens, parts.tokenizer
         replay = Replay(
@@ -69,7 +71,8 @@ class Archive:
         return cls(places, total)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
-        """Return the `size` groups of an update. Every epoch has a new random order."""
+        """Return the `size` groups for update number `update`. Each pass through all groups has another random
+        order."""
         numbers = range(update * size, (update + 1) * size)
         return [self._group(*divmod(number, len(self.places)), seed) for number in numbers]
 
@@ -80,7 +83,8 @@ class Archive:
 
 
 def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> None:
-    """Raise InputError if this tokenizer decodes the ids of a text to another string than the stored one."""
+    """Raise InputError if the group was sampled with another tokenizer. This is found by decoding the token ids of
+    every text: the result must be the text that is stored with them."""
     eos = tokenizer.special.eos
     for segment in (text for trajectory in group.trajectories for text in trajectory.texts):
         if tokenizer.decode(open_ids(segment, eos).tolist()) != segment.text:
@@ -91,8 +95,8 @@ def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> No
 
 
 def _require_system_prompt(part: Path, own: str) -> None:
-    """Raise RatioError if `irg-rl rollout` sampled the groups with another system prompt. Groups that a run has dumped
-    do not record their system prompt, so they are not checked."""
+    """Raise RatioError if `irg-rl rollout` sampled the groups with another system prompt than `own`. Groups that a run
+    has dumped are not checked, because their system prompt is not recorded."""
     facts = part.parent / FACTS
     theirs = json.loads(facts.read_text()).get("system_prompt") if facts.is_file() else own
     if theirs != own:
@@ -113,7 +117,8 @@ def _require_scores(group: Group, weights: Mapping[str, float], where: Path) -> 
 
 
 def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train the model folder `start` on the groups of `rl.rollouts`, and write the model folder `rl`."""
+    """Train the model in the folder `start` of the run on the stored groups of `rl.rollouts`. Write the result as the
+    model folder `rl` of the run."""
     recipe, folder = run.recipe, run.recipe.require_rl().rollouts
     assert folder is not None
     path = model_path(run, start)

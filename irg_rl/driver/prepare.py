@@ -1,5 +1,5 @@
-"""The stages before SFT. They make the prompts and rows of the task, the tokenizer, the autoencoder, a model from
-scratch, and small scorers."""
+"""The stages before SFT. They write the prompts and the SFT rows of the task, and train a tokenizer, an autoencoder and
+small scorers. They also make a new model with random weights, if the recipe names no model."""
 
 import random
 from collections.abc import Mapping
@@ -27,18 +27,20 @@ from sft.autoencoder import reconstruct, train_autoencoder
 BASE = "models/base"
 TOKENIZER = "world/tokenizer"
 OWN_ROWS = "own"
-"""Name of the folder for the rows that are made from images that the model itself has drawn."""
+"""Name of the folder for those SFT rows that are made from images that the model itself has drawn."""
 HELD_OUT = 512
-"""Number of held-out pairs with which the small scorers are tested."""
+"""Number of held-out examples on which each of the small scorers is tested."""
 PICTURES = 8000
-"""Number of pictures on which the autoencoder is trained."""
+"""Number of pictures of the task on which the autoencoder is trained."""
 CHECKED = 500
-"""Largest number of held-out pictures whose reconstructions the checker reads."""
+"""Largest number of held-out pictures on which the autoencoder is tested. The task's checker reads the content of each
+picture and of its reconstruction, and the two are compared."""
 
 
 def make_world(run: Run) -> None:
-    """Write the prompts of all splits as jsonl. If the recipe names no SFT data, also write SFT rows in the IRG schema
-    (the columns of Interleaving Reasoning Generation data). If the recipe names no model, also train a tokenizer."""
+    """Write the prompts of all splits as jsonl files. If the recipe names no SFT data, also write SFT rows, with the
+    columns of the data of Interleaving Reasoning Generation (IRG). If the recipe names no model, also train a
+    tokenizer."""
     recipe, task = run.recipe, task_of(run.recipe)
     for split in task.splits:
         write_prompts(prompts_file(run, split), task.prompts(split))
@@ -54,9 +56,9 @@ def make_world(run: Run) -> None:
 
 
 def as_world(task: Task) -> World:
-    """Return the task as a `World`, which can make data and pictures.
+    """Return the task unchanged if it is a `World`, a task that can make its own data and pictures.
 
-    Raises RunError for any other task. `driver.checks` finds this earlier and reports the settings that are missing.
+    Raises RunError for any other task. `driver.checks` finds this error earlier and reports which settings are missing.
     """
     if not isinstance(task, World):
         raise RunError(f"the task {type(task).__name__} has no data of its own: set init_from and sft.data")
@@ -72,16 +74,18 @@ def prompts_file(run: Run, split: str) -> Path:
 
 
 def rl_prompts_file(run: Run) -> Path:
-    """Return the file of the RL prompts: `rl.prompts`, or else the training prompts of the task."""
+    """Return the path of the file with the RL prompts. It is `rl.prompts` of the recipe if this is set, or else the
+    file with the training prompts of the task."""
     given = None if run.recipe.rl is None else run.recipe.rl.prompts
     return Path(given) if given else prompts_file(run, "train")
 
 
 def make_base(run: Run, facts: dict) -> None:
-    """Make the model that SFT starts from, with an autoencoder that is trained on pictures of the task. If `init_from`
-    names a model folder, do nothing: the folder was checked before the run began.
+    """Make the model from which SFT starts, with random weights and an autoencoder that is trained on pictures of the
+    task. If `init_from` in the recipe names a model folder, nothing is made, and SFT starts from this folder.
 
-    Raises RunError if the checker reads too few of the reconstructions like the original pictures.
+    Raises RunError if the autoencoder is too inaccurate. To test it, the task's checker reads the content of pictures
+    and of their reconstructions. The share of pictures with equal content must be at least `vae.min_checker_agreement`.
     """
     recipe = run.recipe
     if recipe.init_from is not None:
@@ -113,14 +117,15 @@ def make_base(run: Run, facts: dict) -> None:
 
 
 def model_path(run: Run, name: str) -> Path:
-    """Return the path of a model folder of the run (`base`, `sft1`, `sft2`, `rl`, ...)."""
+    """Return the path of the model folder with this name in the run (`base`, `sft1`, `sft2`, `rl`, ...). For `base` it
+    is `init_from` of the recipe, if this is set."""
     if name == "base" and run.recipe.init_from:
         return Path(run.recipe.init_from)
     return run.path("models", name)
 
 
 def load_model(run: Run, name: str) -> Folder:
-    """Load a model folder of the run for sampling."""
+    """Load the model folder with this name in the run, to sample from the model."""
     return load_as(run.recipe, model_path(run, name))
 
 
@@ -132,16 +137,17 @@ def load_as(recipe: Recipe, folder: Path) -> Folder:
 def save_trained(
     run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
 ) -> None:
-    """Write the model folder `name` of a run. It is the model folder `start` of the run, but with trained weights."""
+    """Write trained weights as the model folder `name` of the run. Everything that was not trained is copied from the
+    model folder `start` of the run."""
     write_trained(model_path(run, start), weights, run.path("models", name), lora)
 
 
 def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: LoraRecipe | None = None) -> None:
-    """Write the model folder `path`. It is the folder `base` with the trained weights, or with trained adapters merged
-    into it.
+    """Write trained weights as the model folder `path`. Everything that was not trained is copied from the model folder
+    `base`. If `lora` is given, `weights` are adapters: they are merged into the model, and also saved separately.
 
-    Adapters are also saved separately. Frozen parts and position tables stay as in `base`, which is read again in fp32.
-    The engine's own model cannot be saved in this way, because ZeRO 3 splits its weights, and they may be in bf16.
+    The model is read again from `base` in fp32. The model in the training engine cannot be saved directly, because ZeRO
+    3 splits its weights over the processes, and because they may be in bf16.
     """
     folder = load_folder(base)
     if lora is not None:
@@ -154,13 +160,15 @@ def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: L
 
 
 def trained_scorers(recipe: Recipe) -> set[str]:
-    """Return the kinds of the scorers that the run trains itself. HPS starts from CLIP, so it needs both."""
+    """Return the kinds of scorers (`clip`, `hps`) whose models the run must train itself. The training of HPS starts
+    from CLIP, so HPS needs both."""
     kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
     return kinds | {"clip"} if kinds else kinds
 
 
 def make_scorers(run: Run, facts: dict) -> None:
-    """Train small CLIP and HPS models for those scorers that do not name a released model."""
+    """Train small CLIP and HPS models for those scorers of the recipe that name no released model. Test them on
+    held-out examples, and write the results to evaluation/scorers.json."""
     on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return

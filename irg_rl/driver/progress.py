@@ -1,5 +1,5 @@
-"""Shows the progress of long work: on a terminal a bar with the remaining time, elsewhere a plain line from time to
-time."""
+"""Shows the progress of long work. On a terminal this is a bar with the remaining time. In other outputs, such as a log
+file, a plain line is printed every 20 seconds."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ PLAIN_EVERY_S = 20.0
 
 
 class Bar:
-    """A progress bar. `advance(n, note)` moves the bar by n. The note (losses, rewards) is shown at its end."""
+    """A progress bar. `advance(n, note)` adds n finished steps and shows the text `note` (for example a loss) behind
+    the bar."""
 
     def __init__(self, title: str, total: int, start: int, progress: Progress | None):
         self.title, self.total, self.done, self.first = title, total, start, start

@@ -1,8 +1,10 @@
-"""The RL stage: a loop that samples, scores, learns and publishes weights.
+"""The RL stage: a loop that samples trajectories, scores them, updates the model, and sends the new weights to the
+samplers.
 
     prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
 
-The driver process holds only references and numbers, never tensors.
+A fleet is several actors (processes) that do the same work. The driver process, which runs this loop, holds only
+references and numbers, never tensors.
 """
 
 import gc
@@ -32,7 +34,7 @@ from irg_rl.trajectory import Prompt
 from rollouts.worker import RolloutWorker
 
 WARM_UP_S = 180.0
-"""Longest time in seconds that an actor may take to import torch and load its model."""
+"""How many seconds an actor may take to import torch and to load its model."""
 
 
 def rl_prompts(run: Run) -> list[Prompt]:
@@ -40,7 +42,8 @@ def rl_prompts(run: Run) -> list[Prompt]:
 
 
 def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train the model folder `start` with RL, and write the model folder `rl`."""
+    """Train the model in the folder `start` of the run with RL. Write the result as the model folder `rl` of the
+    run."""
     engine = run.recipe.engine
     if engine.device == "cuda":
         gc.collect()
@@ -73,7 +76,8 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
 
 
 def arguments(learners: Learners) -> tuple:
-    """Return the arguments with which `set_weights` gets the newest published weights: (reference, version, digest)."""
+    """Return the arguments of the actors' method `set_weights` for the newest published weights: (reference to the
+    weights, version, digest)."""
     message = learners.message
     return message.arrays, message.version, message.digest
 
@@ -100,7 +104,7 @@ def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -
 
 @dataclass
 class Loop:
-    """Makes RL updates until there are as many as the recipe asks for, and writes checkpoints."""
+    """Makes RL updates until the number `rl.updates` of the recipe is reached, and writes checkpoints."""
 
     run: Run
     tracker: Tracker
@@ -133,8 +137,8 @@ class Loop:
         }  # fmt: skip
 
     def _update(self, collector: Collector) -> str:
-        """Make one update: fill the slots, learn, publish the weights, free the slots. Return the note for the progress
-        bar."""
+        """Make one RL update: sample and score groups, train on them, and send the new weights to the samplers. Return
+        the text that the progress bar shows."""
         update, began = self.learners.updates, time.monotonic()
         collector.admit(update)
         while not (batch := collector.take(update)):
@@ -169,9 +173,9 @@ class Loop:
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
     def _busy(self) -> dict[str, float]:
-        """Return for each kind of work how many seconds it was busy since the last update. Several kinds may run at the
-        same time. The time of sampling is a mean over the rollout actors. The time of learning is that of the first
-        rank."""
+        """Return kind of work -> seconds that it took since the last update. The kinds are sampling, scoring and the
+        parts of learning. Several kinds may run at the same time. The time of sampling is a mean over the rollout
+        actors. The times of learning are those of the first rank."""
         parts = {"sampling": self.rollouts.lap(), "scoring": self.critics.lap(), **self.learners.seconds()}
         return {f"busy/{part}": seconds for part, seconds in parts.items()}
 
@@ -187,7 +191,8 @@ class Loop:
 
 
 def summary(groups: list[ScoredSummary]) -> dict[str, float]:
-    """Return metrics of a batch: mean rewards per turn, lengths, and how many trajectories stopped early."""
+    """Return the metrics of the groups of one update: mean rewards per turn, mean lengths, and the share of
+    trajectories that stopped early."""
     trajectories = sum(v.trajectories for v in groups)
     out = {
         "stopped": sum(v.stopped for v in groups) / trajectories,
@@ -207,8 +212,8 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
-    """Return the mean rewards of all groups that left the collector since the last update. Groups that were not trained
-    are included, so these numbers do not depend on which groups a credit scheme can use."""
+    """Return the mean rewards of all groups that were finished since the last update, whether they were trained or not.
+    So these numbers do not depend on which groups an algorithm can train on."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),
@@ -218,7 +223,7 @@ def drawn(left: list[ScoredSummary]) -> dict[str, float]:
 
 
 def _mean(values: list[float]) -> float:
-    """Return the mean over the groups that have a reward. A group without a reward has the value nan and is left
-    out."""
+    """Return the mean of the values that are not nan, or nan if there are none. A value of nan belongs to a group
+    without a reward."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else float("nan")

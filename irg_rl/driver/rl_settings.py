@@ -1,5 +1,5 @@
-"""Converts the settings of a recipe into the settings of a rollout worker and of a learner rank. Both also run without
-Ray."""
+"""Converts the settings of a recipe into the settings of a rollout worker (which samples) and of a learner rank (one
+process that trains). Both can also be used without Ray."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from rollouts.worker import WorkerSettings
 
 
 def worker_settings(recipe: Recipe, folder: Path | str) -> WorkerSettings:
-    """Return the settings of a rollout worker that starts from the model in `folder`. All rollout actors share the CPU
-    threads of the machine."""
+    """Return the settings of a rollout worker that samples from the model in `folder`. The CPU threads of the machine
+    are divided between all rollout actors."""
     rl = recipe.require_rl()
     threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
     guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
@@ -25,7 +25,7 @@ def worker_settings(recipe: Recipe, folder: Path | str) -> WorkerSettings:
 
 
 def learner_settings(recipe: Recipe, folder: Path | str) -> LearnerSettings:
-    """Return the settings of a learner rank that trains the model in `folder`."""
+    """Return the settings of a learner rank (one process that trains) for the model in `folder`."""
     rl, sampling = recipe.require_rl(), recipe.rl_sampling
     algorithm = algorithm_of(recipe)
     return LearnerSettings(

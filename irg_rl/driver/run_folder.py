@@ -1,4 +1,5 @@
-"""A run folder. It holds the resolved recipe, the list of finished stages, and all files of the run."""
+"""A run folder: the folder with all files of one run. It contains the complete recipe and the list of finished
+stages."""
 
 import fcntl
 import json
@@ -21,18 +22,18 @@ from irg_rl.redact import remember_secret
 from irg_rl.text_in import read_json, read_text
 
 SFT_MODELS = {"base": "pretrain", "stage1": "sft1", "stage2": "sft2"}
-"""SFT stage in a recipe -> stage of the run. The model folder that the stage makes has the same name as the stage of
-the run."""
+"""Name of an SFT stage in the recipe -> name of the same stage in the list of the run's stages. The latter is also the
+name of the model folder that the stage makes."""
 
 TRAINED = ("rl", *reversed(SFT_MODELS.values()))
-"""Names of the model folders that a run trains, the newest first."""
+"""Names of the model folders that a run trains, in reverse order: the stage that runs last comes first."""
 
 
 LOCK = ".lock"
 
 
 class RunError(UserError, RuntimeError):
-    """A run cannot start or continue. The message says what happened, where, and what to do."""
+    """Error: a run cannot start or continue. The message says what happened, where, and what to do."""
 
 
 def write_json(path: Path, data) -> None:
@@ -45,19 +46,21 @@ def write_json(path: Path, data) -> None:
 
 @dataclass
 class Run:
-    """A folder with recipe, stages, metrics, world (prompts and data), checkpoints, scorers, evaluation and samples."""
+    """A run and its folder, which contains recipe, stages, metrics, world (prompts and data), checkpoints, scorers,
+    evaluation and samples. `stages` maps the name of each stage that has begun to facts about it, such as its time."""
 
     folder: Path
     recipe: Recipe
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _counted: float = field(default=0.0, repr=False)  # monotonic clock when the stage's time was last recorded
+    _counted: float = field(default=0.0, repr=False)  # time.monotonic() at the last record of stage time
 
     @classmethod
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
-        """Make a new folder `output_dir/name`, or `output_dir/name-k` if that exists. An existing folder is never used.
-        `begin` writes the first files.
+        """Make the folder of a new run, `output_dir/name`. If this folder exists, it is not used, and the first free
+        name among `name-2`, `name-3`, ... is taken. `begin` is a function that writes the first files of the run.
 
-        The folder appears only when it is complete. Raises RunError if the folder cannot be made.
+        The folder is made under a temporary name, and gets its final name when it is complete. Raises RunError if the
+        folder cannot be made.
         """
         base = Path(recipe.output_dir)
         aside = base / f".{recipe.name}.{os.getpid()}"
@@ -79,9 +82,10 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Open an existing run, to resume, evaluate or report it.
+        """Open an existing run, for example to resume, evaluate or report it.
 
-        Raises RunError if the folder is not a run, if it is damaged, or if its recipe now has another meaning.
+        Raises RunError if the folder is not a run, if its files are damaged, or if its recipe has another meaning in
+        this version of the program, because default values have changed.
         """
         path = folder / "recipe.yaml"
         if not path.is_file():
@@ -121,8 +125,8 @@ class Run:
         return self.stages.get(stage, {}).get("done", False)
 
     def record(self, stage: str, seconds: float, done: bool, **facts) -> None:
-        """Store the facts of a stage and add `seconds` to its time. So the time of a resumed stage includes the time
-        before the interruption."""
+        """Store the facts of a stage in stages.json, and add `seconds` to its time. The time is added and not replaced,
+        so that the time of a resumed stage includes the time before the interruption."""
         entry = self.stages.setdefault(stage, {"seconds": 0.0})
         entry.update(facts, seconds=round(entry["seconds"] + seconds, 2), done=done)
         entry["budget_minutes"] = self.recipe.budget_minutes.get(stage)
@@ -130,8 +134,9 @@ class Run:
 
     @contextmanager
     def stage(self, name: str):
-        """Measure the time of a stage, and mark the stage as done at the end. The body of the `with` block gets a dict
-        and may put facts into it."""
+        """Give a context (for `with`) in which a stage runs. It measures the time of the stage and marks the stage as
+        done at the end. The body of the `with` block gets a dict. What it puts into the dict is stored in
+        stages.json."""
         facts: dict = {}
         self._counted = time.monotonic()
         try:
@@ -142,10 +147,10 @@ class Run:
         self.count_time(name, done=True, **facts)
 
     def count_time(self, name: str, done: bool = False, **facts) -> None:
-        """Record the time that the current stage took since the last call.
+        """Add the time since the last call to the recorded time of the stage.
 
-        This is called at every checkpoint, so a killed run loses as much recorded time as work. `irg-rl baseline` needs
-        this time, because it trains for as long as RL took.
+        This is called at every checkpoint, so that the recorded time of a killed run fits its last checkpoint. `irg-rl
+        baseline` needs this time, because it trains for as long as RL took.
         """
         now = time.monotonic()
         self.record(name, now - self._counted, done=done, **facts)
@@ -153,7 +158,8 @@ class Run:
 
     @contextmanager
     def lock(self):
-        """Lock the run, because only one process at a time may work on it. The lock of a killed process disappears.
+        """Lock the run for the time of a `with` block, because only one process at a time may work on it. The lock of a
+        killed process is released by the system.
 
         Raises RunError if another process holds the lock.
         """
@@ -172,7 +178,8 @@ def _lock(handle: IO[str], folder: Path) -> None:
 
 
 def _claim(aside: Path, base: Path, name: str) -> Path:
-    """Rename a finished folder to the first free name among `name`, `name-2`, `name-3`, ..."""
+    """Rename the complete folder `aside` to the first free name among `name`, `name-2`, `name-3`, ... in the folder
+    `base`. Return the new path. Raises RunError if a thousand names are taken."""
     for number in range(1, 1000):
         folder = base / (name if number == 1 else f"{name}-{number}")
         if not folder.exists():
@@ -182,7 +189,8 @@ def _claim(aside: Path, base: Path, name: str) -> Path:
 
 
 def _stages(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of stages.json: name of a stage -> entry. Raises ValueError if the file has another form."""
+    """Read stages.json, and return name of a stage -> facts about it. Raises ValueError if the file has another
+    form."""
     stages = read_json(path)
     if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
         raise ValueError(f"{path} is not a mapping of stages")
@@ -193,21 +201,24 @@ def _stages(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _words(given: object) -> list[str]:
-    """Return the folders that environment.json lists. Raises ValueError if an entry cannot be the name of a folder."""
+    """Check the list of folders in environment.json and return it unchanged. Raises ValueError if it is no list or if
+    an entry cannot be the name of a folder."""
     if not isinstance(given, list) or not all(isinstance(one, str) and "\0" not in one for one in given):
         raise ValueError("imports is no list of folders")
     return given
 
 
 def _remember_keys(recipe: Recipe) -> None:
-    """Redact the values of all environment variables that the recipe names in `api_key_env`."""
+    """From now on, hide in all output the values of the environment variables that the recipe names in
+    `api_key_env`."""
     for scorer in recipe.rewards.scorers:
         if scorer.api_key_env:
             remember_secret(scorer.api_key_env)
 
 
 def environment(recipe: Recipe) -> dict:
-    """Return the versions, the commit and the machine of a run, for environment.json. The dict contains no secrets."""
+    """Return facts about the program and the machine for environment.json: digest of the recipe, git commit, CPU cores,
+    versions of packages, time of the start, and folders of the user's modules. The dict contains no secrets."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "deepspeed", "ray", "trl", "diffusers", "open-clip-torch")
@@ -222,7 +233,8 @@ def environment(recipe: Recipe) -> dict:
 
 
 def _commit() -> str:
-    """Return the git commit of the source code. It is "unknown" for an installed package or if git is missing."""
+    """Return the short git commit of the program's source code, or "unknown" if it is an installed package or if git is
+    missing."""
     words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         head = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)

@@ -1,5 +1,6 @@
-"""Converts the scorers of a recipe into specs for `rewards/`. A spec is a dict that describes one scorer. If a judge
-has no endpoint, the embedded judge is started."""
+"""Converts the scorers of a recipe into specs for the package `rewards`. A spec is a dict that describes one scorer. If
+the recipe has a judge without an address, the judge that is included in the task is started as a process. It is called
+the embedded judge."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,10 @@ from rewards.judge_process import JudgeProcess
 
 @contextmanager
 def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
-    """Give the specs of all scorers, as plain data for a RewardHub. If the embedded judge is needed, it runs until the
-    context ends.
+    """Give a context (for `with`) that yields the specs of all scorers of the recipe. If a judge has no address, the
+    embedded judge of the task runs until the context ends.
 
-    `trained` is the folder of the scorers that a run has trained. None means that there is no run.
+    `trained` is the folder with the scorers that a run has trained. It is None if there is no run.
     """
     scorers = recipe.rewards.scorers
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
@@ -31,10 +32,10 @@ def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
 
 
 def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_url: str | None = None) -> dict:
-    """Return the spec of one scorer. `trained` has the same meaning as in `scorer_specs`. `judge_url` is the address of
-    the embedded judge.
+    """Return the spec of one scorer. `trained` is the folder with the scorers that a run has trained, or None if there
+    is no run. `judge_url` is the address of the embedded judge.
 
-    Raises InputError if the scorer must be trained by a run and there is no run.
+    Raises InputError if a run must train the scorer and there is no run.
     """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     spec["of"] = scorer.of
@@ -67,10 +68,12 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
 def reward_hub(
     recipe: Recipe, trained: Path | None, names: Sequence[str] | None = None
 ) -> Iterator[RewardHub | None]:
-    """Give a hub with all scorers of the recipe, or only with those in `names`. The embedded judge runs until the
-    context ends.
+    """Give a context (for `with`) that yields a RewardHub, an object that scores images with all scorers of the recipe,
+    or only with those in `names`. If a judge has no address, the embedded judge of the task runs until the context
+    ends.
 
-    The hub is None if there are no scorers. `trained` has the same meaning as in `scorer_specs`.
+    The context yields None if there are no scorers. `trained` is the folder with the scorers that a run has trained, or
+    None if there is no run.
     """
     rewards = recipe.rewards
     if names is not None:
@@ -82,10 +85,11 @@ def reward_hub(
 
 
 class RememberedScores:
-    """The scorers of a hub with a cache: each scorer scores a picture of a prompt only once.
+    """The scorers of a RewardHub with a cache. If a scorer gets the same picture for the same prompt again, the first
+    score is returned.
 
-    All arms of an evaluation have the same first images. Without the cache, a scorer with random errors could give
-    different scores to the same picture. Failures are cached, too.
+    The real refinement and its controls have the same first images. Without the cache, a scorer with random errors
+    could give different scores to the same picture. If a scorer failed, this is also kept.
     """
 
     def __init__(self, hub: RewardHub) -> None:
@@ -93,7 +97,8 @@ class RememberedScores:
         self._known: dict[tuple[str, str, bytes], float | None] = {}
 
     def __call__(self, name: str, images: list[Pixels], prompts: list[Prompt]) -> list[float | None]:
-        """Return one score per picture, given by the scorer `name`. (The type is irg_rl.task.ScoreBy.)"""
+        """Return one score per picture, given by the scorer `name`, or None where the scorer failed. (The type of this
+        function is irg_rl.task.ScoreBy.)"""
         keys = [(name, prompt.id, _digest(image)) for image, prompt in zip(images, prompts, strict=True)]
         new = {key: place for place, key in enumerate(keys) if key not in self._known}
         places = list(new.values())

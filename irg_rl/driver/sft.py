@@ -1,5 +1,6 @@
-"""The SFT stages: stage 1, first images drawn by the model itself, and stage 2. Stages 1 and 2 train with IRGL, the six
-learning modes of Interleaving Reasoning Generation."""
+"""The SFT stages of a run: base training, stage 1, and stage 2. Between stages 1 and 2 the model may draw first images
+itself, and stage 2 then also learns to improve these images. Stages 1 and 2 train with IRGL, the six learning modes of
+Interleaving Reasoning Generation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ from sft.train import Identity, StageTrainer, weights_of
 
 VALIDATION_SEED = 987_654_321
 WARM_UP_S = 300.0
-"""A rank may take at least this many seconds to start: imports, model, optimizer and held-out packs."""
+"""Shortest time limit in seconds for the start of a rank (a process that trains): imports, model, optimizer and
+held-out data."""
 
 
 def builder_of(folder: Folder) -> PackBuilder:
@@ -47,7 +49,7 @@ def builder_of(folder: Folder) -> PackBuilder:
 
 
 def idle_pack(folder: Folder) -> Pack:
-    """Return a small pack that uses every module of the model."""
+    """Return a small pack (a training batch of packed sequences) that uses every module of the model."""
     config, builder = folder.model.config, builder_of(folder)
     text = builder.add_text([0], loss=True)
     builder.add_vit(torch.zeros(1, config.vit.patch_dim), (1, 1), text)
@@ -56,11 +58,11 @@ def idle_pack(folder: Folder) -> Pack:
 
 
 class StageRank:
-    """One rank of an SFT stage that starts from the model folder `start`. Each call of `advance` makes one training
-    step.
+    """One rank (training process) of an SFT stage that starts from the model folder `start`. Each call of `advance`
+    makes one training step.
 
-    `ray.remote(StageRank)` makes a Ray actor of it. A single rank runs in the driver's own process. All methods except
-    `open_port` are collective: they must be called on every rank. The driver uses the answer of rank 0.
+    With several ranks, each is a Ray actor that is made by `ray.remote(StageRank)`. A single rank runs in the driver's
+    own process. All methods except `open_port` must be called on every rank. The driver uses the answer of rank 0.
     """
 
     def __init__(
@@ -76,16 +78,17 @@ class StageRank:
 
     @property
     def _patience(self) -> float:
-        """Return how many seconds the ranks wait for each other."""
+        """Return for how many seconds a rank waits for the other ranks before it fails."""
         return max(WARM_UP_S, self.run.recipe.engine.deadline_s)
 
     def open_port(self) -> int:
-        """Open the port at which all ranks meet, and return it. Only rank 0 is asked to do this."""
+        """Open a network port at which the ranks connect to each other, and return its number. This is called only on
+        rank 0."""
         self._store = host_store(self.place.world_size, self._patience)
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
-        """Join the other ranks. Then build the model, the stream of packs and the trainer."""
+        """Connect to the other ranks. Then build the model, the stream of training data and the trainer."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
         sft = recipe.sft
         assert sft is not None
@@ -118,8 +121,8 @@ class StageRank:
         return self.trainer.resume()
 
     def advance(self) -> list[tuple[str, tuple]] | None:
-        """Make one step, and also validate and write a checkpoint if they are due. Return the messages of the trainer,
-        or None if the stage is done."""
+        """Make one training step. If they are due, also validate and write a checkpoint. Return what happened as a list
+        of (kind of event, arguments), or None if the stage is done."""
         if self.trainer.is_done:
             return None
         self._told.clear()
@@ -127,7 +130,8 @@ class StageRank:
         return list(self._told)
 
     def finish(self) -> dict:
-        """Write the averaged weights as a model folder (only rank 0 writes). Return facts about the stage."""
+        """Write the moving average of the weights as a model folder (only rank 0 writes). Return the number of steps
+        and the number of rejected rows."""
         if self.place.rank == 0:
             save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
         return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}
@@ -135,8 +139,8 @@ class StageRank:
 
 @contextmanager
 def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[[str], Any]]:
-    """Start the ranks of a stage. Give a function that calls a method on every rank and returns the answer of rank
-    0."""
+    """Give a context (for `with`) in which the ranks of an SFT stage run. It yields a function that takes the name of a
+    method, calls this method on every rank, and returns the answer of rank 0."""
     engine, count = run.recipe.engine, run.recipe.sft_ranks(stage)
     if count == 1:
         alone = StageRank(run, name, start, stage, seed)
@@ -163,7 +167,8 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
 def train_stage(
     run: Run, name: str, start: str, stage: Stage, tracker: Tracker, facts: dict, seed: int | None = None
 ) -> None:
-    """Train one SFT stage from the model folder `start`, and write its averaged weights as the model folder `name`.
+    """Train one SFT stage, starting from the model folder `start` of the run. Write the moving average of the weights
+    as the model folder `name`.
 
     `seed` decides the order of the rows and their noise. If it is None, the seed of the recipe is used.
     """
@@ -216,8 +221,8 @@ def row_encoder(folder: Folder) -> RowEncoder:
 
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:
-    """Let the model draw first images, and make rows from them that teach how to improve them. So the model learns from
-    its own failures, and also from its images that are already right."""
+    """Let the model draw first images, and make SFT rows from them that teach how to improve them. So the model learns
+    from its own wrong images, and also from its images that are already right."""
     recipe, world = run.recipe, as_world(task_of(run.recipe))
     torch.set_num_threads(recipe.engine.threads)
     folder = load_model(run, start)
@@ -239,7 +244,8 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
 
 
 def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
-    """Train the baseline for RL: continue the last SFT stage for as long as RL took, with the rows in another order."""
+    """Train the model with which RL is compared: continue the last SFT stage for as long as RL took, with the rows in
+    another order."""
     order = hashed(run.recipe.seed, CONTINUED) % 2**31
     name = run.sft_model
     assert name is not None
@@ -247,7 +253,8 @@ def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
 
 
 def require_finished(run: Run) -> None:
-    """Raise RunError if the run has no SFT or no RL, or if it is not finished."""
+    """Check that a baseline can be made for this run. Raise RunError if the run has no SFT or no RL, or if it is not
+    finished."""
     if run.sft_model is None or run.recipe.rl is None:
         raise RunError(f"{run.folder}: the baseline continues SFT for as long as RL took, so the run needs both")
     if not run.is_done("report"):
@@ -255,8 +262,8 @@ def require_finished(run: Run) -> None:
 
 
 def continued_stage(run: Run) -> Stage:
-    """Return the last SFT stage with as many steps as fit into the time of RL. The stage does not stop early, so the
-    baseline gets the same time as RL."""
+    """Return the settings of the last SFT stage, but with as many steps as fit into the time that RL took. Early
+    stopping is switched off, so that the baseline gets the same time as RL."""
     require_finished(run)
     sft, done = run.recipe.sft, run.stages[str(run.sft_model)]
     assert sft is not None

@@ -1,4 +1,4 @@
-"""The stages of a run, declared once and in order, and the code that runs them.
+"""The list of all stages of a run, in order, and the code that runs them.
 
 A finished stage is skipped. An interrupted stage continues from its checkpoint. `STAGES` is the only list of stages:
 time budgets, forks, baselines and the order of a run all use it.
@@ -24,7 +24,8 @@ from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
 
 Body = Callable[[Run, Tracker, dict], None]
-"""A function that runs a stage. It puts facts about the stage into the dict, which is stored in stages.json."""
+"""Type of the functions that run a stage. Such a function puts facts about the stage into the dict, which is then
+stored in stages.json."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,23 @@ class RunStage:
 
     name: str
     needed: Callable[[Recipe], bool]
-    """Whether a recipe has this stage."""
+    """A function that returns whether a recipe has this stage."""
     run: Body
     files: tuple[str, ...] = ()
-    """Patterns of the files in the run folder that the stage makes and that a fork takes over."""
+    """Patterns of the files and folders that the stage makes in the run folder. A fork of the run takes them over."""
     model: str | None = None
-    """Name of the model folder that the stage makes. Later stages start from the newest model folder."""
+    """Name of the model folder that the stage makes, or None. A later stage starts from the model folder that was made
+    last."""
     check: Callable[[Run], None] = lambda run: None
-    """A function that is called before the stage, even if the stage is done. It raises RunError if the run must not
-    continue."""
+    """A function that is called before the stage, even if the stage is already done. It raises RunError if the run must
+    stop here."""
     again: bool = False
     """Whether the stage runs every time, even if it is done."""
 
 
 def _sft(section: str) -> RunStage:
-    """Return the stage of a run that trains the section `section` of `sft` in the recipe."""
+    """Return the stage of a run that does the SFT described in `sft.<section>` of the recipe. `section` is `base`,
+    `stage1` or `stage2`."""
     name = SFT_MODELS[section]
 
     def train(run: Run, tracker: Tracker, facts: dict) -> None:
@@ -61,8 +64,8 @@ def _sft(section: str) -> RunStage:
 
 
 def _draws_own_images(recipe: Recipe) -> bool:
-    """Return whether the model draws its own first images between SFT stages 1 and 2. This needs both stages and a task
-    that makes the SFT rows and asks for such images."""
+    """Return whether the recipe has the stage in which the model draws its own first images, between SFT stages 1 and
+    2. The recipe must have both SFT stages, and its task must make the SFT rows and ask for such images."""
     if recipe.sft is None or recipe.sft.data is not None or not {"stage1", "stage2"} <= recipe.sft.stages.keys():
         return False
     task = task_of(recipe)
@@ -84,7 +87,8 @@ def _report(run: Run, tracker: Tracker, facts: dict) -> None:
 
 
 def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
-    """Evaluate the model folder `name`, apply the gate, and save and print the results."""
+    """Evaluate the model folder `name`, check the gate (whether refinement really helps), and save and print the
+    results."""
     measured = measure_stage(run, name, facts)
     gate = gate_of(run, measured.evaluation)
     evaluation = replace(measured.evaluation, gate=gate)
@@ -98,10 +102,11 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
 
 
 def check_gate_holds(run: Run, after: str) -> None:
-    """Raise RunError if the gate applies to the evaluation after stage `after` (`sft` or `rl`) and does not pass.
+    """Raise RunError if the gate did not pass in the evaluation after stage `after` (`sft` or `rl`), and if the recipe
+    says that the gate applies after this stage. The gate checks whether refinement really helps.
 
-    After SFT, this means that RL does not start. After RL, it means that the run ends with an error. If neither the
-    recipe nor the task has thresholds, there is no gate. Then the value `gate` in stages.json is null.
+    After SFT, the error means that RL does not start. After RL, it means that the run ends with an error. If neither
+    the recipe nor the task has thresholds, there is no gate, and `gate` in stages.json is null.
     """
     gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
     if entry is None or entry.get("gate", False) in (True, None):
@@ -161,20 +166,22 @@ BASELINE = (
 """The two stages that `irg-rl baseline` adds to a finished run."""
 
 NAMES = tuple(stage.name for stage in (*STAGES, *BASELINE))
-"""Names of all stages. They are the keys that `budget_minutes` may have."""
+"""Names of all stages, also of those of `irg-rl baseline`. `budget_minutes` in a recipe may have these names as
+keys."""
 BEFORE_RL = STAGES[: [stage.name for stage in STAGES].index("rl")]
-"""The stages whose results a fork takes over."""
+"""The stages before RL. A fork of a run takes over their results."""
 
 
 def start_of(recipe: Recipe, name: str) -> str:
-    """Return the name of the model folder that the stage `name` starts from. It is the newest one that earlier stages
-    of the recipe make."""
+    """Return the name of the model folder from which the stage `name` starts. It is the one that is made last before
+    this stage, among the stages that the recipe has."""
     before = STAGES[: [stage.name for stage in STAGES].index(name)]
     return [stage.model for stage in before if stage.model is not None and stage.needed(recipe)][-1]
 
 
 def work(run: Run) -> None:
-    """Run all stages that are not done."""
+    """Run all stages of the run that are not done, and print the time of each stage. Raises RunError if the gate stops
+    the run."""
     recipe = run.recipe
     console.print(f"run {run.folder}: recipe {recipe.name}, digest {recipe.digest()}")
     torch.manual_seed(recipe.seed)

@@ -1,4 +1,5 @@
-"""Trains the forks of a study. A finished fork is only read. An interrupted fork continues."""
+"""Trains the forks of a study. A study compares settings. For each setting it makes a fork, a new run that continues
+from the results of another run (its parent). A finished fork is not trained again. An interrupted fork continues."""
 
 import json
 import subprocess
@@ -17,13 +18,15 @@ from irg_rl.studies.forks import ForkPlan, Train, Trained
 from irg_rl.studies.frame import FrameRow
 
 FOUNDATIONS = ("world", "vae", "scorers", "pretrain")
-"""Stages whose results a fork takes over if it repeats SFT."""
+"""Stages whose results are taken over even by a fork that repeats SFT."""
 ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.validate_every")
-"""Settings that a fork may change if it repeats SFT, in addition to the settings that every fork may change."""
+"""Beginnings of the names of settings that a fork may change only if it repeats SFT. Some other settings may be changed
+by every fork."""
 
 
 def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:
-    """Return a function that trains a fork of `parent` in `folder`. The `overrides` apply to all forks."""
+    """Return a function that trains one fork of `parent` in a new folder inside `folder`, and returns its results. The
+    settings in `overrides` apply to all forks."""
 
     def train(name: str, plan: ForkPlan) -> Trained:
         run = forked(parent, folder, name, plan, overrides)
@@ -37,8 +40,8 @@ def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train
 
 
 def rewards_of(run: Run) -> list[FrameRow]:
-    """Return the mean rewards of all first and last images, one row per update. The list is empty if RL did not run or
-    drew no images."""
+    """Return the mean reward of all first images and of all last images in each RL update, one row per update. The list
+    is empty if RL did not run or drew no images."""
     return [
         {"update": row["step"], "first": row["drawn/first"], "last": row["drawn/last"]}
         for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl" and "drawn/first" in row
@@ -46,8 +49,8 @@ def rewards_of(run: Run) -> list[FrameRow]:
 
 
 def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapping[str, object]) -> Run:
-    """Return the fork for one cell of a study. It is made if it does not exist yet. Its name contains everything that
-    the fork depends on.
+    """Return the fork with this name. If it does not exist yet, make it. The name contains everything on which the
+    result of the fork depends, so a fork that already exists can be used again.
 
     Raises RunError if the parent run has no SFT.
     """
@@ -61,7 +64,8 @@ def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapp
 
 
 def with_sft_anew(parent: Run, words: list[str]) -> Run:
-    """Make a new run that takes over the stages before IRG SFT, including base training, and repeats SFT itself."""
+    """Make a new run that takes over the results of the stages before SFT stages 1 and 2, including base training. The
+    new run repeats stages 1 and 2. `words` are settings that replace those of the recipe."""
     recipe = load_recipe(parent.folder / "recipe.yaml", words)
     require_same_foundations(parent, recipe)
     require_machine(recipe)
@@ -86,8 +90,8 @@ def require_same_foundations(parent: Run, recipe: Recipe) -> None:
 
 
 def trained(run: Run) -> Run:
-    """Run all remaining stages of the run and return it. Another process does the work, because the threads of Ray must
-    not live longer than a fork.
+    """Run all remaining stages of the run, and return the run. The work is done in a new process, because the threads
+    of Ray must not live longer than one fork.
 
     Raises RunError if this process fails.
     """

@@ -1,11 +1,14 @@
 """Compares a model after RL with its baselines: its SFT checkpoint, SFT continued for the same time as RL, the best of
 n first images, or another RL run.
 
-Every comparison is made for each seed, and also pooled over all seeds. Some baselines do not depend on the seed of RL,
-such as the SFT checkpoint. They have one table, which is compared with every seed of RL. Another RL run has one table
-per seed, and each is compared with the same seed. A pooled difference has two intervals. The first holds for these
-seeds only; its independent cases are the sets of constraints. The second holds for a new seed
-(`intervals.across_seeds`).
+The results of a model for one seed are a table of outcomes (evaluate/outcomes.py). Every comparison is made for each
+seed of RL, and also pooled over all seeds. A baseline that does not depend on the seed of RL, such as the SFT
+checkpoint, has one table, which is compared with every seed. Another RL run has one table per seed, and tables of the
+same seed are compared.
+
+A pooled difference has two intervals. The first holds for these seeds only. Prompts that ask for the same thing in
+other words have one set of constraints, and each set counts as one independent case. The second interval holds for a
+new seed (`intervals.across_seeds`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,8 +73,8 @@ class RepairRow:
 
 @dataclass(frozen=True)
 class Standing:
-    """Measures of one model, for one seed or pooled. `seed` is None for pooled measures and for a baseline that is the
-    same for every seed."""
+    """Accuracy, repair and damage of one model, for one seed or pooled over all seeds. `seed` is None for pooled
+    measures and for a baseline that is the same for every seed."""
 
     model: str
     seed: int | None
@@ -94,7 +97,8 @@ class Standing:
 @dataclass(frozen=True)
 class BaselineComparison:
     """The result of a comparison. `rows` has the differences from each baseline (first each seed, then pooled).
-    `standings` has the measures of every model. `repairs` compares the repair by RL with baselines and controls."""
+    `standings` has the accuracy, repair and damage of every model. `repairs` compares the repair by RL with baselines
+    and controls."""
 
     rows: list[BaselineRow]
     standings: list[Standing]
@@ -115,10 +119,12 @@ def compare(
     baselines: Mapping[str, Outcomes | Sequence[Outcomes]],
     controls: Mapping[str, Sequence[Outcomes]] | None = None,
 ) -> BaselineComparison:
-    """Compare the last turn of RL (one table per seed) with each baseline (one table, or one table per seed of RL).
+    """Compare RL with each baseline, by the images at the last turn. `rl` has one table of outcomes per seed. A
+    baseline has one table for all seeds, or one table per seed of RL.
 
-    `controls` are the control arms of RL, with one table per seed. They start from the same first images. Raises
-    ValueError if the tables of a baseline have other seeds or other prompts than RL.
+    `controls` has the controls of RL (such as a plain new draw instead of a refinement), with one table per seed. They
+    start from the same first images as RL. Raises ValueError if the tables of a baseline have other seeds or other
+    prompts than RL.
     """
     rows, standings, repairs = [], _standings("RL", rl), []
     for name, given in baselines.items():
@@ -132,8 +138,8 @@ def compare(
 
 
 def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
-    """Return the outcomes of best of n: of n first images, keep the one with the highest score of scorer `by`. This
-    costs n renders, one for each image.
+    """Return the outcomes of the baseline "best of n": of n first images for a prompt, keep the one to which the scorer
+    `by` gives the highest score. It needs n drawn images per prompt. `samples` has one table of outcomes per image.
 
     Column k of the result is the best of the first k + 1 samples. So it can be compared with turn k of RL at equal
     cost. `by = "verifier"` uses the graded score of the verifier itself. This is the strongest such baseline (an
@@ -179,15 +185,16 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
 def _each_and_all(
     rl: Sequence[Outcomes], other: Sequence[Outcomes]
 ) -> list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]:
-    """Return (seed, tables of RL, tables of the other model) for each seed. If there are several seeds, add one entry
-    with all tables and seed None."""
+    """Return one entry (seed, tables of RL, tables of the other model) per seed. If there are several seeds, a last
+    entry has all tables, and its seed is None."""
     pairs: list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]
     pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
     return pairs if len(rl) == 1 else [*pairs, (None, rl, other)]
 
 
 def _by_seed(name: str, given: Sequence[Outcomes], rl: Sequence[Outcomes]) -> list[Outcomes]:
-    """Return the given tables in the order of the seeds of RL. Raises ValueError if the seeds differ."""
+    """Return the tables of outcomes `given`, one per seed, in the order of the seeds in `rl`. Raises ValueError if
+    `given` and `rl` have different seeds. `name` is used in the message."""
     found, asked = {table.seed: table for table in given}, [table.seed for table in rl]
     if len(given) != len(found) or set(found) != set(asked):
         seeds = [table.seed for table in given]

@@ -1,8 +1,8 @@
 """Writes a comparison as four Markdown tables that fit into a terminal of 100 columns.
 
-Figures have three digits after the point and no zero before it, as in docs/results.md. Every table shows how many rows
-and how many different sets of constraints are behind each figure. The intervals of single accuracies are only in the
-JSON.
+Figures have three digits after the point and no zero before it, as in docs/results.md. Every table shows from how many
+rows each figure was computed, and how many different sets of constraints these rows have. Prompts that ask for the same
+thing in other words have the same set. The intervals of single accuracies are only in the JSON.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,8 +62,8 @@ def interval(measure: Measure, signed: bool = False) -> str:
 
 
 def cases(measure: Measure) -> str:
-    """Return as text the number of rows behind a measure and, in brackets, the number of different sets of
-    constraints."""
+    """Return two counts as text, such as "300 (173)": the number of rows from which the measure was computed, and in
+    brackets the number of different sets of constraints in these rows."""
     return f"{measure.n} ({measure.sets})"
 
 
@@ -72,8 +72,8 @@ def _seed(seed: int | None) -> str:
 
 
 def _gains(rows: Sequence[BaselineRow]) -> list[list[str]]:
-    """Return the rows of the first table: what RL gained over each baseline. Only rows pooled over several seeds have
-    an interval for a new seed."""
+    """Return the rows of the first table: how much more accurate RL is than each baseline. Only rows that are pooled
+    over several seeds have an interval for a new seed."""
     alone = "" if any(row.across_seeds for row in rows) else "one seed"
     lines = []
     for row in rows:

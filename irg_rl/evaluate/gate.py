@@ -66,7 +66,7 @@ class GateReport:
 
     @property
     def failures(self) -> list[str]:
-        """Each requirement that is not met, in words."""
+        """One text for each requirement that is not met. It says what was measured and what was required."""
         return [line.in_words for line in self.lines if not line.passed]
 
     def to_dict(self) -> dict:
@@ -98,11 +98,12 @@ def check_gate(
     *,
     turn: int | None = None,
 ) -> GateReport:
-    """Check the gate at one turn: compare the model's own refinement (the arm `real`) with both controls, a plain new
-    draw and the reflection of another prompt. The default turn is the last one that all three arms have.
+    """Check the gate at one turn: compare the model's own refinement (`real`) with two controls, a plain new draw
+    (`redraw`) and the reflection of another prompt (`shuffled`). By default, the turn is the last one that all three
+    have.
 
-    Raises ValueError if the arms have different prompts or did not start from the same first images, because the
-    controls would then repair other failures than the real arm. Also raises ValueError if an arm has no refinement at
+    Raises ValueError if the three have different prompts or did not start from the same first images, because the
+    controls would then repair other failures than `real`. Also raises ValueError if one of them has no refinement at
     this turn.
     """
     asked = thresholds

@@ -1,4 +1,5 @@
-"""Confidence intervals. Rows with the same set of constraints are one case, because they are not independent.
+"""Confidence intervals. A row is the result for one prompt. Prompts that ask for the same thing in other words have the
+same set of constraints. Rows with the same set count as one case, because they are not independent.
 
 Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (first wrong, then right) /
 wrong. Let T_c and B_c be the sums over the rows of set c, R = sum T / sum B, and C the number of sets. Then
@@ -31,8 +32,8 @@ NO_INTERVAL = (float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Measure:
-    """A value with its interval (nan: no interval), and how many rows (`n`) and different sets of constraints are
-    behind it."""
+    """A value with its confidence interval from `low` to `high` (nan if there is no interval). `n` is the number of
+    rows from which the value was computed, and `sets` is the number of different sets of constraints in these rows."""
 
     value: float
     n: int
@@ -47,8 +48,9 @@ class Measure:
 
 @dataclass(frozen=True)
 class Terms:
-    """A measure as a ratio of two sums, `value = sum(top) / sum(bottom)`. `top` and `bottom` have one number per row,
-    and `sets` has the set of constraints of each row."""
+    """A measure as a ratio of two sums, `value = sum(top) / sum(bottom)`. `top` and `bottom` have one number per row.
+    `sets` has the name of the set of constraints of each row; prompts that ask for the same thing in other words have
+    the same set."""
 
     top: Float[np.ndarray, "N"]
     bottom: Float[np.ndarray, "N"]
@@ -60,16 +62,17 @@ class Terms:
 
     @property
     def n(self) -> int:
-        """Number of rows that count, which are those with `bottom` above 0."""
+        """Number of rows for which `bottom` is above 0. The other rows do not count."""
         return int((self.bottom > 0).sum())
 
     @property
     def counted(self) -> set[str]:
-        """The sets of constraints of the rows that count."""
+        """The sets of constraints of the rows for which `bottom` is above 0."""
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
-        """Return u_c, the contribution of each set to the error of the value. The sets are in the given order."""
+        """Return the numbers u_c: how much each set of constraints contributes to the error of the value. `order` has
+        the names of the sets; the result is in the same order."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
@@ -113,8 +116,8 @@ def _central(t: float, df: int) -> float:
 
 
 def proportion(terms: Terms, level: float = LEVEL) -> Measure:
-    """Return a share of cases with its interval. The terms must be 0 or 1. With fewer than two sets there is no
-    interval."""
+    """Return the value of the terms, which is a share of rows, with its interval. All numbers in the terms must be 0 or
+    1. If the rows have fewer than two different sets of constraints, there is no interval."""
     sets = len(terms.counted)
     ends = wilson(terms.value, independent(terms), t_quantile(level, sets - 1)) if sets > 1 else NO_INTERVAL
     return Measure(terms.value, terms.n, *ends, sets=sets)
@@ -129,19 +132,20 @@ def independent(terms: Terms) -> float:
 
 
 def mean(terms: Terms, level: float = LEVEL) -> Measure:
-    """Return a mean with its interval."""
+    """Return the value of the terms, which is a mean over rows, with its interval."""
     order = sorted(terms.counted)
     ends = _around(terms.value, terms.parts(order), level)
     return Measure(terms.value, terms.n, *ends, sets=len(order))
 
 
 def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Return the difference `a - b` with its interval, paired by set of constraints. `n` is the number of rows of `a`
-    that count.
+    """Return the difference `a - b` of two measures with its interval. Both are measured on the same prompts, so their
+    errors are compared set by set (prompts that ask for the same thing have one set of constraints). The field `n` of
+    the result is the number of rows of `a` that count.
 
-    If a side is a list of terms, it has one entry per seed, and the seeds are pooled. All rows of a set, from all
-    seeds, are one case, so more seeds do not count as more independent evidence. The interval holds for these seeds
-    only. For new seeds see `across_seeds`. Raises ValueError if the two sides were not measured on the same sets.
+    If `a` or `b` is a list, it has one entry per seed, and the seeds are pooled. All rows of a set, from all seeds, are
+    one case, so more seeds do not count as more independent evidence. The interval holds for these seeds only. For new
+    seeds see `across_seeds`. Raises ValueError if `a` and `b` were not measured on the same sets.
     """
     (one, other), order = _paired(a, b)
     value = one.value - other.value
@@ -149,8 +153,9 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 
 
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Return the ratio `a / b` with its interval, paired by set of constraints. The interval is symmetric on the log
-    scale. If one of the sides is 0, there is no interval."""
+    """Return the ratio `a / b` of two measures with its interval. Both are measured on the same prompts, so their
+    errors are compared set by set (prompts that ask for the same thing have one set of constraints). The interval is
+    symmetric on the log scale. If `a` or `b` is 0, there is no interval."""
     (one, other), order = _paired(a, b)
     value = _divide(one.value, other.value)
     if not (isfinite(value) and value > 0):
@@ -195,7 +200,7 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
 
 
 def pooled(terms: Sequence[Terms]) -> Terms:
-    """Return the terms of several seeds, joined into one."""
+    """Return one Terms object with the rows of all the given ones, which usually are one per seed."""
     return Terms(
         np.concatenate([t.top for t in terms]),
         np.concatenate([t.bottom for t in terms]),
@@ -204,8 +209,9 @@ def pooled(terms: Sequence[Terms]) -> Terms:
 
 
 def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tuple[Terms, Terms], list[str]]:
-    """Return both sides, each pooled over its seeds, and the sets for which at least one of the sides has a row that
-    counts. Raises ValueError if the sides do not have the same sets."""
+    """Return ((a, b), sets) for a paired comparison. `a` and `b` are pooled over their seeds. `sets` has the sets of
+    constraints for which `a` or `b` has a row that counts. Raises ValueError if `a` and `b` were not measured on the
+    same sets."""
     one, other = (side if isinstance(side, Terms) else pooled(side) for side in (a, b))
     if odd := sorted(set(one.sets) ^ set(other.sets)):
         raise ValueError(

@@ -1,8 +1,8 @@
 """Decides from the logged metrics whether RL learns. This is known earlier than the result of an evaluation.
 
 It checks three things in the rows of stage `rl` of metrics.jsonl. Do the rewards within a group of samples differ by
-more than the judge's noise, so that there is something to learn? Does the mean reward of all groups that were drawn
-rise? Do the weights change?
+more than the judge's noise, so that there is something to learn? Does the mean reward of all sampled groups rise? Do
+the weights change?
 
 Letter in shapes: K updates.
 """
@@ -17,15 +17,15 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import LEVEL, Measure, t_quantile
 
 SPREAD, DRAWN, STEP = "drawn/spread", "drawn/last", "step/largest"
-"""Names of three logged scalars. A group has several samples of one prompt. `drawn/spread`: the share of drawn groups
+"""Names of three logged scalars. A group has several samples of one prompt. `drawn/spread`: the share of sampled groups
 whose rewards differ by more than the judge's noise, if this noise is known. `drawn/last`: the mean reward of the last
-images of all drawn groups. `step/largest`: the largest |dw| / |w| of a parameter tensor since RL began."""
+images of all sampled groups. `step/largest`: the largest |dw| / |w| of a parameter tensor since RL began."""
 FEW_SPREAD = 0.2
 """If the share of groups with different rewards is smaller than this, an update has almost nothing to learn from."""
 SMALL_STEP = 1e-4
 """If the largest |dw| / |w| is smaller than this, no weight has changed enough to change images or texts."""
 ENOUGH = 8
-"""Number of updates that are needed before a slope is judged."""
+"""Smallest number of updates from which a slope of the reward is trusted."""
 
 MetricsRow = Mapping[str, float | None]
 
@@ -48,7 +48,7 @@ class Learning:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons for the alarm, each with what to check."""
+        """The reasons to doubt that RL learns, one text each. Each text also says what to check."""
         found = []
         if self.spread is not None and self.spread < FEW_SPREAD:
             found.append(
@@ -68,7 +68,7 @@ class Learning:
 
     @property
     def sentence(self) -> str:
-        """The result as a sentence."""
+        """One sentence that says whether RL is learning and, if not, why."""
         if self.updates < ENOUGH:
             return f"Too early to tell: {self.updates} updates, {ENOUGH} are asked."
         if not isfinite(self.slope.value):
@@ -136,6 +136,7 @@ def slope(values: Float[np.ndarray, "K"], level: float = LEVEL) -> Measure:
 
 
 def _logged(rows: Sequence[MetricsRow], name: str) -> Float[np.ndarray, "K"]:
-    """Return all logged finite values of one scalar."""
+    """Return the values of the scalar `name` in the order of the rows. Rows in which it is missing or not finite are
+    left out."""
     found = [row.get(name) for row in rows]
     return np.array([value for value in found if value is not None and isfinite(value)], dtype=float)

@@ -1,10 +1,11 @@
-"""All measures of an arm of an evaluation. A measure is returned as `Terms` (for comparisons) or in a summary (for the
-report).
+"""The measures of an evaluation, such as accuracy, repair and damage. They are computed from a table of outcomes. Each
+function returns a measure as `Terms`, a ratio of two sums from which a value and its interval can be computed.
+`summarize` returns all measures as JSON for the report.
 
-An arm is one way to continue from the same first images: the model's own refinement, or a control. Turn 0 is the first
-image. `repair` and `damage` at turn k compare the image at turn k with the first image. Always compare them with the
-same measures of the controls. A plain new draw also repairs some images, because it is right as often as any first
-image.
+A table has the outcomes of one arm. An arm is one way to continue from the same first images: the model's own
+refinement, or a control. Turn 0 is the first image. `repair` and `damage` at turn k compare the image at turn k with
+the first image. Always compare them with the same measures of the controls. A plain new draw also repairs some images,
+because it is right as often as any first image.
 """
 
 from collections.abc import Callable

@@ -31,21 +31,23 @@ class BothOrders(Protocol):
 
 
 Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
-"""Takes images and their prompts. Returns one verdict per image; None means that there is no verdict."""
+"""Type of a function that takes images and their prompts, and returns one verdict per image. An entry is None if there
+is no verdict."""
 
 CheckReflection = Callable[[str, Pixels, Prompt], bool | None]
-"""Takes a reflection, its image and the prompt. Returns whether the reflection is true of the image; None means that
-this is not known."""
+"""Type of a function that takes a reflection, the image that it is about, and the prompt. It returns whether the
+reflection is true of the image, or None if this is not known."""
 
 Prefer = Callable[[list[Prompt], list[Pixels], list[Pixels]], Sequence[BothOrders | None]]
-"""Takes prompts, first images and second images. Returns one comparison per prompt; None means that the judge
-failed."""
+"""Type of a function that takes prompts, one image per prompt, and a second image per prompt. It returns a comparison
+of the two images for each prompt. An entry is None if the judge failed."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Results of one arm of an evaluation for one seed. An arm is one way to continue from the same first images:
-    `real` is the model's own refinement, and controls are for example `redraw` and `shuffled`."""
+    """Results of one arm of an evaluation for one seed, as a table with one row per trajectory and one column per turn.
+    An arm is one way to continue from the same first images: `real` is the model's own refinement, and controls are for
+    example `redraw` and `shuffled`."""
 
     arm: str
     seed: int
@@ -70,7 +72,8 @@ class Outcomes:
 
     @property
     def known(self) -> Bool[np.ndarray, "N T"]:
-        """True where there is a verdict. An image without a verdict counts neither as right nor as wrong."""
+        """Boolean array: True for each trajectory and turn whose image has a verdict. An image without a verdict counts
+        neither as right nor as wrong."""
         return np.isfinite(self.score)
 
     @property
@@ -79,7 +82,8 @@ class Outcomes:
         return float((~self.stopped).sum(1).mean())
 
     def take(self, rows: Bool[np.ndarray, "N"] | Sequence[int]) -> "Outcomes":
-        """Return a table with only these rows, in this order."""
+        """Return a copy of the table with only the given rows. `rows` is a boolean mask, or a list of row numbers in
+        the wanted order."""
         index = np.arange(len(self))[np.asarray(rows)]
         return replace(
             self,
@@ -106,7 +110,8 @@ def collect(
     check_reflection: CheckReflection | None = None,
     prefer: Prefer | None = None,
 ) -> Outcomes:
-    """Get a verdict on every image of every trajectory, and arrange the verdicts by turn.
+    """Judge every image of every trajectory with the function `verify`. Returns the verdicts as a table with one row
+    per trajectory and one column per turn.
 
     Raises ValueError if a trajectory has more than `turns` images, or fewer although it did not stop.
     """
@@ -165,7 +170,8 @@ def _check_length(trajectory: Trajectory, turns: int) -> None:
 
 
 def _last_drawn(drawn: Bool[np.ndarray, "N T"]) -> np.ndarray:
-    """Return the column of the newest image after each turn, shape (N, T)."""
+    """Return, for each trajectory and turn, the number of the turn in which its newest image was drawn. The shape is
+    (N, T)."""
     return np.maximum.accumulate(np.where(drawn, np.arange(drawn.shape[1]), 0), axis=1)
 
 

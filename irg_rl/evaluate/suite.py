@@ -1,5 +1,6 @@
-"""One evaluation of one checkpoint: the model's own refinement (the arm `real`), the controls and their differences, as
-the JSON that the report reads."""
+"""One evaluation of one checkpoint, as the JSON that the report reads. It has the results of the model's own refinement
+(called `real`), the results of the controls, and the difference between `real` and each control. A control continues
+from the same first images, but without the model's own refinement."""
 
 import json
 from collections.abc import Mapping
@@ -17,8 +18,9 @@ SHUFFLED = "shuffled"  # a control: the reflection comes from another prompt
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of one checkpoint. `name` labels the checkpoint in the report (`sft`, `rl`, ...). `arms` always
-    has an entry `real`; the other arms are controls."""
+    """One evaluation of one checkpoint. `name` labels the checkpoint in the report (`sft`, `rl`, ...). `arms` has one
+    table of outcomes per arm. The arm `real` is the model's own refinement and is always there. All other arms are
+    controls."""
 
     name: str
     arms: Mapping[str, Outcomes]

@@ -1,4 +1,4 @@
-"""Write and read checkpoints. A checkpoint is either complete or invisible to the readers (invariant 6 of
+"""Write and read checkpoints. The code that reads checkpoints finds only complete ones (invariant 6 of
 docs/architecture.md).
 
     <run>/checkpoints/step_000010/
@@ -38,7 +38,7 @@ class _FileEntry(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """The entries that a manifest must have, with their types."""
+    """The entries that the file `manifest.json` of a checkpoint must have, with their types."""
 
     model_config = ConfigDict(strict=True)
     format: int
@@ -105,7 +105,8 @@ def load(path: Path) -> Snapshot:
 
 
 def describe(path: Path) -> Snapshot:
-    """Read a checkpoint without its tensors. The driver uses this. All files are checked, as in `load`."""
+    """Check a checkpoint as `load` does, and read it without its tensors. The main process (driver) of a run uses
+    this."""
     return _checked(path)[0]
 
 
@@ -127,7 +128,8 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
 
 
 def before(run: Path, step: int) -> Path | None:
-    """Return the newest complete checkpoint of a run that was made before step `step`, or None if there is none."""
+    """Return the folder of the newest complete checkpoint of a run that was made before step `step`, or None if there
+    is none."""
     for path in reversed(_finished(run / FOLDER)):
         with suppress(CheckpointError):
             if describe(path).step < step:
@@ -154,7 +156,8 @@ def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, finger
 
 
 def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[tuple[str, object, object]]:
-    """Return (dotted setting, old value, new value) for every setting that differs between `old` and `new`."""
+    """Compare two nested dicts of settings. Return (dotted name, old value, new value) for every setting that
+    differs."""
     found = []
     for key in sorted(set(old) | set(new)):
         before, now = old.get(key), new.get(key)
@@ -189,8 +192,8 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _replace(aside: Path, final: Path) -> None:
-    """Give the new checkpoint folder its final name. If an older checkpoint of the same step exists (because the run
-    was resumed from an earlier step), it is removed only after the renaming.
+    """Rename the new checkpoint folder `aside` to its final name. If an older checkpoint of the same step exists
+    (because the run was resumed from an earlier step), this older one is removed only after the renaming.
     """
     if final.exists():
         old = aside.with_suffix(".old")
@@ -225,7 +228,8 @@ def _checked(path: Path) -> tuple[Snapshot, list[str]]:
 
 
 def _verified(path: Path) -> _Manifest:
-    """Check that all files of a checkpoint exist and are unchanged, then return its manifest."""
+    """Check that all files of a checkpoint exist and have not changed since they were written. Return the manifest.
+    Raises CheckpointError that names the first problem."""
     try:
         manifest = _Manifest.model_validate(parse_json(read_text(path / MANIFEST), MANIFEST, finite=False))
     except ValidationError as error:

@@ -10,8 +10,9 @@ class EMA:
     """Keeps an average of the weights. After each update: average <- decay * average + (1 - decay) * weights.
 
     With `warmup`, the decay of update n (counted from 1) is at most (1 + n) / (10 + n). Without this limit, the average
-    of a short run would stay close to the first weights. The average is kept on the CPU. With `keep=False` this rank
-    stores nothing. It only takes part in reading the weights, because reading may be a collective call.
+    of a short run would stay close to the first weights. The average is kept on the CPU. With `keep=False`, this rank
+    (process of the learner) stores no average. It still reads the weights in each update, because reading may be a
+    collective call, which all ranks must make.
     """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], decay: float, warmup: bool = True, keep: bool = True):
@@ -25,7 +26,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Add the weights that result from one update to the average. The names must be the same as before."""
+        """Change the average with the weights that an update has produced. The names of the weights must be the same as
+        before."""
         self.updates += 1
         decay = self.decay_of(self.updates)
         for name, weight in weights:

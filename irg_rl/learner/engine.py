@@ -1,5 +1,5 @@
-"""The training engine for SFT and RL. One optimizer step trains on any number of packs. ZeRO stages 0 to 3 are
-supported.
+"""The training engine for SFT and RL. One optimizer step trains on any number of packs (a pack is the input of one
+forward pass). ZeRO stages 0 to 3 are supported.
 
 Every forward pass goes through the DeepSpeed engine, and all backward passes of a step share one reduction of the
 gradients over ranks (`coalesce_grad_reduction`). Without this, two backward passes in one step would silently lose the
@@ -50,7 +50,8 @@ class Engine(Generic[P]):
         model: Its forward pass takes one pack. With `activation_checkpointing` the model must have a method
             `recompute_activations()`.
         idle_pack: A small pack that uses every module. The sum of its outputs enters the loss with weight zero.
-        place: The number of this process among the ranks. Several ranks must have joined (`process_group.join`) before.
+        place: The number of this process among the ranks, and its device. If there are several ranks, all of them
+            must have called `process_group.join` before.
         forward_options: Keyword arguments that are passed to every forward pass.
     """
 
@@ -126,8 +127,8 @@ class Engine(Generic[P]):
         )
 
     def evaluate(self, packs: Sequence[P], read: Callable[[Any, int], Any]) -> list[Any]:
-        """Run a forward pass without gradients for each pack, and return the list of `read(output, index)`. Ranks may
-        have different numbers of packs.
+        """Run a forward pass without gradients for each pack. Return the list of the values `read(output, index)`,
+        where `output` is the model's output for the pack number `index`. Ranks may have different numbers of packs.
         """
         forwards = max(gather_objects(len(packs)))
         results = []
@@ -139,8 +140,9 @@ class Engine(Generic[P]):
         return results
 
     def holding(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """Within this context, `evaluate` uses other values of the trained weights. `weights` has the full tensors by
-        name. The training state does not change. This is a collective call: all ranks must make it.
+        """Return a context manager. Inside its `with` block, `evaluate` computes with `weights` (full tensors by name)
+        instead of the trained weights. The training state does not change. This is a collective call: all ranks must
+        make it.
         """
         release = self._engine.optimizer.empty_partition_cache if self.settings.zero_stage == 3 else None
         return holding(self._engine.module, weights, release)
@@ -148,7 +150,8 @@ class Engine(Generic[P]):
     def term_norms(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, float]:
-        """Return the gradient norm of each loss term alone, for each part of the model, e.g. {"image/und": 0.1}.
+        """Return the norm of the gradient of each loss term alone, separately for each part of the model
+        (`parts.ModelPart`). The keys are "term/part", for example {"image/und": 0.1}.
 
         The call changes nothing and costs about as much as a step. It is a collective call: all ranks must make it.
         Raises ValueError under ZeRO 3, because there no rank has a whole gradient.
@@ -163,8 +166,8 @@ class Engine(Generic[P]):
     def term_gradients(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, dict[str, Tensor]]:
-        """Return the gradient of each loss term alone, summed over ranks: {term: {parameter name: gradient}}. The
-        conditions of `term_norms` hold here too.
+        """Return the gradient of each loss term alone, summed over ranks: {term: {parameter name: gradient}}. As for
+        `term_norms`, all ranks must make this call, and it raises ValueError under ZeRO 3.
         """
         if self.settings.zero_stage == 3:
             raise ValueError("norms per loss term need whole weights on each rank; set zero_stage to at most 2")
@@ -191,8 +194,8 @@ class Engine(Generic[P]):
         return FullState(self._engine, self.settings.zero_stage)
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Restore a saved state. The saved state may come from a run with any world size. This is a collective call:
-        all ranks must make it.
+        """Restore a saved training state: weights, optimizer moments and the number of steps done. The saved state may
+        come from a run with any world size. This is a collective call: all ranks must make it.
         """
         self._prime()
         FullState(self._engine, self.settings.zero_stage).load(weights, moments, steps)
@@ -206,7 +209,8 @@ class Engine(Generic[P]):
 
     @contextmanager
     def _accumulate(self) -> Iterator[None]:
-        """Within this context all backward passes share one reduction of the gradients over ranks."""
+        """Return a context manager. All backward passes inside its `with` block share one reduction of the gradients
+        over ranks."""
         if self.settings.zero_stage > 0:
             with self._engine.coalesce_grad_reduction():
                 yield
@@ -226,8 +230,9 @@ class Engine(Generic[P]):
         return {part: rate * factor for part, rate in self.settings.optimizer.learning_rates.items()}
 
     def _grad_norms(self) -> dict[str, float]:
-        """Return the norm of the reduced gradient: one for each part of the model, and "total". The norms are computed
-        from the gradient partitions that the optimizer step will use.
+        """Return the norms of the gradient after it was reduced over ranks: one norm for each part of the model, and
+        one, "total", for all parameters. The norms are computed from the gradient partitions that the optimizer step
+        will use.
         """
         squares: dict[str, float] = {}
         for part, gradients in self._local_gradients():
@@ -299,7 +304,8 @@ def _finite(values: Mapping[str, float]) -> bool:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """Return the tensors of a model output. The output is a tensor itself or an object whose fields may be tensors."""
+    """Return all tensors of a model output. The output is a tensor itself, or an object with tensors in some of its
+    fields."""
     if isinstance(output, Tensor):
         return [output]
     return [value for value in vars(output).values() if isinstance(value, Tensor)]

@@ -8,7 +8,7 @@ from irg_rl.learner.update import EngineSettings
 
 
 def optimizer_settings(recipe: OptimizerRecipe, lora: LoraRecipe | None, steps: int) -> OptimizerSettings:
-    """Return the optimizer settings for the engine. With LoRA adapters, the parts of the model without adapters get
+    """Return the optimizer settings for the engine. If `lora` is given, the parts of the model without adapters get
     learning rate 0, which freezes them.
     """
     rates = {part: rate if lora is None or part in lora.experts else 0.0 for part, rate in recipe.rates.items()}
@@ -27,5 +27,5 @@ def engine_settings(recipe: Recipe, trained: Stage | RLRecipe, steps: int, zero_
 
 
 def precision(recipe: Recipe) -> torch.dtype:
-    """Return the number type of the forward pass, which the recipe sets in engine.dtype."""
+    """Return the number type of the forward pass, as the setting `engine.dtype` of the recipe says."""
     return torch.bfloat16 if recipe.engine.dtype == "bf16" else torch.float32

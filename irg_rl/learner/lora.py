@@ -50,8 +50,8 @@ def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Within this context the model computes exactly, bit for bit, what it would compute without adapters. Use it only
-    for forward passes without gradients.
+    """Inside the `with` block, the model computes exactly, bit for bit, what it would compute without adapters. Use it
+    only for forward passes without gradients.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -78,8 +78,8 @@ def load_trainable(
 
 
 def served(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights that are sent to the samplers. If there are adapters, these are the adapters only; otherwise
-    they are all weights.
+    """Return those of the given weights that are sent to the samplers. If the model has adapters, these are the
+    adapters only; otherwise they are all weights.
     """
     adapters = {name: tensor for name, tensor in weights.items() if is_adapter(name)}
     return adapters or dict(weights)
@@ -91,22 +91,22 @@ def is_adapter(name: str) -> bool:
 
 def adapter_size(model: nn.Module, recipe: LoraRecipe) -> int:
     """Return the number of values that LoRA trains: the sum of rank * (in + out) over all matrices with adapters. The
-    adapters are not created for this.
+    function does not create the adapters.
     """
     return sum(recipe.rank * (m.in_features + m.out_features) for m in _targets(model, recipe))
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The trained adapters of a run. They can be merged into the model or saved."""
+    """The trained LoRA adapters of a run. They can be merged into the model or saved."""
 
     recipe: LoraRecipe
     weights: dict[str, Tensor]  # the adapters, by their names in the state dict of training
     base: Path  # folder of the model that the adapters belong to
 
     def merge_into(self, model: UnifiedModel) -> UnifiedModel:
-        """Replace each W by W + alpha / rank * B A and return the model. Its weights have the names and shapes that the
-        model had before adapters were added.
+        """Replace each W by W + alpha / rank * B A and return the model. Its weights then have the same names and
+        shapes as in a model without adapters.
         """
         from peft import get_peft_model
 
@@ -120,8 +120,8 @@ class Adapter:
         return merged.requires_grad_(True)
 
     def save(self, model_folder: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors. `PeftModel.from_pretrained` can load them onto the
-        model in the folder `base`.
+        """Write adapter_config.json and adapter_model.safetensors into the subfolder `adapter` of `model_folder`.
+        `PeftModel.from_pretrained` can then add the adapters to the model in the folder `base`.
         """
         from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
@@ -141,8 +141,8 @@ def _config(recipe: LoraRecipe):
 
 
 def _pattern(recipe: LoraRecipe) -> str:
-    """Return a pattern that matches the full names of all layers with adapters. Full names are needed because layers of
-    the vision tower have the same last names.
+    """Return a regular expression that matches the full names of all linear layers with adapters. The last part of a
+    name is not enough, because layers of the vision tower end with the same names.
     """
     places = [
         f"mlp{_SUFFIX[expert]}.{target}" if target in _OF_MLP else f"self_attn.{target}{_SUFFIX[expert]}"

@@ -14,11 +14,12 @@ MOMENTUM = 0.95
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Uses torch.optim.Muon for the groups marked `muon` and torch.optim.AdamW for the other groups.
+    """An optimizer that uses torch.optim.Muon for the parameter groups whose entry `muon` is True, and
+    torch.optim.AdamW for the other groups.
 
     The two inner optimizers share their groups and their state with this optimizer. So the caller sets learning rates
-    and reads moments on this object. A matrix has the moment `momentum_buffer`; the other parameters have `exp_avg` and
-    `exp_avg_sq`.
+    and reads moments on this object. The state of a parameter trained by Muon has the moment `momentum_buffer`. The
+    state of other parameters has `exp_avg` and `exp_avg_sq`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:

@@ -1,7 +1,7 @@
-"""The old policy: a second copy of the weights, which draws the samples.
+"""The old policy: a second copy of the weights. The samplers use this copy to draw samples.
 
-The copy follows the trained weights with its own schedule. So it cannot be computed from them, and a checkpoint must
-contain it.
+The copy is a moving average of the trained weights. It cannot be computed from the trained weights alone, so a
+checkpoint must contain it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,8 +17,8 @@ from irg_rl.sections import Decay, Section, Weight
 
 
 class OldPolicySchedule(Section):
-    """Schedule by which the old policy follows the trained weights. The old policy is a copy of the trained weights
-    that draws the samples. After each update: old = decay * old + (1 - decay) * new.
+    """Says how fast the old policy follows the trained weights. The old policy is a second copy of the weights, with
+    which samples are drawn. After each update: old = decay * old + (1 - decay) * new.
 
     The decay after update n (counted from 0) is 0 while n < flat. Later it is min(slope * (n - flat), most). The two
     schedules of DiffusionNFT are (flat, slope, most) = (0, .001, .5) and (75, .0075, .999).
@@ -33,8 +33,8 @@ class OldPolicySchedule(Section):
 
 
 class OldWeights(EMA):
-    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` is the number of updates that they
-    have followed.
+    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` counts the training updates after
+    which these weights were adjusted.
     """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
@@ -49,8 +49,8 @@ class OldWeights(EMA):
 def holding(
     module: nn.Module, weights: Mapping[str, Tensor], release: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Within this context the module uses other values of its trainable parameters. Afterwards the module has its own
-    values again, bit for bit.
+    """Inside the `with` block, the trainable parameters of the module have the values `weights`. Afterwards they have
+    their own values again, bit for bit.
 
     Use it only between optimizer steps and for forward passes without gradients. `release` is needed only under ZeRO 3.
     It is a function that frees the gathered parameters, which would otherwise keep the old values.
@@ -74,8 +74,8 @@ def holding(
 
 
 def _point_elsewhere(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make the parameters point to other tensors and return the tensors that they pointed to before. Those were views
-    of DeepSpeed's flat buffers. The buffers do not change.
+    """Make the parameters point to other tensors. Return the tensors that they pointed to before. DeepSpeed's flat
+    buffers, where these earlier tensors are stored, do not change.
     """
     before = {}
     for name, parameter in parameters.items():

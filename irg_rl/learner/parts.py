@@ -22,8 +22,8 @@ _VISION_MODULES = ("vit_model.", "connector.", "vit_pos_embed.")
 
 
 def part_of(name: str) -> ModelPart:
-    """Return the part of the model that a parameter belongs to. `name` is its name in the state dict of the released
-    model folder.
+    """Return the part of the model that a parameter belongs to. `name` is the name of the parameter in the state dict
+    of the model.
     """
     if "_moe_gen" in name or name.startswith(_GEN_MODULES):
         return ModelPart.GEN
@@ -32,8 +32,9 @@ def part_of(name: str) -> ModelPart:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A factor for all learning rates that changes with the step. It rises linearly during the warm-up. Then it is
-    constant, or it follows a cosine that reaches `floor` at `total_steps`.
+    """A schedule for the learning rates: a factor that all of them are multiplied with, and that changes during
+    training. The factor rises linearly to 1 during the warm-up. Then it is constant, or it follows a cosine that
+    reaches `floor` at `total_steps`.
     """
 
     warmup_steps: int = 0
@@ -74,11 +75,12 @@ class OptimizerSettings:
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Return an AdamW optimizer for the trainable parameters. Parts of the model without a learning rate are frozen.
+    """Return an optimizer for the trainable parameters: AdamW, or MuonAdamW if `muon_rate` is set. Parts of the model
+    whose learning rate is 0 or missing are frozen.
 
-    There is one group of parameters for each part, with and without weight decay. If `muon_rate` is set, the matrices
-    of layers are in groups of their own, and Muon trains them. Norms, biases and other vectors have no weight decay.
-    Each group stores its `part` and its `base_lr`, the learning rate before the schedule.
+    Each part of the model has two groups of parameters: one with and one without weight decay. If `muon_rate` is set,
+    the matrices of the layers are in separate groups, and Muon trains them. Norms, biases and other vectors have no
+    weight decay. Each group stores its `part` and its `base_lr`, the learning rate before the schedule.
     """
     groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -42,7 +42,8 @@ velocities [S, N, D] if new noise is added to the image instead.
 
 @dataclass
 class PackScores(Generic[ImageScore]):
-    """The scores of one pack, in the order of the lists `texts` and `images` of its ReplayPack."""
+    """The scores of the texts and images of one pack. They are in the order of the lists `texts` and `images` of the
+    ReplayPack."""
 
     texts: list[TextScore]
     images: list[ImageScore]
@@ -62,18 +63,20 @@ def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str
 def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> PackScores[StepScore]:
-    """Return the scores of all texts and images in the pack, in fp32. They have gradients if `output` has gradients."""
+    """Return the scores (log-probabilities and related values) of all texts and images in the pack, in fp32. The scores
+    have gradients if `output`, the model's output for this pack, has gradients."""
     return PackScores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 
 def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S N D"]]:
-    """Return the velocities of the noise blocks of every image in the pack, in the order of `replay.images`."""
+    """Return the velocities that the model computed for the noisy states of every image in the pack: one tensor for
+    each entry of `replay.images`, in this order."""
     slices = replay.pack.velocity_slices
     return [torch.stack([output.velocity[slices[block]] for block in ref.blocks]) for ref in replay.images]
 
 
 def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
-    """Return the scores of the texts in the pack, as `evaluate` does, but without the images."""
+    """Return only the scores of the texts in the pack. `evaluate` returns these and the scores of the images."""
     # Imported here because the import of trl takes ten seconds. The driver imports this module but computes no scores.
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
@@ -90,7 +93,8 @@ def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) ->
 def _images(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> list[StepScore]:
-    """Return the scores of the images. All images of the same size are computed in one call of `flow.transition`."""
+    """Return the scores of the images in the pack. All images of the same size are computed in one call of
+    `flow.transition`."""
     if not replay.images:
         return []
     if law.kind is None or law.noise_level is None:

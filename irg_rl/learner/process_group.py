@@ -1,5 +1,5 @@
-"""Connects the ranks of the learner to one process group. It works for one process or many, with or without Ray, on the
-loopback address.
+"""Connects the ranks (processes) of the learner to one process group. It works for one process or several, with or
+without Ray. All ranks are on one machine and use its loopback address.
 
 Rank 0 hosts a TCPStore on a port that the operating system chooses, and then tells the port to the other ranks. So no
 other program can take the port between its choice and its use.
@@ -27,7 +27,8 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Rank:
-    """The number of this process among the learner ranks, and the device of this process."""
+    """The number of this process among the processes (ranks) of the learner, how many ranks there are, and the device
+    of this process."""
 
     rank: int = 0
     world_size: int = 1
@@ -48,15 +49,15 @@ class Rank:
 
 
 def host_store(world_size: int, timeout: float) -> TCPStore:
-    """Create the store through which the ranks find each other. Only rank 0 calls this. The other ranks need the `port`
-    of the store.
+    """Create the store through which the ranks find each other. Only rank 0 calls this. It must then tell the `port` of
+    the store to the other ranks, which need it for `join`.
     """
     limit = timedelta(seconds=timeout)
     return TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
 
 
 def join(place: Rank, store: Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
-    """Make this process a rank of the process group. A second call with the same place does nothing.
+    """Make this process a rank of the process group. A second call with the same `place` does nothing.
 
     If there is only one rank, neither `store` nor `port` is needed. If there are several, rank 0 passes its store and
     the other ranks pass its port.
@@ -88,7 +89,7 @@ def join(place: Rank, store: Store | None = None, port: int | None = None, timeo
 
 
 def leave() -> None:
-    """Leave the group of ranks."""
+    """Leave the process group, if this process is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -102,8 +103,8 @@ def _quieten_deepspeed() -> None:
 
 
 def _environment(place: Rank, port: int) -> None:
-    """Set the environment variables that DeepSpeed reads. LOCAL_RANK is always 0, because each actor sees only its own
-    device.
+    """Set the environment variables that DeepSpeed reads. LOCAL_RANK is always 0, because each process sees only its
+    own device.
     """
     interface = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

@@ -18,12 +18,13 @@ from irg_rl.errors import UserError
 
 
 class PublishError(UserError, RuntimeError):
-    """Raised if the weights of a sampler are not the published ones."""
+    """Raised if a sampler does not have the published weights."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """Weights that are published: fp32 arrays by their names in the state dict of the model, a version and a digest."""
+    """Weights to send to the samplers: fp32 arrays by their names in the state dict of the model, with a version and a
+    digest."""
 
     version: int
     digest: str
@@ -31,7 +32,7 @@ class Publication:
 
 
 def publish(weights: Iterable[tuple[str, Tensor]], version: int) -> Publication:
-    """Make a publication from weights of the model. Weights that are not fp32 are converted to fp32."""
+    """Make a `Publication` from weights of the model. Weights in other number types are converted to fp32."""
     arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in weights}
     return Publication(version, weights_digest(arrays), arrays)
 
@@ -48,7 +49,8 @@ def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def require_acknowledged(version: int, digest: str, answers: Iterable[tuple[int | None, str]]) -> None:
-    """Raise PublishError if any sampler answered with another (version, digest) than the published one."""
+    """Check the answers of the samplers, each a pair (version, digest) of the weights that the sampler has. Raise
+    PublishError if any pair differs from the published version and digest."""
     for place, (held, found) in enumerate(answers):
         if (held, found) != (version, digest):
             raise PublishError(

@@ -19,13 +19,13 @@ IMAGE_SHARE_OF_CLIP = 5
 
 
 class RatioError(UserError, RuntimeError):
-    """Raised if the policy that the learner replays is not the policy that the samples were drawn from."""
+    """Raised if the policy of the learner is not the policy from which the samples were drawn."""
 
 
 @dataclass
 class LogprobDifference:
-    """Statistics of |replayed - sampled| log-probabilities for one modality, turn and denoising step. For texts the
-    step is None and the statistics cover all tokens.
+    """Statistics of the absolute differences between the log-probabilities of the learner (replayed) and of the
+    sampler, for one modality, turn and denoising step. For texts the step is None and the statistics cover all tokens.
     """
 
     modality: str
@@ -53,7 +53,7 @@ class LogprobDifference:
         )
 
     def row(self) -> dict:
-        """Return this object as one row of the report's table."""
+        """Return the statistics as a dict. The report shows it as one row of a table."""
         return {
             "modality": self.modality, "turn": self.turn, "step": self.step, "count": self.count, "mean": self.mean,
             "max": self.largest, "limit": self.limit,
@@ -102,8 +102,9 @@ def check(
     clip_image: float,
     strict: bool = True,
 ) -> list[LogprobDifference]:
-    """Return the table of log-probability differences over all ranks, sorted by modality, turn and step. This is a
-    collective call: all ranks must make it.
+    """Compare the log-probabilities of the learner with those of the sampler, over all ranks. Return one entry of
+    statistics for each modality, turn and step, sorted in this order. This is a collective call: all ranks must make
+    it.
 
     If `strict`, raises RatioError if a difference exceeds its limit. The error describes the difference that is largest
     relative to its limit.

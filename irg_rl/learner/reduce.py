@@ -1,4 +1,4 @@
-"""Compute sums, maxima and flags over all ranks."""
+"""Compute sums, maxima and logical conjunctions over all ranks (processes of the learner)."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,13 @@ def rank() -> int:
 
 
 def sum_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Return the sum over ranks for each name. A name that is missing on a rank counts as 0 there."""
+    """Return, for each name, the sum of its values over all ranks. A name that is missing on a rank counts as 0
+    there."""
     return _merge(local, lambda values: sum(values))
 
 
 def max_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Return the maximum for each name, over the ranks that have the name."""
+    """Return, for each name, the largest of its values over all ranks that have the name."""
     return _merge(local, max)
 
 
@@ -41,7 +42,7 @@ def reduce_sum(local: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(local: object) -> list:
-    """Return the objects of all ranks, in the order of the ranks."""
+    """Return a list with the object `local` of every rank, in the order of the ranks."""
     if world_size() == 1:
         return [local]
     found: list = [None] * world_size()

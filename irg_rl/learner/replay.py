@@ -1,4 +1,5 @@
-"""Build packs from trajectories. One packed forward pass then gives the log-probabilities of all turns.
+"""Build packs from trajectories (sampled answers: text, image, text, image, ...). A pack is the input of one forward
+pass, which gives the log-probabilities of all turns.
 
     prompt -> think -+-> NOISE blocks of image 0, one per trained step (leaves)
                      +-> clean 0 -> ViT 0 -> reflection 1 -+-> NOISE blocks of image 1
@@ -10,12 +11,12 @@ had when it drew the image. A finished image enters the context only if a later 
 follows the think text directly; with `full` it follows the text that asked for it. Pixels, clean latents and noisy
 states are constants: no gradient flows through them.
 
-A row of a pack is a tree. It holds a single trajectory, or the siblings of a fork, which share segments. A shared
-segment is one object in several trajectories. Its blocks are in the row only once, and the segments after it follow the
-same block. The shared segment is trained as part of the first of these trajectories. Branches cannot attend to each
-other.
+A row of a pack is one token sequence. It holds a single trajectory, or several trajectories of a tree, which begin with
+the same segments (texts and images). A shared segment is one object in several trajectories. Its blocks are in the row
+only once, and the segments after it follow the same block. The shared segment is trained as part of the first of these
+trajectories. Branches of the row cannot attend to each other.
 
-A row has at most `max_pack_tokens` tokens. Siblings that do not fit go into another row, which repeats the shared
+A row has at most `max_pack_tokens` tokens. Trajectories that do not fit go into another row, which repeats the shared
 context. If a single trajectory is too long, its noise blocks are spread over several rows that repeat its context.
 Every text and every step is trained in exactly one row, so the gradients add up to those of one long row.
 """
@@ -33,7 +34,8 @@ from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, forks, tree
 
 @dataclass(frozen=True)
 class TextRef:
-    """Says where a sampled text is in the trajectories and in a pack."""
+    """Says where a sampled text is: the index of its trajectory, the index of its segment in the trajectory, and the
+    number of its block in the pack."""
 
     trajectory: int
     segment: int
@@ -46,7 +48,8 @@ class TextRef:
 
 @dataclass(frozen=True)
 class StepsRef:
-    """Says where the trained denoising steps of one image are in the trajectories and in a pack."""
+    """Says where the trained denoising steps of one image are: the index of its trajectory, the index of its segment,
+    the steps, and the number of each step's noise block in the pack."""
 
     trajectory: int
     segment: int
@@ -66,15 +69,15 @@ class ReplayPack:
 
 
 ContextTokens = list[dict[int, int]]
-"""The context of each segment of a trajectory: a list with one dict for each segment. The dict maps each part of the
-context to its number of tokens. The key of a part is `id(segment)`, or 0 for the prompt. An image enters the context
-only with the segment after it.
+"""The number of context tokens of each segment of a trajectory. The list has one dict for each segment. The dict gives
+the number of tokens of everything in the context: the keys are 0 for the prompt, and `id(segment)` for a segment. An
+image enters the context only with the segment after it.
 """
 
 
 @dataclass
 class _RowContents:
-    """Describes which segments of a tree of trajectories are in one row."""
+    """Says which segments of which trajectories are in one row (one token sequence of a pack)."""
 
     tokens: int = 0
     context: dict[int, int] = field(default_factory=dict)  # part of the context that is in the row -> its tokens
@@ -83,8 +86,8 @@ class _RowContents:
     steps: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # (trajectory, segment) -> trained steps
 
     def growth(self, path: ContextTokens, place: int) -> int:
-        """Return how many context tokens must be added to the row so that it contains the context of segment number
-        `place`.
+        """Return the number of tokens by which the row would grow if the context of segment number `place` were added.
+        `path` holds the context of each segment; what is already in the row is not counted.
         """
         return sum(tokens for part, tokens in path[place].items() if part not in self.context)
 
@@ -140,8 +143,8 @@ class Replay:
         return [self._build(trajectories, shares) for shares in own]
 
     def lengths(self, trajectories: Sequence[Trajectory]) -> list[int]:
-        """Return the length of each row in tokens, if rows had no maximum length. There is one row for each tree of
-        trajectories. Noise blocks are included.
+        """Return how many tokens each row would have if rows had no maximum length. There is one row for each tree of
+        trajectories (trajectories that begin with the same segment). The noisy states of images are counted too.
         """
         found = []
         for siblings in trees(trajectories):
@@ -153,7 +156,8 @@ class Replay:
         return found
 
     def _whole_rows(self, siblings: dict[int, Trajectory]) -> list[_RowContents]:
-        """Distribute siblings over rows. Each row takes as many siblings as fit together with their noise blocks."""
+        """Distribute the trajectories of one tree over rows. Each row takes as many trajectories as fit, counted
+        together with their noise blocks (noisy states of images)."""
         rows: list[_RowContents] = []
         planned: set[int] = set()
         noise = 0
@@ -171,8 +175,9 @@ class Replay:
         return rows
 
     def _split(self, whole: _RowContents, trajectories: Sequence[Trajectory], known: set[int]) -> list[_RowContents]:
-        """Add the trained texts and steps to a row. Return this row, and further rows if not all steps fit. `known` has
-        the ids of the segments that are already trained in some row; the new ones are added to it.
+        """Add the texts and the denoising steps that are trained to the row `whole`. Return this row, and further rows
+        if not all steps fit. `known` has the ids of the segments that are already trained in some row; the new ones are
+        added to it.
         """
         rows = [whole]
         for number in list(whole.ends):
@@ -225,7 +230,8 @@ class Replay:
             )
 
     def _bins(self, shares: list[_RowContents]) -> list[list[_RowContents]]:
-        """Group rows into packs, longest row first. All rows of a pack are padded to the length of its first row."""
+        """Distribute rows over packs, the longest row first, and return the rows of each pack. All rows of a pack are
+        padded to the length of its first row."""
         bins: list[list[_RowContents]] = []
         for share in sorted(shares, key=lambda s: -s.tokens):
             if bins and (len(bins[-1]) + 1) * bins[-1][0].tokens <= self._max_tokens:
@@ -300,19 +306,22 @@ class Replay:
         return block
 
     def _add_seen(self, builder: PackBuilder, image: ImageSegment, parent: int) -> int:
-        """Add a drawn image to the context of the segments after it: its clean latent and its ViT tokens."""
+        """Add a generated image to the context of the segments after it: first its clean latent, then its patches for
+        the vision tower. Return the number of the last block."""
         clean = builder.add_clean(image.latent, image.grid, parent)
         patches, grid = vit_patches(self._resize(image.pixels), self._config.vit.patch_size)
         return builder.add_vit(patches, grid, clean)
 
 
 def open_ids(segment: TextSegment, eos: int):
-    """Return the token ids of a text without the final eos token. The pack layout adds eos itself."""
+    """Return the token ids of a text without a final end token (eos), because the pack layout adds eos to every
+    text."""
     return segment.ids[:-1] if segment.finished and len(segment.ids) and int(segment.ids[-1]) == eos else segment.ids
 
 
 def was_sampled(segment: TextSegment) -> bool:
-    """Return whether a text was sampled. A text that was given instead has no log-probabilities (they are NaN)."""
+    """Return whether a text was sampled by the model. A text that was given to the model instead has NaN as its
+    log-probabilities."""
     return len(segment.ids) > 0 and not bool(segment.logprobs.isnan().any())
 
 
@@ -324,5 +333,5 @@ def idle_pack(config: ModelConfig, special: SpecialIds) -> Pack:
 
 
 def _noise_tokens(image: ImageSegment) -> int:
-    """Return how many tokens one denoising step of this image takes in a pack."""
+    """Return how many tokens one noisy state of this image (one denoising step) takes in a pack."""
     return image.grid[0] * image.grid[1] + BOUNDARY_TOKENS

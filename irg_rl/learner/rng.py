@@ -27,7 +27,7 @@ def capture() -> dict[str, Tensor]:
 
 
 def restore(state: dict[str, Tensor]) -> None:
-    """Restore a state that `capture` returned."""
+    """Set the random number generators to a state that `capture` returned."""
     words = json.loads(bytes(state["words"].tolist()).decode())
     version, internal, gauss = words["python"]
     random.setstate((version, tuple(internal), gauss))

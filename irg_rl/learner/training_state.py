@@ -22,8 +22,9 @@ def capture(
     """Return the training state as (groups of tensors, JSON data) for a checkpoint `Snapshot`. Only rank 0 gets the
     tensors of the model and the optimizer.
 
-    The groups do not depend on the ZeRO stage or the world size. Only the group of random generator states does: it has
-    one state for each rank. Of frozen parameters only a digest is stored, because the model folder has their values.
+    The tensors do not depend on the ZeRO stage or the world size, except the states of the random number generators:
+    there is one state for each rank. For frozen parameters only a digest is stored, because the model folder has their
+    values.
     """
     state = engine.state()
     keep = rank() == 0
@@ -54,8 +55,8 @@ def restore(
     ema: EMA | None = None,
     old: OldWeights | None = None,
 ) -> list[str]:
-    """Restore a captured state. It is restored bit for bit if the world size is the same. Returns a list of messages
-    about what could not be restored.
+    """Restore a training state that `capture` returned. It is restored bit for bit if the world size is the same as
+    before. Return a list of messages about what could not be restored.
 
     With another world size the weights and moments are still exact. But a rank without a saved random generator state
     keeps its own state. Raises CheckpointError if the frozen parameters differ from those of the checkpoint.
@@ -83,7 +84,8 @@ def restore(
 
 
 def _collect(tensors, keep: bool) -> dict[str, Tensor]:
-    """Collect tensors in a dict. All ranks take part in gathering the tensors; only a rank with `keep` stores them."""
+    """Collect (name, tensor) pairs in a dict. All ranks must read all tensors, because reading is a collective call. A
+    rank without `keep` does not store them and returns an empty dict."""
     found = {}
     for name, tensor in tensors:
         if keep:

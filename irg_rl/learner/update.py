@@ -11,11 +11,11 @@ from irg_rl.errors import UserError
 from irg_rl.learner.parts import OptimizerSettings
 
 REDUCE_BUCKET = 50_000_000
-"""How many gradient values are reduced over ranks at a time."""
+"""How many gradient values DeepSpeed reduces (averages) over ranks in one collective call."""
 
 
 class NonFiniteError(UserError, RuntimeError):
-    """Raised if too many updates in a row had an infinite or NaN loss or gradient."""
+    """Raised if too many updates in a row were skipped because a loss or gradient was infinite or NaN."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class EngineSettings:
 
 @dataclass
 class Loss:
-    """The loss of one pack. Each term is already divided by its global denominator."""
+    """The loss of one pack. Each term is already divided by its global denominator, which is a count (of tokens or
+    denoising steps) over all ranks."""
 
     terms: dict[str, Tensor]  # scalars; their sum is the loss
     sums: dict[str, float] = field(default_factory=dict)  # metrics that are summed over packs and ranks
@@ -57,7 +58,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one update. It is the same on all ranks."""
+    """The result of one optimizer step. It is the same on all ranks."""
 
     step: int  # number of updates applied so far
     applied: bool  # False if the update was skipped because a loss or gradient was not finite
@@ -73,4 +74,5 @@ class StepResult:
 
 
 LossFn = Callable[[Any, int, dict[str, float]], Loss]
-"""Type of a loss function: (model output, index of the pack, global denominators) -> loss of the pack."""
+"""Type of a loss function. Its arguments are the model output, the index of the pack, and the global denominators
+(counts over all ranks). It returns the loss of the pack."""

@@ -1,7 +1,7 @@
 """Read and write the full fp32 weights and optimizer moments of an engine, by parameter name, for every ZeRO stage.
 
-A state that is read here does not depend on the world size or the ZeRO stage. So a run may be resumed with another
-world size or ZeRO stage. Every call is collective: all ranks must make it, in the same order.
+The tensors that are read do not depend on the world size or the ZeRO stage, so a run may be resumed with other values
+of both. Every call is collective: all ranks must make it, in the same order.
 """
 
 import hashlib
@@ -35,7 +35,8 @@ class FullState:
             self._link_moments()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every entry of the model's state dict, on the CPU. Parameters are yielded as fp32 master weights."""
+        """Yield (name, tensor) for every entry of the model's state dict, on the CPU. Parameters are yielded as fp32
+        master weights."""
         return self._read(self._entries())
 
     def changing(self) -> Iterator[tuple[str, Tensor]]:
@@ -45,8 +46,8 @@ class FullState:
         return self._read(self._changing())
 
     def frozen_digest(self) -> str | None:
-        """Return a digest of the names and bits of the frozen parameters, or None if no parameter is frozen. The
-        results of `changing` are valid only together with frozen parameters that have this digest.
+        """Return a digest of the names and bits of the frozen parameters, or None if no parameter is frozen. Weights
+        that `changing` yields may be used only with frozen parameters of the same digest.
         """
         frozen = [(name, tensor) for name, tensor in self._entries() if _is_frozen(tensor)]
         total = hashlib.sha256()
@@ -55,7 +56,8 @@ class FullState:
         return total.hexdigest() if frozen else None
 
     def moment(self, key: str) -> Iterator[tuple[str, Tensor]]:
-        """Yield the moment `key` (one of `MOMENTS`) of every trainable parameter that has it."""
+        """Yield (parameter name, moment) for every trainable parameter that has the optimizer moment `key`, one of
+        `MOMENTS`."""
         for name, parameter in self._with(key):
             if self._stage == 0:
                 full = self._engine.optimizer.state[parameter][key]
@@ -89,8 +91,9 @@ class FullState:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(steps))
 
     def _link_moments(self) -> None:
-        """Link the parameters to their moments again. DeepSpeed 0.19 links them after the first *group* of parameters
-        has been updated, when the moments of the other groups do not exist yet.
+        """Link the parameters to the optimizer moments again, so that DeepSpeed's functions find the moments of all
+        parameters. DeepSpeed 0.19 links them after the first *group* of parameters has been updated, when the moments
+        of the other groups do not exist yet.
         """
         optimizer = self._engine.optimizer
         for parameters, partition in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups):
@@ -108,8 +111,8 @@ class FullState:
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def _bits(self, parameter: nn.Parameter) -> int:
-        """Return the sum of a frozen parameter's values, with their bits read as integers. This sum is exact in any
-        order and on any device.
+        """Return a checksum of a frozen parameter: the bits of each value are read as an integer, and the integers are
+        added. The sum is the same in any order and on any device.
         """
         with GatheredParameters([parameter], enabled=self._stage == 3):
             integers = parameter.detach().view(torch.int16 if parameter.element_size() == 2 else torch.int32)
@@ -169,22 +172,24 @@ def _is_frozen(tensor: Tensor) -> TypeGuard[nn.Parameter]:
 
 
 def _found(tensor: Tensor | None) -> Tensor:
-    """Return a state tensor of a trained parameter, after asserting that DeepSpeed has it. DeepSpeed returns None only
-    for parameters that are not trained.
+    """Return `tensor` after asserting that it is not None. DeepSpeed returns None instead of a state tensor only for
+    parameters that are not trained.
     """
     assert tensor is not None
     return tensor
 
 
 def partition_of(parameter: nn.Parameter) -> Tensor:
-    """Return this rank's partition of a parameter under ZeRO 3. DeepSpeed stores it as an attribute of the parameter.
+    """Return the part of a parameter that this rank stores under ZeRO 3. DeepSpeed stores it as an attribute of the
+    parameter.
     """
     return vars(parameter)["ds_tensor"]
 
 
 def own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """Return this rank's ZeRO-3 partition of a full tensor, padded with zeros. This function exists because DeepSpeed's
-    own setter for full tensors fails if the size of the tensor is not a multiple of the world size.
+    """Return the part of the full tensor `value` that this rank stores under ZeRO 3, as a flat tensor padded with
+    zeros. This function exists because DeepSpeed's own setter for full tensors fails if the size of the tensor is not a
+    multiple of the world size.
     """
     size = partition_of(parameter).numel()
     start = size * torch.distributed.get_rank(vars(parameter)["ds_process_group"])

@@ -21,8 +21,8 @@ def log_ratio(
     logp: Float[Tensor, "*B"],
     logp_old: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
-    """Return the log importance ratio of each step. If the log-probabilities are means over the numbers of the latent,
-    the result is such a mean too.
+    """Return the log importance ratio of each step: logp - logp_old. If the log-probabilities are averaged (and not
+    summed) over the elements of the latent, the log ratio is averaged in the same way.
     """
     return logp - logp_old.detach()
 
@@ -35,11 +35,11 @@ def guarded_log_ratio(
     std: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
     """Return the log ratio with the RatioNorm of GRPO-Guard (arXiv 2510.22319): (log ratio + M[(mean - mean_old)^2] /
-    (2 std^2)) * std. M is the mean over the numbers of the latent.
+    (2 std^2)) * std. M is the mean over the elements of the latent.
 
-    If the log-probabilities are means over the numbers of a Gaussian step, this is mean(noise * (mean - mean_old)). It
-    is centred at 0 and has the same scale for every step, so one clip range works for all steps. It needs `mean_old`,
-    which the sampler has stored.
+    If the log-probabilities are averaged over the elements of the latent, the result is mean(noise * (mean -
+    mean_old)). It is centred at 0 and has the same scale for every step, so one clip range works for all steps. It
+    needs `mean_old`, which the sampler has stored.
     """
     drift = over_latent((mean - mean_old.detach()) ** 2, std.ndim)
     return log_ratio(logp, logp_old) * std + drift / (2 * std)
@@ -62,11 +62,11 @@ def mean_kl(
     mean_ref: Float[Tensor, "*B N D"],
     std: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
-    """Return the KL divergence between two Gaussian steps with the same std, per number of the latent: M[(mean -
-    mean_ref)^2] / (2 std^2). M is the mean over the numbers of the latent.
+    """Return the KL divergence between two Gaussian steps with the same std, averaged over the elements of the latent:
+    M[(mean - mean_ref)^2] / (2 std^2). M is the mean over the elements of the latent.
 
-    Other papers scale it differently. Flow-GRPO divides by a^2 without |dt|, which gives |dt| times this value. R3
-    leaves out the factor 1/2.
+    Other papers scale it differently. Flow-GRPO divides by the squared noise coefficient of the sampler instead of
+    std^2, which also contains |dt|. This gives |dt| times the value here. R3 leaves out the factor 1/2.
     """
     return over_latent((mean - mean_ref.detach()) ** 2, std.ndim) / (2 * std**2)
 
@@ -76,8 +76,9 @@ def velocity_mse(
     v_ref: Float[Tensor, "*B N D"],
     batch_dims: int = 1,
 ) -> Float[Tensor, "*B"]:
-    """Return M[(v - v_ref)^2], where M is the mean over the numbers of the latent. This penalty against drift from the
-    reference is equally strong at every step (UniGRPO, DiffusionNFT).
+    """Return M[(v - v_ref)^2], where M is the mean over the elements of the latent. This is a penalty on the distance
+    between the velocity of the policy and that of the reference. It is equally strong at every step (UniGRPO,
+    DiffusionNFT).
     """
     return over_latent((v - v_ref.detach()) ** 2, batch_dims)
 

@@ -1,9 +1,9 @@
 """Losses that need no log-probabilities from the sampler: DPO on text and on flow matching, DiffusionNFT and AWM.
 
 Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses have one value for each pair or sample. M[...]
-in formulas is the mean over N and D. The margin of a pair already contains its means over N and D. The caller averages
-over pairs after the log-sigmoid, with `flow.aggregate` and a global count. (Averaging the errors before the log-sigmoid
-would couple the pairs: diffusers #6702.)
+in formulas is the mean over N and D. In the margin of a pair, the errors are already averaged over N and D. The caller
+averages over pairs after the log-sigmoid, with `flow.aggregate` and a global count. (Averaging the errors before the
+log-sigmoid would couple the pairs: diffusers #6702.)
 """
 
 from enum import StrEnum
@@ -39,10 +39,12 @@ def token_margin(
     *,
     average: bool = False,
 ) -> Float[Tensor, "P"]:
-    """Return log(policy / reference) of the chosen text minus that of the rejected text. Each of the two is a sum over
-    tokens, or a mean over tokens if `average` (for the loss ipo).
+    """Return the margin of each pair of texts: log(policy / reference) of the chosen text minus log(policy / reference)
+    of the rejected text. Each of the two is a sum over tokens. If `average` is true (for the loss ipo), each is a mean
+    over tokens.
 
-    Mask the tokens that both texts share. They would cancel only if they were computed in the same context.
+    The masks should be False at tokens that both texts share. Such tokens would cancel only if they were computed in
+    the same context.
     """
     chosen = _text_log_ratio(logp_chosen, logp_chosen_ref, mask_chosen, average)
     return chosen - _text_log_ratio(logp_rejected, logp_rejected_ref, mask_rejected, average)
@@ -54,8 +56,8 @@ def noised_pair(
     noise: Float[Tensor, "P N D"],
     t: Float[Tensor, "P"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Add the same noise at the same time to both images of each pair. Return (x_t chosen, x_t rejected, target chosen,
-    target rejected).
+    """Add the same noise at the same time to both images of each pair. Return four tensors: the noisy chosen image, the
+    noisy rejected image, and the target velocity (noise - image) of the chosen and of the rejected image.
 
     With different noise, the errors of the two images would differ more by chance than by preference.
     """
@@ -75,7 +77,7 @@ def flow_margin(
 ) -> Float[Tensor, "P"]:
     """Return the margin of Diffusion-DPO (arXiv 2311.12908) for each pair of images, with the velocity as the
     regression target: -1/2 [(E - E_ref) of the chosen image - (E - E_ref) of the rejected image]. Here E = M[(v -
-    target)^2] is the error of the policy, E_ref the error of the reference, and M the mean over the numbers of the
+    target)^2] is the error of the policy, E_ref the error of the reference, and M the mean over the elements of the
     latent.
     """
     chosen = _error(v_chosen, target_chosen) - _error(v_chosen_ref, target_chosen).detach()
@@ -136,11 +138,10 @@ def awm_log_prob(
     """Return the log-probability that AWM (arXiv 2509.25050) uses for each sample, as input for `flow.policy_loss`. It
     is the negative weighted flow-matching error.
 
-    With E = M[(v - target)^2], where M is the mean over the numbers of the latent, the result is
+    With E = M[(v - target)^2], where M is the mean over the elements of the latent, the result is
 
-        uniform, t, t2: -E w(t), with w = 1, t or t^2
-        huber: -(sqrt(E + 1e-10) - 1e-5) t
-        ghuber: -((E + 1e-10)^p - 1e-10^p) t / p, where p is `power`
+        uniform, t, t2: -E w(t), with w = 1, t or t^2 huber: -(sqrt(E + 1e-10) - 1e-5) t ghuber: -((E + 1e-10)^p -
+            1e-10^p) t / p, where p is `power`
 
     The old and the new policy must get the same noise and time.
     """

@@ -75,7 +75,7 @@ def policy_loss(
     the unclipped r is at most `delta`.
 
     cispo: the loss is -min(r, epsilon_high) A logp, where the weight min(r, epsilon_high) has no gradient. Here
-    epsilon_high is the limit itself (5, not .28).
+    epsilon_high is the limit of r itself (for example 5), and not a distance from 1.
 
     If `beta` is not 0, beta * k3 is added, a penalty on the distance to the reference. With `kl_correction` this
     penalty is multiplied by r, which makes its gradient unbiased off-policy. `mismatch` (from `mismatch_weight`)

@@ -1,8 +1,10 @@
-"""Attention inside a pack: one softmax over the text and the image tokens together.
+"""Attention inside a pack (several token sequences, called rows, in one forward pass). One softmax covers the text and
+the image tokens together.
 
-Both streams (text and patches; latents) are copied into padded rows. Attention runs there under the visibility of the
-pack, and the result is copied back. Both copies are gathers, also in the backward pass: on a CPU this is much cheaper
-than scatter-adds.
+The model stores the tokens of a pack as two lists: text tokens and image patches, and image latents. Here both lists
+are copied into rows padded to one length. Attention is computed on these rows, under a mask that says which tokens see
+each other. Then the result is copied back. Both copies are gathers, also in the backward pass, because on a CPU a
+gather is much cheaper than a scatter-add.
 
 Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/value heads, d numbers per head.
 """
@@ -23,8 +25,8 @@ from irg_rl.model.pack import Pack
 
 
 class Backend(StrEnum):
-    """The kernel that computes attention. It is chosen separately for packs and for new blocks that see a cached
-    context.
+    """The kernel that computes attention. It is chosen separately for packs (training: several sequences in one forward
+    pass) and for cached contexts (sampling: new tokens see keys and values in a cache).
 
     |       | packs                              | cached contexts                                     |
     |-------|------------------------------------|-----------------------------------------------------|
@@ -42,22 +44,22 @@ class Backend(StrEnum):
     FLASH = "flash"
 
     def in_packs(self, device: torch.device, head: int) -> "Backend":
-        """Return the kernel for packs: SDPA or FLEX. `head` is the number of dimensions of one head: FlexAttention's
-        GPU kernels need at least 16."""
+        """Return the kernel that computes attention in packs: SDPA or FLEX. `head` is the number of dimensions of one
+        head: FlexAttention's GPU kernels need at least 16."""
         if self is Backend.AUTO:
             return Backend.FLEX if device.type == "cuda" and head >= FLEX_HEAD else Backend.SDPA
         return Backend.SDPA if self is Backend.SDPA else Backend.FLEX
 
     def in_caches(self, device: torch.device, dtype: torch.dtype) -> "Backend":
-        """Return the kernel for cached contexts: SDPA or FLASH."""
+        """Return the kernel that computes attention to cached contexts: SDPA or FLASH."""
         if self is Backend.AUTO:
             able = device.type == "cuda" and dtype == torch.bfloat16 and flash_kernel() is not None
             return Backend.FLASH if able else Backend.SDPA
         return Backend.FLASH if self is Backend.FLASH else Backend.SDPA
 
     def require(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Raise InputError if the chosen kernel cannot run on this device, in this number type or without a missing
-        package."""
+        """Raise InputError if the chosen kernel cannot run on this device, does not support this number type, or needs
+        a package that is not installed."""
         if self in (Backend.FLEX, Backend.FLASH) and device.type != "cuda":
             raise InputError(f"attention {self} needs a GPU, and the model is on {device}: choose auto or sdpa")
         if self is Backend.FLASH and dtype != torch.bfloat16:
@@ -85,18 +87,20 @@ def flash_kernel() -> Callable[..., Tensor] | None:
 
 
 class ContextGrad(StrEnum):
-    """Whether the gradient of a noise block's loss also flows through the keys and values of the context that the block
-    sees. FULL: it does. DETACHED: it stops there."""
+    """Says whether the loss of a noise block (the tokens of a noisy image) also gives gradients to the context that the
+    block sees. FULL: it does, through the keys and values of the context. DETACHED: it does not."""
 
     FULL = "full"
     DETACHED = "detached"
 
 
 class Move(torch.autograd.Function):
-    """Return x[forward_index]. The backward pass returns grad[backward_index].
+    """Copies tokens to other positions: the forward pass returns x[forward_index], and the backward pass returns
+    grad[backward_index].
 
-    This gradient is exact if the two indices are inverse to each other on the real tokens. Padding gets the value of
-    token 0. Queries in the padding see only padding, and the gradient of padding is never read.
+    This gradient is exact if the two indices are inverse to each other on the real tokens. Positions of padding get a
+    copy of token 0. This does no harm: queries in the padding see only padding, and the gradient of padding is never
+    read.
     """
 
     @staticmethod
@@ -111,7 +115,8 @@ class Move(torch.autograd.Function):
 
 
 class PackedAttention:
-    """Attention inside the rows of one pack, with SDPA or FLEX. The transformer calls it as its `attend` function.
+    """Attention inside the rows (token sequences) of one pack, with SDPA or FLEX. The transformer calls it as its
+    `attend` function.
 
     The cost of a padded row grows with the square of its length. Therefore SDPA gets batches of rows with similar
     lengths.
@@ -156,11 +161,13 @@ class PackedAttention:
 
 
 SIMILAR = 0.75
-"""In a batch, the shortest row has at least this share of the length of the longest row."""
+"""Rows (token sequences) are batched by length: the shortest row of a batch has at least this share of the length of
+the longest row."""
 
 
 def similar(lengths: list[int]) -> list[list[int]]:
-    """Group the rows into batches of similar length. Return the row indices of each batch, the longest rows first."""
+    """Group the rows (token sequences) of a pack into batches of similar length. `lengths` has the length of each row.
+    Return the row indices of each batch, the batch with the longest rows first."""
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if not batches or lengths[row] < SIMILAR * lengths[batches[-1][0]]:
@@ -174,7 +181,8 @@ def grouped_attention(
 ) -> Float[Tensor, "B h T d"]:
     """Return softmax(q k / sqrt(d)) v under a mask [B, 1, T, S], which is boolean or additive.
 
-    Key/value head j serves the h/k query heads from j * h/k on.
+    There are h query heads and k key/value heads. Each key/value head is used by h/k query heads in sequence: head j by
+    the query heads j * h/k to (j + 1) * h/k - 1.
     """
     shared = q.shape[1] // k.shape[1]
     if (
@@ -185,8 +193,8 @@ def grouped_attention(
 
 
 def additive(visible: Bool[Tensor, "B Q K"]) -> Float[Tensor, "B 1 Q K"]:
-    """Return an additive mask: 0 where a query may see a key, -inf elsewhere. With a boolean mask, SDPA would do this
-    conversion again in every layer."""
+    """Return an additive mask: 0 where a query may see a key, -inf elsewhere. It is computed once, because with a
+    boolean mask SDPA would do this conversion again in every layer."""
     mask = visible[:, None]
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
 
@@ -197,8 +205,8 @@ def stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
 
 @wrap_torch_function(lambda visibility: (visibility.block,))
 def block_mask(visibility: Visibility):
-    """Return FlexAttention's mask for a batch of rows. It says which blocks of 128 x 128 (query, key) pairs are visible
-    in part, in full or not at all.
+    """Return the mask that FlexAttention needs for a batch of rows (token sequences). The mask says which blocks of 128
+    x 128 (query, key) pairs are visible in part, in full or not at all.
 
     This is a separate function, like `flex_attention`, so that footprint.py can replace both.
     """

@@ -1,5 +1,5 @@
-"""The FLUX autoencoder: diffusers' AutoencoderKL, loaded from and saved to the key names of a released
-`ae.safetensors`.
+"""The FLUX autoencoder. The computation is done by the class AutoencoderKL of diffusers. Files are read and written
+with the weight names of FLUX's released file `ae.safetensors`.
 
 FLUX's and diffusers' implementations compute the same function. They differ only in the names of the weights and in the
 attention, where FLUX's 1x1 convolutions are linear layers in diffusers. Images are encoded one by one or in batches of
@@ -49,7 +49,8 @@ class Autoencoder(nn.Module):
         )
 
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
-        """Return the mean and the log-variance of the posterior of z, both unscaled."""
+        """Return the mean and the log-variance of the posterior distribution of the latent z. Both are unscaled:
+        `scale` is not yet applied."""
         side = self.config.downsample * self.latent_patch_size
         if pixels.shape[-2] % side or pixels.shape[-1] % side:
             raise ValueError(
@@ -67,11 +68,11 @@ class Autoencoder(nn.Module):
         return self.config.scaling_factor * (z - self.config.shift_factor)
 
     def decode(self, latent: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Return the pixels of scaled latents. They are not clamped to [-1, 1]."""
+        """Convert scaled latents to pixels and return the pixels. They are not clamped to [-1, 1]."""
         return self.kl.decoder(latent / self.config.scaling_factor + self.config.shift_factor)
 
     def tokens(self, latent: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N D"]:
-        """Cut scaled latents into the tokens of the unified model."""
+        """Cut scaled latents into patches, and return one token per patch, as the unified model takes them."""
         return patchify(latent, self.latent_patch_size)
 
     def latent(self, tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B C h w"]:
@@ -83,7 +84,7 @@ class Autoencoder(nn.Module):
         return height // side, width // side
 
     def flux_state_dict(self) -> dict[str, Tensor]:
-        """Return the weights with FLUX's names and shapes."""
+        """Return all weights of the autoencoder with the names and shapes that FLUX's own implementation uses."""
         names = _flux_names(self.config)
         return {
             flux: tensor[:, :, None, None] if _is_projection(flux) else tensor
@@ -92,12 +93,12 @@ class Autoencoder(nn.Module):
         }
 
     def check_flux_shapes(self, found: Mapping[str, torch.Size], source: str) -> None:
-        """Raise InputError if weights are missing, unknown or have a wrong shape. The error lists them by FLUX's
-        names."""
+        """Compare the shapes in `found` with those of this autoencoder. Raise InputError if weights are missing,
+        unknown or have a wrong shape. The error lists these weights by FLUX's names."""
         check_keys({name: tensor.shape for name, tensor in self.flux_state_dict().items()}, found, source)
 
     def load_flux_state_dict(self, weights: dict[str, Tensor], source: str) -> None:
-        """Load weights that have FLUX's names. Raises InputError as `check_flux_shapes` does."""
+        """Load weights that have FLUX's names. Raises InputError under the same conditions as `check_flux_shapes`."""
         self.check_flux_shapes({name: tensor.shape for name, tensor in weights.items()}, source)
         names = _flux_names(self.config)
         mine = self.kl.state_dict()
@@ -122,13 +123,13 @@ def from_uint8(image: UInt8[Tensor, "*b H W 3"]) -> Float[Tensor, "*b 3 H W"]:
 
 
 def _is_projection(flux: str) -> bool:
-    """Return whether a weight is a 1x1 convolution in FLUX and a linear layer in diffusers."""
+    """Return whether the weight with this FLUX name is a 1x1 convolution in FLUX and a linear layer in diffusers."""
     return ".attn_1." in flux and flux.endswith("weight") and ".norm." not in flux
 
 
 def _flux_names(config: VAEConfig) -> dict[str, str]:
-    """Return a dict from diffusers' name to FLUX's name of every parameter. FLUX numbers the decoder's levels from the
-    finest."""
+    """Return a dict that maps diffusers' name of every parameter to FLUX's name. The resolution levels of the decoder
+    are numbered differently: in FLUX, level 0 has the highest resolution; in diffusers, it has the lowest."""
     levels = len(config.block_out_channels)
     modules: dict[str, str] = {}
     for side in ("encoder", "decoder"):

@@ -1,10 +1,10 @@
-"""Attention, one branch at a time, inside packs whose rows have branches (for example several samples after one
-prefix).
+"""Attention for packs (several token sequences, called rows, in one forward pass) in which a row has several branches,
+for example several samples that continue one prefix. Attention is computed separately for each branch.
 
-Suppose a row has a trunk of P tokens and K branches of S tokens. Attention over the whole row would compute (P + K S)^2
-pairs, most of them masked. Here the queries of a branch meet only the keys that they may see: P^2 + K S (P + S) pairs.
-For this, the keys and values of the trunk are copied to each branch. Matrix products and norms still process every
-token once.
+Suppose a row has a shared prefix of P tokens and K branches of S tokens each. Attention over the whole row would
+compute (P + K S)^2 (query, key) pairs, and most of them are masked. Here the queries of a branch are compared only with
+the keys of the prefix and of the same branch: P^2 + K S (P + S) pairs. For this, the keys and values of the prefix are
+copied to each branch. Matrix products and norms still process every token once.
 
 Letters: N tokens, R views (a view is one branch with the tokens that it sees) in a batch, Q queries, K keys, h query
 heads, k key/value heads, d numbers per head.
@@ -23,12 +23,12 @@ from irg_rl.model.pack import Pack
 
 
 class _Spread(torch.autograd.Function):
-    """Return x[index], where a token may be copied to several places. The backward pass adds up the gradients of all
-    copies.
+    """Copies tokens to all branches that see them: the forward pass returns x[index], where a token may occur several
+    times. The backward pass adds up the gradients of all copies.
 
-    `first` holds the position of each token of x in its own branch. `copies` holds the positions of the further copies,
-    in other branches that see the token; `copied` holds the token at each of these positions. All other values of
-    x[index] are padding and receive no gradient.
+    `first` holds, for each token of x, its position in its own branch. `copies` holds the positions of the further
+    copies, in other branches that see the token. `copied` holds the index of the token that is at each of these
+    positions. All other values of x[index] are padding and receive no gradient.
     """
 
     @staticmethod
@@ -45,8 +45,8 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Return x[index]: each token is read from its own branch. The gradient of padding must be set to 0, because
-    queries in the padding see real keys."""
+    """Returns x[index], which reads the result of each token from the token's own branch. The backward pass sets the
+    gradient of padding to 0. This is needed because queries in the padding see real keys."""
 
     @staticmethod
     def forward(ctx, x: Tensor, index: Tensor, back: Tensor, padding: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ class _Collect(torch.autograd.Function):
 
 
 class BranchedAttention:
-    """The `attend` function of the transformer for a pack with branches. `PackedAttention` gives the same result more
-    slowly."""
+    """Attention for a pack whose rows (token sequences) have branches. The transformer calls it as its `attend`
+    function. `PackedAttention` computes the same result, but more slowly."""
 
     def __init__(self, pack: Pack, context_grad: ContextGrad | str = ContextGrad.FULL) -> None:
         device = pack.slot.device
@@ -110,7 +110,8 @@ class BranchedAttention:
 
 
 def alike(views: Sequence[View]) -> list[list[View]]:
-    """Group the views into batches with similar numbers of queries and keys, the largest first."""
+    """Group the views into batches with similar numbers of queries and of keys. A view is one branch together with the
+    tokens that it sees. Return the batches, the largest views first."""
     batches: list[list[View]] = []
     for view in sorted(views, key=lambda view: (-view.keys, -len(view.own))):
         longest = batches[-1][0] if batches else None
@@ -126,7 +127,8 @@ def _similar(view: View, longest: View) -> bool:
 
 
 def _padded(tokens: Sequence[np.ndarray]) -> Int[np.ndarray, "R T"]:
-    """Put the token indices of several views into one table, one view per row. -1 marks padding."""
+    """Return a table with one line per view, which holds the token indices of the view. (A view is one branch together
+    with the tokens that it sees.) Shorter lines end with -1 as padding."""
     table = np.full((len(tokens), max(map(len, tokens))), -1, dtype=np.int64)
     for row, own in zip(table, tokens):
         row[: len(own)] = own
@@ -134,7 +136,8 @@ def _padded(tokens: Sequence[np.ndarray]) -> Int[np.ndarray, "R T"]:
 
 
 class _Places:
-    """Positions of tokens in one long list that joins all views. A token has the number row * L + index in its padded
+    """The position of each token in one long list that joins the tokens of all views (a view is one branch together
+    with the tokens that it sees). Tokens are numbered: row * L + index in the row, where L is the padded length of a
     row."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
@@ -146,8 +149,9 @@ class _Places:
         """For each token, its position in the list, in the view of its own branch."""
 
     def add(self, rows: Int[np.ndarray, "R"], table: Int[np.ndarray, "R T"], context: Sequence[int]) -> None:
-        """Add views that are padded to one length. `table` holds the token indices of each view, -1 for padding.
-        `context` says how many tokens at the start of each view belong to other branches."""
+        """Append several views, padded to one length, to the list. `table` holds the token indices of each view in its
+        row, with -1 for padding. `rows` holds the row of each view. `context` says how many tokens at the start of each
+        view belong to other branches."""
         tokens = np.where(table < 0, -1, table + rows[:, None] * self._length)
         column = np.arange(table.shape[1])
         seen = (column < np.array(context)[:, None]) & (table >= 0)
@@ -159,16 +163,17 @@ class _Places:
         self._count += table.size
 
     def index(self) -> Int[np.ndarray, "M"]:
-        """Return the number of the token at every position; 0 at padding."""
+        """Return, for every position of the list, the number of the token there. At padding the number is 0."""
         return np.concatenate(self._tokens).clip(min=0)
 
     def padding(self) -> Int[np.ndarray, "E"]:
         return np.flatnonzero(np.concatenate(self._tokens) < 0)
 
     def copies(self) -> Int[np.ndarray, "C"]:
-        """Return the positions of copies: tokens that stand in a branch other than their own."""
+        """Return the positions of the list that hold copies: tokens that belong to another branch than the one in which
+        they are listed."""
         return np.flatnonzero(np.concatenate(self._context))
 
     def copied(self) -> Int[np.ndarray, "C"]:
-        """Return the numbers of the tokens at the positions `copies()`."""
+        """Return the number of the token at each of the positions that `copies()` returns."""
         return np.concatenate(self._tokens)[self.copies()]

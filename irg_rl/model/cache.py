@@ -1,4 +1,5 @@
-"""Key/value cache for a batch of contexts that grow block by block.
+"""Key/value cache for a batch of contexts (the tokens that a model has seen so far). A context grows by one block (a
+text or an image) at a time. Each row of the cache holds one context.
 
 Letters: B rows of the cache, R rows that a call works on, C capacity, S cached tokens that are read, T tokens of the
 new blocks (padded), N new tokens, h query heads, k key/value heads, d numbers per head.
@@ -17,20 +18,20 @@ from irg_rl.model.pack import Pack
 
 @dataclass(frozen=True)
 class Mark:
-    """The lengths of all contexts at one moment. With a mark, the cache can be read as it was then, or set back to
-    it."""
+    """The lengths of all contexts in a cache at one moment. With a mark, a context can be read as it was at that
+    moment, or be set back to it."""
 
     lengths: Int[Tensor, "B"]
     positions: Int[Tensor, "B"]
 
     def of(self, rows: Int[Tensor, "R"]) -> "Mark":
-        """Return the mark for a cache whose rows were copied from `rows` of this one."""
+        """Return this mark for another cache whose rows are copies of the rows `rows` of the first cache."""
         return Mark(self.lengths[rows], self.positions[rows])
 
 
 class KVCache:
-    """Allocated keys and values. For each row, the cache also holds the number of cached tokens (`lengths`) and the
-    next rope position (`positions`).
+    """Memory for the keys and values of a batch of contexts, one context per row. For each row, the cache also holds
+    the number of cached tokens (`lengths`) and the next rope position (`positions`).
 
     `lengths` and `positions` are on the CPU. Restoring a mark only changes these numbers: no tensor is copied, and
     later writes overwrite the tokens beyond the mark.
@@ -49,7 +50,7 @@ class KVCache:
         return Mark(self.lengths.clone(), self.positions.clone())
 
     def begin_as(self, other: "KVCache", rows: Int[Tensor, "B"] | None = None) -> None:
-        """Make every row a copy of a row of another cache with the same capacity.
+        """Fill this cache with rows copied from another cache of the same capacity.
 
         rows: for each row of this cache, the row of `other` to copy; a row of `other` may be copied several times.
         None: copy row i to row i.
@@ -62,8 +63,8 @@ class KVCache:
         self.lengths, self.positions = other.lengths[which], other.positions[which]
 
     def restore(self, mark: Mark, rows: Tensor | None = None) -> None:
-        """Set `rows` back to `mark` (None: set all rows back). Raises ValueError if a context is shorter than at the
-        mark."""
+        """Set the contexts in `rows` back to the lengths that they had at `mark`. If `rows` is None, set all contexts
+        back. Raises ValueError if a context is now shorter than it was at the mark."""
         which = slice(None) if rows is None else rows.cpu()
         if (mark.lengths[which] > self.lengths[which]).any():
             raise ValueError("a context is shorter than the mark it should return to: marks do not restore forwards")
@@ -78,10 +79,12 @@ def require_room(cache: KVCache, lengths: Int[Tensor, "R"]) -> None:
 
 
 class CachedAttention:
-    """Attention of new tokens, which see their row's cached context and each other. Each of the rows gets new tokens.
+    """Attention of new tokens in some rows of a cache. A new token sees the cached context of its row, and other new
+    tokens of the same row.
 
-    `own` [R, T, T] says which new tokens of a row see each other. If `write`, the new keys and values are written to
-    the cache, and the caller then updates the lengths. Otherwise the cache does not change.
+    `own` [R, T, T] says which new tokens of a row see each other. `new` holds the number of new tokens of each row. If
+    `write` is True, the new keys and values are written to the cache, and the caller then updates the lengths.
+    Otherwise the cache does not change.
     """
 
     def __init__(
@@ -132,13 +135,14 @@ class CachedAttention:
 
 
 def _places(pack: Pack, length: int) -> tuple[Tensor, Tensor]:
-    """Return the row and the column of every token of the pack."""
+    """Return two tensors: the row and the column of every token of the pack, in rows padded to `length`."""
     return pack.slot // length, pack.slot % length
 
 
 def _mask(lengths: Int[Tensor, "R"], span: int, own: Bool[Tensor, "R T T"], write: bool) -> Bool[Tensor, "R T S"]:
-    """Return which cached and new keys each new token sees. If `write`, the new keys stand directly after each row's
-    context. Otherwise they stand after the columns of the longest context."""
+    """Return a mask that says which keys each new token sees: the keys of its cached context, and the new keys chosen
+    by `own`. If `write` is True, the new keys stand directly after the context of each row. Otherwise they stand after
+    the column at which the longest context ends."""
     since = torch.arange(span, device=lengths.device) - lengths[:, None]  # columns since the end of the context
     count = own.shape[1]
     context = (since < 0)[:, None].expand(-1, count, -1)

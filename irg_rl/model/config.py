@@ -1,9 +1,9 @@
 """Sizes of a unified model, and the JSON files of a released model folder that hold these sizes.
 
 A released folder has three JSON files. `llm_config.json` is a plain Qwen2 configuration and `vit_config.json` a SigLIP
-configuration. `config.json` holds the other sizes: the latent patch, the sides of the position tables, the timestep
-shift and the autoencoder. BAGEL's own loader has these values as constants, and the same values are used here if the
-file or a key is missing.
+configuration. `config.json` holds the other sizes: those of the latent patch, the position tables and the autoencoder,
+and the timestep shift. If this file or a setting in it is missing, the constants from BAGEL's own loading code are
+used.
 
 Three facts are not in the files. Queries and keys are normed. The input and output embeddings are not tied. The vision
 tower has one layer fewer than its JSON says, because BAGEL reads the features before SigLIP's last layer. When weights
@@ -73,13 +73,13 @@ class ViTConfig(_Sizes):
 
     @property
     def patch_dim(self) -> int:
-        """How many numbers one RGB patch has."""
+        """The number of values in one RGB patch."""
         return 3 * self.patch_size**2
 
 
 class VAEConfig(_Sizes):
-    """Sizes of the FLUX autoencoder. It has one level for each entry of `block_out_channels`. Every level except the
-    last one halves the height and width of the image."""
+    """Sizes of the FLUX autoencoder. It has one resolution level (a group of layers) for each entry of
+    `block_out_channels`. Every level except the last one halves the height and width of the image."""
 
     block_out_channels: tuple[int, ...] = Field(min_length=1)
     layers_per_block: int = Field(gt=0)
@@ -97,7 +97,7 @@ class VAEConfig(_Sizes):
 
     @property
     def downsample(self) -> int:
-        """How many pixels one latent cell covers along one side."""
+        """The height and the width in pixels that one latent cell covers."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
@@ -109,24 +109,24 @@ class ModelConfig(_Sizes):
     vae: VAEConfig
     latent_patch_size: int = Field(2, gt=0)
     max_latent_size: int = Field(64, gt=0)
-    """How many latent tokens the position table has along one side."""
+    """The number of rows, and of columns, of latent tokens in the position table. Larger images are not possible."""
     timestep_shift: float = Field(1.0, gt=0)
-    """Timestep shift in *training*. Sampling has a setting of its own."""
+    """The timestep shift used in *training*. Sampling has its own setting for the shift."""
 
     @property
     def latent_dim(self) -> int:
-        """How many numbers one latent token has."""
+        """The number of values in one latent token."""
         return self.latent_patch_size**2 * self.vae.latent_channels
 
     @property
     def pixels_per_token(self) -> int:
-        """How many pixels one latent token covers along one side."""
+        """The height and the width in pixels that one latent token covers."""
         return self.vae.downsample * self.latent_patch_size
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the sizes of a released model folder. Raises InputError that names the file and the key if a value is
-        missing or not allowed."""
+        """Read the sizes from the JSON files of a released model folder. Raises InputError that names the file and the
+        key if a value is missing or not allowed."""
         try:
             return cls.model_validate(released_sizes(folder))
         except ValidationError as error:
@@ -138,7 +138,8 @@ class ModelConfig(_Sizes):
         return self.model_dump()
 
     def write(self, folder: Path) -> None:
-        """Write the three JSON files into the folder."""
+        """Write the sizes into the three JSON files of a released model folder: config.json, llm_config.json and
+        vit_config.json."""
         llm = self._llm_json()
         vit = self._vit_json()
         top = {

@@ -2,9 +2,9 @@
 
 A step of a large model starts about a thousand small kernels. Starting them one by one from Python takes several times
 longer than running them. A CUDA graph starts them all at once, but it needs constant sizes. Therefore every step
-computes all rows, also the rows whose text has ended. (These rows write only beyond the end of their contexts.) For the
-same reason attention reads the same number of cache columns for every row, and a mask hides the columns that do not
-belong to the row.
+computes all rows (one row is one text), also rows whose text has ended. (What such a row writes lies beyond the end of
+its context and is never read.) For the same reason attention reads the same number of cache columns for every row, and
+a mask hides the columns that do not belong to the row.
 
 Letters: A rows that take part in a step, B rows of the cache, R rows of the texts, S columns read, h query heads, k
 key/value heads, d numbers per head, V vocabulary.
@@ -22,8 +22,8 @@ from irg_rl.model.cache import KVCache
 from irg_rl.model.transformer import LanguageModel
 
 Decode = Callable[[Int[Tensor, "A"], Int[Tensor, "A"]], Float[Tensor, "A V"]]
-"""`decode(token_ids, some)` appends one token to each of the rows `some` and returns the logits of each row's next
-token."""
+"""`decode(token_ids, some)` appends one token to each of the rows `some` and returns, for each of these rows, the
+logits of its next token."""
 
 
 class SingleTokens:
@@ -47,13 +47,13 @@ class SingleTokens:
 
 
 class GraphDecoder:
-    """A `Decode` function for rows of a cache on a GPU, run as a CUDA graph.
+    """A function of type `Decode` that appends tokens to rows of a cache on a GPU. It runs as one CUDA graph.
 
     rows: the rows of the cache that get tokens, in ascending order. tokens: the largest number of tokens that each row
     may get.
 
     Use only one decoder per device at a time: all decoders are recorded on one stream and share its memory. Raises
-    ValueError, before any work on the GPU, if a context would exceed the cache.
+    ValueError, before any work on the GPU, if a context would become longer than the cache has room for.
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> None:
@@ -98,6 +98,6 @@ class GraphDecoder:
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the CUDA stream on which steps are recorded. All decoders of a device share it, because every stream keeps
-    a workspace of its own."""
+    """Return the CUDA stream on which the CUDA graphs of decoding are recorded. All decoders of a device share this
+    stream, because every stream keeps its own working memory."""
     return torch.cuda.Stream(device)

@@ -20,8 +20,9 @@ INDICES = ("ema.safetensors.index.json", "model.safetensors.index.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the file with all weights. If there is none, return the shards of the first index found. Raises InputError
-    that names what is missing or broken."""
+    """Return the paths of the weight files in a model folder: the one file with all weights, or, if there is none, all
+    shards that the index names. Raises InputError if neither a weight file nor an index exists, or if the index is not
+    valid."""
     for name in WHOLE:
         if (folder / name).is_file():
             return [folder / name]
@@ -36,14 +37,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _is_plain(name: object) -> bool:
-    """Return whether `name` is a plain file name, so that the file lies in the same folder and not elsewhere on the
-    disk."""
+    """Return whether `name` is a file name without a folder, so that the file must lie next to the index and not
+    elsewhere on the disk."""
     return isinstance(name, str) and bool(name) and Path(name).name == name and "\0" not in name
 
 
 def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp32: str = "") -> dict[str, Tensor]:
-    """Read all tensors of a file and convert them to `dtype`. Tensors whose name ends with `fp32` (if it is not empty)
-    are read in fp32.
+    """Read all tensors of a safetensors file and return them by name, converted to `dtype`. Tensors whose name ends
+    with `fp32` (if it is not empty) are read in fp32.
 
     Each tensor is copied into memory that torch allocated, which is aligned to 64 bytes. Without the copy, tensors
     would have the alignment of the file. Matrix products of differently aligned operands differ in the last bits, so
@@ -58,7 +59,7 @@ def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp3
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
-    """Return the shapes of the tensors of a file. Only the file's header is read."""
+    """Return the shape of every tensor in a safetensors file, by name. Only the header of the file is read."""
     with _opened(path, "cpu") as file:
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
 

@@ -1,5 +1,5 @@
-"""Attention to a cached context with flash-attn. The queries of a row meet only the keys of the same row, so nothing is
-padded, masked or repeated.
+"""Attention to a cached context with flash-attn. The new tokens of a row (one context in the cache) are compared only
+with the keys of the same row, so nothing is padded, masked or repeated.
 
 Letters: R rows, N new tokens, M keys of all rows, h query heads, k key/value heads, d numbers per head.
 """
@@ -16,8 +16,8 @@ from irg_rl.model.pack import Pack
 
 
 class FlashAttention:
-    """The same `attend` function as `CachedAttention`, for rows that each get one new block. The block is a text if
-    `causal`. Otherwise it is an image, whose tokens all see each other.
+    """Computes the same attention to cached contexts as `CachedAttention`. Every row gets one new block of tokens. If
+    `causal` is True, the block is a text. Otherwise it is an image, whose tokens all see each other.
 
     `kernel(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=)` is flash-attn's
     `flash_attn_varlen_func`. It takes q [N, h, d] and k, v [M, k, d], one row after the other. The last query of a row

@@ -1,8 +1,8 @@
 """Counts the floating-point operations of the model from the sizes of its matrices.
 
-A matrix takes two operations (multiply and add) per weight and token. Attention takes four operations per (query, key)
-pair and number of a head: two for the scores and two for the weighted sum of the values. Norms, activations and
-position tables are left out: they take less than one percent at any size for which planning is useful.
+A matrix takes two operations (multiply and add) per weight and token. For each (query, key) pair and each dimension of
+a head, attention takes four operations: two for the scores and two for the weighted sum of the values. Norms,
+activations and position tables are left out: they take less than one percent at any size for which planning is useful.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from irg_rl.model.unified import UnifiedModel
 
 @dataclass(frozen=True)
 class Workload:
-    """How many tokens and attention pairs go through the model."""
+    """The amount of work that a forward pass gives to the model: numbers of tokens and of (query, key) pairs."""
 
     und: int = 0  # tokens of the und expert
     gen: int = 0  # tokens of the gen expert
@@ -32,10 +32,10 @@ class Workload:
 
     @classmethod
     def of(cls, pack: Pack) -> "Workload":
-        """Return the workload of a pack.
+        """Return the workload of one forward pass over the pack.
 
-        Rows of similar length are padded to one length, and all their pairs are computed. If a row has several
-        branches, the same is done with branches instead of rows.
+        Rows (token sequences) of similar length are padded to one length, and all (query, key) pairs of the padded rows
+        are counted. If any row has several branches, branches are padded and counted instead of rows.
         """
         if pack.views:
             batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]
@@ -54,7 +54,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Matrices:
-    """How many weights a token of each kind is multiplied with."""
+    """The number of weights with which one token is multiplied. There is one number for each kind of token."""
 
     und: int
     gen: int
@@ -82,6 +82,7 @@ class Matrices:
         )  # fmt: skip
 
     def flops(self, load: Workload) -> int:
-        """Return the number of operations of one forward pass. A backward pass takes twice as many."""
+        """Return the number of floating-point operations of one forward pass with this workload. A backward pass takes
+        twice as many."""
         through = load.und * self.und + load.gen * self.gen + load.patches * self.patch + load.logits * self.logit
         return 2 * through + 4 * (load.pairs * self.pair + load.patch_pairs * self.patch_pair)

@@ -50,8 +50,9 @@ def save_folder(
     path: Path,
     add: Callable[[Path], None] = lambda folder: None,
 ) -> None:
-    """Write a model folder under a temporary name, then rename it and replace an older folder. So readers find a
-    complete folder or none. `add` is called with the temporary folder and may write further files into it."""
+    """Write a model folder. It is first written under a temporary name and then renamed to `path`, so that nobody reads
+    an incomplete folder. An older folder at `path` is replaced. `add` is called with the temporary folder and may write
+    further files into it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.mkdir(parents=True)
     try:
@@ -98,11 +99,11 @@ def load_folder(
 
 
 def check_folder(path: Path) -> Folder:
-    """Check a model folder. Return its tokenizer, and its models on the meta device (without numbers). Only the headers
-    of the weight files are read.
+    """Check a model folder. Return its tokenizer, and its model and autoencoder on PyTorch's meta device, that is
+    without values. Only the headers of the weight files are read.
 
     Raises InputError that names what is missing or broken: a file, every weight that is missing, unknown or of another
-    shape than the JSON files say, or a tokenizer with more ids than the model has rows.
+    shape than the JSON files say, or a tokenizer with more ids than the embedding of the model has.
     """
     path = Path(path)
     shapes: dict[str, torch.Size] = {}
@@ -124,8 +125,9 @@ def check_folder(path: Path) -> Folder:
 
 
 def require_sizes(folder: ModelConfig, asked: ModelConfig, path: Path) -> None:
-    """Raise InputError if the sizes in a recipe differ from those of the folder that training starts from. The error
-    names each such size. (The shift of the training timesteps is not a size.)"""
+    """Raise InputError if the model sizes in a recipe (`asked`) differ from those of the model folder that training
+    starts from (`folder`). The error names each size that differs. (The shift of the training timesteps is not a
+    size.)"""
     theirs, ours = folder.to_dict(), asked.to_dict()
     different = [
         f"model.{name} is {mine}, {found} in the folder"
@@ -145,8 +147,8 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str 
 
 
 def _with_real_table(config: ModelConfig, shapes: Mapping[str, torch.Size], path: Path) -> ModelConfig:
-    """Return the configuration with `max_latent_size` taken from the table of latent positions in the weights. The
-    config.json of a release may be older than its weights."""
+    """Return the configuration with the `max_latent_size` that fits the table of latent positions in the weights. The
+    two may differ, because the config.json of a release may be older than its weights."""
     table = shapes.get("latent_pos_embed.pos_embed")
     if table is None or len(table) != 2:
         return config
@@ -158,7 +160,7 @@ def _with_real_table(config: ModelConfig, shapes: Mapping[str, torch.Size], path
 
 
 def _tables(model: UnifiedModel) -> dict[str, PositionTable]:
-    """Return the two sin-cos position tables by their names in the state dict."""
+    """Return the two modules with sin-cos position tables, each under the name that its table has in the state dict."""
     return {
         "latent_pos_embed.pos_embed": model.latent_pos_embed,
         "vit_pos_embed.pos_embed": model.vit_pos_embed,
@@ -166,7 +168,8 @@ def _tables(model: UnifiedModel) -> dict[str, PositionTable]:
 
 
 def _as_read(table: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a position table, which the model keeps in fp32, in the number type `dtype` of the other weights if this
-    loses nothing. That is so if the table was read from a bf16 file."""
+    """Return a position table in the number type `dtype` of the other weights, if this conversion is exact; otherwise
+    return it in fp32. The model always keeps its tables in fp32. The conversion is exact if the table was read from a
+    file in `dtype`."""
     narrow = table.to(dtype)
     return narrow if torch.equal(narrow.float(), table) else table

@@ -1,8 +1,8 @@
 """Counts the memory of a forward pass without running it.
 
 The code of the model runs on PyTorch's fake tensors, which have a size, a type and a device but no contents. Therefore
-the count follows any change of the model. Only tensors are counted, not the workspace of kernels or the memory that the
-allocator reserves.
+the count stays correct when the code of the model changes. Only tensors are counted, not the workspace of kernels or
+the memory that the allocator reserves.
 """
 
 import weakref
@@ -35,7 +35,8 @@ class Footprint:
 def training_footprint(
     model: UnifiedModel, pack: Pack, device: str, dtype: torch.dtype, context_grad: str = "full"
 ) -> Footprint:
-    """Return the memory of `model(pack)` with gradients. The model may be on the meta device.
+    """Return the memory that the forward pass `model(pack)` takes in training, when gradients will be computed. The
+    model may be on PyTorch's meta device (without values).
 
     Tensors that only the gradients of frozen weights would need are not stored. With activation checkpointing, the
     backward pass stores the activations of one layer at a time.
@@ -58,8 +59,8 @@ def training_footprint(
 
 
 def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], device: str) -> int:
-    """Return the peak memory, in bytes, of decoding or encoding `images` images in fp32: the larger of the two. `size`
-    is (height, width) in pixels."""
+    """Return the peak memory, in bytes, of the autoencoder for `images` images in fp32. Decoding and encoding are both
+    counted, and the larger number is returned. `size` is (height, width) in pixels."""
     height, width = size
     side = vae.config.downsample
     shapes = {
@@ -79,8 +80,8 @@ def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], devi
 def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], context: int, device: str) -> int:
     """Return the peak memory, in bytes, of one denoising step, without the weights and the cache.
 
-    rows: number of images, each with its own cached context. context: number of tokens of each context. The model is on
-    the meta device, in the number type that it samples in.
+    rows: number of images, each with its own cached context. context: number of tokens of each context. The model must
+    be on PyTorch's meta device (without values), in the number type that is used for sampling.
     """
     cache = model.new_cache(rows, context)
     cache.lengths.fill_(context)
@@ -92,8 +93,8 @@ def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], co
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that PyTorch saves for the backward pass inside this `with` block. Each storage counts once, and
-    the storages of `weights` do not count. Works for real and for fake tensors."""
+    """Counts the bytes that PyTorch saves for the backward pass inside this `with` block. Memory that several tensors
+    share counts once. The memory of `weights` does not count. Works for real and for fake tensors."""
 
     def __init__(self, weights) -> None:
         self._own = {_storage(w) for w in weights}
@@ -111,8 +112,8 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that were made inside this `with` block and still exist (`now`), and the largest
-    such number (`peak`)."""
+    """Counts the bytes of the tensors that are made inside this `with` block. `now` is the number of bytes of those
+    that still exist, and `peak` is the largest value that `now` has had."""
 
     def __init__(self, weights) -> None:
         super().__init__()
@@ -139,8 +140,8 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _AttentionBytes(torch.autograd.Function):
-    """Stands for a fused attention kernel, which uses the same memory: it saves its inputs, its output and one fp32
-    number per query and head."""
+    """Replaces a fused attention kernel when memory is counted. It computes no attention, but it keeps the same memory
+    as the kernel: its inputs, its output and one fp32 number per query and head."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -154,7 +155,7 @@ class _FusedAttention(TorchFunctionMode):
     """Replaces PyTorch's attention by `_AttentionBytes`, because it is not known which kernel a GPU would choose. The
     masks of FlexAttention are not counted: they have only a few numbers per 128 x 128 pairs.
 
-    `repeats_heads`: repeat keys and values for every query head first, as attention.py does only on CUDA.
+    If `repeats_heads` is True, keys and values are first repeated for every query head, as attention.py does on CUDA.
     """
 
     def __init__(self, repeats_heads: bool = False) -> None:
@@ -179,7 +180,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _weights(module: nn.Module, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return fake weights. Parameters have the number type `dtype`; buffers (the position tables) keep their own."""
+    """Return fake weights (without values) for every entry of the module's state dict. Parameters have the number type
+    `dtype`; buffers (the position tables) keep their own type."""
     return {
         name: torch.empty(tensor.shape, device=device, dtype=dtype, requires_grad=tensor.requires_grad)
         if isinstance(tensor, nn.Parameter)

@@ -1,7 +1,7 @@
 """RMS norm and rotary embedding with hand-written gradients.
 
 On a CPU, a small transformer spends as much time in these two functions as in its matrix products. With hand-written
-gradients, they read and write memory half as often.
+gradients, these functions read and write memory half as often.
 """
 
 import torch
@@ -19,8 +19,8 @@ def rms_norm(x: Float[Tensor, "*n size"], weight: Float[Tensor, "size"], eps: fl
 
 
 class _RMSNormFunction(torch.autograd.Function):
-    """RMS norm with its gradient. With s = 1 / rms(x) and the incoming gradient g: y = x s w; dw = sum g x s; dx = s (g
-    w - x s^2 mean(g w x))."""
+    """RMS norm with a hand-written gradient. Let w be the weight, g the gradient of the output y, and s = 1 / rms(x).
+    Then y = x s w; dw = sum g x s; dx = s (g w - x s^2 mean(g w x))."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,8 +1,9 @@
-"""Incremental inference for a batch: contexts are kept in a cache and extended block by block, with the same layout
-rules as packs.
+"""Incremental inference for a batch. The contexts (the tokens seen so far) are kept in a key/value cache and extended
+by one block (a text or an image) at a time. The rules for token order and positions are those of training.
 
-Every call builds a small pack that starts at the next rope positions of the contexts. The attention of this pack also
-sees the cache. In all methods, `rows` names the rows of the batch that take part (None: all rows, in order).
+Every call builds a small pack (a set of token sequences for one forward pass) whose positions continue those of the
+contexts. Its tokens also see the cached contexts. In all methods, `rows` holds the indices of the contexts that take
+part (None: all contexts, in order).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +23,8 @@ from irg_rl.model.transformer import Attend, Keep, LanguageModel
 
 
 class Incremental:
-    """The part of `UnifiedModel` that decodes with a cache. `UnifiedModel` has the attributes below and defines
-    `trunk`."""
+    """The methods of `UnifiedModel` that decode with a cache. This is a base class: `UnifiedModel` provides the
+    attributes below and the method `trunk`."""
 
     config: ModelConfig
     special: SpecialIds
@@ -32,8 +33,9 @@ class Incremental:
     llm2vae: nn.Linear
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states after the final norms as two streams (und, gen): all tokens, or only the tokens
-        `keep`. gen is None if the pack has no latent tokens."""
+        """Return the hidden states of the tokens after the final norms, as two tensors (und, gen): text tokens and
+        image patches in `und`, image latents in `gen`. If `keep` is given, return only these tokens. `gen` is None if
+        the pack has no latent tokens."""
         raise NotImplementedError
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
@@ -42,12 +44,13 @@ class Incremental:
         return KVCache(self.config.llm, batch, capacity, weight.device, weight.dtype)
 
     def pack_builder(self) -> PackBuilder:
-        """Return a pack builder with this model's boundary tokens and position tables."""
+        """Return a pack builder that uses the boundary tokens of this model and the sizes of its position tables."""
         return PackBuilder(self.special, self.config.max_latent_size, self.config.vit.max_patches_per_side)
 
     @torch.no_grad()
     def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
-        """Append one text to every row: bos, its ids, eos. The texts may have different lengths."""
+        """Append one text to every context: the begin token bos, the ids of the text, and the end token eos. The texts
+        may have different lengths."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
@@ -64,7 +67,7 @@ class Incremental:
         patch_grid: Grid,
         rows: Tensor | None = None,
     ) -> None:
-        """Append one image to every row: first its clean latents, then its ViT patches."""
+        """Append one image to every context: first its clean latent tokens, then its patches for the vision tower."""
         builder = self.pack_builder()
         for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
             image = builder.add_clean(latents, clean_grid, gap=start)
@@ -76,8 +79,8 @@ class Incremental:
     def next_logits(
         self, cache: KVCache, token_ids: Int[Tensor, "R"], rows: Tensor | None = None
     ) -> Float[Tensor, "R V"]:
-        """Append one text token to every row. Return the logits of each row's next token. The first token of a text
-        must be bos."""
+        """Append one text token to every context. Return, for each context, the logits of its next token. The first
+        token of a text must be the begin token bos."""
         which = slice(None) if rows is None else rows.cpu()
         device = cache.keys[0].device
         lengths, count = cache.lengths[which], token_ids.shape[0]
@@ -97,7 +100,7 @@ class Incremental:
 
         rows: the contexts that may grow. tokens: the largest number of tokens for each context. The argument `some` of
         `decode` chooses the contexts of a step by their indices in `rows`. On a GPU the function is a CUDA graph. Then
-        no other call may add to these contexts while it is in use.
+        no other call may add tokens to these contexts while the function is in use.
         """
         if cache.keys[0].is_cuda:
             return GraphDecoder(self.language_model, cache, rows, tokens)
@@ -112,20 +115,22 @@ class Incremental:
         rows: Tensor | None = None,
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
-        """Return the velocity of noisy images in their contexts. The contexts do not change. This is one step of
-        `drawing`."""
+        """Return the velocity of the noisy images `x_t` at the times `t`, each image after its own cached context. The
+        contexts do not change. This is one call of the function that `drawing` returns."""
         return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
 
     def drawing(
         self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
     ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
-        """Return a function that computes the velocity of noisy images x_t at the times t.
+        """Return a function that takes noisy images x_t and their times t and returns their velocities, for the
+        denoising steps of one batch of images.
 
-        The layout is computed once for all denoising steps. Masks are computed in every call, so that only the masks of
-        one guidance branch exist at a time. The contexts must not change while the function is in use.
+        Token order and positions are computed once for all denoising steps. Attention masks are computed in every call,
+        so that the masks for guidance (without text, without image) do not all exist at the same time. The contexts
+        must not change while the function is in use.
 
-        at: use the contexts as they were at this mark. Therefore guidance without the last text needs no cache of its
-        own.
+        at: use the contexts as they were at this mark (a recorded moment). With a mark from before the last text, the
+        velocity without this text needs no second cache.
         """
         past = cache.mark() if at is None else at
         which = slice(None) if rows is None else rows.cpu()
@@ -150,7 +155,7 @@ class Incremental:
         return velocity
 
     def _starts(self, cache: KVCache, rows: Tensor | None, items: Sequence) -> list[tuple]:
-        """Return the item of every row together with the rope position at which it starts."""
+        """Return, for every context, a pair (its entry of `items`, the rope position at which its new tokens start)."""
         positions = cache.positions if rows is None else cache.positions[rows.cpu()]
         if len(items) != len(positions):
             raise ValueError(f"{len(items)} items for {len(positions)} rows")
@@ -166,8 +171,8 @@ class Incremental:
         write: bool,
         causal: bool | None,
     ) -> Attend:
-        """Return the attention function for new blocks. If every row gets one block, `causal` says whether the blocks
-        are texts. If rows get several blocks, `causal` is None, and only SDPA has a mask for them."""
+        """Return the attention function for new blocks of tokens. If every context gets one block, `causal` says
+        whether the blocks are texts. If a context gets several blocks, `causal` is None; then only SDPA can be used."""
         keys = cache.keys[0]
         if causal is not None and self.attention.in_caches(keys.device, keys.dtype) is Backend.FLASH:
             kernel = flash_kernel()

@@ -9,27 +9,30 @@ from irg_rl.model.pack import grid_ids
 from irg_rl.model.unified import UnifiedModel
 
 CONTENT = 0.3
-"""Factor on the initial weights that make image content, so that it is small beside the values of the position
-table."""
+"""Factor that makes the initial weights for image content smaller, so that content is small compared with the values of
+the position table."""
 
 
 @torch.no_grad()
 def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: tuple[int, int]) -> UnifiedModel:
-    """Set the initial weights of a model.
+    """Set the initial weights of a model, and return the model.
 
     Weights are normal with standard deviation 1/sqrt(fan in), so every layer keeps the scale of its input. Matrices
-    that write to the residual stream are divided by sqrt(2 * layers), as in GPT-2. Biases are 0. The velocity head
-    starts at 0, as in BAGEL. Norm weights stay 1, and the position tables keep their values.
+    that write to the residual stream are divided by sqrt(2 * layers), as in GPT-2. Norm weights stay 1, and the
+    position tables keep their values. The velocity head starts at 0, as in BAGEL. Biases are 0, with the exception
+    given at the end.
 
-    In each layer, the queries and keys of both experts start from one matrix (mimetic initialization, Trockman and
-    Kolter 2023). So before anything is learned, tokens attend to similar tokens: a latent attends to the latent and the
-    patch at its own place. Without this, a base model took twice as many steps to use the picture that it should edit.
+    In each layer, the query and key matrices of both experts start with the same values (mimetic initialization,
+    Trockman and Kolter 2023). So at the start of training, tokens attend to similar tokens: a latent attends to the
+    latent and the patch at its own position in the image. Without this, a base model took twice as many steps to use
+    the picture that it should edit.
 
-    `grid` and `vit_grid` are the grids (rows, columns) of latent tokens and ViT patches of the images in training. On a
-    few rows and columns the sin-cos table is nearly constant: neighbours differ by a fiftieth of its energy, and image
-    content of unit variance would hide this difference. So content starts small compared with the *varying* part of the
-    table, and the biases subtract the mean of the table. Attention between the same places of two images is then found
-    sooner.
+    `grid` and `vit_grid` are the grids (rows, columns) of latent tokens and ViT patches of the images in training. For
+    a small grid, the sin-cos position table is nearly constant: neighbours differ by a fiftieth of its energy, and
+    image content of unit variance would hide this difference. Two steps prevent this. The weights for image content
+    start small. And the biases of the two layers that embed latents and patches are not 0: they start at minus the mean
+    of the table, which leaves only the *varying* part of the table. The model then learns sooner to attend between the
+    same positions of two images.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = math.sqrt(2 * model.config.llm.num_hidden_layers)

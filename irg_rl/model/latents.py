@@ -1,5 +1,5 @@
-"""Functions and modules for latent tokens: they cut latents into tokens, and compute the fixed position tables and the
-embedding of the flow time."""
+"""Functions and modules for latent tokens: cutting latents into tokens, the fixed position tables, and the embedding of
+the flow time."""
 
 import math
 from typing import cast
@@ -23,7 +23,7 @@ def patchify(image: Float[Tensor, "*b C H W"], patch: int) -> Float[Tensor, "*b 
 
 
 def unpatchify(tokens: Float[Tensor, "*b N D"], grid: tuple[int, int], patch: int) -> Float[Tensor, "*b C H W"]:
-    """Join tokens to an image or latent again: the inverse of `patchify`."""
+    """Join tokens to an image or latent again: the inverse of `patchify`. `grid` is (rows, columns) of tokens."""
     cells = tokens.unflatten(-1, (patch, patch, -1)).unflatten(-4, grid)  # rows, columns, patch, patch, C
     return cells.movedim(-1, -5).movedim(-3, -2).flatten(-4, -3).flatten(-2)
 
@@ -45,7 +45,8 @@ def sincos_table(side: int, size: int) -> Float[Tensor, "side*side size"]:
 
 
 class PositionTable(nn.Module):
-    """A fixed sin-cos table of positions. It stays in fp32, also when the model is cast to another type."""
+    """A fixed sin-cos table with one vector for each position in a square grid. It stays in fp32, also when the model
+    is cast to another number type."""
 
     pos_embed: Float[Tensor, "side*side size"]
 
@@ -67,8 +68,8 @@ class PositionTable(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """Embeds the flow time t in [0, 1], which is not scaled: [cos, sin] of t * 10000^(-k/128), then Linear, SiLU,
-    Linear."""
+    """Embeds the flow time t in [0, 1] without scaling it. The features [cos, sin] of t * 10000^(-k/128), for k = 0 ...
+    127, go through Linear, SiLU and Linear."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class TimeEmbedder(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The last linear layer, which returns the embedding."""
+        """The last linear layer. Its output is the embedding."""
         return cast(nn.Linear, self.mlp[2])
 
     def forward(self, t: Float[Tensor, "N"]) -> Float[Tensor, "N H"]:

@@ -1,6 +1,8 @@
-"""The rules for token order, boundary tokens, rope positions, visibility and experts. No other module computes them.
+"""The rules that say in which order tokens stand, which boundary tokens they get, their rope positions, which tokens
+they see, and which expert processes them. No other module computes these.
 
-A row is a tree of blocks. A block continues its parent. A block without a parent starts a new sample.
+A row is one token sequence. It consists of blocks (texts and images), which form a tree: a block continues its parent.
+A block without a parent starts a new sample.
 
 | kind  | tokens                  | mask in the block | rope positions  | next position         |
 |-------|-------------------------|-------------------|-----------------|-----------------------|
@@ -10,8 +12,9 @@ A row is a tree of blocks. A block continues its parent. A block without a paren
 | NOISE | soi, x_t, eoi           | full              | all = start     | start (no change)     |
 
 A block starts at its parent's next position plus `gap`; a block without a parent starts at `gap`. Its tokens see every
-token of every ancestor. NOISE blocks have no children, so no other block sees them. A chain of blocks is BAGEL's
-packing. A tree also allows shared prefixes, several noise blocks per image and histories that skip a turn.
+token of every ancestor. NOISE blocks have no children, so no other block sees them. If the tree is a chain, the result
+is BAGEL's packing. A real tree also allows shared prefixes, several noise blocks per image and contexts that leave out
+a turn.
 
 The latent tokens of CLEAN and NOISE blocks use the gen expert (weights for image generation). Text, patches and *all*
 boundary tokens use the und expert (weights for understanding).
@@ -55,13 +58,13 @@ class Block:
 
 
 class Layout:
-    """The blocks of one row, in token order."""
+    """The blocks (texts and images) of one row, in token order. A row is one token sequence."""
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
         self.tokens = 0
         self.branches = [0]
-        """For each branch, the index of its first block."""
+        """For each branch of the row (see `new_branch`), the index of its first block."""
 
     def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
         """Append a block with `length` tokens between its two boundary tokens. Return the index of the block."""
@@ -75,9 +78,9 @@ class Layout:
         return len(self.blocks) - 1
 
     def new_branch(self) -> None:
-        """Start a new branch with the next block. Blocks of the branch must see only their ancestors and each other.
-        This call does not change visibility, which depends only on parents. It marks where attention may split the
-        row."""
+        """Say that the next block starts a new branch of the row. Blocks of a branch may have ancestors outside the
+        branch, but no other block outside the branch may be seen. This call does not change which tokens see each
+        other, because that depends only on parents. It only marks where attention may split the row."""
         if self.branches[-1] < len(self.blocks):
             self.branches.append(len(self.blocks))
 
@@ -89,7 +92,8 @@ class Layout:
         return self.blocks[parent]
 
     def ancestors(self) -> np.ndarray:
-        """Return a boolean table [n, n]: whether block j is block i or one of its ancestors."""
+        """Return a boolean table [n, n] for the n blocks of the row. Entry (i, j) says whether block j is block i
+        itself or an ancestor of block i."""
         sees = np.eye(len(self.blocks), dtype=bool)
         for index, block in enumerate(self.blocks):
             if block.parent is not None:
@@ -97,18 +101,19 @@ class Layout:
         return sees
 
     def positions(self) -> Int[Tensor, "L"]:
-        """Return the rope position of every token."""
+        """Return the rope position of every token in the row."""
         return torch.from_numpy(Tokens([self]).position)
 
     def visibility(self) -> Bool[Tensor, "L L"]:
-        """Return a boolean table [L, L]: whether the token of the table's row may attend to the token of its column."""
+        """Return a boolean table [L, L] for the L tokens of the row. Entry (i, j) says whether token i may attend to
+        token j."""
         return Visibility.of([self]).dense()[0, : self.tokens, : self.tokens]
 
 
 @dataclass(frozen=True)
 class View:
-    """One branch of a row: its own tokens, and the tokens outside the branch that it sees. Both are indices into the
-    row."""
+    """One branch of a row: its own tokens, and the tokens outside the branch that it sees. Both are given as indices of
+    tokens in the row."""
 
     row: int
     own: range
@@ -120,7 +125,7 @@ class View:
 
 
 def views(rows: list[Layout]) -> list[View]:
-    """Return the branches of all rows. The list is empty if every row has only one branch."""
+    """Return the branches of all rows, each as a `View`. The list is empty if every row has only one branch."""
     if all(len(row.branches) == 1 for row in rows):
         return []
     found = []
@@ -136,8 +141,8 @@ def views(rows: list[Layout]) -> list[View]:
 
 
 class Tokens:
-    """Arrays with one entry per token, for several rows in sequence. They hold the table of this module's docstring in
-    vectorised form."""
+    """The table in the docstring of this module, applied to every token of several rows: arrays with one entry per
+    token, row after row. The arrays `row`, `kind`, `length`, `sizes` and `first` have one entry per block instead."""
 
     def __init__(self, rows: list[Layout]) -> None:
         table = [
@@ -162,8 +167,8 @@ class Tokens:
 
 @dataclass
 class Visibility:
-    """Which tokens see each other, in a batch of rows padded to one length. It is stored compactly: the block of every
-    token, and the ancestors of every block.
+    """Says which tokens see each other, in a batch of rows (token sequences) padded to one length. Stored are only the
+    block (text or image) of every token and the ancestors of every block.
 
     The padding of a row counts as a block of its own, which sees only itself.
     """
@@ -189,7 +194,8 @@ class Visibility:
         return cls(*map(torch.from_numpy, (block, ancestors, kinds == Kind.TEXT, kinds == Kind.NOISE)))
 
     def take(self, rows: Int[Tensor, "R"], length: int) -> "Visibility":
-        """Return the visibility of these rows only, cut to `length`, which must contain all their tokens."""
+        """Return the visibility of the given rows only, cut to the first `length` tokens. The rows must not have more
+        tokens than this."""
         return Visibility(self.block[rows, :length], self.ancestors[rows], self.causal[rows], self.noise[rows])
 
     def dense(self) -> Bool[Tensor, "B L L"]:
@@ -206,9 +212,9 @@ class Visibility:
     def between(
         self, row: Int[Tensor, "R"], query: Int[Tensor, "R Q"], key: Int[Tensor, "R K"]
     ) -> Bool[Tensor, "R Q K"]:
-        """Return which of the query tokens see which of the key tokens, in the given rows. An index of -1 is padding.
-        Padded keys are seen by no real query. Padded queries see all keys, because a softmax over nothing is
-        undefined."""
+        """Return a boolean table that says which of the given query tokens see which of the given key tokens. `query`
+        and `key` hold token indices in the rows `row`. An index of -1 is padding. No real query sees a padded key.
+        Padded queries see all keys, because a softmax over nothing is undefined."""
         block, ancestors = self.block[row], self.ancestors[row]
         own, other = block.gather(1, query.clamp(min=0)), block.gather(1, key.clamp(min=0))
         seen = ancestors.gather(1, own[:, :, None].expand(*own.shape, ancestors.shape[2]))
@@ -219,7 +225,8 @@ class Visibility:
         return visible | (query < 0)[:, :, None]
 
     def in_noise(self) -> Bool[Tensor, "B L"]:
-        """Return which tokens belong to NOISE blocks. Boundary tokens are included."""
+        """Return, for every token, whether it belongs to a NOISE block (a noisy image). The boundary tokens of the
+        block are included."""
         return self.noise.gather(1, self.block)
 
     def to(self, device: torch.device | str) -> "Visibility":

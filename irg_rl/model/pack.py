@@ -1,9 +1,10 @@
-"""Packs: several rows of blocks as the tensors of one forward pass.
+"""Packs. A pack holds several rows (token sequences) as tensors for one forward pass. A row consists of blocks, which
+are texts and images.
 
 The tokens of a pack are in *stream order*: first the text and boundary tokens of all rows, then all ViT patches, then
-all latent tokens. Each of the three parts goes row by row. The und expert processes text and patches, and the gen
-expert processes latents, so slicing is enough to give each expert its tokens. `slot` maps the stream to the padded rows
-on which attention works.
+all latent tokens. Inside each of these three parts, the order is row by row. The und expert processes text and patches,
+and the gen expert processes latents, so each expert gets its tokens by slicing. Attention works on rows padded to one
+length; `slot` holds the position of each token in these padded rows.
 
 Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens, M wanted
 logits, V velocity tokens, I latent images (clean or noisy), D numbers of a latent token.
@@ -19,7 +20,7 @@ from torch import Tensor
 from irg_rl.model.layout import Kind, Layout, Tokens, View, Visibility, views
 
 Grid = tuple[int, int]
-"""Numbers of rows and columns of a token grid."""
+"""The size of a grid of tokens: (number of rows, number of columns)."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ _ON_DEVICE = {
 
 
 class PackBuilder:
-    """Collects blocks row by row and builds a pack from them. Every `add_*` method returns the number of the new block.
-    A later block can name this number as its `parent`.
+    """Collects blocks (texts and images) row by row and builds a pack from them. A row is one token sequence. Every
+    `add_*` method returns the number of the new block. A later block can name this number as its `parent`.
 
     `latent_side` and `patch_side` are the sides of the two position tables (`max_latent_size`, `max_patches_per_side`):
     a token at (row, column) has position id row * side + column.
@@ -94,7 +95,7 @@ class PackBuilder:
         self._times: list[float] = []
 
     def next_positions(self) -> list[int]:
-        """Return, for each row, the rope position that follows its last block."""
+        """Return, for each row, the rope position at which the next block after the row's last block would start."""
         return [row.blocks[-1].next_position for row in self._rows if row.blocks]
 
     def new_row(self) -> None:
@@ -103,33 +104,32 @@ class PackBuilder:
             self._rows.append(Layout())
 
     def new_branch(self) -> None:
-        """Start a new branch in this row with the next block. Blocks of the branch must see only their ancestors and
-        each other."""
+        """Say that the next block starts a new branch of the current row. Blocks of a branch may see only their
+        ancestors and blocks of the same branch."""
         self._rows[-1].new_branch()
 
     def add_text(
         self, ids: list[int] | Tensor, parent: int | None = None, *, loss: bool = False, eos_target: bool = True,
         gap: int = 0,
     ) -> int:  # fmt: skip
-        """Add a text: bos, ids, eos. With `loss`, the logits of the tokens from bos to the last id are computed, to
-        predict the ids. The last id also predicts the closing eos if `eos_target`; otherwise its logits are not
-        computed."""
+        """Add a text block: the begin token bos, the ids, and the end token eos. If `loss` is True, the model computes
+        the logits that predict each of the ids, and with `eos_target` also the logits that predict the closing eos."""
         self._ids.append(np.asarray(ids, dtype=np.int64))
         count = len(self._ids[-1])
         return self._add(Kind.TEXT, count, None, parent, gap, (count + eos_target) * loss)
 
     def add_clean(self, latents: Float[Tensor, "G D"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add a clean image (t = 0) as context."""
+        """Add the clean latents of an image (flow time 0) as context for later blocks."""
         return self._add_latents(Kind.CLEAN, latents, 0.0, grid, parent, gap)
 
     def add_noise(
         self, x_t: Float[Tensor, "G D"], t: float, grid: Grid, parent: int | None = None, gap: int = 0
     ) -> int:
-        """Add a noisy image at flow time t in [0, 1]. The model computes its velocity."""
+        """Add the noisy latents of an image at flow time t in [0, 1]. The model computes the velocity for them."""
         return self._add_latents(Kind.NOISE, x_t, t, grid, parent, gap)
 
     def add_vit(self, patches: Float[Tensor, "P patch"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add the patches of an image for the vision tower."""
+        """Add the patches of an image, which the vision tower processes. They are context for later blocks."""
         self._check(patches, grid)
         self._patches.append(patches)
         return self._add(Kind.VIT, grid[0] * grid[1], grid, parent, gap, 0)
@@ -161,8 +161,8 @@ class PackBuilder:
     def build(self, touch_all: bool = False) -> Pack:
         """Build the tensors of all rows. Raises ValueError if no block was added.
 
-        touch_all: run every module of the model, even if the pack has no tokens for it; the result then has weight
-        zero.
+        touch_all: make the model run every module, even if the pack has no tokens for the module. The outputs of such a
+        module are multiplied by zero.
         """
         rows = [row for row in self._rows if row.blocks]
         if not rows:
@@ -202,7 +202,8 @@ class PackBuilder:
         )
 
     def _all_ids(self, tokens: Tokens) -> np.ndarray:
-        """Return the token id of every text and boundary token. The values of other tokens are not used."""
+        """Return the token ids of all text and boundary tokens, in an array with one entry for every token of the pack.
+        The entries of other tokens are not used."""
         special = self._special
         is_text = tokens.kind == Kind.TEXT
         ids = np.zeros(len(tokens.block), dtype=np.int64)
@@ -232,7 +233,8 @@ class PackBuilder:
 
 
 def grid_ids(grid: Grid, side: int) -> np.ndarray:
-    """Return the position ids (row * side + column) of all cells of a grid, row by row."""
+    """Return the position ids of all cells of a grid, row by row. The id of a cell is row * side + column, where `side`
+    is the side of the position table."""
     return (np.arange(grid[0])[:, None] * side + np.arange(grid[1])).reshape(-1)
 
 

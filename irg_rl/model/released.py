@@ -1,9 +1,8 @@
 """Reads the sizes of a model from the three JSON files of a released folder.
 
-Some things the program computes in only one way, for example the activation and plain rotary positions. If a file asks
-for another way, it is refused with an error. Otherwise the setting would be ignored, and the model would get worse
-without a warning. Both spellings of the rotary base are read: `rope_theta`, and `rope_parameters` as written by
-transformers 5.
+For some settings, such as the activation function, this program supports only one value. If a file has another value,
+an error is raised. If the setting were ignored instead, the model would give worse results without a warning. Both
+spellings of the rotary base are read: `rope_theta`, and `rope_parameters` as written by transformers 5.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from irg_rl.errors import InputError
 from irg_rl.text_in import read_json
 
 UNUSED_VIT_LAYERS = 1
-"""How many layers of the SigLIP tower are not used: BAGEL reads the features before SigLIP's last layer."""
+"""The number of layers at the end of the SigLIP tower that are not used: BAGEL takes the features before SigLIP's last
+layer."""
 _LLM = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
     "rms_norm_eps",
@@ -26,7 +26,7 @@ _ONLY = {
     "vit_config.json": {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3},
     "config.json": {"connector_act": "gelu_pytorch_tanh", "interpolate_pos": False},
 }  # fmt: skip
-"""For each file, the settings for which only one value is supported."""
+"""For each JSON file, the settings for which this program supports only one value, with that value."""
 
 
 class _JsonFile:
@@ -47,8 +47,8 @@ class _JsonFile:
         return self.settings[name]
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """Return a setting that must be a whole number above 0. `default` is used if the setting is absent. Raises
-        InputError if there is no default either, or for another value."""
+        """Return the setting `name`, which must be a whole number above 0. If it is absent from the file, return
+        `default`. Raises InputError if it is absent and there is no default, or if its value is not allowed."""
         value = self[name] if default is None else self.settings.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{self.path}: {name} is {value!r:.80}, it must be a whole number above 0")
@@ -61,12 +61,14 @@ class _JsonFile:
         return _JsonFile(self.path / name, content)
 
     def known(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return the settings that are in the file, under our names. `names` maps our names to theirs."""
+        """Return those settings in `names` that the file has. `names` maps the name that a setting has in this program
+        to its name in the file. The result has the names of this program."""
         return {ours: self.settings[theirs] for ours, theirs in names.items() if theirs in self.settings}
 
 
 def released_sizes(folder: Path) -> dict[str, Any]:
-    """Return the fields of a ModelConfig as nested dicts. Raises InputError that names the file and the key."""
+    """Read the sizes of a released model folder. Return the fields of a ModelConfig as nested dicts. Raises InputError
+    that names the file and the setting if something is missing or not supported."""
     llm, vit = (_read(folder / name) for name in ("llm_config.json", "vit_config.json"))
     path = folder / "config.json"
     top = _read(path) if path.exists() else _JsonFile(path, {})
@@ -89,7 +91,8 @@ def _read(path: Path) -> _JsonFile:
 
 
 def _autoencoder(vae: _JsonFile) -> dict[str, Any]:
-    """Return the sizes of the autoencoder. Absent settings get the values of the FLUX.1 autoencoder."""
+    """Return the sizes of the autoencoder, read from the section `vae_config`. Settings that are absent get the values
+    of the FLUX.1 autoencoder."""
     base, factors = vae.whole("ch", 128), vae.settings.get("ch_mult", [1, 2, 4, 4])
     if not isinstance(factors, list) or not all(type(factor) is int and 0 < factor < 1024 for factor in factors):
         raise InputError(f"{vae.path}: ch_mult is {factors!r:.80}, it must be a list of small whole numbers")
@@ -103,7 +106,8 @@ def _autoencoder(vae: _JsonFile) -> dict[str, Any]:
 
 
 def _rope_theta(llm: _JsonFile) -> Any:
-    """Return the base of the rotary positions."""
+    """Return theta, the base of the rotary position embedding. Raises InputError if it is missing, if two values
+    differ, or if the file asks for scaled positions."""
     parameters = llm.section("rope_parameters").settings
     scaling = llm.section("rope_scaling").settings
     for place, settings in (("rope_parameters", parameters), ("rope_scaling", scaling)):

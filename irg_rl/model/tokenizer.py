@@ -1,8 +1,8 @@
 """The Qwen2 tokenizer: byte-level BPE on text in Unicode form NFC. Four of its special tokens mark the begin and end of
-blocks.
+texts and images.
 
-Only the layout puts special tokens into a sequence. If a text contains the characters `<|im_end|>`, they are encoded as
-ordinary characters, so no prompt can close its own block.
+Encoding a text never gives special tokens: model/layout.py and model/pack.py add them later. If a text contains the
+characters `<|im_end|>`, they are encoded as ordinary characters, so no prompt can end its own text block.
 """
 
 import json
@@ -26,7 +26,7 @@ _SPECIAL_TOKENS = (
 
 
 class TextTokenizer:
-    """Converts text to token ids and back, and knows the ids of the boundary tokens."""
+    """Converts text to token ids and back. `special` holds the ids of the four boundary tokens."""
 
     def __init__(self, qwen: Qwen2Tokenizer, source: str) -> None:
         self._qwen = qwen
@@ -50,7 +50,7 @@ class TextTokenizer:
         return text
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
+        """Write the tokenizer into a folder, as tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
         self._qwen.save_pretrained(folder)
         model = json.loads(self._qwen.backend_tokenizer.to_str())["model"]
         vocab = {token: index for token, index in sorted(model["vocab"].items(), key=lambda item: item[1])}
@@ -75,8 +75,8 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> TextTokenizer:
     """Train a tokenizer in the form of Qwen2's, write it into `folder` and return it.
 
-    It has at most `vocab_size` ids: 256 bytes, then merges, then 14 special tokens. The same corpus gives the same
-    files.
+    The tokenizer has at most `vocab_size` ids: first 256 bytes, then the learned merges, then 14 special tokens. The
+    same corpus always gives the same files. Raises InputError if `vocab_size` is too small.
     """
     least = 256 + len(_SPECIAL_TOKENS)
     if vocab_size < least:

@@ -1,9 +1,10 @@
 """The language model: Qwen2 layers in which almost every weight exists twice, once for each of two experts (a mixture
 of transformers). The und expert processes text and ViT patches, the gen expert processes image latents.
 
-The hidden states are two streams, (und, gen). So the matrices of each expert see only its own tokens, without padding.
-Only attention joins the streams: `attend(layer, q, k, v)` gets all tokens, und tokens first, and decides which tokens
-see each other (attention.py). Training packs and decoding with a cache differ only in `attend` and run the same layers.
+The hidden states are two tensors, (und, gen), here called streams. So each expert is applied only to its own tokens,
+and no padding is needed. Only attention joins the streams: `attend(layer, q, k, v)` gets all tokens, und tokens first,
+and decides which tokens see each other (attention.py). Training on packs and decoding with a cache run the same layers;
+they differ only in `attend`.
 
 Letters: N tokens, U und tokens, G gen tokens, h query heads, k key/value heads, d numbers per head, H hidden size.
 """
@@ -21,9 +22,9 @@ from irg_rl.model.config import LLMConfig
 from irg_rl.model.fused import Rotate, rms_norm
 
 Rope = tuple[Tensor, Tensor]
-"""cos and sin of the rotary angles of every token."""
+"""The cosines and the sines of the rotary angles of every token."""
 Keep = tuple[Tensor, Tensor]
-"""Indices of the tokens to keep: those in the und stream, and those in the gen stream."""
+"""Which tokens to keep: (indices in the und stream, indices in the gen stream)."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -53,8 +54,8 @@ class SwiGLU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections, q/k norms and rotary positions for attention. Each expert has its own projections and norms, but the
-    softmax goes over the tokens of both."""
+    """The weights of attention for both experts: projections, and norms for queries and keys. Each expert has its own
+    weights, but one softmax covers the tokens of both experts."""
 
     q_proj: nn.Linear
     k_proj: nn.Linear
@@ -83,8 +84,8 @@ class Attention(nn.Module):
             self.add_module(f"k_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
 
     def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q [N, h, d] and k, v [N, k, d] of all tokens, the und tokens first. q and k are normed, then
-        rotated."""
+        """Return q [N, h, d] and k, v [N, k, d] of all tokens, the und tokens first. q and k are normed and then
+        rotated by the rotary position embedding."""
         q = self.q_norm(self.q_proj(und).unflatten(-1, self._heads))
         k = self.k_norm(self.k_proj(und).unflatten(-1, self._shared_heads))
         v = self.v_proj(und).unflatten(-1, self._shared_heads)
@@ -117,8 +118,8 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return both streams after the layer. If `keep` is given, return only the tokens `keep`: it is used for the
-        last layer, where the other tokens are not needed."""
+        """Return the hidden states (und, gen) after the layer. If `keep` is given, return only these tokens. This saves
+        work in the last layer, where the other tokens are not needed."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
@@ -137,7 +138,7 @@ class Layer(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The token embedding, all layers, and the final norm of each expert."""
+    """The transformer without its output head: the token embedding, all layers, and the final norm of each expert."""
 
     def __init__(self, config: LLMConfig) -> None:
         super().__init__()
@@ -158,8 +159,8 @@ class Trunk(nn.Module):
         attend: Attend,
         keep: Keep | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return both streams after the final norms: all tokens, or only the tokens `keep` = (und indices, gen
-        indices)."""
+        """Return the hidden states (und, gen) after the final norms. If `keep` = (und indices, gen indices) is given,
+        return only these tokens."""
         rope = rope_table(positions, self.config, und.dtype)
         *lower, last = self.blocks()
         for layer in lower:
@@ -185,7 +186,8 @@ class LanguageModel(nn.Module):
 
 
 def rope_table(positions: Int[Tensor, "N"], config: LLMConfig, dtype: torch.dtype) -> Rope:
-    """Return cos and sin [N, 1, d/2] of the angles position * theta^(-2k/d), computed in fp32."""
+    """Return the tensors cos and sin, each [N, 1, d/2], of the rotary angles position * theta^(-2k/d), k = 0 ... d/2 -
+    1. They are computed in fp32 and then converted to `dtype`."""
     d = config.head_dim
     exponent = torch.arange(0, d, 2, dtype=torch.float32, device=positions.device) / d
     angle = positions[:, None].float() * (1.0 / config.rope_theta**exponent)

@@ -26,11 +26,11 @@ class Resize:
     max_pixels: int = MAX_PIXELS
 
     def size(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
-        """Return (width, height) after the resize.
+        """Return the (width, height) that an image of this size has after the resize.
 
-        `images` is the number of images that share the limit `max_pixels`. If an image exceeds its part of the limit,
-        each *side* is multiplied by the ratio of the areas. (BAGEL takes no square root of this ratio, and its
-        checkpoints are trained that way.)
+        `images` is the number of images that share the limit `max_pixels`. If an image has more pixels than `max_pixels
+        / images`, each *side* is multiplied by the ratio of this limit to the pixels of the image. (BAGEL takes no
+        square root of this ratio, and its checkpoints are trained that way.)
         """
         scale = min(self.max_side / max(width, height), 1.0)
         scale = max(scale, self.min_side / min(width, height))
@@ -58,7 +58,7 @@ class Resize:
 
 
 def from_pil(image: Image.Image) -> UInt8[Tensor, "H W 3"]:
-    """Return the RGB bytes of a picture. Where it is transparent, a white background shows."""
+    """Convert a Pillow image to a tensor of RGB bytes. Transparent areas become white."""
     if "A" in image.getbands() or "transparency" in image.info:
         picture = image.convert("RGBA")
         white = Image.new("RGB", picture.size, (255, 255, 255))
@@ -68,7 +68,7 @@ def from_pil(image: Image.Image) -> UInt8[Tensor, "H W 3"]:
 
 
 def vit_patches(image: UInt8[Tensor, "H W 3"], patch_size: int) -> tuple[Float[Tensor, "P patch"], tuple[int, int]]:
-    """Return the patches of an image and their grid (rows, columns). The sides of the image must be multiples of
-    `patch_size`."""
+    """Cut an image into patches for the vision tower. Return (patches, grid), where the grid is (number of rows, number
+    of columns) of patches. The sides of the image must be multiples of `patch_size`."""
     patches = patchify(from_uint8(image), patch_size)
     return patches, (image.shape[0] // patch_size, image.shape[1] // patch_size)

@@ -19,9 +19,10 @@ from irg_rl.model.vision import Connector, VisionModel
 
 @dataclass
 class ModelOutput:
-    """The outputs of the model: logits [M, V] of the tokens `pack.logit_index`, and velocities [V, D] of the tokens
-    `pack.velocity_index` in fp32. On request, also the hidden states [N, H] of all tokens after the final norms, in
-    stream order."""
+    """The outputs of the model for one pack. `logits` has one vector for each text token in `pack.logit_index`.
+    `velocity` has one vector, in fp32, for each latent token in `pack.velocity_index`. `hidden` is None unless asked
+    for. Otherwise it has the hidden states [N, H] of all tokens after the final norms: text tokens first, then patches,
+    then latents."""
 
     logits: Tensor
     velocity: Tensor
@@ -29,8 +30,8 @@ class ModelOutput:
 
 
 class UnifiedModel(Incremental, nn.Module):
-    """The unified model of text and images. Training and the replay of sampled answers call `model(pack)`. Decoding
-    runs the same `trunk` with another `attend` function."""
+    """The unified model of text and images. Training, and the replay of sampled answers in the learner, call
+    `model(pack)`. Decoding with a cache runs the same `trunk`, with another attention function."""
 
     def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.AUTO) -> None:
         super().__init__()
@@ -75,8 +76,9 @@ class UnifiedModel(Incremental, nn.Module):
         self.language_model.model.recompute = on
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states after the final norms as two streams (und, gen): all tokens, or only the tokens
-        `keep`. gen is None if the pack has no latent tokens."""
+        """Return the hidden states of the tokens after the final norms, as two tensors (und, gen): text tokens and
+        image patches in `und`, image latents in `gen`. If `keep` is given, return only these tokens. `gen` is None if
+        the pack has no latent tokens."""
         und = self.language_model.model.embed_tokens(pack.text_ids)
         if len(pack.patches) or pack.touch_all:
             und = torch.cat([und, self._see(pack)])

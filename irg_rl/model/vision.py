@@ -108,7 +108,8 @@ class VisionTransformer(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """Holds the vision tower under the name that checkpoints use."""
+    """A wrapper around the vision tower. Its attribute `vision_model` gives the weights the names that they have in
+    checkpoints."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()

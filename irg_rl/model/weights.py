@@ -11,8 +11,9 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
-    """Raise InputError if weights are missing, unknown or have a wrong shape. The error names all of them. Names that
-    differ only in the number of their layer are joined into one line."""
+    """Compare the names and shapes of weights that were found with the expected ones. Raise InputError if weights are
+    missing, unknown or have a wrong shape. The error names all of them. Names that differ only in the number of their
+    layer are joined into one line."""
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [
@@ -25,8 +26,8 @@ def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
 
 
 def folded(lines: Iterable[str]) -> list[str]:
-    """Merge lines that differ only in their first number between dots. The numbers are joined, as in
-    `layers.{0-3,7}.mlp.up_proj.weight`."""
+    """Merge lines that differ only in their first number between dots (the number of a layer) into one line. This line
+    lists all the numbers, as in `layers.{0-3,7}.mlp.up_proj.weight`."""
     numbers: dict[str, list[int]] = {}
     for line in lines:
         first = _NUMBER.search(line)
@@ -36,7 +37,7 @@ def folded(lines: Iterable[str]) -> list[str]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Write ascending numbers as a short text: `4` for one number, `{0-3,7}` for several."""
+    """Return a short text for numbers in ascending order: `4` for one number, `{0-3,7}` for several."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -1,1 +1,2 @@
-"""Estimates what a recipe costs without running it: memory and time. Also finds settings that make the recipe fit."""
+"""Estimates how much memory and time a recipe needs, without running it. Also finds settings with which the recipe fits
+into the memory of the GPU."""

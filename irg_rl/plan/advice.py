@@ -14,7 +14,8 @@ Load = Callable[[Sequence[str]], Recipe]
 
 @dataclass(frozen=True)
 class Turn:
-    """One override, and the peak memory in bytes that the process has with this override."""
+    """One changed setting of the recipe (`override`, written as name=value), and the peak memory in bytes that the
+    process has with this setting."""
 
     override: str
     peak: int
@@ -22,9 +23,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Advice:
-    """Advice for one kind of process. `fitting` lists overrides that make the process fit: for each setting, the
-    mildest value that is enough. `nearest` is the override with the smallest peak memory, or None if no override
-    reduces the peak."""
+    """Advice on how to make one kind of process fit into memory. `place` is the name of the kind of process. `fitting`
+    lists changed settings with which the process fits. For each setting it contains the mildest value that is enough.
+    `nearest` is the changed setting with the smallest peak memory, or None if no setting reduces the peak."""
 
     place: str
     fitting: list[Turn]
@@ -55,8 +56,8 @@ def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
 
 
 def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
-    """Yield (setting, values) for settings that reduce the memory of a process. The values go from mild to strong.
-    Settings that do not change the result of a run come first."""
+    """Yield (setting, values) for settings that reduce the memory of the kind of process `place`. The values go from
+    mild to strong. Settings that do not change the result of a run come first."""
     sampling, engine = recipe.sampling, recipe.engine
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]

@@ -1,9 +1,9 @@
-"""Costs of a recipe: memory of every process, bytes per weight sync, forward passes per trajectory, floating-point
-operations and time.
+"""Costs of a recipe: memory of every process, bytes that are sent when the weights are published, forward passes per
+trajectory, floating-point operations and time.
 
-No formula is used that the run itself does not use. The model is built on the meta device, its optimizer is that of the
+The costs are computed with the run's own code. The model is built on the meta device, its optimizer is that of the
 engine, and its packs are the longest ones that the recipe allows (worst_case.py). Activations are counted by running a
-forward pass on tensors without contents (model/footprint.py).
+forward pass on tensors that have a shape but no numbers (model/footprint.py).
 """
 
 from collections.abc import Callable
@@ -61,8 +61,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class ProcessKind:
-    """One kind of process. There are `processes` of them. Each one has its own card, or on the CPU its own share of the
-    memory."""
+    """One kind of process in the run. `processes` is the number of processes of this kind. Each of them has its own
+    card (GPU), or on the CPU its own share of the memory."""
 
     name: str
     processes: int
@@ -76,7 +76,8 @@ class ProcessKind:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the run that takes time. It consists of `count` equal pieces that run one after the other."""
+    """One kind of work in the run, for example the sampling in RL, for which the time is estimated. It consists of
+    `count` equal pieces that run one after the other."""
 
     name: str
     count: int
@@ -129,15 +130,15 @@ class Plan:
 
     @cached_property
     def parts(self) -> dict[ModelPart, int]:
-        """Return part of the model -> number of its parameters, without adapters."""
+        """Return a dict from part of the model to the number of its parameters, without adapters."""
         found = dict.fromkeys(ModelPart, 0)
         for name, parameter in self.model.named_parameters():
             found[part_of(name)] += parameter.numel()
         return found
 
     def trained_model(self, name: str) -> UnifiedModel:
-        """Return the model as the process `name` trains it. Parts with learning rate 0 are not frozen yet, because the
-        optimizer does this."""
+        """Return the model on the meta device, with the parameters that the process `name` trains marked as trainable.
+        Parts with learning rate 0 are still marked as trainable, because only the optimizer freezes them."""
         lora = self.adapters[name]
         model = meta_model(self.recipe.model, lora)
         for parameter_name, parameter in model.named_parameters():
@@ -146,20 +147,20 @@ class Plan:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """Return name of the process -> SFT stage that it trains."""
+        """Return a dict from the name of each SFT learner process to the SFT stage that it trains."""
         stages = self.recipe.sft.stages if self.recipe.sft is not None else {}
         return {SFT.format(name): stage for name, stage in stages.items()}
 
     @cached_property
     def adapters(self) -> dict[str, LoraRecipe | None]:
-        """Return kind of process -> its LoRA adapters, for every kind that trains the model. None means that the
-        process trains the model itself, without adapters."""
+        """Return a dict from each kind of process that trains the model to the settings of its LoRA adapters. None
+        means that the process trains the model itself, without adapters."""
         found = {name: adapters_of(stage) for name, stage in self.stages.items()}
         return found if self.recipe.rl is None else found | {LEARNER: adapters_of(self.recipe.rl)}
 
     @cached_property
     def trainings(self) -> dict[str, EngineSettings]:
-        """Return kind of process -> engine settings, for every kind that trains the model."""
+        """Return a dict from each kind of process that trains the model to its engine settings."""
         recipe, found = self.recipe, {}
         for name, stage in self.stages.items():
             found[name] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
@@ -170,7 +171,7 @@ class Plan:
 
     @cached_property
     def parameters(self) -> dict[str, Parameters]:
-        """Return kind of process -> numbers of parameters, for every kind that trains the model."""
+        """Return a dict from each kind of process that trains the model to its numbers of parameters."""
         return {name: Parameters.of(self.trained_model(name), settings) for name, settings in self.trainings.items()}
 
     @property
@@ -188,19 +189,20 @@ class Plan:
 
     @cached_property
     def sync(self) -> int:
-        """Return the number of bytes that are published in one weight sync: all weights, or only the adapters of RL."""
+        """Return how many bytes the learner sends when it publishes its weights once. If RL trains adapters, only the
+        adapters are sent; otherwise all weights."""
         lora = self.adapters.get(LEARNER)
         return sync_bytes(self.model) if lora is None else FP32 * adapter_size(self.model, lora)
 
     @cached_property
     def sampled(self) -> Sampled:
-        """Return the forward passes that sampling one trajectory needs in RL."""
+        """Return which forward passes the sampling of one trajectory needs in RL, and how many."""
         recipe = self.recipe
         return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
 
     @cached_property
     def evaluated(self) -> Sampled:
-        """Return the forward passes that sampling one trajectory needs in evaluation."""
+        """Return which forward passes the sampling of one trajectory needs in evaluation, and how many."""
         recipe, settings = self.recipe, self.recipe.evaluation
         points = recipe.sampling.points if settings.points is None else settings.points
         return Sampled.of(recipe, settings.turns, points, settings.guidance)
@@ -212,7 +214,8 @@ class Plan:
 
     @property
     def replay_forwards(self) -> dict[str, int]:
-        """Return purpose -> number of forward passes over each replay pack."""
+        """Return a dict from the purpose of a forward pass (for example "trained" or "reference") to the number of such
+        passes over each replay pack."""
         return algorithm_of(self.recipe).forwards(self.recipe.engine.dtype)
 
     @cached_property
@@ -236,8 +239,9 @@ class Plan:
         return found
 
     def _backward(self, name: str) -> int:
-        """Return the cost of a backward pass in units of a forward pass. Activation checkpointing adds 1, because it
-        runs the layers again. Adapters subtract 1, because the weights of the base model need no gradients."""
+        """Return the cost of a backward pass divided by the cost of a forward pass. Activation checkpointing adds 1,
+        because it runs the layers again. Adapters subtract 1, because the weights of the base model need no
+        gradients."""
         return BACKWARD + self.recipe.engine.activation_checkpointing - (self.adapters[name] is not None)
 
     @cached_property
@@ -249,7 +253,8 @@ class Plan:
 
     def _read_by_texts(self) -> int:
         """Return the number of bytes that are read from memory while a group decodes its texts. For each token these
-        are the weights of the understanding expert, and the keys and values of all contexts."""
+        are the weights of the understanding expert, and the keys and values of the contexts of all samples in the
+        group."""
         sampled, size = self.sampled, bytes_of(self.recipe.engine.dtype)
         weights = size * (self.matrices.und + self.matrices.logit)
         return sampled.text_tokens * (weights + self._caches(self.recipe.require_rl().group_size, sampled.capacity))
@@ -288,8 +293,8 @@ class Plan:
         return ProcessKind(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
 
     def _activations(self, pack: Pack, name: str, context_grad: str) -> list[Component]:
-        """Return the memory of a pack's forward and backward pass. Parts that the optimizer of the stage freezes need
-        no gradients."""
+        """Return the components of the memory that the forward and backward pass of a pack needs. Parts that the
+        optimizer of the stage freezes need no gradients."""
         recipe = self.recipe
         frozen = frozenset(part for part, count in self.parameters[name].trained.items() if not count)
         found = _footprint(
@@ -304,8 +309,10 @@ class Plan:
         ]
 
     def _sampler(self, rows: int, sampled: Sampled, caches: int, copied: int = 0) -> list[Component]:
-        """Return the memory of a sampler. `copied` is the number of rows that the last fork copies. For a short time,
-        the originals and the copies both exist."""
+        """Return the components of the memory of a process that samples. `rows` is the number of trajectories that are
+        sampled at the same time, and `caches` the number of KV caches for each of them. `copied` is the number of
+        trajectories whose KV caches are copied at the last fork. During the copy, the originals and the copies both
+        need memory."""
         recipe = self.recipe
         working = _sampling_memory(
             recipe.model, rows, Sizes.of(recipe).grid, sampled.capacity, recipe.sampling.image_size, self.device,
@@ -329,7 +336,8 @@ class Plan:
 
 
 class _Key:
-    """A pack as the argument of a cached function. Two packs count as equal if they need the same memory."""
+    """A pack as the argument of a cached function. Two keys are equal if their packs have the same sizes and so need
+    the same memory."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack

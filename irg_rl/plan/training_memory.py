@@ -24,7 +24,7 @@ from irg_rl.model.unified import UnifiedModel
 
 FP32 = 4
 FLAT_BUCKET = 500_000_000
-"""Number of gradients that ZeRO stage 0 copies and reduces at a time. In DeepSpeed the constant is called
+"""Number of gradient values that ZeRO stage 0 copies and reduces at a time. In DeepSpeed the constant is called
 MEMORY_OPT_ALLREDUCE_SIZE."""
 GATHERED = SUB_GROUP = 1_000_000_000
 """Largest number of parameters that ZeRO stage 3 keeps gathered (GATHERED) and that its optimizer steps at a time
@@ -32,8 +32,9 @@ GATHERED = SUB_GROUP = 1_000_000_000
 
 
 class Moment(StrEnum):
-    """The time at which a component needs memory. The peak memory is the sum of ALWAYS plus the larger one of the sums
-    of BACKWARD and STEP."""
+    """The time at which a component needs memory. BACKWARD is during the forward and backward passes, STEP during the
+    optimizer step. The peak memory is the sum of all ALWAYS components, plus the sum of the BACKWARD components or that
+    of the STEP components, whichever is larger."""
 
     ALWAYS = "always"
     BACKWARD = "backward"
@@ -60,11 +61,12 @@ def bytes_of(precision: str) -> int:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters by part of the model: all of them, and those that are trained."""
+    """How many parameters the model has: `parts` counts all parameters of each part of the model, and `trained` only
+    those that are trained."""
 
     parts: dict[ModelPart, int]
     trained: dict[ModelPart, int]
-    muon: int  # number of parameters that Muon trains, with one moment. The others have AdamW's two
+    muon: int  # number of parameters that Muon trains (one moment each); AdamW trains the others (two each)
     largest_group: int  # number of parameters of the optimizer's largest group
     tables: int  # how many numbers the fixed position tables contain
 
@@ -92,7 +94,8 @@ class Parameters:
 
 
 def training_state(parameters: Parameters, settings: EngineSettings, ranks: int) -> list[Component]:
-    """Return the components of the memory of one rank, without activations."""
+    """Return the components of the memory that the training state needs on one rank: weights, gradients and optimizer.
+    Activations are not included."""
     stage, size = settings.zero_stage, bytes_of(settings.precision)
     trained, tables = parameters.trained_total, FP32 * parameters.tables
     moments = FP32 * (2 * (trained - parameters.muon) + parameters.muon)

@@ -1,5 +1,5 @@
 """The longest trajectories, packs and contexts that a recipe allows: all texts have their maximal length, and every
-turn draws an image. They are built with the run's own code, from empty pictures.
+turn draws an image. They are built with the run's own code, from pictures that contain only zeros.
 
 A recipe does not say how long its prompts are. So a prompt is assumed to have PROMPT_TOKENS tokens, and a system prompt
 to have one token per CHARACTERS_PER_TOKEN characters.
@@ -34,7 +34,8 @@ NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0, irg_vae=0)
 
 
 def encode(text: str) -> list[int]:
-    """Return token ids for a text. Their number is the assumed number of tokens, and they are all the same id."""
+    """Return token ids for a text. The list has as many ids as the text is assumed to have tokens, and all ids are the
+    same."""
     return [TOKEN] * -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
@@ -43,7 +44,8 @@ PROMPT = "x" * (PROMPT_TOKENS * CHARACTERS_PER_TOKEN)
 
 @dataclass(frozen=True)
 class Sizes:
-    """The grids of tokens of one image: `grid` of latent tokens, `patch_grid` of vision patches."""
+    """The token grids of one image, each as (height, width) in tokens: `grid` for latent tokens, `patch_grid` for
+    vision patches."""
 
     grid: tuple[int, int]
     patch_grid: tuple[int, int]
@@ -86,8 +88,8 @@ def longest_trajectory(recipe: Recipe) -> Trajectory:
 
 
 def longest_tree(recipe: Recipe) -> list[Trajectory]:
-    """Return all trajectories that branch from one trunk. They share segments. Without forks the list has one
-    trajectory."""
+    """Return the longest trajectories that come from one first text and separate at the forks of the recipe. They share
+    the segments before their forks. Without forks the list has one trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
     for sample in range(recipe.require_rl().leaves):
@@ -115,9 +117,9 @@ def replay_packs(recipe: Recipe) -> list[Pack]:
 
 
 def sft_pack(recipe: Recipe, stage: Stage) -> Pack:
-    """Return a full pack of the SFT stage. It has as many refinement rows as fit (think text, image in the context,
-    reflection, target image), then rows with a first image, and then one text that fills the rest. The first row is
-    used even if it does not fit."""
+    """Return a full pack of the SFT stage. A row is one training sequence. The pack first gets as many refinement rows
+    as fit (each with a think text, an image in the context, a reflection and a target image), then rows whose target is
+    a first image, and then one text that fills the rest. The very first row is used even if it does not fit."""
     sizes, sampling, model = Sizes.of(recipe), recipe.sampling, recipe.model
     system = encode(sampling.system_prompt) if sampling.system_prompt else None
     layout = RowLayout(NO_DROPOUT, stage.noise_blocks_by_kind, model.timestep_shift, system)
@@ -161,8 +163,9 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The forward passes of each kind, and the work in the model. They are counted for one trajectory in the sampler,
-    or for a batch of several trajectories."""
+    """How many forward passes of each kind the sampler needs, and how much work they are. The forward passes are
+    counted for one trajectory. The work (`text` and `images`) is counted for one trajectory or for a batch of
+    trajectories."""
 
     text_tokens: int  # number of forward passes of one token
     prefills: int  # number of forward passes that put prompt, system prompt and images into the context
@@ -181,7 +184,8 @@ class Sampled:
         rows: Callable[[int], int] = lambda turn: 1,
     ) -> "Sampled":
         """Count the forward passes of a recipe. `points` is the number of time points of the sampler's grid. `rows`
-        maps a turn to the number of rows of the batch in this turn: before their fork, siblings are one row."""
+        maps a turn to the number of trajectories that are computed in this turn. Trajectories that separate only at a
+        later fork count as one."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS

@@ -26,8 +26,8 @@ SHOWN_SAMPLES = 12
 
 @dataclass(frozen=True)
 class StageLine:
-    """A stage of the run with its time and its budget, in minutes. `share` is the width of its bar; the longest bar has
-    1."""
+    """A stage of the run with its time and its budget, in minutes. `share` is the width of its bar in the report, as a
+    share of the longest bar."""
 
     name: str
     state: str
@@ -119,8 +119,8 @@ def render(record: RunRecord) -> str:
 
 
 def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
-    """Return the figures that the run's RL algorithm declares. If the algorithm is not found here, add a problem to the
-    record and return no figures. The report is still written."""
+    """Return the figures that the run's RL algorithm declares. If the algorithm cannot be imported, add a message to
+    `record.problems` and return no figures. The report is still written."""
     rl = record.recipe.get("rl")
     if not isinstance(rl, dict):
         return ()
@@ -189,7 +189,8 @@ def absences(record: RunRecord) -> list[Absence]:
 
 
 def by_prompt(record: RunRecord) -> list[SampledPrompt]:
-    """Return the first SHOWN_SAMPLES prompts of the saved samples, each with its trajectories."""
+    """Return the first SHOWN_SAMPLES prompts of the saved samples. Each has one trajectory per checkpoint for which
+    samples were saved."""
     order = [e["name"] for e in record.evaluations]
     groups = sorted(record.samples, key=lambda name: (order.index(name) if name in order else len(order), name))
     found: dict[str, SampledPrompt] = {}
@@ -201,7 +202,7 @@ def by_prompt(record: RunRecord) -> list[SampledPrompt]:
 
 
 def png_address(pixels: np.ndarray) -> str:
-    """Return an image as a data address, enlarged or reduced to a readable size."""
+    """Return an image as a data URL with a PNG file. The image is first enlarged or reduced to a readable size."""
     return "data:image/png;base64," + base64.b64encode(strips.png(strips.fit(pixels))).decode()
 
 

@@ -4,7 +4,8 @@ from irg_rl.report.tables import GroupedTable, TableCell, TableRow, headed_once,
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
-    """Return the rows that compare RL with each baseline, for each seed and pooled over seeds."""
+    """Return table rows that compare the accuracy of RL with that of each baseline. There is one row per seed, and one
+    row pooled over all seeds if there are several."""
     several = any(entry["seed"] is None for entry in comparison["rows"])
     rows = []
     for entry in comparison["rows"]:
@@ -22,8 +23,8 @@ def against_baselines(comparison: dict) -> list[TableRow]:
 
 
 def repairs(comparison: dict) -> list[TableRow]:
-    """Return the rows that compare the repair by RL with its baselines and its own controls. Repair is the share of
-    wrong first images that are right at the last turn."""
+    """Return table rows that compare the repair by RL with the repair by each baseline and by each control of RL.
+    Repair is the share of wrong first images that are right at the last turn."""
     rows = []
     for entry in comparison["repairs"]:
         cells = [share(entry["rl"]), share(entry["other"]), points(entry["gained"]), times(entry["ratio"])]

@@ -51,7 +51,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A finished figure: an SVG as a data address, and a caption that says in numbers what it shows."""
+    """A finished figure: an SVG image as a data URL (`address`), and a caption that says in numbers what it shows."""
 
     title: str
     caption: str
@@ -82,13 +82,14 @@ CURVES = (
 
 
 def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[ReportFigure]:
-    """Return all figures for which there are numbers. `own` has the figures that the RL algorithm declares."""
+    """Return a figure for every curve that has values in `metrics` (the lines of metrics.jsonl). `own` has the
+    additional curves that the RL algorithm declares."""
     pictures = [_draw_curve(curve, metrics) for curve in (*CURVES, *own)]
     return [picture for picture in pictures if picture is not None]
 
 
 def not_drawn(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[str]:
-    """Return the names, `stage/name`, of the scalars that no figure shows."""
+    """Return which scalars of metrics.jsonl no figure shows, as a sorted list of names in the form `stage/name`."""
     curves = (*CURVES, *own)
     names = {(row["stage"], name) for row in metrics for name in row if name not in ("stage", "step", "time")}
     drawn = {
@@ -138,8 +139,8 @@ Lines = dict[str, list[Piece]]
 
 
 def _panels(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, Lines]]:
-    """Return where each stage begins on the x axis, and for each panel its lines. The stages are placed one after the
-    other, so a line has one piece per stage."""
+    """Return two dicts. The first has the begin of each stage on the x axis. The second has the lines of each panel.
+    Stages are placed one after the other on the x axis, so a line has one piece per stage."""
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in metrics:
         if re.fullmatch(curve.stages, row["stage"]):
@@ -209,8 +210,8 @@ def _label(name: str) -> str:
 
 
 def _changes(panels: dict[str, Lines]) -> str:
-    """Return a text with the mean of every line over its first tenth and over its last tenth. A tenth has at least one
-    point."""
+    """Return a text that says how every line of the figure changed: its mean over the first tenth of its points, and
+    its mean over the last tenth. A tenth has at least one point."""
     told = []
     for panel, lines in sorted(panels.items()):
         for name in sorted(lines):
@@ -222,7 +223,8 @@ def _changes(panels: dict[str, Lines]) -> str:
 
 
 def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
-    """Return ` (n=...)`, the number of cases behind each point. Return "" if the rows do not have this number."""
+    """Return a text such as " (n=300 per point)", with the number of cases from which each point was computed. Return
+    "" if this number was not logged."""
     counts = {int(row[curve.cases]) for row in metrics if isinstance(row.get(curve.cases), int | float)}
     return f" (n={', '.join(map(str, sorted(counts)))} per point)" if counts else ""
 
@@ -306,8 +308,9 @@ def _draw_arm(axes: Axes, arm: str, accuracy: Sequence[dict], offset: float) -> 
 
 
 def _errors(measures: Sequence[dict]) -> list[list[float]]:
-    """Return the lengths of the error bars, below and above the values. A value without an interval gets no bars. If a
-    value is outside its interval, the bar on one side is left out."""
+    """Return two lists with the lengths of the error bars: below the values and above the values. If a value has no
+    interval, its bars have length 0. If a value is outside its interval, the bar towards the interval's far end is
+    drawn and the other one has length 0."""
     low = [max(0.0, m["value"] - m["low"]) if m["low"] is not None else 0.0 for m in measures]
     high = [max(0.0, m["high"] - m["value"]) if m["high"] is not None else 0.0 for m in measures]
     return [low, high]

@@ -64,7 +64,8 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read everything that the report shows. A broken file becomes a problem in the report, not an error.
+    """Read everything that the report shows. If a file is broken, no error is raised, but the report has a message
+    about it.
 
     Raises InputError if the folder is not a run.
     """
@@ -92,8 +93,8 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
-    """Return whether an evaluation belongs to a stage of the run itself. Other evaluations, such as those of baselines,
-    were made after the run's report."""
+    """Return whether an evaluation belongs to a stage of the run itself. The other evaluations, such as those of
+    baselines, were made later, after the report of the run."""
     stages = list(record.stages)
     own = stages[: stages.index("report")] if "report" in stages else stages
     return evaluation["name"] in own or not stages
@@ -185,7 +186,8 @@ def _sort_in(record: RunRecord, content: dict | None, path: Path) -> None:
 
 
 def _lacking(content: dict, kind: str) -> set[str]:
-    """Return the names of the fields that the report needs and the file does not have."""
+    """Return the names of the fields that the report needs but that are missing in `content`. `content` is a JSON file
+    of the folder `evaluation`, and `kind` is the value of its field "kind"."""
     lacking = _NEEDED[kind] - content.keys()
     for row in content.get("rows", []):
         lacking |= _NEEDED_BY_ROW[kind] - row.keys()
@@ -199,7 +201,8 @@ def _lacking(content: dict, kind: str) -> set[str]:
 
 
 def _failures(record: RunRecord, name: str) -> Failures | None:
-    """Return the rejected or dropped entries. Return None if there is no such file."""
+    """Read all files with this name in the run folder, which list rejected rows or dropped samples. Return the number
+    of entries, the reasons and the first entries. Return None if there is no such file."""
     paths = sorted(record.folder.rglob(name))
     if not paths:
         return None

@@ -64,8 +64,8 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Return all complete lines. If the last line was cut off because the process was killed, it is ignored. Any other
-    broken line raises InputError."""
+    """Return all complete lines of `metrics.jsonl`, one dict per line. If the last line was cut off because the process
+    was killed, it is ignored. Any other broken line raises InputError."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

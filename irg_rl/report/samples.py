@@ -74,7 +74,8 @@ def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict | None] |
 
 
 def save_samples(folder: Path, samples: Sequence[SampledTrajectory]) -> None:
-    """Write the folder with all samples. It replaces an older folder only when it is complete."""
+    """Write all samples into `folder`: one JSON file, and PNG files of the images. An older folder of this name is
+    replaced only when the new one is complete."""
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

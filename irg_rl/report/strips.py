@@ -58,8 +58,8 @@ def strip(
 
 
 def same_size(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """Return the images on white canvases of equal size, because wandb shows a panel with images of different sizes
-    wrongly."""
+    """Return copies of the images that all have one size: each image is put in the upper left corner of a white canvas.
+    wandb needs this, because it shows images of different sizes wrongly in one panel."""
     height, width = (max((picture.shape[side] for picture in pictures), default=0) for side in (0, 1))
     canvases = []
     for picture in pictures:

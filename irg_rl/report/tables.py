@@ -1,7 +1,7 @@
 """Turns evaluation summaries into rows of text for the report.
 
-A share is printed in percent with its interval, its number of rows, and how many different sets of constraints these
-rows have.
+A share is printed in percent, with its interval and two counts: the number of rows from which it was computed, and the
+number of different sets of constraints in these rows. Prompts that ask for the same thing have the same set.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class TableCell:
-    """A value as text, its interval in small print, and the number of rows and sets behind it, such as `300 of 173
-    sets`."""
+    """The texts of one table cell: a value, its interval (shown in small print), and from how many rows and different
+    sets of constraints the value was computed, such as `300 of 173 sets`."""
 
     text: str
     interval: str = ""
@@ -26,8 +26,8 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a table. `group` is a heading that spans `span` rows. It is empty in all of these rows except the
-    first."""
+    """One row of a table. Neighbouring rows can form a group. The first row of a group has its heading in `group`,
+    which spans `span` rows. In the other rows of the group, `group` is empty."""
 
     group: str
     label: str
@@ -48,27 +48,28 @@ class Tile:
 
 
 def share(measure: dict | None) -> TableCell:
-    """Return a share in [0, 1] as percent."""
+    """Return a share in [0, 1] as a table cell, in percent."""
     return _cell(measure, "{:.1f}", "–", scale=100, unit=f"{NARROW_SPACE}%")
 
 
 def points(measure: dict | None) -> TableCell:
-    """Return a difference of shares in percentage points, with its sign."""
+    """Return a difference of shares as a table cell, in percentage points and with its sign."""
     return _cell(measure, "{:+.1f}", " to ", scale=100)
 
 
 def times(measure: dict | None) -> TableCell:
-    """Return a ratio, such as `1.85 ×`."""
+    """Return a ratio as a table cell, such as `1.85 ×`."""
     return _cell(measure, "{:.2f}", " to ", unit=f"{NARROW_SPACE}×")
 
 
 def number(measure: dict | None) -> TableCell:
-    """Return a mean on its own scale, with three digits after the point."""
+    """Return a mean as a table cell, with three digits after the point. It is not converted to percent."""
     return _cell(measure, "{:.3f}", " to ")
 
 
 def cases(measure: dict) -> str:
-    """Return the number of rows and of different sets of constraints in them, such as `300 of 173 sets`."""
+    """Return two counts as text, such as `300 of 173 sets`: the number of rows from which a measure was computed, and
+    the number of different sets of constraints in these rows."""
     if "n" not in measure:
         return ""
     return str(measure["n"]) if measure.get("sets") is None else f"{measure['n']} of {measure['sets']} sets"
@@ -126,8 +127,8 @@ def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
 
 
 def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Return the rows with each group's heading only in its first row. `span` of this row is the number of rows in the
-    group."""
+    """Return the rows, with the heading `group` only in the first of all neighbouring rows that have the same heading.
+    `span` of this first row is set to the number of these rows."""
     headed: list[TableRow] = []
     for _, found in groupby(rows, key=lambda row: row.group):
         first, *rest = found
@@ -138,7 +139,8 @@ def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
 
 @dataclass(frozen=True)
 class _TableLine:
-    """The content of one table row. `measures` has one list per evaluation, with one entry per turn."""
+    """The content of one table row. `measures` has one list per evaluation, and each list has one measure per turn.
+    `show` turns a measure into a table cell."""
 
     group: str
     explanation: str
@@ -164,7 +166,8 @@ def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
 
 
 def preference(evaluation: dict) -> str:
-    """Return the judge's preference as a sentence, or "" if there is none."""
+    """Return a sentence that says how much the judge prefers last images to first images. Return "" if the judge was
+    not asked."""
     real = evaluation["arms"][REAL]
     liked, consistent = real["preference"], real["order_consistency"]
     if liked["value"] is None:
@@ -207,7 +210,8 @@ def _task_cells(task: dict | None) -> list[TableCell]:
 
 @dataclass(frozen=True)
 class GateRow:
-    """A requirement of the gate, as text."""
+    """One requirement of the gate (the test that refinement works), as texts: its name, the measured value, the limit
+    (`asked`), and whether it is met."""
 
     name: str
     cell: TableCell
@@ -216,8 +220,8 @@ class GateRow:
 
 
 def gate_lines(gate: dict) -> list[GateRow]:
-    """Return the requirements of the gate as text. Margins over a control are differences in percentage points. All
-    other values are shares."""
+    """Return the requirements of the gate as texts, one GateRow each. Leads of refinement over a control are shown in
+    percentage points. All other values are shares and are shown in percent."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -242,8 +246,9 @@ def alarm(found: dict) -> Tile:
 
 
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
-    """Return the row of a ratio check whose largest |log ratio| is nearest to its limit. Return None if there is no
-    row."""
+    """Return the row of a ratio check that is nearest to its limit, or None if there is no row. A ratio check compares
+    the log-probabilities of the sampler and the learner. Each row has the largest |log ratio| of the two and the limit
+    for it."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 

@@ -61,13 +61,13 @@ class Tracker:
             self._run.log(named | {f"{stage}/step": step})
 
     def rewind(self, stage: str, step: int) -> None:
-        """Remove the lines after `step`. Call this before a stage continues from `step`. wandb keeps its old points and
-        draws the new ones over them."""
+        """Remove the lines of metrics.jsonl that `stage` logged after `step`, and all lines of later stages. Call this
+        before the stage continues from `step`. wandb keeps its old points and draws the new ones over them."""
         self.metrics.rewind(stage, step)
 
     def log_samples(self, stage: str, step: int, samples: Sequence[SampledTrajectory]) -> None:
-        """Log image strips and a table of trajectories, only to wandb. The report reads its samples from the folder
-        `samples/`."""
+        """Log sampled trajectories to wandb only: as image strips (all images of a trajectory side by side) and as a
+        table. The report reads its samples from the folder `samples/`."""
         if self._run is None or not samples:
             return
         self._axis(self._run, stage)

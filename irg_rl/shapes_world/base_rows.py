@@ -1,16 +1,19 @@
-"""Training rows for the base model: drawing, reading and editing pictures, with all places named in the text.
+"""Makes training rows for the base model: drawing, reading and editing pictures. The texts name the cells of objects.
 
 The base model is trained on these rows first. Then come the rows of IRGL, the six learning modes of Interleaving
-Reasoning Generation. The texts of IRGL do not name places, so many pictures fit one text, and a model learns the
-meaning of words slowly. In the rows of this module, the text determines the picture:
+Reasoning Generation. The prompts and think texts of IRGL do not say where an object is, so many pictures fit one text,
+and a model learns the meaning of words slowly. In the rows of this module, the text determines the picture. There are
+three modes:
 
-- `draw`: put objects into named cells.
-- `read`: say where things are, whether their number is right, whether a relation holds, and what is in each cell.
-- `edit`: change one picture into another.
+- `base_drawing`: the text says which objects to put into which cells, and the model draws the picture.
+- `base_reading`: the model answers questions about a picture: where objects are, whether their number is right, whether
+  a relation such as "left of" holds, and what is in each cell.
+- `base_editing`: the text says how to change one picture into another.
 
-Rows for drawing and editing use the two verbs of reflections, put and remove. The answers in `read` rows use the words
-of reflections. A model cannot guess these answers: half of the things asked for are absent, many of the numbers are
-wrong, and half of the relations do not hold.
+The texts for drawing and editing use only the verbs "put" and "remove". These are also the verbs of a reflection, the
+text in which a model names the errors of its picture. The answers in base_reading use the words of reflections, too. A
+model cannot guess these answers: half of the objects asked for are absent, many of the numbers are wrong, and half of
+the relations do not hold.
 """
 
 import random
@@ -38,17 +41,17 @@ QUESTION = "what is at each place ?"
 MAX_OBJECTS = 7
 MAX_EDITS = 4
 COUNTED = 4
-"""Number of things that one `read` row asks about."""
+"""Number of kinds of object (a shape, with or without a colour) that one row of base_reading asks about."""
 RELATED = 2
-"""Number of relations that one `read` row asks about."""
+"""Number of questions in one row of base_reading that ask whether a relation, such as "left of", holds."""
 AGAIN = 0.2
-"""Probability, in `read` rows, that a new object repeats the shape and colour of an object already in the picture. Then
-there are several equal objects to count."""
+"""Probability, in rows of base_reading, that a new object repeats the shape and colour of an object already in the
+picture. Then there are several equal objects to count."""
 
 
 def placed_scene(rng: random.Random, again: float = 0.0) -> Scene:
-    """Return a random scene with one to seven objects in any cells. With probability `again`, a new object gets the
-    shape and colour of an object that is already in the scene."""
+    """Return a random scene with one to seven objects, each in a random cell. With probability `again`, a new object
+    gets the shape and colour of an object that is already in the scene."""
     objects: list[Object] = []
     for cell in rng.sample(CELLS, rng.randint(1, MAX_OBJECTS)):
         kind = as_thing(rng.choice(objects)) if objects and rng.random() < again else Thing(rng.choice(SHAPES))
@@ -57,13 +60,15 @@ def placed_scene(rng: random.Random, again: float = 0.0) -> Scene:
 
 
 def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
-    """Return a text that lists the objects with their cells, in the given order."""
+    """Return a text that lists the objects with their cells, in the given order. An example is "red circle at north ,
+    blue bar at east ."."""
     return " , ".join(f"{seen.color} {seen.shape} at {seen.cell}" for seen in objects) + " ."
 
 
 def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Return a question and its answer: where four things are, and whether the number of each is right. Some of the
-    things are absent from the scene. Some are named without a colour."""
+    """Return (question, answer) about four kinds of object. The question names each kind with a number, for example
+    "two red ring". The answer gives, for each kind, the cells and the number of its objects in the scene, and says if
+    they are too few or too many. Some of the kinds do not occur in the scene. Some are named without a colour."""
     present = [as_thing(seen) for seen in scene.objects]
     asked: dict[Thing, int] = {}
     while len(asked) < COUNTED:
@@ -76,10 +81,10 @@ def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def related(scene: Scene, rng: random.Random) -> list[str]:
-    """Return a list of texts in which questions and answers alternate. The first questions ask whether a relation
-    between two objects holds; it does in half of the cases. The last question asks which free cells have a certain
-    relation to an object, for example are left of it. The list is empty if fewer than two objects are unique in shape
-    and colour."""
+    """Return a list of texts in which questions and answers alternate. The first two questions ask whether a relation
+    between two objects holds; it does in about half of the cases. The last question asks which empty cells have a given
+    relation to an object, for example, which empty cells are left of it. The list is empty if fewer than two objects
+    are unique in shape and colour."""
     kinds = Counter(map(as_thing, scene.objects))
     alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
     if len(alone) < 2:
@@ -102,9 +107,9 @@ def put_text(seen: Object) -> str:
 
 
 def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
-    """Return a text with one to four changes, in the words of reflections, and the scene after these changes. The
-    changes add, remove or move an object, or replace it by another one of the same size. No cell is named by two
-    changes."""
+    """Return (text, new scene). The text states one to four changes of the scene with the verbs "put" and "remove", and
+    the new scene has these changes. A change adds, removes or moves an object, or replaces it by another one of the
+    same size. No cell is named by two changes."""
     board = {seen.cell: seen for seen in scene.objects}
     cells = rng.sample(CELLS, len(CELLS))
     said = []
@@ -129,8 +134,9 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
 
 
 def base_example(mode: str, rng: random.Random) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """Return (texts, picture, edited picture) of one row. In a `read` row, questions and answers alternate in the
-    texts. The edited picture is None unless the row is about editing. Raises ValueError if the mode is unknown."""
+    """Return (texts, picture, edited picture) for one training row. In the mode base_reading, questions and answers
+    alternate in the texts; the other modes have one text. The edited picture is None unless the mode is base_editing.
+    Raises ValueError if the mode is unknown."""
     scene = placed_scene(rng, AGAIN if mode == READING else 0.0)
     if mode == DRAWING:
         return [" ".join(map(put_text, rng.sample(scene.objects, len(scene.objects))))], render(scene), None

@@ -1,8 +1,10 @@
-"""The checker's verdict on a picture: right or wrong as in GenEval, a graded score, and a list of all defects.
+"""Judges a picture: right or wrong, a graded score in [0, 1], and a list of all defects.
 
-A picture is right if all of these hold, as in GenEval: every entry of the prompt's `include` list is found at least
-`count` times, no entry of its `exclude` list is found `count` times or more, and every relation holds for all pairs of
-objects. Shapes that the prompt does not mention and unreadable cells are allowed.
+The rules are those of GenEval, a benchmark for text-to-image models. The metadata of a prompt have a list `include` of
+wanted objects and a list `exclude` of forbidden objects, each with a `count`, and relations between wanted objects. A
+picture is right if every entry of `include` is found at least `count` times, no entry of `exclude` is found `count`
+times or more, and every relation holds for all pairs of objects that it is about. Shapes that the prompt does not
+mention and unreadable cells are allowed.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import ORDER, Object, stands
 from irg_rl.task import Verdict
 
-NEAR_MISS = 0.5  # score of an object of the wrong colour or shape, where a right object has 1
+NEAR_MISS = 0.5  # score of an object of the wrong colour or shape; a right object scores 1
 
 
 class DefectKind(StrEnum):
@@ -27,25 +29,35 @@ class DefectKind(StrEnum):
 
 @dataclass(frozen=True)
 class Defect:
-    """One error in a picture. `thing` is the object as it is in the picture (kinds color and shape), the thing that
-    should be there (kinds missing and relation), or the excluded thing (kind extra). `cell` is the cell of the object
-    in the picture, or None if the defect has no cell."""
+    """One error in a picture.
+
+    What `thing` means depends on the kind of the defect:
+
+    - color and shape: the object as it is in the picture. `want` is the object that should be there.
+    - missing: the object that should be there.
+    - extra: the object that is forbidden.
+    - relation: a wanted object that should have the relation `relation` to `other`, but does not.
+
+    `cell` is the cell of the wrong object in the picture, or None if no cell can be named.
+    """
 
     kind: DefectKind
     thing: Thing
     want: Thing | None = None  # kinds color and shape: what the object should be
-    relation: str | None = None  # kind relation: how `thing` should stand to `other`
+    relation: str | None = None  # kind relation: for example "left of"
     other: Thing | None = None
     cell: str | None = None
 
     def claim(self) -> tuple:
-        """Return what a sentence states about the defect: all fields except the cell."""
+        """Return all fields except the cell, as a tuple. Two defects that a text describes in the same words have equal
+        tuples."""
         return self.kind, self.thing, self.want, self.relation, self.other
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result for one constraint. `score` is in [0, 1]. It is 1 if and only if the constraint holds."""
+    """The result of checking a picture against one constraint of its prompt. `score` is in [0, 1]. It is 1 if and only
+    if the constraint holds."""
 
     constraint: str
     passed: bool
@@ -55,18 +67,18 @@ class Check:
 
 @dataclass(frozen=True)
 class Inspection(Verdict):
-    """A verdict with its reasons. If the picture is right (`correct`), `score` is 1 and `defects` is empty. If it is
-    wrong, `score` is below 1 and `defects` is not empty. `checks` has one entry for each entry of `include` (which also
-    covers the matching entries of `exclude`), one for each relation, and one for each entry of `exclude` whose thing is
-    not in `include`."""
+    """The verdict on a picture, with its reasons. If the picture is right (`correct`), `score` is 1 and `defects` is
+    empty. If it is wrong, `score` is below 1 and `defects` is not empty. `checks` has one entry for each entry of the
+    prompt's `include` list, one for each relation, and one for each entry of the `exclude` list whose object is not
+    also in `include`. All other entries of `exclude` are covered by the check of their entry of `include`."""
 
     checks: tuple[Check, ...]
     defects: tuple[Defect, ...]
 
 
 def judge(reading: PictureReading, metadata: dict) -> Inspection:
-    """Judge a picture by the metadata of its prompt. Raises ValueError if the metadata ask for something that the
-    shapes world does not have."""
+    """Return the verdict on a picture, given what was read from its pixels and the metadata of its prompt. Raises
+    ValueError if the metadata ask for something that the shapes world does not have."""
     return judge_demand(reading.objects, parse_metadata(metadata))
 
 
@@ -84,8 +96,9 @@ def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Inspection:
 
 
 class Matching:
-    """An assignment of the objects in a picture to the things that the prompt asks for. Objects that are not assigned
-    may explain missing things. For example, if a red ring is missing, a blue ring may be there in its place."""
+    """An assignment of the objects in a picture to the entries of the prompt's `include` list, which says what the
+    prompt asks for. Objects that are not assigned may explain why a wanted object is missing. For example, if a red
+    ring is missing and a blue ring is not assigned, then the blue ring is taken for the red ring in a wrong colour."""
 
     def __init__(self, objects: tuple[Object, ...], demand: Demand) -> None:
         self.objects, self.demand = objects, demand
@@ -93,14 +106,15 @@ class Matching:
 
     @cached_property
     def kept(self) -> list[list[Object]]:
-        """The objects assigned to each entry of `include`, at most `count` of them. If too many objects fit, those
-        whose places satisfy the relations are preferred."""
+        """One list for each entry of `include`, with the objects that are assigned to it: at most `count` of them. If
+        more than `count` objects fit, those whose cells satisfy the relations of the prompt are preferred."""
         return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
 
     @cached_property
     def defects(self) -> list[Defect]:
-        """All defects of the picture, in a fixed order. A missing thing is explained by an unassigned object of the
-        wrong colour if there is one, otherwise by one of the wrong shape."""
+        """All defects of the picture, in a fixed order. If a wanted object is missing, an unassigned object of the
+        right shape is reported as one of a wrong colour. If there is none, an unassigned object of the right colour is
+        reported as one of a wrong shape. If there is none either, the wanted object is reported as missing."""
         kept = {seen.cell for seen in sum(self.kept, [])}
         spare = [seen for seen in self.objects if seen.cell not in kept]
         pairs = zip(self.demand.includes, self.kept)
@@ -119,8 +133,8 @@ class Matching:
         return found if len(found) <= count else sorted(found, key=lambda seen: self._broken_by(index, seen))
 
     def _broken_by(self, index: int, seen: Object) -> int:
-        """Return how many relations would fail if `seen` were assigned to entry `index` of `include`. A relation fails
-        if no object for its other thing is in a suitable place."""
+        """Return how many relations would fail if the object `seen` were assigned to entry `index` of `include`. A
+        relation is between two entries. It fails if no object that fits the other entry is in a suitable cell."""
         broken = 0
         for first, name, second in self.demand.relations:
             if index == first:
@@ -130,8 +144,8 @@ class Matching:
         return broken
 
     def _extras(self, spare: list[Object]) -> list[Defect]:
-        """Return a defect for each unassigned object that `exclude` forbids. The objects of each kind are counted as if
-        all missing things had already been added."""
+        """Return a defect for each unassigned object in `spare` that `exclude` forbids, and remove these objects from
+        `spare`. The number of objects of each kind is counted as if all missing objects had already been added."""
         defects, mended = [], self.demand.includes
         for thing, limit in self.demand.excludes:
             present = sum(count for wanted, count in mended if _within(wanted, thing))
@@ -143,8 +157,8 @@ class Matching:
         return defects
 
     def _broken(self, mended: set[str | None]) -> list[Defect]:
-        """Return a defect for each relation that does not hold although the objects for both things are there. Objects
-        that have another defect are not considered."""
+        """Return a defect for each relation that does not hold although enough objects are there for both of its
+        entries. Objects in the cells `mended` already have another defect and are ignored."""
         defects = []
         for first, name, second in self.demand.relations:
             a, b = self.demand.includes[first], self.demand.includes[second]
@@ -162,13 +176,14 @@ def as_thing(seen: Object) -> Thing:
 
 
 def _within(wanted: Thing, wider: Thing) -> bool:
-    """Return whether every object that fits `wanted` also fits `wider`."""
+    """Return whether every object that fits `wanted` (for example "red ring") also fits `wider` (for example
+    "ring")."""
     return wanted.shape == wider.shape and wider.color in (None, wanted.color)
 
 
 def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Object]]:
-    """Pair each missing thing with the first unassigned object that is similar to it by `near`. Remove both from their
-    lists."""
+    """Return pairs (missing thing, similar object). Each missing thing in `short` is paired with the first object in
+    `spare` for which `near(thing, object)` is true. What is paired is removed from both lists."""
     pairs = []
     for thing in list(short):
         seen = next((seen for seen in spare if near(thing, seen)), None)
@@ -180,7 +195,7 @@ def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Ob
 
 
 def _lone_excludes(demand: Demand) -> list[tuple[Thing, int]]:
-    """Return the entries of `exclude` whose thing is not asked for by any entry of `include`."""
+    """Return the entries (thing, count) of `exclude` that limit the number of none of the things in `include`."""
     return [pair for pair in demand.excludes if not any(_within(thing, pair[0]) for thing, _ in demand.includes)]
 
 

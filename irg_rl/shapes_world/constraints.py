@@ -1,10 +1,11 @@
-"""What a prompt asks for, in the metadata format of GenEval, and text keys that identify a set of constraints.
+"""Describes what a prompt asks for, and makes text keys that identify a set of constraints.
 
-The metadata have the fields `tag`, `prompt`, `include` [{class, count, color?, position? [relation, index of another
-entry of `include`]}], `exclude` [{class, count, color?}] and `constraints`, the number of entries of `include` plus the
-number of relations. An image is right if every entry of `include` is found at least `count` times, no entry of
-`exclude` is found `count` times or more, and every relation holds. The prompts of the shapes world exclude `count + 1`
-of everything that they include. So their counts are exact.
+The metadata of a prompt have the format of the GenEval benchmark, with the fields `tag`, `prompt`, `include` [{class,
+count, color?, position? [relation, index of another entry of `include`]}], `exclude` [{class, count, color?}] and
+`constraints`, the number of entries of `include` plus the number of relations. An image is right if every entry of
+`include` is found at least `count` times, no entry of `exclude` is found `count` times or more, and every relation
+holds. In the prompts of the shapes world, `exclude` repeats every entry of `include` with `count + 1`. So a right image
+has exactly `count` objects of each kind.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ COLOR_RANK = {None: -1} | {color: rank for rank, color in enumerate(COLORS)}
 
 
 class Thing(NamedTuple):
-    """A shape with a given colour, or with any colour."""
+    """A kind of object: a shape with a given colour, or with any colour if `color` is None."""
 
     shape: str
     color: str | None = None
@@ -34,21 +35,22 @@ class Thing(NamedTuple):
         return seen.shape == self.shape and self.color in (None, seen.color)
 
     def rank(self) -> tuple[int, int]:
-        """Return a sort key that gives the fixed order of things."""
+        """Return a sort key. Things are sorted by shape, then by colour."""
         return SHAPES.index(self.shape), COLOR_RANK[self.color]
 
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MISSING, EXTRA = "missing", "extra"
 NONE = "none"
-"""The word that means "no relation" or "no cell" in a text."""
+"""The word that a text uses if no relation holds or no cell is suitable."""
 
 
 def sight(demand: "Demand", objects: Sequence[Object]) -> str:
-    """Return a text that describes, for each thing that the prompt asks for, its cells in reading order, its number,
-    and whether some are missing or extra. Things and numbers are written exactly as in the think text
-    (`teacher.think_text`). A small model learns to copy words in order, and to compare neighbouring words, much earlier
-    than to look up a number."""
+    """Return a text that says which of the wanted objects are in a picture. For each kind of object that the prompt
+    asks for, the text has the wanted number, the cells of the objects row by row, their number, and the word "missing"
+    or "extra" if they are too few or too many. An example is "i see two red ring at north east : two , one bar : zero
+    missing .". Kinds and wanted numbers are written exactly as in the think text (`teacher.think_text`). A small model
+    learns to copy words in order, and to compare neighbouring words, much earlier than to look up a number."""
     said = []
     for thing, count in demand.includes:
         cells = _cells(thing, objects)
@@ -64,9 +66,10 @@ def _cells(thing: Thing, objects: Sequence[Object]) -> list[str]:
 
 
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
-    """Return a text about two things of a picture: the cells of both, then all relations that hold between them, then
-    whether the relation `name` holds. In this order, each word follows from the few words before it. If the last
-    sentence stood alone, a small model would only guess it."""
+    """Return a text about two kinds of object in a picture: the cells of both, then all relations that hold between
+    them, then whether the relation `name` holds. An example is "red ring at north , bar at south : above . red ring is
+    above bar .". In this order, each word follows from the few words before it. If the last sentence stood alone, a
+    small model would only guess it."""
     ones, others = _cells(first, objects), _cells(second, objects)
     holding = [name for name in RELATIONS if all(stands(one, name, other) for one in ones for other in others)]
     told = f"{first} is {name if name in holding else f'not {name}'} {second} ."
@@ -74,20 +77,21 @@ def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[
 
 
 def sight_of_room(bounds: Sequence[tuple[str, Thing, Sequence[str]]], cells: Sequence[str]) -> str:
-    """Return a text that lists the free cells which satisfy all relations in `bounds`. Each bound is (relation, other
-    thing, cells of the other thing)."""
+    """Return a text that says which cells are free and satisfy certain relations. The caller gives these cells in
+    `cells`. Each entry of `bounds` is one relation: (relation, other thing, cells of the other thing). An example of
+    the text is "free above bar at south : north west ."."""
     said = " and ".join(f"{name} {thing} at {' '.join(places)}" for name, thing, places in bounds)
     return f"free {said} : {' '.join(cells) or NONE} ."
 
 
 def in_order(objects: Iterable[Object]) -> list[Object]:
-    """Return the objects in reading order, row by row."""
+    """Return the objects sorted by their cells: row by row from the top, and from left to right in each row."""
     return sorted(objects, key=lambda seen: ORDER[seen.cell])
 
 
 class Relation(NamedTuple):
-    """Relation between two entries of `include`: entry number `first` must be `name` (for example "left of") entry
-    number `second`."""
+    """A relation between two entries of `include`. The objects of entry number `first` must be `name` (for example
+    "left of") the objects of entry number `second`."""
 
     first: int
     name: str
@@ -96,8 +100,8 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Demand:
-    """Checked metadata. `includes` and `excludes` are pairs (thing, count). `relations` are between entries of
-    `includes`."""
+    """What a prompt asks for, made from checked metadata. `includes` and `excludes` are pairs (thing, count).
+    `relations` are between entries of `includes`."""
 
     includes: tuple[tuple[Thing, int], ...]
     excludes: tuple[tuple[Thing, int], ...]
@@ -124,7 +128,7 @@ def parse_metadata(metadata: dict) -> Demand:
 
 
 def exactly(wanted: Sequence[tuple[Thing, int]]) -> Demand:
-    """Return a demand for exactly the given number of each thing."""
+    """Return a demand that a picture meets if it has exactly the given number of each thing."""
     return Demand(tuple(wanted), tuple((thing, count + 1) for thing, count in wanted), ())
 
 
@@ -143,8 +147,9 @@ def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:
 
 
 def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], relations: list[Relation]) -> dict:
-    """Return metadata in the format of GenEval with exact counts. `exclude` forbids one more of each included thing,
-    and further objects of the same shape in another colour."""
+    """Return the metadata of a prompt in the format of GenEval, with exact counts. For this purpose, the list `exclude`
+    forbids one more object than wanted of each thing in `includes`. It also forbids more objects of the same shape in
+    other colours."""
     positions = {relation.first: [relation.name, relation.second] for relation in relations}
     include = [_entry(thing, count) for thing, count in includes]
     for index, position in positions.items():
@@ -164,7 +169,8 @@ def _entry(thing: Thing, count: int) -> dict:
 
 
 def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
-    """Return the relations in a fixed order, written only with `left of` and `above`."""
+    """Return the relations as (thing, relation, other thing) in a fixed order, written only with `left of` and `above`.
+    For example, "a below b" is returned as (b, above, a)."""
     found = []
     for first, name, second in demand.relations:
         if name in ("right of", "below"):

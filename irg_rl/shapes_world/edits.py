@@ -1,6 +1,6 @@
-"""Plans edits that repair the defects of a picture, and applies the edits to its pixels.
+"""Plans edits that repair the defects of a picture, and applies these edits to its pixels.
 
-An edit repaints whole cells. All other pixels stay the same.
+An edit repaints one or two whole cells of the picture. The pixels of all other cells stay the same.
 """
 
 import random
@@ -20,7 +20,8 @@ from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
 from irg_rl.shapes_world.scenes import random_object
 
 LONGEST_CHAIN = 3
-"""Largest number of moves in a chain. In a chain, each object goes to the cell that the object before it has left."""
+"""Largest number of objects that may be moved in one chain. In a chain, an object may go to a cell that an object moved
+before it has left."""
 
 
 class EditKind(StrEnum):
@@ -33,8 +34,9 @@ class EditKind(StrEnum):
 
 @dataclass(frozen=True)
 class Room:
-    """The cells where a thing may be put. `bounds` has the relations of the thing, each as (relation, other thing,
-    cells of the other thing). `cells` are the cells that satisfy all these relations."""
+    """The cells into which an object may be put. `bounds` has the relations that the prompt demands of this object,
+    each as (relation, other thing, cells of the other thing). `cells` are the cells that satisfy all these
+    relations."""
 
     bounds: tuple[tuple[str, Thing, tuple[str, ...]], ...]
     cells: tuple[str, ...]
@@ -46,7 +48,8 @@ class Edit:
 
     `thing` and `cell` are the object in the picture and its cell; for the kind add, they are the new object and its
     cell. `to` is the new colour (kind recolor), the new shape (reshape) or the new cell (move). `defect` is the defect
-    that the edit repairs. `room` has the cells that can be chosen; it is None if no relation limits them.
+    that the edit repairs. For the kinds add and move, `room` has the cells that the object could be put into; it is
+    None if no relation limits them.
     """
 
     kind: EditKind
@@ -67,15 +70,16 @@ def plan_edits(
     """Return the fewest edits that repair the first `max_fixes` defects of a picture. The list is empty if the picture
     is right.
 
-    If `max_fixes` is None, all defects are repaired. Objects that are in a wrong place only because of the other edits
-    are then moved too, so that the result is right.
+    If `max_fixes` is None, all defects are repaired. If the other edits then break a relation, objects are also moved
+    until all relations hold, so that the result is right.
 
-    A new object goes into an unclear cell if there is one, otherwise into an empty cell. If possible, it goes into a
-    cell where its relations hold. If there are several such cells, it takes the first in reading order. (With randomly
-    chosen cells, a model did not learn which cells are free, and it put two of three objects on top of others.)
+    A new object goes into a cell with unreadable content if there is one, otherwise into an empty cell. If possible, it
+    goes into a cell where its relations hold. If there are several such cells, it takes the first one, row by row.
+    (With randomly chosen cells, a model did not learn which cells are free, and it put two of three objects on top of
+    others.)
 
-    `overlooked` maps a kind of defect to the share of such defects that are not repaired. Raises ValueError if it is
-    given together with `max_fixes` None.
+    `overlooked` maps a kind of defect to the share of such defects that are not repaired. Raises ValueError if
+    `overlooked` is not empty and `max_fixes` is None.
     """
     if overlooked and max_fixes is None:
         raise ValueError(f"overlooked {dict(overlooked)} leaves defects, max_fixes None mends all: give one of them")
@@ -162,8 +166,9 @@ def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, r
 
 
 def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequence[str]) -> Room | None:
-    """Return the room of a thing: `cells`, and its relations to other objects that the prompt asks for. Each relation
-    is written as seen from the thing. Return None if there are no such relations."""
+    """Return a `Room` for an object that fits `thing`. It has the given cells, and the relations of this object to
+    other objects that the prompt asks for. Each relation is written from the side of `thing`. Return None if there are
+    no such relations."""
     bounds = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -176,13 +181,14 @@ def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequenc
 
 
 def _tolerated(board: dict[str, Object], demand: Demand) -> list[str]:
-    """Return the cells of objects that the prompt does not ask for."""
+    """Return the cells of objects that the prompt does not ask for. An edit may paint over these objects if no other
+    cell is suitable."""
     return [cell for cell, seen in board.items() if not any(thing.fits(seen) for thing, _ in demand.includes)]
 
 
 def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
-    """Return a defect for each relation that does not hold although the objects for both things are there. The defects
-    are in the order of the metadata."""
+    """Return a defect for each relation of the prompt that does not hold for some pair of objects. A relation without
+    any such pair is not reported. The defects are in the order of the metadata."""
     broken = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -193,8 +199,8 @@ def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
 
 
 def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
-    """Return the fewest moves after which all relations hold. If there are several solutions, return the first in
-    reading order. The function also changes `board` to the state after the moves."""
+    """Return the fewest moves of objects after which all relations of the prompt hold. If there are several solutions,
+    return the first that the search finds. The function also changes `board` to the state after the moves."""
     broken = _broken(list(board.values()), demand)
     if not broken:
         return []
@@ -226,18 +232,20 @@ def _plan_moves(board: dict[str, Object], demand: Demand) -> list[Edit]:
 
 
 Moves = tuple[tuple[str, ...], tuple[str, ...]]
-"""Two tuples: the cells that objects leave, and the cells that these objects enter, in the order of the moves."""
+"""Two tuples of equal length: the cells that objects leave, and the cells that the same objects enter. The order is
+that of the moves."""
 
 
 def _ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
-    """Yield possible moves of objects into free cells, beginning with the fewest moves."""
+    """Yield possible moves of objects from the cells `movable` into the cells `free`: first all single moves, then all
+    pairs of moves, and so on."""
     for number in range(1, len(movable) + 1):
         yield product(combinations(movable, number), permutations(free, number))
 
 
 def _tight_ways(movable: list[str], free: list[str]) -> Iterator[Iterable[Moves]]:
-    """Yield possible moves of objects into `free` cells and into cells that earlier moves have left. They are needed
-    for pictures with too few free cells."""
+    """Yield possible moves of objects from the cells `movable` into the cells `free` and into cells that earlier moves
+    have left. Such moves are needed for pictures with too few free cells. At most LONGEST_CHAIN objects are moved."""
     for number in range(1, LONGEST_CHAIN + 1):
         yield (
             (cells, targets)
@@ -258,8 +266,9 @@ def _claim(edit: Edit) -> tuple:
 
 
 def _about(moves: list[Edit], broken: list[Defect]) -> list[Edit]:
-    """Return the moves that repair the relations in `broken`, one move for each relation. If an object enters a cell
-    that another object leaves, return the first moves in order instead, each with a different reason."""
+    """Return one move for each defect in `broken`: the first move that repairs this relation. If an object enters a
+    cell that another object leaves, the moves depend on each other. Then return the first moves in their order, at most
+    one for each defect, and stop before a move that repairs the same relation as an earlier one."""
     if {move.cell for move in moves} & {move.to for move in moves}:
         told = [_claim(move) for move in moves]
         repeated = [index for index, claim in enumerate(told) if claim in told[:index]]

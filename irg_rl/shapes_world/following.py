@@ -19,9 +19,9 @@ for the defects that it leaves out."""
 def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> float:
     """Return how true a reflection is of its picture, in [0, 1].
 
-    A text that is not a complete reflection scores 0. A reflection that says "nothing to change" scores 1 if the
-    picture is right and 0 if it is wrong. A reflection that names defects scores 0 if the picture is right. If the
-    picture is wrong, its score is the F1 of the stated defects against the real ones, where naming MOST_NAMED real
+    A text that does not follow the grammar of reflections scores 0. A reflection that says "nothing to change" scores 1
+    if the picture is right and 0 if it is wrong. A reflection that names defects scores 0 if the picture is right. If
+    the picture is wrong, its score is the F1 of the stated defects against the real ones, where naming MOST_NAMED real
     defects counts as full recall. Raises ValueError if the metadata ask for something that the shapes world does not
     have.
     """
@@ -50,8 +50,8 @@ def following(text: str, before: PictureReading, after: PictureReading) -> float
 
 
 Content = tuple[str, str | None] | str
-"""Content of a cell: (shape, colour), "empty" or "unclear". The size and the exact position of an object are
-ignored."""
+"""What is in a cell: (shape, colour), "empty", or "unclear" if it cannot be read. The size of an object and its exact
+position in the cell are ignored."""
 
 
 def _contents(reading: PictureReading) -> dict[str, Content]:
@@ -61,7 +61,8 @@ def _contents(reading: PictureReading) -> dict[str, Content]:
 
 
 def _asked(edit: Edit) -> list[tuple[str, Content]]:
-    """Return the cells that an edit names, each with the content that it should have after the edit."""
+    """Return pairs (cell, content): the cells that an edit changes, each with the content that it should have after the
+    edit."""
     thing: Content = (edit.thing.shape, edit.thing.color)
     match edit.kind:
         case EditKind.ADD:

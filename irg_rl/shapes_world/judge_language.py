@@ -1,11 +1,13 @@
-"""Parses questions to the built-in judge, written in plain English, into what they demand of an image.
+"""Parses questions to the built-in judge, which are written in plain English. The result says what an image must show.
+
+The grammar of a question is:
 
     question := 'Does this image show "' prompt '"? ...' | 'Which image fits the description "' prompt '" better, ...'
     prompt   := words with noun phrases in them: (a | an | two | ... | the) [colour] shape
 
 If a relation ("left of", "above", ...) stands between two noun phrases, the image must satisfy this relation. A phrase
-with "the", such as "the red circle", refers to an earlier phrase. All counts are exact, as in the prompts of the shapes
-world.
+with "the", such as "the red circle", refers to an earlier phrase. All counts are exact: "two rings" means that there
+are exactly two.
 """
 
 import re
@@ -34,8 +36,8 @@ class ParsedQuestion:
 
 
 def parse_question(question: str) -> ParsedQuestion:
-    """Parse a question. Raises NotUnderstood if the question has neither of the two forms shown at the top of this
-    module."""
+    """Return how many images a question is about, and what it demands of an image. Raises NotUnderstood if the question
+    has neither of the two forms shown at the top of this module, or if its prompt cannot be parsed."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")
@@ -48,8 +50,8 @@ def parse_question(question: str) -> ParsedQuestion:
 
 
 def parse_prompt(prompt: str) -> Demand:
-    """Return what the words of a prompt demand, with exact counts. Raises NotUnderstood if the prompt cannot be
-    parsed."""
+    """Return the objects with their exact numbers, and the relations between them, that the words of a prompt ask for.
+    Raises NotUnderstood if the prompt cannot be parsed."""
     things: list[tuple[Thing, int]] = []
     relations: list[Relation] = []
     previous, end = -1, 0
@@ -67,8 +69,9 @@ def parse_prompt(prompt: str) -> Demand:
 
 
 def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_back: bool) -> int:
-    """Return the index of the entry of `things` that the phrase means. If the phrase does not refer to an earlier one,
-    add a new entry."""
+    """Return the index in `things` of the object that a noun phrase means. If the phrase refers back (it begins with
+    "the") and an earlier entry fits, this is the earlier entry. In all other cases, a new entry is added to
+    `things`."""
     known = [seen for seen, _ in things]
     if refers_back and thing in known:
         return known.index(thing)
@@ -81,8 +84,9 @@ def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_b
 
 
 def _between(words: str, previous: int) -> str:
-    """Return the relation named in the words between two phrases, or "" if there is none. Raises NotUnderstood if there
-    is an unknown word."""
+    """Return the relation named in the words between two noun phrases, or "" if there is none. `previous` is the index
+    of the object before these words, or -1 if there is none. Raises NotUnderstood if there is an unknown word, or a
+    relation without an object before it."""
     found = RELATION.search(words)
     rest = RELATION.sub(" ", words, count=1).lower()
     strange = [word for word in re.findall(r"[^\s,.]+", rest) if word not in FILLER]

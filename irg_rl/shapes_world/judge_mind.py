@@ -1,10 +1,10 @@
-"""The answers of the built-in judge. The checker of the shapes world reads the pixels, and a small parser reads the
-words.
+"""Answers questions about images, as the built-in judge. It reads the pixels with the checker of the shapes world, and
+the words with a small parser.
 
-The judge makes small, reproducible errors on purpose. Its belief is a logit: a function of the graded score, plus noise
-that depends on the seed, the image and the question. When the judge compares two images, it slightly prefers the first
-one, as real judges do. If it cannot parse a question, it answers neither yes nor no. The client must count such an
-answer as a failure.
+The judge makes small, reproducible errors on purpose. Its belief that an image is right is a logit. This is a function
+of the checker's graded score, plus noise that depends on the seed, the image and the question. When the judge compares
+two images, it slightly prefers the first one, as real judges do. If it cannot parse a question, its answer is a text
+that says neither yes nor no. The program that asked must count such an answer as a failure.
 """
 
 import hashlib
@@ -28,7 +28,9 @@ FIRST_POSITION_BIAS = 0.4
 
 
 def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
-    """Answer a yes/no question about one image, or a question which of two images fits better."""
+    """Return the judge's answer to a yes/no question about one image, or to a question which of two images fits better.
+    The answer has the text and the probabilities of the possible words. It has no probabilities if the question cannot
+    be parsed or is about another number of images."""
     try:
         asked = parse_question(question)
     except NotUnderstood as puzzle:
@@ -63,6 +65,6 @@ def _sigmoid(logit: float) -> float:
 
 
 def _spellings(yes: str, no: str, p: float) -> dict[str, float]:
-    """Return token probabilities similar to those of a real model: each word also in lower case, and one unrelated
-    token."""
+    """Return a dict of token probabilities similar to those of a real model. `p` is the probability of yes. The dict
+    has both words, both words in lower case, and one unrelated token."""
     return {yes: 0.95 * p, no: 0.95 * (1 - p), yes.lower(): 0.04 * p, no.lower(): 0.04 * (1 - p), "The": 0.01}

@@ -1,4 +1,5 @@
-"""Paraphrases a reflection by changing the order of its lists. Its meaning and its length stay the same."""
+"""Paraphrases a reflection (the model's text about the errors of its picture) by changing the order of its lists. The
+meaning and the length of the text stay the same."""
 
 import re
 
@@ -8,8 +9,8 @@ _LISTS = re.compile(r"(?P<opening>i see|also) (?P<items>[^.]+) \.")
 
 
 def paraphrase(text: str) -> str | None:
-    """Return the reflection with its lists of seen objects in reverse order. Return None if this changes nothing, or if
-    the text does not follow the teacher's grammar."""
+    """Return the reflection with its lists of the objects in the picture in reverse order. Return None if this changes
+    nothing, or if the text does not follow the teacher's grammar."""
     turned = _LISTS.sub(
         lambda found: f"{found['opening']} {' , '.join(reversed(found['items'].split(' , ')))} .", text
     )

@@ -1,12 +1,15 @@
-"""Makes prompts: sentences over a small vocabulary, each with the set of constraints that it states.
+"""Makes prompts: sentences over a small vocabulary, each with the set of constraints that it states. The constraints of
+a prompt are the objects that it asks for and the relations between them.
 
 Prompts belong to splits (train, validation, test, hard), and no set of constraints is in two splits. The split depends
 on the *set*, not on the sentence. So two phrasings of one set are always in the same split, and so is a relation
 written from its other side ("a left of b", "b right of a").
 
-The six GenEval tasks have few sets. All sets of a task are listed, ordered by a hash, and divided by their rank, so
-that train, validation and test each get some sets of every task. The seventh task, `scene`, has too many sets to list.
-They are divided by their hash alone. The split `hard` gets some of the scenes with three or more constraints.
+There are seven tasks (kinds of prompt). Six of them come from the GenEval benchmark and have few possible sets of
+constraints. All sets of such a task are sorted by a hash, and the sorted list is cut into pieces for test, validation
+and train. So each of these splits gets some sets of every task. The seventh task, `scene`, has too many sets to list.
+The split of such a set is decided by its hash alone. The split `hard` gets some of the scenes with three or more
+constraints.
 
 In train, one set can be phrased in many ways. The other splits serve for measurement, and there every prompt has a
 different set.
@@ -35,10 +38,10 @@ from irg_rl.trajectory import Prompt
 
 SPLITS = ("train", "validation", "test", "hard")
 LISTED = {"validation": 0.1, "test": 0.2}
-"""Split -> share of the listed sets of a task. The other sets belong to train."""
+"""Maps a split to its share of the sets of constraints of each GenEval task. The other sets belong to train."""
 SCENES = {"train": 0.7, "validation": 0.1, "test": 0.1, "hard": 0.1}
-"""Split -> share of the sets of scenes, by their hash. Scenes that would fall into `hard` but have only two constraints
-go to test."""
+"""Maps a split to its share of the sets of constraints of the task `scene`. A hash of the set decides. Sets that would
+fall into `hard` but have fewer than three constraints go to test."""
 HARD = (3, 4, 5, 6)
 """Numbers of constraints that a scene in the split `hard` can have."""
 TRAIN_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
@@ -62,13 +65,14 @@ Sets = tuple[list[tuple[Thing, int]], list[Relation]]
 def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = None) -> list[Prompt]:
     """Return `n` prompts of a split.
 
-    `mix` maps each task to its weight. If it is None, all tasks have equal weights, but in train the task `scene`
-    counts twice. Tasks take turns by weight, so a short list has the same prompts as the beginning of a long one
-    (except in train, where the order is random).
+    `mix` maps each task (kind of prompt) to its weight. If it is None, all tasks have equal weights, but in train the
+    task `scene` counts twice. Tasks take turns by weight, so a short list has the same prompts as the beginning of a
+    long one (except in train, where the order is random).
 
-    In train, a task with few sets repeats them. In the other splits, no set occurs twice, and the field `set` of the
-    metadata names the set. If a task has no sets left, other tasks fill its place. The split `hard` ignores the mix: it
-    has only scenes, with equal parts for each number of constraints.
+    In train, sets of constraints are repeated if a task has only few of them. In the other splits, no set occurs twice,
+    and the field `set` of the metadata describes the set in words. If a task has no sets left, prompts of other tasks
+    are used instead. The split `hard` ignores `mix`: all its prompts are scenes, and each number of constraints occurs
+    equally often.
 
     Raises ValueError if the split is unknown. Raises InputError if the mix names an unknown task, or if there are fewer
     than `n` different sets.
@@ -97,12 +101,13 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
 
 
 def split_of(metadata: dict) -> str:
-    """Return the split of the set of constraints in these metadata."""
+    """Return the name of the split that the set of constraints in these metadata belongs to."""
     return _split_of_key(metadata_key(metadata))
 
 
 def set_name(key: str) -> str:
-    """Return a canonical key in words, such as `1 red ring, 2 bar; red ring above bar`."""
+    """Return a description in words of a set of constraints, such as `1 red ring, 2 bar; red ring above bar`. `key` is
+    the key of this set from `constraints.canonical_key`."""
     includes, relations = json.loads(key)
     things = ", ".join(f"{count} {Thing(*thing)}" for thing, count in includes)
     return "; ".join([things, *(f"{Thing(*first)} {name} {Thing(*second)}" for first, name, second in relations)])
@@ -111,7 +116,8 @@ def set_name(key: str) -> str:
 def _sources(
     split: str, mix: dict[str, float] | None, rng: random.Random
 ) -> tuple[dict[str, float], dict[str, Iterator[dict]]]:
-    """Return two dicts for a split: the weight of each kind of prompt, and an iterator over its metadata."""
+    """Return two dicts for a split: (weights, iterators over prompt metadata). The keys of both are the tasks. For the
+    split `hard`, the keys are the numbers of constraints."""
     if split == "hard":
         used: set[str] = set()
         kinds = {str(number): _each_once("scene", _scenes(split, used, rng, number), used, rng) for number in HARD}
@@ -126,7 +132,8 @@ def _sources(
 
 
 def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
-    """Yield metadata of a task in train without end. The sets of the task are repeated, each time in other words."""
+    """Yield the metadata of train prompts of one task, without end. The sets of constraints of the task are repeated,
+    and each time the sentence is made anew."""
     sets = None if tag == "scene" else [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == "train"]
     waiting: list[Sets] = []
     while True:
@@ -141,8 +148,8 @@ def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
 
 
 def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Random) -> Iterator[dict]:
-    """Yield metadata for each set in turn. Add the key of each set to `used`, which collects the sets of all tasks that
-    were already taken."""
+    """Yield the metadata of one prompt for each set of constraints in `sets`. Also add the key of the set to `used`,
+    which collects the keys of all sets that were already used, in all tasks."""
     for item in sets:
         key = canonical_key(*item)
         used.add(key)
@@ -150,14 +157,15 @@ def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Rando
 
 
 def _shuffled(tag: str, split: str, rng: random.Random) -> Iterator[Sets]:
-    """Yield the listed sets of a task that are in this split, in random order."""
+    """Yield the sets of constraints of a GenEval task that belong to this split, in random order."""
     sets = [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == split]
     yield from rng.sample(sets, len(sets))
 
 
 def _scenes(split: str, used: set[str], rng: random.Random, wanted: int | None = None) -> Iterator[Sets]:
-    """Yield new random scenes of a split, with `wanted` constraints if it is given. Skip scenes whose set is already
-    used or belongs to another task."""
+    """Yield random sets of constraints for the task `scene` in this split. If `wanted` is given, each set has this
+    number of constraints. Skip sets that are already used or belong to another task. Stop after PATIENCE tries in a row
+    without a new set."""
     misses = 0
     while misses < PATIENCE:
         item = _random_scene(rng, wanted)
@@ -171,7 +179,8 @@ def _scenes(split: str, used: set[str], rng: random.Random, wanted: int | None =
 
 @cache
 def _listed(tag: str) -> list[Sets]:
-    """Return all sets of constraints of one of the six GenEval tasks, each once."""
+    """Return a list of all possible sets of constraints of one of the six GenEval tasks. Raises ValueError if the task
+    is unknown."""
     colored = [Thing(*pair) for pair in product(SHAPES, COLORS)]
     match tag:
         case "single_object":
@@ -192,8 +201,9 @@ def _listed(tag: str) -> list[Sets]:
 
 @cache
 def _dealt() -> dict[str, str]:
-    """Return the split of each listed set. Within a task, the sets are divided by the rank of their hash. Each split
-    gets at least one set."""
+    """Return a dict that maps the key of each set of constraints of the six GenEval tasks to its split. The sets of a
+    task are sorted by a hash, and the sorted list is divided by the shares in LISTED. Validation and test get at least
+    one set of each task."""
     splits = {}
     for tag in TAGS[:-1]:
         keys = sorted((canonical_key(*item) for item in _listed(tag)), key=stable_fraction)
@@ -217,8 +227,9 @@ def _split_of_key(key: str) -> str:
 
 
 def _random_scene(rng: random.Random, wanted: int | None = None) -> Sets:
-    """Return a random set of constraints, with `wanted` constraints or else two to six. It has two to four things and
-    at most two relations. The things in relations have the count one."""
+    """Return a random set of constraints for the task `scene`. It has `wanted` constraints, or two to six if `wanted`
+    is None: two to four different objects to include, and at most two relations. Objects in relations have the count
+    one."""
     wanted = rng.randint(2, 6) if wanted is None else wanted
     relations = rng.randint(max(0, wanted - 4), (wanted - 1) // 2)
     things = _random_things(wanted - relations, rng)
@@ -232,7 +243,8 @@ def _random_scene(rng: random.Random, wanted: int | None = None) -> Sets:
 
 
 def _random_things(n: int, rng: random.Random) -> list[Thing]:
-    """Return `n` different things. A shape that occurs without a colour occurs in no other thing."""
+    """Return `n` different things (shapes with or without a colour). If a shape occurs without a colour, no other thing
+    has this shape."""
     things: list[Thing] = []
     while len(things) < n:
         thing = Thing(rng.choice(SHAPES), rng.choice(list(COLORS)) if rng.random() < 0.7 else None)
@@ -243,8 +255,9 @@ def _random_things(n: int, rng: random.Random) -> list[Thing]:
 
 
 def phrase(tag: str, includes: list[tuple[Thing, int]], relations: list[Relation], rng: random.Random) -> dict:
-    """Return metadata with a sentence for a set of constraints. The order of the things and the opening words are
-    random. Each entry of `include` has at most one position, which refers to an earlier entry."""
+    """Return the metadata of a new prompt, whose sentence states the given constraints. The order of the objects and
+    the opening words of the sentence are random. Each entry of the metadata's `include` list has at most one
+    `position`, which refers to an earlier entry."""
     while True:
         order = rng.sample(range(len(includes)), len(includes))
         links = [_looking_back(order.index(a), name, order.index(b)) for a, name, b in relations]
@@ -261,7 +274,8 @@ def phrase(tag: str, includes: list[tuple[Thing, int]], relations: list[Relation
 
 
 def _looking_back(first: int, name: str, second: int) -> Relation:
-    """Return the same relation, written for the later of the two entries. GenEval's evaluator expects this form."""
+    """Return the same relation with the later entry of `include` as its first member. If necessary, the relation is
+    reversed, for example from "left of" to "right of". GenEval's evaluator expects this form."""
     return Relation(first, name, second) if first > second else Relation(second, MIRROR[name], first)
 
 

@@ -1,14 +1,15 @@
-"""Reads objects from pixels. Every cell is compared with every shape, size, shift and colour of the shapes world.
+"""Finds the objects in a picture from its pixels. Every cell of the picture is compared with every shape, size, shift
+and colour of the shapes world.
 
-Let x be a cell, b the background, m the coverage of a candidate shape and p its palette colour. With d = x - b, the
-residual of the candidate is
+Let x be the pixels of a cell, b the background colour, m the coverage of a candidate shape (the share of each pixel
+that the shape covers) and p the colour of the candidate. With d = x - b, the residual of the candidate is
 
     r = sum over pixels and channels of (x - b - m (p - b))^2
       = |d|^2 - 2 sum_c (p_c - b_c)(m . d_c) + |p - b|^2 |m|^2
 
-So one matrix product is enough for all candidates. There are sharp and blurred coverages, because an autoencoder blurs.
-A cell is empty if it is flat. It is unclear if the best candidate leaves a large residual, or if a candidate of another
-shape or colour is almost as good.
+So one matrix product is enough for all candidates. Each shape has a sharp and a blurred coverage, because an
+autoencoder blurs pictures. A cell is empty if it hardly differs from the background. It is unclear if the best
+candidate leaves a large residual, or if a candidate of another shape or colour is almost as good.
 """
 
 from dataclasses import dataclass
@@ -25,14 +26,14 @@ RESIDUAL_SHARE = 0.2  # the best candidate may leave this share of the cell's en
 COLOR_RADIUS = 64.0  # but at most this colour distance over the area of the object;
 GRAIN_RMS = 8.0  # this much grain is allowed in addition, in grey levels
 MARGIN_SHARE = 0.02  # the best shape and colour must beat the second by this share of the energy
-GREY_RADIUS = 28  # a colour within this many grey levels of a known background counts as it
+GREY_RADIUS = 28  # a pixel within this many grey levels of a background counts as background
 CHUNK = 512  # number of images handled at once, to limit memory
 
 
 @dataclass(frozen=True)
 class PictureReading:
-    """What the checker sees in a picture: the objects in reading order, the unreadable cells, and the background
-    colour."""
+    """What the checker sees in a picture: the objects, sorted row by row and from left to right, the cells that it
+    cannot read, and the background colour."""
 
     objects: tuple[Object, ...]
     unclear: tuple[str, ...] = ()
@@ -45,19 +46,22 @@ class PictureReading:
 
 
 def scene_reading(scene: Scene) -> PictureReading:
-    """Return what a perfect reader would see in a picture of the scene."""
+    """Return the reading of a picture of this scene as it would be without any error. It is made from the scene, not
+    from pixels."""
     objects = tuple(sorted(scene.objects, key=lambda seen: CELLS.index(seen.cell)))
     unclear = {blob.cell for blob in scene.blobs}
     return PictureReading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)
 
 
 def read(pixels: np.ndarray) -> PictureReading:
-    """Read one picture, uint8 [24, 24, 3]."""
+    """Return the objects, the unreadable cells and the background colour that are found in the pixels of one picture,
+    uint8 [24, 24, 3]. Raises ValueError if the array has another shape or type."""
     return read_batch(pixels[None])[0]
 
 
 def read_batch(images: np.ndarray) -> list[PictureReading]:
-    """Read several pictures, uint8 [N, 24, 24, 3]. Raises ValueError if the array has another shape or type."""
+    """Return, for each picture in uint8 [N, 24, 24, 3], the objects, the unreadable cells and the background colour
+    that are found in its pixels. Raises ValueError if the array has another shape or type."""
     side = WORLD.pixels
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise ValueError(f"the checker reads uint8 [N, {side}, {side}, 3] pictures, not {images.dtype} {images.shape}")
@@ -69,8 +73,9 @@ def read_batch(images: np.ndarray) -> list[PictureReading]:
 
 @cache
 def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
-    """Return the coverages of all candidates, float32 [shapes * variants, pixels of a cell], and (size, dx, dy) of each
-    variant. All variants of one shape are next to each other."""
+    """Return (coverages, variants). A coverage says how much of each pixel of a cell a candidate shape covers. The
+    coverages are float32 [shapes * variants, pixels of a cell], with all variants of one shape next to each other. The
+    list of variants has (size, dx, dy) of each sharp variant, then the same of each blurred one."""
     shifts = (-1, 0, 1)
     places: list[tuple[str, int, int]] = [(size, dx, dy) for size, dx, dy in product(SIZES, shifts, shifts)]
     rows = []
@@ -81,15 +86,16 @@ def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
 
 
 def _blur(coverage: np.ndarray) -> np.ndarray:
-    """Return the coverage after a 3x3 binomial blur. What goes beyond the cell is lost."""
+    """Return the coverage of a cell after a 3x3 binomial blur. Coverage that spreads beyond the edge of the cell is
+    lost."""
     padded = np.pad(coverage, 1)
     rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
     return 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
 
 
 def _backgrounds(images: np.ndarray) -> np.ndarray:
-    """Return the background colour of each image, as whole numbers in float32 [N, 3]. First find the background grey
-    with the most pixels near it. The colour is the median of these pixels."""
+    """Return the background colour of each image, as whole numbers in float32 [N, 3]. First choose the grey in
+    BACKGROUNDS that the most pixels are close to. The background colour is the median of these pixels."""
     flat = images.reshape(len(images), -1, 3).astype(np.int16)
     greys = np.array(BACKGROUNDS, np.int16)
     near = np.stack([(abs(flat - grey) <= GREY_RADIUS).all(-1) for grey in greys], 1)  # [N, greys, pixels]
@@ -125,8 +131,9 @@ def _read_chunk(images: np.ndarray) -> list[PictureReading]:
 
 
 def _match(offset: np.ndarray, energy: np.ndarray, grounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for n cells given as float32 [n, 3, pixels], the index of the best (colour, template) and whether the
-    cell is clear."""
+    """Return two arrays for n cells: the index of the best pair (colour, template) of each cell, and whether the cell
+    is clear. `offset` is float32 [n, 3, pixels], the pixels of each cell minus its background colour. `energy` is the
+    sum of the squares of `offset` in each cell. `grounds` has the background colours."""
     coverages = _templates()[0]
     palette = np.array(list(COLORS.values()), np.float32)[None] - grounds[:, None]  # [n, colours, 3]
     projections = offset @ coverages.T  # [n, 3, templates]

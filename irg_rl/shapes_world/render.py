@@ -11,14 +11,15 @@ SUPERSAMPLING = 8
 
 
 def cell_slices(cell: str) -> tuple[slice, slice]:
-    """Return the slices of rows and columns of a picture that belong to `cell`."""
+    """Return (slice of pixel rows, slice of pixel columns) that cut the cell named `cell` out of a picture."""
     top, left = ROW[cell] * WORLD.cell, COLUMN[cell] * WORLD.cell
     return slice(top, top + WORLD.cell), slice(left, left + WORLD.cell)
 
 
 @cache
 def mask(shape: str, size: str, dx: int, dy: int) -> np.ndarray:
-    """Return how much of each pixel of a cell the shape covers, in [0, 1], float32 [cell, cell]."""
+    """Return the share of each pixel of a cell that the shape covers, in [0, 1], float32 [8, 8]. Raises ValueError if
+    the shape is unknown."""
     half = SIZES[size] / 2
     room = WORLD.cell / 2 - half
     fine = (np.arange(WORLD.cell * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - WORLD.cell / 2
@@ -57,7 +58,8 @@ def _painted(background: Color, shape: str, color: str, size: str, dx: int, dy: 
 
 
 def render_cell(background: Color, content: Object | Blob | None) -> np.ndarray:
-    """Return the pixels of one cell, uint8 [cell, cell, 3]. If `content` is None, the cell is empty."""
+    """Return the pixels of one cell, uint8 [8, 8, 3], with an object, an unreadable blob, or nothing (`content` is
+    None)."""
     if content is None:
         return np.full((WORLD.cell, WORLD.cell, 3), background, np.uint8)
     if isinstance(content, Blob):
@@ -102,7 +104,8 @@ def _random_mask(rng: random.Random) -> np.ndarray:
 
 
 def _ramp(rng: random.Random) -> np.ndarray:
-    """Return a soft step from 0 to 1 across the cell in a random direction, float32 [cell, cell]."""
+    """Return weights, float32 [8, 8], that rise smoothly from 0 on one side of a cell to 1 on the opposite side, in a
+    random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.arange(WORLD.cell, dtype=np.float32) - (WORLD.cell - 1) / 2
     distance = axis[None, :] * np.cos(angle) + axis[:, None] * np.sin(angle)

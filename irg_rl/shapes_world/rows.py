@@ -1,8 +1,10 @@
-"""Training rows for the six IRGL learning modes (Interleaving Reasoning Generation), as parquet files.
+"""Makes and writes training rows for the six learning modes of IRGL (Interleaving Reasoning Generation), as parquet
+files.
 
 There is one folder per mode. The column `conversation` has a JSON list of turns. A user turn is {role, content: str,
-need_loss}. The content of an assistant turn is a list of parts: {type: text, content, need_loss} or {type: image,
-content: base64 PNG, need_loss, need_vae, need_vit}. The flags say which parts have a loss and which images are inputs.
+need_loss}. The content of an assistant turn is a list of texts and images: {type: text, content, need_loss} or {type:
+image, content: base64 PNG, need_loss, need_vae, need_vit}. `need_loss` says whether this text or image is a training
+target. `need_vae` and `need_vit` say whether the image is an input of the model, through its VAE and its ViT.
 """
 
 import base64
@@ -50,27 +52,28 @@ Step = tuple[str, np.ndarray | None]  # a reflection and the picture it leads to
 
 @dataclass(frozen=True)
 class RowMix:
-    """How the rows of the improving modes are mixed."""
+    """Shares and limits that determine the training rows of the improving modes."""
 
     stop_share: float = 0.25
-    """Share of rows whose first picture is right. These rows end with the text "nothing to change" and have no second
-    picture."""
+    """Share of rows whose first picture is right. The text of these rows ends with "nothing to change", and they have
+    no second picture."""
     deep_share: float = 0.25
-    """Share of improving_full rows that continue after a refined picture. This picture is then both a target and a
-    condition. The share applies again after every further picture."""
+    """Share of rows of the mode improving_full in which another reflection follows after a refined picture. The refined
+    picture is then both a training target and an input. The share applies again after every further picture."""
     max_turns: int = 4
-    """Largest number of pictures and stops in one training row, including the first picture."""
+    """Largest number of pictures in one training row, including the first picture. A reflection that says "nothing to
+    change" counts as one picture."""
     max_fixes: int = 2
     """Largest number of defects that one reflection names."""
     overlooked: Mapping[str, float] = field(default_factory=dict)
-    """Kind of defect -> share of such defects that the teacher does not mention."""
+    """Maps a kind of defect to the share of such defects that the teacher does not mention."""
 
 
 def write_rows(
     out: Path | str, prompts: Sequence[Prompt], counts: dict[str, int], seed: int, mix: RowMix = RowMix()
 ) -> dict[str, Path]:
-    """Write `counts[mode]` rows for each mode and return the path of each mode's file. All prompts are used before one
-    is repeated."""
+    """Write `counts[mode]` rows for each mode. Return a dict that maps each mode to the path of its file. All prompts
+    are used before one is repeated. Raises ValueError if there are no prompts."""
     if not prompts:
         raise ValueError("no prompts to write rows for")
     files = {}
@@ -82,8 +85,8 @@ def write_rows(
 
 
 def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
-    """Write rows to `out/mode/part-00000.parquet` in several row groups. The file appears complete or not at all.
-    Raises InputError if the mode is unknown."""
+    """Write rows to `out/mode/part-00000.parquet` in several row groups, and return this path. If writing fails, no
+    incomplete file is left. Raises InputError if the mode is unknown."""
     if mode not in (*MODES, *BASE_MODES):
         raise InputError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
     path = Path(out) / mode / "part-00000.parquet"
@@ -100,8 +103,8 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
 
 
 def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Messages:
-    """Return a new row, made by the renderer and the teacher. Rows of the base modes do not use the prompt. Raises
-    InputError if the mode is unknown."""
+    """Return one new training row of a mode for a prompt. The renderer makes its pictures and the teacher its texts.
+    Rows of the base modes do not use the prompt. Raises InputError if the mode is unknown."""
     if mode in BASE_MODES:
         return _base(mode, *base_example(mode, rng))
     right = sample_scene(prompt.metadata, rng)
@@ -121,10 +124,10 @@ def own_image_rows(
     modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Messages]]:
-    """Return rows of the improving modes, made from first pictures that a model has drawn itself. `images` are uint8
-    [N, 24, 24, 3], one per prompt. Each picture gives one row per mode. If the picture is right, the row ends with the
-    text "nothing to change". If it is wrong, the teacher repairs it. So `mix.stop_share` has no effect here. Raises
-    ValueError if the numbers of images and prompts differ."""
+    """Return a dict that maps each of the given improving modes to its rows. The rows are made from first pictures that
+    a model has drawn itself. `images` are uint8 [N, 24, 24, 3], one per prompt. Each picture gives one row per mode. If
+    the picture is right, the row ends with the text "nothing to change". If it is wrong, the teacher repairs it. So
+    `mix.stop_share` has no effect here. Raises ValueError if the numbers of images and prompts differ."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: there must be one image per prompt")
     seen = list(zip(prompts, images, read_batch(images)))
@@ -134,9 +137,10 @@ def own_image_rows(
 def improving_row(
     mode: str, prompt: Prompt, first: np.ndarray, reading: PictureReading, rng: random.Random, mix: RowMix = RowMix()
 ) -> Messages:
-    """Return a row about one first picture. It has the teacher's reflection and the picture with exactly the changes
-    that the reflection names; if the reflection asks for no change, there is no second picture. In the mode
-    improving_full, further reflections and pictures may follow."""
+    """Return one training row of an improving mode. It begins with the picture `first`, which shows what `reading`
+    says. The teacher's reflection names changes, and the second picture is the first one with exactly these changes. If
+    the reflection asks for no change, there is no second picture. In the mode improving_full, further reflections and
+    pictures may follow."""
     steps = [_step(first, reading, prompt, rng, mix)]
     while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:
         picture = steps[-1][1]

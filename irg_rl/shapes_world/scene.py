@@ -15,7 +15,7 @@ class WorldConfig:
     cell: int = 8
     """Number of pixels per side of a cell."""
     jitter: int = 0
-    """Largest distance of an object from the middle of its cell, in pixels."""
+    """Largest shift `dx` or `dy` of an object from the middle of its cell when a scene is made at random."""
 
     @property
     def pixels(self) -> int:
@@ -39,7 +39,7 @@ CELLS: tuple[str, ...] = (
     "northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast",
 )  # fmt: skip
 """Names of the cells, row by row. Each name is one word. The Qwen tokenizer splits a name such as `b2` into two tokens,
-and a model then learns places much more slowly."""
+and a model then learns the positions of cells much more slowly."""
 COLUMN = {cell: index % WORLD.grid for index, cell in enumerate(CELLS)}
 ROW = {cell: index // WORLD.grid for index, cell in enumerate(CELLS)}
 ORDER = {cell: index for index, cell in enumerate(CELLS)}
@@ -48,8 +48,9 @@ Color = tuple[int, int, int]
 
 
 class Object(NamedTuple):
-    """One shape in one cell. `dx` and `dy` are in -1..1 and shift the object from the middle of its cell, but never
-    beyond the edge of the cell. A small object is shifted by one pixel, a large one by a quarter of a pixel."""
+    """One shape in one cell. `dx` and `dy` are -1, 0 or 1 and shift the object from the middle of its cell, to the
+    right and down if positive. No object is shifted beyond the edge of its cell, so a small object is shifted by one
+    pixel and a large one by only a quarter of a pixel."""
 
     shape: str
     color: str
@@ -73,7 +74,7 @@ class Scene:
     blobs: tuple[Blob, ...] = ()
 
     def taken(self) -> set[str]:
-        """Return the cells that are not empty."""
+        """Return the names of the cells that hold an object or a blob."""
         return {thing.cell for thing in (*self.objects, *self.blobs)}
 
 

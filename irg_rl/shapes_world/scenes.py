@@ -28,9 +28,9 @@ PATIENCE = 10  # after this many attempts, fewer defects than asked for are acce
 
 
 def sample_scene(metadata: dict, rng: random.Random, distractor_share: float = 0.0) -> Scene:
-    """Return a random scene that is right for the metadata of a prompt. Places, sizes, background and colours are
-    random where the prompt leaves them open. With probability `distractor_share`, the scene has one more object, of a
-    shape that the prompt does not mention. Raises ValueError if no right scene is found."""
+    """Return a random scene that satisfies the metadata of a prompt. Cells, sizes, background and colours are random
+    where the prompt does not determine them. With probability `distractor_share`, the scene has one more object, of a
+    shape that the prompt does not mention. Raises ValueError if no such scene is found."""
     demand = parse_metadata(metadata)
     things = [thing for thing, count in demand.includes for _ in range(count)]
     owners = [index for index, (_, count) in enumerate(demand.includes) for _ in range(count)]
@@ -58,18 +58,19 @@ def _related(cells: list[str], owners: list[int], demand: Demand) -> bool:
 
 
 def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
-    """Return an object that fits the thing, in this cell. Properties that the thing leaves open are random."""
+    """Return an object in this cell that fits `thing` (a shape with or without a colour). Its size is random, and so is
+    its colour if `thing` has none."""
     color = thing.color or rng.choice(tuple(COLORS))
     dx, dy = (rng.randint(-WORLD.jitter, WORLD.jitter) for _ in range(2))
     return Object(thing.shape, color, rng.choice(tuple(SIZES)), cell, dx, dy)
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:
-    """Return a wrong scene: a copy of a right scene with `n_defects` random defects. Each defect affects a different
-    object, which becomes missing or unreadable, gets a wrong colour or shape, is one too many, or is in a wrong place.
-    If defects cancel each other out in all attempts, the scene has fewer defects, but at least one. With probability
-    `clutter_share` it also gets an unreadable blob in a free cell, which is no defect. Raises ValueError if no wrong
-    scene is found."""
+    """Return a wrong scene: a copy of a right scene with `n_defects` random defects. Each defect changes other objects:
+    an object becomes missing or unreadable, gets a wrong colour or shape, or goes to a wrong place, or an object too
+    many is added. If defects cancel each other out in all attempts, the scene has fewer defects, but at least one. With
+    probability `clutter_share`, the scene also gets an unreadable blob in a free cell, which is no defect. Raises
+    ValueError if no wrong scene is found."""
     demand = parse_metadata(metadata)
     for attempt in range(TRIES):
         wreck = Wreck(scene, demand, rng)
@@ -86,7 +87,7 @@ def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, cl
 
 
 class Wreck:
-    """A scene to which random defects are added. Each defect changes an object that is still unchanged."""
+    """A scene to which random defects are added one by one. No object is changed by two defects."""
 
     def __init__(self, scene: Scene, demand: Demand, rng: random.Random) -> None:
         self.background, self.demand, self.rng = scene.background, demand, rng
@@ -132,7 +133,8 @@ class Wreck:
         self.board[old.cell] = old._replace(color=self.rng.choice([color for color in COLORS if color != old.color]))
 
     def add(self) -> None:
-        """Add one more object of a thing that the prompt asks for, sometimes in another colour."""
+        """Add one more object of a kind that the prompt asks for, sometimes in another colour. Do nothing if no cell is
+        free."""
         thing = self.rng.choice(self.demand.includes)[0]
         if self.rng.random() < 0.3:
             thing = Thing(thing.shape)
@@ -141,7 +143,8 @@ class Wreck:
             self.board[cell] = random_object(thing, cell, self.rng)
 
     def displace(self) -> None:
-        """Break a relation: move one of its two objects, or exchange both."""
+        """Move objects so that one relation of the prompt no longer holds: move one of the two objects that it is
+        about, or exchange both. Do nothing if one of them is not there."""
         first, name, second = self.rng.choice(self.demand.relations)
         one, other = (self._standing_for(index) for index in (first, second))
         if one is None or other is None:
@@ -161,7 +164,7 @@ class Wreck:
 
 @cache
 def unreadable_seeds(background: Color) -> tuple[int, ...]:
-    """Return the seeds of blobs that the checker really cannot read."""
+    """Return the seeds, below 1024, of those blobs that the checker really cannot read on this background."""
     seeds = range(1024)
     pictures = np.stack([render(Scene(background, (), (Blob(CELLS[0], seed),))) for seed in seeds])
     return tuple(seed for seed, reading in zip(seeds, read_batch(pictures)) if reading.unclear)

@@ -1,6 +1,8 @@
-"""Training data for the small scorers, from the shapes world: pictures with captions, and pictures ranked by quality.
+"""Makes training data for small scorer models from the shapes world: pictures with captions, and pictures ranked by
+quality.
 
-The data use only prompts of the train split, and captions whose set of constraints belongs to this split.
+The data use only prompts of the train split. A caption is used only if its set of constraints belongs to this split,
+too.
 """
 
 import random
@@ -40,14 +42,15 @@ class Examples:
         return sorted({word.strip(",.") for prompt in self.prompts for word in prompt.text.split()})
 
     def captioned(self, n: int) -> tuple[list[Pixels], list[str]]:
-        """Return `n` pictures and `n` different captions. Some pictures are blurred or noisy, like those that a model
-        paints."""
+        """Return (pictures, captions): `n` pictures, and for each picture its own caption. All captions are different.
+        Some pictures are blurred or noisy, like those that a model paints."""
         scenes, captions = self.scenes(n)
         return [self._painted(render(scene))[0] for scene in scenes], captions
 
     def scenes(self, n: int) -> tuple[list[Scene], list[str]]:
-        """Return `n` scenes and `n` different captions. Every second scene is a damaged copy of the scene before it,
-        and its caption is true of the damaged copy. Such a pair is a hard negative, which a contrastive batch needs."""
+        """Return (scenes, captions): `n` scenes, and for each scene its own caption. All captions are different. Every
+        second scene is a damaged copy of the scene before it, and its caption is true of the damaged copy. Such a pair
+        is a hard negative, which a contrastive batch needs."""
         scenes: list[Scene] = []
         captions: list[str] = []
         while len(scenes) < n:
@@ -62,7 +65,8 @@ class Examples:
         return scenes[:n], captions[:n]
 
     def rankings(self, n: int) -> list[Ranking]:
-        """Return `n` rankings. Each has a prompt and several pictures with none to three defects, painted clean,
+        """Return `n` rankings. A ranking has a prompt, several pictures and two numbers for each picture: how much a
+        simulated person likes it, and the checker's score. The pictures have none to three defects and are clean,
         blurred or noisy."""
         return [self._ranking() for _ in range(n)]
 
@@ -75,8 +79,8 @@ class Examples:
         return Ranking(prompt, images, liking, graded)
 
     def _picture(self, scene: Scene, prompt: Prompt, defects: int) -> tuple[Pixels, float, float]:
-        """Return a picture with the given number of defects, how much a simulated person likes it, and the checker's
-        score for it."""
+        """Return (picture, liking, score): a picture for the prompt with the given number of defects, how much a
+        simulated person likes it, and the checker's score for it."""
         if self.rng.random() < 0.5:
             scene = sample_scene(prompt.metadata, self.rng, distractor_share=0.2)
         if defects:
@@ -86,7 +90,8 @@ class Examples:
         return image, CORRECTNESS * graded + QUALITY * quality, graded
 
     def _painted(self, image: Pixels) -> tuple[Pixels, float]:
-        """Return the picture, perhaps blurred or noisy, and the quality of the painting in [0, 1]."""
+        """Return (picture, quality). The picture may be blurred or noisy now. The quality is in [0, 1]; it is 1 for an
+        unchanged picture."""
         kind, strength = self.rng.choice(PAINTERS), self.rng.uniform(0.3, 1.0)
         if kind == "blurred":
             picture = PILImage.fromarray(image).filter(ImageFilter.GaussianBlur(1.2 * strength))
@@ -98,8 +103,9 @@ class Examples:
 
 
 def describe(scene: Scene, rng: random.Random) -> str | None:
-    """Return a true sentence about the scene, with or without colours. Return None if there is no such sentence, or if
-    its set of constraints does not belong to the train split."""
+    """Return a true sentence about the objects of a scene, at random with or without their colours. Return None if the
+    scene is empty or has too many objects for a sentence, or if the set of constraints that the sentence states does
+    not belong to the train split."""
     colored = rng.random() < 0.7
     counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
     includes = sorted(counts.items())

@@ -20,20 +20,21 @@ class ShapesSettings(Section):
         "improving_thinking_generation_learning": 6000,
         "improving_full_learning": 12000,
     }
-    """Learning mode -> number of rows that are made for it before stage 1 of SFT."""
+    """Maps a learning mode to the number of training rows that are made for it before stage 1 of SFT (supervised
+    fine-tuning)."""
     deep_share: Share = 0.0
-    """Share of improving_full rows that continue after a refined image. Use it for runs with `sampling.history:
-    full`."""
+    """Share of rows of the mode improving_full in which another reflection follows after a refined image. Use it for
+    runs with `sampling.history: full`."""
     overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
         default={}, exclude_if=lambda kinds: not kinds
     )
-    """Kind of defect -> share of such defects that the teacher does not mention, like a teacher with weak eyes. No row
-    shows how to repair these defects."""
+    """Maps a kind of defect to the share of such defects that the teacher does not mention. So the teacher behaves as
+    if it had overlooked them. No training row shows how to repair these defects."""
     own_images: int = Field(default=3000, ge=0)
-    """Number of first images that the model draws between the SFT stages, to learn from its own failures. With 0, there
-    is no such step."""
+    """Number of first images that the model draws itself between the SFT stages, so that it can learn from its own
+    errors. With 0, there is no such step."""
     own_image_steps: Positive = 12
-    """Number of time points of the sampler when it draws these images."""
+    """Number of time points of the sampler when the model draws the images of `own_images`."""
     train_prompts: Positive = 6000
     validation_prompts: Positive = 128
     """Number of validation prompts. In the splits validation, test and hard, every prompt has a different set of
@@ -42,4 +43,5 @@ class ShapesSettings(Section):
     hard_prompts: Positive = 300
     """Number of prompts for `irg-rl eval --split hard`. They are scenes with three to six constraints."""
     prompt_mix: dict[str, float] | None = None
-    """Tag of a kind of prompt -> its share among the prompts. null: the default mix of the shapes world."""
+    """Maps the tag of a kind of prompt, such as `counting`, to its share among the prompts. If null, the default mix of
+    the shapes world is used."""

@@ -1,5 +1,5 @@
-"""The shapes world in two roles: a task for RL and evaluation, and a world that makes all data for a run from
-scratch."""
+"""The shapes world in two roles. As a task, it gives prompts and verdicts for RL and evaluation. As a world, it also
+makes all training data for a run that begins from scratch."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ from irg_rl.trajectory import Prompt
 
 
 class ShapesWorld(World[ShapesSettings]):
-    """Coloured shapes on a grid. A checker reads every picture from its pixels."""
+    """A world of pictures with coloured shapes on a grid. Its checker judges every picture from the pixels."""
 
     settings_type = ShapesSettings
     splits = SPLITS
@@ -48,8 +48,9 @@ class ShapesWorld(World[ShapesSettings]):
         return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
-        """Return exact verdicts by rules. A verdict is None if the picture has another size, or if the prompt asks for
-        something that the shapes world does not have."""
+        """Return one verdict per picture. The checker computes it from the pixels by fixed rules. A verdict is None if
+        the picture has another size than the pictures of the shapes world, or if the prompt asks for something that
+        this world does not have."""
         found: list[Verdict | None] = [None] * len(images)
         side = WORLD.pixels
         readable = [place for place, image in enumerate(images) if image.shape == (side, side, 3)]
@@ -74,23 +75,25 @@ class ShapesWorld(World[ShapesSettings]):
         return True
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
-        """Return whether the reflection is true: the checker finds all defects that the text states, or the text states
-        none and the picture is right. Return None if the checker cannot read the picture or the prompt."""
+        """Return whether the reflection `text` is true of the picture. A reflection that states defects is true if the
+        checker finds all of them. A reflection that states none is true if the picture is right. Return None if the
+        checker cannot read the picture or the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
 
     def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
-        """Return how true the reflection is, in [0, 1] (see `following.reflection_truth`). The score is graded, so that
-        several reflections of one prompt get different scores. Return None if the checker cannot read the picture or
-        the prompt."""
+        """Return how true the reflection `text` is of the picture, in [0, 1] (see `following.reflection_truth`). The
+        score is graded, so that several reflections on one prompt can get different scores. Return None if the checker
+        cannot read the picture or the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_truth(text, read(image), prompt.metadata)
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
-        """Return the share of the reflection's edits that are done, times the share of the other cells that stay the
-        same (see `following.following`). Return None if the checker cannot read the pictures or the prompt."""
+        """Return how well the picture `after` follows the reflection `text` on the picture `before`: the share of its
+        edits that are done, times the share of the other cells that stay the same (see `following.following`). Return
+        None if the checker cannot read the pictures or the prompt."""
         if not self._can_read(prompt, before, after):
             return None
         return following(text, read(before), read(after))
@@ -155,8 +158,9 @@ class ShapesWorld(World[ShapesSettings]):
         return np.stack([render(sample_scene(prompt.metadata, rng)) for prompt in prompts])
 
     def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
-        """Return the share of pictures whose rebuilt copy shows the same objects: the same shape, colour and cell.
-        Cells that are unreadable in the original picture are ignored."""
+        """Return the share of pictures in `images` that show the same objects as their copy in `rebuilt`, for example
+        the output of an autoencoder. Objects are the same if shape, colour and cell are equal. Cells that are
+        unreadable in the original picture are ignored."""
         pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
         return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
 
@@ -165,5 +169,6 @@ class ShapesWorld(World[ShapesSettings]):
 
 
 def _objects(reading: PictureReading, reference: PictureReading) -> set[tuple[str, str, str]]:
-    """Return the objects (shape, colour, cell) of a reading, without cells that are unreadable in the reference."""
+    """Return a set of (shape, colour, cell), one for each object of a reading. Objects in cells that are unreadable in
+    `reference` are left out."""
     return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}

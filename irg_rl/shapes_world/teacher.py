@@ -1,8 +1,9 @@
-"""The texts of the teacher, a set of rules that writes think texts and reflections for training.
+"""Writes and parses the texts of the teacher. The teacher is a set of rules that writes think texts and reflections for
+training.
 
-A think text says what the prompt asks for. It NEVER names places or anything else that the prompt leaves open. So a
-refined image cannot be drawn from this text alone. A reflection names the errors of a picture and the edits that repair
-them, with their cells.
+A think text says what the prompt asks for. It NEVER names cells or anything else that the prompt does not determine. So
+a refined image cannot be drawn from this text alone. A reflection describes a picture and names its errors and the
+edits that repair them, with their cells.
 """
 
 import random
@@ -30,7 +31,7 @@ from irg_rl.shapes_world.scene import CELLS, COLORS, RELATIONS, SHAPES
 
 NOTHING = "nothing to change ."
 BLUR = "blur"
-"""Word for unreadable content of a cell."""
+"""The word in a text for the content of a cell that cannot be read."""
 STOP = f"<think> {NOTHING} </think>"
 """The shortest reflection that asks for no change."""
 INITIAL_QUESTION = "what must this picture show ?"
@@ -71,7 +72,9 @@ _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()
 
 @dataclass(frozen=True)
 class ParsedReflection:
-    """A parsed reflection. If a defect is a wrong shape, its `want` has the colour of the object in the picture."""
+    """A reflection as data. If it says that nothing is to be changed, `stop` is True. Otherwise, `defects` are the
+    stated errors and `edits` their repairs, in the same order. If a defect is a wrong shape, its `want` has the colour
+    of the object in the picture."""
 
     stop: bool
     edits: tuple[Edit, ...] = ()
@@ -79,8 +82,9 @@ class ParsedReflection:
 
 
 def think_text(metadata: dict) -> str:
-    """Return the think text: the things that the prompt asks for, then the relations, in the order of the metadata.
-    They are not sorted, because a model learns to copy much earlier than to sort."""
+    """Return the think text of a prompt: the objects that the prompt asks for with their numbers, then the relations.
+    Both are in the order of the metadata. They are not sorted, because a model learns to copy much earlier than to
+    sort. An example is "<think> i need one red ring , two bar . red ring above bar . </think>"."""
     demand = parse_metadata(metadata)
     text = "i need " + " , ".join(f"{NUMBERS[count]} {thing}" for thing, count in demand.includes) + " ."
     for first, name, second in demand.relations:
@@ -89,15 +93,15 @@ def think_text(metadata: dict) -> str:
 
 
 def sight_text(reading: PictureReading, metadata: dict) -> str:
-    """Return a text that describes the picture. It has three parts:
+    """Return a text that describes the picture. It says, in this order:
 
-    - For each thing that the prompt asks for, in the words and order of the think text: its cells, its number, and if
-      these are too few or too many.
-    - Whether the relations between these things hold, if both things are in the picture.
-    - All other contents of cells.
+    - For each kind of object that the prompt asks for, in the words and order of the think text: the cells of these
+      objects, their number, and whether they are too few or too many.
+    - For each relation of the prompt, whether it holds, if the objects of both sides are in the picture.
+    - All other contents of cells: further objects and unreadable cells.
 
-    Defects and free cells follow from this text. For the things that the prompt asks for, the text does not mention
-    properties that the prompt leaves open, such as colour or size.
+    Defects and free cells follow from this text. If the prompt asks for an object without naming its colour, the text
+    does not mention the colour either.
     """
     demand = parse_metadata(metadata)
     things = [thing for thing, _ in demand.includes]
@@ -112,8 +116,8 @@ def sight_text(reading: PictureReading, metadata: dict) -> str:
 
 
 def reflection_text(sight: str, edits: list[Edit]) -> str:
-    """Return the reflection: the description of the picture, then each defect with its edit. Without edits, the text
-    says that nothing is to be changed."""
+    """Return the text of a reflection: first `sight`, the description of the picture, then each defect with the edit
+    that repairs it. If there are no edits, the text says instead that nothing is to be changed."""
     return f"<think> {' '.join((sight, *map(_sentence, edits))) if edits else f'{sight} {NOTHING}'} </think>"
 
 
@@ -124,14 +128,16 @@ def reflect(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, list[Edit]]:
-    """Return the reflection on a picture, and its edits. `overlooked` maps a kind of defect to the share of such
+    """Return (reflection, edits): the teacher's text about a picture, and the edits that this text names. At most
+    `max_fixes` defects are repaired, or all if it is None. `overlooked` maps a kind of defect to the share of such
     defects that get no edit, although the description shows them."""
     edits = plan_edits(reading, metadata, rng, max_fixes, overlooked)
     return reflection_text(sight_text(reading, metadata), edits), edits
 
 
 def _sentence(edit: Edit) -> str:
-    """Return one defect and its edit in words. Edits use only two verbs: put something into a cell, or remove it."""
+    """Return a text that states one defect and the edit that repairs it. Edits use only two verbs: put something into a
+    cell, or remove it."""
     defect, seen, cell = edit.defect, edit.thing, edit.cell
     assert defect is not None, "an edit that is put into words says which defect it repairs"
     room = f"{sight_of_room(edit.room.bounds, edit.room.cells)} " if edit.room else ""
@@ -154,8 +160,8 @@ def is_stop(text: str) -> bool:
 
 
 def _statements(text: str) -> str | None:
-    """Return the part of a reflection after the description, with a blank after each sentence. Return None if the text
-    is not a reflection."""
+    """Return the sentences of a reflection about defects and edits, without the description of the picture before them.
+    Each sentence is followed by a blank. Return None if the text is not a reflection."""
     words = " ".join(text.split())
     if not (words.startswith("<think> ") and words.endswith(" </think>")):
         return None
@@ -206,7 +212,8 @@ def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
 def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading, metadata: dict) -> bool:
     """Return whether a reflection is true of the picture. A text that says "nothing to change" is true if the picture
     is right. Any other reflection is true if the checker finds all defects that it states, each at least as often as
-    stated. A thing with a wrong colour or shape may also be called missing. Cells and edits are not checked."""
+    stated. It may also say that an object is missing when it is there in a wrong colour or shape. Cells and edits are
+    not checked. The result is False if `parsed` is None."""
     verdict = judge(reading, metadata)
     if parsed is None or parsed.stop or verdict.correct:
         return parsed is not None and parsed.stop and verdict.correct
@@ -214,8 +221,8 @@ def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading,
 
 
 def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> int:
-    """Return how many of the stated defects are really in the picture. A real defect counts for one statement only. It
-    is also true to call a thing missing if it is there in a wrong colour or shape. Cells are not checked."""
+    """Return how many of the stated defects are really in the picture. Each defect in `there` counts for one statement
+    only. It is also true to call an object missing if it is there in a wrong colour or shape. Cells are not checked."""
     left, true = list(there), 0
     for defect in stated:
         same = [other for other in left if claim(other) == claim(defect)]
@@ -227,7 +234,7 @@ def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> in
 
 
 def claim(defect: Defect) -> tuple:
-    """Return what a defect claims, in a form for comparing it with other defects. If the kind is shape, only the shape
-    of `want` is compared, not its colour."""
+    """Return a tuple for comparing a defect with other defects: its fields without the cell. If the kind is shape, only
+    the shape of `want` is compared, not its colour."""
     kind, thing, want, relation, other = defect.claim()
     return kind, thing, want.shape if kind is DefectKind.SHAPE else want, relation, other

@@ -1,5 +1,6 @@
-"""Two-way analysis of variance of image scores. It answers: how much of the variance comes from the reflection, and how
-much from the random seed? Every pair of a reflection and a seed has one outcome.
+"""Two-way analysis of variance of image scores. It answers the question: how much of the variance comes from the
+reflection (the model's text about what to change), and how much from the random seed? For every pair of a reflection
+and a seed, there is one image and one score.
 
 Shape letters: P prompts, N reflections, S seeds.
 """
@@ -10,19 +11,20 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import Measure, Terms, mean
 
 PARTS = ("text", "seed", "interaction")
-"""Names of the three parts of the variance. `text` stands for a reflection or, for a first image, the think text (the
-text that the model writes before it)."""
+"""Names of the three components of the variance. `text` stands for the reflection or, for a first image, for the think
+text (the text that the model writes before the first image)."""
 
 
 def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]:
     """Return, for each prompt, the variance components of reflection, seed and interaction (random effects; Searle,
-    Casella and McCulloch 1992, ch. 4):
+    Casella and McCulloch 1992, ch. 4). `outcomes` has the score of every pair of a reflection (row) and a seed
+    (column):
 
         MS_R = S var(row means),  MS_S = N var(column means),  MS_I = sum (y - row - column + all)^2 / ((N-1)(S-1))
         s2_R = (MS_R - MS_I) / S,  s2_S = (MS_S - MS_I) / N,  s2_I = MS_I
 
     All three estimates are unbiased, so s2_R and s2_S may be below 0. A reflection and a seed together determine the
-    image, so each pair has one outcome, and the interaction is not measurement error. Raises ValueError if there are
+    image, so each pair has one score, and the interaction is not measurement error. Raises ValueError if there are
     fewer than two reflections or fewer than two seeds.
     """
     _, n, s = outcomes.shape
@@ -37,13 +39,15 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
 
 
 def terms(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Terms]:
-    """Return, for each part, the terms of its share of the variance within prompts. The share is a ratio of two sums
-    over prompts."""
+    """Return, for each component of the variance (`text`, `seed`, `interaction`), the data from which its share is
+    computed. The share is a ratio of two sums over prompts: the component divided by the total variance. The returned
+    `Terms` has the numerator and the denominator of every prompt."""
     parts = components(outcomes)
     total = parts.sum(1)
     return {name: Terms(parts[:, index], total, prompt_ids) for index, name in enumerate(PARTS)}
 
 
 def shares(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Measure]:
-    """Return the share of each part in the variance within prompts, with a bootstrap interval over prompts."""
+    """Return, for each component (`text`, `seed`, `interaction`), its share of the variance between the images of one
+    prompt, with a bootstrap interval over prompts."""
     return {name: mean(own) for name, own in terms(outcomes, prompt_ids).items()}

@@ -1,5 +1,5 @@
-"""`Bench`, the input of a study: the checkpoints to sample from, the prompts, and the functions that judge the images.
-"""
+"""The class `Bench`, which has all that a study needs: the checkpoints to sample from, the prompts, and the functions
+that judge the images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +18,14 @@ from rollouts.request import Request, StopPhrase
 from rollouts.sampler import Sampler
 
 Tick = Callable[[int], None]
-"""A callback that takes the number of work units (for example images) that have just been finished."""
+"""A callback that reports progress. It takes the number of work units (for example images) that have just been
+finished."""
 
 
 @dataclass
 class ModelCache:
-    """A cache for one model: the one that was used last. So a study of several checkpoints needs memory for only one
-    model at a time."""
+    """A cache that holds one model: the one that was used last. Because of this, a study of several checkpoints needs
+    memory for only one model at a time."""
 
     path: Path | None = None
     folder: Folder | None = None
@@ -38,10 +39,10 @@ class ModelCache:
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint that is studied.
+    """A checkpoint that is studied, with its settings.
 
     recipe: the recipe of the checkpoint, with the settings that the user changed for the study.
-    sampling: the sampling settings of its evaluation.
+    sampling: the settings with which the evaluation of this checkpoint samples images.
     training: a short text on how the checkpoint was trained; empty if this is unknown.
     device, dtype: the device on which the model is loaded, and its number format.
     """
@@ -56,8 +57,8 @@ class Subject:
     cache: ModelCache = field(default_factory=ModelCache, compare=False)
 
     def take(self) -> Folder:
-        """Load the checkpoint. On the device of the recipe, use the attention kernels of the recipe; on any other
-        device, choose them automatically."""
+        """Load the model of this checkpoint, or take it from the cache. If the device is the one that the recipe names,
+        the attention kernels of the recipe are used. On any other device, they are chosen automatically."""
         attention = self.recipe.engine.attention if self.device == self.recipe.engine.device else "auto"
         return self.cache.take(self.path, self.device, self.dtype, attention)
 
@@ -72,8 +73,9 @@ class Subject:
 
     @property
     def evaluated(self) -> dict:
-        """Return, as JSON data, the settings with which images are sampled: sampling without the number of turns,
-        guidance and noise. `sampling` already contains the temperature and the time points of the evaluation."""
+        """Return, as JSON data, the settings with which images are sampled: the sampling settings (without the number
+        of turns), the guidance settings and the noise settings. The temperature and the number of time points of the
+        evaluation are part of the sampling settings."""
         noise = self.evaluation.noise
         return {
             "sampling": self.sampling.model_dump(mode="json", exclude={"turns"}),
@@ -89,17 +91,19 @@ class Subject:
         is_noisy: bool = True,
         **changes: object,
     ) -> Sampler:
-        """Return a sampler with the settings of the evaluation. The arguments replace single settings: `guidance`,
-        `is_stop` (which texts end a trajectory), `is_noisy` (evaluation noise on or off) and `changes` (sampling
-        settings). The sampler records nothing for training."""
+        """Return a sampler with the evaluation settings of this checkpoint. Each argument replaces some of these
+        settings: `guidance`, `is_stop` (a function that says which texts end a trajectory), `is_noisy` (False turns the
+        evaluation noise off) and `changes` (single sampling settings by name). The sampler records no data for
+        training."""
         sampling = self.sampling.model_copy(update=changes)
         return evaluation_sampler(
             self.take(), sampling, self.evaluation, guidance=guidance, is_noisy=is_noisy, is_stop=is_stop
         )
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
-        """Sample the requests in batches of the evaluation's batch size. After each batch, `tick` is called with the
-        number of images that the batch could have at most (`turns` per request)."""
+        """Sample a trajectory for each request, in batches of the evaluation's batch size, and return all trajectories.
+        After each batch, `tick` is called with the largest number of images that the batch can have: `turns` per
+        request."""
         size, out = self.evaluation.batch_size, []
         for begin in range(0, len(requests), size):
             part = requests[begin : begin + size]
@@ -108,8 +112,8 @@ class Subject:
         return out
 
     def identity(self) -> dict:
-        """Return everything of this checkpoint that its results depend on: the weight files, the device and number
-        format, and the sampling settings."""
+        """Return, as JSON data, everything about this checkpoint that affects its results: the path, the sizes and
+        modification times of the weight files, the device, the number format, and the sampling settings."""
         files = [file.stat() for file in weight_files(self.path)]
         return {
             "path": str(self.path), "weights": [[file.st_size, file.st_mtime_ns] for file in files],
@@ -119,7 +123,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class LearningSetup:
-    """How RL would train a checkpoint: the settings of the learner and the options of the credit scheme."""
+    """The settings with which RL would train a checkpoint: those of the learner, and the options of the credit scheme
+    (the rule that turns the scores of images into advantages)."""
 
     learner: LearnerSettings
     options: Section
@@ -127,16 +132,19 @@ class LearningSetup:
 
 @dataclass(frozen=True)
 class Bench:
-    """The checkpoints, prompts and judging functions of one study.
+    """The checkpoints (`subjects`), prompts and judging functions of one study.
 
-    verify: returns one verdict per image, or None for an image that could not be judged.
-    check_reflection: the function of the task that checks a reflection; None if rewards judge the images.
-    unclear: counts the unreadable cells of each image; None outside the shapes world.
-    paraphrase: returns a reflection in other words, or None if it knows no other words. The function itself is None
-    outside the shapes world.
-    score: scores the images with further scorers, in addition to the verdict; None if there are no such scorers.
-    learning: returns how RL would train a checkpoint. Only the studies that need a learner use it.
-    scratch: a folder for large files that can be created again.
+    verify: a function that returns one verdict per image, or None for an image that could not be judged.
+    check_reflection: the function of the task that checks whether a reflection is right; None if rewards judge the
+    images.
+    unclear: a function that counts, for each image, the grid cells that the checker cannot read. It is None if the
+    prompts are not from the shapes world (the task with coloured shapes in a grid of nine cells).
+    paraphrase: a function that returns a reflection in other words, or None if it cannot reword it. `paraphrase` itself
+    is None if the prompts are not from the shapes world.
+    score: a function that gives the images further scores besides the verdict; None if there are no further scorers.
+    learning: a function that returns the settings with which RL would train a checkpoint. Only the studies that need a
+    learner use it.
+    scratch: a folder for large files that can be created again if they are deleted.
     """
 
     subjects: Sequence[Subject]
@@ -154,7 +162,8 @@ class Bench:
         return next(subject for subject in self.subjects if subject.label == label)
 
     def learning_of(self, subject: Subject) -> "LearningSetup":
-        """Return how RL would train a checkpoint. Only the studies that need a learner call this."""
+        """Return the settings with which RL would train this checkpoint. Only the studies that need a learner call this
+        method."""
         assert self.learning is not None, "this bench was made without settings of the learner"
         return self.learning(subject)
 
@@ -177,14 +186,16 @@ class Bench:
         return list(dict.fromkeys(subject.digest for subject in self.subjects))
 
     def verdicts(self, trajectories: Sequence[Trajectory]) -> list[list]:
-        """Judge all images. Return one list per trajectory, with one verdict per image, in the order of turns."""
+        """Judge all images. Return one list per trajectory, which has one verdict per image in the order of turns. A
+        verdict is None if the image could not be judged."""
         images = [image.pixels.cpu().numpy() for t in trajectories for image in t.images]
         found = iter(self.verify(images, [t.prompt for t in trajectories for _ in t.images]))
         return [[next(found) for _ in t.images] for t in trajectories]
 
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
-        """Judge the trajectories. Return those whose images all have a verdict, and a table of their outcomes by turn.
-        The other trajectories are left out."""
+        """Judge the images of all trajectories in `drawn`. Trajectories with an image that could not be judged are left
+        out. Return two results: the list of the other trajectories, and a table of their verdicts by turn. `arm` is the
+        name of the experimental condition in this table."""
         found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(

@@ -1,4 +1,4 @@
-"""The class of each study, by the name of the study."""
+"""The dict `STUDIES`, which maps the name of each study to its class."""
 
 from irg_rl.studies.credit import Credit
 from irg_rl.studies.guidance import Guidance

@@ -1,13 +1,14 @@
-"""Study: how much of the policy gradient of each credit scheme is signal, and how much is noise? A credit scheme turns
-the scores of images into advantages. Nothing is trained.
+"""Study: how much of the policy gradient of each credit scheme is signal, and how much is noise? A credit scheme is a
+rule that turns the scores of images into advantages. Nothing is trained.
 
 All schemes are compared at one checkpoint on the same samples. Batches of groups (several trajectories of one prompt)
-are sampled once, as in RL. The advantages of each scheme give the gradient of the joint loss that the learner would
-use.
+are sampled once, as in RL. Each scheme gives the trajectories other advantages. From these, the gradient of the joint
+loss (text and image) is computed in the same way as in training.
 
 To imitate a noisy judge, noise is added to the score of every image: q + s z. Here q is the true score, s the noise
-level, and z a standard normal number that is the same for all schemes and all s. If two images have the same true
-score, their noisy scores differ by a normal number of standard deviation sqrt(2) s.
+level, and z a standard normal number, which is drawn once per image and is the same for all schemes and all s. If two
+images have the same true score, the difference of their noisy scores is normally distributed with standard deviation
+sqrt(2) s.
 """
 
 import itertools
@@ -38,8 +39,8 @@ from rollouts.sampler import Sampler
 JUDGE = "judge"
 TERMS = ("text", "image")
 REFERENCE = "trajectory"
-"""Name of the credit scheme that all other schemes are compared with. It rewards the final image of a trajectory.
-Gradient directions are compared with its gradient at the lowest noise level."""
+"""Name of the credit scheme that all other schemes are compared with. It rewards only the final image of a trajectory.
+The gradient directions of all schemes are compared with the gradient of this scheme at the lowest noise level."""
 
 
 class Credit(Study[CreditStudySettings]):
@@ -139,8 +140,8 @@ class Credit(Study[CreditStudySettings]):
         return rl
 
     def _drawn(self, subject: Subject) -> dict:
-        """Return everything that the sampled groups of a checkpoint depend on: prompts, number of groups, seed, and the
-        settings of RL and sampling."""
+        """Return, as JSON data, everything that affects the sampled groups of a checkpoint: the prompts, the number of
+        groups, the seed, and the settings of RL and sampling. A group is several trajectories of one prompt."""
         own, recipe = self.settings, subject.recipe
         return self.depends(subject.label) | {
             "groups": own.groups, "seed": own.seed, "rl": self._rl(subject).model_dump(mode="json"),
@@ -148,9 +149,9 @@ class Credit(Study[CreditStudySettings]):
         }  # fmt: skip
 
     def _learner(self, subject: Subject, groups: Sequence[Group]) -> Learner:
-        """Return the learner of a checkpoint. All cells of this checkpoint use the same learner. When it is created,
-        the ratio check must pass on the given groups: sampler and learner must agree on the probabilities (invariant
-        1)."""
+        """Return the learner of a checkpoint. It is created once and then reused for this checkpoint. When it is
+        created, it is checked with `groups`: the learner must compute the same probabilities as the sampler recorded
+        (ratio check, invariant 1)."""
         if self._loaded is None or self._loaded[0] != subject.label:
             learner = Learner(self.bench.learning_of(subject).learner)
             learner.setup()
@@ -159,8 +160,8 @@ class Credit(Study[CreditStudySettings]):
         return self._loaded[1]
 
     def _batch(self, subject: Subject, number: int) -> list[Group]:
-        """Return the scored groups of batch `number`. The first call samples them and saves them to disk; later calls
-        read them."""
+        """Return the groups of batch `number`, with the judge's scores. A group is several trajectories of one prompt.
+        The first call samples the groups and saves them to disk; later calls read them from there."""
         own = self.settings
         made = Cell({"subject": subject.label}, 0, self._drawn(subject))
         assert self.bench.scratch is not None, "this bench was made without a folder for groups"
@@ -183,8 +184,8 @@ class Credit(Study[CreditStudySettings]):
 
 
 def disturb(group: Group, noise: float, seed: int) -> None:
-    """Add noise of standard deviation `noise` to the score of every image. A score that is None, because the judge
-    failed, stays None."""
+    """Add normal noise of standard deviation `noise` to the judge's score of every image in the group. The scores are
+    changed in place. A score that is None, because the judge failed, stays None."""
     for trajectory in group.trajectories:
         z = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample)).standard_normal(trajectory.turns)
         scores = trajectory.rewards[JUDGE]
@@ -194,8 +195,10 @@ def disturb(group: Group, noise: float, seed: int) -> None:
 
 
 def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:
-    """Return one row per loss term and model part. Each row has the exact squared norm of the gradient and a sketch of
-    it (a short random projection). Both are zero if there is no gradient."""
+    """Return one table row for each pair of a loss term (text or image) and a part of the model (understanding or
+    generation). Each row has the exact squared norm of the gradient and a sketch of the gradient (a short random
+    projection). Both are zero if there is no gradient. `gradients` maps a loss term to its gradients by parameter name.
+    """
     rows = []
     for term, part in itertools.product(TERMS, ModelPart):
         own = {name: g for name, g in gradients.get(term, {}).items() if part_of(name) == part}
@@ -217,14 +220,16 @@ class Gradients:
         self.alive = float(np.mean(frame["alive"]))
 
     def sketches(self, term: str, part: str | None = None) -> np.ndarray:
-        """Return the sketch of each batch's gradient: of one loss term, or of the sum of both terms (`joint`), for one
-        model part or for all. Sketches of different parts can be added, because the parts have different parameter
-        names."""
+        """Return the sketch (short random projection) of the gradient of each batch, as an array with one row per
+        batch. `term` is one loss term, or `joint` for the sum of both. `part` is one part of the model; None means the
+        whole model. Sketches of different parts can be added, because no parameter belongs to two parts."""
         return np.sum([small for key, (small, _) in self.tables.items() if _chosen(key, term, part)], axis=0)
 
     def gram(self, term: str, part: str | None = None) -> np.ndarray:
-        """Return the inner products of the gradients of all pairs of batches. The squared norms on the diagonal are
-        exact; for `joint`, only the product of its two terms is estimated from sketches."""
+        """Return the matrix of the inner products of the gradients of all pairs of batches, estimated from sketches.
+        The diagonal (squared norms) is exact for one loss term. For the sum of both terms (`joint`), the diagonal also
+        needs the inner product of the two terms, which is estimated. `part` is one part of the model; None means the
+        whole model."""
         squares = np.sum([square for key, (_, square) in self.tables.items() if _chosen(key, term, part)], axis=0)
         if term == "joint":
             for one in {key[1] for key in self.tables if _chosen(key, term, part)}:
@@ -235,12 +240,12 @@ class Gradients:
         return sketch.jackknifed(sketch.signal_to_noise, self.gram(term, part))
 
     def size(self, term: str) -> float:
-        """Return the root mean square of the gradient norm over the batches."""
+        """Return the root mean square, over the batches, of the gradient norm of the loss term `term`."""
         return float(np.sqrt(max(np.diag(self.gram(term)).mean(), 0.0)))
 
     def gained(self, reference: "Gradients", term: str) -> Measure:
-        """Return the signal-to-noise ratio of this scheme minus that of `reference`. Both are computed on the same
-        batches."""
+        """Return the signal-to-noise ratio of this scheme's gradient minus that of the scheme `reference`, for the loss
+        term `term`. Both are computed on the same batches."""
         return sketch.jackknifed(
             lambda own, other: sketch.signal_to_noise(own) - sketch.signal_to_noise(other),
             self.gram(term), reference.gram(term),
@@ -303,8 +308,8 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
 
 
 def _against_reference(tables: Tables) -> list[TextTable]:
-    """Return a table that compares all schemes with the reference scheme, in a list. The list is empty if there is
-    nothing to compare."""
+    """Return a list with one table: the signal-to-noise ratio of every scheme minus that of the reference scheme. The
+    list is empty if the reference scheme is not measured, or if it is the only one."""
     rows = []
     for (subject, scheme, noise), found in tables.items():
         reference = tables.get((subject, REFERENCE, noise))

@@ -1,8 +1,9 @@
-"""Base of the studies that train. Each cell of such a study is a fork of one run: a copy that trains with changed
-settings. The evaluation of the fork measures the cell.
+"""Base class of the studies that train models. Such a study compares several arms (variants of the training settings).
+For each pair of an arm and a seed there is a fork of one run: a copy of the run that trains with changed settings. The
+trained fork is then evaluated, and the results of this evaluation are what the study measures.
 
-This module only says which settings each cell changes. The caller creates the forks, trains and evaluates them, and
-passes the outcomes back. If a cell is interrupted, its training continues from the last checkpoint.
+This module only says which settings each fork changes. The caller creates the forks, trains and evaluates them, and
+passes the results back. If this is interrupted, the training of a fork continues from its last checkpoint.
 """
 
 from abc import abstractmethod
@@ -26,13 +27,14 @@ from irg_rl.studies.study import Cell, Study, TextTable
 
 S = TypeVar("S", bound=StudySettings)
 BLOCKS = 6
-"""Largest number of points of a curve over the RL updates."""
+"""Largest number of points in a curve over the RL updates."""
 
 
 @dataclass(frozen=True)
 class ForkPlan:
-    """How one cell differs from the original run. `changes` maps the dotted names of settings to their new values.
-    `anew` is True if the fork repeats SFT, and False if it repeats only RL."""
+    """How one fork (a copy of the run that trains with changed settings) differs from the original run. `changes` maps
+    the names of settings, such as `rl.seed`, to their new values. `anew` is True if the fork repeats SFT, and False if
+    it repeats only RL."""
 
     changes: dict[str, Any]
     anew: bool = False
@@ -40,23 +42,24 @@ class ForkPlan:
 
 @dataclass(frozen=True)
 class Trained:
-    """Outcomes of a fork before and after its training. `before` belongs to the checkpoint from which RL started; it is
-    None if SFT was repeated."""
+    """Evaluation results of a fork (a copy of a run with changed settings) before and after its training. `before` is
+    the evaluation of the checkpoint from which RL started; it is None if SFT was repeated."""
 
     before: Outcomes | None
     after: Outcomes
     during: Sequence[FrameRow] = ()
-    """One row per RL update: the number of the update (`update`), and the mean rewards of the first images (`first`)
-    and of the last images (`last`)."""
+    """Rewards during training, one row per RL update. A row has the number of the update (`update`), the mean reward of
+    the first images (`first`) and the mean reward of the last images (`last`)."""
 
 
 Train = Callable[[str, ForkPlan], Trained]
-"""A function that takes the name and the plan of a cell, and returns the outcomes of its fork. It creates the fork, or
-resumes it if it exists."""
+"""A function that trains and evaluates one fork (a copy of a run with changed settings). It takes a name for the fork
+and its plan, and returns the evaluation results. It creates the fork, or continues it if it exists."""
 
 
 class Forks(Study[S], Generic[S]):
-    """Base class of the studies that train forks of a run. The method `plans` says which settings each arm changes."""
+    """Base class of the studies that train forks of a run (copies of it with changed settings). The method `plans` says
+    which settings each fork changes."""
 
     trains = True
     unit = "forks"
@@ -69,7 +72,8 @@ class Forks(Study[S], Generic[S]):
 
     @abstractmethod
     def plans(self) -> dict[tuple[str, int], ForkPlan]:
-        """Return the plan of each fork. The keys are pairs (name of the arm, seed)."""
+        """Return the plan of each fork (copy of the run with changed settings). The keys of the dict are pairs (name of
+        the arm, seed); an arm is one variant of the training settings."""
 
     def cells(self) -> list[Cell]:
         (subject,) = self.bench.subjects
@@ -105,14 +109,15 @@ def _rows(when: str, table: Outcomes) -> list[FrameRow]:
 
 
 def rights(rows: Frame) -> tuple[np.ndarray, list[str]]:
-    """Return a boolean table [trajectory, turn] that says which images are correct, and the prompt id of each table
-    row. The rows of all seeds are stacked."""
+    """Return two results: a boolean array [trajectory, turn] that says which images are correct, and a list with the
+    prompt id of each trajectory. Trajectories of all seeds are included."""
     table, lines = rows.grid("correct", ("seed", "row", "prompt"), "turn")
     return table.astype(bool), [key[2] for key in lines]
 
 
 def by_turn(frame: Frame) -> dict[str, list[Measure]]:
-    """Return, for every arm, the share of correct images after each turn, measured after training."""
+    """Return, for every arm (variant of the training settings), the shares of correct images after training: a list
+    with one share per turn."""
     found = {}
     for (arm,), rows in frame.where(when="after").groups("arm"):
         table, prompts = rights(rows)
@@ -121,9 +126,10 @@ def by_turn(frame: Frame) -> dict[str, list[Measure]]:
 
 
 def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
-    """Return, for every arm, the difference in the share of correct images at the last turn: the arm minus the arm
-    `reference`. If `reference` is None, the arm is compared with its own checkpoint before training. The difference is
-    paired over prompts and uses only seeds that both sides have."""
+    """Return, for every arm (variant of the training settings), a difference in the share of correct images at the last
+    turn: this arm after training minus the arm `reference` after training. If `reference` is None, the arm's own
+    checkpoint before training is subtracted instead. The difference is paired over prompts and uses only seeds that
+    both sides have."""
     found = {}
     for (arm,), rows in frame.groups("arm"):
         own, prompts = rights(rows.where(when="after"))
@@ -148,9 +154,10 @@ def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
 
 
 def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | None:
-    """Draw the mean rewards during RL. The updates are divided into at most BLOCKS intervals of at least two updates,
-    and each interval gives one point. Return None if no fork sampled images during RL. `origin` is a text with the
-    commits and the recipe digests."""
+    """Draw the mean rewards during RL as curves over the RL updates. The updates are divided into at most BLOCKS
+    consecutive blocks of at least two updates if possible, and each block gives one point. Return None if no fork
+    sampled images during RL. `origin` is a text with the commits and the recipe digests, which is printed below the
+    figure."""
     rows = frame.where(when="during")
     if not len(rows):
         return None

@@ -1,4 +1,5 @@
-"""A table whose columns are numpy arrays. Each cell of a study produces rows of it, and the figures are made from it.
+"""A table whose columns are numpy arrays, and functions that read and write such tables as parquet files. A study
+stores its measurements in these tables and makes its figures from them.
 
 Shape letter: N rows.
 """
@@ -45,16 +46,16 @@ class Frame:
         return list(zip(*(self[name].tolist() for name in names)))
 
     def where(self, mask: np.ndarray | None = None, **equal: Any) -> "Frame":
-        """Return the rows that are selected by `mask` (None: all rows) and whose columns have the values given in
-        `equal`."""
+        """Return a new table with some of the rows: those where `mask` is True (None: all rows) and where each column
+        named in `equal` has the given value."""
         chosen = np.ones(len(self), bool) if mask is None else mask.astype(bool)
         for name, value in equal.items():
             chosen = chosen & (self[name] == value)
         return Frame({name: column[chosen] for name, column in self.columns.items()})
 
     def groups(self, *names: str) -> Iterator[tuple[tuple, "Frame"]]:
-        """Group the rows by the named columns. Yield each combination of values that occurs, in order of first
-        appearance, with its rows."""
+        """Group the rows by the values of the named columns. Yield pairs (values, table with the rows that have these
+        values), in order of first appearance."""
         rows: dict[tuple, list[int]] = {}
         for row, key in enumerate(self.keys(*names)):
             rows.setdefault(key, []).append(row)
@@ -63,10 +64,10 @@ class Frame:
             yield key, Frame({name: column[index] for name, column in self.columns.items()})
 
     def grid(self, name: str, rows: Sequence[str], column: str) -> tuple[np.ndarray, list[tuple]]:
-        """Turn the column `name` into a two-dimensional table, for example [trajectory, turn]. The table has one line
-        per distinct combination of the columns `rows`, in order of first appearance, and one position per value of the
-        column `column`, in ascending order. Return the table and the combinations. Raises ValueError if a position has
-        no row or more than one."""
+        """Arrange the values of the column `name` as a two-dimensional array, for example [trajectory, turn]. The first
+        axis has one entry per distinct combination of values in the columns `rows`, in order of first appearance. The
+        second axis has one entry per distinct value of the column `column`, in ascending order. Return the array and
+        the list of combinations. Raises ValueError if an element of the array has no row or more than one."""
         keys = self.keys(*rows)
         lines = {key: line for line, key in enumerate(dict.fromkeys(keys))}
         places = {value: place for place, value in enumerate(sorted(self.values(column)))}
@@ -82,8 +83,8 @@ class Frame:
 
 
 def write_rows(path: Path, rows: Sequence[FrameRow], about: Mapping[str, str]) -> None:
-    """Write rows to a parquet file. The file appears only when it is complete. `about` becomes the metadata of the
-    file."""
+    """Write rows to a parquet file. The file appears under its name only when it is complete. `about` is stored as the
+    metadata of the file."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
     write_table(path, table, about)
@@ -106,12 +107,13 @@ def read_table(path: Path) -> pa.Table:
 
 
 def with_commit(table: pa.Table) -> pa.Table:
-    """Return the rows of a cell with an added column `commit`: the git commit of the code that measured the cell. It is
-    read from the metadata of the file."""
+    """Return the table with an added column `commit`: the git commit of the code that measured it. The commit is read
+    from the metadata of the table."""
     commit = table.schema.metadata.get(b"commit", b"unknown").decode()
     return table.append_column("commit", pa.array([commit] * len(table), pa.string()))
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """Concatenate tables. A column that a table does not have is filled with missing values in its rows."""
+    """Concatenate tables. If a table lacks a column that another one has, its rows get missing values in this column.
+    """
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="permissive")

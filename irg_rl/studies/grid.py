@@ -1,5 +1,6 @@
-"""The grid of a study, stored on disk. Each cell is measured once and saved as one parquet file. The file name contains
-a hash of everything that the rows of the cell depend on."""
+"""Measure a study and store the results on disk. A study is a grid of cells; a cell is one combination of settings that
+is measured. Each cell is measured once and saved as one parquet file. The file name contains a hash of everything that
+affects the results of the cell."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,19 +20,22 @@ def cell_file(folder: Path, study: Study, cell: Cell) -> Path:
 
 
 def cell_name(study: Study, cell: Cell) -> str:
-    """Return a readable file name for a cell. Cells that differ in any input have different names."""
+    """Return a readable file name, without its ending, for the results of a cell (combination of settings). Cells that
+    differ in any setting or input have different names."""
     words = re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, cell.at.values())).lower()).strip("-.")
     return f"{words[:60]}-{cell.digest(study.name)}"
 
 
 def missing(folder: Path, study: Study) -> list[Cell]:
-    """Return the cells that are not measured yet, that is, the cells whose file does not exist."""
+    """Return the cells (combinations of settings) that are not measured yet, that is, the cells without a result file
+    in `folder`."""
     return [cell for cell in study.cells() if not cell_file(folder, study, cell).is_file()]
 
 
 def work_through(folder: Path, study: Study, progress: Callable[[int, str], None]) -> None:
-    """Measure all cells that are not measured yet. `progress(units, title of the cell)` is called for finished work. If
-    a cell needs less work than planned, the rest is reported when the cell ends."""
+    """Measure all cells (combinations of settings) that are not measured yet. To show the progress, `progress(units,
+    title of the cell)` is called with the number of work units that have just been finished. If a cell needs fewer
+    units than planned, the remaining units are reported when the cell ends."""
     for cell in missing(folder, study):
         done = 0
 
@@ -47,15 +51,16 @@ def work_through(folder: Path, study: Study, progress: Callable[[int, str], None
 
 
 def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
-    """Measure one cell and write its rows to its file."""
+    """Measure one cell (combination of settings) and write its results to its file."""
     rows = [cell.at | row for row in study.measure(cell, tick)]
     about = {"study": study.name, "cell": cell.title, "commit": study.bench.commit}
     write_rows(cell_file(folder, study, cell), rows, about)
 
 
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
-    """Join all cells into one table, with a column for the commit that measured each row. The table is returned and
-    also written to `results.parquet`. Raises InputError if no cell has any rows."""
+    """Join the results of all cells (combinations of settings) into one table, with a column for the commit that
+    measured each row. Return the table, and also write it to `results.parquet`. Raises InputError if no cell has any
+    rows."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
     tables = [with_commit(table) for table in tables if table.num_rows]
     if not tables:

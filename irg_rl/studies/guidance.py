@@ -1,5 +1,6 @@
-"""Study: what do stronger guidance scales improve, and what do they damage? For every pair of a text scale and an image
-scale it measures accuracy and image artefacts."""
+"""Study: what do stronger guidance scales improve, and what do they damage? For every pair of a text guidance scale and
+an image guidance scale, it measures the share of correct images and signs of image artefacts, such as saturated
+colours."""
 
 import numpy as np
 
@@ -89,14 +90,15 @@ def measured(rows: Frame) -> dict[str, Measure]:
 
 
 def saturation(image: Pixels) -> float:
-    """Return the mean saturation over the pixels, as in HSV: (max - min) / max over the colour channels. A black pixel
-    counts as 0."""
+    """Return the mean saturation of the pixels of an image, as in HSV: (max - min) / max over the colour channels. A
+    black pixel counts as 0."""
     high, low = image.max(-1).astype(float), image.min(-1).astype(float)
     return float(np.divide(high - low, high, out=np.zeros_like(high), where=high > 0).mean())
 
 
 def clipped(image: Pixels) -> float:
-    """Return the share of channel values that are 0 or 255. Strong guidance pushes values to these limits."""
+    """Return the share of the image's colour values that are 0 or 255. Strong guidance pushes values to these limits.
+    """
     return float(((image == 0) | (image == 255)).mean())
 
 

@@ -1,11 +1,13 @@
-"""Study: what determines a refined image? Its causes are the reflection, the given image and the random noise.
+"""Study: what determines a refined image (an image that the model draws after a reflection on its last image)? Three
+causes are examined: the reflection, the given image (the one that is refined) and the random noise.
 
-The first part repeats refinements with one cause exchanged and everything else unchanged, the noise included. The
-second part draws N reflections with S seeds each.
+The first part of the study draws refinements again with one cause replaced. Everything else stays the same, including
+the noise. The second part draws, for each prompt, one image for every pair of N reflections and S seeds.
 
-With history `last`, a refinement in any turn sees only the prompt, the think text, the last image and the reflection on
-it. So any turn can be repeated as a second turn with that image and that reflection given. With history `full`, only
-the second image can be repeated.
+The setting `history` says what a refinement sees. With history `last`, it sees only the prompt, the think text (written
+before the first image), the last image and the reflection on it. So a refinement of any turn can be drawn again as the
+second image of a new trajectory, with the same image and reflection given. With history `full`, a refinement sees all
+earlier images and texts, so only the second image can be drawn again in this way.
 """
 
 import random
@@ -35,7 +37,8 @@ GREY = 128
 
 @dataclass(frozen=True)
 class Refinement:
-    """The inputs of one refinement of a trajectory. `turn` is the number of the refinement, from 1."""
+    """One refinement of a trajectory, and the inputs from which it was drawn. `turn` is the number of the refinement: 1
+    makes the second image."""
 
     trajectory: Trajectory
     turn: int
@@ -61,26 +64,29 @@ class Refinement:
         return self.trajectory.texts[self.turn].text
 
     def asked(self, seed: int, image: Tensor, reflection: Text) -> Request:
-        """Return a request that draws this refinement again, from the given image and the given reflection."""
+        """Return a request to the sampler that draws this refinement again with the random seed `seed`, from the given
+        image and the given reflection."""
         return Request(
             self.prompt, self.trajectory.sample, seed, think=self.think, first_image=image, reflections={1: reflection}
         )
 
 
 def refinements(trajectories: Sequence[Trajectory], turn: int) -> list[Refinement]:
-    """Return refinement number `turn` of each trajectory whose reflection asked for a change in that turn."""
+    """Return refinement number `turn` of each trajectory that has one. Trajectories whose reflection in this turn asks
+    for no change are left out."""
     asking = [t for t in trajectories if len(t.texts) > turn and not t.texts[turn].stop and t.turns >= turn]
     return [Refinement(t, turn) for t in asking]
 
 
 Exchange = Callable[[Refinement, Refinement | None, Refinement], tuple[Tensor, Text] | None]
-"""A function that replaces one cause of a refinement. It takes the refinement itself, that of a sibling (another sample
-of the same prompt; may be None), and that of another prompt. It returns the image and the reflection to use, or None if
-the exchange is not possible."""
+"""A function that replaces one cause of a refinement (its image or its reflection). It takes three refinements: the one
+to change, one of another sample of the same prompt (may be None), and one of another prompt. It returns the image and
+the reflection to use, or None if the replacement is not possible."""
 
 
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
-    """Return all exchanges by name. `paraphrase` rewords a reflection; if it is None, that exchange is not possible."""
+    """Return a dict with all exchanges: name -> function that replaces the image or the reflection of a refinement.
+    `paraphrase` is a function that rewords a reflection; if it is None, the exchange that needs it returns None."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)
@@ -242,16 +248,17 @@ class Influence(Study[InfluenceSettings]):
 
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
-    """Return the parts of a request that are given instead of sampled: the think text and the image before refinement
-    number `turn`. The dict is empty for a first image (`trajectory` is None)."""
+    """Return the arguments of a sampling request that are given instead of sampled: the think text, and the image
+    before refinement number `turn` of `trajectory`. The dict is empty if `trajectory` is None, because a first image is
+    drawn from the prompt alone."""
     if trajectory is None:
         return {}
     return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}
 
 
 def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement | None, Refinement | None]:
-    """Return two refinements to exchange causes with: (one of the same prompt, a random one of another prompt). Each is
-    None if there is no such refinement."""
+    """Return two other refinements from `sources`, whose image or reflection can replace that of `own`: first one of
+    the same prompt, then a random one of another prompt. Each is None if there is no such refinement."""
     siblings = [r for r in sources if r.prompt.id == own.prompt.id and r.trajectory is not own.trajectory]
     others = [r for r in sources if r.prompt.id != own.prompt.id]
     choice = random.Random(hashed("partners", own.prompt.id, own.trajectory.sample, own.turn))
@@ -259,15 +266,17 @@ def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Return the mean absolute difference between two images, from 0 to 255. It is nan if their sizes differ."""
+    """Return the mean absolute difference between the pixels of two images, from 0 to 255. It is nan if the images have
+    different sizes."""
     return float((one.float() - other.float()).abs().mean()) if one.shape == other.shape else float("nan")
 
 
 @dataclass(frozen=True)
 class Exchanged:
-    """Results of one exchange. `accuracy` is the share of correct images. `gained` is the score minus that of the same
-    refinements without an exchange. `from_own` and `from_given` are pixel differences from the original input image and
-    from the image that was used."""
+    """Results of refinements that were drawn again with one cause (image or reflection) replaced. `accuracy` is the
+    share of correct images. `gained` is the score minus the score of the same refinements drawn without a replacement.
+    `from_own` is the pixel difference between the result and the original input image. `from_given` is the pixel
+    difference between the result and the input image that was used."""
 
     accuracy: Measure
     gained: Measure
@@ -285,7 +294,8 @@ def arm_of(frame: Frame, arm: str) -> Exchanged:
 
 
 def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
-    """Return the rows of an exchange, and an array with the scores of the same refinements without the exchange."""
+    """Return two results: the rows of the exchange `arm` (refinements drawn with one cause replaced), and an array with
+    the scores of the same refinements drawn without a replacement, in the same order."""
     rows, whole = frame.where(arm=arm), frame.where(arm=OWN)
     score = dict(zip(whole.keys("prompt", "sample"), whole["score"].tolist()))
     rows = rows.where(np.array([key in score for key in rows.keys("prompt", "sample")], bool))
@@ -293,19 +303,21 @@ def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
 
 
 def variance(frame: Frame) -> dict[str, Measure]:
-    """Return the shares of reflection, seed and interaction in the variance of the score."""
+    """Return the shares of the score's variance that come from the reflection, from the seed, and from their
+    interaction."""
     prompts = frame.values("prompt")
     return anova.shares(crossed(frame, prompts), prompts)
 
 
 def crossed(frame: Frame, prompts: Sequence[str]) -> np.ndarray:
-    """Return the scores as an array [prompt, text, seed]."""
+    """Return the scores of the given prompts as an array [prompt, reflection, seed]."""
     return np.stack([frame.where(prompt=prompt).grid("score", ("reflection",), "draw")[0] for prompt in prompts])
 
 
 def _against_first(swaps: Frame, probes: Frame) -> list[list[str]]:
-    """Compare each further checkpoint with the first one. Return table rows with two kinds of differences: the loss of
-    score by each exchange, and the share of the text in the variance."""
+    """Compare each further checkpoint with the first one. Return table rows with two kinds of differences between the
+    two checkpoints: in the change of the score when a cause is replaced, and in the share of the variance that comes
+    from the text."""
     rows = []
     for (turn,), own in swaps.groups("turn"):
         ((name,), first), *others = own.groups("subject")

@@ -1,5 +1,5 @@
-"""Statistics for studies. Each one is a ratio of two sums over trajectories, so that its interval can be computed by
-resampling prompts.
+"""Statistics for studies, such as shares and means with intervals. Each statistic is a ratio of two sums over
+trajectories, so its interval can be computed by resampling prompts.
 
 Shape letters: N and M trajectories, T turns.
 """
@@ -16,35 +16,36 @@ from irg_rl.evaluate.intervals import Measure, Terms
 def terms(
     top: Float[np.ndarray, "N"], prompt_ids: Sequence[str], bottom: Bool[np.ndarray, "N"] | None = None
 ) -> Terms:
-    """Return the terms of the mean of `top` over the rows that `bottom` selects (None: all rows). Rows in which `top`
-    is nan are left out."""
+    """Return the numerators and denominators of which the mean of `top` is computed. The mean is taken over the values
+    where `bottom` is True (None: all values). Values that are nan are left out."""
     counted = np.isfinite(top.astype(float)) & (np.ones(len(top), bool) if bottom is None else bottom)
     return Terms(np.where(counted, np.nan_to_num(top.astype(float)), 0.0), counted.astype(float), list(prompt_ids))
 
 
 def share(cases: Bool[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
-    """Return the share of True in `cases`, counted over the rows that `of` selects (None: all rows). The interval is
-    Wilson's, computed for the effective number of independent cases."""
+    """Return the share of True values in `cases`, counted where `of` is True (None: everywhere). The interval is
+    Wilson's, computed for the effective number of independent values, because several trajectories of one prompt are
+    not independent."""
     return intervals.proportion(terms(cases, prompt_ids, of))
 
 
 def mean(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
-    """Return the mean of `values` over the rows that `of` selects (None: all rows), with a bootstrap interval over
-    prompts."""
+    """Return the mean of `values` where `of` is True (None: everywhere), with a bootstrap interval over prompts."""
     return intervals.mean(terms(values, prompt_ids, of))
 
 
 def gain(a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"], prompt_ids: Sequence[str]) -> Measure:
-    """Return mean(a) - mean(b), with a paired interval: both are measured on the same prompts, and the prompts are
-    resampled together."""
+    """Return mean(a) - mean(b), with a paired interval: both are measured on the prompts `prompt_ids`, and the
+    resampled prompts are the same for both."""
     return intervals.difference(terms(a, prompt_ids), terms(b, prompt_ids))
 
 
 def between(
     one: Float[np.ndarray, "N"], whose: Sequence[str], other: Float[np.ndarray, "M"], theirs: Sequence[str]
 ) -> Measure:
-    """Return mean(one) - mean(other) over the prompts that occur on both sides, with a paired interval. `whose` and
-    `theirs` are the prompt ids of the values. The result is nan if the sides have no prompt in common."""
+    """Return mean(one) - mean(other), with a paired interval. Only values of prompts that occur on both sides are used.
+    `whose` has the prompt ids of `one`, and `theirs` those of `other`. The result is nan if the two sides have no
+    prompt in common."""
     both = set(whose) & set(theirs)
     return intervals.difference(_of(one, whose, both), _of(other, theirs, both))
 
@@ -55,7 +56,8 @@ def _of(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], chosen: set[s
 
 
 def words(measure: Measure, form: str = ".3f") -> str:
-    """Format a measure as text, for example `0.412 [0.36, 0.47] (n=300)`."""
+    """Format a measured value as text with its interval and its number of cases n, for example `0.412 [0.36, 0.47]
+    (n=300)`."""
     if not np.isfinite(measure.value):
         return "–"
     ends = "" if not np.isfinite(measure.low) else f" [{measure.low:{form}}, {measure.high:{form}}]"

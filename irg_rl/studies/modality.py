@@ -1,6 +1,6 @@
-"""Study: does RL need to train the texts, the images, or both? It trains with only the text loss, with only the image
-loss, and with both. Where the image loss is used, it also trains with the gradient of this loss stopped at the context
-of the noise blocks, which is everything before the image."""
+"""Study: does RL need to train the texts, the images, or both? RL is run with only the text loss, with only the image
+loss, and with both. If the image loss is used, there is also a variant in which the gradient of this loss does not flow
+into the context, that is, everything before the image."""
 
 from irg_rl.config import nearest
 from irg_rl.errors import InputError
@@ -17,7 +17,7 @@ ARMS = {
     "image only": {"rl.text_weight": 0.0, "rl.kl_text": 0.0, "rl.context_grad": "full"},
     "image only, context detached": {"rl.text_weight": 0.0, "rl.kl_text": 0.0, "rl.context_grad": "detached"},
 }
-"""Name of each arm -> the settings that it changes."""
+"""The arms (variants of RL that are compared): name -> settings that the arm changes."""
 
 
 class ModalityStudy(Forks[ForkSettings]):

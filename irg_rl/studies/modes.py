@@ -1,6 +1,7 @@
-"""Study: which of the six learning modes are useful? The modes are the kinds of SFT training rows of Interleaving
-Reasoning Generation (arXiv 2509.06945), and this study repeats the first ablation of that paper. SFT is done again for
-the same number of steps: with all modes, with full trajectories only, and with one mode left out at a time."""
+"""Study: which of the six learning modes are useful? The modes are the six kinds of SFT training rows in Interleaving
+Reasoning Generation (arXiv 2509.06945). This study repeats the first ablation of that paper: SFT is done several times
+with the same number of steps, namely with all modes, with full trajectories only, and with one mode left out at a time.
+"""
 
 from irg_rl.config import Recipe, Stage
 from irg_rl.errors import InputError
@@ -12,8 +13,8 @@ from irg_rl.studies.study import Findings
 
 ALL, FULL_ONLY = "all modes", "full trajectories only"
 PREFIXES = ("initial_", "improving_")
-"""The name of every learning mode begins with one of these prefixes. Rows with other names (those of the base model)
-are used in every arm."""
+"""Prefixes: the name of every learning mode begins with one of them. Training rows with other names (those of the base
+model) are always used."""
 FULL = "_full_learning"
 
 
@@ -45,15 +46,15 @@ class Modes(Forks[ModesSettings]):
 
 
 def mode_of(folder: str) -> str | None:
-    """Return the learning mode of a folder of training rows, or None if the folder belongs to no mode. The mode is the
-    last part of the path, as in `own/improving_full_learning`."""
+    """Return the learning mode (kind of training rows) of a folder, or None if the folder belongs to no mode. The mode
+    is the last part of the path, as in `own/improving_full_learning`."""
     name = folder.rsplit("/", 1)[-1]
     return name if name.startswith(PREFIXES) else None
 
 
 def modes_of(recipe: Recipe) -> list[str]:
-    """Return the learning modes that the SFT stages of the recipe use, apart from the stage `base`, in order of first
-    appearance."""
+    """Return the learning modes (kinds of training rows) that the SFT stages of the recipe use, in order of first
+    appearance. The stage `base` is ignored."""
     found = [mode_of(source.folder) for stage in _stages(recipe).values() for source in stage.sources]
     return list(dict.fromkeys(mode for mode in found if mode is not None))
 
@@ -63,8 +64,9 @@ def _stages(recipe: Recipe) -> dict[str, Stage]:
 
 
 def _without(recipe: Recipe, left_out: set[str]) -> dict[str, object]:
-    """Return the settings for SFT without RL and without the rows of the modes in `left_out`. If a stage would have no
-    rows left, it keeps all of its rows, because leaving out the whole stage would change the number of steps."""
+    """Return the recipe settings to change, so that only SFT is done (no RL) and the training rows of the modes in
+    `left_out` are not used. If a stage would have no rows left, it keeps all of its rows, because leaving out the whole
+    stage would change the number of steps."""
     changes: dict[str, object] = {"rl": None}
     for name, stage in _stages(recipe).items():
         kept = [source for source in stage.sources if mode_of(source.folder) not in left_out]

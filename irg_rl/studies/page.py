@@ -1,4 +1,5 @@
-"""Output of a study for readers: one HTML page that needs no other files, and every figure as PNG and SVG."""
+"""Write the results of a study for readers: one HTML page that needs no other files, and each figure as a PNG and an
+SVG file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,9 @@ FIGURES = "figures"
 
 
 def write_page(folder: Path, name: str, question: str, facts: Mapping[str, str], findings: Findings) -> Path:
-    """Write the page and the figures into `folder`. Return the path of the page. All text in the page is escaped, and
-    its content security policy allows only data embedded in the page."""
+    """Write the page and the figure files into `folder`. Return the path of the page. All text is escaped for HTML. The
+    content security policy of the page allows only data that is embedded in the page. `facts` are pairs (title, text)
+    that the page lists."""
     loader = ChoiceLoader([PackageLoader("irg_rl.studies", "."), PackageLoader("irg_rl.report", ".")])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,5 +1,5 @@
-"""Figures of a study. Each figure has one message, 95 % intervals, axes with units, and a line below it with the number
-of cases (n), the seeds, the commit and the recipe digest."""
+"""Draw the figures of a study. Each figure has one message, 95 % intervals, and axes with units. A line below the
+figure (the stamp) shows the number of prompts (n), the seeds, the commit and the recipe digest."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from irg_rl.evaluate.intervals import Measure
 from irg_rl.report.curves import STYLE
 
 ACROSS = 3
-"""Largest number of panels side by side."""
+"""Largest number of panels (subplots) side by side."""
 COLOURS = ("#0b6e4f", "#c8553d", "#2a6f97", "#d08c2e", "#7d5ba6", "#8d99ae", "#0b3c5d", "#a23b72")
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -42,11 +42,11 @@ class Plate:
 
 @dataclass(frozen=True)
 class PlateLine:
-    """One line of a figure: measures with their positions on the x axis.
+    """One line of a figure: measured values `y` at the positions `x`.
 
-    dashed: True for a bound or a comparison that is not an arm of the study.
-    colour: index of colour and marker, so that a line looks the same in several panels. None: use the position of the
-    line in its panel.
+    dashed: True for a bound or for a comparison that is not itself a condition of the study.
+    colour: number of the colour and marker, so that a line looks the same in several panels (subplots). None: the
+    position of the line in its panel is this number.
     """
 
     label: str
@@ -58,8 +58,9 @@ class PlateLine:
 
 @contextmanager
 def canvas(name: str, panels: int, width: float = 4.0, height: float = 3.1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Context manager: create a figure with this number of panels, at most three side by side, in the style of the
-    reports. Yield the figure and its axes. Raises InputError if there are no panels."""
+    """Context manager: create a figure with `panels` subplots, at most three side by side, in the style of the reports.
+    Yield the figure and the axes of its subplots. `name` is used only in the error message. Raises InputError if
+    `panels` is 0."""
     if not panels:
         raise InputError(
             f"figure {name!r} has nothing to show: no case of what it counts occurred; take more or other "
@@ -81,8 +82,8 @@ def _label_left(axes: Sequence[Axes], label: str) -> None:
 
 
 def finish(figure: Figure, name: str, title: str, caption: str, stamp: str) -> Plate:
-    """Add title and stamp to a figure and return it as a Plate. The stamp (n, seeds, commit and recipe digest) is
-    printed below the figure, so every copy of the figure has it."""
+    """Add the title and the stamp to a figure, and return the figure as a Plate. The stamp is a text with n, seeds,
+    commit and recipe digest. It is printed below the figure, so every copy of the figure has it."""
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", fontweight="bold")
     stamp = textwrap.fill(stamp, int(18 * figure.get_figwidth()))  # 18 characters of this font size fit into an inch
     figure.supxlabel(stamp, fontsize=7, color="#777777", x=0.01, ha="left")
@@ -104,7 +105,8 @@ def lines_plate(
     whole_x: bool = False,
     from_zero: bool = False,
 ) -> Plate:
-    """Draw lines with 95 % intervals. `panels` maps the title of each panel to its lines."""
+    """Draw lines with 95 % intervals and return the figure. `panels` maps the title of each panel (subplot) to its
+    lines. `whole_x`: the x axis has ticks only at whole numbers. `from_zero`: the y axis begins at 0."""
     with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, lines) in zip(axes, panels.items()):
             for number, line in enumerate(lines):
@@ -123,7 +125,7 @@ def lines_plate(
 
 
 def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Draw one legend beside the panels. A label that occurs in several panels is listed once."""
+    """Draw one legend beside the panels (subplots). A label that occurs in several panels is listed once."""
     found = {}
     for place in axes:
         for handle, label in zip(*place.get_legend_handles_labels()):
@@ -132,8 +134,8 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 
 def _step(lines: Sequence[PlateLine]) -> float:
-    """Return how far neighbouring lines are shifted along the x axis, so that their intervals do not hide each other.
-    """
+    """Return how far neighbouring lines are shifted along the x axis, in units of this axis, so that their intervals do
+    not hide each other."""
     xs = sorted({float(x) for line in lines for x in line.x})
     return 0.0 if len(xs) < 2 or len(lines) < 2 else min(0.05 * min(np.diff(xs)), 0.012 * (xs[-1] - xs[0]))
 
@@ -162,8 +164,9 @@ def dots_plate(
     x_label: str,
     zero: bool = False,
 ) -> Plate:
-    """Draw one dot per row, with its interval and n. The rows are listed from top to bottom. `zero` adds a vertical
-    line at 0."""
+    """Draw one dot per name in `rows`, with its interval and its number of cases n, and return the figure. The names
+    are listed from top to bottom. `panels` maps the title of each panel (subplot) to a dict: name -> measured value.
+    `zero` adds a vertical line at 0."""
     with canvas(name, len(panels), width=4.0, height=1.5 + 0.27 * len(rows)) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             for number, row in enumerate(rows):
@@ -197,7 +200,9 @@ def heat_plate(
     x_label: str,
     y_label: str,
 ) -> Plate:
-    """Draw one square per pair (x, y), with its value, interval and n. Every panel has its own colour scale."""
+    """Draw a heat map and return the figure: one square per pair (x, y), with the measured value, its interval and its
+    number of cases n. `panels` maps the title of each panel (subplot) to a dict: pair -> measured value. Every panel
+    has its own colour scale."""
     with canvas(name, len(panels), width=1.05 * len(x) + 1.6, height=0.72 * len(y) + 1.7) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             table = np.full((len(y), len(x)), np.nan)
@@ -230,7 +235,8 @@ def stacks_plate(
     parts: Sequence[str],
     y_label: str,
 ) -> Plate:
-    """Draw bars with intervals, side by side. Every group of a panel has one bar per part."""
+    """Draw bars with intervals and return the figure. `panels` maps the title of each panel (subplot) to its groups of
+    bars. Each group has one bar for each name in `parts`, side by side."""
     with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, groups) in zip(axes, panels.items()):
             width = 0.8 / len(parts)
@@ -250,7 +256,7 @@ def stacks_plate(
 
 
 def _errors(measures: Sequence[Measure]) -> np.ndarray:
-    """Return the lengths of the error bars, below and above the values, as an array [2, n]. The length is 0 if a
-    measure has no interval."""
+    """Return the lengths of the error bars as an array [2, n]: first the lengths below the values, then those above.
+    Both lengths are 0 for a measure that has no interval."""
     ends = [[m.value - m.low, m.high - m.value] for m in measures]
     return np.nan_to_num(np.array(ends, dtype=float)).clip(0).T

@@ -1,6 +1,7 @@
-"""Study: which errors does a model repair? Correct images of the shapes world (the task whose images show coloured
-shapes in a grid of nine cells) get a known number of defects of one kind. The model receives them as its first images.
-Then it thinks, reflects and refines as usual."""
+"""Study: which errors does a model repair? The study draws correct images of the shapes world (the task whose images
+show coloured shapes in a grid of nine cells) with a program, and adds a known number of defects of one kind, such as a
+missing shape. The model is given such an image in place of its own first image. Then it thinks, reflects and refines as
+usual."""
 
 import random
 
@@ -21,7 +22,8 @@ from rollouts.noise import hashed
 from rollouts.request import Request
 
 NONE = "none"
-"""Name of the kind without defects. The model receives a correct image, so this arm shows what refinement damages."""
+"""Name of the condition without defects. The model is given a correct image, so this condition shows how often
+refinement damages a correct image."""
 TRIES = 200
 """Number of attempts to make an image with the wanted defects for a prompt. If all attempts fail, the prompt is left
 out."""
@@ -106,8 +108,8 @@ class Recovery(Study[RecoverySettings]):
 
 
 def _title(subject: str, number: int, lines: list[PlateLine]) -> str:
-    """Return the title of a panel. It contains the number of prompts, as a range if the kinds of defect differ in it,
-    because not every prompt can have every defect."""
+    """Return the title of a panel (subplot). It contains the number of prompts, which is a range if it differs between
+    the kinds of defects, because not every prompt can have every kind."""
     counts = [line.y[0].n for line in lines]
     few, many = min(counts), max(counts)
     told = f"n = {few}" if few == many else f"n = {few} to {many} by kind"
@@ -115,14 +117,16 @@ def _title(subject: str, number: int, lines: list[PlateLine]) -> str:
 
 
 def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
-    """Return the share of correct images after turn `turn`, minus that of the first checkpoint."""
+    """Return the share of correct images after turn `turn` in `rows`, minus the same share in `first` (the rows of the
+    first checkpoint). The difference is paired over prompts."""
     one, other = rows.where(turn=turn), first.where(turn=turn)
     return measures.between(one["correct"], one["prompt"].tolist(), other["correct"], other["prompt"].tolist())
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
-    """Return a scene with exactly `number` defects, all of kind `kind`. Return None if no such scene was found for this
-    prompt."""
+    """Return a scene (description of an image) for a prompt that has exactly `number` defects, all of kind `kind`. For
+    the kind `none`, return a correct scene. Return None if no such scene was found for this prompt. `metadata` is the
+    metadata of the prompt."""
     demand = parse_metadata(metadata)
     if kind == NONE:
         return sample_scene(metadata, rng)
@@ -141,7 +145,7 @@ def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> 
 
 
 def recovered(rows: Frame) -> list[Measure]:
-    """Return the share of correct images after each turn."""
+    """Return the shares of correct images: a list with one share per turn."""
     table, lines = rows.grid("correct", ("prompt",), "turn")
     prompts = [key[0] for key in lines]
     return [measures.share(column.astype(bool), prompts) for column in table.T]

@@ -1,5 +1,6 @@
-"""Study: which credit scheme trains best? RL starts from one SFT checkpoint and trains once with each scheme and seed.
-The study `credit` measures the gradients of the same schemes; this one measures their training curves."""
+"""Study: which credit scheme trains best? A credit scheme turns the scores of images into advantages. RL starts from
+one SFT checkpoint and is run once for each pair of a scheme and a seed; the trained models and their rewards are
+compared. The study `credit` looks at the same schemes, but it measures only their gradients and trains nothing."""
 
 from typing import Any
 
@@ -40,8 +41,9 @@ class Schemes(Forks[SchemesSettings]):
         return plans
 
     def _options(self, recipe: Recipe, scheme: str) -> dict[str, Any]:
-        """Return the options of the recipe's credit scheme that `scheme` has too, as a setting to change. Options with
-        default values are left out."""
+        """Return the setting `rl.credit_options` for training with `scheme`: those options of the recipe's own credit
+        scheme that `scheme` has too. Options with default values are left out. The dict is empty if no options are
+        left."""
         if recipe.rl is None:
             return {}
         options = carried(recipe.rl.credit_options, scheme_named(scheme)).model_dump(mode="json", exclude_defaults=True)
@@ -67,8 +69,8 @@ class Schemes(Forks[SchemesSettings]):
 
 
 def _labelled(frame: Frame, settings: SchemesSettings) -> Frame:
-    """Return the rows with labels instead of names in the column `arm`. The label of a scheme says so if the scheme has
-    fewer seeds than the others."""
+    """Return the table with readable labels in the column `arm`, instead of the names of the credit schemes. If a
+    scheme is trained with fewer seeds than the others, its label says so."""
     if len(settings.seeds) == 1:
         return frame
     alone = f" (seed {settings.seeds[0]} alone)"

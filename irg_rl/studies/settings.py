@@ -28,27 +28,31 @@ class PromptSettings(StudySettings):
 
     prompts: str | None = None
     """Path of a JSON-lines file of prompts with metadata. null: use prompts of the first run that is named on the
-    command line. `split` then chooses its test prompts, its validation prompts or, with `train`, its RL prompts. The
-    number of prompts is `evaluation.prompts`; the study `credit` uses one prompt per group instead."""
+    command line. `split` then chooses which ones: its test prompts, its validation prompts or, with `train`, its RL
+    prompts. How many prompts are used is the setting `evaluation.prompts`; only the study `credit` computes its number
+    from `study.batches` and `study.groups`."""
     split: Literal["test", "validation", "train"] = "test"
 
     @property
     def needed(self) -> int | None:
-        """Return the exact number of prompts that the study needs. None: use the number on which the recipe evaluates.
-        """
+        """Return the exact number of prompts that the study needs. None means that the study needs no particular
+        number; then the number in the recipe setting `evaluation.prompts` is used."""
         return None
 
 
 class TurnsSettings(PromptSettings):
     turns: Annotated[int, Field(ge=2, le=16)] = 8
-    """Number of images per trajectory. Sampling n turns also gives the results for fewer turns."""
+    """Number of images per trajectory: a first image and `turns` - 1 refinements. Sampling n turns also gives the
+    results for fewer turns."""
     samples: Positive = 1
     """Number of trajectories per prompt."""
     histories: list[Literal["own", "last", "full"]] = ["own"]
-    """Which histories to study. The history says what a refinement sees. own: the history in the recipe of each
-    checkpoint. last, full: this history for every checkpoint."""
+    """Which histories to study. A history says which earlier images and texts a refinement sees. own: the history in
+    the recipe of each checkpoint. last: only the last image and the reflection on it, besides the prompt and the think
+    text. full: all of them."""
     prices: list[Share] = [0.0, 0.01, 0.02, 0.05, 0.1]
-    """Costs of one edit (one refinement) to compare. The unit is that of the score."""
+    """Prices of one edit (one refinement) to compare. The price is subtracted from the score for every edit, so its
+    unit is that of the score."""
     scorers: list[str] | None = None
     """Names of scorers in the recipe that score the images in addition to the verdict. null: all scorers of the kinds
     clip and hps."""
@@ -56,29 +60,32 @@ class TurnsSettings(PromptSettings):
 
 class InfluenceSettings(PromptSettings):
     turns: list[Positive] = [1, 2]
-    """Numbers of the refinements to examine. Refinement 1 makes the second image. With history `full` only 1 is
-    possible, because the contexts of later refinements cannot be given."""
+    """Which refinements to examine, by their number. Refinement 1 makes the second image. With history `full` (a
+    refinement sees all earlier images and texts), only 1 is possible, because a later refinement cannot be drawn again
+    from given inputs."""
     siblings: Annotated[int, Field(ge=2)] = 2
-    """Number of samples per prompt. These samples exchange images and reflections with each other."""
+    """Number of trajectories sampled per prompt. Their images and reflections are exchanged with each other."""
     reflections: Annotated[int, Field(ge=2)] = 4
     """Number of reflections per prompt. An image is drawn for each pair of a reflection and a seed."""
     seeds: Annotated[int, Field(ge=2)] = 4
-    """Number of seeds per reflection."""
+    """Number of random seeds per reflection."""
     probe_prompts: Positive = 48
-    """Largest number of prompts in the part of the study that draws several reflections with several seeds."""
+    """Largest number of prompts for the second part of the study, which draws several reflections with several seeds.
+    """
 
 
 class CreditStudySettings(PromptSettings):
     split: Literal["test", "validation", "train"] = "train"
     schemes: list[Scheme] = list(SCHEMES)
     noises: list[Annotated[float, Field(ge=0)]] = [0.0, 0.1, 0.2, 0.4]
-    """Noise levels to compare: standard deviations of the noise of the judge. The unit is the score of the verdict,
-    which lies in [0, 1]."""
+    """Noise levels to compare: the standard deviations of noise that the study adds to the judge's scores. The scores
+    lie in [0, 1]."""
     batches: Annotated[int, Field(ge=4)] = 128
-    """Number of batches whose gradients are compared. It must be even."""
+    """Number of batches of which the gradients are compared. It must be even, because two halves of the batches are
+    compared too."""
     groups: Positive = 1
-    """Number of groups per batch. Each group has its own prompt. The signal-to-noise ratio grows in proportion to this
-    number."""
+    """Number of groups per batch. A group is several trajectories of one prompt, and each group has its own prompt. The
+    signal-to-noise ratio grows in proportion to this number."""
     seed: Seed = 0
 
     @property
@@ -99,43 +106,46 @@ class RecoverySettings(PromptSettings):
         "missing", "extra", "color", "shape", "relation",
     ]  # fmt: skip
     numbers: list[Positive] = [1, 2, 3]
-    """Numbers of defects in the first image to compare. All defects of an image are of one kind."""
+    """Numbers of defects to compare. A first image with so many defects is given to the model. All defects of one image
+    are of one kind."""
     turns: Annotated[int, Field(ge=2, le=16)] = 4
 
 
 class TeacherSettings(PromptSettings):
     kinds: list[Literal["cell", "thing", "drop", "extra", "sight"]] = ["cell", "thing", "drop", "extra", "sight"]
     amounts: list[Share] = [0.25, 0.5, 1.0]
-    """Shares of the reflection that are degraded. The reflection without degradation is always measured too."""
+    """Amounts of degradation to compare: the shares of the reflection that are made wrong on purpose. The reflection
+    without degradation is always measured too."""
 
 
 class SeedSettings(StudySettings):
     """Base class of the settings of studies that train with RL."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
-    """Random seeds of RL. Every arm is trained once with each seed."""
+    """Random seeds of RL. Every arm (variant of the training settings) is trained once with each seed."""
 
 
 class ForkSettings(SeedSettings):
     arms: list[str] | None = None
-    """Names of the arms to measure. null: all arms."""
+    """Names of the arms (variants of the training settings) to measure. null: all arms."""
 
 
 class SchemesSettings(SeedSettings):
     schemes: Annotated[list[Scheme], Field(min_length=1)] = list(SCHEMES)
     alone: list[Scheme] = []
-    """Credit schemes that are trained with the first seed only. The results show this."""
+    """Credit schemes that are trained with the first seed only, to save time. The results mark these schemes."""
 
 
 class ModesSettings(StudySettings):
     without: list[str] | None = None
-    """Learning modes to leave out, one at a time. null: every mode that the stages of the recipe use. []: leave out
-    none, so that only training with all modes and training with full trajectories are compared."""
+    """Learning modes (kinds of SFT training rows) to leave out, one at a time. null: every mode that the SFT stages of
+    the recipe use. []: no mode is left out; then only training with all modes and training with full trajectories are
+    compared."""
 
 
 def parse_settings(kind: type[StudySettings], given: Mapping[str, Any], study: str) -> StudySettings:
-    """Validate the settings of a study and return them. Raises RecipeError, whose message names every unknown setting
-    and every invalid value."""
+    """Validate the settings of a study and return them. `given` has the values from the user. Raises RecipeError, whose
+    message names every unknown setting and every invalid value."""
     known = sorted(kind.model_fields)
     lines = [f"study.{name}: unknown setting of {study}{nearest(name, known)}" for name in given if name not in known]
     settings = None

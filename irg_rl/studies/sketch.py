@@ -1,10 +1,10 @@
-"""Sketches: short vectors that stand for large gradients and approximately keep their inner products.
+"""Sketches: short vectors that represent large gradients and approximately keep their inner products.
 
-The method is the count sketch (Charikar, Chen and Farach-Colton 2002): every number of the gradient is added, with a
-random sign, to one of K random places. <sketch a, sketch b> is an unbiased estimate of <a, b>, with standard deviation
-at most sqrt(2 / K) |a| |b|.
+The method is the count sketch (Charikar, Chen and Farach-Colton 2002). A sketch has K entries. Every number of the
+gradient is multiplied by a random sign and added to one random entry. <sketch a, sketch b> is an unbiased estimate of
+<a, b>, with standard deviation at most sqrt(2 / K) |a| |b|.
 
-Shape letters: K places of a sketch, M batches.
+Shape letters: K entries of a sketch, M batches.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,9 +23,9 @@ Z = 1.96
 
 
 def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.ndarray, "K"]:
-    """Return one sketch of the gradients of all parameters. `gradients` maps the name of each parameter to its
-    gradient; a missing parameter counts as 0. Places and signs depend only on the names, so sketches of different
-    batches and credit schemes can be compared."""
+    """Return one sketch (short vector with `places` entries) of the gradients of all parameters together. `gradients`
+    maps the name of each parameter to its gradient; a missing parameter counts as 0. The random entries and signs
+    depend only on the parameter names, so sketches of different batches and credit schemes can be compared."""
     total = torch.zeros(places, dtype=torch.float64)
     for name, gradient in gradients.items():
         numbers = gradient.detach().double().cpu().ravel()
@@ -37,31 +37,34 @@ def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.nd
 
 
 def gram(sketches: Float[np.ndarray, "M K"], squares: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M M"]:
-    """Return the matrix of inner products of the gradients of M batches. It is computed from the sketches, except for
-    the diagonal, which has the exact squared norms `squares`."""
+    """Return the matrix of inner products of the gradients of M batches. They are estimated from the sketches (short
+    vectors that represent the gradients), except for the diagonal, which has the exact squared norms `squares`."""
     table = sketches @ sketches.T
     np.fill_diagonal(table, squares)
     return table
 
 
 def signal(table: Float[np.ndarray, "M M"]) -> float:
-    """Return an unbiased estimate of |E g|^2, the squared norm of the expected gradient g: the mean inner product of
-    different batches (a U-statistic). It may be below 0."""
+    """Return an unbiased estimate of |E g|^2, the squared norm of the expected gradient g of a batch. `table` has the
+    inner products of the gradients of all pairs of batches. The estimate is the mean inner product of different batches
+    (a U-statistic), so it may be below 0."""
     m = len(table)
     return float((table.sum() - np.trace(table)) / (m * (m - 1)))
 
 
 def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
-    """Return |E g|^2 divided by the trace of the covariance of g, where g is the gradient of a batch. Both estimates
-    are unbiased. The ratio is nan if all gradients are 0."""
+    """Return the signal-to-noise ratio of the gradient g of a batch: |E g|^2 divided by the trace of the covariance of
+    g. Both are estimated without bias. `table` has the inner products of the gradients of all pairs of batches. The
+    ratio is nan if all gradients are 0."""
     m = len(table)
     spread = (np.trace(table) - table.sum() / m) / (m - 1)
     return signal(table) / spread if spread > 0 else float("nan")
 
 
 def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
-    """Return the cosine between the mean gradients of two halves of the batches (even and odd numbers). It is nan if a
-    half has no gradient."""
+    """Return the cosine between two mean gradients: that of the batches with even numbers and that of the batches with
+    odd numbers. `table` has the inner products of the gradients of all pairs of batches. The cosine is nan if one mean
+    gradient is 0."""
     odd = np.arange(len(table)) % 2 == 1
     a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
     return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
@@ -70,16 +73,19 @@ def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
 def alignment(
     own: Float[np.ndarray, "M M"], reference: Float[np.ndarray, "M M"], across: Float[np.ndarray, "M M"]
 ) -> float:
-    """Return the cosine between the expected gradients of two credit schemes. `across[i, j]` is the inner product of
-    this scheme's gradient in batch i and the reference gradient in batch j. Only pairs of different batches are used,
-    so that noise which both schemes share does not count. The cosine is nan if a scheme has no signal."""
+    """Return the cosine between the expected gradients of two credit schemes: this scheme and a reference scheme. `own`
+    has the inner products of this scheme's gradients, `reference` those of the reference scheme's, and `across[i, j]`
+    is the inner product of this scheme's gradient in batch i and the reference gradient in batch j. Only pairs of
+    different batches are used, so noise that both schemes share does not count. The cosine is nan if the estimated
+    squared norm of one expected gradient is not above 0."""
     scale = signal(own) * signal(reference)
     return signal(across) / float(np.sqrt(scale)) if min(signal(own), signal(reference)) > 0 else float("nan")
 
 
 def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
-    """Compute an estimate from tables of M batches. Its 95 % interval is a jackknife, which leaves out one batch at a
-    time."""
+    """Return `estimate(*tables)` with a 95 % interval by the jackknife: the estimate is repeated with each of the M
+    batches left out once. `tables` are matrices with one row and one column per batch. There is no interval if one of
+    these estimates is not finite."""
     m, value = len(tables[0]), estimate(*tables)
     left = []
     for batch in range(m):

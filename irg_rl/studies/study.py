@@ -1,5 +1,5 @@
-"""Base class of studies. A study defines a grid of cells (combinations of settings), measures each cell, and draws
-findings from all cells together."""
+"""Base class of studies. A study defines a grid of cells (combinations of settings to measure), measures each cell, and
+derives its findings from the results of all cells."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ S = TypeVar("S", bound=StudySettings)
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid of a study.
+    """One cell of the grid of a study: a combination of settings to measure.
 
-    at: names and values that identify the cell; they become columns of its rows.
-    work: number of work units, for the progress bar.
-    depends: everything else that the rows of the cell depend on.
+    at: names and values of these settings. They identify the cell and become columns in the table of its results.
+    work: number of work units (for example images), for the progress bar.
+    depends: everything else that affects the results of the cell.
     """
 
     at: dict[str, Any]
@@ -34,7 +34,8 @@ class Cell:
         return ", ".join(f"{name} {value}" for name, value in self.at.items())
 
     def digest(self, study: str) -> str:
-        """Return the first 12 hex digits of the sha256 of everything that the rows of the cell depend on."""
+        """Return a hash of everything that affects the results of the cell: the first 12 hex digits of a sha256.
+        `study` is the name of the study."""
         content = json.dumps([study, self.at, self.depends], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -51,7 +52,7 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings of a study: a headline sentence, figures with one message each, and tables."""
+    """The findings of a study: a headline sentence, figures with one message each, and tables of texts."""
 
     headline: str
     plates: Sequence[Plate]
@@ -59,8 +60,9 @@ class Findings:
 
 
 class Study(ABC, Generic[S]):
-    """Base class of all studies. `needs_world` is True if the study works only in the shapes world. `trains` is True if
-    its cells are forks of a run; the caller then makes the forks."""
+    """Base class of all studies. `needs_world` is True if the study works only with prompts of the shapes world (the
+    task with coloured shapes in a grid of nine cells). `trains` is True if the study trains models; the caller then
+    makes and trains the forks (copies of a run with changed settings)."""
 
     name: ClassVar[str]
     question: ClassVar[str]
@@ -68,23 +70,25 @@ class Study(ABC, Generic[S]):
     needs_world: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     unit: ClassVar[str] = "images"
-    """What one unit of `Cell.work` is, for the progress bar."""
+    """What is counted by `Cell.work`, as a word for the progress bar."""
 
     def __init__(self, bench: Bench, settings: S) -> None:
         self.bench, self.settings = bench, settings
 
     @abstractmethod
     def cells(self) -> list[Cell]:
-        """Return all cells of the grid, in the order in which they are measured."""
+        """Return all cells of the grid (combinations of settings to measure), in the order in which they are measured.
+        """
 
     @abstractmethod
     def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
-        """Measure one cell. Return its rows, without the columns in `cell.at`."""
+        """Measure one cell (combination of settings). Return the rows of its results, without the columns in `cell.at`,
+        which the caller adds. `tick` is called with the number of work units that have just been finished."""
 
     @abstractmethod
     def findings(self, frame: Frame) -> Findings:
-        """Return the findings from the rows of all cells. The column `commit` names the commit that measured each row.
-        """
+        """Return the findings of the study. `frame` is the table with the results of all cells (combinations of
+        settings). Its column `commit` names the commit of the code that measured each row."""
 
     def stamp(self, frame: Frame, samples: int = 1) -> str:
         """Return the line that is printed below a figure: the number of prompts, the seed, the commits that measured
@@ -96,8 +100,9 @@ class Study(ABC, Generic[S]):
         return f"commit {', '.join(frame.values('commit'))} | recipe {', '.join(self.bench.digests)}"
 
     def depends(self, *subjects: str) -> dict[str, Any]:
-        """Return what every cell depends on: the prompts, the seed, the rewards that judge, and the checkpoints that it
-        samples from."""
+        """Return, as JSON data, what affects the results of a cell in every study: the prompts, the seed, the settings
+        of the rewards that judge the images, and the checkpoints that are sampled from. `subjects` are the labels of
+        these checkpoints."""
         prompts = json.dumps([[p.id, p.text, p.metadata] for p in self.bench.prompts], sort_keys=True)
         return {
             "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],

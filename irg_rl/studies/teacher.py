@@ -1,9 +1,9 @@
-"""Study: how good must a reflection be? The model first draws images. Each wrong first image is refined again, now with
-a reflection by the teacher that is degraded in a known way. The share of refined images that are right shows how much
-each kind of error costs.
+"""Study: how good must a reflection be? The model first draws images. Each wrong first image is then refined with a
+reflection that a program (the teacher) has written and that is made worse in a known way. The share of refined images
+that are right shows how much each kind of error in the reflection costs.
 
-The teacher is a program that reads images and writes reflections. It can do this only in the shapes world (the task
-with coloured shapes in a grid of nine cells), so the study works only there.
+The teacher reads images and writes reflections. It can do this only in the shapes world (the task with coloured shapes
+in a grid of nine cells), so the study works only there.
 """
 
 import random
@@ -28,11 +28,12 @@ from rollouts.noise import hashed
 from rollouts.request import Request, Text, never
 
 TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
-"""Names of the arms that do not degrade a reflection: the teacher's reflection, the model's own reflection, and a new
-first image without any reflection."""
+"""Names of the conditions in which no reflection is degraded: the unchanged reflection of the teacher (a program that
+reads the image), the model's own reflection, and a new first image without any reflection."""
 REACHABLE = "reachable"
 NAMED = RowMix.max_fixes
-"""Largest number of defects that a reflection names. An image with more defects cannot be repaired in one turn."""
+"""Largest number of defects that one reflection of the teacher names. An image with more defects cannot be repaired in
+one turn with this reflection."""
 MEANING = {
     "cell": "the edit names another cell", "thing": "the edit puts another thing", "drop": "the edit is left out",
     "extra": "an edit is added that puts something into an empty cell", "sight": "what is seen belongs elsewhere",
@@ -41,8 +42,9 @@ MEANING = {
 
 @dataclass(frozen=True)
 class TeacherCase:
-    """A wrong first image, what the teacher reads in it, the edits that the teacher proposes, and the number of
-    defects."""
+    """A wrong first image of the model. `trajectory` contains the image, `reading` is what the teacher (a program that
+    reads images and writes reflections) reads in it, `edits` are the edits that the teacher proposes, and `defects` is
+    the number of defects."""
 
     trajectory: Trajectory
     reading: PictureReading
@@ -103,8 +105,8 @@ class Teacher(Study[TeacherSettings]):
         ]  # fmt: skip
 
     def _cases_of(self, subject: Subject, tick: Tick) -> list[TeacherCase]:
-        """Return the wrong first images of a checkpoint. They are sampled once and used for all cells of the
-        checkpoint."""
+        """Return the wrong first images of a checkpoint. They are sampled once and then reused for all conditions of
+        the study."""
         if self._cases is None or self._cases[0] != subject.label:
             asked = [Request(p, 0, self.bench.seed) for p in self.bench.prompts]
             self._cases = subject.label, wrong_first_images(subject.sample(subject.sampler(), asked, 1, tick))
@@ -139,7 +141,8 @@ class Teacher(Study[TeacherSettings]):
 
 
 def wrong_first_images(drawn: Sequence[Trajectory]) -> list[TeacherCase]:
-    """Return the first images in which the teacher finds something to change."""
+    """Return the wrong first images among those of the trajectories `drawn`: the images in which the teacher (a program
+    that reads images) finds something to change."""
     cases = []
     for trajectory in drawn:
         reading = read(trajectory.images[0].pixels.numpy())
@@ -156,14 +159,16 @@ def mended(rows: Frame) -> Measure:
 
 
 def reachable(rows: Frame) -> Measure:
-    """Return the share of images whose defects one reflection can name completely."""
+    """Return the share of images whose defects are few enough for one reflection of the teacher to name all of them."""
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
 def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
-    """Return the teacher's reflection after degrading it. For most kinds, each edit is degraded with probability
-    `amount`. For the kinds `extra` and `sight`, the text as a whole is degraded with this probability. What is degraded
-    at some amount is also degraded at every larger amount."""
+    """Return the teacher's reflection on a wrong image, after making it worse on purpose. `kind` says how. For the
+    kinds `cell`, `thing` and `drop`, each proposed edit is changed or left out with probability `amount`. For the kinds
+    `extra` (an edit is added) and `sight` (the description of another image is used), the whole text is changed with
+    this probability. `cases` are all wrong images, and `sight` takes the description of one of them. What is changed at
+    one amount is also changed at every larger amount."""
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
     sight, edits = sight_text(case.reading, case.prompt.metadata), []
     for edit in case.edits:
@@ -184,14 +189,15 @@ def _keep(edit: Edit, rng: random.Random) -> Edit | None:
 
 
 def _other_cell(edit: Edit, rng: random.Random) -> Edit | None:
-    """Move the edit to another random cell."""
+    """Return the edit with another random target cell."""
     if edit.kind is EditKind.MOVE:
         return replace(edit, to=rng.choice([cell for cell in CELLS if cell not in (edit.to, edit.cell)]))
     return replace(edit, cell=rng.choice([cell for cell in CELLS if cell != edit.cell]))
 
 
 def _other_thing(edit: Edit, rng: random.Random) -> Edit | None:
-    """Give the object of the edit another colour. If the edit changes the shape, choose another new shape instead."""
+    """Return the edit with a wrong target. If the edit changes a shape or a colour, the new shape or colour is replaced
+    by another random one. For any other edit, its object gets another random colour."""
     if edit.kind is EditKind.RESHAPE:
         return replace(edit, to=rng.choice([shape for shape in SHAPES if shape not in (edit.to, edit.thing.shape)]))
     if edit.kind is EditKind.RECOLOR:
@@ -206,8 +212,8 @@ _EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
 
 
 def _invented(case: TeacherCase, cell: str, rng: random.Random) -> Edit:
-    """Return a wrong edit that adds an object to the cell `cell`. The new object looks like one that is already in the
-    image."""
+    """Return a wrong edit, which adds an object to the cell `cell`. The object is a copy of one that is already in the
+    image or, if the image is empty, the object of the first proposed edit."""
     first = case.edits[0]
     assert first.defect is not None  # every edit of the teacher names the defect that it repairs
     thing = as_thing(rng.choice(case.reading.objects)) if case.reading.objects else first.thing

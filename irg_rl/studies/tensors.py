@@ -1,4 +1,5 @@
-"""Conversion of images of the shapes world to tensors, as sampling requests need them."""
+"""Convert images of the shapes world (the task with coloured shapes in a grid of nine cells) to tensors, which sampling
+requests need."""
 
 import numpy as np
 import torch
@@ -7,5 +8,6 @@ from torch import Tensor
 
 
 def as_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "H W 3"]:
-    """Copy the pixels into a tensor. A copy is needed because rendered images may be read-only."""
+    """Copy the pixels of an image into a tensor and return it. A copy is needed because rendered images may be
+    read-only."""
     return torch.from_numpy(pixels.copy())

@@ -1,12 +1,13 @@
-"""Study: what is gained by n turns (one first image and n - 1 refinements)? All turns are sampled once, and no stop
-ends a trajectory. This sampling gives:
-* the results of always k turns, for every k <= n;
-* the results of the learned stop, which keeps the image before the first reflection that says "nothing to change";
-* the results of any other stopping rule;
-* how an image changes if it is drawn again after "nothing to change".
+"""Study: what is gained by n turns (one first image and n - 1 refinements)? All n turns of every trajectory are
+sampled, even if a reflection says "nothing to change". These samples answer several questions:
+* How good are the results if every trajectory has exactly k turns, for every k <= n?
+* How good are they with the learned stop? It ends a trajectory at the first reflection that says "nothing to change",
+  and keeps the image before this reflection.
+* How good could any other stopping rule be?
+* How much does an image change if it is drawn again after "nothing to change"?
 
-One sampling is enough, because every random number depends only on prompt, sample and turn. So a trajectory is the same
-with and without the learned stop, up to the first stop.
+Every random number depends only on prompt, sample and turn. So, up to the first "nothing to change", a trajectory is
+the same as one that was sampled with the learned stop.
 
 Shape letters: N trajectories, T turns.
 """
@@ -31,9 +32,10 @@ from irg_rl.trajectory import Trajectory, score_images
 from rollouts.request import Request, StopPhrase, never
 
 SCORED = "scored/"
-"""Prefix of the names of columns with scores of additional scorers."""
+"""Prefix of the names of table columns that have the scores of further scorers (besides the verdict)."""
 ArmKey = tuple[str, str, str]
-"""Key of an arm: (checkpoint, how the checkpoint was trained, history)."""
+"""Key of an arm (one checkpoint with one history): (label of the checkpoint, how it was trained, history). The history
+says which earlier images and texts a refinement sees."""
 
 
 class Turns(Study[TurnsSettings]):
@@ -101,19 +103,21 @@ class Turns(Study[TurnsSettings]):
 
 
 def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
-    """Return how many forward passes of the model draw the image of turn `turn`."""
+    """Return the number of forward passes of the model that are needed to draw the image of turn `turn` (from 0),
+    without those of its text."""
     return guidance.model_calls(flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1], turn)
 
 
 def constraints_of(trajectory: Trajectory) -> int:
-    """Return the number of constraints in the metadata of the prompt. It is 0 if the metadata names none."""
+    """Return the number of constraints in the metadata of the trajectory's prompt. It is 0 if the metadata names none.
+    """
     return int(trajectory.prompt.metadata.get("constraints", len(trajectory.prompt.metadata.get("include", []))))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The results of one checkpoint with one history (what a refinement sees). The tables have shape [N, T]:
-    trajectories, turns."""
+    """The results of one checkpoint with one history. The history says which earlier images and texts a refinement
+    sees. Tables have the shape [N, T]: trajectories, turns."""
 
     frame: Frame
 
@@ -134,7 +138,7 @@ class Arm:
 
     @cached_property
     def stops(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each turn, whether its text says "nothing to change"."""
+        """Return, for each trajectory and turn, whether the text of this turn says "nothing to change"."""
         return self.table("stops").astype(bool)
 
     @property
@@ -144,26 +148,27 @@ class Arm:
     @cached_property
     def kept(self) -> Int[np.ndarray, "N"]:
         """Return, for each trajectory, the index (from 0) of the image that the learned stop keeps: the last image
-        before the model says "nothing to change"."""
+        before the model first says "nothing to change". If it never says so, this is the last image."""
         return last_before_stop(self.stops)
 
     @cached_property
     def stopped(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each turn, whether the model had said "nothing to change" (the learned stop) in this turn or
-        before it."""
+        """Return, for each trajectory and turn, whether the model has said "nothing to change" (the learned stop) in
+        this turn or in an earlier one."""
         return np.arange(self.turns)[None] > self.kept[:, None]
 
     @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each turn, whether the current image is right if the trajectory ends when the model says "nothing
-        to change" (the learned stop)."""
+        """Return, for each trajectory and turn, whether the image at this turn is right, if the trajectory ends when
+        the model says "nothing to change" (the learned stop). After the end, the image that was kept counts."""
         kept = np.stack([self.kept_by(turn) for turn in range(self.turns)], axis=1)
         return np.take_along_axis(self.correct, kept, 1)
 
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
-        """Return, for each turn, the number of forward passes from the start of the trajectory to the end of this
-        image. The text of a stop is not included; `spent` adds it."""
+        """Return, for each trajectory and turn, the number of forward passes from the start of the trajectory to the
+        end of this turn's image. If the trajectory is stopped later, the text that says so costs more passes; `spent`
+        includes them."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
@@ -180,27 +185,29 @@ class Arm:
         return measures.share(self.correct[:, turn], self.prompts)
 
     def kept_by(self, turn: int) -> Int[np.ndarray, "N"]:
-        """Return, for each trajectory, the index (from 0) of the current image after turn `turn` (from 0), if the
-        model's "nothing to change" ends the trajectory (the learned stop)."""
+        """Return, for each trajectory, the index (from 0) of the image that it has after turn `turn` (from 0), if the
+        trajectory ends when the model says "nothing to change" (the learned stop)."""
         return np.minimum(self.kept, turn)
 
     def spent(self, turn: int) -> Float[np.ndarray, "N"]:
-        """Return, for each trajectory, the number of forward passes up to turn `turn`, if the model's "nothing to
-        change" ends the trajectory (the learned stop). The passes for this last text are included."""
+        """Return, for each trajectory, the number of forward passes up to and including turn `turn` (from 0), if the
+        trajectory ends when the model says "nothing to change" (the learned stop). The passes for the text that says
+        this are included."""
         rows, kept = np.arange(len(self.kept)), self.kept_by(turn)
         stop_text = self.table("text_passes")[rows, np.minimum(kept + 1, self.turns - 1)]
         return self.passes[rows, kept] + np.where(self.kept < turn, stop_text, 0)
 
 
 def last_before_stop(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
-    """Return, for each trajectory, the last column before the first stop, or the last column of the table if there is
-    no stop. `stops` says in which turns the model stops."""
+    """Return, for each trajectory, the index of the last turn before its first stop, or of the last turn if it has no
+    stop. `stops` is True in the turns in which the model stops."""
     return np.where(stops.any(1), stops.argmax(1) - 1, stops.shape[1] - 1)
 
 
 def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
-    """Return, for each turn, the column of the best image up to this turn. If several images are equally good, the
-    first one counts as the best. A failed value (not finite) is worse than any other."""
+    """Return, for each trajectory and turn, the turn with the best image so far, that is, up to and including this
+    turn. `values` has the values of the images. If several images are equally good, the first one counts as the best. A
+    value that is not finite is worse than any other."""
     ranked = np.where(np.isfinite(values), values, -np.inf)
     return np.stack([ranked[:, : turn + 1].argmax(1) for turn in range(values.shape[1])], axis=1)
 
@@ -208,11 +215,11 @@ def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
 def regret(
     score: Float[np.ndarray, "N T"], kept: Int[np.ndarray, "N"], price: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Return how much value is lost by stopping at column `kept` instead of at the best column. The value of a column
-    is its score minus `price` for each edit before it.
+    """Return how much value each trajectory loses because it stops at turn `kept` instead of at its best turn. The
+    value of a turn is the score of its image minus `price` for each edit (refinement) up to it.
 
-    The result has two arrays: the loss of each trajectory, and the part of the loss that comes from stopping too early,
-    that is, before the best column. The rest of the loss comes from stopping too late.
+    The result has two arrays. The first has the loss of each trajectory. The second has the same loss if the trajectory
+    stopped too early, that is, before its best turn, and 0 otherwise.
     """
     value = score - price * np.arange(score.shape[1])
     rows = np.arange(len(kept))
@@ -225,8 +232,8 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Return, for each turn, the share of trajectories whose best image so far is right. `values` ranks the images. A
-    trajectory is left out while it has no valid value."""
+    """Return a list with one share per turn: the share of trajectories whose best image up to this turn is right.
+    `values` ranks the images. A trajectory is left out as long as none of its values so far is finite."""
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 
@@ -234,10 +241,10 @@ def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
 def repair_and_damage(
     right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
 ) -> tuple[list[Measure], list[Measure]]:
-    """Return the repair and the damage of every turn after the first, as two lists. Repair: of the images that were
-    wrong before the turn and are drawn again (`draws`), the share that is right after it. Damage: of all images that
-    were right before the turn, the share that is wrong after it. Images that a stop keeps are included, so a stop
-    lowers the damage."""
+    """Return two lists, repair and damage, each with one share for every turn after the first. Repair: of the images
+    that were wrong before the turn and were drawn again in it (`draws`), the share that is right after it. Damage: of
+    all images that were right before the turn, the share that is wrong after it. Images that were kept because of a
+    stop are included in the damage, so a stop lowers it. `right` says which images are right."""
     turns = range(1, right.shape[1])
     mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
     broken = [measures.share(~right[:, k], prompts, right[:, k - 1]) for k in turns]
@@ -253,7 +260,8 @@ def _axis(arm: Arm) -> range:
 
 
 def _compared(arms: dict[str, Arm], stamp: str) -> Plate | None:
-    """Draw all checkpoints in one panel. Return None if there is only one arm."""
+    """Draw the accuracy by turn of all arms (checkpoint and history) in one panel (subplot). Return None if there is
+    only one arm."""
     if len(arms) < 2:
         return None
     lines = [
@@ -428,7 +436,8 @@ def _headings(arms: Iterable[Arm]) -> list[str]:
 
 
 def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
-    """Return a table of differences between pairs of arms, in a list. The list is empty if there is only one arm."""
+    """Return a list with one table: the differences in the share of right images between pairs of arms (checkpoint and
+    history). The list is empty if there is only one arm."""
     rows = []
     for one, other in pairs(list(places)):
         mine, theirs = places[one], places[other]
@@ -444,9 +453,10 @@ def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
 
 
 def pairs(places: Sequence[ArmKey]) -> list[tuple[ArmKey, ArmKey]]:
-    """Return the pairs of arms to compare. First, for every checkpoint, history `full` with history `last`. Then every
-    further checkpoint with the first checkpoint under the same history; if the first checkpoint lacks this history,
-    with the first arm."""
+    """Return the pairs of arms to compare. An arm is one checkpoint with one history. There are two kinds of pairs.
+    First, for every checkpoint: its arm with history `full`, and its arm with history `last`. Second, for every arm of
+    a further checkpoint: this arm, and the arm of the first checkpoint with the same history. If the first checkpoint
+    has no arm with this history, its first arm is used."""
     known = {(subject, history): (subject, training, history) for subject, training, history in places}
     first = places[0][0]
     found = [(place, known[place[0], "last"]) for place in places if place[2] == "full" and (place[0], "last") in known]

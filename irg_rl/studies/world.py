@@ -1,6 +1,6 @@
-"""Functions of the shapes world (the task whose images show coloured shapes in a grid of nine cells) that studies use.
-One counts the cells that the checker cannot read; the other rewords a reflection. They are available only if the
-prompts belong to the shapes world."""
+"""Two functions of the shapes world (the task whose images show coloured shapes in a grid of nine cells) that studies
+use. One counts the cells that the checker cannot read in an image; the other says a reflection in other words. They are
+available only if the prompts belong to the shapes world."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,18 @@ from irg_rl.trajectory import Prompt
 
 @dataclass(frozen=True)
 class Loan:
-    """The functions of the shapes world that a study may use. Both are None outside the shapes world."""
+    """The functions of the shapes world (the task with coloured shapes in a grid of nine cells) that a study may use.
+    `unclear` counts the cells that cannot be read in each image. `paraphrase` says a reflection in other words. Both
+    are None if the prompts do not belong to the shapes world."""
 
     unclear: Callable[[list[Pixels]], list[int]] | None = None
     paraphrase: Callable[[str], str | None] | None = None
 
 
 def loan_of(task: Task, prompts: Sequence[Prompt]) -> Loan:
-    """Return the functions of the shapes world that a study of these prompts may use. They are None if the task or a
-    prompt is not of the shapes world."""
+    """Return the functions of the shapes world (the task with coloured shapes in a grid of nine cells) that a study of
+    these prompts may use. Both functions are None if the task is another one or if a prompt does not belong to the
+    shapes world."""
     if isinstance(task, ShapesWorld) and all(task.judges(prompt) for prompt in prompts):
         return Loan(unclear_cells, paraphrase)
     return Loan()

@@ -1,5 +1,5 @@
-"""Base class of suites. A suite reads prompts and result files, says where each image is stored, and defines how scores
-become figures (reported numbers)."""
+"""Base class of suites (benchmarks). A suite reads prompts and result files, says where each image is stored, and
+defines how the reported numbers (figures) are computed from the scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +13,9 @@ from irg_rl.trajectory import Prompt
 
 @dataclass(frozen=True)
 class Picture:
-    """One image file of a tree (a folder of images). `path` is relative to the tree. `samples` are the numbers of the
-    trajectories that the image shows: one, or four as the tiles of a 2 x 2 grid."""
+    """One image file. `path` is relative to the folder of images (the tree). A prompt can have several trajectories,
+    which are numbered; `samples` has the numbers of those that the file shows. There is one, or there are four as the
+    tiles of a 2 x 2 grid."""
 
     path: str
     prompt: Prompt
@@ -22,13 +23,16 @@ class Picture:
 
     @property
     def name(self) -> tuple[str, int]:
-        """Return the name of the picture in result files: (prompt id, number of its first sample)."""
+        """Return the pair that identifies the picture in result files: (prompt id, number of the first sample that it
+        shows)."""
         return self.prompt.id, self.samples[0]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The evaluation protocol of a suite in words. It is printed with every table of results."""
+    """The official evaluation protocol of a suite, in words. It is printed with every table of results. `judge`: who
+    scores the images. `template`: the questions to the judge. `weights`: how scores are averaged. `prompts`: the file
+    and number of prompts. `published`: published results and remarks on them."""
 
     judge: str
     template: str
@@ -38,8 +42,9 @@ class Facts:
 
 
 class Suite(ABC):
-    """Base class of suites. The metadata of each prompt contains what the paths and the figures need. Random numbers
-    depend only on (seed, prompt id, sample), so an image does not depend on its batch or worker (rollouts/noise.py)."""
+    """Base class of suites (benchmarks). The metadata of each prompt contains everything that is needed to compute
+    image paths and reported numbers. The random numbers of an image depend only on (seed, prompt id, sample). So the
+    image does not depend on the batch or the worker that draws it (rollouts/noise.py)."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -51,33 +56,35 @@ class Suite(ABC):
     edits: ClassVar[bool] = False
     """True if every prompt is an instruction to edit a source image."""
     worst: ClassVar[Mapping[str, float]] = {}
-    """Name of a metric -> its worst score, which replaces missing scores. For metrics that are not listed, it is 0."""
+    """Name of a metric -> its worst score, which is used in place of a missing score. For metrics that are not listed,
+    the worst score is 0."""
     looked_for: ClassVar[str]
-    """Description of the official result files. Messages use it to say what was not found."""
+    """Names of the official result files, as a text for messages that say that no results were found."""
 
     @abstractmethod
     def read_prompts(self, path: Path) -> list[Prompt]:
-        """Read the official prompts file, or a folder of such files. Raises InputError, with file, line and problem, if
-        something is wrong."""
+        """Read the official prompts from a file or from a folder of files. Raises InputError if something is wrong; the
+        message names the file, the line and the problem."""
 
     @abstractmethod
     def place(self, prompt: Prompt, sample: int, model: str) -> str:
-        """Return the path of an image inside a tree (a folder of images), as the official evaluator expects it. In some
-        layouts, `model` is the name of a folder."""
+        """Return the path of an image, relative to the folder of images (the tree), as the official evaluator expects
+        it. `sample` is the number of the image among those of its prompt. In some layouts, `model` is the name of a
+        folder."""
 
     def pictures(self, prompts: Sequence[Prompt], model: str) -> list[Picture]:
-        """Return all image files of a tree (a folder of images), in the order of prompts and samples."""
+        """Return the image files that a complete folder of images (a tree) has, in the order of prompts and samples."""
         if self.is_grid:
             return [Picture(self.place(p, 0, model), p, tuple(range(self.samples))) for p in prompts]
         return [Picture(self.place(p, k, model), p, (k,)) for p in prompts for k in range(self.samples)]
 
     def side_files(self, pictures: Sequence[Picture]) -> dict[str, str]:
-        """Return the other files that the evaluator needs: path -> content."""
+        """Return the files other than images that the official evaluator needs, as a dict: path -> content."""
         return {}
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """Return the files with texts of the model that the evaluator needs in the tree of turn `turn`: path ->
-        content. `said` maps the path of a picture to its record in texts.jsonl."""
+        """Return the files with texts of the model that the official evaluator needs for the images of turn `turn`, as
+        a dict: path -> content. `said` maps the path of an image to its record in texts.jsonl."""
         return {}
 
     def source(self, prompt: Prompt) -> str:
@@ -86,34 +93,33 @@ class Suite(ABC):
 
     @abstractmethod
     def read_results(self, tree: Path, prompts: Sequence[Prompt]) -> Results:
-        """Read the official result files in a tree (a folder of images). If there are no such files, the results are
-        empty."""
+        """Read the official result files in the folder `tree`. If there are none, the returned `Results` is empty."""
 
     def metrics(self, prompt: Prompt) -> Sequence[str]:
-        """Return the names of the metrics that should have a score for every picture of this prompt."""
+        """Return the names of the metrics for which every image of this prompt should have a score."""
         return ("score",)
 
     def expected(self, prompts: Iterable[Prompt]) -> list[Key]:
-        """Return the keys of all scores that a complete evaluation has."""
+        """Return the keys (prompt, number of the image, metric) of all scores that a complete evaluation has."""
         count = 1 if self.is_grid else self.samples
         return [Key(p.id, k, metric) for p in prompts for k in range(count) for metric in self.metrics(p)]
 
     def weight(self, prompt: Prompt, metric: str) -> float | None:
-        """Return how many cases (for example questions) a missing score of this metric stands for. None means that the
-        number is not known; then the mean over the scores that exist is used."""
+        """Return how many cases (for example questions) a missing score of this metric stands for. None means that this
+        number is not known; then the mean number of cases of the existing scores of this metric is used."""
         return 1.0
 
     def stratum(self, prompt: Prompt) -> str:
-        """Return the part of the suite to which a prompt belongs. When prompts are resampled for intervals, each part
-        keeps its number of prompts."""
+        """Return the name of the stratum (for example the category) to which a prompt belongs. When prompts are
+        resampled to compute intervals, the number of prompts in each stratum stays the same."""
         return ""
 
     @abstractmethod
     def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
-        """Return the figures (reported numbers) of the suite, aggregated as in its official code. The headline figures
-        come last."""
+        """Return the figures (reported numbers) of the suite, which are defined as in its official code. The headline
+        figures come last."""
 
     def prompt_set(self, prompts: Sequence[Prompt]) -> str:
-        """Return a description of these prompts. It says, for example, whether the prompts are rewritten, if the
-        prompts show this."""
+        """Return a short description of the prompts for the report, for example their number and whether they are
+        rewritten versions of the official prompts."""
         return f"{len(prompts)} prompts"

@@ -23,8 +23,8 @@ SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (
 
 
 def suite_of(name: str) -> Suite:
-    """Return a suite. `name` is the name of a suite or an import path `package.module:Class`. Raises InputError if the
-    suite is unknown; the message suggests the most similar name."""
+    """Return an object of a suite class. `name` is the name of a suite or an import path `package.module:Class`. Raises
+    InputError if there is no such suite; the message suggests the most similar name."""
     if ":" in name:
         return _imported(name)
     if name not in SUITES:

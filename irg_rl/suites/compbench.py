@@ -1,7 +1,8 @@
-"""T2I-CompBench++ (Karine-Huang/T2I-CompBench): prompts of eight categories. Each category is scored by its own model.
+"""T2I-CompBench++ (Karine-Huang/T2I-CompBench): prompts of eight categories. The images of a category are scored by the
+model that the benchmark uses for this category.
 
-Layout: one folder per category with `samples/PROMPT_000000.png`, ten images per prompt, numbered consecutively through
-the category. Results: one `vqa_result.json` per category, a list of {question_id, answer}.
+Layout: one folder per category with `samples/PROMPT_000000.png`. Each prompt has ten images. The images of a category
+are numbered consecutively. Results: one `vqa_result.json` per category, a list of {question_id, answer}.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ SCORED_BY = {
     "spatial": "annotation_obj_detection*", "3d_spatial": "annotation_obj_detection*", "numeracy": "annotation_num",
     "non_spatial": "annotation_clip", "complex": "annotation_3_in_1",
 }  # fmt: skip
-"""Category -> name of the folder that contains its result file. `*` is a wildcard."""
+"""Category -> name of the folder that contains the result file of this category. `*` is a wildcard."""
 
 
 class CompBench(Suite):
@@ -82,7 +83,7 @@ class CompBench(Suite):
 
 
 def _scored(entry: Any) -> tuple[float | None, int]:
-    """Return the score of an entry of a result file, and the number of its image, which is also the number in the name
-    of the image file. An invalid entry gives (None, -1)."""
+    """Return two values from an entry of a result file: the score (None if it is no number), and the number of the
+    image, which is also part of its file name. An invalid entry gives (None, -1)."""
     question = entry.get("question_id") if isinstance(entry, dict) else None
     return (number(entry["answer"]), question) if isinstance(question, int) and "answer" in entry else (None, -1)

@@ -1,8 +1,8 @@
-"""DPG-Bench (TencentQQGYLab/ELLA): long prompts. The model mPLUG answers yes/no questions about the images. A question
-can depend on other questions.
+"""DPG-Bench (TencentQQGYLab/ELLA): long prompts. The model mPLUG answers yes/no questions about the images. Some
+questions depend on another question: if that one is answered with no, they count as answered with no too.
 
-Layout: one PNG per prompt, named like the text file of the prompt, with four samples as a 2 x 2 grid. Results:
-`dpg-bench_TIME_results.txt` in the same folder.
+Layout: one PNG per prompt, which has the name of the prompt's text file and shows four samples as a 2 x 2 grid.
+Results: `dpg-bench_TIME_results.txt` in the same folder.
 """
 
 import re

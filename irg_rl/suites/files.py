@@ -1,5 +1,5 @@
-"""Read prompt files and result files. Files from other programs may begin with a byte order mark, have Windows line
-ends, or be cut off in the middle."""
+"""Read prompt files and result files of benchmarks. These files come from other programs. They may begin with a byte
+order mark, have Windows line ends, or end in the middle because a program was interrupted."""
 
 import csv
 import io
@@ -18,14 +18,15 @@ LONGEST_NAME = 240
 
 @dataclass(frozen=True)
 class Line:
-    """One object of a prompts file. `where` says where it stands, for error messages."""
+    """One JSON object or CSV row of a prompts file. `where` is a text for error messages: the file, and the line or the
+    entry."""
 
     where: str
     content: Mapping[str, Any]
 
     def text(self, name: str) -> str:
-        """Return the string in field `name`. Raises InputError if the field is missing, not a string or empty; the
-        message says where, and which fields exist."""
+        """Return the string in field `name`. Raises InputError if the field is missing, is not a string, or is empty.
+        The message names the file, the line and the existing fields."""
         value = self.content.get(name)
         if not isinstance(value, str) or not value.strip():
             there = ", ".join(map(str, self.content)) or "nothing"
@@ -56,8 +57,8 @@ def read_text(path: Path) -> str:
 
 
 def json_lines(path: Path) -> list[Line]:
-    """Read the objects of a JSON-lines file. Empty lines are skipped. Raises InputError if a line is not a JSON object,
-    or if the file is empty."""
+    """Read a JSON-lines file. Return its objects, each with the text that says where it was read. Empty lines are
+    skipped. Raises InputError if a line is not a JSON object, or if the file has no objects."""
     lines = []
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if text.strip():
@@ -67,8 +68,8 @@ def json_lines(path: Path) -> list[Line]:
 
 
 def json_list(path: Path) -> list[Line]:
-    """Read the objects of a JSON file that contains a list or a mapping. Of a mapping, the values are read. Raises
-    InputError if an entry is not an object, or if the file has no entries."""
+    """Read a JSON file that contains a list of objects, or a mapping from names to objects. Return the objects in their
+    order. Raises InputError if an entry is not an object, or if there are no entries."""
     content = _parsed(read_text(path), str(path))
     if not isinstance(content, dict | list):
         raise InputError(f"{path}: a JSON list is needed, got {type(content).__name__}")
@@ -78,8 +79,8 @@ def json_list(path: Path) -> list[Line]:
 
 
 def json_mapping(path: Path) -> dict[str, Line]:
-    """Read a JSON file that maps names to objects. Raises InputError if a name occurs twice, because JSON readers would
-    silently keep only the last object."""
+    """Read a JSON file that maps names to objects. Return name -> object. Raises InputError if there are no entries or
+    if a name occurs twice, because a JSON reader would silently keep only the last object of this name."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -96,7 +97,8 @@ def json_mapping(path: Path) -> dict[str, Line]:
 
 
 def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
-    """Read the rows of a CSV file. Raises InputError if one of the columns `columns` is missing."""
+    """Read the rows of a CSV file with a header. Raises InputError if one of the columns named in `columns` is missing.
+    """
     reader = csv.DictReader(io.StringIO(read_text(path)))
     there = reader.fieldnames or []
     if missing := [column for column in columns if column not in there]:
@@ -105,8 +107,8 @@ def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
-    """Read the lines of a text file that are not empty. Return pairs (line number, text). Raises InputError if there
-    are none."""
+    """Read the non-empty lines of a text file. Return pairs (line number, text). Raises InputError if there are no such
+    lines."""
     lines = [(n, text) for n, text in enumerate(read_text(path).split("\n"), 1) if text.strip()]
     if not lines:
         raise InputError(f"{path} is empty: one prompt per line is needed")
@@ -139,8 +141,8 @@ def file_name(text: str, where: str) -> str:
 
 
 def prompts_folder(path: Path, pattern: str) -> list[Path]:
-    """Return the prompt files, sorted. If `path` is a file, this is the only one; if it is a folder, these are its
-    files that match `pattern`. Raises InputError if there are none."""
+    """Return the paths of the prompt files. If `path` is a file, the list has only this file. If `path` is a folder,
+    the list has its files that match `pattern`, sorted. Raises InputError if there are none."""
     if not path.exists():
         raise InputError(f"{path} does not exist: give the suite's prompts")
     files = [path] if path.is_file() else sorted(path.glob(pattern))
@@ -150,8 +152,8 @@ def prompts_folder(path: Path, pattern: str) -> list[Path]:
 
 
 def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) for each line of a JSON-lines *result* file. A line that is not an object, for
-    example because the file was cut off, is skipped and added to `problems`."""
+    """Yield pairs (line number, object) from a JSON-lines *result* file. A line that is not a JSON object, for example
+    because the file ends in the middle, is skipped, and a message is added to `problems`."""
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if not text.strip():
             continue
@@ -166,8 +168,8 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
 
 
 def whole_json(path: Path, problems: list[str]) -> Any:
-    """Read a JSON *result* file. If the file is not valid, for example because it was cut off, return None and add a
-    problem to `problems`."""
+    """Read a JSON *result* file and return its content. If it is not valid JSON, for example because it ends in the
+    middle, return None and add a message to `problems`."""
     try:
         return _parsed(read_text(path), str(path), finite=False)
     except InputError as error:
@@ -185,8 +187,9 @@ def number(value: Any) -> float | None:
 
 
 def distinct(found: Iterable[tuple[Prompt, str]]) -> list[Prompt]:
-    """Return the prompts in their order. Each item of `found` is a pair (prompt, where it was read). Raises InputError
-    if two prompts have the same id; the message names both places."""
+    """Return the prompts in their given order, after checking that their ids differ. Each item of `found` is a pair
+    (prompt, where it was read, for example file and line). Raises InputError if two prompts have the same id; the
+    message says where both were read."""
     prompts: dict[str, Prompt] = {}
     places: dict[str, str] = {}
     for prompt, where in found:

@@ -1,7 +1,7 @@
 """GenEval (djghosh13/geneval): prompts about objects. An object detector judges the images.
 
-Layout: `00000/metadata.jsonl` and `00000/samples/0000.png` to `0003.png` for the first prompt. Results:
-`results.jsonl`.
+Layout: one folder per prompt. The first one has `00000/metadata.jsonl` and the images `00000/samples/0000.png` to
+`00000/samples/0003.png`. Results: `results.jsonl`.
 """
 
 import json

@@ -1,8 +1,8 @@
 """GenEval 2 (facebookresearch/GenEval2): compositional prompts. Each prompt consists of atoms (single facts), and a
-judge answers one question per atom (Soft-TIFA).
+judge answers one question about the image per atom. The scoring method is called Soft-TIFA.
 
-Layout: `images/00000.png`, and `image_paths.json`, which maps each prompt to its path. Results: `score_lists.json`, in
-the order of the prompts.
+Layout: `images/00000.png`, and `image_paths.json`, which maps the text of each prompt to the path of its image.
+Results: `score_lists.json`, which has one list of scores per prompt, in the order of the prompts.
 """
 
 import json
@@ -26,8 +26,8 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 
 
 def accepted(answer: str) -> tuple[str, ...]:
-    """Return all spellings of an answer that count as right if they are the first token of the judge. They differ in
-    capital letters and in a leading space. A number word is also accepted in digits."""
+    """Return all spellings of an answer that count as right if the judge's answer begins with this token. The spellings
+    differ in capital letters and in a leading space. For a number word, the digits are accepted too."""
     words = [answer.lower(), answer.lower().capitalize()]
     if answer.lower() in NUMBERS:
         words.append(str(NUMBERS.index(answer.lower()) + 1))
@@ -93,8 +93,9 @@ class GenEval2(Suite, Judged):
         return results
 
     def _scores(self, prompt: Prompt, atoms: Sequence[float]) -> dict[str, ItemScore]:
-        """Return the scores of a prompt from the scores of its atoms: the arithmetic mean, the geometric mean and, for
-        each skill, the sum and the number of its atoms."""
+        """Return metric -> score for one prompt, computed from the scores of its atoms (the single facts of the
+        prompt). The metrics are the arithmetic mean, the geometric mean and one metric per skill. The score of a skill
+        consists of two numbers: the sum of the scores of its atoms, and their number."""
         with np.errstate(divide="ignore"):
             gm = float(np.exp(np.log(atoms).mean()))
         scores = {AM: ItemScore(float(np.mean(atoms))), GM: ItemScore(gm)}

@@ -1,5 +1,5 @@
-"""GenEval++ (yejy53/Echo-4o): prompts of seven kinds of compositions. A multimodal language model gives one verdict per
-image.
+"""GenEval++ (yejy53/Echo-4o): prompts with seven kinds of compositions. A multimodal language model judges each image
+as right or wrong.
 
 Layout: `image/1.jpg` to `image/280.jpg`. Results: `Output.json`.
 """
@@ -92,8 +92,8 @@ class GenEvalPlusPlus(Suite, Judged):
 
 
 def _identity(entry: Any) -> str:
-    """Return the prompt id of a result entry: the number at the end of its image name, without leading zeros. It is
-    empty if there is no such number."""
+    """Return the prompt id of an entry in the result file: the number at the end of its image name, without leading
+    zeros. Return an empty string if there is no such number."""
     found = (entry.get(name) for name in NAMES) if isinstance(entry, dict) else ()
     numbers = (_NUMBER.search(str(value)) for value in found if value is not None)
     return next((match[1].lstrip("0") for match in numbers if match), "")

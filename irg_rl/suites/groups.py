@@ -1,4 +1,5 @@
-"""Groups of prompts, and means over groups. Most suites use them to aggregate scores."""
+"""Groups of prompts, and means over groups. Most suites (benchmarks) compute their reported numbers with these
+functions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -9,8 +10,8 @@ Groups = dict[str, frozenset[str]]
 
 
 def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order: Sequence[str] = ()) -> Groups:
-    """Group prompts by the function `group`. Return group name -> prompt ids. The groups in `order` come first, the
-    others follow as they appear. Empty groups are left out."""
+    """Group prompts by the name that the function `group` returns for each prompt. Return group name -> prompt ids. The
+    groups in `order` come first; the others follow in order of first appearance. Empty groups are left out."""
     members: dict[str, set[str]] = {name: set() for name in order}
     for prompt in prompts:
         members.setdefault(group(prompt), set()).add(prompt.id)
@@ -18,7 +19,8 @@ def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order
 
 
 def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list[Figure]:
-    """Return one figure per group, followed by a headline figure: the plain mean of the groups."""
+    """Return several figures (reported numbers): the score of each group and, as the last one, the plain mean of the
+    groups. This mean has the name `headline`."""
     leaves = {name: Leaf(metric, ids) for name, ids in groups.items()}
     return [
         *(Figure(name, (leaf,)) for name, leaf in leaves.items()),
@@ -27,8 +29,8 @@ def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list
 
 
 def weighted_mean(groups: Groups, weights: Mapping[str, float], headline: str, metric: str = "score") -> Figure:
-    """Return a figure that is the weighted mean of the groups. It is divided by the total weight of the groups in
-    `groups`, so empty groups do not count."""
+    """Return a figure (reported number) with the name `headline`: the weighted mean of the groups. The sum is divided
+    by the total weight of the groups that occur in `groups`, so groups without prompts do not count."""
     leaves = tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items())
     return Figure(headline, leaves, is_headline=True)
 

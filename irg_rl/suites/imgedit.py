@@ -74,7 +74,7 @@ class ImgEdit(Suite):
 
 def _grades(said: object) -> list[int]:
     """Return the grades in an answer of the judge. As in step 1 of the official code, a grade is a line that ends with
-    `: N`, N from 1 to 5. An answer without grades gives an empty list."""
+    `: N`, where N is from 1 to 5. The list is empty if the answer has no grades."""
     if not isinstance(said, str):  # {"error": ...} means that the judge failed
         return []
     parts = [line.strip().split(": ") for line in said.splitlines()]

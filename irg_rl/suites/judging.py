@@ -1,8 +1,9 @@
-"""Judging of suites that only need questions to a multimodal language model (the judge). The module asks the questions,
-reads the answers, and writes a log, so that an interrupted run can continue.
+"""Judge the images of those suites (benchmarks) for which it is enough to ask a multimodal language model (the judge)
+questions. This module asks the questions, reads the answers, and writes them to a log, so that an interrupted run can
+continue.
 
-If the judge refuses a question or gives an invalid answer, the question has failed. Failed questions are counted and
-asked again by the next call. A failure never becomes a score.
+A question fails if the judge refuses it or gives an invalid answer. Failed questions are counted, and the next call
+asks them again. A failure never becomes a score.
 """
 
 import hashlib
@@ -24,10 +25,11 @@ from irg_rl.trajectory import Prompt
 
 LOG = "judged-*.jsonl"
 BUILT_IN = "built in"
-"""Name of the template if the format of the suite already contains the question."""
+"""Value of `Protocol.template` for a suite that needs no template file, because the suite itself contains the
+questions."""
 GIVE_UP = 32
-"""Number of failures after which a call ends if there was no answer at all. The judge is then probably down, or the
-template does not suit it."""
+"""If so many questions have failed and none was answered, the call ends with an error. The judge is then probably down,
+or the template does not suit it."""
 
 _THOUGHTS = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 
@@ -38,54 +40,57 @@ class BadAnswer(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about one picture. `name` distinguishes it from the other questions about the same picture."""
+    """A question about one image. `name` distinguishes it from the other questions about the same image."""
 
     name: str
     text: str
     accepted: tuple[str, ...] = ()
-    """Accepted spellings of the right answer. Used if the score is the probability of the right answer."""
+    """Accepted spellings of the right answer. They are needed only by suites whose score is the probability of the
+    right answer."""
     parts: int = 1
-    """Number of questions that this request contains."""
+    """Number of questions in `text`. A text can contain several questions, which are sent in one request."""
 
 
 class Judged:
-    """Second base class of the suites that this program can judge itself. If `needs_template` is True, the user gives a
-    file with the official template, because results are comparable only with its exact words. If it is False, the
-    format of the suite contains the questions."""
+    """Second base class of those suites (benchmarks) whose images this program can judge itself. If `needs_template` is
+    True, the user must give a file with the official template (the words in which the judge is asked), because results
+    are comparable only with the exact words. If it is False, the prompts file contains the questions."""
 
     needs_template: ClassVar[bool] = False
     max_tokens: ClassVar[int] = 64
 
     def asks(self, prompt: Prompt, template: str) -> list[Ask]:
-        """Return all questions about a picture of this prompt."""
+        """Return all questions about an image of this prompt. `template` is the content of the template file."""
         raise NotImplementedError
 
     def ask_names(self, prompt: Prompt) -> Sequence[str]:
-        """Return the names of all questions about a picture of this prompt. This works without the template."""
+        """Return the names of all questions about an image of this prompt. The template is not needed for this."""
         raise NotImplementedError
 
     def answer(self, ask: Ask, completion: object) -> Any:
-        """Read the answer of the judge and return it as JSON data. Raises BadAnswer if it cannot be understood."""
+        """Extract the answer to `ask` from a chat completion of the judge, and return it as JSON data. Raises BadAnswer
+        if the answer cannot be understood."""
         raise NotImplementedError
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
-        """Return metric -> score for a picture. `answers` maps the name of each question to its answer."""
+        """Return metric -> score for one image. `answers` maps the name of each question to the answer of the judge."""
         raise NotImplementedError
 
 
 Completion = Callable[[Ask, bytes], object]
-"""A function that sends a question and a PNG image to the judge and returns the chat completion unchanged. It raises
-the errors of the judge client."""
+"""A function that sends a question and an image (as PNG data) to the judge, and returns the chat completion unchanged.
+If the request fails, it raises the exceptions of the judge's client."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The judge, and the settings of its questions. Answers that were made with different protocols cannot be mixed."""
+    """The judge (a multimodal language model), and the settings with which it is asked. Answers that were obtained with
+    different protocols cannot be mixed."""
 
     suite: str
     judge: str
     template: str
-    """The sha256 of the template, or the value of BUILT_IN."""
+    """The sha256 of the template, or BUILT_IN if the suite needs no template file."""
     max_tokens: int
     temperature: float = 0.0
     extra_body: str = "{}"
@@ -94,8 +99,9 @@ class Protocol:
 
 @dataclass
 class Tally:
-    """How many questions were answered, failed, or were already answered before (`kept`) in one call, and how many
-    images were missing."""
+    """Counts of one call of `judge_tree`: questions that were answered now (`answered`), failed (`failed`) or had been
+    answered before (`kept`), and images that were missing (`missing_images`). `last_failure` is the message of the last
+    failed question."""
 
     answered: int = 0
     failed: int = 0
@@ -106,8 +112,9 @@ class Tally:
 
 @dataclass
 class Log:
-    """A log file with one JSON line per question, which is written as soon as its answer arrives. The first line of the
-    file is the protocol."""
+    """A log of the judge's answers, with its file. The first line of the file is the protocol (the judge and its
+    settings). Then there is one JSON line per question, which is written as soon as its answer arrives. `answers` and
+    `failures` have the keys (prompt id, sample, name of the question)."""
 
     path: Path
     protocol: Protocol
@@ -140,8 +147,9 @@ def template_digest(template: str) -> str:
 
 
 def open_log(path: Path, protocol: Protocol) -> Log:
-    """Create a log, or open a log with the same protocol to continue it. A line that was cut off by a crash is removed.
-    Raises InputError if the log has another protocol."""
+    """Open the log file `path` to add answers to it, and return the log with the answers so far. If the file does not
+    exist, it is created. A line that was only half written because of a crash is removed. Raises InputError if the
+    existing log has another protocol (judge and settings)."""
     if not path.exists():
         path.write_text(json.dumps({"protocol": asdict(protocol)}) + "\n", encoding="utf-8")
         return Log(path, protocol)
@@ -183,13 +191,15 @@ def judge_tree(
     progress: Callable[[int], None],
     earlier: Sequence[tuple[Path, Log]] = (),
 ) -> Tally:
-    """Ask all questions about the pictures of a tree that are not answered yet. Return how many were answered and
-    failed.
+    """Ask the judge all questions about the images of a folder that are not answered yet. Return a `Tally` with several
+    counts, for example of the answered and of the failed questions.
 
-    failures: exceptions of `complete` that mean that only one question failed. Any other exception ends the call, and
-    the log keeps the answers so far.
-    earlier: trees that were judged before, with their logs. If an image is the same as in one of them, its answers are
-    copied. This happens after a trajectory has stopped.
+    tree: the folder of images.
+    failures: types of exceptions. If `complete` raises one of them, only this question has failed. Any other exception
+    ends the call, and the log keeps the answers so far.
+    earlier: folders of images that were judged before, with their logs. If an image file is the same as in one of them,
+    its answers are copied from there. Such files occur because the last image of a trajectory that has stopped is
+    repeated in the folders of the later turns.
     """
     judged = judged_suite(suite)
     tally = Tally()
@@ -252,8 +262,8 @@ def _open_questions(
 def _same_image(
     tree: Path, picture: Picture, key: tuple[str, int, str], earlier: Sequence[tuple[Path, Log]]
 ) -> Log | None:
-    """Return the log of the first earlier tree that has an answer to this question about an identical image file.
-    Return None if there is no such tree."""
+    """Return the log of the first earlier folder in which the question `key` was answered about an identical image
+    file. Return None if there is no such folder. `earlier` has pairs (folder, log)."""
     image = (tree / picture.path).read_bytes() if earlier else b""
     for other, log in earlier:
         path = other / picture.path
@@ -263,8 +273,8 @@ def _same_image(
 
 
 def judged_results(suite: Suite, log: Log, pictures: Sequence[Picture]) -> Results:
-    """Return the scores of all pictures whose questions are all answered in the log. Each other picture is reported as
-    a problem."""
+    """Return the scores of all images that the judge has answered all questions about, according to the log. For each
+    other image, a message is added to the problems in the returned `Results`."""
     judged = judged_suite(suite)
     results = Results(f"judged here by {log.protocol.judge}", problems=list(log.problems))
     for picture in pictures:
@@ -286,8 +296,8 @@ def judged_suite(suite: Suite) -> Judged:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Replace each `{name}` in the template by its value. Other braces stay as they are. Raises InputError if a name
-    does not occur in the template."""
+    """Return the template with each `{name}` replaced by the value of this name in `values`. Other braces stay as they
+    are. Raises InputError if a name in `values` does not occur in the template."""
     if missing := [name for name in values if "{" + name + "}" not in template]:
         raise InputError(f"the template lacks {{{missing[0]}}}: the judge would not know what to look for")
     names = "|".join(map(re.escape, values))  # all names in one pass, because a prompt may contain braces
@@ -295,8 +305,8 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def said(completion: object) -> str:
-    """Return the text of a chat completion. Thoughts that some servers put before the answer are removed. Raises
-    BadAnswer if there is no text."""
+    """Return the text of the answer in a chat completion. If the server has put the thoughts of the model before the
+    answer, they are removed. Raises BadAnswer if there is no text."""
     try:
         text = _first_choice(completion)["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
@@ -308,8 +318,8 @@ def said(completion: object) -> str:
 
 
 def verdict(completion: object) -> float:
-    """Return 1.0 if the answer contains yes, true or 1, and 0.0 if it contains no, false or 0. Raises BadAnswer if it
-    contains neither or both."""
+    """Return the yes/no answer in a chat completion as a number: 1.0 if it contains yes, true or 1, and 0.0 if it
+    contains no, false or 0. Raises BadAnswer if it contains none of these words, or words of both kinds."""
     words = set(re.findall(r"\b(yes|no|true|false|[01])\b", said(completion).lower()))
     right, wrong = words & {"yes", "true", "1"}, words & {"no", "false", "0"}
     if bool(right) == bool(wrong):
@@ -318,8 +328,9 @@ def verdict(completion: object) -> float:
 
 
 def probability(completion: object, accepted: Sequence[str]) -> float:
-    """Return the probability that the first token of the answer is one of the accepted spellings. Only the alternatives
-    that the server returned are added up. Raises BadAnswer if it returned none."""
+    """Return the probability that the first token of the judge's answer is one of the accepted spellings. It is the sum
+    of the probabilities of those spellings that are among the alternatives returned by the server. Raises BadAnswer if
+    the server returned no probabilities."""
     try:
         first = _first_choice(completion)["logprobs"]["content"][0]["top_logprobs"]
         found = {str(one["token"]): math.exp(min(float(one["logprob"]), 0.0)) for one in first}

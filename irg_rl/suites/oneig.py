@@ -1,6 +1,7 @@
-"""OneIG-Bench, English part (OneIG-Bench/OneIG-Benchmark): five classes of prompts and five scores.
+"""OneIG-Bench, English prompts (OneIG-Bench/OneIG-Benchmark): there are five classes of prompts and five scores.
 
-Layout: `images/CLASS/MODEL/000.webp`, four samples as a 2 x 2 grid. Results: `results/*_prompt_score_EN_TIME.csv`.
+Layout: `images/CLASS/MODEL/000.webp`, which shows four samples as a 2 x 2 grid. Results:
+`results/*_prompt_score_EN_TIME.csv`.
 """
 
 import ast
@@ -24,14 +25,15 @@ CLASSES = {
 }  # fmt: skip
 ALIGNED = ("anime", "human", "object")
 LONGEST_EDIT = 100.0
-"""Edit distance from which English text counts as completely wrong. For Chinese text it is 50."""
+"""English text counts as completely wrong if its edit distance is at least this number. For Chinese text it is 50."""
 TEXT = ("ED", "CR", "WAC")
 _NUMPY = re.compile(r"np\.float\d+\(([^)]*)\)")  # a number in a list as numpy 2 prints it: np.float64(0.5)
 
 
 def text_score(values: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."]:
-    """Return 1 - min(100, ED) (1 - CR) (1 - WAC) / 100. ED is the edit distance, CR the share of exact texts, and WAC
-    the share of right words; they are the last axis of `values`, in this order."""
+    """Return the text score, 1 - min(100, ED) (1 - CR) (1 - WAC) / 100. ED is the edit distance, CR the share of texts
+    that are exactly right, and WAC the share of right words. The last axis of `values` has these three numbers in this
+    order."""
     distance, exact, words = values[..., 0], values[..., 1], values[..., 2]
     return 1 - np.minimum(distance, LONGEST_EDIT) * (1 - exact) * (1 - words) / LONGEST_EDIT
 
@@ -103,9 +105,9 @@ class OneIG(Suite):
         return results
 
     def _row(self, line: Line, tree: Path, kind: str, problems: list[str]) -> tuple[str | None, str]:
-        """Return the prompt id of a result row, and the cell of the model whose images are in this tree. The row is
-        named `anime_000`, or only `000` if the class `kind` is known. If the model cannot be found, add a problem and
-        return None for the id."""
+        """Return two texts from a row of a result file: the prompt id, and the content of the column for the model
+        whose images are in this folder. The row is named `anime_000`, or only `000` if the class of prompts, `kind`, is
+        known. If the column cannot be found, add a message to `problems` and return (None, "")."""
         columns = list(line.content)
         here = {path.name for path in tree.glob("images/*/*")}
         mine = columns[1:] if len(columns) == 2 else [c for c in columns[1:] if c in here]
@@ -143,8 +145,9 @@ class OneIG(Suite):
 
 
 def _mean_of(figures: Sequence[Figure]):
-    """Return a function that computes the mean of several figures. Its input has the values of all leaves (partial
-    means), one figure after the other."""
+    """Return a function that computes the mean of several figures (reported numbers). A figure is computed from leaves
+    (partial means). The input of the function has the values of the leaves of all figures, one figure after the other.
+    """
 
     def combine(values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
         ends = np.cumsum([len(figure.leaves) for figure in figures])

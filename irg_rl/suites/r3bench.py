@@ -1,9 +1,10 @@
 """R3-Bench (xiaomoguhz/R3-Bench): does a model see the errors of a given image (score S_ref), and does it correct them
 (score S_rect)?
 
-The given image takes the place of the first image. The reflection of the model and its refined image are judged.
+The model is given an image in place of its own first image. It writes a reflection on it and draws a refined image, and
+these two are judged.
 Layout: `output/reflection/MODEL/reflection_res.jsonl` and `output/edit/MODEL/NAME_edited.png`. Results: JSON-lines
-files of steps 3 and 4 anywhere under `output/`.
+files that steps 3 and 4 of the benchmark write, anywhere under `output/`.
 """
 
 import json
@@ -57,8 +58,8 @@ class R3Bench(Suite):
         return prompt.metadata["source"]
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """Return the result file of step 1 of the benchmark. It has one row per picture, with the reflection that the
-        model wrote before the image of turn `turn`."""
+        """Return the file that step 1 of the benchmark would write, as a dict: path -> content. It has one row per
+        image, with the reflection that the model wrote before the image of turn `turn`."""
         rows = []
         for picture in pictures:
             if picture.path in said:
@@ -102,8 +103,8 @@ class R3Bench(Suite):
 
 
 def _judged(entry: Mapping[str, Any], answer: bool) -> Iterator[tuple[str, float]]:
-    """Yield pairs (metric, score) from a result row of step 3 or step 4. `answer` is True if the given image is good.
-    """
+    """Yield pairs (metric, score) from a row of a result file of step 3 or step 4. `answer` is True if the image that
+    the model was given is good."""
     reflection = entry.get("model_reflection")
     said = reflection.get("answer") if isinstance(reflection, dict) else None
     if isinstance(said, bool) and "image_eval" not in entry:

@@ -1,4 +1,5 @@
-"""Read the result files of folders, and make one report of them: the figures and the evaluation protocol."""
+"""Read the result files in folders of benchmark images, and make one report of them. The report has the figures
+(reported numbers) and the evaluation protocol."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +19,16 @@ SHOWN_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Reading:
-    """The scores of one tree (the images of one turn) from one source: official result files or a judge."""
+    """The scores of one tree (a folder with the images of one turn) from one source: either official result files or a
+    judge. `folder` is the number of the folder to which the tree belongs, and `rows` has the reported numbers."""
 
     folder: int
     tree: Tree
     results: Results
     rows: list[Row]
     judge: dict[str, Any] | None = None
-    """The protocol of the judge if this program judged the tree. None for official result files."""
+    """The judge and its settings if this program judged the images. None if the scores come from official result files.
+    """
 
     @property
     def label(self) -> str:
@@ -65,8 +68,8 @@ class Report:
         }  # fmt: skip
 
     def protocol(self) -> list[tuple[str, str]]:
-        """Return the protocol as pairs (title, text): the facts of the suite, the prompts, how the images were drawn,
-        and who scored them."""
+        """Return the evaluation protocol as pairs (title, text). They state the official protocol of the suite, the
+        prompts, how the images were drawn, and who scored them."""
         lines = [(f"official {name}", text) for name, text in asdict(self.suite.facts).items()]
         lines.append(("prompts read", self.suite.prompt_set(self.drawn[0].prompts)))
         for drawn in self.drawn:
@@ -79,8 +82,9 @@ class Report:
 
 
 def read_folders(suite: Suite, folders: Sequence[Path], prompts: Path | None = None) -> Report:
-    """Read the results of all folders. Raises InputError if a folder cannot be read, if the folders have different
-    prompts, or if no tree has results."""
+    """Read the results of all folders and return the report. `prompts` is the path of a prompts file; None means that
+    each folder has its own copy. Raises InputError if a folder cannot be read, if the folders have different prompts,
+    or if there are no results at all."""
     names = [folder.resolve().name for folder in folders]
     labels = names if len(set(names)) == len(names) else list(map(str, folders))
     drawn = [open_drawn(suite, folder, prompts, label) for folder, label in zip(folders, labels, strict=True)]
@@ -117,8 +121,9 @@ def _readings(suite: Suite, number: int, drawn: Drawn, tree: Tree, table: Table)
 
 
 def _comparisons(readings: Sequence[Reading], table: Table) -> list[Comparison]:
-    """Compare each turn with the first turn of its folder, and each folder with the first folder in the same turn. Only
-    readings with the same judge are compared."""
+    """Compare the scores of different turns and folders. Two kinds of differences are computed: each turn minus the
+    first turn with results in the same folder, and each further folder minus the first folder in the same turn. Only
+    scores from the same judge are compared."""
     pairs = []
     for after in readings:
         for before in readings:
@@ -142,7 +147,7 @@ def _drawing(settings: dict[str, Any]) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """Return the report as Markdown."""
+    """Return the text of the report in Markdown."""
     readings = report.readings
     lines = [f"# {report.suite.title}", "", *(f"- {name}: {text}" for name, text in report.protocol()), ""]
     lines += ["Values count what is missing as the worst score; intervals are 95 %, by prompt.", ""]
@@ -173,7 +178,8 @@ def to_markdown(report: Report) -> str:
 
 
 def _missing(reading: Reading) -> str:
-    """Return a text such as `3 of 553`: the missing and the expected scores of the figure that expects most scores."""
+    """Return how many scores are missing, as a text such as `3 of 553`. The numbers are those of the figure (reported
+    number) that needs the most scores."""
     widest = max(reading.rows, key=lambda row: row.expected)
     return f"{widest.missing} of {widest.expected}"
 

@@ -1,8 +1,9 @@
-"""Scores of pictures, and the figures (reported numbers) that a suite computes from them.
+"""Scores of images, and the figures (reported numbers) that a suite computes from them.
 
-Every score is a ratio of two sums, `top / bottom`. A single case has top 0 or 1 and bottom 1; five questions with three
-right answers have top 3 and bottom 5. A *leaf* is the ratio of the sum of tops to the sum of bottoms over some prompts.
-A *figure* is a weighted mean, or another function, of leaves.
+Every score is a ratio of two numbers, `top / bottom`. For a single verdict, `top` is 0 or 1 and `bottom` is 1. If an
+image has five questions and three right answers, `top` is 3 and `bottom` is 5. A *leaf* is a ratio over several
+prompts: the sum of all tops divided by the sum of all bottoms. A *figure* is a weighted mean, or another function, of
+leaves.
 
 Shape letters: R resamples, L leaves.
 """
@@ -16,7 +17,8 @@ from jaxtyping import Float
 
 
 class Key(NamedTuple):
-    """The key of one score: prompt id, number of the picture of this prompt, and name of the metric."""
+    """The key of one score: the prompt id, the number of the image among those of this prompt, and the name of the
+    metric."""
 
     prompt: str
     sample: int
@@ -30,11 +32,11 @@ class ItemScore(NamedTuple):
 
 @dataclass
 class Results:
-    """The scores of a tree (a folder of images) from one source. `problems` lists entries that could not be used, with
-    file and line."""
+    """The scores of a tree (a folder of images) from one source. `problems` is a list of messages about result entries
+    that could not be used, with file and line."""
 
     source: str = ""
-    """Where the scores come from: official files or a judge."""
+    """Where the scores come from, as a text: official files or a judge. Empty if there are no results."""
     scores: dict[Key, ItemScore] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -44,8 +46,8 @@ class Results:
 
 @dataclass(frozen=True)
 class Leaf:
-    """Part of a figure: a ratio of two sums over the scores of `metric` for these prompts. `weight` is its weight in
-    the figure."""
+    """A ratio from which a figure (reported number) is computed: over the scores of `metric` for these prompts, the sum
+    of `top` divided by the sum of `bottom`. `weight` is its weight in the figure."""
 
     metric: str
     prompts: frozenset[str]
@@ -57,8 +59,9 @@ Combine = Callable[[Float[np.ndarray, "... L"]], Float[np.ndarray, "..."]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A reported number, computed from leaves (ratios of sums over some prompts). `combine` computes it from the values
-    of the leaves; None: it is their weighted mean. Headline figures are also reported without missing scores."""
+    """A reported number that is computed from leaves (ratios of two sums over some prompts). `combine` is the function
+    that computes it from the values of the leaves; None means their weighted mean. The report shows a headline figure
+    twice: with missing scores counted as the worst score, and without them."""
 
     name: str
     leaves: tuple[Leaf, ...]
@@ -66,8 +69,8 @@ class Figure:
     is_headline: bool = False
 
     def of(self, values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
-        """Compute the figure from the values of its leaves. The result is nan if the value of a leaf is nan because it
-        has no cases."""
+        """Compute the figure from the values of its leaves, which are on the last axis of `values`. A leaf without any
+        scores has the value nan; the result is then nan."""
         if self.combine is not None:
             return self.combine(values)
         weights = np.array([leaf.weight for leaf in self.leaves])
@@ -75,5 +78,6 @@ class Figure:
 
 
 def mean_of(name: str, metric: str, prompts: frozenset[str], is_headline: bool = False) -> Figure:
-    """Return a figure that is the plain mean over all cases of the given prompts."""
+    """Return a figure (reported number) that is the plain mean of `metric` over all cases of the given prompts. A case
+    is, for example, one verdict or one question."""
     return Figure(name, (Leaf(metric, prompts),), is_headline=is_headline)

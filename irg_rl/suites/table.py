@@ -1,9 +1,10 @@
-"""Turn scores into figures (reported numbers) with intervals, and compute differences between trees.
+"""Compute figures (reported numbers) with intervals from scores, and the differences of the figures between two trees
+(folders of images).
 
 Each figure is computed twice: with missing scores counted as the worst score, and without missing scores. Intervals are
-percentile bootstraps over prompts, so several images of one prompt do not count as independent evidence. Prompts are
-resampled within each part of the suite (`Suite.stratum`), so the sizes of the parts stay fixed. Differences are paired:
-both sides use the same resampled prompts, and only scores that exist on both sides are compared.
+percentile bootstraps over prompts, so several images of one prompt do not count as independent. Prompts are resampled
+within each stratum (`Suite.stratum`, for example a category), so each stratum keeps its number of prompts. Differences
+are paired: both sides use the same resampled prompts, and only scores that exist on both sides are used.
 
 Shape letters: P prompts, R resamples, L leaves.
 """
@@ -27,11 +28,13 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of a tree, from one source of scores. `missing` scores of the `expected` ones are missing."""
+    """One figure (reported number) of a tree (a folder of images), with scores from one source. The figure needs
+    `expected` scores, of which `missing` are missing."""
 
     figure: str
     value: Measure
-    """The figure with missing scores counted as the worst score."""
+    """Value of the figure, with missing scores counted as the worst score. The field `judged` has the value without
+    missing scores."""
     judged: Measure
     expected: int
     missing: int
@@ -44,8 +47,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """Figure of `after` minus figure of `before`, computed from scores that exist on both sides. `left_out` is the
-    number of expected scores that are missing on at least one side."""
+    """The difference of one figure (reported number) between two folders of images: its value in the folder `after`
+    minus its value in the folder `before`. Only scores that exist on both sides are used. `left_out` is the number of
+    expected scores that are missing on at least one side."""
 
     figure: str
     gained: Measure
@@ -56,8 +60,8 @@ class Difference:
 
 
 class Table:
-    """The figures of all trees of one suite and one set of prompts. Every tree is measured with the same figures and
-    the same resampled prompts."""
+    """A calculator of the figures (reported numbers) of several trees (folders of images), for one suite and one set of
+    prompts. All trees are measured with the same figures and the same resampled prompts."""
 
     def __init__(self, suite: Suite, prompts: Sequence[Prompt], resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.suite, self.prompts = suite, list(prompts)
@@ -90,8 +94,9 @@ class Table:
         return Row(figure.name, value, only, len(keys), len(keys) - len(there), figure.is_headline)
 
     def _with_interval(self, figure: Figure, scores: Scores, n: int) -> Measure:
-        """Return a figure with its interval. For a share of images this is Wilson's interval, which is also valid near
-        0 and 1; for other figures it is the bootstrap interval."""
+        """Return the value of a figure (reported number) with its interval. If the figure is a share of right images,
+        this is Wilson's interval, which is also valid near 0 and 1. For any other figure, it is the bootstrap interval.
+        `n` is the number of scores, which is stored with the result."""
         if len(figure.leaves) == 1 and figure.combine is None:
             leaf = figure.leaves[0]
             mine = [(k, s) for k, s in scores.items() if k.metric == leaf.metric and k.prompt in leaf.prompts]
@@ -106,8 +111,9 @@ class Table:
         return {key for key in self.expected if any(key.metric == m and key.prompt in ids for m, ids in wanted)}
 
     def _with_worst(self, judged: Scores) -> dict[Key, ItemScore]:
-        """Return all expected scores, with missing ones replaced by the worst score. The number of cases of a missing
-        score is given by the suite, or else is the mean over the existing scores of the same metric."""
+        """Return all expected scores. Those that are missing in `judged` get the worst score of their metric. The
+        number of cases that a missing score stands for (its `bottom`) is given by `Suite.weight`. If that is None, it
+        is the mean over the existing scores of the same metric."""
         by_id = {prompt.id: prompt for prompt in self.prompts}
         usual: dict[str, list[float]] = {}
         for key, score in judged.items():
@@ -123,8 +129,9 @@ class Table:
         return whole
 
     def _measured(self, figure: Figure, scores: Scores) -> tuple[float, Float[np.ndarray, "R"]]:
-        """Return the figure, and its value in every resample. The resampled values are nan if a leaf has cases from
-        fewer than two prompts, because all resamples would be equal and the interval too narrow."""
+        """Return two results: the value of the figure, and an array with its value in every resample. The resampled
+        values are nan if a leaf (a ratio of which the figure is computed) has scores of fewer than two prompts. All
+        resamples would then be equal, and the interval too narrow."""
         sums = [self._sums(leaf, scores) for leaf in figure.leaves]
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.array([top.sum() / bottom.sum() if bottom.sum() else np.nan for top, bottom in sums])
@@ -148,8 +155,9 @@ class Table:
 
 
 def _weights(strata: Sequence[str], resamples: int, seed: int) -> UInt16[np.ndarray, "R P"]:
-    """Return how often each prompt is drawn in each resample, as an array [R, P]. Every stratum (part of the suite)
-    keeps its number of prompts."""
+    """Return how often each prompt is drawn in each resample, as an array [R, P]. `strata` has the name of each
+    prompt's stratum (for example its category). In every resample, each stratum has as many prompts as it really has.
+    """
     weights = np.zeros((resamples, len(strata)), dtype=np.uint16)
     generator = np.random.default_rng(seed)
     members: dict[str, list[int]] = {}

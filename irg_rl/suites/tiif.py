@@ -1,8 +1,8 @@
-"""TIIF-Bench (A113N-W3I/TIIF-Bench): each request has a short and a long wording. A judge answers yes/no questions
-about the images.
+"""TIIF-Bench (A113N-W3I/TIIF-Bench): there is a short and a long wording of every image description, and both are used
+as prompts. A judge answers yes/no questions about the images.
 
-Layout: `output/TYPE/MODEL/short_description/0.png` and `.../long_description/0.png`, numbered within each type.
-Results: `eval_results/MODEL/TYPE/short/0.json`, one file per image.
+Layout: `output/TYPE/MODEL/short_description/0.png` and `output/TYPE/MODEL/long_description/0.png`. The images are
+numbered within each type of prompts. Results: `eval_results/MODEL/TYPE/short/0.json`, one file per image.
 """
 
 import re

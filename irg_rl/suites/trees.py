@@ -1,11 +1,12 @@
-"""Folders of images for suites. `irg-rl generate --suite` writes them; `suite read` and `suite judge` read them.
+"""Folders of images for suites (benchmarks). `irg-rl generate --suite` writes such a folder; `irg-rl suite read` and
+`irg-rl suite judge` read it. Its content is:
 
     OUT/suite.json      the suite, the prompts file and every setting of sampling
     OUT/prompts.jsonl   the prompts that were read
     OUT/texts*.jsonl    the texts of the model, one line per image file, added when the file is finished
     OUT/stops.json      the trajectories that stopped before the last turn
     OUT/turn0/ ...      one tree (folder of images) per turn, each in the official layout
-    OUT/final/          the last image of every trajectory
+    OUT/final/          one more tree, with the last image of every trajectory
 
 After a trajectory has stopped, its last image is repeated in the trees of the later turns.
 """
@@ -41,8 +42,9 @@ def tree_names(turns: int) -> list[str]:
 
 
 def encoded(tiles: Sequence[np.ndarray], path: str) -> bytes:
-    """Encode one image, or four images as a 2 x 2 grid. The ending of `path` chooses the format: png and webp are
-    lossless, jpeg has quality 95 and no chroma subsampling. Raises ValueError for any other number of images."""
+    """Encode one image, or four images as a 2 x 2 grid, and return the content of the image file. The ending of `path`
+    chooses the format: png and webp are lossless, jpeg has quality 95 and no chroma subsampling. Raises ValueError for
+    any other number of images."""
     if len(tiles) not in (1, 4):
         raise ValueError(f"{len(tiles)} tiles: one image or a 2 x 2 grid of four can be written")
     pixels = tiles[0] if len(tiles) == 1 else np.vstack([np.hstack(tiles[:2]), np.hstack(tiles[2:])])
@@ -58,7 +60,7 @@ def encoded(tiles: Sequence[np.ndarray], path: str) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically, so that it is never seen half-written."""
+    """Write a file atomically, so that other programs never see a half-written file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # workers write the same file
     aside.write_bytes(content)
@@ -66,8 +68,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether an image file exists and is complete. The end bytes of its format show this; for webp, the size in
-    its header does."""
+    """Return whether an image file exists and was written to its end. For png and jpeg, this is checked by the last
+    bytes of the file; for webp, by the file size in the header."""
     try:
         with path.open("rb") as file:
             head = file.read(12)
@@ -84,9 +86,9 @@ def is_whole(path: Path) -> bool:
 
 
 def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
-    """Write an image file into the tree of each turn and into the final tree. `per_turn[k]` has the image or the four
-    tiles of turn k. If the image is the same as in the turn before, a hard link is made; file systems without hard
-    links get a copy."""
+    """Write the image file of one picture for each turn, into the folders `turn0`, `turn1` and so on, and once more
+    into the folder `final`. `per_turn[k]` has the image, or the four tiles, of turn k. If the file of a turn is the
+    same as that of the turn before, a hard link is made, or a copy if the file system has no hard links."""
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
     for name, tiles in zip(names, [*per_turn, per_turn[-1]], strict=True):
@@ -111,8 +113,8 @@ def _repeat(source: Path, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Tree:
-    """The images of one turn of a folder. `path` is where they are, and `label` is their name in the table of results.
-    """
+    """A tree: the folder `path` with the images of one turn. `turn` is the name of the turn, and `label` is the name of
+    the folder in the table of results."""
 
     label: str
     turn: str
@@ -121,8 +123,9 @@ class Tree:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A folder of images with its trees, settings, prompts and pictures. `irg-rl generate --suite` has written it, or
-    it is a plain folder of images, for which `settings` is empty."""
+    """A folder of benchmark images, with its trees (folders with the images of one turn), settings, prompts and image
+    files. It was written by `irg-rl generate --suite`, or it is another folder of images, for which `settings` is
+    empty."""
 
     path: Path
     trees: list[Tree]
@@ -132,9 +135,10 @@ class Drawn:
 
 
 def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
-    """Read the trees, the prompts and the settings of a folder. `label` is its name in the table (default: the name of
-    the folder). If `prompts` is None, the prompts are read from the folder or, for a single tree, from its parent
-    folder. Raises InputError if something is missing or belongs to another suite."""
+    """Read the settings, the prompts and the trees (folders with the images of one turn) of a folder of benchmark
+    images. `folder` may also be a single tree. `prompts` is a prompts file; if it is None, the prompts are read from
+    the folder or, for a single tree, from the folder that contains it. `label` is the name of the folder in the table
+    of results (default: its file name). Raises InputError if something is missing or belongs to another suite."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one that `irg-rl generate --suite` wrote, or one of its trees")
     folder = folder.resolve()
@@ -158,7 +162,8 @@ def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | No
 
 
 def read_settings(home: Path) -> dict[str, Any]:
-    """Read `suite.json`. Raises InputError if `irg-rl generate --suite` did not write this file."""
+    """Read `suite.json` in the folder `home` and return its settings. Raises InputError if `irg-rl generate --suite`
+    did not write this file."""
     path = home / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

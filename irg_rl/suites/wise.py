@@ -1,5 +1,5 @@
-"""WISE (PKU-YuanGroup/WISE): prompts that need world knowledge. There are two versions. In the legacy version the judge
-gives three grades from 0 to 2 per image; in the version Verified it gives one yes or no.
+"""WISE (PKU-YuanGroup/WISE): prompts that need world knowledge. There are two versions. In the legacy version, the
+judge gives each image three grades from 0 to 2. In the newer version, called Verified, it answers only yes or no.
 
 Layout: `1.png` to `1000.png`. Results: `Results/*.jsonl` (legacy) and `Results-qwen35/*_scores_results.jsonl`
 (Verified).
@@ -31,8 +31,8 @@ VERIFIED_FIELDS = ("score", "consistency", "correct", "result")
 
 
 def wiscore(grades: dict[str, float]) -> float:
-    """Return the WiScore of an image, (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2, in [0, 1] (arXiv
-    2503.07265)."""
+    """Return the WiScore of an image, (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2, which lies in [0, 1]
+    (arXiv 2503.07265). `grades` has the three grades from 0 to 2."""
     return sum(tenths * grades[name] for name, tenths in TENTHS.items()) / (10 * HIGHEST)
 
 
@@ -88,7 +88,8 @@ class Wise(Suite, Judged):
         return results
 
     def graded(self, entry: dict[str, Any]) -> float | None:
-        """Return the score in a line of a result file. Return None if a grade is missing or if the judge failed."""
+        """Return the score in one line of a result file, given as a dict. Return None if a grade is missing or invalid,
+        for example because the judge failed."""
         grades = {name: number(entry.get(name)) for name in TENTHS}
         if any(grade is None or not 0 <= grade <= HIGHEST for grade in grades.values()):
             return None

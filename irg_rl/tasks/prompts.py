@@ -1,5 +1,5 @@
-"""The task `prompts`: the user gives the prompts in a file. One of the recipe's scorers gives the verdicts on images,
-or there are no verdicts."""
+"""The task `prompts`, for prompts from the user's own files. A scorer of the recipe can decide which images are right.
+Without such a scorer, there are no verdicts on images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from irg_rl.trajectory import Prompt
 
 
 class SplitShares(Section):
-    """Shares of the splits when one file has all prompts. If the sum is below 1, the rest of the prompts is not
-    used."""
+    """Shares of the splits train, validation and test, if one file has all prompts. If their sum is below 1, the rest
+    of the prompts is not used."""
 
     train: Share = 0.9
     validation: Share = 0.05
@@ -29,10 +29,10 @@ class SplitShares(Section):
 
 
 class VerdictByScorer(Section):
-    """A rule that decides, by the score of a scorer, which pictures are right."""
+    """A rule that decides which pictures are right: those whose score from a scorer is high enough."""
 
     scorer: str
-    """Name of a scorer in the recipe. Its score is also the graded score of the verdict."""
+    """Name of a scorer in the recipe. Its score is also used as the graded score of the picture."""
     threshold: float = 0.5
     """A picture is right if its score is at least this value."""
 
@@ -41,16 +41,16 @@ class PromptsSettings(Section):
     """Options of the task `prompts`. Give either `file`, or one file for each split."""
 
     file: str | None = None
-    """Path of a file of JSON lines. Each line has a `prompt` and, if known, its `id` and `metadata`. A hash of the text
-    decides which split the prompt belongs to."""
+    """Path of a file with one JSON object per line. Each line has a `prompt` and, if known, its `id` and `metadata`. A
+    hash of the prompt's text decides which split it belongs to."""
     shares: SplitShares = SplitShares()
     """Shares of the splits, if all prompts are in `file`."""
     train: str | None = None
     validation: str | None = None
     test: str | None = None
     verdict: VerdictByScorer | None = None
-    """The rule that gives verdicts. null: there are no verdicts. Evaluation then shows only scores, texts and
-    pictures."""
+    """The rule that decides which pictures are right. If null, there are no verdicts, and an evaluation shows only
+    scores, texts and pictures."""
 
     @model_validator(mode="after")
     def prompts_come_from_somewhere(self):
@@ -83,8 +83,8 @@ class OwnPrompts(Task[PromptsSettings]):
         return self.settings.verdict is not None
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> Sequence[Verdict | None]:
-        """Return one verdict per picture, by the threshold of the rule. A verdict is None if the scorer failed. All are
-        None if no scorer gives verdicts."""
+        """Return one verdict per picture. A picture is right if its score is at least `verdict.threshold`. A verdict is
+        None if the scorer failed for this picture. All verdicts are None if the options name no scorer for verdicts."""
         by = self.settings.verdict
         if by is None or self.score is None:
             self.last_error = "no scorer says which pictures are right: set task_options.verdict"
@@ -109,8 +109,8 @@ class OwnPrompts(Task[PromptsSettings]):
         return problems
 
     def missing(self) -> list[str]:
-        """Return a list of problems: files that cannot be read, no prompt in the test split, and test prompts that RL
-        would train on."""
+        """Return messages about problems with the prompt files: a file cannot be read, the test split has no prompt, or
+        a prompt is both in train and in test."""
         try:
             texts = {split: {prompt.text for prompt in self.prompts(split)} for split in SPLITS}
         except (InputError, OSError) as error:
@@ -127,7 +127,8 @@ class OwnPrompts(Task[PromptsSettings]):
 
 
 def split_of(text: str, shares: Mapping[str, float]) -> str | None:
-    """Return the split of a prompt, decided by a hash of its text. Return None if the prompt is in the unused rest.
+    """Return the split of a prompt, decided by a hash of its text. Return None if the shares add up to less than 1 and
+    the prompt belongs to the unused rest.
 
     The split does not depend on the other prompts in the file, and the same text is never in two splits. The hash is
     the first 8 bytes of the sha256 of the text without outer white space, as a number in [0, 1).
