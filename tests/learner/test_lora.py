@@ -285,7 +285,7 @@ def test_a_kl_term_is_towards_the_base_and_only_zero_3_loads_it_twice(learner, g
     assert len(loads) == (zero_stage == 3)
     pack = world.replay().packs(world.sample(1))[0].pack
     with torch.no_grad():
-        found, base = made._reference(pack), world.model(pack)
+        found, base = made.context.reference(pack), world.model(pack)
         own = made.engine.model(pack)
     assert torch.equal(found.logits, base.logits) and torch.equal(found.velocity, base.velocity)
     assert not torch.allclose(own.logits, base.logits, atol=1e-4), "and afterwards the adapters are on again"
