@@ -1,8 +1,8 @@
 """Functions for a notebook. They do the steps of RL (sample, score, assign credit, learn) in one process, without Ray
 (docs/python.md).
 
-A recipe holds every setting, so the functions have no arguments for single settings. They use the same code as `irg-rl
-train`, and give the same numbers for the same seeds.
+All settings come from a recipe, so the functions have no arguments for single settings. The functions use the same code
+as the command `irg-rl train`, and give the same numbers as this command for the same seeds.
 
 Letters in shapes: H and W are height and width of an image in pixels. K is the number of images of a trajectory, one
 per turn.
@@ -79,11 +79,11 @@ class Policy:
         return self._worker.sample_group(number, prompt, size, iteration=self.version)[1]
 
     def follow(self, learner: Learner) -> None:
-        """Take over the weights of the learner. All later samples are drawn with them. `version` becomes the number of
-        updates that the learner has made.
+        """Copy the weights of the learner into this policy. All later samples are drawn with these weights. The
+        policy's `version` becomes the number of updates that the learner has made.
 
-        With LoRA, only the adapters are taken over. Then policy and learner must have loaded the same model folder, or
-        InputError is raised.
+        With LoRA, only the adapters are copied. Raises InputError if, with LoRA, policy and learner have loaded
+        different model folders.
 
         >>> policy.follow(learner)
         >>> policy.version, policy.digest[:12]
@@ -137,8 +137,8 @@ def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None
 
 
 def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
-    """Compute advantages from rewards, and store them in the groups. The credit scheme `rl.credit` does this, or
-    `rl.algorithm` itself if it uses no credit scheme.
+    """Compute advantages from rewards, and store them in the groups. The credit scheme named in `rl.credit` computes
+    them. If the algorithm in `rl.algorithm` uses no credit scheme, the algorithm computes them itself.
 
     The advantage of a segment (a text or an image) is `segment.advantage`: a number without a unit, or None if the
     segment is not trained.

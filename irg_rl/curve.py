@@ -10,8 +10,8 @@ UPDATES = "RL update"
 @dataclass(frozen=True)
 class Curve:
     """One figure of the report. `pattern` is a regular expression that matches the names of the logged numbers to draw.
-    If the expression has groups named `line` and `panel`, their matches name the line, and the panel (part of the
-    figure), in which a number is drawn."""
+    The expression may have a group named `line` and a group named `panel`. The text that `line` matches names the line
+    of a number, and the text that `panel` matches names its panel (a part of the figure)."""
 
     title: str
     stages: str

@@ -33,8 +33,9 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
     """Return the address of the proxy for connections to a host, or None if no proxy is used. `scheme` is http or
     https.
 
-    The address is the value of HTTP_PROXY or HTTPS_PROXY, or of ALL_PROXY if that is not set. No proxy is used if
-    NO_PROXY lists the host. A variable with a name in lower case comes first, as in curl. Raises InputError with the
+    For http, the address is the value of HTTP_PROXY. For https, it is the value of HTTPS_PROXY. If this variable is not
+    set, ALL_PROXY is used. No proxy is used if NO_PROXY lists the host. If a variable is also set under its name in
+    lower case, such as http_proxy, the value of the lower-case variable is used, as in curl. Raises InputError with the
     name of the variable if its value is invalid.
     """
     if is_loopback(host) or _is_excluded(host, port, environ):

@@ -1,5 +1,5 @@
-"""Errors that a user can correct, such as a wrong setting. They end a command with a message of one line. All other
-errors are mistakes in the program, and their traceback is shown."""
+"""Errors that a user can correct, such as a wrong setting. Such an error ends a command, and the command shows a
+message of one line. All other errors are mistakes in the program. For them, a command shows the traceback."""
 
 import errno
 
@@ -13,10 +13,11 @@ class InputError(UserError, ValueError):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return whether this error is of a kind that a user can correct. Then a command shows one line instead of a
-    traceback.
+    """Return whether this error is of a kind that a user can correct. For such an error, a command shows one line
+    instead of a traceback.
 
-    Errors of Ray are recognised by their names, because importing Ray for this would cost every command seconds.
+    Errors of Ray are recognised by the names of their classes. Importing Ray for this would make every command start
+    seconds later.
     """
     if isinstance(error, UserError | OSError | KeyboardInterrupt):
         return True

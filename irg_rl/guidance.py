@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class Renorm(StrEnum):
-    """Says over which numbers a norm is taken. After guidance, the guided velocity is scaled back to the norm of the
-    unguided velocity, and this setting chooses the norm."""
+    """The numbers over which a norm is taken. The guided velocity is scaled down to the norm of the unguided velocity.
+    Both norms are taken over the numbers that this setting chooses."""
 
     GLOBAL = "global"  # one norm over the whole image
     CHANNEL = "channel"  # one norm for each token
@@ -40,10 +40,10 @@ def guide(
 
         w = u + s_t (v - u);   out = w_i + s_i (w - w_i) if s_i > 1, else w
 
-    u is the velocity without the last text, and w_i the velocity without images; s_t is `text_scale` and s_i is
-    `image_scale`. Then `out` is multiplied by |v| / |out|, clamped to [renorm_min, 1], so this step never makes it
-    larger. `renorm` says over which numbers the norms are taken. With `text_channel`, w is scaled in this way, and
-    `out` is not scaled.
+    v is the velocity with the full context, u the velocity without the last text, and w_i the velocity without images.
+    s_t is `text_scale` and s_i is `image_scale`. Then `out` is multiplied by |v| / |out|, clamped to [renorm_min, 1],
+    so this step never makes it larger. `renorm` says over which numbers the norms are taken. If `renorm` is
+    `text_channel`, w is scaled in this way instead of `out`.
 
     Raises ValueError if text_scale <= 1. BAGEL would then skip image guidance without a message.
     """

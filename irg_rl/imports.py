@@ -1,10 +1,11 @@
-"""Imports classes and functions that recipes name, such as `my_scorers:Class`. The program's own packages are searched
-first, and the user's modules last.
+"""Imports classes and functions that recipes name, such as `my_scorers:Class`. A module is searched first in the
+program's own packages, and last among the user's modules.
 
 The user's folder may contain a `rewards.py` or `sft/` of its own, which must not replace the program's packages. So
 child processes (Ray's workers, the embedded judge) start with the folder of the program's packages first in the import
 path, and without the working folder. A user's module is searched in all installed packages first, then in the folder of
-the recipe, and then in the working folder. Every process does this when it imports a name.
+the recipe, and then in the working folder. Every process searches in this order when it imports an object that a recipe
+names.
 """
 
 import difflib
@@ -62,7 +63,8 @@ def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
     short name, which is a key of `known`. The values of `known` are import paths. `what` says in error messages what
     kind of object it is.
 
-    Raises InputError if `word` is neither of them (the message names the most similar key), or if the import fails.
+    Raises InputError if `word` is neither an import path nor a key of `known`, or if the import fails. In the first
+    case, the message names the most similar key.
     """
     path = known.get(word, word)
     module, colon, attribute = path.partition(":")
@@ -77,7 +79,7 @@ def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
 
 
 def child_path(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the environment variable PYTHONPATH for a child process: the folder of the program's packages, and after
-    it the PYTHONPATH of this process."""
+    """Return the value of the environment variable PYTHONPATH for a child process: the folder of the program's
+    packages, and after it the PYTHONPATH of this process."""
     given = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([str(PACKAGES), *given]))

@@ -2,8 +2,8 @@
 
 A *fork* is a point where trajectories that share all earlier segments (the same objects) continue with different
 segments. Each continuation is a *branch*. Trajectories that share only the prompt have their fork at segment 0. If a
-branch forks again, its value is the mean over its own branches, as in `credit`. So one lucky trajectory does not make a
-branch look better.
+branch forks again, its value is the mean of the values of the branches inside it, as in the package `irg_rl.credit`. So
+one lucky trajectory does not make a branch look better.
 
 A pair consists of the best trajectory of the better branch and the worst trajectory of the worse branch. The two differ
 only in the segments after the fork, and only these segments are trained.
@@ -33,8 +33,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a group. `ties` is the number of pairs that were left out because the difference of their values is
-    at most `tie`, an argument of `find_pairs`."""
+    """The pairs of a group. `ties` is the number of pairs that `find_pairs` left out because the values of their two
+    branches were too close."""
 
     found: list[Pair]
     ties: int = 0
@@ -44,12 +44,12 @@ def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_for
     """Find up to `per_fork` pairs of branches at every fork: best and worst, then second best and second worst, and so
     on.
 
-    values: the value of each trajectory; a trajectory with None is left out. tie: a pair is left out if the difference
-    of its values is at most this number.
+    values: the value of each trajectory; a trajectory with None is left out. tie: a pair is left out if the values of
+    its two branches differ by at most this number.
 
-    The branches of a fork have the same images before it. So if the value of a trajectory is a sum over its images, the
-    comparison depends only on what comes after the fork. If several trajectories or branches have the same value, the
-    first of them is taken.
+    The branches of a fork have the same images before the fork. So if the value of a trajectory is a sum over its
+    images, the comparison depends only on what comes after the fork. If several trajectories or branches have the same
+    value, the first of them is taken.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in group.trajectories]
     members = [i for i, value in enumerate(values) if value is not None]

@@ -48,8 +48,9 @@ def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda pr
 
 
 def require_prompt(text: str, where: str) -> str:
-    """Check the text of a prompt and return it. Raises InputError if the text is empty, too long or not valid. The
-    error message begins with `where`, which names the place of the prompt, such as a file and a line."""
+    """Check the text of a prompt and return it. Raises InputError if the text is empty, too long or contains characters
+    that are not allowed. The error message begins with `where`, which says where the prompt was read, such as a file
+    and a line."""
     if not text.strip():
         raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
     if len(text) > MOST_CHARACTERS:

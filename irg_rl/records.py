@@ -61,7 +61,7 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
 
 def group_folders(folder: Path) -> list[Path]:
     """Return all folders that hold saved groups: `folder` itself, or folders inside it. They are sorted by name;
-    numbers in a name are compared as numbers. Raises InputError if there is no such folder."""
+    numbers in a name are compared as numbers. Raises InputError if no folder with saved groups is found."""
     found = [path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp")]
     found.sort(key=_by_numbers)
     if not found:

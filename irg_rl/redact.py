@@ -10,7 +10,7 @@ from urllib.parse import quote
 HIDDEN = "***"
 NAMES = "IRG_RL_SECRETS"
 """Name of an environment variable that lists the names of other variables whose values are secret, separated by commas.
-The list is itself an environment variable so that child processes inherit it."""
+Child processes inherit this variable, and therefore the list."""
 _SECRET_WORDS = {"apikey", "token", "secret", "password", "passwd", "credential", "credentials", "authorization"}
 _SHORTEST_SECRET = 8  # shorter values of such variables ("1", "none") also occur in normal text
 _SHORTEST_KEY = 4  # the same limit for variables that a recipe names in `api_key_env`
@@ -21,9 +21,9 @@ _KNOWN_KEYS = re.compile(r"\b(?:sk-|hf_|ghp_|wandb_v1_)[\w-]{16,}")
 
 
 def names_a_secret(key: str) -> bool:
-    """Return whether the name `key` of a setting or variable shows that its value is a secret. For `api_key_env` the
-    result is false, because its value is only the name of a variable. It is also false for `max_text_tokens`, because
-    its value is a number."""
+    """Return whether the name `key` of a setting or variable shows that its value is a secret. There are two
+    exceptions. The result is false for `api_key_env`, whose value is only the name of a variable, and for
+    `max_text_tokens`, whose value is a number."""
     words = re.split(r"[^a-z0-9]+", key.lower())
     if words[-1] == "env":
         return False

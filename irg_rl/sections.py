@@ -21,7 +21,7 @@ this."""
 
 class Section(BaseModel):
     """Base class of all sections. Unknown settings, NaN and infinity are errors. For example, a weight of NaN would
-    make every advantage NaN, and clipping would turn these into the largest value."""
+    make every advantage NaN, and clipping would turn these into the largest allowed value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 

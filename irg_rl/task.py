@@ -1,9 +1,9 @@
-"""The interface of a task: its prompts, and its verdicts, which say whether a picture fits its prompt.
+"""The interface of a task. A task gives prompts, and verdicts that say whether a picture fits its prompt.
 
 A *task* has everything that evaluation and RL need: prompts in three splits (train, validation, test), and a verdict on
 each picture. Some tasks can also decide whether a reflection is true. A *world* is a task that can also make all data
 for a run from scratch: pictures, SFT rows, texts, data for small scorers, and a judge. The driver, which executes a
-run, asks a task what it can do. It never checks the name of the task.
+run, asks a task what it can do. The driver never decides by the name of the task.
 
 Your own task is one class in one file (`examples/own_task.py`). A recipe names it by its import path.
 """
@@ -78,10 +78,10 @@ class Task(ABC, Generic[Settings]):
     splits: tuple[str, ...] = SPLITS
     """Names of the task's sets of prompts. A task may have more than train, validation and test."""
     thresholds: Thresholds | None = None
-    """Thresholds of the gate, which checks whether refinement really helps. A threshold that the recipe sets replaces
-    the one given here. None means that the task has no thresholds of its own."""
+    """Thresholds of the gate, which checks whether refinement really helps. If the recipe sets a threshold, its value
+    is used instead of the value here. None means that the task has no thresholds of its own."""
     last_error: str = ""
-    """Text that says why the task could not decide about a picture, for the last picture with the verdict None."""
+    """The reason why the last picture that has the verdict None could not be judged, as text."""
 
     def __init__(
         self,
@@ -105,8 +105,8 @@ class Task(ABC, Generic[Settings]):
 
     @property
     def verdict_scorer(self) -> str | None:
-        """Return the name of the scorer that decides whether a picture is right. None means that the task decides
-        without a scorer, or that it cannot decide."""
+        """Return the name of the scorer that decides whether a picture is right. Return None if the task decides
+        without a scorer, or if it cannot decide at all."""
         return None
 
     def judges(self, prompt: Prompt) -> bool:
@@ -125,8 +125,9 @@ class Task(ABC, Generic[Settings]):
         return None if right is None else float(right)
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
-        """Return how well an edit follows a reflection, as a number from 0 to 1. The reflection `text` is about the
-        image `before` and asks for changes, and `after` is the changed image. Return None if the task cannot know."""
+        """Return how well the image `after` follows a reflection, as a number from 0 to 1. The reflection `text` asks
+        for changes of the image `before`. The image `after` should show these changes. Return None if the task cannot
+        know."""
         return None
 
     def problems(self, recipe: Recipe) -> list[str]:
@@ -141,8 +142,8 @@ class Task(ABC, Generic[Settings]):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Several pictures of one prompt, and for each picture how much a person likes it (`liking`). Better pictures are
-    usually liked more, but not always."""
+    """Several pictures of one prompt. `liking` has one number per picture: how much a simulated person likes it. This
+    person usually likes better pictures more, but not always."""
 
     prompt: Prompt
     images: tuple[Pixels, ...]
@@ -153,11 +154,11 @@ class Ranking:
 
 
 class ScorerExamples(Protocol):
-    """A stream of training examples for small scorers (CLIP and HPS models) that a run trains itself. It gives the same
-    examples again if it is made again with the same seed."""
+    """A stream of training examples for small scorers (CLIP and HPS models) that a run trains itself. Two streams with
+    the same seed give the same examples."""
 
     def words(self) -> list[str]:
-        """Return all different words that occur in prompts, sorted."""
+        """Return a sorted list of all words that occur in prompts. Each word is listed once."""
         ...
 
     def captioned(self, n: int) -> tuple[list[Pixels], list[str]]:
@@ -231,8 +232,9 @@ class World(Task[Settings]):
 
     @abstractmethod
     def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
-        """Compare pictures with their reconstructions by an autoencoder. The task's checker reads the content of each.
-        Return the share of pairs, from 0 to 1, in which both contents are equal."""
+        """Compare pictures with their reconstructions by an autoencoder. The task's checker finds the objects in every
+        picture and in every reconstruction. Return the share of pictures, from 0 to 1, whose reconstruction shows the
+        same objects."""
 
     @abstractmethod
     def scorer_examples(self, seed: int) -> ScorerExamples:
@@ -247,6 +249,6 @@ def task_of(recipe: Recipe, score: ScoreBy | None = None) -> Task:
 
 
 def make_task(name: str, options: Mapping[str, object], seed: int, image_size: tuple[int, int]) -> Task:
-    """Return the task `name` with the settings `options`. All arguments are plain values, so that they can be sent to
-    another process, which then makes the task."""
+    """Return the task `name` with the settings `options`. All arguments are plain values. So they can be sent to
+    another process, and that process can call this function."""
     return task_class(name)(task_settings(name, options), seed, image_size)

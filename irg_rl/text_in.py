@@ -22,8 +22,8 @@ MOST_BYTES = 2**30
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_OR_CONTROL = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-"""Pattern for lone surrogates and control characters. Tabs and characters that end a line (also U+0085, which some
-systems use) do not match."""
+"""Pattern for lone surrogates (halves of a character) and for most control characters. It does not match tabs and the
+characters that end a line. U+0085 is one of them, because some systems end lines with it."""
 
 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
@@ -51,7 +51,8 @@ def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
 
 def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for every line of a file that is not blank. The place is the text "FILE, line N", for error
-    messages. Only a line feed ends a line, because U+2028 and U+0085 may be part of JSON strings."""
+    messages. Only a line feed ends a line. The other line separators U+2028 and U+0085 do not end a line, because they
+    may be part of JSON strings."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path}, line {number}", line.removesuffix("\r")
@@ -82,7 +83,7 @@ def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsH
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file, and return its value. The limits and errors are those of `parse_json`."""
+    """Read a JSON file, and return its value. The limits and errors are the same as in `parse_json`."""
     return parse_json(read_text(path), str(path))
 
 
@@ -106,8 +107,8 @@ def _whole_number(digits: str) -> int:
 
 def _require_plain(value: Any, where: str, finite: bool) -> None:
     """Check that the parsed JSON `value` is not nested too deeply and, if `finite` is true, that all numbers are
-    finite. Raises InputError if not. The check uses a loop, because a recursive function could itself overflow the
-    stack."""
+    finite. Raises InputError if one of these conditions fails. The check uses a loop, because a recursive function
+    could itself overflow the stack."""
     level, depth = [value], 0
     while level:
         if finite and any(isinstance(one, float) and not math.isfinite(one) for one in level):

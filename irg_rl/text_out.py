@@ -39,8 +39,8 @@ class Terminal(Console):
 
     @property
     def size(self) -> ConsoleDimensions:
-        """Return the size of the console in characters. If the output is not a terminal, the width is very large, so
-        that tables are as wide as their content."""
+        """Return the size of the console in characters. If the output is not a terminal, return a very large width, so
+        that no table is made narrower than its content."""
         found = super().size
         return found if self.is_terminal else ConsoleDimensions(_WIDE, found.height)
 

@@ -176,9 +176,9 @@ class Group:
 
 
 def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """Split a list of trajectories into trees, that is lists of trajectories that begin with the same segment (the same
-    object). Trajectories of one tree must be neighbours in the input. A trajectory that shares nothing is a tree of its
-    own."""
+    """Split a list of trajectories into trees. A tree is a list of trajectories that begin with the same segment (the
+    same object). Trajectories of one tree must be neighbours in the input. A trajectory whose first segment occurs in
+    no other trajectory is a tree of its own."""
     return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 

@@ -24,11 +24,11 @@ Score = float | None  # None: failed
 
 
 class ScorerUnavailable(UserError, RuntimeError):
-    """A scorer cannot work at all. The message says what happened, where, and what to do."""
+    """Raised if a scorer cannot work at all. The message says what happened, where, and what to do."""
 
 
 class TooManyFailures(UserError, RuntimeError):
-    """A scorer failed on more than the allowed share of its recent images."""
+    """Raised if a scorer failed on more than the allowed share of its recent images."""
 
 
 class Scorer(Protocol):
@@ -76,7 +76,8 @@ class Counting(Protocol):
 
 @dataclass(frozen=True)
 class Preference:
-    """Which of two images fits a prompt better. The judge is asked twice, once in each order of the images.
+    """A judge's answer to the question which of two images fits a prompt better. The judge is asked twice, once in each
+    order of the images.
 
     `in_order` is the probability that the first image is better, when it is shown first. `swapped` is the probability
     that this same image is better, when it is shown second. `first` is the mean of both, in [0, 1]. The mean cancels a

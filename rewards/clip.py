@@ -56,8 +56,9 @@ class ClipScorer:
         return {"cut_texts": self.cut}
 
     def _count_cut(self, texts: list[str]) -> None:
-        """Count the texts that are longer than the model can read. Two prompts that differ only after this limit get
-        the same score. The count is a metric, and the first such text is also reported in the log."""
+        """Count the texts that are longer than the model can read. The model ignores the end of such a text, so two
+        prompts that differ only there get the same score. The count is a metric, and the first such text is also
+        reported in the log."""
         cut = [text for text in texts if self.tower.is_cut(text)]
         if cut and not self.cut:
             _log.warning("%s reads only the first %d tokens of %r", self.name, self.tower.context, cut[0][:80])

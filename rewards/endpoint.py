@@ -32,7 +32,7 @@ SHOWN = 200
 
 
 class NoAnswer(RuntimeError):
-    """A call got no answer. The message says why and contains no secret."""
+    """Raised if a call got no answer. The message says why and contains no secret."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """HPSv2 as a score. HPSv2 is a CLIP model that was fine-tuned on the choices of people between images of one prompt.
 
-The released HPS_v2.1_compressed.pt can be loaded with open_clip (`model="ViT-H-14"`, the same 686 keys). For small
-runs, `rewards.training.train_hps` trains a tiny HPS model. Scores can be compared only if they are for the same prompt
-and from the same version of the model.
+The released HPS_v2.1_compressed.pt can be loaded with open_clip (`model="ViT-H-14"`), because it has the same 686
+parameter names as this model of open_clip. For small runs, `rewards.training.train_hps` trains a tiny HPS model. Scores
+can be compared only if they are for the same prompt and from the same version of the model.
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ from rewards.openclip import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
     """Prepare an image as the evaluation of HPSv2 does: resize the longest side to `size`, add black bars, and
-    normalise with OpenAI's values.
+    normalise with the mean and standard deviation of OpenAI's CLIP.
 
     Bytes become floats *before* the bicubic resize, so values outside [0, 1] are kept. open_clip's
-    `resize_mode="longest"` resizes bytes, and its result differs by up to .05. The resize is antialiased, as in
-    torchvision >= 0.17.
+    `resize_mode="longest"` resizes bytes instead, so its result differs from the result here by up to .05. The resize
+    is antialiased, as in torchvision >= 0.17.
     """
     return letterbox_batch(image[None], size)[0]
 

@@ -15,8 +15,8 @@ LEAST_MASS = 0.5
 """Smallest accepted total probability of the two words that the judge may answer, such as yes and no. If the total is
 smaller, the token is not an answer to the question."""
 _MOST_MASS = 1.05
-"""Largest accepted total probability of all alternatives. It is above 1, because rounding can make the total slightly
-larger than 1."""
+"""Largest accepted total probability of all alternatives that the endpoint lists for one token. This limit is above 1,
+because rounding can make the total slightly larger than 1."""
 _THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "[/THINK]")
 _THOUGHT_BEGINS = ("<think>", "<thinking>", "<thought>", "[THINK]")
 _AROUND = " \t\r\n.,!?:;\"'`*_~()[]{}<>“”‘’«»„…。，！？：；「」"
@@ -25,7 +25,7 @@ _SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n", "ĉ": "\t", "\u00a0"
 
 
 class Unanswered(ValueError):
-    """The completion does not answer the question. The message quotes the judge's text unchanged."""
+    """Raised if a chat completion does not answer the question. The message quotes the judge's text unchanged."""
 
 
 def probability(completion: Any, words: tuple[str, str]) -> float:
@@ -82,7 +82,7 @@ def _spelled(entry: dict[str, Any]) -> str:
 
 
 def _text_of(content: Any) -> str:
-    """Return the text of a message. Its content may be a string, None, or a list of parts."""
+    """Return the text of a chat message. The `content` of a message may be a string, None, or a list of parts."""
     if content is None:
         return ""
     if isinstance(content, list):

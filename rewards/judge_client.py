@@ -24,7 +24,8 @@ REFUSED_STATUS = {401, 403, 404}
 MISFIT_STATUS = {400, 422}
 """HTTP status codes for a request with a field that the server does not know, or with a value that it refuses."""
 SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
-"""Optional field of a request -> all fields that are removed from the request if the server refuses this field."""
+"""Dict from each field that a request can do without, to the list of fields that are removed together if the server
+refuses that field."""
 LONGEST_PAUSE_S = 60.0
 """Longest pause before a retry, in seconds. If a server asks for a longer one (Retry-After), the call has failed."""
 Fields = dict[str, Any]
@@ -32,12 +33,13 @@ _log = logging.getLogger(__name__)
 
 
 class JudgeFailure(RuntimeError):
-    """A question got no usable answer."""
+    """Raised if a question got no usable answer."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question for the judge: PNG files in order, and a text. The answer should start with one of two words."""
+    """A question for the judge: a text, and the PNG files that the judge sees in this order. The judge's answer should
+    start with one of the two `words`."""
 
     text: str
     pngs: tuple[bytes, ...]

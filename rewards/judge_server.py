@@ -39,7 +39,7 @@ MODEL = "embedded-judge"
 
 
 class BadRequest(ValueError):
-    """The client's request is wrong. The server answers it with HTTP status `status`."""
+    """Raised if the client's request is wrong. The server answers it with HTTP status `status`."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -72,8 +72,8 @@ def parse_request(body: bytes) -> ChatRequest:
 
 
 def decode_image(url: str) -> Image:
-    """Decode a PNG or JPEG data URL to uint8 RGB. Raises BadRequest for any other address, because the judge downloads
-    nothing."""
+    """Return the image in a data URL (a PNG or JPEG image inside the URL) as uint8 RGB. Raises BadRequest for every
+    other URL, because the judge downloads nothing."""
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise BadRequest(f"image {url[:40]!r}: only data:image/...;base64 URLs are read")
@@ -89,7 +89,8 @@ def decode_image(url: str) -> Image:
 
 
 def completion(reply: Answer, top_logprobs: int) -> dict:
-    """Return a chat completion whose first token has the probabilities of the answer."""
+    """Return the judge's answer `reply` as a chat completion, in the JSON form of OpenAI. If `top_logprobs` is above 0,
+    its first token has the log-probabilities of the most probable words, at most `top_logprobs` of them."""
     ranked = sorted(reply.words.items(), key=lambda item: -item[1])
     choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "stop"}
     if top_logprobs and ranked:

@@ -1,4 +1,5 @@
-"""Load, save and use a model with an image tower and a text tower, with open_clip. CLIP and HPS share this code.
+"""Load, save and use CLIP models with the library open_clip. A CLIP model has two encoders: an image tower and a text
+tower. The scorers CLIP and HPS share this code.
 
 A model is stored in one of two ways. It can be a folder with `open_clip_config.json` and `open_clip_model.safetensors`
 (open_clip calls this layout local-dir; rewards/training.py writes such folders). Or it can be a checkpoint file
@@ -68,7 +69,7 @@ class TwoTower:
         return self.config["text_cfg"].get("context_length", 77)
 
     def is_cut(self, text: str) -> bool:
-        """Return whether the text is longer than the part that the model reads."""
+        """Return whether the text has more tokens than the model reads, so that the end of the text is ignored."""
         read = self.tokenizer([text], self.context)[0]
         return not torch.equal(self.tokenizer([text], self.context + 1)[0][: self.context], read)
 
@@ -76,8 +77,8 @@ class TwoTower:
     def cosine(self, images: Float[Tensor, "B 3 S S"], texts: list[str]) -> Float[Tensor, "B"]:
         """Return the cosine of the L2-normalised embeddings of image i and text i, in [-1, 1], without the logit scale.
 
-        The product is computed in fp32. Near .3, the distance between neighbouring bf16 numbers is 2e-3. The scores
-        within a group differ by about as much.
+        The product is computed in fp32, because bf16 is too coarse. Near .3, neighbouring bf16 numbers differ by 2e-3,
+        and the scores of the images of one prompt differ by about as much.
         """
         device = self.model.logit_scale.device
         image = self.model.encode_image(images.to(device, self.dtype)).float()
@@ -144,8 +145,8 @@ def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower
     """Create a new tiny model. Its tokenizer, which is stored in `folder`, knows `words` and splits all other words
     into smaller pieces.
 
-    Equal seeds and words give equal weights. The full vocabulary of 49,408 tokens is not used, because half of the
-    training time would be spent on embeddings of tokens that never occur.
+    Equal seeds and words give equal weights. The tokenizer is smaller than that of CLIP, which has 49,408 tokens. With
+    CLIP's tokenizer, half of the training time would be spent on the embeddings of tokens that never occur.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,11 +193,11 @@ def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) ->
 
 def encode_text(model: open_clip.CLIP, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
     """Compute `model.encode_text(tokens, normalize=True)` for training, but skip the padding. This is nearly three
-    times as fast here.
+    times as fast.
 
-    The mask is causal, and the embedding is taken at the closing token (the largest id). So the tokens after it do not
-    matter. Texts are sorted by length and processed in chunks of `TEXT_CHUNK` texts. Each chunk is cut to the length of
-    its longest text.
+    The mask is causal, and the embedding is taken at the closing token (the largest id). So the padding after the
+    closing token does not change the result. Texts are sorted by length and processed in chunks of `TEXT_CHUNK` texts.
+    Each chunk is cut to the length of its longest text.
     """
     tower: Any = model  # open_clip does not declare the parts of its models
     lengths = tokens.argmax(dim=-1) + 1

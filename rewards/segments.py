@@ -1,4 +1,5 @@
-"""Score the images of a group, and also its reflections and edits if there are scorers for them."""
+"""Score the images of a group (all samples of one prompt). Reflections (the model's texts about its images) and edits
+(changes from one image to the next) are scored too, if there are scorers for them."""
 
 from irg_rl.trajectory import Group, ImageSegment, TextSegment, score_images
 from rewards.hub import RewardHub

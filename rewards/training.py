@@ -31,7 +31,7 @@ HELD_OUT_SEED = 1_000_003  # added to the seed to get held-out data
 
 
 def quiet(step: int, steps: int, metrics: dict[str, float]) -> None:
-    """Ignore the progress. This is the default of `progress`."""
+    """Do nothing. This is the default value of the argument `progress`."""
 
 
 def train_clip(
@@ -46,8 +46,9 @@ def train_clip(
 ) -> dict[str, float]:
     """Train the tiny CLIP by contrastive learning, on pictures with captions and on copies of them with one defect.
 
-    Returns `matching`, measured on `held_out` pictures: how often the right picture is nearer to its prompt than its
-    copy with one defect (chance .5). A learning rate of 3e-3 is too high: the loss stays at the level of guessing.
+    Returns a dict with one number, `matching`, measured on `held_out` pictures that were not used for training. This is
+    the share of cases in which the right picture is nearer to its prompt than the copy with one defect (chance: .5). A
+    learning rate of 3e-3 is too high: the loss stays at the level of guessing.
     """
     examples = examples_of(seed)
     tower = openclip.create_tiny(folder, examples.words(), seed)
@@ -82,10 +83,10 @@ def train_hps(
     """Train the tiny HPS as HPSv2 was trained: fine-tune CLIP so that softmax(scale * cosine) over two pictures of a
     prompt predicts which one was preferred. Each step uses all pairs of `batch_size` rankings.
 
-    A ranking has one prompt, several pictures for it, and how much each picture is preferred. Returns two shares,
-    measured on `held_out` other rankings. `held_out_agreement`: the share of all picture pairs in which the preferred
-    picture has the higher HPS score. `verifier_disagreement`: only pairs to which the verifier gives different scores
-    are counted; this is the share of them that HPS orders differently.
+    A ranking has one prompt, several pictures for it, and how much each picture is preferred. Returns a dict with two
+    shares, measured on `held_out` rankings that were not used for training. `held_out_agreement`: the share of all
+    picture pairs in which the preferred picture has the higher HPS score. `verifier_disagreement`: only pairs to which
+    the verifier gives different scores are counted; this is the share of them that HPS orders differently.
     """
     tower = openclip.load(clip_folder)
     examples = examples_of(seed)
@@ -113,7 +114,7 @@ def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"
 
 
 def differences(values: Float[Tensor, "B K"]) -> Float[Tensor, "B*P"]:
-    """Return value_i - value_j for all P = K (K - 1) / 2 pairs i < j in each row."""
+    """Return value_i - value_j for all pairs i < j in each row. A row has K values and so P = K (K - 1) / 2 pairs."""
     first, second = torch.triu_indices(values.shape[1], values.shape[1], offset=1)
     return (values[:, first] - values[:, second]).flatten()
 
@@ -128,8 +129,9 @@ def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tenso
 
 @torch.no_grad()
 def fit_scale(tower: TwoTower, rankings: Sequence[Ranking]) -> None:
-    """Set the logit scale to the power of two with which the model, before its fine-tuning, predicts preferences best.
-    With the scale of contrastive training, the model would be far too sure about pairs of pictures for one prompt."""
+    """Set the logit scale, before the fine-tuning, to the power of two from 1 to 128 with which the model predicts the
+    preferences in `rankings` best. The scale that the model has from its contrastive training is too large: with it,
+    the model would be far too sure about pairs of pictures for one prompt."""
     losses = {}
     for scale in (2.0**k for k in range(8)):
         tower.model.logit_scale.fill_(math.log(scale))

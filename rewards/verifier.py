@@ -9,7 +9,8 @@ from rewards.base import Image, Score, ScorerUnavailable, require_pairs
 
 
 class VerifierScorer:
-    """Scores images with the graded score of the task's verdict. An image that the task cannot judge is a failure.
+    """Scores images with the graded score of the task's verdict. If the task cannot judge an image, the score is None,
+    which counts as a failure.
 
     `task`, `task_options`, `seed` and `image_size` (height, width) are those of the recipe.
     """

@@ -5,11 +5,12 @@ row can later return to this length.
 With `history = last`, a row returns to the end of its think text before an image is added. So a refinement sees the
 prompt, the think text, the last image and the reflection on it. With `history = full`, contexts only grow.
 
-Guidance needs two more contexts (bagel-irg.md 4.5):
+Guidance compares velocities in different contexts, so it needs two more of them (bagel-irg.md 4.5):
 
-* Without the text before the image: a mark in the same cache. In turn 0 this mark is right after the system text.
-* Without images: a second cache, copied once after the think text. Only texts are added to it, so its positions have no
-  gap where an image was.
+* The context without the text before the image. It is stored as a mark in the same cache. In turn 0 this mark is right
+  after the system text.
+* The context without images. It is stored in a second cache, which is copied once after the think text. Only texts are
+  added to this cache, so its positions have no gap where an image was.
 
 At a fork, the cache row is copied for every branch. So the model computes the part that the branches have in common
 only once.

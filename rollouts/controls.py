@@ -1,8 +1,9 @@
 """Controls that show whether refinement does more than just drawing the image again. A control keeps the first images
 and changes what follows.
 
-A model that ignores its image and its reflection also repairs failures, as often as a new draw happens to be right. So
-each control makes one trajectory for each real trajectory, with the same prompt, think text and first image.
+Even a model that ignores its image and its reflection repairs some wrong images, because a new image is sometimes right
+by chance. The controls measure this effect. Each control makes one trajectory for each real trajectory, with the same
+prompt, think text and first image.
 
 `SampleRequests` is any function that samples requests: `Sampler.sample`, or a version of it that works in batches or on
 other machines.
@@ -41,9 +42,9 @@ def shuffled_reflections(
     Every reflection that asked for a change is replaced by a reflection from another prompt, of the same turn if
     possible. Then the later images are drawn again.
 
-    The control stops in the turn where the real trajectory stopped. So both draw equally many images, and only the
-    content of the reflections differs. `seed` must be the seed of the real trajectories, so that the noise is also the
-    same. Raises InputError if all trajectories belong to one prompt.
+    The control stops in the turn where the given trajectory stopped. So the two trajectories have equally many images,
+    and only the content of their reflections differs. `seed` must be the seed of the given trajectories, so that both
+    have the same noise. Raises InputError if all trajectories belong to one prompt.
     """
     if len({t.prompt.id for t in trajectories}) < 2:
         raise InputError("reflections are swapped between prompts, and there is one prompt: take two or more")
@@ -63,8 +64,8 @@ def shuffled_reflections(
 
 
 def _borrowed(own: TextSegment, of: Trajectory, pool: list[tuple[str, TextSegment]], seed: int) -> TextSegment:
-    """Return the reflection that replaces `own`. This is `own` itself if it stops the trajectory, otherwise a
-    reflection from another prompt."""
+    """Return the reflection that replaces the reflection `own`. If `own` stops the trajectory, it is returned
+    unchanged. Otherwise a reflection from another prompt is returned."""
     if own.stop:
         return own
     others = [text for prompt_id, text in pool if prompt_id != of.prompt.id]

@@ -1,11 +1,11 @@
 """Draw images with rectified flow, from noise to data. Some of the steps add noise and are recorded for training. The
 window of an image is the list of its noisy steps.
 
-    x(t = 1) ~ N(0, 1);   step i: an SDE transition if i lies in the row's window, otherwise an ODE step (flow.py)
+    x(t = 1) ~ N(0, 1);   step i: an SDE transition if i lies in the image's window, otherwise an ODE step (flow.py)
 
 Without noise settings (as usual in evaluation), every step is an ODE step and nothing is recorded.
 
-Letters: R rows, N latent tokens, D numbers of a latent token, S recorded steps.
+Letters: R rows (one image each), N latent tokens, D numbers of a latent token, S recorded steps.
 """
 
 from collections.abc import Callable

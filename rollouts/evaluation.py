@@ -1,5 +1,5 @@
-"""How a checkpoint is sampled when it is evaluated, shown or studied. The settings are those of `sampling` in the
-recipe, changed by those of `evaluation`."""
+"""Create the sampler for a checkpoint that is evaluated, shown or studied. It uses the section `sampling` of the
+recipe, but some of these values are replaced by those of the section `evaluation`."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,9 @@ from rollouts.sampler import Sampler
 
 
 def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
-    """Return the sampling settings of the recipe with the temperature of evaluation. The number of time points and the
-    shift are also replaced if the evaluation settings give them."""
+    """Return a copy of `sampling`, a section of the recipe, for use in evaluation. The temperature is replaced by that
+    of the section `settings` (`evaluation` in the recipe). The number of time points and the time shift are replaced
+    only if `settings` gives them."""
     points = sampling.points if settings.points is None else settings.points
     shift = sampling.shift if settings.shift is None else settings.shift
     return sampling.model_copy(update={"temperature": settings.temperature, "points": points, "shift": shift})
@@ -26,10 +27,11 @@ def evaluation_sampler(
     is_noisy: bool = True,
     is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
 ) -> Sampler:
-    """Return a sampler for the model in a folder. The sampler records nothing for training.
+    """Return a sampler for the model that was loaded from a folder. The sampler records nothing for training.
 
-    `sampling` is the result of `evaluation_sampling`, or a changed copy of it. `guidance`, if it is given, replaces the
-    guidance of `settings`. `is_noisy`: whether to use the noise of `settings`, if it has any.
+    `sampling` is the result of `evaluation_sampling`, or a changed copy of it. `settings` is the section `evaluation`
+    of the recipe. If `guidance` is given, it replaces the guidance in `settings`. If `is_noisy` is False, the noise in
+    `settings` is not used.
     """
     chosen = settings.guidance if guidance is None else guidance
     return Sampler(

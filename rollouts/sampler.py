@@ -3,10 +3,10 @@
     turn 0:   think text -> image 0
     turn k:   the model sees image k-1 -> reflection k -> image k; no image if the reflection says "nothing to change"
 
-Contexts grow by the layout rules of the model. So the learner, which uses one forward pass over a pack, computes the
-same policy. Trajectories that have stopped leave the batch. Every random number belongs to one trajectory (noise.py).
-So a trajectory does not depend on the other trajectories in its batch. Only rounding can differ, because the matrix
-products have other shapes.
+The layout rules of the model say how a context grows. The learner follows the same rules when it puts whole
+trajectories into one forward pass. So it computes the same policy as the sampler. Trajectories that have stopped leave
+the batch. Every random number belongs to one trajectory (noise.py). So a trajectory does not depend on the other
+trajectories in its batch. Only rounding can differ, because the matrix products have other shapes.
 
 Siblings are trajectories that share their beginning up to a fork (Request.forks). Siblings in one batch are one row of
 the batch until the turn of the fork begins. They get their own rows after the last shared image has entered the
@@ -37,12 +37,15 @@ from rollouts.text import SampledText, sample_texts
 class Sampler:
     """Samples trajectories from a model.
 
-    noise: which denoising steps are stochastic and recorded. None: there are only ODE steps, and nothing is recorded.
-    guidance: classifier-free guidance of images. None: no guidance. record_steps: set it to False for algorithms that
-    train on the finished images (NFT, AWM, DPO). Noisy steps are then not recorded. The sampling law, which describes
-    what the learner must compute again, then covers only the texts. is_stop: function that takes a reflection and
-    returns whether it ends the trajectory. vit_resize: how images are resized for the vision tower. None: as in
-    images.vit_resize.
+    Args:
+        noise: Which denoising steps are stochastic and recorded. With None, all steps are ODE steps and no step is
+            recorded.
+        guidance: Classifier-free guidance of images. None means no guidance.
+        record_steps: Set it to False for algorithms that train on the finished images (NFT, AWM, DPO). Noisy steps are
+            then not recorded, and the sampling law covers only the texts. The sampling law describes what the learner
+            must compute again.
+        is_stop: Function that takes a reflection and returns whether it ends the trajectory.
+        vit_resize: How images are resized for the vision tower. None means as in `images.vit_resize`.
     """
 
     def __init__(
@@ -267,7 +270,7 @@ class _Batch:
         return text
 
     def _open(self, ids: Int[Tensor, "T"]) -> Int[Tensor, "T"]:
-        """Return the ids without the closing eos."""
+        """Return the token ids `ids` without the eos at their end, if there is one."""
         return ids[:-1] if len(ids) and ids[-1] == self._eos else ids
 
     def _capacity(self, prompts: list[list[int]], system: list[int] | None, turns: int) -> int:

@@ -16,8 +16,8 @@ from irg_rl.learner.publish import weights_digest
 
 
 class WeightsError(UserError, ValueError):
-    """The received weights differ from the announced digest, or do not fit the model. Or the worker does not have the
-    requested version of the weights."""
+    """Raised if received weights have another digest than announced or do not fit the model, or if the worker does not
+    have the requested version of the weights."""
 
 
 def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str) -> None:

@@ -1,5 +1,5 @@
-"""Train the autoencoder: reconstruction of images with a small KL term. After the training, its latents are scaled to
-mean 0 and standard deviation 1."""
+"""Train the autoencoder to reconstruct images, with a small KL term in the loss. After the training, set its scaling
+and shift factors so that its latents have mean 0 and standard deviation 1."""
 
 from collections.abc import Callable
 
@@ -24,9 +24,9 @@ def train_autoencoder(
 ) -> Autoencoder:
     """Train the autoencoder on uint8 `images` [N, H, W, 3].
 
-    The loss is |x - x'| + (x - x')^2 + kl_weight * KL(posterior || N(0, 1)). The first two terms are means over pixels,
-    and the KL term is the mean over latent numbers. Returns the autoencoder with scaling and shift factors that give
-    its latents mean 0 and standard deviation 1.
+    The loss is |x - x'| + (x - x')^2 + kl_weight * KL(posterior || N(0, 1)), where x' is the reconstruction of the
+    image x. The first two terms are means over pixels, and the KL term is the mean over latent numbers. Returns the
+    autoencoder with scaling and shift factors that give its latents mean 0 and standard deviation 1.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -54,18 +54,19 @@ def train_autoencoder(
 
 
 def trapezoid(step: int, steps: int, warmup: int = 50, decay_share: float = 0.3) -> float:
-    """Return the factor on the learning rate at `step`. The factor rises linearly during `warmup` steps, stays at 1,
-    and falls linearly to 2 % over the last `decay_share` of the steps."""
+    """Return the factor by which the learning rate is multiplied at `step`. The factor rises linearly to 1 in the first
+    `warmup` steps and then stays at 1. In the last part of the training (`decay_share` of all `steps`), it falls
+    linearly to 0.02."""
     left = (steps - step) / (steps * decay_share)
     return min(1.0, (step + 1) / warmup) * min(1.0, left + 0.02)
 
 
 @torch.no_grad()
 def initialize_autoencoder(vae: Autoencoder, generator: torch.Generator) -> None:
-    """Set the initial weights. Convolutions are scaled so that their output has the scale of their input, the last
-    convolution of each residual branch starts small, and the posterior starts with a small variance. The default
-    weights of torch have only a third of the variance that is used here. With the default weights, training took twice
-    the time to reach the same reconstruction."""
+    """Set the initial weights of `vae`. The weights of a convolution are random, with a variance that gives its output
+    the same scale as its input. The last convolution of each residual branch gets smaller weights. A bias gives the
+    posterior a small variance at the start. The default weights of torch have only a third of the variance that is used
+    here. With the default weights, training took twice the time to reach the same reconstruction."""
     for name, module in vae.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             fan_in = module.weight[0].numel()
@@ -78,8 +79,8 @@ def initialize_autoencoder(vae: Autoencoder, generator: torch.Generator) -> None
 
 @torch.no_grad()
 def rescaled(vae: Autoencoder, images: np.ndarray) -> Autoencoder:
-    """Return the same autoencoder with new scaling and shift factors. With these factors, the posterior means of the
-    uint8 `images` have mean 0 and standard deviation 1."""
+    """Return an autoencoder with the weights of `vae` and with new scaling and shift factors. With these factors, the
+    posterior means of the uint8 `images` have mean 0 and standard deviation 1."""
     means = torch.cat([vae.encode(from_uint8(torch.from_numpy(part)))[0] for part in _parts(images)])
     factors = {"scaling_factor": 1.0 / means.std().item(), "shift_factor": means.mean().item()}
     scaled = Autoencoder(vae.config.model_copy(update=factors), vae.latent_patch_size)

@@ -2,9 +2,9 @@
 is shuffled. After an interruption, reading can continue at the same row.
 
 A parquet file consists of row groups (blocks of rows). In every epoch, the row groups are shuffled, and so are the rows
-in each group. Both orders depend only on (seed, epoch, group). So the whole state that a checkpoint must save is the
-position (epoch, group, row) and the number of usable rows found in this epoch so far. Only one row group is in memory
-at a time.
+in each group. The order of the groups depends only on (seed, epoch), and the order of the rows in a group only on
+(seed, epoch, group). So a checkpoint must save only the position (epoch, group, row) and the number of usable rows
+found in this epoch so far. Only one row group is in memory at a time.
 """
 
 import hashlib
@@ -61,9 +61,9 @@ class RowSource:
     `conversation` of all `*.parquet` files in `folder`.
 
     The first `hold_out` rows of the first row group are kept for validation and are never drawn. `fingerprint`
-    identifies the data. It is a hash of the name, the number of rows, the size and the last 4 KiB (parquet's index of
-    the contents) of each file, not of every byte. Raises DataError if the folder has no readable file, or if a whole
-    epoch gave no usable row.
+    identifies the data. It is one hash over four facts about each file: its name, its number of rows, its size, and its
+    last 4 KiB, where parquet keeps an index of the contents. Raises DataError if the folder has no readable file, or if
+    a whole epoch gave no usable row.
     """
 
     def __init__(self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0):
@@ -100,8 +100,8 @@ class RowSource:
         self._usable = state["usable"]
 
     def draw(self) -> tuple[Part, ...]:
-        """Return the texts and images of the next row that can be trained on. Broken rows that come before it are added
-        to the rejected rows."""
+        """Return the texts and images of the next row that can be trained on. Broken rows before this row are skipped
+        and added to `rejections`."""
         while True:
             self._load()
             while self.row < len(self._rows):
@@ -177,9 +177,9 @@ def _open(file: Path) -> pq.ParquetFile:
 
 
 def _read_group(file: Path, group: int) -> list[bytes | str | None]:
-    """Return the column `conversation` of one row group (a block of rows in a parquet file), as bytes. If the column
-    were read as text, one text that is not UTF-8 would raise an error and end the run. As bytes, only the row with this
-    text is rejected later."""
+    """Return the column `conversation` of one row group (a block of rows in a parquet file), as a list with one entry
+    per row. Texts are returned as bytes. If the column were read as text, one text that is not UTF-8 would raise an
+    error and end the run. With bytes, only the row with the bad text is rejected later."""
     try:
         column = _open(file).read_row_group(group, columns=["conversation"]).column(0)
         is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)

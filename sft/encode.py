@@ -1,9 +1,9 @@
 """Encode rows as tensors: token ids, ViT patches, and VAE moments (mean and log-variance of the latents).
 
 Images are encoded in batches of one image size and are never padded. The moments of an image must not depend on the
-other images of its batch. Otherwise a resumed run would differ from an uninterrupted run in the last bits, because it
-starts with an empty cache and so has other batches. So all batches of one image size have the same length. A batch with
-too few images is filled up by repeating an image.
+other images of its batch. Otherwise the results of a resumed run and of an uninterrupted run would differ in the last
+bits: the resumed run starts with an empty cache of moments, so its batches contain other images. So all batches of one
+image size have the same length. A batch with too few images is filled up by repeating an image.
 """
 
 import hashlib
@@ -32,8 +32,9 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as VAE moments of its latent tokens, and as ViT patches. Each call of `sample` draws a new sample of the
-    latents."""
+    """An image in two forms: as VAE moments (mean and log-variance of its latent tokens), and as ViT patches. The
+    patches are None if the model does not see the image through the ViT. Each call of `sample` draws a new sample of
+    the latents."""
 
     mean: Float[Tensor, "N D"]
     logvar: Float[Tensor, "N D"]
@@ -51,12 +52,13 @@ class EncodedImage:
 EncodedRow = list[EncodedText | EncodedImage]
 
 BATCH_PIXELS = 32 * 32 * 8
-"""Largest number of pixels in one call of the autoencoder. An image with more pixels is encoded alone."""
+"""Number of pixels that one call of the autoencoder may encode. A batch has as many images as fit into this number, but
+at least one image."""
 
 
 class RowEncoder:
-    """Encodes rows as tensors. The VAE moments of images are cached, in up to `cache_bytes` bytes, because each image
-    returns in every epoch."""
+    """Encodes rows as tensors. The VAE moments of images are cached, because the same images are used again in every
+    epoch. The cache has at most `cache_bytes` bytes."""
 
     def __init__(
         self,
@@ -89,8 +91,8 @@ class RowEncoder:
 
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
         """Return the number of tokens that a row needs in a pack, without encoding its images. The number includes the
-        boundary tokens around every text and image. It also includes all noise blocks (noisy copies of the images that
-        the model learns to draw).
+        boundary tokens around every text and image. It also includes all noise blocks: the noisy copies of those images
+        that the model learns to draw.
 
         `noise_blocks` has two numbers: how many noise blocks a first image gets, and how many an image gets that has
         images before it. Condition dropout (hiding parts of the row in training) is ignored in this number. Dropout of
@@ -116,8 +118,9 @@ class RowEncoder:
         return EncodedImage(mean, logvar, grid, patches, vit_grid, part.target, part.vae)
 
     def _moments(self, images: list[ImagePart]) -> dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]]:
-        """Return the VAE moments of every image: key of the image -> (means, log-variances, grid of the latent tokens).
-        The means and log-variances have one row per latent token. Only images that are not in the cache are encoded."""
+        """Return the VAE moments of every image: key of the image (a hash of its pixels) -> (means, log-variances, grid
+        of the latent tokens). The means and log-variances have one row per latent token. Only images that are not in
+        the cache are encoded."""
         found: dict[bytes, tuple[Tensor, Tensor, tuple[int, int]]] = {}
         missing: dict[tuple[int, ...], dict[bytes, Tensor]] = {}
         for image in images:

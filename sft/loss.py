@@ -33,7 +33,9 @@ def sft_loss(
         ce = ce_weight * sum of the cross-entropies / counts.text
         mse = mse_weight * sum over latent tokens of mean_D (v - (eps - x0))^2 / counts.latent
 
-    The terms of several packs add up to the terms of one big pack.
+    Here v is the velocity that the model predicts for a latent token, x0 the clean latent, eps the noise, and mean_D
+    the mean over the numbers of a latent token. `counts` covers all packs of the step. So the sum of the terms over
+    these packs is the same as for one pack with all their rows.
     """
     labels = pack.pack.logit_targets.to(output.logits.device)
     ce = F.cross_entropy(output.logits.float(), labels, reduction="sum") / max(counts.text, 1)
@@ -45,5 +47,6 @@ def sft_loss(
 
 @torch.no_grad()
 def right_tokens(output: ModelOutput, pack: SFTPack) -> int:
-    """Return for how many label tokens the model gives the label the highest probability."""
+    """Return the number of tokens that the model predicts correctly. A token counts if the model gives the highest
+    probability to the label (the token that it should predict)."""
     return int((output.logits.argmax(-1).cpu() == pack.pack.logit_targets).sum())

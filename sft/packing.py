@@ -4,16 +4,18 @@ training stage.
 A target image (an image that the model learns to draw) becomes one or more *noise blocks*: noisy copies of the image,
 each with its own flow time. All of them follow the context in which the image is drawn. Classifier-free guidance also
 evaluates the model on shorter contexts, which are called branches here. Condition dropout trains these branches: it
-lets a noise block see only such a shorter context. The text keeps its place and its cross-entropy, so dropout loses no
-text. For each noise block, the branch is drawn independently from the branches that guidance uses for its image:
+lets a noise block see only such a shorter context. In mode `branch`, dropout changes only what noise blocks see: all
+texts stay in the pack and keep their cross-entropy loss. For each noise block, one of the following contexts is drawn
+independently at random. Which contexts are possible depends on whether the image is a first image or a refinement:
 
     full        everything before the image
     all_text    only the system text                        (first image: guidance without text)
-    last_text   all but the reflection right before it      (refinement: guidance without text)
+    last_text   all but the reflection before the image     (refinement: guidance without text)
     image       all texts, but no condition image           (refinement: guidance without image)
 
 As at inference, the positions of the tokens have no gaps where something is left out. Dropout in mode `irg` works in
-another way: it drops single items of the row, and leaves gaps in the rope positions, as the original code of IRG does.
+another way: it drops single texts and images of the row, and leaves gaps in the rope positions where images were. The
+original code of IRG does the same.
 """
 
 from collections.abc import Callable
@@ -158,8 +160,8 @@ class RowLayout:
 
 def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) -> int | None:
     """Add texts after the block `parent`, and return the last block. These blocks form a context of texts only, for the
-    guidance branch without images. The texts are repeated in this context, because its positions have no gaps where
-    images were."""
+    guidance branch that sees no images. The texts are already in the pack once, with positions that count the images
+    between them. They are repeated here with positions that have no gaps."""
     for text in texts:
         parent = builder.add_text(text.ids, parent)
     return parent
@@ -204,7 +206,8 @@ class PackStream:
         return self.layout.pack(self.new_builder(), self.encoder.encode(self._rows()), generator)
 
     def skip(self) -> None:
-        """Skip the next pack, because another rank (training process) trains on it. Its rows are drawn, not encoded."""
+        """Skip the next pack, because another rank (training process) trains on it. The rows of the skipped pack are
+        drawn from their sources, but they are not encoded."""
         self._rows()
 
     def _rows(self) -> list[tuple[Part, ...]]:

@@ -24,8 +24,8 @@ from irg_rl.text_in import parse_json, require_text
 MAX_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
 DEEP_MODES = ("I", "F")
-"""First letters of those Pillow modes that have more than 8 bits. Pillow would clip their pixels to white when it
-converts them to RGB."""
+"""First letters of the Pillow modes (pixel formats) that have more than 8 bits per channel. Pillow would clip their
+pixels to white when it converts them to RGB."""
 
 
 class BrokenRow(ValueError):
@@ -114,9 +114,9 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
     """Decode base64 of PNG, JPEG or WebP bytes to uint8 [H, W, 3]. The base64 may be in a data URL and may have line
     breaks.
 
-    Transparent pixels are put on white. A photo is turned as its EXIF data says. The size is read from the header
-    before any pixel is decoded, so an image that is much too large uses no memory. Raises BrokenRow if the image cannot
-    be decoded. A truncated image also counts as broken, because half of it would be grey.
+    Transparent pixels are put on white. A photo is turned as its EXIF data says. The size is read from the header of
+    the file. So an image with too many pixels is refused before its pixels are decoded and need memory. Raises
+    BrokenRow if the image cannot be decoded. A truncated image also counts as broken, because half of it would be grey.
     """
     try:
         data = base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)

@@ -21,8 +21,8 @@ from sft.packing import PackStream, SFTPack
 
 @dataclass
 class Plateau:
-    """Decides when a stage ends. The stage ends after `patience` validations in a row whose loss is not below the best
-    loss by at least `margin` (a share of the best loss)."""
+    """Decides when a stage ends. The stage ends after `patience` validations in a row without improvement. A validation
+    is an improvement if its loss is smaller than (1 - `margin`) times the best loss so far."""
 
     patience: int
     margin: float = 1e-3
@@ -43,7 +43,7 @@ class Plateau:
 @dataclass
 class Identity:
     """What identifies a training: the recipe, its digest, and the fingerprint of the data. Training can continue from a
-    checkpoint only if the checkpoint has the same values."""
+    checkpoint only if these three values are the same in the checkpoint as in the new run."""
 
     recipe: dict
     digest: str
@@ -174,7 +174,8 @@ class StageTrainer:
 
 
 def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Return the full trainable weights in fp32, by name. They are the input of the running average (EMA). The result
-    is the same on every rank and with every ZeRO stage. All ranks must call this function together."""
+    """Return pairs (name, tensor) of all trainable weights, as whole tensors in fp32. They are the input of the running
+    average (EMA). The result is the same on every rank and with every ZeRO stage. All ranks must call this function
+    together."""
     names = {name for name, _ in engine.model.named_parameters()}
     return ((name, weight) for name, weight in engine.state().changing() if name in names)

@@ -95,8 +95,8 @@ def segment_weights(recipe: Recipe) -> dict[str, float]:
 class Selection:
     """The decision of `select` about a scored group.
 
-    has_spread: whether the rewards of the group's samples differ. If they do not, the group is replaced by a new group,
-    as long as more groups may be sampled.
+    has_spread: whether the rewards of the group's samples differ. If the rewards do not differ, the group is replaced
+    by a new group, as long as more groups may be sampled.
 
     empty: whether the group has nothing to train on.
 
@@ -138,7 +138,8 @@ class RankContext:
 
     @property
     def begun(self) -> int:
-        """Return the number of optimizer steps before this one. The number is part of the seed of random numbers."""
+        """Return the number of optimizer steps that were made before the current one. The number is part of the seed of
+        random numbers."""
         return self.engine.steps + self.engine.skipped
 
     def packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
@@ -223,7 +224,8 @@ class Algorithm(Generic[Options]):
 
     @property
     def needs_reference(self) -> bool:
-        """Return whether a loss has a KL term to the base model."""
+        """Return whether the loss contains a KL term, a penalty on the distance between the trained model and the base
+        model."""
         return self.shared.kl_text > 0 or self.shared.kl_image > 0
 
     @property
@@ -312,8 +314,9 @@ class Algorithm(Generic[Options]):
         Each pair (packs, loss) is computed only after the optimizer step of the pair before it. If nothing is yielded,
         the update is skipped. The method may add numbers for the log to `metrics`.
 
-        A loss is called with the model's output for a pack, the index of the pack, and the denominators summed over all
-        ranks. It returns a `Loss`. `loss.denominators()` returns the denominators of this rank alone.
+        Each yielded loss is a function of the model's output for a pack, the index of the pack, and the denominators
+        summed over all ranks. It returns an object of the class `Loss`. The yielded loss also has a method
+        `denominators()`, which returns the denominators of this rank alone.
         """
         raise NotImplementedError
 

@@ -46,8 +46,8 @@ class DPOSettings(NoisingSettings):
     kind: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     """Kind of the loss: "sigmoid" is DPO, "ipo" is IPO (arXiv 2310.12036), "hinge" is SLiC (arXiv 2305.10425)."""
     beta_text: Rate = 0.1
-    """Beta of texts. It multiplies the log-ratio, summed over all texts of an answer. If `kind` is ipo, it multiplies
-    the mean of the log-ratio over tokens instead."""
+    """Beta of texts. It multiplies the log-ratio of policy to reference, summed over all texts of an answer. If `kind`
+    is ipo, it multiplies the mean of this log-ratio over tokens instead."""
     beta_image: Rate = 100.0
     """Beta of images. It multiplies the difference of the mean squared velocity errors. Raise it if the loss jumps."""
     tie: Annotated[float, Field(ge=0)] = 0.05
@@ -132,7 +132,7 @@ class DPO(Algorithm[DPOSettings]):
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], "PairLoss"]]:
         """Yield (packs, loss) for each optimizer step. Pairs that are too long for a pack are left out. `metrics` gets
-        the number of these pairs and the number of ties."""
+        two numbers: how many pairs are too long, and how many pairs are ties (their values differ too little)."""
         pairs, shared, limit = self.pairs(groups), self.shared, rank.max_pack_tokens
         if not pairs.found:
             raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")

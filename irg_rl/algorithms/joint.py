@@ -1,5 +1,5 @@
-"""The joint loss of scored trajectories. It adds a loss of texts and a loss of images. Each of them is divided by its
-own count over all ranks.
+"""The joint loss of scored trajectories. It adds a loss of texts and a loss of images. Each of them is a sum that is
+divided by its own denominator. Each denominator is a count over all ranks.
 
     loss = text_weight * sum_tokens(...) / text denominator + image_weight * sum_steps(...) / (image, step) pairs
 

@@ -153,8 +153,8 @@ class Learner:
         return metrics | summary(results)
 
     def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
-        """Return the gradients of each loss term over all groups, without training. The result is a dict from the name
-        of a loss term to a dict from parameter name to gradient."""
+        """Compute the gradients of each loss term for the given groups together, and return them. The weights do not
+        change. The result is a dict from the name of a loss term to a dict from parameter name to gradient."""
         [(packs, loss)] = self.settings.algorithm.minibatches(self.context, groups, {}, 1)
         return self.engine.term_gradients(packs, loss, loss.denominators())
 
@@ -177,8 +177,8 @@ class Learner:
         return publish(weights.items(), version) if self.place.rank == 0 else None
 
     def average(self) -> dict[str, torch.Tensor]:
-        """Return the averaged weights without frozen weights. If the learner keeps no average, return the current
-        weights. Only rank 0 returns tensors."""
+        """Return the moving average of the trained weights. Frozen weights are left out. If the learner keeps no
+        average, return the current trained weights. Only rank 0 returns tensors."""
         if self.ema is not None:
             return self.ema.weights
         weights = dict(self.engine.state().changing())

@@ -12,8 +12,9 @@ from irg_rl.sections import Rate
 
 class NFTSettings(OldPolicySettings):
     beta: Rate = 1.0
-    """How far the velocities of the good policy and of the bad policy lie from the velocity of the old policy. The
-    paper uses 0.1 with several rewards."""
+    """The weight with which the trained velocity v and the velocity v_old of the old policy are mixed. Good images
+    train v+ = beta v + (1 - beta) v_old. Bad images train v- = (1 + beta) v_old - beta v. The paper uses 0.1 with
+    several rewards."""
     bound: Rate = 5.0
     """An image with this advantage or a larger one counts as good with probability 1. For smaller advantages the
     probability falls linearly; it is 0 at minus this number."""

@@ -12,10 +12,10 @@ most one actor. Every submitted unit ends exactly once: `poll` returns its resul
                          RETIRED
 
 An actor counts as lost if Ray reports it as dead or if its unit passes its deadline. Then the actor is killed first.
-After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. A
-new actor gets work only after the call `prepare`, which sends it the current weights, has returned. An exception that
-is raised *by* the work or by the constructor of an actor is not a loss, because it would occur again. It ends the run,
-and the message names the unit or the actor.
+After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. The
+call `prepare` sends a new actor the current weights. The new actor gets work only after `prepare` has finished. An
+exception that is raised *by* the work or by the constructor of an actor is not a loss, because it would occur again. It
+ends the run, and the message names the unit or the actor.
 
 Results are identified by the id of their unit. The result of a unit must depend only on its arguments, never on the
 actor or on the order of the units. Then a run in which an actor was killed gives the same results as a run in which no
@@ -49,8 +49,8 @@ class Health(StrEnum):
 
 
 class FleetError(UserError, RuntimeError):
-    """Raised if a fleet cannot finish its work. This happens if too few actors are left, if a unit of work was lost too
-    often, or if the work or the constructor of an actor raised an exception.
+    """Raised if a fleet cannot finish its work. This happens if too few actors are left, if the actors that worked on
+    the same unit of work were lost too often, or if the work or the constructor of an actor raised an exception.
     """
 
 
@@ -147,7 +147,7 @@ class Fleet:
         return [member.health for member in self._members]
 
     def actors(self) -> list[ActorHandle]:
-        """Return the handles of all actors that are not known to be dead."""
+        """Return the handles of all actors, except those that are known to be dead."""
         return [m.actor for m in self._members if m.actor is not None]
 
     def outstanding(self) -> int:
@@ -192,8 +192,8 @@ class Fleet:
         """Wait at most `timeout` seconds for units to finish, and return the finished ones in no particular order. It
         returns as soon as at least one unit has finished.
 
-        Raises FleetError if too few actors are left, or if a unit was lost too often. An exception that the work itself
-        raised is raised again here.
+        Raises FleetError if too few actors are left, or if the actors that worked on the same unit were lost too often.
+        An exception that the work itself raised is raised again here.
         """
         end = self._clock() + timeout
         while True:
@@ -330,8 +330,8 @@ class Fleet:
         return Finished(unit.id, value, member.refs[1] if self._returns == 2 else None, unit.attempts)
 
     def _lose(self, member: _Member, reason: str) -> None:
-        """Kill the actor of the member, put its unit back at the front of the queue, and schedule the restart of the
-        actor.
+        """Kill the actor of `member`. If the actor was working on a unit (a method call), put this unit back at the
+        front of the queue. Schedule the restart of the actor.
         """
         unit, member.unit = member.unit, None
         self._kill(member)

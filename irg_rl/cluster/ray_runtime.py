@@ -63,8 +63,8 @@ def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
 class LocalRay:
     """A Ray instance that only this process uses. `with LocalRay(settings, run_folder): ...` starts and stops it.
 
-    Ray's sockets and logs are in `<folder>/ray` if the socket paths are short enough for the operating system.
-    Otherwise they are in a temporary folder, which is removed at the end.
+    Ray's sockets and logs are in the subfolder `ray` of the run folder if the socket paths are short enough for the
+    operating system. Otherwise they are in a temporary folder, which is removed at the end.
     """
 
     def __init__(self, settings: RaySettings, folder: Path):
@@ -135,9 +135,9 @@ def _stay_on_loopback() -> None:
     """Make Ray listen on 127.0.0.1 only.
 
     Normally Ray replaces this address by the outward address of the machine, which would open its ports to the network.
-    It does not do so if it believes that clusters are not supported. Two settings make it believe this. The environment
-    variable is read by Ray's other processes. The constant was read from this variable when Ray was imported, so it
-    must be set too.
+    It keeps 127.0.0.1 if its setting ENABLE_RAY_CLUSTER is false. This function switches the setting off in two ways.
+    It sets an environment variable, which is read by Ray's other processes. It also sets a constant of Ray in this
+    process, because Ray has read the variable only once, at its import.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False

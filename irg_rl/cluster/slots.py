@@ -104,8 +104,8 @@ class SlotBuffer:
 
     @property
     def may_refill(self) -> bool:
-        """Whether one more group may be replaced by a new group before the coming update. A group is replaced if all
-        its samples have the same reward. At most B groups (the number of groups per update) are replaced for each
+        """Return whether one more group may be replaced by a new group before the coming update. A group is replaced if
+        all its samples have the same reward. At most B groups (the number of groups per update) are replaced for each
         update. After that the update trains on fewer groups.
         """
         return self._refills < self.groups_per_update
@@ -161,7 +161,8 @@ class SlotBuffer:
         return old
 
     def age(self, group: int) -> int:
-        """Return how many versions were published after the weights that the group was sampled with."""
+        """Return the age of a group: how many newer versions of the weights have been published since the version with
+        which the group was sampled."""
         return self.version - self._slots[group].version
 
     def has_left(self, group: int) -> bool:

@@ -1,5 +1,5 @@
-"""`irg-rl baseline`: trains a baseline for RL. It continues SFT for as long as RL took, which shows how much of the
-gain of RL the same time would give without RL."""
+"""`irg-rl baseline`: trains a baseline for RL. The baseline continues SFT (supervised fine-tuning) for the same time
+that RL took. So it shows how much a model gains in this time without RL."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from irg_rl.report.build import build_report
 
 
 def continue_sft(folder: Path) -> None:
-    """Train and evaluate the baseline of the finished run in `folder`, and compare RL with it. If the training of the
-    baseline was interrupted, it continues."""
+    """Train and evaluate the baseline of the finished run in `folder`, and compare the RL model with the baseline. If
+    the training of the baseline was interrupted, continue it."""
     run = Run.open(folder)
     require_finished(run)
     require_machine(run.recipe)

@@ -1,5 +1,5 @@
-"""`irg-rl check`: checks a recipe. It counts the parameters of its model without loading the model, and lists what the
-recipe needs and this machine does not have."""
+"""`irg-rl check`: checks a recipe. It counts the parameters of the recipe's model without loading the model. It also
+lists what the recipe needs but this machine does not have."""
 
 
 import torch
@@ -13,7 +13,7 @@ from irg_rl.model.unified import UnifiedModel
 
 def check_recipe(path: str, overrides: list[str]) -> list[str]:
     """Check a recipe. Return lines of text that describe it and list what is missing on this machine. Raises
-    RecipeError with every problem of its settings."""
+    RecipeError if settings of the recipe are invalid. The error lists all invalid settings."""
     recipe = load_recipe(path, overrides)
     refuse(recipe, recipe_problems(recipe))
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from irg_rl.errors import InputError
 
 def copy_recipe(name: str, target: Path | None) -> Path:
     """Copy the recipe `name` to the file or folder `target` and return the path of the new file. If `target` is None,
-    the file is NAME.yaml in the current folder. Raises InputError if the file exists."""
+    the file is NAME.yaml in the current folder. Raises InputError if the new file already exists."""
     source = recipe_path(name)
     recipe_settings(source)  # raises an error if there is no such recipe
     target = Path(source.name) if target is None else target

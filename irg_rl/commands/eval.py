@@ -34,10 +34,12 @@ def evaluate_target(
 
     `split` is the split from which the prompts are taken. `samples` is the number of trajectories per prompt.
 
-    `scored` says whether the recipe's scorers also score the images. The task decides in any case whether an image is
-    right.
+    `scored` says whether the recipe's scorers also score the images. Even if it is false, the recipe's task decides
+    whether an image is right.
 
-    `controls` says whether the two controls are also sampled, with which refinement is compared. The gate needs them.
+    `controls` says whether the two controls are also sampled. One control draws the image again without a reflection,
+    and the other refines it with a reflection that was written for another prompt. The really refined images are
+    compared with both. The gate (the check whether refinement really helps) needs them.
     """
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)

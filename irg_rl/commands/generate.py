@@ -26,12 +26,12 @@ BAGEL_SYSTEM_PROMPT = (
     "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
     "image here"
 )
-"""The system prompt of BAGEL that asks the model to think before it draws. It is copied unchanged."""
+"""The system prompt of BAGEL that asks the model to think before it draws. The text is BAGEL's original, unchanged."""
 
 
 def model_folder(target: Path) -> Path:
-    """Return `target` unchanged if it is a model folder. If `target` is a run, return its newest trained model folder.
-    Raises RunError if it is neither."""
+    """Return `target` unchanged if it is a model folder. If `target` is a run, return the newest trained model folder
+    of this run. Raises RunError if `target` is neither a model folder nor a run."""
     for folder in (target, *(target / "models" / name for name in TRAINED)):
         if is_model_folder(folder):
             return folder
@@ -65,8 +65,8 @@ def released(folder: Path) -> Recipe:
 
 
 def load_here(folder: Path, recipe: Recipe) -> Folder:
-    """Load a model on the GPU with the device, precision and attention kernels of its recipe. If the recipe asks for
-    the CPU, or if this machine has no GPU, load the model on the CPU in fp32."""
+    """Load the model in `folder`. The recipe determines the precision and the attention kernels on the GPU. If the
+    recipe asks for the CPU, or if this machine has no GPU, the model is loaded on the CPU in fp32."""
     if recipe.engine.device == "cpu" or not torch.cuda.is_available():
         return load_folder(folder)
     return load_as(recipe, folder)
@@ -93,8 +93,8 @@ class Ready:
         return self.parts.model.config.pixels_per_token
 
     def sampler(self, size: tuple[int, int] | None = None) -> Sampler:
-        """Return a sampler for images of `size`, (height, width) in pixels. If `size` is None, the recipe's size is
-        used."""
+        """Return a sampler for images of `size`, (height, width) in pixels. If `size` is None, the size in the recipe
+        is used."""
         sampling = self.sampling if size is None else self.sampling.model_copy(update={"image_size": size})
         return evaluation_sampler(
             self.parts, sampling, self.recipe.evaluation, is_stop=StopPhrase() if self.stop else never
@@ -136,8 +136,8 @@ def generate_to(
 
 
 def _said(sampling: SamplingRecipe) -> dict[str, Any]:
-    """Return the sampling settings that are written to settings.json. The number of turns in the recipe is left out,
-    because the user of the command gives another one."""
+    """Return the sampling settings of a recipe as they are written to settings.json. The recipe's number of turns is
+    left out, because the command line sets the number of turns that is really used."""
     return sampling.model_dump(mode="json", exclude={"turns"})
 
 

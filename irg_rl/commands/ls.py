@@ -22,8 +22,7 @@ def show_lists() -> None:
 
 
 def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text as a table without a frame. A line may be wider than the terminal, so that a path is never
-    cut."""
+    """Print rows of text as a table without a frame. Paths are never cut, so a line may be wider than the terminal."""
     lines = [[shown(" ".join(word.split())) for word in row] for row in (titles, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):

@@ -1,13 +1,14 @@
 """`irg-rl parity`: measures whether the learner computes the same log-probabilities as the sampler (invariant 1).
 
 First, trajectories are sampled as in RL, but every denoising step is stochastic, so that all steps can be measured.
-Then the learner computes every log-probability again, in one forward pass over packed sequences. Ideally both
-log-probabilities are equal. The importance ratio is the exponential of their difference.
+Then the learner computes the log-probability of every token and every denoising step again, in a forward pass over
+packed sequences. Ideally, the learner's value is equal to the sampler's value. The importance ratio is the exponential
+of their difference.
 
 The table has one row for each combination of these choices: 1 to n images per trajectory; sampling one by one or in
 batches; the model itself or the model with LoRA adapters; packs that contain whole trajectories, or packs so small that
-trajectories are cut. If the recipe has forks, a trajectory has several branches. In batches, the branches of one
-trajectory are sampled together, and otherwise each is sampled alone.
+trajectories are cut. If the recipe has forks, a trajectory has several branches. When sampling works in batches, the
+branches of one trajectory are sampled together. When it works one by one, each branch is sampled alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,14 +42,15 @@ BATCHES = (1, 16)
 FULL, LORA = "full", "lora"
 WHOLE, SPLIT = "whole", "split"
 ADAPTER_SCALE = 0.02
-"""Standard deviation of the random weights in the second matrices of the LoRA adapters. These matrices usually start at
-zero, and then the adapters would have no effect that could be measured."""
+"""Standard deviation of the random weights in the second matrices of the LoRA adapters. Usually these matrices start at
+zero. Then the adapters would have no effect, and nothing could be measured."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """The measurement for one combination of weights, number of images, batch size and packing. `table` has the
-    absolute differences between the log-probabilities of learner and sampler, by turn, modality and step."""
+    """The result of the measurement for one combination of choices: the weights (with or without LoRA), the number of
+    images per trajectory, the batch size, and the packing. `table` has the absolute differences between the
+    log-probabilities of learner and sampler, by turn, modality and step."""
 
     weights: str
     turns: int
@@ -61,14 +63,14 @@ class Case:
         return {"weights": self.weights, "turns": self.turns, "batch": self.batch, "packs": self.packs, "places": rows}
 
     def worst(self, modality: Modality) -> LogprobDifference | None:
-        """Return the entry of `table` for this modality whose difference is largest in relation to its limit. Return
-        None if the modality has no entries."""
+        """Return the worst entry of `table` for this modality (text or image): the entry with the largest ratio of
+        difference to limit. Return None if the table has no entries for the modality."""
         own = [difference for difference in self.table if difference.modality == modality]
         return max(own, key=lambda difference: difference.largest / difference.limit, default=None)
 
 
 class Forward:
-    """The forward pass of the learner, without the optimizer and the processes of the training engine. It has the
+    """The forward pass of the learner, without an optimizer and without the training engine's processes. It has the
     attributes and methods that the function `check` of irg_rl.learner.ratio_check uses."""
 
     def __init__(self, model: UnifiedModel, context_grad: str) -> None:
@@ -84,9 +86,10 @@ class Forward:
 
 
 def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
-    """Measure the differences of log-probabilities for all combinations, print the table, and write it to a JSON file.
-    `target` is a run or a model folder. Raises RatioError with the largest difference if an fp32 model exceeds a
-    limit."""
+    """Measure how much the log-probabilities of learner and sampler differ, for all combinations that the top of this
+    module lists. Print the results as a table, and write them to a JSON file. `target` is a run or a model folder.
+    Raises RatioError if the model is in fp32 and a difference is above its limit. The message names the largest
+    difference."""
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
@@ -109,8 +112,8 @@ def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out
 
 
 def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
-    """Return the first `count` validation prompts of the run that contains the model folder. If there is no run or it
-    has no such prompts, return those of the task."""
+    """Return the first `count` validation prompts of the run that contains the model folder. If the folder is in no
+    run, or the run has no validation prompts, return prompts that the task makes."""
     file = folder.parent.parent / "world" / "validation.jsonl"
     there = read_prompts(file) if file.is_file() and file.stat().st_size else task_of(recipe).prompts("validation")
     return there[:count]
@@ -126,8 +129,9 @@ def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> lis
 
 
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
-    """Measure all combinations one after the other, and yield the result of each. Each combination is measured first
-    with packs that contain whole trajectories, and then with small packs that cut trajectories."""
+    """Measure all combinations that the top of this module lists, one after the other. Yield the result of each. Each
+    combination is measured first with packs that contain whole trajectories, and then with small packs that cut
+    trajectories."""
     rl = recipe.rl or RLRecipe()
     clip_image = CLIP_IMAGE if recipe.rl is None else algorithm_of(recipe).clip_image
     noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})
@@ -150,8 +154,8 @@ def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: in
 
 
 def as_table(cases: Sequence[Case]) -> Table:
-    """Return a table with one row per combination. For texts and for images it shows the largest difference with its
-    limit, and the mean of all differences."""
+    """Return a table with one row per measured combination. Each row shows, for texts and for images separately, the
+    largest difference of log-probabilities, its limit, and the mean of all differences."""
     title = "|log ratio|: replayed against sampled log-probabilities"
     table = Table("weights", "turns", "batch", "packs", "text max", "text mean", "image max", "image mean", title=title)
     for case in cases:

@@ -3,9 +3,9 @@ rl.dump_every). It needs no Ray, no sampling and no scorers.
 
 The replay starts from the newest checkpoint before the update, or from the weights at the start of RL. It repeats all
 updates from there from their saved groups. On the CPU the result is equal to that of the run, bit for bit. To check
-this, the metrics (losses, gradient norms, ratios) are compared with those in the log of the run. The groups of the next
-update record the digest of the weights that sampled them. If they were saved, too, the digest of the replayed weights
-is compared with this digest.
+this, the metrics (losses, gradient norms, ratios) are compared with those in the log of the run. The weights are
+checked, too, if the groups of the next update were saved. These groups record a digest of the weights that sampled
+them. It must equal the digest of the weights after the replay.
 """
 
 import math
@@ -26,13 +26,13 @@ from irg_rl.report.metrics_log import read_metrics
 from irg_rl.report.tracking import METRICS
 
 SHOWN = ("loss/", "grad_norm/", "skipped")
-"""Only metrics whose names begin with one of these words are printed. But all metrics that the replay and the log have
-in common are compared."""
+"""Only metrics whose names begin with one of these words are printed. All other metrics that the replay and the log
+have in common are also compared, but not printed."""
 
 
 def replay_step(folder: Path, step: int) -> None:
-    """Repeat RL update number `step` of the run in `folder`, and print its metrics beside those of the run. Raises
-    RunError if a metric or the weights differ and the run was made on the CPU."""
+    """Repeat RL update number `step` of the run in `folder`, and print its metrics beside those of the run. If the run
+    was made on the CPU, raises RunError if a metric or the weights differ from those of the run."""
     run = Run.open(folder)
     logged = _logged(run, step)
     learner, first = _learner_before(run, step)

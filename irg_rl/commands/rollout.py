@@ -3,8 +3,8 @@ group is several samples of one prompt.
 
 Each group is stored in a folder of its own, in the format of the module `records`. A group is never stored
 incompletely. An interrupted command continues where it stopped. The prompt of a group and all its random numbers depend
-only on the seed and the number of the group. So making ten groups and later ten more gives the same as making twenty
-groups at once.
+only on the seed and the number of the group. So it makes no difference whether twenty groups are made at once, or first
+ten and later ten more.
 """
 
 import json
@@ -27,7 +27,7 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
     are already there are not made again. `target` is a run or a model folder inside a run. `overrides` are settings
     that replace those of the run's recipe.
 
-    Raises RunError if the model folder is not inside a run, because the scorers and prompts of the run are needed. Also
+    Raises RunError if the model folder is not inside a run. (The scorers and the prompts come from the run.) Also
     raises RunError if `out` was begun with another model or other settings.
     """
     folder = model_folder(target).resolve()
@@ -50,8 +50,8 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
 
 
 def _run_of(folder: Path, overrides: list[str]) -> Run:
-    """Return the run that contains the model folder. In its recipe, the `overrides` replace settings. Raises RunError
-    if the recipe has no section `rl`."""
+    """Return the run that contains the model folder, with a recipe in which `overrides` replace settings. Raises
+    RunError if the recipe has no section `rl`."""
     run = Run.open(folder.parent.parent)
     recipe = load_recipe(run.folder / "recipe.yaml", overrides)
     if recipe.rl is None:
@@ -61,7 +61,7 @@ def _run_of(folder: Path, overrides: list[str]) -> Run:
 
 def _begin(out: Path, facts: dict) -> None:
     """Write facts about the model and the settings into a new folder of groups. Raises RunError if the folder already
-    has other facts."""
+    records another model or other settings."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / FACTS
     if not path.is_file():

@@ -1,5 +1,6 @@
-"""`irg-rl study`: makes a study, which compares settings. It measures every combination of some settings on checkpoints
-or on forks of a run, and writes figures and a page of HTML."""
+"""`irg-rl study`: makes a study. A study compares settings: it measures checkpoints with every combination of the
+settings that the user lists. Some studies train a fork (a new run with changed settings) for each combination instead.
+The results are figures and an HTML page."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -36,10 +37,11 @@ from rewards.hub import RewardHub
 from rollouts.evaluation import evaluation_sampling
 
 OWN = "study."
-"""Beginning of the names of those settings that belong to the study. All other settings belong to the recipe."""
+"""Prefix of a setting's name on the command line. A setting with this prefix belongs to the study, and a setting
+without it belongs to the recipe."""
 CHEAP = ("clip", "hps")
-"""Kinds of the scorers that score images, in addition to the check whether an image is right, if the user names no
-scorers."""
+"""The kinds of scorers that are used if the user names no scorers. They score the images, in addition to the decision
+whether an image is right."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class StudyArguments:
 
 
 def run_study(name: str, words: Sequence[str], out: Path | None) -> None:
-    """Run the study `name` on the runs, checkpoints and settings in `words`. Combinations of settings that were already
-    measured are not measured again. Write the results, figures and page to `out`, or to a folder in the first run."""
+    """Run the study `name`. `words` are the arguments of the command: runs, checkpoints and settings. Combinations of
+    settings that were already measured are not measured again. Write the results, figures and page to `out`, or to a
+    folder in the first run."""
     if name not in STUDIES:
         raise InputError(f"unknown study {name!r}{nearest(name, list(STUDIES))}")
     kind, asked = STUDIES[name], StudyArguments.of(words)
@@ -141,8 +144,8 @@ def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
 
 
 def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
-    """Return texts that describe how each checkpoint in `subjects` is evaluated. If checkpoints are evaluated
-    differently, one more text warns about this."""
+    """Return texts that describe with which settings each checkpoint in `subjects` is evaluated. If these settings
+    differ between checkpoints, one more text warns about this."""
     told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
     if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
         told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"
@@ -180,8 +183,8 @@ def training_of(path: Path, recipe: Recipe) -> str:
 
 def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]:
     """Return the subjects (checkpoints) with labels and a shared cache of loaded models. The label is the name of the
-    model folder. If two names are equal, the name of the run is put in front of each label. Raises InputError if labels
-    are still equal."""
+    model folder. If two checkpoints have folders of the same name, the name of the run is put in front of each label.
+    Raises InputError if two labels are then still equal."""
     names = [subject.label for subject in subjects]
     if len(set(names)) < len(names):
         names = [f"{subject.path.parent.parent.name}/{subject.label}" for subject in subjects]
@@ -199,8 +202,8 @@ def default_folder(target: Path, name: str) -> Path:
 
 @contextmanager
 def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, folder: Path) -> Iterator[Bench]:
-    """Give a context (for `with`) that yields the `Bench` of a study: its checkpoints, its prompts and the functions
-    that decide whether an image is right.
+    """Return a context manager (for `with`) that gives the `Bench` of a study: the checkpoints to study, the prompts,
+    and the functions that decide whether an image is right.
 
     If the task can judge the prompts, the task decides. Otherwise the scorers of the first recipe decide: the score is
     the weighted sum of their rewards, and an image is right if this score is at least 1. Raises InputError if there are
@@ -278,8 +281,9 @@ def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Promp
     """Return the prompts of the study. Their number is the number that the study needs, or `evaluation.prompts` of the
     recipe if the study does not say how many it needs.
 
-    If the file has too few prompts and the task is a `World` (a task that makes its own data), the task makes more. In
-    other cases there may be fewer prompts than needed. Raises InputError if the file does not exist.
+    The prompts come from the file that the user names, or from a file of the run. If the file of the run has too few
+    prompts and the task is a `World` (a task that makes its own data), the task makes more. If there are still too few,
+    the function returns fewer prompts. Raises InputError if the file with the prompts does not exist.
     """
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None

@@ -1,9 +1,9 @@
 """`irg-rl generate --suite`: draws the images of a benchmark. The images of each turn get a folder of their own, called
 a tree, in the official layout of the benchmark.
 
-Finished images are not drawn again if they are complete in every tree. Several workers may write to one folder. Each
-worker draws its own share of the images (`--shard`). This works because no random number depends on the batch or on the
-worker.
+Finished images are not drawn again if they are complete in every tree. Several workers may write to one folder, and
+each draws its own share of the images (`--shard`). The images do not depend on the number of workers, because no random
+number depends on the batch or on the worker.
 """
 
 import hashlib
@@ -69,9 +69,9 @@ class DrawingJob:
 def plan_task(
     suite: Suite, prompts: Path, out: Path, turns: int, seed: int, model_name: str, sources: Path | None, shard: str
 ) -> DrawingJob:
-    """Read the prompts of the benchmark and make all checks that need no model. Return the job. `sources` is the folder
-    of the images to edit, for a benchmark of image editing. `shard` is text such as 0/8: the number of this worker, and
-    how many workers there are. Raises InputError if a check fails."""
+    """Read the prompts of the benchmark, make all checks that need no model, and return the `DrawingJob`. `sources` is
+    the folder of the images to edit, for a benchmark of image editing. `shard` is text such as 0/8: the number of this
+    worker, and how many workers there are. Raises InputError if a check fails."""
     if suite.edits != (sources is not None):
         need = "needs its source images, --sources FOLDER" if suite.edits else "edits no images: leave --sources out"
         raise InputError(f"{suite.title} {need}")
@@ -143,7 +143,7 @@ def draw_suite(ready: Ready, task: DrawingJob) -> None:
 
 def _begin(ready: Ready, task: DrawingJob, pictures: Sequence[Picture]) -> None:
     """Write the settings, the prompts and the additional files of the benchmark into the output folder. If the folder
-    already has settings, only compare them. Raises InputError if they differ."""
+    already has settings, write nothing. Instead, raise InputError if these settings differ from the present ones."""
     settings = {
         "suite": task.suite.name, "prompts_file": task.prompts_path.name, "prompts_sha256": _digest(task.prompts),
         "model_name": task.model_name, "sources": task.sources and str(task.sources.resolve()),
@@ -178,8 +178,8 @@ def _recorded(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _end_last_line(path: Path) -> None:
-    """Add a line end to the file if its last line is incomplete because of a crash. So the next record starts on a new
-    line."""
+    """Add a line end to the file if its last line is incomplete because of a crash. The next record then starts on a
+    new line."""
     if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         path.write_bytes(content + b"\n")
 
@@ -191,8 +191,8 @@ def _is_drawn(task: DrawingJob, picture: Picture, done: dict[str, dict[str, Any]
 def _batches(
     task: DrawingJob, ready: Ready, samples: Sequence[tuple[Picture, int]]
 ) -> Iterator[tuple[Size, list[tuple[Picture, int]]]]:
-    """Yield (image size, batch of samples that have this size). A sample is (picture, number of the sample). An edited
-    image has nearly the aspect ratio of the image from which it is made."""
+    """Yield (image size, batch of samples that have this size). A sample is (picture, number of the sample). In a
+    benchmark of image editing, the new image has nearly the same aspect ratio as the source image."""
     by_size: dict[Size, list[tuple[Picture, int]]] = {}
     for picture, sample in samples:
         by_size.setdefault(_size(task, ready, picture.prompt), []).append((picture, sample))
@@ -247,7 +247,8 @@ def _said(trajectory: Trajectory, edits: bool) -> dict[str, Any]:
 
 def _stops(task: DrawingJob, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the content of a JSON file that lists all trajectories that stopped early. For each, `last` names the turn
-    whose image is repeated in the folders of all later turns. If `last` is None, the source image is repeated."""
+    whose image is repeated in the folders of all later turns. If `last` is None, the trajectory has no image of its
+    own, and the source image of the benchmark is repeated."""
     stops = [
         {"path": path, "prompt": record["prompt"], "sample": one["sample"],
          "last": turn_name(one["images"] - 1) if one["images"] else None}

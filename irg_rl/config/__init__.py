@@ -1,9 +1,10 @@
-"""The recipe: all settings of a run. Each setting is in one place, with a type and an explanation.
+"""The recipe: all settings of a run. The classes of this package declare every setting once, with a type and an
+explanation.
 
 A recipe is a YAML file. Overrides on the command line, such as `key.sub=value`, replace its values. An unknown or wrong
-setting is an error. The message names the setting and the nearest known one. All such errors are reported together,
-before anything starts (invariant 9 of the project). The resolved recipe has a digest, which is written to every
-checkpoint, metric file and report.
+setting is an error. The message names the setting. For an unknown setting, it suggests the known setting with the most
+similar name. All such errors are reported together, before anything starts (invariant 9 of the project). The digest (a
+short hash) of the final recipe is written to every checkpoint, metric file and report.
 """
 
 from irg_rl.config.engine import (

@@ -19,8 +19,8 @@ class EvaluationRecipe(Section):
     """Number of prompts for which the report shows a strip of pictures."""
     preset: str | None = None
     """Name of a preset (irg_rl/presets.py). A preset gives the five settings below (temperature, points, shift,
-    guidance, noise) the values of BAGEL or IRG. In a recipe file, a setting that is written next to the preset wins
-    over the preset. On the command line, the preset replaces all five settings of the file."""
+    guidance, noise) the values of BAGEL or IRG. If a recipe file gives both a preset and one of these settings, the
+    value of the setting is used. A preset on the command line replaces all five settings of the file."""
     temperature: float = Field(default=0.0, ge=0)
     """Temperature for sampling texts in evaluation and in `irg-rl generate`. 0 takes the most likely token, as BAGEL
     does."""
@@ -36,7 +36,8 @@ class EvaluationRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def settings_of_the_preset(cls, data: Any) -> Any:
-        """Fill in the values of the preset for the settings that the section does not give."""
+        """Return the section `data` with the values of its preset added. A setting that `data` already gives keeps its
+        value."""
         if not isinstance(data, Mapping):
             return data
         preset = preset_of(data.get("preset"))
@@ -63,14 +64,14 @@ class GateRecipe(Section):
     """The evaluation that must pass the gate. sft: RL starts only if the gate passes after SFT. rl: RL always starts,
     and the run ends with an error if the gate does not pass after RL."""
     first_accuracy: Share | None = None
-    """Smallest allowed share of right first images. For this and the next two settings, null means that the threshold
-    of the task is used. A task may have no thresholds."""
+    """Smallest allowed share of first images that are right. For `first_accuracy`, `damage` and `margin`, null means
+    that the threshold of the task is used. A task may have no thresholds."""
     damage: Share | None = None
     """Largest allowed share of right first images that refinement makes wrong."""
     margin: Share | None = None
-    """Smallest allowed lead of refinement over each of its two controls, which are a plain new draw and the reflection
-    of another prompt. The lead is the share of wrong first images that refinement repairs, minus the share that the
-    control repairs."""
+    """Smallest allowed lead of refinement over each of two controls. One control draws a new image without refinement.
+    The other control refines with the reflection of another prompt. The lead over a control is the share of wrong first
+    images that refinement repairs, minus the share that the control repairs."""
 
     @field_validator("mode", mode="before")
     @classmethod

@@ -1,5 +1,5 @@
-"""Turn the errors of pydantic into readable lines. Each line names the setting and, if it is unknown, the nearest known
-one."""
+"""Turn the errors of pydantic into readable lines. Each line names a setting. If this setting is unknown, the line also
+suggests the known setting with the most similar name."""
 
 import difflib
 import types
@@ -40,8 +40,9 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _known_settings(location: list[str], root: type[BaseModel]) -> list[str]:
-    """Return the sorted names of all settings in the section at `location`, starting from the section class `root`. The
-    section may be inside lists, dicts and optional sections."""
+    """Return the sorted names of all settings in the section at `location`, starting from the section class `root`.
+    `location` lists the names from the outermost section to the innermost. The section may be inside lists, dicts and
+    optional sections."""
     current: type[BaseModel] | None = root
     for part in location:
         if current is None:

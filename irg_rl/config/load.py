@@ -1,4 +1,5 @@
-"""Read recipes from files and apply overrides. Error messages name the setting and the nearest known name."""
+"""Read recipes from files, and apply overrides (new values for single settings). Error messages name the wrong setting.
+For an unknown setting, they suggest the known setting with the most similar name."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -32,7 +33,8 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     """Read a recipe, apply overrides of the form `key.sub=value`, and validate the result. `path` is a file, or the
     name of a shipped recipe.
 
-    Raises RecipeError with every problem that was found. Each problem names the setting and the nearest known name.
+    Raises RecipeError with every problem that was found. The message names each wrong setting. For an unknown setting,
+    it suggests the known setting with the most similar name.
     """
     file = recipe_path(path)
     base = recipe_settings(file)
@@ -52,10 +54,11 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
     """Return the settings of a recipe file. If the file has `extends` (a path relative to the file, or the name of a
-    shipped recipe), its settings are merged over the settings of that other recipe.
+    shipped recipe), the result has the settings of that other recipe, with the settings of this file put over them.
 
-    Lists are replaced, not merged. Nothing is validated. Raises RecipeError if a file is missing, is not readable, or
-    extends itself.
+    A list in this file replaces the whole list of the other recipe. The settings are not validated. `beneath` lists the
+    files that led to this one through `extends`. Raises RecipeError if a file is missing, is not readable, or extends
+    itself.
     """
     if path.resolve() in map(Path.resolve, beneath):
         raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
@@ -94,8 +97,8 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
 
 
 def _settings_of_rl(key: str, value: Any) -> Mapping[str, Any]:
-    """Return the settings of section `rl` that an override changes, as a mapping. It is empty if the override changes
-    none."""
+    """Return the settings of section `rl` that an override changes, as a mapping. The mapping is empty if the override
+    changes no setting of `rl`."""
     if key == "rl":
         return value if isinstance(value, Mapping) else {}
     section, _, name = key.partition(".")
@@ -111,8 +114,8 @@ def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def nearest_shipped(name: str) -> str:
-    """Return the end of an error message about a missing recipe. It suggests the shipped recipe with the most similar
-    name. It is empty if no name is similar."""
+    """Return the end of an error message about a missing recipe. The text suggests the shipped recipe with the name
+    most similar to `name`. Returns an empty string if no name is similar."""
     near = difflib.get_close_matches(name, list(shipped_recipes()), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 

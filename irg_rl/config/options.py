@@ -1,5 +1,5 @@
-"""Check the options of an algorithm, a credit scheme or a task that a recipe names. Its class declares its own options,
-as a section whose settings have types."""
+"""Check the options of an algorithm, a credit scheme or a task that a recipe names. The class of the algorithm, scheme
+or task declares these options as a section (a pydantic class whose fields are the settings)."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ def options_of(kind: type[Section], given: Any, setting: str) -> Section:
     `given` is null, all options have their defaults. `setting` is the name of these options in the recipe, such as
     rl.options.
 
-    Raises ExplainedError if there are mistakes. It has one line per mistake, with the name of the setting and the
-    nearest known setting.
+    Raises ExplainedError if there are mistakes. The error has one line per mistake. Each line names the setting. If the
+    setting is unknown, the line suggests a known one.
     """
     if isinstance(given, Section):
         given = given.model_dump()

@@ -29,14 +29,14 @@ USUAL_CREDIT = "turn"
 
 
 class Declared(Protocol):
-    """The part of an algorithm object that the validation of a recipe uses. The full interface is in
+    """Those methods of an algorithm object that the validation of a recipe uses. The full interface is in
     algorithms/base.py."""
 
     def problems(self, recipe: Any) -> list[str]: ...
 
 
 class AlgorithmClass(Protocol):
-    """The part of an algorithm's class that the validation of a recipe uses."""
+    """Those attributes of an algorithm's class that the validation of a recipe uses."""
 
     Settings: type[Section]
     uses_credit: bool
@@ -62,13 +62,14 @@ class RLRecipe(Section):
     algorithm: str = "grpo"
     """grpo trains the stochastic denoising steps of images. nft and awm add new noise to the drawn images and train on
     the noisy images. grpo, nft and awm train texts with `text_loss`. dpo trains texts and images on preference pairs:
-    at every fork, it prefers the branch with the best last images to the branch with the worst. Your own algorithm:
-    package.module:Class."""
+    at every fork, it prefers the branch with the best last images to the branch with the worst last images. Your own
+    algorithm: package.module:Class."""
     options: SerializeAsAny[Section] = Field(default=Section(), validate_default=True)
-    """Settings that only this algorithm has. They are listed in `Settings` of its class in irg_rl/algorithms/."""
+    """Settings that only the chosen `algorithm` has. The class of the algorithm (in irg_rl/algorithms/) lists them in
+    its inner class `Settings`."""
     rollouts: PathText | None = Field(default=None, exclude_if=lambda folder: folder is None)
-    """Folder of scored groups to learn from (dpo only). `irg-rl rollout` and the setting `dump_every` write such
-    folders. null: the run samples its own groups."""
+    """Folder with scored groups of trajectories to learn from (dpo only). `irg-rl rollout` and the setting `dump_every`
+    write such folders. null: the run samples its own groups."""
     updates: Positive = 60
     groups: Positive = 8
     """Number of prompts per update. Each prompt gives one group of trajectories."""
@@ -85,7 +86,7 @@ class RLRecipe(Section):
     improvement, umm, no_improve_clamp, factorised, or your own as package.module:SCHEME. null: the scheme `turn`. An
     algorithm without advantages (dpo) uses no scheme."""
     credit_options: SerializeAsAny[Section] = Field(default=Section(), validate_default=True)
-    """Settings of this credit scheme. They are explained in irg_rl/credit/."""
+    """Settings that only the chosen `credit` scheme has. They are explained in irg_rl/credit/."""
     text_loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
     importance: Literal["token", "sequence"] = "token"
     """How the ratio of the new to the old policy is computed for texts. token: one ratio per token. sequence: one ratio
@@ -115,8 +116,8 @@ class RLRecipe(Section):
     minibatches: Positive = 1
     """Number of optimizer steps per batch of groups. If there is more than one, the later steps are off-policy."""
     staleness: Annotated[int, Field(ge=0)] = 0
-    """How many weight versions old a sample may be when it is trained. With 0, sampling and training take turns, and a
-    run on the CPU can be repeated bit for bit."""
+    """How many weight versions old a sample may be when it is trained. With 0, every sample comes from the newest
+    weights: the run samples, then trains, then samples again. On the CPU, such a run can be repeated bit for bit."""
     context_grad: Literal["full", "detached"] = "full"
     max_pack_tokens: Positive = 8192
     ema_decay: Decay | None = None
@@ -133,7 +134,8 @@ class RLRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def credit_is_written_down(cls, data: Any) -> Any:
-        """Fill in the default credit scheme, so that the saved recipe.yaml names it."""
+        """Fill in the default credit scheme if `credit` is not given, so that the saved recipe.yaml names the
+        scheme."""
         if not isinstance(data, Mapping) or data.get("credit") is not None:
             return data
         try:
@@ -172,8 +174,9 @@ class RLRecipe(Section):
     @field_validator("forks", mode="before")
     @classmethod
     def null_is_no_forks(cls, forks: Any) -> Any:
-        """Replace null by an empty mapping, which means no forks. This is needed because an override is merged into the
-        recipe's mapping, so an empty mapping in an override would change nothing."""
+        """Replace null by an empty mapping, which means no forks. An override that gives a mapping is merged into the
+        mapping of the recipe. So an override with an empty mapping could not remove the forks, and null is used for
+        that."""
         return {} if forks is None else forks
 
     @property
@@ -183,8 +186,8 @@ class RLRecipe(Section):
         return prod(self.forks.values())
 
     def rows(self, turn: int) -> int:
-        """Return how many different trajectories a group can have in this turn at most. Trajectories that share this
-        turn, because they separate at a later fork, are counted once."""
+        """Return the largest number of different trajectories of a group in this turn. Trajectories that separate only
+        at a later fork are still the same in this turn, so they count as one."""
         return self.group_size // prod(ways for at, ways in self.forks.items() if at > turn)
 
 
@@ -199,7 +202,7 @@ def adapters_of(trained: Stage | RLRecipe) -> LoraRecipe | None:
 
 
 def drop_options_of_others(beneath: Any, above: Any) -> None:
-    """Remove options from `beneath` that will not fit after the settings `above` replace some of its settings.
+    """Remove options from the settings `beneath` that become wrong when the settings `above` are put over them.
 
     Both are settings of the section `rl`. If one of them is not a mapping, nothing is done. If `above` names another
     algorithm or credit scheme than `beneath`, the options of the old algorithm or scheme are removed from `beneath`.

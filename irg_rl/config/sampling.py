@@ -14,15 +14,16 @@ class SamplingRecipe(Section):
     no top-p or top-k, because RL must train the same distribution that it samples from."""
 
     turns: Annotated[int, Field(ge=1, le=16)] = 3
-    """Largest number of images per trajectory. A reflection that says "nothing to change" ends it earlier."""
+    """Largest number of images per trajectory. A reflection that says "nothing to change" ends the trajectory
+    earlier."""
     history: Literal["full", "last"] = "last"
     """What a refinement sees. full: all earlier turns. last: the prompt, the think text, the last image and the
     reflection on it."""
     temperature: Rate = 1.0
     max_text_tokens: Positive = 64
     points: Annotated[int, Field(ge=2)] = 12
-    """Number of time points of the flow, including t = 0. Drawing an image takes `points - 1` model calls, without
-    guidance."""
+    """Number of time points of the flow, including t = 0. Without guidance, drawing an image takes `points - 1` model
+    calls."""
     shift: Rate = 1.0
     image_size: tuple[int, int] = (24, 24)
     """Height and width of drawn images in pixels."""
@@ -47,9 +48,9 @@ class GuidanceRecipe(Section):
         return self.text_scale > 1 or self.image_scale > 1
 
     def model_calls(self, times: Sequence[float], turn: int) -> int:
-        """Return the number of model calls for an image of this turn, with denoising steps at these times. Each step
-        has one call. A step with text guidance has a second call. If the image is a refinement with image guidance,
-        such a step also has a third call."""
+        """Return the number of model calls for drawing an image in turn `turn`. `times` has the flow time of each
+        denoising step. Each step has one call. A step with text guidance has a second call. If the image is a
+        refinement with image guidance, such a step also has a third call."""
         interval = self.interval if turn else self.first_interval
         guided = sum(is_active(t, interval, self.text_scale) for t in times)
         return len(times) + guided * (2 if turn and self.image_scale > 1 else 1)
@@ -63,7 +64,8 @@ class NoiseRecipe(Section):
     window: Literal["all", "first", "random", "scattered", "progressive"] = "random"
     window_size: Positive = 3
     window_range: tuple[int, int] = (0, 6)
-    """Denoising steps that may be in the window of stochastic steps: [first, last). `last` itself is not included."""
+    """The window of stochastic steps lies in this range of denoising steps: from the first number up to, but not
+    including, the second number. Steps are counted from 0."""
     shared_start: bool = Field(default=False, exclude_if=lambda shared: not shared)
     """True, in RL: all images that a group draws in one turn start from the same noise (DanceGRPO, arXiv 2505.07818).
     The images of the group then differ only by the noise of the trained steps and by their texts."""

@@ -22,9 +22,14 @@ class DataSource(Section):
 
 
 class Dropout(Section):
-    """Condition dropout: hide parts of the context while an image is trained, as guidance needs. Mode branch hides
-    exactly what the branches of guidance leave out at inference, and uses the positions of inference. Mode irg is the
-    original method: it drops each item independently, and leaves a gap in the rope positions where an image was."""
+    """Condition dropout: hide parts of the context while an image is trained. Classifier-free guidance needs this,
+    because it also evaluates the model on shorter contexts.
+
+    Mode branch hides exactly the texts or images that guidance leaves out at inference. The token positions are also
+    the same as at inference. Mode irg is the method of the original code of IRG. It drops each text independently, and
+    also the VAE tokens and the ViT tokens of each image. Where tokens of an image are dropped, it leaves a gap in the
+    rope positions.
+    """
 
     mode: Literal["branch", "irg"] = "branch"
     image: Share = 0.05
@@ -37,7 +42,8 @@ class Dropout(Section):
     """Mode branch, for first images: share of noise blocks (noisy copies of the image that are trained) that see no
     text except a system text."""
     irg_text: Share = 0.0
-    """Mode irg: share of texts that are dropped. As in the original, texts with a loss can also be dropped."""
+    """Mode irg: share of texts that are dropped. As in the original code of IRG, texts with a loss can also be
+    dropped."""
     irg_vit: Share = 0.0
     """Mode irg: share of condition images whose ViT tokens are dropped."""
     irg_vae: Share = 0.3
@@ -96,7 +102,7 @@ class LoraRecipe(Section):
     """The output of an adapter is multiplied by alpha / rank."""
     experts: tuple[Literal["und", "gen"], ...] = ("und", "gen")
     targets: tuple[Projection, ...] = typing.get_args(Projection)
-    """Matrices that get an adapter, in every layer of these experts."""
+    """Matrices that get an adapter, in every layer of the experts that `experts` names."""
 
     @field_validator("experts", "targets")
     @classmethod
@@ -138,8 +144,8 @@ class Stage(Section):
     longer than this. Only two things may make it longer: rows of mandatory sources, and reflections that are repeated
     for the image branch of the dropout."""
     packs_per_step: Positive = 1
-    """Number of packs in one optimizer step, over all learner ranks. The stage uses at most this many of the
-    `engine.learner_ranks`."""
+    """Total number of packs in one optimizer step. The learner ranks share these packs. If `engine.learner_ranks` is
+    larger than this number, the stage uses only this many ranks."""
     max_row_tokens: Positive = 2048
     """Largest number of tokens of a row. Longer rows are rejected and listed in rejected.jsonl."""
     ce_weight: float = Field(default=1.0, ge=0)
@@ -151,7 +157,7 @@ class Stage(Section):
         default=None, exclude_if=lambda blocks: blocks is None
     )
     """Number of noise levels for a first image. null: the value of `noise_blocks`. More noise levels help, because a
-    first image decides the layout of the picture. They cost little, because its context is short."""
+    first image decides the layout of the picture. They cost little, because the context of a first image is short."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
     lora: LoraSection = None
     """LoRA adapters to train. null: all weights are trained."""

@@ -79,9 +79,9 @@ def sample_of(
 
 
 def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:
-    """Average the values of trajectories that have the same first segment, and return one value for each first segment.
-    If these trajectories separate again at later forks, each branch of a fork counts once, however many trajectories it
-    contains. Without forks the values do not change.
+    """Return one value for each different first segment: the mean of the values of all trajectories that begin with it.
+    `values` has one value for each trajectory. If these trajectories separate again at later forks, each branch of a
+    fork counts once, however many trajectories it contains. Without forks the result is equal to `values`.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in trajectories]
     trunks: dict[int, list[int]] = defaultdict(list)
@@ -157,8 +157,8 @@ def per_place(
 
 
 def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Advantages:
-    """Return advantages in which all segments of a sample have the advantage that is given for the sample. Segments of
-    turns before `first_turn` have no advantage.
+    """Give all segments of a sample the same advantage, the one that was passed for this sample, and return the
+    advantages. Segments of turns before `first_turn` have no advantage.
     """
     return [{p: a for p in sample.places if p[0] >= first_turn} for sample, a in zip(samples, advantages)]
 

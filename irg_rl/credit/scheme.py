@@ -27,7 +27,7 @@ class PenaltyOptions(Section):
     malformed_penalty: Weight = 1.0
     """Penalty for a text that was cut at the token limit. It is subtracted from the advantage of the text after
     normalisation. If it were part of the reward, centring over the group would remove it (in UMM-Reflection, invalid
-    answers then rose from .6 to 16 %).
+    answers then rose from 0.6 % to 16 %).
     """
 
 

@@ -96,8 +96,8 @@ class VerifierGAEOptions(NormalisedOptions):
     """Cost of every image after the first one, in the units of the combined reward."""
     coefficient: Share | None = None
     """Factor of the previous image's reward q_{k-1} in the baseline. With 0 the scheme is leave-one-out GRPO on the
-    final reward. With 1 it uses the plain difference of rewards. With null the factor is fitted on the other samples of
-    the group, without the sample itself.
+    final reward. With 1 it uses the plain difference of rewards. With null the factor is fitted for each sample
+    separately, on the other samples of the group.
     """
 
 

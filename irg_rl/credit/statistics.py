@@ -5,8 +5,8 @@ from math import fsum, sqrt
 from typing import Protocol
 
 ROUNDING = 1e-9
-"""Smaller differences between values are treated as rounding errors. Dividing by them would give large advantages
-without a reason.
+"""Differences between values that are smaller than this number are treated as rounding errors. Dividing by such small
+differences would give large advantages without a reason.
 """
 
 

@@ -28,8 +28,8 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
     folder of these files.
 
     The folder is `out`. If `out` is None, the folder is evaluation/ of the first run, and the report of the first run
-    then shows the table. The files are named `comparison` for one run and `pooled` for several runs. So one does not
-    replace the other.
+    then shows the table. The files are named `comparison` for one run and `pooled` for several runs. So the files of
+    one comparison do not overwrite those of the other.
     """
     runs = [Run.open(folder) for folder in folders]
     comparison = comparison_of(runs)
@@ -93,8 +93,8 @@ def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
 
 
 def first_images(redraw: Outcomes, turn: int) -> Outcomes:
-    """Return the results without the turns before `turn`. In the redraw control, the image of every turn is a new first
-    image, drawn from other noise. So the result has this image as its first turn."""
+    """Return the results of the redraw control without the turns before `turn`. In this control, the image of every
+    turn is a new first image, drawn from other noise. So the image of `turn` becomes the first image of the result."""
     return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:])
 
 

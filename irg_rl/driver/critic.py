@@ -39,7 +39,8 @@ class CreditSettings:
         )  # fmt: skip
 
     def give(self, group: Group) -> credit.Summary:
-        """Compute the advantages of a scored group and store them in its segments. Return a summary."""
+        """Compute the advantages of a scored group and store them in its segments. Return a summary of the group, for
+        example how many of its samples can be trained."""
         assert self.scheme is not None
         scheme = scheme_named(self.scheme)
         options, right = scheme.options.model_validate(self.options), Right.by(self.perfect_scorer, self.weights)

@@ -25,8 +25,8 @@ FREE = {
 """Settings and sections of the recipe that a fork may change. `sampling.turns` is one of them, because only RL uses it:
 SFT data and evaluation have their own numbers of turns."""
 EVALUATED = ("rewards", "evaluation", "gate", "engine.device", "engine.dtype")
-"""Those settings and sections of FREE that change the evaluation of the SFT checkpoint. If a fork changes one, it
-evaluates the checkpoint again."""
+"""Settings and sections in `FREE` on which the evaluation of the SFT checkpoint depends. If a fork changes one of them,
+it evaluates the checkpoint again."""
 
 
 def fork(folder: Path, overrides: list[str]) -> Run:

@@ -32,7 +32,8 @@ from irg_rl.trajectory import Group
 @dataclass(frozen=True)
 class Archive:
     """The groups in a folder of stored rollouts that can be used for training. `places` lists them as (folder, index in
-    the folder). `material` has the number of usable pairs, of ties, and of pairs that are too long."""
+    the folder). `material` has three numbers: how many pairs are usable, how many are ties (their rewards are too
+    close), and how many are too long for a pack."""
 
     places: list[tuple[Path, int]]
     material: Material

@@ -213,7 +213,7 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
     """Return the mean rewards of all groups that were finished since the last update, whether they were trained or not.
-    So these numbers do not depend on which groups an algorithm can train on."""
+    So groups that an algorithm cannot train on are included in these numbers."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),

@@ -33,7 +33,7 @@ LOCK = ".lock"
 
 
 class RunError(UserError, RuntimeError):
-    """Error: a run cannot start or continue. The message says what happened, where, and what to do."""
+    """Raised if a run cannot start or continue. The message says what happened, where, and what to do."""
 
 
 def write_json(path: Path, data) -> None:

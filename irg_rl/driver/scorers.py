@@ -89,7 +89,8 @@ class RememberedScores:
     score is returned.
 
     The real refinement and its controls have the same first images. Without the cache, a scorer with random errors
-    could give different scores to the same picture. If a scorer failed, this is also kept.
+    could give different scores to the same picture. If a scorer fails on a picture, the failure is remembered in the
+    same way.
     """
 
     def __init__(self, hub: RewardHub) -> None:

@@ -121,8 +121,8 @@ class StageRank:
         return self.trainer.resume()
 
     def advance(self) -> list[tuple[str, tuple]] | None:
-        """Make one training step. If they are due, also validate and write a checkpoint. Return what happened as a list
-        of (kind of event, arguments), or None if the stage is done."""
+        """Make one training step. After some of the steps, also validate, or write a checkpoint, as the stage's
+        settings say. Return what happened as a list of (kind of event, arguments), or None if the stage is done."""
         if self.trainer.is_done:
             return None
         self._told.clear()
@@ -130,8 +130,8 @@ class StageRank:
         return list(self._told)
 
     def finish(self) -> dict:
-        """Write the moving average of the weights as a model folder (only rank 0 writes). Return the number of steps
-        and the number of rejected rows."""
+        """Write the moving average of the weights as a model folder (only rank 0 writes). Return a dict with two
+        numbers: `steps`, and `rejected_rows`, the number of rows that were left out because they are broken."""
         if self.place.rank == 0:
             save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
         return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}

@@ -18,10 +18,9 @@ from irg_rl.studies.forks import ForkPlan, Train, Trained
 from irg_rl.studies.frame import FrameRow
 
 FOUNDATIONS = ("world", "vae", "scorers", "pretrain")
-"""Stages whose results are taken over even by a fork that repeats SFT."""
+"""Stages before SFT stage 1. A fork that repeats SFT takes over their results from the parent run."""
 ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.validate_every")
-"""Beginnings of the names of settings that a fork may change only if it repeats SFT. Some other settings may be changed
-by every fork."""
+"""If the name of a setting begins with one of these texts, only a fork that repeats SFT may change the setting."""
 
 
 def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:

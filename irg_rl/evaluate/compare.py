@@ -25,7 +25,8 @@ VERIFIER = "verifier"
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """RL compared with one baseline. If `seed` is None, the row is pooled over all seeds."""
+    """The difference between RL and one baseline, for one seed of RL. If `seed` is None, it is pooled over all
+    seeds."""
 
     baseline: str
     seed: int | None
@@ -142,9 +143,10 @@ def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
     `by` gives the highest score. It needs n drawn images per prompt. `samples` has one table of outcomes per image.
 
     Column k of the result is the best of the first k + 1 samples. So it can be compared with turn k of RL at equal
-    cost. `by = "verifier"` uses the graded score of the verifier itself. This is the strongest such baseline (an
-    oracle). A failed score counts as lower than every number. If scores are equal, the earlier sample is kept. Raises
-    ValueError if the samples have different prompts, or if they have no scores of `by`.
+    cost, because each of the two has then drawn k + 1 images. `by = "verifier"` uses the graded score of the verifier
+    itself. This is the strongest such baseline (an oracle). A failed score counts as lower than every number. If scores
+    are equal, the earlier sample is kept. Raises ValueError if the samples have different prompts, or if they have no
+    scores of `by`.
     """
     first = samples[0]
     if any(other.prompt_ids != first.prompt_ids for other in samples):

@@ -1,7 +1,7 @@
 """Writes a comparison as four Markdown tables that fit into a terminal of 100 columns.
 
-Figures have three digits after the point and no zero before it, as in docs/results.md. Every table shows from how many
-rows each figure was computed, and how many different sets of constraints these rows have. Prompts that ask for the same
+Numbers have three digits after the point and no zero before it, as in docs/results.md. Every table shows from how many
+rows each number was computed, and how many different sets of constraints these rows have. Prompts that ask for the same
 thing in other words have the same set. The intervals of single accuracies are only in the JSON.
 """
 

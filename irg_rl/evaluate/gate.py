@@ -1,8 +1,9 @@
 """The gate: a check before RL whether refinement is real. RL starts only if it is.
 
 A model that only draws again from its own think text, without looking at an image, already repairs a third of its wrong
-images. So a higher accuracy after turn 2 proves nothing. Refinement is real if it repairs clearly more images than a
-plain new draw *and* than the reflection of another prompt, and if it makes few right images wrong.
+images. So a higher accuracy after turn 2 proves nothing. Refinement is real if three things hold. It repairs clearly
+more images than a plain new draw. It repairs clearly more images than a refinement that follows the reflection of
+another prompt. And it makes few right images wrong.
 """
 
 from dataclasses import asdict, dataclass
@@ -98,13 +99,12 @@ def check_gate(
     *,
     turn: int | None = None,
 ) -> GateReport:
-    """Check the gate at one turn: compare the model's own refinement (`real`) with two controls, a plain new draw
-    (`redraw`) and the reflection of another prompt (`shuffled`). By default, the turn is the last one that all three
-    have.
+    """Check the gate at one turn. The model's own refinement (`real`) is compared with two controls: a plain new draw
+    (`redraw`), and a refinement that follows the reflection of another prompt (`shuffled`). By default, the turn is the
+    last one that all three tables have.
 
-    Raises ValueError if the three have different prompts or did not start from the same first images, because the
-    controls would then repair other failures than `real`. Also raises ValueError if one of them has no refinement at
-    this turn.
+    Raises ValueError if the three tables have different prompts or first images, because `real` and the controls would
+    then have different images to repair. Also raises ValueError if one of the tables has no refinement at this turn.
     """
     asked = thresholds
     deepest = min(real.turns, redraw.turns, shuffled.turns) - 1

@@ -9,11 +9,11 @@ wrong. Let T_c and B_c be the sums over the rows of set c, R = sum T / sum B, an
 where u_c is the contribution of set c to the error of R, and V is the linearised variance of R (Cochran 1977, section
 6.5; Liang and Zeger 1986). For a difference, the u_c of both sides are subtracted before squaring; this makes it
 *paired*. For a ratio, the same is done with u_c / R, on the log scale. Intervals use Student's t with C - 1 degrees of
-freedom. For a share p, Wilson's interval is used, with p (1 - p) / V as the number of independent cases. The plain
-interval is too narrow near 0 and 1, where damage usually is.
+freedom. For a share p, Wilson's interval is used, with p (1 - p) / V as the number of independent cases. The plain t
+interval would be too narrow for shares near 0 or 1, and damage is usually such a share.
 
-`python -m benchmarks.coverage` measures how often these intervals contain the true value. It also measures the
-bootstrap over sets, which contains the true value less often if there are 30 sets.
+`python -m benchmarks.coverage` measures how often these intervals contain the true value. It also measures this for the
+bootstrap over sets. With 30 sets, bootstrap intervals contain the true value less often than the intervals here.
 
 Letters in shapes: N rows, C sets, S seeds.
 """
@@ -71,8 +71,8 @@ class Terms:
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
-        """Return the numbers u_c: how much each set of constraints contributes to the error of the value. `order` has
-        the names of the sets; the result is in the same order."""
+        """Return the numbers u_c of the formula at the top of this file: how much each set of constraints contributes
+        to the error of the value. `order` has the names of the sets; the result is in the same order."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
@@ -200,7 +200,7 @@ def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -
 
 
 def pooled(terms: Sequence[Terms]) -> Terms:
-    """Return one Terms object with the rows of all the given ones, which usually are one per seed."""
+    """Join several Terms objects, usually one per seed, into one Terms object that has all their rows."""
     return Terms(
         np.concatenate([t.top for t in terms]),
         np.concatenate([t.bottom for t in terms]),

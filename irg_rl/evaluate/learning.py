@@ -32,9 +32,9 @@ MetricsRow = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Learning:
-    """What the logged rows show. `slope` is the change of the reward per update, `spread` the mean share of groups
-    with different rewards, and `step` the largest relative change of weights. A field is None (or nan) if it was not
-    logged."""
+    """What the logged metrics of RL show. `slope` is the change of the reward per update, `spread` the mean share of
+    groups with different rewards, and `step` the largest relative change of weights. A field is None (or nan) if it was
+    not logged."""
 
     updates: int
     spread: float | None
@@ -94,8 +94,8 @@ class Learning:
 
 
 def learning(rows: Sequence[MetricsRow]) -> Learning:
-    """Return what the logged rows of RL show. They must be in the order of updates and must not contain rows of other
-    stages."""
+    """Return what the logged metrics of RL show. `rows` are lines of metrics.jsonl, in the order of the updates. They
+    must not contain lines of other stages than RL."""
     spread, step = _logged(rows, SPREAD), _logged(rows, STEP)
     return Learning(
         updates=len(rows),

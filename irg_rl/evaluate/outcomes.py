@@ -243,7 +243,7 @@ def save(outcomes: Outcomes, path: Path) -> None:
 
 
 def load(path: Path) -> Outcomes:
-    """Read a file written by `save`. Raises InputError if the file is something else."""
+    """Read a table from a file that `save` has written. Raises InputError if the file does not contain such a table."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:

@@ -52,7 +52,8 @@ class _Manifest(BaseModel):
 
 
 class CheckpointError(UserError, ValueError):
-    """Raised if a checkpoint cannot be written, read or continued. The message says what to do."""
+    """Raised if a checkpoint cannot be written or read, or if the run cannot continue from it. The message says what to
+    do."""
 
 
 @dataclass
@@ -97,7 +98,8 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
 def load(path: Path) -> Snapshot:
     """Check every file of a checkpoint against its manifest, then read the checkpoint.
 
-    Raises CheckpointError, which says what is wrong.
+    Raises CheckpointError if a file is missing or damaged, or if the manifest is not valid. The message says
+    what is wrong.
     """
     snapshot, files = _checked(path)
     snapshot.tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in files}

@@ -26,8 +26,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Change the average with the weights that an update has produced. The names of the weights must be the same as
-        before."""
+        """Update the moving average with the weights that the newest training update has produced. `weights` must have
+        the same names in every call."""
         self.updates += 1
         decay = self.decay_of(self.updates)
         for name, weight in weights:

@@ -121,8 +121,7 @@ class Adapter:
 
     def save(self, model_folder: Path) -> None:
         """Write adapter_config.json and adapter_model.safetensors into the subfolder `adapter` of `model_folder`.
-        `PeftModel.from_pretrained` can then add the adapters to the model in the folder `base`.
-        """
+        `PeftModel.from_pretrained` can then add the adapters to the model in the folder `self.base`."""
         from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
         folder = model_folder / FOLDER
@@ -141,9 +140,8 @@ def _config(recipe: LoraRecipe):
 
 
 def _pattern(recipe: LoraRecipe) -> str:
-    """Return a regular expression that matches the full names of all linear layers with adapters. The last part of a
-    name is not enough, because layers of the vision tower end with the same names.
-    """
+    """Return a regular expression that matches the full names of all linear layers that get adapters. Matching only the
+    last part of a name would not be enough, because layers of the vision tower end with the same names."""
     places = [
         f"mlp{_SUFFIX[expert]}.{target}" if target in _OF_MLP else f"self_attn.{target}{_SUFFIX[expert]}"
         for expert in recipe.experts

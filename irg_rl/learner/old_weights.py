@@ -1,7 +1,7 @@
-"""The old policy: a second copy of the weights. The samplers use this copy to draw samples.
+"""The old policy: a second set of weights, with which the samplers draw samples.
 
-The copy is a moving average of the trained weights. It cannot be computed from the trained weights alone, so a
-checkpoint must contain it.
+These weights are a moving average of the trained weights over the updates. They cannot be computed from the current
+trained weights alone, so a checkpoint must contain them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,8 +17,8 @@ from irg_rl.sections import Decay, Section, Weight
 
 
 class OldPolicySchedule(Section):
-    """Says how fast the old policy follows the trained weights. The old policy is a second copy of the weights, with
-    which samples are drawn. After each update: old = decay * old + (1 - decay) * new.
+    """Says how fast the old policy follows the trained weights. The old policy is a second set of weights, with which
+    samples are drawn. After each update: old = decay * old + (1 - decay) * trained.
 
     The decay after update n (counted from 0) is 0 while n < flat. Later it is min(slope * (n - flat), most). The two
     schedules of DiffusionNFT are (flat, slope, most) = (0, .001, .5) and (75, .0075, .999).
@@ -33,9 +33,8 @@ class OldPolicySchedule(Section):
 
 
 class OldWeights(EMA):
-    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` counts the training updates after
-    which these weights were adjusted.
-    """
+    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` is the number of training updates that
+    these weights have followed."""
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)

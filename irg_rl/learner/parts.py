@@ -1,4 +1,5 @@
-"""The three parts of the model. Each part has its own learning rate, and its gradient norm is reported separately."""
+"""The three parts of the model (und, gen, vision). Each part has its own learning rate, and its gradient norm is
+reported separately."""
 
 import math
 from collections.abc import Mapping

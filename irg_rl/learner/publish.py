@@ -1,10 +1,10 @@
 """Publish weights to the samplers. The weights are named arrays with a version and a digest.
 
     learner: publication = publish(weights, version)  ->  samplers: set_weights(arrays, version, digest)
-    driver:  require_acknowledged(publication, answers); only then slots are freed
+    driver:  require_acknowledged(version, digest, answers), before it frees the slots of the trained groups
 
-The digest covers the names and the bytes of the arrays. If a sampler answers with the same digest, it has exactly the
-trained weights (invariant 4 of docs/architecture.md).
+The digest covers the names and the bytes of the arrays. If a sampler answers with the same digest as the publication,
+it has exactly the trained weights (invariant 4 of docs/architecture.md).
 """
 
 import hashlib

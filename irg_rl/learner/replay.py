@@ -69,10 +69,9 @@ class ReplayPack:
 
 
 ContextTokens = list[dict[int, int]]
-"""The number of context tokens of each segment of a trajectory. The list has one dict for each segment. The dict gives
-the number of tokens of everything in the context: the keys are 0 for the prompt, and `id(segment)` for a segment. An
-image enters the context only with the segment after it.
-"""
+"""The context of each segment of a trajectory, with its token counts. The list has one dict for each segment. The dict
+has one entry for each part of the context: the prompt (key 0), the earlier segments and, if the segment is a text, the
+segment itself (key `id(segment)`). The value is the number of tokens of this part."""
 
 
 @dataclass
@@ -87,8 +86,8 @@ class _RowContents:
 
     def growth(self, path: ContextTokens, place: int) -> int:
         """Return the number of tokens by which the row would grow if the context of segment number `place` were added.
-        `path` holds the context of each segment; what is already in the row is not counted.
-        """
+        `path` holds the context of each segment of the trajectory. Parts of the context that are already in the row are
+        not counted."""
         return sum(tokens for part, tokens in path[place].items() if part not in self.context)
 
     def reach(self, trajectory: int, path: ContextTokens, place: int) -> None:

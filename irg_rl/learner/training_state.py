@@ -55,8 +55,8 @@ def restore(
     ema: EMA | None = None,
     old: OldWeights | None = None,
 ) -> list[str]:
-    """Restore a training state that `capture` returned. It is restored bit for bit if the world size is the same as
-    before. Return a list of messages about what could not be restored.
+    """Restore a training state. `groups` and `words` are the two values that `capture` returned. The state is restored
+    bit for bit if the world size is the same as before. Return a list of messages about what could not be restored.
 
     With another world size the weights and moments are still exact. But a rank without a saved random generator state
     keeps its own state. Raises CheckpointError if the frozen parameters differ from those of the checkpoint.

@@ -46,8 +46,10 @@ class FullState:
         return self._read(self._changing())
 
     def frozen_digest(self) -> str | None:
-        """Return a digest of the names and bits of the frozen parameters, or None if no parameter is frozen. Weights
-        that `changing` yields may be used only with frozen parameters of the same digest.
+        """Return a digest of the names and bits of the frozen parameters, or None if no parameter is frozen.
+
+        `changing` does not yield the frozen parameters. So the weights that it yields may be combined only with frozen
+        parameters that have the same digest.
         """
         frozen = [(name, tensor) for name, tensor in self._entries() if _is_frozen(tensor)]
         total = hashlib.sha256()

@@ -1,9 +1,10 @@
 """Losses that need no log-probabilities from the sampler: DPO on text and on flow matching, DiffusionNFT and AWM.
 
 Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses have one value for each pair or sample. M[...]
-in formulas is the mean over N and D. In the margin of a pair, the errors are already averaged over N and D. The caller
-averages over pairs after the log-sigmoid, with `flow.aggregate` and a global count. (Averaging the errors before the
-log-sigmoid would couple the pairs: diffusers #6702.)
+in formulas is the mean over N and D. The margin of a pair says how much more the policy prefers the chosen item to the
+rejected one than the reference model does. In the margin of two images, the squared errors are already averaged over N
+and D. The caller averages over pairs after the log-sigmoid, with `flow.aggregate` and a global count. (Averaging the
+errors before the log-sigmoid would couple the pairs: diffusers #6702.)
 """
 
 from enum import StrEnum
@@ -138,10 +139,11 @@ def awm_log_prob(
     """Return the log-probability that AWM (arXiv 2509.25050) uses for each sample, as input for `flow.policy_loss`. It
     is the negative weighted flow-matching error.
 
-    With E = M[(v - target)^2], where M is the mean over the elements of the latent, the result is
+    With E = M[(v - target)^2], where M is the mean over the elements of the latent, the result depends on `weight`:
 
-        uniform, t, t2: -E w(t), with w = 1, t or t^2 huber: -(sqrt(E + 1e-10) - 1e-5) t ghuber: -((E + 1e-10)^p -
-            1e-10^p) t / p, where p is `power`
+        uniform, t, t2: -E w(t), with w = 1, t or t^2
+        huber: -(sqrt(E + 1e-10) - 1e-5) t
+        ghuber: -((E + 1e-10)^p - 1e-10^p) t / p, where p is `power`
 
     The old and the new policy must get the same noise and time.
     """

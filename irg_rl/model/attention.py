@@ -98,9 +98,9 @@ class Move(torch.autograd.Function):
     """Copies tokens to other positions: the forward pass returns x[forward_index], and the backward pass returns
     grad[backward_index].
 
-    This gradient is exact if the two indices are inverse to each other on the real tokens. Positions of padding get a
-    copy of token 0. This does no harm: queries in the padding see only padding, and the gradient of padding is never
-    read.
+    This gradient is exact if `backward_index` is the inverse of `forward_index` on the real tokens. Positions of
+    padding get a copy of token 0. This does no harm: queries in the padding see only padding, and the gradient of
+    padding is never read.
     """
 
     @staticmethod
@@ -205,10 +205,11 @@ def stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
 
 @wrap_torch_function(lambda visibility: (visibility.block,))
 def block_mask(visibility: Visibility):
-    """Return the mask that FlexAttention needs for a batch of rows (token sequences). The mask says which blocks of 128
-    x 128 (query, key) pairs are visible in part, in full or not at all.
+    """Return the mask that FlexAttention needs for a batch of rows (token sequences). For each block of 128 x 128
+    (query, key) pairs, the mask says whether all, some or none of the pairs are visible.
 
-    This is a separate function, like `flex_attention`, so that footprint.py can replace both.
+    This is a separate function, like `flex_attention`, so that footprint.py can replace both functions when it counts
+    memory.
     """
     block, ancestors, causal = visibility.block, visibility.ancestors, visibility.causal
 

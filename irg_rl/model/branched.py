@@ -26,9 +26,9 @@ class _Spread(torch.autograd.Function):
     """Copies tokens to all branches that see them: the forward pass returns x[index], where a token may occur several
     times. The backward pass adds up the gradients of all copies.
 
-    `first` holds, for each token of x, its position in its own branch. `copies` holds the positions of the further
-    copies, in other branches that see the token. `copied` holds the index of the token that is at each of these
-    positions. All other values of x[index] are padding and receive no gradient.
+    All positions below are positions in x[index]. `first` holds, for each token of x, its position in its own branch.
+    `copies` holds the positions of its further copies, in other branches that see it. For each position in `copies`,
+    `copied` holds the index in x of the token there. All other values of x[index] are padding and receive no gradient.
     """
 
     @staticmethod
@@ -170,10 +170,10 @@ class _Places:
         return np.flatnonzero(np.concatenate(self._tokens) < 0)
 
     def copies(self) -> Int[np.ndarray, "C"]:
-        """Return the positions of the list that hold copies: tokens that belong to another branch than the one in which
-        they are listed."""
+        """Return the positions of the list that hold copies. A copy is a token that is listed in the view of a branch
+        but belongs to another branch."""
         return np.flatnonzero(np.concatenate(self._context))
 
     def copied(self) -> Int[np.ndarray, "C"]:
-        """Return the number of the token at each of the positions that `copies()` returns."""
+        """Return, for each position that `copies()` returns, the number of the token there."""
         return np.concatenate(self._tokens)[self.copies()]

@@ -25,7 +25,8 @@ class Mark:
     positions: Int[Tensor, "B"]
 
     def of(self, rows: Int[Tensor, "R"]) -> "Mark":
-        """Return this mark for another cache whose rows are copies of the rows `rows` of the first cache."""
+        """Return this mark for a second cache. The rows of the second cache are copies of the rows `rows` of the cache
+        that the mark was made for."""
         return Mark(self.lengths[rows], self.positions[rows])
 
 
@@ -79,11 +80,11 @@ def require_room(cache: KVCache, lengths: Int[Tensor, "R"]) -> None:
 
 
 class CachedAttention:
-    """Attention of new tokens in some rows of a cache. A new token sees the cached context of its row, and other new
-    tokens of the same row.
+    """Attention of new tokens in R rows of a cache, with at most T new tokens per row. A new token sees the cached
+    context of its row, and other new tokens of the same row.
 
     `own` [R, T, T] says which new tokens of a row see each other. `new` holds the number of new tokens of each row. If
-    `write` is True, the new keys and values are written to the cache, and the caller then updates the lengths.
+    `write` is True, the new keys and values are written to the cache, and the caller must then update the lengths.
     Otherwise the cache does not change.
     """
 

@@ -6,8 +6,9 @@ computes all rows (one row is one text), also rows whose text has ended. (What s
 its context and is never read.) For the same reason attention reads the same number of cache columns for every row, and
 a mask hides the columns that do not belong to the row.
 
-Letters: A rows that take part in a step, B rows of the cache, R rows of the texts, S columns read, h query heads, k
-key/value heads, d numbers per head, V vocabulary.
+Letters: B all rows of the cache; R the rows of the cache that a decoder works on (R <= B); A those of the R rows that
+get a token in one step (A <= R); S cache columns that are read, h query heads, k key/value heads, d numbers per head, V
+vocabulary.
 """
 
 import functools
@@ -22,8 +23,9 @@ from irg_rl.model.cache import KVCache
 from irg_rl.model.transformer import LanguageModel
 
 Decode = Callable[[Int[Tensor, "A"], Int[Tensor, "A"]], Float[Tensor, "A V"]]
-"""`decode(token_ids, some)` appends one token to each of the rows `some` and returns, for each of these rows, the
-logits of its next token."""
+"""A function `decode(token_ids, some)`. `some` holds the indices of the rows that get a token in this step, and
+`token_ids` holds one token for each of them. The function returns, for each of these rows, the logits of its next
+token."""
 
 
 class SingleTokens:
@@ -52,8 +54,9 @@ class GraphDecoder:
     rows: the rows of the cache that get tokens, in ascending order. tokens: the largest number of tokens that each row
     may get.
 
-    Use only one decoder per device at a time: all decoders are recorded on one stream and share its memory. Raises
-    ValueError, before any work on the GPU, if a context would become longer than the cache has room for.
+    Use only one decoder per device at a time: all decoders of a device are recorded on one CUDA stream and use the same
+    working memory. Raises ValueError, before any work on the GPU, if a context would become longer than the cache has
+    room for.
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> None:

@@ -20,8 +20,9 @@ class FlashAttention:
     `causal` is True, the block is a text. Otherwise it is an image, whose tokens all see each other.
 
     `kernel(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=)` is flash-attn's
-    `flash_attn_varlen_func`. It takes q [N, h, d] and k, v [M, k, d], one row after the other. The last query of a row
-    sees the row's last key.
+    `flash_attn_varlen_func`. It takes q [N, h, d] and k, v [M, k, d], in which the tokens of row 0 come first, then
+    those of row 1, and so on. With `causal=True`, the last query of a row sees all keys of the row, and each earlier
+    query sees one key less.
     """
 
     def __init__(

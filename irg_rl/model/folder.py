@@ -80,8 +80,9 @@ def load_folder(
     """Check a model folder with `check_folder`, then read it. Every tensor is loaded directly to its device and number
     type.
 
-    The autoencoder stays in fp32. If the two sin-cos position tables are not in the file, they are computed. Raises
-    InputError if the folder has an error, or if this machine cannot run the kernels that `attention` asks for.
+    The autoencoder stays in fp32. The model has two sin-cos position tables; a table that is not in the weight files is
+    computed. Raises InputError if the folder has an error, or if this machine cannot run the kernels that `attention`
+    asks for.
     """
     path, attention = Path(path), Backend(attention)
     attention.require(torch.device(device), dtype)
@@ -126,8 +127,8 @@ def check_folder(path: Path) -> Folder:
 
 def require_sizes(folder: ModelConfig, asked: ModelConfig, path: Path) -> None:
     """Raise InputError if the model sizes in a recipe (`asked`) differ from those of the model folder that training
-    starts from (`folder`). The error names each size that differs. (The shift of the training timesteps is not a
-    size.)"""
+    starts from (`folder`). The error names each size that differs. The setting `timestep_shift` is not compared,
+    because it is not a size."""
     theirs, ours = folder.to_dict(), asked.to_dict()
     different = [
         f"model.{name} is {mine}, {found} in the folder"
@@ -147,8 +148,9 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str 
 
 
 def _with_real_table(config: ModelConfig, shapes: Mapping[str, torch.Size], path: Path) -> ModelConfig:
-    """Return the configuration with the `max_latent_size` that fits the table of latent positions in the weights. The
-    two may differ, because the config.json of a release may be older than its weights."""
+    """Return the configuration with `max_latent_size` set to the side of the position table of latents that is in the
+    weights. The configuration may have another value, because the config.json of a release may be older than its
+    weights."""
     table = shapes.get("latent_pos_embed.pos_embed")
     if table is None or len(table) != 2:
         return config

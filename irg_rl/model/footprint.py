@@ -153,7 +153,8 @@ class _AttentionBytes(torch.autograd.Function):
 
 class _FusedAttention(TorchFunctionMode):
     """Replaces PyTorch's attention by `_AttentionBytes`, because it is not known which kernel a GPU would choose. The
-    masks of FlexAttention are not counted: they have only a few numbers per 128 x 128 pairs.
+    masks of FlexAttention are not counted: they are small, with only a few numbers for each block of 128 x 128 (query,
+    key) pairs.
 
     If `repeats_heads` is True, keys and values are first repeated for every query head, as attention.py does on CUDA.
     """

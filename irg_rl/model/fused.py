@@ -1,7 +1,7 @@
 """RMS norm and rotary embedding with hand-written gradients.
 
 On a CPU, a small transformer spends as much time in these two functions as in its matrix products. With hand-written
-gradients, these functions read and write memory half as often.
+gradients, these functions read and write memory half as often as with PyTorch's automatic gradients.
 """
 
 import torch

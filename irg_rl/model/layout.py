@@ -78,9 +78,12 @@ class Layout:
         return len(self.blocks) - 1
 
     def new_branch(self) -> None:
-        """Say that the next block starts a new branch of the row. Blocks of a branch may have ancestors outside the
-        branch, but no other block outside the branch may be seen. This call does not change which tokens see each
-        other, because that depends only on parents. It only marks where attention may split the row."""
+        """Say that the next block starts a new branch of the row. A block may see the other blocks of its branch and
+        its ancestors, which may be outside the branch. It must not see any other block.
+
+        This call does not change which tokens see each other, because that depends only on parents. It only marks where
+        attention may split the row.
+        """
         if self.branches[-1] < len(self.blocks):
             self.branches.append(len(self.blocks))
 
@@ -141,8 +144,9 @@ def views(rows: list[Layout]) -> list[View]:
 
 
 class Tokens:
-    """The table in the docstring of this module, applied to every token of several rows: arrays with one entry per
-    token, row after row. The arrays `row`, `kind`, `length`, `sizes` and `first` have one entry per block instead."""
+    """The properties that the table in the docstring of this module gives to a token, computed for all tokens of
+    several rows. They are arrays with one entry per token, row after row. The arrays `row`, `kind`, `length`, `sizes`
+    and `first` have one entry per block instead."""
 
     def __init__(self, rows: list[Layout]) -> None:
         table = [

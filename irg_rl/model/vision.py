@@ -108,8 +108,8 @@ class VisionTransformer(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """A wrapper around the vision tower. Its attribute `vision_model` gives the weights the names that they have in
-    checkpoints."""
+    """A wrapper around the vision tower. Because the tower is its attribute `vision_model`, the names of the weights
+    begin with `vision_model.`, as they do in checkpoints."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()

@@ -24,8 +24,9 @@ class Turn:
 @dataclass(frozen=True)
 class Advice:
     """Advice on how to make one kind of process fit into memory. `place` is the name of the kind of process. `fitting`
-    lists changed settings with which the process fits. For each setting it contains the mildest value that is enough.
-    `nearest` is the changed setting with the smallest peak memory, or None if no setting reduces the peak."""
+    lists changed settings with which the process fits. If several values of a setting are enough, only the mildest one
+    (the smallest change) is listed. `nearest` is the changed setting with the smallest peak memory, or None if no
+    setting reduces the peak."""
 
     place: str
     fitting: list[Turn]

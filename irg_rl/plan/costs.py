@@ -55,7 +55,8 @@ class Rates:
 
     @classmethod
     def assumed(cls, device: str) -> "Rates":
-        """Return the assumed speed: about 40 % of the bf16 peak of an H100, or on the CPU that of two cores."""
+        """Return the assumed speed. On a GPU it is about 40 % of the bf16 peak of an H100; on a CPU it is the speed of
+        two cores."""
         return cls(400.0, 2500.0) if device == "cuda" else cls(0.1, 10.0)
 
 
@@ -125,7 +126,7 @@ class Plan:
 
     @property
     def model(self) -> UnifiedModel:
-        """Return the model without adapters."""
+        """Return the model of the recipe, on the meta device and without adapters."""
         return meta_model(self.recipe.model)
 
     @cached_property

@@ -42,7 +42,7 @@ class StageLine:
 
 @dataclass(frozen=True)
 class Absence:
-    """A section of the report without data, and the reason, such as a stage that has not run yet."""
+    """A section of the report for which there is no data, and the reason. For example, its stage has not run yet."""
 
     part: str
     reason: str
@@ -202,7 +202,7 @@ def by_prompt(record: RunRecord) -> list[SampledPrompt]:
 
 
 def png_address(pixels: np.ndarray) -> str:
-    """Return an image as a data URL with a PNG file. The image is first enlarged or reduced to a readable size."""
+    """Return a data URL that contains the image as PNG. The image is first enlarged or reduced to a readable size."""
     return "data:image/png;base64," + base64.b64encode(strips.png(strips.fit(pixels))).decode()
 
 

@@ -89,7 +89,7 @@ def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[Repo
 
 
 def not_drawn(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[str]:
-    """Return which scalars of metrics.jsonl no figure shows, as a sorted list of names in the form `stage/name`."""
+    """Return the sorted names, in the form `stage/name`, of the scalars in metrics.jsonl that are in no figure."""
     curves = (*CURVES, *own)
     names = {(row["stage"], name) for row in metrics for name in row if name not in ("stage", "step", "time")}
     drawn = {
@@ -139,8 +139,8 @@ Lines = dict[str, list[Piece]]
 
 
 def _panels(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, Lines]]:
-    """Return two dicts. The first has the begin of each stage on the x axis. The second has the lines of each panel.
-    Stages are placed one after the other on the x axis, so a line has one piece per stage."""
+    """Return two dicts. The first has the position on the x axis at which each stage starts. The second has the lines
+    of each panel. Stages are placed one after the other on the x axis, so a line consists of one piece per stage."""
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in metrics:
         if re.fullmatch(curve.stages, row["stage"]):
@@ -173,8 +173,8 @@ def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str
 
 
 def smooth(y: np.ndarray) -> np.ndarray:
-    """Return the centred mean over a twentieth of the curve, but over at least five points. At both ends of the curve,
-    the mean is over fewer points."""
+    """Replace each point of the curve by the mean of the points around it, and return the result. The mean is over a
+    twentieth of all points, but over at least five. Near both ends of the curve fewer points are used."""
     half = max(2, len(y) // 40)
     sums = np.concatenate([[0.0], np.cumsum(y)])
     index = np.arange(len(y))
@@ -309,8 +309,8 @@ def _draw_arm(axes: Axes, arm: str, accuracy: Sequence[dict], offset: float) -> 
 
 def _errors(measures: Sequence[dict]) -> list[list[float]]:
     """Return two lists with the lengths of the error bars: below the values and above the values. If a value has no
-    interval, its bars have length 0. If a value is outside its interval, the bar towards the interval's far end is
-    drawn and the other one has length 0."""
+    interval, its bars have length 0. If a value is below its interval, the lower bar has length 0; if it is above, the
+    upper bar has length 0."""
     low = [max(0.0, m["value"] - m["low"]) if m["low"] is not None else 0.0 for m in measures]
     high = [max(0.0, m["high"] - m["value"]) if m["high"] is not None else 0.0 for m in measures]
     return [low, high]

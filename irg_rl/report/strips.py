@@ -18,7 +18,7 @@ WHITE, RIGHT, WRONG, UNKNOWN = (255, 255, 255), (34, 139, 84), (200, 60, 50), (1
 
 
 def png(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """Return a PNG file of these pixels."""
+    """Return the bytes of a PNG file that contains these pixels."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -103,8 +103,8 @@ _REAL_ONLY = (
 
 @dataclass(frozen=True)
 class GroupedTable:
-    """A table whose columns are in groups with headings. `groups` has (heading, names of columns); each row has cells
-    for all groups."""
+    """A table whose columns are in groups with headings. `groups` has one entry per group: (heading, names of the
+    group's columns). Each row has one cell per column, for the columns of all groups in order."""
 
     groups: list[tuple[str, list[str]]]
     rows: list[TableRow]
@@ -112,7 +112,7 @@ class GroupedTable:
 
 def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
     """Return a table of all measures over the turns. It has one row per measure and arm (the model's own refinement or
-    a control), and one column per turn. The evaluations are side by side."""
+    a control). Each evaluation has its own group of columns, with one column per turn."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -127,8 +127,8 @@ def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
 
 
 def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Return the rows, with the heading `group` only in the first of all neighbouring rows that have the same heading.
-    `span` of this first row is set to the number of these rows."""
+    """Return copies of the rows in which no heading is repeated. If neighbouring rows have the same heading `group`,
+    only the first of them keeps the heading, and its `span` is set to the number of these rows."""
     headed: list[TableRow] = []
     for _, found in groupby(rows, key=lambda row: row.group):
         first, *rest = found
@@ -220,8 +220,8 @@ class GateRow:
 
 
 def gate_lines(gate: dict) -> list[GateRow]:
-    """Return the requirements of the gate as texts, one GateRow each. Leads of refinement over a control are shown in
-    percentage points. All other values are shares and are shown in percent."""
+    """Return the requirements of the gate as texts, one GateRow each. Differences between refinement and a control are
+    shown in percentage points. All other values are shares and are shown in percent."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -254,9 +254,9 @@ def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dic
 
 
 def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
-    """Return the tiles with the most important values: the result of the gate (of the evaluation after SFT or after RL,
-    as `after` says), the accuracy of the first and of the last image in the latest evaluation, its repair beside the
-    repair of the controls, and its damage."""
+    """Return the tiles with the most important values. One shows the result of the gate (the test that refinement
+    works), for the evaluation after SFT or after RL, as `after` says. The others show values of the latest evaluation:
+    the accuracy of the first and of the last image, the repair beside that of the controls, and the damage."""
     if not evaluations:
         return []
     first, latest = evaluations[0], evaluations[-1]

@@ -1,5 +1,5 @@
 """The built-in world of coloured shapes. It has random scenes, a renderer, a checker that judges pictures, a teacher
-that writes texts for training, and training rows.
+that writes texts for training, and functions that make training rows.
 
 This package does not depend on any model.
 """

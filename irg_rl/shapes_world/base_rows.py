@@ -1,9 +1,9 @@
 """Makes training rows for the base model: drawing, reading and editing pictures. The texts name the cells of objects.
 
-The base model is trained on these rows first. Then come the rows of IRGL, the six learning modes of Interleaving
-Reasoning Generation. The prompts and think texts of IRGL do not say where an object is, so many pictures fit one text,
-and a model learns the meaning of words slowly. In the rows of this module, the text determines the picture. There are
-three modes:
+The base model is trained on these rows first. Afterwards it is trained on the rows of IRGL, the six learning modes of
+Interleaving Reasoning Generation. The prompts and think texts of IRGL do not say where an object is, so many different
+pictures fit the same text, and a model learns the meaning of words slowly. In the rows of this module, the text
+determines the picture. There are three modes:
 
 - `base_drawing`: the text says which objects to put into which cells, and the model draws the picture.
 - `base_reading`: the model answers questions about a picture: where objects are, whether their number is right, whether
@@ -46,7 +46,7 @@ RELATED = 2
 """Number of questions in one row of base_reading that ask whether a relation, such as "left of", holds."""
 AGAIN = 0.2
 """Probability, in rows of base_reading, that a new object repeats the shape and colour of an object already in the
-picture. Then there are several equal objects to count."""
+picture. So some pictures have several equal objects that can be counted."""
 
 
 def placed_scene(rng: random.Random, again: float = 0.0) -> Scene:
@@ -82,9 +82,9 @@ def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 def related(scene: Scene, rng: random.Random) -> list[str]:
     """Return a list of texts in which questions and answers alternate. The first two questions ask whether a relation
-    between two objects holds; it does in about half of the cases. The last question asks which empty cells have a given
-    relation to an object, for example, which empty cells are left of it. The list is empty if fewer than two objects
-    are unique in shape and colour."""
+    between two objects holds. The right answer is yes in about half of the cases. The last question asks which empty
+    cells have a given relation to an object, for example, which empty cells are left of it. The list is empty if fewer
+    than two objects are unique in shape and colour."""
     kinds = Counter(map(as_thing, scene.objects))
     alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
     if len(alone) < 2:

@@ -69,8 +69,8 @@ class Check:
 class Inspection(Verdict):
     """The verdict on a picture, with its reasons. If the picture is right (`correct`), `score` is 1 and `defects` is
     empty. If it is wrong, `score` is below 1 and `defects` is not empty. `checks` has one entry for each entry of the
-    prompt's `include` list, one for each relation, and one for each entry of the `exclude` list whose object is not
-    also in `include`. All other entries of `exclude` are covered by the check of their entry of `include`."""
+    prompt's `include` list and one for each relation. It also has one for each entry of the `exclude` list that is
+    about an object that is not in `include`. If an object is in both lists, one check covers both entries."""
 
     checks: tuple[Check, ...]
     defects: tuple[Defect, ...]
@@ -106,15 +106,16 @@ class Matching:
 
     @cached_property
     def kept(self) -> list[list[Object]]:
-        """One list for each entry of `include`, with the objects that are assigned to it: at most `count` of them. If
-        more than `count` objects fit, those whose cells satisfy the relations of the prompt are preferred."""
+        """One list for each entry of `include`, with the objects that are assigned to it: at most as many as its
+        `count` says. If more objects fit, objects whose cells satisfy the relations of the prompt are preferred."""
         return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
 
     @cached_property
     def defects(self) -> list[Defect]:
         """All defects of the picture, in a fixed order. If a wanted object is missing, an unassigned object of the
-        right shape is reported as one of a wrong colour. If there is none, an unassigned object of the right colour is
-        reported as one of a wrong shape. If there is none either, the wanted object is reported as missing."""
+        right shape is reported as one of a wrong colour. If there is no such object, an unassigned object of the right
+        colour is reported as one of a wrong shape. If there is no such object either, the wanted object is reported as
+        missing."""
         kept = {seen.cell for seen in sum(self.kept, [])}
         spare = [seen for seen in self.objects if seen.cell not in kept]
         pairs = zip(self.demand.includes, self.kept)
@@ -157,8 +158,9 @@ class Matching:
         return defects
 
     def _broken(self, mended: set[str | None]) -> list[Defect]:
-        """Return a defect for each relation that does not hold although enough objects are there for both of its
-        entries. Objects in the cells `mended` already have another defect and are ignored."""
+        """Return a defect for each relation between two entries of `include` that does not hold. A relation is skipped
+        if the picture has too few objects for one of its two entries. Objects in the cells `mended` already have
+        another defect and are ignored."""
         defects = []
         for first, name, second in self.demand.relations:
             a, b = self.demand.includes[first], self.demand.includes[second]
@@ -183,7 +185,8 @@ def _within(wanted: Thing, wider: Thing) -> bool:
 
 def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Object]]:
     """Return pairs (missing thing, similar object). Each missing thing in `short` is paired with the first object in
-    `spare` for which `near(thing, object)` is true. What is paired is removed from both lists."""
+    `spare` for which `near(thing, object)` is true. The function removes each paired thing from `short` and each paired
+    object from `spare`."""
     pairs = []
     for thing in list(short):
         seen = next((seen for seen in spare if near(thing, seen)), None)
@@ -195,7 +198,8 @@ def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Ob
 
 
 def _lone_excludes(demand: Demand) -> list[tuple[Thing, int]]:
-    """Return the entries (thing, count) of `exclude` that limit the number of none of the things in `include`."""
+    """Return those entries (thing, count) of `exclude` that are not about any thing in `include`. For example, an entry
+    for "ring" is left out if `include` has "red ring"."""
     return [pair for pair in demand.excludes if not any(_within(thing, pair[0]) for thing, _ in demand.includes)]
 
 

@@ -68,8 +68,8 @@ def _cells(thing: Thing, objects: Sequence[Object]) -> list[str]:
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
     """Return a text about two kinds of object in a picture: the cells of both, then all relations that hold between
     them, then whether the relation `name` holds. An example is "red ring at north , bar at south : above . red ring is
-    above bar .". In this order, each word follows from the few words before it. If the last sentence stood alone, a
-    small model would only guess it."""
+    above bar .". In this order, a small model can derive each word from the few words before it. Without the words
+    before the last sentence, it would only guess whether the relation holds."""
     ones, others = _cells(first, objects), _cells(second, objects)
     holding = [name for name in RELATIONS if all(stands(one, name, other) for one in ones for other in others)]
     told = f"{first} is {name if name in holding else f'not {name}'} {second} ."
@@ -77,8 +77,8 @@ def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[
 
 
 def sight_of_room(bounds: Sequence[tuple[str, Thing, Sequence[str]]], cells: Sequence[str]) -> str:
-    """Return a text that says which cells are free and satisfy certain relations. The caller gives these cells in
-    `cells`. Each entry of `bounds` is one relation: (relation, other thing, cells of the other thing). An example of
+    """Return a text that names the cells in `cells`: the free cells of a picture that satisfy all relations in
+    `bounds`. Each entry of `bounds` is one relation: (relation, other thing, cells of the other thing). An example of
     the text is "free above bar at south : north west ."."""
     said = " and ".join(f"{name} {thing} at {' '.join(places)}" for name, thing, places in bounds)
     return f"free {said} : {' '.join(cells) or NONE} ."
@@ -128,7 +128,8 @@ def parse_metadata(metadata: dict) -> Demand:
 
 
 def exactly(wanted: Sequence[tuple[Thing, int]]) -> Demand:
-    """Return a demand that a picture meets if it has exactly the given number of each thing."""
+    """Return a `Demand` that is met by pictures with exactly the given number of each thing. `wanted` has pairs (thing,
+    number)."""
     return Demand(tuple(wanted), tuple((thing, count + 1) for thing, count in wanted), ())
 
 
@@ -147,9 +148,9 @@ def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:
 
 
 def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], relations: list[Relation]) -> dict:
-    """Return the metadata of a prompt in the format of GenEval, with exact counts. For this purpose, the list `exclude`
-    forbids one more object than wanted of each thing in `includes`. It also forbids more objects of the same shape in
-    other colours."""
+    """Return the metadata of a prompt in the format of GenEval. A picture must show the exact number of each thing.
+    Therefore the list `exclude` forbids one more object than wanted of each thing in `includes`. It also forbids more
+    objects of the same shape in other colours."""
     positions = {relation.first: [relation.name, relation.second] for relation in relations}
     include = [_entry(thing, count) for thing, count in includes]
     for index, position in positions.items():
@@ -193,6 +194,6 @@ def metadata_key(metadata: dict) -> str:
 
 
 def stable_fraction(key: str) -> float:
-    """Return a number in [0, 1) that depends only on the text. It comes from a sha256 hash, so it is the same in every
-    run."""
+    """Return a number in [0, 1) that depends only on the text. It is computed from the sha256 hash of the text, so
+    every process gets the same number for the same text."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

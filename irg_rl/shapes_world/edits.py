@@ -20,8 +20,8 @@ from irg_rl.shapes_world.scene import CELLS, COLORS, Object, stands
 from irg_rl.shapes_world.scenes import random_object
 
 LONGEST_CHAIN = 3
-"""Largest number of objects that may be moved in one chain. In a chain, an object may go to a cell that an object moved
-before it has left."""
+"""Largest number of objects that may be moved in one chain. In a chain, several objects move one after the other, and
+an object may go to a cell that an earlier one has left."""
 
 
 class EditKind(StrEnum):
@@ -46,10 +46,10 @@ class Room:
 class Edit:
     """One repair of a picture.
 
-    `thing` and `cell` are the object in the picture and its cell; for the kind add, they are the new object and its
-    cell. `to` is the new colour (kind recolor), the new shape (reshape) or the new cell (move). `defect` is the defect
-    that the edit repairs. For the kinds add and move, `room` has the cells that the object could be put into; it is
-    None if no relation limits them.
+    `thing` is the object to change and `cell` is its cell. For the kind add, they are the new object and the cell that
+    it is put into. `to` is the new colour (kind recolor), the new shape (reshape) or the new cell (move). `defect` is
+    the defect that the edit repairs. For the kinds add and move, `room` has the cells that the object could be put
+    into. If no relation limits these cells, `room` is None.
     """
 
     kind: EditKind
@@ -70,13 +70,13 @@ def plan_edits(
     """Return the fewest edits that repair the first `max_fixes` defects of a picture. The list is empty if the picture
     is right.
 
-    If `max_fixes` is None, all defects are repaired. If the other edits then break a relation, objects are also moved
-    until all relations hold, so that the result is right.
+    If `max_fixes` is None, all defects are repaired. If some relation does not hold after these repairs, objects are
+    also moved, so that all relations hold and the edited picture is right.
 
-    A new object goes into a cell with unreadable content if there is one, otherwise into an empty cell. If possible, it
-    goes into a cell where its relations hold. If there are several such cells, it takes the first one, row by row.
-    (With randomly chosen cells, a model did not learn which cells are free, and it put two of three objects on top of
-    others.)
+    If possible, a new object goes into a cell where its relations hold. Among these cells, those with unreadable
+    content come first, and then empty cells. If several cells are equally good, the object takes the first one, row by
+    row. (With randomly chosen cells, a model did not learn which cells are free, and it put two of three objects on top
+    of others.)
 
     `overlooked` maps a kind of defect to the share of such defects that are not repaired. Raises ValueError if
     `overlooked` is not empty and `max_fixes` is None.
@@ -104,9 +104,9 @@ def plan_edits(
 
 
 def apply_edits(pixels: np.ndarray, reading: PictureReading, edits: list[Edit], rng: random.Random) -> np.ndarray:
-    """Return the picture after the edits, as uint8 [24, 24, 3]. Only the cells named by the edits change. An object
-    that is recoloured, reshaped or moved keeps all its other properties. Raises ValueError if there is no object in the
-    cell that an edit changes."""
+    """Return the picture after the edits, as uint8 [24, 24, 3]. Only the cells named by the edits change. A recoloured
+    object changes only its colour, a reshaped one only its shape, and a moved one only its cell. Raises ValueError if
+    there is no object in the cell that an edit changes."""
     edited = pixels.copy()
     board = {seen.cell: seen for seen in reading.objects}
 
@@ -167,8 +167,8 @@ def _plan_add(defect: Defect, board: dict, unclear: list[str], demand: Demand, r
 
 def _room(thing: Thing, others: Iterable[Object], demand: Demand, cells: Sequence[str]) -> Room | None:
     """Return a `Room` for an object that fits `thing`. It has the given cells, and the relations of this object to
-    other objects that the prompt asks for. Each relation is written from the side of `thing`. Return None if there are
-    no such relations."""
+    other objects that the prompt asks for. In each relation, `thing` comes first: if the prompt says "bar above ring",
+    the relation for a ring is "below bar". Return None if the prompt asks for no relation of this object."""
     bounds = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -187,8 +187,8 @@ def _tolerated(board: dict[str, Object], demand: Demand) -> list[str]:
 
 
 def _broken(objects: list[Object], demand: Demand) -> list[Defect]:
-    """Return a defect for each relation of the prompt that does not hold for some pair of objects. A relation without
-    any such pair is not reported. The defects are in the order of the metadata."""
+    """Return a defect for each relation of the prompt that some pair of objects breaks. A relation counts as kept if
+    the picture has no pair of objects that it is about. The defects are in the order of the metadata."""
     broken = []
     for first, name, second in demand.relations:
         one, other = demand.includes[first][0], demand.includes[second][0]
@@ -266,9 +266,10 @@ def _claim(edit: Edit) -> tuple:
 
 
 def _about(moves: list[Edit], broken: list[Defect]) -> list[Edit]:
-    """Return one move for each defect in `broken`: the first move that repairs this relation. If an object enters a
-    cell that another object leaves, the moves depend on each other. Then return the first moves in their order, at most
-    one for each defect, and stop before a move that repairs the same relation as an earlier one."""
+    """Return one move for each defect in `broken`: the first move that repairs this relation. There is one special
+    case. If an object enters a cell that another object leaves, the moves depend on each other, and their order is
+    kept. Then the result is the beginning of `moves`: at most as many moves as `broken` has defects. It ends before the
+    first move that repairs the same relation as an earlier move."""
     if {move.cell for move in moves} & {move.to for move in moves}:
         told = [_claim(move) for move in moves]
         repeated = [index for index, claim in enumerate(told) if claim in told[:index]]

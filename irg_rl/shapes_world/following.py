@@ -12,8 +12,8 @@ from irg_rl.shapes_world.scene import CELLS
 from irg_rl.shapes_world.teacher import parse_reflection, true_statements
 
 MOST_NAMED = 2
-"""Largest number of defects that the teacher names in one reflection. A reflection that names this many loses no score
-for the defects that it leaves out."""
+"""Largest number of defects that the teacher names in one reflection. A reflection that names this many real defects
+gets no lower score if the picture has further defects."""
 
 
 def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> float:
@@ -21,9 +21,9 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
     A text that does not follow the grammar of reflections scores 0. A reflection that says "nothing to change" scores 1
     if the picture is right and 0 if it is wrong. A reflection that names defects scores 0 if the picture is right. If
-    the picture is wrong, its score is the F1 of the stated defects against the real ones, where naming MOST_NAMED real
-    defects counts as full recall. Raises ValueError if the metadata ask for something that the shapes world does not
-    have.
+    the picture is wrong, its score is the F1 score of the stated defects compared with the real defects. In this F1,
+    the recall is already 1 if the text names MOST_NAMED real defects. Raises ValueError if the metadata ask for
+    something that the shapes world does not have.
     """
     parsed, verdict = parse_reflection(text), judge(reading, metadata)
     if parsed is None:
@@ -38,8 +38,8 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
 def following(text: str, before: PictureReading, after: PictureReading) -> float:
     """Return how well the picture `after` follows the edits that the reflection `text` asks for on the picture
-    `before`, in [0, 1]. It is the share of edits that are done, times the share of other cells that stay the same. A
-    text without edits asks to keep all cells."""
+    `before`, in [0, 1]. The result is the share of edits that are done, times the share of other cells that stay the
+    same. If the text asks for no edits, the result is the share of all cells that stay the same."""
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits
     was, now = _contents(before), _contents(after)
@@ -61,8 +61,8 @@ def _contents(reading: PictureReading) -> dict[str, Content]:
 
 
 def _asked(edit: Edit) -> list[tuple[str, Content]]:
-    """Return pairs (cell, content): the cells that an edit changes, each with the content that it should have after the
-    edit."""
+    """Return a pair (cell, content) for each cell that an edit changes. The content is what the cell should hold after
+    the edit."""
     thing: Content = (edit.thing.shape, edit.thing.color)
     match edit.kind:
         case EditKind.ADD:

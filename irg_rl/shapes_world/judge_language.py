@@ -1,4 +1,5 @@
-"""Parses questions to the built-in judge, which are written in plain English. The result says what an image must show.
+"""Parses questions to the built-in judge. The questions are written in plain English. The result of parsing says what
+an image must show.
 
 The grammar of a question is:
 
@@ -36,8 +37,8 @@ class ParsedQuestion:
 
 
 def parse_question(question: str) -> ParsedQuestion:
-    """Return how many images a question is about, and what it demands of an image. Raises NotUnderstood if the question
-    has neither of the two forms shown at the top of this module, or if its prompt cannot be parsed."""
+    """Return how many images a question is about, and what the quoted prompt demands of an image. Raises NotUnderstood
+    if the question has neither of the two forms shown at the top of this module, or if its prompt cannot be parsed."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")
@@ -69,9 +70,9 @@ def parse_prompt(prompt: str) -> Demand:
 
 
 def _mention(things: list[tuple[Thing, int]], thing: Thing, count: int, refers_back: bool) -> int:
-    """Return the index in `things` of the object that a noun phrase means. If the phrase refers back (it begins with
-    "the") and an earlier entry fits, this is the earlier entry. In all other cases, a new entry is added to
-    `things`."""
+    """Return the index in `things` of the object that a noun phrase means. If the phrase begins with "the" and fits an
+    earlier entry of `things`, return the index of this entry. In all other cases, add a new entry to `things` and
+    return its index."""
     known = [seen for seen, _ in things]
     if refers_back and thing in known:
         return known.index(thing)

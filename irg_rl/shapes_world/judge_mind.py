@@ -29,8 +29,8 @@ FIRST_POSITION_BIAS = 0.4
 
 def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
     """Return the judge's answer to a yes/no question about one image, or to a question which of two images fits better.
-    The answer has the text and the probabilities of the possible words. It has no probabilities if the question cannot
-    be parsed or is about another number of images."""
+    The answer has a text and the probabilities of the possible words. It has no probabilities if the question cannot be
+    parsed, or if the number of images in the question differs from the number of images that were given."""
     try:
         asked = parse_question(question)
     except NotUnderstood as puzzle:
@@ -46,7 +46,7 @@ def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
 
 
 def _belief(image: Pixels, demand: Demand, question: str, seed: int) -> float:
-    """Return the judge's logit for "`image` fulfils the demand"."""
+    """Return how strongly the judge believes that `image` fulfils the demand, as a logit."""
     verdict = judge_demand(read(_at_world_size(image)).objects, demand)
     digest = hashlib.sha256(f"{seed}\n{question}\n".encode() + image.tobytes()).digest()
     noise = random.Random(int.from_bytes(digest[:8], "big")).gauss(0, NOISE)
@@ -65,6 +65,6 @@ def _sigmoid(logit: float) -> float:
 
 
 def _spellings(yes: str, no: str, p: float) -> dict[str, float]:
-    """Return a dict of token probabilities similar to those of a real model. `p` is the probability of yes. The dict
-    has both words, both words in lower case, and one unrelated token."""
+    """Return a dict of token probabilities similar to those of a real model. `p` is the probability of the word `yes`.
+    The dict has five tokens: the words `yes` and `no` as given, both words in lower case, and one unrelated token."""
     return {yes: 0.95 * p, no: 0.95 * (1 - p), yes.lower(): 0.04 * p, no.lower(): 0.04 * (1 - p), "The": 0.01}

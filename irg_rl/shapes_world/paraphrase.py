@@ -9,8 +9,8 @@ _LISTS = re.compile(r"(?P<opening>i see|also) (?P<items>[^.]+) \.")
 
 
 def paraphrase(text: str) -> str | None:
-    """Return the reflection with its lists of the objects in the picture in reverse order. Return None if this changes
-    nothing, or if the text does not follow the teacher's grammar."""
+    """A reflection contains lists of objects in the picture. Return the reflection with each of these lists in reverse
+    order. Return None if the new text equals the old one, or if the text does not follow the teacher's grammar."""
     turned = _LISTS.sub(
         lambda found: f"{found['opening']} {' , '.join(reversed(found['items'].split(' , ')))} .", text
     )

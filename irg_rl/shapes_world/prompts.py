@@ -2,14 +2,14 @@
 a prompt are the objects that it asks for and the relations between them.
 
 Prompts belong to splits (train, validation, test, hard), and no set of constraints is in two splits. The split depends
-on the *set*, not on the sentence. So two phrasings of one set are always in the same split, and so is a relation
-written from its other side ("a left of b", "b right of a").
+on the *set*, not on the sentence. So two sentences with the same set are always in the same split. For example, "a left
+of b" and "b right of a" state the same constraint.
 
 There are seven tasks (kinds of prompt). Six of them come from the GenEval benchmark and have few possible sets of
-constraints. All sets of such a task are sorted by a hash, and the sorted list is cut into pieces for test, validation
-and train. So each of these splits gets some sets of every task. The seventh task, `scene`, has too many sets to list.
-The split of such a set is decided by its hash alone. The split `hard` gets some of the scenes with three or more
-constraints.
+constraints. All sets of such a task are sorted by a hash, and the sorted list is cut into three pieces, one each for
+test, validation and train. So each of these three splits gets some sets of every task. The seventh task, `scene`, has
+too many sets to list. The split of such a set is decided by its hash alone. The split `hard` gets some of the scenes
+with three or more constraints.
 
 In train, one set can be phrased in many ways. The other splits serve for measurement, and there every prompt has a
 different set.
@@ -40,8 +40,9 @@ SPLITS = ("train", "validation", "test", "hard")
 LISTED = {"validation": 0.1, "test": 0.2}
 """Maps a split to its share of the sets of constraints of each GenEval task. The other sets belong to train."""
 SCENES = {"train": 0.7, "validation": 0.1, "test": 0.1, "hard": 0.1}
-"""Maps a split to its share of the sets of constraints of the task `scene`. A hash of the set decides. Sets that would
-fall into `hard` but have fewer than three constraints go to test."""
+"""Maps a split to its share of the sets of constraints of the task `scene`. A hash of a set decides to which split the
+set belongs. A set with fewer than three constraints is never in `hard`: if its hash gives `hard`, the set goes to
+test."""
 HARD = (3, 4, 5, 6)
 """Numbers of constraints that a scene in the split `hard` can have."""
 TRAIN_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
@@ -66,8 +67,9 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
     """Return `n` prompts of a split.
 
     `mix` maps each task (kind of prompt) to its weight. If it is None, all tasks have equal weights, but in train the
-    task `scene` counts twice. Tasks take turns by weight, so a short list has the same prompts as the beginning of a
-    long one (except in train, where the order is random).
+    task `scene` counts twice. The tasks alternate in the list, and a task with a larger weight comes more often. In
+    validation, test and hard, a smaller `n` gives the beginning of the list that a larger `n` gives. In train, the
+    order is random.
 
     In train, sets of constraints are repeated if a task has only few of them. In the other splits, no set occurs twice,
     and the field `set` of the metadata describes the set in words. If a task has no sets left, prompts of other tasks
@@ -116,8 +118,9 @@ def set_name(key: str) -> str:
 def _sources(
     split: str, mix: dict[str, float] | None, rng: random.Random
 ) -> tuple[dict[str, float], dict[str, Iterator[dict]]]:
-    """Return two dicts for a split: (weights, iterators over prompt metadata). The keys of both are the tasks. For the
-    split `hard`, the keys are the numbers of constraints."""
+    """Return two dicts for a split. The first maps each task to its weight, and the second maps each task to an
+    iterator over prompt metadata. For the split `hard`, the keys of both dicts are numbers of constraints instead of
+    tasks."""
     if split == "hard":
         used: set[str] = set()
         kinds = {str(number): _each_once("scene", _scenes(split, used, rng, number), used, rng) for number in HARD}
@@ -148,8 +151,8 @@ def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
 
 
 def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Random) -> Iterator[dict]:
-    """Yield the metadata of one prompt for each set of constraints in `sets`. Also add the key of the set to `used`,
-    which collects the keys of all sets that were already used, in all tasks."""
+    """Yield the metadata of one prompt for each set of constraints in `sets`. Add the key of each set to `used`. The
+    tasks share `used`, so it has the keys of the sets that any task has already used."""
     for item in sets:
         key = canonical_key(*item)
         used.add(key)
@@ -201,9 +204,9 @@ def _listed(tag: str) -> list[Sets]:
 
 @cache
 def _dealt() -> dict[str, str]:
-    """Return a dict that maps the key of each set of constraints of the six GenEval tasks to its split. The sets of a
-    task are sorted by a hash, and the sorted list is divided by the shares in LISTED. Validation and test get at least
-    one set of each task."""
+    """Return a dict that maps sets of constraints to splits. It has the key of every set of the six GenEval tasks. The
+    sets of a task are sorted by a hash, and the sorted list is divided by the shares in LISTED. Validation and test get
+    at least one set of each task."""
     splits = {}
     for tag in TAGS[:-1]:
         keys = sorted((canonical_key(*item) for item in _listed(tag)), key=stable_fraction)
@@ -274,8 +277,9 @@ def phrase(tag: str, includes: list[tuple[Thing, int]], relations: list[Relation
 
 
 def _looking_back(first: int, name: str, second: int) -> Relation:
-    """Return the same relation with the later entry of `include` as its first member. If necessary, the relation is
-    reversed, for example from "left of" to "right of". GenEval's evaluator expects this form."""
+    """Return the relation in a form in which its first member is the later one of its two entries of `include`. If
+    necessary, the relation is reversed, for example from "left of" to "right of". GenEval's evaluator expects this
+    form."""
     return Relation(first, name, second) if first > second else Relation(second, MIRROR[name], first)
 
 

@@ -32,8 +32,8 @@ CHUNK = 512  # number of images handled at once, to limit memory
 
 @dataclass(frozen=True)
 class PictureReading:
-    """What the checker sees in a picture: the objects, sorted row by row and from left to right, the cells that it
-    cannot read, and the background colour."""
+    """What the checker sees in a picture. This is the objects (sorted row by row, and from left to right in each row),
+    the cells that the checker cannot read, and the background colour."""
 
     objects: tuple[Object, ...]
     unclear: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ class PictureReading:
 
 
 def scene_reading(scene: Scene) -> PictureReading:
-    """Return the reading of a picture of this scene as it would be without any error. It is made from the scene, not
-    from pixels."""
+    """Return what a checker without errors would read in a picture of this scene: its objects, unreadable cells and
+    background colour. The result is made from the scene, not from pixels."""
     objects = tuple(sorted(scene.objects, key=lambda seen: CELLS.index(seen.cell)))
     unclear = {blob.cell for blob in scene.blobs}
     return PictureReading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)
@@ -73,9 +73,10 @@ def read_batch(images: np.ndarray) -> list[PictureReading]:
 
 @cache
 def _templates() -> tuple[np.ndarray, list[tuple[str, int, int]]]:
-    """Return (coverages, variants). A coverage says how much of each pixel of a cell a candidate shape covers. The
-    coverages are float32 [shapes * variants, pixels of a cell], with all variants of one shape next to each other. The
-    list of variants has (size, dx, dy) of each sharp variant, then the same of each blurred one."""
+    """Return (coverages, variants). A variant is a shape with one size and one shift, sharp or blurred. A coverage says
+    how much of each pixel of a cell a variant of a shape covers. The coverages are float32 [shapes * variants, pixels
+    of a cell], with all variants of one shape next to each other. `variants` lists (size, dx, dy) for all sharp
+    variants of a shape, followed by the same list for the blurred variants."""
     shifts = (-1, 0, 1)
     places: list[tuple[str, int, int]] = [(size, dx, dy) for size, dx, dy in product(SIZES, shifts, shifts)]
     rows = []
@@ -94,8 +95,8 @@ def _blur(coverage: np.ndarray) -> np.ndarray:
 
 
 def _backgrounds(images: np.ndarray) -> np.ndarray:
-    """Return the background colour of each image, as whole numbers in float32 [N, 3]. First choose the grey in
-    BACKGROUNDS that the most pixels are close to. The background colour is the median of these pixels."""
+    """Return the background colour of each image, as whole numbers in float32 [N, 3]. First choose from BACKGROUNDS the
+    grey to which the most pixels are close. The background colour is the median of the pixels close to this grey."""
     flat = images.reshape(len(images), -1, 3).astype(np.int16)
     greys = np.array(BACKGROUNDS, np.int16)
     near = np.stack([(abs(flat - grey) <= GREY_RADIUS).all(-1) for grey in greys], 1)  # [N, greys, pixels]
@@ -131,9 +132,10 @@ def _read_chunk(images: np.ndarray) -> list[PictureReading]:
 
 
 def _match(offset: np.ndarray, energy: np.ndarray, grounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two arrays for n cells: the index of the best pair (colour, template) of each cell, and whether the cell
-    is clear. `offset` is float32 [n, 3, pixels], the pixels of each cell minus its background colour. `energy` is the
-    sum of the squares of `offset` in each cell. `grounds` has the background colours."""
+    """Compare n cells with all pairs (colour, template). A template is a shape with one size and one shift, sharp or
+    blurred. Return two arrays with one value per cell: the index of the best pair, and whether the cell is clear.
+    `offset` is float32 [n, 3, pixels], the pixels of each cell minus its background colour. `energy` is the sum of the
+    squares of `offset` in each cell. `grounds` has the background colours."""
     coverages = _templates()[0]
     palette = np.array(list(COLORS.values()), np.float32)[None] - grounds[:, None]  # [n, colours, 3]
     projections = offset @ coverages.T  # [n, 3, templates]

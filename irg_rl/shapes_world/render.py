@@ -1,4 +1,5 @@
-"""Renders scenes as pixels. Edges are smoothed by supersampling. Each cell is painted independently of the others."""
+"""Renders scenes as pixels. Edges are smoothed by supersampling. Each cell is painted independently of the other
+cells."""
 
 import random
 from functools import cache, lru_cache

@@ -58,8 +58,9 @@ class RowMix:
     """Share of rows whose first picture is right. The text of these rows ends with "nothing to change", and they have
     no second picture."""
     deep_share: float = 0.25
-    """Share of rows of the mode improving_full in which another reflection follows after a refined picture. The refined
-    picture is then both a training target and an input. The share applies again after every further picture."""
+    """Share of rows of the mode improving_full in which another reflection follows after a refined picture. In these
+    rows, the refined picture is both a training target and an input. After each further refined picture, the same share
+    decides again whether one more reflection follows."""
     max_turns: int = 4
     """Largest number of pictures in one training row, including the first picture. A reflection that says "nothing to
     change" counts as one picture."""
@@ -124,10 +125,12 @@ def own_image_rows(
     modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Messages]]:
-    """Return a dict that maps each of the given improving modes to its rows. The rows are made from first pictures that
-    a model has drawn itself. `images` are uint8 [N, 24, 24, 3], one per prompt. Each picture gives one row per mode. If
-    the picture is right, the row ends with the text "nothing to change". If it is wrong, the teacher repairs it. So
-    `mix.stop_share` has no effect here. Raises ValueError if the numbers of images and prompts differ."""
+    """Return a dict that maps each given mode to its training rows. The given modes must be improving modes (modes in
+    which a reflection leads from one picture to the next). The rows are made from first pictures that a model has drawn
+    itself. `images` are uint8 [N, 24, 24, 3], one per prompt. Each picture gives one row per mode. If the picture is
+    right, the row ends with the text "nothing to change". If it is wrong, the teacher repairs it. The setting
+    `mix.stop_share` (the share of rows whose first picture is right) is not used. Raises ValueError if the numbers of
+    images and prompts differ."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: there must be one image per prompt")
     seen = list(zip(prompts, images, read_batch(images)))
@@ -137,10 +140,10 @@ def own_image_rows(
 def improving_row(
     mode: str, prompt: Prompt, first: np.ndarray, reading: PictureReading, rng: random.Random, mix: RowMix = RowMix()
 ) -> Messages:
-    """Return one training row of an improving mode. It begins with the picture `first`, which shows what `reading`
-    says. The teacher's reflection names changes, and the second picture is the first one with exactly these changes. If
-    the reflection asks for no change, there is no second picture. In the mode improving_full, further reflections and
-    pictures may follow."""
+    """Return one training row of an improving mode. It begins with the picture `first`. `reading` lists the objects in
+    this picture. The teacher's reflection names changes, and the second picture is the first one with exactly these
+    changes. If the reflection asks for no change, there is no second picture. In the mode improving_full, further
+    reflections and pictures may follow."""
     steps = [_step(first, reading, prompt, rng, mix)]
     while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:
         picture = steps[-1][1]
@@ -163,7 +166,7 @@ def encode_png(pixels: np.ndarray) -> str:
 
 
 def decode_png(content: str) -> np.ndarray:
-    """Return the pixels of a PNG in base64. This is the inverse of `encode_png`."""
+    """Return the pixels of a PNG in base64. It does the opposite of `encode_png`."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
 
 

@@ -1,7 +1,7 @@
 """The content of a picture in the shapes world: a grid of cells, coloured shapes and a grey background.
 
-Cells are named after the points of the compass, with north at the top. A cell holds at most one object, so a picture
-can be edited by repainting single cells.
+Cells are named after the points of the compass (for example "north"), with north at the top. A cell holds at most one
+object, so a picture can be edited by repainting single cells.
 """
 
 from dataclasses import dataclass
@@ -48,9 +48,9 @@ Color = tuple[int, int, int]
 
 
 class Object(NamedTuple):
-    """One shape in one cell. `dx` and `dy` are -1, 0 or 1 and shift the object from the middle of its cell, to the
-    right and down if positive. No object is shifted beyond the edge of its cell, so a small object is shifted by one
-    pixel and a large one by only a quarter of a pixel."""
+    """One shape in one cell. `dx` and `dy` are -1, 0 or 1 and shift the object from the middle of its cell. Positive
+    values shift it to the right and down. A shift of 1 is one pixel for a small object, but only a quarter of a pixel
+    for a large object, which would otherwise leave its cell."""
 
     shape: str
     color: str

@@ -58,19 +58,20 @@ def _related(cells: list[str], owners: list[int], demand: Demand) -> bool:
 
 
 def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
-    """Return an object in this cell that fits `thing` (a shape with or without a colour). Its size is random, and so is
-    its colour if `thing` has none."""
+    """Return an object in this cell that fits `thing` (a shape with or without a colour). Its size is random, and its
+    colour is also random if `thing` has no colour."""
     color = thing.color or rng.choice(tuple(COLORS))
     dx, dy = (rng.randint(-WORLD.jitter, WORLD.jitter) for _ in range(2))
     return Object(thing.shape, color, rng.choice(tuple(SIZES)), cell, dx, dy)
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:
-    """Return a wrong scene: a copy of a right scene with `n_defects` random defects. Each defect changes other objects:
-    an object becomes missing or unreadable, gets a wrong colour or shape, or goes to a wrong place, or an object too
-    many is added. If defects cancel each other out in all attempts, the scene has fewer defects, but at least one. With
-    probability `clutter_share`, the scene also gets an unreadable blob in a free cell, which is no defect. Raises
-    ValueError if no wrong scene is found."""
+    """Return a wrong scene: a copy of a right scene with `n_defects` random defects. No two defects change the same
+    object. A defect is one of these: an object becomes missing or unreadable, gets a wrong colour or shape, or goes to
+    a wrong place, or an object too many is added. Two defects can cancel each other out. If this happens in all
+    attempts, the scene has fewer than `n_defects` defects, but at least one. With probability `clutter_share`, the
+    scene also gets an unreadable blob in a free cell, which is no defect. Raises ValueError if no wrong scene is
+    found."""
     demand = parse_metadata(metadata)
     for attempt in range(TRIES):
         wreck = Wreck(scene, demand, rng)
@@ -143,8 +144,8 @@ class Wreck:
             self.board[cell] = random_object(thing, cell, self.rng)
 
     def displace(self) -> None:
-        """Move objects so that one relation of the prompt no longer holds: move one of the two objects that it is
-        about, or exchange both. Do nothing if one of them is not there."""
+        """Move objects so that one relation of the prompt no longer holds: move one of its two objects, or exchange the
+        two. Do nothing if one of the two objects is not in the scene."""
         first, name, second = self.rng.choice(self.demand.relations)
         one, other = (self._standing_for(index) for index in (first, second))
         if one is None or other is None:
@@ -171,7 +172,8 @@ def unreadable_seeds(background: Color) -> tuple[int, ...]:
 
 
 def crowded_scene(rng: random.Random) -> Scene:
-    """Return a scene with few or many random objects and blobs in random cells. It serves to train an autoencoder."""
+    """Return a scene with few or many random objects and blobs in random cells. Pictures of such scenes are used to
+    train an autoencoder."""
     share = rng.uniform(0.2, 1.0)
     objects, blobs = [], []
     for cell in CELLS:

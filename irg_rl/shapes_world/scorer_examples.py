@@ -1,8 +1,8 @@
 """Makes training data for small scorer models from the shapes world: pictures with captions, and pictures ranked by
 quality.
 
-The data use only prompts of the train split. A caption is used only if its set of constraints belongs to this split,
-too.
+The data use only prompts of the train split. A caption is used only if the set of constraints that it states belongs to
+the train split, too.
 """
 
 import random
@@ -90,8 +90,8 @@ class Examples:
         return image, CORRECTNESS * graded + QUALITY * quality, graded
 
     def _painted(self, image: Pixels) -> tuple[Pixels, float]:
-        """Return (picture, quality). The picture may be blurred or noisy now. The quality is in [0, 1]; it is 1 for an
-        unchanged picture."""
+        """Return (picture, quality). The returned picture is the given picture, unchanged, blurred or with noise. The
+        quality is in [0, 1]. It is 1 if the picture is unchanged."""
         kind, strength = self.rng.choice(PAINTERS), self.rng.uniform(0.3, 1.0)
         if kind == "blurred":
             picture = PILImage.fromarray(image).filter(ImageFilter.GaussianBlur(1.2 * strength))
@@ -104,8 +104,8 @@ class Examples:
 
 def describe(scene: Scene, rng: random.Random) -> str | None:
     """Return a true sentence about the objects of a scene, at random with or without their colours. Return None if the
-    scene is empty or has too many objects for a sentence, or if the set of constraints that the sentence states does
-    not belong to the train split."""
+    scene is empty or has too many objects for a sentence, or if the sentence states a set of constraints of another
+    split than train."""
     colored = rng.random() < 0.7
     counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
     includes = sorted(counts.items())

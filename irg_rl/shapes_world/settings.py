@@ -28,20 +28,20 @@ class ShapesSettings(Section):
     overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
         default={}, exclude_if=lambda kinds: not kinds
     )
-    """Maps a kind of defect to the share of such defects that the teacher does not mention. So the teacher behaves as
-    if it had overlooked them. No training row shows how to repair these defects."""
+    """Maps a kind of defect to the share of such defects that the teacher overlooks. The teacher names no repair for an
+    overlooked defect, so no training row shows how to repair it."""
     own_images: int = Field(default=3000, ge=0)
     """Number of first images that the model draws itself between the SFT stages, so that it can learn from its own
-    errors. With 0, there is no such step."""
+    errors. If it is 0, the model draws none."""
     own_image_steps: Positive = 12
     """Number of time points of the sampler when the model draws the images of `own_images`."""
     train_prompts: Positive = 6000
     validation_prompts: Positive = 128
-    """Number of validation prompts. In the splits validation, test and hard, every prompt has a different set of
+    """Number of validation prompts. In the splits validation, test and hard, no two prompts have the same set of
     constraints."""
     test_prompts: Positive = 400
     hard_prompts: Positive = 300
-    """Number of prompts for `irg-rl eval --split hard`. They are scenes with three to six constraints."""
+    """Number of prompts for `irg-rl eval --split hard`. Each of these prompts states three to six constraints."""
     prompt_mix: dict[str, float] | None = None
     """Maps the tag of a kind of prompt, such as `counting`, to its share among the prompts. If null, the default mix of
     the shapes world is used."""

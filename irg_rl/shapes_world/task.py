@@ -76,8 +76,8 @@ class ShapesWorld(World[ShapesSettings]):
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
         """Return whether the reflection `text` is true of the picture. A reflection that states defects is true if the
-        checker finds all of them. A reflection that states none is true if the picture is right. Return None if the
-        checker cannot read the picture or the prompt."""
+        checker finds all stated defects. A reflection that states no defects is true if the picture is right. Return
+        None if the checker cannot read the picture or the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
@@ -91,9 +91,9 @@ class ShapesWorld(World[ShapesSettings]):
         return reflection_truth(text, read(image), prompt.metadata)
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
-        """Return how well the picture `after` follows the reflection `text` on the picture `before`: the share of its
-        edits that are done, times the share of the other cells that stay the same (see `following.following`). Return
-        None if the checker cannot read the pictures or the prompt."""
+        """Return how well the picture `after` follows the reflection `text` on the picture `before`: the share of the
+        edits asked for in the text that are done, times the share of all other cells that stay the same (see
+        `following.following`). Return None if the checker cannot read the pictures or the prompt."""
         if not self._can_read(prompt, before, after):
             return None
         return following(text, read(before), read(after))
@@ -158,9 +158,9 @@ class ShapesWorld(World[ShapesSettings]):
         return np.stack([render(sample_scene(prompt.metadata, rng)) for prompt in prompts])
 
     def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
-        """Return the share of pictures in `images` that show the same objects as their copy in `rebuilt`, for example
-        the output of an autoencoder. Objects are the same if shape, colour and cell are equal. Cells that are
-        unreadable in the original picture are ignored."""
+        """Return the share of pictures in `images` that show the same objects as the picture at the same index of
+        `rebuilt`. The pictures in `rebuilt` are, for example, the outputs of an autoencoder. Two objects are the same
+        if shape, colour and cell are equal. Cells that are unreadable in the original picture are ignored."""
         pairs = zip(read_batch(images), read_batch(rebuilt), strict=True)
         return float(np.mean([_objects(a, a) == _objects(b, a) for a, b in pairs]))
 
@@ -169,6 +169,6 @@ class ShapesWorld(World[ShapesSettings]):
 
 
 def _objects(reading: PictureReading, reference: PictureReading) -> set[tuple[str, str, str]]:
-    """Return a set of (shape, colour, cell), one for each object of a reading. Objects in cells that are unreadable in
-    `reference` are left out."""
+    """Return a set with one tuple (shape, colour, cell) for each object that was found in a picture. Objects in cells
+    that are unreadable in another picture, `reference`, are left out."""
     return {(o.shape, o.color, o.cell) for o in reading.objects if o.cell not in reference.unclear}

@@ -2,8 +2,8 @@
 training.
 
 A think text says what the prompt asks for. It NEVER names cells or anything else that the prompt does not determine. So
-a refined image cannot be drawn from this text alone. A reflection describes a picture and names its errors and the
-edits that repair them, with their cells.
+the model must look at the first image to refine it, because the think text alone does not say where the objects are. A
+reflection describes a picture and names its errors and the edits that repair them, with their cells.
 """
 
 import random
@@ -73,8 +73,8 @@ _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()
 @dataclass(frozen=True)
 class ParsedReflection:
     """A reflection as data. If it says that nothing is to be changed, `stop` is True. Otherwise, `defects` are the
-    stated errors and `edits` their repairs, in the same order. If a defect is a wrong shape, its `want` has the colour
-    of the object in the picture."""
+    stated errors and `edits` their repairs, in the same order. For a defect of the kind shape, the field `want` (the
+    wanted object) gets the colour of the object in the picture, because the text names only the wanted shape."""
 
     stop: bool
     edits: tuple[Edit, ...] = ()
@@ -212,8 +212,8 @@ def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
 def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading, metadata: dict) -> bool:
     """Return whether a reflection is true of the picture. A text that says "nothing to change" is true if the picture
     is right. Any other reflection is true if the checker finds all defects that it states, each at least as often as
-    stated. It may also say that an object is missing when it is there in a wrong colour or shape. Cells and edits are
-    not checked. The result is False if `parsed` is None."""
+    stated. It is also true to call an object missing if the object is there in a wrong colour or shape. Cells and edits
+    are not checked. The result is False if `parsed` is None."""
     verdict = judge(reading, metadata)
     if parsed is None or parsed.stop or verdict.correct:
         return parsed is not None and parsed.stop and verdict.correct
@@ -221,8 +221,9 @@ def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading,
 
 
 def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> int:
-    """Return how many of the stated defects are really in the picture. Each defect in `there` counts for one statement
-    only. It is also true to call an object missing if it is there in a wrong colour or shape. Cells are not checked."""
+    """Return how many of the stated defects are really in the picture. Each defect in `there` makes at most one
+    statement true. It is also true to call an object missing if it is there in a wrong colour or shape. Cells are not
+    checked."""
     left, true = list(there), 0
     for defect in stated:
         same = [other for other in left if claim(other) == claim(defect)]

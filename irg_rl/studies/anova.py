@@ -11,8 +11,8 @@ from jaxtyping import Float
 from irg_rl.evaluate.intervals import Measure, Terms, mean
 
 PARTS = ("text", "seed", "interaction")
-"""Names of the three components of the variance. `text` stands for the reflection or, for a first image, for the think
-text (the text that the model writes before the first image)."""
+"""Names of the three components of the variance. `text` stands for the text before the image: the reflection or, for a
+first image, the think text (which the model writes before the first image)."""
 
 
 def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]:
@@ -39,15 +39,15 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
 
 
 def terms(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Terms]:
-    """Return, for each component of the variance (`text`, `seed`, `interaction`), the data from which its share is
-    computed. The share is a ratio of two sums over prompts: the component divided by the total variance. The returned
-    `Terms` has the numerator and the denominator of every prompt."""
+    """Return, for each component of the variance (`text`, `seed`, `interaction`), the data from which its share of the
+    total variance is computed. This share is a ratio of two sums over prompts. The returned `Terms` has, for every
+    prompt, the component (numerator) and the total variance (denominator)."""
     parts = components(outcomes)
     total = parts.sum(1)
     return {name: Terms(parts[:, index], total, prompt_ids) for index, name in enumerate(PARTS)}
 
 
 def shares(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Measure]:
-    """Return, for each component (`text`, `seed`, `interaction`), its share of the variance between the images of one
-    prompt, with a bootstrap interval over prompts."""
+    """Return, for each component (`text`, `seed`, `interaction`), its share of the total variance between the images of
+    one prompt. Each share is computed over all prompts, with a bootstrap interval over prompts."""
     return {name: mean(own) for name, own in terms(outcomes, prompt_ids).items()}

@@ -24,8 +24,8 @@ finished."""
 
 @dataclass
 class ModelCache:
-    """A cache that holds one model: the one that was used last. Because of this, a study of several checkpoints needs
-    memory for only one model at a time."""
+    """A cache that holds one model: the one that was used last. So a study of several checkpoints needs memory for only
+    one model at a time."""
 
     path: Path | None = None
     folder: Folder | None = None
@@ -73,9 +73,9 @@ class Subject:
 
     @property
     def evaluated(self) -> dict:
-        """Return, as JSON data, the settings with which images are sampled: the sampling settings (without the number
-        of turns), the guidance settings and the noise settings. The temperature and the number of time points of the
-        evaluation are part of the sampling settings."""
+        """Return, as JSON data, the settings with which the evaluation of this checkpoint samples images: those of
+        sampling (for example the temperature and the number of time points; the number of turns is left out), those of
+        guidance and those of the noise."""
         noise = self.evaluation.noise
         return {
             "sampling": self.sampling.model_dump(mode="json", exclude={"turns"}),
@@ -101,9 +101,9 @@ class Subject:
         )
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
-        """Sample a trajectory for each request, in batches of the evaluation's batch size, and return all trajectories.
-        After each batch, `tick` is called with the largest number of images that the batch can have: `turns` per
-        request."""
+        """Sample one trajectory per request and return all trajectories. They are sampled in batches of the
+        evaluation's batch size. After each batch, `tick` is called with the largest number of images that the batch can
+        have: `turns` per request."""
         size, out = self.evaluation.batch_size, []
         for begin in range(0, len(requests), size):
             part = requests[begin : begin + size]
@@ -162,8 +162,8 @@ class Bench:
         return next(subject for subject in self.subjects if subject.label == label)
 
     def learning_of(self, subject: Subject) -> "LearningSetup":
-        """Return the settings with which RL would train this checkpoint. Only the studies that need a learner call this
-        method."""
+        """Return the settings with which RL would train the given checkpoint. Only the studies that need a learner call
+        this method."""
         assert self.learning is not None, "this bench was made without settings of the learner"
         return self.learning(subject)
 
@@ -194,8 +194,8 @@ class Bench:
 
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
         """Judge the images of all trajectories in `drawn`. Trajectories with an image that could not be judged are left
-        out. Return two results: the list of the other trajectories, and a table of their verdicts by turn. `arm` is the
-        name of the experimental condition in this table."""
+        out. Return two results: the list of the remaining trajectories, and a table of their verdicts by turn. `arm` is
+        the name under which the table stores them: the name of the experimental condition."""
         found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(

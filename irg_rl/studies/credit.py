@@ -195,10 +195,10 @@ def disturb(group: Group, noise: float, seed: int) -> None:
 
 
 def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:
-    """Return one table row for each pair of a loss term (text or image) and a part of the model (understanding or
-    generation). Each row has the exact squared norm of the gradient and a sketch of the gradient (a short random
-    projection). Both are zero if there is no gradient. `gradients` maps a loss term to its gradients by parameter name.
-    """
+    """Return table rows that describe the gradients of one batch. `gradients` maps a loss term (text or image) to a
+    dict: parameter name -> gradient. There is one row for each pair of a loss term and a part of the model
+    (understanding or generation). Each row has the exact squared norm of the gradient and a sketch of the gradient (a
+    short random projection). Both are zero if there is no gradient."""
     rows = []
     for term, part in itertools.product(TERMS, ModelPart):
         own = {name: g for name, g in gradients.get(term, {}).items() if part_of(name) == part}
@@ -220,16 +220,18 @@ class Gradients:
         self.alive = float(np.mean(frame["alive"]))
 
     def sketches(self, term: str, part: str | None = None) -> np.ndarray:
-        """Return the sketch (short random projection) of the gradient of each batch, as an array with one row per
-        batch. `term` is one loss term, or `joint` for the sum of both. `part` is one part of the model; None means the
-        whole model. Sketches of different parts can be added, because no parameter belongs to two parts."""
+        """Return an array with one row per batch: the sketch (short random projection) of the gradient of that batch.
+        `term` is one loss term (text or image), or `joint` for the sum of both. `part` is one part of the model; None
+        means the whole model. Sketches of different parts can be added, because no parameter belongs to two parts."""
         return np.sum([small for key, (small, _) in self.tables.items() if _chosen(key, term, part)], axis=0)
 
     def gram(self, term: str, part: str | None = None) -> np.ndarray:
-        """Return the matrix of the inner products of the gradients of all pairs of batches, estimated from sketches.
-        The diagonal (squared norms) is exact for one loss term. For the sum of both terms (`joint`), the diagonal also
-        needs the inner product of the two terms, which is estimated. `part` is one part of the model; None means the
-        whole model."""
+        """Return the matrix of the inner products of the gradients of all pairs of batches. `term` is one loss term
+        (text or image), or `joint` for the sum of both. `part` is one part of the model; None means the whole model.
+
+        The entries are estimated from sketches, but the diagonal (the squared norms) is exact for one loss term. For
+        `joint`, the diagonal also contains the inner product of the two terms, which is estimated.
+        """
         squares = np.sum([square for key, (_, square) in self.tables.items() if _chosen(key, term, part)], axis=0)
         if term == "joint":
             for one in {key[1] for key in self.tables if _chosen(key, term, part)}:
@@ -244,8 +246,8 @@ class Gradients:
         return float(np.sqrt(max(np.diag(self.gram(term)).mean(), 0.0)))
 
     def gained(self, reference: "Gradients", term: str) -> Measure:
-        """Return the signal-to-noise ratio of this scheme's gradient minus that of the scheme `reference`, for the loss
-        term `term`. Both are computed on the same batches."""
+        """Return a difference: the signal-to-noise ratio of this scheme's gradient minus that of the gradient of the
+        scheme `reference`. `term` is the loss term. Both ratios are computed on the same batches."""
         return sketch.jackknifed(
             lambda own, other: sketch.signal_to_noise(own) - sketch.signal_to_noise(other),
             self.gram(term), reference.gram(term),
@@ -308,8 +310,8 @@ def _alignment_plate(tables: Tables, subjects: Sequence[str], schemes: Sequence[
 
 
 def _against_reference(tables: Tables) -> list[TextTable]:
-    """Return a list with one table: the signal-to-noise ratio of every scheme minus that of the reference scheme. The
-    list is empty if the reference scheme is not measured, or if it is the only one."""
+    """Return a list with one table: the signal-to-noise ratio of every other scheme minus that of the reference scheme
+    (see REFERENCE). The list is empty if the reference scheme was not measured, or if no other scheme was."""
     rows = []
     for (subject, scheme, noise), found in tables.items():
         reference = tables.get((subject, REFERENCE, noise))

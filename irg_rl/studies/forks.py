@@ -1,9 +1,9 @@
 """Base class of the studies that train models. Such a study compares several arms (variants of the training settings).
-For each pair of an arm and a seed there is a fork of one run: a copy of the run that trains with changed settings. The
-trained fork is then evaluated, and the results of this evaluation are what the study measures.
+For each pair of an arm and a seed there is a fork: a copy of one run, which trains with changed settings. The trained
+fork is then evaluated, and the study compares the results of these evaluations.
 
 This module only says which settings each fork changes. The caller creates the forks, trains and evaluates them, and
-passes the results back. If this is interrupted, the training of a fork continues from its last checkpoint.
+passes the results back. If the caller is interrupted, the training of a fork later continues from its last checkpoint.
 """
 
 from abc import abstractmethod
@@ -27,7 +27,7 @@ from irg_rl.studies.study import Cell, Study, TextTable
 
 S = TypeVar("S", bound=StudySettings)
 BLOCKS = 6
-"""Largest number of points in a curve over the RL updates."""
+"""Largest number of points in a curve that shows rewards over the RL updates."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def _rows(when: str, table: Outcomes) -> list[FrameRow]:
 
 
 def rights(rows: Frame) -> tuple[np.ndarray, list[str]]:
-    """Return two results: a boolean array [trajectory, turn] that says which images are correct, and a list with the
-    prompt id of each trajectory. Trajectories of all seeds are included."""
+    """Return two results: a boolean array [trajectory, turn] that is True for correct images, and a list with the
+    prompt id of each trajectory. The trajectories of all seeds are in the array."""
     table, lines = rows.grid("correct", ("seed", "row", "prompt"), "turn")
     return table.astype(bool), [key[2] for key in lines]
 
@@ -126,10 +126,10 @@ def by_turn(frame: Frame) -> dict[str, list[Measure]]:
 
 
 def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
-    """Return, for every arm (variant of the training settings), a difference in the share of correct images at the last
-    turn: this arm after training minus the arm `reference` after training. If `reference` is None, the arm's own
-    checkpoint before training is subtracted instead. The difference is paired over prompts and uses only seeds that
-    both sides have."""
+    """Return, for every arm (variant of the training settings), a difference between two shares of correct images at
+    the last turn. The first share is that of this arm after training. If `reference` is the name of an arm, the share
+    of that arm after training is subtracted. If `reference` is None, the share of this arm's own checkpoint before
+    training is subtracted. The difference is paired over prompts and uses only seeds that both sides have."""
     found = {}
     for (arm,), rows in frame.groups("arm"):
         own, prompts = rights(rows.where(when="after"))
@@ -155,9 +155,9 @@ def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
 
 def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | None:
     """Draw the mean rewards during RL as curves over the RL updates. The updates are divided into at most BLOCKS
-    consecutive blocks of at least two updates if possible, and each block gives one point. Return None if no fork
-    sampled images during RL. `origin` is a text with the commits and the recipe digests, which is printed below the
-    figure."""
+    consecutive blocks, and each block gives one point. If possible, a block has at least two updates. Return None if no
+    fork sampled images during RL. `origin` is a text with the commits and the recipe digests, which is printed below
+    the figure."""
     rows = frame.where(when="during")
     if not len(rows):
         return None

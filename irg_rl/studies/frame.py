@@ -67,7 +67,8 @@ class Frame:
         """Arrange the values of the column `name` as a two-dimensional array, for example [trajectory, turn]. The first
         axis has one entry per distinct combination of values in the columns `rows`, in order of first appearance. The
         second axis has one entry per distinct value of the column `column`, in ascending order. Return the array and
-        the list of combinations. Raises ValueError if an element of the array has no row or more than one."""
+        the list of combinations. Every element must come from exactly one row of this table; otherwise ValueError is
+        raised."""
         keys = self.keys(*rows)
         lines = {key: line for line, key in enumerate(dict.fromkeys(keys))}
         places = {value: place for place, value in enumerate(sorted(self.values(column)))}
@@ -107,13 +108,13 @@ def read_table(path: Path) -> pa.Table:
 
 
 def with_commit(table: pa.Table) -> pa.Table:
-    """Return the table with an added column `commit`: the git commit of the code that measured it. The commit is read
-    from the metadata of the table."""
+    """Return a copy of the table with the additional column `commit`: the git commit of the code that measured the
+    rows. The commit is taken from the metadata that was stored with the table."""
     commit = table.schema.metadata.get(b"commit", b"unknown").decode()
     return table.append_column("commit", pa.array([commit] * len(table), pa.string()))
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """Concatenate tables. If a table lacks a column that another one has, its rows get missing values in this column.
-    """
+    """Concatenate tables into one. If a column exists only in some of the tables, the rows of the other tables get
+    missing values in it."""
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="permissive")

@@ -34,8 +34,8 @@ def missing(folder: Path, study: Study) -> list[Cell]:
 
 def work_through(folder: Path, study: Study, progress: Callable[[int, str], None]) -> None:
     """Measure all cells (combinations of settings) that are not measured yet. To show the progress, `progress(units,
-    title of the cell)` is called with the number of work units that have just been finished. If a cell needs fewer
-    units than planned, the remaining units are reported when the cell ends."""
+    title of the cell)` is called with the number of work units (for example images) that have just been finished. A
+    cell may need fewer units than planned; the difference is reported when the cell ends."""
     for cell in missing(folder, study):
         done = 0
 

@@ -64,8 +64,8 @@ class Refinement:
         return self.trajectory.texts[self.turn].text
 
     def asked(self, seed: int, image: Tensor, reflection: Text) -> Request:
-        """Return a request to the sampler that draws this refinement again with the random seed `seed`, from the given
-        image and the given reflection."""
+        """Return a request to the sampler that draws this refinement again, with the given random seed, input
+        image and reflection."""
         return Request(
             self.prompt, self.trajectory.sample, seed, think=self.think, first_image=image, reflections={1: reflection}
         )
@@ -86,7 +86,8 @@ the reflection to use, or None if the replacement is not possible."""
 
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
     """Return a dict with all exchanges: name -> function that replaces the image or the reflection of a refinement.
-    `paraphrase` is a function that rewords a reflection; if it is None, the exchange that needs it returns None."""
+    `paraphrase` is a function that rewords a reflection. If `paraphrase` is None, the exchange that rewords reflections
+    is never possible: it always returns None."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)
@@ -248,9 +249,9 @@ class Influence(Study[InfluenceSettings]):
 
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
-    """Return the arguments of a sampling request that are given instead of sampled: the think text, and the image
-    before refinement number `turn` of `trajectory`. The dict is empty if `trajectory` is None, because a first image is
-    drawn from the prompt alone."""
+    """Return those arguments of a sampling request that give the sampler a text or an image, so that it does not sample
+    them. They are taken from `trajectory`: its think text, and its image before refinement number `turn`. If
+    `trajectory` is None, a first image is to be drawn from the prompt alone, and the dict is empty."""
     if trajectory is None:
         return {}
     return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}
@@ -258,7 +259,8 @@ def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
 
 def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement | None, Refinement | None]:
     """Return two other refinements from `sources`, whose image or reflection can replace that of `own`: first one of
-    the same prompt, then a random one of another prompt. Each is None if there is no such refinement."""
+    the same prompt but another trajectory, then a random one of another prompt. Each of the two is None if there is no
+    such refinement."""
     siblings = [r for r in sources if r.prompt.id == own.prompt.id and r.trajectory is not own.trajectory]
     others = [r for r in sources if r.prompt.id != own.prompt.id]
     choice = random.Random(hashed("partners", own.prompt.id, own.trajectory.sample, own.turn))
@@ -275,8 +277,8 @@ def distance(one: Tensor, other: Tensor) -> float:
 class Exchanged:
     """Results of refinements that were drawn again with one cause (image or reflection) replaced. `accuracy` is the
     share of correct images. `gained` is the score minus the score of the same refinements drawn without a replacement.
-    `from_own` is the pixel difference between the result and the original input image. `from_given` is the pixel
-    difference between the result and the input image that was used."""
+    The two pixel differences compare the result with an input image: `from_own` with the refinement's original input
+    image, and `from_given` with the input image that was really used."""
 
     accuracy: Measure
     gained: Measure
@@ -303,8 +305,8 @@ def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
 
 
 def variance(frame: Frame) -> dict[str, Measure]:
-    """Return the shares of the score's variance that come from the reflection, from the seed, and from their
-    interaction."""
+    """Return the shares of the variance of the score that come from the text (reflection), from the random seed, and
+    from the interaction of both."""
     prompts = frame.values("prompt")
     return anova.shares(crossed(frame, prompts), prompts)
 
@@ -315,9 +317,9 @@ def crossed(frame: Frame, prompts: Sequence[str]) -> np.ndarray:
 
 
 def _against_first(swaps: Frame, probes: Frame) -> list[list[str]]:
-    """Compare each further checkpoint with the first one. Return table rows with two kinds of differences between the
-    two checkpoints: in the change of the score when a cause is replaced, and in the share of the variance that comes
-    from the text."""
+    """Compare each further checkpoint with the first one. Return table rows with differences (this checkpoint minus the
+    first one) of two measures. The first measure is how much the score changes when a cause, such as the reflection, is
+    replaced. The second is the share of the score's variance that comes from the text."""
     rows = []
     for (turn,), own in swaps.groups("turn"):
         ((name,), first), *others = own.groups("subject")

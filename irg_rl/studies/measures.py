@@ -16,27 +16,28 @@ from irg_rl.evaluate.intervals import Measure, Terms
 def terms(
     top: Float[np.ndarray, "N"], prompt_ids: Sequence[str], bottom: Bool[np.ndarray, "N"] | None = None
 ) -> Terms:
-    """Return the numerators and denominators of which the mean of `top` is computed. The mean is taken over the values
-    where `bottom` is True (None: all values). Values that are nan are left out."""
+    """Return, for each of the values `top`, a numerator and a denominator, from which the mean of `top` is computed.
+    The mean uses only the values where `bottom` is True (None: all values). Values that are nan are left out."""
     counted = np.isfinite(top.astype(float)) & (np.ones(len(top), bool) if bottom is None else bottom)
     return Terms(np.where(counted, np.nan_to_num(top.astype(float)), 0.0), counted.astype(float), list(prompt_ids))
 
 
 def share(cases: Bool[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
-    """Return the share of True values in `cases`, counted where `of` is True (None: everywhere). The interval is
-    Wilson's, computed for the effective number of independent values, because several trajectories of one prompt are
-    not independent."""
+    """Return the share of True values in `cases`. Only the elements where `of` is True are counted (None: all
+    elements). The interval is Wilson's. It uses the effective number of independent values, because several
+    trajectories of one prompt are not independent."""
     return intervals.proportion(terms(cases, prompt_ids, of))
 
 
 def mean(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
-    """Return the mean of `values` where `of` is True (None: everywhere), with a bootstrap interval over prompts."""
+    """Return the mean of those `values` where `of` is True (None: of all values), with a bootstrap interval over
+    prompts."""
     return intervals.mean(terms(values, prompt_ids, of))
 
 
 def gain(a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"], prompt_ids: Sequence[str]) -> Measure:
-    """Return mean(a) - mean(b), with a paired interval: both are measured on the prompts `prompt_ids`, and the
-    resampled prompts are the same for both."""
+    """Return mean(a) - mean(b), with a paired interval. `a` and `b` belong to the same prompts, `prompt_ids`, and the
+    same resampled prompts are used for both means."""
     return intervals.difference(terms(a, prompt_ids), terms(b, prompt_ids))
 
 

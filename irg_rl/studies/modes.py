@@ -13,8 +13,8 @@ from irg_rl.studies.study import Findings
 
 ALL, FULL_ONLY = "all modes", "full trajectories only"
 PREFIXES = ("initial_", "improving_")
-"""Prefixes: the name of every learning mode begins with one of them. Training rows with other names (those of the base
-model) are always used."""
+"""The name of every learning mode begins with one of these prefixes. Training rows with other names (those of the base
+model) are used whatever modes are left out."""
 FULL = "_full_learning"
 
 
@@ -65,8 +65,8 @@ def _stages(recipe: Recipe) -> dict[str, Stage]:
 
 def _without(recipe: Recipe, left_out: set[str]) -> dict[str, object]:
     """Return the recipe settings to change, so that only SFT is done (no RL) and the training rows of the modes in
-    `left_out` are not used. If a stage would have no rows left, it keeps all of its rows, because leaving out the whole
-    stage would change the number of steps."""
+    `left_out` are not used. There is one exception: a stage that would have no rows left keeps all of its rows. Without
+    this stage, the number of training steps would be different."""
     changes: dict[str, object] = {"rl": None}
     for name, stage in _stages(recipe).items():
         kept = [source for source in stage.sources if mode_of(source.folder) not in left_out]

@@ -44,9 +44,9 @@ class Plate:
 class PlateLine:
     """One line of a figure: measured values `y` at the positions `x`.
 
-    dashed: True for a bound or for a comparison that is not itself a condition of the study.
-    colour: number of the colour and marker, so that a line looks the same in several panels (subplots). None: the
-    position of the line in its panel is this number.
+    dashed: True if the line is a bound, or a comparison that is not itself a condition of the study.
+    colour: number of the colour and marker. Lines with the same number look the same in all panels (subplots). None:
+    the position of the line in its panel is used as the number.
     """
 
     label: str

@@ -108,8 +108,8 @@ class Recovery(Study[RecoverySettings]):
 
 
 def _title(subject: str, number: int, lines: list[PlateLine]) -> str:
-    """Return the title of a panel (subplot). It contains the number of prompts, which is a range if it differs between
-    the kinds of defects, because not every prompt can have every kind."""
+    """Return the title of a panel (subplot). It contains the number of prompts. This number can differ between the
+    kinds of defects, because not every prompt can have every kind; then the title gives a range."""
     counts = [line.y[0].n for line in lines]
     few, many = min(counts), max(counts)
     told = f"n = {few}" if few == many else f"n = {few} to {many} by kind"
@@ -117,8 +117,8 @@ def _title(subject: str, number: int, lines: list[PlateLine]) -> str:
 
 
 def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
-    """Return the share of correct images after turn `turn` in `rows`, minus the same share in `first` (the rows of the
-    first checkpoint). The difference is paired over prompts."""
+    """Return a difference between two shares of correct images after turn `turn`: the share in `rows` minus the share
+    in `first` (the rows of the first checkpoint). The difference is paired over prompts."""
     one, other = rows.where(turn=turn), first.where(turn=turn)
     return measures.between(one["correct"], one["prompt"].tolist(), other["correct"], other["prompt"].tolist())
 
@@ -145,7 +145,7 @@ def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> 
 
 
 def recovered(rows: Frame) -> list[Measure]:
-    """Return the shares of correct images: a list with one share per turn."""
+    """Return a list with one value per turn: the share of images that are correct after this turn."""
     table, lines = rows.grid("correct", ("prompt",), "turn")
     prompts = [key[0] for key in lines]
     return [measures.share(column.astype(bool), prompts) for column in table.T]

@@ -41,9 +41,9 @@ class Schemes(Forks[SchemesSettings]):
         return plans
 
     def _options(self, recipe: Recipe, scheme: str) -> dict[str, Any]:
-        """Return the setting `rl.credit_options` for training with `scheme`: those options of the recipe's own credit
-        scheme that `scheme` has too. Options with default values are left out. The dict is empty if no options are
-        left."""
+        """Return the options with which `scheme` is trained (the setting `rl.credit_options`). They are those options
+        of the credit scheme in the recipe that `scheme` also has. Options with default values are left out. The dict is
+        empty if no options are left."""
         if recipe.rl is None:
             return {}
         options = carried(recipe.rl.credit_options, scheme_named(scheme)).model_dump(mode="json", exclude_defaults=True)

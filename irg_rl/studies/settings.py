@@ -28,15 +28,15 @@ class PromptSettings(StudySettings):
 
     prompts: str | None = None
     """Path of a JSON-lines file of prompts with metadata. null: use prompts of the first run that is named on the
-    command line. `split` then chooses which ones: its test prompts, its validation prompts or, with `train`, its RL
-    prompts. How many prompts are used is the setting `evaluation.prompts`; only the study `credit` computes its number
-    from `study.batches` and `study.groups`."""
+    command line. The option `split` then chooses between the test prompts, the validation prompts and (with `train`)
+    the RL prompts of this run. How many prompts are used is the setting `evaluation.prompts`. Only the study `credit`
+    computes this number itself, from `study.batches` and `study.groups`."""
     split: Literal["test", "validation", "train"] = "test"
 
     @property
     def needed(self) -> int | None:
-        """Return the exact number of prompts that the study needs. None means that the study needs no particular
-        number; then the number in the recipe setting `evaluation.prompts` is used."""
+        """Return the exact number of prompts that the study needs. None means that the study works with any number;
+        then the number in the recipe setting `evaluation.prompts` is used."""
         return None
 
 
@@ -64,7 +64,8 @@ class InfluenceSettings(PromptSettings):
     refinement sees all earlier images and texts), only 1 is possible, because a later refinement cannot be drawn again
     from given inputs."""
     siblings: Annotated[int, Field(ge=2)] = 2
-    """Number of trajectories sampled per prompt. Their images and reflections are exchanged with each other."""
+    """Number of trajectories sampled per prompt. The images and reflections of these trajectories are exchanged with
+    each other."""
     reflections: Annotated[int, Field(ge=2)] = 4
     """Number of reflections per prompt. An image is drawn for each pair of a reflection and a seed."""
     seeds: Annotated[int, Field(ge=2)] = 4
@@ -106,8 +107,8 @@ class RecoverySettings(PromptSettings):
         "missing", "extra", "color", "shape", "relation",
     ]  # fmt: skip
     numbers: list[Positive] = [1, 2, 3]
-    """Numbers of defects to compare. A first image with so many defects is given to the model. All defects of one image
-    are of one kind."""
+    """Numbers of defects to compare. For each number, the model is given a first image with this many defects. All
+    defects of one image are of one kind."""
     turns: Annotated[int, Field(ge=2, le=16)] = 4
 
 
@@ -139,8 +140,8 @@ class SchemesSettings(SeedSettings):
 class ModesSettings(StudySettings):
     without: list[str] | None = None
     """Learning modes (kinds of SFT training rows) to leave out, one at a time. null: every mode that the SFT stages of
-    the recipe use. []: no mode is left out; then only training with all modes and training with full trajectories are
-    compared."""
+    the recipe use. []: no mode; then the study compares only two kinds of training, with all modes and with full
+    trajectories only."""
 
 
 def parse_settings(kind: type[StudySettings], given: Mapping[str, Any], study: str) -> StudySettings:

@@ -62,9 +62,9 @@ def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
 
 
 def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
-    """Return the cosine between two mean gradients: that of the batches with even numbers and that of the batches with
-    odd numbers. `table` has the inner products of the gradients of all pairs of batches. The cosine is nan if one mean
-    gradient is 0."""
+    """Return the cosine between two mean gradients: the mean over the batches with even numbers, and the mean over the
+    batches with odd numbers. `table` has the inner products of the gradients of all pairs of batches. The cosine is nan
+    if one mean gradient is 0."""
     odd = np.arange(len(table)) % 2 == 1
     a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
     return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
@@ -73,19 +73,22 @@ def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
 def alignment(
     own: Float[np.ndarray, "M M"], reference: Float[np.ndarray, "M M"], across: Float[np.ndarray, "M M"]
 ) -> float:
-    """Return the cosine between the expected gradients of two credit schemes: this scheme and a reference scheme. `own`
-    has the inner products of this scheme's gradients, `reference` those of the reference scheme's, and `across[i, j]`
-    is the inner product of this scheme's gradient in batch i and the reference gradient in batch j. Only pairs of
-    different batches are used, so noise that both schemes share does not count. The cosine is nan if the estimated
-    squared norm of one expected gradient is not above 0."""
+    """Return the cosine between the expected gradients of two credit schemes: this scheme and a reference scheme. The
+    arguments are matrices of inner products between batches: `own` for two gradients of this scheme, `reference` for
+    two gradients of the reference scheme. `across[i, j]` is for this scheme's gradient in batch i and the reference
+    scheme's gradient in batch j.
+
+    Only pairs of different batches are used, so noise that both schemes share does not count. The cosine is nan if the
+    estimated squared norm of one of the expected gradients is 0 or below.
+    """
     scale = signal(own) * signal(reference)
     return signal(across) / float(np.sqrt(scale)) if min(signal(own), signal(reference)) > 0 else float("nan")
 
 
 def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
-    """Return `estimate(*tables)` with a 95 % interval by the jackknife: the estimate is repeated with each of the M
-    batches left out once. `tables` are matrices with one row and one column per batch. There is no interval if one of
-    these estimates is not finite."""
+    """Return the value of `estimate(*tables)` with a 95 % interval by the jackknife: the estimate is repeated M times,
+    each time without one of the M batches. `tables` are matrices with one row and one column per batch. There is no
+    interval if one of these estimates is not finite."""
     m, value = len(tables[0]), estimate(*tables)
     left = []
     for batch in range(m):

@@ -28,12 +28,12 @@ from rollouts.noise import hashed
 from rollouts.request import Request, Text, never
 
 TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
-"""Names of the conditions in which no reflection is degraded: the unchanged reflection of the teacher (a program that
-reads the image), the model's own reflection, and a new first image without any reflection."""
+"""Names of the conditions without a degraded reflection. TEACHER: the unchanged reflection of the teacher (a program
+that reads the image). OWN: the model's own reflection. REDRAW: no reflection; a new first image is drawn."""
 REACHABLE = "reachable"
 NAMED = RowMix.max_fixes
-"""Largest number of defects that one reflection of the teacher names. An image with more defects cannot be repaired in
-one turn with this reflection."""
+"""Largest number of defects that one reflection of the teacher (a program that writes reflections) names. So an image
+with more defects cannot be repaired in one turn."""
 MEANING = {
     "cell": "the edit names another cell", "thing": "the edit puts another thing", "drop": "the edit is left out",
     "extra": "an edit is added that puts something into an empty cell", "sight": "what is seen belongs elsewhere",
@@ -159,16 +159,21 @@ def mended(rows: Frame) -> Measure:
 
 
 def reachable(rows: Frame) -> Measure:
-    """Return the share of images whose defects are few enough for one reflection of the teacher to name all of them."""
+    """Return the share of those wrong images whose number of defects is small enough for one reflection of the teacher
+    (a program that writes reflections) to name all of them."""
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
 def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
-    """Return the teacher's reflection on a wrong image, after making it worse on purpose. `kind` says how. For the
-    kinds `cell`, `thing` and `drop`, each proposed edit is changed or left out with probability `amount`. For the kinds
-    `extra` (an edit is added) and `sight` (the description of another image is used), the whole text is changed with
-    this probability. `cases` are all wrong images, and `sight` takes the description of one of them. What is changed at
-    one amount is also changed at every larger amount."""
+    """Return the reflection of the teacher (a program that reads images) on a wrong image, after making it worse on
+    purpose. `kind` says how:
+    * `cell`, `thing`, `drop`: each proposed edit gets a wrong cell or a wrong object, or is left out, with probability
+      `amount`.
+    * `extra`, `sight`: with probability `amount`, a wrong edit is added, or the description is that of another image.
+
+    `cases` are all wrong images; `sight` takes the description of one of them. What is changed at one amount is also
+    changed at every larger amount.
+    """
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
     sight, edits = sight_text(case.reading, case.prompt.metadata), []
     for edit in case.edits:
@@ -196,8 +201,9 @@ def _other_cell(edit: Edit, rng: random.Random) -> Edit | None:
 
 
 def _other_thing(edit: Edit, rng: random.Random) -> Edit | None:
-    """Return the edit with a wrong target. If the edit changes a shape or a colour, the new shape or colour is replaced
-    by another random one. For any other edit, its object gets another random colour."""
+    """Return the edit with something else as its target. If the edit changes a shape or a colour, the new shape or
+    colour is replaced by another random one. In any other edit, the colour of the object is replaced by another random
+    one."""
     if edit.kind is EditKind.RESHAPE:
         return replace(edit, to=rng.choice([shape for shape in SHAPES if shape not in (edit.to, edit.thing.shape)]))
     if edit.kind is EditKind.RECOLOR:
@@ -212,8 +218,8 @@ _EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
 
 
 def _invented(case: TeacherCase, cell: str, rng: random.Random) -> Edit:
-    """Return a wrong edit, which adds an object to the cell `cell`. The object is a copy of one that is already in the
-    image or, if the image is empty, the object of the first proposed edit."""
+    """Return a wrong edit that adds an object to the cell `cell`. The object is copied from one that is already in the
+    image. If the image is empty, it is the object of the first edit that the teacher proposes."""
     first = case.edits[0]
     assert first.defect is not None  # every edit of the teacher names the defect that it repairs
     thing = as_thing(rng.choice(case.reading.objects)) if case.reading.objects else first.thing

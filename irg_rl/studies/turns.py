@@ -148,7 +148,8 @@ class Arm:
     @cached_property
     def kept(self) -> Int[np.ndarray, "N"]:
         """Return, for each trajectory, the index (from 0) of the image that the learned stop keeps: the last image
-        before the model first says "nothing to change". If it never says so, this is the last image."""
+        before the model first says "nothing to change". If the model never says this, the index is that of the last
+        image."""
         return last_before_stop(self.stops)
 
     @cached_property
@@ -159,16 +160,17 @@ class Arm:
 
     @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, whether the image at this turn is right, if the trajectory ends when
-        the model says "nothing to change" (the learned stop). After the end, the image that was kept counts."""
+        """Return, for each trajectory and turn, whether the trajectory's image at this turn is right, under the learned
+        stop: the trajectory ends when the model says "nothing to change", and its last image before that also counts in
+        all later turns."""
         kept = np.stack([self.kept_by(turn) for turn in range(self.turns)], axis=1)
         return np.take_along_axis(self.correct, kept, 1)
 
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
         """Return, for each trajectory and turn, the number of forward passes from the start of the trajectory to the
-        end of this turn's image. If the trajectory is stopped later, the text that says so costs more passes; `spent`
-        includes them."""
+        end of this turn's image. If the trajectory stops after this image, the text that says "nothing to change" costs
+        further passes; only the method `spent` includes them."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
@@ -199,15 +201,15 @@ class Arm:
 
 
 def last_before_stop(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
-    """Return, for each trajectory, the index of the last turn before its first stop, or of the last turn if it has no
-    stop. `stops` is True in the turns in which the model stops."""
+    """Return, for each trajectory, the index (from 0) of a turn: the last turn before the model first stops or, if it
+    never stops, the last turn of all. `stops` is True in the turns in which the model stops."""
     return np.where(stops.any(1), stops.argmax(1) - 1, stops.shape[1] - 1)
 
 
 def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
-    """Return, for each trajectory and turn, the turn with the best image so far, that is, up to and including this
-    turn. `values` has the values of the images. If several images are equally good, the first one counts as the best. A
-    value that is not finite is worse than any other."""
+    """Return, for each trajectory and turn, the index (from 0) of the turn with the best image among all turns up to
+    and including this one. `values` has the value of each image. If several images are equally good, the first of them
+    counts as the best. A value that is not finite is worse than any other."""
     ranked = np.where(np.isfinite(values), values, -np.inf)
     return np.stack([ranked[:, : turn + 1].argmax(1) for turn in range(values.shape[1])], axis=1)
 
@@ -216,10 +218,10 @@ def regret(
     score: Float[np.ndarray, "N T"], kept: Int[np.ndarray, "N"], price: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
     """Return how much value each trajectory loses because it stops at turn `kept` instead of at its best turn. The
-    value of a turn is the score of its image minus `price` for each edit (refinement) up to it.
+    value of a turn is the score of its image minus the costs: `price` for each edit (refinement) up to this turn.
 
-    The result has two arrays. The first has the loss of each trajectory. The second has the same loss if the trajectory
-    stopped too early, that is, before its best turn, and 0 otherwise.
+    The result has two arrays. The first has the loss of each trajectory. The second has only losses from stopping too
+    early: the loss of a trajectory that stopped before its best turn, and 0 for any other trajectory.
     """
     value = score - price * np.arange(score.shape[1])
     rows = np.arange(len(kept))
@@ -232,8 +234,9 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Return a list with one share per turn: the share of trajectories whose best image up to this turn is right.
-    `values` ranks the images. A trajectory is left out as long as none of its values so far is finite."""
+    """Return a list with one share per turn: the share of trajectories whose best image up to this turn is right. The
+    best image is the one with the highest value in `values`. A trajectory is counted from the first turn at which it
+    has a finite value."""
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 
@@ -241,10 +244,14 @@ def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
 def repair_and_damage(
     right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
 ) -> tuple[list[Measure], list[Measure]]:
-    """Return two lists, repair and damage, each with one share for every turn after the first. Repair: of the images
-    that were wrong before the turn and were drawn again in it (`draws`), the share that is right after it. Damage: of
-    all images that were right before the turn, the share that is wrong after it. Images that were kept because of a
-    stop are included in the damage, so a stop lowers it. `right` says which images are right."""
+    """Return two lists, repair and damage, each with one share for every turn after the first. `right[i, k]` says
+    whether the image of trajectory i is right after turn k, and `draws[i, k]` whether a new image is drawn in turn k.
+
+    Repair is computed over the trajectories that were wrong before the turn and draw a new image in it: the share of
+    them that is right after the turn. Damage is computed over all trajectories that were right before the turn: the
+    share of them that is wrong after it. This includes trajectories that have stopped and keep their right image, so
+    stopping lowers the damage.
+    """
     turns = range(1, right.shape[1])
     mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
     broken = [measures.share(~right[:, k], prompts, right[:, k - 1]) for k in turns]
@@ -453,10 +460,12 @@ def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
 
 
 def pairs(places: Sequence[ArmKey]) -> list[tuple[ArmKey, ArmKey]]:
-    """Return the pairs of arms to compare. An arm is one checkpoint with one history. There are two kinds of pairs.
-    First, for every checkpoint: its arm with history `full`, and its arm with history `last`. Second, for every arm of
-    a further checkpoint: this arm, and the arm of the first checkpoint with the same history. If the first checkpoint
-    has no arm with this history, its first arm is used."""
+    """Return the pairs of arms to compare. An arm is one checkpoint with one history (which earlier images and texts a
+    refinement sees). There are two kinds of pairs:
+    * For every checkpoint: its arm with history `full`, and its arm with history `last`.
+    * For every arm of a further checkpoint: this arm, and the arm of the first checkpoint with the same history. If
+      there is no such arm, the first arm of the first checkpoint is used.
+    """
     known = {(subject, history): (subject, training, history) for subject, training, history in places}
     first = places[0][0]
     found = [(place, known[place[0], "last"]) for place in places if place[2] == "full" and (place[0], "last") in known]

@@ -13,9 +13,9 @@ from irg_rl.trajectory import Prompt
 
 @dataclass(frozen=True)
 class Picture:
-    """One image file. `path` is relative to the folder of images (the tree). A prompt can have several trajectories,
-    which are numbered; `samples` has the numbers of those that the file shows. There is one, or there are four as the
-    tiles of a 2 x 2 grid."""
+    """One image file. `path` is relative to the folder of images. A prompt can have several trajectories, called
+    samples, which are numbered; `samples` has the numbers of those that the file shows. A file shows either one sample,
+    or four samples as the tiles of a 2 x 2 grid."""
 
     path: str
     prompt: Prompt
@@ -59,7 +59,7 @@ class Suite(ABC):
     """Name of a metric -> its worst score, which is used in place of a missing score. For metrics that are not listed,
     the worst score is 0."""
     looked_for: ClassVar[str]
-    """Names of the official result files, as a text for messages that say that no results were found."""
+    """Names of the official result files, as a text. It appears in messages that no results were found."""
 
     @abstractmethod
     def read_prompts(self, path: Path) -> list[Prompt]:
@@ -84,7 +84,8 @@ class Suite(ABC):
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
         """Return the files with texts of the model that the official evaluator needs for the images of turn `turn`, as
-        a dict: path -> content. `said` maps the path of an image to its record in texts.jsonl."""
+        a dict: path -> content. `said` maps the path of an image to the JSON object with its texts, as stored in
+        texts.jsonl."""
         return {}
 
     def source(self, prompt: Prompt) -> str:
@@ -93,7 +94,8 @@ class Suite(ABC):
 
     @abstractmethod
     def read_results(self, tree: Path, prompts: Sequence[Prompt]) -> Results:
-        """Read the official result files in the folder `tree`. If there are none, the returned `Results` is empty."""
+        """Read the official result files in the folder `tree`. If the folder has no result files, the returned
+        `Results` is empty."""
 
     def metrics(self, prompt: Prompt) -> Sequence[str]:
         """Return the names of the metrics for which every image of this prompt should have a score."""
@@ -105,8 +107,8 @@ class Suite(ABC):
         return [Key(p.id, k, metric) for p in prompts for k in range(count) for metric in self.metrics(p)]
 
     def weight(self, prompt: Prompt, metric: str) -> float | None:
-        """Return how many cases (for example questions) a missing score of this metric stands for. None means that this
-        number is not known; then the mean number of cases of the existing scores of this metric is used."""
+        """Return how many cases (for example questions) a missing score of the metric stands for. None means that the
+        number is not known; then the mean number of cases of the existing scores of this metric is used instead."""
         return 1.0
 
     def stratum(self, prompt: Prompt) -> str:

@@ -1,7 +1,7 @@
-"""DPG-Bench (TencentQQGYLab/ELLA): long prompts. The model mPLUG answers yes/no questions about the images. Some
-questions depend on another question: if that one is answered with no, they count as answered with no too.
+"""DPG-Bench (TencentQQGYLab/ELLA): long prompts. The model mPLUG answers yes/no questions about the images. A question
+can depend on another question. If the answer to the other question is no, the answer to this one counts as no too.
 
-Layout: one PNG per prompt, which has the name of the prompt's text file and shows four samples as a 2 x 2 grid.
+Layout: one PNG per prompt, which shows four samples as a 2 x 2 grid. It is named after the text file of the prompt.
 Results: `dpg-bench_TIME_results.txt` in the same folder.
 """
 

@@ -57,8 +57,9 @@ def read_text(path: Path) -> str:
 
 
 def json_lines(path: Path) -> list[Line]:
-    """Read a JSON-lines file. Return its objects, each with the text that says where it was read. Empty lines are
-    skipped. Raises InputError if a line is not a JSON object, or if the file has no objects."""
+    """Read a JSON-lines file. Return its objects as a list of `Line`, each with a text for error messages that names
+    the file and the line. Empty lines are skipped. Raises InputError if a line is not a JSON object, or if the file has
+    no objects."""
     lines = []
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if text.strip():
@@ -142,7 +143,7 @@ def file_name(text: str, where: str) -> str:
 
 def prompts_folder(path: Path, pattern: str) -> list[Path]:
     """Return the paths of the prompt files. If `path` is a file, the list has only this file. If `path` is a folder,
-    the list has its files that match `pattern`, sorted. Raises InputError if there are none."""
+    the list has the files in it that match `pattern`, sorted. Raises InputError if there are no such files."""
     if not path.exists():
         raise InputError(f"{path} does not exist: give the suite's prompts")
     files = [path] if path.is_file() else sorted(path.glob(pattern))

@@ -26,8 +26,9 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 
 
 def accepted(answer: str) -> tuple[str, ...]:
-    """Return all spellings of an answer that count as right if the judge's answer begins with this token. The spellings
-    differ in capital letters and in a leading space. For a number word, the digits are accepted too."""
+    """Return all first tokens of the judge's answer that count as the right answer `answer`. They are spellings with
+    and without a capital letter, and with and without a leading space. For a number word, the digits are accepted too.
+    """
     words = [answer.lower(), answer.lower().capitalize()]
     if answer.lower() in NUMBERS:
         words.append(str(NUMBERS.index(answer.lower()) + 1))
@@ -94,8 +95,8 @@ class GenEval2(Suite, Judged):
 
     def _scores(self, prompt: Prompt, atoms: Sequence[float]) -> dict[str, ItemScore]:
         """Return metric -> score for one prompt, computed from the scores of its atoms (the single facts of the
-        prompt). The metrics are the arithmetic mean, the geometric mean and one metric per skill. The score of a skill
-        consists of two numbers: the sum of the scores of its atoms, and their number."""
+        prompt). The metrics are the arithmetic mean, the geometric mean and one metric per skill. For a skill, the
+        score is a pair of numbers: the sum of the scores of its atoms, and how many atoms it has."""
         with np.errstate(divide="ignore"):
             gm = float(np.exp(np.log(atoms).mean()))
         scores = {AM: ItemScore(float(np.mean(atoms))), GM: ItemScore(gm)}

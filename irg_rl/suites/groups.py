@@ -19,8 +19,8 @@ def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order
 
 
 def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list[Figure]:
-    """Return several figures (reported numbers): the score of each group and, as the last one, the plain mean of the
-    groups. This mean has the name `headline`."""
+    """Return several figures (reported numbers): the score of each group, followed by one figure with the name
+    `headline`, which is the plain mean of the group scores."""
     leaves = {name: Leaf(metric, ids) for name, ids in groups.items()}
     return [
         *(Figure(name, (leaf,)) for name, leaf in leaves.items()),

@@ -25,11 +25,11 @@ from irg_rl.trajectory import Prompt
 
 LOG = "judged-*.jsonl"
 BUILT_IN = "built in"
-"""Value of `Protocol.template` for a suite that needs no template file, because the suite itself contains the
-questions."""
+"""Value of `Protocol.template` if the suite needs no template file (a file with the words in which the judge is asked).
+Such a suite brings its own questions."""
 GIVE_UP = 32
-"""If so many questions have failed and none was answered, the call ends with an error. The judge is then probably down,
-or the template does not suit it."""
+"""If this many questions have failed and none was answered, the judging ends with an error. Probable reasons: the judge
+is down, or the template (the words in which it is asked) does not suit it."""
 
 _THOUGHTS = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 
@@ -52,24 +52,27 @@ class Ask:
 
 
 class Judged:
-    """Second base class of those suites (benchmarks) whose images this program can judge itself. If `needs_template` is
-    True, the user must give a file with the official template (the words in which the judge is asked), because results
-    are comparable only with the exact words. If it is False, the prompts file contains the questions."""
+    """Mixin class of those suites (benchmarks) whose images this program can judge itself. If `needs_template` is True,
+    the user must give a file with the official template (the words in which the judge is asked), because results are
+    comparable only with the exact words. If `needs_template` is False, no file is needed: the questions are in the
+    prompts file."""
 
     needs_template: ClassVar[bool] = False
     max_tokens: ClassVar[int] = 64
 
     def asks(self, prompt: Prompt, template: str) -> list[Ask]:
-        """Return all questions about an image of this prompt. `template` is the content of the template file."""
+        """Return all questions to the judge about an image of this prompt. `template` is the content of the template
+        file (the words in which the judge is asked)."""
         raise NotImplementedError
 
     def ask_names(self, prompt: Prompt) -> Sequence[str]:
-        """Return the names of all questions about an image of this prompt. The template is not needed for this."""
+        """Return the names of all questions to the judge about an image of this prompt. Unlike `asks`, this method
+        works without the template file."""
         raise NotImplementedError
 
     def answer(self, ask: Ask, completion: object) -> Any:
-        """Extract the answer to `ask` from a chat completion of the judge, and return it as JSON data. Raises BadAnswer
-        if the answer cannot be understood."""
+        """Extract the answer to the question `ask` from a chat completion of the judge, and return the answer as JSON
+        data. Raises BadAnswer if it cannot be understood."""
         raise NotImplementedError
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
@@ -90,7 +93,8 @@ class Protocol:
     suite: str
     judge: str
     template: str
-    """The sha256 of the template, or BUILT_IN if the suite needs no template file."""
+    """The sha256 of the template file (the words in which the judge is asked), or BUILT_IN if the suite needs no such
+    file."""
     max_tokens: int
     temperature: float = 0.0
     extra_body: str = "{}"
@@ -99,9 +103,9 @@ class Protocol:
 
 @dataclass
 class Tally:
-    """Counts of one call of `judge_tree`: questions that were answered now (`answered`), failed (`failed`) or had been
-    answered before (`kept`), and images that were missing (`missing_images`). `last_failure` is the message of the last
-    failed question."""
+    """Counts of one call of `judge_tree`. Three fields count questions: those answered in this call (`answered`), those
+    that failed (`failed`), and those whose answer was known before, also if it was copied from another folder (`kept`).
+    `missing_images` counts the images that do not exist. `last_failure` is the message of the last failed question."""
 
     answered: int = 0
     failed: int = 0
@@ -273,8 +277,8 @@ def _same_image(
 
 
 def judged_results(suite: Suite, log: Log, pictures: Sequence[Picture]) -> Results:
-    """Return the scores of all images that the judge has answered all questions about, according to the log. For each
-    other image, a message is added to the problems in the returned `Results`."""
+    """Return scores according to the log. An image has scores only if the judge has answered all questions about it.
+    For each image that has none, a message is added to the problems in the returned `Results`."""
     judged = judged_suite(suite)
     results = Results(f"judged here by {log.protocol.judge}", problems=list(log.problems))
     for picture in pictures:
@@ -296,8 +300,8 @@ def judged_suite(suite: Suite) -> Judged:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Return the template with each `{name}` replaced by the value of this name in `values`. Other braces stay as they
-    are. Raises InputError if a name in `values` does not occur in the template."""
+    """Return the text `template` with each `{name}` replaced by the value of this name in `values`. Other braces stay
+    as they are. Raises InputError if a name in `values` does not occur in the template."""
     if missing := [name for name in values if "{" + name + "}" not in template]:
         raise InputError(f"the template lacks {{{missing[0]}}}: the judge would not know what to look for")
     names = "|".join(map(re.escape, values))  # all names in one pass, because a prompt may contain braces

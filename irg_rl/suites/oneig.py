@@ -105,9 +105,10 @@ class OneIG(Suite):
         return results
 
     def _row(self, line: Line, tree: Path, kind: str, problems: list[str]) -> tuple[str | None, str]:
-        """Return two texts from a row of a result file: the prompt id, and the content of the column for the model
-        whose images are in this folder. The row is named `anime_000`, or only `000` if the class of prompts, `kind`, is
-        known. If the column cannot be found, add a message to `problems` and return (None, "")."""
+        """Return two texts from a row of a result file: the prompt id, and the content of the column of one model,
+        namely the model whose images are in this folder. The id in the row is a text such as `anime_000`, or only `000`
+        if the class of prompts is known (`kind`). If the column cannot be found, add a message to `problems` and return
+        (None, "")."""
         columns = list(line.content)
         here = {path.name for path in tree.glob("images/*/*")}
         mine = columns[1:] if len(columns) == 2 else [c for c in columns[1:] if c in here]
@@ -145,9 +146,9 @@ class OneIG(Suite):
 
 
 def _mean_of(figures: Sequence[Figure]):
-    """Return a function that computes the mean of several figures (reported numbers). A figure is computed from leaves
-    (partial means). The input of the function has the values of the leaves of all figures, one figure after the other.
-    """
+    """Return a function that computes the mean of several figures (reported numbers). Each figure is computed from its
+    leaves (ratios over several prompts). The input of the function is one array with the values of all leaves: first
+    those of the first figure, then those of the second figure, and so on."""
 
     def combine(values: Float[np.ndarray, "... L"]) -> Float[np.ndarray, "..."]:
         ends = np.cumsum([len(figure.leaves) for figure in figures])

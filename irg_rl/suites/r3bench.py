@@ -58,8 +58,9 @@ class R3Bench(Suite):
         return prompt.metadata["source"]
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """Return the file that step 1 of the benchmark would write, as a dict: path -> content. It has one row per
-        image, with the reflection that the model wrote before the image of turn `turn`."""
+        """Return a dict with one file that the official evaluator needs: path -> content. It is the file that step 1 of
+        the benchmark would write. It has one row per image, with the reflection that the model wrote before the image
+        of turn `turn`."""
         rows = []
         for picture in pictures:
             if picture.path in said:
@@ -103,8 +104,8 @@ class R3Bench(Suite):
 
 
 def _judged(entry: Mapping[str, Any], answer: bool) -> Iterator[tuple[str, float]]:
-    """Yield pairs (metric, score) from a row of a result file of step 3 or step 4. `answer` is True if the image that
-    the model was given is good."""
+    """Yield pairs (metric, score) from a row of a result file of step 3 or step 4. `answer` is True if the given image
+    (the one on which the model reflects) is good, and False if it has errors."""
     reflection = entry.get("model_reflection")
     said = reflection.get("answer") if isinstance(reflection, dict) else None
     if isinstance(said, bool) and "image_eval" not in entry:

@@ -121,9 +121,9 @@ def _readings(suite: Suite, number: int, drawn: Drawn, tree: Tree, table: Table)
 
 
 def _comparisons(readings: Sequence[Reading], table: Table) -> list[Comparison]:
-    """Compare the scores of different turns and folders. Two kinds of differences are computed: each turn minus the
-    first turn with results in the same folder, and each further folder minus the first folder in the same turn. Only
-    scores from the same judge are compared."""
+    """Compare the scores of different turns and folders. Two kinds of differences are computed. Within a folder: each
+    turn minus the first turn that has results. Between folders, in the same turn: each further folder minus the first
+    folder. Only scores from the same judge are compared."""
     pairs = []
     for after in readings:
         for before in readings:
@@ -178,8 +178,8 @@ def to_markdown(report: Report) -> str:
 
 
 def _missing(reading: Reading) -> str:
-    """Return how many scores are missing, as a text such as `3 of 553`. The numbers are those of the figure (reported
-    number) that needs the most scores."""
+    """Return how many scores are missing, as a text such as `3 of 553`. If the figures (reported numbers) need
+    different numbers of scores, the text is about the figure that needs the most."""
     widest = max(reading.rows, key=lambda row: row.expected)
     return f"{widest.missing} of {widest.expected}"
 

@@ -78,6 +78,6 @@ class Figure:
 
 
 def mean_of(name: str, metric: str, prompts: frozenset[str], is_headline: bool = False) -> Figure:
-    """Return a figure (reported number) that is the plain mean of `metric` over all cases of the given prompts. A case
-    is, for example, one verdict or one question."""
+    """Return a figure (reported number): the plain mean of `metric` over all cases of the given prompts. A case is, for
+    example, one verdict or one question."""
     return Figure(name, (Leaf(metric, prompts),), is_headline=is_headline)

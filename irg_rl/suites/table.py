@@ -28,13 +28,13 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Row:
-    """One figure (reported number) of a tree (a folder of images), with scores from one source. The figure needs
-    `expected` scores, of which `missing` are missing."""
+    """One figure (reported number) of a tree (a folder of images), with scores from one source. `expected` is the
+    number of scores that the figure needs, and `missing` is how many of them are missing."""
 
     figure: str
     value: Measure
-    """Value of the figure, with missing scores counted as the worst score. The field `judged` has the value without
-    missing scores."""
+    """Value of the figure (reported number), with missing scores counted as the worst score. In contrast, the field
+    `judged` has the value that is computed without the missing scores."""
     judged: Measure
     expected: int
     missing: int
@@ -111,9 +111,9 @@ class Table:
         return {key for key in self.expected if any(key.metric == m and key.prompt in ids for m, ids in wanted)}
 
     def _with_worst(self, judged: Scores) -> dict[Key, ItemScore]:
-        """Return all expected scores. Those that are missing in `judged` get the worst score of their metric. The
-        number of cases that a missing score stands for (its `bottom`) is given by `Suite.weight`. If that is None, it
-        is the mean over the existing scores of the same metric."""
+        """Return all expected scores: those in `judged` unchanged, and for each missing one the worst score of its
+        metric. `Suite.weight` says how many cases a missing score stands for (its `bottom`). If `Suite.weight` returns
+        None, the mean over the existing scores of the same metric is used."""
         by_id = {prompt.id: prompt for prompt in self.prompts}
         usual: dict[str, list[float]] = {}
         for key, score in judged.items():
@@ -129,9 +129,10 @@ class Table:
         return whole
 
     def _measured(self, figure: Figure, scores: Scores) -> tuple[float, Float[np.ndarray, "R"]]:
-        """Return two results: the value of the figure, and an array with its value in every resample. The resampled
-        values are nan if a leaf (a ratio of which the figure is computed) has scores of fewer than two prompts. All
-        resamples would then be equal, and the interval too narrow."""
+        """Return two results: the value of the figure (reported number), and an array with its value in every resample.
+        A figure is computed from leaves (ratios of two sums over some prompts). If a leaf has scores of only one prompt
+        or none, the resampled values are nan. Otherwise all resamples of this leaf would be equal, and the interval too
+        narrow."""
         sums = [self._sums(leaf, scores) for leaf in figure.leaves]
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.array([top.sum() / bottom.sum() if bottom.sum() else np.nan for top, bottom in sums])
@@ -155,9 +156,9 @@ class Table:
 
 
 def _weights(strata: Sequence[str], resamples: int, seed: int) -> UInt16[np.ndarray, "R P"]:
-    """Return how often each prompt is drawn in each resample, as an array [R, P]. `strata` has the name of each
-    prompt's stratum (for example its category). In every resample, each stratum has as many prompts as it really has.
-    """
+    """Return how often each prompt is drawn in each resample, as an array [R, P]. `strata` has, for each prompt, the
+    name of its stratum (for example its category). In every resample, as many prompts are drawn from each stratum as
+    the stratum has."""
     weights = np.zeros((resamples, len(strata)), dtype=np.uint16)
     generator = np.random.default_rng(seed)
     members: dict[str, list[int]] = {}

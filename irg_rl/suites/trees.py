@@ -86,9 +86,9 @@ def is_whole(path: Path) -> bool:
 
 
 def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
-    """Write the image file of one picture for each turn, into the folders `turn0`, `turn1` and so on, and once more
-    into the folder `final`. `per_turn[k]` has the image, or the four tiles, of turn k. If the file of a turn is the
-    same as that of the turn before, a hard link is made, or a copy if the file system has no hard links."""
+    """Write an image once per turn, into the folders `turn0`, `turn1` and so on, and once more into the folder `final`.
+    `per_turn[k]` has the image of turn k, or its four tiles. If the file of a turn is the same as that of the turn
+    before, a hard link is made, or a copy if the file system has no hard links."""
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
     for name, tiles in zip(names, [*per_turn, per_turn[-1]], strict=True):
@@ -124,8 +124,7 @@ class Tree:
 @dataclass(frozen=True)
 class Drawn:
     """A folder of benchmark images, with its trees (folders with the images of one turn), settings, prompts and image
-    files. It was written by `irg-rl generate --suite`, or it is another folder of images, for which `settings` is
-    empty."""
+    files. If `irg-rl generate --suite` did not write the folder, `settings` is empty."""
 
     path: Path
     trees: list[Tree]

@@ -1,5 +1,5 @@
 """The task `prompts`, for prompts from the user's own files. A scorer of the recipe can decide which images are right.
-Without such a scorer, there are no verdicts on images."""
+If the recipe names no scorer for this, images are not judged as right or wrong."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,8 @@ class OwnPrompts(Task[PromptsSettings]):
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> Sequence[Verdict | None]:
         """Return one verdict per picture. A picture is right if its score is at least `verdict.threshold`. A verdict is
-        None if the scorer failed for this picture. All verdicts are None if the options name no scorer for verdicts."""
+        None if the scorer failed for this picture. All verdicts are None if the options of the task do not name a
+        scorer that decides."""
         by = self.settings.verdict
         if by is None or self.score is None:
             self.last_error = "no scorer says which pictures are right: set task_options.verdict"
@@ -127,8 +128,8 @@ class OwnPrompts(Task[PromptsSettings]):
 
 
 def split_of(text: str, shares: Mapping[str, float]) -> str | None:
-    """Return the split of a prompt, decided by a hash of its text. Return None if the shares add up to less than 1 and
-    the prompt belongs to the unused rest.
+    """Return the split of a prompt, decided by a hash of its text. Return None if the prompt belongs to no split. This
+    happens only if the shares of the splits add up to less than 1.
 
     The split does not depend on the other prompts in the file, and the same text is never in two splits. The hash is
     the first 8 bytes of the sha256 of the text without outer white space, as a number in [0, 1).
