@@ -1,9 +1,9 @@
 """Preference pairs from the trajectories of one group: at every fork, the best branch is compared with the worst.
 
-A *fork* is a point where trajectories that share all earlier segments (the same objects) continue with different
-segments. Each continuation is a *branch*. Trajectories that share only the prompt have their fork at segment 0. If a
-branch forks again, its value is the mean of the values of the branches inside it, as in the package `irg_rl.credit`. So
-one lucky trajectory does not make a branch look better.
+A *fork* is a point where trajectories that share all earlier segments (the same Python objects) continue with
+different segments. Each continuation is a *branch*. Trajectories that share only the prompt have their fork at segment
+0. If a branch forks again, its value is the mean of the values of the branches inside it, as in the package
+`irg_rl.credit`. So one lucky trajectory does not make a branch look better.
 
 A pair consists of the best trajectory of the better branch and the worst trajectory of the worse branch. The two differ
 only in the segments after the fork, and only these segments are trained.

@@ -111,7 +111,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """How much there is to train on in groups of stored rollouts. The unit that is counted depends on the algorithm;
+    """How much training material some groups of stored rollouts contain. The counted unit depends on the algorithm;
     for DPO it is a preference pair. `usable` is the number of units that can be trained, `ties` the number of units
     left out because their rewards are too close, and `too_long` the number of units that are too long for a pack."""
 
@@ -236,7 +236,8 @@ class Algorithm(Generic[Options]):
 
     @property
     def levels_per_image(self) -> int:
-        """Return the number of noise levels per image. It is used only if no denoising steps are recorded."""
+        """Return how many noise levels the loss uses for each image. Only algorithms that train without recorded
+        denoising steps use this number."""
         return 0
 
     @property

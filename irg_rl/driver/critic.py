@@ -52,7 +52,8 @@ class CreditSettings:
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """Everything that a critic needs in addition to its scorers: the RL algorithm and the settings of credit."""
+    """Everything that a critic needs in addition to its scorers: the RL algorithm, and the settings for credit
+    assignment (how rewards become advantages of segments)."""
 
     algorithm: Algorithm[Any]
     credit: CreditSettings

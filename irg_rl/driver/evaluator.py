@@ -111,7 +111,8 @@ class Evaluator:
 
 @dataclass
 class Measured:
-    """The result of an evaluation: the trajectories of the real arm, and the results of all arms."""
+    """The result of an evaluation: the trajectories of the model's own refinement (the arm `real`), and the results of
+    all arms, the controls included."""
 
     trajectories: list[Trajectory]
     evaluation: Evaluation

@@ -153,9 +153,9 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 
 
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Return the ratio `a / b` of two measures with its interval. Both are measured on the same prompts, so their
-    errors are compared set by set (prompts that ask for the same thing have one set of constraints). The interval is
-    symmetric on the log scale. If `a` or `b` is 0, there is no interval."""
+    """Return the ratio `a / b` of two measures with its interval. Both are measured on the same prompts, so the
+    interval uses paired differences. Prompts that ask for the same thing count as one unit. The interval is symmetric
+    on the log scale. If `a` or `b` is 0, there is no interval."""
     (one, other), order = _paired(a, b)
     value = _divide(one.value, other.value)
     if not (isfinite(value) and value > 0):

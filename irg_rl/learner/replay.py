@@ -7,14 +7,14 @@ pass, which gives the log-probabilities of all turns.
                      +-> clean 1 -> ViT 1 -> reflection 2 ...                           (history last)
 
 A noise block holds a noisy state of an image for one denoising step. It attends to exactly the context that the sampler
-had when it drew the image. A finished image enters the context only if a later turn exists. With `history = last` it
-follows the think text directly; with `full` it follows the text that asked for it. Pixels, clean latents and noisy
-states are constants: no gradient flows through them.
+had when it drew the image. A finished image enters the context only if a later turn exists. With `history = last`
+the image follows the think text directly; with `full` it follows the think or reflection text that it was drawn from.
+Pixels, clean latents and noisy states are constants: no gradient flows through them.
 
 A row of a pack is one token sequence. It holds a single trajectory, or several trajectories of a tree, which begin with
-the same segments (texts and images). A shared segment is one object in several trajectories. Its blocks are in the row
-only once, and the segments after it follow the same block. The shared segment is trained as part of the first of these
-trajectories. Branches of the row cannot attend to each other.
+the same segments (texts and images). Trajectories share a segment if they hold the same Python object. The blocks of a
+shared segment are in the row only once, and all its continuations follow this one copy. The shared segment is trained
+as part of the first of these trajectories. Branches of the row cannot attend to each other.
 
 A row has at most `max_pack_tokens` tokens. Trajectories that do not fit go into another row, which repeats the shared
 context. If a single trajectory is too long, its noise blocks are spread over several rows that repeat its context.
