@@ -1,9 +1,9 @@
 """Find a suite by its name or by its import path."""
 
 import difflib
-import importlib
 
 from irg_rl.errors import InputError
+from irg_rl.imports import imported
 from irg_rl.suites.base import Suite
 from irg_rl.suites.compbench import CompBench
 from irg_rl.suites.dpg import DPG
@@ -26,7 +26,7 @@ def suite_of(name: str) -> Suite:
     """Return an object of a suite class. `name` is the name of a suite or an import path `package.module:Class`. Raises
     InputError if there is no such suite; the message suggests the most similar name."""
     if ":" in name:
-        return _imported(name)
+        return _own_suite(name)
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -34,14 +34,11 @@ def suite_of(name: str) -> Suite:
     return SUITES[name]()
 
 
-def _imported(path: str) -> Suite:
-    module, _, attribute = path.partition(":")
+def _own_suite(path: str) -> Suite:
     try:
-        found = vars(importlib.import_module(module))[attribute]
-    except ImportError as error:
-        raise InputError(f"suite {path!r}: {module} cannot be imported ({error})") from error
-    except KeyError as error:
-        raise InputError(f"suite {path!r}: {module} has no {attribute}") from error
+        found = imported(path)
+    except InputError as error:
+        raise InputError(f"suite {error}") from error
     if not (isinstance(found, type) and issubclass(found, Suite)):
-        raise InputError(f"suite {path!r}: {attribute} is no subclass of irg_rl.suites.base.Suite")
+        raise InputError(f"suite {path!r} is no subclass of irg_rl.suites.base.Suite")
     return found()

@@ -100,7 +100,7 @@ def test_rewritten_geneval_prompts_are_called_so(tmp_path):
 
 def test_a_suite_of_ones_own_is_named_by_its_import_path():
     assert suite_of("irg_rl.suites.geneval:GenEval").title == "GenEval"
-    with pytest.raises(InputError, match="has no Nothing"):
+    with pytest.raises(InputError, match="has no 'Nothing'"):
         suite_of("irg_rl.suites.geneval:Nothing")
     with pytest.raises(InputError, match="cannot be imported"):
         suite_of("no.such.module:Suite")
