@@ -54,6 +54,8 @@ def as_table(trajectory: Trajectory) -> Table:
             said = segment.text if segment.finished else f"{segment.text} (never ended)"
         else:
             said = ", ".join(f"{name} {_score(values[segment.turn])}" for name, values in trajectory.rewards.items())
+        if segment.scores:  # of a reflection or of an edit
+            said = f"{said}\n" + ", ".join(f"{name} {_score(score)}" for name, score in segment.scores.items())
         advantage = "-" if segment.advantage is None else f"{segment.advantage:+.3f}"
         table.add_row(str(segment.turn), segment.modality, said, advantage)
     return table
