@@ -5,11 +5,14 @@ Files of GenEval can be read too: they have `tag`, `include` and `exclude` next 
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from irg_rl.errors import InputError
 from irg_rl.text_in import parse_json, read_lines, require_text
@@ -58,11 +61,50 @@ def require_prompt(text: str, where: str) -> str:
     return require_text(text, f"{where}: the prompt", control=False)
 
 
-def prompt_of(prompts: Sequence[Prompt], group: int, seed: int) -> Prompt:
-    """Return the prompt from which group number `group` is sampled. In every epoch (one pass over all prompts) the
-    prompts have a new random order. The result depends only on `prompts`, `group` and `seed`."""
-    epoch, place = divmod(group, len(prompts))
-    return prompts[int(np.random.default_rng([seed, epoch]).permutation(len(prompts))[place])]
+@dataclass(frozen=True)
+class PromptOrder:
+    """The order in which RL uses its prompts. In every epoch the prompts have a new random order. An epoch is as many
+    groups as there are prompts.
+
+    `mix` maps the tag of a prompt (the field `tag` of its metadata) to a weight. A prompt with the weight 3 is used
+    three times as often as a prompt with the weight 1. Prompts whose tag is not in `mix` have the weight 1. If all
+    weights are equal, every prompt is used once in an epoch.
+    """
+
+    prompts: Sequence[Prompt]
+    seed: int
+    mix: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises InputError if a tag of `mix` belongs to no prompt, or if all weights are 0."""
+        tags = {prompt.metadata.get("tag") for prompt in self.prompts}
+        if unknown := sorted(set(self.mix) - tags):
+            known = ", ".join(sorted(str(tag) for tag in tags if tag is not None)) or "no tags"
+            raise InputError(f"rl.prompt_mix: no prompt has the tag {unknown[0]!r}; the prompts have {known}")
+        if not any(self._weights):
+            raise InputError("rl.prompt_mix: the weights of all prompts are 0; give one tag a weight above 0")
+
+    def __getitem__(self, group: int) -> Prompt:
+        """Return the prompt from which group number `group` is sampled. The result depends only on the group's number,
+        the prompts, the seed and the mix."""
+        epoch, place = divmod(group, len(self.prompts))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.prompts))
+        return self.prompts[int(self._chosen(epoch)[order[place]])]
+
+    @cached_property
+    def _weights(self) -> list[float]:
+        return [self.mix.get(prompt.metadata.get("tag", ""), 1.0) for prompt in self.prompts]
+
+    def _chosen(self, epoch: int) -> Int64[np.ndarray, "N"]:
+        """Return the indices of the prompts of an epoch, in ascending order. A prompt occurs N w / W times, rounded up
+        or down at random: N is the number of prompts, w the weight of the prompt, and W the sum of all weights
+        (systematic sampling)."""
+        n = len(self.prompts)
+        if not self.mix:
+            return np.arange(n)
+        ends = np.cumsum(self._weights) * (n / sum(self._weights))
+        start = np.random.default_rng([self.seed, epoch, 1]).random()
+        return np.searchsorted(ends, start + np.arange(n), side="right").clip(max=n - 1)
 
 
 def _prompt(entry: Any, where: str, default_id: str) -> Prompt:

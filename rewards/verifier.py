@@ -12,7 +12,9 @@ class VerifierScorer:
     """Scores images with the graded score of the task's verdict. If the task cannot judge an image, the score is None,
     which counts as a failure.
 
-    `task`, `task_options`, `seed` and `image_size` (height, width) are those of the recipe.
+    `task`, `task_options`, `seed` and `image_size` (height, width) are those of the recipe. `right` is added to the
+    score of every image that is right. A graded score hardly tells an image with one small defect from a right one, and
+    `right` makes this difference larger.
     """
 
     def __init__(
@@ -22,9 +24,11 @@ class VerifierScorer:
         seed: int = 0,
         image_size: tuple[int, int] = (0, 0),
         name: str = "verifier",
+        right: float = 0.0,
     ) -> None:
         self.name = name
         self.last_error = ""
+        self.right = right
         self.task = make_task(task, task_options, seed, image_size)
         if self.task.verdict_scorer is not None:
             raise ScorerUnavailable(
@@ -38,7 +42,7 @@ class VerifierScorer:
         require_pairs(images, prompts)
         verdicts = self.task.verdicts(images, prompts)
         self.last_error = self.task.last_error
-        return [None if verdict is None else verdict.score for verdict in verdicts]
+        return [None if found is None else found.score + self.right * found.correct for found in verdicts]
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
         """Return one score in [0, 1] per reflection: how true the text `texts[i]` is about `images[i]`, as the task

@@ -1,8 +1,8 @@
 """The rollout worker: a sampler with its own model, which can run as a Ray actor.
 
-A worker samples one group at a time, as one batch. The result depends only on the arguments and the weights, so another
-worker would sample the same group. A worker samples only after weights were sent to it. Every trajectory has the
-version and the digest of these weights (invariant 4 of the project).
+A worker samples one or several groups together, as one batch. The result depends only on the arguments and the weights,
+so another worker would sample the same groups. A worker samples only after weights were sent to it. Every trajectory
+has the version and the digest of these weights (invariant 4 of the project).
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,28 +91,50 @@ class RolloutWorker:
     def sample_group(
         self, group_id: int, prompt: Prompt, group_size: int, version: int | None = None, iteration: int = 0
     ) -> tuple[SampledSummary, Group]:
-        """Sample a group for training, as one batch. Returns a summary and the group.
+        """Sample one group for training, as one batch. Returns a summary and the group. The arguments are explained in
+        `sample_groups`."""
+        (summary,), group = self.sample_groups([group_id], [prompt], group_size, version, iteration)
+        return summary, group
+
+    def sample_groups(
+        self,
+        ids: Sequence[int],
+        prompts: Sequence[Prompt],
+        group_size: int,
+        version: int | None = None,
+        iteration: int = 0,
+    ) -> tuple[list[SampledSummary], *tuple[Group, ...]]:
+        """Sample groups for training, all as one batch. `ids` has the id of each group, and `prompts` its prompt.
+        Returns a list with one summary per group, followed by the groups themselves.
 
         version: version of the weights to sample with. None: the version that was published last. iteration: number of
         the RL update. With `window: progressive`, it determines which denoising steps are noisy.
 
-        With forks, the group may have fewer than `group_size` trajectories, because a trajectory that stops before its
+        With forks, a group may have fewer than `group_size` trajectories, because a trajectory that stops before its
         fork does not branch. Raises WeightsError if the worker has no weights, or weights of another version.
         """
         version = self._require(version)
-        seed = group_seed(self._settings.seed, group_id)
         forks = self._settings.forks
-        requests = [Request(prompt, n, seed=seed, iteration=iteration, forks=forks) for n in range(group_size)]
-        group = Group(group_id, prompt, self._sign(_apart(self._training_sampler.sample(requests)), version), version)
-        summary = SampledSummary(
-            id=group_id,
-            version=version,
+        requests = [
+            Request(prompt, n, seed=group_seed(self._settings.seed, group), iteration=iteration, forks=forks)
+            for group, prompt in zip(ids, prompts, strict=True) for n in range(group_size)
+        ]  # fmt: skip
+        sampled = self._sign(self._training_sampler.sample(requests), version)
+        groups = [
+            Group(group, prompt, _apart(sampled[place * group_size : (place + 1) * group_size]), version)
+            for place, (group, prompt) in enumerate(zip(ids, prompts))
+        ]
+        return [self._summary(group) for group in groups], *groups
+
+    def _summary(self, group: Group) -> SampledSummary:
+        return SampledSummary(
+            id=group.id,
+            version=group.version,
             digest=self._digest,
             images=len(group.images),
             text_tokens=group.tokens(),
             stopped=sum(t.stopped for t in group.trajectories),
         )
-        return summary, group
 
     def evaluate(
         self, requests: Sequence[Request], turns: int | None = None, version: int | None = None

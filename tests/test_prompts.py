@@ -1,11 +1,12 @@
 """Prompt files as people make them."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from irg_rl.errors import InputError
-from irg_rl.prompts import MOST_CHARACTERS, read_prompts, write_prompts
+from irg_rl.prompts import MOST_CHARACTERS, PromptOrder, read_prompts, write_prompts
 from irg_rl.trajectory import Prompt
 
 
@@ -73,3 +74,35 @@ def test_what_a_check_finds_is_named_with_file_and_line(tmp_path):
 
     with pytest.raises(InputError, match="own.jsonl, line 1: a is not wanted"):
         read(tmp_path, '{"prompt": "a"}', check=refuse)
+
+
+TAGGED = [Prompt(str(number), f"prompt {number}", {"tag": "scene" if number < 10 else "color"}) for number in range(40)]
+
+
+def test_every_prompt_is_used_once_in_an_epoch_and_each_epoch_has_an_order_of_its_own():
+    order = PromptOrder(TAGGED, seed=3)
+    first, second = ([order[epoch * 40 + place].id for place in range(40)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == sorted(prompt.id for prompt in TAGGED) and first != second
+    assert [PromptOrder(TAGGED, seed=3)[place].id for place in range(40)] == first
+
+
+def test_prompts_with_a_larger_weight_are_used_more_often():
+    order = PromptOrder(TAGGED, seed=3, mix={"scene": 3.0, "color": 0.5})
+    used = Counter(order[group].id for group in range(40 * 50))
+    share = 40 / (10 * 3.0 + 30 * 0.5)
+    for prompt in TAGGED:
+        wanted = 50 * share * (3.0 if prompt.metadata["tag"] == "scene" else 0.5)
+        assert abs(used[prompt.id] - wanted) < 0.2 * wanted
+    assert sum(used.values()) == 2000
+
+
+def test_a_weight_of_0_leaves_prompts_out_and_prompts_without_a_weight_have_1():
+    order = PromptOrder(TAGGED, seed=0, mix={"scene": 0.0})
+    assert {order[group].metadata["tag"] for group in range(200)} == {"color"}
+
+
+def test_a_tag_that_no_prompt_has_and_weights_that_leave_no_prompt_are_refused():
+    with pytest.raises(InputError, match="no prompt has the tag 'scenes'; the prompts have color, scene"):
+        PromptOrder(TAGGED, 0, {"scenes": 2.0})
+    with pytest.raises(InputError, match="the weights of all prompts are 0"):
+        PromptOrder(TAGGED, 0, {"scene": 0.0, "color": 0.0})

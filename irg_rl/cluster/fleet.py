@@ -74,6 +74,7 @@ class _Unit:
     id: Hashable
     method: str
     args: tuple
+    returns: int = 1  # number of values that the method returns
     attempts: int = 0
     last_loss: str = ""
 
@@ -96,14 +97,14 @@ class Finished:
     """The result of a unit (one method call on an actor). `id` is the id of the unit, and `attempts` says how often the
     unit was started.
 
-    If the fleet has `returns=1`, `value` is what the method returned, and `body` is None. If it has `returns=2`, the
-    method returns two values: `value` is the first one, and `body` is a Ray reference to the second one. The driver
-    process owns this reference, so it stays valid after the actor that made it has died.
+    `value` is the first value that the method returned. If the unit was submitted with `returns=n`, the method returned
+    n values, and `others` has Ray references to all of them but the first. The driver process owns these references, so
+    they stay valid after the actor that made the values has died.
     """
 
     id: Hashable
     value: Any
-    body: ObjectRef | None
+    others: tuple[ObjectRef, ...]
     attempts: int
 
 
@@ -115,7 +116,6 @@ class Fleet:
         factory: `factory(index)` starts actor number `index` and returns its handle.
         prepare: `prepare(handle)` sends the actor what it needs and returns a Ray reference. The actor gets work only
             after this reference is ready. With None, it gets work as soon as it has started.
-        returns: Number of values that each of these method calls returns, 1 or 2.
     """
 
     def __init__(
@@ -124,7 +124,6 @@ class Fleet:
         factory: ActorFactory,
         settings: FleetSettings,
         prepare: Callable[[ActorHandle], ObjectRef] | None = None,
-        returns: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ):
         if settings.size < 1 or settings.min_healthy > settings.size:
@@ -133,7 +132,6 @@ class Fleet:
         self.settings = settings
         self._factory = factory
         self._prepare = prepare
-        self._returns = returns
         self._clock = clock
         self._members = [_Member(index) for index in range(settings.size)]
         self._queue: deque[_Unit] = deque()
@@ -167,14 +165,14 @@ class Fleet:
         """
         return [m.refs[0] for m in self._members if m.health in (Health.STARTING, Health.BUSY)]
 
-    def submit(self, unit: Hashable, method: str, *args: Any) -> None:
-        """Queue the call `actor.method(*args)` as a unit with the id `unit`. Raises ValueError if a unit with this id
-        is already queued or running.
+    def submit(self, unit: Hashable, method: str, *args: Any, returns: int = 1) -> None:
+        """Queue the call `actor.method(*args)` as a unit with the id `unit`. `returns` is the number of values that the
+        method returns. Raises ValueError if a unit with this id is already queued or running.
         """
         if unit in self._known:
             raise ValueError(f"fleet {self.name}: unit {unit!r} is already under way")
         self._known.add(unit)
-        self._queue.append(_Unit(unit, method, args))
+        self._queue.append(_Unit(unit, method, args, returns))
         self._dispatch()
 
     def withdraw(self, unit: Hashable) -> None:
@@ -284,8 +282,8 @@ class Fleet:
             if member.health == Health.IDLE:
                 unit = self._queue.popleft()
                 unit.attempts += 1
-                call = getattr(member.actor, unit.method).options(num_returns=self._returns).remote(*unit.args)
-                member.refs = [call] if self._returns == 1 else list(call)
+                call = getattr(member.actor, unit.method).options(num_returns=unit.returns).remote(*unit.args)
+                member.refs = [call] if unit.returns == 1 else list(call)
                 member.unit = unit
                 member.health = Health.BUSY
                 member.began = self._clock()
@@ -327,7 +325,7 @@ class Fleet:
         member.deaths = 0
         self._worked += self._clock() - member.began
         self._known.discard(unit.id)
-        return Finished(unit.id, value, member.refs[1] if self._returns == 2 else None, unit.attempts)
+        return Finished(unit.id, value, tuple(member.refs[1:]), unit.attempts)
 
     def _lose(self, member: _Member, reason: str) -> None:
         """Kill the actor of `member`. If the actor was working on a unit (a method call), put this unit back at the

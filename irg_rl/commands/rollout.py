@@ -18,7 +18,7 @@ from irg_rl.driver.prepare import rl_prompts_file
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import Run, RunError, write_json
 from irg_rl.driver.scorers import scorer_specs
-from irg_rl.prompts import prompt_of, read_prompts
+from irg_rl.prompts import PromptOrder, read_prompts
 from irg_rl.records import FACTS, WORDS, save_groups
 
 
@@ -37,13 +37,12 @@ def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None
         "model": str(folder), "weights": policy.digest, "digest": recipe.digest(), "seed": recipe.rl_seed,
         "group_size": recipe.require_rl().group_size, "system_prompt": recipe.sampling.system_prompt,
     })  # fmt: skip
-    prompts = read_prompts(rl_prompts_file(run))
+    prompts = PromptOrder(read_prompts(rl_prompts_file(run)), recipe.rl_seed, recipe.require_rl().prompt_mix)
     missing = [number for number in range(groups) if not (_place(out, number) / WORDS).is_file()]
     with scorer_specs(recipe, run.path("scorers")) as specs, bar("rollout", groups, groups - len(missing)) as progress:
         critic = Critic(specs, CriticSettings.of(recipe), recipe.engine.threads, recipe.rewards.max_failure_share)
         for number in missing:
-            prompt = prompt_of(prompts, number, recipe.rl_seed)
-            summary, group = critic.score_group(policy.sample_group(number, prompt))
+            summary, group = critic.score_group(policy.sample_group(number, prompts[number]))
             save_groups(_place(out, number), [group])
             progress.advance(note=f"reward {summary.first:.3f} -> {summary.last:.3f}")
     console.print(f"{groups} groups of {recipe.require_rl().group_size} in {out}", soft_wrap=True, markup=False)

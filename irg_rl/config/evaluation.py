@@ -11,6 +11,9 @@ from irg_rl.sections import Positive, Rate, Section, Seed, Share, nearest
 
 
 class EvaluationRecipe(Section):
+    split: str = Field(default="test", exclude_if=lambda split: split == "test")
+    """Set of prompts on which the run evaluates its checkpoints: validation, test, or another set of the task. Use
+    validation while you choose settings. `irg-rl eval --split test` then measures the final checkpoint."""
     prompts: Positive = 300
     turns: Annotated[int, Field(ge=2)] = 4
     batch_size: Positive = 64

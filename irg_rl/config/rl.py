@@ -74,6 +74,9 @@ class RLRecipe(Section):
     groups: Positive = 8
     """Number of prompts per update. Each prompt gives one group of trajectories."""
     group_size: Annotated[int, Field(ge=2)] = 8
+    groups_per_batch: Positive = 1
+    """Largest number of groups that a rollout actor samples together, as one batch. A larger batch is faster as long as
+    the memory lasts."""
     forks: dict[Positive, Annotated[int, Field(ge=2)]] = Field(default={}, exclude_if=lambda forks: not forks)
     """Turn -> number of branches into which every trajectory splits at the start of that turn. For example, {1: 4}
     samples four reflections and refined images from each first image. If several turns have forks, their numbers are
@@ -81,6 +84,9 @@ class RLRecipe(Section):
     shared part is sampled, scored and trained only once. Empty or null: no forks."""
     prompts: PathText | None = None
     """A jsonl file of prompts with metadata. null: the training prompts of the task."""
+    prompt_mix: dict[str, Weight] = Field(default={}, exclude_if=lambda mix: not mix)
+    """Tag of a prompt (the field `tag` of its metadata) -> weight. Prompts with a larger weight are used more often.
+    Prompts with other tags have the weight 1."""
     credit: str | None = None
     """The credit scheme. It turns the rewards of images into advantages. Choices: trajectory, turn, verifier_gae,
     improvement, umm, no_improve_clamp, factorised, or your own as package.module:SCHEME. null: the scheme `turn`. An

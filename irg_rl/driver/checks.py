@@ -15,7 +15,7 @@ from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import check_folder, require_sizes
-from irg_rl.prompts import read_prompts
+from irg_rl.prompts import PromptOrder, read_prompts
 from irg_rl.records import group_folders
 from irg_rl.redact import redact, redact_text
 from irg_rl.task import World, task_of
@@ -62,7 +62,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rl.rollouts: {error}")
     if recipe.rl is not None and recipe.rl.prompts is not None:
         try:
-            read_prompts(recipe.rl.prompts, require_judged(recipe))
+            prompts = read_prompts(recipe.rl.prompts, require_judged(recipe))
+            PromptOrder(prompts, recipe.rl_seed, recipe.rl.prompt_mix)
         except (InputError, OSError) as error:
             problems.append(f"rl.prompts: {error}")
     return problems
@@ -197,6 +198,11 @@ def task_problems(recipe: Recipe) -> list[str]:
     """Check whether the task can do what the recipe asks of it. Return one message for each problem."""
     task = task_of(recipe)
     problems = task.problems(recipe)
+    held_out = [split for split in task.splits if split != "train"]
+    if recipe.evaluation.split not in held_out:
+        problems.append(
+            f"evaluation.split {recipe.evaluation.split!r}: choose one of {', '.join(held_out)}, which RL never trains on"
+        )
     gate = [recipe.gate.first_accuracy, recipe.gate.damage, recipe.gate.margin]
     if task.thresholds is None and None in gate and any(threshold is not None for threshold in gate):
         problems.append(

@@ -2,9 +2,12 @@
 buffer. First it is sampled, then it is scored, and then it is handed out for training, in the order in which the groups
 were started.
 
-Two decisions change the result of a run: which prompt a group has, and which groups are replaced. These decisions
-depend only on the ids of the groups, and they are made in the order of the ids. They do not depend on the order in
-which results arrive.
+Groups that are started at the same time are sampled and scored together, in batches of at most `groups_per_batch`
+groups.
+
+Three decisions change the result of a run: which prompt a group has, which groups share a batch, and which groups are
+replaced. These decisions depend only on the ids of the groups, and they are made in the order of the ids. They do not
+depend on the order in which results arrive.
 """
 
 import json
@@ -20,10 +23,12 @@ from irg_rl.cluster.fleet import Fleet, wait_for_any
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.run_folder import RunError
-from irg_rl.prompts import prompt_of
+from irg_rl.prompts import PromptOrder
 from irg_rl.trajectory import Prompt
 
 NO_SPREAD = "no spread in the rewards of its group"
+Batch = tuple[int, ...]
+"""The ids of groups that are sampled and scored together, in ascending order."""
 LONGEST_WAIT_S = 0.25
 """Longest time in seconds between two checks for finished work. Such a check also replaces actors that have taken too
 long."""
@@ -64,17 +69,17 @@ class Collector:
     slots: SlotBuffer
     rollouts: Fleet
     critics: Fleet
-    prompts: Sequence[Prompt]
+    prompts: PromptOrder
     group_size: int
-    seed: int
     deadline: float
     dropped: DroppedSamples
     why_empty: Callable[[str], str]  # a name for some groups -> why these groups have nothing to train on
     advice: str  # for the error message: what to change if no group has anything to train on
+    groups_per_batch: int = 1
     clock: Callable[[], float] = time.monotonic
     scored: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
-    waiting: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
-    sampling: set[int] = field(default_factory=set)
+    under_way: set[Batch] = field(default_factory=set)  # batches that are being sampled or scored
+    waiting: dict[Batch, list[tuple[ScoredSummary, ObjectRef]]] = field(default_factory=dict)  # scored, in any order
     empty_updates: int = 0  # batches in a row in which no group had anything to train on
     counts: dict[str, float] = field(default_factory=dict)  # counts of the algorithm since the last log
     left: list[ScoredSummary] = field(default_factory=list)  # groups that left since the last log, trained or not
@@ -83,25 +88,26 @@ class Collector:
         self.dropped.rewind(self.slots.has_left)
 
     def admit(self, update: int) -> None:
-        """Start a new group in every free slot. The group is sampled with the current weights."""
-        while self.slots.free:
-            self._submit(self.slots.admit(self.clock() + self.deadline), update)
+        """Start a new group in every free slot. The groups are sampled with the current weights."""
+        self._submit([self.slots.admit(self.clock() + self.deadline) for _ in range(self.slots.free)], update)
 
     @property
     def busy(self) -> bool:
         """Return whether any group is being sampled or scored."""
-        return bool(self.sampling)
+        return bool(self.under_way)
 
     def resume(self, update: int) -> None:
         """Start those groups again that were being sampled or scored at the checkpoint. Their samples were only in
         memory and are lost."""
-        for slot in self.slots.in_flight():
-            self._submit(slot.id, update)
+        self._submit([slot.id for slot in self.slots.in_flight()], update)
 
-    def _submit(self, group: int, update: int) -> None:
-        self.sampling.add(group)
-        prompt = prompt_of(self.prompts, group, self.seed)
-        self.rollouts.submit(group, "sample_group", group, prompt, self.group_size, None, update)
+    def _submit(self, groups: Sequence[int], update: int) -> None:
+        for begin in range(0, len(groups), self.groups_per_batch):
+            batch = tuple(groups[begin : begin + self.groups_per_batch])
+            self.under_way.add(batch)
+            prompts = [self.prompts[group] for group in batch]
+            arguments = (list(batch), prompts, self.group_size, None, update)
+            self.rollouts.submit(batch, "sample_groups", *arguments, returns=1 + len(batch))
 
     def pump(self, timeout: float, update: int) -> None:
         """Send sampled groups to the critic, and take scored groups back from it. If nothing has arrived, wait at most
@@ -117,45 +123,51 @@ class Collector:
         groups to the critics. Return whether any result had arrived."""
         sampled = self.rollouts.poll(0.0)
         for done in sampled:
-            self.critics.submit(done.id, "score_group", done.body)
+            self.critics.submit(done.id, "score_groups", *done.others, returns=1 + len(done.others))
         scored = self.critics.poll(0.0)
         for done in scored:
-            assert isinstance(done.id, int) and done.body is not None  # score_group returns two objects
-            self.waiting[done.id] = (done.value, done.body)
+            assert isinstance(done.id, tuple)
+            self.waiting[done.id] = list(zip(done.value, done.others, strict=True))
         return bool(sampled or scored)
 
     def _settle(self, update: int) -> None:
         """Accept scored groups in the order of their ids. If all rewards of a group are equal, replace it by a new
-        group, as long as the slot buffer allows this."""
-        while self.sampling and (first := min(self.sampling)) in self.waiting:
-            summary, body = self.waiting.pop(first)
-            self.sampling.discard(first)
-            for name, count in summary.counts.items():
-                self.counts[name] = self.counts.get(name, 0.0) + count
-            if not summary.has_spread and self.slots.may_refill:
-                reason = self.why_empty("its group") if summary.empty else NO_SPREAD
-                self.slots.drop(first, reason, refilled=True)
-                self.left.append(summary)
-                self._list(first, update, reason, summary.failures)
+        group, as long as the slot buffer allows this. Groups of one batch are replaced together, as one batch."""
+        while self.under_way and (first := min(self.under_way)) in self.waiting:
+            self.under_way.discard(first)
+            replaced = False
+            for group, (summary, body) in zip(first, self.waiting.pop(first), strict=True):
+                for name, count in summary.counts.items():
+                    self.counts[name] = self.counts.get(name, 0.0) + count
+                if not summary.has_spread and self.slots.may_refill:
+                    reason = self.why_empty("its group") if summary.empty else NO_SPREAD
+                    self.slots.drop(group, reason, refilled=True)
+                    self.left.append(summary)
+                    self._list(group, update, reason, summary.failures)
+                    replaced = True
+                else:
+                    self.slots.mark_ready(group, summary.version)
+                    self.scored[group] = (summary, body)
+            if replaced:
                 self.admit(update)
-                continue
-            self.slots.mark_ready(first, summary.version)
-            self.scored[first] = (summary, body)
 
     def _list(self, group: int, update: int, reason: str, failures: Mapping[int, str] | None = None) -> None:
         """Write a line into `dropped.jsonl` for every sample of a group that is not used for training. `reason` is the
         reason for the whole group. `failures` gives other reasons for single samples."""
         reasons = dict.fromkeys(range(self.group_size), reason) | dict(failures or {})
-        self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), reasons)
+        self.dropped.add(update, group, self.prompts[group], reasons)
 
     def _cancel_straggler(self, update: int) -> None:
         late = self.slots.overdue(self.clock())
         if late is not None:
-            self.rollouts.withdraw(late)
-            self.critics.withdraw(late)
-            self.sampling.discard(late)
-            self.slots.cancel(late, "passed its deadline")
-            self._list(late, update, "its group passed its deadline")
+            batch = next(batch for batch in self.under_way if late in batch)
+            self.rollouts.withdraw(batch)
+            self.critics.withdraw(batch)
+            self.under_way.discard(batch)
+            self.waiting.pop(batch, None)
+            for group in batch:
+                self.slots.cancel(group, "passed its deadline")
+                self._list(group, update, "its group passed its deadline")
             self.admit(update)
 
     def take(self, update: int) -> list[tuple[ScoredSummary, ObjectRef]]:
@@ -184,7 +196,7 @@ class Collector:
         taken = self.slots.take(len(ahead) - len(empty))
         for group in taken:
             failures = self.scored[group][0].failures
-            self.dropped.add(update, group, prompt_of(self.prompts, group, self.seed), failures)
+            self.dropped.add(update, group, self.prompts[group], failures)
         return [self._leave(group) for group in taken]
 
     def _leave(self, group: int) -> tuple[ScoredSummary, ObjectRef]:

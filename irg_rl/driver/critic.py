@@ -91,12 +91,17 @@ class ScoredSummary:
 
 
 class Critic:
-    """Scores a whole group in one call. `ray.remote(Critic)` makes a Ray actor of this class."""
+    """Scores whole groups, one or several in one call. `ray.remote(Critic)` makes a Ray actor of this class."""
 
     def __init__(self, specs: list[dict], settings: CriticSettings, threads: int, max_failure_share: float) -> None:
         take_thread_share(threads)
         self.hub = RewardHub(specs, max_failure_share=max_failure_share)
         self.settings = settings
+
+    def score_groups(self, *groups: Group) -> tuple[list[ScoredSummary], *tuple[Group, ...]]:
+        """Do the same as `score_group` for each group. Return a list with one summary per group, followed by the groups
+        themselves."""
+        return [self.score_group(group)[0] for group in groups], *groups
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
         """Score the images and segments of a group, compute the advantages, and store both in the group. Return

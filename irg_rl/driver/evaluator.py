@@ -103,7 +103,7 @@ class Evaluator:
     def _settings(self, prompts: int) -> dict:
         sampling = evaluation_sampling(self.run.recipe.sampling, self.settings).model_dump(mode="json")
         noise = self.settings.noise
-        return {**sampling, "turns": self.settings.turns, "prompts": prompts, "samples": self.samples,
+        return {**sampling, "split": self.settings.split, "turns": self.settings.turns, "prompts": prompts, "samples": self.samples,
                 "seed": self.settings.seed, "preset": self.settings.preset,
                 "guidance": self.settings.guidance.model_dump(mode="json"),
                 "noise": None if noise is None else noise.model_dump(mode="json")}  # fmt: skip
@@ -145,7 +145,7 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
     torch.set_num_threads(run.recipe.engine.threads)
     settings = run.recipe.evaluation
     with reward_hub(run.recipe, run.path("scorers")) as hub:
-        prompts = held_out_prompts(run, "test")
+        prompts = held_out_prompts(run, settings.split)
         measured = Evaluator(run, settings, hub).evaluate(load_model(run, name), name, prompts)
     save_samples(run.path("samples", name), measured.samples(settings.strips))
     real = measured.evaluation.arms[REAL]

@@ -28,7 +28,7 @@ from irg_rl.driver.rl_settings import worker_settings
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.learner.publish import require_acknowledged
-from irg_rl.prompts import read_prompts
+from irg_rl.prompts import PromptOrder, read_prompts
 from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
 from rollouts.worker import RolloutWorker
@@ -71,7 +71,6 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
         lambda index: actor.remote(settings),
         FleetSettings(recipe.engine.rollout_actors, recipe.engine.deadline_s, WARM_UP_S),
         prepare=lambda handle: handle.set_weights.remote(*arguments(learners)),
-        returns=2,
     )
 
 
@@ -90,15 +89,16 @@ def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
         "critic",
         lambda index: actor.remote(specs, settings, 1, recipe.rewards.max_failure_share),
         FleetSettings(1, recipe.engine.deadline_s, WARM_UP_S),
-        returns=2,
     )
 
 
 def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -> Collector:
     recipe, algorithm = run.recipe, algorithm_of(run.recipe)
+    rl = recipe.require_rl()
     return Collector(
-        slots, rollouts, critics, rl_prompts(run), recipe.require_rl().group_size, recipe.rl_seed,
+        slots, rollouts, critics, PromptOrder(rl_prompts(run), recipe.rl_seed, rl.prompt_mix), rl.group_size,
         recipe.engine.deadline_s, DroppedSamples(run.path("dropped.jsonl")), algorithm.why_empty, algorithm.advice,
+        rl.groups_per_batch,
     )  # fmt: skip
 
 

@@ -39,23 +39,29 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 def following(text: str, before: PictureReading, after: PictureReading) -> float:
     """Return how well the picture `after` follows the edits that the reflection `text` asks for on the picture
     `before`, in [0, 1]. The result is the share of edits that are done, times the share of other cells that stay the
-    same. If the text asks for no edits, the result is the share of all cells that stay the same."""
+    same. If the text asks for no edits, the result is the share of all cells that stay the same.
+
+    Only cells that can be read in `before` are counted among the other cells. A cell that can no longer be read in
+    `after` has not stayed the same. If no other cell can be read in `before`, the result is 0, because nothing shows
+    that the picture was kept."""
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits
     was, now = _contents(before), _contents(after)
     done = [all(now[cell] == content for cell, content in _asked(edit)) for edit in edits]
     touched = {cell for edit in edits for cell, _ in _asked(edit)}
-    kept = [now[cell] == was[cell] for cell in CELLS if cell not in touched]
-    return (sum(done) / len(done) if done else 1.0) * (sum(kept) / len(kept) if kept else 1.0)
+    others = [cell for cell in CELLS if cell not in touched]
+    kept = [now[cell] == was[cell] for cell in others if was[cell] != UNCLEAR]
+    return (sum(done) / len(done) if done else 1.0) * (sum(kept) / len(kept) if kept else float(not others))
 
 
 Content = tuple[str, str | None] | str
-"""What is in a cell: (shape, colour), "empty", or "unclear" if it cannot be read. The size of an object and its exact
+"""What is in a cell: (shape, colour), "empty", or UNCLEAR if it cannot be read. The size of an object and its exact
 position in the cell are ignored."""
+UNCLEAR = "unclear"
 
 
 def _contents(reading: PictureReading) -> dict[str, Content]:
-    found: dict[str, Content] = {cell: "unclear" if cell in reading.unclear else "empty" for cell in CELLS}
+    found: dict[str, Content] = {cell: UNCLEAR if cell in reading.unclear else "empty" for cell in CELLS}
     found.update((seen.cell, (seen.shape, seen.color)) for seen in reading.objects)
     return found
 

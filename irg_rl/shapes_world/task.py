@@ -40,12 +40,16 @@ class ShapesWorld(World[ShapesSettings]):
     # --- as a task
 
     def prompts(self, split: str, count: int | None = None) -> list[Prompt]:
+        count = self._counts[split] if count is None else count
+        return make_prompts(count, split, self.seed, self.settings.prompt_mix)
+
+    @property
+    def _counts(self) -> dict[str, int]:
         own = self.settings
-        made = {
+        return {
             "train": own.train_prompts, "validation": own.validation_prompts, "test": own.test_prompts,
             "hard": own.hard_prompts,
         }  # fmt: skip
-        return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
         """Return one verdict per picture. The checker computes it from the pixels by fixed rules. A verdict is None if
@@ -103,17 +107,22 @@ class ShapesWorld(World[ShapesSettings]):
 
     def problems(self, recipe: Recipe) -> list[str]:
         own, side, size = self.settings, WORLD.pixels, recipe.sampling.image_size
-        known = {"sft_rows": (own.sft_rows, (*MODES, *BASE_MODES)), "prompt_mix": (own.prompt_mix or {}, TAGS)}
+        known = {
+            "task_options.sft_rows": (own.sft_rows, (*MODES, *BASE_MODES)),
+            "task_options.prompt_mix": (own.prompt_mix or {}, TAGS),
+        }
+        if recipe.rl is not None and recipe.rl.prompts is None:
+            known["rl.prompt_mix"] = (recipe.rl.prompt_mix, TAGS)
         problems = [
-            f"task_options.{setting}.{name}: unknown{nearest(name, names)}"
+            f"{setting}.{name}: unknown{nearest(name, names)}"
             for setting, (given, names) in known.items() for name in given if name not in names
         ]  # fmt: skip
         if recipe.sft is not None and recipe.sft.data is None and tuple(size) != (side, side):
             problems.append(f"sampling.image_size {list(size)}: pictures of the shapes world are {side} x {side}")
-        if recipe.evaluation.prompts > own.test_prompts:
+        split = recipe.evaluation.split
+        if split in (made := self._counts) and recipe.evaluation.prompts > made[split]:
             problems.append(
-                f"evaluation.prompts {recipe.evaluation.prompts} is more than task_options.test_prompts "
-                f"{own.test_prompts}"
+                f"evaluation.prompts {recipe.evaluation.prompts} is more than task_options.{split}_prompts {made[split]}"
             )
         return problems
 

@@ -86,9 +86,9 @@ class Weights:
 def make_fleet(local_ray):
     made = []
 
-    def make(prepare=None, returns=1, **settings) -> Fleet:
+    def make(prepare=None, **settings) -> Fleet:
         settings = {"size": 2, "backoff": 0.05, "start_timeout": 60.0} | settings
-        fleet = Fleet("painters", lambda index: Painter.remote(), FleetSettings(**settings), prepare, returns)
+        fleet = Fleet("painters", lambda index: Painter.remote(), FleetSettings(**settings), prepare)
         made.append(fleet)
         return fleet
 
@@ -223,12 +223,14 @@ def test_a_run_that_is_too_slow_names_the_missing_units(make_fleet):
     assert values(fleet.run([("next", "paint", (3,))], timeout=60)) == [(9, 0)]
 
 
-def test_the_body_of_a_result_outlives_its_actor(make_fleet):
-    fleet = make_fleet(size=1, returns=2)
-    (result,) = fleet.run([("big", "large", (7,))], timeout=60)
+def test_the_other_values_of_a_result_outlive_its_actor(make_fleet):
+    fleet = make_fleet(size=1)
+    fleet.submit("big", "large", 7, returns=2)
+    (result,) = fleet.poll(60)
     assert result.value == {"number": 7}
     fleet.stop()
-    assert bounded_get(result.body, 30, "the body")[-1] == 7
+    (body,) = result.others
+    assert bounded_get(body, 30, "the body")[-1] == 7
 
 
 def test_one_unit_cannot_be_under_way_twice(make_fleet):

@@ -14,9 +14,10 @@ from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.driver.collector import EMPTY_UPDATES, Collector, DroppedSamples
 from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.run_folder import RunError
+from irg_rl.prompts import PromptOrder
 from irg_rl.trajectory import Prompt
 
-PROMPTS = [Prompt(f"p{number}", f"{number} red circles") for number in range(3)]
+PROMPTS = PromptOrder([Prompt(f"p{number}", f"{number} red circles") for number in range(3)], seed=0)
 SIZE = 2
 FINE = {}
 FLAT = {"has_spread": False}
@@ -27,8 +28,8 @@ FAILED = {"failures": {1: "judge: no answer"}}
 
 @ray.remote(num_cpus=0)
 class Sampler:
-    def sample_group(self, group: int, prompt: Prompt, size: int, version: None, update: int) -> tuple[int, tuple]:
-        return group, (group, update)
+    def sample_groups(self, ids: list[int], prompts: list[Prompt], size: int, version: None, update: int) -> tuple:
+        return ids, *((group, update, tuple(ids)) for group in ids)
 
 
 @ray.remote(num_cpus=0)
@@ -38,19 +39,21 @@ class ScriptedCritic:
     def learn(self, script: list[dict]) -> None:
         self.script = script
 
-    def score_group(self, body: tuple[int, int]) -> tuple[ScoredSummary, int]:
-        group, version = body
+    def score_groups(self, *bodies: tuple[int, int, tuple[int, ...]]) -> tuple:
+        return [self.summary(group, version) for group, version, _ in bodies], *bodies
+
+    def summary(self, group: int, version: int) -> ScoredSummary:
         said = self.script[min(group, len(self.script) - 1)]
         plain = {"has_spread": True, "empty": False, "counts": {}, "failures": {}, "trajectories": SIZE, "stopped": 0,
                  "images": SIZE, "text_tokens": 0, "means": {}, "images_by_turn": [SIZE], "first": 0.0, "last": 0.0,
                  "scorers": {}}  # fmt: skip
-        return ScoredSummary(group=group, version=version, **plain | said), group
+        return ScoredSummary(group=group, version=version, **plain | said)
 
 
 @pytest.fixture(scope="module")
 def fleets(local_ray):
     settings = FleetSettings(size=1)
-    made = [Fleet(n, lambda index, actor=a: actor.remote(), settings, returns=2) for n, a in
+    made = [Fleet(n, lambda index, actor=a: actor.remote(), settings) for n, a in
             (("rollout", Sampler), ("critic", ScriptedCritic))]  # fmt: skip
     for fleet in made:
         fleet.wait_until_serving(1, 120)  # a script reaches those that serve
@@ -64,7 +67,7 @@ def collect(fleets, tmp_path):
     """collect(script, slots) -> a collector whose dropped samples are listed in tmp_path. What the one before it left
     under way, which a killed run loses, is awaited first: fleets know units by id, and all collectors count from 0."""
 
-    def make(script: list[dict], slots: SlotBuffer, algorithm: type[Algorithm] = GRPO) -> Collector:
+    def make(script: list[dict], slots: SlotBuffer, algorithm: type[Algorithm] = GRPO, batch: int = 1) -> Collector:
         end = time.monotonic() + 60
         while any(fleet.outstanding() for fleet in fleets):
             assert time.monotonic() < end
@@ -72,7 +75,7 @@ def collect(fleets, tmp_path):
                 fleet.poll(0.05)
         fleets[1].broadcast("learn", script, timeout=60)
         dropped, words = DroppedSamples(tmp_path / "dropped.jsonl"), algorithm()
-        return Collector(slots, *fleets, PROMPTS, SIZE, 0, 60.0, dropped, words.why_empty, words.advice)
+        return Collector(slots, *fleets, PROMPTS, SIZE, 60.0, dropped, words.why_empty, words.advice, batch)
 
     return make
 
@@ -98,6 +101,17 @@ def test_groups_without_spread_are_replaced_as_often_as_an_update_has_groups(col
     assert update(collector, 0) == [1, 3]
     assert update(collector, 1) == [4, 5]
     assert [summary.group for summary in collector.left] == [0, 2, 1, 3, 4, 5]  # without spread: when judged
+
+
+def test_groups_started_together_share_a_batch_and_those_that_replace_them_too(collect):
+    collector = collect([FLAT, FINE, FLAT, FINE, FINE], SlotBuffer(5, staleness=0), batch=3)
+    collector.admit(0)
+    end = time.monotonic() + 60
+    while not (taken := collector.take(0)):
+        assert time.monotonic() < end
+        collector.pump(0.2, 0)
+    together = [ray.get(body)[2] for _, body in taken]
+    assert together == [(0, 1, 2), (3, 4), (3, 4), (5, 6), (5, 6)]
 
 
 def test_groups_without_any_advantage_are_left_out_of_an_update(collect, tmp_path):

@@ -28,6 +28,15 @@ def test_right_pictures_score_one_and_damaged_ones_their_graded_score():
     assert max(scores) < 1
 
 
+def test_a_right_picture_gets_what_is_added_for_right_ones():
+    [prompt] = make_prompts(1, "train", seed=1)
+    fine = sample_scene(prompt.metadata, random.Random(0))
+    images = [render(fine), render(corrupt(fine, prompt.metadata, random.Random(0), 1))]
+    plain, more = (VerifierScorer("shapes_world", {}, image_size=(24, 24), right=right) for right in (0.0, 0.5))
+    (right, wrong), found = plain.score(images, [prompt] * 2), more.score(images, [prompt] * 2)
+    assert found == [right + 0.5, wrong]
+
+
 def test_what_it_cannot_judge_is_a_failure_and_the_rest_is_scored():
     [prompt] = make_prompts(1, "train", seed=1)
     picture = render(sample_scene(prompt.metadata, random.Random(0)))

@@ -1,5 +1,6 @@
 """The worker: weights by digest, whole groups, the same group on any worker. The last test runs it under Ray."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +56,18 @@ def test_a_worker_refuses_a_version_it_does_not_hold(worker):
         worker.sample_group(0, PROMPT, 2, version=2)
     with pytest.raises(WeightsError, match="version 2"):
         worker.evaluate([Request(PROMPT)], version=2)
+
+
+def test_groups_of_one_batch_are_those_that_each_batch_of_its_own_would_give(worker):
+    other = Prompt("q", "a photo of two blue squares beside a green bar")
+    summaries, *groups = worker.sample_groups([4, 5], [PROMPT, other], 3)
+    for summary, group, prompt in zip(summaries, groups, (PROMPT, other), strict=True):
+        told, alone = worker.sample_group(group.id, prompt, 3)
+        assert (summary, group.prompt) == (told, prompt)
+        for one, two in zip(group.trajectories, alone.trajectories, strict=True):
+            assert_same(one, two)
+        ours, theirs = (len(pickle.dumps(some)) for some in (group, alone))
+        assert abs(ours - theirs) < 0.05 * theirs  # a group is sent without the memory of its batch
 
 
 def test_a_group_carries_the_version_and_digest_of_its_weights(kit, worker):

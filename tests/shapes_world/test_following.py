@@ -9,6 +9,7 @@ from hypothesis import given
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.edits import plan_edits
 from irg_rl.shapes_world.following import following, reflection_truth
+from irg_rl.shapes_world.scene import CELLS
 from irg_rl.shapes_world.scenes import random_object
 from irg_rl.shapes_world.teacher import STOP, parse_reflection, reflect, reflection_correct, reflection_text
 from tests.shapes_world.worlds import demands, metadata, readings, rngs, seen
@@ -70,6 +71,19 @@ def test_a_picture_follows_when_every_edit_is_done_and_the_rest_is_kept():
     assert following(asked, BOTH_WRONG, BOTH_WRONG) == 0.0
     damaged = seen("red circle northwest, blue square center, red bar south")
     assert following(asked, BOTH_WRONG, damaged) == pytest.approx(6 / 7)  # one of seven other cells changed
+
+
+def test_cells_that_cannot_be_read_before_are_not_counted_and_a_cell_that_becomes_unreadable_is_not_kept():
+    asked, right = reflection(RECOLOR_CIRCLE), seen("red circle northwest, yellow square center")
+    murky = replace(BOTH_WRONG, unclear=("north", "south"))
+    assert following(asked, murky, right) == 1.0
+    assert following(asked, BOTH_WRONG, replace(right, unclear=("south",))) == pytest.approx(7 / 8)
+
+
+def test_noise_is_not_rewarded():
+    """With an untrained model every cell is unreadable, before and after."""
+    noise = replace(seen(""), unclear=tuple(CELLS))
+    assert following(STOP, noise, noise) == following("paint it black", noise, noise) == 0.0
 
 
 @pytest.mark.parametrize("text", [STOP, "paint it black"])
