@@ -57,8 +57,8 @@ class Policy:
         numbers.
 
         An image is `trajectory.images[k].pixels`, uint8 [H, W, 3]. A text is `trajectory.texts[k].text`. Every
-        trajectory stores the `version` and `digest` of the weights that sampled it. Raises InputError for an empty
-        prompt.
+        trajectory stores the `version` and the `digest` (hash) of the weights that sampled it. Raises InputError for an
+        empty prompt.
 
         >>> [group] = policy.sample(["three green squares"])
         >>> [t.turns for t in group.trajectories]

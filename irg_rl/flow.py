@@ -74,7 +74,8 @@ def transition(
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
     """Return the mean and the standard deviation (std) of the normal distribution of x_{t_next} given x_t. Gradients
-    reach v through the mean. std has no gradient.
+    reach v through the mean. std has no gradient. In the formulas, v is the velocity at time t, dt = t_next - t < 0,
+    and level is `noise_level`.
 
     Flow-SDE and Dance-SDE: mean = x + v dt + a^2 / (2 t) (x + (1 - t) v) dt, std = a sqrt(-dt). Flow-SDE has a = level
     sqrt(t / (1 - t)), Dance-SDE has a = level.
@@ -83,9 +84,9 @@ def transition(
     x1 = x + (1 - t) v are the estimates of the data and the noise. ODE: mean = x + v dt, std = 0.
 
     Flow-SDE divides by zero at t = 1, so the first step needs one of two rules. Rule `t_second` (Flow-GRPO): where t is
-    exactly 1, 1 - t is replaced by 1 - t_second. t_second is the second time of the grid. Rule `t_max` (R3): 1 - t is
-    never below 1 - t_max. Raises ValueError if t = 1 occurs under Flow-SDE and neither rule is given, or if both are
-    given.
+    exactly 1, 1 - t is replaced by 1 - t_second. t_second is the second time of the schedule, the first one below 1.
+    Rule `t_max` (R3): 1 - t is never below 1 - t_max. Raises ValueError if t = 1 occurs under Flow-SDE and neither rule
+    is given, or if both are given.
     """
     kind = Transition(kind)
     x, v = _wide(x), _wide(v)
@@ -118,8 +119,9 @@ def step(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """Compute one denoising step with the given standard-normal noise (None for the ODE). Return (x_next, mean, std):
-    the state after the step, and the mean and standard deviation of its distribution."""
+    """Compute one denoising step of the noisy image x from time t to t_next, with velocity v and the given
+    standard-normal noise (None for the ODE). Return (x_next, mean, std): the state after the step, and the mean and
+    standard deviation of its distribution."""
     mean, std = transition(x, v, t, t_next, noise_level, kind, t_second=t_second, t_max=t_max)
     if Transition(kind) is Transition.ODE:
         return mean, mean, std
@@ -172,8 +174,8 @@ def sde_window(
     span: tuple[int, int] | None = None,
     iteration: int = 0,
 ) -> list[int]:
-    """Return the indices of the denoising steps that are noisy and trained. The other steps are ODE steps without
-    noise.
+    """Return the indices of the denoising steps that are noisy and trained: the window. `policy` says how they are
+    chosen from all `steps` steps, and `size` is their number. The other steps are ODE steps without noise.
 
     The choice is the same for the same `seed` and `iteration`, so all samples of a group train the same steps. (If
     every sample had its own window, training would collapse: verl-omni, common pitfalls.)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class Renorm(StrEnum):
-    """The numbers over which a norm is taken. The guided velocity is scaled down to the norm of the unguided velocity.
-    Both norms are taken over the numbers that this setting chooses."""
+    """Guidance can make a velocity larger. Therefore the guided velocity is scaled down to the norm of the unguided
+    velocity. This setting says over which numbers of the velocities the two norms are taken."""
 
     GLOBAL = "global"  # one norm over the whole image
     CHANNEL = "channel"  # one norm for each token
@@ -20,8 +20,9 @@ class Renorm(StrEnum):
 
 
 def is_active(t: float, interval: tuple[float, float], text_scale: float) -> bool:
-    """Return whether guidance is on: text_scale > 1 and low < t <= high, where t is the time after the shift. If
-    guidance is off, the velocities without text and without image need not be computed."""
+    """Return whether guidance is on at the flow time t: text_scale > 1 and low < t <= high. `interval` is (low, high),
+    in times after the timestep shift. If guidance is off, the velocities without text and without image need not be
+    computed."""
     low, high = interval
     return text_scale > 1 and low < t <= high
 

@@ -1,9 +1,11 @@
-"""Preference pairs from the trajectories of one group: at every fork, the best branch is compared with the worst.
+"""Preference pairs from the trajectories of one group (all trajectories of one prompt): at every fork, the best branch
+is compared with the worst.
 
-A *fork* is a point where trajectories that share all earlier segments (the same Python objects) continue with
-different segments. Each continuation is a *branch*. Trajectories that share only the prompt have their fork at segment
-0. If a branch forks again, its value is the mean of the values of the branches inside it, as in the package
-`irg_rl.credit`. So one lucky trajectory does not make a branch look better.
+A trajectory is a list of segments; a segment is one text or one image. A *fork* is a point where trajectories that
+share all earlier segments (the same Python objects) continue with different segments. Each continuation is a *branch*.
+Trajectories that share only the prompt have their fork at segment 0. If a branch forks again, its value is the mean of
+the values of the branches inside it, as in the package `irg_rl.credit`. So one lucky trajectory does not make a branch
+look better.
 
 A pair consists of the best trajectory of the better branch and the worst trajectory of the worse branch. The two differ
 only in the segments after the fork, and only these segments are trained.
@@ -33,16 +35,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a group. `ties` is the number of pairs that `find_pairs` left out because the values of their two
-    branches were too close."""
+    """The preference pairs that `find_pairs` found in one group (several trajectories of one prompt). `ties` is the
+    number of pairs that it left out because the values of their two branches were too close."""
 
     found: list[Pair]
     ties: int = 0
 
 
 def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_fork: int = 1) -> Pairs:
-    """Find up to `per_fork` pairs of branches at every fork: best and worst, then second best and second worst, and so
-    on.
+    """Find up to `per_fork` pairs of branches at every fork of a group: best and worst, then second best and second
+    worst, and so on. A fork is a point where trajectories with the same beginning continue differently, and each
+    continuation is a branch.
 
     values: the value of each trajectory; a trajectory with None is left out. tie: a pair is left out if the values of
     its two branches differ by at most this number.
@@ -97,9 +100,9 @@ def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Itera
 
 
 def mark(group: Group, pairs: Sequence[Pair]) -> None:
-    """Set the `advantage` of every segment, so that reports show what the pairs train. It is the number of pairs in
-    which the segment is on the better side, minus the number of pairs in which it is on the worse side. It is None if
-    the segment is in no pair."""
+    """Set the `advantage` of every segment (text or image) in the group, so that reports can show which segments the
+    pairs train. It is the number of pairs in which the segment is on the better side, minus the number of pairs in
+    which it is on the worse side. It is None if the segment is in no pair."""
     standing: dict[int, int] = {}
     for pair in pairs:
         for side, trajectory in ((1, pair.chosen), (-1, pair.rejected)):

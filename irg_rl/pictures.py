@@ -1,4 +1,4 @@
-"""Pictures that the program did not write."""
+"""Lists the exceptions that can occur when the program decodes a picture that it did not write itself."""
 
 import struct
 import zlib
@@ -9,4 +9,5 @@ UNDECODABLE = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
-"""What base64 and Pillow raise on broken bytes and broken EXIF, depending on where they are broken."""
+"""The exceptions that base64 and Pillow can raise for a picture with broken bytes or broken EXIF data. Which of them is
+raised depends on where the picture is broken."""

@@ -36,8 +36,8 @@ PRESETS: dict[str, dict] = {
 
 
 def preset_of(name: Any) -> dict:
-    """Return the values of a preset. The dict is empty for an unknown name; the validation of the recipe reports that
-    error."""
+    """Return the settings of a preset (a named set of sampling settings) as a dict: name -> value. The dict is empty
+    for an unknown name; the validation of the recipe reports that error."""
     return copy.deepcopy(PRESETS.get(name, {})) if isinstance(name, str) else {}
 
 

@@ -1,7 +1,7 @@
 """Reads and writes prompt files: JSON lines with a `prompt` and, optionally, its `id` and `metadata`.
 
-Files of GenEval can be read too: they have `tag`, `include` and `exclude` next to `prompt`. All fields other than `id`,
-`prompt` and `metadata` are added to the metadata.
+Prompt files of GenEval, a benchmark for text-to-image models, can be read too: they have `tag`, `include` and `exclude`
+next to `prompt`. All fields other than `id`, `prompt` and `metadata` are added to the metadata.
 """
 
 import json

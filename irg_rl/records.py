@@ -1,8 +1,8 @@
 """Saves groups of trajectories in a folder with two files: `groups.json` (texts and numbers) and `tensors.safetensors`.
-Nothing is pickled.
+A group is all trajectories of one prompt. Nothing is pickled.
 
-A segment that several trajectories share is written once. After reading it is again one object in all of them. So the
-learner computes the same update, bit for bit, from saved groups as from the original ones.
+A segment (one text or one image) that several trajectories share is written once. After reading it is again one object
+in all of them. So the learner computes the same update, bit for bit, from saved groups as from the original ones.
 """
 
 import json
@@ -36,7 +36,8 @@ def step_folder(run: Path, step: int) -> Path:
 
 
 def save_groups(folder: Path, groups: Sequence[Group]) -> None:
-    """Write the groups into a folder. An older folder is replaced. The new folder appears only when it is complete."""
+    """Write groups (each has all trajectories of one prompt) into a folder. An older folder of this name is replaced.
+    The new folder appears only when it is complete."""
     segments: dict[int, tuple[int, Segment]] = {}
     records = [_group(group, segments) for group in groups]
     tensors, words = {}, []
@@ -60,8 +61,9 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
 
 
 def group_folders(folder: Path) -> list[Path]:
-    """Return all folders that hold saved groups: `folder` itself, or folders inside it. They are sorted by name;
-    numbers in a name are compared as numbers. Raises InputError if no folder with saved groups is found."""
+    """Return all folders that hold groups of trajectories saved by `save_groups`: `folder` itself, or folders inside
+    it. They are sorted by name; numbers in a name are compared as numbers. Raises InputError if no such folder is
+    found."""
     found = [path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp")]
     found.sort(key=_by_numbers)
     if not found:

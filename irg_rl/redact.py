@@ -1,4 +1,4 @@
-"""Removes secrets, such as keys and passwords, from everything that is written for people to read (invariant 8)."""
+"""Removes secrets, such as keys and passwords, from everything that is written for people to read."""
 
 import json
 import os

@@ -22,8 +22,8 @@ MOST_BYTES = 2**30
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_OR_CONTROL = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-"""Pattern for lone surrogates (halves of a character) and for most control characters. It does not match tabs and the
-characters that end a line. U+0085 is one of them, because some systems end lines with it."""
+"""Pattern for lone surrogates (halves of a character) and most control characters. It does not match tabs or the
+characters that end a line. The latter include U+0085, because some systems end lines with it."""
 
 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:

@@ -1,12 +1,13 @@
 """The data that all packages exchange: prompts, segments, trajectories and groups.
 
-A trajectory is one sampled answer to a prompt: text, image, text, image, ... Every part is a *segment* with a turn, a
-modality and a parent. Turn 0 is (think text, first image). Turn k >= 1 is (reflection, refined image). A reflection
-that says "nothing to change" ends the trajectory without an image.
+A trajectory is one sampled answer to a prompt: text, image, text, image, ... Each text and each image is a *segment*. A
+segment has a turn, a modality (text or image) and a parent (the segment that it continues). Turn 0 is (think text,
+first image). Turn k >= 1 is (reflection, refined image). A reflection that says "nothing to change" ends the trajectory
+without an image.
 
-The trajectories of one group are called siblings. Siblings may have the same first segments and then fork; together
-they form a tree. They share these segments as *the same objects*. So compare shared segments by identity, never by
-equality.
+A group has all trajectories that were sampled from one prompt. They are called siblings. Siblings may have the same
+first segments and then fork; together they form a tree. They share these segments as *the same objects*. So compare
+shared segments by identity, never by equality.
 
 Shape letters: S trained denoising steps, N latent tokens, D channels of a latent token, T sampled text tokens.
 """
@@ -28,8 +29,8 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request for an image. `metadata` has GenEval's fields (`tag`, `include`, `exclude`, ...). Only the verifier,
-    which judges the images, reads it."""
+    """A request for an image. `metadata` has the fields that the benchmark GenEval uses to describe what the image must
+    show (`tag`, `include`, `exclude`, ...). Only the verifier, which judges the images, reads it."""
 
     id: str
     text: str
@@ -89,11 +90,13 @@ name of each scorer, a list with one value per image. The value is None if the s
 
 @dataclass(frozen=True)
 class SamplingLaw:
-    """The distribution from which texts and denoising steps were sampled. The learner must use the same one, because
-    stored log-probabilities are correct only for this distribution. The times of the steps are stored in the segments.
+    """The distribution from which texts and denoising steps were sampled. The learner must use this distribution, too,
+    because the stored log-probabilities are correct only for it. The flow times of the steps are not stored here but in
+    the segments.
 
     `kind`, `noise_level` and `t_second` are None if this object describes only how the texts were sampled. The images
-    then have no recorded steps that the learner could replay, and they may have been generated in any way.
+    then have no recorded denoising steps. The learner cannot compute their log-probabilities again, and they may have
+    been generated in any way.
     """
 
     temperature: float

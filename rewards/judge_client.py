@@ -24,8 +24,8 @@ REFUSED_STATUS = {401, 403, 404}
 MISFIT_STATUS = {400, 422}
 """HTTP status codes for a request with a field that the server does not know, or with a value that it refuses."""
 SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
-"""Dict from each field that a request can do without, to the list of fields that are removed together if the server
-refuses that field."""
+"""The fields of a request that can be left out. Each is mapped to the fields that are removed together if the server
+refuses it."""
 LONGEST_PAUSE_S = 60.0
 """Longest pause before a retry, in seconds. If a server asks for a longer one (Retry-After), the call has failed."""
 Fields = dict[str, Any]
@@ -158,8 +158,9 @@ class JudgeClient:
         raise JudgeFailure(f"the judge at {self.endpoint.url} failed after {attempt + 1} calls: {problem}")
 
     def _post_fitting(self, message: Fields) -> Reply:
-        """Send a request and return the server's reply. If the server refuses a field by name, the request is sent
-        again at once without this field. If that succeeds, all later requests leave the field out."""
+        """Send a request and return the server's reply. If the server names a field that it refuses, the request is
+        sent again at once without this field. If the second request succeeds, all later requests leave the field out.
+        """
         fields, refusals = self.fields, list[str]()
         while True:
             with self.lock:

@@ -16,10 +16,10 @@ from rewards.base import ScorerUnavailable
 class JudgeProcess:
     """The embedded judge in a child process: `with JudgeProcess(mind) as judge: ... judge.base_url`.
 
-    `mind` is the import path of the function that answers (see rewards/judge_server.py). Raises ScorerUnavailable if
-    the server does not start within `start_timeout` seconds, or cannot start (for example, because the port is taken).
-    The child runs until its stdin closes. This stdin is a pipe from the parent process, so the child ends even if the
-    parent is killed with kill -9.
+    `mind` is the import path of the function that computes the answers of the judge (see rewards/judge_server.py).
+    Raises ScorerUnavailable if the server does not start within `start_timeout` seconds, or cannot start (for example,
+    because the port is taken). The child runs until its stdin closes. This stdin is a pipe from the parent process, so
+    the child ends even if the parent is killed with kill -9.
     """
 
     def __init__(self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:

@@ -1,5 +1,6 @@
-"""The embedded judge: an HTTP server on 127.0.0.1 with the OpenAI chat interface. A function of the task computes the
-answers (`World.mind` has its import path, `irg_rl.task.Mind` is its type).
+"""The embedded judge: an HTTP server on 127.0.0.1 with the OpenAI chat interface. No language model runs in it. Its
+answers are computed by a Python function of the task, which is called the mind. `irg_rl.task.Mind` is the type of this
+function, and `World.mind` in irg_rl/task.py has its import path.
 
 The judge gets only what a real multimodal model would get: an HTTP request with a question in plain words and one or
 two images. It never gets the id or the metadata of a prompt. The server answers `POST /v1/chat/completions`, `GET
@@ -154,15 +155,16 @@ class Listener(ThreadingHTTPServer):
         super().__init__((host, port), Handler)
 
     def think(self, question: str, images: tuple[Image, ...]) -> Answer:
-        """Return the answer of the function `mind`. The judge makes random errors, which its seed determines."""
+        """Return the answer to the question about the images. The function `mind` of the task computes it. It makes
+        random errors, as a real judge would; the seed of the server determines them."""
         return self.mind(question, images, self.seed)
 
 
 class JudgeServer:
     """The embedded judge as a context manager. It runs in threads of this process.
 
-    mind: the function that answers. seed: determines the random errors of the judge. port: 0 takes any free port.
-    Raises ScorerUnavailable if the port is taken or not allowed.
+    mind: the function of the task that computes the answers. seed: determines the random errors in the answers. port: 0
+    takes any free port. Raises ScorerUnavailable if the port is taken or not allowed.
     """
 
     def __init__(self, mind: Mind, port: int = 0, seed: int = 0, host: str = "127.0.0.1") -> None:

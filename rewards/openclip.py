@@ -48,7 +48,8 @@ TINY = {
     "text_cfg": {"context_length": 48, "width": 96, "heads": 3, "layers": 2},
 }
 Precision = Literal["fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"]
-"""Number format in which the towers run, by the names of open_clip. open_clip would take any other word for fp32."""
+"""Number format in which the image encoder and the text encoder run, by the names of open_clip. Only these names are
+allowed, because open_clip would silently use fp32 for any other word."""
 TEXT_CHUNK = 16  # number of texts of similar length that are encoded together
 
 
@@ -87,7 +88,8 @@ class TwoTower:
 
 
 def load(path: str | Path, architecture: str = "", precision: Precision = "fp32", device: str = "cpu") -> TwoTower:
-    """Load a model folder, or a checkpoint file of the built-in `architecture` ("ViT-L-14", "ViT-H-14", ...).
+    """Load a CLIP model and return it with its tokenizer. `path` is a model folder, or a checkpoint file of the
+    built-in `architecture` ("ViT-L-14", "ViT-H-14", ...).
 
     Raises ScorerUnavailable if a file is missing or unreadable. Nothing is ever downloaded.
     """

@@ -24,7 +24,8 @@ from rewards.openclip import TwoTower
 
 Progress = Callable[[int, int, dict[str, float]], None]
 ExamplesOf = Callable[[int], ScorerExamples]
-"""Type of a function: seed -> the stream of examples with this seed."""
+"""Type of a function that takes a seed and returns the stream of training examples (pictures with prompts) for this
+seed."""
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound: beyond it training becomes unstable
 HELD_OUT_SEED = 1_000_003  # added to the seed to get held-out data
@@ -120,8 +121,9 @@ def differences(values: Float[Tensor, "B K"]) -> Float[Tensor, "B*P"]:
 
 
 def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, ""]:
-    """Return the mean over all pairs of -log softmax(scale * cosine)[preferred]. With two pictures, the softmax is a
-    sigmoid of the difference."""
+    """Return the loss of the preference training of HPS: the mean over all pairs of pictures of one prompt of -log
+    softmax(scale * cosine)[preferred]. The softmax is over the two pictures of a pair, so it is a sigmoid of their
+    difference."""
     logits = tower.model.logit_scale.exp() * differences(cosines(tower, rankings))
     preferred = differences(torch.tensor([ranking.liking for ranking in rankings])) > 0
     return binary_cross_entropy_with_logits(logits, preferred.float())
@@ -172,8 +174,8 @@ def take_step(
 
 
 def matching(tower: TwoTower, examples: ScorerExamples, n: int) -> float:
-    """Return the share of `n / 2` held-out prompts for which the right picture scores higher than its copy with one
-    defect."""
+    """Take `n` pictures from `examples`, two per prompt: the right picture, and a copy of it with one defect. Return
+    the share of these prompts for which the right picture has the higher score."""
     images, captions = examples.captioned(n)
     preprocess = openclip.clip_preprocess(tower.size)
     prompts = [captions[i - i % 2] for i in range(len(images))]

@@ -1,5 +1,5 @@
-"""A scorer that uses the verdicts of the task itself. It works for every task that judges images itself, without
-another scorer."""
+"""A scorer that uses the verdicts (right or wrong, with a graded score) of the task itself. It works for every task
+that can judge images without another scorer."""
 
 from collections.abc import Mapping
 

@@ -69,12 +69,14 @@ class Contexts:
             self._before_text = self.cache.mark()
 
     def add_text(self, rows: Int[Tensor, "R"], ids: list[Tensor]) -> None:
-        """Add texts that were given and not sampled. Each text enters the cache as bos, ids, eos."""
+        """Add texts that were given and not sampled to the contexts of the rows. Each text enters the key-value cache
+        as start token (bos), `ids`, end token (eos)."""
         self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
 
     def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
-        """Finish a text. Call this when the texts of the rows, sampled or given, are in the cache. `ids` are these
-        texts without eos. They are also added to the contexts without images."""
+        """Finish a text. Call this when the texts of the rows, sampled or given, are in the key-value cache. `ids` are
+        the token ids of these texts without the end token (eos). The texts are also added to the contexts without
+        images, which guidance needs."""
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:

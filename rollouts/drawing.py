@@ -25,7 +25,8 @@ Velocity = Callable[[Float[Tensor, "R N D"], float], Float[Tensor, "R N D"]]
 
 @dataclass
 class Record:
-    """The noisy steps of one image, as fp32 tensors on the CPU."""
+    """The recorded noisy steps of one image, as fp32 tensors on the CPU. The learner computes their log-probabilities
+    again."""
 
     shape: tuple[int, int]  # N, D
     x: list[Tensor] = field(default_factory=list)
@@ -45,8 +46,10 @@ class Record:
 
 
 def window(noise: NoiseRecipe | None, points: int, seed: int, iteration: int) -> list[int]:
-    """Return the indices of the denoising steps of an image that add noise. The list is empty if `noise` is None. All
-    images of a group in one turn get the same `seed`, so they have the same noisy steps."""
+    """Return the indices of those denoising steps of an image that add noise. `points` is the number of time points,
+    one more than the number of steps. `iteration` is the number of the RL update; some settings move the noisy steps
+    with it. The list is empty if `noise` is None. All images of a group in one turn get the same `seed`, so they have
+    the same noisy steps."""
     if noise is None:
         return []
     # the last step of CPS is deterministic and has no density
@@ -100,10 +103,11 @@ def draw_images(
 def _noisy_step(
     x: Tensor, v: Tensor, times: tuple[float, float, float], eps: Tensor, noise: NoiseRecipe, records: list[Record]
 ) -> Float[Tensor, "R N D"]:
-    """Make one SDE step of the rows that are noisy at this time, and return their new states. The step is appended to
-    `records`. If `records` is empty, nothing is recorded.
+    """Make one SDE step (a denoising step that adds noise) for rows of one image each, and return their new states. The
+    step is appended to `records`, which has one record per row. If `records` is empty, nothing is recorded.
 
-    times: t, t_next, and the second time of the grid, which Flow-SDE needs at t = 1.
+    times: the time t, the next time t_next, and the second time of the whole schedule, which the method Flow-SDE needs
+    at t = 1.
     """
     t, t_next, second = (torch.full((len(x),), value, device=x.device) for value in times)
     x_next, mean, std = flow.step(x, v, t, t_next, noise.noise_level, noise.kind, noise=eps, t_second=second)

@@ -47,7 +47,8 @@ class ImageCodec:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "R N D"], grid: Grid) -> UInt8[Tensor, "R H W 3"]:
-        """Decode the latents of drawn images to uint8 images on the CPU."""
+        """Decode the latents of drawn images, and return the images as uint8 on the CPU. `grid` is the number of rows
+        and columns of latent tokens in each image."""
         weight = next(self.vae.parameters())
         return to_uint8(self.vae.decode(self.vae.latent(latents.to(weight), grid)).float()).cpu().contiguous()
 

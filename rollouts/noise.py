@@ -30,8 +30,8 @@ def group_seed(run_seed: int, group_id: int) -> int:
 
 
 def window_seed(seed: int, prompt_id: str, turn: int) -> int:
-    """Return the seed for the window of noisy denoising steps (SDE) in a turn. It does not depend on the sample, so all
-    samples of a group have the same windows."""
+    """Return the seed that determines which denoising steps (the window) add noise in a turn. It does not depend on the
+    number of the sample, so all samples of a group have the same window."""
     return hashed(seed, prompt_id, Use.WINDOW, turn) % 2**63
 
 

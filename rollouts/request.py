@@ -49,8 +49,9 @@ class Request:
             raise ValueError(f"reflections belong to turns 1 and up, given for turns {sorted(self.reflections)}")
 
     def owner(self, turn: int) -> int:
-        """Return the number of the sample whose random numbers are used in this turn. If several samples of a group
-        share this turn, it is the first of them."""
+        """Return the number of the sample whose random numbers this request uses in this turn. Usually, this is the
+        request's own sample. If several samples of a group share this turn because they fork later, it is the first of
+        them."""
         return self.sample - self.sample % prod(ways for at, ways in self.forks.items() if at > turn)
 
     def noise(self, turn: int) -> Noise:
@@ -58,7 +59,8 @@ class Request:
         return Noise(self.seed, self.prompt.id, self.owner(turn))
 
     def shares(self, other: "Request", turn: int) -> bool:
-        """Return whether the two requests share their trajectory up to the end of this turn."""
+        """Return whether the trajectories of the two requests have the same texts and images up to the end of this
+        turn. This is so if both belong to the same tree of samples (see `forks`) and separate only in a later turn."""
         if not self.forks:
             return False
         mine, theirs = ((r.seed, r.prompt, r.iteration, r.forks, r.owner(turn)) for r in (self, other))

@@ -241,8 +241,9 @@ class _Batch:
         )
 
     def _start(self, request: Request, turn: int) -> Noise:
-        """Return the random stream for the initial noise of an image. It belongs to the sample, or to the whole group
-        if `shared_start` is set."""
+        """Return the random stream for the initial noise of an image. Each sample has a stream of its own. But if the
+        noise setting `shared_start` is True, all samples of a group use the same stream, so their images of a turn
+        start from the same noise."""
         settings = self.sampler.noise
         if settings is not None and settings.shared_start:
             return Noise(request.seed, request.prompt.id, 0)

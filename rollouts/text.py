@@ -29,8 +29,9 @@ class SampledText:
 def sample_texts(
     model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"], uniforms: Float[Tensor, "R T"], temperature: float
 ) -> list[SampledText]:
-    """Sample one text per row, and leave bos, ids and eos in the cache. The random numbers uniforms[:, i] choose token
-    i. After a row has sampled its eos, the row is finished and no more tokens are sampled for it."""
+    """Sample one text per row. Its start token (bos), its sampled ids and its end token (eos) are added to the
+    key-value cache. The random numbers uniforms[:, i] choose token i. When a row has sampled its eos, no more tokens
+    are sampled for it."""
     count, limit = uniforms.shape
     bos, eos = model.special.bos, model.special.eos
     device = cache.keys[0].device

@@ -1,7 +1,7 @@
 """Load published weights into a model: either all of them, after checks, or none.
 
-Weights are sent as plain fp32 arrays under the names of the model's state dict. Their digest is sent with them
-(learner/publish.py). If the model has LoRA adapters, only the adapters are sent.
+Weights are sent as plain fp32 arrays under the names of the model's state dict. Their digest (a hash of all arrays) is
+sent with them; learner/publish.py computes it. If the model has LoRA adapters, only the adapters are sent.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from irg_rl.learner.publish import weights_digest
 
 
 class WeightsError(UserError, ValueError):
-    """Raised if received weights have another digest than announced or do not fit the model, or if the worker does not
-    have the requested version of the weights."""
+    """Raised if received weights cannot be used: their digest (hash) is not the announced one, they do not fit the
+    model, or the worker does not have the requested version of the weights."""
 
 
 def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str) -> None:
-    """Copy the arrays into the model, converted to the model's dtypes.
+    """Copy the arrays into the model, converted to the model's dtypes. `arrays` maps the names of weights to arrays.
 
-    `digest` is the expected digest of the arrays. Raises WeightsError if the arrays have another digest, or if their
-    names or shapes are not those of the model. The model is then unchanged.
+    `digest` is the expected digest (hash) of the arrays. Raises WeightsError if the arrays have another digest, or if
+    their names or shapes are not those of the model. The model is then unchanged.
     """
     found = weights_digest(arrays)
     if found != digest:

@@ -118,8 +118,8 @@ class RowSource:
             self._advance()
 
     def reject_last(self, reason: str) -> None:
-        """Add the row that `draw` returned last to the rejected rows, because the caller cannot use it. For example,
-        the row may be too long."""
+        """Add the row that `draw` returned last to the list of rejected rows. The caller uses this method if it cannot
+        use the row, for example because the row is too long."""
         self.rejections.add(self._place(), self._last, reason)
         self._usable -= 1
 

@@ -57,8 +57,8 @@ at least one image."""
 
 
 class RowEncoder:
-    """Encodes rows as tensors. The VAE moments of images are cached, because the same images are used again in every
-    epoch. The cache has at most `cache_bytes` bytes."""
+    """Encodes training rows as tensors. The VAE moments (mean and log-variance of the latents) of images are cached,
+    because the same images are used again in every epoch. The cache has at most `cache_bytes` bytes."""
 
     def __init__(
         self,
@@ -90,14 +90,16 @@ class RowEncoder:
         return encoded
 
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
-        """Return the number of tokens that a row needs in a pack, without encoding its images. The number includes the
-        boundary tokens around every text and image. It also includes all noise blocks: the noisy copies of those images
-        that the model learns to draw.
+        """Return the number of tokens that a row needs in a pack (a training sequence of several rows), without
+        encoding its images. The number includes the boundary tokens before and after every text and image. It also
+        includes all noise blocks: the noisy copies of those images that the model learns to draw.
 
         `noise_blocks` has two numbers: how many noise blocks a first image gets, and how many an image gets that has
-        images before it. Condition dropout (hiding parts of the row in training) is ignored in this number. Dropout of
-        mode `irg` makes a row shorter. Dropout of mode `branch` can make it longer, because texts are then repeated in
-        a context without images.
+        images before it.
+
+        The number is for a row without condition dropout (hiding parts of the row at random in training). With dropout
+        of mode `irg`, a row can be shorter. With dropout of mode `branch`, it can be longer, because texts are then
+        repeated in a context without images.
         """
         total, refines = 0, False
         for part in row:

@@ -44,19 +44,21 @@ class Branch(StrEnum):
 
 @dataclass
 class SFTPack:
-    """A pack with the flow targets of its images. The labels for the cross-entropy are in `pack.logit_targets`."""
+    """A pack (one sequence of several training rows), with `velocities`: the flow-matching targets of its noise blocks
+    (noisy copies of images). The labels for the cross-entropy of the texts are in `pack.logit_targets`."""
 
     pack: Pack
     velocities: Float[Tensor, "V D"]  # eps - x0 for every token of a noise block
 
 
 class RowLayout:
-    """Adds encoded rows to a PackBuilder, with the noise blocks (noisy copies) of the images that the model learns to
-    draw. All random draws use the generator that is passed with the rows.
+    """Adds encoded rows to a pack (one sequence of several rows), which a PackBuilder builds. Each image that the model
+    learns to draw is added as noise blocks (noisy copies). All random draws use the generator that is passed with the
+    rows.
 
     `noise_blocks` has two numbers: how many noise blocks a first image gets, and how many an image gets that has images
-    before it. `system` has the ids of the system text. Every row begins with this text, as every sampled trajectory
-    does. None: there is no system text.
+    before it. `system` has the token ids of the system text. Every row begins with this text, as every sampled
+    trajectory does. None means that there is no system text.
     """
 
     def __init__(self, dropout: Dropout, noise_blocks: tuple[int, int], shift: float, system: list[int] | None = None):
@@ -146,8 +148,8 @@ class RowLayout:
                     parent, gap = builder.add_vit(item.patches, item.vit_grid, parent, gap=gap), 0
 
     def _noise(self, builder, clean, item: EncodedImage, parent, velocities, generator, gap: int = 0) -> None:
-        """Add a noise block (a noisy copy of an image) with a random flow time to the pack. Also append its target to
-        `velocities`.
+        """Add a noise block (a noisy copy of an image) with a random flow time to the pack. Also append the training
+        target of the block, its flow velocity, to `velocities`.
 
         The block has x_t = (1 - t) x0 + t eps with t = shift(sigmoid(n)), n ~ N(0, 1). The target is v = eps - x0.
         """
@@ -159,23 +161,27 @@ class RowLayout:
 
 
 def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) -> int | None:
-    """Add texts after the block `parent`, and return the last block. These blocks form a context of texts only, for the
-    guidance branch that sees no images. The texts are already in the pack once, with positions that count the images
-    between them. They are repeated here with positions that have no gaps."""
+    """Add texts to the pack after the block `parent`, and return the last added block. The texts form a context without
+    images. Noise blocks (noisy copies of images) that are trained without images see this context. The same texts are
+    already in the pack once, with positions that count the images between them. They are repeated here with positions
+    that have no gaps."""
     for text in texts:
         parent = builder.add_text(text.ids, parent)
     return parent
 
 
 class PackStream:
-    """The packs (sequences of several training rows) of a stage, in a fixed order. A pack begins with one row of every
-    mandatory source. Then rows are drawn from the sources, in proportion to their weights, until the pack is full.
+    """The packs (sequences of several training rows) of one training stage, in a fixed order. The rows come from
+    several sources (folders of rows), some of which are mandatory. A pack begins with one row of every mandatory
+    source. Then rows are drawn at random from all sources, in proportion to their weights, until the pack is full.
 
     A row that does not fit goes back to its source, which returns it first at the next draw. So no row is lost.
     Mandatory rows are never put back, because then a source with long rows would never be trained. So only mandatory
-    rows may make a pack longer than `tokens_per_pack`. The random draws depend on (seed, pack number) and on the
-    reading positions of the sources. So a checkpoint needs to save only the pack number and these positions. Rows of
-    more than `max_row_tokens` tokens are rejected, as broken rows are.
+    rows may make a pack longer than `tokens_per_pack`. Rows of more than `max_row_tokens` tokens are rejected, as
+    broken rows are.
+
+    The random draws depend on (seed, pack number) and on the reading positions of the sources. So a checkpoint needs to
+    save only the pack number and these positions.
     """
 
     def __init__(
@@ -230,8 +236,8 @@ class PackStream:
         return rows
 
     def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
-        """Draw rows from the source `number` until a row is short enough. Returns this row and its number of tokens.
-        Longer rows are rejected."""
+        """Draw rows from the source with index `number` until a row has at most `max_row_tokens` tokens. Return this
+        row and its number of tokens. Longer rows are rejected."""
         source, limit = self.sources[number], self.stage.max_row_tokens
         while True:
             row = source.draw()

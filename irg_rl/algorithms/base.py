@@ -81,19 +81,19 @@ class Shared:
 
 def reward_weights(recipe: Recipe) -> dict[str, float]:
     """Return a dict from scorer name to weight, for the scorers whose scores make up the reward of an image. Held-out
-    scorers are left out."""
+    scorers, whose scores are only logged, are left out."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of == "image" and not s.held_out}
 
 
 def segment_weights(recipe: Recipe) -> dict[str, float]:
-    """Return a dict from scorer name to weight, for the scorers that score reflections and edits. Held-out scorers are
-    left out."""
+    """Return a dict from scorer name to weight, for the scorers that score reflections and edits. Held-out scorers,
+    whose scores are only logged, are left out."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of != "image" and not s.held_out}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The decision of `select` about a scored group.
+    """What `Algorithm.select` has decided about a scored group (several samples of one prompt).
 
     has_spread: whether the rewards of the group's samples differ. If the rewards do not differ, the group is replaced
     by a new group, as long as more groups may be sampled.
@@ -111,9 +111,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """How much training material some groups of stored rollouts contain. The counted unit depends on the algorithm;
-    for DPO it is a preference pair. `usable` is the number of units that can be trained, `ties` the number of units
-    left out because their rewards are too close, and `too_long` the number of units that are too long for a pack."""
+    """How much training material some groups of stored rollouts contain. The counted unit depends on the algorithm; for
+    DPO it is a preference pair. `usable` is the number of units that can be trained, `ties` the number of units left
+    out because their rewards are too close, and `too_long` the number of units that do not fit into one pack (the token
+    sequence of one forward pass)."""
 
     usable: int
     ties: int = 0
@@ -143,20 +144,23 @@ class RankContext:
         return self.engine.steps + self.engine.skipped
 
     def packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
-        """Pack the given trajectories and return those packs that this rank trains."""
+        """Join the trajectories into packs, the token sequences of the forward passes. Return only those packs that
+        this rank (learner process) trains."""
         with self.engine.watch("packing"):
             return self.replay.packs(trajectories, self.place.rank, self.place.world_size)
 
     def require_law(self, trajectories: Sequence[Trajectory]) -> None:
-        """Raise RatioError if a trajectory was sampled with settings (`law`) that differ from the learner's `law`. If
-        `offline` is true, only the settings of texts are checked."""
+        """Raise RatioError if a trajectory was sampled with another `law` than the learner's. A law consists of the
+        sampling settings on which log-probabilities depend, such as the temperature. If `offline` is true, only the
+        settings of texts are checked."""
         (require_texts_law if self.offline else require_law)(trajectories, self.law)
 
     def trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
-        """Return the trajectories that have an advantage, in the order of the groups.
+        """Return the trajectories of the groups in which at least one segment (a text or an image) has an advantage.
+        Their order is that of the groups.
 
-        Raises ValueError if no trajectory has an advantage, and RatioError if a trajectory was sampled with another
-        `law`.
+        Raises ValueError if there is no such trajectory, and RatioError if `require_law` finds that one of them was
+        sampled with other settings than the learner's.
         """
         found = [t for g in groups for t in g.trajectories if any(s.advantage is not None for s in t.segments)]
         if not found:
@@ -166,7 +170,8 @@ class RankContext:
 
 
 class Algorithm(Generic[Options]):
-    """Base class of all RL algorithms. The docstring of the module lists what it declares.
+    """Base class of all RL algorithms. A table at the top of this module lists the attributes and methods that the rest
+    of the program reads.
 
     `options` are the settings of this algorithm (an instance of `Settings`). `shared` are settings of `rl` that several
     algorithms use.
@@ -174,8 +179,8 @@ class Algorithm(Generic[Options]):
 
     Settings: ClassVar[type[Section]] = Section
     uses_credit: ClassVar[bool] = True
-    """Whether the advantages come from the credit scheme `rl.credit`. If false, the method `select` sets the
-    advantages."""
+    """Whether the advantages come from the credit scheme `rl.credit`, a function that computes advantages from rewards.
+    If false, the method `select` sets the advantages."""
     learns_offline: ClassVar[bool] = False
     """Whether the algorithm can learn from stored rollouts that were sampled with other weights. If true, the algorithm
     must define `material`."""
@@ -230,8 +235,8 @@ class Algorithm(Generic[Options]):
 
     @property
     def clip_image(self) -> float:
-        """Return the clip range of the ratio of a denoising step. The ratio check, which compares the log-probabilities
-        of sampler and learner, allows differences up to a fifth of this range."""
+        """Return the clip range of the importance ratio of a denoising step. The ratio check, which compares the
+        log-probabilities of sampler and learner, allows differences up to a fifth of this range."""
         return CLIP_IMAGE
 
     @property
@@ -242,8 +247,8 @@ class Algorithm(Generic[Options]):
 
     @property
     def pairs_per_group(self) -> int | None:
-        """Return the largest number of preference pairs per group. None means that the algorithm trains on single
-        trajectories and not on pairs."""
+        """Return the largest number of preference pairs that are made from a group (the samples of one prompt). None
+        means that the algorithm trains on single trajectories and not on pairs."""
         return None
 
     def forwards(self, precision: str) -> dict[str, int]:
@@ -295,8 +300,9 @@ class Algorithm(Generic[Options]):
     # called for a scored group
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Decide which segments of a scored group are trained, and set the `advantage` of each segment. An `advantage`
-        of None means that the segment is not trained."""
+        """Decide which segments (texts and images) of a scored group are trained, and set the `advantage` of each
+        segment. `give_credit` is a function that sets the advantages with the credit scheme of the recipe. An
+        `advantage` of None means that the segment is not trained."""
         summary = give_credit()
         return Selection(summary.has_spread, summary.empty)
 
@@ -310,7 +316,8 @@ class Algorithm(Generic[Options]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], Any]]:
-        """Yield (packs of this rank, loss) for each optimizer step. There are at most `parts` steps.
+        """Split the scored groups of an update into at most `parts` minibatches. For each minibatch, yield (packs of
+        this rank, loss), with which one optimizer step is made. A pack is the token sequence of one forward pass.
 
         Each pair (packs, loss) is computed only after the optimizer step of the pair before it. If nothing is yielded,
         the update is skipped. The method may add numbers for the log to `metrics`.
@@ -326,8 +333,9 @@ class Algorithm(Generic[Options]):
         return f"no update of the last {updates} had anything to train on"
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
-        """Return how much there is to train on in a group (for DPO: how many preference pairs), for packs of at most
-        `limit` tokens. An algorithm must define this method if `learns_offline` is true."""
+        """Return how much there is to train on in a group (for DPO: how many preference pairs). What is too long for a
+        pack of `limit` tokens is counted separately. An algorithm must define this method if `learns_offline` is
+        true."""
         raise NotImplementedError
 
 

@@ -1,13 +1,16 @@
-"""DPO on trajectories: token DPO on the texts after a fork, plus flow-DPO on the images after the fork.
+"""DPO on trajectories: token DPO on the texts after a fork, plus flow-DPO on the images after the fork. A fork is the
+point where trajectories with the same beginning separate.
 
-Both trajectories of a pair are in one pack, because the loss of a pair is not a sum over tokens. Segments that both
-trajectories share are only context and have no loss: their log-probabilities are the same on both sides and would
-cancel. If both trajectories have an image in a turn, both images get the same noise and times and are compared. If one
-trajectory has stopped earlier, the image of the other trajectory has no counterpart and no loss.
+Both trajectories of a pair are in one pack (the token sequence of one forward pass), because the loss of a pair is not
+a sum over tokens. Segments that both trajectories share are only context and have no loss: their log-probabilities are
+the same on both sides and would cancel. If both trajectories have an image in a turn, both images get the same noise
+and times and are compared. If one trajectory has stopped earlier, the image of the other trajectory has no counterpart
+and no loss.
 
-The margin of a pair's images is a mean over times. The log-sigmoid is applied to the margin of each pair, and then the
-pairs are averaged: text losses over the pairs that have texts to compare, image losses over the pairs that have images
-to compare.
+The margin of a pair says how much more the trained model prefers the chosen trajectory than the reference model does.
+For images it is a mean over times. The log-sigmoid is applied to the margin of each pair, and then the pairs are
+averaged: text losses over the pairs that have texts to compare, image losses over the pairs that have images to
+compare.
 
 Letters in shapes: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers per latent token.
 """
@@ -52,12 +55,13 @@ class DPOSettings(NoisingSettings):
     """Beta of images. It multiplies the difference of the mean squared velocity errors. Raise it if the loss jumps."""
     tie: Annotated[float, Field(ge=0)] = 0.05
     """Two branches of a fork form a pair only if their mean rewards differ by more than this number. A good value is
-    the noise of the judge."""
+    the size of the random errors in the rewards."""
     pairs_per_fork: Positive = 1
     """Number of pairs per fork. The first pair compares the best branch with the worst one, the second pair the second
     best with the second worst, and so on."""
     malformed_penalty: Weight = 1.0
-    """This number is subtracted from the value of a trajectory if one of its texts was cut off at the token limit."""
+    """This number is subtracted from the value of a trajectory (the reward of its last image) if one of its texts was
+    cut off at the token limit."""
 
 
 class DPO(Algorithm[DPOSettings]):
@@ -94,7 +98,9 @@ class DPO(Algorithm[DPOSettings]):
         return {"trained": 1, "first weights": 1}
 
     def pairs(self, groups: Sequence[Group]) -> Pairs:
-        """Return the preference pairs of the groups. The value of a trajectory is the reward of its last image."""
+        """Return the preference pairs of the groups. Two branches of a fork can form a pair if their values differ by
+        more than the option `tie`. The value of a trajectory is the reward of its last image, minus a penalty if one of
+        its texts was cut off at the token limit."""
         parts = [self._pairs_of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
 
@@ -152,8 +158,8 @@ class DPO(Algorithm[DPOSettings]):
 
 @dataclass
 class PairPack:
-    """A pack that contains whole preference pairs. In `trajectories`, number 2 p is the chosen trajectory of pair p,
-    and number 2 p + 1 is the rejected one."""
+    """A pack (the token sequence of one forward pass) that contains whole preference pairs. In `trajectories`, number 2
+    p is the chosen trajectory of pair p, and number 2 p + 1 is the rejected one."""
 
     replay: ReplayPack
     trajectories: list[Trajectory]
@@ -173,7 +179,8 @@ class PairPack:
 
 
 def fits(replay: Replay, sides: Sides, limit: int) -> bool:
-    """Return whether both sides of a pair fit into one pack of `limit` tokens, including padding."""
+    """Return whether both trajectories of a pair (`sides`) fit together into one pack of `limit` tokens, including
+    padding."""
     lengths = replay.lengths(sides)
     return len(lengths) * max(lengths) <= limit
 
@@ -314,9 +321,10 @@ class PairLoss:
     def _text_margins(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the margin of every pair's texts, shape [P], and a dict of values for the log, each of shape [P]: the
-        mean log-probability per token of the chosen and of the rejected texts, and how much larger the log-probability
-        of the chosen texts is than under the reference."""
+        """Return the margin of every pair's texts, shape [P] for P pairs. The margin says how much more the trained
+        model prefers the chosen texts than the reference model does. Also return a dict of values for the log, each of
+        shape [P]: the mean log-probability per token of the chosen and of the rejected texts, and how much larger the
+        log-probability of the chosen texts is than under the reference."""
         rows = {side: ([], []) for side in range(2 * part.count)}
         order = sorted(range(len(part.replay.texts)), key=lambda i: part.replay.texts[i].segment)
         for i in order:
@@ -341,9 +349,10 @@ class PairLoss:
     def _image_margins(
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the margin of every pair's images, summed over turns, shape [P], and a dict of values for the log,
-        each of shape [P]: the velocity errors of the chosen and of the rejected images, and how much smaller the error
-        of the chosen images is than under the reference."""
+        """Return the margin of every pair's images, summed over turns, shape [P] for P pairs. The margin says how much
+        more the trained model prefers the chosen images than the reference model does. Also return a dict of values for
+        the log, each of shape [P]: the velocity errors of the chosen and of the rejected images, and how much smaller
+        the error of the chosen images is than under the reference."""
         by_turn: dict[tuple[int, int], dict[int, int]] = {}
         for i, ref in enumerate(part.replay.images):
             turn = part.trajectories[ref.trajectory].segments[ref.segment].turn
@@ -364,7 +373,8 @@ class PairLoss:
         self, part: PairPack, scores: PackScores[Tensor], reference: PackScores[Tensor], index: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return three tensors for one image: the velocity of the model, the velocity of the reference and the target
-        velocity, at every noise level of the image. Each has the shape [S, N, D]."""
+        velocity, at every noise level of the image. Each has the shape [S, N, D], for S noise levels, N latent tokens
+        and D numbers per token."""
         ref, v = part.replay.images[index], scores.images[index]
         image, steps = ref.of(part.trajectories), list(ref.steps)
         assert image.drawn is not None

@@ -35,7 +35,7 @@ from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory, tree
 
 @dataclass(frozen=True)
 class PackTexts:
-    """The texts of a pack, padded on the right to the same length."""
+    """The B texts of a pack (the token sequence of one forward pass), padded on the right to the same length T."""
 
     logp: Float[Tensor, "B T"]
     old: Float[Tensor, "B T"]  # log-probabilities under the old policy, without gradient
@@ -47,7 +47,8 @@ class PackTexts:
 
 @dataclass(frozen=True)
 class PackImage:
-    """The trained steps of one image in a pack."""
+    """One image of a pack (the token sequence of one forward pass), with those denoising steps or noise levels on which
+    it is trained."""
 
     segment: ImageSegment
     steps: list[int]
@@ -58,8 +59,9 @@ class PackImage:
 
 @dataclass(frozen=True)
 class ImageLoss:
-    """Loss and metrics of every step of an image. If the loss uses a ratio to the old policy, `log_ratio` is the log of
-    this ratio and `clip` the clip range of the ratio. Otherwise `log_ratio` is None."""
+    """Loss and metrics of an image, for each of its S steps. A step is a denoising step or a noise level. If the loss
+    uses a ratio to the old policy, `log_ratio` is the log of this ratio and `clip` the clip range of the ratio.
+    Otherwise `log_ratio` is None."""
 
     per_step: Float[Tensor, "S"]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -72,8 +74,8 @@ class JointAlgorithm(Algorithm[Options]):
     image's steps. It may also replace the loss of tokens."""
 
     def text_loss(self, tokens: PackTexts) -> Float[Tensor, "B T"]:
-        """Return the loss of every token before aggregation, including the KL term. It is the clipped policy loss that
-        `rl.text_loss` names."""
+        """Return the loss of every token, including the KL term. The losses are summed later. It is the clipped policy
+        loss that `rl.text_loss` names."""
         shared = self.shared
         low, high = shared.clip_text
         return text.policy_loss(
@@ -127,8 +129,8 @@ class JointAlgorithm(Algorithm[Options]):
 
 
 class JointLoss:
-    """The joint loss of the packs in `replays`, as a function. The engine calls it with the model's output for a pack,
-    the index of the pack, and the denominators summed over all ranks.
+    """The joint loss (text loss plus image loss) of the packs in `replays`, as a function. The training engine calls it
+    with the model's output for a pack, the index of the pack, and the denominators summed over all ranks.
 
     `reference(pack)` returns the output of the reference model without gradients. It is required if a KL weight is
     above 0.

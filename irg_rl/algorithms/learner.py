@@ -1,5 +1,6 @@
-"""One rank of the learner. It holds the model on the engine, trains it on groups and publishes its weights. It usually
-runs as a Ray actor. But it does not import Ray, so a single rank can also run in the driver's own process.
+"""One rank of the learner. It holds the model in the training engine, trains the model on groups and publishes its
+weights. It usually runs as a Ray actor. However, it does not import Ray, so a single rank can also run in the driver's
+own process.
 
 All methods except `open_port`, `seconds` and `stats` are collective: they must be called on every rank with the same
 arguments, and they return the same value on every rank. Tensors are an exception: only rank 0 returns them.
@@ -159,12 +160,13 @@ class Learner:
         return self.engine.term_gradients(packs, loss, loss.denominators())
 
     def dump(self, folder: str, *groups: Group) -> None:
-        """Write the groups with their advantages to disk. Only rank 0 writes."""
+        """Write the groups with their advantages to files in `folder`. Only rank 0 writes."""
         if self.place.rank == 0:
             save_groups(Path(folder), groups)
 
     def publish(self, version: int) -> Publication | None:
-        """Return the weights that samplers should use. Only rank 0 returns them; the other ranks return None.
+        """Return the weights that samplers should use, marked with the number `version`. Only rank 0 returns them; the
+        other ranks return None.
 
         With LoRA only the adapters are returned, because the samplers already have the base model. If samples are drawn
         with an old policy, the weights of the old policy are returned instead of the trained weights.
@@ -185,8 +187,9 @@ class Learner:
         return weights if self.place.rank == 0 else {}
 
     def save(self, run: str, snapshot: Snapshot, keep_last: int) -> str:
-        """Add the learner's tensors to the driver's snapshot and write the snapshot as a checkpoint. Return the path of
-        the checkpoint.
+        """Write a checkpoint of the run in the folder `run`, and return the path of the checkpoint. `snapshot` contains
+        the state of the driver (the main process); the learner's tensors are added to it. Only the newest `keep_last`
+        checkpoints are kept.
 
         Raises CheckpointError on every rank if rank 0 cannot write.
         """
@@ -206,7 +209,7 @@ class Learner:
 
     def load(self, path: str) -> list[str]:
         """Load a checkpoint and return a list of messages about what could not be restored. Afterwards `train` does not
-        make the ratio check again."""
+        call `check_ratio` again."""
         snapshot = checkpoint.load(Path(path))
         self.updates, self._checked = snapshot.step, True
         return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
@@ -221,7 +224,7 @@ class Learner:
         return {"steps": self.engine.steps, "skipped": self.engine.skipped, "rank": self.place.rank}
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the group of processes (ranks) that train together."""
         leave()
 
     def _average(self, result: StepResult) -> None:

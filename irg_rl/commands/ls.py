@@ -58,8 +58,8 @@ def recipes() -> list[tuple[str, str, str]]:
 
 
 def runs(folder: Path) -> list[tuple[str, str, str, str]]:
-    """Return (folder, digest of the recipe, number of finished stages, last finished stage) for every run in `folder`.
-    If a run is damaged, the last value is the error message."""
+    """Return (folder, short hash of the recipe, number of finished stages, last finished stage) for every run in
+    `folder`. If a run is damaged, the last value is the error message."""
     rows = []
     for path in sorted(folder.glob("*/recipe.yaml")):
         try:

@@ -49,8 +49,8 @@ zero. Then the adapters would have no effect, and nothing could be measured."""
 @dataclass(frozen=True)
 class Case:
     """The result of the measurement for one combination of choices: the weights (with or without LoRA), the number of
-    images per trajectory, the batch size, and the packing. `table` has the absolute differences between the
-    log-probabilities of learner and sampler, by turn, modality and step."""
+    images per trajectory, the batch size, and whether packs contain whole or cut trajectories. `table` has the absolute
+    differences between the log-probabilities of learner and sampler, by turn, modality and step."""
 
     weights: str
     turns: int
@@ -86,10 +86,10 @@ class Forward:
 
 
 def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
-    """Measure how much the log-probabilities of learner and sampler differ, for all combinations that the top of this
-    module lists. Print the results as a table, and write them to a JSON file. `target` is a run or a model folder.
-    Raises RatioError if the model is in fp32 and a difference is above its limit. The message names the largest
-    difference."""
+    """Measure how much the log-probabilities of learner and sampler differ, for every combination of these choices:
+    number of images per trajectory, batch size, with or without LoRA, and packs with whole or with cut trajectories.
+    Print the results as a table, and write them to a JSON file. `target` is a run or a model folder. Raises RatioError
+    if the model is in fp32 and a difference is above its limit. The message names the largest difference."""
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
@@ -129,9 +129,10 @@ def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> lis
 
 
 def parity_cases(folder: Path, recipe: Recipe, requests: list[Request], most: int, seed: int) -> Iterator[Case]:
-    """Measure all combinations that the top of this module lists, one after the other. Yield the result of each. Each
-    combination is measured first with packs that contain whole trajectories, and then with small packs that cut
-    trajectories."""
+    """Measure how much the log-probabilities of learner and sampler differ for trajectories with 1 to `most` images.
+    Yield one result for each combination of number of images, batch size, weights (with or without LoRA) and size of
+    packs. Each combination is measured first with packs that contain whole trajectories, and then with small packs that
+    cut trajectories."""
     rl = recipe.rl or RLRecipe()
     clip_image = CLIP_IMAGE if recipe.rl is None else algorithm_of(recipe).clip_image
     noise = (rl.noise or NoiseRecipe()).model_copy(update={"window": "all"})

@@ -102,9 +102,9 @@ def _same(one: float, other: float | None) -> bool:
 
 
 def _other_weights(run: Run, learner: Learner, step: int) -> set[str]:
-    """Compare the weights after the step with the weights that sampled the next step in the run, by their digests.
-    Return an empty set if they are equal or cannot be compared, or else a set with one text that names the
-    difference."""
+    """Compare the weights after the step with the weights that sampled the next step in the run. For this, digests
+    (hashes) of the weights are compared. Return an empty set if they are equal or cannot be compared, or else a set
+    with one text that names the difference."""
     folder = step_folder(run.folder, step + 1)
     if not folder.is_dir():
         return set()

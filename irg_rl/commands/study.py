@@ -40,8 +40,8 @@ OWN = "study."
 """Prefix of a setting's name on the command line. A setting with this prefix belongs to the study, and a setting
 without it belongs to the recipe."""
 CHEAP = ("clip", "hps")
-"""The kinds of scorers that are used if the user names no scorers. They score the images, in addition to the decision
-whether an image is right."""
+"""The kinds of scorers that are used if the user names no scorers. The study then reports their scores in addition to
+the share of right images."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
 
 
 def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
-    """Return texts that describe with which settings each checkpoint in `subjects` is evaluated. If these settings
-    differ between checkpoints, one more text warns about this."""
+    """Return a dict with one text for each checkpoint in `subjects`. The text says with which settings the checkpoint
+    is evaluated. If these settings differ between checkpoints, one more text warns about this."""
     told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
     if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
         told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"

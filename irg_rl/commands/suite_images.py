@@ -225,8 +225,9 @@ def _request(task: DrawingJob, prompt: Prompt, sample: int, size: Size) -> Reque
 
 
 def _finish(task: DrawingJob, picture: Picture, drawn: dict[int, Trajectory]) -> None:
-    """Write a finished image file of the benchmark into the folder of every turn, and then append its record to the
-    file of texts."""
+    """Write one image file of the benchmark, once for each turn, into the folder of the turn. `drawn` has the
+    trajectories of its samples; four samples become one file with a 2 x 2 grid. Then append a record with the texts of
+    these trajectories to the file of texts."""
     tiles = []
     for sample in picture.samples:
         images = [image.pixels.numpy() for image in drawn[sample].images]

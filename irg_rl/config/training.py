@@ -25,29 +25,29 @@ class Dropout(Section):
     """Condition dropout: hide parts of the context while an image is trained. Classifier-free guidance needs this,
     because it also evaluates the model on shorter contexts.
 
-    Mode branch hides exactly the texts or images that guidance leaves out at inference. The token positions are also
-    the same as at inference. Mode irg is the method of the original code of IRG. It drops each text independently, and
-    also the VAE tokens and the ViT tokens of each image. Where tokens of an image are dropped, it leaves a gap in the
-    rope positions.
+    `mode: branch` hides exactly the texts or images that guidance leaves out at inference. The token positions are also
+    the same as at inference. `mode: irg` is the method of the original code of IRG (Interleaving Reasoning Generation).
+    It drops each text independently, and also the VAE tokens and the ViT tokens of each image. Where tokens of an image
+    are dropped, it leaves a gap in the rope positions.
     """
 
     mode: Literal["branch", "irg"] = "branch"
     image: Share = 0.05
-    """Mode branch, for refinements: share of noise blocks (noisy copies of the image that are trained) that see no
-    earlier image, neither its VAE tokens nor its ViT tokens."""
+    """Used with `mode: branch`, for refinements: share of noise blocks (noisy copies of the image that are trained)
+    that see no earlier image, neither its VAE tokens nor its ViT tokens."""
     last_text: Share = 0.05
-    """Mode branch, for refinements: share of noise blocks (noisy copies of the image that are trained) that do not see
-    the reflection right before the image."""
+    """Used with `mode: branch`, for refinements: share of noise blocks (noisy copies of the image that are trained)
+    that do not see the reflection right before the image."""
     all_text: Share = 0.05
-    """Mode branch, for first images: share of noise blocks (noisy copies of the image that are trained) that see no
-    text except a system text."""
+    """Used with `mode: branch`, for first images: share of noise blocks (noisy copies of the image that are trained)
+    that see no text except a system text."""
     irg_text: Share = 0.0
-    """Mode irg: share of texts that are dropped. As in the original code of IRG, texts with a loss can also be
-    dropped."""
+    """Used with `mode: irg`: share of texts that are dropped. As in the original code of IRG, texts with a loss can
+    also be dropped."""
     irg_vit: Share = 0.0
-    """Mode irg: share of condition images whose ViT tokens are dropped."""
+    """Used with `mode: irg`: share of condition images whose ViT tokens are dropped."""
     irg_vae: Share = 0.3
-    """Mode irg: share of condition images whose clean latents (VAE tokens) are dropped."""
+    """Used with `mode: irg`: share of condition images whose clean latents (VAE tokens) are dropped."""
 
     @model_validator(mode="after")
     def shares_leave_something(self):
@@ -58,12 +58,15 @@ class Dropout(Section):
 
 class OptimizerRecipe(Section):
     lr: float = Field(default=1e-3, ge=0)
-    """Learning rate of the understanding expert. It is also the default for the generation expert and the vision tower.
-    A learning rate of 0 freezes the weights that it belongs to."""
+    """Learning rate of the understanding expert (the weights that process text tokens and ViT tokens). It is also the
+    default for the generation expert and the vision tower. A learning rate of 0 freezes the weights that it belongs
+    to."""
     gen_lr: float | None = Field(default=None, ge=0)
-    """Learning rate of the generation expert. null: the value of `lr`."""
+    """Learning rate of the generation expert (the weights that process the VAE tokens of images). null: the value of
+    `lr`."""
     vision_lr: float | None = Field(default=None, ge=0)
-    """Learning rate of the vision tower and its connector. null: the value of `lr`."""
+    """Learning rate of the vision tower (ViT) and of the connector between the ViT and the language model. null: the
+    value of `lr`."""
     muon_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the optimizer Muon. If it is given, Muon trains the matrices of all layers, and AdamW trains the
     rest. null: AdamW trains everything. Muon is meant for training from scratch and needs ZeRO stage 0."""
@@ -94,8 +97,8 @@ class OptimizerRecipe(Section):
 
 
 class LoraRecipe(Section):
-    """LoRA adapters on the matrices of the experts. All other weights are frozen, including the vision tower
-    (docs/recipes.md)."""
+    """LoRA adapters on the matrices of the two experts of the model (understanding and generation). All other weights
+    are frozen, including the vision tower (docs/recipes.md)."""
 
     rank: Positive = 64
     alpha: Positive = 128

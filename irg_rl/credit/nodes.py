@@ -46,7 +46,8 @@ class Sample:
         return self.q[min(turn, len(self.q) - 1)]
 
     def gain(self, turn: int) -> float:
-        """Return by how much `turn` changed the value of the trajectory. The value before the first image is 0."""
+        """Return by how much `turn` changed the value of the trajectory, which is the reward of the newest image. The
+        value before the first image is 0."""
         return self.value(turn) - (self.value(turn - 1) if turn else 0.0)
 
     def is_right(self, turn: int) -> bool:
@@ -147,7 +148,8 @@ def per_place(
 ) -> Advantages:
     """Compute an advantage for every segment from `value(sample, place)`. The function `centre` turns values into
     advantages. It is applied to the values of all nodes that are compared with each other: the nodes at the same place
-    that come from the same fork.
+    that come from the same fork. (A node is a segment together with all samples that contain it. A place is a turn and
+    a modality.)
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():

@@ -26,8 +26,8 @@ WARM_UP_S = 300.0
 
 @dataclass(frozen=True)
 class Published:
-    """Weights in Ray's object store, for the samplers. A sampler that has loaded them must confirm the version and the
-    digest."""
+    """Weights in Ray's object store, for the samplers. A sampler that has loaded them must confirm their number
+    (`version`) and their hash (`digest`)."""
 
     version: int
     digest: str
@@ -98,7 +98,8 @@ class Learners:
         return self._all("seconds")[0]
 
     def save(self, cursors: dict) -> None:
-        """Write a complete checkpoint of the RL stage. `cursors` is stored with it, and `resume` returns it."""
+        """Write a complete checkpoint of the RL stage. `cursors` describes the state of the driver (the main process).
+        It is stored with the checkpoint, and `resume` returns it."""
         recipe = self.recipe
         snapshot = Snapshot(
             step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),

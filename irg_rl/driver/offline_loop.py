@@ -31,9 +31,9 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """The groups in a folder of stored rollouts that can be used for training. `places` lists them as (folder, index in
-    the folder). `material` has three numbers: how many pairs are usable, how many are ties (their rewards are too
-    close), and how many are too long for a pack."""
+    """The groups (samples of one prompt) in a folder of stored rollouts that can be used for training. `places` lists
+    them as (folder, index in the folder). `material` has three numbers: how many pairs are usable, how many are ties
+    (their rewards are too close), and how many do not fit into one pack (the token sequence of one forward pass)."""
 
     places: list[tuple[Path, int]]
     material: Material
@@ -97,7 +97,7 @@ def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> No
 
 def _require_system_prompt(part: Path, own: str) -> None:
     """Raise RatioError if `irg-rl rollout` sampled the groups with another system prompt than `own`. Groups that a run
-    has dumped are not checked, because their system prompt is not recorded."""
+    has saved during RL (`rl.dump_every`) are not checked, because their system prompt is not recorded."""
     facts = part.parent / FACTS
     theirs = json.loads(facts.read_text()).get("system_prompt") if facts.is_file() else own
     if theirs != own:

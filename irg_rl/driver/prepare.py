@@ -82,7 +82,8 @@ def rl_prompts_file(run: Run) -> Path:
 
 def make_base(run: Run, facts: dict) -> None:
     """Make the model from which SFT starts, with random weights and an autoencoder that is trained on pictures of the
-    task. If `init_from` in the recipe names a model folder, nothing is made, and SFT starts from this folder.
+    task. If `init_from` in the recipe names a model folder, nothing is made, and SFT starts from this folder. Results
+    of the autoencoder's test are put into `facts`.
 
     Raises RunError if the autoencoder is too inaccurate. To test it, the task's checker reads the content of pictures
     and of their reconstructions. The share of pictures with equal content must be at least `vae.min_checker_agreement`.
@@ -168,7 +169,7 @@ def trained_scorers(recipe: Recipe) -> set[str]:
 
 def make_scorers(run: Run, facts: dict) -> None:
     """Train small CLIP and HPS models for those scorers of the recipe that name no released model. Test them on
-    held-out examples, and write the results to evaluation/scorers.json."""
+    held-out examples. Write the results to evaluation/scorers.json, and put them into `facts`."""
     on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return

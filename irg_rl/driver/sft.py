@@ -49,7 +49,8 @@ def builder_of(folder: Folder) -> PackBuilder:
 
 
 def idle_pack(folder: Folder) -> Pack:
-    """Return a small pack (a training batch of packed sequences) that uses every module of the model."""
+    """Return a small pack (the token sequence of one forward pass) that uses every module of the model. A rank that has
+    fewer packs than other ranks runs it, because all ranks must make the same number of forward passes."""
     config, builder = folder.model.config, builder_of(folder)
     text = builder.add_text([0], loss=True)
     builder.add_vit(torch.zeros(1, config.vit.patch_dim), (1, 1), text)

@@ -25,8 +25,8 @@ VERIFIER = "verifier"
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """The difference between RL and one baseline, for one seed of RL. If `seed` is None, it is pooled over all
-    seeds."""
+    """How the model after RL differs from one baseline in accuracy, repair and damage, for one seed of RL. If `seed` is
+    None, all seeds are pooled."""
 
     baseline: str
     seed: int | None
@@ -56,8 +56,8 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class RepairRow:
-    """Repair by RL, compared with a baseline or a control. Repair is the share of wrong first images that are right at
-    the last turn."""
+    """The repair of the model after RL, compared with the repair of a baseline or a control (`against`). Repair is the
+    share of wrong first images that are right at the last turn."""
 
     against: str
     seed: int | None
@@ -74,8 +74,9 @@ class RepairRow:
 
 @dataclass(frozen=True)
 class Standing:
-    """Accuracy, repair and damage of one model, for one seed or pooled over all seeds. `seed` is None for pooled
-    measures and for a baseline that is the same for every seed."""
+    """Accuracy, repair and damage of one model, for one seed or pooled over all seeds. Repair is the share of wrong
+    first images that are right at the last turn. Damage is the share of right first images that are wrong at the last
+    turn. `seed` is None for pooled measures and for a baseline that is the same for every seed."""
 
     model: str
     seed: int | None
@@ -97,9 +98,9 @@ class Standing:
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """The result of a comparison. `rows` has the differences from each baseline (first each seed, then pooled).
-    `standings` has the accuracy, repair and damage of every model. `repairs` compares the repair by RL with baselines
-    and controls."""
+    """The result of comparing a model after RL with its baselines. `rows` has the differences from each baseline (first
+    each seed, then pooled). `standings` has the accuracy, repair and damage of every model. `repairs` compares the
+    repair by RL with baselines and controls."""
 
     rows: list[BaselineRow]
     standings: list[Standing]
@@ -120,8 +121,9 @@ def compare(
     baselines: Mapping[str, Outcomes | Sequence[Outcomes]],
     controls: Mapping[str, Sequence[Outcomes]] | None = None,
 ) -> BaselineComparison:
-    """Compare RL with each baseline, by the images at the last turn. `rl` has one table of outcomes per seed. A
-    baseline has one table for all seeds, or one table per seed of RL.
+    """Compare RL with each baseline, by the images at the last turn. `rl` has one table of outcomes per seed: for every
+    trajectory and turn, whether the image is right. A baseline has one table for all seeds, or one table per seed of
+    RL.
 
     `controls` has the controls of RL (such as a plain new draw instead of a refinement), with one table per seed. They
     start from the same first images as RL. Raises ValueError if the tables of a baseline have other seeds or other
@@ -187,8 +189,8 @@ def _ranked_by(sample: Outcomes, by: str) -> np.ndarray:
 def _each_and_all(
     rl: Sequence[Outcomes], other: Sequence[Outcomes]
 ) -> list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]:
-    """Return one entry (seed, tables of RL, tables of the other model) per seed. If there are several seeds, a last
-    entry has all tables, and its seed is None."""
+    """Return one entry (seed, tables of RL, tables of the other model) per seed. The tables are tables of outcomes. If
+    there are several seeds, a last entry has all tables, and its seed is None."""
     pairs: list[tuple[int | None, Sequence[Outcomes], Sequence[Outcomes]]]
     pairs = [(mine.seed, [mine], [theirs]) for mine, theirs in zip(rl, other, strict=True)]
     return pairs if len(rl) == 1 else [*pairs, (None, rl, other)]

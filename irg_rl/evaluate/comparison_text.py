@@ -20,7 +20,7 @@ a right first image. All intervals: 95 %."""
 
 
 def to_markdown(comparison: BaselineComparison) -> str:
-    """Return all tables, one below the other, with an explanation of the terms."""
+    """Return the comparison as Markdown: four tables, one below the other, and then an explanation of the terms."""
     repaired = [standing for standing in comparison.standings if standing.repair is not None]
     parts = [
         "Right at the last turn",
@@ -63,7 +63,8 @@ def interval(measure: Measure, signed: bool = False) -> str:
 
 def cases(measure: Measure) -> str:
     """Return two counts as text, such as "300 (173)": the number of rows from which the measure was computed, and in
-    brackets the number of different sets of constraints in these rows."""
+    brackets how many different sets of constraints these rows have. (Prompts that ask for the same thing in other words
+    have the same set of constraints.)"""
     return f"{measure.n} ({measure.sets})"
 
 

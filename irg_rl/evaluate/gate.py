@@ -21,8 +21,8 @@ from irg_rl.task import Thresholds
 
 @dataclass(frozen=True)
 class GateLine:
-    """One requirement of the gate: the measured value, its limit, and whether the limit is met. The limit is a minimum
-    if `at_least` is true, otherwise a maximum."""
+    """One requirement of the gate (the check whether refinement really helps): the measured value, its limit, and
+    whether the limit is met. The limit is a minimum if `at_least` is true, otherwise a maximum."""
 
     name: str
     measure: Measure
@@ -55,7 +55,8 @@ class GateLine:
 
 @dataclass(frozen=True)
 class GateReport:
-    """The result of the gate. It can be printed with rich and converted to plain JSON."""
+    """The result of the gate, the check whether refinement really helps. It can be printed with rich and converted to
+    plain JSON."""
 
     lines: list[GateLine]
     turn: int
@@ -99,9 +100,9 @@ def check_gate(
     *,
     turn: int | None = None,
 ) -> GateReport:
-    """Check the gate at one turn. The model's own refinement (`real`) is compared with two controls: a plain new draw
-    (`redraw`), and a refinement that follows the reflection of another prompt (`shuffled`). By default, the turn is the
-    last one that all three tables have.
+    """Check the gate: whether refinement at one turn really helps. The model's own refinement (`real`) is compared with
+    two controls: a plain new draw (`redraw`), and a refinement that follows the reflection of another prompt
+    (`shuffled`). By default, the turn is the last one that all three tables have.
 
     Raises ValueError if the three tables have different prompts or first images, because `real` and the controls would
     then have different images to repair. Also raises ValueError if one of the tables has no refinement at this turn.

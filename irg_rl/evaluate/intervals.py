@@ -32,8 +32,9 @@ NO_INTERVAL = (float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Measure:
-    """A value with its confidence interval from `low` to `high` (nan if there is no interval). `n` is the number of
-    rows from which the value was computed, and `sets` is the number of different sets of constraints in these rows."""
+    """A measured value with its confidence interval from `low` to `high` (nan if there is no interval). `n` is the
+    number of rows (results, one per prompt) from which the value was computed. `sets` is the number of different sets
+    of constraints in these rows; prompts that ask for the same thing in other words have the same set."""
 
     value: float
     n: int
@@ -48,9 +49,9 @@ class Measure:
 
 @dataclass(frozen=True)
 class Terms:
-    """A measure as a ratio of two sums, `value = sum(top) / sum(bottom)`. `top` and `bottom` have one number per row.
-    `sets` has the name of the set of constraints of each row; prompts that ask for the same thing in other words have
-    the same set."""
+    """A measure as a ratio of two sums, `value = sum(top) / sum(bottom)`. A row is the result for one prompt. `top` and
+    `bottom` have one number per row. `sets` has the name of the set of constraints of each row; prompts that ask for
+    the same thing in other words have the same set."""
 
     top: Float[np.ndarray, "N"]
     bottom: Float[np.ndarray, "N"]
@@ -62,17 +63,20 @@ class Terms:
 
     @property
     def n(self) -> int:
-        """Number of rows for which `bottom` is above 0. The other rows do not count."""
+        """The number of rows (results, one per prompt) that count in the ratio: those for which `bottom` is above 0."""
         return int((self.bottom > 0).sum())
 
     @property
     def counted(self) -> set[str]:
-        """The sets of constraints of the rows for which `bottom` is above 0."""
+        """The names of the sets of constraints of the rows that count in the ratio: those for which `bottom` is above
+        0."""
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
-        """Return the numbers u_c of the formula at the top of this file: how much each set of constraints contributes
-        to the error of the value. `order` has the names of the sets; the result is in the same order."""
+        """Return how much each set of constraints contributes to the error of the ratio `value`. (Prompts that ask for
+        the same thing have the same set.) For set c this is u_c = (T_c - value * B_c) / sum(bottom), where T_c and B_c
+        are the sums of `top` and `bottom` over the rows of the set. `order` has the names of the sets; the result is in
+        the same order."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
@@ -81,8 +85,9 @@ class Terms:
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
-    """Return Wilson's score interval (Wilson 1927, eq. 5) for a share of `n` independent cases. `quantile` is a
-    quantile of the normal distribution or of Student's t distribution."""
+    """Return Wilson's score interval (low, high) for a share that was observed in `n` independent cases (Wilson 1927,
+    eq. 5). `quantile` is a quantile of the normal distribution, for example 1.96 for 95 percent, or of Student's t
+    distribution."""
     if n == 0 or not isfinite(share):
         return NO_INTERVAL
     z = quantile
@@ -116,23 +121,26 @@ def _central(t: float, df: int) -> float:
 
 
 def proportion(terms: Terms, level: float = LEVEL) -> Measure:
-    """Return the value of the terms, which is a share of rows, with its interval. All numbers in the terms must be 0 or
-    1. If the rows have fewer than two different sets of constraints, there is no interval."""
+    """Return a share of rows with its confidence interval. The share is the ratio of the two sums in `terms`, whose
+    numbers must all be 0 or 1. Rows with the same set of constraints (prompts that ask for the same thing) count as one
+    case. With fewer than two different sets there is no interval."""
     sets = len(terms.counted)
     ends = wilson(terms.value, independent(terms), t_quantile(level, sets - 1)) if sets > 1 else NO_INTERVAL
     return Measure(terms.value, terms.n, *ends, sets=sets)
 
 
 def independent(terms: Terms) -> float:
-    """Return the effective number of independent cases, p (1 - p) / V (Kish 1965). The variance V is 0 if the share is
-    0 or 1, or if it is the same in all sets. Then every set counts as one case."""
+    """Return the effective number of independent cases of a share p: p (1 - p) / V, where V is the variance of p (Kish
+    1965). It can be smaller than the number of rows, because rows with the same set of constraints are not independent.
+    V is 0 if p is 0 or 1, or if p is the same in all sets. Then the number of sets is returned."""
     order = sorted(terms.counted)
     variance = _variance(terms.parts(order))
     return terms.value * (1 - terms.value) / variance if variance > 0 else float(len(order))
 
 
 def mean(terms: Terms, level: float = LEVEL) -> Measure:
-    """Return the value of the terms, which is a mean over rows, with its interval."""
+    """Return a mean over rows (results, one per prompt) with its confidence interval. The mean is the ratio of the two
+    sums in `terms`."""
     order = sorted(terms.counted)
     ends = _around(terms.value, terms.parts(order), level)
     return Measure(terms.value, terms.n, *ends, sets=len(order))
@@ -140,8 +148,8 @@ def mean(terms: Terms, level: float = LEVEL) -> Measure:
 
 def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
     """Return the difference `a - b` of two measures with its interval. Both are measured on the same prompts, so their
-    errors are compared set by set (prompts that ask for the same thing have one set of constraints). The field `n` of
-    the result is the number of rows of `a` that count.
+    errors are compared set by set. (Prompts that ask for the same thing have the same set of constraints.) The field
+    `n` of the result is the number of rows (results, one per prompt) that count in `a`.
 
     If `a` or `b` is a list, it has one entry per seed, and the seeds are pooled. All rows of a set, from all seeds, are
     one case, so more seeds do not count as more independent evidence. The interval holds for these seeds only. For new
@@ -166,11 +174,14 @@ def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float =
 
 
 def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Return the mean over seeds of `a - b`, with an interval for a new seed on new sets.
+    """Return the mean over seeds of the difference `a - b` of two measures, with its confidence interval. `a` and `b`
+    have one entry per seed. The interval allows for the chance in the choice of the seeds and in the choice of the sets
+    of constraints (prompts that ask for the same thing have the same set).
 
-    Seeds and sets are crossed: every seed is measured on every set. Let S be the number of seeds, d_s the difference of
-    seed s, and u_sc the contribution of set c to the error of d_s. The residual V_0 is part of both variances and must
-    count only once (Cameron, Gelbach and Miller 2011, eq. 2.12):
+    Seeds and sets are crossed: every seed is measured on every set. Let S be the number of seeds, C the number of sets,
+    d_s the difference of seed s, and u_sc the contribution of set c to the error of d_s. The variance of the mean is V
+    below. The residual V_0 is contained in both V_seeds and V_sets and must count only once (Cameron, Gelbach and
+    Miller 2011, eq. 2.12):
 
         V = V_seeds + V_sets - V_0, but at least V_seeds and at least V_sets
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))
@@ -209,9 +220,9 @@ def pooled(terms: Sequence[Terms]) -> Terms:
 
 
 def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tuple[Terms, Terms], list[str]]:
-    """Return ((a, b), sets) for a paired comparison. `a` and `b` are pooled over their seeds. `sets` has the sets of
-    constraints for which `a` or `b` has a row that counts. Raises ValueError if `a` and `b` were not measured on the
-    same sets."""
+    """Return ((a, b), sets) for a paired comparison. `a` and `b` are pooled over their seeds. `sets` has the names of
+    the sets of constraints for which `a` or `b` has a row with `bottom` above 0. Raises ValueError if `a` and `b` were
+    not measured on the same sets."""
     one, other = (side if isinstance(side, Terms) else pooled(side) for side in (a, b))
     if odd := sorted(set(one.sets) ^ set(other.sets)):
         raise ValueError(
@@ -222,8 +233,8 @@ def _paired(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms]) -> tuple[tup
 
 
 def _variance(parts: Float[np.ndarray, "C"]) -> float:
-    """Return the variance V, given the contributions u_c of the sets to the error of a value. With fewer than two sets,
-    return nan."""
+    """Return the variance of a value: C / (C - 1) sum_c u_c^2. `parts` has u_c for each of the C sets of constraints:
+    how much set c contributes to the error of the value. With fewer than two sets, return nan."""
     sets = len(parts)
     return float(sets / (sets - 1) * np.square(parts).sum()) if sets > 1 else float("nan")
 

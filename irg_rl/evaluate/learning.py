@@ -79,8 +79,8 @@ class Learning:
         return f"{head} {'; '.join(self.reasons)}."
 
     def to_dict(self) -> dict:
-        """Return plain JSON for the report. `alarmed` is null if there are too few updates or if the reward was not
-        logged."""
+        """Return all findings as a dict that can be written as JSON, for the report. `alarmed` is null if there are too
+        few updates or if the reward was not logged."""
         told = self.updates >= ENOUGH and isfinite(self.slope.value)
         return {
             "kind": "learning",
@@ -94,8 +94,9 @@ class Learning:
 
 
 def learning(rows: Sequence[MetricsRow]) -> Learning:
-    """Return what the logged metrics of RL show. `rows` are lines of metrics.jsonl, in the order of the updates. They
-    must not contain lines of other stages than RL."""
+    """Return what the logged metrics of RL show: whether samples of one prompt differ in reward, whether the reward
+    rises, and whether the weights change. `rows` are lines of metrics.jsonl, in the order of the updates. They must not
+    contain lines of other stages than RL."""
     spread, step = _logged(rows, SPREAD), _logged(rows, STEP)
     return Learning(
         updates=len(rows),

@@ -20,76 +20,82 @@ Metric = Callable[[Outcomes, int], Terms]
 
 
 def accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """Return the share of images that are right at this turn, as `Terms`. Images without a verdict are left out."""
+    """Return the share of images that are right at turn `turn` (0: first image), as a ratio of two sums (`Terms`).
+    Images without a verdict are left out."""
     return _terms(outcomes, outcomes.correct[:, turn], outcomes.known[:, turn])
 
 
 def missing(outcomes: Outcomes, turn: int) -> Terms:
-    """Return the share of images at this turn that have no verdict, as `Terms`."""
+    """Return the share of images at turn `turn` that have no verdict (right or wrong), as a ratio of two sums
+    (`Terms`)."""
     return _terms(outcomes, ~outcomes.known[:, turn], np.ones(len(outcomes)))
 
 
 def score(outcomes: Outcomes, turn: int) -> Terms:
-    """Return the mean graded score at this turn, as `Terms`. Images without a verdict are left out."""
+    """Return the mean score of the images at turn `turn`, as a ratio of two sums (`Terms`). Images without a verdict
+    are left out."""
     return _terms(outcomes, np.nan_to_num(outcomes.score[:, turn]), outcomes.known[:, turn])
 
 
 def repair(outcomes: Outcomes, turn: int) -> Terms:
-    """Return P(right at this turn | first image wrong), as `Terms`."""
+    """Return P(image right at turn `turn` | first image wrong), as a ratio of two sums (`Terms`)."""
     wrong = ~outcomes.correct[:, 0] & outcomes.known[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, wrong & outcomes.correct[:, turn], wrong)
 
 
 def damage(outcomes: Outcomes, turn: int) -> Terms:
-    """Return P(wrong at this turn | first image right), as `Terms`."""
+    """Return P(image wrong at turn `turn` | first image right), as a ratio of two sums (`Terms`)."""
     right = outcomes.correct[:, 0] & outcomes.known[:, turn]
     return _terms(outcomes, right & ~outcomes.correct[:, turn], right)
 
 
 def stop_rate(outcomes: Outcomes, turn: int) -> Terms:
-    """Return the share of trajectories that said "nothing to change" at or before this turn, as `Terms`."""
+    """Return the share of trajectories that ended with "nothing to change" at or before turn `turn`, as a ratio of two
+    sums (`Terms`)."""
     return _terms(outcomes, outcomes.stopped[:, turn], np.ones(len(outcomes)))
 
 
 def stop_when_right(outcomes: Outcomes, turn: int) -> Terms:
-    """Return P(stop at this turn | previous image right, not stopped before), as `Terms`. In these cases it is right to
-    stop."""
+    """Return P(model stops at turn `turn` | previous image right, not stopped before), as a ratio of two sums
+    (`Terms`). In these cases it is right to stop."""
     return _stops(outcomes, turn, outcomes.correct[:, turn - 1])
 
 
 def stop_when_wrong(outcomes: Outcomes, turn: int) -> Terms:
-    """Return P(stop at this turn | previous image wrong, not stopped before), as `Terms`. In these cases the model
-    overlooks defects."""
+    """Return P(model stops at turn `turn` | previous image wrong, not stopped before), as a ratio of two sums
+    (`Terms`). In these cases the model overlooks defects."""
     return _stops(outcomes, turn, ~outcomes.correct[:, turn - 1] & outcomes.known[:, turn - 1])
 
 
 def reflection_accuracy(outcomes: Outcomes, turn: int) -> Terms:
-    """Return the share of reflections at this turn that state the defects of the previous image correctly, as
-    `Terms`."""
+    """Return the share of reflections at turn `turn` that state the defects of the previous image correctly, as a ratio
+    of two sums (`Terms`)."""
     said = np.isfinite(outcomes.reflection_correct[:, turn])
     return _terms(outcomes, np.nan_to_num(outcomes.reflection_correct[:, turn]), said)
 
 
 def reward(outcomes: Outcomes, turn: int, name: str) -> Terms:
-    """Return the mean score of a scorer at this turn, as `Terms`. Images for which the scorer failed are left out."""
+    """Return the mean score that the scorer `name` gave to the images at turn `turn`, as a ratio of two sums (`Terms`).
+    Images for which the scorer failed are left out."""
     values = outcomes.rewards[name][:, turn]
     return _terms(outcomes, np.nan_to_num(values), np.isfinite(values))
 
 
 def preference(outcomes: Outcomes) -> Terms:
-    """Return the judge's mean preference for the last image over the first, asked in both orders, as `Terms`.
-    Trajectories with only one image are left out."""
+    """Return the judge's mean preference for the last image over the first, asked in both orders, as a ratio of two
+    sums (`Terms`). Trajectories with only one image are left out."""
     return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
 
 
 def order_consistency(outcomes: Outcomes) -> Terms:
-    """Return the share of image pairs for which the judge named the same image in both orders, as `Terms`. It shows how
-    reliable the preference is."""
+    """Return the share of image pairs for which the judge named the same image in both orders, as a ratio of two sums
+    (`Terms`). It shows how reliable the preference is."""
     return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 
 def summarize(outcomes: Outcomes) -> dict:
-    """Return all measures of one arm as plain JSON. Lists have one entry per turn."""
+    """Return all measures of one arm of an evaluation, as a dict that can be written as JSON. An arm is one way to
+    continue from the same first images: the model's own refinement, or a control. Lists have one entry per turn."""
     turns = range(outcomes.turns)
     later = range(1, outcomes.turns)
 

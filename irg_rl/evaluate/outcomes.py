@@ -31,8 +31,8 @@ class BothOrders(Protocol):
 
 
 Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
-"""Type of a function that takes images and their prompts, and returns one verdict per image. An entry is None if there
-is no verdict."""
+"""Type of a function that takes images and their prompts, and returns one verdict per image: whether the image is
+right, and a score. An entry is None if there is no verdict."""
 
 CheckReflection = Callable[[str, Pixels, Prompt], bool | None]
 """Type of a function that takes a reflection, the image that it is about, and the prompt. It returns whether the
@@ -113,6 +113,10 @@ def collect(
     """Judge every image of every trajectory with the function `verify`. Returns the verdicts as a table with one row
     per trajectory and one column per turn.
 
+    `arm` and `seed` are stored with the table; an arm is one way to continue from the same first images.
+    `check_reflection` judges the reflections, and `prefer` compares the last image of each trajectory with its first
+    one. If one of these two functions is None, its results are nan.
+
     Raises ValueError if a trajectory has more than `turns` images, or fewer although it did not stop.
     """
     for trajectory in trajectories:
@@ -178,7 +182,8 @@ def _last_drawn(drawn: Bool[np.ndarray, "N T"]) -> np.ndarray:
 def _reflections(
     trajectories: Sequence[Trajectory], check: CheckReflection | None, turns: int
 ) -> Float[np.ndarray, "N T"]:
-    """Return the verdicts on reflections. Column k has the verdict on the reflection about image k - 1."""
+    """Return the verdicts on the reflections, with one row per trajectory and one column per turn: 1 (true of the
+    image), 0 (not true), or nan (no verdict). Column k has the verdict on the reflection about image k - 1."""
     table = np.full((len(trajectories), turns), np.nan)
     if check is None:
         return table
@@ -219,7 +224,8 @@ def _rewards(trajectories: Sequence[Trajectory], last: np.ndarray) -> dict[str, 
 
 
 def save(outcomes: Outcomes, path: Path) -> None:
-    """Write a parquet file with one row per trajectory and turn. The file can be read without this program."""
+    """Write the table to the parquet file `path`, with one row per trajectory and turn. The file can be read without
+    this program."""
     n, turns = outcomes.correct.shape
     columns = {
         "prompt_id": np.repeat(np.array(outcomes.prompt_ids, dtype=object), turns),

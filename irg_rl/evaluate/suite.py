@@ -19,8 +19,8 @@ SHUFFLED = "shuffled"  # a control: the reflection comes from another prompt
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation of one checkpoint. `name` labels the checkpoint in the report (`sft`, `rl`, ...). `arms` has one
-    table of outcomes per arm. The arm `real` is the model's own refinement and is always there. All other arms are
-    controls."""
+    table of results for each arm. An arm is one way to continue from the same first images. The arm `real` is the
+    model's own refinement and is always there. All other arms are controls."""
 
     name: str
     arms: Mapping[str, Outcomes]
@@ -30,8 +30,9 @@ class Evaluation:
     settings: Mapping[str, object] = field(default_factory=dict)  # guidance, denoising steps, history, ...
 
     def summary(self) -> dict:
-        """Return plain JSON with the measures of every arm, and the difference between `real` and each control, with
-        paired intervals. Lists have one entry per turn."""
+        """Return a dict that can be written as JSON. It has the measures of the model's own refinement (`real`) and of
+        every control, and the difference between `real` and each control, with paired confidence intervals. Lists have
+        one entry per turn."""
         real = self.arms[REAL]
         return {
             "kind": "evaluation",
@@ -45,8 +46,8 @@ class Evaluation:
         }
 
     def save(self, folder: Path) -> Path:
-        """Write one `<name>.<arm>.parquet` per arm and then `<name>.json`. So if the JSON file exists, all files are
-        complete."""
+        """Write one table `<name>.<arm>.parquet` for each arm (the model's own refinement, or a control), and then the
+        summary `<name>.json`. So if the JSON file exists, all files are complete. Return the path of the JSON file."""
         folder.mkdir(parents=True, exist_ok=True)
         for arm, table in self.arms.items():
             outcomes.save(table, folder / f"{self.name}.{arm}.parquet")

@@ -140,8 +140,9 @@ def before(run: Path, step: int) -> Path | None:
 
 
 def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, fingerprint: str) -> None:
-    """Raise CheckpointError if the settings or the data of this run differ from those of the checkpoint. The message
-    names the settings that differ.
+    """Raise CheckpointError if the settings or the data of this run differ from those of the checkpoint. `recipe` has
+    the settings of this run. `digest` and `fingerprint` are hashes of the settings and of the data. The message names
+    the settings that differ.
     """
     if digest != snapshot.recipe_digest:
         changes = differing(snapshot.recipe, recipe)
@@ -158,8 +159,8 @@ def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, finger
 
 
 def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[tuple[str, object, object]]:
-    """Compare two nested dicts of settings. Return (dotted name, old value, new value) for every setting that
-    differs."""
+    """Compare two nested dicts of settings. Return a list with (dotted name, old value, new value) for every setting
+    that differs."""
     found = []
     for key in sorted(set(old) | set(new)):
         before, now = old.get(key), new.get(key)

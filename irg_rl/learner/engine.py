@@ -8,8 +8,9 @@ gradient of the first one under ZeRO 1 and 2. Under ZeRO 3 the same happens if a
 DeepSpeed averages gradients over ranks. But each loss is already divided by a *global* denominator. So the engine
 multiplies each loss by the world size. The update is then the same as that of one big batch.
 
-All ranks must run the same number of forward passes. A rank with fewer packs therefore also runs the idle pack, with
-weight zero. With several ranks every pack must use every module (`PackBuilder.build(touch_all=True)`).
+All ranks must run the same number of forward passes. A rank with fewer packs than the others therefore also runs the
+idle pack, a small pack whose outputs enter the loss with weight zero. With several ranks every pack must use every
+module (`PackBuilder.build(touch_all=True)`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,7 +91,8 @@ class Engine(Generic[P]):
         return self._engine.module
 
     def step(self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]) -> StepResult:
-        """Do one optimizer step over all packs of all ranks.
+        """Do one optimizer step with the losses of all packs of all ranks. (A pack is the input of one forward pass; a
+        rank is one process of the learner.)
 
         Args:
             packs: The packs of this rank. The list may be empty.
@@ -127,8 +129,9 @@ class Engine(Generic[P]):
         )
 
     def evaluate(self, packs: Sequence[P], read: Callable[[Any, int], Any]) -> list[Any]:
-        """Run a forward pass without gradients for each pack. Return the list of the values `read(output, index)`,
-        where `output` is the model's output for the pack number `index`. Ranks may have different numbers of packs.
+        """Run a forward pass without gradients for each pack. (A pack is the input of one forward pass.) Return the
+        list of the values `read(output, index)`, where `output` is the model's output for the pack number `index`.
+        Ranks may have different numbers of packs.
         """
         forwards = max(gather_objects(len(packs)))
         results = []

@@ -1,4 +1,5 @@
-"""LoRA with the peft library: trained adapters on the weight matrices of the experts. All other weights are frozen.
+"""LoRA with the peft library: trained adapters on the weight matrices of the experts (each layer has one set of weights
+for understanding, `und`, and one for image generation, `gen`). All other weights are frozen.
 
     W x  becomes  W x + alpha / rank * B (A x),   A [rank, in] random, B [out, rank] zero at the start
 
@@ -69,7 +70,7 @@ def load_trainable(
     path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int, attention: str = "auto"
 ) -> Folder:
     """Load a model folder for training, in the precision of the forward pass. If `lora` is given, add adapters to the
-    model. The engine makes its fp32 master weights from the loaded weights.
+    model. The training engine later makes its fp32 master weights from the loaded weights.
     """
     folder = load_folder(path, device, torch.bfloat16 if precision == "bf16" else torch.float32, attention)
     if lora is not None:
@@ -105,8 +106,8 @@ class Adapter:
     base: Path  # folder of the model that the adapters belong to
 
     def merge_into(self, model: UnifiedModel) -> UnifiedModel:
-        """Replace each W by W + alpha / rank * B A and return the model. Its weights then have the same names and
-        shapes as in a model without adapters.
+        """Replace each weight matrix W that has an adapter (A, B) by W + alpha / rank * B A, and return the model. Its
+        weights then have the same names and shapes as in a model without adapters.
         """
         from peft import get_peft_model
 

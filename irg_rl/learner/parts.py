@@ -23,8 +23,8 @@ _VISION_MODULES = ("vit_model.", "connector.", "vit_pos_embed.")
 
 
 def part_of(name: str) -> ModelPart:
-    """Return the part of the model that a parameter belongs to. `name` is the name of the parameter in the state dict
-    of the model.
+    """Return the part of the model that a parameter belongs to: und (text and understanding), gen (image generation) or
+    vision (the vision tower). `name` is the name of the parameter in the state dict of the model.
     """
     if "_moe_gen" in name or name.startswith(_GEN_MODULES):
         return ModelPart.GEN
@@ -54,7 +54,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Settings of torch.optim.AdamW, with one learning rate for each part of the model. A rate of 0 freezes the part.
+    """Settings of torch.optim.AdamW, with one learning rate for each part of the model (und, gen, vision). A rate of 0
+    freezes the part.
 
     If `muon_rate` is given, torch.optim.Muon trains the trainable matrices of all layers with this rate instead of the
     rate of their part. This works only with ZeRO stage 0.

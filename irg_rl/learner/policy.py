@@ -42,17 +42,17 @@ velocities [S, N, D] if new noise is added to the image instead.
 
 @dataclass
 class PackScores(Generic[ImageScore]):
-    """The scores of the texts and images of one pack. They are in the order of the lists `texts` and `images` of the
-    ReplayPack."""
+    """The scores (log-probabilities and related values) of the sampled texts and images in one pack, the input of one
+    forward pass. They are in the order of the lists `texts` and `images` of the pack's `ReplayPack`."""
 
     texts: list[TextScore]
     images: list[ImageScore]
 
 
 def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str) -> SamplingLaw:
-    """Return the sampling law that follows from these settings: the temperature, the noise and the number type. The
-    sampler and the learner both call this with their own settings, so the two results can be compared. If `noise` is
-    None, the law covers only texts.
+    """Return the sampling law: those settings that the log-probabilities of samples depend on (the temperature, the
+    noise and the number type). The sampler and the learner both call this with their own settings, so the two results
+    can be compared. If `noise` is None, the law covers only texts.
     """
     if noise is None:
         return SamplingLaw(sampling.temperature, None, None, None, dtype)
@@ -63,20 +63,22 @@ def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str
 def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> PackScores[StepScore]:
-    """Return the scores (log-probabilities and related values) of all texts and images in the pack, in fp32. The scores
-    have gradients if `output`, the model's output for this pack, has gradients."""
+    """Return the scores (log-probabilities and related values) of all sampled texts and images in one pack (the input
+    of one forward pass), in fp32. `law` has the settings with which they were sampled. The scores have gradients if
+    `output`, the model's output for this pack, has gradients."""
     return PackScores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 
 def velocities(output: ModelOutput, replay: ReplayPack) -> list[Float[Tensor, "S N D"]]:
-    """Return the velocities that the model computed for the noisy states of every image in the pack: one tensor for
-    each entry of `replay.images`, in this order."""
+    """Return the velocities that the model computed for the noisy states of every image in the pack (the input of one
+    forward pass): one tensor for each entry of `replay.images`, in this order."""
     slices = replay.pack.velocity_slices
     return [torch.stack([output.velocity[slices[block]] for block in ref.blocks]) for ref in replay.images]
 
 
 def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) -> list[TextScore]:
-    """Return only the scores of the texts in the pack. `evaluate` returns these and the scores of the images."""
+    """Return only the scores (log-probabilities and entropy) of the sampled texts in the pack. `evaluate` returns these
+    and the scores of the images."""
     # Imported here because the import of trl takes ten seconds. The driver imports this module but computes no scores.
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
@@ -93,8 +95,8 @@ def evaluate_texts(output: ModelOutput, replay: ReplayPack, law: SamplingLaw) ->
 def _images(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> list[StepScore]:
-    """Return the scores of the images in the pack. All images of the same size are computed in one call of
-    `flow.transition`."""
+    """Return the scores (log-probabilities and related values) of the images in the pack. All images of the same size
+    are computed in one call of `flow.transition`."""
     if not replay.images:
         return []
     if law.kind is None or law.noise_level is None:

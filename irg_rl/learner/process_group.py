@@ -57,7 +57,8 @@ def host_store(world_size: int, timeout: float) -> TCPStore:
 
 
 def join(place: Rank, store: Store | None = None, port: int | None = None, timeout: float = 600.0) -> None:
-    """Make this process a rank of the process group. A second call with the same `place` does nothing.
+    """Connect this process with the other processes (ranks) of the learner. `place` says which rank it becomes. A
+    second call with the same `place` does nothing.
 
     If there is only one rank, neither `store` nor `port` is needed. If there are several, rank 0 passes its store and
     the other ranks pass its port.

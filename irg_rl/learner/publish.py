@@ -1,7 +1,7 @@
-"""Publish weights to the samplers. The weights are named arrays with a version and a digest.
+"""Publish weights to the samplers. The weights are named arrays with a version number and a digest (hash).
 
     learner: publication = publish(weights, version)  ->  samplers: set_weights(arrays, version, digest)
-    driver:  require_acknowledged(version, digest, answers), before it frees the slots of the trained groups
+    driver:  require_acknowledged(version, digest, answers), before new groups of samples replace the trained ones
 
 The digest covers the names and the bytes of the arrays. If a sampler answers with the same digest as the publication,
 it has exactly the trained weights (invariant 4 of docs/architecture.md).
@@ -23,8 +23,8 @@ class PublishError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Publication:
-    """Weights to send to the samplers: fp32 arrays by their names in the state dict of the model, with a version and a
-    digest."""
+    """Weights to send to the samplers: fp32 arrays by their names in the state dict of the model, with a version number
+    and a digest, which is the sha256 of all names and arrays."""
 
     version: int
     digest: str
@@ -49,8 +49,9 @@ def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def require_acknowledged(version: int, digest: str, answers: Iterable[tuple[int | None, str]]) -> None:
-    """Check the answers of the samplers, each a pair (version, digest) of the weights that the sampler has. Raise
-    PublishError if any pair differs from the published version and digest."""
+    """Check that every sampler has the published weights. `version` and `digest` (hash) belong to the published
+    weights. `answers` has one pair (version, digest) for each sampler, which belongs to the weights that this sampler
+    has. Raises PublishError if a pair differs."""
     for place, (held, found) in enumerate(answers):
         if (held, found) != (version, digest):
             raise PublishError(

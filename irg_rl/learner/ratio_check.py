@@ -102,9 +102,11 @@ def check(
     clip_image: float,
     strict: bool = True,
 ) -> list[LogprobDifference]:
-    """Compare the log-probabilities of the learner with those of the sampler, over all ranks. Return one entry of
-    statistics for each modality, turn and step, sorted in this order. This is a collective call: all ranks must make
-    it.
+    """Compare the log-probabilities that the learner computes with those that the sampler stored in the trajectories,
+    over all ranks. `replays` has this rank's packs (inputs of one forward pass), which contain texts and images of the
+    trajectories. The limit for a difference is 1e-4 for a text token and `clip_image` / 5 for a denoising step. Return
+    one entry of statistics for each modality, turn and step, sorted in this order. This is a collective call: all ranks
+    must make it.
 
     If `strict`, raises RatioError if a difference exceeds its limit. The error describes the difference that is largest
     relative to its limit.

@@ -15,18 +15,18 @@ def rank() -> int:
 
 
 def sum_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Return, for each name, the sum of its values over all ranks. A name that is missing on a rank counts as 0
-    there."""
+    """Return, for each name, the sum of its values over all ranks (processes of the learner). A name that is missing on
+    a rank counts as 0 there."""
     return _merge(local, lambda values: sum(values))
 
 
 def max_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Return, for each name, the largest of its values over all ranks that have the name."""
+    """Return, for each name, the largest of its values over all ranks (processes of the learner) that have the name."""
     return _merge(local, max)
 
 
 def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Return whether the flag is true on every rank."""
+    """Return whether `flag` is true on every rank (process of the learner)."""
     if world_size() == 1:
         return flag
     agreed = torch.tensor(int(flag), device=device)
@@ -35,14 +35,14 @@ def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
 
 
 def reduce_sum(local: torch.Tensor) -> torch.Tensor:
-    """Sum the tensor over ranks, in place, and return it."""
+    """Sum the tensor over all ranks (processes of the learner), in place, and return it."""
     if world_size() > 1:
         dist.all_reduce(local)
     return local
 
 
 def gather_objects(local: object) -> list:
-    """Return a list with the object `local` of every rank, in the order of the ranks."""
+    """Return a list with the object `local` of every rank (process of the learner), in the order of the ranks."""
     if world_size() == 1:
         return [local]
     found: list = [None] * world_size()

@@ -34,22 +34,25 @@ from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, forks, tree
 
 @dataclass(frozen=True)
 class TextRef:
-    """Says where a sampled text is: the index of its trajectory, the index of its segment in the trajectory, and the
-    number of its block in the pack."""
+    """Says where a sampled text is. A trajectory consists of segments (texts and images), and a pack, the input of one
+    forward pass, consists of blocks of tokens. This object holds the index of the trajectory, the index of the text's
+    segment in the trajectory, and the number of the text's block in the pack."""
 
     trajectory: int
     segment: int
     block: int
 
     def of(self, trajectories: Sequence[Trajectory]) -> TextSegment:
-        """Return the text segment that this reference points to."""
+        """Return the text segment that this reference points to. `trajectories` is the list that `trajectory` is an
+        index of."""
         return trajectories[self.trajectory].text(self.segment)
 
 
 @dataclass(frozen=True)
 class StepsRef:
-    """Says where the trained denoising steps of one image are: the index of its trajectory, the index of its segment,
-    the steps, and the number of each step's noise block in the pack."""
+    """Says where the trained denoising steps of one image are. This object holds the index of the trajectory, the index
+    of the image among the texts and images (segments) of the trajectory, and the indices of the steps. For each step,
+    `blocks` has the number of its noise block (noisy image) in the pack, the input of one forward pass."""
 
     trajectory: int
     segment: int
@@ -57,7 +60,8 @@ class StepsRef:
     blocks: tuple[int, ...]
 
     def of(self, trajectories: Sequence[Trajectory]) -> ImageSegment:
-        """Return the image segment that this reference points to."""
+        """Return the image segment that this reference points to. `trajectories` is the list that `trajectory` is an
+        index of."""
         return trajectories[self.trajectory].image(self.segment)
 
 
@@ -69,9 +73,9 @@ class ReplayPack:
 
 
 ContextTokens = list[dict[int, int]]
-"""The context of each segment of a trajectory, with its token counts. The list has one dict for each segment. The dict
-has one entry for each part of the context: the prompt (key 0), the earlier segments and, if the segment is a text, the
-segment itself (key `id(segment)`). The value is the number of tokens of this part."""
+"""The context of each segment (text or image) of a trajectory, with its token counts. The list has one dict for each
+segment. The dict has one entry for each part of the context: the prompt (key 0), the earlier segments and, if the
+segment is a text, the segment itself (key `id(segment)`). The value is the number of tokens of this part."""
 
 
 @dataclass
@@ -97,7 +101,9 @@ class _RowContents:
 
 
 class Replay:
-    """Builds packs in which every segment has the same context as in the sampler.
+    """Builds packs (inputs of one forward pass) from trajectories, so that the learner can compute the
+    log-probabilities of sampled texts and denoising steps again. Every text and image has the same context as in the
+    sampler.
 
     Args:
         encode: Converts the prompt text and the system text to token ids.
@@ -124,9 +130,9 @@ class Replay:
         self._resize = vit_resize or Resize(patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
     def packs(self, trajectories: Sequence[Trajectory], rank: int = 0, world_size: int = 1) -> list[ReplayPack]:
-        """Return the packs of the given trajectories that belong to this rank. The packs depend only on the
-        trajectories, so all ranks together build the packs that a single rank would build. No pack has more than
-        `max_pack_tokens` tokens, padding included.
+        """Return those packs (inputs of one forward pass) of the given trajectories that this rank must compute. The
+        packs depend only on the trajectories, so all ranks together build the packs that a single rank would build. No
+        pack has more than `max_pack_tokens` tokens, padding included.
 
         Raises InputError if the context of a trajectory alone is longer than this. The message names the setting to
         change and the size that is needed.
@@ -142,8 +148,9 @@ class Replay:
         return [self._build(trajectories, shares) for shares in own]
 
     def lengths(self, trajectories: Sequence[Trajectory]) -> list[int]:
-        """Return how many tokens each row would have if rows had no maximum length. There is one row for each tree of
-        trajectories (trajectories that begin with the same segment). The noisy states of images are counted too.
+        """Return how many tokens each row (token sequence) would have if rows had no maximum length. There is one row
+        for each tree of trajectories (trajectories that begin with the same segment). The noisy states of images are
+        counted too.
         """
         found = []
         for siblings in trees(trajectories):
@@ -229,8 +236,8 @@ class Replay:
             )
 
     def _bins(self, shares: list[_RowContents]) -> list[list[_RowContents]]:
-        """Distribute rows over packs, the longest row first, and return the rows of each pack. All rows of a pack are
-        padded to the length of its first row."""
+        """Distribute rows (token sequences) over packs (inputs of one forward pass), the longest row first, and return
+        the rows of each pack. All rows of a pack are padded to the length of its first row."""
         bins: list[list[_RowContents]] = []
         for share in sorted(shares, key=lambda s: -s.tokens):
             if bins and (len(bins[-1]) + 1) * bins[-1][0].tokens <= self._max_tokens:
@@ -325,7 +332,8 @@ def was_sampled(segment: TextSegment) -> bool:
 
 
 def idle_pack(config: ModelConfig, special: SpecialIds) -> Pack:
-    """Return the smallest pack that uses every module. A rank that has no work runs this pack."""
+    """Return the smallest pack (input of one forward pass) that uses every module of the model. A process that has
+    fewer packs than the others runs this pack instead."""
     builder = PackBuilder(special, config.max_latent_size, config.vit.max_patches_per_side)
     builder.add_text([special.eos], loss=True)
     return builder.build(touch_all=True)

@@ -23,8 +23,8 @@ def capture(
     tensors of the model and the optimizer.
 
     The tensors do not depend on the ZeRO stage or the world size, except the states of the random number generators:
-    there is one state for each rank. For frozen parameters only a digest is stored, because the model folder has their
-    values.
+    there is one state for each rank. For frozen parameters only a digest (hash) is stored, because the model folder has
+    their values.
     """
     state = engine.state()
     keep = rank() == 0

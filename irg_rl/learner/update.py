@@ -45,8 +45,8 @@ class EngineSettings:
 
 @dataclass
 class Loss:
-    """The loss of one pack. Each term is already divided by its global denominator, which is a count (of tokens or
-    denoising steps) over all ranks."""
+    """The loss of one pack (the input of one forward pass). Each term is already divided by its global denominator,
+    which is a count (of tokens or denoising steps) over all ranks."""
 
     terms: dict[str, Tensor]  # scalars; their sum is the loss
     sums: dict[str, float] = field(default_factory=dict)  # metrics that are summed over packs and ranks

@@ -40,13 +40,13 @@ class FullState:
         return self._read(self._entries())
 
     def changing(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the same as `weights`, but without the frozen parameters. Those always have the values of the initial
-        model folder.
+        """Yield (name, tensor) as `weights` does, but without the frozen parameters. Those always have the values of
+        the initial model folder.
         """
         return self._read(self._changing())
 
     def frozen_digest(self) -> str | None:
-        """Return a digest of the names and bits of the frozen parameters, or None if no parameter is frozen.
+        """Return a digest (hash) of the names and bits of the frozen parameters, or None if no parameter is frozen.
 
         `changing` does not yield the frozen parameters. So the weights that it yields may be combined only with frozen
         parameters that have the same digest.
@@ -174,8 +174,8 @@ def _is_frozen(tensor: Tensor) -> TypeGuard[nn.Parameter]:
 
 
 def _found(tensor: Tensor | None) -> Tensor:
-    """Return `tensor` after asserting that it is not None. DeepSpeed returns None instead of a state tensor only for
-    parameters that are not trained.
+    """Check by an assertion that `tensor` is not None, and return it. DeepSpeed returns None instead of a state tensor
+    only for parameters that are not trained.
     """
     assert tensor is not None
     return tensor

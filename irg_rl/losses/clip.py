@@ -27,8 +27,8 @@ def ratio_metrics(
     low: float,
     high: float,
 ) -> dict[str, Tensor]:
-    """Return metrics of the importance ratios over all elements, without gradient. If there are no elements, all
-    metrics are zero.
+    """Return metrics of the importance ratios over all elements, without gradient. The clip range is [1 - low, 1 +
+    high]. If there are no elements, all metrics are zero.
 
         approx_kl: mean(log_ratio^2) / 2
         clipfrac: share of ratios outside the clip range, whatever the advantage is

@@ -37,9 +37,9 @@ def guarded_log_ratio(
     """Return the log ratio with the RatioNorm of GRPO-Guard (arXiv 2510.22319): (log ratio + M[(mean - mean_old)^2] /
     (2 std^2)) * std. M is the mean over the elements of the latent.
 
-    If the log-probabilities are averaged over the elements of the latent, the result is mean(noise * (mean -
-    mean_old)). It is centred at 0 and has the same scale for every step, so one clip range works for all steps. It
-    needs `mean_old`, which the sampler has stored.
+    If the log-probabilities are averaged over the elements of the latent, the result is M[noise * (mean - mean_old)],
+    where noise is the standard-normal noise of the sampled step. It is centred at 0 and has the same scale for every
+    step, so one clip range works for all steps. It needs `mean_old`, which the sampler has stored.
     """
     drift = over_latent((mean - mean_old.detach()) ** 2, std.ndim)
     return log_ratio(logp, logp_old) * std + drift / (2 * std)

@@ -89,7 +89,8 @@ def flow_margin(
 def preference_loss(
     margin: Float[Tensor, "P"], beta: float, kind: PreferenceLoss | str = PreferenceLoss.SIGMOID
 ) -> Float[Tensor, "P"]:
-    """Return the loss of each pair from its margin m. sigmoid: -log sigmoid(beta m); hinge: max(0, 1 - beta m); ipo: (m
+    """Return the loss of each pair from its margin m. The margin says how much more the policy prefers the chosen item
+    to the rejected one than the reference model does. sigmoid: -log sigmoid(beta m); hinge: max(0, 1 - beta m); ipo: (m
     - 1 / (2 beta))^2.
     """
     kind = PreferenceLoss(kind)
@@ -117,7 +118,8 @@ def nft_loss(
     bound: float = 5.0,
 ) -> Float[Tensor, "B"]:
     """Return the loss of DiffusionNFT (arXiv 2509.16117) for each sample. It is a regression towards good samples and
-    away from bad samples, on `data` with fresh noise. `data` was sampled with the old policy, whose velocity is v_old.
+    away from bad samples. The model input `x_t` is `data` with fresh noise at time t. `data` was sampled with the old
+    policy, whose velocity is v_old.
 
     v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v each predict a clean sample. L+ and L- are the
     mean squared errors of these predictions. Each is divided by its own mean absolute error, which has no gradient. The

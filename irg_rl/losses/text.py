@@ -34,7 +34,7 @@ def log_importance(
     level: Importance | str = Importance.TOKEN,
 ) -> Float[Tensor, "B T"]:
     """Return the log importance ratio of every token. It is 0 where `mask` is False. With level "sequence" all tokens
-    of a row have the same value, the mean over the row.
+    of a row (one text) have the same value: the mean over the tokens of the row.
     """
     log_ratio = (logp - logp_old).masked_fill(~mask.bool(), 0.0)
     if Importance(level) is Importance.TOKEN:
@@ -100,9 +100,9 @@ def policy_loss(
 
 
 def denominator(mask: Bool[Tensor, "B T"], loss_type: TextLoss | str, max_length: int | None = None) -> Tensor:
-    """Return what this batch adds to the denominator of `aggregate`: the number of rows (grpo), rows * max_length
-    (dr_grpo), or the number of tokens (other losses). Rows without tokens do not count. The caller must sum this over
-    all micro-batches and ranks of one optimizer step.
+    """Return what this batch adds to the denominator of `aggregate`: the number of rows, that is texts (grpo), rows *
+    max_length (dr_grpo), or the number of tokens (other losses). Rows without tokens do not count. The caller must sum
+    this over all micro-batches and ranks of one optimizer step.
     """
     loss_type, mask = TextLoss(loss_type), mask.bool()
     rows = mask.any(-1).sum()
@@ -122,8 +122,8 @@ def aggregate(
     denominator: Tensor | float,
 ) -> Float[Tensor, ""]:
     """Return the sum of the losses over tokens divided by `denominator`, which counts all micro-batches and ranks. For
-    grpo the losses of each row are averaged over its tokens first, and these averages are summed. A denominator below 1
-    is replaced by 1.
+    grpo the losses of each row (one text) are averaged over its tokens first, and these averages are summed. A
+    denominator below 1 is replaced by 1.
     """
     mask = mask.bool()
     loss = loss.masked_fill(~mask, 0.0)
@@ -142,7 +142,8 @@ def mismatch_weight(
     lowest: float | None = None,
     drop: bool = False,
 ) -> Float[Tensor, "B T"]:
-    """Return weights that correct for differences between the log-probabilities of the sampler and the learner.
+    """Return one weight per token that corrects for the difference between the log-probabilities of the learner
+    (`logp_old`) and of the sampler (`logp_sampled`).
 
     The weight is exp(logp_old - logp_sampled), clipped to [lowest, highest]. With `drop`, a weight outside this range
     becomes 0 instead. With level "sequence", all tokens of a row have the product of the weights over the row, which is

@@ -44,14 +44,16 @@ class Backend(StrEnum):
     FLASH = "flash"
 
     def in_packs(self, device: torch.device, head: int) -> "Backend":
-        """Return the kernel that computes attention in packs: SDPA or FLEX. `head` is the number of dimensions of one
-        head: FlexAttention's GPU kernels need at least 16."""
+        """Return the kernel that computes attention in training, where a pack has several sequences in one forward
+        pass: SDPA or FLEX. `head` is the number of dimensions of one head: FlexAttention's GPU kernels need at least
+        16."""
         if self is Backend.AUTO:
             return Backend.FLEX if device.type == "cuda" and head >= FLEX_HEAD else Backend.SDPA
         return Backend.SDPA if self is Backend.SDPA else Backend.FLEX
 
     def in_caches(self, device: torch.device, dtype: torch.dtype) -> "Backend":
-        """Return the kernel that computes attention to cached contexts: SDPA or FLASH."""
+        """Return the kernel that computes attention in sampling, where new tokens see keys and values in a cache: SDPA
+        or FLASH."""
         if self is Backend.AUTO:
             able = device.type == "cuda" and dtype == torch.bfloat16 and flash_kernel() is not None
             return Backend.FLASH if able else Backend.SDPA

@@ -60,8 +60,9 @@ class _Collect(torch.autograd.Function):
 
 
 class BranchedAttention:
-    """Attention for a pack whose rows (token sequences) have branches. The transformer calls it as its `attend`
-    function. `PackedAttention` computes the same result, but more slowly."""
+    """Attention for a pack whose rows (token sequences) have several branches, for example several samples that
+    continue one prefix. The transformer calls it as its `attend` function. `PackedAttention` computes the same result,
+    but more slowly."""
 
     def __init__(self, pack: Pack, context_grad: ContextGrad | str = ContextGrad.FULL) -> None:
         device = pack.slot.device

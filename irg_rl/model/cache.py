@@ -74,7 +74,7 @@ class KVCache:
 
 
 def require_room(cache: KVCache, lengths: Int[Tensor, "R"]) -> None:
-    """Raise ValueError if contexts of these lengths do not fit into the cache."""
+    """Raise ValueError if contexts (token sequences) of these lengths do not fit into the cache."""
     if (longest := int(lengths.max())) > cache.capacity:
         raise ValueError(f"a context of {longest} tokens exceeds the cache's capacity of {cache.capacity}")
 

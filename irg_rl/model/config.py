@@ -55,7 +55,8 @@ class LLMConfig(_Sizes):
 
 
 class ViTConfig(_Sizes):
-    """Sizes of the SigLIP vision tower. `num_hidden_layers` counts only the layers that are used."""
+    """Sizes of the SigLIP vision tower. `num_hidden_layers` counts only the layers that are used: all but the last one
+    of the released tower."""
 
     hidden_size: int = Field(gt=0)
     num_hidden_layers: int = Field(gt=0)

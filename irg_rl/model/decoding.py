@@ -23,14 +23,15 @@ from irg_rl.model.cache import KVCache
 from irg_rl.model.transformer import LanguageModel
 
 Decode = Callable[[Int[Tensor, "A"], Int[Tensor, "A"]], Float[Tensor, "A V"]]
-"""A function `decode(token_ids, some)`. `some` holds the indices of the rows that get a token in this step, and
-`token_ids` holds one token for each of them. The function returns, for each of these rows, the logits of its next
-token."""
+"""A function `decode(token_ids, some)` for texts that grow token by token in the rows of a cache. `some` holds the
+indices of the rows that get a token in this step, and `token_ids` holds one token for each of them. The function
+returns, for each of these rows, the logits of its next token."""
 
 
 class SingleTokens:
-    """Attention for one new token per row. The token's key and value are written to the cache at column `lengths[r]` of
-    row r. The code never waits for the GPU to send a value to the CPU."""
+    """Attention for one new token in each row of a cache (a row is one text with its context). `span` is the number of
+    cache columns that are read. The token's key and value are written to the cache at column `lengths[r]` of row r. The
+    code never waits for the GPU to send a value to the CPU."""
 
     def __init__(self, cache: KVCache, rows: Int[Tensor, "R"] | None, lengths: Int[Tensor, "R"], span: int) -> None:
         self._cache, self._rows, self._lengths, self._span = cache, rows, lengths, span

@@ -32,10 +32,11 @@ class Workload:
 
     @classmethod
     def of(cls, pack: Pack) -> "Workload":
-        """Return the workload of one forward pass over the pack.
+        """Return the workload of one forward pass over the pack (several token sequences, called rows).
 
         Rows (token sequences) of similar length are padded to one length, and all (query, key) pairs of the padded rows
-        are counted. If any row has several branches, branches are padded and counted instead of rows.
+        are counted. Some rows have several branches, which continue one prefix separately. If there is any such row,
+        branches are padded and counted instead of rows.
         """
         if pack.views:
             batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]

@@ -78,10 +78,12 @@ def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], devi
 
 
 def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], context: int, device: str) -> int:
-    """Return the peak memory, in bytes, of one denoising step, without the weights and the cache.
+    """Return the peak memory, in bytes, of one denoising step of a batch of images, without the weights and the
+    key/value cache.
 
-    rows: number of images, each with its own cached context. context: number of tokens of each context. The model must
-    be on PyTorch's meta device (without values), in the number type that is used for sampling.
+    rows: number of images, each with its own cached context. grid: (rows, columns) of latent tokens of an image.
+    context: number of tokens of each context. The model must be on PyTorch's meta device (without values), in the
+    number type that is used for sampling.
     """
     cache = model.new_cache(rows, context)
     cache.lengths.fill_(context)

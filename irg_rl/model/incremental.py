@@ -24,7 +24,7 @@ from irg_rl.model.transformer import Attend, Keep, LanguageModel
 
 class Incremental:
     """The methods of `UnifiedModel` that decode with a cache. This is a base class: `UnifiedModel` provides the
-    attributes below and the method `trunk`."""
+    attributes that are only declared here, and the method `trunk`."""
 
     config: ModelConfig
     special: SpecialIds
@@ -33,9 +33,9 @@ class Incremental:
     llm2vae: nn.Linear
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states of the tokens after the final norms, as two tensors (und, gen): text tokens and
-        image patches in `und`, image latents in `gen`. If `keep` is given, return only these tokens. `gen` is None if
-        the pack has no latent tokens."""
+        """Return the hidden states of the tokens of a pack (the input of one forward pass) after the final norms, as
+        two tensors (und, gen): text tokens and image patches in `und`, image latents in `gen`. If `keep` is given, it
+        has the indices of the tokens to return, for und and for gen. `gen` is None if the pack has no latent tokens."""
         raise NotImplementedError
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
@@ -44,13 +44,14 @@ class Incremental:
         return KVCache(self.config.llm, batch, capacity, weight.device, weight.dtype)
 
     def pack_builder(self) -> PackBuilder:
-        """Return a pack builder that uses the boundary tokens of this model and the sizes of its position tables."""
+        """Return an empty builder of packs (inputs of one forward pass) that uses the boundary tokens of this model and
+        the sizes of its position tables."""
         return PackBuilder(self.special, self.config.max_latent_size, self.config.vit.max_patches_per_side)
 
     @torch.no_grad()
     def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
-        """Append one text to every context: the begin token bos, the ids of the text, and the end token eos. The texts
-        may have different lengths."""
+        """Append one text to every context (token sequence in the cache) that `rows` names (None: to all): the begin
+        token bos, the ids of the text, and the end token eos. The texts may have different lengths."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
@@ -67,7 +68,8 @@ class Incremental:
         patch_grid: Grid,
         rows: Tensor | None = None,
     ) -> None:
-        """Append one image to every context: first its clean latent tokens, then its patches for the vision tower."""
+        """Append one image to every context (token sequence in the cache) that `rows` names (None: to all): first its
+        clean latent tokens, then its patches for the vision tower."""
         builder = self.pack_builder()
         for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
             image = builder.add_clean(latents, clean_grid, gap=start)
@@ -79,8 +81,9 @@ class Incremental:
     def next_logits(
         self, cache: KVCache, token_ids: Int[Tensor, "R"], rows: Tensor | None = None
     ) -> Float[Tensor, "R V"]:
-        """Append one text token to every context. Return, for each context, the logits of its next token. The first
-        token of a text must be the begin token bos."""
+        """Append one text token to every context (token sequence in the cache) that `rows` names (None: to all).
+        Return, for each context, the logits of its next token. The first token of a text must be the begin token
+        bos."""
         which = slice(None) if rows is None else rows.cpu()
         device = cache.keys[0].device
         lengths, count = cache.lengths[which], token_ids.shape[0]

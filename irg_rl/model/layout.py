@@ -67,7 +67,9 @@ class Layout:
         """For each branch of the row (see `new_branch`), the index of its first block."""
 
     def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
-        """Append a block with `length` tokens between its two boundary tokens. Return the index of the block."""
+        """Append a block (a text or an image) with `length` tokens between its two boundary tokens. Return the index of
+        the block. `parent` is the index of the block that it continues; without a parent it starts a new sample. `gap`
+        is added to its rope positions."""
         if parent is None:
             start = gap
         else:
@@ -78,8 +80,9 @@ class Layout:
         return len(self.blocks) - 1
 
     def new_branch(self) -> None:
-        """Say that the next block starts a new branch of the row. A block may see the other blocks of its branch and
-        its ancestors, which may be outside the branch. It must not see any other block.
+        """Say that the next block (text or image) starts a new branch of the row, for example another sample that
+        continues the same prompt. A block may see the other blocks of its branch and its ancestors, which may be
+        outside the branch. It must not see any other block.
 
         This call does not change which tokens see each other, because that depends only on parents. It only marks where
         attention may split the row.
@@ -115,8 +118,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class View:
-    """One branch of a row: its own tokens, and the tokens outside the branch that it sees. Both are given as indices of
-    tokens in the row."""
+    """One branch of a row (token sequence), for example one of several samples that continue the same prompt: its own
+    tokens, and the tokens outside the branch that it sees. Both are given as indices of tokens in the row."""
 
     row: int
     own: range
@@ -128,7 +131,8 @@ class View:
 
 
 def views(rows: list[Layout]) -> list[View]:
-    """Return the branches of all rows, each as a `View`. The list is empty if every row has only one branch."""
+    """Return the branches of all rows, each as a `View`. (A row is one token sequence; its branches are, for example,
+    samples that continue the same prompt.) The list is empty if every row has only one branch."""
     if all(len(row.branches) == 1 for row in rows):
         return []
     found = []
@@ -144,9 +148,10 @@ def views(rows: list[Layout]) -> list[View]:
 
 
 class Tokens:
-    """The properties that the table in the docstring of this module gives to a token, computed for all tokens of
-    several rows. They are arrays with one entry per token, row after row. The arrays `row`, `kind`, `length`, `sizes`
-    and `first` have one entry per block instead."""
+    """The properties of all tokens of several rows (token sequences): the block (text or image) that a token belongs
+    to, its index in the block and in the row, its rope position, and whether it is a text token, an image patch or a
+    latent. They are arrays with one entry per token, row after row. The arrays `row`, `kind`, `length`, `sizes` and
+    `first` have one entry per block instead."""
 
     def __init__(self, rows: list[Layout]) -> None:
         table = [

@@ -104,8 +104,9 @@ class PackBuilder:
             self._rows.append(Layout())
 
     def new_branch(self) -> None:
-        """Say that the next block starts a new branch of the current row. Blocks of a branch may see only their
-        ancestors and blocks of the same branch."""
+        """Say that the next block (text or image) starts a new branch of the current row, for example another sample
+        that continues the same prompt. Blocks of a branch may see only their ancestors and blocks of the same
+        branch."""
         self._rows[-1].new_branch()
 
     def add_text(

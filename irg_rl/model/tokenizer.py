@@ -26,7 +26,8 @@ _SPECIAL_TOKENS = (
 
 
 class TextTokenizer:
-    """Converts text to token ids and back. `special` holds the ids of the four boundary tokens."""
+    """Converts text to token ids and back. `special` holds the ids of the four boundary tokens: begin and end of a
+    text, begin and end of an image."""
 
     def __init__(self, qwen: Qwen2Tokenizer, source: str) -> None:
         self._qwen = qwen

@@ -24,7 +24,8 @@ from irg_rl.model.fused import Rotate, rms_norm
 Rope = tuple[Tensor, Tensor]
 """The cosines and the sines of the rotary angles of every token."""
 Keep = tuple[Tensor, Tensor]
-"""Which tokens to keep: (indices in the und stream, indices in the gen stream)."""
+"""Says for which tokens a result is needed: (indices among the tokens of the und expert, indices among those of the gen
+expert)."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -84,7 +85,8 @@ class Attention(nn.Module):
             self.add_module(f"k_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
 
     def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q [N, h, d] and k, v [N, k, d] of all tokens, the und tokens first. q and k are normed and then
+        """Return the queries q [N, h, d], keys k and values v [N, k, d] of all tokens: first the tokens of the und
+        expert (text and image patches), then those of the gen expert (image latents). q and k are normed and then
         rotated by the rotary position embedding."""
         q = self.q_norm(self.q_proj(und).unflatten(-1, self._heads))
         k = self.k_norm(self.k_proj(und).unflatten(-1, self._shared_heads))
@@ -118,7 +120,8 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states (und, gen) after the layer. If `keep` is given, return only these tokens. This saves
+        """Return the hidden states after the layer, as (und, gen): those of the tokens of the und expert (text and
+        image patches) and of the gen expert (image latents). If `keep` is given, return only these tokens. This saves
         work in the last layer, where the other tokens are not needed."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
@@ -159,7 +162,8 @@ class Trunk(nn.Module):
         attend: Attend,
         keep: Keep | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states (und, gen) after the final norms. If `keep` = (und indices, gen indices) is given,
+        """Return the hidden states after the final norms, as (und, gen): those of the tokens of the und expert (text
+        and image patches) and of the gen expert (image latents). If `keep` = (und indices, gen indices) is given,
         return only these tokens."""
         rope = rope_table(positions, self.config, und.dtype)
         *lower, last = self.blocks()

@@ -19,10 +19,10 @@ from irg_rl.model.vision import Connector, VisionModel
 
 @dataclass
 class ModelOutput:
-    """The outputs of the model for one pack. `logits` has one vector for each text token in `pack.logit_index`.
-    `velocity` has one vector, in fp32, for each latent token in `pack.velocity_index`. `hidden` is None unless asked
-    for. Otherwise it has the hidden states [N, H] of all tokens after the final norms: text tokens first, then patches,
-    then latents."""
+    """The outputs of the model for one pack (a batch of token sequences). `logits` has one vector for each text token
+    whose index is in `pack.logit_index`. `velocity` has one vector, in fp32, for each latent token whose index is in
+    `pack.velocity_index`. `hidden` is None unless the caller asks for it. Otherwise it has the hidden states [N, H] of
+    all N tokens after the final norms: text tokens first, then image patches, then latent tokens."""
 
     logits: Tensor
     velocity: Tensor
@@ -30,8 +30,9 @@ class ModelOutput:
 
 
 class UnifiedModel(Incremental, nn.Module):
-    """The unified model of text and images. Training, and the replay of sampled answers in the learner, call
-    `model(pack)`. Decoding with a cache runs the same `trunk`, with another attention function."""
+    """The unified model of text and images. `model(pack)` computes the outputs for a pack (a batch of token sequences).
+    Training uses it, and so does the learner when it computes the log-probabilities of sampled answers again. Decoding
+    with a cache runs the same `trunk`, but with another attention function."""
 
     def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.AUTO) -> None:
         super().__init__()
@@ -76,9 +77,10 @@ class UnifiedModel(Incremental, nn.Module):
         self.language_model.model.recompute = on
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states of the tokens after the final norms, as two tensors (und, gen): text tokens and
-        image patches in `und`, image latents in `gen`. If `keep` is given, return only these tokens. `gen` is None if
-        the pack has no latent tokens."""
+        """Run the transformer layers on a pack (a batch of token sequences). Return the hidden states of its tokens
+        after the final norms, as two tensors (und, gen): `und` for text tokens and image patches, `gen` for image
+        latents. `attend` computes the attention. `keep` has the indices of the tokens to return; None means all tokens.
+        `gen` is None if the pack has no latent tokens."""
         und = self.language_model.model.embed_tokens(pack.text_ids)
         if len(pack.patches) or pack.touch_all:
             und = torch.cat([und, self._see(pack)])

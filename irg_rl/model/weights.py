@@ -12,8 +12,8 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
     """Compare the names and shapes of weights that were found with the expected ones. Raise InputError if weights are
-    missing, unknown or have a wrong shape. The error names all of them. Names that differ only in the number of their
-    layer are joined into one line."""
+    missing, unknown or have a wrong shape. The error names all of them and begins with `source`, which says where the
+    weights come from. Names that differ only in the number of their layer are joined into one."""
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [

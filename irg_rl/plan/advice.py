@@ -1,5 +1,5 @@
-"""Finds single settings that make a process fit into the memory of its card (GPU). For every candidate setting, the
-plan is computed again with this setting."""
+"""Finds single settings of a recipe that make a process (for example the learner) fit into the memory of its card
+(GPU). For every candidate setting, the memory is estimated again with this setting."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from irg_rl.errors import InputError
 from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Plan
 
 Load = Callable[[Sequence[str]], Recipe]
-"""A function that loads the recipe with additional overrides."""
+"""A function that loads the recipe with some settings changed. It takes a list of texts of the form name=value."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Advice:
 
 
 def advise(load: Load, plan: Plan, card: float) -> list[Advice]:
-    """Return advice for every kind of process whose peak memory is larger than `card` bytes."""
+    """Return advice for every kind of process in the plan (for example the learner) whose estimated peak memory is
+    larger than `card` bytes, the memory of one GPU. `load` loads the recipe with a changed setting."""
     return [_advice(load, plan, place.name, place.peak, card) for place in plan.places if place.peak > card]
 
 
@@ -57,8 +58,9 @@ def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
 
 
 def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
-    """Yield (setting, values) for settings that reduce the memory of the kind of process `place`. The values go from
-    mild to strong. Settings that do not change the result of a run come first."""
+    """Yield pairs (name of a setting, list of values to try) for settings that reduce the memory of one kind of
+    process. `place` is the name of this kind of process, for example "rl learner". The values go from mild to strong.
+    Settings that do not change the result of a run come first."""
     sampling, engine = recipe.sampling, recipe.engine
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]

@@ -2,8 +2,8 @@
 trajectory, floating-point operations and time.
 
 The costs are computed with the run's own code. The model is built on the meta device, its optimizer is that of the
-engine, and its packs are the longest ones that the recipe allows (worst_case.py). Activations are counted by running a
-forward pass on tensors that have a shape but no numbers (model/footprint.py).
+engine, and its packs (batches of token sequences) are the longest ones that the recipe allows (worst_case.py).
+Activations are counted by running a forward pass on tensors that have a shape but no numbers (model/footprint.py).
 """
 
 from collections.abc import Callable
@@ -197,26 +197,30 @@ class Plan:
 
     @cached_property
     def sampled(self) -> Sampled:
-        """Return which forward passes the sampling of one trajectory needs in RL, and how many."""
+        """Return how many forward passes of each kind are needed to sample one trajectory in RL, and how much work they
+        are."""
         recipe = self.recipe
         return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
 
     @cached_property
     def evaluated(self) -> Sampled:
-        """Return which forward passes the sampling of one trajectory needs in evaluation, and how many."""
+        """Return how many forward passes of each kind are needed to sample one trajectory in evaluation, and how much
+        work they are."""
         recipe, settings = self.recipe, self.recipe.evaluation
         points = recipe.sampling.points if settings.points is None else settings.points
         return Sampled.of(recipe, settings.turns, points, settings.guidance)
 
     @cached_property
     def replays(self) -> list[Pack]:
-        """Return the packs that the first learner rank trains in one minibatch."""
+        """Return the packs (batches of token sequences) that the first learner rank trains in one minibatch of RL, if
+        all trajectories have the maximal length."""
         return replay_packs(self.recipe)
 
     @property
     def replay_forwards(self) -> dict[str, int]:
-        """Return a dict from the purpose of a forward pass (for example "trained" or "reference") to the number of such
-        passes over each replay pack."""
+        """Return how many forward passes the learner runs over each pack (batch of token sequences) in RL. The keys of
+        the dict are the purposes of the passes (for example "trained" or "reference"), and the values are their
+        numbers."""
         return algorithm_of(self.recipe).forwards(self.recipe.engine.dtype)
 
     @cached_property
@@ -253,9 +257,9 @@ class Plan:
         return self.matrices.flops(load)
 
     def _read_by_texts(self) -> int:
-        """Return the number of bytes that are read from memory while a group decodes its texts. For each token these
-        are the weights of the understanding expert, and the keys and values of the contexts of all samples in the
-        group."""
+        """Return the number of bytes that are read from memory while a group (all trajectories of one prompt) decodes
+        its texts. For each token these are the weights of the understanding expert (the layers for text and image
+        patches), and the keys and values of the contexts of all trajectories in the group."""
         sampled, size = self.sampled, bytes_of(self.recipe.engine.dtype)
         weights = size * (self.matrices.und + self.matrices.logit)
         return sampled.text_tokens * (weights + self._caches(self.recipe.require_rl().group_size, sampled.capacity))
@@ -312,8 +316,8 @@ class Plan:
     def _sampler(self, rows: int, sampled: Sampled, caches: int, copied: int = 0) -> list[Component]:
         """Return the components of the memory of a process that samples. `rows` is the number of trajectories that are
         sampled at the same time, and `caches` the number of KV caches for each of them. `copied` is the number of
-        trajectories whose KV caches are copied at the last fork. During the copy, the originals and the copies both
-        need memory."""
+        trajectories whose KV caches are copied at the last fork (a point where one trajectory is continued in several
+        ways). During the copy, the originals and the copies both need memory."""
         recipe = self.recipe
         working = _sampling_memory(
             recipe.model, rows, Sizes.of(recipe).grid, sampled.capacity, recipe.sampling.image_size, self.device,
@@ -337,8 +341,8 @@ class Plan:
 
 
 class _Key:
-    """A pack as the argument of a cached function. Two keys are equal if their packs have the same sizes and so need
-    the same memory."""
+    """A pack (batch of token sequences) as the argument of a cached function. Two keys are equal if their packs have
+    the same sizes and so need the same memory."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack

@@ -10,6 +10,9 @@ depends on how the ZeRO stage of the engine divides them between the ranks.
 | moments              | whole   | divided               | divided                   |
 | copies to reduce     | whole   | a bucket, in the step | a bucket, always          |
 
+A reduction combines the gradients of all ranks. A bucket is a buffer for a limited number of gradient values, which are
+reduced together. "Divided" means that each rank has an equal share.
+
 Gradients stay whole at every stage, because all backward passes of a step share one reduction (engine.py). Before this
 reduction, each rank has its own gradients. The fp32 masters are a separate copy even if the model itself is in fp32.
 (Sources: zero/stage_1_and_2.py and zero/stage3.py of DeepSpeed 0.19.)
@@ -32,9 +35,9 @@ GATHERED = SUB_GROUP = 1_000_000_000
 
 
 class Moment(StrEnum):
-    """The time at which a component needs memory. BACKWARD is during the forward and backward passes, STEP during the
-    optimizer step. The peak memory is the sum of all ALWAYS components, plus the sum of the BACKWARD components or that
-    of the STEP components, whichever is larger."""
+    """The time at which a component of the memory (for example the gradients) is needed. BACKWARD is during the forward
+    and backward passes, STEP during the optimizer step. The peak memory is the sum of all ALWAYS components, plus the
+    sum of the BACKWARD components or that of the STEP components, whichever is larger."""
 
     ALWAYS = "always"
     BACKWARD = "backward"
@@ -49,7 +52,7 @@ class Component:
 
 
 def peak(components: list[Component]) -> int:
-    """Return the largest number of bytes that the components need at the same time."""
+    """Return the largest number of bytes that all these components together need at any time."""
     held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
     return held[Moment.ALWAYS] + max(held[Moment.BACKWARD], held[Moment.STEP])
 
@@ -126,13 +129,15 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
 
 
 def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:
-    """Return the bytes that the logits of a pack need in the loss. They exist three times: in the type of the model, in
-    fp32 for the backward pass, and as the fp32 gradient."""
+    """Return how many bytes the logits of a pack (batch of token sequences) need in the loss. `tokens` is the number of
+    tokens with logits. The logits exist three times: in the type of the model, in fp32 for the backward pass, and as
+    the fp32 gradient."""
     return tokens * vocabulary * (bytes_of(precision) + 2 * FP32)
 
 
 def sync_bytes(model: UnifiedModel) -> int:
-    """Return the bytes of one publication of the weights: all weights and tables in fp32 (publish.py)."""
+    """Return how many bytes are sent when all weights of the model are published once, that is, sent from the learner
+    to the samplers. All weights and position tables are sent in fp32 (publish.py)."""
     return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
 
 

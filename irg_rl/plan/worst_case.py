@@ -88,8 +88,9 @@ def longest_trajectory(recipe: Recipe) -> Trajectory:
 
 
 def longest_tree(recipe: Recipe) -> list[Trajectory]:
-    """Return the longest trajectories that come from one first text and separate at the forks of the recipe. They share
-    the segments before their forks. Without forks the list has one trajectory."""
+    """Return the longest trajectories that begin with one common text and separate at the forks of the recipe. A fork
+    is a point where one trajectory is continued in several ways. The trajectories share the segments (texts and images)
+    before their forks. Without forks, the list has one trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
     for sample in range(recipe.require_rl().leaves):
@@ -101,8 +102,8 @@ def longest_tree(recipe: Recipe) -> list[Trajectory]:
 
 
 def replay_packs(recipe: Recipe) -> list[Pack]:
-    """Return the packs of one learner rank in one minibatch, the longest first. Raises InputError if max_pack_tokens is
-    too small."""
+    """Return the packs (batches of token sequences) that one learner rank trains in one minibatch of RL, the longest
+    first. Raises InputError if the setting max_pack_tokens is too small."""
     rl = recipe.require_rl()
     replay = Replay(
         recipe.model, SPECIAL, encode, system_prompt=recipe.sampling.system_prompt, max_pack_tokens=rl.max_pack_tokens
@@ -117,9 +118,10 @@ def replay_packs(recipe: Recipe) -> list[Pack]:
 
 
 def sft_pack(recipe: Recipe, stage: Stage) -> Pack:
-    """Return a full pack of the SFT stage. A row is one training sequence. The pack first gets as many refinement rows
-    as fit (each with a think text, an image in the context, a reflection and a target image), then rows whose target is
-    a first image, and then one text that fills the rest. The very first row is used even if it does not fit."""
+    """Return a full pack (batch of token sequences) of the SFT stage. A row is one training sequence. The pack first
+    gets as many refinement rows as fit (each with a think text, an image in the context, a reflection and a target
+    image), then rows whose target is a first image, and then one text that fills the rest. The very first row is used
+    even if it does not fit."""
     sizes, sampling, model = Sizes.of(recipe), recipe.sampling, recipe.model
     system = encode(sampling.system_prompt) if sampling.system_prompt else None
     layout = RowLayout(NO_DROPOUT, stage.noise_blocks_by_kind, model.timestep_shift, system)

@@ -50,7 +50,8 @@ class Absence:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt with one sampled trajectory per checkpoint. The checkpoints are in the order of the evaluations."""
+    """A prompt with one sampled trajectory for each checkpoint that was evaluated. `by_group` maps the name of a group
+    of saved samples (one group per checkpoint) to its trajectory, in the order of the evaluations."""
 
     id: str
     text: str

@@ -1,11 +1,13 @@
-"""Turns a comparison of RL with its baselines (evaluate/compare.py) into rows of text for the report."""
+"""Turns a comparison of RL with its baselines (evaluate/compare.py) into rows of text for the report. A baseline is
+another model or method, such as the SFT checkpoint."""
 
 from irg_rl.report.tables import GroupedTable, TableCell, TableRow, headed_once, points, share, times
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
-    """Return table rows that compare the accuracy of RL with that of each baseline. There is one row per seed, and one
-    row pooled over all seeds if there are several."""
+    """Return table rows that compare the accuracy of RL at the last turn with that of each baseline (another model or
+    method, such as the SFT checkpoint). Each baseline has one row per seed of RL, and one row pooled over all seeds if
+    there are several. `comparison` is the result of evaluate/compare.py."""
     several = any(entry["seed"] is None for entry in comparison["rows"])
     rows = []
     for entry in comparison["rows"]:
@@ -23,8 +25,9 @@ def against_baselines(comparison: dict) -> list[TableRow]:
 
 
 def repairs(comparison: dict) -> list[TableRow]:
-    """Return table rows that compare the repair by RL with the repair by each baseline and by each control of RL.
-    Repair is the share of wrong first images that are right at the last turn."""
+    """Return table rows that compare the repair by the RL model with the repair by each baseline (another model, such
+    as the SFT checkpoint) and by each control. Repair is the share of wrong first images that are right at the last
+    turn. A control starts from the same first images as the RL model, but without the model's own refinement."""
     rows = []
     for entry in comparison["repairs"]:
         cells = [share(entry["rl"]), share(entry["other"]), points(entry["gained"]), times(entry["ratio"])]
@@ -33,8 +36,9 @@ def repairs(comparison: dict) -> list[TableRow]:
 
 
 def standings(comparison: dict) -> GroupedTable:
-    """Return a table with the measures of each model: the share right at each turn, and repair and damage at the last
-    turn."""
+    """Return a table with one row for each model and seed: the share of right images at each turn, and repair and
+    damage at the last turn. Repair is the share of wrong first images that are right at the last turn; damage is the
+    share of right first images that are then wrong."""
     found = comparison["standings"]
     turns = max(len(entry["accuracy"]) for entry in found)
     rows = []

@@ -139,8 +139,9 @@ Lines = dict[str, list[Piece]]
 
 
 def _panels(curve: Curve, metrics: Sequence[dict]) -> tuple[dict[str, float], dict[str, Lines]]:
-    """Return two dicts. The first has the position on the x axis at which each stage starts. The second has the lines
-    of each panel. Stages are placed one after the other on the x axis, so a line consists of one piece per stage."""
+    """Return two dicts. The first has the position on the x axis at which each stage of the run starts. The second has
+    the lines of each panel (subplot). Stages are placed one after the other on the x axis, so a line consists of one
+    piece per stage."""
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in metrics:
         if re.fullmatch(curve.stages, row["stage"]):
@@ -230,8 +231,9 @@ def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
 
 
 def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
-    """Draw the accuracy at each turn, for the model's own refinement (the arm `real`) and for the controls. There is
-    one panel per evaluation. Return None if there is nothing to draw."""
+    """Draw the share of right images at each turn, for the model's own refinement (called `real`) and for the controls.
+    A control starts from the same first images, but without the model's own refinement. There is one panel (subplot)
+    per evaluation. Return None if there is nothing to draw."""
     shown = [e for e in evaluations if e["arms"]]
     if not shown:
         return None
@@ -257,8 +259,10 @@ def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
 
 
 def draw_repair(evaluations: Sequence[dict]) -> ReportFigure | None:
-    """Draw repair and damage at the last turn, for the model's own refinement (the arm `real`) and for the controls.
-    Return None if there is nothing to draw."""
+    """Draw repair and damage at the last turn, for the model's own refinement (called `real`) and for the controls.
+    Repair is the share of wrong first images that are right at the last turn; damage is the share of right first images
+    that are then wrong. A control starts from the same first images, but without the model's own refinement. Return
+    None if there is nothing to draw."""
     shown = [e for e in evaluations if e["arms"] and all(a["turns"] > 1 for a in e["arms"].values())]
     if not shown:
         return None

@@ -1,5 +1,5 @@
-"""Stores about a dozen sampled trajectories for the report: `samples.json`, a PNG per image and a strip of all images
-per trajectory."""
+"""Stores about a dozen sampled trajectories for the report: the file `samples.json`, one PNG file per image, and one
+PNG file per trajectory that shows all of its images side by side."""
 
 import json
 import shutil
@@ -21,7 +21,8 @@ INDEX = "samples.json"
 
 @dataclass(frozen=True)
 class SampledTurn:
-    """Text and image of one turn. If the model stops at this turn, there is no image."""
+    """Text and image of one turn, with the verdict on the image (`correct`) and its scores. If the model stops at this
+    turn, there is no image."""
 
     text: str
     image: UInt8[np.ndarray, "H W 3"] | None = None
@@ -32,7 +33,7 @@ class SampledTurn:
 
 @dataclass(frozen=True)
 class SampledTrajectory:
-    """One trajectory with its verdicts, for the report."""
+    """One trajectory as the report shows it. Each image has a verdict that says whether it is right."""
 
     prompt_id: str
     prompt: str
@@ -45,14 +46,15 @@ class SampledTrajectory:
         return [turn.image for turn in self.turns if turn.image is not None]
 
     def strip(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Return all images side by side, each in a frame that shows its verdict."""
+        """Return one picture with all images side by side, each in a frame whose colour shows whether the image is
+        right."""
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 
 def from_trajectory(trajectory: Trajectory, verdicts: Sequence[Verdict | None] | None = None) -> SampledTrajectory:
-    """Convert a trajectory for the report. `verdicts` has one entry per image, which is None if there is no verdict. If
-    `verdicts` itself is None, the images are shown without verdicts. Raises ValueError if the number of verdicts is not
-    the number of images."""
+    """Convert a trajectory for the report. `verdicts` has one entry per image, which says whether the image is right.
+    The entry is None if the image has no verdict. If `verdicts` itself is None, the images are shown without verdicts.
+    Raises ValueError if the number of verdicts is not the number of images."""
     said = {text.turn: text.text for text in trajectory.texts}
     drawn = {image.turn: image.pixels.cpu().numpy() for image in trajectory.images}
     if verdicts is not None and len(verdicts) != len(drawn):

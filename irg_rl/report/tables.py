@@ -1,7 +1,8 @@
 """Turns evaluation summaries into rows of text for the report.
 
 A share is printed in percent, with its interval and two counts: the number of rows from which it was computed, and the
-number of different sets of constraints in these rows. Prompts that ask for the same thing have the same set.
+number of different sets of constraints in these rows. A set of constraints is all that a prompt asks for. Prompts that
+ask for the same thing in other words have the same set.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,9 @@ NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class TableCell:
-    """The texts of one table cell: a value, its interval (shown in small print), and from how many rows and different
-    sets of constraints the value was computed, such as `300 of 173 sets`."""
+    """The texts of one table cell: a value, its interval (shown in small print), and two counts such as `300 of 173
+    sets`. The counts are the number of rows from which the value was computed, and the number of different sets of
+    constraints in these rows. A set of constraints is all that a prompt asks for."""
 
     text: str
     interval: str = ""
@@ -48,28 +50,30 @@ class Tile:
 
 
 def share(measure: dict | None) -> TableCell:
-    """Return a share in [0, 1] as a table cell, in percent."""
+    """Return a table cell that shows a measured share in [0, 1] in percent, or a dash if there is no value."""
     return _cell(measure, "{:.1f}", "–", scale=100, unit=f"{NARROW_SPACE}%")
 
 
 def points(measure: dict | None) -> TableCell:
-    """Return a difference of shares as a table cell, in percentage points and with its sign."""
+    """Return a table cell that shows a measured difference of two shares in percentage points, with its sign. It shows
+    a dash if there is no value."""
     return _cell(measure, "{:+.1f}", " to ", scale=100)
 
 
 def times(measure: dict | None) -> TableCell:
-    """Return a ratio as a table cell, such as `1.85 ×`."""
+    """Return a table cell that shows a measured ratio, such as `1.85 ×`, or a dash if there is no value."""
     return _cell(measure, "{:.2f}", " to ", unit=f"{NARROW_SPACE}×")
 
 
 def number(measure: dict | None) -> TableCell:
-    """Return a mean as a table cell, with three digits after the point. It is not converted to percent."""
+    """Return a table cell that shows a measured mean with three digits after the point, not in percent. It shows a dash
+    if there is no value."""
     return _cell(measure, "{:.3f}", " to ")
 
 
 def cases(measure: dict) -> str:
     """Return two counts as text, such as `300 of 173 sets`: the number of rows from which a measure was computed, and
-    the number of different sets of constraints in these rows."""
+    the number of different sets of constraints in these rows. A set of constraints is all that a prompt asks for."""
     if "n" not in measure:
         return ""
     return str(measure["n"]) if measure.get("sets") is None else f"{measure['n']} of {measure['sets']} sets"
@@ -111,8 +115,10 @@ class GroupedTable:
 
 
 def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
-    """Return a table of all measures over the turns. It has one row per measure and arm (the model's own refinement or
-    a control). Each evaluation has its own group of columns, with one column per turn."""
+    """Return a table that shows how every measure, such as the accuracy, changes over the turns. It has one row for
+    each measure of the model's own refinement and of each control, and rows for their differences. A control starts
+    from the same first images, but without the model's own refinement. Each evaluation has its own group of columns,
+    with one column per turn."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -193,8 +199,9 @@ def settings_line(settings: dict, prefix: str = "") -> str:
 
 
 def by_task(evaluations: Sequence[dict]) -> GroupedTable:
-    """Return a table with one row per task. For each evaluation it shows the accuracy of the first image and of the
-    last image, repair and damage. The controls are left out."""
+    """Return a table with one row per task (kind of prompt). For each evaluation it shows the share of right images at
+    the first and at the last turn, and repair and damage: the shares of wrong first images that are made right, and of
+    right ones that are made wrong. Only the model's own refinement is shown, not the controls."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
     tasks = sorted({task for _, arm in real for task in arm["tasks"]})
     rows = [TableRow(task, "", [c for _, arm in real for c in _task_cells(arm["tasks"].get(task))]) for task in tasks]
@@ -220,8 +227,10 @@ class GateRow:
 
 
 def gate_lines(gate: dict) -> list[GateRow]:
-    """Return the requirements of the gate as texts, one GateRow each. Differences between refinement and a control are
-    shown in percentage points. All other values are shares and are shown in percent."""
+    """Return the requirements of the gate (the test that refinement works) as texts, one GateRow each. Some
+    requirements compare the model's own refinement with a control, which starts from the same first images but without
+    this refinement. Such differences are shown in percentage points. All other values are shares and are shown in
+    percent."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -232,7 +241,8 @@ def gate_lines(gate: dict) -> list[GateRow]:
 
 
 def alarm(found: dict) -> Tile:
-    """Return a tile that says whether RL is learning (evaluate/learning.py), with the numbers behind this verdict."""
+    """Return a tile (a box of the report) that says whether RL is learning, with the numbers behind this verdict.
+    `found` is the result of evaluate/learning.py."""
     slope, told = found["slope"], [f"{found['updates']} updates"]
     if slope["value"] is not None:
         ends = "" if slope["low"] is None else f" [{slope['low']:+.4f}, {slope['high']:+.4f}]"
@@ -248,15 +258,17 @@ def alarm(found: dict) -> Tile:
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
     """Return the row of a ratio check that is nearest to its limit, or None if there is no row. A ratio check compares
     the log-probabilities of the sampler and the learner. Each row has the largest |log ratio| of the two and the limit
-    for it."""
+    for it. If `modality` (text or image) is given, only its rows are used."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 
 
 def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
-    """Return the tiles with the most important values. One shows the result of the gate (the test that refinement
-    works), for the evaluation after SFT or after RL, as `after` says. The others show values of the latest evaluation:
-    the accuracy of the first and of the last image, the repair beside that of the controls, and the damage."""
+    """Return the tiles (boxes of the report) with the most important values. One shows the result of the gate (the test
+    that refinement works), for the evaluation after SFT or after RL, as `after` says. The others show values of the
+    latest evaluation: the shares of right images at the first and at the last turn, the share of wrong first images
+    that were repaired (beside that of the controls, which work without the model's own refinement), and the share of
+    right first images that were damaged."""
     if not evaluations:
         return []
     first, latest = evaluations[0], evaluations[-1]

@@ -68,17 +68,19 @@ class Check:
 @dataclass(frozen=True)
 class Inspection(Verdict):
     """The verdict on a picture, with its reasons. If the picture is right (`correct`), `score` is 1 and `defects` is
-    empty. If it is wrong, `score` is below 1 and `defects` is not empty. `checks` has one entry for each entry of the
-    prompt's `include` list and one for each relation. It also has one for each entry of the `exclude` list that is
-    about an object that is not in `include`. If an object is in both lists, one check covers both entries."""
+    empty. If it is wrong, `score` is below 1 and `defects` is not empty. A prompt has a list `include` of wanted
+    objects, a list `exclude` of forbidden objects, and relations. `checks` has one entry for each entry of `include`
+    and one for each relation. It also has one for each entry of `exclude` that is about an object that is not in
+    `include`. If an object is in both lists, one check covers both entries."""
 
     checks: tuple[Check, ...]
     defects: tuple[Defect, ...]
 
 
 def judge(reading: PictureReading, metadata: dict) -> Inspection:
-    """Return the verdict on a picture, given what was read from its pixels and the metadata of its prompt. Raises
-    ValueError if the metadata ask for something that the shapes world does not have."""
+    """Return the verdict on a picture: whether it is right, its score and its defects. `reading` has the objects that
+    were found in the pixels, and `metadata` says what the prompt asks for. Raises ValueError if the metadata ask for
+    something that the shapes world does not have."""
     return judge_demand(reading.objects, parse_metadata(metadata))
 
 
@@ -106,8 +108,9 @@ class Matching:
 
     @cached_property
     def kept(self) -> list[list[Object]]:
-        """One list for each entry of `include`, with the objects that are assigned to it: at most as many as its
-        `count` says. If more objects fit, objects whose cells satisfy the relations of the prompt are preferred."""
+        """One list for each entry of the prompt's `include` list (the wanted kinds of object), with the objects of the
+        picture that are assigned to this entry: at most as many as its `count` says. If more objects fit, objects whose
+        cells satisfy the relations of the prompt are preferred."""
         return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
 
     @cached_property
@@ -145,8 +148,9 @@ class Matching:
         return broken
 
     def _extras(self, spare: list[Object]) -> list[Defect]:
-        """Return a defect for each unassigned object in `spare` that `exclude` forbids, and remove these objects from
-        `spare`. The number of objects of each kind is counted as if all missing objects had already been added."""
+        """Return a defect for each object in `spare` that the prompt's `exclude` list forbids, and remove these objects
+        from `spare`. `spare` has the objects that are not assigned to any wanted object. The number of objects of each
+        kind is counted as if all missing objects had already been added."""
         defects, mended = [], self.demand.includes
         for thing, limit in self.demand.excludes:
             present = sum(count for wanted, count in mended if _within(wanted, thing))
@@ -198,8 +202,9 @@ def _take(short: list[Thing], spare: list[Object], near) -> list[tuple[Thing, Ob
 
 
 def _lone_excludes(demand: Demand) -> list[tuple[Thing, int]]:
-    """Return those entries (thing, count) of `exclude` that are not about any thing in `include`. For example, an entry
-    for "ring" is left out if `include` has "red ring"."""
+    """Return those entries (thing, count) of the prompt's `exclude` list (forbidden objects) that are not about any
+    thing in its `include` list (wanted objects). For example, an entry for "ring" is left out if `include` has "red
+    ring"."""
     return [pair for pair in demand.excludes if not any(_within(thing, pair[0]) for thing, _ in demand.includes)]
 
 

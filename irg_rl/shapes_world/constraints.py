@@ -1,4 +1,5 @@
-"""Describes what a prompt asks for, and makes text keys that identify a set of constraints.
+"""Describes what a prompt asks for, and makes text keys that identify a set of constraints. A set of constraints is all
+that a prompt asks for: its objects, their numbers and their relations.
 
 The metadata of a prompt have the format of the GenEval benchmark, with the fields `tag`, `prompt`, `include` [{class,
 count, color?, position? [relation, index of another entry of `include`]}], `exclude` [{class, count, color?}] and
@@ -90,8 +91,8 @@ def in_order(objects: Iterable[Object]) -> list[Object]:
 
 
 class Relation(NamedTuple):
-    """A relation between two entries of `include`. The objects of entry number `first` must be `name` (for example
-    "left of") the objects of entry number `second`."""
+    """A relation between two entries of a prompt's `include` list (the wanted kinds of object). The objects of entry
+    number `first` must be `name` (for example "left of") the objects of entry number `second`."""
 
     first: int
     name: str
@@ -100,8 +101,8 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Demand:
-    """What a prompt asks for, made from checked metadata. `includes` and `excludes` are pairs (thing, count).
-    `relations` are between entries of `includes`."""
+    """What a prompt asks for, made from its metadata. `includes` has the wanted objects and `excludes` the forbidden
+    objects, as pairs (thing, count). `relations` are between entries of `includes`."""
 
     includes: tuple[tuple[Thing, int], ...]
     excludes: tuple[tuple[Thing, int], ...]
@@ -170,8 +171,8 @@ def _entry(thing: Thing, count: int) -> dict:
 
 
 def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
-    """Return the relations as (thing, relation, other thing) in a fixed order, written only with `left of` and `above`.
-    For example, "a below b" is returned as (b, above, a)."""
+    """Return the relations that a prompt demands as (thing, relation, other thing) in a fixed order, written only with
+    `left of` and `above`. For example, "a below b" is returned as (b, above, a)."""
     found = []
     for first, name, second in demand.relations:
         if name in ("right of", "below"):
@@ -181,8 +182,9 @@ def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
 
 
 def canonical_key(includes: list[tuple[Thing, int]], relations: list[Relation]) -> str:
-    """Return a text key of a set of constraints. Equal sets have equal keys: the order of the constraints does not
-    matter, nor whether a relation is written as "a left of b" or as "b right of a"."""
+    """Return a text key of a set of constraints: the objects, their numbers and their relations that a prompt asks for.
+    Equal sets have equal keys: the order of the constraints does not matter, nor whether a relation is written as "a
+    left of b" or as "b right of a"."""
     demand = Demand(tuple(includes), (), tuple(relations))
     ordered = sorted(includes, key=lambda pair: (pair[0].rank(), pair[1]))
     return json.dumps([ordered, canonical_relations(demand)])

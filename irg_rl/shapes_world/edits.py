@@ -67,8 +67,8 @@ def plan_edits(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Edit]:
-    """Return the fewest edits that repair the first `max_fixes` defects of a picture. The list is empty if the picture
-    is right.
+    """Return the fewest edits that repair the first `max_fixes` defects of a picture. `reading` has the objects that
+    were found in the picture, and `metadata` says what the prompt asks for. The list is empty if the picture is right.
 
     If `max_fixes` is None, all defects are repaired. If some relation does not hold after these repairs, objects are
     also moved, so that all relations hold and the edited picture is right.

@@ -46,7 +46,8 @@ def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
 
 
 def _belief(image: Pixels, demand: Demand, question: str, seed: int) -> float:
-    """Return how strongly the judge believes that `image` fulfils the demand, as a logit."""
+    """Return how strongly the judge believes that `image` shows what the prompt demands, as a logit. The belief
+    contains random noise, which depends only on `seed`, `question` and the image."""
     verdict = judge_demand(read(_at_world_size(image)).objects, demand)
     digest = hashlib.sha256(f"{seed}\n{question}\n".encode() + image.tobytes()).digest()
     noise = random.Random(int.from_bytes(digest[:8], "big")).gauss(0, NOISE)

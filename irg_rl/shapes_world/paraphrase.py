@@ -9,8 +9,9 @@ _LISTS = re.compile(r"(?P<opening>i see|also) (?P<items>[^.]+) \.")
 
 
 def paraphrase(text: str) -> str | None:
-    """A reflection contains lists of objects in the picture. Return the reflection with each of these lists in reverse
-    order. Return None if the new text equals the old one, or if the text does not follow the teacher's grammar."""
+    """Reword a reflection (a text about the errors of a picture), which contains lists of objects. Return the
+    reflection with each of these lists in reverse order. Return None if the new text equals the old one, or if the text
+    does not follow the grammar of the teacher (the program that writes reflections for training)."""
     turned = _LISTS.sub(
         lambda found: f"{found['opening']} {' , '.join(reversed(found['items'].split(' , ')))} .", text
     )

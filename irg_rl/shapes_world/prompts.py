@@ -38,13 +38,15 @@ from irg_rl.trajectory import Prompt
 
 SPLITS = ("train", "validation", "test", "hard")
 LISTED = {"validation": 0.1, "test": 0.2}
-"""Maps a split to its share of the sets of constraints of each GenEval task. The other sets belong to train."""
+"""Maps a split to its share of the sets of constraints of each GenEval task (kind of prompt). A set of constraints is
+all that a prompt asks for. The other sets belong to train."""
 SCENES = {"train": 0.7, "validation": 0.1, "test": 0.1, "hard": 0.1}
-"""Maps a split to its share of the sets of constraints of the task `scene`. A hash of a set decides to which split the
-set belongs. A set with fewer than three constraints is never in `hard`: if its hash gives `hard`, the set goes to
-test."""
+"""Maps a split to its share of the sets of constraints of the task `scene`. A set of constraints is all that a prompt
+asks for. A hash of a set decides to which split the set belongs. A set with fewer than three constraints is never in
+`hard`: if its hash gives `hard`, the set goes to test."""
 HARD = (3, 4, 5, 6)
-"""Numbers of constraints that a scene in the split `hard` can have."""
+"""Numbers of constraints that a prompt in the split `hard` can have. A constraint is a wanted kind of object or a
+relation."""
 TRAIN_MIX = {tag: 2.0 if tag == "scene" else 1.0 for tag in TAGS}
 PLURALS = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
 OPENERS = (
@@ -71,10 +73,10 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
     validation, test and hard, a smaller `n` gives the beginning of the list that a larger `n` gives. In train, the
     order is random.
 
-    In train, sets of constraints are repeated if a task has only few of them. In the other splits, no set occurs twice,
-    and the field `set` of the metadata describes the set in words. If a task has no sets left, prompts of other tasks
-    are used instead. The split `hard` ignores `mix`: all its prompts are scenes, and each number of constraints occurs
-    equally often.
+    The objects and relations that a prompt asks for are its set of constraints. In train, sets are repeated if a task
+    has only few of them. In the other splits, no set occurs twice, and the field `set` of the metadata describes the
+    set in words. If a task has no sets left, prompts of other tasks are used instead. The split `hard` ignores `mix`:
+    all its prompts are scenes, and each number of constraints occurs equally often.
 
     Raises ValueError if the split is unknown. Raises InputError if the mix names an unknown task, or if there are fewer
     than `n` different sets.
@@ -103,13 +105,14 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
 
 
 def split_of(metadata: dict) -> str:
-    """Return the name of the split that the set of constraints in these metadata belongs to."""
+    """Return the name of the split (such as "train") to which the set of constraints in these metadata belongs. The set
+    of constraints is all that the prompt asks for: objects and their relations."""
     return _split_of_key(metadata_key(metadata))
 
 
 def set_name(key: str) -> str:
-    """Return a description in words of a set of constraints, such as `1 red ring, 2 bar; red ring above bar`. `key` is
-    the key of this set from `constraints.canonical_key`."""
+    """Return a description in words of a set of constraints (what a prompt asks for), such as `1 red ring, 2 bar; red
+    ring above bar`. `key` is the key of this set from `constraints.canonical_key`."""
     includes, relations = json.loads(key)
     things = ", ".join(f"{count} {Thing(*thing)}" for thing, count in includes)
     return "; ".join([things, *(f"{Thing(*first)} {name} {Thing(*second)}" for first, name, second in relations)])
@@ -135,8 +138,8 @@ def _sources(
 
 
 def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
-    """Yield the metadata of train prompts of one task, without end. The sets of constraints of the task are repeated,
-    and each time the sentence is made anew."""
+    """Yield the metadata of train prompts of one task (kind of prompt), without end. `tag` is the name of the task. The
+    sets of constraints (what a prompt asks for) of the task are repeated, and each time the sentence is made anew."""
     sets = None if tag == "scene" else [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == "train"]
     waiting: list[Sets] = []
     while True:
@@ -151,8 +154,8 @@ def _endless(tag: str, rng: random.Random) -> Iterator[dict]:
 
 
 def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Random) -> Iterator[dict]:
-    """Yield the metadata of one prompt for each set of constraints in `sets`. Add the key of each set to `used`. The
-    tasks share `used`, so it has the keys of the sets that any task has already used."""
+    """Yield the metadata of one prompt for each set of constraints (what a prompt asks for) in `sets`. Add the key of
+    each set to `used`. All tasks share `used`, so it has the keys of the sets that any task has already used."""
     for item in sets:
         key = canonical_key(*item)
         used.add(key)
@@ -160,15 +163,16 @@ def _each_once(tag: str, sets: Iterator[Sets], used: set[str], rng: random.Rando
 
 
 def _shuffled(tag: str, split: str, rng: random.Random) -> Iterator[Sets]:
-    """Yield the sets of constraints of a GenEval task that belong to this split, in random order."""
+    """Yield the sets of constraints of a GenEval task (kind of prompt) that belong to this split, in random order. A
+    set of constraints is all that a prompt asks for."""
     sets = [item for item in _listed(tag) if _split_of_key(canonical_key(*item)) == split]
     yield from rng.sample(sets, len(sets))
 
 
 def _scenes(split: str, used: set[str], rng: random.Random, wanted: int | None = None) -> Iterator[Sets]:
-    """Yield random sets of constraints for the task `scene` in this split. If `wanted` is given, each set has this
-    number of constraints. Skip sets that are already used or belong to another task. Stop after PATIENCE tries in a row
-    without a new set."""
+    """Yield random sets of constraints (what a prompt asks for) for the task `scene` in this split. If `wanted` is
+    given, each set has this number of constraints. Skip sets that are already used or belong to another task. Stop
+    after PATIENCE tries in a row without a new set."""
     misses = 0
     while misses < PATIENCE:
         item = _random_scene(rng, wanted)
@@ -182,8 +186,8 @@ def _scenes(split: str, used: set[str], rng: random.Random, wanted: int | None =
 
 @cache
 def _listed(tag: str) -> list[Sets]:
-    """Return a list of all possible sets of constraints of one of the six GenEval tasks. Raises ValueError if the task
-    is unknown."""
+    """Return a list of all possible sets of constraints (what a prompt asks for) of one of the six GenEval tasks.
+    Raises ValueError if the task is unknown."""
     colored = [Thing(*pair) for pair in product(SHAPES, COLORS)]
     match tag:
         case "single_object":
@@ -204,9 +208,9 @@ def _listed(tag: str) -> list[Sets]:
 
 @cache
 def _dealt() -> dict[str, str]:
-    """Return a dict that maps sets of constraints to splits. It has the key of every set of the six GenEval tasks. The
-    sets of a task are sorted by a hash, and the sorted list is divided by the shares in LISTED. Validation and test get
-    at least one set of each task."""
+    """Return a dict that maps the key of each set of constraints (what a prompt asks for) to the split to which the set
+    belongs. It has all sets of the six GenEval tasks. The sets of a task are sorted by a hash, and the sorted list is
+    divided by the shares in LISTED. Validation and test get at least one set of each task."""
     splits = {}
     for tag in TAGS[:-1]:
         keys = sorted((canonical_key(*item) for item in _listed(tag)), key=stable_fraction)
@@ -230,9 +234,9 @@ def _split_of_key(key: str) -> str:
 
 
 def _random_scene(rng: random.Random, wanted: int | None = None) -> Sets:
-    """Return a random set of constraints for the task `scene`. It has `wanted` constraints, or two to six if `wanted`
-    is None: two to four different objects to include, and at most two relations. Objects in relations have the count
-    one."""
+    """Return a random set of constraints (what a prompt asks for) for the task `scene`: two to four different kinds of
+    object, and at most two relations. Each kind and each relation is one constraint. The set has `wanted` constraints,
+    or two to six if `wanted` is None. Objects in relations have the count one."""
     wanted = rng.randint(2, 6) if wanted is None else wanted
     relations = rng.randint(max(0, wanted - 4), (wanted - 1) // 2)
     things = _random_things(wanted - relations, rng)

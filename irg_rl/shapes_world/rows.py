@@ -52,7 +52,8 @@ Step = tuple[str, np.ndarray | None]  # a reflection and the picture it leads to
 
 @dataclass(frozen=True)
 class RowMix:
-    """Shares and limits that determine the training rows of the improving modes."""
+    """Shares and limits that determine the training rows of the improving modes (the learning modes that are about the
+    errors of a given first picture)."""
 
     stop_share: float = 0.25
     """Share of rows whose first picture is right. The text of these rows ends with "nothing to change", and they have
@@ -67,14 +68,15 @@ class RowMix:
     max_fixes: int = 2
     """Largest number of defects that one reflection names."""
     overlooked: Mapping[str, float] = field(default_factory=dict)
-    """Maps a kind of defect to the share of such defects that the teacher does not mention."""
+    """Maps a kind of defect to the share of such defects that the teacher (the program that writes the texts) does not
+    mention."""
 
 
 def write_rows(
     out: Path | str, prompts: Sequence[Prompt], counts: dict[str, int], seed: int, mix: RowMix = RowMix()
 ) -> dict[str, Path]:
-    """Write `counts[mode]` rows for each mode. Return a dict that maps each mode to the path of its file. All prompts
-    are used before one is repeated. Raises ValueError if there are no prompts."""
+    """Write `counts[mode]` training rows for each learning mode (kind of row). Return a dict that maps each mode to the
+    path of its file. All prompts are used before one is repeated. Raises ValueError if there are no prompts."""
     if not prompts:
         raise ValueError("no prompts to write rows for")
     files = {}
@@ -104,8 +106,9 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
 
 
 def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Messages:
-    """Return one new training row of a mode for a prompt. The renderer makes its pictures and the teacher its texts.
-    Rows of the base modes do not use the prompt. Raises InputError if the mode is unknown."""
+    """Return one new training row of a learning mode (kind of row) for a prompt. A renderer makes its pictures, and the
+    teacher (a program) writes its texts. Rows of the base modes, which teach the base model to draw, read and edit
+    pictures, do not use the prompt. Raises InputError if the mode is unknown."""
     if mode in BASE_MODES:
         return _base(mode, *base_example(mode, rng))
     right = sample_scene(prompt.metadata, rng)
@@ -140,10 +143,11 @@ def own_image_rows(
 def improving_row(
     mode: str, prompt: Prompt, first: np.ndarray, reading: PictureReading, rng: random.Random, mix: RowMix = RowMix()
 ) -> Messages:
-    """Return one training row of an improving mode. It begins with the picture `first`. `reading` lists the objects in
-    this picture. The teacher's reflection names changes, and the second picture is the first one with exactly these
-    changes. If the reflection asks for no change, there is no second picture. In the mode improving_full, further
-    reflections and pictures may follow."""
+    """Return one training row of an improving mode (a learning mode about the errors of a picture). It begins with the
+    picture `first`. `reading` lists the objects in this picture. The reflection is a text that names changes, written
+    by the teacher (a program). The second picture is the first one with exactly these changes. If the reflection asks
+    for no change, there is no second picture. In the mode improving_full, further reflections and pictures may
+    follow."""
     steps = [_step(first, reading, prompt, rng, mix)]
     while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:
         picture = steps[-1][1]

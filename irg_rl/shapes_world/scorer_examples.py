@@ -1,8 +1,8 @@
 """Makes training data for small scorer models from the shapes world: pictures with captions, and pictures ranked by
 quality.
 
-The data use only prompts of the train split. A caption is used only if the set of constraints that it states belongs to
-the train split, too.
+The data use only prompts of the train split. A caption is used only if its set of constraints (the objects and
+relations that it states) belongs to the train split, too.
 """
 
 import random
@@ -104,8 +104,8 @@ class Examples:
 
 def describe(scene: Scene, rng: random.Random) -> str | None:
     """Return a true sentence about the objects of a scene, at random with or without their colours. Return None if the
-    scene is empty or has too many objects for a sentence, or if the sentence states a set of constraints of another
-    split than train."""
+    scene is empty or has too many objects for a sentence. Also return None if the set of constraints (the objects and
+    relations) that the sentence states belongs to another split than train."""
     colored = rng.random() < 0.7
     counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
     includes = sorted(counts.items())

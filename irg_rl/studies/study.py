@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose cells are texts."""
+    """A table in the report of a study. All its entries are texts."""
 
     title: str
     headings: Sequence[str]
@@ -52,7 +52,8 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings of a study: a headline sentence, figures with one message each, and tables of texts."""
+    """The findings of a study: one sentence with the main result (`headline`), diagrams with one message each
+    (`plates`), and tables of texts."""
 
     headline: str
     plates: Sequence[Plate]
@@ -61,8 +62,8 @@ class Findings:
 
 class Study(ABC, Generic[S]):
     """Base class of all studies. `needs_world` is True if the study works only with prompts of the shapes world (the
-    task with coloured shapes in a grid of nine cells). `trains` is True if the study trains models; the caller then
-    makes and trains the forks (copies of a run with changed settings)."""
+    task with coloured shapes in a grid of nine cells). `trains` is True if the study trains models. The models are then
+    copies of a run with changed settings (forks), which are made and trained before the study measures them."""
 
     name: ClassVar[str]
     question: ClassVar[str]
@@ -77,13 +78,13 @@ class Study(ABC, Generic[S]):
 
     @abstractmethod
     def cells(self) -> list[Cell]:
-        """Return all cells of the grid (combinations of settings to measure), in the order in which they are measured.
-        """
+        """Return all cells (combinations of settings to measure), in the order in which they are measured."""
 
     @abstractmethod
     def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
-        """Measure one cell (combination of settings). Return the rows of its results, without the columns in `cell.at`,
-        which the caller adds. `tick` is called with the number of work units that have just been finished."""
+        """Measure one cell (combination of settings). Return the rows of its results, without the columns for `cell.at`
+        (the settings of the cell), which the caller adds. `measure` calls `tick` with the number of work units (for
+        example images) that have just been finished, for the progress bar."""
 
     @abstractmethod
     def findings(self, frame: Frame) -> Findings:
@@ -91,8 +92,9 @@ class Study(ABC, Generic[S]):
         settings). Its column `commit` names the commit of the code that measured each row."""
 
     def stamp(self, frame: Frame, samples: int = 1) -> str:
-        """Return the line that is printed below a figure: the number of prompts, the seed, the commits that measured
-        the rows, and the recipe digests."""
+        """Return the line of text that is printed below a diagram of the study. It names the number of prompts, the
+        number of samples per prompt (`samples`), the seed, the commits of the code that measured the rows of `frame`,
+        and the digests (hashes) of the recipes."""
         each = "" if samples == 1 else f" x {samples} samples"
         return f"n = {len(frame.values('prompt'))} prompts{each} | seed {self.bench.seed} | {self.origin(frame)}"
 

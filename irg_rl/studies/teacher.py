@@ -28,8 +28,9 @@ from rollouts.noise import hashed
 from rollouts.request import Request, Text, never
 
 TEACHER, OWN, REDRAW = "teacher", "model's own", "redraw"
-"""Names of the conditions without a degraded reflection. TEACHER: the unchanged reflection of the teacher (a program
-that reads the image). OWN: the model's own reflection. REDRAW: no reflection; a new first image is drawn."""
+"""Names of those conditions of the study in which no reflection is made worse on purpose. TEACHER: the images are
+refined with the unchanged reflection of the teacher (a program that reads images and writes reflections). OWN: they are
+refined with the model's own reflection. REDRAW: there is no reflection; a new first image is drawn."""
 REACHABLE = "reachable"
 NAMED = RowMix.max_fixes
 """Largest number of defects that one reflection of the teacher (a program that writes reflections) names. So an image
@@ -42,9 +43,9 @@ MEANING = {
 
 @dataclass(frozen=True)
 class TeacherCase:
-    """A wrong first image of the model. `trajectory` contains the image, `reading` is what the teacher (a program that
-    reads images and writes reflections) reads in it, `edits` are the edits that the teacher proposes, and `defects` is
-    the number of defects."""
+    """A wrong first image of the model. `trajectory` contains the image. The teacher is a program that reads images and
+    writes reflections: `reading` is what it has read in this image, and `edits` are the changes that it proposes.
+    `defects` is the number of defects of the image."""
 
     trajectory: Trajectory
     reading: PictureReading
@@ -141,8 +142,8 @@ class Teacher(Study[TeacherSettings]):
 
 
 def wrong_first_images(drawn: Sequence[Trajectory]) -> list[TeacherCase]:
-    """Return the wrong first images among those of the trajectories `drawn`: the images in which the teacher (a program
-    that reads images) finds something to change."""
+    """Return one TeacherCase for each wrong first image of the trajectories `drawn`. An image is wrong if the teacher
+    (a program that reads images and writes reflections) finds something to change in it."""
     cases = []
     for trajectory in drawn:
         reading = read(trajectory.images[0].pixels.numpy())
@@ -159,20 +160,23 @@ def mended(rows: Frame) -> Measure:
 
 
 def reachable(rows: Frame) -> Measure:
-    """Return the share of those wrong images whose number of defects is small enough for one reflection of the teacher
-    (a program that writes reflections) to name all of them."""
+    """Return the share of wrong images that one reflection of the teacher (a program that writes reflections) can
+    describe completely, because the image does not have more defects than one reflection can name. `rows` has one row
+    per wrong image."""
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
 def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
-    """Return the reflection of the teacher (a program that reads images) on a wrong image, after making it worse on
-    purpose. `kind` says how:
-    * `cell`, `thing`, `drop`: each proposed edit gets a wrong cell or a wrong object, or is left out, with probability
-      `amount`.
-    * `extra`, `sight`: with probability `amount`, a wrong edit is added, or the description is that of another image.
+    """Return the reflection of the teacher (a program that reads images and writes reflections) on the wrong image
+    `case`, after making it worse on purpose. The reflection describes the image and proposes edits. `kind` says what is
+    made worse, with probability `amount`:
+    * `cell`: an edit names a wrong cell of the grid. This is decided for each edit.
+    * `thing`: an edit names a wrong object. This is decided for each edit.
+    * `drop`: an edit is left out. This is decided for each edit.
+    * `extra`: a wrong edit is added to the reflection.
+    * `sight`: the description is that of another image, chosen from `cases`, the list of all wrong images.
 
-    `cases` are all wrong images; `sight` takes the description of one of them. What is changed at one amount is also
-    changed at every larger amount.
+    For the same `seed`, everything that is changed at one `amount` is also changed at every larger one.
     """
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
     sight, edits = sight_text(case.reading, case.prompt.metadata), []
@@ -201,9 +205,8 @@ def _other_cell(edit: Edit, rng: random.Random) -> Edit | None:
 
 
 def _other_thing(edit: Edit, rng: random.Random) -> Edit | None:
-    """Return the edit with something else as its target. If the edit changes a shape or a colour, the new shape or
-    colour is replaced by another random one. In any other edit, the colour of the object is replaced by another random
-    one."""
+    """Return the edit with a wrong target. If the edit changes a shape or a colour, the new shape or colour is replaced
+    by another random one. In any other edit, the colour of the object is replaced by another random one."""
     if edit.kind is EditKind.RESHAPE:
         return replace(edit, to=rng.choice([shape for shape in SHAPES if shape not in (edit.to, edit.thing.shape)]))
     if edit.kind is EditKind.RECOLOR:
@@ -218,8 +221,9 @@ _EDITS: dict[str, Callable[[Edit, random.Random], Edit | None]] = {
 
 
 def _invented(case: TeacherCase, cell: str, rng: random.Random) -> Edit:
-    """Return a wrong edit that adds an object to the cell `cell`. The object is copied from one that is already in the
-    image. If the image is empty, it is the object of the first edit that the teacher proposes."""
+    """Return a wrong edit that adds an object to the cell `cell`. The object is copied from a random object that is
+    already in the image. If the image is empty, the object of the first edit that the teacher (a program that writes
+    reflections) proposes is used."""
     first = case.edits[0]
     assert first.defect is not None  # every edit of the teacher names the defect that it repairs
     thing = as_thing(rng.choice(case.reading.objects)) if case.reading.objects else first.thing

@@ -32,7 +32,8 @@ from irg_rl.trajectory import Trajectory, score_images
 from rollouts.request import Request, StopPhrase, never
 
 SCORED = "scored/"
-"""Prefix of the names of table columns that have the scores of further scorers (besides the verdict)."""
+"""Prefix of some column names in the table of results. A column with this prefix has the scores of one scorer. The
+verdict (whether the image is right) has a column without this prefix."""
 ArmKey = tuple[str, str, str]
 """Key of an arm (one checkpoint with one history): (label of the checkpoint, how it was trained, history). The history
 says which earlier images and texts a refinement sees."""
@@ -109,8 +110,8 @@ def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -
 
 
 def constraints_of(trajectory: Trajectory) -> int:
-    """Return the number of constraints in the metadata of the trajectory's prompt. It is 0 if the metadata names none.
-    """
+    """Return the number of constraints (conditions on the image) that the metadata of the trajectory's prompt names,
+    or 0."""
     return int(trajectory.prompt.metadata.get("constraints", len(trajectory.prompt.metadata.get("include", []))))
 
 
@@ -138,7 +139,8 @@ class Arm:
 
     @cached_property
     def stops(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, whether the text of this turn says "nothing to change"."""
+        """Return a boolean for each trajectory and turn: whether the text that the model wrote in this turn says
+        "nothing to change"."""
         return self.table("stops").astype(bool)
 
     @property
@@ -234,9 +236,9 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Return a list with one share per turn: the share of trajectories whose best image up to this turn is right. The
-    best image is the one with the highest value in `values`. A trajectory is counted from the first turn at which it
-    has a finite value."""
+    """Return one share per turn: the share of trajectories whose best image up to this turn is right. The best image is
+    the one with the highest value in `values` (trajectories x turns). A trajectory is left out of the share of a turn
+    if it has no finite value up to this turn."""
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 

@@ -1,5 +1,5 @@
-"""Two functions of the shapes world (the task whose images show coloured shapes in a grid of nine cells) that studies
-use. One counts the cells that the checker cannot read in an image; the other says a reflection in other words. They are
+"""Two functions for studies in the shapes world (the task whose images show coloured shapes in a grid of nine cells).
+One counts the cells of an image that the checker cannot read. The other rewrites a reflection in other words. They are
 available only if the prompts belong to the shapes world."""
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from irg_rl.trajectory import Prompt
 @dataclass(frozen=True)
 class Loan:
     """Functions of the shapes world (the task with coloured shapes in a grid of nine cells) that a study may use.
-    `unclear` returns, for each image, the number of cells that cannot be read. `paraphrase` says a reflection in other
-    words. Both are None if the prompts do not belong to the shapes world."""
+    `unclear` returns, for each image, the number of cells that the checker cannot read. `paraphrase` rewrites a
+    reflection in other words. Both are None if the prompts do not belong to the shapes world."""
 
     unclear: Callable[[list[Pixels]], list[int]] | None = None
     paraphrase: Callable[[str], str | None] | None = None
@@ -34,5 +34,6 @@ def loan_of(task: Task, prompts: Sequence[Prompt]) -> Loan:
 
 
 def unclear_cells(images: Sequence[Pixels]) -> list[int]:
-    """Return, for each image, how many of its nine cells the checker cannot read."""
+    """Return, for each image of the shapes world (coloured shapes in a grid of nine cells), how many of its nine cells
+    the checker cannot read."""
     return [len(reading.unclear) for reading in read_batch(np.stack(images))] if len(images) else []

@@ -79,7 +79,8 @@ class Suite(ABC):
         return [Picture(self.place(p, k, model), p, (k,)) for p in prompts for k in range(self.samples)]
 
     def side_files(self, pictures: Sequence[Picture]) -> dict[str, str]:
-        """Return the files other than images that the official evaluator needs, as a dict: path -> content."""
+        """Return the files other than images that the official evaluator needs for the image files `pictures`, as a
+        dict: path -> content."""
         return {}
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
@@ -107,8 +108,9 @@ class Suite(ABC):
         return [Key(p.id, k, metric) for p in prompts for k in range(count) for metric in self.metrics(p)]
 
     def weight(self, prompt: Prompt, metric: str) -> float | None:
-        """Return how many cases (for example questions) a missing score of the metric stands for. None means that the
-        number is not known; then the mean number of cases of the existing scores of this metric is used instead."""
+        """Return how many cases (for example questions about the image) a missing score counts for, when it is replaced
+        by the worst score. `prompt` and `metric` say which score is missing. None means that the number is not known;
+        then the mean number of cases of the existing scores of this metric is used instead."""
         return 1.0
 
     def stratum(self, prompt: Prompt) -> str:
@@ -119,7 +121,7 @@ class Suite(ABC):
     @abstractmethod
     def figures(self, prompts: Sequence[Prompt]) -> list[Figure]:
         """Return the figures (reported numbers) of the suite, which are defined as in its official code. The headline
-        figures come last."""
+        figures (the main results, such as the overall score) come last."""
 
     def prompt_set(self, prompts: Sequence[Prompt]) -> str:
         """Return a short description of the prompts for the report, for example their number and whether they are

@@ -23,8 +23,9 @@ SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (
 
 
 def suite_of(name: str) -> Suite:
-    """Return an object of a suite class. `name` is the name of a suite or an import path `package.module:Class`. Raises
-    InputError if there is no such suite; the message suggests the most similar name."""
+    """Return a new object of the suite class (benchmark) that `name` names. `name` is the name of a built-in suite, or
+    an import path `package.module:Class`. Raises InputError if there is no such suite; the message suggests the most
+    similar name."""
     if ":" in name:
         return _own_suite(name)
     if name not in SUITES:

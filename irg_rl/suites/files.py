@@ -98,8 +98,8 @@ def json_mapping(path: Path) -> dict[str, Line]:
 
 
 def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
-    """Read the rows of a CSV file with a header. Raises InputError if one of the columns named in `columns` is missing.
-    """
+    """Read a CSV file with a header, and return its rows as a list of `Line`. Raises InputError if one of the columns
+    named in `columns` is missing."""
     reader = csv.DictReader(io.StringIO(read_text(path)))
     there = reader.fieldnames or []
     if missing := [column for column in columns if column not in there]:
@@ -108,8 +108,8 @@ def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
-    """Read the non-empty lines of a text file. Return pairs (line number, text). Raises InputError if there are no such
-    lines."""
+    """Read the non-empty lines of a text file. Return pairs (line number, text). Raises InputError if all lines are
+    empty."""
     lines = [(n, text) for n, text in enumerate(read_text(path).split("\n"), 1) if text.strip()]
     if not lines:
         raise InputError(f"{path} is empty: one prompt per line is needed")
@@ -179,7 +179,7 @@ def whole_json(path: Path, problems: list[str]) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """Convert `value` to a finite number. Return None if this is not possible."""
+    """Convert `value` to a finite number, and return it. Return None if this is not possible, for example for nan."""
     try:
         result = float(value)
     except (TypeError, ValueError):

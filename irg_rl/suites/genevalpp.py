@@ -92,8 +92,8 @@ class GenEvalPlusPlus(Suite, Judged):
 
 
 def _identity(entry: Any) -> str:
-    """Return the prompt id of an entry in the result file: the number at the end of its image name, without leading
-    zeros. Return an empty string if there is no such number."""
+    """Return the prompt id that belongs to an entry of the result file. It is the number at the end of the entry's
+    image name, without leading zeros. Return an empty string if the image name has no such number."""
     found = (entry.get(name) for name in NAMES) if isinstance(entry, dict) else ()
     numbers = (_NUMBER.search(str(value)) for value in found if value is not None)
     return next((match[1].lstrip("0") for match in numbers if match), "")

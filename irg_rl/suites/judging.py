@@ -87,8 +87,8 @@ If the request fails, it raises the exceptions of the judge's client."""
 
 @dataclass(frozen=True)
 class Protocol:
-    """The judge (a multimodal language model), and the settings with which it is asked. Answers that were obtained with
-    different protocols cannot be mixed."""
+    """The judge (a multimodal language model) and the settings with which it is asked. Answers may be put together in
+    one log only if all of them were obtained with the same protocol."""
 
     suite: str
     judge: str
@@ -277,8 +277,9 @@ def _same_image(
 
 
 def judged_results(suite: Suite, log: Log, pictures: Sequence[Picture]) -> Results:
-    """Return scores according to the log. An image has scores only if the judge has answered all questions about it.
-    For each image that has none, a message is added to the problems in the returned `Results`."""
+    """Compute the scores of images from `log`, the log of the judge's answers, and return them. An image has scores
+    only if the judge has answered all questions about it. For each image without scores, a message is added to the list
+    `problems` of the returned `Results`."""
     judged = judged_suite(suite)
     results = Results(f"judged here by {log.protocol.judge}", problems=list(log.problems))
     for picture in pictures:

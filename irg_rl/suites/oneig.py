@@ -105,10 +105,10 @@ class OneIG(Suite):
         return results
 
     def _row(self, line: Line, tree: Path, kind: str, problems: list[str]) -> tuple[str | None, str]:
-        """Return two texts from a row of a result file: the prompt id, and the content of the column of one model,
-        namely the model whose images are in this folder. The id in the row is a text such as `anime_000`, or only `000`
-        if the class of prompts is known (`kind`). If the column cannot be found, add a message to `problems` and return
-        (None, "")."""
+        """Return two texts from a row of a result file: the prompt id, and the content of the column of the model whose
+        images are in the folder `tree`. The id in the row is a text such as `anime_000`. It may also be only `000` if
+        the class of prompts (such as anime) is known and given in `kind`. If the column cannot be found, add a message
+        to `problems` and return (None, "")."""
         columns = list(line.content)
         here = {path.name for path in tree.glob("images/*/*")}
         mine = columns[1:] if len(columns) == 2 else [c for c in columns[1:] if c in here]

@@ -20,7 +20,8 @@ SHOWN_PROBLEMS = 5
 @dataclass(frozen=True)
 class Reading:
     """The scores of one tree (a folder with the images of one turn) from one source: either official result files or a
-    judge. `folder` is the number of the folder to which the tree belongs, and `rows` has the reported numbers."""
+    judge. `rows` has the reported numbers. Each tree belongs to a folder of benchmark images, and `folder` is the index
+    of that folder in the list of folders in the report."""
 
     folder: int
     tree: Tree
@@ -178,8 +179,8 @@ def to_markdown(report: Report) -> str:
 
 
 def _missing(reading: Reading) -> str:
-    """Return how many scores are missing, as a text such as `3 of 553`. If the figures (reported numbers) need
-    different numbers of scores, the text is about the figure that needs the most."""
+    """Return how many scores are missing, as a text such as `3 of 553` (3 missing of 553 expected scores). The figures
+    (reported numbers) may need different numbers of scores. The text is then about the figure that needs the most."""
     widest = max(reading.rows, key=lambda row: row.expected)
     return f"{widest.missing} of {widest.expected}"
 

@@ -111,9 +111,10 @@ class Table:
         return {key for key in self.expected if any(key.metric == m and key.prompt in ids for m, ids in wanted)}
 
     def _with_worst(self, judged: Scores) -> dict[Key, ItemScore]:
-        """Return all expected scores: those in `judged` unchanged, and for each missing one the worst score of its
-        metric. `Suite.weight` says how many cases a missing score stands for (its `bottom`). If `Suite.weight` returns
-        None, the mean over the existing scores of the same metric is used."""
+        """Return all expected scores. Scores in `judged` are unchanged. Each missing score is replaced by the worst
+        score of its metric. `Suite.weight` says for how many cases (for example questions) a missing score counts; this
+        is its `bottom`. If `Suite.weight` returns None, the mean `bottom` of the existing scores of the same metric is
+        used."""
         by_id = {prompt.id: prompt for prompt in self.prompts}
         usual: dict[str, list[float]] = {}
         for key, score in judged.items():

@@ -123,8 +123,9 @@ class Tree:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A folder of benchmark images, with its trees (folders with the images of one turn), settings, prompts and image
-    files. If `irg-rl generate --suite` did not write the folder, `settings` is empty."""
+    """A folder of benchmark images with everything that was read from it: its trees (folders with the images of one
+    turn), settings, prompts and image files. `settings` is empty if the folder was not written by `irg-rl generate
+    --suite`."""
 
     path: Path
     trees: list[Tree]

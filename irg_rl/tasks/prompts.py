@@ -29,7 +29,8 @@ class SplitShares(Section):
 
 
 class VerdictByScorer(Section):
-    """A rule that decides which pictures are right: those whose score from a scorer is high enough."""
+    """The rule that decides which pictures are right in the task `prompts`: a picture is right if its score from the
+    scorer named here is high enough."""
 
     scorer: str
     """Name of a scorer in the recipe. Its score is also used as the graded score of the picture."""
