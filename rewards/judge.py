@@ -2,9 +2,10 @@
 
 There are two kinds of questions. Both are asked at temperature 0 and with token log-probabilities:
 
-* A yes/no question about one image. The score is p(yes) / (p(yes) + p(no)) at the token of the answer, as in T2I-R1's
-  ORM and UniRL (see rewards/judge_answer.py). If the endpoint gives no log-probabilities, the score is 1 or 0, from the
-  first word of the answer.
+* A yes/no question. It is about one image and its prompt, or about a reflection (a text about an image), or about an
+  edit (the change from one image to the next). The score is p(yes) / (p(yes) + p(no)) at the token of the answer, as in
+  T2I-R1's ORM and UniRL (see rewards/judge_answer.py). If the endpoint gives no log-probabilities, the score is 1 or 0,
+  from the first word of the answer.
 * The question which of two images fits better, "1" or "2". It is asked in both orders of the images.
 
 Apart from settings such as the model's name, a request has only the question and the images. An answer in another form,
@@ -14,6 +15,7 @@ comes from a cache.
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,18 @@ from rewards.judge_client import JudgeClient, JudgeFailure, Question
 
 YES_NO = 'Does this image show "{prompt}"? Answer yes or no.'
 WHICH = 'Which image fits the description "{prompt}" better, 1 or 2? Answer 1 or 2.'
+IS_TRUE = (
+    'Here is a text about this image: "{reflection}" Is everything true that it says the image shows? '
+    "Answer yes or no."
+)
+"""Question about a reflection. Its prompt is not part of the question, so the judge has to look at the image. A question
+of your own may have {prompt} in it."""
+IS_DONE = (
+    'The first image was changed into the second one as this text asks: "{reflection}" Were all the changes made, and '
+    "nothing else? Answer yes or no."
+)
+GREY = Prompt("check", "a photo of a circle")
+"""The prompt of the question with which `JudgeScorer.check` tests the judge."""
 RESERVED = {"messages", "stream", "n"}
 """Fields of a request that a recipe may not set."""
 
@@ -46,6 +60,9 @@ class JudgeScorer:
     limits one HTTP call with its whole answer, in seconds. The n-th retry waits `backoff * 2**(n-1)` seconds, or longer
     if the server asks for it. `logprobs: false` means that no log-probabilities are requested. `extra_body` has more
     fields for the request (such as `chat_template_kwargs`), and `headers` has more HTTP headers.
+
+    `question` is asked about images, `reflection_question` about reflections and `edit_question` about edits. In a
+    question, {prompt} stands for the prompt and {reflection} for the text of the reflection.
     """
 
     def __init__(
@@ -55,6 +72,8 @@ class JudgeScorer:
         model: str = "judge",
         api_key_env: str = "",
         question: str = YES_NO,
+        reflection_question: str = IS_TRUE,
+        edit_question: str = IS_DONE,
         concurrency: int = 8,
         timeout: float = 30.0,
         retries: int = 2,
@@ -68,6 +87,9 @@ class JudgeScorer:
     ) -> None:
         if "{prompt}" not in question:
             raise InputError(f"the judge's question {question!r} lacks {{prompt}}: it would not know what to look for")
+        for about in (reflection_question, edit_question):
+            if "{reflection}" not in about:
+                raise InputError(f"the judge's question {about!r} lacks {{reflection}}, the text that it is about")
         if not (concurrency >= 1 and retries >= 0 and 0 < timeout < math.inf and 0 <= backoff < math.inf):
             raise InputError(
                 f"judge concurrency {concurrency}, retries {retries}, timeout {timeout}, backoff {backoff}: "
@@ -79,7 +101,7 @@ class JudgeScorer:
             raise InputError(f"judge extra_body: {', '.join(sorted(taken))} is the program's own to say")
         self.name = name
         self.last_error = ""
-        self.question = question
+        self.question, self.reflection_question, self.edit_question = question, reflection_question, edit_question
         endpoint = Endpoint(base_url.rstrip("/") + "/chat/completions", timeout, api_key_env, headers, key_over_http)
         self.client = JudgeClient(
             endpoint, model, concurrency, retries, backoff, cache_size, max_tokens, logprobs, extra_body or {}
@@ -89,17 +111,43 @@ class JudgeScorer:
         """Ask one question about a grey image. Raises ScorerUnavailable if no usable answer comes."""
         grey = to_png(np.full((64, 64, 3), 128, dtype=np.uint8))
         try:
-            self.client.ask(Question(self.question.replace("{prompt}", "a photo of a circle"), (grey,), ("yes", "no")))
+            self.client.ask(Question(self._filled(self.question, GREY), (grey,), ("yes", "no")))
         except JudgeFailure as failure:
             raise ScorerUnavailable(f"{failure}. Start it, or correct base_url, and resume") from failure
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
-        questions = [
-            Question(self.question.replace("{prompt}", prompt.text), (to_png(image),), ("yes", "no"))
-            for image, prompt in zip(images, prompts, strict=True)
-        ]
+        return self._yes([(self._filled(self.question, p), (i,)) for i, p in zip(images, prompts, strict=True)])
+
+    def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
+        """Return one score in [0, 1] per reflection: how sure the judge is that everything is true that `texts[i]` says
+        about `images[i]`."""
+        require_pairs(images, prompts)
+        return self._yes([
+            (self._filled(self.reflection_question, prompt, text), (image,))
+            for image, prompt, text in zip(images, prompts, texts, strict=True)
+        ])  # fmt: skip
+
+    def score_edits(
+        self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
+    ) -> list[Score]:
+        """Return one score in [0, 1] per refined image: how sure the judge is that `after[i]` makes the changes to
+        `before[i]` that the reflection `texts[i]` asks for, and no others."""
+        require_pairs(before, prompts)
+        require_pairs(after, prompts)
+        return self._yes([
+            (self._filled(self.edit_question, prompt, text), (first, second))
+            for first, text, second, prompt in zip(before, texts, after, prompts, strict=True)
+        ])  # fmt: skip
+
+    def _yes(self, asked: list[tuple[str, tuple[Image, ...]]]) -> list[Score]:
+        """Ask yes/no questions about images, and return the probability of "yes" for each."""
+        questions = [Question(text, tuple(to_png(image) for image in images), ("yes", "no")) for text, images in asked]
         return [self._value(answer) for answer in self.client.ask_all(questions)]
+
+    def _filled(self, question: str, prompt: Prompt, reflection: str = "") -> str:
+        parts = {"prompt": prompt.text, "reflection": reflection}
+        return re.sub(r"\{(prompt|reflection)\}", lambda found: parts[found[1]], question)
 
     def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> list[Preference | None]:
         """Return one Preference per prompt. It says how probable it is, by the judge, that `first[i]` fits the prompt

@@ -16,14 +16,17 @@ from rewards.base import ScorerUnavailable
 class JudgeProcess:
     """The embedded judge in a child process: `with JudgeProcess(mind) as judge: ... judge.base_url`.
 
-    `mind` is the import path of the function that computes the answers of the judge (see rewards/judge_server.py).
+    `mind` is the import path of the function that computes the answers of the judge, and `errs` the share of answers
+    that are turned around (see rewards/judge_server.py).
     Raises ScorerUnavailable if the server does not start within `start_timeout` seconds, or cannot start (for example,
     because the port is taken). The child runs until its stdin closes. This stdin is a pipe from the parent process, so
     the child ends even if the parent is killed with kill -9.
     """
 
-    def __init__(self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0) -> None:
-        options = ["--mind", mind, "--port", str(port), "--seed", str(seed)]
+    def __init__(
+        self, mind: str, port: int = 0, seed: int = 0, start_timeout: float = 120.0, errs: float = 0.0
+    ) -> None:
+        options = ["--mind", mind, "--port", str(port), "--seed", str(seed), "--errs", str(errs)]
         # -P: do not import a rewards.py from the working folder
         command = [sys.executable, "-P", "-m", "rewards.judge_server", *options]
         self.process = subprocess.Popen(

@@ -14,9 +14,11 @@ This command prints {"base_url": ...} and serves until stdin closes or Ctrl-C is
 import argparse
 import base64
 import errno
+import hashlib
 import io
 import json
 import math
+import random
 import sys
 import threading
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ MAX_BYTES = 8 * 2**20  # largest size of a request
 MAX_SIDE = 2048  # pixels per side of an image; checked in its header before a pixel is decoded
 MAX_IMAGES = 2
 MODEL = "embedded-judge"
+_PAIRS = (("yes", "no"), ("Yes", "No"), ("1", "2"))
+OPPOSITE = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 
 
 class BadRequest(ValueError):
@@ -100,6 +104,12 @@ def completion(reply: Answer, top_logprobs: int) -> dict:
     return {"object": "chat.completion", "model": MODEL, "choices": [choice]}
 
 
+def turned_around(answer: Answer) -> Answer:
+    """Return the opposite answer: "yes" becomes "no", "1" becomes "2", and the other way round. Their probabilities are
+    exchanged too. An answer that is none of these words stays as it is."""
+    return Answer(OPPOSITE.get(answer.text, answer.text), {OPPOSITE.get(w, w): p for w, p in answer.words.items()})
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds without data after which a connection is closed
@@ -150,26 +160,32 @@ class Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, mind: Mind, seed: int) -> None:
-        self.mind, self.seed = mind, seed
+    def __init__(self, host: str, port: int, mind: Mind, seed: int, errs: float) -> None:
+        self.mind, self.seed, self.errs = mind, seed, errs
         super().__init__((host, port), Handler)
 
     def think(self, question: str, images: tuple[Image, ...]) -> Answer:
         """Return the answer to the question about the images. The function `mind` of the task computes it. It makes
-        random errors, as a real judge would; the seed of the server determines them."""
-        return self.mind(question, images, self.seed)
+        random errors, as a real judge would; the seed of the server determines them. A share `errs` of the answers is
+        turned around, always the same ones for the same seed."""
+        answer = self.mind(question, images, self.seed)
+        digest = hashlib.sha256(f"errs {self.seed}\n{question}\n".encode() + b"".join(i.tobytes() for i in images))
+        return turned_around(answer) if random.Random(digest.digest()).random() < self.errs else answer
 
 
 class JudgeServer:
     """The embedded judge as a context manager. It runs in threads of this process.
 
     mind: the function of the task that computes the answers. seed: determines the random errors in the answers. port: 0
-    takes any free port. Raises ScorerUnavailable if the port is taken or not allowed.
+    takes any free port. errs: share of answers that are turned around, see `turned_around`. Raises ScorerUnavailable if
+    the port is taken or not allowed.
     """
 
-    def __init__(self, mind: Mind, port: int = 0, seed: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, mind: Mind, port: int = 0, seed: int = 0, host: str = "127.0.0.1", errs: float = 0.0
+    ) -> None:
         try:
-            self.listener = Listener(host, port, mind, seed)
+            self.listener = Listener(host, port, mind, seed, errs)
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
@@ -195,10 +211,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mind", required=True, help="what it thinks, as package.module:function")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--seed", type=int, default=0, help="of the judge's own errors of judgement")
+    parser.add_argument("--errs", type=float, default=0.0, help="share of answers that are turned around on purpose")
     options = parser.parse_args(arguments)
     try:
         mind = import_named(options.mind, {}, "mind")
-        with JudgeServer(mind, options.port, options.seed) as server:
+        with JudgeServer(mind, options.port, options.seed, errs=options.errs) as server:
             sys.stdout.write(json.dumps({"base_url": server.base_url}) + "\n")
             sys.stdout.flush()
             # The starting process holds the other end of the pipe. If it ends, even by kill -9, the pipe closes.

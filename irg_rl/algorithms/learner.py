@@ -27,6 +27,7 @@ from irg_rl.learner.process_group import Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import Replay, idle_pack
+from irg_rl.learner.steps import WeightSteps
 from irg_rl.model.folder import load_folder
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
@@ -97,6 +98,7 @@ class Learner:
             held.model, settings.engine, idle_pack(config, special), self.place,
             {"context_grad": settings.context_grad},
         )  # fmt: skip
+        self.steps = WeightSteps(self.engine.state().changing())
         self.ema = self.old = first = None
         if settings.ema_decay is not None:
             self.ema = EMA(self.engine.state().changing(), settings.ema_decay, keep=self.place.rank == 0)
@@ -173,10 +175,11 @@ class Learner:
         """
         state = self.engine.state()
         weights = dict(state.weights() if self.settings.lora is None else state.changing())
+        step = self.steps.largest(weights)
         if self.old is not None:  # copies, because the old weights are changed in place
             weights |= {name: tensor.clone() for name, tensor in self.old.weights.items()}
         weights = served(weights)
-        return publish(weights.items(), version) if self.place.rank == 0 else None
+        return publish(weights.items(), version, step) if self.place.rank == 0 else None
 
     def average(self) -> dict[str, torch.Tensor]:
         """Return the moving average of the trained weights. Frozen weights are left out. If the learner keeps no

@@ -148,15 +148,23 @@ def baseline(run: RunFolder) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="a run and forks of it, which differ only in rl.seed")],
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the first run")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="compare the results of `irg-rl eval --split`; default: those of the runs")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=RUN", help="one more baseline: a run or a model folder in one; may be repeated"),
+    ] = None,
 ) -> None:
     """Compare RL with its baselines, for each seed and for all seeds pooled. Writes a table and JSON.
 
-    The baselines: the SFT checkpoint that all runs share, SFT continued if `irg-rl baseline` has made it, and the best
-    of several first images (of 2, and of as many as RL renders).
+    The baselines: the SFT checkpoint that all runs share, SFT continued if `irg-rl baseline` has made it, the best
+    of several first images (of 2, and of as many as RL renders), and the runs given by --against.
     """
-    from irg_rl.driver.compare import compare_runs
+    from irg_rl.driver.compare import compare_runs, named_runs
 
-    console.print(f"written: {compare_runs(runs, out)}", soft_wrap=True, markup=False)
+    written = compare_runs(runs, out, split, named_runs(against or []))
+    console.print(f"written: {written}", soft_wrap=True, markup=False)
 
 
 @app.command("eval")

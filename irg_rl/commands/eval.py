@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from irg_rl.config import changed_recipe
+from irg_rl.driver.compare import evaluation_name
 from irg_rl.driver.evaluator import Evaluator, gate_of, held_out_prompts, shown_accuracies
 from irg_rl.driver.prepare import load_as
 from irg_rl.driver.progress import console
@@ -63,10 +64,10 @@ def evaluate_target(
     report = gate_of(run, measured.evaluation) if controls else None
     if report is not None:
         console.print(report)
-    marks = [f"seed{settings.seed}", *([] if split == "test" else [split]), *([] if preset is None else [preset])]
+    marks = [] if preset is None else [preset]
     marks += [f"{key}{changes[key]}" for key in ("prompts", "turns") if changes[key] is not None]
     marks += [*([] if samples == 1 else [f"samples{samples}"]), *([] if controls else ["nocontrols"])]
-    name = "-".join(["eval", folder.name, *marks])
+    name = evaluation_name(folder.name, settings.seed, split, *marks)
     evaluation = replace(
         measured.evaluation, gate=report, name=name, settings={**measured.evaluation.settings, "split": split}
     )

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
 SCORER_KINDS = ("verifier", "clip", "hps", "judge")
-OF_IMAGES_ALONE = ("clip", "hps", "judge")
+OF_IMAGES_ALONE = ("clip", "hps")
 """Kinds of scorers that score only images. They cannot score reflections or edits."""
 
 
@@ -53,7 +53,9 @@ class ScorerRecipe(Section):
     @model_validator(mode="after")
     def kind_scores_what_is_asked(self):
         if self.of != "image" and self.kind in OF_IMAGES_ALONE:
-            raise ValueError(f"of: {self.of}: scorers of kind {self.kind!r} score images alone; verifier scores all")
+            raise ValueError(
+                f"of: {self.of}: scorers of kind {self.kind!r} score images alone; verifier and judge score all"
+            )
         return self
 
     @field_validator("options")
@@ -84,6 +86,9 @@ class RewardRecipe(Section):
     combine: Literal["sum", "zscore_sum"] = "sum"
     max_failure_share: Share = 0.2
     """The run stops if more than this share of a scorer's recent scores failed."""
+    judge_errs: Share = Field(default=0.0, exclude_if=lambda share: not share)
+    """Only for the embedded judge: share of its answers that are turned around on purpose, so that yes becomes no and 1
+    becomes 2. With it you can measure how RL copes with a judge that errs."""
     training_steps: Positive = 300
     """Number of training steps of each small CLIP or HPS model that the run trains."""
 

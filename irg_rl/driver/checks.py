@@ -201,7 +201,7 @@ def task_problems(recipe: Recipe) -> list[str]:
     held_out = [split for split in task.splits if split != "train"]
     if recipe.evaluation.split not in held_out:
         problems.append(
-            f"evaluation.split {recipe.evaluation.split!r}: choose one of {', '.join(held_out)}, which RL never trains on"
+            f"evaluation.split {recipe.evaluation.split!r}: choose one of {', '.join(held_out)}"
         )
     gate = [recipe.gate.first_accuracy, recipe.gate.damage, recipe.gate.margin]
     if task.thresholds is None and None in gate and any(threshold is not None for threshold in gate):

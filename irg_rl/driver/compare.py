@@ -2,7 +2,7 @@
 for itself. `irg-rl compare` makes it for several runs with different RL seeds."""
 
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -14,7 +14,7 @@ from irg_rl.evaluate.comparison_text import to_markdown
 from irg_rl.evaluate.outcomes import Outcomes, load
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED
 from irg_rl.learner.checkpoint import differing
-from irg_rl.model.folder import WEIGHTS
+from irg_rl.model.folder import WEIGHTS, is_model_folder
 
 CONTINUED = "sft_continued"
 """Name of the stage that `irg-rl baseline` runs, and of the model folder that it makes."""
@@ -23,18 +23,25 @@ SAME = ("rl", "rewards", "sampling", "evaluation", "engine.device", "engine.dtyp
 runs are not repetitions of one experiment."""
 
 
-def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
+def compare_runs(
+    folders: Sequence[Path],
+    out: Path | None = None,
+    split: str | None = None,
+    against: Mapping[str, Sequence[Path]] | None = None,
+) -> Path:
     """Compare RL with its baselines in these runs, print the table, and write it as JSON and Markdown. Return the
     folder of these files.
 
     The folder is `out`. If `out` is None, the folder is evaluation/ of the first run, and the report of the first run
-    then shows the table. The files are named `comparison` for one run and `pooled` for several runs. So the files of
-    one comparison do not overwrite those of the other.
+    then shows the table. The files are named `comparison` for one run and `pooled` for several runs, and the name of
+    `split` is added if it is given. So the files of one comparison do not overwrite those of another.
+
+    `split` and `against` are explained in `comparison_of`.
     """
     runs = [Run.open(folder) for folder in folders]
-    comparison = comparison_of(runs)
+    comparison = comparison_of(runs, split, against or {})
     folder = out or runs[0].path("evaluation")
-    name = "comparison" if len(runs) == 1 else "pooled"
+    name = ("comparison" if len(runs) == 1 else "pooled") + ("" if split is None else f"-{split}")
     write_json(folder / f"{name}.json", comparison.to_dict())
     text = to_markdown(comparison)
     (folder / f"{name}.md").write_text(text)
@@ -42,12 +49,19 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> Path:
     return folder
 
 
-def comparison_of(runs: Sequence[Run]) -> BaselineComparison:
+def comparison_of(
+    runs: Sequence[Run], split: str | None = None, against: Mapping[str, Sequence[Path]] | None = None
+) -> BaselineComparison:
     """Compare RL with its baselines, for each run and for all runs pooled together.
 
     The first baseline is the SFT checkpoint from which all runs start RL. The second is continued SFT, if a run has
-    trained it. The other baselines draw several first images with the SFT checkpoint and let an oracle choose the best
-    one: the best of two, and the best of as many images as RL draws per prompt.
+    trained it. Further baselines draw several first images with the SFT checkpoint and choose the best one: the best of
+    two, and the best of as many images as RL draws per prompt. An oracle chooses it. If a judge has scored the images,
+    the same is done with the judge in place of the oracle.
+
+    `split` is the set of prompts on which the models were evaluated with `irg-rl eval --split`. None means the
+    evaluations that belong to the runs themselves. `against` has more baselines: name -> a run, or a model folder
+    inside a run. Several of them under one name are repetitions with the same RL seeds as `runs`.
 
     The function also compares how often the model after RL repairs wrong images with how often two controls do so. In
     one control the image is drawn again without refinement. In the other the reflections belong to other prompts.
@@ -57,19 +71,60 @@ def comparison_of(runs: Sequence[Run]) -> BaselineComparison:
     for other in others:
         require_comparable(first, other)
     require_different_seeds(runs)
-    rl = [replace(outcomes_of(run, "rl"), seed=run.recipe.rl_seed) for run in runs]
-    sft, again = (outcomes_of(first, model, arm) for arm in (REAL, REDRAW))
+    rl = [replace(outcomes_of(run, "rl", split=split), seed=run.recipe.rl_seed) for run in runs]
+    sft, again = (outcomes_of(first, model, arm, split) for arm in (REAL, REDRAW))
     draws = [sft, *(first_images(again, turn) for turn in range(1, again.turns))]
     equal = min(ceil(max(table.renders for table in rl)), len(draws))
     baselines = {"SFT checkpoint": sft}
     continued = next((run for run in runs if run.is_done(f"evaluate_{CONTINUED}")), None)
     if continued is not None:
-        baselines["SFT continued"] = outcomes_of(continued, CONTINUED)
+        baselines["SFT continued"] = outcomes_of(continued, CONTINUED, split=split)
+    scorers = [scorer.name for scorer in first.recipe.rewards.scorers if scorer.kind == "judge"]
+    judges = [name for name in scorers if all(name in draw.rewards for draw in draws)]
     for number in sorted({2, equal} - {1}):
         baselines[f"best of {number}"] = best_of(draws[:number], VERIFIER)
-    controls = {arm: [replace(outcomes_of(run, "rl", arm), seed=run.recipe.rl_seed) for run in runs]
+        baselines |= {f"best of {number} by {judge}": best_of(draws[:number], judge) for judge in judges}
+    for name, targets in (against or {}).items():
+        baselines[name] = _other_arm(first, name, targets, split)
+    controls = {arm: [replace(outcomes_of(run, "rl", arm, split), seed=run.recipe.rl_seed) for run in runs]
                 for arm in (REDRAW, SHUFFLED)}  # fmt: skip
     return compare(rl, baselines, controls)
+
+
+def _other_arm(first: Run, name: str, targets: Sequence[Path], split: str | None) -> Outcomes | list[Outcomes]:
+    """Return the evaluation results of a baseline that the user has named: one table for one run or model folder,
+    otherwise a list with one table per run. Raises RunError if a run was evaluated on other prompts than `first`, or
+    with other settings."""
+    tables = []
+    for target in targets:
+        folder = target.resolve() if is_model_folder(target) else None
+        run = Run.open(target if folder is None else folder.parent.parent)
+        place = prompts_place(first, split)
+        if not _same_file(first.folder / place, run.folder / place):
+            raise RunError(f"--against {name}={target}: {run.folder} has other prompts ({place}) than {first.folder}")
+        old, new = (one.recipe.evaluation.model_dump(mode="json") for one in (first, run))
+        if old != new:
+            raise RunError(f"--against {name}={target}: its `evaluation` differs from that of {first.folder}")
+        model = folder.name if folder is not None else "rl" if run.path("models", "rl").is_dir() else sft_model_of(run)
+        tables.append(replace(outcomes_of(run, model, split=split), seed=run.recipe.rl_seed))
+    return tables[0] if len(tables) == 1 else tables
+
+
+def prompts_place(run: Run, split: str | None) -> str:
+    """Return the path, relative to the run folder, of the prompts of a split. None means the split of the run's own
+    evaluations."""
+    return f"world/{split or run.recipe.evaluation.split}.jsonl"
+
+
+def named_runs(given: Sequence[str]) -> dict[str, list[Path]]:
+    """Return name -> paths for texts of the form NAME=PATH. Raises RunError if a text has another form."""
+    found: dict[str, list[Path]] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise RunError(f"--against {text}: write NAME=RUN, as --against RAFT=runs/raft")
+        found.setdefault(name, []).append(Path(path))
+    return found
 
 
 def sft_model_of(run: Run) -> str:
@@ -80,22 +135,34 @@ def sft_model_of(run: Run) -> str:
     return run.sft_model
 
 
-def outcomes_of(run: Run, model: str, arm: str = REAL) -> Outcomes:
+def outcomes_of(run: Run, model: str, arm: str = REAL, split: str | None = None) -> Outcomes:
     """Return the evaluation results of a model. `arm` chooses between the real refinement and its two controls, which
-    were all evaluated. The rewards are left out, because no comparison uses them.
+    were all evaluated. `split` None means the run's own evaluation, otherwise that of `irg-rl eval --split`.
 
     Raises RunError if the model has not been evaluated.
     """
-    path = run.folder / "evaluation" / f"{model}.{arm}.parquet"
+    name = model if split is None else evaluation_name(model, run.recipe.evaluation.seed, split)
+    path = run.folder / "evaluation" / f"{name}.{arm}.parquet"
     if not path.is_file():
-        raise RunError(f"{path} is missing: {model} has not been evaluated; `irg-rl resume {run.folder}` goes on")
-    return replace(load(path), rewards={})
+        goes_on = (
+            f"irg-rl resume {run.folder}" if split is None
+            else f"irg-rl eval {run.folder / 'models' / model} --split {split}"
+        )  # fmt: skip
+        raise RunError(f"{path} is missing: {model} has not been evaluated; `{goes_on}` does it")
+    return load(path)
+
+
+def evaluation_name(model: str, seed: int, split: str, *marks: str) -> str:
+    """Return the name under which `irg-rl eval` saves the results of a model. `marks` says which settings differ from
+    those of the recipe."""
+    return "-".join(["eval", model, f"seed{seed}", *([] if split == "test" else [split]), *marks])
 
 
 def first_images(redraw: Outcomes, turn: int) -> Outcomes:
     """Return the results of the redraw control without the turns before `turn`. In this control, the image of every
     turn is a new first image, drawn from other noise. So the image of `turn` becomes the first image of the result."""
-    return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:])
+    rewards = {name: scores[:, turn:] for name, scores in redraw.rewards.items()}
+    return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:], rewards=rewards)
 
 
 def require_comparable(first: Run, other: Run) -> None:

@@ -34,8 +34,8 @@ class Evaluator:
     """Samples the arms of an evaluation (the real refinement and two controls) in batches and with fixed seeds. Each
     prompt gets `samples` trajectories.
 
-    The scorers of `hub` score the images of the real arm. Some tasks use a scorer to decide whether an image is right.
-    Then `hub` must contain this scorer.
+    The scorers of `hub` score the images of the real arm and those of the redraw control. Some tasks use a scorer to
+    decide whether an image is right. Then `hub` must contain this scorer.
     """
 
     run: Run
@@ -74,6 +74,7 @@ class Evaluator:
         if controls:
             draw = partial(self.sample, sampler)
             redrawn = redraw(partial(draw, title=f"{name}: redraw"), real, turns, seed)
+            self._score(redrawn)  # the baseline "best of n" chooses by these scores
             arms[REDRAW] = self._collect(redrawn, REDRAW)
             shuffled = shuffled_reflections(partial(draw, title=f"{name}: shuffled reflections"), real, turns, seed)
             arms[SHUFFLED] = self._collect(shuffled, SHUFFLED)
@@ -103,8 +104,8 @@ class Evaluator:
     def _settings(self, prompts: int) -> dict:
         sampling = evaluation_sampling(self.run.recipe.sampling, self.settings).model_dump(mode="json")
         noise = self.settings.noise
-        return {**sampling, "split": self.settings.split, "turns": self.settings.turns, "prompts": prompts, "samples": self.samples,
-                "seed": self.settings.seed, "preset": self.settings.preset,
+        return {**sampling, "split": self.settings.split, "turns": self.settings.turns, "prompts": prompts,
+                "samples": self.samples, "seed": self.settings.seed, "preset": self.settings.preset,
                 "guidance": self.settings.guidance.model_dump(mode="json"),
                 "noise": None if noise is None else noise.model_dump(mode="json")}  # fmt: skip
 

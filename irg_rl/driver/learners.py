@@ -27,11 +27,12 @@ WARM_UP_S = 300.0
 @dataclass(frozen=True)
 class Published:
     """Weights in Ray's object store, for the samplers. A sampler that has loaded them must confirm their number
-    (`version`) and their hash (`digest`)."""
+    (`version`) and their hash (`digest`). `step` says how far the trained weights have moved since RL began."""
 
     version: int
     digest: str
     arrays: ObjectRef
+    step: float
 
 
 def fingerprint(run: Run) -> str:
@@ -71,7 +72,9 @@ class Learners:
         """Put the current weights into Ray's object store, from where samplers load them. The version of the weights is
         the number of updates so far."""
         publication = self._all("publish", self.updates)[0]
-        self.message = Published(publication.version, publication.digest, ray.put(publication.arrays))
+        self.message = Published(
+            publication.version, publication.digest, ray.put(publication.arrays), publication.step
+        )  # fmt: skip
         return self.message
 
     def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:

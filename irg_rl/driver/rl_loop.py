@@ -162,7 +162,7 @@ class Loop:
         trained = [summary for summary, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
         result.pop("step")
-        told = {**summary(trained), **drawn(collector.left), **collector.counts}
+        told = {**summary(trained), **drawn(collector.left), **collector.counts, "step/largest": message.step}
         collector.left, collector.counts = [], {}
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
         self.tracker.log("rl", self.learners.updates, metrics)

@@ -27,7 +27,7 @@ def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
     if not any(s.kind == "judge" and s.base_url is None for s in scorers):
         yield [spec_of(recipe, scorer, trained) for scorer in scorers]
         return
-    with JudgeProcess(as_world(task_of(recipe)).mind, seed=recipe.seed) as judge:
+    with JudgeProcess(as_world(task_of(recipe)).mind, seed=recipe.seed, errs=recipe.rewards.judge_errs) as judge:
         yield [spec_of(recipe, scorer, trained, judge.base_url) for scorer in scorers]
 
 

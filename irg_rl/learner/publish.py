@@ -24,17 +24,19 @@ class PublishError(UserError, RuntimeError):
 @dataclass(frozen=True)
 class Publication:
     """Weights to send to the samplers: fp32 arrays by their names in the state dict of the model, with a version number
-    and a digest, which is the sha256 of all names and arrays."""
+    and a digest, which is the sha256 of all names and arrays. `step` says how far the trained weights have moved since
+    training began (see `WeightSteps.largest`)."""
 
     version: int
     digest: str
     arrays: dict[str, np.ndarray]
+    step: float = 0.0
 
 
-def publish(weights: Iterable[tuple[str, Tensor]], version: int) -> Publication:
+def publish(weights: Iterable[tuple[str, Tensor]], version: int, step: float = 0.0) -> Publication:
     """Make a `Publication` from weights of the model. Weights in other number types are converted to fp32."""
     arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in weights}
-    return Publication(version, weights_digest(arrays), arrays)
+    return Publication(version, weights_digest(arrays), arrays, step)
 
 
 def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -9,7 +9,7 @@ from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.edits import Edit, EditKind
 from irg_rl.shapes_world.reading import PictureReading
 from irg_rl.shapes_world.scene import CELLS
-from irg_rl.shapes_world.teacher import parse_reflection, true_statements
+from irg_rl.shapes_world.teacher import Sighting, parse_reflection, sightings, true_statements
 
 MOST_NAMED = 2
 """Largest number of defects that the teacher names in one reflection. A reflection that names this many real defects
@@ -34,6 +34,21 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
     precision = true / len(parsed.defects)
     recall = min(true / min(len(verdict.defects), MOST_NAMED), 1.0)
     return 0.0 if not true else 2 * precision * recall / (precision + recall)
+
+
+def statements_true(text: str, reading: PictureReading) -> float:
+    """Return which share of the statements in a reflection is true of its picture, in [0, 1]. Only those statements
+    count that the picture alone decides: where the reflection sees which objects, and which cells it cannot read. The
+    prompt is not needed, so a judge can be asked the same about any text. A text without such statements scores 0."""
+    holds = [_holds(statement, reading) for statement in sightings(text)]
+    return sum(holds) / len(holds) if holds else 0.0
+
+
+def _holds(statement: Sighting, reading: PictureReading) -> bool:
+    if statement.thing is None:
+        return set(statement.cells) <= set(reading.unclear)
+    there = {seen.cell for seen in reading.objects if statement.thing.fits(seen)}
+    return set(statement.cells) == there if statement.all_of_them else set(statement.cells) <= there
 
 
 def following(text: str, before: PictureReading, after: PictureReading) -> float:

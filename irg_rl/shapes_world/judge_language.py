@@ -4,6 +4,8 @@ an image must show.
 The grammar of a question is:
 
     question := 'Does this image show "' prompt '"? ...' | 'Which image fits the description "' prompt '" better, ...'
+              | 'Here is a text about this image: "' reflection '" Is everything true ...?'
+              | 'The first image was changed ...: "' reflection '" Were all the changes made, ...?'
     prompt   := words with noun phrases in them: (a | an | two | ... | the) [colour] shape
 
 If a relation ("left of", "above", ...) stands between two noun phrases, the image must satisfy this relation. A phrase
@@ -31,22 +33,38 @@ class NotUnderstood(ValueError):
 
 
 @dataclass(frozen=True)
-class ParsedQuestion:
-    images: int  # number of images that the question is about
+class AskedOfPrompt:
+    """A question about one image and a prompt, or about two images and which of them fits the prompt better."""
+
+    images: int
     demand: Demand
 
 
-def parse_question(question: str) -> ParsedQuestion:
-    """Return how many images a question is about, and what the quoted prompt demands of an image. Raises NotUnderstood
-    if the question has neither of the two forms shown at the top of this module, or if its prompt cannot be parsed."""
+@dataclass(frozen=True)
+class AskedOfReflection:
+    """A question about a reflection, i.e. a text that says what an image shows and what to change. With one image, the
+    question is whether the text is true of the image. With two, it is whether the second image shows the changes."""
+
+    images: int
+    reflection: str
+
+
+def parse_question(question: str) -> AskedOfPrompt | AskedOfReflection:
+    """Return how many images a question is about, and what its quoted prompt demands of an image or which reflection it
+    quotes. Raises NotUnderstood if the question has none of the forms shown at the top of this module, or if its prompt
+    cannot be parsed."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")
     around = (question[: quoted.start()] + question[quoted.end() :]).lower()
     if "1 or 2" in around:
-        return ParsedQuestion(2, parse_prompt(quoted[1]))
+        return AskedOfPrompt(2, parse_prompt(quoted[1]))
     if "yes or no" in around:
-        return ParsedQuestion(1, parse_prompt(quoted[1]))
+        if "changes made" in around:
+            return AskedOfReflection(2, quoted[1])
+        if "everything true" in around:
+            return AskedOfReflection(1, quoted[1])
+        return AskedOfPrompt(1, parse_prompt(quoted[1]))
     raise NotUnderstood(f"neither a yes/no question nor a choice between 1 and 2: {around[:120]!r}")
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from irg_rl.shapes_world.check import judge_demand
-from irg_rl.shapes_world.constraints import Demand
-from irg_rl.shapes_world.judge_language import NotUnderstood, parse_question
+from irg_rl.shapes_world.following import following, statements_true
+from irg_rl.shapes_world.judge_language import AskedOfReflection, NotUnderstood, parse_question
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.scene import WORLD
 from irg_rl.task import Answer, Pixels
@@ -28,30 +28,47 @@ FIRST_POSITION_BIAS = 0.4
 
 
 def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
-    """Return the judge's answer to a yes/no question about one image, or to a question which of two images fits better.
-    The answer has a text and the probabilities of the possible words. It has no probabilities if the question cannot be
-    parsed, or if the number of images in the question differs from the number of images that were given."""
+    """Return the judge's answer to a yes/no question about one image, about a reflection or about an edit, or to a
+    question which of two images fits better. The answer has a text and the probabilities of the possible words. It has
+    no probabilities if the question cannot be parsed, or if the number of images in the question differs from the
+    number of images that were given."""
     try:
         asked = parse_question(question)
     except NotUnderstood as puzzle:
         return Answer(f"I am not sure what is asked: {puzzle}")
     if len(images) != asked.images:
         return Answer(f"I was asked about {asked.images} image(s) and see {len(images)}.")
-    beliefs = [_belief(image, asked.demand, question, seed) for image in images]
+    readings = [read(_at_world_size(image)) for image in images]
+    noises = [_noise(image, question, seed) for image in images]
+    if isinstance(asked, AskedOfReflection):
+        share = statements_true(asked.reflection, readings[0]) if asked.images == 1 else following(
+            asked.reflection, *readings
+        )  # fmt: skip
+        return _yes_or_no(_belief(share, share == 1.0) + noises[-1])
+    verdicts = [judge_demand(reading.objects, asked.demand) for reading in readings]
+    beliefs = [_belief(found.score, found.correct) + noise for found, noise in zip(verdicts, noises)]
     if asked.images == 1:
-        p = _sigmoid(beliefs[0])
-        return Answer("Yes" if p > 0.5 else "No", _spellings("Yes", "No", p))
+        return _yes_or_no(beliefs[0])
     p = _sigmoid(beliefs[0] - beliefs[1] + FIRST_POSITION_BIAS)
     return Answer("1" if p > 0.5 else "2", {"1": p, "2": 1 - p})
 
 
-def _belief(image: Pixels, demand: Demand, question: str, seed: int) -> float:
-    """Return how strongly the judge believes that `image` shows what the prompt demands, as a logit. The belief
-    contains random noise, which depends only on `seed`, `question` and the image."""
-    verdict = judge_demand(read(_at_world_size(image)).objects, demand)
+def _belief(score: float, right: bool) -> float:
+    """Return how strongly the judge believes in "yes", as a logit without noise. `score` in [0, 1] says how much of
+    what was asked holds, and `right` whether all of it holds."""
+    return OFFSET + SLOPE * score + BONUS * right
+
+
+def _noise(image: Pixels, question: str, seed: int) -> float:
+    """Return the judge's error of judgement, which is added to its belief. It is random, but depends only on `seed`,
+    `question` and the image."""
     digest = hashlib.sha256(f"{seed}\n{question}\n".encode() + image.tobytes()).digest()
-    noise = random.Random(int.from_bytes(digest[:8], "big")).gauss(0, NOISE)
-    return OFFSET + SLOPE * verdict.score + BONUS * verdict.correct + noise
+    return random.Random(int.from_bytes(digest[:8], "big")).gauss(0, NOISE)
+
+
+def _yes_or_no(belief: float) -> Answer:
+    p = _sigmoid(belief)
+    return Answer("Yes" if p > 0.5 else "No", _spellings("Yes", "No", p))
 
 
 def _at_world_size(image: Pixels) -> Pixels:

@@ -40,16 +40,12 @@ class ShapesWorld(World[ShapesSettings]):
     # --- as a task
 
     def prompts(self, split: str, count: int | None = None) -> list[Prompt]:
-        count = self._counts[split] if count is None else count
-        return make_prompts(count, split, self.seed, self.settings.prompt_mix)
-
-    @property
-    def _counts(self) -> dict[str, int]:
         own = self.settings
-        return {
+        made = {
             "train": own.train_prompts, "validation": own.validation_prompts, "test": own.test_prompts,
             "hard": own.hard_prompts,
         }  # fmt: skip
+        return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
         """Return one verdict per picture. The checker computes it from the pixels by fixed rules. A verdict is None if
@@ -119,10 +115,10 @@ class ShapesWorld(World[ShapesSettings]):
         ]  # fmt: skip
         if recipe.sft is not None and recipe.sft.data is None and tuple(size) != (side, side):
             problems.append(f"sampling.image_size {list(size)}: pictures of the shapes world are {side} x {side}")
-        split = recipe.evaluation.split
-        if split in (made := self._counts) and recipe.evaluation.prompts > made[split]:
+        if recipe.evaluation.prompts > own.test_prompts:
             problems.append(
-                f"evaluation.prompts {recipe.evaluation.prompts} is more than task_options.{split}_prompts {made[split]}"
+                f"evaluation.prompts {recipe.evaluation.prompts} is more than task_options.test_prompts "
+                f"{own.test_prompts}"
             )
         return problems
 

@@ -189,6 +189,39 @@ def parse_reflection(text: str) -> ParsedReflection | None:
     return ParsedReflection(False, tuple(edits), tuple(edit.defect for edit in edits)) if edits else None
 
 
+@dataclass(frozen=True)
+class Sighting:
+    """A statement of a reflection about what its picture shows: objects like `thing` are in the cells `cells`, or these
+    cells cannot be read if `thing` is None. If `all_of_them` is True, the picture has no such object elsewhere."""
+
+    thing: Thing | None
+    cells: tuple[str, ...]
+    all_of_them: bool
+
+
+def sightings(text: str) -> list[Sighting]:
+    """Return the statements of a reflection about what its picture shows. They stand before the defects. The list is
+    empty if the reflection has none, or if it does not follow the teacher's grammar."""
+    found = _SIGHT.match(" ".join(text.split()).removeprefix("<think> "))
+    if found is None:
+        return []
+    said = found.group()
+    wanted, *others = re.findall(r"(?:i see|also) ([^.]*) \. ?", said)
+    seen = [_sighting(_WANTED, part, all_of_them=True) for part in wanted.split(" , ")]
+    return seen + [_sighting(_OTHER, part, all_of_them=False) for part in (others[0].split(" , ") if others else [])]
+
+
+_WANTED = re.compile(rf"(?:(?:{_NUMBER}) )?(?P<thing>{_THING})(?: at(?P<cells>(?: (?:{_CELL}))+))? : .*")
+_OTHER = re.compile(rf"(?P<thing>{_COLORED}|{BLUR}) at(?P<cells> (?:{_CELL}))")
+
+
+def _sighting(form: re.Pattern[str], words: str, all_of_them: bool) -> Sighting:
+    part = form.fullmatch(words)
+    assert part is not None, "the words have matched the grammar of the whole description before"
+    thing = None if part["thing"] == BLUR else _thing(part["thing"])
+    return Sighting(thing, tuple((part["cells"] or "").split()), all_of_them)
+
+
 def _thing(words: str) -> Thing:
     *color, shape = words.split()
     return Thing(shape, color[0] if color else None)

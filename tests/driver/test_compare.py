@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from irg_rl.config import load_recipe
@@ -112,6 +114,59 @@ def test_sft_continued_of_one_run_stands_beside_every_seed(evaluated):
     compare_runs([run.folder for run in runs])
     continued = {seed: row for (name, seed), row in rows(runs[0]).items() if name == "SFT continued"}
     assert {seed: row["baseline_accuracy"]["value"] for seed, row in continued.items()} == {0: 1.0, 1: 1.0, None: 1.0}
+
+
+def test_other_arms_are_held_against_rl_seed_by_seed_or_one_for_all(evaluated, irg_rl):
+    runs, raft = [evaluated(0), evaluated(1)], [evaluated(seed, "rl.options={clip_image: 0.5}") for seed in (1, 0)]
+    for run in raft:
+        run.path("models", "rl", "ema.safetensors").write_text("the weights")
+        save(run, "rl.real", [[1, 1, 1]] * 40 if run.recipe.rl_seed else [[0, 0, 0]] * 40)
+    other = [f"--against=RAFT={run.folder}" for run in raft] + [f"--against=other SFT={raft[0].path('models', 'sft2')}"]
+    answer = irg_rl("compare", *(run.folder for run in runs), *other)
+    assert answer.code == 0, answer.err
+    found = {key: row["baseline_accuracy"]["value"] for key, row in rows(runs[0]).items()}
+    assert [found["RAFT", seed] for seed in (0, 1, None)] == [0.0, 1.0, 0.5]
+    assert [found["other SFT", seed] for seed in (0, 1, None)] == [0.5, 0.5, 0.5]
+
+
+def test_an_arm_with_other_prompts_or_another_evaluation_is_refused(evaluated):
+    one, other = evaluated(0), evaluated(1)
+    longer = evaluated(1, "evaluation.turns=5")
+    with pytest.raises(RunError, match="its `evaluation` differs"):
+        compare_runs([one.folder], against={"longer": [longer.folder]})
+    other.path("world", "test.jsonl").write_text("other prompts")
+    with pytest.raises(RunError, match=r"has other prompts \(world/test.jsonl\)"):
+        compare_runs([one.folder], against={"other": [other.folder]})
+
+
+def test_an_arm_without_a_name_is_refused(evaluated, irg_rl):
+    answer = irg_rl("compare", evaluated(0).folder, "--against", "runs/raft")
+    assert answer.code == 1 and "--against runs/raft: write NAME=RUN" in answer.err
+
+
+def test_results_on_another_split_are_compared_and_their_absence_names_the_command(evaluated):
+    run = evaluated(0)
+    with pytest.raises(RunError, match="models/rl --split hard"):
+        compare_runs([run.folder], split="hard")
+    for name, table in {"rl.real": RL[1], "rl.redraw": REDRAWN, "rl.shuffled": REDRAWN, "sft2.real": SFT,
+                        "sft2.redraw": REDRAW}.items():  # fmt: skip
+        model, arm = name.split(".")
+        save(run, f"eval-{model}-seed{run.recipe.evaluation.seed}-hard.{arm}", table)
+    compare_runs([run.folder], split="hard")
+    assert rows(run, "comparison-hard")["SFT checkpoint", 0]["rl_accuracy"]["value"] == 0.75
+
+
+def test_where_a_judge_has_scored_the_first_images_it_chooses_among_them_too(evaluated):
+    """The judge likes wrong images: the best of two by it is right where both are."""
+    run = evaluated(0)
+    liked = {name: 1.0 - np.array(table, float) for name, table in (("real", SFT), ("redraw", REDRAW))}
+    for arm, table in (("real", SFT), ("redraw", REDRAW)):
+        scored = replace(build(table, seed=EVALUATION_SEED), rewards={"judge": liked[arm]})
+        outcomes.save(scored, run.path("evaluation", f"sft2.{arm}.parquet"))
+    compare_runs([run.folder])
+    found = rows(run, "comparison")
+    assert found["best of 2 by judge", 0]["baseline_accuracy"]["value"] == 0.25
+    assert found["best of 2", 0]["baseline_accuracy"]["value"] == 0.75
 
 
 def test_the_command_prints_the_table_whole_and_writes_where_it_is_told(evaluated, irg_rl, tmp_path):

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from irg_rl.errors import InputError
 from irg_rl.shapes_world.check import judge as verify
+from irg_rl.shapes_world.following import following
 from irg_rl.shapes_world.judge_mind import answer
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.reading import read
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.task import ShapesWorld
+from irg_rl.shapes_world.teacher import reflect
 from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.judge import JudgeScorer, to_png
@@ -229,3 +232,39 @@ def test_a_length_that_is_no_number_is_refused(server, length):
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
         link.sendall(head.encode("latin-1"))
         assert b" 411 " in link.recv(4096)
+
+
+def test_a_reflection_is_judged_by_the_image_alone_and_an_edit_by_both_images(server, drawn):
+    prompts, right, wrong = (part[:24] for part in drawn)
+    judge, rng = JudgeScorer(server.base_url), random.Random(1)
+    texts = [reflect(read(image), prompt.metadata, rng)[0] for image, prompt in zip(wrong, prompts)]
+    own = judge.score_reflections(wrong, prompts, texts)
+    of_others = judge.score_reflections(wrong, prompts, [*texts[1:], texts[0]])
+    assert min(own) > 0.8 and sorted(of_others)[12] < 0.5
+    # the prompt is not asked for: another one changes nothing
+    assert judge.score_reflections(wrong, [*prompts[1:], prompts[0]], texts) == own
+    kept = judge.score_edits(wrong, texts, wrong, prompts)
+    edited = [following(text, read(a), read(b)) for text, a, b in zip(texts, wrong, right)]
+    done = judge.score_edits(wrong, texts, right, prompts)
+    for score, share, same in zip(done, edited, kept):
+        assert share < 1 or score > 0.8
+        assert same < 0.5
+    assert edited.count(1.0) >= 5
+
+
+def test_a_question_of_ones_own_has_to_quote_the_reflection():
+    with pytest.raises(InputError, match="lacks {reflection}"):
+        JudgeScorer("http://127.0.0.1:1", reflection_question="Is it true?")
+
+
+def test_a_share_of_answers_is_turned_around_always_the_same_ones(drawn):
+    prompts, right, wrong = drawn
+    scores = []
+    for errs in (0.0, 0.25, 0.25):
+        with JudgeServer(answer, seed=7, errs=errs) as running:
+            scores.append(np.array(JudgeScorer(running.base_url).score(right + wrong, prompts * 2)))
+    straight, erring, again = scores
+    turned = ~np.isclose(straight, erring)
+    assert np.array_equal(erring, again)
+    assert np.allclose(erring[turned], 1 - straight[turned])
+    assert 0.17 < turned.mean() < 0.34  # 240 answers

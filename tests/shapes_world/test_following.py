@@ -8,10 +8,10 @@ from hypothesis import given
 
 from irg_rl.shapes_world.check import judge
 from irg_rl.shapes_world.edits import plan_edits
-from irg_rl.shapes_world.following import following, reflection_truth
+from irg_rl.shapes_world.following import following, reflection_truth, statements_true
 from irg_rl.shapes_world.scene import CELLS
 from irg_rl.shapes_world.scenes import random_object
-from irg_rl.shapes_world.teacher import STOP, parse_reflection, reflect, reflection_correct, reflection_text
+from irg_rl.shapes_world.teacher import NOTHING, STOP, parse_reflection, reflect, reflection_correct, reflection_text
 from tests.shapes_world.worlds import demands, metadata, readings, rngs, seen
 
 RED_AND_BLUE = metadata(
@@ -39,6 +39,24 @@ EXTRA_BAR = "one red bar is extra . remove red bar at south ."
 ])  # fmt: skip
 def test_a_reflection_on_a_wrong_picture_is_worth_the_f1_of_its_statements(text, truth):
     assert reflection_truth(text, BOTH_WRONG, RED_AND_BLUE) == pytest.approx(truth)
+
+
+@given(readings, demands, rngs)
+def test_every_statement_of_the_teacher_about_what_it_sees_is_true(reading, demand, rng):
+    assert statements_true(reflect(reading, demand, rng)[0], reading) == 1.0
+
+
+@pytest.mark.parametrize(("sight", "share"), [
+    ("i see one red circle : zero missing , one blue square : zero missing .", 1.0),
+    ("i see one red circle at northwest : one , one blue square : zero missing .", 0.5),
+    ("i see one circle at northwest : one .", 1.0),
+    ("i see one circle at northwest north : two extra .", 0.0),
+    ("i see one red circle : zero missing . also green circle at northwest , blur at south .", 2 / 3),
+    ("i see nothing at all .", 0.0),
+    ("", 0.0),
+])  # fmt: skip
+def test_what_a_reflection_says_it_sees_is_checked_without_the_prompt(sight, share):
+    assert statements_true(f"<think> {sight} {NOTHING} </think>", BOTH_WRONG) == pytest.approx(share)
 
 
 def test_on_a_right_picture_only_a_stop_is_true():
