@@ -13,14 +13,25 @@ PACKAGES = ("irg_rl", "sft", "rewards", "rollouts")
 
 
 def public_docstrings() -> Iterator[tuple[str, str]]:
-    """(where, docstring) of every public module, class, function and method that has one."""
+    """(where, docstring) of every public module, class, function and method that has one. `where` is what an editor
+    shows beside a docstring: the file, the class and the signature."""
     for file in sorted(file for package in PACKAGES for file in Path(package).rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                name = "" if isinstance(node, ast.Module) else f", {node.name}"
-                if not name.startswith(", _") and (said := ast.get_docstring(node)):
-                    yield f"{file}{name}", said
+        yield from _of(ast.parse(file.read_text(encoding="utf-8")), f"{file}")
+
+
+def _of(node: ast.Module | ast.ClassDef | ast.FunctionDef, where: str) -> Iterator[tuple[str, str]]:
+    if said := ast.get_docstring(node):
+        yield where, said
+    for inner in node.body:
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef) and not inner.name.startswith("_"):
+            yield from _of(inner, f"{where}, {_signature(inner)}")
+
+
+def _signature(node: ast.ClassDef | ast.FunctionDef) -> str:
+    if isinstance(node, ast.ClassDef):
+        return f"class {node.name}"
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{node.name}({ast.unparse(node.args)}){returns}"
 
 
 def main() -> None:

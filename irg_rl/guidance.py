@@ -12,7 +12,7 @@ from torch import Tensor
 
 class Renorm(StrEnum):
     """Guidance can make a velocity larger. Therefore the guided velocity is scaled down to the norm of the unguided
-    velocity. This setting says over which numbers of the velocities the two norms are taken."""
+    velocity. This setting says whether the norms are computed over the whole image or for each token."""
 
     GLOBAL = "global"  # one norm over the whole image
     CHANNEL = "channel"  # one norm for each token

@@ -70,7 +70,8 @@ class Counting(Protocol):
     """A scorer that also counts events, such as texts that it had to cut off. The counts are logged as metrics."""
 
     def counts(self) -> dict[str, float]:
-        """Return the counts since the scorer was created: name of a metric -> number."""
+        """Return how often each kind of event, such as a text that was cut off, has happened since the scorer was
+        created: name of the event -> number."""
         ...
 
 

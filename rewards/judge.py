@@ -34,8 +34,8 @@ IS_TRUE = (
     'Here is a text about this image: "{reflection}" Is everything true that it says the image shows? '
     "Answer yes or no."
 )
-"""Question about a reflection. Its prompt is not part of the question, so the judge has to look at the image. A question
-of your own may have {prompt} in it."""
+"""Question about a reflection. The prompt is not part of it, so the judge has to look at the image. A question of your
+own may contain {prompt}."""
 IS_DONE = (
     'The first image was changed into the second one as this text asks: "{reflection}" Were all the changes made, and '
     "nothing else? Answer yes or no."

@@ -254,12 +254,15 @@ def generate(
 
 @app.command()
 def rollout(
-    checkpoint: Annotated[Path, typer.Argument(help="a run, for its last model, or one of its model folders")],
+    checkpoint: Annotated[Path, typer.Argument(help="a model folder, or a run (its last model is used)")],
     out: Annotated[Path, typer.Option(help="folder for the groups; an unfinished one is completed")],
     overrides: Overrides = None,
     groups: Annotated[int, typer.Option(min=1, help="prompts, each with rl.group_size trajectories")] = 64,
 ) -> None:
-    """Sample and score groups as RL would, into a folder that rl.rollouts takes (offline DPO)."""
+    """Sample and score groups in the same way as RL, and save them in a folder.
+
+    Offline DPO can learn from this folder: set rl.rollouts to its path.
+    """
     from irg_rl.commands.rollout import roll_out
 
     roll_out(checkpoint, out, groups, overrides or [])
@@ -318,7 +321,7 @@ def study(
 
     Studies that only test (turns, influence, credit, guidance, recovery, teacher) take one or more runs (their newest
     model) or checkpoints. Studies that train (schemes, modality, modes) take one run and make a fork of it for every
-    cell. Settings of the study are written study.key=value. All others are settings of the recipe, such as
+    measurement. Settings of the study are written study.key=value. All others are settings of the recipe, such as
     evaluation.prompts=64. A checkpoint outside of a run needs study.prompts=FILE and rewards.scorers=[...].
     """
     from irg_rl.commands.study import run_study

@@ -39,8 +39,8 @@ def model_folder(target: Path) -> Path:
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """Return the recipe of the run that contains the model folder. If the folder is not in a run, return the default
-    settings that `released` makes."""
+    """Return the recipe of the run that contains the model folder. If the folder is not in a run, return default
+    settings (see the function `released`)."""
     run = folder.parent.parent
     return Run.open(run).recipe if (run / "recipe.yaml").is_file() else released(folder)
 

@@ -50,7 +50,7 @@ class NormalisedOptions(PenaltyOptions):
 
 
 class RightOptions(Section):
-    """Options of schemes that need to know whether an image is right."""
+    """Options of those credit schemes that need to know whether an image is right (completely correct)."""
 
     perfect_scorer: str | None = None
     """Name of a scorer. An image is right if this scorer gives it a score of at least 1. null means the first scorer of

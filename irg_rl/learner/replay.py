@@ -107,8 +107,8 @@ class Replay:
 
     Args:
         encode: Converts the prompt text and the system text to token ids.
-        vit_resize: How the sampler resizes an image for the vision tower. None means: to the nearest multiples of the
-            ViT patch size that fit the position table of the ViT.
+        vit_resize: How the sampler resizes an image for the vision tower. With None, both sides become multiples of the
+            ViT patch size, as close to the old sides as the position table of the ViT allows.
     """
 
     def __init__(

@@ -104,8 +104,8 @@ class Examples:
 
 def describe(scene: Scene, rng: random.Random) -> str | None:
     """Return a true sentence about the objects of a scene, at random with or without their colours. Return None if the
-    scene is empty or has too many objects for a sentence. Also return None if the set of constraints (the objects and
-    relations) that the sentence states belongs to another split than train."""
+    scene is empty or has too many objects for a sentence. Also return None if a held-out prompt (validation, test or
+    hard) asks for the same objects and relations as the sentence."""
     colored = rng.random() < 0.7
     counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
     includes = sorted(counts.items())

@@ -191,8 +191,9 @@ def parse_reflection(text: str) -> ParsedReflection | None:
 
 @dataclass(frozen=True)
 class Sighting:
-    """A statement of a reflection about what its picture shows: objects like `thing` are in the cells `cells`, or these
-    cells cannot be read if `thing` is None. If `all_of_them` is True, the picture has no such object elsewhere."""
+    """A statement of a reflection about what its picture shows. It says that in each of the grid cells `cells` there is
+    an object that `thing` describes. If `thing` is None, it says instead that the content of these cells cannot be
+    recognised. If `all_of_them` is True, it also says that no such object is in any other cell."""
 
     thing: Thing | None
     cells: tuple[str, ...]

@@ -124,9 +124,9 @@ def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
-    """Return a scene (description of an image) for a prompt that has exactly `number` defects, all of kind `kind`. For
-    the kind `none`, return a correct scene. Return None if no such scene was found for this prompt. `metadata` is the
-    metadata of the prompt."""
+    """Return a scene (description of an image) that violates a prompt in exactly `number` places. All of these defects
+    are of the kind `kind`. For the kind `none`, return a correct scene. Return None if no such scene was found for the
+    prompt. `metadata` is the metadata of the prompt."""
     demand = parse_metadata(metadata)
     if kind == NONE:
         return sample_scene(metadata, rng)

@@ -3,8 +3,7 @@ how its result files are read.
 
 Each suite is a class in a file of this package. Users can add classes of their own, which are named by their import
 path. Suites do not use models: `commands/suite_images.py` draws the images. The images are scored by the official
-evaluator (in its own environment) or by a judge. `table.py` turns the scores into the reported numbers (figures) with
-intervals.
+evaluator (in its own environment) or by a judge. `table.py` turns the scores into the reported numbers with intervals.
 """
 
 NAMES = (
