@@ -111,8 +111,8 @@ class SlotBuffer:
         return self._refills < self.groups_per_update
 
     def admit(self, deadline: float) -> int:
-        """Take a slot for a new group and return the id of the group. Ids count up from 0 and never repeat. `deadline` is
-        the clock time after which the group counts as overdue. Raises RuntimeError if no slot is free."""
+        """Take a slot for a new group and return the id of the group. Ids count up from 0 and never repeat. After the
+        clock time `deadline`, the group counts as overdue. Raises RuntimeError if no slot is free."""
         if self.free == 0:
             raise RuntimeError(f"all {self.capacity} slots are in use; admit only while `free` is positive")
         slot = Slot(self._next_id, self.version, deadline)
