@@ -1,6 +1,7 @@
 """Reinforcement learning for models that think, draw, look at what they drew, and draw again.
 
-`irg_rl.api` has what a notebook needs. Its names are offered here and loaded at first use: torch takes seconds.
+The functions and classes of `irg_rl.api`, which a notebook needs, can also be imported from `irg_rl`. They are loaded
+only when they are first used, because loading torch takes seconds.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -9,9 +9,10 @@ UPDATES = "RL update"
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure of the report. `pattern` is a regular expression that matches the names of the logged numbers to draw.
-    The expression may have a group named `line` and a group named `panel`. The text that `line` matches names the line
-    of a number, and the text that `panel` matches names its panel (a part of the figure)."""
+    """One figure of the report. It draws the logged numbers whose names match the regular expression `pattern`. The
+    expression may have groups named `line` and `panel`. A figure may have several panels (parts) with several lines.
+    The text that the group `panel` matches says in which panel a number is drawn. The text that the group `line`
+    matches says on which line."""
 
     title: str
     stages: str

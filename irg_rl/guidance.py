@@ -42,9 +42,11 @@ def guide(
         w = u + s_t (v - u);   out = w_i + s_i (w - w_i) if s_i > 1, else w
 
     v is the velocity with the full context, u the velocity without the last text, and w_i the velocity without images.
-    s_t is `text_scale` and s_i is `image_scale`. Then `out` is multiplied by |v| / |out|, clamped to [renorm_min, 1],
-    so this step never makes it larger. `renorm` says over which numbers the norms are taken. If `renorm` is
-    `text_channel`, w is scaled in this way instead of `out`.
+    s_t is `text_scale` and s_i is `image_scale`.
+
+    Then `out` is multiplied by |v| / |out|, clamped to [renorm_min, 1], so this step never makes it larger. `renorm`
+    says whether the norms are computed over the whole image or for each token. If `renorm` is `text_channel`, w is
+    scaled in this way before image guidance, and `out` is not scaled.
 
     Raises ValueError if text_scale <= 1. BAGEL would then skip image guidance without a message.
     """

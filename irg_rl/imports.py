@@ -1,11 +1,11 @@
-"""Imports classes and functions that recipes name, such as `my_scorers:Class`. A module is searched first in the
-program's own packages, and last among the user's modules.
+"""Imports classes and functions that recipes name, such as `my_scorers:Class`.
 
-The user's folder may contain a `rewards.py` or `sft/` of its own, which must not replace the program's packages. So
-child processes (Ray's workers, the embedded judge) start with the folder of the program's packages first in the import
-path, and without the working folder. A user's module is searched in all installed packages first, then in the folder of
-the recipe, and then in the working folder. Every process searches in this order when it imports an object that a recipe
-names.
+A module is searched in this order: in the program's own packages, in all other installed packages, in the folder of the
+recipe, and in the working folder. Every process searches in this order when it imports an object that a recipe names.
+
+The program's packages come first, because the user's folder may contain a `rewards.py` or `sft/` of its own, which must
+not replace them. For the same reason, child processes (Ray's workers, the embedded judge) start with the folder of the
+program's packages first in the import path, and without the working folder.
 """
 
 import difflib

@@ -3,9 +3,11 @@ is compared with the worst.
 
 A trajectory is a list of segments; a segment is one text or one image. A *fork* is a point where trajectories that
 share all earlier segments (the same Python objects) continue with different segments. Each continuation is a *branch*.
-Trajectories that share only the prompt have their fork at segment 0. If a branch forks again, its value is the mean of
-the values of the branches inside it, as in the package `irg_rl.credit`. So one lucky trajectory does not make a branch
-look better.
+Trajectories that share only the prompt have their fork at segment 0.
+
+Every trajectory has a value, which the caller gives. A branch with one trajectory has the value of this trajectory. If
+a branch forks again, its value is the mean of the values of the branches inside it, as in the package `irg_rl.credit`.
+So one lucky trajectory does not make a branch look better.
 
 A pair consists of the best trajectory of the better branch and the worst trajectory of the worse branch. The two differ
 only in the segments after the fork, and only these segments are trained.
@@ -36,7 +38,7 @@ class Pair:
 @dataclass(frozen=True)
 class Pairs:
     """The preference pairs that `find_pairs` found in one group (several trajectories of one prompt). `ties` is the
-    number of pairs that it left out because the values of their two branches were too close."""
+    number of pairs that were left out because the values of their two branches were too close."""
 
     found: list[Pair]
     ties: int = 0

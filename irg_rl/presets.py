@@ -11,8 +11,10 @@ their sources:
                  guided like the first image.
     cfg-free     As bagel-t2i, but without guidance: one model call per step.
 
-`text_scale` applies to every image, `image_scale` only to refinements. Intervals are (low, high] of the time after the
-shift. 50 points are 49 Euler steps without noise. At temperature 0 the most likely token is taken.
+The guidance scale `text_scale` applies to every image, and `image_scale` only to refinements. Guidance is used only at
+the flow times t inside an interval (low, high], that is, low < t <= high. Here t is the time after the shift, which
+moves the time points of the denoising. 50 time points are 49 Euler steps. No noise is added in these steps. At
+temperature 0, the most likely token is taken.
 """
 
 import copy

@@ -63,8 +63,8 @@ def require_prompt(text: str, where: str) -> str:
 
 @dataclass(frozen=True)
 class PromptOrder:
-    """The order in which RL uses its prompts. In every epoch the prompts have a new random order. An epoch is as many
-    groups as there are prompts.
+    """The order in which RL uses its prompts. A group is all trajectories that are sampled from one prompt. An epoch
+    consists of N groups if there are N prompts. In every epoch, the prompts have a new random order.
 
     `mix` maps the tag of a prompt (the field `tag` of its metadata) to a weight. A prompt with the weight 3 is used
     three times as often as a prompt with the weight 1. Prompts whose tag is not in `mix` have the weight 1. If all

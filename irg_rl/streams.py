@@ -1,8 +1,8 @@
 """Named streams of random numbers. The numbers depend only on the name of the stream, not on the order of calls or on
 the process.
 
-The name is hashed to the 128-bit key of a counter-based generator (Philox). The CPU generator of torch keeps only 32
-bits of its seed, which is too few for millions of streams.
+The name is hashed to the 128-bit key of a counter-based generator (Philox). The CPU generator of torch is not used,
+because it keeps only 32 bits of its seed. This is too few for millions of streams.
 """
 
 import hashlib

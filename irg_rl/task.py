@@ -186,7 +186,8 @@ class World(Task[Settings]):
     @property
     @abstractmethod
     def rows(self) -> Mapping[str, int]:
-        """Return name of a learning mode (type of SFT rows) -> how many rows of this type are made before SFT."""
+        """Return how many SFT rows are made before SFT, as a mapping: name of a learning mode (type of row) -> number
+        of rows of this type."""
 
     @property
     @abstractmethod

@@ -60,8 +60,8 @@ def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
 
 def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsHook | None = None) -> Any:
     """Parse a JSON text, and return its value. `where` says where the text comes from; error messages begin with it. If
-    `finite` is true, NaN and infinity are errors. `pairs` is a function that converts the list of (name, value) pairs
-    of a JSON object to the value that is returned for the object. If it is None, the value is a dict.
+    `finite` is true, NaN and infinity are errors. If `pairs` is None, a JSON object becomes a dict. Otherwise, `pairs`
+    is a function that gets the (name, value) pairs of a JSON object as a list, and returns what the object becomes.
 
     Raises InputError if the text is not JSON, if it is nested deeper than MOST_DEPTH, or if a whole number has more
     than MOST_DIGITS digits.

@@ -94,9 +94,9 @@ class SamplingLaw:
     because the stored log-probabilities are correct only for it. The flow times of the steps are not stored here but in
     the segments.
 
-    `kind`, `noise_level` and `t_second` are None if this object describes only how the texts were sampled. The images
-    then have no recorded denoising steps. The learner cannot compute their log-probabilities again, and they may have
-    been generated in any way.
+    `temperature` describes how the texts were sampled. `kind`, `noise_level` and `t_second` describe the noisy
+    denoising steps. If these three are None, no denoising steps were recorded. The learner then cannot compute
+    log-probabilities of images, so it does not matter how the images were generated.
     """
 
     temperature: float

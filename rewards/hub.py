@@ -2,9 +2,9 @@
 often.
 
 A failed score stays None (invariant 2 of the project). The hub asks again for exactly the images that failed, a limited
-number of times. If a scorer fails on too many images, the run stops with its last error, instead of training on the
-images that were scored. The hub returns the scores of every scorer. It does not combine them into a reward;
-irg_rl/credit/ does.
+number of times. If a scorer fails on too many images, the run stops and shows the scorer's last error. Otherwise, the
+model would be trained on only those images that happened to get a score. The hub returns the scores of every scorer. It
+does not combine them into a reward; irg_rl/credit/ does.
 """
 
 import math
@@ -61,8 +61,9 @@ class RewardHub:
     """Scores images with every scorer in `specs` (ScorerSpec objects, or plain dicts).
 
     retries: how often the failed images of a call are scored again.
-    max_failure_share: largest allowed share of images that failed in all tries, among the last `window` images of a
-    scorer. The share is checked as soon as a scorer has seen `min_images` images.
+    max_failure_share: largest allowed share of failed images. An image has failed if it has no score after all tries.
+    The share is computed over the last `window` images of each scorer.
+    min_images: the share is not checked before a scorer has seen this number of images.
     """
 
     def __init__(

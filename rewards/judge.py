@@ -120,8 +120,8 @@ class JudgeScorer:
         return self._yes([(self._filled(self.question, p), (i,)) for i, p in zip(images, prompts, strict=True)])
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
-        """Return one score in [0, 1] per reflection: how sure the judge is that everything is true that `texts[i]` says
-        about `images[i]`."""
+        """Return one score in [0, 1] per reflection. It says how sure the judge is that all statements of the text
+        `texts[i]` about `images[i]` are true."""
         require_pairs(images, prompts)
         return self._yes([
             (self._filled(self.reflection_question, prompt, text), (image,))
@@ -150,9 +150,9 @@ class JudgeScorer:
         return re.sub(r"\{(prompt|reflection)\}", lambda found: parts[found[1]], question)
 
     def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> list[Preference | None]:
-        """Return one Preference per prompt. It says how probable it is, by the judge, that `first[i]` fits the prompt
-        better than `second[i]`. The judge is asked twice, once in each order of the images. The entry is None if one of
-        the two questions failed."""
+        """Return one Preference per prompt: the probability that `first[i]` fits the prompt better than `second[i]`, in
+        the opinion of the judge. The judge is asked twice, once in each order of the images. The entry is None if one
+        of the two questions failed."""
         require_pairs(first, prompts)
         require_pairs(second, prompts)
         questions = []

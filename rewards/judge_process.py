@@ -16,8 +16,9 @@ from rewards.base import ScorerUnavailable
 class JudgeProcess:
     """The embedded judge in a child process: `with JudgeProcess(mind) as judge: ... judge.base_url`.
 
-    `mind` is the import path of the function that computes the answers of the judge, and `errs` the share of answers
-    that are turned around (see rewards/judge_server.py).
+    mind: the import path of the function that computes the answers of the judge.
+    errs: the share of answers that are replaced by their opposite (see rewards/judge_server.py).
+
     Raises ScorerUnavailable if the server does not start within `start_timeout` seconds, or cannot start (for example,
     because the port is taken). The child runs until its stdin closes. This stdin is a pipe from the parent process, so
     the child ends even if the parent is killed with kill -9.

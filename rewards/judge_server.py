@@ -1,6 +1,6 @@
-"""The embedded judge: an HTTP server on 127.0.0.1 with the OpenAI chat interface. No language model runs in it. Its
-answers are computed by a Python function of the task, which is called the mind. `irg_rl.task.Mind` is the type of this
-function, and `World.mind` in irg_rl/task.py has its import path.
+"""The embedded judge: an HTTP server on 127.0.0.1 with the OpenAI chat interface. No language model runs in it. The
+task has a Python function that computes the answers. This function is called the mind. Its type is `irg_rl.task.Mind`,
+and `World.mind` in irg_rl/task.py has its import path.
 
 The judge gets only what a real multimodal model would get: an HTTP request with a question in plain words and one or
 two images. It never gets the id or the metadata of a prompt. The server answers `POST /v1/chat/completions`, `GET
@@ -165,9 +165,10 @@ class Listener(ThreadingHTTPServer):
         super().__init__((host, port), Handler)
 
     def think(self, question: str, images: tuple[Image, ...]) -> Answer:
-        """Return the answer to the question about the images. The function `mind` of the task computes it. It makes
-        random errors, as a real judge would; the seed of the server determines them. A share `errs` of the answers is
-        turned around, always the same ones for the same seed."""
+        """Return the answer to the question about the images. The function `mind` of the task computes it. This
+        function makes random errors of its own, as a real judge would. In addition, the server replaces a share `errs`
+        of the answers by their opposite. The seed of the server determines all these errors. So the same question about
+        the same images always gets the same answer."""
         answer = self.mind(question, images, self.seed)
         digest = hashlib.sha256(f"errs {self.seed}\n{question}\n".encode() + b"".join(i.tobytes() for i in images))
         return turned_around(answer) if random.Random(digest.digest()).random() < self.errs else answer
@@ -176,9 +177,12 @@ class Listener(ThreadingHTTPServer):
 class JudgeServer:
     """The embedded judge as a context manager. It runs in threads of this process.
 
-    mind: the function of the task that computes the answers. seed: determines the random errors in the answers. port: 0
-    takes any free port. errs: share of answers that are turned around, see `turned_around`. Raises ScorerUnavailable if
-    the port is taken or not allowed.
+    mind: the function of the task that computes the answers.
+    seed: determines all random errors in the answers.
+    port: the port of the server. With 0, any free port is taken.
+    errs: share of answers that are replaced by their opposite, see `turned_around`.
+
+    Raises ScorerUnavailable if the port is taken or not allowed.
     """
 
     def __init__(

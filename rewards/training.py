@@ -121,9 +121,9 @@ def differences(values: Float[Tensor, "B K"]) -> Float[Tensor, "B*P"]:
 
 
 def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, ""]:
-    """Return the loss of the preference training of HPS: the mean over all pairs of pictures of one prompt of -log
-    softmax(scale * cosine)[preferred]. The softmax is over the two pictures of a pair, so it is a sigmoid of their
-    difference."""
+    """Return the loss of the preference training of HPS. For each pair of pictures of one prompt, the loss is -log
+    softmax(scale * cosine)[preferred], where the softmax is over the two pictures. So the softmax is a sigmoid of the
+    difference of their logits. The result is the mean over all pairs."""
     logits = tower.model.logit_scale.exp() * differences(cosines(tower, rankings))
     preferred = differences(torch.tensor([ranking.liking for ranking in rankings])) > 0
     return binary_cross_entropy_with_logits(logits, preferred.float())
@@ -131,9 +131,9 @@ def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tenso
 
 @torch.no_grad()
 def fit_scale(tower: TwoTower, rankings: Sequence[Ranking]) -> None:
-    """Set the logit scale, before the fine-tuning, to the power of two from 1 to 128 with which the model predicts the
-    preferences in `rankings` best. The scale that the model has from its contrastive training is too large: with it,
-    the model would be far too sure about pairs of pictures for one prompt."""
+    """Set the logit scale of the model before the fine-tuning. The scale that the model has from its contrastive
+    training is too large: with it, the model would be far too sure about pairs of pictures for one prompt. All powers
+    of two from 1 to 128 are tried. The one that predicts the preferences in `rankings` best is chosen."""
     losses = {}
     for scale in (2.0**k for k in range(8)):
         tower.model.logit_scale.fill_(math.log(scale))

@@ -12,9 +12,9 @@ class VerifierScorer:
     """Scores images with the graded score of the task's verdict. If the task cannot judge an image, the score is None,
     which counts as a failure.
 
-    `task`, `task_options`, `seed` and `image_size` (height, width) are those of the recipe. `right` is added to the
-    score of every image that is right. A graded score hardly tells an image with one small defect from a right one, and
-    `right` makes this difference larger.
+    `task`, `task_options`, `seed` and `image_size` (height, width) are those of the recipe. `right` is a bonus: it is
+    added to the score of every image whose verdict is "right". Without it, an image with one small defect has nearly
+    the same score as a right image.
     """
 
     def __init__(

@@ -46,10 +46,10 @@ class Record:
 
 
 def window(noise: NoiseRecipe | None, points: int, seed: int, iteration: int) -> list[int]:
-    """Return the indices of those denoising steps of an image that add noise. `points` is the number of time points,
-    one more than the number of steps. `iteration` is the number of the RL update; some settings move the noisy steps
-    with it. The list is empty if `noise` is None. All images of a group in one turn get the same `seed`, so they have
-    the same noisy steps."""
+    """Return the window of an image: the indices of its denoising steps that add noise. It is empty if `noise` is None.
+    `points` is the number of time points, one more than the number of steps. `iteration` is the number of the RL
+    update. With some settings, the window moves from one update to the next. All images of a group in one turn get the
+    same `seed`, so they have the same window."""
     if noise is None:
         return []
     # the last step of CPS is deterministic and has no density
@@ -76,9 +76,10 @@ def draw_images(
 ) -> tuple[Float[Tensor, "R N D"], list[Record]]:
     """Draw one image per row. Returns the final latents, on `device`, and for each row a record of its noisy steps.
 
-    velocity: function velocity(x, t) of the model for all rows at one time, with or without guidance.
-    starts: for each row, the random stream of the initial noise. noises: for each row, the random stream of all later
-    noise.
+    velocity: function velocity(x, t) of the model, with or without guidance. It takes the latents x of all rows and one
+    flow time t, which is the same for all rows.
+    starts: for each row, the random stream of the initial noise.
+    noises: for each row, the random stream of all later noise.
     windows: windows[r] lists the noisy steps of row r.
     record_steps: if it is False, the records stay empty.
     """

@@ -49,9 +49,9 @@ class Request:
             raise ValueError(f"reflections belong to turns 1 and up, given for turns {sorted(self.reflections)}")
 
     def owner(self, turn: int) -> int:
-        """Return the number of the sample whose random numbers this request uses in this turn. Usually, this is the
-        request's own sample. If several samples of a group share this turn because they fork later, it is the first of
-        them."""
+        """Return the number of the sample whose random numbers this request uses in this turn. Several samples of a
+        group share a turn if they fork later. They all use the random numbers of the first of them. If the turn is not
+        shared, the request uses those of its own sample."""
         return self.sample - self.sample % prod(ways for at, ways in self.forks.items() if at > turn)
 
     def noise(self, turn: int) -> Noise:

@@ -94,8 +94,8 @@ class RowEncoder:
         encoding its images. The number includes the boundary tokens before and after every text and image. It also
         includes all noise blocks: the noisy copies of those images that the model learns to draw.
 
-        `noise_blocks` has two numbers: how many noise blocks a first image gets, and how many an image gets that has
-        images before it.
+        `noise_blocks` has two numbers: the number of noise blocks of a first image, and that of a refined image (one
+        that comes after an image that the model sees).
 
         The number is for a row without condition dropout (hiding parts of the row at random in training). With dropout
         of mode `irg`, a row can be shorter. With dropout of mode `branch`, it can be longer, because texts are then

@@ -2,19 +2,24 @@
 training stage.
 
 A target image (an image that the model learns to draw) becomes one or more *noise blocks*: noisy copies of the image,
-each with its own flow time. All of them follow the context in which the image is drawn. Classifier-free guidance also
-evaluates the model on shorter contexts, which are called branches here. Condition dropout trains these branches: it
-lets a noise block see only such a shorter context. In mode `branch`, dropout changes only what noise blocks see: all
-texts stay in the pack and keep their cross-entropy loss. For each noise block, one of the following contexts is drawn
-independently at random. Which contexts are possible depends on whether the image is a first image or a refinement:
+each with its own flow time. Without dropout, a noise block sees the context in which its image is drawn: everything
+before the image.
+
+Classifier-free guidance also evaluates the model on shorter contexts, which are called branches here. Condition dropout
+trains these branches: it lets some noise blocks see only a shorter context. There are two modes of dropout.
+
+Mode `branch` changes only what noise blocks see. All texts stay in the pack and keep their cross-entropy loss. For each
+noise block, one of the following contexts is drawn independently at random. Which contexts are possible depends on
+whether the image is a first image or a refinement:
 
     full        everything before the image
     all_text    only the system text                        (first image: guidance without text)
     last_text   all but the reflection before the image     (refinement: guidance without text)
     image       all texts, but no condition image           (refinement: guidance without image)
 
-As at inference, the positions of the tokens have no gaps where something is left out. Dropout in mode `irg` works in
-another way: it drops single texts and images of the row, and leaves gaps in the rope positions where images were. The
+As at inference, the positions of the tokens have no gaps where something is left out.
+
+Mode `irg` drops single texts and images of the row, and leaves gaps in the rope positions where images were. The
 original code of IRG does the same.
 """
 
@@ -56,9 +61,9 @@ class RowLayout:
     learns to draw is added as noise blocks (noisy copies). All random draws use the generator that is passed with the
     rows.
 
-    `noise_blocks` has two numbers: how many noise blocks a first image gets, and how many an image gets that has images
-    before it. `system` has the token ids of the system text. Every row begins with this text, as every sampled
-    trajectory does. None means that there is no system text.
+    `noise_blocks` has two numbers: the number of noise blocks of a first image, and that of a refined image (one that
+    comes after an image that the model sees). `system` has the token ids of the system text. Every row begins with this
+    text, as every sampled trajectory does. None means that there is no system text.
     """
 
     def __init__(self, dropout: Dropout, noise_blocks: tuple[int, int], shift: float, system: list[int] | None = None):

@@ -1,6 +1,6 @@
-"""AWM: advantage-weighted matching (arXiv 2509.25050) on trajectories. Its loss is a clipped policy loss. This loss
-needs the log-probability of a drawn image. AWM uses the negative flow-matching error of the image as this
-log-probability."""
+"""AWM: advantage-weighted matching (arXiv 2509.25050) on trajectories. AWM trains images with a clipped policy loss.
+This loss needs the log-probability of a drawn image. AWM uses the negative flow-matching error of the image in its
+place."""
 
 from typing import Literal
 

@@ -151,8 +151,8 @@ class RankContext:
 
     def require_law(self, trajectories: Sequence[Trajectory]) -> None:
         """Raise RatioError if a trajectory was sampled with another `law` than the learner's. A law consists of the
-        sampling settings on which log-probabilities depend, such as the temperature. If `offline` is true, only the
-        settings of texts are checked."""
+        sampling settings on which log-probabilities depend, such as the temperature. If the attribute `offline` is true
+        (other weights may have sampled the groups), only the settings of texts are checked."""
         (require_texts_law if self.offline else require_law)(trajectories, self.law)
 
     def trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
@@ -316,14 +316,16 @@ class Algorithm(Generic[Options]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], Any]]:
-        """Split the scored groups of an update into at most `parts` minibatches. For each minibatch, yield (packs of
-        this rank, loss), with which one optimizer step is made. A pack is the token sequence of one forward pass.
+        """Split the scored groups of an update into at most `parts` minibatches. For each minibatch, yield a pair
+        (packs, loss). One optimizer step is made with each pair. `packs` are the packs of this rank. A pack is the
+        token sequence of one forward pass.
 
-        Each pair (packs, loss) is computed only after the optimizer step of the pair before it. If nothing is yielded,
-        the update is skipped. The method may add numbers for the log to `metrics`.
+        Each pair is computed only after the optimizer step of the pair before it. If nothing is yielded, the update is
+        skipped. The method may add numbers for the log to `metrics`.
 
-        Each yielded loss is a function of the model's output for a pack, the index of the pack, and the denominators
-        summed over all ranks. It returns an object of the class `Loss`. The yielded loss also has a method
+        Each yielded `loss` is a function. Its arguments are the model's output for a pack, the index of the pack, and
+        the denominators summed over all ranks. A denominator is a count, such as the number of trained tokens, by which
+        a sum of losses is divided. The function returns an object of the class `Loss`. It also has a method
         `denominators()`, which returns the denominators of this rank alone.
         """
         raise NotImplementedError

@@ -1,16 +1,16 @@
 """DPO on trajectories: token DPO on the texts after a fork, plus flow-DPO on the images after the fork. A fork is the
-point where trajectories with the same beginning separate.
+point where trajectories with the same beginning separate. A pair consists of two trajectories that separate at a fork:
+a chosen one from the better branch, and a rejected one from the worse branch.
 
-Both trajectories of a pair are in one pack (the token sequence of one forward pass), because the loss of a pair is not
-a sum over tokens. Segments that both trajectories share are only context and have no loss: their log-probabilities are
-the same on both sides and would cancel. If both trajectories have an image in a turn, both images get the same noise
-and times and are compared. If one trajectory has stopped earlier, the image of the other trajectory has no counterpart
-and no loss.
+The loss of a pair is not a sum over tokens. So both trajectories of a pair are in one pack (the token sequence of one
+forward pass). Segments that both trajectories share are only context and have no loss. Their log-probabilities are the
+same on both sides, so they would cancel. If both trajectories have an image in a turn, the two images are compared,
+with the same noise and times. If one trajectory has stopped earlier, the image of the other trajectory has no
+counterpart and no loss.
 
 The margin of a pair says how much more the trained model prefers the chosen trajectory than the reference model does.
-For images it is a mean over times. The log-sigmoid is applied to the margin of each pair, and then the pairs are
-averaged: text losses over the pairs that have texts to compare, image losses over the pairs that have images to
-compare.
+For images it is a mean over times. The log-sigmoid is applied to the margin of each pair. Then the text losses are
+averaged over the pairs that have texts to compare, and the image losses over the pairs that have images to compare.
 
 Letters in shapes: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers per latent token.
 """
@@ -158,8 +158,8 @@ class DPO(Algorithm[DPOSettings]):
 
 @dataclass
 class PairPack:
-    """A pack (the token sequence of one forward pass) that contains whole preference pairs. In `trajectories`, number 2
-    p is the chosen trajectory of pair p, and number 2 p + 1 is the rejected one."""
+    """A pack (the token sequence of one forward pass) that contains whole preference pairs. The chosen trajectory of
+    pair p is `trajectories[2 * p]`. The rejected one is `trajectories[2 * p + 1]`."""
 
     replay: ReplayPack
     trajectories: list[Trajectory]

@@ -74,8 +74,8 @@ class JointAlgorithm(Algorithm[Options]):
     image's steps. It may also replace the loss of tokens."""
 
     def text_loss(self, tokens: PackTexts) -> Float[Tensor, "B T"]:
-        """Return the loss of every token, including the KL term. The losses are summed later. It is the clipped policy
-        loss that `rl.text_loss` names."""
+        """Return the loss of every token. It is the clipped policy loss that `rl.text_loss` names, plus the KL term.
+        The losses are summed later."""
         shared = self.shared
         low, high = shared.clip_text
         return text.policy_loss(
@@ -153,9 +153,9 @@ class JointLoss:
         self._reference = reference if algorithm.needs_reference else None
 
     def denominators(self) -> dict[str, float]:
-        """Return the denominators of the loss on this rank: for "text" the denominator of the loss `rl.text_loss` (for
-        example the number of trained tokens), and for "image" the number of trained (image, step) pairs. The engine
-        sums them over all ranks."""
+        """Return the denominators of the loss on this rank. "text" is the denominator that belongs to the text loss
+        `rl.text_loss`, for example the number of trained tokens. "image" is the number of trained (image, step) pairs.
+        The engine sums both over all ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
             texts = [ref for ref in replay.texts if self._advantage(ref) is not None]

@@ -131,7 +131,9 @@ class Learner:
 
         The first groups must pass `check_ratio`. This method calls it if it was not called before.
 
-        Raises RatioError, NonFiniteError, and, after EMPTY_UPDATES skipped updates in a row, InputError.
+        Raises RatioError if `check_ratio` fails, or if a group was sampled with other settings than the learner's.
+        Raises NonFiniteError if too many optimizer steps in a row are not finite. Raises InputError if EMPTY_UPDATES
+        updates in a row were skipped.
         """
         if not self._checked:
             self.check_ratio(*groups)

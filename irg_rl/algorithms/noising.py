@@ -2,12 +2,14 @@
 
     x_t = (1 - t) drawn + t noise
 
-`drawn` is the final latent of the sampler at t = 0, from which the pixels were decoded. It is a sample of the old
-policy. `latent` is different: it is made by encoding the pixels again, and later turns see it as the image. It is a
-sample from the autoencoder's posterior and contains the error of the autoencoder.
+An image is stored as two latents. `drawn` is the latent at t = 0 that the sampler has drawn, and the pixels were
+decoded from it. It is a sample of the old policy. `latent` was made by encoding the pixels again, and later turns see
+it as the image. It is a sample from the autoencoder's posterior and contains the error of the autoencoder. So the
+training uses `drawn`.
 
 The denoising steps of the sampler are not needed. So the sampler may use any time grid, guidance, and noise or no
-noise. x_t and t replace the state and time of a recorded step (`x`, `t`), so replay packs are built as for GRPO.
+noise. x_t and t are stored where the state `x` and the time `t` of a recorded step would be. So replay packs are built
+as for GRPO.
 
 Letters in shapes: S noise levels of an image, N latent tokens, D numbers per latent token.
 """
@@ -160,9 +162,9 @@ def noised(
     """Return copies of the groups that have fresh noise in place of denoising steps. Images without an advantage get no
     noise.
 
-    The random numbers of noise and times depend on (seed, update, group, sample, index of the segment). If several
-    trajectories share a segment, it gets noise only once, with the sample number of the first of these trajectories,
-    and they still share it afterwards.
+    The random numbers of noise and times depend on (seed, update, group, sample, index of the segment). An image that
+    several trajectories share gets noise only once. Its random numbers then depend on the sample number of the first of
+    these trajectories. The copies of the trajectories share the image, too.
     """
     known: dict[int, ImageSegment] = {}
     return [

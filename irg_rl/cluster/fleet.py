@@ -153,8 +153,8 @@ class Fleet:
         return len(self._known)
 
     def lap(self) -> float:
-        """Return how many seconds an actor has worked on average since the last call of `lap`. Only units that have
-        finished are counted.
+        """Return how many seconds the actors have worked since the last call of `lap`, as a mean over all actors. Only
+        units (method calls) that have finished are counted.
         """
         taken, self._worked = self._worked, 0.0
         return taken / self.settings.size
@@ -226,9 +226,9 @@ class Fleet:
         """Call a method on every living actor, and return the answers in the order of the actors. An actor that is busy
         answers when its current unit has finished. An actor that is starting answers after `prepare`.
 
-        An actor that dies or does not answer within `timeout` seconds is left out of the answers. It is killed and
-        restarted with `prepare`. So if this call sends new data that `prepare` sends too (for example weights), give
-        the new data to `prepare` *before* this call.
+        An actor that dies or does not answer within `timeout` seconds is left out of the answers. It is killed, and a
+        new actor is started with `prepare`. The new actor does not get this call. So if the call sends new data, for
+        example weights, first make sure that `prepare` sends the new data, too.
         """
         living = [m for m in self._members if m.actor is not None]
         calls = [(member, getattr(member.actor, method).remote(*args)) for member in living]

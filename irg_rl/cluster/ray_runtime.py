@@ -54,8 +54,8 @@ class RaySettings:
 
 
 def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
-    """Start actor number `index` and return its handle. `ActorProxy` exists only for type checkers. At run time the
-    handle is an `ActorHandle`.
+    """Start actor number `index` and return its handle. At run time, `factory` returns an `ActorHandle`. Its declared
+    type is another one, `ActorProxy`, only for type checkers.
     """
     return cast(ActorHandle, factory(index))
 
@@ -178,8 +178,8 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
 
 
 def reason_of(error: BaseException) -> str:
-    """Describe an error in one line. The description contains the first line of the message, or the last line if the
-    constructor of an actor raised the error.
+    """Describe an error in one line. If the constructor of an actor raised the error, the line contains the last line
+    of the message. Otherwise it contains the name of the error and the first line of the message.
     """
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and error.actor_init_failed:

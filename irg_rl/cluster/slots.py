@@ -1,5 +1,5 @@
 """The slot buffer limits the staleness of samples by counting the groups that are in progress. A group is all samples
-of one prompt. The buffer only stores the state of each group. It has no tasks, actors or tensors.
+of one prompt. The buffer stores only the state of each group. It does not sample or train, and it holds no tensors.
 
 An update trains on B groups and makes a new version of the weights. Samples may be at most S versions old. The buffer
 has (S + 1) * B slots, and each group in progress uses one.
@@ -8,10 +8,10 @@ has (S + 1) * B slots, and each group in progress uses one.
                  |          |         (slot freed when the new weights are published and acknowledged)
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
-Groups are consumed in the order of their admission. So a group that is admitted at version a has at most (S + 1) * B -
-1 groups before it. Each update takes the B oldest groups. So the group is consumed at version a + S at the latest. The
-consumer still checks the age, because an update may train on fewer than B groups if too many groups have equal rewards
-for all samples.
+Groups are trained in the order of their admission, and each update takes the B oldest groups. When a group is admitted
+at version a, at most (S + 1) * B - 1 groups are before it. So it is trained at version a + S at the latest. However, an
+update may train on fewer than B groups, if too many groups have equal rewards for all their samples. So the age of a
+group is still checked when the group is taken.
 
 At every moment: admitted = trained + dropped + cancelled + in flight (invariant 3 of docs/architecture.md).
 """

@@ -1,4 +1,4 @@
-"""`irg-rl`: one command per thing a researcher does."""
+"""`irg-rl`: the commands of the program, one for each task of a researcher."""
 
 import os
 import sys
@@ -158,8 +158,9 @@ def compare(
 ) -> None:
     """Compare RL with its baselines, for each seed and for all seeds pooled. Writes a table and JSON.
 
-    The baselines: the SFT checkpoint that all runs share, SFT continued if `irg-rl baseline` has made it, the best
-    of several first images (of 2, and of as many as RL renders), and the runs given by --against.
+    The baselines are the SFT checkpoint that all runs share, the continued SFT of `irg-rl baseline` if it was made, the
+    best of several first images, and the runs given by --against. The best is chosen from 2 images, and from as many
+    images as RL draws per prompt.
     """
     from irg_rl.driver.compare import compare_runs, named_runs
 
@@ -220,9 +221,10 @@ def generate(
 ) -> None:
     """Think, draw, look, redraw: write the text and image of every turn, and a JSON file with all settings.
 
-    Settings are those of the checkpoint's run. A folder outside of a run is sampled with --preset irg. Options of this
-    command replace them: first --preset, then the single options. With --suite and --prompts, it writes one tree per
-    turn in the layout of the benchmark's evaluator. A second call draws what is missing.
+    The settings are those of the run that contains the checkpoint. A checkpoint outside of a run is sampled with the
+    preset irg. The options of this command replace these settings: first --preset, then the single options. With
+    --suite and --prompts, the command draws the images of a benchmark. It writes one folder per turn, in the layout
+    that the benchmark's evaluator reads. A second call draws what is missing.
     """
     from irg_rl.commands.generate import generate_to
     from irg_rl.commands.suite_images import generate_suite
@@ -278,7 +280,8 @@ def parity(
 ) -> None:
     """Measure the difference between replayed and sampled log-probabilities, per turn, modality and denoising step.
 
-    Cases: 1 to n turns, batches of 1 and 16, whole and split packs, the model itself and with adapters.
+    This is measured for 1 to n turns, for batches of 1 and 16, for packs that contain whole or cut trajectories, and
+    for the model without and with adapters.
     """
     from irg_rl.commands.parity import measure_parity
 

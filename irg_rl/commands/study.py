@@ -144,8 +144,9 @@ def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
 
 
 def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
-    """Return a dict with one text for each checkpoint in `subjects`. The text says with which settings the checkpoint
-    is evaluated. If these settings differ between checkpoints, one more text warns about this."""
+    """Return a dict with one entry for each checkpoint in `subjects`. Its key contains the label of the checkpoint, and
+    its value is a text that says with which settings the checkpoint is evaluated. If these settings differ between
+    checkpoints, the entry "warning" says so."""
     told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
     if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
         told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"
@@ -278,12 +279,13 @@ def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe
 
 
 def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Prompt]:
-    """Return the prompts of the study. Their number is the number that the study needs, or `evaluation.prompts` of the
-    recipe if the study does not say how many it needs.
+    """Return the prompts of the study. If the study says how many prompts it needs, that many are returned. Otherwise
+    `evaluation.prompts` of the recipe says how many.
 
-    The prompts come from the file that the user names, or from a file of the run. If the file of the run has too few
-    prompts and the task is a `World` (a task that makes its own data), the task makes more. If there are still too few,
-    the function returns fewer prompts. Raises InputError if the file with the prompts does not exist.
+    If the user names a file, the prompts come from this file. Otherwise they come from a file of the run. If the file
+    of the run has too few prompts and the task is a `World` (a task that makes its own data), the task makes more. If
+    there are still too few, the function returns fewer prompts. Raises InputError if the file with the prompts does not
+    exist.
     """
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None

@@ -10,8 +10,9 @@ from irg_rl.sections import Section
 
 
 def options_of(kind: type[Section], given: Any, setting: str) -> Section:
-    """Check the options in `given` and return them as an object of the settings class `kind`. Missing options get
-    their defaults; null means no options. `setting` is the name of these options in the recipe, such as rl.options.
+    """Check the options in `given` and return them as an object of the settings class `kind`. Options that are not
+    given get their defaults. If `given` is None (null in the recipe), all options get their defaults. `setting` is the
+    name of these options in the recipe, such as rl.options.
 
     Raises ExplainedError if there are mistakes. The error has one line per mistake. Each line names the setting. If the
     setting is unknown, the line suggests a known one.

@@ -235,7 +235,8 @@ class Recipe(Section):
 
     @property
     def rl_sampling(self) -> SamplingRecipe:
-        """The sampling settings of RL: those of `sampling`, but with `rl.points` if it is given."""
+        """The sampling settings of RL. They are the settings of `sampling`. If `rl.points` is given, it replaces their
+        `points`."""
         points = None if self.rl is None else self.rl.points
         return self.sampling if points is None else self.sampling.model_copy(update={"points": points})
 

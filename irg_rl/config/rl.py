@@ -180,9 +180,9 @@ class RLRecipe(Section):
     @field_validator("forks", mode="before")
     @classmethod
     def null_is_no_forks(cls, forks: Any) -> Any:
-        """Replace null by an empty mapping, which means no forks. An override that gives a mapping is merged into the
-        mapping of the recipe. So an override with an empty mapping could not remove the forks, and null is used for
-        that."""
+        """Replace null by an empty mapping, which means no forks. To remove the forks of a recipe, an override must be
+        null. An empty mapping as override would change nothing, because overrides with mappings are merged into the
+        mapping of the recipe."""
         return {} if forks is None else forks
 
     @property
@@ -208,10 +208,11 @@ def adapters_of(trained: Stage | RLRecipe) -> LoraRecipe | None:
 
 
 def drop_options_of_others(beneath: Any, above: Any) -> None:
-    """Remove options from the settings `beneath` that become wrong when the settings `above` are put over them.
+    """Remove those options from `beneath` that do not fit an algorithm or credit scheme that `above` names.
 
-    Both are settings of the section `rl`. If one of them is not a mapping, nothing is done. If `above` names another
-    algorithm or credit scheme than `beneath`, the options of the old algorithm or scheme are removed from `beneath`.
+    Both arguments are settings of the section `rl`. Later the settings `above` replace those of `beneath`. If `above`
+    names another algorithm or credit scheme than `beneath`, the options of the old algorithm or scheme are removed from
+    `beneath`. If one of the arguments is not a mapping, nothing is done.
     """
     if not isinstance(beneath, MutableMapping) or not isinstance(above, Mapping):
         return

@@ -26,9 +26,11 @@ class Dropout(Section):
     because it also evaluates the model on shorter contexts.
 
     `mode: branch` hides exactly the texts or images that guidance leaves out at inference. The token positions are also
-    the same as at inference. `mode: irg` is the method of the original code of IRG (Interleaving Reasoning Generation).
-    It drops each text independently, and also the VAE tokens and the ViT tokens of each image. Where tokens of an image
-    are dropped, it leaves a gap in the rope positions.
+    the same as at inference.
+
+    `mode: irg` is the method of the original code of IRG (Interleaving Reasoning Generation). It drops each text, the
+    VAE tokens of each image, and the ViT tokens of each image, all independently of each other. Where tokens of an
+    image are dropped, a gap in the rope positions remains.
     """
 
     mode: Literal["branch", "irg"] = "branch"
@@ -169,8 +171,8 @@ class Stage(Section):
 
     @property
     def noise_blocks_by_kind(self) -> tuple[int, int]:
-        """Two numbers: how many noise blocks (noisy copies) a first image gets in training, and how many an image gets
-        that has images before it."""
+        """Two numbers of noise blocks (noisy copies of an image that are trained). The first is that of a first image,
+        and the second that of every later image."""
         return self.first_noise_blocks or self.noise_blocks, self.noise_blocks
 
     @model_validator(mode="after")

@@ -85,13 +85,13 @@ def assign(
     segment_weights: Mapping[str, float] | None = None,
 ) -> Summary:
     """Compute the `advantage` of every segment of the group and store it in the segment. A segment whose advantage is
-    None is not trained.
+    None is not trained. A sample is not trained if any score of its images or segments failed.
 
     Args:
         weights: Weight of each scorer of images, by name.
-        segment_weights: Weight of each scorer of reflections and edits, by name, for schemes that use the scores of
-            reflections and edits (`Sample.scores`). A sample is not trained if any score of its images or segments
-            failed.
+        how: How the scores of an image are combined; see `combine`.
+        segment_weights: Weight of each scorer of reflections and edits, by name. Some schemes use the scores of these
+            scorers (`Sample.scores`).
         options: The options of the scheme, an object of the class `scheme.options`. None means the default options.
         right: The rule that decides whether an image is right (completely correct). With None, an image is right if its
             combined reward is at least the sum of all positive weights.

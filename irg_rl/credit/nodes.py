@@ -115,8 +115,9 @@ def mean_of_branches(
 
 def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
     """Return which nodes are compared with each other. A node is a segment together with all samples that contain it.
-    The result is a dict from (place, fork) to the list of nodes at this place whose last fork is this one. The fork is
-    given by Python's id() of the segment before it.
+    The result is a dict from (place, fork) to a list of nodes. These are the nodes at this place for which this fork is
+    the last fork before them. A fork is given by Python's id() of the segment before it. It is 0 if there is no fork
+    before.
     """
     found: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
@@ -146,10 +147,12 @@ def per_place(
     value: Callable[[Sample, Place], float],
     centre: Callable[[list[float]], list[float]],
 ) -> Advantages:
-    """Compute an advantage for every segment from `value(sample, place)`. The function `centre` turns values into
-    advantages. It is applied to the values of all nodes that are compared with each other: the nodes at the same place
-    that come from the same fork. (A node is a segment together with all samples that contain it. A place is a turn and
-    a modality.)
+    """Compute an advantage for every segment. A node is a segment together with all samples that contain it. A place is
+    a turn and a modality.
+
+    First `value(sample, place)` gives the value of each sample at a place, and from these the values of the nodes are
+    computed. Then `centre` turns values into advantages. It is called once for all nodes that are compared with each
+    other. These are the nodes at the same place that come from the same fork.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():

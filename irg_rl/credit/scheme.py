@@ -77,7 +77,7 @@ class Right:
 
 
 def subtract_penalty(table: Advantages, samples: Sequence[Sample], options: PenaltyOptions) -> None:
-    """Subtract the penalty from the advantages of the texts that were cut off."""
+    """Subtract the option `malformed_penalty` from the advantage of each text that was cut off at the token limit."""
     for row, sample in zip(table, samples):
         row.update({place: row[place] - options.malformed_penalty for place in sample.malformed if place in row})
 

@@ -103,16 +103,16 @@ class VerifierGAEOptions(NormalisedOptions):
 
 def verifier_gae(samples: list[Sample], options: VerifierGAEOptions) -> Advantages:
     """Compute advantages by generalised advantage estimation without a value network. The score of the previous image
-    is used as the state value.
+    is used as the state value. `price`, `lam` (lambda) and `coefficient` are options.
 
     q_k is the reward of the image of turn k. For an edit delta_k = q_k - q_{k-1} - price; for a stop delta_k = 0. With
-    G_k = sum_j lambda^(j-k) delta_j, the target is Y_k = q_{k-1} + G_k. The advantage is A_k = Y_k - (linear prediction
-    of Y_k from q_{k-1}). The prediction is made from the other samples that have a segment of the same turn and
-    modality.
+    G_k = sum_j lambda^(j-k) delta_j for j >= k, the target is Y_k = q_{k-1} + G_k. The advantage is A_k = Y_k minus a
+    linear prediction of Y_k from q_{k-1}. The prediction is made from the other samples that have a segment of the same
+    turn and modality. `coefficient` is the slope of the prediction.
 
-    With lambda = 1, Y_k is the final reward minus the costs, so every coefficient is unbiased. With a smaller lambda,
-    errors of the verifier cause a bias. Directly after a fork, q_{k-1} is the same for all branches, so the prediction
-    is the mean of the other branches.
+    With lambda = 1, Y_k is the final reward minus the costs, so the advantage is unbiased for every coefficient. With a
+    smaller lambda, errors of the verifier cause a bias. Directly after a fork, q_{k-1} is the same for all branches, so
+    the prediction is the mean of the other branches.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
@@ -198,11 +198,14 @@ def factorised(samples: list[Sample], options: FactorisedOptions) -> Advantages:
     it is true). An image is judged by its own reward and by its own score (whether it shows the edit that was asked
     for).
 
-        A = outcome * norm(final or own reward) + weight * norm(own score)
+        A = outcome * norm(reward) + weight * norm(own score)
 
-    `weight` is the option `truth` for a text and `edit` for an image. The second term is left out if any of the
-    compared segments has no score of its own. The two terms are normalised separately, over the segments that follow
-    the same fork. So the score term of a text does not depend on how the image after it turned out. If a segment has no
+    `reward` is the final reward for a text, and the image's own reward for an image. `outcome` is an option. `weight`
+    is the option `truth` for a text and `edit` for an image. If any of the compared segments has no score of its own,
+    the second term is left out.
+
+    `norm` is the normalisation over the segments that follow the same fork. It is applied to each of the two terms
+    separately. So the second term of a text does not depend on how the image after it turned out. If a segment has no
     other segment to be compared with, it is not trained.
     """
     table: Advantages = [{} for _ in samples]

@@ -76,8 +76,9 @@ def scaled(centred: Sequence[float], options: Normalisation) -> list[float]:
 
 
 def slope(q: Sequence[float], y: Sequence[float]) -> float:
-    """Return the least-squares slope of y on q, clipped to [0, 1]. If fewer than 3 values of q are distinct, or if they
-    differ only by rounding, the slope is 1, which gives the plain difference y - q.
+    """Return the least-squares slope of y on q, clipped to [0, 1]. The slope is 1 if q has fewer than 3 different
+    values, or if its values differ only by rounding. With the slope 1, subtracting the prediction is the same as taking
+    y - q.
     """
     if len(set(q)) < 3:
         return 1.0

@@ -97,8 +97,8 @@ class Collector:
         return bool(self.under_way)
 
     def resume(self, update: int) -> None:
-        """Start those groups again that were being sampled or scored at the checkpoint. Their samples were only in
-        memory and are lost."""
+        """After a resume, start the groups again that were being sampled or scored when the checkpoint was written.
+        Their samples were only in memory and are lost."""
         self._submit([slot.id for slot in self.slots.in_flight()], update)
 
     def _submit(self, groups: Sequence[int], update: int) -> None:

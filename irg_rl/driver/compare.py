@@ -55,13 +55,14 @@ def comparison_of(
     """Compare RL with its baselines, for each run and for all runs pooled together.
 
     The first baseline is the SFT checkpoint from which all runs start RL. The second is continued SFT, if a run has
-    trained it. Further baselines draw several first images with the SFT checkpoint and choose the best one: the best of
-    two, and the best of as many images as RL draws per prompt. An oracle chooses it. If a judge has scored the images,
-    the same is done with the judge in place of the oracle.
+    trained it. Further baselines draw several first images with the SFT checkpoint and keep the best one. There is one
+    with two images, and one with as many images as RL draws per prompt. The best image is the one with the highest
+    score of the verifier (an oracle). If a judge has scored the images, there are also baselines in which the judge
+    chooses.
 
     `split` is the set of prompts on which the models were evaluated with `irg-rl eval --split`. None means the
-    evaluations that belong to the runs themselves. `against` has more baselines: name -> a run, or a model folder
-    inside a run. Several of them under one name are repetitions with the same RL seeds as `runs`.
+    evaluations that belong to the runs themselves. `against` has more baselines: name -> paths. A path is a run, or a
+    model folder inside a run. If a name has several paths, their runs must have the same RL seeds as `runs`.
 
     The function also compares how often the model after RL repairs wrong images with how often two controls do so. In
     one control the image is drawn again without refinement. In the other the reflections belong to other prompts.
@@ -136,8 +137,9 @@ def sft_model_of(run: Run) -> str:
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL, split: str | None = None) -> Outcomes:
-    """Return the evaluation results of a model. `arm` chooses between the real refinement and its two controls, which
-    were all evaluated. `split` None means the run's own evaluation, otherwise that of `irg-rl eval --split`.
+    """Return the evaluation results of a model. An evaluation has three arms: the real refinement and its two controls.
+    `arm` says which one is returned. If `split` is None, the results are those of the run's own evaluation. Otherwise
+    they are those of `irg-rl eval --split`.
 
     Raises RunError if the model has not been evaluated.
     """
@@ -159,8 +161,9 @@ def evaluation_name(model: str, seed: int, split: str, *marks: str) -> str:
 
 
 def first_images(redraw: Outcomes, turn: int) -> Outcomes:
-    """Return the results of the redraw control without the turns before `turn`. In this control, the image of every
-    turn is a new first image, drawn from other noise. So the image of `turn` becomes the first image of the result."""
+    """Return the results of the redraw control without the turns before `turn`. In this control, every turn draws a new
+    first image from other noise. So the image of any turn can serve as the first image. In the result, the image of
+    `turn` is the first one."""
     rewards = {name: scores[:, turn:] for name, scores in redraw.rewards.items()}
     return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:], rewards=rewards)
 

@@ -170,8 +170,8 @@ def shown_accuracies(table: Outcomes) -> str:
 
 def thresholds_of(run: Run) -> Thresholds | None:
     """Return the thresholds of the gate, which checks whether refinement really helps. A threshold in the recipe
-    replaces that of the task. The result is None, and there is no gate, if the task has no thresholds and the recipe
-    does not set all of them."""
+    replaces that of the task. If the task has no thresholds and the recipe does not set all of them, there is no gate,
+    and the result is None."""
     recipe, gate = run.recipe, run.recipe.gate
     own = {"first_accuracy": gate.first_accuracy, "damage": gate.damage, "margin": gate.margin}
     given = {name: value for name, value in own.items() if value is not None}

@@ -36,9 +36,9 @@ class Published:
 
 
 def fingerprint(run: Run) -> str:
-    """Return the first 12 hex digits of the sha256 of the data that RL learns from. This is the file of prompts. If RL
-    learns from stored rollouts (`rl.rollouts`), it is the files of the rollouts. A resumed run uses it to check that
-    the data are unchanged."""
+    """Return the first 12 hex digits of the sha256 of the data that RL learns from. A resumed run uses it to check that
+    the data are unchanged. If RL learns from stored rollouts (`rl.rollouts`), the data are the files of the rollouts.
+    Otherwise they are the file of prompts."""
     rollouts = run.recipe.require_rl().rollouts
     if rollouts is None:
         files = [rl_prompts_file(run)]

@@ -74,16 +74,16 @@ def prompts_file(run: Run, split: str) -> Path:
 
 
 def rl_prompts_file(run: Run) -> Path:
-    """Return the path of the file with the RL prompts. It is `rl.prompts` of the recipe if this is set, or else the
-    file with the training prompts of the task."""
+    """Return the path of the file with the RL prompts. If the recipe sets `rl.prompts`, it is that file. Otherwise it
+    is the file with the training prompts of the task."""
     given = None if run.recipe.rl is None else run.recipe.rl.prompts
     return Path(given) if given else prompts_file(run, "train")
 
 
 def make_base(run: Run, facts: dict) -> None:
-    """Make the model from which SFT starts, with random weights and an autoencoder that is trained on pictures of the
-    task. If `init_from` in the recipe names a model folder, nothing is made, and SFT starts from this folder. Results
-    of the autoencoder's test are put into `facts`.
+    """Make the model from which SFT starts. It has random weights, and an autoencoder that is trained on pictures of
+    the task. Put the results of the autoencoder's test into `facts`. If the recipe names a model folder in `init_from`,
+    SFT starts from that folder, and nothing is made here.
 
     Raises RunError if the autoencoder is too inaccurate. To test it, the task's checker reads the content of pictures
     and of their reconstructions. The share of pictures with equal content must be at least `vae.min_checker_agreement`.
@@ -118,8 +118,8 @@ def make_base(run: Run, facts: dict) -> None:
 
 
 def model_path(run: Run, name: str) -> Path:
-    """Return the path of the model folder with this name in the run (`base`, `sft1`, `sft2`, `rl`, ...). For `base` it
-    is `init_from` of the recipe, if this is set."""
+    """Return the path of the model folder with this name in the run (`base`, `sft1`, `sft2`, `rl`, ...). If the recipe
+    sets `init_from`, the path of `base` is that folder."""
     if name == "base" and run.recipe.init_from:
         return Path(run.recipe.init_from)
     return run.path("models", name)

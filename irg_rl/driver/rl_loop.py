@@ -42,8 +42,8 @@ def rl_prompts(run: Run) -> list[Prompt]:
 
 
 def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train the model in the folder `start` of the run with RL. Write the result as the model folder `rl` of the
-    run."""
+    """Train a model with RL. The training starts from the model folder `start` of the run, and writes its result as the
+    model folder `rl` of the same run. What is put into `facts` is stored in stages.json."""
     engine = run.recipe.engine
     if engine.device == "cuda":
         gc.collect()
@@ -75,8 +75,8 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
 
 
 def arguments(learners: Learners) -> tuple:
-    """Return the arguments of the actors' method `set_weights` for the newest published weights: (reference to the
-    weights, version, digest)."""
+    """Return the newest published weights as arguments for the method `set_weights` of the actors: (reference to the
+    weights, version, digest). The digest is a hash of the weights."""
     message = learners.message
     return message.arrays, message.version, message.digest
 
@@ -191,8 +191,8 @@ class Loop:
 
 
 def summary(groups: list[ScoredSummary]) -> dict[str, float]:
-    """Return the metrics of the groups of one update: mean rewards per turn, mean lengths, and the share of
-    trajectories that stopped early."""
+    """Return the metrics of the groups on which one update was trained. (A group has several samples of one prompt.)
+    Examples are the mean rewards per turn, the mean lengths, and the share of trajectories that stopped early."""
     trajectories = sum(v.trajectories for v in groups)
     out = {
         "stopped": sum(v.stopped for v in groups) / trajectories,
@@ -212,8 +212,8 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
-    """Return the mean rewards of all groups that were finished since the last update, whether they were trained or not.
-    So groups that an algorithm cannot train on are included in these numbers."""
+    """Return the mean rewards of all groups that were finished since the last update. (A group has several samples of
+    one prompt.) Groups that the algorithm cannot train on are included, too."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),

@@ -56,11 +56,12 @@ class Run:
 
     @classmethod
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
-        """Make the folder of a new run, `output_dir/name`. If this folder exists, it is not used, and the first free
-        name among `name-2`, `name-3`, ... is taken. `begin` is a function that writes the first files of the run.
+        """Make the folder `output_dir/name` of a new run, and return the run. If a folder of this name already exists,
+        it is not used. Then the first free name among `name-2`, `name-3`, ... is taken. `begin` is a function that
+        writes the first files of the run.
 
-        The folder is made under a temporary name, and gets its final name when it is complete. Raises RunError if the
-        folder cannot be made.
+        The folder is first made under a temporary name. It gets its final name when it is complete. Raises RunError if
+        the folder cannot be made.
         """
         base = Path(recipe.output_dir)
         aside = base / f".{recipe.name}.{os.getpid()}"
@@ -147,10 +148,10 @@ class Run:
         self.count_time(name, done=True, **facts)
 
     def count_time(self, name: str, done: bool = False, **facts) -> None:
-        """Add the time since the last call to the recorded time of the stage.
+        """Add the time since the last call to the recorded time of the stage `name`.
 
-        This is called at every checkpoint, so that the recorded time of a killed run fits its last checkpoint. `irg-rl
-        baseline` needs this time, because it trains for as long as RL took.
+        This is called at every checkpoint. So if a run is killed, its recorded time ends at its last checkpoint.
+        `irg-rl baseline` needs this time, because it trains for as long as RL took.
         """
         now = time.monotonic()
         self.record(name, now - self._counted, done=done, **facts)

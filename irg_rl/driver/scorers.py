@@ -1,6 +1,6 @@
-"""Converts the scorers of a recipe into specs for the package `rewards`. A spec is a dict that describes one scorer. If
-the recipe has a judge without an address, the judge that is included in the task is started as a process. It is called
-the embedded judge."""
+"""Converts the scorers of a recipe into specs for the package `rewards`. A spec is a dict that describes one scorer. A
+task can include a judge, which is called the embedded judge. If a judge in the recipe has no address, the embedded
+judge is started as a process and used."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -85,12 +85,12 @@ def reward_hub(
 
 
 class RememberedScores:
-    """The scorers of a RewardHub with a cache. If a scorer gets the same picture for the same prompt again, the first
-    score is returned.
+    """Scores pictures with the scorers of a RewardHub and remembers the scores. If a scorer gets the same picture for
+    the same prompt again, the first score is returned.
 
-    The real refinement and its controls have the same first images. Without the cache, a scorer with random errors
-    could give different scores to the same picture. If a scorer fails on a picture, the failure is remembered in the
-    same way.
+    An evaluation continues the same first images in several ways: with the model's own refinement and with controls. If
+    scores were not remembered, a scorer with random errors could give different scores to the same picture. If a scorer
+    fails on a picture, the failure is remembered in the same way.
     """
 
     def __init__(self, hub: RewardHub) -> None:

@@ -30,7 +30,7 @@ stored in stages.json."""
 
 @dataclass(frozen=True)
 class RunStage:
-    """One stage of a run."""
+    """One stage of a run: its name, the function that runs it, and the files and the model folder that it makes."""
 
     name: str
     needed: Callable[[Recipe], bool]
@@ -102,8 +102,9 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
 
 
 def check_gate_holds(run: Run, after: str) -> None:
-    """Raise RunError if the gate did not pass in the evaluation after stage `after` (`sft` or `rl`), and if the recipe
-    says that the gate applies after this stage. The gate checks whether refinement really helps.
+    """Raise RunError if the gate stops the run after stage `after` (`sft` or `rl`). The gate checks whether refinement
+    really helps. It stops the run under two conditions: it did not pass in the evaluation after this stage, and the
+    recipe says that it applies after this stage.
 
     After SFT, the error means that RL does not start. After RL, it means that the run ends with an error. If neither
     the recipe nor the task has thresholds, there is no gate, and `gate` in stages.json is null.
@@ -173,8 +174,8 @@ BEFORE_RL = STAGES[: [stage.name for stage in STAGES].index("rl")]
 
 
 def start_of(recipe: Recipe, name: str) -> str:
-    """Return the name of the model folder from which the stage `name` starts. It is the one that is made last before
-    this stage, among the stages that the recipe has."""
+    """Return the name of the model folder from which the stage `name` starts. An earlier stage makes this folder: the
+    last stage before `name` that the recipe has and that makes a model folder."""
     before = STAGES[: [stage.name for stage in STAGES].index(name)]
     return [stage.model for stage in before if stage.model is not None and stage.needed(recipe)][-1]
 

@@ -48,8 +48,9 @@ def rewards_of(run: Run) -> list[FrameRow]:
 
 
 def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapping[str, object]) -> Run:
-    """Return the fork with this name. If it does not exist yet, make it. The name contains everything on which the
-    result of the fork depends, so a fork that already exists can be used again.
+    """Return the fork `name` of the parent run. If this fork is already in `folder`, it is opened. Otherwise it is made
+    with the settings of `plan` and `overrides`. The name contains everything on which the result of the fork depends,
+    so a fork that already exists can be used again.
 
     Raises RunError if the parent run has no SFT.
     """
@@ -63,8 +64,8 @@ def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapp
 
 
 def with_sft_anew(parent: Run, words: list[str]) -> Run:
-    """Make a new run that takes over the results of the stages before SFT stages 1 and 2, including base training. The
-    new run repeats stages 1 and 2. `words` are settings that replace those of the recipe."""
+    """Make a new run that repeats SFT stages 1 and 2. It takes over the results of all stages of the parent before
+    these two, including base training. `words` are settings that replace those of the parent's recipe."""
     recipe = load_recipe(parent.folder / "recipe.yaml", words)
     require_same_foundations(parent, recipe)
     require_machine(recipe)

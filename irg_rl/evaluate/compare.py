@@ -6,9 +6,9 @@ seed of RL, and also pooled over all seeds. A baseline that does not depend on t
 checkpoint, has one table, which is compared with every seed. Another RL run has one table per seed, and tables of the
 same seed are compared.
 
-A pooled difference has two intervals. The first holds for these seeds only. Prompts that ask for the same thing in
-other words have one set of constraints, and each set counts as one independent case. The second interval holds for a
-new seed (`intervals.across_seeds`).
+A pooled difference has two intervals. The first holds for these seeds only. The second holds for a new seed
+(`intervals.across_seeds`). Prompts that ask for the same thing in other words have one set of constraints, and each set
+counts as one independent case.
 """
 
 from collections.abc import Mapping, Sequence
@@ -141,14 +141,15 @@ def compare(
 
 
 def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
-    """Return the outcomes of the baseline "best of n": of n first images for a prompt, keep the one to which the scorer
-    `by` gives the highest score. It needs n drawn images per prompt. `samples` has one table of outcomes per image.
+    """Return the outcomes of the baseline "best of n". This baseline draws n first images for each prompt, and keeps
+    the one to which the scorer `by` gives the highest score. `samples` has n tables of outcomes. Table i has the i-th
+    first image of every prompt.
 
-    Column k of the result is the best of the first k + 1 samples. So it can be compared with turn k of RL at equal
-    cost, because each of the two has then drawn k + 1 images. `by = "verifier"` uses the graded score of the verifier
-    itself. This is the strongest such baseline (an oracle). A failed score counts as lower than every number. If scores
-    are equal, the earlier sample is kept. Raises ValueError if the samples have different prompts, or if they have no
-    scores of `by`.
+    Column k of the result is the best of the first k + 1 images. So it can be compared with turn k of RL at equal cost,
+    because each of the two has then drawn k + 1 images. `by = "verifier"` uses the graded score of the verifier itself.
+    This is the strongest such baseline (an oracle). A failed score counts as lower than every number. If scores are
+    equal, the earlier image is kept. Raises ValueError if the tables have different prompts, or if they have no scores
+    of `by`.
     """
     first = samples[0]
     if any(other.prompt_ids != first.prompt_ids for other in samples):

@@ -1,8 +1,9 @@
 """Writes a comparison as four Markdown tables that fit into a terminal of 100 columns.
 
-Numbers have three digits after the point and no zero before it, as in docs/results.md. Every table shows from how many
-rows each number was computed, and how many different sets of constraints these rows have. Prompts that ask for the same
-thing in other words have the same set. The intervals of single accuracies are only in the JSON.
+Numbers have three digits after the point and no zero before it, as in docs/results.md. A number is computed from many
+results, one per prompt. Every table shows how many results these are, and how many different sets of constraints they
+have. Prompts that ask for the same thing in other words have the same set. The interval of the accuracy of a single
+model is only in the JSON.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,9 +63,9 @@ def interval(measure: Measure, signed: bool = False) -> str:
 
 
 def cases(measure: Measure) -> str:
-    """Return two counts as text, such as "300 (173)": the number of rows from which the measure was computed, and in
-    brackets how many different sets of constraints these rows have. (Prompts that ask for the same thing in other words
-    have the same set of constraints.)"""
+    """Return two counts as text, such as "300 (173)". The first is the number of rows (results, one per prompt) from
+    which the measure was computed. The second is the number of different sets of constraints in these rows. (Prompts
+    that ask for the same thing in other words have the same set.)"""
     return f"{measure.n} ({measure.sets})"
 
 

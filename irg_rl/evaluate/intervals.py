@@ -175,13 +175,13 @@ def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float =
 
 def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -> Measure:
     """Return the mean over seeds of the difference `a - b` of two measures, with its confidence interval. `a` and `b`
-    have one entry per seed. The interval allows for the chance in the choice of the seeds and in the choice of the sets
-    of constraints (prompts that ask for the same thing have the same set).
+    have one entry per seed. The interval allows for two kinds of chance: in the choice of the seeds, and in the choice
+    of the sets of constraints. (Prompts that ask for the same thing have the same set.)
 
     Seeds and sets are crossed: every seed is measured on every set. Let S be the number of seeds, C the number of sets,
-    d_s the difference of seed s, and u_sc the contribution of set c to the error of d_s. The variance of the mean is V
-    below. The residual V_0 is contained in both V_seeds and V_sets and must count only once (Cameron, Gelbach and
-    Miller 2011, eq. 2.12):
+    d_s the difference of seed s, and u_sc the contribution of set c to the error of d_s. V, the variance of the mean,
+    is the sum of a part for the seeds and a part for the sets. Both parts contain the residual V_0, which must count
+    only once (Cameron, Gelbach and Miller 2011, eq. 2.12):
 
         V = V_seeds + V_sets - V_0, but at least V_seeds and at least V_sets
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))

@@ -32,9 +32,9 @@ MetricsRow = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Learning:
-    """What the logged metrics of RL show. `slope` is the change of the reward per update, `spread` the mean share of
-    groups with different rewards, and `step` the largest relative change of weights. A field is None (or nan) if it was
-    not logged."""
+    """What the logged metrics of RL show. `slope` is the change of the reward per update. `spread` is the mean share of
+    groups whose samples have different rewards. (A group has several samples of one prompt.) `step` is the largest
+    relative change of a weight tensor since training began. A field is None (or nan) if it was not logged."""
 
     updates: int
     spread: float | None

@@ -115,8 +115,8 @@ def describe(path: Path) -> Snapshot:
 def latest(run: Path) -> tuple[Path | None, list[str]]:
     """Find the newest complete checkpoint of a run.
 
-    Returns (path, problems). `problems` has one line for each newer checkpoint that is not complete. The path is None
-    if the run has no complete checkpoint.
+    Returns (path, problems). If the run has no complete checkpoint, the path is None. `problems` has one line for each
+    incomplete checkpoint that is newer than the returned one.
     """
     problems = []
     for path in reversed(_finished(run / FOLDER)):

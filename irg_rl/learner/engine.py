@@ -96,8 +96,10 @@ class Engine(Generic[P]):
 
         Args:
             packs: The packs of this rank. The list may be empty.
-            denominators: Counts of this rank (tokens, denoising steps). They are summed over ranks before the first
-                backward pass, and the sums are passed to `loss_fn`.
+            loss_fn: Computes the loss of one pack from the model's output, the index of the pack, and the sums of the
+                denominators over all ranks.
+            denominators: Counts of this rank, for example of tokens and denoising steps. They are summed over ranks
+                before the first backward pass.
 
         Raises:
             NonFiniteError: if `max_bad_steps` updates in a row were skipped.

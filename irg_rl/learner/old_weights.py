@@ -33,8 +33,8 @@ class OldPolicySchedule(Section):
 
 
 class OldWeights(EMA):
-    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` is the number of training updates that
-    these weights have followed."""
+    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` counts how often they have been
+    updated. This is done once after each training update."""
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)
@@ -51,8 +51,9 @@ def holding(
     """Inside the `with` block, the trainable parameters of the module have the values `weights`. Afterwards they have
     their own values again, bit for bit.
 
-    Use it only between optimizer steps and for forward passes without gradients. `release` is needed only under ZeRO 3.
-    It is a function that frees the gathered parameters, which would otherwise keep the old values.
+    Use it only between optimizer steps and for forward passes without gradients. `release` is needed only under ZeRO 3,
+    where each rank stores a part of every parameter. It is a function that frees the full parameters that were gathered
+    from these parts. If they were not freed, they would keep the values from before the change.
     """
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     assert parameters.keys() <= weights.keys(), sorted(parameters.keys() - weights.keys())[:5]

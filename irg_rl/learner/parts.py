@@ -33,10 +33,9 @@ def part_of(name: str) -> ModelPart:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule for the learning rates: a factor that all of them are multiplied with, and that changes during
-    training. The factor rises linearly to 1 during the warm-up. Then it is constant, or it follows a cosine that
-    reaches `floor` at `total_steps`.
-    """
+    """A schedule for the learning rates. It gives a factor that changes during training, and all learning rates are
+    multiplied by this factor. The factor rises linearly to 1 during the warm-up. Then it is constant, or it follows a
+    cosine that reaches `floor` at `total_steps`."""
 
     warmup_steps: int = 0
     total_steps: int | None = None  # if None, the factor is constant after the warm-up

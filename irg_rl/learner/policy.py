@@ -43,7 +43,8 @@ velocities [S, N, D] if new noise is added to the image instead.
 @dataclass
 class PackScores(Generic[ImageScore]):
     """The scores (log-probabilities and related values) of the sampled texts and images in one pack, the input of one
-    forward pass. They are in the order of the lists `texts` and `images` of the pack's `ReplayPack`."""
+    forward pass. A `ReplayPack` has a pack and two lists, `texts` and `images`, that say where its sampled texts and
+    images are. The scores are in the order of these lists."""
 
     texts: list[TextScore]
     images: list[ImageScore]
@@ -64,8 +65,8 @@ def evaluate(
     output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
 ) -> PackScores[StepScore]:
     """Return the scores (log-probabilities and related values) of all sampled texts and images in one pack (the input
-    of one forward pass), in fp32. `law` has the settings with which they were sampled. The scores have gradients if
-    `output`, the model's output for this pack, has gradients."""
+    of one forward pass), in fp32. `output` is the model's output for this pack. If it has gradients, the scores have
+    gradients, too. `law` has the settings with which the texts and images were sampled."""
     return PackScores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 

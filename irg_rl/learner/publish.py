@@ -1,7 +1,7 @@
 """Publish weights to the samplers. The weights are named arrays with a version number and a digest (hash).
 
     learner: publication = publish(weights, version)  ->  samplers: set_weights(arrays, version, digest)
-    driver:  require_acknowledged(version, digest, answers), before new groups of samples replace the trained ones
+    driver:  require_acknowledged(version, digest, answers), before new groups take the place of the trained groups
 
 The digest covers the names and the bytes of the arrays. If a sampler answers with the same digest as the publication,
 it has exactly the trained weights (invariant 4 of docs/architecture.md).

@@ -7,14 +7,15 @@ pass, which gives the log-probabilities of all turns.
                      +-> clean 1 -> ViT 1 -> reflection 2 ...                           (history last)
 
 A noise block holds a noisy state of an image for one denoising step. It attends to exactly the context that the sampler
-had when it drew the image. A finished image enters the context only if a later turn exists. With `history = last`
-the image follows the think text directly; with `full` it follows the think or reflection text that it was drawn from.
-Pixels, clean latents and noisy states are constants: no gradient flows through them.
+had when it drew the image. A finished image enters the context only if a later turn exists. The setting `history` says
+where it enters. With `last`, the image follows the think text directly. With `full`, it follows the text from which it
+was drawn (the think text or a reflection). Pixels, clean latents and noisy states are constants: no gradient flows
+through them.
 
-A row of a pack is one token sequence. It holds a single trajectory, or several trajectories of a tree, which begin with
-the same segments (texts and images). Trajectories share a segment if they hold the same Python object. The blocks of a
-shared segment are in the row only once, and all its continuations follow this one copy. The shared segment is trained
-as part of the first of these trajectories. Branches of the row cannot attend to each other.
+A row of a pack is one token sequence. It holds a single trajectory, or several trajectories that begin with the same
+segments (texts and images) and so form a tree. A segment is shared if several trajectories hold the same Python object.
+The blocks of a shared segment are in the row only once, and all its continuations follow this one copy. A shared
+segment is trained only as a part of the first trajectory that has it. Branches of the row cannot attend to each other.
 
 A row has at most `max_pack_tokens` tokens. Trajectories that do not fit go into another row, which repeats the shared
 context. If a single trajectory is too long, its noise blocks are spread over several rows that repeat its context.
@@ -34,9 +35,9 @@ from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, forks, tree
 
 @dataclass(frozen=True)
 class TextRef:
-    """Says where a sampled text is. A trajectory consists of segments (texts and images), and a pack, the input of one
-    forward pass, consists of blocks of tokens. This object holds the index of the trajectory, the index of the text's
-    segment in the trajectory, and the number of the text's block in the pack."""
+    """Says where a sampled text is, in the trajectories and in a pack (the input of one forward pass). `trajectory` is
+    the index of the trajectory. `segment` is the index of the text among the texts and images of the trajectory.
+    `block` is the number of the block of tokens in the pack that has the text."""
 
     trajectory: int
     segment: int
@@ -50,9 +51,10 @@ class TextRef:
 
 @dataclass(frozen=True)
 class StepsRef:
-    """Says where the trained denoising steps of one image are. This object holds the index of the trajectory, the index
-    of the image among the texts and images (segments) of the trajectory, and the indices of the steps. For each step,
-    `blocks` has the number of its noise block (noisy image) in the pack, the input of one forward pass."""
+    """Says where the trained denoising steps of one image are, in the trajectories and in a pack (the input of one
+    forward pass). `trajectory` is the index of the trajectory. `segment` is the index of the image among the texts and
+    images of the trajectory. `steps` has the indices of the steps. Each step has a noise block in the pack, which holds
+    the noisy image, and `blocks` has the numbers of these noise blocks."""
 
     trajectory: int
     segment: int
@@ -107,8 +109,8 @@ class Replay:
 
     Args:
         encode: Converts the prompt text and the system text to token ids.
-        vit_resize: How the sampler resizes an image for the vision tower. With None, both sides become multiples of the
-            ViT patch size, as close to the old sides as the position table of the ViT allows.
+        vit_resize: How the sampler resizes an image for the vision tower. If it is None, both sides become multiples of
+            the ViT patch size. They stay as close to the old sides as the position table of the ViT allows.
     """
 
     def __init__(

@@ -1,10 +1,12 @@
 """Losses that need no log-probabilities from the sampler: DPO on text and on flow matching, DiffusionNFT and AWM.
 
 Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses have one value for each pair or sample. M[...]
-in formulas is the mean over N and D. The margin of a pair says how much more the policy prefers the chosen item to the
-rejected one than the reference model does. In the margin of two images, the squared errors are already averaged over N
-and D. The caller averages over pairs after the log-sigmoid, with `flow.aggregate` and a global count. (Averaging the
-errors before the log-sigmoid would couple the pairs: diffusers #6702.)
+in formulas is the mean over N and D.
+
+The margin of a pair compares two preferences for the chosen item over the rejected item. It is the preference of the
+policy minus the preference of the reference model. In the margin of two images, the squared errors are already averaged
+over N and D. The average over pairs comes after the log-sigmoid: the caller computes it with `flow.aggregate` and a
+global count. (Averaging the errors over pairs before the log-sigmoid would couple the pairs: diffusers #6702.)
 """
 
 from enum import StrEnum
@@ -89,9 +91,12 @@ def flow_margin(
 def preference_loss(
     margin: Float[Tensor, "P"], beta: float, kind: PreferenceLoss | str = PreferenceLoss.SIGMOID
 ) -> Float[Tensor, "P"]:
-    """Return the loss of each pair from its margin m. The margin says how much more the policy prefers the chosen item
-    to the rejected one than the reference model does. sigmoid: -log sigmoid(beta m); hinge: max(0, 1 - beta m); ipo: (m
-    - 1 / (2 beta))^2.
+    """Return the loss of each pair from its margin m. The margin is the preference of the policy for the chosen item
+    over the rejected item, minus the same preference of the reference model. The losses are:
+
+        sigmoid: -log sigmoid(beta m)
+        hinge: max(0, 1 - beta m)
+        ipo: (m - 1 / (2 beta))^2
     """
     kind = PreferenceLoss(kind)
     if kind is PreferenceLoss.SIGMOID:
@@ -121,9 +126,10 @@ def nft_loss(
     away from bad samples. The model input `x_t` is `data` with fresh noise at time t. `data` was sampled with the old
     policy, whose velocity is v_old.
 
-    v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v each predict a clean sample. L+ and L- are the
-    mean squared errors of these predictions. Each is divided by its own mean absolute error, which has no gradient. The
-    loss is bound * (r L+ + (1 - r) L-) / beta, where r is `optimality`.
+    Two velocities, v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v, each predict a clean sample. L+
+    and L- are the mean squared errors of these two predictions, each divided by the mean absolute error of the same
+    prediction. No gradient flows through the divisor. The loss is bound * (r L+ + (1 - r) L-) / beta, where r is
+    `optimality`.
     """
     v_old = v_old.detach()
     positive = _self_normalised(data_estimate(x_t, beta * v + (1 - beta) * v_old, t) - data)

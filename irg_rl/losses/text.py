@@ -100,10 +100,9 @@ def policy_loss(
 
 
 def denominator(mask: Bool[Tensor, "B T"], loss_type: TextLoss | str, max_length: int | None = None) -> Tensor:
-    """Return what this batch adds to the denominator of `aggregate`: the number of rows, that is texts (grpo), rows *
-    max_length (dr_grpo), or the number of tokens (other losses). Rows without tokens do not count. The caller must sum
-    this over all micro-batches and ranks of one optimizer step.
-    """
+    """Return what this batch adds to the denominator of `aggregate`. For grpo this is the number of rows (texts). For
+    dr_grpo it is rows * max_length. For other losses it is the number of tokens. Rows without tokens do not count. The
+    caller must sum this over all micro-batches and ranks of one optimizer step."""
     loss_type, mask = TextLoss(loss_type), mask.bool()
     rows = mask.any(-1).sum()
     if loss_type is TextLoss.GRPO:

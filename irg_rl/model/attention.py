@@ -1,10 +1,10 @@
 """Attention inside a pack (several token sequences, called rows, in one forward pass). One softmax covers the text and
 the image tokens together.
 
-The model stores the tokens of a pack as two lists: text tokens and image patches, and image latents. Here both lists
-are copied into rows padded to one length. Attention is computed on these rows, under a mask that says which tokens see
-each other. Then the result is copied back. Both copies are gathers, also in the backward pass, because on a CPU a
-gather is much cheaper than a scatter-add.
+The model stores the tokens of a pack in two lists. The first has the text tokens and image patches, the second has the
+image latents. Here both lists are copied into rows padded to one length. Attention is computed on these rows, under a
+mask that says which tokens see each other. Then the result is copied back. Both copies are gathers, also in the
+backward pass, because on a CPU a gather is much cheaper than a scatter-add.
 
 Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/value heads, d numbers per head.
 """
@@ -35,7 +35,8 @@ class Backend(StrEnum):
     | flex  | FlexAttention with a block mask    | SDPA                                                |
     | flash | FlexAttention with a block mask    | flash-attn's kernel for rows of different lengths   |
 
-    Two cases always use SDPA: single new tokens, and an image added as context (two blocks in one row).
+    With cached contexts, two cases always use SDPA: a step that adds a single token to each context, and an image that
+    is added to the context (its latents and its patches are two blocks in one row).
     """
 
     AUTO = "auto"
@@ -183,8 +184,8 @@ def grouped_attention(
 ) -> Float[Tensor, "B h T d"]:
     """Return softmax(q k / sqrt(d)) v under a mask [B, 1, T, S], which is boolean or additive.
 
-    There are h query heads and k key/value heads. Each key/value head is used by h/k query heads in sequence: head j by
-    the query heads j * h/k to (j + 1) * h/k - 1.
+    There are h query heads and k key/value heads. Neighbouring query heads share a key/value head: the query heads j *
+    h/k to (j + 1) * h/k - 1 use key/value head j.
     """
     shared = q.shape[1] // k.shape[1]
     if (

@@ -25,8 +25,8 @@ class Mark:
     positions: Int[Tensor, "B"]
 
     def of(self, rows: Int[Tensor, "R"]) -> "Mark":
-        """Return this mark for a second cache. The rows of the second cache are copies of the rows `rows` of the cache
-        that the mark was made for."""
+        """Return this mark for a second cache. Row i of the second cache must be a copy of row `rows[i]` of the cache
+        for which this mark was made."""
         return Mark(self.lengths[rows], self.positions[rows])
 
 

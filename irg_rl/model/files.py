@@ -43,8 +43,8 @@ def _is_plain(name: object) -> bool:
 
 
 def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp32: str = "") -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file and return them by name, converted to `dtype`. Tensors whose name ends
-    with `fp32` (if it is not empty) are read in fp32.
+    """Read all tensors of a safetensors file and return them by name, converted to `dtype`. If the text `fp32` is not
+    empty, tensors whose names end with this text are converted to fp32 instead.
 
     Each tensor is copied into memory that torch allocated, which is aligned to 64 bytes. Without the copy, tensors
     would have the alignment of the file. Matrix products of differently aligned operands differ in the last bits, so

@@ -34,9 +34,9 @@ class Workload:
     def of(cls, pack: Pack) -> "Workload":
         """Return the workload of one forward pass over the pack (several token sequences, called rows).
 
-        Rows (token sequences) of similar length are padded to one length, and all (query, key) pairs of the padded rows
-        are counted. Some rows have several branches, which continue one prefix separately. If there is any such row,
-        branches are padded and counted instead of rows.
+        Usually, rows of similar length are padded to one length, and all (query, key) pairs of the padded rows are
+        counted. A row can also have several branches, which continue one prefix separately. If the pack has such a row,
+        the branches of all rows are padded and counted instead.
         """
         if pack.views:
             batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]
@@ -55,7 +55,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The number of weights with which one token is multiplied. There is one number for each kind of token."""
+    """The sizes of the model's matrices. For each kind of token, it has the number of weights by which one such token
+    is multiplied."""
 
     und: int
     gen: int

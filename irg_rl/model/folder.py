@@ -103,8 +103,9 @@ def check_folder(path: Path) -> Folder:
     """Check a model folder. Return its tokenizer, and its model and autoencoder on PyTorch's meta device, that is
     without values. Only the headers of the weight files are read.
 
-    Raises InputError that names what is missing or broken: a file, every weight that is missing, unknown or of another
-    shape than the JSON files say, or a tokenizer with more ids than the embedding of the model has.
+    Raises InputError if a file is missing or broken, if a weight is missing, unknown or of another shape than the JSON
+    files say, or if the tokenizer has more ids than the embedding of the model. The message names the file, or all such
+    weights.
     """
     path = Path(path)
     shapes: dict[str, torch.Size] = {}

@@ -38,8 +38,8 @@ def training_footprint(
     """Return the memory that the forward pass `model(pack)` takes in training, when gradients will be computed. The
     model may be on PyTorch's meta device (without values).
 
-    Tensors that only the gradients of frozen weights would need are not stored. With activation checkpointing, the
-    backward pass stores the activations of one layer at a time.
+    Some tensors are needed only for the gradients of some weights. If these weights are frozen, such tensors are not
+    stored. With activation checkpointing, the backward pass stores the activations of one layer at a time.
     """
     trunk = model.language_model.model
     with FakeTensorMode() as mode:

@@ -50,8 +50,9 @@ class Incremental:
 
     @torch.no_grad()
     def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
-        """Append one text to every context (token sequence in the cache) that `rows` names (None: to all): the begin
-        token bos, the ids of the text, and the end token eos. The texts may have different lengths."""
+        """Append one text to every context (token sequence in the cache) in `rows`. If `rows` is None, these are all
+        contexts. A text is the begin token bos, the ids of the text, and the end token eos. The texts may have
+        different lengths."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
@@ -68,8 +69,8 @@ class Incremental:
         patch_grid: Grid,
         rows: Tensor | None = None,
     ) -> None:
-        """Append one image to every context (token sequence in the cache) that `rows` names (None: to all): first its
-        clean latent tokens, then its patches for the vision tower."""
+        """Append one image to every context (token sequence in the cache) in `rows`. If `rows` is None, these are all
+        contexts. First come the clean latent tokens of the image, then its patches for the vision tower."""
         builder = self.pack_builder()
         for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
             image = builder.add_clean(latents, clean_grid, gap=start)
@@ -81,9 +82,9 @@ class Incremental:
     def next_logits(
         self, cache: KVCache, token_ids: Int[Tensor, "R"], rows: Tensor | None = None
     ) -> Float[Tensor, "R V"]:
-        """Append one text token to every context (token sequence in the cache) that `rows` names (None: to all).
-        Return, for each context, the logits of its next token. The first token of a text must be the begin token
-        bos."""
+        """Append one text token to every context (token sequence in the cache) in `rows`. If `rows` is None, these are
+        all contexts. Return, for each context, the logits of its next token. The first token of a text must be the
+        begin token bos."""
         which = slice(None) if rows is None else rows.cpu()
         device = cache.keys[0].device
         lengths, count = cache.lengths[which], token_ids.shape[0]
@@ -98,12 +99,12 @@ class Incremental:
         return self.language_model.lm_head(und)
 
     def decoder(self, cache: KVCache, rows: Int[Tensor, "R"], tokens: int) -> Decode:
-        """Return a function `decode(ids, some)` that appends one token to contexts and returns the logits of the next
-        tokens.
+        """Return a function `decode(ids, some)`. In each call, it appends one token to some contexts, and returns the
+        logits of the next token of each of these contexts. `ids` has the tokens. `some` has the contexts, as indices in
+        `rows`.
 
-        rows: the contexts that may grow. tokens: the largest number of tokens for each context. The argument `some` of
-        `decode` chooses the contexts of a step by their indices in `rows`. On a GPU the function is a CUDA graph. Then
-        no other call may add tokens to these contexts while the function is in use.
+        rows: the contexts that may grow. tokens: the largest number of tokens for each context. On a GPU the function
+        is a CUDA graph. Then no other call may add tokens to these contexts while the function is in use.
         """
         if cache.keys[0].is_cuda:
             return GraphDecoder(self.language_model, cache, rows, tokens)

@@ -68,8 +68,8 @@ class Layout:
 
     def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
         """Append a block (a text or an image) with `length` tokens between its two boundary tokens. Return the index of
-        the block. `parent` is the index of the block that it continues; without a parent it starts a new sample. `gap`
-        is added to its rope positions."""
+        the block. `parent` is the index of the block that it continues. If `parent` is None, the block starts a new
+        sample. `gap` is added to its rope positions."""
         if parent is None:
             start = gap
         else:
@@ -176,8 +176,9 @@ class Tokens:
 
 @dataclass
 class Visibility:
-    """Says which tokens see each other, in a batch of rows (token sequences) padded to one length. Stored are only the
-    block (text or image) of every token and the ancestors of every block.
+    """Says which tokens see each other, in a batch of rows (token sequences) padded to one length. Pairs of tokens are
+    not stored. The object stores only the block (text or image) of every token, and the ancestors and the kind of every
+    block.
 
     The padding of a row counts as a block of its own, which sees only itself.
     """

@@ -2,12 +2,14 @@
 are texts and images.
 
 The tokens of a pack are in *stream order*: first the text and boundary tokens of all rows, then all ViT patches, then
-all latent tokens. Inside each of these three parts, the order is row by row. The und expert processes text and patches,
-and the gen expert processes latents, so each expert gets its tokens by slicing. Attention works on rows padded to one
+all latent tokens. Inside each of these three parts, the order is row by row. The model has two sets of weights. The und
+expert (understanding) processes text and patches, and the gen expert (generation) processes latents. In stream order,
+the tokens of each expert stand together, so each expert gets them by slicing. Attention works on rows padded to one
 length; `slot` holds the position of each token in these padded rows.
 
-Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens, M wanted
-logits, V velocity tokens, I latent images (clean or noisy), D numbers of a latent token.
+Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens, M text
+tokens whose logits are computed, V latent tokens whose velocity is computed, I latent images (clean or noisy), D
+numbers of a latent token.
 """
 
 from dataclasses import dataclass, field, replace
@@ -75,8 +77,12 @@ _ON_DEVICE = {
 
 
 class PackBuilder:
-    """Collects blocks (texts and images) row by row and builds a pack from them. A row is one token sequence. Every
-    `add_*` method returns the number of the new block. A later block can name this number as its `parent`.
+    """Collects blocks (texts and images) row by row and builds a pack from them. A row is one token sequence.
+
+    Every `add_*` method adds one block and returns the number of this block. Its argument `parent` is the number of an
+    earlier block of the same row, which the new block continues. The new block sees its parent, the parent of the
+    parent, and so on. A block without a parent starts a new sample. `gap` is added to the rope positions of the new
+    block.
 
     `latent_side` and `patch_side` are the sides of the two position tables (`max_latent_size`, `max_patches_per_side`):
     a token at (row, column) has position id row * side + column.
@@ -114,7 +120,8 @@ class PackBuilder:
         gap: int = 0,
     ) -> int:  # fmt: skip
         """Add a text block: the begin token bos, the ids, and the end token eos. If `loss` is True, the model computes
-        the logits that predict each of the ids, and with `eos_target` also the logits that predict the closing eos."""
+        the logits that predict the ids. If `eos_target` is True, too, the model also computes the logits that predict
+        the closing eos."""
         self._ids.append(np.asarray(ids, dtype=np.int64))
         count = len(self._ids[-1])
         return self._add(Kind.TEXT, count, None, parent, gap, (count + eos_target) * loss)
@@ -162,8 +169,8 @@ class PackBuilder:
     def build(self, touch_all: bool = False) -> Pack:
         """Build the tensors of all rows. Raises ValueError if no block was added.
 
-        touch_all: make the model run every module, even if the pack has no tokens for the module. The outputs of such a
-        module are multiplied by zero.
+        touch_all: make the model run every module. A module for which the pack has no tokens does not change the
+        outputs, and its gradients are zero.
         """
         rows = [row for row in self._rows if row.blocks]
         if not rows:

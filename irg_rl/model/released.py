@@ -1,8 +1,9 @@
-"""Reads the sizes of a model from the three JSON files of a released folder.
+"""Reads the sizes of a model from the three JSON files in the folder of a released model, such as BAGEL.
 
 For some settings, such as the activation function, this program supports only one value. If a file has another value,
-an error is raised. If the setting were ignored instead, the model would give worse results without a warning. Both
-spellings of the rotary base are read: `rope_theta`, and `rope_parameters` as written by transformers 5.
+an error is raised. If the setting were ignored instead, the model would give worse results without a warning. The base
+of the rotary position embedding may be written in two ways: as `rope_theta`, or in `rope_parameters`, as transformers 5
+writes it.
 """
 
 from collections.abc import Mapping

@@ -190,8 +190,8 @@ class LanguageModel(nn.Module):
 
 
 def rope_table(positions: Int[Tensor, "N"], config: LLMConfig, dtype: torch.dtype) -> Rope:
-    """Return the tensors cos and sin, each [N, 1, d/2], of the rotary angles position * theta^(-2k/d), k = 0 ... d/2 -
-    1. They are computed in fp32 and then converted to `dtype`."""
+    """Return the tensors cos and sin of the rotary angles, each [N, 1, d/2]. The angles are position * theta^(-2k/d),
+    where k goes from 0 to d/2 - 1. Both tensors are computed in fp32 and then converted to `dtype`."""
     d = config.head_dim
     exponent = torch.arange(0, d, 2, dtype=torch.float32, device=positions.device) / d
     angle = positions[:, None].float() * (1.0 / config.rope_theta**exponent)

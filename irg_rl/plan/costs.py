@@ -48,7 +48,8 @@ BACKWARD = 2
 
 @dataclass(frozen=True)
 class Rates:
-    """Speed of a process. It is assumed, not measured."""
+    """Speed of a process: how many floating-point operations it does, and how many bytes it reads from memory, per
+    second. The speed is assumed, not measured."""
 
     tflops: float  # 10^12 floating-point operations per second that are reached in practice
     gbps: float  # 10^9 bytes per second read from memory; this limits text decoding
@@ -93,8 +94,9 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def cached(function: Function) -> Function:
-    """Decorate a function like `functools.cache`, but keep the type of the function. Type checkers do not know that
-    frozen sections are hashable."""
+    """Decorate a function like `functools.cache`, but keep the type of the function. With `functools.cache` itself,
+    type checkers would report an error. They do not know that the arguments, which are frozen sections of a recipe, can
+    be hashed."""
     return cast(Function, cache(function))
 
 

@@ -1,17 +1,19 @@
-"""Memory of the training state on one learner rank, in bytes: weights, fp32 master weights, gradients and moments. It
-depends on how the ZeRO stage of the engine divides them between the ranks.
+"""Memory of the training state on one learner rank, in bytes: weights, fp32 master weights, gradients and moments of
+the optimizer.
 
-| per parameter        | stage 0 | 1 and 2               | 3                         |
-|----------------------|---------|-----------------------|---------------------------|
-| weights              | whole   | whole                 | divided, frozen ones too  |
-| fp32 masters         | none    | divided               | divided                   |
-| gradients, in dtype  | whole   | whole                 | whole                     |
-| fp32 reduced         | none    | divided, in the step  | divided, always           |
-| moments              | whole   | divided               | divided                   |
-| copies to reduce     | whole   | a bucket, in the step | a bucket, always          |
+The table shows what one rank holds at each ZeRO stage of the engine. "Whole" means that each rank has everything, and
+"divided" that each rank has an equal share. "In the step" means that the memory is needed only during the optimizer
+step. A reduction combines the gradients of all ranks. A bucket is a buffer for a limited number of gradient values,
+which are reduced together. "fp32 reduced" are the gradients after the reduction.
 
-A reduction combines the gradients of all ranks. A bucket is a buffer for a limited number of gradient values, which are
-reduced together. "Divided" means that each rank has an equal share.
+| per parameter        | stage 0               | 1 and 2               | 3                         |
+|----------------------|-----------------------|-----------------------|---------------------------|
+| weights              | whole                 | whole                 | divided, frozen ones too  |
+| fp32 masters         | none                  | divided               | divided                   |
+| gradients, in dtype  | whole                 | whole                 | whole                     |
+| fp32 reduced         | none                  | divided, in the step  | divided, always           |
+| moments              | whole                 | divided               | divided                   |
+| copies to reduce     | a bucket, in the step | a bucket, in the step | a bucket, always          |
 
 Gradients stay whole at every stage, because all backward passes of a step share one reduction (engine.py). Before this
 reduction, each rank has its own gradients. The fp32 masters are a separate copy even if the model itself is in fp32.

@@ -165,9 +165,9 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 
 @dataclass(frozen=True)
 class Sampled:
-    """How many forward passes of each kind the sampler needs, and how much work they are. The forward passes are
-    counted for one trajectory. The work (`text` and `images`) is counted for one trajectory or for a batch of
-    trajectories."""
+    """How many forward passes of each kind the sampler needs, and how much work they are. The numbers of forward passes
+    are those of one trajectory. The work (`text` and `images`) is that of as many trajectories as the argument `rows`
+    of `of` says; by default, this is one."""
 
     text_tokens: int  # number of forward passes of one token
     prefills: int  # number of forward passes that put prompt, system prompt and images into the context
@@ -185,9 +185,9 @@ class Sampled:
         guidance: GuidanceRecipe | None,
         rows: Callable[[int], int] = lambda turn: 1,
     ) -> "Sampled":
-        """Count the forward passes of a recipe. `points` is the number of time points of the sampler's grid. `rows`
-        maps a turn to the number of trajectories that are computed in this turn. Trajectories that separate only at a
-        later fork count as one."""
+        """Count the forward passes of a recipe. `turns` is the number of images of a trajectory. `points` is the number
+        of time points of the denoising; a step goes from one point to the next. `rows` maps a turn to the number of
+        trajectories that are computed in this turn. Trajectories that separate only at a later fork count as one."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS

@@ -27,7 +27,8 @@ def against_baselines(comparison: dict) -> list[TableRow]:
 def repairs(comparison: dict) -> list[TableRow]:
     """Return table rows that compare the repair by the RL model with the repair by each baseline (another model, such
     as the SFT checkpoint) and by each control. Repair is the share of wrong first images that are right at the last
-    turn. A control starts from the same first images as the RL model, but without the model's own refinement."""
+    turn. A control has the same first images as the RL model, but replaces the model's own refinement by a plain new
+    draw or by a refinement that follows the reflection of another prompt."""
     rows = []
     for entry in comparison["repairs"]:
         cells = [share(entry["rl"]), share(entry["other"]), points(entry["gained"]), times(entry["ratio"])]

@@ -1,6 +1,8 @@
 """Figures of a report, as SVG. Each has one message, axes with units, and the number of cases n.
 
-The following scalars of `metrics.jsonl` are drawn. They are listed by the name under which they are logged:
+The following scalars of `metrics.jsonl` are drawn. They are listed by the name under which they are logged. Braces with
+commas list alternatives: `reward/{first,last}` means `reward/first` and `reward/last`. `{k}`, `{part}` and `{scorer}`
+stand for the number of a turn, a part of the model and the name of a scorer.
 
 | stage       | scalars |
 |---|---|
@@ -232,8 +234,9 @@ def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
 
 def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
     """Draw the share of right images at each turn, for the model's own refinement (called `real`) and for the controls.
-    A control starts from the same first images, but without the model's own refinement. There is one panel (subplot)
-    per evaluation. Return None if there is nothing to draw."""
+    A control has the same first images, but replaces the model's own refinement by a plain new draw or by a refinement
+    that follows the reflection of another prompt. There is one panel (subplot) per evaluation. Return None if there is
+    nothing to draw."""
     shown = [e for e in evaluations if e["arms"]]
     if not shown:
         return None
@@ -261,8 +264,8 @@ def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
 def draw_repair(evaluations: Sequence[dict]) -> ReportFigure | None:
     """Draw repair and damage at the last turn, for the model's own refinement (called `real`) and for the controls.
     Repair is the share of wrong first images that are right at the last turn; damage is the share of right first images
-    that are then wrong. A control starts from the same first images, but without the model's own refinement. Return
-    None if there is nothing to draw."""
+    that are then wrong. A control has the same first images, but replaces the model's own refinement by a plain new
+    draw or by a refinement that follows the reflection of another prompt. Return None if there is nothing to draw."""
     shown = [e for e in evaluations if e["arms"] and all(a["turns"] > 1 for a in e["arms"].values())]
     if not shown:
         return None

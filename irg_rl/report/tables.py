@@ -115,10 +115,11 @@ class GroupedTable:
 
 
 def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
-    """Return a table that shows how every measure, such as the accuracy, changes over the turns. It has one row for
-    each measure of the model's own refinement and of each control, and rows for their differences. A control starts
-    from the same first images, but without the model's own refinement. Each evaluation has its own group of columns,
-    with one column per turn."""
+    """Return a table that shows how every measure, such as the accuracy, changes over the turns. For each measure, it
+    has one row for the model's own refinement, one row for each control, and rows for the differences between them. A
+    control has the same first images, but replaces the model's own refinement by a plain new draw or by a refinement
+    that follows the reflection of another prompt. Each evaluation has its own group of columns, with one column per
+    turn."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -228,9 +229,9 @@ class GateRow:
 
 def gate_lines(gate: dict) -> list[GateRow]:
     """Return the requirements of the gate (the test that refinement works) as texts, one GateRow each. Some
-    requirements compare the model's own refinement with a control, which starts from the same first images but without
-    this refinement. Such differences are shown in percentage points. All other values are shares and are shown in
-    percent."""
+    requirements compare the model's own refinement with a control. A control has the same first images, but replaces
+    the model's own refinement by a plain new draw or by a refinement that follows the reflection of another prompt.
+    Such differences are shown in percentage points. All other values are shares and are shown in percent."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -257,18 +258,22 @@ def alarm(found: dict) -> Tile:
 
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
     """Return the row of a ratio check that is nearest to its limit, or None if there is no row. A ratio check compares
-    the log-probabilities of the sampler and the learner. Each row has the largest |log ratio| of the two and the limit
-    for it. If `modality` (text or image) is given, only its rows are used."""
+    the log-probabilities that the sampler and the learner compute for the same samples. Each row has the largest |log
+    ratio| that was found and the limit for it. If `modality` (text or image) is given, only its rows are used."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 
 
 def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
-    """Return the tiles (boxes of the report) with the most important values. One shows the result of the gate (the test
-    that refinement works), for the evaluation after SFT or after RL, as `after` says. The others show values of the
-    latest evaluation: the shares of right images at the first and at the last turn, the share of wrong first images
-    that were repaired (beside that of the controls, which work without the model's own refinement), and the share of
-    right first images that were damaged."""
+    """Return the tiles (boxes of the report) with the most important values:
+
+    - The result of the gate (the test that refinement works). `after` says whether it is that of the evaluation after
+      SFT or after RL.
+    - From the latest evaluation, the shares of right images at the first and at the last turn.
+    - From the latest evaluation, if it has several turns, repair and damage: the share of wrong first images that are
+      right at the last turn, and the share of right first images that are then wrong. Beside the repair stands that of
+      the controls, which replace the model's own refinement by something else.
+    """
     if not evaluations:
         return []
     first, latest = evaluations[0], evaluations[-1]

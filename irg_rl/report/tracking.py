@@ -1,7 +1,8 @@
 """Logs the numbers of a run: always to `metrics.jsonl`, and also to wandb (offline without a key, online with one).
 
-In wandb, the step is only a count of calls. So every stage has its own step axis there: `sft1/ce` is drawn over
-`sft1/step`. The wandb folder is inside the run folder. The run id is kept, so a resumed run continues the same curve.
+The step of wandb itself only counts the calls of its function `log`. So every stage has its own step axis in wandb:
+`sft1/ce` is drawn over `sft1/step`. The wandb folder is inside the run folder. The run id is kept, so a resumed run
+continues the same curve.
 """
 
 import logging

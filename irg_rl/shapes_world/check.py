@@ -68,10 +68,13 @@ class Check:
 @dataclass(frozen=True)
 class Inspection(Verdict):
     """The verdict on a picture, with its reasons. If the picture is right (`correct`), `score` is 1 and `defects` is
-    empty. If it is wrong, `score` is below 1 and `defects` is not empty. A prompt has a list `include` of wanted
-    objects, a list `exclude` of forbidden objects, and relations. `checks` has one entry for each entry of `include`
-    and one for each relation. It also has one for each entry of `exclude` that is about an object that is not in
-    `include`. If an object is in both lists, one check covers both entries."""
+    empty. If it is wrong, `score` is below 1 and `defects` is not empty.
+
+    A prompt has a list `include` of wanted objects, a list `exclude` of forbidden objects, and relations. `checks` has
+    one entry for each entry of `include` and one for each relation. If an entry of `exclude` is about an object that is
+    also in `include`, the check of the `include` entry covers both. Otherwise, the entry of `exclude` has its own
+    check.
+    """
 
     checks: tuple[Check, ...]
     defects: tuple[Defect, ...]

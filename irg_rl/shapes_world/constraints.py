@@ -48,10 +48,14 @@ NONE = "none"
 
 def sight(demand: "Demand", objects: Sequence[Object]) -> str:
     """Return a text that says which of the wanted objects are in a picture. For each kind of object that the prompt
-    asks for, the text has the wanted number, the cells of the objects row by row, their number, and the word "missing"
-    or "extra" if they are too few or too many. An example is "i see two red ring at north east : two , one bar : zero
-    missing .". Kinds and wanted numbers are written exactly as in the think text (`teacher.think_text`). A small model
-    learns to copy words in order, and to compare neighbouring words, much earlier than to look up a number."""
+    asks for, the text has the wanted number, the cells of the objects row by row, and their number. If they are too few
+    or too many, the word "missing" or "extra" follows. An example is "i see two red ring at north east : two , one bar
+    : zero missing .".
+
+    Kinds and wanted numbers are written exactly as in the think text, which the model writes before its first image
+    (`teacher.think_text`). So a small model only has to copy words in order and to compare neighbouring words. It
+    learns this much earlier than to look up a number.
+    """
     said = []
     for thing, count in demand.includes:
         cells = _cells(thing, objects)
@@ -149,9 +153,11 @@ def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:
 
 
 def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], relations: list[Relation]) -> dict:
-    """Return the metadata of a prompt in the format of GenEval. A picture must show the exact number of each thing.
-    Therefore the list `exclude` forbids one more object than wanted of each thing in `includes`. It also forbids more
-    objects of the same shape in other colours."""
+    """Return the metadata of a prompt in the format of GenEval. A picture must show exactly the wanted number of each
+    thing. So the list `exclude` has an entry for each thing in `includes`, with the wanted number plus one: this many
+    objects, or more, are forbidden. For each shape that is wanted in certain colours, `exclude` has one more entry
+    without a colour. It forbids more objects of this shape, in any colour, than are wanted in all these colours
+    together."""
     positions = {relation.first: [relation.name, relation.second] for relation in relations}
     include = [_entry(thing, count) for thing, count in includes]
     for index, position in positions.items():

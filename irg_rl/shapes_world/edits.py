@@ -44,12 +44,12 @@ class Room:
 
 @dataclass(frozen=True)
 class Edit:
-    """One repair of a picture.
+    """One repair of a picture. Its kind is add, remove, recolor, reshape or move.
 
-    `thing` is the object to change and `cell` is its cell. For the kind add, they are the new object and the cell that
-    it is put into. `to` is the new colour (kind recolor), the new shape (reshape) or the new cell (move). `defect` is
-    the defect that the edit repairs. For the kinds add and move, `room` has the cells that the object could be put
-    into. If no relation limits these cells, `room` is None.
+    `thing` is the object to change and `cell` is its cell. If the kind is add, `thing` is the new object and `cell` is
+    the cell that it is put into. `to` is the new colour (kind recolor), the new shape (reshape) or the new cell (move).
+    `defect` is the defect that the edit repairs. For the kinds add and move, `room` has the cells that the object could
+    be put into. If no relation limits these cells, `room` is None.
     """
 
     kind: EditKind

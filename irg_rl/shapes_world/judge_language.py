@@ -34,7 +34,8 @@ class NotUnderstood(ValueError):
 
 @dataclass(frozen=True)
 class AskedOfPrompt:
-    """A question about one image and a prompt, or about two images and which of them fits the prompt better."""
+    """A question about a prompt. `demand` is what the prompt asks for. With one image, the question is whether the
+    image shows this. With two, it is which of them fits the prompt better."""
 
     images: int
     demand: Demand
@@ -50,9 +51,10 @@ class AskedOfReflection:
 
 
 def parse_question(question: str) -> AskedOfPrompt | AskedOfReflection:
-    """Return how many images a question is about, and what its quoted prompt demands of an image or which reflection it
-    quotes. Raises NotUnderstood if the question has none of the forms shown at the top of this module, or if its prompt
-    cannot be parsed."""
+    """Parse a question to the judge. If it quotes a prompt, the result says what the prompt demands of an image. If it
+    quotes a reflection, the result has the text of the reflection. In both cases, it also says how many images the
+    question is about. Raises NotUnderstood if the question has none of the forms shown at the top of this module, or if
+    its prompt cannot be parsed."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")

@@ -32,8 +32,8 @@ CHUNK = 512  # number of images handled at once, to limit memory
 
 @dataclass(frozen=True)
 class PictureReading:
-    """What the checker sees in a picture. This is the objects (sorted row by row, and from left to right in each row),
-    the cells that the checker cannot read, and the background colour."""
+    """What the checker sees in a picture: the objects (sorted row by row, and from left to right in each row), the
+    cells that the checker cannot read, and the background colour."""
 
     objects: tuple[Object, ...]
     unclear: tuple[str, ...] = ()

@@ -128,12 +128,15 @@ def own_image_rows(
     modes: Sequence[str] = (IMPROVING_FULL, IMPROVING_GENERATION),
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Messages]]:
-    """Return a dict that maps each given mode to its training rows. The given modes must be improving modes (modes in
-    which a reflection leads from one picture to the next). The rows are made from first pictures that a model has drawn
-    itself. `images` are uint8 [N, 24, 24, 3], one per prompt. Each picture gives one row per mode. If the picture is
-    right, the row ends with the text "nothing to change". If it is wrong, the teacher repairs it. The setting
-    `mix.stop_share` (the share of rows whose first picture is right) is not used. Raises ValueError if the numbers of
-    images and prompts differ."""
+    """Make training rows from first pictures that a model has drawn itself. Return a dict that maps each mode in
+    `modes` to its rows, one row per picture. The modes must be improving modes (learning modes about the errors of a
+    given first picture).
+
+    `images` are the first pictures, uint8 [N, 24, 24, 3], one per prompt. If a picture is right, its row ends with the
+    text "nothing to change". If it is wrong, the teacher (a program) repairs it. The setting `mix.stop_share` (the
+    share of rows whose first picture is right) is not used. Raises ValueError if the numbers of images and prompts
+    differ.
+    """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: there must be one image per prompt")
     seen = list(zip(prompts, images, read_batch(images)))
@@ -143,10 +146,10 @@ def own_image_rows(
 def improving_row(
     mode: str, prompt: Prompt, first: np.ndarray, reading: PictureReading, rng: random.Random, mix: RowMix = RowMix()
 ) -> Messages:
-    """Return one training row of an improving mode (a learning mode about the errors of a picture). It begins with the
-    picture `first`. `reading` lists the objects in this picture. The reflection is a text that names changes, written
-    by the teacher (a program). The second picture is the first one with exactly these changes. If the reflection asks
-    for no change, there is no second picture. In the mode improving_full, further reflections and pictures may
+    """Return one training row of an improving mode (a learning mode about the errors of a given first picture). The row
+    begins with the picture `first`; `reading` lists the objects in it. Then comes a reflection: a text by the teacher
+    (a program) that names changes. The second picture is the first one with exactly these changes. If the reflection
+    asks for no change, there is no second picture. In the mode improving_full, further reflections and pictures may
     follow."""
     steps = [_step(first, reading, prompt, rng, mix)]
     while mode == IMPROVING_FULL and len(steps) < mix.max_turns - 1 and rng.random() < mix.deep_share:

@@ -66,12 +66,14 @@ def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:
-    """Return a wrong scene: a copy of a right scene with `n_defects` random defects. No two defects change the same
-    object. A defect is one of these: an object becomes missing or unreadable, gets a wrong colour or shape, or goes to
-    a wrong place, or an object too many is added. Two defects can cancel each other out. If this happens in all
-    attempts, the scene has fewer than `n_defects` defects, but at least one. With probability `clutter_share`, the
-    scene also gets an unreadable blob in a free cell, which is no defect. Raises ValueError if no wrong scene is
-    found."""
+    """Return a wrong scene: a copy of a right scene to which `n_defects` random defects were added. A defect is one of
+    these: an object is missing, is unreadable, has a wrong colour or shape, or is in a wrong place, or there is one
+    object too many. No two defects change the same object.
+
+    Two defects can cancel each other out, so a scene is made again until the checker finds exactly `n_defects` defects.
+    After PATIENCE attempts, any scene with at least one defect is accepted. With probability `clutter_share`, the scene
+    also gets an unreadable blob in a free cell, which is no defect. Raises ValueError if no wrong scene is found.
+    """
     demand = parse_metadata(metadata)
     for attempt in range(TRIES):
         wreck = Wreck(scene, demand, rng)
@@ -165,7 +167,8 @@ class Wreck:
 
 @cache
 def unreadable_seeds(background: Color) -> tuple[int, ...]:
-    """Return the seeds, below 1024, of those blobs that the checker really cannot read on this background."""
+    """Return those seeds from 0 to 1023 whose blob is unreadable for the checker on this background. The blobs of the
+    other seeds look like an object or like an empty cell."""
     seeds = range(1024)
     pictures = np.stack([render(Scene(background, (), (Blob(CELLS[0], seed),))) for seed in seeds])
     return tuple(seed for seed, reading in zip(seeds, read_batch(pictures)) if reading.unclear)

@@ -2,8 +2,9 @@
 training.
 
 A think text says what the prompt asks for. It NEVER names cells or anything else that the prompt does not determine. So
-the model must look at the first image to refine it, because the think text alone does not say where the objects are. A
-reflection describes a picture and names its errors and the edits that repair them, with their cells.
+the think text alone does not say where the objects are, and the model must look at the first image to refine it. A
+reflection describes a picture. It also names the errors of the picture and the edits that repair them. It says in which
+cells all this is.
 """
 
 import random
@@ -97,7 +98,7 @@ def sight_text(reading: PictureReading, metadata: dict) -> str:
 
     - For each kind of object that the prompt asks for, in the words and order of the think text: the cells of these
       objects, their number, and whether they are too few or too many.
-    - For each relation of the prompt, whether it holds, if the objects of both sides are in the picture.
+    - For each relation of the prompt for which the picture has objects on both sides: whether the relation holds.
     - All other contents of cells: further objects and unreadable cells.
 
     Defects and free cells follow from this text. If the prompt asks for an object without naming its colour, the text
@@ -245,9 +246,9 @@ def _edit(kind: DefectKind, part: dict[str, str]) -> Edit:
 
 def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading, metadata: dict) -> bool:
     """Return whether a reflection is true of the picture. A text that says "nothing to change" is true if the picture
-    is right. Any other reflection is true if the checker finds all defects that it states, each at least as often as
-    stated. It is also true to call an object missing if the object is there in a wrong colour or shape. Cells and edits
-    are not checked. The result is False if `parsed` is None."""
+    is right. Any other reflection states defects. It is true if the picture is wrong and the checker finds all these
+    defects. A defect that is stated twice must be found twice. It is also true to call an object missing if the object
+    is there in a wrong colour or shape. Cells and edits are not checked. The result is False if `parsed` is None."""
     verdict = judge(reading, metadata)
     if parsed is None or parsed.stop or verdict.correct:
         return parsed is not None and parsed.stop and verdict.correct

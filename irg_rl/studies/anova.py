@@ -23,10 +23,12 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
         MS_R = S var(row means),  MS_S = N var(column means),  MS_I = sum (y - row - column + all)^2 / ((N-1)(S-1))
         s2_R = (MS_R - MS_I) / S,  s2_S = (MS_S - MS_I) / N,  s2_I = MS_I
 
-    The columns of the result are s2_R, s2_S and s2_I. All three estimates are unbiased, so s2_R and s2_S may be below
-    0. To draw the image of a pair again would give the same image and the same score. So MS_I contains no measurement
-    error, only the interaction of reflection and seed. Raises ValueError if there are
-    fewer than two reflections or fewer than two seeds.
+    Here y is a score, `row` and `column` are the means of its row and its column, and `all` is the mean of all scores
+    of the prompt. The columns of the result are s2_R, s2_S and s2_I. All three estimates are unbiased, so s2_R and s2_S
+    may be below 0. To draw the image of a pair again would give the same image and the same score. So MS_I contains no
+    measurement error, only the interaction of reflection and seed.
+
+    Raises ValueError if there are fewer than two reflections or fewer than two seeds.
     """
     _, n, s = outcomes.shape
     if min(n, s) < 2:

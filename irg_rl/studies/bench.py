@@ -135,8 +135,8 @@ class Bench:
     """The checkpoints (`subjects`), prompts and judging functions of one study.
 
     verify: a function that returns one verdict per image, or None for an image that could not be judged.
-    check_reflection: the function of the task that checks whether a reflection is right; None if rewards judge the
-    images.
+    check_reflection: the function of the task that checks whether a reflection is right. If rewards judge the images
+    instead of the task, it is None.
     unclear: a function that counts, for each image, the grid cells that the checker cannot read. It is None if the
     prompts are not from the shapes world (the task with coloured shapes in a grid of nine cells).
     paraphrase: a function that returns a reflection in other words, or None if it cannot reword it. `paraphrase` itself
@@ -195,7 +195,7 @@ class Bench:
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
         """Judge the images of all trajectories in `drawn`. Trajectories with an image that could not be judged are left
         out. Return two results: the list of the remaining trajectories, and a table of their verdicts by turn. `arm` is
-        the name under which the table stores them: the name of the experimental condition."""
+        the name of the experimental condition. The table stores the verdicts under this name."""
         found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(

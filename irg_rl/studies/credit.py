@@ -2,13 +2,13 @@
 rule that turns the scores of images into advantages. Nothing is trained.
 
 All schemes are compared at one checkpoint on the same samples. Batches of groups (several trajectories of one prompt)
-are sampled once, as in RL. Each scheme gives the trajectories other advantages. From these, the gradient of the joint
-loss (text and image) is computed in the same way as in training.
+are sampled once, as in RL. Each scheme computes its own advantages for these trajectories. From the advantages, the
+gradient of the joint loss (text and image) is computed in the same way as in training.
 
-To imitate a noisy judge, noise is added to the score of every image: q + s z. Here q is the true score, s the noise
-level, and z a standard normal number, which is drawn once per image and is the same for all schemes and all s. If two
-images have the same true score, the difference of their noisy scores is normally distributed with standard deviation
-sqrt(2) s.
+To imitate a noisy judge, noise is added to the true score q of every image. The noisy score is q + s z, where s is the
+noise level and z is a standard normal number. z is drawn once per image and is the same for all schemes and all s. If
+two images have the same true score, the difference of their noisy scores is normally distributed with standard
+deviation sqrt(2) s.
 """
 
 import itertools

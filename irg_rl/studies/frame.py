@@ -46,8 +46,8 @@ class Frame:
         return list(zip(*(self[name].tolist() for name in names)))
 
     def where(self, mask: np.ndarray | None = None, **equal: Any) -> "Frame":
-        """Return a new table with some of the rows: those where `mask` is True (None: all rows) and where each column
-        named in `equal` has the given value."""
+        """Return a new table with some of the rows: those where `mask` is True and where each column named in `equal`
+        has the given value. If `mask` is None, only `equal` selects the rows."""
         chosen = np.ones(len(self), bool) if mask is None else mask.astype(bool)
         for name, value in equal.items():
             chosen = chosen & (self[name] == value)

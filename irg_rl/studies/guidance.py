@@ -97,8 +97,8 @@ def saturation(image: Pixels) -> float:
 
 
 def clipped(image: Pixels) -> float:
-    """Return the share of the image's colour values that are 0 or 255. Strong guidance pushes values to these limits.
-    """
+    """Return the share of colour values of an image that are 0 or 255. Strong guidance pushes values to these
+    limits."""
     return float(((image == 0) | (image == 255)).mean())
 
 

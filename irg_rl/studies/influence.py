@@ -85,9 +85,10 @@ the reflection to use, or None if the replacement is not possible."""
 
 
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
-    """Return a dict with all exchanges: name -> function that replaces the image or the reflection of a refinement.
-    `paraphrase` is a function that rewords a reflection. If `paraphrase` is None, the exchange that rewords reflections
-    is never possible: it always returns None."""
+    """Return a dict with all exchanges: name -> function. The function returns the image and the reflection from which
+    a refinement is drawn again. One of the two is replaced, except in the exchange OWN. The function returns None if
+    this exchange is not possible. `paraphrase` is a function that rewords a reflection. If it is None, the exchange
+    with a reworded reflection is never possible."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)
@@ -249,9 +250,10 @@ class Influence(Study[InfluenceSettings]):
 
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
-    """Return those arguments of a sampling request that give the sampler a text or an image, so that it does not sample
-    them. They are taken from `trajectory`: its think text, and its image before refinement number `turn`. If
-    `trajectory` is None, a first image is to be drawn from the prompt alone, and the dict is empty."""
+    """Return a dict with arguments for a sampling request: a think text and a first image. The sampler uses them
+    instead of sampling its own. The think text is that of `trajectory`, and the image is the one that refinement number
+    `turn` of `trajectory` refined. If `trajectory` is None, the dict is empty, and the sampler works from the prompt
+    alone."""
     if trajectory is None:
         return {}
     return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}

@@ -16,22 +16,23 @@ from irg_rl.evaluate.intervals import Measure, Terms
 def terms(
     top: Float[np.ndarray, "N"], prompt_ids: Sequence[str], bottom: Bool[np.ndarray, "N"] | None = None
 ) -> Terms:
-    """Return, for each of the values `top`, a numerator and a denominator, from which the mean of `top` is computed.
-    The mean uses only the values where `bottom` is True (None: all values). Values that are nan are left out."""
+    """Return the data from which the mean of the values `top` is computed: a numerator and a denominator for each
+    value. A value is used if it is finite and `bottom` is True for it. If `bottom` is None, all finite values are used.
+    For a value that is used, the numerator is the value and the denominator is 1. For any other value, both are 0."""
     counted = np.isfinite(top.astype(float)) & (np.ones(len(top), bool) if bottom is None else bottom)
     return Terms(np.where(counted, np.nan_to_num(top.astype(float)), 0.0), counted.astype(float), list(prompt_ids))
 
 
 def share(cases: Bool[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
-    """Return the share of True values in `cases`. Only the elements where `of` is True are counted (None: all
-    elements). The interval is Wilson's. It uses the effective number of independent values, because several
-    trajectories of one prompt are not independent."""
+    """Return the share of True values in `cases`. If `of` is given, only the elements where `of` is True are counted.
+    The interval is Wilson's. It uses the effective number of independent values, because several trajectories of one
+    prompt are not independent."""
     return intervals.proportion(terms(cases, prompt_ids, of))
 
 
 def mean(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.ndarray, "N"] | None = None) -> Measure:
-    """Return the mean of those `values` where `of` is True (None: of all values), with a bootstrap interval over
-    prompts."""
+    """Return the mean of `values`, with a bootstrap interval over prompts. If `of` is given, only the values where `of`
+    is True are used."""
     return intervals.mean(terms(values, prompt_ids, of))
 
 

@@ -45,8 +45,8 @@ class PlateLine:
     """One line of a figure: measured values `y` at the positions `x`.
 
     dashed: True if the line is a bound, or a comparison that is not itself a condition of the study.
-    colour: number of the colour and marker. Lines with the same number look the same in all panels (subplots). None:
-    the position of the line in its panel is used as the number.
+    colour: number of the colour and marker. Lines with the same number look the same in all panels (subplots). If it is
+    None, the position of the line in its panel is used as the number.
     """
 
     label: str

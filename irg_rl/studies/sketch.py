@@ -24,8 +24,9 @@ Z = 1.96
 
 def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.ndarray, "K"]:
     """Return one sketch (short vector with `places` entries) of the gradients of all parameters together. `gradients`
-    maps the name of each parameter to its gradient; a missing parameter counts as 0. The random entries and signs
-    depend only on the parameter names, so sketches of different batches and credit schemes can be compared."""
+    maps the name of each parameter to its gradient. A missing parameter counts as 0. The random entries and signs
+    depend only on the parameter names. So sketches can be compared even if they belong to different batches, or to
+    different credit schemes (ways to turn rewards into advantages)."""
     total = torch.zeros(places, dtype=torch.float64)
     for name, gradient in gradients.items():
         numbers = gradient.detach().double().cpu().ravel()
@@ -45,26 +46,27 @@ def gram(sketches: Float[np.ndarray, "M K"], squares: Float[np.ndarray, "M"]) ->
 
 
 def signal(table: Float[np.ndarray, "M M"]) -> float:
-    """Return an unbiased estimate of |E g|^2, the squared norm of the expected gradient g of a batch. `table` has the
-    inner products of the gradients of all pairs of batches. The estimate is the mean inner product of different batches
-    (a U-statistic), so it may be below 0."""
+    """Let g be the gradient of a random batch, and E g its expected value. Return an unbiased estimate of |E g|^2.
+    `table` has the inner products of the gradients of all pairs of batches. The estimate is the mean of the inner
+    products of two different batches (a U-statistic), so it may be below 0."""
     m = len(table)
     return float((table.sum() - np.trace(table)) / (m * (m - 1)))
 
 
 def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
-    """Return the signal-to-noise ratio of the gradient g of a batch: |E g|^2 divided by the trace of the covariance of
-    g. Both are estimated without bias. `table` has the inner products of the gradients of all pairs of batches. The
-    ratio is nan if all gradients are 0."""
+    """Let g be the gradient of a random batch, and E g its expected value. Return the signal-to-noise ratio: |E g|^2
+    divided by the trace of the covariance of g. Both are estimated without bias. `table` has the inner products of the
+    gradients of all pairs of batches. The ratio is nan if all gradients are 0."""
     m = len(table)
     spread = (np.trace(table) - table.sum() / m) / (m - 1)
     return signal(table) / spread if spread > 0 else float("nan")
 
 
 def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
-    """Return the cosine between two mean gradients: the mean over the batches with even numbers, and the mean over the
-    batches with odd numbers. `table` has the inner products of the gradients of all pairs of batches. The cosine is nan
-    if one mean gradient is 0."""
+    """Split the batches into two halves, those with an even index and those with an odd index. Return the cosine
+    between the mean gradients of the two halves. It is near 1 if the gradient has little noise. `table` has the inner
+    products of the gradients of all pairs of batches. The cosine is nan if the squared norm of one mean gradient, as
+    given by `table`, is 0 or below."""
     odd = np.arange(len(table)) % 2 == 1
     a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
     return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
@@ -73,22 +75,24 @@ def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
 def alignment(
     own: Float[np.ndarray, "M M"], reference: Float[np.ndarray, "M M"], across: Float[np.ndarray, "M M"]
 ) -> float:
-    """Return the cosine between the expected gradients of two credit schemes: this scheme and a reference scheme. The
-    arguments are matrices of inner products between batches: `own` for two gradients of this scheme, `reference` for
-    two gradients of the reference scheme. `across[i, j]` is for this scheme's gradient in batch i and the reference
-    scheme's gradient in batch j.
+    """Return the cosine between the expected gradients of two credit schemes (ways to turn rewards into advantages):
+    this scheme and a reference scheme. In each batch, both schemes have a gradient. Each argument has one inner product
+    of two gradients for every pair of batches i and j:
+    * `own[i, j]`: this scheme in batch i, and this scheme in batch j.
+    * `reference[i, j]`: the reference scheme in batch i, and the reference scheme in batch j.
+    * `across[i, j]`: this scheme in batch i, and the reference scheme in batch j.
 
-    Only pairs of different batches are used, so noise that both schemes share does not count. The cosine is nan if the
-    estimated squared norm of one of the expected gradients is 0 or below.
+    Only pairs of different batches are used. So noise that both schemes share in a batch does not count. The cosine is
+    nan if the estimated squared norm of one of the expected gradients is 0 or below.
     """
     scale = signal(own) * signal(reference)
     return signal(across) / float(np.sqrt(scale)) if min(signal(own), signal(reference)) > 0 else float("nan")
 
 
 def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
-    """Return the value of `estimate(*tables)` with a 95 % interval by the jackknife: the estimate is repeated M times,
-    each time without one of the M batches. `tables` are matrices with one row and one column per batch. There is no
-    interval if one of these estimates is not finite."""
+    """Return the value of `estimate(*tables)` with a 95 % interval by the jackknife. For the jackknife, the estimate is
+    repeated M times, each time without one of the M batches. `tables` are matrices with one row and one column per
+    batch. If one of these values is not finite, the result has no interval."""
     m, value = len(tables[0]), estimate(*tables)
     left = []
     for batch in range(m):

@@ -61,9 +61,9 @@ class Findings:
 
 
 class Study(ABC, Generic[S]):
-    """Base class of all studies. `needs_world` is True if the study works only with prompts of the shapes world (the
-    task with coloured shapes in a grid of nine cells). `trains` is True if the study trains models. The models are then
-    copies of a run with changed settings (forks), which are made and trained before the study measures them."""
+    """Base class of all studies. If `needs_world` is True, the study works only with prompts of the shapes world (the
+    task with coloured shapes in a grid of nine cells). If `trains` is True, the study trains models before it measures
+    them. Each of these models is a fork: a copy of an existing run in which some settings are changed."""
 
     name: ClassVar[str]
     question: ClassVar[str]

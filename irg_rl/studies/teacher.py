@@ -160,20 +160,22 @@ def mended(rows: Frame) -> Measure:
 
 
 def reachable(rows: Frame) -> Measure:
-    """Return the share of wrong images that one reflection of the teacher (a program that writes reflections) can
-    describe completely, because the image does not have more defects than one reflection can name. `rows` has one row
-    per wrong image."""
+    """Return the share of wrong images whose defects can all be named in one reflection of the teacher (a program that
+    writes reflections). The other images have more defects than one reflection can name. `rows` has one row per wrong
+    image."""
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
 def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
-    """Return the reflection of the teacher (a program that reads images and writes reflections) on the wrong image
-    `case`, after making it worse on purpose. The reflection describes the image and proposes edits. `kind` says what is
-    made worse, with probability `amount`:
-    * `cell`: an edit names a wrong cell of the grid. This is decided for each edit.
-    * `thing`: an edit names a wrong object. This is decided for each edit.
-    * `drop`: an edit is left out. This is decided for each edit.
-    * `extra`: a wrong edit is added to the reflection.
+    """Take the reflection of the teacher (a program that reads images and writes reflections) on the wrong image
+    `case`, make it worse on purpose, and return it. The reflection describes the image and proposes edits. `kind` is
+    one of five errors. The first three are made in each edit with probability `amount`:
+    * `cell`: the edit names a wrong cell of the grid.
+    * `thing`: the edit names a wrong object.
+    * `drop`: the edit is left out.
+
+    The last two are made once in the reflection, with probability `amount`:
+    * `extra`: a wrong edit is added, if the image has an empty cell for it.
     * `sight`: the description is that of another image, chosen from `cases`, the list of all wrong images.
 
     For the same `seed`, everything that is changed at one `amount` is also changed at every larger one.

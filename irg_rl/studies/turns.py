@@ -104,14 +104,14 @@ class Turns(Study[TurnsSettings]):
 
 
 def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
-    """Return the number of forward passes of the model that are needed to draw the image of turn `turn` (from 0),
-    without those of its text."""
+    """Return the number of forward passes of the model that are needed to draw the image of turn `turn` (from 0). The
+    passes for the text before the image are not counted."""
     return guidance.model_calls(flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1], turn)
 
 
 def constraints_of(trajectory: Trajectory) -> int:
-    """Return the number of constraints (conditions on the image) that the metadata of the trajectory's prompt names,
-    or 0."""
+    """Return the number of constraints (conditions on the image) in the metadata of the trajectory's prompt. Return 0
+    if the metadata has none."""
     return int(trajectory.prompt.metadata.get("constraints", len(trajectory.prompt.metadata.get("include", []))))
 
 
@@ -171,8 +171,8 @@ class Arm:
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
         """Return, for each trajectory and turn, the number of forward passes from the start of the trajectory to the
-        end of this turn's image. If the trajectory stops after this image, the text that says "nothing to change" costs
-        further passes; only the method `spent` includes them."""
+        end of this turn's image. The number does not include the passes for a text that says "nothing to change" after
+        this image. The method `spent` includes them."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
@@ -203,8 +203,8 @@ class Arm:
 
 
 def last_before_stop(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
-    """Return, for each trajectory, the index (from 0) of a turn: the last turn before the model first stops or, if it
-    never stops, the last turn of all. `stops` is True in the turns in which the model stops."""
+    """Return one turn per trajectory, as an index from 0. If the model stops in a trajectory, it is the turn before the
+    first stop. Otherwise, it is the last turn. `stops` is True in the turns in which the model stops."""
     return np.where(stops.any(1), stops.argmax(1) - 1, stops.shape[1] - 1)
 
 

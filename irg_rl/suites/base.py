@@ -13,9 +13,9 @@ from irg_rl.trajectory import Prompt
 
 @dataclass(frozen=True)
 class Picture:
-    """One image file. `path` is relative to the folder of images. A prompt can have several trajectories, called
-    samples, which are numbered; `samples` has the numbers of those that the file shows. A file shows either one sample,
-    or four samples as the tiles of a 2 x 2 grid."""
+    """One image file. A prompt can have several trajectories. They are numbered and called samples. The file shows
+    either one sample, or four samples as the tiles of a 2 x 2 grid. `samples` has the numbers of the samples that it
+    shows. `path` is relative to the folder of images."""
 
     path: str
     prompt: Prompt
@@ -90,7 +90,8 @@ class Suite(ABC):
         return {}
 
     def source(self, prompt: Prompt) -> str:
-        """Return the path of the image to edit, relative to the folder of source images."""
+        """Return the path of the image that the prompt asks to edit, relative to the folder of source images. Only
+        benchmarks of image editing have such images."""
         raise NotImplementedError(f"{self.name} edits no images")
 
     @abstractmethod
@@ -108,9 +109,10 @@ class Suite(ABC):
         return [Key(p.id, k, metric) for p in prompts for k in range(count) for metric in self.metrics(p)]
 
     def weight(self, prompt: Prompt, metric: str) -> float | None:
-        """Return how many cases (for example questions about the image) a missing score counts for, when it is replaced
-        by the worst score. `prompt` and `metric` say which score is missing. None means that the number is not known;
-        then the mean number of cases of the existing scores of this metric is used instead."""
+        """Return the number of cases (for example questions about the image) of a score that is missing. `prompt` and
+        `metric` say which score this is. The missing score is replaced by the worst score, which then counts for this
+        number of cases. None means that the number is not known. The mean number of cases of the existing scores of
+        this metric is then used instead."""
         return 1.0
 
     def stratum(self, prompt: Prompt) -> str:

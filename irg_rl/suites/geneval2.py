@@ -26,9 +26,9 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 
 
 def accepted(answer: str) -> tuple[str, ...]:
-    """Return all first tokens of the judge's answer that count as the right answer `answer`. They are spellings with
-    and without a capital letter, and with and without a leading space. For a number word, the digits are accepted too.
-    """
+    """Return all accepted spellings of the right answer `answer`. The score of a question is the probability that the
+    first token of the judge's answer is one of them. There are spellings with and without a capital letter, and with
+    and without a leading space. For a number word, the digits are accepted too."""
     words = [answer.lower(), answer.lower().capitalize()]
     if answer.lower() in NUMBERS:
         words.append(str(NUMBERS.index(answer.lower()) + 1))

@@ -29,8 +29,9 @@ def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list
 
 
 def weighted_mean(groups: Groups, weights: Mapping[str, float], headline: str, metric: str = "score") -> Figure:
-    """Return a figure (reported number) with the name `headline`: the weighted mean of the groups. The sum is divided
-    by the total weight of the groups that occur in `groups`, so groups without prompts do not count."""
+    """Return a figure (reported number) with the name `headline`: the weighted mean of the group scores. `weights` maps
+    the name of each group to its weight. The weights of groups without prompts do not count: the weighted sum is
+    divided by the total weight of the groups in `groups`."""
     leaves = tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items())
     return Figure(headline, leaves, is_headline=True)
 

@@ -1,6 +1,6 @@
-"""Judge the images of those suites (benchmarks) for which it is enough to ask a multimodal language model (the judge)
-questions. This module asks the questions, reads the answers, and writes them to a log, so that an interrupted run can
-continue.
+"""Judge images by asking a multimodal language model (the judge) questions about them. This works for those suites
+(benchmarks) that need nothing else for their scores. This module asks the questions, reads the answers, and writes them
+to a log, so that an interrupted run can continue.
 
 A question fails if the judge refuses it or gives an invalid answer. Failed questions are counted, and the next call
 asks them again. A failure never becomes a score.
@@ -103,9 +103,10 @@ class Protocol:
 
 @dataclass
 class Tally:
-    """Counts of one call of `judge_tree`. Three fields count questions: those answered in this call (`answered`), those
-    that failed (`failed`), and those whose answer was known before, also if it was copied from another folder (`kept`).
-    `missing_images` counts the images that do not exist. `last_failure` is the message of the last failed question."""
+    """Counts of one call of `judge_tree`. Three fields count questions. `answered`: the judge answered the question in
+    this call. `failed`: the question failed in this call. `kept`: the answer was known before, or was copied from
+    another folder that has the same image. `missing_images` counts the images that do not exist. `last_failure` is the
+    message of the last failed question."""
 
     answered: int = 0
     failed: int = 0
@@ -195,15 +196,21 @@ def judge_tree(
     progress: Callable[[int], None],
     earlier: Sequence[tuple[Path, Log]] = (),
 ) -> Tally:
-    """Ask the judge all questions about the images of a folder that are not answered yet. Return a `Tally` with several
-    counts, for example of the answered and of the failed questions.
+    """Ask the judge all questions about the images of a folder that are not answered in `log` yet, and add the answers
+    to `log`. Return a `Tally` with several counts, for example of the answered and of the failed questions.
 
     tree: the folder of images.
-    failures: types of exceptions. If `complete` raises one of them, only this question has failed. Any other exception
-    ends the call, and the log keeps the answers so far.
+    template: the content of the template file (the words in which the judge is asked).
+    complete: a function that sends one question and one image to the judge, and returns the chat completion.
+    png: a function that reads an image file and returns the image as PNG data.
+    failures: types of exceptions. If one of them is raised for a question, only this question has failed. Any other
+    exception ends the call, and the log keeps the answers so far.
+    concurrency: the largest number of questions that are asked at the same time.
     earlier: folders of images that were judged before, with their logs. If an image file is the same as in one of them,
     its answers are copied from there. Such files occur because the last image of a trajectory that has stopped is
     repeated in the folders of the later turns.
+
+    Raises InputError if GIVE_UP questions have failed and `log` still has no answer.
     """
     judged = judged_suite(suite)
     tally = Tally()

@@ -20,8 +20,8 @@ SHOWN_PROBLEMS = 5
 @dataclass(frozen=True)
 class Reading:
     """The scores of one tree (a folder with the images of one turn) from one source: either official result files or a
-    judge. `rows` has the reported numbers. Each tree belongs to a folder of benchmark images, and `folder` is the index
-    of that folder in the list of folders in the report."""
+    judge. `rows` has the reported numbers. The report covers a list of folders of benchmark images, and each of them
+    contains trees. `folder` is the index in this list of the folder that contains this tree."""
 
     folder: int
     tree: Tree

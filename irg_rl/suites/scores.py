@@ -46,8 +46,9 @@ class Results:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A ratio from which a figure (reported number) is computed: over the scores of `metric` for these prompts, the sum
-    of `top` divided by the sum of `bottom`. `weight` is its weight in the figure."""
+    """A ratio from which a figure (reported number) is computed. It uses the scores of `metric` for the given prompts,
+    and is the sum of their tops divided by the sum of their bottoms. `weight` is the weight of this ratio in the
+    figure."""
 
     metric: str
     prompts: frozenset[str]

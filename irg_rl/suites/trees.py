@@ -136,9 +136,10 @@ class Drawn:
 
 def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
     """Read the settings, the prompts and the trees (folders with the images of one turn) of a folder of benchmark
-    images. `folder` may also be a single tree. `prompts` is a prompts file; if it is None, the prompts are read from
-    the folder or, for a single tree, from the folder that contains it. `label` is the name of the folder in the table
-    of results (default: its file name). Raises InputError if something is missing or belongs to another suite."""
+    images. `folder` may also be a single tree. `prompts` is a prompts file. If it is None, the prompts are read from
+    the folder. For a single tree, they are then read from the folder that contains it. `label` is the name of the
+    folder in the table of results (default: its file name). Raises InputError if something is missing or belongs to
+    another suite."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one that `irg-rl generate --suite` wrote, or one of its trees")
     folder = folder.resolve()
