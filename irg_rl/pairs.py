@@ -45,16 +45,19 @@ class Pairs:
 
 
 def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_fork: int = 1) -> Pairs:
-    """Find up to `per_fork` pairs of branches at every fork of a group: best and worst, then second best and second
-    worst, and so on. A fork is a point where trajectories with the same beginning continue differently, and each
-    continuation is a branch.
+    """Find up to `per_fork` pairs of trajectories at every fork of a group. A fork is a point where trajectories with
+    the same beginning continue differently. Each continuation is a branch, and a branch may split again later. The
+    value of a branch is the mean over its trajectories.
+
+    The best branch is paired with the worst, then the second best with the second worst, and so on. The better branch
+    is represented by its best trajectory, and the worse branch by its worst trajectory. Of equal ones the first is
+    taken.
 
     values: the value of each trajectory; a trajectory with None is left out. tie: a pair is left out if the values of
     its two branches differ by at most this number.
 
     The branches of a fork have the same images before the fork. So if the value of a trajectory is a sum over its
-    images, the comparison depends only on what comes after the fork. If several trajectories or branches have the same
-    value, the first of them is taken.
+    images, the comparison depends only on what comes after the fork.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in group.trajectories]
     members = [i for i, value in enumerate(values) if value is not None]

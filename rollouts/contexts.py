@@ -74,9 +74,9 @@ class Contexts:
         self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
 
     def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
-        """Finish a text. Call this when the texts of the rows, sampled or given, are in the key-value cache. `ids` are
-        the token ids of these texts without the end token (eos). The texts are also added to the contexts without
-        images, which guidance needs."""
+        """Call this after the texts of one turn, sampled or given, have entered the key-value cache. It remembers where
+        the think text (turn 0) ends, because later turns may go back to this place. If guidance needs contexts without
+        images, it also adds the texts to those. `ids` are the token ids of the texts without the end token (eos)."""
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:

@@ -130,9 +130,10 @@ def proportion(terms: Terms, level: float = LEVEL) -> Measure:
 
 
 def independent(terms: Terms) -> float:
-    """Return the effective number of independent cases of a share p: p (1 - p) / V, where V is the variance of p (Kish
-    1965). It can be smaller than the number of rows, because rows with the same set of constraints are not independent.
-    V is 0 if p is 0 or 1, or if p is the same in all sets. Then the number of sets is returned."""
+    """Return the effective sample size of a share p, such as the share of right images. It is p (1 - p) / V, where V is
+    the variance of p (Kish 1965). Rows whose prompts have the same constraints form a cluster. They are not
+    independent, so the effective size can be smaller than the number of rows. If V is 0, because p is 0 or 1 or is
+    equal in all clusters, the number of clusters is returned."""
     order = sorted(terms.counted)
     variance = _variance(terms.parts(order))
     return terms.value * (1 - terms.value) / variance if variance > 0 else float(len(order))

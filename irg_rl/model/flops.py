@@ -36,7 +36,7 @@ class Workload:
 
         Usually, rows of similar length are padded to one length, and all (query, key) pairs of the padded rows are
         counted. A row can also have several branches, which continue one prefix separately. If the pack has such a row,
-        the branches of all rows are padded and counted instead.
+        every branch counts as a row of its own: its queries are its own tokens, and its keys include the prefix.
         """
         if pack.views:
             batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]

@@ -83,8 +83,9 @@ def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[
 
 def sight_of_room(bounds: Sequence[tuple[str, Thing, Sequence[str]]], cells: Sequence[str]) -> str:
     """Return a text that names the cells in `cells`: the free cells of a picture that satisfy all relations in
-    `bounds`. Each entry of `bounds` is one relation: (relation, other thing, cells of the other thing). An example of
-    the text is "free above bar at south : north west ."."""
+    `bounds`. Each entry of `bounds` is one relation: (relation, other thing, cells of the other thing). For
+    example, "free above bar at south : north west ." says: above the bar, which is at south, the cells north and west
+    are free."""
     said = " and ".join(f"{name} {thing} at {' '.join(places)}" for name, thing, places in bounds)
     return f"free {said} : {' '.join(cells) or NONE} ."
 
