@@ -74,7 +74,7 @@ class RLRecipe(Section):
     groups: Positive = 8
     """Number of prompts per update. Each prompt gives one group of trajectories."""
     group_size: Annotated[int, Field(ge=2)] = 8
-    groups_per_batch: Positive = 1
+    groups_per_batch: Positive = Field(default=1, exclude_if=lambda groups: groups == 1)
     """Largest number of groups that a rollout actor samples together, as one batch. A larger batch is faster as long as
     the memory lasts."""
     forks: dict[Positive, Annotated[int, Field(ge=2)]] = Field(default={}, exclude_if=lambda forks: not forks)

@@ -74,8 +74,8 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
 def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
     """Compute the advantages as in the paper R3. The value of the first turn is q_0 and that of turn k is q_k -
     q_{k-1}, where q_k is the reward of the image of turn k. But if the image before turn k is already right, the value
-    is 1 for a stop and 0 for another edit instead. The values are normalised over the samples, separately for each turn and
-    modality.
+    is 1 for a stop and 0 for another edit instead. The values are normalised over the samples, separately for each turn
+    and modality.
     """
 
     def value(sample: Sample, place: Place) -> float:
