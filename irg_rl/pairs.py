@@ -47,7 +47,7 @@ class Pairs:
 def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_fork: int = 1) -> Pairs:
     """Find up to `per_fork` pairs of trajectories at every fork of a group. A fork is a point where trajectories with
     the same beginning continue differently. Each continuation is a branch, and a branch may split again later. The
-    value of a branch is the mean over its trajectories.
+    value of a branch is the mean over its trajectories. If it splits again, it is the mean over the branches there.
 
     The best branch is paired with the worst, then the second best with the second worst, and so on. The better branch
     is represented by its best trajectory, and the worse branch by its worst trajectory. Of equal ones the first is

@@ -146,11 +146,9 @@ def outcomes_of(run: Run, model: str, arm: str = REAL, split: str | None = None)
     name = model if split is None else evaluation_name(model, run.recipe.evaluation.seed, split)
     path = run.folder / "evaluation" / f"{name}.{arm}.parquet"
     if not path.is_file():
-        goes_on = (
-            f"irg-rl resume {run.folder}" if split is None
-            else f"irg-rl eval {run.folder / 'models' / model} --split {split}"
-        )  # fmt: skip
-        raise RunError(f"{path} is missing: {model} has not been evaluated; `{goes_on}` does it")
+        resume, measure = f"irg-rl resume {run.folder}", f"irg-rl eval {run.folder / 'models' / model} --split {split}"
+        remedy = f"`{resume}` goes on" if split is None else f"`{measure}` does it"
+        raise RunError(f"{path} is missing: {model} has not been evaluated; {remedy}")
     return load(path)
 
 
