@@ -33,10 +33,12 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
     """Return the address of the proxy for connections to a host, or None if no proxy is used. `scheme` is http or
     https.
 
-    For http, the address is the value of HTTP_PROXY. For https, it is the value of HTTPS_PROXY. If this variable is not
-    set, ALL_PROXY is used. No proxy is used if NO_PROXY lists the host. If a variable is also set under its name in
-    lower case, such as http_proxy, the value of the lower-case variable is used, as in curl. Raises InputError with the
-    name of the variable if its value is invalid.
+    For http, the address is the value of HTTP_PROXY. For https, it is the value of HTTPS_PROXY. If the variable for
+    this scheme is not set, the value of ALL_PROXY is used. No proxy is used if the host is this machine or if NO_PROXY
+    lists the host. (An entry of NO_PROXY may have a port. Then it applies only to connections to this `port`.)
+
+    Every variable may also have its name in lower case, such as http_proxy. If both are set, the lower-case variable is
+    used, as in curl. Raises InputError with the name of the variable if its value is invalid.
     """
     if is_loopback(host) or _is_excluded(host, port, environ):
         return None
@@ -63,9 +65,10 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
 
 
 def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Return an SSL context with the trusted certificates for https connections. They come from the file SSL_CERT_FILE
-    and the folder SSL_CERT_DIR, or from certifi if neither variable is set. Raises InputError with the name of the
-    variable if the file or folder is missing, or if the file has no certificates."""
+    """Return an SSL context with the trusted certificates for https connections. The variable
+    SSL_CERT_FILE names a file with certificates, and SSL_CERT_DIR names a folder. If neither variable is set, the
+    certificates of the package certifi are used. Raises InputError with the name of the variable if the file or folder
+    is missing, or if the file has no certificates."""
     file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     if not file and not folder:
         return ssl.create_default_context(cafile=certifi.where())

@@ -11,8 +11,9 @@ from torch import Tensor
 
 
 class Renorm(StrEnum):
-    """Guidance can make a velocity larger. Therefore the guided velocity is scaled down to the norm of the unguided
-    velocity. This setting says whether the norms are computed over the whole image or for each token."""
+    """A setting that says how the norm of a guided velocity is limited. Guidance can make a velocity larger, so the
+    guided velocity is scaled down to the norm of the unguided velocity. The setting says whether the norms are computed
+    over the whole image or for each token, and whether this is done before or after image guidance."""
 
     GLOBAL = "global"  # one norm over the whole image
     CHANNEL = "channel"  # one norm for each token
@@ -20,9 +21,9 @@ class Renorm(StrEnum):
 
 
 def is_active(t: float, interval: tuple[float, float], text_scale: float) -> bool:
-    """Return whether guidance is on at the flow time t: text_scale > 1 and low < t <= high. `interval` is (low, high),
-    in times after the timestep shift. If guidance is off, the velocities without text and without image need not be
-    computed."""
+    """Return whether guidance is on at the flow time t. It is on if text_scale > 1 and low < t <= high, where (low,
+    high) is `interval`. All these times are times after the timestep shift. If guidance is off, the velocities
+    without text and without image need not be computed."""
     low, high = interval
     return text_scale > 1 and low < t <= high
 
@@ -44,9 +45,9 @@ def guide(
     v is the velocity with the full context, u the velocity without the last text, and w_i the velocity without images.
     s_t is `text_scale` and s_i is `image_scale`.
 
-    Then `out` is multiplied by |v| / |out|, clamped to [renorm_min, 1], so this step never makes it larger. `renorm`
-    says whether the norms are computed over the whole image or for each token. If `renorm` is `text_channel`, w is
-    scaled in this way before image guidance, and `out` is not scaled.
+    Then `out` is multiplied by |v| / |out|. This factor is clamped to [renorm_min, 1], so it never makes `out` larger.
+    `renorm` says whether the norms are computed over the whole image or for each token. If `renorm` is `text_channel`,
+    w is scaled in this way instead (before image guidance, for each token), and `out` is not scaled.
 
     Raises ValueError if text_scale <= 1. BAGEL would then skip image guidance without a message.
     """

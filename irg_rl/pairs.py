@@ -46,12 +46,13 @@ class Pairs:
 
 def find_pairs(group: Group, values: Sequence[float | None], tie: float, per_fork: int = 1) -> Pairs:
     """Find up to `per_fork` pairs of trajectories at every fork of a group. A fork is a point where trajectories with
-    the same beginning continue differently. Each continuation is a branch, and a branch may split again later. The
-    value of a branch is the mean over its trajectories. If it splits again, it is the mean over the branches there.
+    the same beginning continue differently. Each continuation is a branch, and a branch may split again later. A branch
+    that does not split again has the value of its only trajectory. The value of any other branch is the mean of the
+    values of the branches into which it splits.
 
     The best branch is paired with the worst, then the second best with the second worst, and so on. The better branch
-    is represented by its best trajectory, and the worse branch by its worst trajectory. Of equal ones the first is
-    taken.
+    is represented by its best trajectory, and the worse branch by its worst trajectory. If several branches or
+    trajectories have equal values, the first one is taken.
 
     values: the value of each trajectory; a trajectory with None is left out. tie: a pair is left out if the values of
     its two branches differ by at most this number.
@@ -106,8 +107,9 @@ def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Itera
 
 def mark(group: Group, pairs: Sequence[Pair]) -> None:
     """Set the `advantage` of every segment (text or image) in the group, so that reports can show which segments the
-    pairs train. It is the number of pairs in which the segment is on the better side, minus the number of pairs in
-    which it is on the worse side. It is None if the segment is in no pair."""
+    pairs train. A pair trains the segments of its two trajectories after their fork. The advantage of a segment is the
+    number of pairs that train it in the better trajectory, minus the number of pairs that train it in the worse
+    trajectory. It is None if no pair trains the segment."""
     standing: dict[int, int] = {}
     for pair in pairs:
         for side, trajectory in ((1, pair.chosen), (-1, pair.rejected)):

@@ -7,8 +7,8 @@ their sources:
     irg          The two-turn script of IRG, tiif_multi_turn_gen.py (Osilly/Interleaving-Reasoning-Generation, 3eee315).
     irg-paper    As irg, with the guidance scales of the paper (arXiv 2509.06945). The paper gives no other settings.
     bagel-t2i    BAGEL's text-to-image app (ByteDance-Seed/Bagel, 056b5fd), with the image scale of BAGEL's notebook.
-                 (The app's image scale 1.5 acts as more text guidance.) BAGEL has no refinement: here a refinement is
-                 guided like the first image.
+                 (The app itself has the image scale 1.5. Without an input image, it acts only as more text guidance.)
+                 BAGEL has no refinement, so here a refinement is guided like the first image.
     cfg-free     As bagel-t2i, but without guidance: one model call per step.
 
 The guidance scale `text_scale` applies to every image, and `image_scale` only to refinements. Guidance is used only at

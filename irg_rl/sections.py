@@ -21,8 +21,8 @@ this."""
 
 class Section(BaseModel):
     """Base class of all sections of a recipe. A section is a group of settings. Unknown settings, NaN and infinity are
-    errors. For example, a weight of NaN would make every advantage NaN, and clipping would turn these into the largest
-    allowed value."""
+    errors. This check prevents hidden mistakes. For example, a weight of NaN would make every advantage NaN. Clipping
+    would then replace each NaN by the largest allowed value, and no error would be raised."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 

@@ -198,7 +198,8 @@ class World(Task[Settings]):
     @property
     @abstractmethod
     def own_image_points(self) -> int:
-        """Return the number of time points that the sampler uses when the model draws its own first images."""
+        """Return the number of time points (one more than the number of denoising steps) with which the model draws the
+        first images that `own_images` counts."""
 
     @abstractmethod
     def prompts(self, split: str, count: int | None = None) -> list[Prompt]:
@@ -250,6 +251,7 @@ def task_of(recipe: Recipe, score: ScoreBy | None = None) -> Task:
 
 
 def make_task(name: str, options: Mapping[str, object], seed: int, image_size: tuple[int, int]) -> Task:
-    """Return the task `name` with the settings `options`. All arguments are plain values. So they can be sent to
-    another process, and that process can call this function."""
+    """Create the task `name` and return it. `options` are its settings. `seed` and `image_size` (height, width) are
+    those of the recipe. All arguments are plain values, so they can be sent to another process, which can then call
+    this function."""
     return task_class(name)(task_settings(name, options), seed, image_size)

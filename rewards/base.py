@@ -36,7 +36,7 @@ class Scorer(Protocol):
     last_error: str  # why the most recent None was returned; "" if there was none
 
     def check(self) -> None:
-        """Raise `ScorerUnavailable` if the scorer cannot work now. This is called once, before a run starts."""
+        """Raise `ScorerUnavailable` if the scorer cannot work now. This method is called once, before a run starts."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         """Return one score per image. `images[i]` was drawn for `prompts[i]`."""
@@ -81,8 +81,9 @@ class Preference:
     order of the images.
 
     `in_order` is the probability that the first image is better, when it is shown first. `swapped` is the probability
-    that this same image is better, when it is shown second. `first` is the mean of both, in [0, 1]. The mean cancels a
-    constant preference for one position.
+    that this same image is better, when it is shown second. `first` is the mean of `in_order` and `swapped`, in [0, 1].
+    It is the final probability that the first image is better: the mean cancels a constant preference of the judge for
+    one position.
     """
 
     in_order: float

@@ -2,9 +2,9 @@
 
 * `timeout` limits a whole call, from the DNS look-up to the last byte of the answer.
 * An answer may have at most MOST_BYTES bytes.
-* Redirects are not followed, because they could send the images and the key to another host.
-* A key is sent only if the address begins with https, or if the host is this machine or the one that `key_over_http`
-  names. No error message contains the key.
+* Redirects are not followed, because they could send the images and the API key to another host.
+* An API key is sent over https. It is sent over plain http only if the host is this machine, or the host that
+  `key_over_http` names. No error message contains the key.
 * The settings of proxies and certificates come from irg_rl.environment.
 """
 
@@ -46,7 +46,7 @@ class Reply:
 
     @property
     def shown(self) -> str:
-        """The beginning of the text, with secrets removed, for error messages."""
+        """The beginning of the reply's text, for use in error messages. Secrets are removed from it."""
         return redact_text(self.text)[:SHOWN]
 
 

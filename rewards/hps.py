@@ -21,9 +21,9 @@ def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
     """Prepare an image as the evaluation of HPSv2 does: resize the longest side to `size`, add black bars, and
     normalise with the mean and standard deviation of OpenAI's CLIP.
 
-    Bytes become floats *before* the bicubic resize, so values outside [0, 1] are kept. open_clip's
-    `resize_mode="longest"` resizes bytes instead, so its result differs from the result here by up to .05. The resize
-    is antialiased, as in torchvision >= 0.17.
+    Bytes become floats *before* the bicubic resize. So the resize can make values outside [0, 1], which are kept.
+    open_clip's `resize_mode="longest"` resizes bytes instead, so its result differs from the result here by up to .05.
+    The resize is antialiased, as in torchvision >= 0.17.
     """
     return letterbox_batch(image[None], size)[0]
 

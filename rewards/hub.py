@@ -110,7 +110,7 @@ class RewardHub:
                 raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
-        """Score images with all scorers of images. `result[name][i]` is the score of image i by the scorer `name`. It
+        """Score images with all scorers of images. Returns a dict: name of the scorer -> one score per image. A score
         is None if the scorer failed in all tries.
 
         Raises TooManyFailures if the share of recent failures of a scorer is larger than `max_failure_share`.
@@ -128,8 +128,9 @@ class RewardHub:
     def score_reflections(
         self, images: list[Image], prompts: list[Prompt], texts: list[str]
     ) -> dict[str, list[Score]]:
-        """Score reflections with all scorers of reflections. `result[name][i]` says how true the text `texts[i]` is
-        about `images[i]`."""
+        """Score reflections with all scorers of reflections. Returns a dict: name of the scorer -> one score per
+        reflection. Score i says how true the text `texts[i]` is about `images[i]`, which was drawn for `prompts[i]`.
+        Failures are treated as in `score`."""
         require_pairs(images, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts)
@@ -139,8 +140,9 @@ class RewardHub:
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> dict[str, list[Score]]:
-        """Score refined images with all scorers of edits. `result[name][i]` says how well `after[i]` makes the changes
-        to `before[i]` that `texts[i]` asks for."""
+        """Score refined images with all scorers of edits. Returns a dict: name of the scorer -> one score per refined
+        image. Score i says how well `after[i]` makes the changes to `before[i]` that the reflection `texts[i]` asks
+        for. Failures are treated as in `score`."""
         require_pairs(before, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts)

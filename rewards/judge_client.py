@@ -124,8 +124,8 @@ class JudgeClient:
         return value
 
     def chat(self, question: Question) -> object:
-        """Return the whole chat completion, for callers that read the answer themselves. Raises the same errors as
-        `ask`. The cache is not used."""
+        """Send the question to the judge, and return the whole chat completion. This is for callers that read the
+        answer themselves. The cache is not used. Raises the same errors as `ask`."""
         reply = self._post(question)
         try:
             return parse_json(reply.text, "the answer", finite=False)

@@ -45,10 +45,12 @@ def train_clip(
     held_out: int = 512,
     progress: Progress = quiet,
 ) -> dict[str, float]:
-    """Train the tiny CLIP by contrastive learning, on pictures with captions and on copies of them with one defect.
+    """Train a new tiny CLIP by contrastive learning, and write it into `folder`. The training data are pictures with
+    captions, and copies of these pictures with one defect. `examples_of` returns the stream of training data for a
+    seed.
 
     Returns a dict with one number, `matching`, measured on `held_out` pictures that were not used for training. This is
-    the share of cases in which the right picture is nearer to its prompt than the copy with one defect (chance: .5). A
+    the share of prompts that are nearer to the right picture than to its copy with one defect (by chance: .5). A
     learning rate of 3e-3 is too high: the loss stays at the level of guessing.
     """
     examples = examples_of(seed)
@@ -81,13 +83,18 @@ def train_hps(
     held_out: int = 256,
     progress: Progress = quiet,
 ) -> dict[str, float]:
-    """Train the tiny HPS as HPSv2 was trained: fine-tune CLIP so that softmax(scale * cosine) over two pictures of a
-    prompt predicts which one was preferred. Each step uses all pairs of `batch_size` rankings.
+    """Train the tiny HPS as HPSv2 was trained, and write it into `folder`. It starts from the tiny CLIP in
+    `clip_folder`, which is fine-tuned so that softmax(scale * cosine) over two pictures of a prompt predicts which one
+    was preferred.
 
-    A ranking has one prompt, several pictures for it, and how much each picture is preferred. Returns a dict with two
-    shares, measured on `held_out` rankings that were not used for training. `held_out_agreement`: the share of all
-    picture pairs in which the preferred picture has the higher HPS score. `verifier_disagreement`: only pairs to which
-    the verifier gives different scores are counted; this is the share of them that HPS orders differently.
+    The training data are rankings. A ranking has one prompt, several pictures for it, and how much each picture is
+    preferred. `examples_of` returns the stream of rankings for a seed. Each step uses all picture pairs of `batch_size`
+    rankings.
+
+    Returns a dict with two shares, measured on `held_out` rankings that were not used for training:
+    * `held_out_agreement`: the share of picture pairs in which the preferred picture has the higher HPS score.
+    * `verifier_disagreement`: the share of picture pairs that HPS and the verifier (the task's own judgement) put in
+      different orders. Pairs to which the verifier gives equal scores are not counted.
     """
     tower = openclip.load(clip_folder)
     examples = examples_of(seed)
@@ -185,10 +192,11 @@ def matching(tower: TwoTower, examples: ScorerExamples, n: int) -> float:
 
 @torch.no_grad()
 def agreement(tower: TwoTower, rankings: Sequence[Ranking]) -> dict[str, float]:
-    """Return two shares of picture pairs, where both pictures of a pair belong to one prompt. `held_out_agreement`: the
-    share of all pairs in which the preferred picture has the higher score of the model. `verifier_disagreement`: only
-    pairs to which the verifier gives different scores are counted; this is the share of them that the model orders
-    differently."""
+    """Return two shares of picture pairs. The two pictures of a pair belong to one ranking (one prompt).
+    * `held_out_agreement`: the share of pairs in which the preferred picture gets the higher score from the model.
+    * `verifier_disagreement`: the share of pairs that the model and the verifier (the task's own judgement) put in
+      different orders. Pairs to which the verifier gives equal scores are not counted.
+    """
     score = differences(cosines(tower, rankings))
     liking = differences(torch.tensor([ranking.liking for ranking in rankings]))
     graded = differences(torch.tensor([ranking.graded for ranking in rankings]))

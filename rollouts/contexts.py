@@ -64,7 +64,9 @@ class Contexts:
         self._texts: _Texts | None = None
 
     def begin_text(self, turn: int) -> None:
-        """Prepare the contexts for a new text. Call this before a think text or a reflection is added."""
+        """Remember where the text of this turn begins. Call this before a think text or a reflection is added. Guidance
+        needs this place for the context without the text. In turn 0 nothing is done, because the constructor has
+        already stored the place."""
         if turn:
             self._before_text = self.cache.mark()
 
@@ -74,9 +76,10 @@ class Contexts:
         self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
 
     def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
-        """Call this after the texts of one turn, sampled or given, have entered the key-value cache. It remembers where
-        the think text (turn 0) ends, because later turns may go back to this place. If guidance needs contexts without
-        images, it also adds the texts to those. `ids` are the token ids of the texts without the end token (eos)."""
+        """Call this after the texts of one turn, sampled or given, have entered the key-value cache. In turn 0,
+        remember where the think texts end, because later turns may go back to this place. If guidance needs contexts
+        without images, copy the main cache for them in turn 0, and add the texts to this copy in later turns.
+        `ids` are the token ids of the texts without the end token (eos)."""
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:
@@ -109,8 +112,8 @@ class Contexts:
 
     def drawing(self, grid: Grid, rows: Int[Tensor, "R"], turn: int) -> Velocity:
         """Return a function that computes the model's velocity for the images of this turn, with guidance if the
-        settings ask for it. The function can be used in all denoising steps. The contexts must not change in the
-        meantime."""
+        settings ask for it. `grid` is the number of rows and columns of latent tokens in each image. The function can
+        be used in all denoising steps, as long as the contexts do not change."""
         which, count, settings = everyone(self.cache, rows), len(rows), self.guidance
         plain = self.model.drawing(self.cache, count, grid, which)
         without_text = without_image = None

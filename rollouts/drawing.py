@@ -78,9 +78,14 @@ def draw_images(
 
     velocity: function velocity(x, t) of the model, with or without guidance. It takes the latents x of all rows and one
     flow time t, which is the same for all rows.
-    starts: for each row, the random stream of the initial noise.
-    noises: for each row, the random stream of all later noise.
+    shape: (N, D), the shape of the latents of one image.
+    starts: for each row, the random numbers from which the initial noise is drawn. With the noise setting
+    `shared_start`, all samples of a group have the same ones.
+    noises: for each row, the random numbers from which all later noise is drawn.
     windows: windows[r] lists the noisy steps of row r.
+    turn: the number of the turn. The random numbers depend on it.
+    sampling: settings of the denoising steps, such as their number.
+    noise: settings of the noisy steps. It may be None only if all windows are empty.
     record_steps: if it is False, the records stay empty.
     """
     times = flow.bagel_grid(sampling.points, sampling.shift).tolist()

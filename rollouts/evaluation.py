@@ -31,7 +31,7 @@ def evaluation_sampler(
 
     `sampling` is the result of `evaluation_sampling`, or a changed copy of it. `settings` is the section `evaluation`
     of the recipe. If `guidance` is given, it replaces the guidance in `settings`. If `is_noisy` is False, the noise in
-    `settings` is not used.
+    `settings` is not used. `is_stop` takes a reflection and returns whether it ends the trajectory.
     """
     chosen = settings.guidance if guidance is None else guidance
     return Sampler(

@@ -54,8 +54,8 @@ class ImageCodec:
 
     @torch.no_grad()
     def encode(self, images: list[UInt8[Tensor, "H W 3"]], noises: list[Noise], turn: int) -> list[ImageContext]:
-        """Return each image as the model sees it. The latent is a random sample from the VAE posterior. Its noise is
-        determined by the trajectory and the turn."""
+        """Return each image as the model sees it. The latent is a random sample from the VAE posterior. `noises` has,
+        for each image, the random numbers of its trajectory. They and `turn` determine the sample."""
         seen: dict[int, ImageContext] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):

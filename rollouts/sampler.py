@@ -38,12 +38,12 @@ class Sampler:
     """Samples trajectories from a model.
 
     Args:
-        noise: Which denoising steps are stochastic and recorded. With None, all steps are ODE steps and no step is
-            recorded.
+        noise: Settings that say which denoising steps are noisy and are recorded. None means that all steps are ODE
+            steps and that no step is recorded.
         guidance: Classifier-free guidance of images. None means no guidance.
-        record_steps: Set it to False for algorithms that train on the finished images (NFT, AWM, DPO). Noisy steps are
-            then not recorded, and the sampling law covers only the texts. The sampling law describes what the learner
-            must compute again.
+        record_steps: Whether noisy steps are recorded. Set it to False for algorithms that train on the finished images
+            (NFT, AWM, DPO). The sampling law (the distribution that is stored in each trajectory for the learner) then
+            covers only the texts.
         is_stop: Function that takes a reflection and returns whether it ends the trajectory.
         vit_resize: How images are resized for the vision tower. None means as in `images.vit_resize`.
     """

@@ -107,8 +107,8 @@ class RolloutWorker:
         """Sample groups for training, all as one batch. `ids` has the id of each group, and `prompts` its prompt.
         Returns a list with one summary per group, followed by the groups themselves.
 
-        version: version of the weights to sample with. None: the version that was published last. iteration: number of
-        the RL update. With `window: progressive`, it determines which denoising steps are noisy.
+        version: version of the weights to sample with. The worker must have it. None: the weights that it has.
+        iteration: number of the RL update. With `window: progressive`, it determines which denoising steps are noisy.
 
         With forks, a group may have fewer than `group_size` trajectories, because a trajectory that stops before its
         fork does not branch. Raises WeightsError if the worker has no weights, or weights of another version.
@@ -140,7 +140,9 @@ class RolloutWorker:
         self, requests: Sequence[Request], turns: int | None = None, version: int | None = None
     ) -> list[Trajectory]:
         """Sample one trajectory per request, as one batch, without SDE noise and with the guidance of the evaluation.
-        Nothing is recorded for training."""
+        Nothing is recorded for training. `turns` is the largest number of images per trajectory. None means the number
+        in the recipe. `version` is the version of the weights to sample with. The worker must have it. None means the
+        weights that it has. Raises WeightsError if the worker has no weights, or weights of another version."""
         version = self._require(version)
         return self._sign(self._evaluation_sampler.sample(requests, turns), version)
 

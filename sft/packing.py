@@ -9,15 +9,15 @@ Classifier-free guidance also evaluates the model on shorter contexts, which are
 trains these branches: it lets some noise blocks see only a shorter context. There are two modes of dropout.
 
 Mode `branch` changes only what noise blocks see. All texts stay in the pack and keep their cross-entropy loss. For each
-noise block, one of the following contexts is drawn independently at random. Which contexts are possible depends on
-whether the image is a first image or a refinement:
+noise block, one of the following contexts is drawn independently at random. The name of a shorter context says what is
+left out. Which contexts are possible depends on whether the image is a first image or a refinement:
 
     full        everything before the image
     all_text    only the system text                        (first image: guidance without text)
     last_text   all but the reflection before the image     (refinement: guidance without text)
     image       all texts, but no condition image           (refinement: guidance without image)
 
-As at inference, the positions of the tokens have no gaps where something is left out.
+The positions of the tokens have no gaps where something is left out, as at inference.
 
 Mode `irg` drops single texts and images of the row, and leaves gaps in the rope positions where images were. The
 original code of IRG does the same.
@@ -180,10 +180,10 @@ class PackStream:
     several sources (folders of rows), some of which are mandatory. A pack begins with one row of every mandatory
     source. Then rows are drawn at random from all sources, in proportion to their weights, until the pack is full.
 
-    A row that does not fit goes back to its source, which returns it first at the next draw. So no row is lost.
-    Mandatory rows are never put back, because then a source with long rows would never be trained. So only mandatory
-    rows may make a pack longer than `tokens_per_pack`. Rows of more than `max_row_tokens` tokens are rejected, as
-    broken rows are.
+    If a row does not fit, it goes back to its source, which returns it first at the next draw. So no row is lost. A
+    mandatory row is put into the pack even if it does not fit. Otherwise the rows of a source with long rows would
+    never be trained. So only mandatory rows can make a pack longer than `tokens_per_pack`. Rows of more than
+    `max_row_tokens` tokens are rejected, as broken rows are.
 
     The random draws depend on (seed, pack number) and on the reading positions of the sources. So a checkpoint needs to
     save only the pack number and these positions.

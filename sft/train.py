@@ -52,8 +52,8 @@ class Identity:
 
 @dataclass
 class StageTrainer:
-    """Trains `stage`, one stage of supervised fine-tuning, with `engine`, and writes checkpoints into the folder
-    `checkpoints/` inside `folder`. Every rank (training process) has one StageTrainer."""
+    """Trains `stage`, one stage of supervised fine-tuning, and writes checkpoints into the folder `checkpoints/` inside
+    `folder`. `engine` holds the weights and the optimizer. Every rank (training process) has one StageTrainer."""
 
     engine: Engine
     ema: EMA

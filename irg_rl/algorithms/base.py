@@ -1,16 +1,17 @@
 """The interface of an RL algorithm: what it declares and what it does.
 
-An algorithm is a class derived from `Algorithm`. It may be in any module: `rl.algorithm: my.module:MyLoss`. The rest of
-the program reads the declarations of the class and never its name:
+An algorithm is a class derived from `Algorithm`. It may be in any module. The recipe names the class by its path, for
+example `rl.algorithm: my.module:MyLoss`. The rest of the program never asks which class it is. It uses the
+attributes and methods of the class, mainly these:
 
-| who reads | what is read |
+| part of the program | what it uses |
 |---|---|
-| recipe | `Settings`, `uses_credit`, `ignores`, `learns_offline`, `problems` |
+| check of the recipe | `Settings`, `uses_credit`, `ignores`, `learns_offline`, `problems` |
 | sampler | `records_steps`: whether the denoising steps of drawn images are stored |
-| critic, collector | `select`, `why_empty`, `advice` |
+| critic and collector (they score and collect groups) | `select`, `why_empty`, `advice` |
 | learner | `old_schedule`, `needs_reference`, `keeps_first_weights`, `clip_image`, `minibatches` |
-| plan | `forwards`, `levels_per_image`, `pairs_per_group` |
-| report | `curves` |
+| `irg-rl plan` (it estimates memory and time) | `forwards`, `levels_per_image`, `pairs_per_group` |
+| report of the run | `curves` |
 
 An algorithm that trains each segment with the segment's own advantage derives from `joint.JointAlgorithm`. If it also
 trains on drawn images with fresh noise, it derives from `noising.NoisedAlgorithm`. Then it only has to define the loss
@@ -111,10 +112,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """How much training material some groups of stored rollouts contain. The counted unit depends on the algorithm; for
-    DPO it is a preference pair. `usable` is the number of units that can be trained, `ties` the number of units left
-    out because their rewards are too close, and `too_long` the number of units that do not fit into one pack (the token
-    sequence of one forward pass)."""
+    """How much training material one or several stored groups contain. The unit in which it is counted depends on the
+    algorithm. For DPO a unit is a preference pair. `usable` is the number of units that can be trained. `ties` is the
+    number of units that are left out because their rewards are too close. `too_long` is the number of units that do not
+    fit into one pack (the token sequence of one forward pass)."""
 
     usable: int
     ties: int = 0
@@ -156,8 +157,8 @@ class RankContext:
         (require_texts_law if self.offline else require_law)(trajectories, self.law)
 
     def trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
-        """Return the trajectories of the groups in which at least one segment (a text or an image) has an advantage.
-        Their order is that of the groups.
+        """Return those trajectories of the groups that have at least one segment (a text or an image) with an
+        advantage. They are in the order of the groups.
 
         Raises ValueError if there is no such trajectory, and RatioError if `require_law` finds that one of them was
         sampled with other settings than the learner's.
@@ -253,11 +254,13 @@ class Algorithm(Generic[Options]):
 
     def forwards(self, precision: str) -> dict[str, int]:
         """Return a dict from the purpose of a forward pass (for example "trained" or "reference") to the number of such
-        passes over each pack in one update."""
+        passes over each pack in one update. `precision` is the precision of the passes, "fp32" or "bf16". Some
+        algorithms need more passes in bf16."""
         return {"trained": 1} | ({"reference": 1} if self.needs_reference else {})
 
     def problems(self, recipe: Recipe) -> list[str]:
-        """Return one sentence for each setting of the recipe that contradicts another setting or has no effect."""
+        """Return one error message for each setting of the recipe that contradicts another setting or has no effect. A
+        recipe with such a setting is invalid."""
         rl = recipe.require_rl()
         name, problems = f"rl.algorithm {rl.algorithm}", []
         if self.records_steps and rl.noise is None:
@@ -307,8 +310,8 @@ class Algorithm(Generic[Options]):
         return Selection(summary.has_spread, summary.empty)
 
     def why_empty(self, groups: str) -> str:
-        """Return the reason why some groups have nothing to train on. `groups` is the name of these groups in the
-        sentence, for example "its group" or "the last 20 groups"."""
+        """Return a sentence that says why some groups have nothing to train on. `groups` is the name of these groups in
+        that sentence, for example "its group" or "the last 20 groups"."""
         return f"no segment of {groups} got an advantage"
 
     # called for an update
@@ -331,13 +334,14 @@ class Algorithm(Generic[Options]):
         raise NotImplementedError
 
     def why_skipped(self, updates: int, max_pack_tokens: int) -> str:
-        """Return the error message for the case that `updates` updates in a row were skipped."""
+        """Return the error message for the case that `updates` updates in a row were skipped. `max_pack_tokens` is the
+        largest number of tokens in a pack. A subclass may need it for its message."""
         return f"no update of the last {updates} had anything to train on"
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
         """Return how much there is to train on in a group (for DPO: how many preference pairs). What is too long for a
-        pack of `limit` tokens is counted separately. An algorithm must define this method if `learns_offline` is
-        true."""
+        pack of `limit` tokens is counted separately. `replay` computes the lengths in tokens. An algorithm must define
+        this method if `learns_offline` is true."""
         raise NotImplementedError
 
 

@@ -98,9 +98,10 @@ class DPO(Algorithm[DPOSettings]):
         return {"trained": 1, "first weights": 1}
 
     def pairs(self, groups: Sequence[Group]) -> Pairs:
-        """Return the preference pairs of the groups. Two branches of a fork can form a pair if their values differ by
-        more than the option `tie`. The value of a trajectory is the reward of its last image, minus a penalty if one of
-        its texts was cut off at the token limit."""
+        """Return the preference pairs of the groups. The value of a trajectory is the reward of its last image. If one
+        of its texts was cut off at the token limit, a penalty is subtracted from this value. The value of a branch with
+        one trajectory is the value of this trajectory. The value of a branch that forks again is the mean over its own
+        branches. Two branches of a fork can form a pair if their values differ by more than the option `tie`."""
         parts = [self._pairs_of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
 
@@ -179,8 +180,8 @@ class PairPack:
 
 
 def fits(replay: Replay, sides: Sides, limit: int) -> bool:
-    """Return whether both trajectories of a pair (`sides`) fit together into one pack of `limit` tokens, including
-    padding."""
+    """Return whether the two trajectories of a pair (`sides`) fit together into one pack of `limit` tokens. Padding is
+    counted, too. `replay` computes the lengths of the trajectories in tokens."""
     lengths = replay.lengths(sides)
     return len(lengths) * max(lengths) <= limit
 
@@ -188,8 +189,9 @@ def fits(replay: Replay, sides: Sides, limit: int) -> bool:
 def pair_packs(
     replay: Replay, sides: Sequence[Sides], limit: int, rank: int = 0, world_size: int = 1
 ) -> list[PairPack]:
-    """Put the pairs into packs of at most `limit` tokens, the longest pairs first, and return the packs that this rank
-    trains. Every pair must fit into a pack."""
+    """Put the pairs into packs of at most `limit` tokens, the longest pairs first. The packs are shared out among
+    `world_size` ranks. Return the packs that the rank number `rank` trains. Every pair must fit into a pack. `replay`
+    joins trajectories into packs."""
     bins: list[list[Trajectory]] = []
     rows = longest = 0
     for lengths, pair in sorted(((replay.lengths(pair), pair) for pair in sides), key=lambda entry: -max(entry[0])):
@@ -206,8 +208,8 @@ def pair_packs(
 
 
 def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
-    """Split the pairs into contiguous minibatches of nearly equal size. There are `parts` minibatches, or one per pair
-    if there are fewer pairs."""
+    """Split the pairs into contiguous minibatches of nearly equal size. If there are fewer pairs than `parts`, each
+    pair is a minibatch of its own. Otherwise there are `parts` minibatches."""
     count = min(parts, len(pairs))
     edges = [round(i * len(pairs) / max(count, 1)) for i in range(count + 1)]
     return [pairs[low:high] for low, high in zip(edges, edges[1:])]
@@ -269,8 +271,9 @@ def _noised(
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
 ) -> list[PackScores[Tensor]]:
-    """Compute the log-probabilities of texts and the velocities of images in each pack under the given weights, and
-    return them as tensors on the CPU. All ranks must call this together."""
+    """Compute the log-probabilities of texts and the velocities of images in each pack with the weights `weights`.
+    Return them as tensors on the CPU, one object per pack. `law` consists of the sampling settings on which
+    log-probabilities depend, such as the temperature. All ranks must call this together."""
 
     def read(output: ModelOutput, index: int) -> PackScores[Tensor]:
         replay = packs[index].replay

@@ -88,19 +88,22 @@ class JointAlgorithm(Algorithm[Options]):
         raise NotImplementedError
 
     def image_kl(self, score: Any, reference: Any) -> Float[Tensor, "S"]:
-        """Return the distance between the trained model and the base model at every step of an image. `score` and
-        `reference` are what `evaluate` has computed for the image with each of the two models."""
+        """Return the distance between the trained model and the base model at every step of an image. `score` is what
+        `evaluate` has computed for the image with the trained model. `reference` is what it has computed with the base
+        model."""
         return flow.velocity_mse(score, reference)
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
     ) -> PackScores[Any]:
-        """Convert the output of a model for a pack to the scores that the losses need: log-probabilities of the texts,
-        and for each image what the algorithm needs (for example velocities)."""
+        """Convert the output of a model for a pack to the scores that the losses need. The scores of a text are
+        log-probabilities. What the score of an image is depends on the algorithm (for example velocities). `law`
+        consists of the sampling settings on which log-probabilities depend, such as the temperature."""
         raise NotImplementedError
 
     def prepared(self, rank: RankContext, groups: Sequence[Group]) -> Sequence[Group]:
-        """Return the groups in the form that this update trains, for example with fresh noise."""
+        """Return the groups on which this update trains. A subclass may return changed copies of the given groups, for
+        example with fresh noise."""
         return groups
 
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
@@ -112,7 +115,7 @@ class JointAlgorithm(Algorithm[Options]):
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
         """Return the values of the old policy for the trajectories `own` of one minibatch. `known` contains the values
-        that `before_update` has returned."""
+        that `before_update` has returned. `replays` are the packs of these trajectories on this rank."""
         return known
 
     def minibatches(
@@ -153,9 +156,9 @@ class JointLoss:
         self._reference = reference if algorithm.needs_reference else None
 
     def denominators(self) -> dict[str, float]:
-        """Return the denominators of the loss on this rank. "text" is the denominator that belongs to the text loss
-        `rl.text_loss`, for example the number of trained tokens. "image" is the number of trained (image, step) pairs.
-        The engine sums both over all ranks."""
+        """Return the denominators of the loss on this rank. "text" is the denominator of the text loss. It depends on
+        `rl.text_loss`, and is for example the number of trained tokens. "image" is the number of trained (image, step)
+        pairs. The engine sums each of the two over all ranks."""
         counts = {TEXT: 0.0, IMAGE: 0.0}
         for replay in self._replays:
             texts = [ref for ref in replay.texts if self._advantage(ref) is not None]

@@ -79,7 +79,9 @@ class Learner:
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
-        """Join the other ranks. Then build the model, the optimizer and the averaged weights."""
+        """Join the other ranks. Then build the model and the optimizer, and, if the settings ask for it, the moving
+        average of the weights. If there are several ranks, `port` is the port that `open_port` of rank 0 has returned.
+        If there is only one rank, `port` is None."""
         settings = self.settings
         join(self.place, self._store, port, settings.collective_timeout)
         rng.seed_everything(settings.seed + self.place.rank)
@@ -129,7 +131,8 @@ class Learner:
         """Make one update on scored groups that have advantages, and return its metrics. If there is nothing to train
         on, the update is skipped.
 
-        The first groups must pass `check_ratio`. This method calls it if it was not called before.
+        If `check_ratio` was never called before, this method first calls it with these groups. In training without
+        sampling and after `load`, there is no such check.
 
         Raises RatioError if `check_ratio` fails, or if a group was sampled with other settings than the learner's.
         Raises NonFiniteError if too many optimizer steps in a row are not finite. Raises InputError if EMPTY_UPDATES

@@ -120,8 +120,9 @@ class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
     def before_minibatch(
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
-        """Return the velocities of the images under the old weights. In bf16, also return the log-probabilities of
-        texts under the old weights."""
+        """Return the velocities of the minibatch's images under the old weights. In bf16, also return the
+        log-probabilities of its texts under the old weights. `own` has the trajectories of the minibatch, and `replays`
+        their packs on this rank. `known` is not used."""
         assert rank.old is not None
         texts = rank.precision == "bf16"
         return old_policy.of_weights(rank.engine, rank.old.weights, replays, own, rank.law, texts)
@@ -213,10 +214,11 @@ def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor,
 def times(
     count: int, span: tuple[float, float], shift: float, numbers: np.random.Generator
 ) -> Float[Tensor, "S"]:
-    """Return `count` random noise levels between `low` and `high`, the two ends of `span`.
+    """Return `count` random noise levels. `span` is (low, high), the smallest and the largest possible level. `numbers`
+    is the generator of random numbers.
 
-    One uniform number is drawn from each of `count` equal parts of [0, 1). The numbers are shifted like the sampler's
-    times, and then scaled to [low, high].
+    One uniform random number is drawn from each of `count` equal parts of [0, 1). These random numbers are shifted by
+    `shift` in the same way as the sampler's times. Then they are scaled to [low, high].
     """
     u = torch.from_numpy((np.arange(count) + numbers.random(count)) / max(count, 1))
     low, high = span

@@ -76,8 +76,8 @@ def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
 
 
 def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
-    """Compute the log-probabilities of texts and denoising steps, and the means of the steps, with the learner's
-    current weights, and return them. This is called before these trajectories are trained. All ranks must call it
+    """Return the log-probabilities of texts and denoising steps, and the means of the steps. They are computed with the
+    learner's current weights. So this must be called before the trajectories are trained. All ranks must call it
     together."""
     old = sampled(trajectories)
     old.recomputed = True
@@ -96,8 +96,9 @@ def of_weights(
     engine, weights: Mapping[str, Tensor], replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory],
     law: SamplingLaw, texts: bool,
 ) -> OldPolicy:  # fmt: skip
-    """Compute the velocities of images with fresh noise under the old weights `weights`, and return them. If `texts` is
-    true, also compute the log-probabilities of texts. All ranks must call this together."""
+    """Return the velocities of images with fresh noise. They are computed with `weights`, the weights of the old
+    policy. If `texts` is true, the log-probabilities of texts are also computed with these weights. Otherwise they are
+    those that the sampler has stored. All ranks must call this together."""
     old = sampled(trajectories)
     old.recomputed = texts
 

@@ -54,8 +54,8 @@ class RaySettings:
 
 
 def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
-    """Start actor number `index` and return its handle. At run time, `factory` returns an `ActorHandle`. Its declared
-    type is another one, `ActorProxy`, only for type checkers.
+    """Start actor number `index` by a call of `factory`, and return its handle. For type checkers, `factory` returns an
+    `ActorProxy`. In the running program it returns an `ActorHandle`, so only the declared type is changed here.
     """
     return cast(ActorHandle, factory(index))
 

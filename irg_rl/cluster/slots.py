@@ -146,8 +146,8 @@ class SlotBuffer:
         self._leave(group, Exit.CANCELLED, reason)
 
     def overdue(self, now: float) -> int | None:
-        """Return the id of the oldest group that is still being sampled, if its deadline has passed and the coming
-        update needs it. Otherwise return None.
+        """Look at the oldest group whose state is SAMPLING (it is being sampled or scored). If its deadline has passed
+        at the clock time `now`, and the coming update needs this group, return its id. Otherwise return None.
         """
         if len(self.ready_ahead()) == self.groups_per_update:
             return None
@@ -184,7 +184,8 @@ class SlotBuffer:
         return ahead
 
     def take(self, count: int) -> list[int]:
-        """Give the first `count` groups to the learner, in the order of admission, and return their ids.
+        """Take the first `count` groups, in the order of admission, for training, and return their ids. Their state
+        becomes TRAINING.
 
         Raises RuntimeError if one of them is unfinished or more than `staleness` versions old (invariant 4 of
         docs/architecture.md).
@@ -199,8 +200,8 @@ class SlotBuffer:
         return ahead
 
     def published(self, version: int) -> list[int]:
-        """Record that the weights that were trained on the taken groups are published and acknowledged. Free the slots
-        of these groups and return their ids.
+        """Record that new weights, with the number `version`, are published and acknowledged. They were trained on the
+        taken groups. Free the slots of these groups and return their ids.
         """
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")

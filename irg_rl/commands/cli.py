@@ -86,7 +86,7 @@ def cp(
 
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Validate a recipe and list every problem, with the nearest known names. Nothing is started."""
+    """Validate a recipe and list every problem. For a wrong name, suggest a similar one. Nothing is started."""
     from irg_rl.commands.check import check_recipe
 
     for line in check_recipe(recipe, overrides or []):
@@ -356,8 +356,8 @@ def suite_read(
     prompts: SuitePrompts = None,
     out: Annotated[Path | None, typer.Option(help="folder for table and JSON; default: the first folder")] = None,
 ) -> None:
-    """Print official result files as one table: figures with intervals over prompts, paired differences between turns
-    and folders, missing scores, and the protocol."""
+    """Print the scores in official result files as one table, with 95 % intervals over prompts. The table also shows
+    paired differences between turns and folders, missing scores, and the protocol."""
     from irg_rl.commands.suite import read_suite
 
     read_suite(name, folders, prompts, out)

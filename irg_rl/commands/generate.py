@@ -114,7 +114,8 @@ class Ready:
 
 def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
     """Load a model with its sampling settings. `target` is a run or a model folder. `changes` maps names of settings
-    (with dots, as in sampling.shift) to values that replace those of the recipe."""
+    (with dots, as in sampling.shift) to values that replace those of the recipe. If `stop` is true, a trajectory ends
+    after a reflection that says that nothing must be changed."""
     folder = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(folder), changes, str(folder))
     return Ready(folder, recipe, load_here(folder, recipe), stop)
@@ -123,8 +124,9 @@ def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
 def generate_to(
     target: Path, prompts: list[str], turns: int, seed: int, changes: Mapping[str, Any], out: Path, stop: bool = True
 ) -> None:
-    """Sample one trajectory for each prompt. Write its images as `NNN_turnK.png` and its texts as `NNN.txt` into the
-    folder `out`, where NNN is the number of the prompt. Also write `settings.json` with all settings."""
+    """Sample one trajectory for each prompt, with at most `turns` images. Write its images as `NNN_turnK.png` and its
+    texts as `NNN.txt` into the folder `out`. NNN is the number of the prompt, and K is the number of the turn. Also
+    write `settings.json` with all settings. `target`, `changes` and `stop` are explained in `make_ready`."""
     asked = [Prompt(f"cli-{i}", require_prompt(text, f"--prompt {i + 1}")) for i, text in enumerate(prompts)]
     ready = make_ready(target, changes, stop)
     requests = [Request(prompt, 0, seed) for prompt in asked]

@@ -16,9 +16,11 @@ GIB = 2**30
 def plan_recipe(
     path: str, overrides: list[str], card_gib: float, tflops: float | None = None, gbps: float | None = None
 ) -> Iterator[Table | str]:
-    """Yield the tables and lines of text to print. `card_gib` is the memory of one GPU in GiB. `tflops` and `gbps` are
-    its speed in TFLOP/s and its memory bandwidth in GB/s. If they are None, typical values are assumed. Raises
-    RecipeError with every problem of the settings, and InputError if a trajectory is longer than a pack."""
+    """Yield what `irg-rl plan` prints: tables and lines of text about the memory and the time that a recipe needs.
+    `path` is a file or the name of a shipped recipe, and `overrides` replace settings of the recipe. `card_gib` is the
+    memory of one GPU in GiB. `tflops` is its speed in TFLOP/s, and `gbps` its memory bandwidth in GB/s. If one of these
+    two is None, a typical value is used for it. Raises RecipeError with every problem of the settings, and InputError
+    if a trajectory is longer than a pack."""
     recipe = load_recipe(path, overrides)
     plan = Plan(recipe)
     yield parameter_table(plan)

@@ -204,11 +204,12 @@ def default_folder(target: Path, name: str) -> Path:
 @contextmanager
 def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, folder: Path) -> Iterator[Bench]:
     """Return a context manager (for `with`) that gives the `Bench` of a study: the checkpoints to study, the prompts,
-    and the functions that decide whether an image is right.
+    and the functions that decide whether an image is right. `settings` are the settings of the study, and `folder` is
+    its folder. `target` is only used in error messages.
 
-    If the task can judge the prompts, the task decides. Otherwise the scorers of the first recipe decide: the score is
-    the weighted sum of their rewards, and an image is right if this score is at least 1. Raises InputError if there are
-    no such scorers.
+    If the task can judge all prompts, the task decides whether an image is right. Otherwise the scorers in the recipe
+    of the first checkpoint decide, except held-out ones: an image is right if the weighted sum of their scores is at
+    least 1. Raises InputError if there are no such scorers.
     """
     first = subjects[0]
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
@@ -282,10 +283,10 @@ def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Promp
     """Return the prompts of the study. If the study says how many prompts it needs, that many are returned. Otherwise
     `evaluation.prompts` of the recipe says how many.
 
-    If the user names a file, the prompts come from this file. Otherwise they come from a file of the run. If the file
-    of the run has too few prompts and the task is a `World` (a task that makes its own data), the task makes more. If
-    there are still too few, the function returns fewer prompts. Raises InputError if the file with the prompts does not
-    exist.
+    If the user names a file (`study.prompts`), the prompts come from this file. Otherwise they come from a file of the
+    run. If the file of the run has too few prompts and the task is a `World` (a task that makes its own data), the task
+    makes more. If there are still too few, the function returns fewer prompts. Raises InputError if the file with the
+    prompts does not exist. `target` is only used in this error message.
     """
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None

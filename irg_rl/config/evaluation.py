@@ -58,8 +58,8 @@ class EvaluationRecipe(Section):
 
 
 class GateRecipe(Section):
-    """The gate: a test that refinement really improves images. Three measures must meet their thresholds:
-    `first_accuracy`, `damage` and `margin`."""
+    """The gate: a test that refinement really improves images. It measures three numbers and compares each with a
+    threshold. The settings `first_accuracy`, `damage` and `margin` are these thresholds."""
 
     mode: Literal["on", "off"] = "on"
     """on: the gate must be passed. off: the gate is measured but has no effect."""

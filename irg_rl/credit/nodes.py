@@ -114,10 +114,9 @@ def mean_of_branches(
 
 
 def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
-    """Return which nodes are compared with each other. A node is a segment together with all samples that contain it.
-    The result is a dict from (place, fork) to a list of nodes. These are the nodes at this place for which this fork is
-    the last fork before them. A fork is given by Python's id() of the segment before it. It is 0 if there is no fork
-    before.
+    """Return which nodes are compared with each other: nodes at the same place that have the same last fork before
+    them. A node is a segment together with all samples that contain it. The result is a dict from (place, fork) to the
+    list of these nodes. A fork is given by Python's id() of the segment before it, or by 0 if no segment is before it.
     """
     found: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
@@ -150,9 +149,9 @@ def per_place(
     """Compute an advantage for every segment. A node is a segment together with all samples that contain it. A place is
     a turn and a modality.
 
-    First `value(sample, place)` gives the value of each sample at a place, and from these the values of the nodes are
-    computed. Then `centre` turns values into advantages. It is called once for all nodes that are compared with each
-    other. These are the nodes at the same place that come from the same fork.
+    `value(sample, place)` returns the value of a sample at a place. From the values of the samples, `node_values`
+    computes the values of the nodes. Then `centre` turns values of nodes into advantages. It is called once for each
+    set of nodes that are compared with each other: the nodes at the same place that come from the same fork.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():

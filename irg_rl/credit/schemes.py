@@ -27,11 +27,13 @@ from irg_rl.trajectory import Modality
 
 
 def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
-    """Compute the advantages of GRPO: every segment of a sample gets the reward of its final image, normalised over the
-    group.
+    """Compute the advantages of GRPO. Without forks, every segment of a sample gets the reward of the sample's final
+    image, normalised over the group.
 
-    If samples separate at forks, the reward is normalised over the branches of each fork. The result is the advantage
-    of the segments between this fork and the next one.
+    If samples separate at forks, every segment gets the value of its branch instead, normalised over the branches of
+    the same fork. The value of a branch is the mean of its final rewards, in which each branch of a later fork counts
+    once. A branch has the segments from its fork to the next one. The segments before the first fork are compared with
+    those of the other trajectories of the group.
     """
     table: Advantages = [{} for _ in samples]
     ways: dict[int, dict[ForkBranch, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -72,10 +74,10 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
 
 
 def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
-    """Compute the advantages as in the paper R3. The value of the first turn is q_0 and that of turn k is q_k -
-    q_{k-1}, where q_k is the reward of the image of turn k. But if the image before turn k is already right, the value
-    is 1 for a stop and 0 for another edit instead. The values are normalised over the samples, separately for each turn
-    and modality.
+    """Compute the advantages as in the paper R3. Here q_k is the reward of the image of turn k. The value of the first
+    turn is q_0, and that of turn k is q_k - q_{k-1}. But if the image before turn k is already right, the value is 1
+    for a stop and 0 for another edit instead. The values are normalised over the samples, separately for each turn and
+    modality.
     """
 
     def value(sample: Sample, place: Place) -> float:

@@ -125,8 +125,8 @@ def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
 
 
 def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
-    """Return a function that checks one RL prompt. If the recipe has a scorer of kind `verifier`, this function raises
-    ValueError for a prompt that the task cannot judge. Otherwise it accepts every prompt."""
+    """Return a function that checks one RL prompt. If the recipe has a scorer of kind `verifier`, the returned function
+    raises ValueError for a prompt that the task cannot judge. Otherwise the returned function accepts every prompt."""
     task, verified = task_of(recipe), any(scorer.kind == "verifier" for scorer in recipe.rewards.scorers)
 
     def check(prompt: Prompt) -> None:

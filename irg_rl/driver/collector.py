@@ -42,8 +42,8 @@ class DroppedSamples:
     path: Path
 
     def add(self, step: int, group: int, prompt: Prompt, reasons: Mapping[int, str]) -> None:
-        """Write one line for each dropped sample of a group. `reasons` maps the number of the sample in its group to
-        the reason."""
+        """Write one line for each dropped sample of a group. `step` is the number of the RL update. `reasons` maps the
+        number of the sample in its group to the reason."""
         with self.path.open("a", encoding="utf-8") as out:
             for sample, reason in sorted(reasons.items()):
                 line = {"step": step, "group": group, "sample": sample, "prompt": prompt.text, "reason": reason}
@@ -88,7 +88,8 @@ class Collector:
         self.dropped.rewind(self.slots.has_left)
 
     def admit(self, update: int) -> None:
-        """Start a new group in every free slot. The groups are sampled with the current weights."""
+        """Start a new group in every free slot. The groups are sampled with the current weights. `update` is the number
+        of the RL update. The sampling noise may depend on it."""
         self._submit([self.slots.admit(self.clock() + self.deadline) for _ in range(self.slots.free)], update)
 
     @property
@@ -98,7 +99,7 @@ class Collector:
 
     def resume(self, update: int) -> None:
         """After a resume, start the groups again that were being sampled or scored when the checkpoint was written.
-        Their samples were only in memory and are lost."""
+        Their samples were only in memory and are lost. `update` is the number of the RL update."""
         self._submit([slot.id for slot in self.slots.in_flight()], update)
 
     def _submit(self, groups: Sequence[int], update: int) -> None:
@@ -111,7 +112,8 @@ class Collector:
 
     def pump(self, timeout: float, update: int) -> None:
         """Send sampled groups to the critic, and take scored groups back from it. If nothing has arrived, wait at most
-        `timeout` seconds. Also cancel a group that has passed its deadline, and start a new group instead."""
+        `timeout` seconds. If a group that the next update needs has passed its deadline, cancel the batch of this group
+        and start new groups instead. `update` is the number of the RL update."""
         if not self._move_on():
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
             self._move_on()
@@ -171,12 +173,13 @@ class Collector:
             self.admit(update)
 
     def take(self, update: int) -> list[tuple[ScoredSummary, ObjectRef]]:
-        """Return the groups of the next update, the oldest first. The list is empty until enough groups are ready.
+        """Return the groups of RL update number `update`, the oldest first. Groups that are too old are dropped before
+        that. The list is empty until enough groups are ready.
 
-        Groups in which nothing can be trained are dropped, so there may be fewer groups than usual. If all groups are
-        dropped, the list is empty, and new groups are sampled instead.
+        Groups in which nothing can be trained are dropped, too. So there may be fewer groups than usual. If nothing can
+        be trained in any group, the list is empty, and new groups are sampled instead.
 
-        Raises RunError if all groups of an update are dropped EMPTY_UPDATES times in a row.
+        Raises RunError if this happens to all groups of an update EMPTY_UPDATES times in a row.
         """
         for stale in self.slots.drop_stale():
             self._list(stale, update, "its group is too old", self._leave(stale)[0].failures)

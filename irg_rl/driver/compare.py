@@ -153,8 +153,8 @@ def outcomes_of(run: Run, model: str, arm: str = REAL, split: str | None = None)
 
 
 def evaluation_name(model: str, seed: int, split: str, *marks: str) -> str:
-    """Return the name under which `irg-rl eval` saves the results of a model. `marks` says which settings differ from
-    those of the recipe."""
+    """Return the name under which `irg-rl eval` saves the results of a model. `seed` and `split` are the seed and the
+    split of the evaluation. `marks` says which other settings differ from those of the recipe."""
     return "-".join(["eval", model, f"seed{seed}", *([] if split == "test" else [split]), *marks])
 
 

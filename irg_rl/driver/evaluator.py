@@ -64,7 +64,8 @@ class Evaluator:
 
     def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
         """Sample trajectories of the real arm, and decide which of their images are right. If `controls` is true, do
-        the same for both control arms, which start from the same first images (see rollouts.controls)."""
+        the same for the two control arms, which start from the same first images (see rollouts.controls). `folder` is
+        the loaded model, and `name` is its name in the results."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]

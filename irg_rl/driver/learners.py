@@ -27,7 +27,8 @@ WARM_UP_S = 300.0
 @dataclass(frozen=True)
 class Published:
     """Weights in Ray's object store, for the samplers. A sampler that has loaded them must confirm their number
-    (`version`) and their hash (`digest`). `step` says how far the trained weights have moved since RL began."""
+    (`version`) and their hash (`digest`). `step` says how far the trained weights have moved since RL began. It is the
+    largest relative change of a weight tensor."""
 
     version: int
     digest: str

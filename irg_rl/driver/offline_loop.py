@@ -31,17 +31,18 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """The groups (samples of one prompt) in a folder of stored rollouts that can be used for training. `places` lists
-    them as (folder, index in the folder). `material` has three numbers: how many pairs are usable, how many are ties
-    (their rewards are too close), and how many do not fit into one pack (the token sequence of one forward pass)."""
+    """Those groups in a folder of stored rollouts that contain something to train on. A group is several samples of one
+    prompt. `places` lists these groups as (folder, index in the folder). `material` has three numbers, summed over all
+    groups of the folder: how many pairs are usable, how many are ties (their rewards are too close), and how many do
+    not fit into one pack (the token sequence of one forward pass)."""
 
     places: list[tuple[Path, int]]
     material: Material
 
     @classmethod
     def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
-        """Read and check all groups that are stored in `folder`. `parts` is the loaded model from which training
-        starts.
+        """Read and check all groups that are stored in `folder`. `settings` are the settings of the learner. `parts` is
+        the loaded model from which training starts.
 
         Raises InputError if no group can be used for training, if scores are missing, or if another tokenizer wrote the
         texts. Raises RatioError if the texts were sampled at another temperature or with another system prompt.
@@ -72,8 +73,8 @@ class Archive:
         return cls(places, total)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
-        """Return the `size` groups for update number `update`. Each pass through all groups has another random
-        order."""
+        """Return the `size` groups for update number `update`. Each pass through all groups has another random order,
+        which depends on `seed`."""
         numbers = range(update * size, (update + 1) * size)
         return [self._group(*divmod(number, len(self.places)), seed) for number in numbers]
 
@@ -119,7 +120,7 @@ def _require_scores(group: Group, weights: Mapping[str, float], where: Path) -> 
 
 def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     """Train the model in the folder `start` of the run on the stored groups of `rl.rollouts`. Write the result as the
-    model folder `rl` of the run."""
+    model folder `rl` of the run. Put the numbers of updates, groups and pairs into `facts`."""
     recipe, folder = run.recipe, run.recipe.require_rl().rollouts
     assert folder is not None
     path = model_path(run, start)

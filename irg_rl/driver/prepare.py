@@ -81,9 +81,9 @@ def rl_prompts_file(run: Run) -> Path:
 
 
 def make_base(run: Run, facts: dict) -> None:
-    """Make the model from which SFT starts. It has random weights, and an autoencoder that is trained on pictures of
-    the task. Put the results of the autoencoder's test into `facts`. If the recipe names a model folder in `init_from`,
-    SFT starts from that folder, and nothing is made here.
+    """Make the model from which SFT starts. If the recipe names a model folder in `init_from`, SFT starts from that
+    folder, and nothing is made here. Otherwise the new model has random weights, and an autoencoder that is trained on
+    pictures of the task. The results of the autoencoder's test are put into `facts`.
 
     Raises RunError if the autoencoder is too inaccurate. To test it, the task's checker reads the content of pictures
     and of their reconstructions. The share of pictures with equal content must be at least `vae.min_checker_agreement`.
@@ -162,7 +162,7 @@ def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: L
 
 def trained_scorers(recipe: Recipe) -> set[str]:
     """Return the kinds of scorers (`clip`, `hps`) whose models the run must train itself. The training of HPS starts
-    from CLIP, so HPS needs both."""
+    from CLIP. So if the run must train `hps`, the result also contains `clip`."""
     kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
     return kinds | {"clip"} if kinds else kinds
 

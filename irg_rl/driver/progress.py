@@ -14,8 +14,8 @@ PLAIN_EVERY_S = 20.0
 
 
 class Bar:
-    """A progress bar. `advance(n, note)` adds n finished steps and shows the text `note` (for example a loss) behind
-    the bar."""
+    """A progress bar. `advance(n, note)` adds n finished steps and shows the text `note` (for example a loss) to the
+    right of the bar."""
 
     def __init__(self, title: str, total: int, start: int, progress: Progress | None):
         self.title, self.total, self.done, self.first = title, total, start, start

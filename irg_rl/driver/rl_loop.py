@@ -3,8 +3,10 @@ samplers.
 
     prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
 
-A fleet is several actors (processes) that do the same work. The driver process, which runs this loop, holds only
-references and numbers, never tensors.
+A fleet is several actors (processes) that do the same work. The actors of the rollout fleet are the samplers. Those of
+the critic fleet score the trajectories. A slot is the place of one group (all samples of one prompt) that is in
+progress. The driver process runs this loop. It never holds tensors. It holds only numbers and Ray's references to data
+in other processes.
 """
 
 import gc
@@ -43,7 +45,11 @@ def rl_prompts(run: Run) -> list[Prompt]:
 
 def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     """Train a model with RL. The training starts from the model folder `start` of the run, and writes its result as the
-    model folder `rl` of the same run. What is put into `facts` is stored in stages.json."""
+    model folder `rl` of the same run.
+
+    The metrics of every update are logged in `tracker`. This function puts facts about the training into `facts`, such
+    as the number of updates. The caller stores them in stages.json.
+    """
     engine = run.recipe.engine
     if engine.device == "cuda":
         gc.collect()
@@ -212,8 +218,9 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
-    """Return the mean rewards of all groups that were finished since the last update. (A group has several samples of
-    one prompt.) Groups that the algorithm cannot train on are included, too."""
+    """Return metrics of the groups `left`, which are all groups that were finished since the last update. (A group has
+    several samples of one prompt.) Groups that the algorithm cannot train on are included, too. The metrics are the
+    mean rewards, the number of groups, and the share of groups whose samples have different rewards."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),

@@ -57,8 +57,8 @@ class Run:
     @classmethod
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
         """Make the folder `output_dir/name` of a new run, and return the run. If a folder of this name already exists,
-        it is not used. Then the first free name among `name-2`, `name-3`, ... is taken. `begin` is a function that
-        writes the first files of the run.
+        it does not change, and the run gets the first free name among `name-2`, `name-3`, ... instead. `begin` is a
+        function that writes the first files of the run.
 
         The folder is first made under a temporary name. It gets its final name when it is complete. Raises RunError if
         the folder cannot be made.
@@ -126,8 +126,9 @@ class Run:
         return self.stages.get(stage, {}).get("done", False)
 
     def record(self, stage: str, seconds: float, done: bool, **facts) -> None:
-        """Store the facts of a stage in stages.json, and add `seconds` to its time. The time is added and not replaced,
-        so that the time of a resumed stage includes the time before the interruption."""
+        """Store `facts` about a stage in stages.json, and add `seconds` to its time. `done` says whether the stage is
+        finished. The time is added and not replaced, so that the time of a resumed stage includes the time before the
+        interruption."""
         entry = self.stages.setdefault(stage, {"seconds": 0.0})
         entry.update(facts, seconds=round(entry["seconds"] + seconds, 2), done=done)
         entry["budget_minutes"] = self.recipe.budget_minutes.get(stage)
@@ -148,9 +149,10 @@ class Run:
         self.count_time(name, done=True, **facts)
 
     def count_time(self, name: str, done: bool = False, **facts) -> None:
-        """Add the time since the last call to the recorded time of the stage `name`.
+        """Add the time since the last call of this method to the recorded time of the stage `name`. The first call adds
+        the time since the stage began. `done` and `facts` are stored as in `record`.
 
-        This is called at every checkpoint. So if a run is killed, its recorded time ends at its last checkpoint.
+        This method is called at every checkpoint. So if a run is killed, its recorded time ends at its last checkpoint.
         `irg-rl baseline` needs this time, because it trains for as long as RL took.
         """
         now = time.monotonic()

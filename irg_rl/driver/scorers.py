@@ -88,8 +88,9 @@ class RememberedScores:
     """Scores pictures with the scorers of a RewardHub and remembers the scores. If a scorer gets the same picture for
     the same prompt again, the first score is returned.
 
-    An evaluation continues the same first images in several ways: with the model's own refinement and with controls. If
-    scores were not remembered, a scorer with random errors could give different scores to the same picture. If a scorer
+    An evaluation continues the same first images in several ways: with the model's own refinement, and with controls
+    (such as a plain new draw). So the same picture is scored several times. If scores were not remembered, a scorer
+    with random errors could give it different scores. If a scorer
     fails on a picture, the failure is remembered in the same way.
     """
 

@@ -132,7 +132,8 @@ class StageRank:
 
     def finish(self) -> dict:
         """Write the moving average of the weights as a model folder (only rank 0 writes). Return a dict with two
-        numbers: `steps`, and `rejected_rows`, the number of rows that were left out because they are broken."""
+        numbers: `steps`, the number of training steps, and `rejected_rows`, the number of broken rows (training
+        examples) that were left out."""
         if self.place.rank == 0:
             save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
         return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}
@@ -171,7 +172,8 @@ def train_stage(
     """Train one SFT stage, starting from the model folder `start` of the run. Write the moving average of the weights
     as the model folder `name`.
 
-    `seed` decides the order of the rows and their noise. If it is None, the seed of the recipe is used.
+    Metrics are logged in `tracker`. Facts about the stage, such as the number of steps, are put into `facts`. `seed`
+    decides the order of the rows (training examples) and their noise. If it is None, the seed of the recipe is used.
     """
     seed = run.recipe.seed if seed is None else seed
     with stage_ranks(run, name, start, stage, seed) as call:
@@ -222,8 +224,9 @@ def row_encoder(folder: Folder) -> RowEncoder:
 
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:
-    """Let the model draw first images, and make SFT rows from them that teach how to improve them. So the model learns
-    from its own wrong images, and also from its images that are already right."""
+    """Let the model in the folder `start` draw first images, and make SFT rows (training examples) from these images.
+    The rows teach how to improve the images. So the model learns from its own wrong images, and also from its images
+    that are already right. The number of images is put into `facts`."""
     recipe, world = run.recipe, as_world(task_of(run.recipe))
     torch.set_num_threads(recipe.engine.threads)
     folder = load_model(run, start)
@@ -245,8 +248,8 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
 
 
 def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
-    """Train the model with which RL is compared: continue the last SFT stage for as long as RL took, with the rows in
-    another order."""
+    """Train a baseline with which the model after RL is compared. It continues the last SFT stage for as long as RL
+    took. The rows (training examples) come in another order than in that stage."""
     order = hashed(run.recipe.seed, CONTINUED) % 2**31
     name = run.sft_model
     assert name is not None

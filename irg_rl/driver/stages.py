@@ -103,8 +103,8 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
 
 def check_gate_holds(run: Run, after: str) -> None:
     """Raise RunError if the gate stops the run after stage `after` (`sft` or `rl`). The gate checks whether refinement
-    really helps. It stops the run under two conditions: it did not pass in the evaluation after this stage, and the
-    recipe says that it applies after this stage.
+    really helps. It stops the run if two things are both true: the evaluation after this stage did not pass the gate,
+    and the recipe says that the gate applies after this stage.
 
     After SFT, the error means that RL does not start. After RL, it means that the run ends with an error. If neither
     the recipe nor the task has thresholds, there is no gate, and `gate` in stages.json is null.

@@ -24,8 +24,9 @@ ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.vali
 
 
 def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:
-    """Return a function that trains one fork of `parent` in a new folder inside `folder`, and returns its results. The
-    settings in `overrides` apply to all forks."""
+    """Return a function that trains one fork of the run `parent` and returns the results of its evaluations. The
+    function takes the name of the fork and its plan, which has the settings of this fork. The fork gets a new folder
+    inside `folder`. The settings in `overrides` apply to all forks."""
 
     def train(name: str, plan: ForkPlan) -> Trained:
         run = forked(parent, folder, name, plan, overrides)

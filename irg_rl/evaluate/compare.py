@@ -145,11 +145,11 @@ def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
     the one to which the scorer `by` gives the highest score. `samples` has n tables of outcomes. Table i has the i-th
     first image of every prompt.
 
-    Column k of the result is the best of the first k + 1 images. So it can be compared with turn k of RL at equal cost,
-    because each of the two has then drawn k + 1 images. `by = "verifier"` uses the graded score of the verifier itself.
-    This is the strongest such baseline (an oracle). A failed score counts as lower than every number. If scores are
-    equal, the earlier image is kept. Raises ValueError if the tables have different prompts, or if they have no scores
-    of `by`.
+    Column k of the result has the outcomes of the best of the first k + 1 images. So it can be compared with turn k of
+    RL at equal cost, because each of the two has then drawn k + 1 images. `by = "verifier"` uses the graded score of
+    the verifier itself. This is the strongest such baseline (an oracle). A failed score counts as lower than every
+    number. If scores are equal, the earlier image is kept. Raises ValueError if the tables have different prompts, or
+    if they have no scores of `by`.
     """
     first = samples[0]
     if any(other.prompt_ids != first.prompt_ids for other in samples):

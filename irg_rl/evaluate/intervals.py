@@ -131,9 +131,9 @@ def proportion(terms: Terms, level: float = LEVEL) -> Measure:
 
 def independent(terms: Terms) -> float:
     """Return the effective sample size of a share p, such as the share of right images. It is p (1 - p) / V, where V is
-    the variance of p (Kish 1965). Rows whose prompts have the same constraints form a cluster. They are not
-    independent, so the effective size can be smaller than the number of rows. If V is 0, because p is 0 or 1 or is
-    equal in all clusters, the number of clusters is returned."""
+    the variance of p (Kish 1965). Rows whose prompts have the same set of constraints are not independent, so the
+    effective size can be smaller than the number of rows. If p is 0 or 1, or is equal in all sets, V is 0. Then the
+    number of sets is returned."""
     order = sorted(terms.counted)
     variance = _variance(terms.parts(order))
     return terms.value * (1 - terms.value) / variance if variance > 0 else float(len(order))
@@ -162,9 +162,12 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 
 
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Return the ratio `a / b` of two measures with its interval. Both are measured on the same prompts, so the
-    interval uses paired differences. Prompts that ask for the same thing count as one unit. The interval is symmetric
-    on the log scale. If `a` or `b` is 0, there is no interval."""
+    """Return the ratio `a / b` of two measures with its interval. Both are measured on the same prompts, so their
+    errors are compared set by set. (Prompts that ask for the same thing have the same set of constraints.) The interval
+    is symmetric on the log scale. If `a` or `b` is 0, there is no interval.
+
+    If `a` or `b` is a list, it has one entry per seed, and the seeds are pooled.
+    """
     (one, other), order = _paired(a, b)
     value = _divide(one.value, other.value)
     if not (isfinite(value) and value > 0):

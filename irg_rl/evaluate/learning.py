@@ -107,7 +107,8 @@ def learning(rows: Sequence[MetricsRow]) -> Learning:
 
 
 def slope(values: Float[np.ndarray, "K"], level: float = LEVEL) -> Measure:
-    """Return the least-squares slope of a series over its index, with an interval that allows for autocorrelation.
+    """Return the least-squares slope of the series `values` over its index 0, 1, 2, ..., as a value with a confidence
+    interval. The interval allows for autocorrelation.
 
     Let x_k be the centred index, s = sum_k x_k^2, e_k the residuals, and r the correlation between neighbouring
     residuals. The K values count as K' independent ones (Santer et al. 2000, section 3.3; r is corrected for the bias

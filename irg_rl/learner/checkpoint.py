@@ -141,8 +141,8 @@ def before(run: Path, step: int) -> Path | None:
 
 def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, fingerprint: str) -> None:
     """Raise CheckpointError if the settings or the data of this run differ from those of the checkpoint. `recipe` has
-    the settings of this run. `digest` and `fingerprint` are hashes of the settings and of the data. The message names
-    the settings that differ.
+    the settings of this run. `digest` is a hash of these settings, and `fingerprint` is a hash of the data of this run.
+    If settings differ, the message names them.
     """
     if digest != snapshot.recipe_digest:
         changes = differing(snapshot.recipe, recipe)

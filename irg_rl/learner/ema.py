@@ -39,7 +39,8 @@ class EMA:
         return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
 
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
-        """Restore a saved average. Raises ValueError if its names differ from those of the current average."""
+        """Restore a saved average. `weights` is the average, and `updates` is the number of updates that made it.
+        Raises ValueError if the names in `weights` differ from those of the current average."""
         self.updates = updates
         if not self.keep:
             return

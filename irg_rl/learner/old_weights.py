@@ -20,7 +20,8 @@ class OldPolicySchedule(Section):
     """Says how fast the old policy follows the trained weights. The old policy is a second set of weights, with which
     samples are drawn. After each update: old = decay * old + (1 - decay) * trained.
 
-    The decay after update n (counted from 0) is 0 while n < flat. Later it is min(slope * (n - flat), most). The two
+    The decay after update n (counted from 0) is 0 while n < flat. From n = flat on it is min(slope * (n - flat), most),
+    so `most` is the largest decay. The two
     schedules of DiffusionNFT are (flat, slope, most) = (0, .001, .5) and (75, .0075, .999).
     """
 

@@ -1,7 +1,10 @@
 """Publish weights to the samplers. The weights are named arrays with a version number and a digest (hash).
 
     learner: publication = publish(weights, version)  ->  samplers: set_weights(arrays, version, digest)
-    driver:  require_acknowledged(version, digest, answers), before new groups take the place of the trained groups
+    driver:  require_acknowledged(version, digest, answers)
+
+Only after this check, the driver frees the slots of the trained groups, so that new groups can be sampled. (A group is
+all samples of one prompt, and a slot is the place of one group that is in progress.)
 
 The digest covers the names and the bytes of the arrays. If a sampler answers with the same digest as the publication,
 it has exactly the trained weights (invariant 4 of docs/architecture.md).
@@ -51,9 +54,9 @@ def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def require_acknowledged(version: int, digest: str, answers: Iterable[tuple[int | None, str]]) -> None:
-    """Check that every sampler has the published weights. `version` and `digest` (hash) belong to the published
-    weights. `answers` has one pair (version, digest) for each sampler, which belongs to the weights that this sampler
-    has. Raises PublishError if a pair differs."""
+    """Check that every sampler has the published weights. `version` and `digest` (hash) are those of the published
+    weights. `answers` has one pair for each sampler: the version and the digest of the weights that this sampler now
+    has. Raises PublishError if a pair is not (`version`, `digest`)."""
     for place, (held, found) in enumerate(answers):
         if (held, found) != (version, digest):
             raise PublishError(

@@ -61,8 +61,9 @@ class LogprobDifference:
 
 
 def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """Raise RatioError if a trajectory has no sampling law or another one than the learner. (The sampling law is the
-    temperature, the noise and the number type of the sampling.)
+    """Check that all trajectories were sampled under the sampling law of the learner, `law`. A sampling law is the
+    temperature, the noise and the number type of the sampling. Raises RatioError if a trajectory has no sampling law,
+    or if its sampling law differs from `law`.
     """
     for trajectory in trajectories:
         if trajectory.law == law:
@@ -81,8 +82,9 @@ def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
 
 
 def require_texts_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """Raise RatioError if a trajectory was not sampled for training, or if its texts were sampled at another
-    temperature. The sampling law of images and the number type may differ.
+    """Check that all trajectories were sampled for training, and that their texts were sampled at the temperature of
+    `law`, the sampling law of the learner. Raises RatioError if one was not. The other parts of the sampling law, the
+    noise of images and the number type, are not compared.
     """
     for trajectory in trajectories:
         if trajectory.law is None:

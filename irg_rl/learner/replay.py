@@ -44,8 +44,8 @@ class TextRef:
     block: int
 
     def of(self, trajectories: Sequence[Trajectory]) -> TextSegment:
-        """Return the text segment that this reference points to. `trajectories` is the list that `trajectory` is an
-        index of."""
+        """Return the text segment that this reference points to. `trajectories` must be the list of trajectories for
+        which the reference was made, because the field `trajectory` is an index in that list."""
         return trajectories[self.trajectory].text(self.segment)
 
 
@@ -62,8 +62,8 @@ class StepsRef:
     blocks: tuple[int, ...]
 
     def of(self, trajectories: Sequence[Trajectory]) -> ImageSegment:
-        """Return the image segment that this reference points to. `trajectories` is the list that `trajectory` is an
-        index of."""
+        """Return the image segment that this reference points to. `trajectories` must be the list of trajectories for
+        which the reference was made, because the field `trajectory` is an index in that list."""
         return trajectories[self.trajectory].image(self.segment)
 
 
@@ -136,8 +136,8 @@ class Replay:
         packs depend only on the trajectories, so all ranks together build the packs that a single rank would build. No
         pack has more than `max_pack_tokens` tokens, padding included.
 
-        Raises InputError if the context of a trajectory alone is longer than this. The message names the setting to
-        change and the size that is needed.
+        Raises InputError if the context of a trajectory alone is longer than `max_pack_tokens`. The message names the
+        setting to change and the size that is needed.
         """
         known: set[int] = set()
         shares: list[_RowContents] = []
@@ -328,8 +328,8 @@ def open_ids(segment: TextSegment, eos: int):
 
 
 def was_sampled(segment: TextSegment) -> bool:
-    """Return whether a text was sampled by the model. A text that was given to the model instead has NaN as its
-    log-probabilities."""
+    """Return whether a text was sampled by the model. Other texts were given to the model, and their
+    log-probabilities are NaN. An empty text does not count as sampled."""
     return len(segment.ids) > 0 and not bool(segment.logprobs.isnan().any())
 
 

@@ -68,8 +68,9 @@ class FullState:
             yield name, full.detach().to("cpu", copy=True).contiguous()
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Load the weights that `changing` yielded and the moments that `moment` yielded. Raises ValueError if a tensor
-        is missing, unknown or has another shape; the message names it.
+        """Load a saved training state into the engine. `weights` has what `changing` yielded. `moments` has, for each
+        key in `MOMENTS`, what `moment` yielded. `steps` is the step count that Adam uses for its bias correction.
+        Raises ValueError if a tensor is missing, unknown or has another shape. The message names the tensor.
         """
         entries = dict(self._changing())
         self._check("weights", weights, set(entries))

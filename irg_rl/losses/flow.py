@@ -65,8 +65,9 @@ def mean_kl(
     """Return the KL divergence between two Gaussian steps with the same std, averaged over the elements of the latent:
     M[(mean - mean_ref)^2] / (2 std^2). M is the mean over the elements of the latent.
 
-    Other papers scale it differently. Flow-GRPO divides by the squared noise coefficient of the sampler instead of
-    std^2, which also contains |dt|. This gives |dt| times the value here. R3 leaves out the factor 1/2.
+    Other papers scale it differently. Here std^2 contains |dt|: it is the squared noise coefficient of the sampler,
+    times |dt|. Flow-GRPO divides by the squared noise coefficient alone, which gives |dt| times the value here. R3
+    leaves out the factor 1/2.
     """
     return over_latent((mean - mean_ref.detach()) ** 2, std.ndim) / (2 * std**2)
 
@@ -88,7 +89,7 @@ def aggregate(
     denominator: Tensor | float,
 ) -> Float[Tensor, ""]:
     """Return the sum of the losses divided by `denominator`, the number of trained (image, step) pairs in the whole
-    optimizer step.
+    optimizer step. A denominator below 1 is replaced by 1.
     """
     return loss.sum() / torch.as_tensor(denominator).clamp(min=1)
 

@@ -43,8 +43,8 @@ def token_margin(
     average: bool = False,
 ) -> Float[Tensor, "P"]:
     """Return the margin of each pair of texts: log(policy / reference) of the chosen text minus log(policy / reference)
-    of the rejected text. Each of the two is a sum over tokens. If `average` is true (for the loss ipo), each is a mean
-    over tokens.
+    of the rejected text. Each of these two values is a sum over the tokens of a text. If `average` is true, each is a
+    mean over the tokens instead. The loss ipo needs this.
 
     The masks should be False at tokens that both texts share. Such tokens would cancel only if they were computed in
     the same context.

@@ -1,4 +1,4 @@
-"""Policy losses on sampled text tokens. The names and the numbers are those of the library trl.
+"""Policy losses on sampled text tokens. The names and the values of the losses are the same as in the library trl.
 
 Shapes: B text segments (rows), T tokens, padded on the right. `mask` is True on sampled tokens. Losses have one value
 for each token. `aggregate` divides their sum by a denominator that the caller has summed over all micro-batches and
@@ -69,7 +69,8 @@ def policy_loss(
     kl_correction: bool = True,
     mismatch: Float[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """Return the loss of every token, before aggregation. Here r is the importance ratio and A the advantage.
+    """Return the loss of every token, before aggregation. Here r is the importance ratio (see `log_importance`, which
+    explains `level`) and A is the advantage.
 
     grpo, bnpo, dr_grpo and dapo: the loss is -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A). If `delta` is given,
     the unclipped r is at most `delta`.
@@ -120,9 +121,9 @@ def aggregate(
     loss_type: TextLoss | str,
     denominator: Tensor | float,
 ) -> Float[Tensor, ""]:
-    """Return the sum of the losses over tokens divided by `denominator`, which counts all micro-batches and ranks. For
-    grpo the losses of each row (one text) are averaged over its tokens first, and these averages are summed. A
-    denominator below 1 is replaced by 1.
+    """Return the sum of the token losses, divided by `denominator`. The denominator is the sum of what the function
+    `denominator` returned for all micro-batches and ranks. A value below 1 is replaced by 1. For grpo, the losses of
+    each row (one text) are first averaged over its tokens, and then these averages are summed.
     """
     mask = mask.bool()
     loss = loss.masked_fill(~mask, 0.0)
@@ -144,9 +145,12 @@ def mismatch_weight(
     """Return one weight per token that corrects for the difference between the log-probabilities of the learner
     (`logp_old`) and of the sampler (`logp_sampled`).
 
-    The weight is exp(logp_old - logp_sampled), clipped to [lowest, highest]. With `drop`, a weight outside this range
-    becomes 0 instead. With level "sequence", all tokens of a row have the product of the weights over the row, which is
-    the true density ratio. (The importance ratio of the policy uses the geometric mean instead.)
+    The weight of a token is exp(logp_old - logp_sampled). With level "sequence", all tokens of a row (one text) have
+    the same weight instead: the product of these weights over the row. This is the true density ratio of the text.
+    (The importance ratio of the policy is the geometric mean over the row, not the product.)
+
+    Then the weights are clipped to [lowest, highest]. If `lowest` is None, there is no lower limit. With `drop`, a
+    weight outside this range becomes 0 instead of being clipped.
     """
     log_ratio = (logp_old - logp_sampled).masked_fill(~mask.bool(), 0.0).detach()
     if Importance(level) is Importance.SEQUENCE:

@@ -49,8 +49,8 @@ class Autoencoder(nn.Module):
         )
 
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
-        """Return the mean and the log-variance of the posterior distribution of the latent z. Both are unscaled:
-        `scale` is not yet applied."""
+        """Return the mean and the log-variance of the posterior distribution of the latent z of each image. They
+        describe z before it is scaled for the unified model. `sample` does the scaling."""
         side = self.config.downsample * self.latent_patch_size
         if pixels.shape[-2] % side or pixels.shape[-1] % side:
             raise ValueError(
@@ -60,8 +60,9 @@ class Autoencoder(nn.Module):
         return mean, logvar
 
     def sample(self, mean: Tensor, logvar: Tensor, eps: Tensor) -> Float[Tensor, "B C h w"]:
-        """Return a scaled latent sampled from the posterior, z = mean + exp(logvar / 2) eps. BAGEL conditions on such
-        samples, not on the mean."""
+        """Sample a latent from the posterior, z = mean + exp(logvar / 2) eps, and return it scaled. `mean` and `logvar`
+        come from `encode`, and `eps` is standard-normal noise. BAGEL, too, gives such samples to the model, not the
+        mean."""
         return self.scale(mean + torch.exp(0.5 * logvar) * eps)
 
     def scale(self, z: Tensor) -> Tensor:
@@ -94,11 +95,13 @@ class Autoencoder(nn.Module):
 
     def check_flux_shapes(self, found: Mapping[str, torch.Size], source: str) -> None:
         """Compare the shapes in `found` with those of this autoencoder. Raise InputError if weights are missing,
-        unknown or have a wrong shape. The error lists these weights by FLUX's names."""
+        unknown or have a wrong shape. The error lists these weights by FLUX's names, and
+        begins with `source`, which says where the weights come from."""
         check_keys({name: tensor.shape for name, tensor in self.flux_state_dict().items()}, found, source)
 
     def load_flux_state_dict(self, weights: dict[str, Tensor], source: str) -> None:
-        """Load weights that have FLUX's names. Raises InputError under the same conditions as `check_flux_shapes`."""
+        """Load weights that have FLUX's names. `source` says in errors where they come from. Raises InputError if
+        weights are missing, unknown or have a wrong shape."""
         self.check_flux_shapes({name: tensor.shape for name, tensor in weights.items()}, source)
         names = _flux_names(self.config)
         mine = self.kl.state_dict()

@@ -120,21 +120,23 @@ class Incremental:
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
         """Return the velocity of the noisy images `x_t` at the times `t`, each image after its own cached context. The
-        contexts do not change. This is one call of the function that `drawing` returns."""
+        contexts do not change. This does the same as one call of the function that `drawing` returns. For several
+        denoising steps, use `drawing`, which is faster. `at` is explained there."""
         return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
 
     def drawing(
         self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
     ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
-        """Return a function that takes noisy images x_t and their times t and returns their velocities, for the
-        denoising steps of one batch of images.
+        """Return a function for the denoising steps of one batch of images. The function takes the noisy images x_t and
+        their times t, and returns their velocities. `images` is the number of images, one for each context in `rows`.
 
         Token order and positions are computed once for all denoising steps. Attention masks are computed in every call,
         so that the masks for guidance (without text, without image) do not all exist at the same time. The contexts
         must not change while the function is in use.
 
-        at: use the contexts as they were at this mark (a recorded moment). With a mark from before the last text, the
-        velocity without this text needs no second cache.
+        at: a mark (a recorded moment of the cache). The contexts are read as they were at this moment. Guidance needs
+        the velocity without the last text. With a mark from before that text, it is computed from the same cache. If
+        `at` is None, the contexts are read as they are when `drawing` is called.
         """
         past = cache.mark() if at is None else at
         which = slice(None) if rows is None else rows.cpu()

@@ -222,9 +222,9 @@ class Visibility:
     def between(
         self, row: Int[Tensor, "R"], query: Int[Tensor, "R Q"], key: Int[Tensor, "R K"]
     ) -> Bool[Tensor, "R Q K"]:
-        """Return a boolean table that says which of the given query tokens see which of the given key tokens. `query`
-        and `key` hold token indices in the rows `row`. An index of -1 is padding. No real query sees a padded key.
-        Padded queries see all keys, because a softmax over nothing is undefined."""
+        """Return a boolean table that says which of the given query tokens see which of the given key tokens. `row` has
+        R row indices. Entry i of `query` and of `key` has indices of tokens in row `row[i]`. An index of -1 is padding.
+        No real query sees a padded key. Padded queries see all keys, because a softmax over nothing is undefined."""
         block, ancestors = self.block[row], self.ancestors[row]
         own, other = block.gather(1, query.clamp(min=0)), block.gather(1, key.clamp(min=0))
         seen = ancestors.gather(1, own[:, :, None].expand(*own.shape, ancestors.shape[2]))

@@ -81,11 +81,13 @@ class PackBuilder:
 
     Every `add_*` method adds one block and returns the number of this block. Its argument `parent` is the number of an
     earlier block of the same row, which the new block continues. The new block sees its parent, the parent of the
-    parent, and so on. A block without a parent starts a new sample. `gap` is added to the rope positions of the new
-    block.
+    parent, and so on. If `parent` is None, the new block starts a new sample and sees no earlier block. `gap` is added
+    to the rope positions (positions in the rotary position embedding) of the new block.
 
-    `latent_side` and `patch_side` are the sides of the two position tables (`max_latent_size`, `max_patches_per_side`):
-    a token at (row, column) has position id row * side + column.
+    `special` has the ids of the boundary tokens, which mark the begin and end of every block. `latent_side` and
+    `patch_side` are the sides of the position tables for latent tokens and for patches (`max_latent_size` and
+    `max_patches_per_side` in the model config). The token at (row, column) of an image has the position id row * side +
+    column.
     """
 
     def __init__(self, special: SpecialIds, latent_side: int, patch_side: int) -> None:
@@ -101,7 +103,8 @@ class PackBuilder:
         self._times: list[float] = []
 
     def next_positions(self) -> list[int]:
-        """Return, for each row, the rope position at which the next block after the row's last block would start."""
+        """Return one rope position for each row: the position at which a new block would start if it continued the last
+        block of the row without a gap."""
         return [row.blocks[-1].next_position for row in self._rows if row.blocks]
 
     def new_row(self) -> None:
@@ -110,9 +113,9 @@ class PackBuilder:
             self._rows.append(Layout())
 
     def new_branch(self) -> None:
-        """Say that the next block (text or image) starts a new branch of the current row, for example another sample
-        that continues the same prompt. Blocks of a branch may see only their ancestors and blocks of the same
-        branch."""
+        """Start a new branch of the current row; the next block (text or image) is its first block. For example, every
+        sample that continues the same prompt can be a branch. A block may see the other blocks of its branch and its
+        ancestors, which may be outside the branch. It must not see any other block."""
         self._rows[-1].new_branch()
 
     def add_text(
@@ -120,24 +123,27 @@ class PackBuilder:
         gap: int = 0,
     ) -> int:  # fmt: skip
         """Add a text block: the begin token bos, the ids, and the end token eos. If `loss` is True, the model computes
-        the logits that predict the ids. If `eos_target` is True, too, the model also computes the logits that predict
-        the closing eos."""
+        the logits that predict the ids. If `loss` and `eos_target` are both True, it also computes the logits that
+        predict the closing eos."""
         self._ids.append(np.asarray(ids, dtype=np.int64))
         count = len(self._ids[-1])
         return self._add(Kind.TEXT, count, None, parent, gap, (count + eos_target) * loss)
 
     def add_clean(self, latents: Float[Tensor, "G D"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add the clean latents of an image (flow time 0) as context for later blocks."""
+        """Add the clean latents of an image (flow time 0) as context for later blocks. `grid` is the (number of rows,
+        number of columns) of the latent tokens."""
         return self._add_latents(Kind.CLEAN, latents, 0.0, grid, parent, gap)
 
     def add_noise(
         self, x_t: Float[Tensor, "G D"], t: float, grid: Grid, parent: int | None = None, gap: int = 0
     ) -> int:
-        """Add the noisy latents of an image at flow time t in [0, 1]. The model computes the velocity for them."""
+        """Add the noisy latents `x_t` of an image at flow time t in [0, 1]. The model computes their velocity. `grid`
+        is the (number of rows, number of columns) of the latent tokens."""
         return self._add_latents(Kind.NOISE, x_t, t, grid, parent, gap)
 
     def add_vit(self, patches: Float[Tensor, "P patch"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add the patches of an image, which the vision tower processes. They are context for later blocks."""
+        """Add the patches of an image as context for later blocks. The vision tower processes them. `grid` is the
+        (number of rows, number of columns) of the patches."""
         self._check(patches, grid)
         self._patches.append(patches)
         return self._add(Kind.VIT, grid[0] * grid[1], grid, parent, gap, 0)

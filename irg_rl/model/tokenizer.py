@@ -74,7 +74,8 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int, folder: Path) -> TextTokenizer:
-    """Train a tokenizer in the form of Qwen2's, write it into `folder` and return it.
+    """Train a tokenizer of the same form as Qwen2's tokenizer on the texts in `corpus`. Write it into `folder` and
+    return it.
 
     The tokenizer has at most `vocab_size` ids: first 256 bytes, then the learned merges, then 14 special tokens. The
     same corpus always gives the same files. Raises InputError if `vocab_size` is too small.

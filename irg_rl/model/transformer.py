@@ -85,9 +85,10 @@ class Attention(nn.Module):
             self.add_module(f"k_norm{suffix}", RMSNorm(d, config.rms_norm_eps))
 
     def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the queries q [N, h, d], keys k and values v [N, k, d] of all tokens: first the tokens of the und
-        expert (text and image patches), then those of the gen expert (image latents). q and k are normed and then
-        rotated by the rotary position embedding."""
+        """Return the queries [N, h, d], the keys [N, k, d] and the values [N, k, d] of all N tokens. Here h is the
+        number of query heads and k the number of key/value heads. The tokens of the und expert (text and image patches)
+        come first, then those of the gen expert (image latents). Queries and keys are normed and then rotated by the
+        rotary position embedding."""
         q = self.q_norm(self.q_proj(und).unflatten(-1, self._heads))
         k = self.k_norm(self.k_proj(und).unflatten(-1, self._shared_heads))
         v = self.v_proj(und).unflatten(-1, self._shared_heads)
@@ -120,9 +121,11 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states after the layer, as (und, gen): those of the tokens of the und expert (text and
-        image patches) and of the gen expert (image latents). If `keep` is given, return only these tokens. This saves
-        work in the last layer, where the other tokens are not needed."""
+        """Run the layer on the hidden states `und` (tokens of the und expert: text and image patches) and `gen` (tokens
+        of the gen expert: image latents). Return the hidden states after the layer as (und, gen). `rope` has the
+        cosines and sines of the rotary angles, and `attend` computes the attention. If `keep` = (und indices, gen
+        indices) is given, return only these tokens. This saves work in the last layer, where the other tokens are not
+        needed."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
@@ -141,7 +144,8 @@ class Layer(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The transformer without its output head: the token embedding, all layers, and the final norm of each expert."""
+    """The transformer without its output head: the token embedding, all layers, and the final norm of each expert. The
+    inputs of `forward` are already embedded, so `forward` uses only the layers and the norms."""
 
     def __init__(self, config: LLMConfig) -> None:
         super().__init__()
@@ -162,9 +166,9 @@ class Trunk(nn.Module):
         attend: Attend,
         keep: Keep | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states after the final norms, as (und, gen): those of the tokens of the und expert (text
-        and image patches) and of the gen expert (image latents). If `keep` = (und indices, gen indices) is given,
-        return only these tokens."""
+        """Run all layers and the final norms on the embedded tokens `und` (text and image patches) and `gen` (image
+        latents). Return their hidden states as (und, gen). `positions` has the rope position of every token, and
+        `attend` computes the attention. If `keep` = (und indices, gen indices) is given, return only these tokens."""
         rope = rope_table(positions, self.config, und.dtype)
         *lower, last = self.blocks()
         for layer in lower:

@@ -1,5 +1,5 @@
-"""Finds single settings of a recipe that make a process (for example the learner) fit into the memory of its card
-(GPU). For every candidate setting, the memory is estimated again with this setting."""
+"""Finds changes of single settings of a recipe. Each change alone makes a process (for example the learner) fit into
+the memory of its card (GPU). For every candidate, the memory is estimated again with the changed setting."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Turn:
 @dataclass(frozen=True)
 class Advice:
     """Advice on how to make one kind of process fit into memory. `place` is the name of the kind of process. `fitting`
-    lists changed settings with which the process fits. If several values of a setting are enough, only the mildest one
-    (the smallest change) is listed. `nearest` is the changed setting with the smallest peak memory, or None if no
-    setting reduces the peak."""
+    lists changed settings with which the process fits. If the process fits with several values of one setting, only the
+    mildest one (the smallest change) is listed. `nearest` is the changed setting with the smallest peak memory, or None
+    if no setting reduces the peak."""
 
     place: str
     fitting: list[Turn]
@@ -59,8 +59,8 @@ def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:
 
 def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
     """Yield pairs (name of a setting, list of values to try) for settings that reduce the memory of one kind of
-    process. `place` is the name of this kind of process, for example "rl learner". The values go from mild to strong.
-    Settings that do not change the result of a run come first."""
+    process. `place` is the name of this kind of process, for example "rl learner". The values of a setting go from the
+    smallest change to the largest. Settings that do not change the result of a run come first."""
     sampling, engine = recipe.sampling, recipe.engine
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]

@@ -34,8 +34,8 @@ NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0, irg_vae=0)
 
 
 def encode(text: str) -> list[int]:
-    """Return token ids for a text. The list has as many ids as the text is assumed to have tokens, and all ids are the
-    same."""
+    """Return placeholder token ids for a text, all with the same value. Only their number matters: one id for every
+    CHARACTERS_PER_TOKEN characters, rounded up."""
     return [TOKEN] * -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
@@ -67,7 +67,8 @@ class Sizes:
 
 
 def trained_steps(recipe: Recipe) -> int:
-    """Return the number of denoising steps, or of noise levels, at which RL trains an image."""
+    """Return the number of flow times at which RL trains an image. If the algorithm uses the recorded denoising steps
+    of an image, they are the steps that add noise. Otherwise, they are the noise levels that the loss uses."""
     algorithm = algorithm_of(recipe)
     if not algorithm.records_steps:
         return algorithm.levels_per_image
@@ -88,9 +89,10 @@ def longest_trajectory(recipe: Recipe) -> Trajectory:
 
 
 def longest_tree(recipe: Recipe) -> list[Trajectory]:
-    """Return the longest trajectories that begin with one common text and separate at the forks of the recipe. A fork
-    is a point where one trajectory is continued in several ways. The trajectories share the segments (texts and images)
-    before their forks. Without forks, the list has one trajectory."""
+    """Return one tree of trajectories of maximal length. All of them begin with the same text, and they separate at the
+    forks of the recipe. A fork is a point where one trajectory is continued in several ways. Two trajectories share all
+    segments (texts and images) before the fork at which they separate. If the recipe has no forks, the list has one
+    trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
     for sample in range(recipe.require_rl().leaves):
@@ -166,8 +168,8 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 @dataclass(frozen=True)
 class Sampled:
     """How many forward passes of each kind the sampler needs, and how much work they are. The numbers of forward passes
-    are those of one trajectory. The work (`text` and `images`) is that of as many trajectories as the argument `rows`
-    of `of` says; by default, this is one."""
+    are those of one trajectory. By default, the work (`text` and `images`) is also that of one trajectory. If `rows` is
+    given to the method `of`, the work is instead that of several trajectories."""
 
     text_tokens: int  # number of forward passes of one token
     prefills: int  # number of forward passes that put prompt, system prompt and images into the context
@@ -185,9 +187,10 @@ class Sampled:
         guidance: GuidanceRecipe | None,
         rows: Callable[[int], int] = lambda turn: 1,
     ) -> "Sampled":
-        """Count the forward passes of a recipe. `turns` is the number of images of a trajectory. `points` is the number
-        of time points of the denoising; a step goes from one point to the next. `rows` maps a turn to the number of
-        trajectories that are computed in this turn. Trajectories that separate only at a later fork count as one."""
+        """Count the forward passes that sampling with a recipe needs, and their work. `turns` is the number of images
+        of a trajectory. `points` is the number of time points of the denoising; a step goes from one point to the next.
+        `guidance` has the settings of guidance; None means no guidance. `rows` is a function from a turn to the number
+        of trajectories that are computed in this turn. Trajectories that separate only at a later fork count as one."""
         sizes, sampling = Sizes.of(recipe), recipe.sampling
         system = len(encode(sampling.system_prompt)) + BOUNDARY_TOKENS if sampling.system_prompt else 0
         prompt, written = PROMPT_TOKENS + BOUNDARY_TOKENS, sampling.max_text_tokens + BOUNDARY_TOKENS

@@ -50,8 +50,9 @@ class Absence:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt with one sampled trajectory for each checkpoint that was evaluated. `by_group` maps the name of a group
-    of saved samples (one group per checkpoint) to its trajectory, in the order of the evaluations."""
+    """A prompt with one sampled trajectory for each checkpoint that was evaluated. The saved samples have one group per
+    checkpoint. `by_group` maps the name of a group to the trajectory of this prompt in the group. The groups are in the
+    order of the evaluations."""
 
     id: str
     text: str
@@ -133,7 +134,8 @@ def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
-    """Return (name, value) pairs that say where the numbers come from: recipe, commit, seed, versions."""
+    """Return (name, value) pairs that say how the run was made, such as the recipe digest, the commit, the seeds and
+    the versions of packages."""
     about = record.environment
     found = {
         "recipe digest": about.get("digest"),

@@ -39,7 +39,9 @@ def fit(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def strip(
     images: Sequence[UInt8[np.ndarray, "H W 3"]], correct: Sequence[bool | None] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the images side by side, each in a green (right), red (wrong) or grey (no verdict) frame.
+    """Return the images side by side, each in a coloured frame. `correct` has one verdict per image: True gives a green
+    frame (right), False a red one (wrong), and None a grey one (no verdict). If `correct` itself is None, all frames
+    are grey.
 
     Raises ValueError if there is no image, or if the number of verdicts is not the number of images.
     """

@@ -28,8 +28,8 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a table. Neighbouring rows can form a group. The first row of a group has its heading in `group`,
-    which spans `span` rows. In the other rows of the group, `group` is empty."""
+    """One row of a table. Neighbouring rows can form a group with one heading. In the first row of a group, `group` is
+    this heading, and `span` is the number of rows in the group. In the other rows of the group, `group` is empty."""
 
     group: str
     label: str
@@ -116,10 +116,11 @@ class GroupedTable:
 
 def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
     """Return a table that shows how every measure, such as the accuracy, changes over the turns. For each measure, it
-    has one row for the model's own refinement, one row for each control, and rows for the differences between them. A
-    control has the same first images, but replaces the model's own refinement by a plain new draw or by a refinement
-    that follows the reflection of another prompt. Each evaluation has its own group of columns, with one column per
-    turn."""
+    has one row for the model's own refinement, one row for each control, and one row for the difference between the own
+    refinement and each control. Measures that controls do not have, such as the stop rate, have only the first of these
+    rows. A control has the same first images, but replaces the model's own refinement by a plain new draw or by a
+    refinement that follows the reflection of another prompt. Each evaluation has its own group of columns, with one
+    column per turn."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -173,8 +174,8 @@ def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
 
 
 def preference(evaluation: dict) -> str:
-    """Return a sentence that says how much the judge prefers last images to first images. Return "" if the judge was
-    not asked."""
+    """Return a sentence that says how often the judge prefers the last image of a trajectory to the first one. Return
+    "" if the judge was not asked."""
     real = evaluation["arms"][REAL]
     liked, consistent = real["preference"], real["order_consistency"]
     if liked["value"] is None:
@@ -242,8 +243,8 @@ def gate_lines(gate: dict) -> list[GateRow]:
 
 
 def alarm(found: dict) -> Tile:
-    """Return a tile (a box of the report) that says whether RL is learning, with the numbers behind this verdict.
-    `found` is the result of evaluate/learning.py."""
+    """Return a tile (a box of the report) that says whether RL is learning, and the measured values from which this
+    verdict was made. `found` is the result of evaluate/learning.py."""
     slope, told = found["slope"], [f"{found['updates']} updates"]
     if slope["value"] is not None:
         ends = "" if slope["low"] is None else f" [{slope['low']:+.4f}, {slope['high']:+.4f}]"
@@ -267,12 +268,12 @@ def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dic
 def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
     """Return the tiles (boxes of the report) with the most important values:
 
-    - The result of the gate (the test that refinement works). `after` says whether it is that of the evaluation after
-      SFT or after RL.
+    - The result of the gate (the test that refinement works). If `after` is "rl", it is that of the evaluation after
+      RL. Otherwise, it is that of the evaluation after SFT.
     - From the latest evaluation, the shares of right images at the first and at the last turn.
     - From the latest evaluation, if it has several turns, repair and damage: the share of wrong first images that are
-      right at the last turn, and the share of right first images that are then wrong. Beside the repair stands that of
-      the controls, which replace the model's own refinement by something else.
+      right at the last turn, and the share of right first images that are then wrong. The tile of the repair also
+      shows the repair of each control. A control replaces the model's own refinement, for example by a plain new draw.
     """
     if not evaluations:
         return []

@@ -1,4 +1,5 @@
-"""Logs the numbers of a run: always to `metrics.jsonl`, and also to wandb (offline without a key, online with one).
+"""Logs the scalars (measured values) of a run: always to `metrics.jsonl`, and also to wandb (offline without a key,
+online with one).
 
 The step of wandb itself only counts the calls of its function `log`. So every stage has its own step axis in wandb:
 `sft1/ce` is drawn over `sft1/step`. The wandb folder is inside the run folder. The run id is kept, so a resumed run
@@ -54,7 +55,7 @@ class Tracker:
             self._run = _start_wandb(folder, name, project, cast(dict, redact(config or {})), deadline_s)
 
     def log(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
-        """Log the numbers of one step of one stage."""
+        """Log the scalars of one step of one stage. `scalars` maps the name of each scalar to its value."""
         values = self.metrics.append(stage, step, scalars)
         if self._run is not None:
             self._axis(self._run, stage)

@@ -83,8 +83,9 @@ def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
 def related(scene: Scene, rng: random.Random) -> list[str]:
     """Return a list of texts in which questions and answers alternate. The first two questions ask whether a relation
     between two objects holds. The right answer is yes in about half of the cases. The last question asks which empty
-    cells have a given relation to an object, for example, which empty cells are left of it. The list is empty if fewer
-    than two objects are unique in shape and colour."""
+    cells have a given relation to an object, for example, which empty cells are left of it. All questions are about
+    objects that no other object equals in both shape and colour. The list is empty if the scene has fewer than two such
+    objects."""
     kinds = Counter(map(as_thing, scene.objects))
     alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
     if len(alone) < 2:

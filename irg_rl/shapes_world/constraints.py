@@ -54,7 +54,7 @@ def sight(demand: "Demand", objects: Sequence[Object]) -> str:
 
     Kinds and wanted numbers are written exactly as in the think text, which the model writes before its first image
     (`teacher.think_text`). So a small model only has to copy words in order and to compare neighbouring words. It
-    learns this much earlier than to look up a number.
+    learns these two skills much earlier than it learns to look up a number in the think text.
     """
     said = []
     for thing, count in demand.includes:

@@ -104,9 +104,10 @@ def plan_edits(
 
 
 def apply_edits(pixels: np.ndarray, reading: PictureReading, edits: list[Edit], rng: random.Random) -> np.ndarray:
-    """Return the picture after the edits, as uint8 [24, 24, 3]. Only the cells named by the edits change. A recoloured
-    object changes only its colour, a reshaped one only its shape, and a moved one only its cell. Raises ValueError if
-    there is no object in the cell that an edit changes."""
+    """Return the picture after the edits, as uint8 [24, 24, 3]. `pixels` is the picture before them, and `reading`
+    lists the objects that were found in it. Only the cells named by the edits change. A new object gets a random size
+    and position in its cell. A recoloured object changes only its colour, a reshaped one only its shape, and a moved
+    one only its cell. Raises ValueError if there is no object in the cell that an edit changes."""
     edited = pixels.copy()
     board = {seen.cell: seen for seen in reading.objects}
 

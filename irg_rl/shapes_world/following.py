@@ -21,9 +21,9 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
     A text that does not follow the grammar of reflections scores 0. A reflection that says "nothing to change" scores 1
     if the picture is right and 0 if it is wrong. A reflection that names defects scores 0 if the picture is right. If
-    the picture is wrong, its score is the F1 score of the stated defects compared with the real defects. In this F1,
-    the recall is already 1 if the text names MOST_NAMED real defects. Raises ValueError if the metadata ask for
-    something that the shapes world does not have.
+    the picture is wrong, its score is the F1 score of the stated defects compared with the real defects. For this F1
+    score, a text that names MOST_NAMED real defects has the recall 1, even if the picture has more defects. Raises
+    ValueError if the metadata ask for something that the shapes world does not have.
     """
     parsed, verdict = parse_reflection(text), judge(reading, metadata)
     if parsed is None:
@@ -37,9 +37,10 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
 
 def statements_true(text: str, reading: PictureReading) -> float:
-    """Return which share of the statements in a reflection is true of its picture, in [0, 1]. Only those statements
-    count that the picture alone decides: where the reflection sees which objects, and which cells it cannot read. The
-    prompt is not needed, so a judge can be asked the same about any text. A text without such statements scores 0."""
+    """Return which share of the statements in a reflection is true of its picture, in [0, 1]. A statement says in which
+    cells the reflection sees an object, or which cells it cannot read. Stated defects and edits are not counted. The
+    picture alone decides whether a statement is true. So the prompt is not needed, and a judge model can be asked the
+    same question about any text. A text without such statements scores 0."""
     holds = [_holds(statement, reading) for statement in sightings(text)]
     return sum(holds) / len(holds) if holds else 0.0
 

@@ -262,9 +262,10 @@ def _random_things(n: int, rng: random.Random) -> list[Thing]:
 
 
 def phrase(tag: str, includes: list[tuple[Thing, int]], relations: list[Relation], rng: random.Random) -> dict:
-    """Return the metadata of a new prompt, whose sentence states the given constraints. The order of the objects and
-    the opening words of the sentence are random. Each entry of the metadata's `include` list has at most one
-    `position`, which refers to an earlier entry."""
+    """Return the metadata of a new prompt of the task `tag`. Its sentence asks for the objects in `includes`, which are
+    pairs (thing, number), and for the relations between them. The order of the objects and the opening words of the
+    sentence are random. Each entry of the metadata's `include` list has at most one `position`, which refers to an
+    earlier entry."""
     while True:
         order = rng.sample(range(len(includes)), len(includes))
         links = [_looking_back(order.index(a), name, order.index(b)) for a, name, b in relations]

@@ -19,8 +19,9 @@ def cell_slices(cell: str) -> tuple[slice, slice]:
 
 @cache
 def mask(shape: str, size: str, dx: int, dy: int) -> np.ndarray:
-    """Return the share of each pixel of a cell that the shape covers, in [0, 1], float32 [8, 8]. Raises ValueError if
-    the shape is unknown."""
+    """Return, for each pixel of a cell, which share of it the shape covers: values in [0, 1], float32 [8, 8]. `size`
+    names the size of the shape. `dx` and `dy` shift the shape from the middle of the cell to the right and down, as far
+    as the cell has room. Raises ValueError if the shape is unknown."""
     half = SIZES[size] / 2
     room = WORLD.cell / 2 - half
     fine = (np.arange(WORLD.cell * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - WORLD.cell / 2

@@ -75,9 +75,10 @@ class ShapesWorld(World[ShapesSettings]):
         return True
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
-        """Return whether the reflection `text` is true of the picture. A reflection that states defects is true if the
-        checker finds all stated defects. A reflection that states no defects is true if the picture is right. Return
-        None if the checker cannot read the picture or the prompt."""
+        """Return whether the reflection `text` is true of the picture. If it says that nothing is to be changed, it is
+        true if the picture is right. If it states defects, it is true if the checker finds all of them. A text that
+        does not follow the grammar of reflections is not true. Return None if the checker cannot read the picture or
+        the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
@@ -92,7 +93,7 @@ class ShapesWorld(World[ShapesSettings]):
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
         """Return how well the picture `after` follows the reflection `text` on the picture `before`: the share of the
-        edits asked for in the text that are done, times the share of all other cells that stay the same (see
+        requested edits that are done, times the share of all other cells that stay the same (see
         `following.following`). Return None if the checker cannot read the pictures or the prompt."""
         if not self._can_read(prompt, before, after):
             return None

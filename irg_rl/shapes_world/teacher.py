@@ -3,8 +3,8 @@ training.
 
 A think text says what the prompt asks for. It NEVER names cells or anything else that the prompt does not determine. So
 the think text alone does not say where the objects are, and the model must look at the first image to refine it. A
-reflection describes a picture. It also names the errors of the picture and the edits that repair them. It says in which
-cells all this is.
+reflection describes a picture, with the cells of its objects. It also names the errors of the picture, and for each
+error an edit that repairs it and the cell to edit.
 """
 
 import random
@@ -98,7 +98,8 @@ def sight_text(reading: PictureReading, metadata: dict) -> str:
 
     - For each kind of object that the prompt asks for, in the words and order of the think text: the cells of these
       objects, their number, and whether they are too few or too many.
-    - For each relation of the prompt for which the picture has objects on both sides: whether the relation holds.
+    - For each relation that the prompt demands: whether it holds. A relation is left out if the picture has no object
+      of one of its two kinds.
     - All other contents of cells: further objects and unreadable cells.
 
     Defects and free cells follow from this text. If the prompt asks for an object without naming its colour, the text

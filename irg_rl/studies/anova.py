@@ -25,8 +25,8 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
 
     Here y is a score, `row` and `column` are the means of its row and its column, and `all` is the mean of all scores
     of the prompt. The columns of the result are s2_R, s2_S and s2_I. All three estimates are unbiased, so s2_R and s2_S
-    may be below 0. To draw the image of a pair again would give the same image and the same score. So MS_I contains no
-    measurement error, only the interaction of reflection and seed.
+    may be below 0. If the image of a pair were drawn again, the image and its score would be the same. So MS_I contains
+    no measurement error, only the interaction of reflection and seed.
 
     Raises ValueError if there are fewer than two reflections or fewer than two seeds.
     """

@@ -135,8 +135,8 @@ class Bench:
     """The checkpoints (`subjects`), prompts and judging functions of one study.
 
     verify: a function that returns one verdict per image, or None for an image that could not be judged.
-    check_reflection: the function of the task that checks whether a reflection is right. If rewards judge the images
-    instead of the task, it is None.
+    check_reflection: the function of the task that checks whether a reflection is right. It is None if the task cannot
+    judge the prompts, so that rewards decide whether images are right.
     unclear: a function that counts, for each image, the grid cells that the checker cannot read. It is None if the
     prompts are not from the shapes world (the task with coloured shapes in a grid of nine cells).
     paraphrase: a function that returns a reflection in other words, or None if it cannot reword it. `paraphrase` itself

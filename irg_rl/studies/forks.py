@@ -42,8 +42,9 @@ class ForkPlan:
 
 @dataclass(frozen=True)
 class Trained:
-    """Evaluation results of a fork (a copy of a run with changed settings) before and after its training. `before` is
-    the evaluation of the checkpoint from which RL started; it is None if SFT was repeated."""
+    """Evaluation results of a fork (a copy of a run with changed settings) before and after its training. `after` is
+    the evaluation of the trained checkpoint. `before` is the evaluation of the checkpoint from which RL started. It is
+    None if SFT was repeated."""
 
     before: Outcomes | None
     after: Outcomes

@@ -51,7 +51,8 @@ def work_through(folder: Path, study: Study, progress: Callable[[int, str], None
 
 
 def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
-    """Measure one cell (combination of settings) and write its results to its file."""
+    """Measure one cell (combination of settings) and save its results as a parquet file inside `folder`. To report
+    progress, `tick(units)` is called with the number of work units that have just been finished."""
     rows = [cell.at | row for row in study.measure(cell, tick)]
     about = {"study": study.name, "cell": cell.title, "commit": study.bench.commit}
     write_rows(cell_file(folder, study, cell), rows, about)
@@ -59,8 +60,8 @@ def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
 
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
     """Join the results of all cells (combinations of settings) into one table, with a column for the commit that
-    measured each row. Return the table, and also write it to `results.parquet`. Raises InputError if no cell has any
-    rows."""
+    measured each row. Return the table, and also write it to `results.parquet` in `folder`, with `about` as the
+    metadata of the file. Raises InputError if no cell has any rows."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
     tables = [with_commit(table) for table in tables if table.num_rows]
     if not tables:

@@ -85,10 +85,11 @@ the reflection to use, or None if the replacement is not possible."""
 
 
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
-    """Return a dict with all exchanges: name -> function. The function returns the image and the reflection from which
-    a refinement is drawn again. One of the two is replaced, except in the exchange OWN. The function returns None if
-    this exchange is not possible. `paraphrase` is a function that rewords a reflection. If it is None, the exchange
-    with a reworded reflection is never possible."""
+    """Return a dict with all exchanges: name -> function. An exchange replaces the image or the reflection from which a
+    refinement is drawn again; only the exchange OWN replaces nothing. Its function takes three refinements: the one to
+    change, one of the same prompt (or None) and one of another prompt. It returns the image and the reflection to use,
+    or None if the exchange is not possible. `paraphrase` is a function that rewords a reflection. If it is None, the
+    exchange with a reworded reflection is never possible."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)

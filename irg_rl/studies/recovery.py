@@ -1,7 +1,7 @@
 """Study: which errors does a model repair? The study draws correct images of the shapes world (the task whose images
 show coloured shapes in a grid of nine cells) with a program, and adds a known number of defects of one kind, such as a
-missing shape. The model is given such an image in place of its own first image. Then it thinks, reflects and refines as
-usual."""
+missing shape. The model writes its think text as usual. Then it is given such an image in place of its own first image,
+and it reflects and refines as usual."""
 
 import random
 
@@ -124,9 +124,9 @@ def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
-    """Return a scene (description of an image) that violates a prompt in exactly `number` places. All of these defects
-    are of the kind `kind`. For the kind `none`, return a correct scene. Return None if no such scene was found for the
-    prompt. `metadata` is the metadata of the prompt."""
+    """Return a random scene (description of an image) with exactly `number` defects, all of the kind `kind`. A defect
+    is an error against the prompt whose metadata are `metadata`. If `kind` is `none`, return a correct scene instead.
+    Return None if no scene with these defects was found."""
     demand = parse_metadata(metadata)
     if kind == NONE:
         return sample_scene(metadata, rng)

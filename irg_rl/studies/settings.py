@@ -20,7 +20,7 @@ Scale = Annotated[float, Field(ge=1)]
 
 
 class StudySettings(Section):
-    """Base class of the settings of all studies."""
+    """Base class of the settings of all studies. Each study has a subclass with its own settings."""
 
 
 class PromptSettings(StudySettings):
@@ -35,8 +35,8 @@ class PromptSettings(StudySettings):
 
     @property
     def needed(self) -> int | None:
-        """Return the exact number of prompts that the study needs. None means that the study works with any number;
-        then the number in the recipe setting `evaluation.prompts` is used."""
+        """Return the exact number of prompts that the study needs. If the study works with any number of prompts,
+        return None. The recipe setting `evaluation.prompts` then gives the number."""
         return None
 
 
@@ -145,8 +145,9 @@ class ModesSettings(StudySettings):
 
 
 def parse_settings(kind: type[StudySettings], given: Mapping[str, Any], study: str) -> StudySettings:
-    """Validate the settings of a study and return them. `given` has the values from the user. Raises RecipeError, whose
-    message names every unknown setting and every invalid value."""
+    """Validate the settings of a study and return them. `given` has the values from the user. `kind` is the class of
+    the study's settings. `study` is the name of the study, for error messages. Raises RecipeError if a setting is
+    unknown or a value is invalid. The message names all of them."""
     known = sorted(kind.model_fields)
     lines = [f"study.{name}: unknown setting of {study}{nearest(name, known)}" for name in given if name not in known]
     settings = None

@@ -24,9 +24,12 @@ Z = 1.96
 
 def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.ndarray, "K"]:
     """Return one sketch (short vector with `places` entries) of the gradients of all parameters together. `gradients`
-    maps the name of each parameter to its gradient. A missing parameter counts as 0. The random entries and signs
-    depend only on the parameter names. So sketches can be compared even if they belong to different batches, or to
-    different credit schemes (ways to turn rewards into advantages)."""
+    maps the name of each parameter to its gradient. A parameter that is not in `gradients` counts as a gradient of 0.
+
+    Each number of a gradient is added to a random entry with a random sign. Both random choices depend only on the name
+    of the parameter. So sketches can be compared even if they belong to different batches, or to different credit
+    schemes (ways to turn rewards into advantages).
+    """
     total = torch.zeros(places, dtype=torch.float64)
     for name, gradient in gradients.items():
         numbers = gradient.detach().double().cpu().ravel()
@@ -46,27 +49,27 @@ def gram(sketches: Float[np.ndarray, "M K"], squares: Float[np.ndarray, "M"]) ->
 
 
 def signal(table: Float[np.ndarray, "M M"]) -> float:
-    """Let g be the gradient of a random batch, and E g its expected value. Return an unbiased estimate of |E g|^2.
-    `table` has the inner products of the gradients of all pairs of batches. The estimate is the mean of the inner
-    products of two different batches (a U-statistic), so it may be below 0."""
+    """Return an unbiased estimate of |E g|^2. Here g is the gradient of a random batch, and E g its expected value.
+    `table[i, j]` is the inner product of the gradients of batches i and j. The estimate is the mean of all entries with
+    i != j (a U-statistic). It may be below 0."""
     m = len(table)
     return float((table.sum() - np.trace(table)) / (m * (m - 1)))
 
 
 def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
-    """Let g be the gradient of a random batch, and E g its expected value. Return the signal-to-noise ratio: |E g|^2
-    divided by the trace of the covariance of g. Both are estimated without bias. `table` has the inner products of the
-    gradients of all pairs of batches. The ratio is nan if all gradients are 0."""
+    """Return the signal-to-noise ratio: |E g|^2 divided by the trace of the covariance of g. Here g is the gradient of
+    a random batch, and E g its expected value. Numerator and denominator are estimated without bias. `table[i, j]` is
+    the inner product of the gradients of batches i and j. The ratio is nan if all gradients are 0."""
     m = len(table)
     spread = (np.trace(table) - table.sum() / m) / (m - 1)
     return signal(table) / spread if spread > 0 else float("nan")
 
 
 def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
-    """Split the batches into two halves, those with an even index and those with an odd index. Return the cosine
-    between the mean gradients of the two halves. It is near 1 if the gradient has little noise. `table` has the inner
-    products of the gradients of all pairs of batches. The cosine is nan if the squared norm of one mean gradient, as
-    given by `table`, is 0 or below."""
+    """Return the cosine between two mean gradients: that of the batches with an even index, and that of the batches
+    with an odd index. It is near 1 if the gradient has little noise. `table[i, j]` is the inner product of the
+    gradients of batches i and j, possibly an estimate. The cosine is nan if the squared norm of a mean gradient,
+    computed from `table`, is 0 or below."""
     odd = np.arange(len(table)) % 2 == 1
     a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
     return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
@@ -90,9 +93,9 @@ def alignment(
 
 
 def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
-    """Return the value of `estimate(*tables)` with a 95 % interval by the jackknife. For the jackknife, the estimate is
-    repeated M times, each time without one of the M batches. `tables` are matrices with one row and one column per
-    batch. If one of these values is not finite, the result has no interval."""
+    """Return the value of `estimate(*tables)` with a 95 % interval by the jackknife. `tables` are matrices with one row
+    and one column for each of the M batches. For the jackknife, the estimate is computed M more times, each time
+    without one batch. If one of the M + 1 estimates is not finite, the result has no interval."""
     m, value = len(tables[0]), estimate(*tables)
     left = []
     for batch in range(m):

@@ -1,8 +1,8 @@
 """Study: what is gained by n turns (one first image and n - 1 refinements)? All n turns of every trajectory are
 sampled, even if a reflection says "nothing to change". These samples answer several questions:
 * How good are the results if every trajectory has exactly k turns, for every k <= n?
-* How good are they with the learned stop? It ends a trajectory at the first reflection that says "nothing to change",
-  and keeps the image before this reflection.
+* How good are the results with the learned stop? The learned stop ends a trajectory at the first reflection that says
+  "nothing to change", and keeps the image before this reflection.
 * How good could any other stopping rule be?
 * How much does an image change if it is drawn again after "nothing to change"?
 
@@ -162,23 +162,23 @@ class Arm:
 
     @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, whether the trajectory's image at this turn is right, under the learned
-        stop: the trajectory ends when the model says "nothing to change", and its last image before that also counts in
-        all later turns."""
+        """Return, for each trajectory and turn, whether the image that the trajectory has after this turn is right,
+        with the learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The
+        trajectory then keeps its last image before that, also in all later turns."""
         kept = np.stack([self.kept_by(turn) for turn in range(self.turns)], axis=1)
         return np.take_along_axis(self.correct, kept, 1)
 
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, the number of forward passes from the start of the trajectory to the
-        end of this turn's image. The number does not include the passes for a text that says "nothing to change" after
-        this image. The method `spent` includes them."""
+        """Return, for each trajectory and turn, the number of forward passes from the start of the trajectory until the
+        image of this turn is drawn. If the text after this image says "nothing to change", the passes for this text are
+        not included. The method `spent` includes them."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
     def renders(self) -> float:
-        """Return the mean number of images per trajectory if the trajectory ends when the model says "nothing to
-        change" (the learned stop)."""
+        """Return the mean number of images per trajectory with the learned stop: every trajectory ends when the model
+        first says "nothing to change". Images that were sampled after that do not count."""
         return float((self.kept + 1).mean())
 
     @property
@@ -189,14 +189,15 @@ class Arm:
         return measures.share(self.correct[:, turn], self.prompts)
 
     def kept_by(self, turn: int) -> Int[np.ndarray, "N"]:
-        """Return, for each trajectory, the index (from 0) of the image that it has after turn `turn` (from 0), if the
-        trajectory ends when the model says "nothing to change" (the learned stop)."""
+        """Return, for each trajectory, the index (from 0) of the image that it has after turn `turn` (from 0), with the
+        learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The trajectory
+        then keeps its last image before that."""
         return np.minimum(self.kept, turn)
 
     def spent(self, turn: int) -> Float[np.ndarray, "N"]:
-        """Return, for each trajectory, the number of forward passes up to and including turn `turn` (from 0), if the
-        trajectory ends when the model says "nothing to change" (the learned stop). The passes for the text that says
-        this are included."""
+        """Return, for each trajectory, the number of forward passes up to and including turn `turn` (from 0), with the
+        learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The passes for
+        the text that says this are included."""
         rows, kept = np.arange(len(self.kept)), self.kept_by(turn)
         stop_text = self.table("text_passes")[rows, np.minimum(kept + 1, self.turns - 1)]
         return self.passes[rows, kept] + np.where(self.kept < turn, stop_text, 0)
@@ -219,8 +220,8 @@ def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
 def regret(
     score: Float[np.ndarray, "N T"], kept: Int[np.ndarray, "N"], price: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Return how much value each trajectory loses because it stops at turn `kept` instead of at its best turn. The
-    value of a turn is the score of its image minus the costs: `price` for each edit (refinement) up to this turn.
+    """Return how much value each trajectory loses because it stops at turn `kept` (from 0) instead of at its best turn.
+    The value of turn k (from 0) is the score of its image minus k times `price`, because k refinements were paid for.
 
     The result has two arrays. The first has the loss of each trajectory. The second has only losses from stopping too
     early: the loss of a trajectory that stopped before its best turn, and 0 for any other trajectory.
@@ -236,9 +237,9 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Return one share per turn: the share of trajectories whose best image up to this turn is right. The best image is
-    the one with the highest value in `values` (trajectories x turns). A trajectory is left out of the share of a turn
-    if it has no finite value up to this turn."""
+    """Return one share per turn: the share of trajectories whose best image up to this turn is right. `values` has one
+    value for each image of `arm`, for example the score of a scorer. The best image is the one with the highest value.
+    If a trajectory has no finite value up to a turn, it is left out of the share of this turn."""
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 
@@ -248,6 +249,7 @@ def repair_and_damage(
 ) -> tuple[list[Measure], list[Measure]]:
     """Return two lists, repair and damage, each with one share for every turn after the first. `right[i, k]` says
     whether the image of trajectory i is right after turn k, and `draws[i, k]` whether a new image is drawn in turn k.
+    `prompts` has the prompt id of each trajectory. The intervals of the shares need it.
 
     Repair is computed over the trajectories that were wrong before the turn and draw a new image in it: the share of
     them that is right after the turn. Damage is computed over all trajectories that were right before the turn: the
@@ -463,10 +465,11 @@ def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
 
 def pairs(places: Sequence[ArmKey]) -> list[tuple[ArmKey, ArmKey]]:
     """Return the pairs of arms to compare. An arm is one checkpoint with one history (which earlier images and texts a
-    refinement sees). There are two kinds of pairs:
-    * For every checkpoint: its arm with history `full`, and its arm with history `last`.
-    * For every arm of a further checkpoint: this arm, and the arm of the first checkpoint with the same history. If
-      there is no such arm, the first arm of the first checkpoint is used.
+    refinement sees). `places` has the keys of all arms. The first checkpoint is that of `places[0]`. There are
+    two kinds of pairs:
+    * For every checkpoint that has both arms: its arm with history `full`, and its arm with history `last`.
+    * For every arm of any other checkpoint: this arm, and the arm that has the same history and belongs to the first
+      checkpoint. If there is no such arm, the first arm in `places` is used instead.
     """
     known = {(subject, history): (subject, training, history) for subject, training, history in places}
     first = places[0][0]

@@ -68,12 +68,13 @@ class Suite(ABC):
 
     @abstractmethod
     def place(self, prompt: Prompt, sample: int, model: str) -> str:
-        """Return the path of an image, relative to the folder of images (the tree), as the official evaluator expects
-        it. `sample` is the number of the image among those of its prompt. In some layouts, `model` is the name of a
-        folder."""
+        """Return the path at which the official evaluator expects an image, relative to the folder of images (the
+        tree). `sample` is the number of the image among those of its prompt. `model` is the name of the model that drew
+        the images. In some layouts, it is the name of a folder."""
 
     def pictures(self, prompts: Sequence[Prompt], model: str) -> list[Picture]:
-        """Return the image files that a complete folder of images (a tree) has, in the order of prompts and samples."""
+        """Return the image files that a complete folder of images (a tree) has, in the order of prompts and samples.
+        `model` is the name of the model that drew the images, which some paths contain."""
         if self.is_grid:
             return [Picture(self.place(p, 0, model), p, tuple(range(self.samples))) for p in prompts]
         return [Picture(self.place(p, k, model), p, (k,)) for p in prompts for k in range(self.samples)]
@@ -84,9 +85,9 @@ class Suite(ABC):
         return {}
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """Return the files with texts of the model that the official evaluator needs for the images of turn `turn`, as
-        a dict: path -> content. `said` maps the path of an image to the JSON object with its texts, as stored in
-        texts.jsonl."""
+        """Return a dict, path -> content, of the text files that the official evaluator needs for the images of turn
+        `turn`. These files contain texts that the model wrote. `said` maps the path of each image to a JSON object with
+        the texts of the trajectories in this image, as stored in texts.jsonl."""
         return {}
 
     def source(self, prompt: Prompt) -> str:
@@ -96,8 +97,8 @@ class Suite(ABC):
 
     @abstractmethod
     def read_results(self, tree: Path, prompts: Sequence[Prompt]) -> Results:
-        """Read the official result files in the folder `tree`. If the folder has no result files, the returned
-        `Results` is empty."""
+        """Read the official result files in the folder `tree` and return the scores. `prompts` are the prompts of the
+        images in this folder. If the folder has no result files, the returned `Results` is empty."""
 
     def metrics(self, prompt: Prompt) -> Sequence[str]:
         """Return the names of the metrics for which every image of this prompt should have a score."""
@@ -109,10 +110,10 @@ class Suite(ABC):
         return [Key(p.id, k, metric) for p in prompts for k in range(count) for metric in self.metrics(p)]
 
     def weight(self, prompt: Prompt, metric: str) -> float | None:
-        """Return the number of cases (for example questions about the image) of a score that is missing. `prompt` and
-        `metric` say which score this is. The missing score is replaced by the worst score, which then counts for this
-        number of cases. None means that the number is not known. The mean number of cases of the existing scores of
-        this metric is then used instead."""
+        """Return the number of cases (for example questions about the image) that the score of `metric` for an image of
+        `prompt` covers. This is needed if this score is missing: the worst score then replaces it and counts for this
+        number of cases. None means that the number is not known. Then the mean number of cases of the existing scores
+        of this metric is used instead."""
         return 1.0
 
     def stratum(self, prompt: Prompt) -> str:

@@ -133,7 +133,8 @@ def _some(lines: list[Line], path: Path) -> list[Line]:
 
 
 def file_name(text: str, where: str) -> str:
-    """Return `text` unchanged if it is a valid file name. Raises InputError if it is not."""
+    """Return `text` unchanged if it is a valid file name. Raises InputError if it is not. `where` says where the text
+    was read; the message begins with it."""
     if not text.strip() or text in (".", "..") or any(c in text for c in "/\\\0\n\r"):
         raise InputError(f"{where}: {text!r} cannot be a file name (empty, or with a slash): rename it in the file")
     if len(text.encode()) > LONGEST_NAME:

@@ -19,8 +19,8 @@ def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order
 
 
 def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list[Figure]:
-    """Return several figures (reported numbers): the score of each group, followed by one figure with the name
-    `headline`, which is the plain mean of the group scores."""
+    """Return several figures (reported numbers): the score of each group for `metric`, followed by one figure with the
+    name `headline`. This last figure is the unweighted mean of the group scores."""
     leaves = {name: Leaf(metric, ids) for name, ids in groups.items()}
     return [
         *(Figure(name, (leaf,)) for name, leaf in leaves.items()),
@@ -29,9 +29,9 @@ def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list
 
 
 def weighted_mean(groups: Groups, weights: Mapping[str, float], headline: str, metric: str = "score") -> Figure:
-    """Return a figure (reported number) with the name `headline`: the weighted mean of the group scores. `weights` maps
-    the name of each group to its weight. The weights of groups without prompts do not count: the weighted sum is
-    divided by the total weight of the groups in `groups`."""
+    """Return a figure (reported number) with the name `headline`: the weighted mean of the group scores for `metric`.
+    `weights` maps the name of each group to its weight. A group that is in `weights` but not in `groups` has no prompts
+    and does not count: the weighted sum is divided by the total weight of the groups in `groups`."""
     leaves = tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items())
     return Figure(headline, leaves, is_headline=True)
 

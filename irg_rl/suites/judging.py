@@ -196,21 +196,25 @@ def judge_tree(
     progress: Callable[[int], None],
     earlier: Sequence[tuple[Path, Log]] = (),
 ) -> Tally:
-    """Ask the judge all questions about the images of a folder that are not answered in `log` yet, and add the answers
-    to `log`. Return a `Tally` with several counts, for example of the answered and of the failed questions.
+    """Ask the judge all questions about the images of a folder. Questions that are answered in `log` are not asked
+    again. The new answers are added to `log`. Return a `Tally`: counts of questions (answered, failed, known before)
+    and of missing images.
 
+    suite: the benchmark. It defines the questions.
     tree: the folder of images.
+    pictures: the image files that the folder should have.
     template: the content of the template file (the words in which the judge is asked).
     complete: a function that sends one question and one image to the judge, and returns the chat completion.
     png: a function that reads an image file and returns the image as PNG data.
     failures: types of exceptions. If one of them is raised for a question, only this question has failed. Any other
     exception ends the call, and the log keeps the answers so far.
     concurrency: the largest number of questions that are asked at the same time.
-    earlier: folders of images that were judged before, with their logs. If an image file is the same as in one of them,
-    its answers are copied from there. Such files occur because the last image of a trajectory that has stopped is
-    repeated in the folders of the later turns.
+    progress: a function that is called with the number of questions that have just been finished or skipped.
+    earlier: folders of images that were judged before, with their logs. If one of them has an identical image file, its
+    answers are copied from there. Such files occur because the last image of a trajectory that has stopped is repeated
+    in the folders of the later turns.
 
-    Raises InputError if GIVE_UP questions have failed and `log` still has no answer.
+    Raises InputError if the number of failed questions has reached GIVE_UP and `log` still has no answer.
     """
     judged = judged_suite(suite)
     tally = Tally()
@@ -284,9 +288,9 @@ def _same_image(
 
 
 def judged_results(suite: Suite, log: Log, pictures: Sequence[Picture]) -> Results:
-    """Compute the scores of images from `log`, the log of the judge's answers, and return them. An image has scores
-    only if the judge has answered all questions about it. For each image without scores, a message is added to the list
-    `problems` of the returned `Results`."""
+    """Compute the scores of the images `pictures` from `log` (the log of the judge's answers), and return them. An
+    image gets scores only if the judge has answered all questions about it. For every other image, a message is added
+    to the list `problems` of the returned `Results`."""
     judged = judged_suite(suite)
     results = Results(f"judged here by {log.protocol.judge}", problems=list(log.problems))
     for picture in pictures:

@@ -20,8 +20,8 @@ SHOWN_PROBLEMS = 5
 @dataclass(frozen=True)
 class Reading:
     """The scores of one tree (a folder with the images of one turn) from one source: either official result files or a
-    judge. `rows` has the reported numbers. The report covers a list of folders of benchmark images, and each of them
-    contains trees. `folder` is the index in this list of the folder that contains this tree."""
+    judge. `rows` has the reported numbers. `folder` says which of the folders in the report contains the tree. It is an
+    index into `Report.drawn`, the list of these folders."""
 
     folder: int
     tree: Tree

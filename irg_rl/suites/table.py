@@ -47,9 +47,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of one figure (reported number) between two folders of images: its value in the folder `after`
-    minus its value in the folder `before`. Only scores that exist on both sides are used. `left_out` is the number of
-    expected scores that are missing on at least one side."""
+    """The difference of one figure (reported number) between two folders of images, called before and after: its value
+    in the folder after, minus its value in the folder before. Only scores that exist in both folders are used.
+    `left_out` is the number of expected scores that are missing in at least one of the two folders."""
 
     figure: str
     gained: Measure

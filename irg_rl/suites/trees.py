@@ -113,8 +113,8 @@ def _repeat(source: Path, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree: the folder `path` with the images of one turn. `turn` is the name of the turn, and `label` is the name of
-    the folder in the table of results."""
+    """A tree: the folder `path` with the images of one turn. `turn` is the name of the turn, for example `turn0` or
+    `final`. `label` is the name of this tree in the table of results."""
 
     label: str
     turn: str
@@ -136,10 +136,14 @@ class Drawn:
 
 def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
     """Read the settings, the prompts and the trees (folders with the images of one turn) of a folder of benchmark
-    images. `folder` may also be a single tree. `prompts` is a prompts file. If it is None, the prompts are read from
-    the folder. For a single tree, they are then read from the folder that contains it. `label` is the name of the
-    folder in the table of results (default: its file name). Raises InputError if something is missing or belongs to
-    another suite."""
+    images, and return them. `folder` can also be a single tree in such a folder.
+
+    `prompts` is the path of a prompts file. If it is None, the prompts are read from the folder of benchmark images.
+    `label` is the name of `folder` in the table of results. If it is None, the last part of the path is used.
+
+    Raises InputError if `folder` does not exist, if no prompts are found, or if the images were drawn for another
+    suite.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one that `irg-rl generate --suite` wrote, or one of its trees")
     folder = folder.resolve()
@@ -163,8 +167,8 @@ def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | No
 
 
 def read_settings(home: Path) -> dict[str, Any]:
-    """Read `suite.json` in the folder `home` and return its settings. Raises InputError if `irg-rl generate --suite`
-    did not write this file."""
+    """Read the file `suite.json` in the folder `home`, and return its settings. Raises InputError if the file does not
+    have the form in which `irg-rl generate --suite` writes it."""
     path = home / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -39,7 +39,9 @@ class VerdictByScorer(Section):
 
 
 class PromptsSettings(Section):
-    """Options of the task `prompts`. Give either `file`, or one file for each split."""
+    """Options of the task `prompts`. There are two ways to give the prompts. Either `file` has all prompts, and the
+    program divides them into the splits. Or each split has its own file: `test` (required), `validation`, and `train`
+    (needed for RL)."""
 
     file: str | None = None
     """Path of a file with one JSON object per line. Each line has a `prompt` and, if known, its `id` and `metadata`. A
