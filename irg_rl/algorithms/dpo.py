@@ -216,8 +216,9 @@ def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
 
 
 def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update: int) -> Sides:
-    """Return copies of both trajectories of a pair, ready for packing. Segments before the fork are not trained. The
-    two images of a turn get the same noise and times.
+    """Return copies of both trajectories of a pair, ready for packing. Segments that both
+    trajectories share are not trained. In each turn, the image of the chosen trajectory and the image of the rejected
+    one get the same noise and the same flow times. `shift` is the timestep shift of these times.
 
     The random numbers of noise and times depend on (seed, update, group, chosen sample, rejected sample, turn).
     """

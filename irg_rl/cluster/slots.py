@@ -213,7 +213,7 @@ class SlotBuffer:
         return done
 
     def in_flight(self) -> list[Slot]:
-        """Return all used slots, in the order of admission."""
+        """Return all slots that hold a group now. The slot whose group was started first comes first."""
         return list(self._slots.values())
 
     def state(self) -> dict:

@@ -49,8 +49,9 @@ zero. Then the adapters would have no effect, and nothing could be measured."""
 @dataclass(frozen=True)
 class Case:
     """The result of the measurement for one combination of choices: the weights (with or without LoRA), the number of
-    images per trajectory, the batch size, and whether packs contain whole or cut trajectories. `table` has the absolute
-    differences between the log-probabilities of learner and sampler, by turn, modality and step."""
+    images per trajectory, the batch size, and whether a pack (input of one forward pass) holds whole trajectories or
+    single turns of them. `table` has the absolute differences between the log-probabilities of learner and sampler, by
+    turn, modality and denoising step."""
 
     weights: str
     turns: int

@@ -208,10 +208,8 @@ def adapters_of(trained: Stage | RLRecipe) -> LoraRecipe | None:
 
 
 def drop_options_of_others(beneath: Any, above: Any) -> None:
-    """Remove those options from `beneath` that do not fit an algorithm or credit scheme that `above` names.
-
-    Both arguments are settings of the section `rl`. Later the settings `above` replace those of `beneath`. If `above`
-    names another algorithm or credit scheme than `beneath`, the options of the old algorithm or scheme are removed from
+    """Prepare settings of the section `rl` for a change: the settings `above` will be merged over the settings
+    `beneath`. If `above` names another algorithm or credit scheme, the options of the old one are removed from
     `beneath`. If one of the arguments is not a mapping, nothing is done.
     """
     if not isinstance(beneath, MutableMapping) or not isinstance(above, Mapping):

@@ -99,8 +99,8 @@ class Critic:
         self.settings = settings
 
     def score_groups(self, *groups: Group) -> tuple[list[ScoredSummary], *tuple[Group, ...]]:
-        """Do the same as `score_group` for each group. Return a list with one summary per group, followed by the groups
-        themselves."""
+        """Score the images and segments of each group, compute the advantages, and store both in the group. Return a
+        list with one summary per group, followed by the same groups."""
         return [self.score_group(group)[0] for group in groups], *groups
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:

@@ -91,8 +91,8 @@ def require_same_foundations(parent: Run, recipe: Recipe) -> None:
 
 
 def trained(run: Run) -> Run:
-    """Run all remaining stages of the run, and return the run. The work is done in a new process, because the threads
-    of Ray must not live longer than one fork.
+    """Run all remaining stages of the run, and return the run. The work is done in a new process, so that
+    no threads of Ray are left when the study starts its next run.
 
     Raises RunError if this process fails.
     """

@@ -157,8 +157,8 @@ def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], rela
     """Return the metadata of a prompt in the format of GenEval. A picture must show exactly the wanted number of each
     thing. So the list `exclude` has an entry for each thing in `includes`, with the wanted number plus one: this many
     objects, or more, are forbidden. For each shape that is wanted in certain colours, `exclude` has one more entry
-    without a colour. It forbids more objects of this shape, in any colour, than are wanted in all these colours
-    together."""
+    without a colour, with the wanted number of all these colours together plus one. For example, for 2 red bars and 1
+    blue bar, `exclude` has 3 red bars, 2 blue bars, and 4 bars of any colour."""
     positions = {relation.first: [relation.name, relation.second] for relation in relations}
     include = [_entry(thing, count) for thing, count in includes]
     for index, position in positions.items():

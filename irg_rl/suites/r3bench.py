@@ -58,9 +58,9 @@ class R3Bench(Suite):
         return prompt.metadata["source"]
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """Return a dict with one file that the official evaluator needs: path -> content. It is the file that step 1 of
-        the benchmark would write. It has one row per image, with the reflection that the model wrote before the image
-        of turn `turn`."""
+        """Return a dict, path -> content, with the one text file that the official evaluator needs. It has one row per
+        image, with the reflection that the model wrote before the image of turn `turn`. `said` maps the path of each
+        image to the texts of its trajectories, as stored in texts.jsonl."""
         rows = []
         for picture in pictures:
             if picture.path in said:

@@ -32,8 +32,8 @@ class ItemScore(NamedTuple):
 
 @dataclass
 class Results:
-    """The scores of a tree (a folder of images) from one source. `problems` is a list of messages about result entries
-    that could not be used, with file and line."""
+    """The scores of one folder of images, as official result files or a judge gave them. `problems` is a list of
+    messages about entries of the result files that could not be used, with file and line."""
 
     source: str = ""
     """Where the scores come from, as a text: official files or a judge. Empty if there are no results."""

@@ -86,8 +86,8 @@ def is_whole(path: Path) -> bool:
 
 
 def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
-    """Write an image once per turn, into the folders `turn0`, `turn1` and so on, and once more into the folder `final`.
-    `per_turn[k]` has the image of turn k, or its four tiles. If the file of a turn is the same as that of the turn
+    """Write the image of each turn k into the folder `turn<k>`, and the image of the last turn also into the folder
+    `final`. `per_turn[k]` has the image of turn k, or four images that are joined to one file of 2 x 2 tiles. If the file of a turn is the same as that of the turn
     before, a hard link is made, or a copy if the file system has no hard links."""
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
