@@ -87,8 +87,9 @@ def is_whole(path: Path) -> bool:
 
 def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
     """Write the image of each turn k into the folder `turn<k>`, and the image of the last turn also into the folder
-    `final`. `per_turn[k]` has the image of turn k, or four images that are joined to one file of 2 x 2 tiles. If the file of a turn is the same as that of the turn
-    before, a hard link is made, or a copy if the file system has no hard links."""
+    `final`. `per_turn[k]` has the image of turn k, or four images that are joined to one file of 2 x 2 tiles. If the
+    file of a turn is the same as that of the turn before, a hard link is made, or a copy if the file system has no hard
+    links."""
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
     for name, tiles in zip(names, [*per_turn, per_turn[-1]], strict=True):
