@@ -24,6 +24,17 @@ VERIFIER = "verifier"
 
 
 @dataclass(frozen=True)
+class BalancedRow:
+    """How the model after RL differs from one baseline in the mean of the accuracies of all tasks (kinds of prompt) at
+    the last turn. Every task has the same weight, however many prompts it has."""
+
+    rl: Measure
+    other: Measure
+    gained: Measure
+    across_seeds: Measure | None
+
+
+@dataclass(frozen=True)
 class BaselineRow:
     """How the model after RL differs from one baseline in accuracy, repair and damage, for one seed of RL. If `seed` is
     None, all seeds are pooled."""
@@ -34,6 +45,7 @@ class BaselineRow:
     other: Measure  # final-turn accuracy of the baseline
     gained: Measure  # rl - other, paired by set of constraints; the interval holds for these seeds only
     across_seeds: Measure | None  # same difference, interval for a new seed; None: this row has one seed
+    balanced: BalancedRow
     repair: "RepairRow | None"  # None: the baseline does not refine its images
     rl_damage: Measure
     rl_renders: float
@@ -45,6 +57,7 @@ class BaselineRow:
             "baseline_accuracy": self.other,
             "gained": self.gained,
             "gained_across_seeds": self.across_seeds,
+            **{f"balanced_{name}": value for name, value in vars(self.balanced).items()},
             "repair_ratio": self.repair and self.repair.ratio,
             "rl_repair": self.repair and self.repair.rl,
             "rl_damage": self.rl_damage,
@@ -81,6 +94,7 @@ class Standing:
     model: str
     seed: int | None
     accuracy: list[Measure]  # one entry per turn; for best of n: per number of first images
+    balanced: list[Measure]  # the same, as the mean over tasks
     repair: Measure | None  # None: the model does not refine its images
     damage: Measure | None
     renders: float
@@ -90,6 +104,7 @@ class Standing:
             "model": self.model,
             "seed": self.seed,
             "accuracy": [measure.to_dict() for measure in self.accuracy],
+            "balanced_accuracy": [measure.to_dict() for measure in self.balanced],
             "repair": _plain(self.repair),
             "damage": _plain(self.damage),
             "renders": self.renders,
@@ -219,10 +234,21 @@ def _row(name: str, seed: int | None, rl: Sequence[Outcomes], other: Sequence[Ou
         other=_share(metrics.accuracy, other),
         gained=intervals.difference(mine, theirs),
         across_seeds=intervals.across_seeds(mine, theirs) if len(rl) > 1 else None,
+        balanced=_balanced(rl, other),
         repair=_repair(name, seed, rl, other) if refined else None,
         rl_damage=_share(metrics.damage, rl),
         rl_renders=float(np.mean([table.renders for table in rl])),
         other_renders=float(np.mean([table.renders for table in other])),
+    )
+
+
+def _balanced(rl: Sequence[Outcomes], other: Sequence[Outcomes]) -> BalancedRow:
+    mine, theirs = _final(metrics.balanced_accuracy, rl), _final(metrics.balanced_accuracy, other)
+    return BalancedRow(
+        rl=intervals.mean(intervals.pooled(mine)),
+        other=intervals.mean(intervals.pooled(theirs)),
+        gained=intervals.difference(mine, theirs),
+        across_seeds=intervals.across_seeds(mine, theirs) if len(rl) > 1 else None,
     )
 
 
@@ -254,6 +280,10 @@ def _standing(model: str, seed: int | None, tables: Sequence[Outcomes]) -> Stand
         model=model,
         seed=seed,
         accuracy=[share(metrics.accuracy, turn) for turn in range(turns)],
+        balanced=[
+            intervals.mean(intervals.pooled([metrics.balanced_accuracy(table, turn) for table in tables]))
+            for turn in range(turns)
+        ],
         repair=share(metrics.repair, turns - 1) if refines else None,
         damage=share(metrics.damage, turns - 1) if refines else None,
         renders=float(np.mean([table.renders for table in tables])),

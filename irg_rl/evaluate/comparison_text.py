@@ -1,4 +1,4 @@
-"""Writes a comparison as four Markdown tables that fit into a terminal of 100 columns.
+"""Writes a comparison as five Markdown tables that fit into a terminal of 100 columns.
 
 Numbers have three digits after the point and no zero before it, as in docs/results.md. A number is computed from many
 results, one per prompt. Every table shows how many results these are, and how many different sets of constraints they
@@ -14,18 +14,23 @@ from irg_rl.evaluate.intervals import Measure
 NOTES = """\
 RL - base: paired by set of constraints. "these seeds": sets are the unit, seeds are as they are.
 "another seed": seeds are the unit, crossed with sets. n (sets): rows, different sets among them.
+Mean over tasks: every kind of prompt counts the same, however many prompts it has.
 Best of n: first images of the SFT checkpoint, an oracle picks; its turn k is the best of k.
 Repair: right at the last turn, of those with a wrong first image. redraw, shuffled: RL's own
 controls, a new draw and another prompt's reflection. Damage: wrong at the last turn, of those with
 a right first image. All intervals: 95 %."""
 
+GAINS = ("RL -", "seed", "RL", "base", "these seeds", "another seed", "n (sets)")
+
 
 def to_markdown(comparison: BaselineComparison) -> str:
-    """Return the comparison as Markdown: four tables, one below the other, and then an explanation of the terms."""
+    """Return the comparison as Markdown: five tables, one below the other, and then an explanation of the terms."""
     repaired = [standing for standing in comparison.standings if standing.repair is not None]
     parts = [
         "Right at the last turn",
-        table(["RL -", "seed", "RL", "base", "these seeds", "another seed", "n (sets)"], _gains(comparison.rows)),
+        table(GAINS, _gains(comparison.rows, balanced=False)),
+        "Right at the last turn, mean over tasks",
+        table(GAINS, _gains(comparison.rows, balanced=True)),
         "Right at each turn",
         _by_turn(comparison.standings),
         "Repair of RL beside baselines and controls",
@@ -73,15 +78,17 @@ def _seed(seed: int | None) -> str:
     return "all" if seed is None else str(seed)
 
 
-def _gains(rows: Sequence[BaselineRow]) -> list[list[str]]:
-    """Return the rows of the first table: how much more accurate RL is than each baseline. Only rows that are pooled
-    over several seeds have an interval for a new seed."""
+def _gains(rows: Sequence[BaselineRow], balanced: bool) -> list[list[str]]:
+    """Return the rows of the tables that say how much more accurate RL is than each baseline. If `balanced` is true,
+    every task (kind of prompt) has the same weight. Only rows that are pooled over several seeds have an interval for a
+    new seed."""
     alone = "" if any(row.across_seeds for row in rows) else "one seed"
     lines = []
     for row in rows:
-        told = interval(row.across_seeds, signed=True) if row.across_seeds else alone
-        figures = [figure(row.rl.value), figure(row.other.value), interval(row.gained, signed=True), told]
-        lines.append([row.baseline, _seed(row.seed), *figures, cases(row.gained)])
+        found = row.balanced if balanced else row
+        told = interval(found.across_seeds, signed=True) if found.across_seeds else alone
+        figures = [figure(found.rl.value), figure(found.other.value), interval(found.gained, signed=True), told]
+        lines.append([row.baseline, _seed(row.seed), *figures, cases(found.gained)])
     return lines
 
 

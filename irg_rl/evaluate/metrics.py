@@ -8,6 +8,7 @@ the first image. Always compare them with the same measures of the controls. A p
 because it is right as often as any first image.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +24,15 @@ def accuracy(outcomes: Outcomes, turn: int) -> Terms:
     """Return the share of images that are right at turn `turn` (0: first image), as a ratio of two sums (`Terms`).
     Images without a verdict are left out."""
     return _terms(outcomes, outcomes.correct[:, turn], outcomes.known[:, turn])
+
+
+def balanced_accuracy(outcomes: Outcomes, turn: int) -> Terms:
+    """Return the mean over tasks (kinds of prompt) of the accuracy at turn `turn`, as a ratio of two sums (`Terms`).
+    Every task has the same weight, however many prompts it has. Images without a verdict are left out."""
+    known = outcomes.known[:, turn]
+    counts = Counter(task for task, judged in zip(outcomes.tasks, known) if judged)
+    weights = np.array([judged / counts[task] if judged else 0.0 for task, judged in zip(outcomes.tasks, known)])
+    return Terms(weights * outcomes.correct[:, turn], weights, outcomes.sets)
 
 
 def missing(outcomes: Outcomes, turn: int) -> Terms:
@@ -115,6 +125,7 @@ def summarize(outcomes: Outcomes) -> dict:
         "renders": outcomes.renders,
         "missing": [] if outcomes.known.all() else share(missing, turns),
         "accuracy": share(accuracy, turns),
+        "balanced_accuracy": [average(balanced_accuracy(outcomes, turn)) for turn in turns],
         "score": [average(score(outcomes, turn)) for turn in turns],
         "repair": [None, *share(repair, later)],
         "damage": [None, *share(damage, later)],

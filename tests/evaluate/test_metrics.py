@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from irg_rl.evaluate import metrics
+from tests.evaluate.tables import build
 
 
 def test_repair_and_damage_are_conditioned_on_the_first_image(table):
@@ -89,3 +90,19 @@ def test_tasks_partition_the_rows(table):
     both = one.take([0])
     assert metrics.summarize(both)["tasks"].keys() == {"colors"}
     assert two.take(np.array([False])).prompt_ids == []
+
+
+def test_the_mean_over_tasks_gives_every_task_the_same_weight():
+    """Four scenes, none of them right, and one colour that is right: .2 of the prompts, and half of the tasks."""
+    table = replace(build([[0, 0]] * 4 + [[0, 1]]), tasks=["scene"] * 4 + ["colors"])
+    assert metrics.accuracy(table, 1).value == pytest.approx(0.2)
+    assert metrics.balanced_accuracy(table, 1).value == pytest.approx(0.5)
+    assert metrics.balanced_accuracy(table, 1).n == 5
+    unknown = replace(table, score=np.where([[False] * 2] * 3 + [[False, True]] + [[False] * 2], np.nan, table.score))
+    assert metrics.balanced_accuracy(unknown, 1).value == pytest.approx(0.5)  # three scenes are left
+
+
+def test_the_mean_over_tasks_of_equal_tasks_is_the_accuracy():
+    rows = [[0, k % 3 > 0] for k in range(12)]
+    table = replace(build(rows), tasks=["scene", "colors"] * 6)
+    assert metrics.balanced_accuracy(table, 1).value == pytest.approx(metrics.accuracy(table, 1).value)
