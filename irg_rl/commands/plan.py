@@ -7,6 +7,7 @@ from rich.table import Table
 from irg_rl.config import Recipe, ScorerRecipe, load_recipe
 from irg_rl.plan.advice import Advice, advise
 from irg_rl.plan.costs import Plan, ProcessKind, Rates
+from irg_rl.plan.main_memory import machine_peak
 from irg_rl.plan.training_memory import Moment
 from irg_rl.plan.worst_case import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
 
@@ -23,6 +24,8 @@ def plan_recipe(
     plan = Plan(recipe)
     yield parameter_table(plan)
     yield from memory_tables(plan, card_gib)
+    if any(place.copies for place in plan.places):
+        yield main_memory_table(plan)
     advice = advise(lambda more: load_recipe(path, [*overrides, *more]), plan, card_gib * GIB)
     yield advice_table(advice, card_gib) if advice else f"every process fits a card of {card_gib:g} GiB"
     if recipe.rewards.scorers:
@@ -60,6 +63,20 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
         table.add_section()
         table.add_row("peak", _gib(place.peak), _verdict(place, card_gib))
         yield table
+
+
+def main_memory_table(plan: Plan) -> Table:
+    """Return the table of the copies of weights in the memory of the machine, for every process that trains."""
+    table = Table("process", "copy", "GiB each", "processes", "when", title="copies of weights in main memory, fp32")
+    for column in table.columns[2:4]:
+        column.justify = "right"
+    for place in plan.places:
+        for copy in place.copies:
+            table.add_row(place.name, copy.name, _gib(copy.bytes), str(copy.ranks), _WHEN[copy.moment])
+        if place.copies:
+            table.add_row(place.name, "peak of the machine", _gib(machine_peak(place.copies)), "all", "")
+            table.add_section()
+    return table
 
 
 def advice_table(advice: list[Advice], card_gib: float) -> Table:
@@ -119,7 +136,10 @@ def time_table(plan: Plan, rates: Rates) -> Table:
     return table
 
 
-_WHEN = {Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step"}
+_WHEN = {
+    Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step",
+    Moment.PUBLISH: "publication", Moment.SAVE: "checkpoint",
+}  # fmt: skip
 
 
 def _verdict(place: ProcessKind, card_gib: float) -> str:
