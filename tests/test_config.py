@@ -372,6 +372,13 @@ def test_rl_may_draw_on_a_time_grid_of_its_own():
     assert recipe.rl_sampling.points == 40 and recipe.sampling.points == smoke().rl_sampling.points == 6
 
 
+def test_the_stop_phrase_is_written_down_only_if_it_is_not_the_usual_one():
+    assert "stop_phrase" not in smoke().to_yaml()
+    recipe = smoke("sampling.stop_phrase=all is well")
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe and recipe.digest() != smoke().digest()
+    assert any("sampling.stop_phrase" in line for line in problems("sampling.stop_phrase=''"))
+
+
 # --- digest
 
 
