@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from irg_rl.config import Recipe, ScorerRecipe, load_recipe
+from irg_rl.config.rewards import OF_IMAGES_ALONE
 from irg_rl.plan.advice import Advice, advise
 from irg_rl.plan.costs import Plan, ProcessKind, Rates
 from irg_rl.plan.main_memory import machine_peak
+from irg_rl.plan.scorers import scorer_memory
 from irg_rl.plan.training_memory import Moment
 from irg_rl.plan.worst_case import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
 
@@ -96,7 +98,7 @@ def scorer_table(recipe: Recipe) -> Table:
     table = Table("scorer", "where", "weights, GiB", title="scorers")
     table.columns[2].justify = "right"
     for scorer in recipe.rewards.scorers:
-        table.add_row(scorer.name, *_scorer(scorer))
+        table.add_row(scorer.name, *_scorer(recipe, scorer))
     return table
 
 
@@ -146,21 +148,18 @@ def _verdict(place: ProcessKind, card_gib: float) -> str:
     return "fits" if place.peak <= card_gib * GIB else f"more than {card_gib:g} GiB"
 
 
-def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
+def _scorer(recipe: Recipe, scorer: ScorerRecipe) -> tuple[str, str]:
     if scorer.kind == "verifier":
         return "critic, no model", "0"
     if scorer.kind == "judge":
         return scorer.base_url or "a process of the run, no model", "elsewhere" if scorer.base_url else "0"
-    if scorer.kind not in ("clip", "hps"):
-        return "critic", "unknown"
-    device = scorer.options.get("device", "cpu")
+    device = recipe.scorer_device(scorer)
+    if scorer.kind not in OF_IMAGES_ALONE:
+        return f"critic, {device}", "unknown"
     if scorer.options.get("path", scorer.path) is None:
         return f"critic, {device}", "trained by the run"
-    from rewards.openclip import parameter_count  # imported here, because importing open_clip takes seconds
-
-    count = parameter_count(scorer.options.get("model", ""))
-    size = 4 if scorer.options.get("precision", "fp32") == "fp32" else 2
-    return f"critic, {device}", "unknown" if count is None else _gib(size * count)
+    found = scorer_memory(scorer)
+    return f"critic, {device}", "unknown" if found is None else _gib(found.weights)
 
 
 def _gib(size: float) -> str:

@@ -28,6 +28,7 @@ from irg_rl.model.footprint import Footprint, drawing_footprint, training_footpr
 from irg_rl.model.pack import Pack, SpecialIds
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.plan.main_memory import Copy, in_process, rl_copies, sft_copies
+from irg_rl.plan.scorers import on_gpu
 from irg_rl.plan.training_memory import (
     FP32,
     Component,
@@ -304,13 +305,23 @@ class Plan:
         if (lora := self.adapters[LEARNER]) is not None:
             size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)
             components.append(Component("adapters", size))
+        components += self._scorers(f"beside one of the {self.recipe.engine.rollout_actors}")
         return ProcessKind(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
 
     def _evaluation(self) -> ProcessKind:
         settings = self.recipe.evaluation
         caches = 1 + (settings.guidance.image_scale > 1)
         note = f"{settings.batch_size} contexts of {self.evaluated.capacity:,} tokens"
-        return ProcessKind(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
+        components = self._sampler(settings.batch_size, self.evaluated, caches) + self._scorers("on the same card")
+        return ProcessKind(EVALUATION, 1, components, note)
+
+    def _scorers(self, where: str) -> list[Component]:
+        """Return the component of the scorers that are on a GPU, or an empty list if there are none."""
+        return [Component(f"scorers, {where}", size)] if (size := self._of_scorers) else []
+
+    @cached_property
+    def _of_scorers(self) -> int:
+        return on_gpu(self.recipe) if self.device == "cuda" else 0
 
     def _activations(self, pack: Pack, name: str, context_grad: str) -> list[Component]:
         """Return the components of the memory that the forward and backward pass of a pack needs. Parts that the

@@ -52,7 +52,7 @@ def held(place: ProcessKind) -> dict[str, int]:
 # --- the command
 
 
-@pytest.mark.parametrize("name", ["bagel-grpo", "bagel-sft-stage1", "bagel-sft-stage2", "shapes", "shapes-smoke"])
+@pytest.mark.parametrize("name", ["bagel-lora-grpo", "bagel-sft-stage1", "bagel-sft-stage2", "shapes", "shapes-smoke"])
 def test_every_recipe_at_hand_can_be_planned(irg_rl, name):
     answer = irg_rl("plan", CONFIGS / f"{name}.yaml", "--gpu-gib", 10_000)
     assert answer.code == 0 and answer.err == ""
@@ -61,7 +61,7 @@ def test_every_recipe_at_hand_can_be_planned(irg_rl, name):
 
 
 def test_it_says_what_the_real_model_holds(irg_rl):
-    said = irg_rl("plan", GRPO, "--gpu-gib", 10_000).out
+    said = irg_rl("plan", GRPO, "rl.groups=4", "--gpu-gib", 10_000).out
     assert "14,658.8" in said and "14,155.5" in said  # all with the autoencoder; trained without the vision tower
     assert "58.429" in said  # GB of a publication: 14.6 billion weights and the tables in fp32
     assert "reference weights" in said and "trained + old log-probabilities + reference" in said
