@@ -72,7 +72,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
 
 def gpu_problems(recipe: Recipe) -> list[str]:
     """Check whether this machine has enough GPUs for the learners and rollout actors of the recipe. Without enough GPUs
-    they would wait forever. Return one message for each stage that needs too many GPUs."""
+    they would wait forever. The critic needs no GPU of its own (see Recipe.critic_gpus). Return one message for each
+    stage that needs too many GPUs."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []

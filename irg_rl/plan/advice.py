@@ -65,6 +65,8 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]
     trains = place not in (ROLLOUT, EVALUATION)
+    if not trains and recipe.scores_on_gpu:
+        yield "rewards.device", ["cpu"]
     if trains:
         if not engine.activation_checkpointing:
             yield "engine.activation_checkpointing", ["true"]

@@ -1,16 +1,15 @@
 """Memory of the models that score images (kinds clip and hps). On a GPU machine they are on the card of one rollout
 actor, and in evaluation on the card of the driver."""
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from irg_rl.config import Recipe, ScorerRecipe
 from irg_rl.config.rewards import OF_IMAGES_ALONE
 from irg_rl.model.footprint import LiveBytes
-
-BATCH = 32
-"""Images that a scorer scores at a time if its options do not say it."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +26,21 @@ def scorer_memory(scorer: ScorerRecipe) -> ScorerMemory | None:
     if scorer.kind not in OF_IMAGES_ALONE:
         return None
     from rewards import openclip  # imported here, because importing open_clip takes seconds
+    from rewards.clip import ClipScorer
 
     options = scorer.options
     model = openclip.meta_model(options.get("model", ""))
     if model is None:
         return None
     dtype = torch.float32 if options.get("precision", "fp32") == "fp32" else torch.bfloat16
-    model = model.to(dtype).eval()
-    height, width = model.visual.image_size
-    with torch.no_grad(), LiveBytes(model.state_dict().values()) as live:
-        model.encode_image(torch.empty(options.get("batch_size", BATCH), 3, height, width, dtype=dtype, device="meta"))
-    return ScorerMemory(sum(parameter.nbytes for parameter in model.parameters()), live.peak)
+    tower: Any = model.to(dtype).eval()  # open_clip does not declare the parts of its models
+    side = tower.visual.image_size
+    size = side if isinstance(side, tuple) else (side, side)
+    batch = options.get("batch_size", inspect.signature(ClipScorer).parameters["batch_size"].default)
+    images = torch.empty(batch, 3, *size, dtype=dtype, device="meta")
+    with torch.no_grad(), LiveBytes([*tower.state_dict().values(), images]) as live:
+        tower.encode_image(images)
+    return ScorerMemory(sum(parameter.nbytes for parameter in tower.parameters()), images.nbytes + live.peak)
 
 
 def on_gpu(recipe: Recipe) -> int:
