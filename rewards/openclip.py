@@ -110,6 +110,8 @@ def load(path: str | Path, architecture: str = "", precision: Precision = "fp32"
             )
     else:
         raise ScorerUnavailable(f"no CLIP model at {path}: give a folder with {CONFIG} or a checkpoint file")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ScorerUnavailable(f"{path} should be on {device}, and no GPU is visible: set rewards.device=cpu")
     try:
         model = open_clip.create_model(name, pretrained=weights, precision=precision, device=device)
     except UNREADABLE as error:
@@ -132,15 +134,14 @@ def _model_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def parameter_count(architecture: str) -> int | None:
-    """Return the number of parameters of a built-in architecture, without creating its tensors. Returns None if
+def meta_model(architecture: str) -> open_clip.CLIP | None:
+    """Return a model of a built-in architecture on the meta device, where its tensors have no contents. Returns None if
     open_clip has no such CLIP model."""
     config = open_clip.get_model_config(architecture)
     if config is None or set(config) - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}:
         return None
     with torch.device("meta"):
-        model = open_clip.CLIP(**config)
-    return sum(parameter.numel() for parameter in model.parameters())
+        return open_clip.CLIP(**config)
 
 
 def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from irg_rl.config import EvaluationRecipe, GuidanceRecipe, SamplingRecipe
 from irg_rl.model.folder import Folder
-from rollouts.request import StopPhrase
 from rollouts.sampler import Sampler
 
 
@@ -25,13 +24,14 @@ def evaluation_sampler(
     *,
     guidance: GuidanceRecipe | None = None,
     is_noisy: bool = True,
-    is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
+    is_stop: Callable[[str], bool] | None = None,
 ) -> Sampler:
     """Return a sampler for the model that was loaded from a folder. The sampler records nothing for training.
 
     `sampling` is the result of `evaluation_sampling`, or a changed copy of it. `settings` is the section `evaluation`
     of the recipe. If `guidance` is given, it replaces the guidance in `settings`. If `is_noisy` is False, the noise in
-    `settings` is not used. `is_stop` takes a reflection and returns whether it ends the trajectory.
+    `settings` is not used. `is_stop` takes a reflection and returns whether it ends the trajectory. If it is None, the
+    stop phrase of `sampling` decides.
     """
     chosen = settings.guidance if guidance is None else guidance
     return Sampler(

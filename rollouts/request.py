@@ -74,7 +74,7 @@ class Request:
 class StopPhrase:
     """A test that ends a trajectory: it is true for a reflection that contains `phrase`, in upper or lower case."""
 
-    phrase: str = "nothing to change"
+    phrase: str
 
     def __call__(self, text: str) -> bool:
         return self.phrase.lower() in text.lower()

@@ -44,7 +44,8 @@ class Sampler:
         record_steps: Whether noisy steps are recorded. Set it to False for algorithms that train on the finished images
             (NFT, AWM, DPO). The sampling law (the distribution that is stored in each trajectory for the learner) then
             covers only the texts.
-        is_stop: Function that takes a reflection and returns whether it ends the trajectory.
+        is_stop: Function that takes a reflection and returns whether it ends the trajectory. If it is None, a
+            reflection ends the trajectory if it contains `sampling.stop_phrase`.
         vit_resize: How images are resized for the vision tower. None means as in `images.vit_resize`.
     """
 
@@ -58,11 +59,12 @@ class Sampler:
         noise: NoiseRecipe | None = None,
         guidance: GuidanceRecipe | None = None,
         record_steps: bool = True,
-        is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
+        is_stop: Callable[[str], bool] | None = None,
         vit_resize: Resize | None = None,
     ) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
-        self.noise, self.guidance, self.is_stop = noise, guidance, is_stop
+        self.noise, self.guidance = noise, guidance
+        self.is_stop = StopPhrase(sampling.stop_phrase) if is_stop is None else is_stop
         self.codec = ImageCodec(vae, model.config, vit_resize)
         self.device = model.latent_pos_embed.pos_embed.device
         side = model.config.pixels_per_token

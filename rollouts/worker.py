@@ -5,7 +5,7 @@ so another worker would sample the same groups. A worker samples only after weig
 has the version and the digest of these weights (invariant 4 of the project).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from irg_rl.learner.lora import add_adapters
 from irg_rl.model.folder import load_folder
 from irg_rl.trajectory import Group, Prompt, Trajectory
 from rollouts.noise import group_seed
-from rollouts.request import Request, StopPhrase
+from rollouts.request import Request
 from rollouts.sampler import Sampler
 from rollouts.weights import WeightsError, load_weights
 
@@ -40,7 +40,7 @@ class WorkerSettings:
     guidance: GuidanceRecipe | None = None  # for `evaluate`
     training_guidance: GuidanceRecipe | None = None  # for `sample_group`
     record_steps: bool = True  # for `sample_group`; see Sampler
-    is_stop: StopPhrase = StopPhrase()
+    is_stop: Callable[[str], bool] | None = None  # see Sampler
     lora: LoraRecipe | None = None  # adapters of the learner; only they are then published
     forks: Mapping[int, int] = field(default_factory=dict)  # of the groups in RL; see Request.forks
 

@@ -195,6 +195,7 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rl.probe_every=1", "engine.zero_stage=3"], "rl.probe_every needs engine.zero_stage 0, 1 or 2"),
     (["engine.dtype=bf16"], "engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU"),
     (["engine.gpu_share=0.5"], "engine.gpu_share needs engine.device cuda"),
+    (["rewards.device=cuda"], "rewards.device cuda needs engine.device cuda; leave it out on the CPU"),
     (["engine.gpu_share=0.5", "engine.device=cuda", "engine.learner_ranks=2"], "NCCL, which wants a whole GPU"),
     (["engine.dtype=bf16", "engine.device=cuda", "engine.zero_stage=1"], "needs engine.zero_stage 2 or 3, found 1"),
     (["engine.attention=flex"], "engine.attention flex needs engine.device cuda; leave it out on the CPU"),
@@ -265,6 +266,20 @@ def test_a_scorer_may_be_a_class_of_ones_own_and_take_its_options():
     assert scorer.kind == "my.scorers:Sharp" and scorer.options == {"radius": 3}
     (line,) = problems("rewards.scorers.0.kind=hsp")
     assert line.startswith("rewards.scorers.0.kind: 'hsp': choose verifier, clip, hps, judge, or your own")
+
+
+def test_the_critic_takes_a_tenth_of_the_card_of_a_rollout_actor_if_it_has_a_model_there():
+    models = "rewards.scorers=[{name: hps, kind: hps}, {name: right, kind: verifier}]"
+    shared = smoke(models, "engine.device=cuda", "engine.gpu_share=0.5")
+    assert shared.critic_gpus == pytest.approx(0.05) and shared.rollout_gpus == pytest.approx(0.45)
+    without = (
+        smoke(models),
+        smoke(models, "engine.device=cuda", "rewards.device=cpu"),
+        smoke("rewards.scorers=[{name: right, kind: verifier}]", "engine.device=cuda"),
+    )
+    assert [recipe.critic_gpus for recipe in without] == [0, 0, 0]
+    assert [recipe.rollout_gpus for recipe in without] == [0, 1, 1]
+    assert "device" not in smoke().model_dump()["rewards"]
 
 
 def test_rows_of_ones_own_may_have_any_folder():
@@ -370,6 +385,13 @@ def test_what_is_wrong_in_a_name_or_in_options_is_said_with_the_nearest_known_on
 def test_rl_may_draw_on_a_time_grid_of_its_own():
     recipe = smoke("rl.points=40", "rl.algorithm=nft", "rl.noise=null", "rl.guidance={text_scale: 2}")
     assert recipe.rl_sampling.points == 40 and recipe.sampling.points == smoke().rl_sampling.points == 6
+
+
+def test_the_stop_phrase_is_written_down_only_if_it_is_not_the_usual_one():
+    assert "stop_phrase" not in smoke().to_yaml()
+    recipe = smoke("sampling.stop_phrase=all is well")
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe and recipe.digest() != smoke().digest()
+    assert any("sampling.stop_phrase" in line for line in problems("sampling.stop_phrase=''"))
 
 
 # --- digest

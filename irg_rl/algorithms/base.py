@@ -38,7 +38,8 @@ from irg_rl.model.unified import ModelOutput
 from irg_rl.sections import Section
 from irg_rl.trajectory import Group, SamplingLaw, Trajectory
 
-TEXT, IMAGE = "text", "image"
+LOSS_TERMS = TEXT, IMAGE = "text", "image"
+"""Names of the terms of the loss. The gradient norm of each term can be measured (`rl.probe_every`)."""
 CLIP_IMAGE = 1e-3
 """Clip range of a denoising step in the ratio check, which compares the log-probabilities of sampler and learner. It is
 used if the algorithm has no clip range of its own."""

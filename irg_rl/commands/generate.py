@@ -17,7 +17,7 @@ from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
 from irg_rl.prompts import require_prompt
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.evaluation import evaluation_sampler, evaluation_sampling
-from rollouts.request import Request, StopPhrase, never
+from rollouts.request import Request, never
 from rollouts.sampler import Sampler
 
 BAGEL_TEXT_TOKENS = 1000
@@ -97,7 +97,7 @@ class Ready:
         is used."""
         sampling = self.sampling if size is None else self.sampling.model_copy(update={"image_size": size})
         return evaluation_sampler(
-            self.parts, sampling, self.recipe.evaluation, is_stop=StopPhrase() if self.stop else never
+            self.parts, sampling, self.recipe.evaluation, is_stop=None if self.stop else never
         )
 
     def settings(self, seed: int, turns: int) -> dict[str, Any]:

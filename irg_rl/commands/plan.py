@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from irg_rl.config import Recipe, ScorerRecipe, load_recipe
+from irg_rl.config.rewards import OF_IMAGES_ALONE
 from irg_rl.plan.advice import Advice, advise
 from irg_rl.plan.costs import Plan, ProcessKind, Rates
+from irg_rl.plan.main_memory import machine_peak
+from irg_rl.plan.scorers import scorer_memory
 from irg_rl.plan.training_memory import Moment
 from irg_rl.plan.worst_case import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
 
@@ -25,6 +28,8 @@ def plan_recipe(
     plan = Plan(recipe)
     yield parameter_table(plan)
     yield from memory_tables(plan, card_gib)
+    if any(place.copies for place in plan.places):
+        yield main_memory_table(plan)
     advice = advise(lambda more: load_recipe(path, [*overrides, *more]), plan, card_gib * GIB)
     yield advice_table(advice, card_gib) if advice else f"every process fits a card of {card_gib:g} GiB"
     if recipe.rewards.scorers:
@@ -64,6 +69,20 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
         yield table
 
 
+def main_memory_table(plan: Plan) -> Table:
+    """Return the table of the copies of weights in the memory of the machine, for every process that trains."""
+    table = Table("process", "copy", "GiB each", "processes", "when", title="copies of weights in main memory, fp32")
+    for column in table.columns[2:4]:
+        column.justify = "right"
+    for place in plan.places:
+        for copy in place.copies:
+            table.add_row(place.name, copy.name, _gib(copy.bytes), str(copy.ranks), _WHEN[copy.moment])
+        if place.copies:
+            table.add_row(place.name, "peak of the machine", _gib(machine_peak(place.copies)), "all", "")
+            table.add_section()
+    return table
+
+
 def advice_table(advice: list[Advice], card_gib: float) -> Table:
     table = Table("process", "setting", "peak, GiB", title=f"settings that make it fit a card of {card_gib:g} GiB")
     table.columns[2].justify = "right"
@@ -81,7 +100,7 @@ def scorer_table(recipe: Recipe) -> Table:
     table = Table("scorer", "where", "weights, GiB", title="scorers")
     table.columns[2].justify = "right"
     for scorer in recipe.rewards.scorers:
-        table.add_row(scorer.name, *_scorer(scorer))
+        table.add_row(scorer.name, *_scorer(recipe, scorer))
     return table
 
 
@@ -121,28 +140,28 @@ def time_table(plan: Plan, rates: Rates) -> Table:
     return table
 
 
-_WHEN = {Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step"}
+_WHEN = {
+    Moment.ALWAYS: "", Moment.BACKWARD: "forward and backward", Moment.STEP: "optimizer step",
+    Moment.PUBLISH: "publication", Moment.SAVE: "checkpoint",
+}  # fmt: skip
 
 
 def _verdict(place: ProcessKind, card_gib: float) -> str:
     return "fits" if place.peak <= card_gib * GIB else f"more than {card_gib:g} GiB"
 
 
-def _scorer(scorer: ScorerRecipe) -> tuple[str, str]:
+def _scorer(recipe: Recipe, scorer: ScorerRecipe) -> tuple[str, str]:
     if scorer.kind == "verifier":
         return "critic, no model", "0"
     if scorer.kind == "judge":
         return scorer.base_url or "a process of the run, no model", "elsewhere" if scorer.base_url else "0"
-    if scorer.kind not in ("clip", "hps"):
-        return "critic", "unknown"
-    device = scorer.options.get("device", "cpu")
+    device = recipe.scorer_device(scorer)
+    if scorer.kind not in OF_IMAGES_ALONE:
+        return f"critic, {device}", "unknown"
     if scorer.options.get("path", scorer.path) is None:
         return f"critic, {device}", "trained by the run"
-    from rewards.openclip import parameter_count  # imported here, because importing open_clip takes seconds
-
-    count = parameter_count(scorer.options.get("model", ""))
-    size = 4 if scorer.options.get("precision", "fp32") == "fp32" else 2
-    return f"critic, {device}", "unknown" if count is None else _gib(size * count)
+    found = scorer_memory(scorer)
+    return f"critic, {device}", "unknown" if found is None else _gib(found.weights)
 
 
 def _gib(size: float) -> str:

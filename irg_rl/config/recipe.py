@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 
 from irg_rl.config.engine import EngineRecipe, TrackingRecipe
 from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
-from irg_rl.config.rewards import RewardRecipe
+from irg_rl.config.rewards import CRITIC_SHARE, OF_IMAGES_ALONE, RewardRecipe, ScorerRecipe
 from irg_rl.config.rl import RLRecipe, algorithm_class
 from irg_rl.config.sampling import SamplingRecipe
 from irg_rl.config.task import task_class, task_settings
@@ -181,6 +181,8 @@ class Recipe(Section):
             problems.append("engine.dtype bf16 needs engine.device cuda; use fp32 on the CPU")
         if self.engine.dtype == "bf16" and self.engine.zero_stage < 2:
             problems.append(f"engine.dtype bf16 needs engine.zero_stage 2 or 3, found {self.engine.zero_stage}")
+        if self.rewards.device == "cuda" and self.engine.device == "cpu":
+            problems.append("rewards.device cuda needs engine.device cuda; leave it out on the CPU")
         if self.engine.gpu_share < 1 and self.engine.device == "cpu":
             problems.append("engine.gpu_share needs engine.device cuda; leave it out on the CPU")
         if self.engine.gpu_share < 1 and self.engine.learner_ranks > 1:
@@ -245,6 +247,29 @@ class Recipe(Section):
         """The seed of RL: `rl.seed` if it is given, otherwise `seed`."""
         own = None if self.rl is None else self.rl.seed
         return self.seed if own is None else own
+
+    def scorer_device(self, scorer: ScorerRecipe) -> str:
+        """Return the device of a scorer's model: `options.device` of the scorer if it is given. Otherwise it is
+        `rewards.device` or, if that is null, `engine.device` for scorers of kind clip and hps, and the CPU for all
+        others."""
+        usual = (self.rewards.device or self.engine.device) if scorer.kind in OF_IMAGES_ALONE else "cpu"
+        return str(scorer.options.get("device", usual))
+
+    @property
+    def scores_on_gpu(self) -> bool:
+        """Whether the model of a scorer is on a GPU."""
+        return any(self.scorer_device(scorer).startswith("cuda") for scorer in self.rewards.scorers)
+
+    @property
+    def critic_gpus(self) -> float:
+        """Number of GPUs that the critic of RL requests from Ray: a small share of the GPU of a rollout actor, or 0 if
+        no scorer is on a GPU."""
+        return self.engine.gpus * CRITIC_SHARE if self.scores_on_gpu else 0.0
+
+    @property
+    def rollout_gpus(self) -> float:
+        """Number of GPUs that a rollout actor requests from Ray. It leaves room for the critic."""
+        return self.engine.gpus - self.critic_gpus
 
     def require_rl(self) -> RLRecipe:
         """Return the `rl` section. Raises InputError if the recipe has none."""

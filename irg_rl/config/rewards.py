@@ -81,9 +81,17 @@ class ScorerRecipe(Section):
         return kind
 
 
+CRITIC_SHARE = 0.1
+"""Share of its GPU that every rollout actor leaves free in Ray's books if the critic needs a GPU. So the critic always
+finds a place beside one of them, and the number of GPUs does not change. Ray does not limit the memory."""
+
+
 class RewardRecipe(Section):
     scorers: list[ScorerRecipe] = []
     combine: Literal["sum", "zscore_sum"] = "sum"
+    device: Literal["cpu", "cuda"] | None = Field(default=None, exclude_if=lambda device: device is None)
+    """Device of the clip and hps models. null: `engine.device`. In RL on GPUs these models are on the GPU of one of the
+    rollout actors. A scorer may have its own device in its `options`, which wins."""
     max_failure_share: Share = 0.2
     """The run stops if more than this share of a scorer's recent scores failed."""
     judge_errs: Share = Field(default=0.0, exclude_if=lambda share: not share)

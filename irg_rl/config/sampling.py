@@ -8,14 +8,21 @@ from pydantic import Field
 from irg_rl.guidance import is_active
 from irg_rl.sections import Positive, Rate, Section, Share
 
+STOP_PHRASE = "nothing to change"
+"""The usual stop phrase. A recipe names another one in `sampling.stop_phrase`."""
+
 
 class SamplingRecipe(Section):
     """How a trajectory is sampled in training and evaluation. Evaluation has its own temperature and guidance. There is
     no top-p or top-k, because RL must train the same distribution that it samples from."""
 
     turns: Annotated[int, Field(ge=1, le=16)] = 3
-    """Largest number of images per trajectory. A reflection that says "nothing to change" ends the trajectory
-    earlier."""
+    """Largest number of images per trajectory. A reflection that says the stop phrase ends the trajectory earlier."""
+    stop_phrase: Annotated[str, Field(min_length=1)] = Field(
+        default=STOP_PHRASE, exclude_if=lambda phrase: phrase == STOP_PHRASE
+    )
+    """A reflection that contains this phrase, in upper or lower case, ends its trajectory. It must be the phrase that
+    the model learned in SFT."""
     history: Literal["full", "last"] = "last"
     """What a refinement sees. full: all earlier turns. last: the prompt, the think text, the last image and the
     reflection on it."""

@@ -23,6 +23,7 @@ from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec
 from rewards.judge import JudgeScorer
+from rollouts.request import StopPhrase
 from sft.dataset import DataError, Rejections, RowSource
 
 JUDGE_PATIENCE_S = 10.0
@@ -71,7 +72,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
 
 def gpu_problems(recipe: Recipe) -> list[str]:
     """Check whether this machine has enough GPUs for the learners and rollout actors of the recipe. Without enough GPUs
-    they would wait forever. Return one message for each stage that needs too many GPUs."""
+    they would wait forever. The critic needs no GPU of its own (see Recipe.critic_gpus). Return one message for each
+    stage that needs too many GPUs."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []
@@ -213,11 +215,17 @@ def task_problems(recipe: Recipe) -> list[str]:
 
 
 def _of_rows(recipe: Recipe, world: World) -> list[str]:
-    """Check whether the task (`world`) makes the rows of every SFT source in the recipe. Return one message for each
-    source that it does not make. If the recipe names a folder of SFT data, nothing is checked."""
+    """Check whether the task (`world`) makes the rows of every SFT source in the recipe, and whether its texts say the
+    stop phrase. Return one message for each problem. If the recipe names a folder of SFT data, nothing is checked."""
     problems = []
     if recipe.sft is None or recipe.sft.data is not None:
         return problems
+    stops = StopPhrase(recipe.sampling.stop_phrase)
+    if not any(stops(text) for text in world.texts()):
+        problems.append(
+            f"sampling.stop_phrase {stops.phrase!r}: no text of the task {recipe.task} says it, so no reflection would "
+            "end a trajectory: leave it out, or name a folder of your own rows in sft.data"
+        )
     made = set(world.rows)
     for name, stage in recipe.sft.stages.items():
         if name == "stage2" and recipe.sft.stage1 is not None and world.own_images:

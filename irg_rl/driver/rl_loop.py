@@ -70,7 +70,7 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
 def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
     recipe = run.recipe
     settings = worker_settings(recipe, model_path(run, start))
-    options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.engine.gpus)
+    options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.rollout_gpus)
     actor = ray.remote(RolloutWorker).options(**options)
     return Fleet(
         "rollout",
@@ -90,7 +90,7 @@ def arguments(learners: Learners) -> tuple:
 def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
     recipe = run.recipe
     settings = CriticSettings.of(recipe)
-    actor = ray.remote(Critic).options(**actor_options(threads=1, cpus=0))
+    actor = ray.remote(Critic).options(**actor_options(threads=1, cpus=0, gpus=recipe.critic_gpus))
     return Fleet(
         "critic",
         lambda index: actor.remote(specs, settings, 1, recipe.rewards.max_failure_share),

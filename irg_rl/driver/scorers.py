@@ -53,7 +53,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
                     "that has trained it, or set the scorer's `path` to a released model"
                 )
             path = trained / scorer.kind
-        options = {"path": str(path)}
+        options = {"path": str(path), "device": recipe.scorer_device(scorer)}
     elif scorer.kind == "verifier":
         options = {
             "task": recipe.task, "task_options": recipe.task_options.model_dump(mode="json"), "seed": recipe.seed,

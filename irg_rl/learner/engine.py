@@ -184,9 +184,11 @@ class Engine(Generic[P]):
             loss = loss_fn(self._engine.module(pack.to(self.device), **self._options), index, totals)
             for term, value in loss.terms.items():
                 gradients = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
-                known = sums.setdefault(term, [torch.zeros_like(g) for g in gradients])
-                for total, gradient in zip(known, gradients):
+                if term not in sums:
+                    sums[term] = [torch.zeros_like(gradient) for gradient in gradients]
+                for total, gradient in zip(sums[term], gradients):
                     total += gradient
+                del gradients, gradient  # each is as large as all trained weights, and the next term needs the room
         found = {}
         for term in sorted({name for names in gather_objects(list(sums)) for name in names}):
             own = sums.get(term) or [torch.zeros_like(p) for p in parameters]

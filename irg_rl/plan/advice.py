@@ -65,6 +65,8 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
     if engine.device == "cuda" and engine.dtype == "fp32":
         yield "engine.dtype", ["bf16"]
     trains = place not in (ROLLOUT, EVALUATION)
+    if not trains and recipe.scores_on_gpu:
+        yield "rewards.device", ["cpu"]
     if trains:
         if not engine.activation_checkpointing:
             yield "engine.activation_checkpointing", ["true"]
@@ -75,6 +77,8 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
             yield "engine.learner_ranks", [engine.learner_ranks * factor for factor in (2, 4, 8)]
     if place == LEARNER:
         rl = recipe.require_rl()
+        if rl.probe_every:
+            yield "rl.probe_every", [0]
         yield "rl.max_pack_tokens", halves(rl.max_pack_tokens, 256)
         if min(rl.kl_text, rl.kl_image) == 0:  # with both KL terms above 0, setting one to 0 frees no memory
             yield from ((f"rl.{kl}", [0]) for kl in ("kl_text", "kl_image") if vars(rl)[kl] > 0)

@@ -7,7 +7,7 @@ Activations are counted by running a forward pass on tensors that have a shape b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TypeVar, cast
 
@@ -27,6 +27,8 @@ from irg_rl.model.flops import Matrices, Workload
 from irg_rl.model.footprint import Footprint, drawing_footprint, training_footprint, velocity_footprint
 from irg_rl.model.pack import Pack, SpecialIds
 from irg_rl.model.unified import UnifiedModel
+from irg_rl.plan.main_memory import Copy, in_process, rl_copies, sft_copies
+from irg_rl.plan.scorers import on_gpu
 from irg_rl.plan.training_memory import (
     FP32,
     Component,
@@ -35,6 +37,7 @@ from irg_rl.plan.training_memory import (
     bytes_of,
     logit_bytes,
     peak,
+    probe_bytes,
     sync_bytes,
     training_state,
 )
@@ -70,6 +73,8 @@ class ProcessKind:
     processes: int
     components: list[Component]
     note: str
+    copies: list[Copy] = field(default_factory=list)
+    """Copies of weights in the main memory of the machine. On the CPU `components` has them too."""
 
     @property
     def peak(self) -> int:
@@ -269,17 +274,28 @@ class Plan:
     def _sft_learner(self, name: str) -> ProcessKind:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
         components = training_state(self.parameters[name], self.trainings[name], ranks)
-        return ProcessKind(name, ranks, components + self._activations(pack, name, "full"), _words(pack))
+        components += self._activations(pack, name, "full")
+        return self._with_copies(ProcessKind(name, ranks, components, _words(pack), sft_copies(self.parameters[name])))
 
     def _learner(self) -> ProcessKind:
-        recipe, ranks = self.recipe, self.recipe.engine.learner_ranks
-        components = training_state(self.parameters[LEARNER], self.trainings[LEARNER], ranks)
+        recipe, rl, ranks = self.recipe, self.recipe.require_rl(), self.recipe.engine.learner_ranks
+        parameters, algorithm = self.parameters[LEARNER], algorithm_of(recipe)
+        components = training_state(parameters, self.trainings[LEARNER], ranks)
         has_base = self.adapters[LEARNER] is not None and recipe.engine.zero_stage < 3  # then the base is the reference
-        if algorithm_of(recipe).needs_reference and not has_base:
+        if algorithm.needs_reference and not has_base:
             components.append(Component("reference weights", self._weights()))
         longest = self.replays[0]
-        components += self._activations(longest, LEARNER, recipe.require_rl().context_grad)
-        return ProcessKind(LEARNER, ranks, components, _words(longest))
+        components += self._activations(longest, LEARNER, rl.context_grad)
+        if rl.probe_every:
+            size = probe_bytes(parameters, self.trainings[LEARNER])
+            components.append(Component("gradients of loss terms", size, Moment.BACKWARD))
+        copies = rl_copies(parameters, algorithm, rl.ema_decay is not None, self.sync, ranks)
+        return self._with_copies(ProcessKind(LEARNER, ranks, components, _words(longest), copies))
+
+    def _with_copies(self, place: ProcessKind) -> ProcessKind:
+        """Return the process with its copies of weights. On the CPU they are a part of the memory of the process."""
+        own = [] if self.device == "cuda" else in_process(place.copies)
+        return replace(place, components=[*place.components, *own])
 
     def _rollout(self) -> ProcessKind:
         rl, sampled = self.recipe.require_rl(), self.sampled
@@ -291,13 +307,23 @@ class Plan:
         if (lora := self.adapters[LEARNER]) is not None:
             size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)
             components.append(Component("adapters", size))
+        components += self._scorers(f"beside one of the {self.recipe.engine.rollout_actors}")
         return ProcessKind(ROLLOUT, self.recipe.engine.rollout_actors, components, note)
 
     def _evaluation(self) -> ProcessKind:
         settings = self.recipe.evaluation
         caches = 1 + (settings.guidance.image_scale > 1)
         note = f"{settings.batch_size} contexts of {self.evaluated.capacity:,} tokens"
-        return ProcessKind(EVALUATION, 1, self._sampler(settings.batch_size, self.evaluated, caches), note)
+        components = self._sampler(settings.batch_size, self.evaluated, caches) + self._scorers("on the same card")
+        return ProcessKind(EVALUATION, 1, components, note)
+
+    def _scorers(self, where: str) -> list[Component]:
+        """Return the component of the scorers that are on a GPU, or an empty list if there are none."""
+        return [Component(f"scorers, {where}", size)] if (size := self._of_scorers) else []
+
+    @cached_property
+    def _of_scorers(self) -> int:
+        return on_gpu(self.recipe) if self.device == "cuda" else 0
 
     def _activations(self, pack: Pack, name: str, context_grad: str) -> list[Component]:
         """Return the components of the memory that the forward and backward pass of a pack needs. Parts that the

@@ -23,6 +23,7 @@ reduction, each rank has its own gradients. The fp32 masters are a separate copy
 from dataclasses import dataclass
 from enum import StrEnum
 
+from irg_rl.algorithms.base import LOSS_TERMS
 from irg_rl.learner.parts import ModelPart, make_optimizer, part_of
 from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings
 from irg_rl.model.unified import UnifiedModel
@@ -38,12 +39,15 @@ GATHERED = SUB_GROUP = 1_000_000_000
 
 class Moment(StrEnum):
     """The time at which a component of the memory (for example the gradients) is needed. BACKWARD is during the forward
-    and backward passes, STEP during the optimizer step. The peak memory is the sum of all ALWAYS components, plus the
-    sum of the BACKWARD components or that of the STEP components, whichever is larger."""
+    and backward passes, STEP during the optimizer step, PUBLISH while the weights are sent to the samplers, SAVE while
+    a checkpoint is written. The peak memory is the sum of all ALWAYS components, plus the largest of the sums of the
+    other moments."""
 
     ALWAYS = "always"
     BACKWARD = "backward"
     STEP = "step"
+    PUBLISH = "publication"
+    SAVE = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Component:
 def peak(components: list[Component]) -> int:
     """Return the largest number of bytes that all these components together need at any time."""
     held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
-    return held[Moment.ALWAYS] + max(held[Moment.BACKWARD], held[Moment.STEP])
+    return held.pop(Moment.ALWAYS) + max(held.values())
 
 
 def bytes_of(precision: str) -> int:
@@ -83,6 +87,11 @@ class Parameters:
     def trained_total(self) -> int:
         return sum(self.trained.values())
 
+    @property
+    def moment_bytes(self) -> int:
+        """Return the bytes of all moments of the optimizer, which are in fp32."""
+        return FP32 * (2 * (self.trained_total - self.muon) + self.muon)
+
     @classmethod
     def of(cls, model: UnifiedModel, settings: EngineSettings) -> "Parameters":
         """Count the parameters with the engine's own optimizer, which also freezes parameters. The model may be on the
@@ -103,7 +112,7 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
     Activations are not included."""
     stage, size = settings.zero_stage, bytes_of(settings.precision)
     trained, tables = parameters.trained_total, FP32 * parameters.tables
-    moments = FP32 * (2 * (trained - parameters.muon) + parameters.muon)
+    moments = parameters.moment_bytes
     stepped = parameters.largest_group  # parameters that are stepped at the same time
     if stage == 0:
         return [
@@ -128,6 +137,13 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
         Component("optimizer moments", _share(moments, ranks)),
         Component("optimizer step", 2 * FP32 * stepped, Moment.STEP),  # these roots, and the gradient as one tensor
     ]
+
+
+def probe_bytes(parameters: Parameters, settings: EngineSettings) -> int:
+    """Return the bytes that the measurement of the gradient norms (`rl.probe_every`) needs on each rank, beside one
+    whole gradient and the activations. It keeps one whole gradient for each term of the loss, until all packs are
+    through. The one whole gradient that comes in addition is that of the term that is computed just then."""
+    return len(LOSS_TERMS) * bytes_of(settings.precision) * parameters.trained_total
 
 
 def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:

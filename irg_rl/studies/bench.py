@@ -14,7 +14,7 @@ from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
 from irg_rl.trajectory import Prompt, ScoreImages, Trajectory
 from rollouts.evaluation import evaluation_sampler
-from rollouts.request import Request, StopPhrase
+from rollouts.request import Request
 from rollouts.sampler import Sampler
 
 Tick = Callable[[int], None]
@@ -87,14 +87,14 @@ class Subject:
         self,
         *,
         guidance: GuidanceRecipe | None = None,
-        is_stop: Callable[[str], bool] = StopPhrase(),  # noqa: B008 - frozen
+        is_stop: Callable[[str], bool] | None = None,
         is_noisy: bool = True,
         **changes: object,
     ) -> Sampler:
         """Return a sampler with the evaluation settings of this checkpoint. Each argument replaces some of these
-        settings: `guidance`, `is_stop` (a function that says which texts end a trajectory), `is_noisy` (False turns the
-        evaluation noise off) and `changes` (single sampling settings by name). The sampler records no data for
-        training."""
+        settings: `guidance`, `is_stop` (a function that says which texts end a trajectory; None stands for the stop
+        phrase of the settings), `is_noisy` (False turns the evaluation noise off) and `changes` (single sampling
+        settings by name). The sampler records no data for training."""
         sampling = self.sampling.model_copy(update=changes)
         return evaluation_sampler(
             self.take(), sampling, self.evaluation, guidance=guidance, is_noisy=is_noisy, is_stop=is_stop

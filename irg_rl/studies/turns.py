@@ -65,7 +65,7 @@ class Turns(Study[TurnsSettings]):
             score_images(drawn, bench.score)
         drawn, table = bench.outcomes(drawn, own.turns, "always")
         passes = [draw_passes(subject.sampling, subject.evaluation.guidance, turn) for turn in range(own.turns)]
-        said = StopPhrase()
+        said = StopPhrase(subject.sampling.stop_phrase)
         rows = []
         for index, trajectory in enumerate(drawn):
             texts, images = trajectory.texts, [image.pixels.numpy().astype(float) for image in trajectory.images]

@@ -112,7 +112,7 @@ def test_check_says_what_a_good_recipe_is(irg_rl):
 
 
 def test_check_says_what_lora_trains(irg_rl):
-    answer = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "rl.lora={}", "rl.optimizer.gen_lr=0")
+    answer = irg_rl("check", CONFIGS / "bagel-lora-grpo.yaml", "rl.optimizer.gen_lr=0")
     assert answer.code == 0 and "rl: LoRA trains 161.5 M numbers of rank 64 on the und expert\n" in answer.out
 
 
@@ -172,16 +172,17 @@ def test_check_counts_the_gpus_that_ranks_and_actors_want(irg_rl, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 12)
-    said = irg_rl("check", CONFIGS / "bagel-grpo.yaml").out
-    assert "not on this machine: rl has 16 processes and 12 GPUs with room for 12 are visible: lower" in said
-    shared = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "engine.learner_ranks=1", "engine.gpu_share=0.33").out
-    assert "GPUs" not in shared  # 9 processes, three to a GPU
-    crowd = ["engine.learner_ranks=1", "engine.rollout_actors=36", "engine.gpu_share=0.33"]
-    said = irg_rl("check", CONFIGS / "bagel-grpo.yaml", *crowd).out
-    assert "rl has 37 processes and 12 GPUs with room for 36" in said
-    enough = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "engine.rollout_actors=4").out
-    assert "bagel-grpo: well-formed" in enough and "GPUs" not in enough
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    recipe = CONFIGS / "bagel-lora-grpo.yaml"
+    said = irg_rl("check", recipe, "engine.learner_ranks=8").out
+    assert "not on this machine: rl has 12 processes and 8 GPUs with room for 8 are visible: lower" in said
+    shared = irg_rl("check", recipe, "engine.learner_ranks=1", "engine.rollout_actors=20", "engine.gpu_share=0.33").out
+    assert "GPUs" not in shared  # 21 processes, three to a GPU
+    crowd = ["engine.learner_ranks=1", "engine.rollout_actors=24", "engine.gpu_share=0.33"]
+    said = irg_rl("check", recipe, *crowd).out
+    assert "rl has 25 processes and 8 GPUs with room for 24" in said
+    enough = irg_rl("check", recipe).out
+    assert "bagel-lora-grpo: well-formed" in enough and "GPUs" not in enough
 
 
 def _has_gpu() -> bool:

@@ -27,11 +27,18 @@ def of_own(**sections) -> list[str]:
     ("sft.stage1.sources.0.folder=initial_ful", "sft.stage1.sources.0.folder 'initial_ful' is not made by the task"),
     ("task_options.own_images=0", "'own/improving_full_learning' is not made by the task at that stage"),
     ("task_options.prompt_mix={colurs: 1}", "task_options.prompt_mix.colurs: unknown; did you mean colors?"),
+    ("sampling.stop_phrase=all is well", "sampling.stop_phrase 'all is well': no text of the task"),
     ("sampling.image_size=[24, 32]", "pictures of the shapes world are 24 x 24"),
 ])  # fmt: skip
 def test_what_the_shapes_world_does_not_make_is_named(override, says):
     assert of_smoke() == []
     assert any(says in problem for problem in of_smoke(override))
+
+
+def test_rows_of_ones_own_may_end_with_any_phrase():
+    others = "sft.data=/rows", "task_options.own_images=0"
+    assert not any("stop_phrase" in problem for problem in of_smoke("sampling.stop_phrase=all is well", *others))
+    assert of_smoke("sampling.stop_phrase=Nothing to Change") == []
 
 
 def test_a_recipe_with_a_model_rows_and_a_judge_needs_no_world():

@@ -25,6 +25,7 @@ from irg_rl.model.tokenizer import train_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.tasks.prompts import split_of
 from tests.learner.world import CONFIG
+from tests.paths import CONFIGS
 from tests.rewards.servers import completion, endpoint
 from tests.sft.material import assistant, encoded, text, user, write
 
@@ -40,14 +41,8 @@ SKIES = [f"a {colour} sky over {place}" for colour in ("red", "blue", "pale", "d
 )]  # fmt: skip
 FOG = next(sky for sky in (f"fog number {n} over a lake" for n in range(99)) if split_of(sky, SHARES) == "test")
 """The one prompt that the judge gives no answer about."""
-ALGORITHMS = {
-    "nft": ["rl.updates=1", "rl.algorithm=nft", "rl.options={times_per_image: 2}"],
-    "dpo": [
-        "rl.updates=1", "rl.algorithm=dpo", "rl.options={tie: 0.001, times_per_image: 2}", "rl.kl_image=0",
-        "rewards.combine=sum", "rl.credit=null",
-    ],
-}
-"""What each asks of a fork of the run with GRPO."""
+ALGORITHMS = {"nft": [], "awm": [], "dpo": ["rl.options.tie=0.001", "rewards.combine=sum"]}
+"""What each asks of a fork of the run with GRPO beside the section rl of its shipped recipe."""
 
 
 def sky(seed: int) -> np.ndarray:
@@ -99,11 +94,11 @@ def released(folder: Path) -> Path:
 
 
 def recipe(folder: Path, judge: str) -> Path:
-    """bagel-grpo.yaml with SFT before it; what differs beside SFT are sizes, addresses and the device."""
+    """bagel-lora-grpo.yaml with SFT before it; what differs beside SFT are sizes, addresses and the device."""
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in (FOG, *SKIES)))
     write(folder / "rows" / "improving", [row(number) for number in range(12)])
     settings = {
-        "extends": "bagel-grpo.yaml", "name": "open", "output_dir": str(folder / "runs"),
+        "extends": "bagel-lora-grpo.yaml", "name": "open", "output_dir": str(folder / "runs"),
         "init_from": str(released(folder)), "model": MODEL.model_dump(mode="json"),
         "task_options": {"file": str(folder / "prompts.jsonl"), "shares": SHARES},
         "sft": {
@@ -122,6 +117,13 @@ def recipe(folder: Path, judge: str) -> Path:
     return folder / "open.yaml"
 
 
+def shipped(name: str) -> list[str]:
+    """The section rl of the recipe for an algorithm, and sizes for this test on top of it."""
+    section = yaml.safe_load((CONFIGS / f"bagel-lora-{name}.yaml").read_text())["rl"]
+    sizes = "rl.updates=1", "rl.options.times_per_image=2", "rl.optimizer.lr=1e-3", "rl.optimizer.gen_lr=1e-3"
+    return [f"rl={json.dumps(section)}", *sizes]
+
+
 def irg_rl(*words: object) -> str:
     """The command in a process of its own, as a shell runs it."""
     command = [sys.executable, "-c", "from irg_rl.commands.cli import main; main()", *map(str, words)]
@@ -137,7 +139,7 @@ def runs(tmp_path_factory):
     with endpoint(judged) as (judge, _):
         irg_rl("train", recipe(folder, judge))
         for name, overrides in ALGORITHMS.items():
-            irg_rl("fork", folder / "runs" / "open", f"name={name}", *overrides)
+            irg_rl("fork", folder / "runs" / "open", f"name={name}", *shipped(name), *overrides)
         yield {"grpo": folder / "runs" / "open"} | {name: folder / "runs" / name for name in ALGORITHMS}
 
 

@@ -1,5 +1,7 @@
 """A recipe's scorers as the rewards room wants them."""
 
+from pathlib import Path
+
 from irg_rl.algorithms.base import reward_weights
 from irg_rl.config import RewardRecipe
 from irg_rl.driver.run_folder import Run
@@ -15,8 +17,22 @@ def specs(recipe, *scorers: dict) -> dict[str, dict]:
 
 def test_options_of_a_recipe_reach_the_constructor(recipe):
     found = specs(recipe, {"name": "hps", "kind": "hps", "path": "/m/hps.pt", "options": {"model": "ViT-H-14"}})
-    assert found["hps"]["options"] == {"path": "/m/hps.pt", "model": "ViT-H-14"}
+    assert found["hps"]["options"] == {"path": "/m/hps.pt", "model": "ViT-H-14", "device": "cpu"}
     assert ScorerSpec.from_dict(found["hps"]).options == found["hps"]["options"]
+
+
+def test_scorers_of_images_are_where_the_engine_is_unless_the_recipe_says_otherwise(recipe):
+    on_gpu = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"device": "cuda"})})
+    clip = {"name": "c", "kind": "clip", "path": "/m/clip"}
+    judge = {"name": "j", "kind": "judge", "base_url": "http://host:1/v1"}
+    found = specs(on_gpu, clip, judge)
+    assert found["c"]["options"]["device"] == "cuda" and "device" not in found["j"]["options"]
+    own = specs(on_gpu, clip | {"options": {"device": "cuda:1"}})
+    assert own["c"]["options"]["device"] == "cuda:1"
+    with scorer_specs(
+        on_gpu.model_copy(update={"rewards": RewardRecipe(scorers=[clip], device="cpu")}), Path("scorers")
+    ) as [spec]:
+        assert spec["options"]["device"] == "cpu"
 
 
 def test_small_scorers_are_those_that_the_run_trained(recipe):

@@ -7,6 +7,7 @@ import torch
 
 from irg_rl.config import Recipe, load_recipe
 from irg_rl.driver.progress import console
+from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, Loss
 from irg_rl.learner.lora import adapter_size, add_adapters
 from irg_rl.learner.replay import idle_pack
@@ -51,7 +52,7 @@ def held(place: ProcessKind) -> dict[str, int]:
 # --- the command
 
 
-@pytest.mark.parametrize("name", ["bagel-grpo", "bagel-sft-stage1", "bagel-sft-stage2", "shapes", "shapes-smoke"])
+@pytest.mark.parametrize("name", ["bagel-lora-grpo", "bagel-sft-stage1", "bagel-sft-stage2", "shapes", "shapes-smoke"])
 def test_every_recipe_at_hand_can_be_planned(irg_rl, name):
     answer = irg_rl("plan", CONFIGS / f"{name}.yaml", "--gpu-gib", 10_000)
     assert answer.code == 0 and answer.err == ""
@@ -60,7 +61,7 @@ def test_every_recipe_at_hand_can_be_planned(irg_rl, name):
 
 
 def test_it_says_what_the_real_model_holds(irg_rl):
-    said = irg_rl("plan", GRPO, "--gpu-gib", 10_000).out
+    said = irg_rl("plan", GRPO, "rl.groups=4", "--gpu-gib", 10_000).out
     assert "14,658.8" in said and "14,155.5" in said  # all with the autoencoder; trained without the vision tower
     assert "58.429" in said  # GB of a publication: 14.6 billion weights and the tables in fp32
     assert "reference weights" in said and "trained + old log-probabilities + reference" in said
@@ -199,6 +200,31 @@ def test_a_reference_model_is_held_where_there_is_a_kl_term():
     assert "reference weights" in held(Plan(shapes("rl.kl_image=0.001", LORA, "engine.zero_stage=3")).place(LEARNER))
 
 
+def test_measuring_gradients_of_loss_terms_is_counted_beside_the_backward():
+    without, probing = Plan(shapes("rl.probe_every=0")).place(LEARNER), Plan(shapes("rl.probe_every=5")).place(LEARNER)
+    extra = held(probing)["gradients of loss terms"]
+    assert extra == 2 * held(probing)["gradients"] and "gradients of loss terms" not in held(without)
+    assert ("rl.probe_every", [0]) in candidates(shapes("rl.probe_every=5"), LEARNER)
+
+
+def test_old_and_first_weights_are_counted_in_the_process_on_a_cpu_and_in_the_machine_beside_a_gpu():
+    for algorithm, name in (("nft", "old policy"), ("awm", "old policy")):
+        on_cpu, on_gpu = (
+            Plan(shapes(f"rl.algorithm={algorithm}", "rl.ema_decay=0.9", *more)).place(LEARNER)
+            for more in ([], ["engine.device=cuda"])
+        )
+        assert held(on_cpu)[name] == held(on_cpu)["average"] == on_cpu.copies[0].bytes
+        assert name not in held(on_gpu) and "average" not in held(on_gpu)
+        assert [copy.name for copy in on_gpu.copies] == ["average", name, "published weights", "checkpoint"]
+    stage = Plan(shapes()).place("sft stage1 learner")
+    assert held(stage)["average"] == stage.copies[0].bytes
+
+
+def test_main_memory_is_a_table_of_its_own(irg_rl):
+    said = irg_rl("plan", GRPO, "rl.groups=4", "--gpu-gib", 10_000).out
+    assert "copies of weights in main memory" in said and "peak of the machine" in said
+
+
 def test_time_is_operations_over_the_rate_and_bytes_over_the_bandwidth():
     recipe = shapes()
     sampling = {part.name: part for part in Plan(recipe).stretches}["rl sampling"]
@@ -284,6 +310,8 @@ def test_the_peak_of_a_real_step_is_the_planned_one(stage, changes):
         add_adapters(model, lora, seed=0)
     engine = Engine(model.train(), plan.trainings[name], idle_pack(recipe.model, SPECIAL))
     pack = sft_pack(recipe, recipe.sft.stages[stage])
+    entries = model.state_dict(keep_vars=True).items()
+    average = EMA([(n, t) for n, t in entries if t.requires_grad or not isinstance(t, torch.nn.Parameter)], 0.9)
     target = SFTPack(pack, torch.zeros(len(pack.velocity_index), recipe.model.latent_dim))
     counts = Counts.of([target])
 
@@ -296,7 +324,7 @@ def test_the_peak_of_a_real_step_is_the_planned_one(stage, changes):
         first = live.peak
         step(2)
     assert live.peak > first
-    real = live.peak + sum(weight.nbytes for weight in weights)
+    real = live.peak + sum(weight.nbytes for weight in [*weights, *average.weights.values()])
     assert plan.place(name).peak == pytest.approx(real, rel=0.15)
 
 

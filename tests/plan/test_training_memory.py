@@ -7,6 +7,7 @@ from irg_rl.learner.engine import Engine, EngineSettings, Loss
 from irg_rl.learner.parts import OptimizerSettings
 from irg_rl.learner.publish import publish
 from irg_rl.learner.replay import idle_pack
+from irg_rl.model.footprint import LiveBytes
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.plan.training_memory import (
@@ -15,6 +16,7 @@ from irg_rl.plan.training_memory import (
     Parameters,
     logit_bytes,
     peak,
+    probe_bytes,
     sync_bytes,
     training_state,
 )
@@ -100,6 +102,22 @@ def test_each_stage_divides_over_the_ranks_what_it_should():
         for name in names:
             whole = tables if name == "weights" else 0
             assert 4 * (four[name] - whole) == pytest.approx(one[name] - whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("packs", [1, 3])
+def test_measuring_each_loss_term_holds_a_gradient_of_each_and_one_more(world, packs):
+    chosen, pack = settings(2), idle_pack(CONFIG, world.model.special)
+    model = world.copy().train()
+    engine, counted = Engine(model, chosen, pack), Parameters.of(model, chosen)
+
+    def loss(output, index, totals) -> Loss:
+        return Loss({"text": output.logits.square().sum(), "image": output.velocity.square().sum()})
+
+    with LiveBytes(engine.model.state_dict().values()) as live:
+        engine.term_gradients([pack] * packs, loss, {})
+    one = planned(chosen)["gradients"]
+    assert probe_bytes(counted, chosen) == 2 * one
+    assert live.peak == pytest.approx(probe_bytes(counted, chosen) + one, rel=0.15)
 
 
 def test_bf16_halves_weights_and_gradients_and_nothing_in_fp32():

@@ -97,9 +97,17 @@ def test_a_reflection_that_wants_no_change_ends_its_trajectory_and_no_other(kit)
 
 
 def test_the_stop_phrase_is_found_in_any_case():
-    assert StopPhrase()("All is right: Nothing to change.")
-    assert not StopPhrase()("the star is missing")
+    assert StopPhrase("nothing to change")("All is right: Nothing to change.")
+    assert not StopPhrase("nothing to change")("the star is missing")
     assert StopPhrase("no edits")("No edits needed")
+
+
+def test_a_sampler_stops_at_the_phrase_of_its_settings(kit):
+    content = [Request(Prompt("p", "a red circle"), think="a plan", reflections={1: "No edits needed."})]
+    usual, own = (
+        kit.sampler(noise=None, **more).sample(content, 2)[0] for more in ({}, {"stop_phrase": "no EDITS"})
+    )
+    assert (usual.stopped, usual.turns) == (False, 2) and (own.stopped, own.turns) == (True, 1)
 
 
 def test_evaluation_records_no_steps_and_draws_by_the_ode(kit):

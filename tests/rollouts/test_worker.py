@@ -143,6 +143,16 @@ def test_a_forked_group_holds_a_trunk_that_stopped_once(kit, settings):
     assert summary.text_tokens == group.tokens() < sum(len(s.ids) for t in group.trajectories for s in t.texts)
 
 
+def test_a_worker_stops_at_the_phrase_of_its_recipe(kit, settings):
+    sampling = settings.sampling.model_copy(update={"stop_phrase": "all is well"})
+    own = RolloutWorker(replace(settings, sampling=sampling))
+    arrays = published(kit)
+    own.set_weights(arrays, 1, weights_digest(arrays))
+    ends = Request(PROMPT, seed=1, think="a plan", reflections={1: "All is well."})
+    goes_on = replace(ends, reflections={1: "nothing to change"})
+    assert [t.stopped for t in own.evaluate([ends, goes_on])] == [True, False]
+
+
 def test_evaluation_records_nothing_to_train(worker):
     (trajectory,) = worker.evaluate([Request(PROMPT, seed=1)], turns=1, version=1)
     assert trajectory.images[0].x.shape[0] == 0 and trajectory.version == 1

@@ -98,8 +98,8 @@ def test_it_has_no_gate_and_cannot_check_a_reflection():
     assert own.thresholds is None and own.check_reflection("too dark", IMAGE, Prompt("a", "a lake")) is None
 
 
-@pytest.mark.parametrize("name", ["bagel-grpo", "bagel-sft-stage1", "bagel-sft-stage2"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("bagel-*.yaml")))
 def test_it_is_the_task_of_every_recipe_for_bagel(name):
     recipe = load_recipe(CONFIGS / f"{name}.yaml")
     assert isinstance(task_of(recipe), OwnPrompts)
-    assert task_of(recipe).verdict_scorer == ("judge" if name == "bagel-grpo" else None)
+    assert task_of(recipe).verdict_scorer == (None if "sft" in name else "judge")

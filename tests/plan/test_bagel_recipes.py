@@ -1,0 +1,53 @@
+"""The recipes for RL on BAGEL fit the cards that they name, by the plan."""
+
+import pytest
+import yaml
+
+from irg_rl.config import load_recipe
+from irg_rl.plan.costs import LEARNER, Plan
+from tests.paths import CONFIGS
+
+H100, H200 = 80, 139
+"""GiB of a card, as its driver reports it."""
+CARDS = {
+    "bagel-lora-grpo": H100, "bagel-lora-nft": H100, "bagel-lora-awm": H100, "bagel-lora-dpo": H100, "bagel-grpo": H200,
+}  # fmt: skip
+EVERY = pytest.mark.parametrize("name", CARDS)
+GIB = 2**30
+FEW = "rl.groups=4"
+"""The longest packs and contexts are the same with few groups, and they are built in less time."""
+
+
+@EVERY
+def test_each_fits_eight_of_its_cards_with_a_tenth_to_spare(name):
+    recipe = load_recipe(CONFIGS / f"{name}.yaml", [FEW])
+    assert recipe.engine.learner_ranks + recipe.engine.rollout_actors == 8
+    for place in Plan(recipe).places:
+        assert place.peak <= 0.9 * CARDS[name] * GIB, f"{place.name}: {place.peak / GIB:.1f} GiB"
+
+
+def test_all_weights_do_not_fit_eight_small_cards_even_without_a_kl_term():
+    plan = Plan(load_recipe(CONFIGS / "bagel-grpo.yaml", [FEW, "rl.kl_image=0"]))
+    assert plan.place(LEARNER).peak > H100 * GIB
+
+
+@EVERY
+def test_texts_have_room_for_the_reference_s_reflections_and_images_a_tie_to_the_first_weights(name):
+    recipe = load_recipe(CONFIGS / f"{name}.yaml")
+    assert recipe.sampling.max_text_tokens == load_recipe(CONFIGS / "bagel-sft-stage1.yaml").sampling.max_text_tokens
+    assert recipe.sampling.max_text_tokens > 600
+    assert recipe.rl.kl_image > 0 or recipe.rl.algorithm == "dpo"
+    assert recipe.rl.guidance is None and recipe.evaluation.guidance.is_on
+
+
+@EVERY
+def test_each_says_its_cards_and_only_what_differs(name):
+    written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    assert written["description"].endswith(f"needs 8 GPUs of {'80' if CARDS[name] == H100 else '141'} GB.")
+    if name != "bagel-lora-grpo":
+        assert written["extends"] == "bagel-lora-grpo.yaml" and "model" not in written and "sampling" not in written
+        below = load_recipe(CONFIGS / "bagel-lora-grpo.yaml").model_dump()
+        own = load_recipe(CONFIGS / f"{name}.yaml").model_dump()
+        assert {section for section in own if own[section] != below[section]} <= {
+            "name", "description", "rl", "rewards", "engine",
+        }  # fmt: skip
