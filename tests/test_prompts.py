@@ -86,6 +86,13 @@ def test_every_prompt_is_used_once_in_an_epoch_and_each_epoch_has_an_order_of_it
     assert [PromptOrder(TAGGED, seed=3)[place].id for place in range(40)] == first
 
 
+@pytest.mark.parametrize("mix", [{}, {"scene": 3.0, "color": 0.5}])
+def test_another_seed_gives_another_order(mix):
+    """Fails where the order of the prompts does not depend on the seed."""
+    one, other = ([PromptOrder(TAGGED, seed, mix)[place].id for place in range(40)] for seed in (3, 4))
+    assert one != other
+
+
 def test_prompts_with_a_larger_weight_are_used_more_often():
     order = PromptOrder(TAGGED, seed=3, mix={"scene": 3.0, "color": 0.5})
     used = Counter(order[group].id for group in range(40 * 50))

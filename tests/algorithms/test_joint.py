@@ -104,6 +104,23 @@ def test_the_kl_terms_pull_towards_the_reference(world, space):
         assert 0 < metrics[name] < start[name]
 
 
+def test_each_kl_weight_scales_the_loss_of_its_own_modality(world):
+    """Fails where `kl_text` or `kl_image` is ignored: without advantages, the KL terms are the whole loss."""
+    trajectories, model = world.sample(2), shifted(world)
+    for trajectory in trajectories:
+        for segment in trajectory.segments:
+            segment.advantage = 0.0
+
+    def terms(**weights: float) -> dict[str, float]:
+        losses, _ = loss_of(world, trajectories, grpo(**weights), model, reference=world.model)
+        return {name: sum(float(loss.terms[name].detach()) for loss in losses) for name in ("text", "image")}
+
+    plain = terms(kl_text=0.1, kl_image=0.1)
+    assert min(plain.values()) > 1e-6
+    assert terms(kl_text=0.2, kl_image=0.1) == pytest.approx(plain | {"text": 2 * plain["text"]}, rel=1e-5)
+    assert terms(kl_text=0.1, kl_image=0.3) == pytest.approx(plain | {"image": 3 * plain["image"]}, rel=1e-5)
+
+
 def test_a_kl_weight_without_a_reference_is_refused(world):
     with pytest.raises(ValueError, match="kl_text 0.1 and kl_image 0.0 need a reference"):
         loss_of(world, world.sample(1), grpo(kl_text=0.1))

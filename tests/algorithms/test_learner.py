@@ -182,6 +182,21 @@ def test_ten_updates_equal_five_and_a_resume_of_five_bit_for_bit(settings, group
     assert all(torch.equal(w, learner.average()[n]) for n, w in resumed.average().items())
 
 
+def test_the_average_of_the_weights_follows_every_update_by_its_decay(settings, groups):
+    """Fails where the learner returns its current weights in place of the average."""
+    learner = started(settings(ema_decay=0.2))
+    averaged = {name: torch.from_numpy(array) for name, array in weights(learner).items()}
+    learner.check_ratio(*groups)
+    for decay in (2 / 11, 0.2):  # the first decay is limited to (1 + n) / (10 + n)
+        learner.train(*groups)
+        averaged = {n: decay * averaged[n] + (1 - decay) * torch.from_numpy(w) for n, w in weights(learner).items()}
+    moved = 0.0
+    for name, found in learner.average().items():
+        torch.testing.assert_close(found, averaged[name], rtol=1e-5, atol=1e-7)
+        moved = max(moved, float((found - torch.from_numpy(weights(learner)[name])).abs().max()))
+    assert moved > 1e-4
+
+
 def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_learner(settings, tmp_path):
     learner = started(settings())
     (tmp_path / "checkpoints").write_text("a file where the folder should be")

@@ -8,17 +8,19 @@ import torch
 from irg_rl import flow
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.awm import AWM, AWMSettings
-from irg_rl.algorithms.base import Shared
-from irg_rl.algorithms.joint import JointLoss, finish
+from irg_rl.algorithms.base import RankContext, Shared
+from irg_rl.algorithms.joint import JointLoss, PackImage, finish
 from irg_rl.algorithms.learner import Learner, LearnerSettings
 from irg_rl.algorithms.nft import NFT, NFTSettings
 from irg_rl.algorithms.noising import noised, times
+from irg_rl.config import load_recipe
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.engine import EngineSettings
 from irg_rl.learner.old_weights import OldPolicySchedule, OldWeights, holding
 from irg_rl.learner.parts import OptimizerSettings
 from irg_rl.learner.policy import velocities
+from irg_rl.learner.process_group import Rank
 from irg_rl.learner.ratio_check import RatioError
 from irg_rl.losses import preference
 from irg_rl.model.folder import save_folder
@@ -26,6 +28,7 @@ from irg_rl.streams import stream
 from irg_rl.trajectory import Group
 from tests.algorithms.test_joint import shifted
 from tests.learner.test_replay import assert_equal_gradients
+from tests.paths import CONFIGS
 
 IMAGES_ALONE = Shared(text_weight=0.0)
 LEVELS = NFTSettings(times_per_image=3)
@@ -85,6 +88,26 @@ def test_times_lie_one_in_each_part_of_the_range_and_follow_the_shift():
     assert (times(4, (0.1, 0.9), 3.0, stream("a")) > plain).all()
 
 
+@pytest.mark.parametrize("kind", [NFT, AWM])
+def test_the_levels_of_an_update_have_the_shift_of_the_sampler(world, groups, kind):
+    """Fails where the shift is ignored: it moves every level towards noise."""
+    old = OldWeights([], OldPolicySchedule())
+    rank = RankContext(None, world.replay(), Rank(0, 1, "cpu"), world.law(noise=None), "fp32", 0, 4096, old=old)
+    plain, shifted_ = (
+        torch.stack([image.t for image in images(kind(kind.Settings(), Shared(shift=shift)).prepared(rank, groups))])
+        for shift in (1.0, 3.0)
+    )
+    low, high = NFTSettings().time_range
+    expected = low + (high - low) * flow.shifted((plain - low) / (high - low), 3.0)
+    torch.testing.assert_close(shifted_, expected)
+    assert (shifted_ > plain).all()
+
+
+def test_the_shift_of_the_recipe_is_that_of_the_levels():
+    recipe = load_recipe(CONFIGS / "shapes-smoke.yaml", ["sampling.shift=2.5"])
+    assert Shared.of(recipe).shift == 2.5
+
+
 # --- the loss
 
 
@@ -134,6 +157,24 @@ def test_the_loss_of_the_pack_is_the_pure_loss_of_every_image_and_level(world, g
                 ratio = (preference.awm_log_prob(v, target, t) - preference.awm_log_prob(v_old, target, t)).exp()
                 expected += -torch.minimum(ratio * advantages, ratio.clamp(0, 2) * advantages).sum().item()
     assert found == pytest.approx(expected / totals["image"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("weight", "power"), [("uniform", 0.25), ("t", 0.25), ("ghuber", 0.25), ("ghuber", 0.75)])
+def test_the_weight_and_the_power_of_awm_reach_its_log_probability(groups, weight, power):
+    """Fails where AWM ignores one of its options `weight` and `power`."""
+    (image, *_) = images(noised(groups, LEVELS, 1.0, seed=0, update=0))
+    v, v_old = (torch.randn(image.x.shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    algorithm = AWM(AWMSettings(weight=weight, power=power, clip=0.5), IMAGES_ALONE)
+    loss = algorithm.image_loss(PackImage(image, [0, 1, 2], -2.0, v, {"velocity": v_old}))
+    error, before = (((one - (image.x - image.drawn) / image.t[:, None, None]) ** 2).mean((1, 2)) for one in (v, v_old))
+    log_prob = {
+        "uniform": lambda e: -e, "t": lambda e: -e * image.t,
+        "ghuber": lambda e: -((e + 1e-10) ** power - 1e-10**power) * image.t / power,
+    }[weight]  # fmt: skip
+    torch.testing.assert_close(loss.metrics["log_prob"], log_prob(error))
+    torch.testing.assert_close(loss.log_ratio, log_prob(error) - log_prob(before))
+    ratio = loss.log_ratio.exp()
+    torch.testing.assert_close(loss.per_step, torch.maximum(2.0 * ratio, 2.0 * ratio.clamp(0.5, 1.5)))
 
 
 @pytest.mark.parametrize("algorithm", [MATCHED, WEIGHTED])

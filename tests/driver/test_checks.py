@@ -4,6 +4,9 @@ import pytest
 
 from irg_rl.config import load_recipe, parse_recipe
 from irg_rl.driver.checks import task_problems
+from irg_rl.driver.evaluator import thresholds_of
+from irg_rl.driver.run_folder import Run
+from irg_rl.task import Thresholds
 from tests.learner.world import CONFIG
 from tests.paths import CONFIGS
 
@@ -60,3 +63,21 @@ def test_a_recipe_with_a_model_rows_and_a_judge_needs_no_world():
 ])  # fmt: skip
 def test_what_a_task_that_is_no_world_lacks_is_named(sections, says):
     assert any(says in problem for problem in of_own(**sections))
+
+
+def test_a_threshold_of_the_recipe_replaces_that_of_the_task(tmp_path):
+    """Fails where the thresholds of the recipe are ignored."""
+    usual = thresholds_of(Run(tmp_path, load_recipe(CONFIGS / "shapes-smoke.yaml")))
+    assert usual == Thresholds(first_accuracy=0.40, damage=0.08, margin=0.15)
+    own = ["gate.first_accuracy=0.7", "gate.damage=0.02", "gate.margin=0.3"]
+    assert thresholds_of(Run(tmp_path, load_recipe(CONFIGS / "shapes-smoke.yaml", own))) == Thresholds(0.7, 0.02, 0.3)
+    one = thresholds_of(Run(tmp_path, load_recipe(CONFIGS / "shapes-smoke.yaml", own[1:2])))
+    assert one == Thresholds(0.40, 0.02, 0.15)
+
+
+@pytest.mark.parametrize(("gate", "found"), [
+    ({}, None),
+    ({"first_accuracy": 0.7, "damage": 0.02, "margin": 0.3}, Thresholds(0.7, 0.02, 0.3)),
+])  # fmt: skip
+def test_without_thresholds_of_the_task_there_is_a_gate_only_if_the_recipe_gives_all(tmp_path, gate, found):
+    assert thresholds_of(Run(tmp_path, parse_recipe(OWN | {"gate": gate}))) == found

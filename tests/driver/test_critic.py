@@ -109,6 +109,17 @@ def test_a_failed_score_is_no_zero_in_the_curves_of_reward():
     assert (verdict.first, verdict.last) == (pytest.approx(2 * 0.3), pytest.approx(2 * 0.5))
 
 
+def test_the_options_of_the_credit_scheme_reach_the_advantages():
+    """Fails where `advantage_clip` or another of `rl.credit_options` is not passed on: the largest would be 1.2."""
+    options = ["rl.credit=trajectory", "rl.credit_options.advantage_clip=0.25"]
+    settings = CreditSettings.of(load_recipe("configs/shapes-smoke.yaml", [*options, "rewards.combine=sum"]))
+    group = Group(3, PROMPT, [sample(number, [number / 2]) for number in range(3)])
+    for trajectory in group.trajectories:
+        trajectory.rewards = dict.fromkeys(settings.weights, trajectory.rewards["score"])
+    settings.give(group)
+    assert [t.segments[0].advantage for t in group.trajectories] == [-0.25, 0.0, 0.25]
+
+
 WORDY = {"name": "truth", "kind": "tests.rewards.scorers:Wordy", "of": "reflection"}
 CHANGE = {"name": "change", "kind": "tests.rewards.scorers:Wordy", "of": "edit"}
 

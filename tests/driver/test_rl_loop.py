@@ -1,9 +1,13 @@
-"""What an update logs of the groups that left since the last one."""
+"""What an update logs of the groups that left since the last one, and what the samplers have after it."""
 
 import pytest
 
 from irg_rl.driver.critic import ScoredSummary
-from irg_rl.driver.rl_loop import drawn
+from irg_rl.driver.learners import Learners
+from irg_rl.driver.rl_loop import Loop, critic_fleet, drawn, rollout_fleet
+from irg_rl.driver.scorers import scorer_specs
+from irg_rl.driver.stages import tracker_of
+from tests.driver.begun import begun_run
 
 
 def group(number: int, last: float, has_spread: bool) -> ScoredSummary:
@@ -18,3 +22,25 @@ def test_the_share_of_groups_with_spread_and_the_drawn_reward_count_groups_that_
     assert logged == {
         "drawn/first": pytest.approx(0.1), "drawn/last": pytest.approx(0.6), "drawn/groups": 4.0, "drawn/spread": 0.25,
     }  # fmt: skip
+
+
+def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_made(local_ray, world, tmp_path):
+    """Fails where the weights are published before the step: the samplers would always be one update behind."""
+    run = begun_run(
+        world, tmp_path, tracking={"wandb": False}, engine={"threads": 1, "rollout_actors": 1},
+        sampling={"image_size": [16, 16], "points": 3, "max_text_tokens": 4, "turns": 1},
+        rl={"updates": 2, "groups": 1, "group_size": 2, "noise": {"window": "all"}, "checkpoint_every": 5},
+        rewards={"scorers": [{"name": "light", "kind": "tests.rewards.scorers:Brightness"}]},
+    )  # fmt: skip
+    with scorer_specs(run.recipe, run.path("scorers")) as specs, tracker_of(run) as tracker:
+        learners = Learners(run, "base")
+        first = learners.message.digest
+        fleets = rollout_fleet(run, "base", learners), critic_fleet(run, specs)
+        try:
+            Loop(run, tracker, learners, *fleets).run_all()
+            served, trained = learners.message, learners.publish()
+        finally:
+            for part in (*fleets, learners):
+                part.stop()
+    assert served.digest != first
+    assert (served.version, served.digest) == (2, trained.digest)

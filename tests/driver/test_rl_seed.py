@@ -27,10 +27,11 @@ def made(tmp_path):
 def seeds(run: Run) -> set[int]:
     collector = collector_of(run, SlotBuffer(1, 0), rollouts=None, critics=None)
     learner, worker = (settings(run.recipe, "models/sft2") for settings in (learner_settings, worker_settings))
-    return {learner.seed, worker.seed, collector.seed}
+    return {learner.seed, worker.seed, collector.prompts.seed}
 
 
 def test_all_of_rl_has_its_own_seed_or_that_of_the_recipe(made):
+    """Fails where learner, samplers or the order of the prompts take the seed of the recipe in place of `rl.seed`."""
     assert seeds(made("seed=3", "rl.seed=7")) == {7}
     assert seeds(made("seed=3", "rl.seed=0")) == {0}
     assert seeds(made("seed=3")) == {3}

@@ -85,6 +85,18 @@ def test_too_many_bad_steps_in_a_row_stop_the_run():
         engine.step(packs, undefined, denominators(packs))
 
 
+def test_bad_steps_with_a_good_one_between_them_do_not_stop_the_run():
+    """Fails where a good step does not begin the count anew."""
+    packs = make_packs(1)
+    engine = Engine(Toy(), settings(1, max_bad_steps=2), IDLE)
+
+    def undefined(output, index, totals):
+        return Loss({"text": output.sum() * float("nan")})
+
+    applied = [engine.step(packs, loss, denominators(packs)).applied for loss in (undefined, loss_of(packs)) * 2]
+    assert applied == [False, True, False, True] and engine.skipped == 2
+
+
 def test_clipping_bounds_the_global_norm_of_the_update():
     packs = make_packs(3)
     rates = {"und": 1e4, "gen": 1e4, "vision": 1e4}

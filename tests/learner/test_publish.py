@@ -26,9 +26,12 @@ def test_one_changed_number_is_refused(world):
         load_weights(world.copy(), sent.arrays, sent.digest)
 
 
-def test_a_sampler_that_serves_other_weights_is_named():
-    with pytest.raises(PublishError, match=r"version 2 \(abc\) was published but sampler 1 serves 1 \(xyz\)"):
-        require_acknowledged(2, "abc", [(2, "abc"), (1, "xyz")])
+@pytest.mark.parametrize(("version", "digest"), [(1, "xyz"), (2, "xyz"), (1, "abc"), (None, "")])
+def test_a_sampler_that_serves_other_weights_is_named(version, digest):
+    """Fails where only the version or only the digest is compared."""
+    serves = rf"sampler 1 serves {version} \({digest}\)"
+    with pytest.raises(PublishError, match=rf"version 2 \(abc\) was published but {serves}"):
+        require_acknowledged(2, "abc", [(2, "abc"), (version, digest)])
 
 
 def test_the_digest_depends_on_names_and_bytes_and_not_on_order():
