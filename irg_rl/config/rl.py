@@ -191,6 +191,11 @@ class RLRecipe(Section):
         `forks`."""
         return prod(self.forks.values())
 
+    @property
+    def largest_batch(self) -> int:
+        """Number of groups in the largest batch that a rollout actor samples."""
+        return min(self.groups_per_batch, self.groups)
+
     def rows(self, turn: int) -> int:
         """Return the largest number of different trajectories of a group in this turn. Trajectories that separate only
         at a later fork are still the same in this turn, so they count as one."""

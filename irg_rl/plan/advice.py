@@ -83,6 +83,7 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
         if min(rl.kl_text, rl.kl_image) == 0:  # with both KL terms above 0, setting one to 0 frees no memory
             yield from ((f"rl.{kl}", [0]) for kl in ("kl_text", "kl_image") if vars(rl)[kl] > 0)
     elif place == ROLLOUT:
+        yield "rl.groups_per_batch", halves(recipe.require_rl().largest_batch, 1)
         yield "rl.group_size", halves(recipe.require_rl().group_size, 2)
         yield "sampling.max_text_tokens", halves(sampling.max_text_tokens, 16)
     elif place == EVALUATION:

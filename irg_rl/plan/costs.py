@@ -240,10 +240,11 @@ class Plan:
             found.append(Stretch(name.removesuffix(" learner"), stage.steps, flops * packs))
         if recipe.rl is None:
             return found
-        rounds = -(-recipe.rl.groups // recipe.engine.rollout_actors)
+        batches = -(-recipe.rl.groups // recipe.rl.largest_batch)
+        rounds = -(-batches // recipe.engine.rollout_actors)
         points, guidance = recipe.rl_sampling.points, recipe.rl.guidance
         group = Sampled.of(recipe, recipe.sampling.turns, points, guidance, recipe.rl.rows)
-        flops = self._flops(group.text + group.images)
+        flops = self._flops(group.text + group.images) * recipe.rl.largest_batch
         found.append(Stretch("rl sampling", recipe.rl.updates * rounds, flops, self._read_by_texts()))
         forwards = sum(self.replay_forwards.values()) + self._backward(LEARNER)
         learned = sum(self._flops(Workload.of(pack)) for pack in self.replays) * forwards
@@ -264,12 +265,12 @@ class Plan:
         return self.matrices.flops(load)
 
     def _read_by_texts(self) -> int:
-        """Return the number of bytes that are read from memory while a group (all trajectories of one prompt) decodes
-        its texts. For each token these are the weights of the understanding expert (the layers for text and image
-        patches), and the keys and values of the contexts of all trajectories in the group."""
-        sampled, size = self.sampled, bytes_of(self.recipe.engine.dtype)
+        """Return the number of bytes that are read from memory while a batch of groups (all trajectories of one prompt)
+        decodes its texts. For each token these are the weights of the understanding expert (the layers for text and
+        image patches), and the keys and values of the contexts of all trajectories in the batch."""
+        rl, sampled, size = self.recipe.require_rl(), self.sampled, bytes_of(self.recipe.engine.dtype)
         weights = size * (self.matrices.und + self.matrices.logit)
-        return sampled.text_tokens * (weights + self._caches(self.recipe.require_rl().group_size, sampled.capacity))
+        return sampled.text_tokens * (weights + self._caches(rl.group_size * rl.largest_batch, sampled.capacity))
 
     def _sft_learner(self, name: str) -> ProcessKind:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
@@ -299,10 +300,10 @@ class Plan:
 
     def _rollout(self) -> ProcessKind:
         rl, sampled = self.recipe.require_rl(), self.sampled
-        rows, guidance = rl.group_size, rl.guidance
+        rows, guidance = rl.group_size * rl.largest_batch, rl.guidance
         caches = 1 + (guidance is not None and guidance.image_scale > 1)
         note = f"{rows} contexts of {sampled.capacity:,} tokens"
-        copied = rl.rows(max(rl.forks) - 1) if rl.forks else 0
+        copied = rl.rows(max(rl.forks) - 1) * rl.largest_batch if rl.forks else 0
         components = self._sampler(rows, sampled, caches, copied)
         if (lora := self.adapters[LEARNER]) is not None:
             size = bytes_of(self.recipe.engine.dtype) * adapter_size(self.model, lora)

@@ -139,6 +139,15 @@ def test_longer_packs_larger_groups_and_more_turns_cost_where_they_should():
     assert held(turns.place(ROLLOUT))["KV caches"] < held(base.place(ROLLOUT))["KV caches"]
 
 
+def test_groups_that_are_sampled_together_hold_their_contexts_together_and_take_fewer_rounds():
+    one, four, all_ = (Plan(shapes(f"rl.groups_per_batch={count}")) for count in (1, 4, 1000))
+    caches = [held(plan.place(ROLLOUT))["KV caches"] for plan in (one, four, all_)]
+    assert caches == [caches[0], 4 * caches[0], one.recipe.rl.groups * caches[0]]
+    sampling = [next(part for part in plan.stretches if part.name == "rl sampling") for plan in (one, four)]
+    assert sampling[1].count * 4 == sampling[0].count and sampling[1].flops == 4 * sampling[0].flops
+    assert sampling[1].read < 4 * sampling[0].read  # the weights are read once a token for all of them
+
+
 def test_guidance_costs_branches_and_a_cache_in_evaluation_alone():
     plain, guided = (
         Plan(shapes(*changes))
