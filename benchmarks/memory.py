@@ -77,7 +77,8 @@ def measured(recipe: Recipe, plan: Plan) -> dict[str, int]:
     found["optimizer moments"] = size(t for state in optimizer.state.values() for t in state.values())
     average = EMA(engine.state().changing(), recipe.sft.ema_decay)
     found["average"] = size(average.weights.values())
-    held = [*model.state_dict().values(), *average.weights.values(), *(t for state in optimizer.state.values() for t in state.values())]
+    held = [*model.state_dict().values(), *average.weights.values()]
+    held += [t for state in optimizer.state.values() for t in state.values()]
     with LiveBytes(held) as live:
         engine.step([pack, pack], plain, totals)
     found["peak"] = size(held) + live.peak
