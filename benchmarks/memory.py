@@ -19,6 +19,7 @@ from rich.table import Table
 
 from irg_rl.config import Recipe, load_recipe
 from irg_rl.driver.progress import console
+from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, Loss
 from irg_rl.learner.replay import idle_pack
 from irg_rl.model.footprint import LiveBytes, SavedBytes
@@ -74,7 +75,10 @@ def measured(recipe: Recipe, plan: Plan) -> dict[str, int]:
         engine.step([pack], loss, totals)
     hook.remove()
     found["optimizer moments"] = size(t for state in optimizer.state.values() for t in state.values())
-    held = [*model.state_dict().values(), *(t for state in optimizer.state.values() for t in state.values())]
+    average = EMA(engine.state().changing(), recipe.sft.ema_decay)
+    found["average"] = size(average.weights.values())
+    held = [*model.state_dict().values(), *average.weights.values()]
+    held += [t for state in optimizer.state.values() for t in state.values()]
     with LiveBytes(held) as live:
         engine.step([pack, pack], plain, totals)
     found["peak"] = size(held) + live.peak

@@ -4,7 +4,9 @@ import pytest
 import yaml
 
 from irg_rl.config import load_recipe
-from irg_rl.plan.costs import LEARNER, Plan
+from irg_rl.plan.advice import candidates
+from irg_rl.plan.costs import EVALUATION, LEARNER, ROLLOUT, Plan
+from irg_rl.plan.scorers import on_gpu
 from tests.paths import CONFIGS
 
 H100, H200 = 80, 139
@@ -24,6 +26,15 @@ def test_each_fits_eight_of_its_cards_with_a_tenth_to_spare(name):
     assert recipe.engine.learner_ranks + recipe.engine.rollout_actors == 8
     for place in Plan(recipe).places:
         assert place.peak <= 0.9 * CARDS[name] * GIB, f"{place.name}: {place.peak / GIB:.1f} GiB"
+
+
+def test_scorers_are_counted_beside_a_rollout_actor_and_in_evaluation_unless_they_are_on_the_cpu():
+    recipes = [load_recipe(CONFIGS / "bagel-lora-grpo.yaml", [FEW, *more]) for more in ([], ["rewards.device=cpu"])]
+    for name in (ROLLOUT, EVALUATION):
+        there, elsewhere = (Plan(recipe).place(name).peak for recipe in recipes)
+        assert there - elsewhere == on_gpu(recipes[0]) > 5 * GIB
+        assert ("rewards.device", ["cpu"]) in candidates(recipes[0], name)
+        assert ("rewards.device", ["cpu"]) not in candidates(recipes[1], name)
 
 
 def test_all_weights_do_not_fit_eight_small_cards_even_without_a_kl_term():
