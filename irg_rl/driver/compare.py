@@ -76,7 +76,7 @@ def comparison_of(
     sft, again = (outcomes_of(first, model, arm, split) for arm in (REAL, REDRAW))
     draws = [sft, *(first_images(again, turn) for turn in range(1, again.turns))]
     equal = min(ceil(max(table.renders for table in rl)), len(draws))
-    baselines = {"SFT checkpoint": sft}
+    baselines: dict[str, Outcomes | Sequence[Outcomes]] = {"SFT checkpoint": sft}
     continued = next((run for run in runs if run.is_done(f"evaluate_{CONTINUED}")), None)
     if continued is not None:
         baselines["SFT continued"] = outcomes_of(continued, CONTINUED, split=split)

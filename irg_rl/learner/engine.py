@@ -186,9 +186,8 @@ class Engine(Generic[P]):
                 gradients = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
                 if term not in sums:
                     sums[term] = [torch.zeros_like(gradient) for gradient in gradients]
-                for total, gradient in zip(sums[term], gradients):
-                    total += gradient
-                del gradients, gradient  # each is as large as all trained weights, and the next term needs the room
+                _add(sums[term], gradients)
+                del gradients  # as large as all trained weights, and the next term needs the room
         found = {}
         for term in sorted({name for names in gather_objects(list(sums)) for name in names}):
             own = sums.get(term) or [torch.zeros_like(p) for p in parameters]
@@ -340,3 +339,9 @@ def _config(settings: EngineSettings, place: Rank) -> dict:
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
+
+
+def _add(totals: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Add each gradient to its total, in place."""
+    for total, gradient in zip(totals, gradients, strict=True):
+        total += gradient
