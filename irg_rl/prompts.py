@@ -77,9 +77,11 @@ class PromptOrder:
 
     def __post_init__(self) -> None:
         """Raises InputError if a tag of `mix` belongs to no prompt, or if all weights are 0."""
-        tags = {prompt.metadata.get("tag") for prompt in self.prompts}
+        if not self.mix:
+            return
+        tags = {_tag(prompt) for prompt in self.prompts} - {""}
         if unknown := sorted(set(self.mix) - tags):
-            known = ", ".join(sorted(str(tag) for tag in tags if tag is not None)) or "no tags"
+            known = ", ".join(sorted(tags)) or "no tags"
             raise InputError(f"rl.prompt_mix: no prompt has the tag {unknown[0]!r}; the prompts have {known}")
         if not any(self._weights):
             raise InputError("rl.prompt_mix: the weights of all prompts are 0; give one tag a weight above 0")
@@ -93,7 +95,7 @@ class PromptOrder:
 
     @cached_property
     def _weights(self) -> list[float]:
-        return [self.mix.get(prompt.metadata.get("tag", ""), 1.0) for prompt in self.prompts]
+        return [self.mix.get(_tag(prompt), 1.0) for prompt in self.prompts]
 
     def _chosen(self, epoch: int) -> Int64[np.ndarray, "N"]:
         """Return the indices of the prompts of an epoch, in ascending order. A prompt occurs N w / W times, rounded up
@@ -105,6 +107,13 @@ class PromptOrder:
         ends = np.cumsum(self._weights) * (n / sum(self._weights))
         start = np.random.default_rng([self.seed, epoch, 1]).random()
         return np.searchsorted(ends, start + np.arange(n), side="right").clip(max=n - 1)
+
+
+def _tag(prompt: Prompt) -> str:
+    """Return the tag of a prompt, or "" if it has none. A tag that is not a text, which a file of the user may have,
+    counts as none."""
+    tag = prompt.metadata.get("tag")
+    return tag if isinstance(tag, str) else ""
 
 
 def _prompt(entry: Any, where: str, default_id: str) -> Prompt:

@@ -170,8 +170,9 @@ class _Batch:
         free = [row for row in rows.tolist() if row not in pixels]
         if free:
             latents, records = self._draw_latents(free, turn)
-            pixels |= zip(free, self.sampler.codec.decode(latents, self.sampler.grid))
-            finals = [latent.clone() for latent in latents.float().cpu()]  # not views: each is sent on its own
+            # Copies, not views: each group is sent on its own, and a view would take the whole batch with it.
+            pixels |= zip(free, (image.clone() for image in self.sampler.codec.decode(latents, self.sampler.grid)))
+            finals = [latent.clone() for latent in latents.float().cpu()]
             drawn = dict(zip(free, zip(finals, records)))
         order = rows.tolist()
         noises = [self.requests[row].noise(turn) for row in order]

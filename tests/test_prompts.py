@@ -108,6 +108,12 @@ def test_a_weight_of_0_leaves_prompts_out_and_prompts_without_a_weight_have_1():
     assert {order[group].metadata["tag"] for group in range(200)} == {"color"}
 
 
+def test_a_tag_that_is_not_a_text_counts_as_none():
+    odd = [Prompt("a", "one", {"tag": ["scene"]}), Prompt("b", "two", {"tag": "scene"})]
+    assert {PromptOrder(odd, 0)[group].id for group in range(2)} == {"a", "b"}
+    assert {PromptOrder(odd, 0, {"scene": 0.0})[group].id for group in range(8)} == {"a"}
+
+
 def test_a_tag_that_no_prompt_has_and_weights_that_leave_no_prompt_are_refused():
     with pytest.raises(InputError, match="no prompt has the tag 'scenes'; the prompts have color, scene"):
         PromptOrder(TAGGED, 0, {"scenes": 2.0})

@@ -322,6 +322,12 @@ def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:
     usual = RLRecipe.model_fields["mismatch_cap"].default
     if rl.mismatch_cap != usual and dtype != "bf16":
         problems.append(f"rl.mismatch_cap has no effect with engine.dtype {dtype}: set rl.mismatch_cap={usual}")
+    if rl.rollouts is not None:
+        problems += [
+            f"rl.{name} has no effect with rl.rollouts: leave it out"
+            for name in ("prompt_mix", "groups_per_batch")
+            if vars(rl)[name] != type(rl).model_fields[name].default
+        ]
     if rl.guidance is not None and rl.guidance.image_scale > 1 >= rl.guidance.text_scale:
         problems.append("rl.guidance.image_scale has no effect without text guidance: set text_scale above 1")
     return problems

@@ -101,6 +101,12 @@ class RewardRecipe(Section):
     """Number of training steps of each small CLIP or HPS model that the run trains."""
 
     @model_validator(mode="after")
+    def a_judge_is_there_to_err(self):
+        if self.judge_errs and not any(s.kind == "judge" and s.base_url is None for s in self.scorers):
+            raise ValueError("judge_errs has no effect: only the embedded judge errs, a judge without a base_url")
+        return self
+
+    @model_validator(mode="after")
     def names_are_unique(self):
         names = [s.name for s in self.scorers]
         if len(names) != len(set(names)):

@@ -76,7 +76,8 @@ class RLRecipe(Section):
     group_size: Annotated[int, Field(ge=2)] = 8
     groups_per_batch: Positive = Field(default=1, exclude_if=lambda groups: groups == 1)
     """Largest number of groups that a rollout actor samples together, as one batch. A larger batch is faster as long as
-    the memory lasts."""
+    the memory lasts and every actor gets one: with more than `groups` / `engine.rollout_actors`, some actors are idle.
+    """
     forks: dict[Positive, Annotated[int, Field(ge=2)]] = Field(default={}, exclude_if=lambda forks: not forks)
     """Turn -> number of branches into which every trajectory splits at the start of that turn. For example, {1: 4}
     samples four reflections and refined images from each first image. If several turns have forks, their numbers are

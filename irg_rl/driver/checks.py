@@ -18,7 +18,7 @@ from irg_rl.model.folder import check_folder, require_sizes
 from irg_rl.prompts import PromptOrder, read_prompts
 from irg_rl.records import group_folders
 from irg_rl.redact import redact, redact_text
-from irg_rl.task import World, task_of
+from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec
@@ -205,12 +205,29 @@ def task_problems(recipe: Recipe) -> list[str]:
         problems.append(
             f"evaluation.split {recipe.evaluation.split!r}: choose one of {', '.join(held_out)}"
         )
+    problems += _of_split(recipe, task)
     gate = [recipe.gate.first_accuracy, recipe.gate.damage, recipe.gate.margin]
     if task.thresholds is None and None in gate and any(threshold is not None for threshold in gate):
         problems.append(
             f"gate: the task {recipe.task} has no thresholds of its own: give all of first_accuracy, damage, margin"
         )
     problems += _of_rows(recipe, task) if isinstance(task, World) else _of_no_world(recipe)
+    return problems
+
+
+def _of_split(recipe: Recipe, task: Task) -> list[str]:
+    """Check the prompts of evaluation and of RL that the task gives. Return one message for each problem. Prompts that
+    cannot be read are reported elsewhere."""
+    split, rl, problems = recipe.evaluation.split, recipe.rl, []
+    try:
+        if split in task.splits and split != "test" and not task.prompts(split):
+            problems.append(f"evaluation.split {split}: the task has no prompts of this split")
+        if rl is not None and rl.prompt_mix and rl.prompts is None:
+            PromptOrder(task.prompts("train"), recipe.rl_seed, rl.prompt_mix)
+    except InputError as error:
+        problems += [str(error)] if "rl.prompt_mix" in str(error) else []
+    except OSError:
+        pass
     return problems
 
 

@@ -15,6 +15,7 @@ from irg_rl.evaluate.outcomes import Outcomes, load
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED
 from irg_rl.learner.checkpoint import differing
 from irg_rl.model.folder import WEIGHTS, is_model_folder
+from rollouts.evaluation import evaluation_sampling
 
 CONTINUED = "sft_continued"
 """Name of the stage that `irg-rl baseline` runs, and of the model folder that it makes."""
@@ -70,7 +71,7 @@ def comparison_of(
     first, *others = runs
     model, *_ = [sft_model_of(run) for run in runs]
     for other in others:
-        require_comparable(first, other)
+        require_comparable(first, other, split)
     require_different_seeds(runs)
     rl = [replace(outcomes_of(run, "rl", split=split), seed=run.recipe.rl_seed) for run in runs]
     sft, again = (outcomes_of(first, model, arm, split) for arm in (REAL, REDRAW))
@@ -80,35 +81,52 @@ def comparison_of(
     continued = next((run for run in runs if run.is_done(f"evaluate_{CONTINUED}")), None)
     if continued is not None:
         baselines["SFT continued"] = outcomes_of(continued, CONTINUED, split=split)
-    scorers = [scorer.name for scorer in first.recipe.rewards.scorers if scorer.kind == "judge"]
+    scorers = [s.name for s in first.recipe.rewards.scorers if s.kind == "judge" and s.of == "image"]
     judges = [name for name in scorers if all(name in draw.rewards for draw in draws)]
+    for name in set(scorers) - set(judges):
+        console.print(
+            f"note: no best of n by {name}, which has not scored the images of {model}'s evaluation and its redraw "
+            "control (`irg-rl eval --scorers`)", soft_wrap=True, markup=False,
+        )  # fmt: skip
     for number in sorted({2, equal} - {1}):
         baselines[f"best of {number}"] = best_of(draws[:number], VERIFIER)
         baselines |= {f"best of {number} by {judge}": best_of(draws[:number], judge) for judge in judges}
     for name, targets in (against or {}).items():
-        baselines[name] = _other_arm(first, name, targets, split)
+        baselines[name] = _other_arm(first, name, targets, split, [run.recipe.rl_seed for run in runs])
     controls = {arm: [replace(outcomes_of(run, "rl", arm, split), seed=run.recipe.rl_seed) for run in runs]
                 for arm in (REDRAW, SHUFFLED)}  # fmt: skip
     return compare(rl, baselines, controls)
 
 
-def _other_arm(first: Run, name: str, targets: Sequence[Path], split: str | None) -> Outcomes | list[Outcomes]:
-    """Return the evaluation results of a baseline that the user has named: one table for one run or model folder,
-    otherwise a list with one table per run. Raises RunError if a run was evaluated on other prompts than `first`, or
-    with other settings."""
-    tables = []
+def _other_arm(
+    first: Run, name: str, targets: Sequence[Path], split: str | None, seeds: Sequence[int]
+) -> Outcomes | list[Outcomes]:
+    """Return the evaluation results of a baseline that the user has named: one table for a model that is the same for
+    every seed of RL, such as an SFT model, otherwise a list with one table per run. `seeds` are the RL seeds of the
+    compared runs. Raises RunError if a run was evaluated on other prompts than `first` or with other settings, if it
+    has not been evaluated, or if several runs have other seeds."""
+    tables, is_fixed = [], True
     for target in targets:
         folder = target.resolve() if is_model_folder(target) else None
         run = Run.open(target if folder is None else folder.parent.parent)
         place = prompts_place(first, split)
         if not _same_file(first.folder / place, run.folder / place):
             raise RunError(f"--against {name}={target}: {run.folder} has other prompts ({place}) than {first.folder}")
-        old, new = (one.recipe.evaluation.model_dump(mode="json") for one in (first, run))
+        old, new = (
+            (one.recipe.evaluation, evaluation_sampling(one.recipe.sampling, one.recipe.evaluation))
+            for one in (first, run)
+        )
         if old != new:
             raise RunError(f"--against {name}={target}: its `evaluation` differs from that of {first.folder}")
-        model = folder.name if folder is not None else "rl" if run.path("models", "rl").is_dir() else sft_model_of(run)
+        model = folder.name if folder is not None else sft_model_of(run) if run.recipe.rl is None else "rl"
+        is_fixed &= model != "rl"
         tables.append(replace(outcomes_of(run, model, split=split), seed=run.recipe.rl_seed))
-    return tables[0] if len(tables) == 1 else tables
+    if len(tables) > 1 and sorted(table.seed for table in tables) != sorted(seeds):
+        raise RunError(
+            f"--against {name}: its runs have the RL seeds {sorted(table.seed for table in tables)}, the compared runs "
+            f"{sorted(seeds)}: give one run, or runs with the same seeds"
+        )
+    return tables[0] if is_fixed and len(tables) == 1 else tables
 
 
 def prompts_place(run: Run, split: str | None) -> str:
@@ -166,10 +184,11 @@ def first_images(redraw: Outcomes, turn: int) -> Outcomes:
     return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:], rewards=rewards)
 
 
-def require_comparable(first: Run, other: Run) -> None:
+def require_comparable(first: Run, other: Run, split: str | None = None) -> None:
     """Raise RunError if two runs cannot be compared. They must start RL from the same SFT checkpoint, have the same
     settings of RL and evaluation (except rl.seed), and be evaluated on the same prompts."""
-    shared = {"set of test prompts": "world/test.jsonl", "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
+    prompts = prompts_place(first, split)
+    shared = {f"set of {Path(prompts).stem} prompts": prompts, "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
     for what, place in shared.items():
         if not _same_file(first.folder / place, other.folder / place):
             raise RunError(

@@ -91,7 +91,7 @@ class Evaluator:
         """Score every image with every scorer, and store the scores in the `rewards` of the trajectories."""
         if self.hub is None or self.score is None:
             return
-        names, ask = list(self.hub.scorers), self.score
+        names, ask = self.hub.names("image"), self.score
         score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
 
     def _prefer(self):
@@ -99,7 +99,8 @@ class Evaluator:
         Return None if no scorer is a judge."""
         if self.hub is None:
             return None
-        judges = [scorer for scorer in self.hub.scorers.values() if isinstance(scorer, JudgeScorer)]
+        scorers = [self.hub.scorers[name] for name in self.hub.names("image")]
+        judges = [scorer for scorer in scorers if isinstance(scorer, JudgeScorer)]
         return judges[0].prefer if judges else None
 
     def _settings(self, prompts: int) -> dict:

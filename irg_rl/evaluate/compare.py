@@ -12,7 +12,7 @@ counts as one independent case.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,12 @@ class BaselineRow:
     rl_damage: Measure
     rl_renders: float
     other_renders: float
+
+    def of_these_seeds(self) -> "BaselineRow":
+        """Return the row without its intervals for another seed."""
+        repair = None if self.repair is None else replace(self.repair, across_seeds=None)
+        balanced = replace(self.balanced, across_seeds=None)
+        return replace(self, across_seeds=None, balanced=balanced, repair=repair)
 
     def to_dict(self) -> dict:
         figures = {
@@ -138,7 +144,8 @@ def compare(
 ) -> BaselineComparison:
     """Compare RL with each baseline, by the images at the last turn. `rl` has one table of outcomes per seed: for every
     trajectory and turn, whether the image is right. A baseline has one table for all seeds, or one table per seed of
-    RL.
+    RL. A baseline with one table in a list is another RL run with one seed: it is compared with every seed of RL, but
+    without an interval for another seed, because nothing tells how its own seeds differ.
 
     `controls` has the controls of RL (such as a plain new draw instead of a refinement), with one table per seed. They
     start from the same first images as RL. Raises ValueError if the tables of a baseline have other seeds or other
@@ -146,9 +153,12 @@ def compare(
     """
     rows, standings, repairs = [], _standings("RL", rl), []
     for name, given in baselines.items():
-        tables = [given] * len(rl) if isinstance(given, Outcomes) else _by_seed(name, given, rl)
-        rows += [_row(name, *pair) for pair in _each_and_all(rl, tables)]
-        standings += [_standing(name, None, [given])] if isinstance(given, Outcomes) else _standings(name, tables)
+        alone = given if isinstance(given, Outcomes) else given[0] if len(given) == 1 else None
+        tables = _by_seed(name, given, rl) if alone is None else [alone] * len(rl)
+        is_fixed = isinstance(given, Outcomes)
+        found = [_row(name, *pair) for pair in _each_and_all(rl, tables)]
+        rows += found if alone is None or is_fixed else [row.of_these_seeds() for row in found]
+        standings += _standings(name, tables) if alone is None else [_standing(name, None, [alone])]
     repairs += [row.repair for row in rows if row.repair is not None]
     for name, given in (controls or {}).items():
         repairs += [_repair(name, *pair) for pair in _each_and_all(rl, _by_seed(name, given, rl))]
@@ -188,7 +198,10 @@ def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
         reflection_correct=np.full(chosen.shape, np.nan),
         preference=np.full(len(first), np.nan),
         consistent=np.full(len(first), np.nan),
-        rewards={name: pick([s.rewards[name] for s in samples]) for name in first.rewards},
+        rewards={
+            name: pick([s.rewards[name] for s in samples])
+            for name in first.rewards if all(name in s.rewards for s in samples)
+        },  # fmt: skip
         refines=False,
     )
 

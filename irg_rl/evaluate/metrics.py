@@ -8,7 +8,6 @@ the first image. Always compare them with the same measures of the controls. A p
 because it is right as often as any first image.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -28,11 +27,20 @@ def accuracy(outcomes: Outcomes, turn: int) -> Terms:
 
 def balanced_accuracy(outcomes: Outcomes, turn: int) -> Terms:
     """Return the mean over tasks (kinds of prompt) of the accuracy at turn `turn`, as a ratio of two sums (`Terms`).
-    Every task has the same weight, however many prompts it has. Images without a verdict are left out."""
-    known = outcomes.known[:, turn]
-    counts = Counter(task for task, judged in zip(outcomes.tasks, known) if judged)
-    weights = np.array([judged / counts[task] if judged else 0.0 for task, judged in zip(outcomes.tasks, known)])
-    return Terms(weights * outcomes.correct[:, turn], weights, outcomes.sets)
+    Every task has the same weight, however many prompts it has. Left out are images without a verdict, and tasks with
+    fewer than two sets of constraints, whose error nothing tells.
+
+    The tasks are fixed, so differences between them are no sampling error. Therefore each term is moved by the mean of
+    all tasks minus the mean of its own task. This changes no mean, and the error is that within tasks (stratification).
+    """
+    known, correct = outcomes.known[:, turn], outcomes.correct[:, turn]
+    weights, own = np.zeros(len(outcomes)), np.zeros(len(outcomes))
+    for task in sorted(set(outcomes.tasks)):
+        rows = known & np.array([name == task for name in outcomes.tasks])
+        if len({outcomes.sets[row] for row in np.flatnonzero(rows)}) > 1:
+            weights[rows], own[rows] = 1.0 / rows.sum(), correct[rows].mean()
+    overall = float((weights * correct).sum() / weights.sum()) if weights.any() else 0.0
+    return Terms(weights * (correct - own + overall), weights, outcomes.sets)
 
 
 def missing(outcomes: Outcomes, turn: int) -> Terms:

@@ -46,6 +46,8 @@ def statements_true(text: str, reading: PictureReading) -> float:
 
 
 def _holds(statement: Sighting, reading: PictureReading) -> bool:
+    if statement.number != len(statement.cells):
+        return False
     if statement.thing is None:
         return set(statement.cells) <= set(reading.unclear)
     there = {seen.cell for seen in reading.objects if statement.thing.fits(seen)}

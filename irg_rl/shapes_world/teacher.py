@@ -200,6 +200,8 @@ class Sighting:
     thing: Thing | None
     cells: tuple[str, ...]
     all_of_them: bool
+    number: int
+    """The number of objects that the statement says it sees. It should be the number of cells."""
 
 
 def sightings(text: str) -> list[Sighting]:
@@ -214,7 +216,9 @@ def sightings(text: str) -> list[Sighting]:
     return seen + [_sighting(_OTHER, part, all_of_them=False) for part in (others[0].split(" , ") if others else [])]
 
 
-_WANTED = re.compile(rf"(?:(?:{_NUMBER}) )?(?P<thing>{_THING})(?: at(?P<cells>(?: (?:{_CELL}))+))? : .*")
+_WANTED = re.compile(
+    rf"(?:(?:{_NUMBER}) )?(?P<thing>{_THING})(?: at(?P<cells>(?: (?:{_CELL}))+))? : (?P<number>{_NUMBER})\b.*"
+)
 _OTHER = re.compile(rf"(?P<thing>{_COLORED}|{BLUR}) at(?P<cells> (?:{_CELL}))")
 
 
@@ -222,7 +226,10 @@ def _sighting(form: re.Pattern[str], words: str, all_of_them: bool) -> Sighting:
     part = form.fullmatch(words)
     assert part is not None, "the words have matched the grammar of the whole description before"
     thing = None if part["thing"] == BLUR else _thing(part["thing"])
-    return Sighting(thing, tuple((part["cells"] or "").split()), all_of_them)
+    number = part.groupdict().get("number")
+    return Sighting(
+        thing, tuple((part["cells"] or "").split()), all_of_them, 1 if number is None else NUMBERS.index(number)
+    )
 
 
 def _thing(words: str) -> Thing:

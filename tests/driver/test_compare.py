@@ -119,7 +119,6 @@ def test_sft_continued_of_one_run_stands_beside_every_seed(evaluated):
 def test_other_arms_are_held_against_rl_seed_by_seed_or_one_for_all(evaluated, irg_rl):
     runs, raft = [evaluated(0), evaluated(1)], [evaluated(seed, "rl.options={clip_image: 0.5}") for seed in (1, 0)]
     for run in raft:
-        run.path("models", "rl", "ema.safetensors").write_text("the weights")
         save(run, "rl.real", [[1, 1, 1]] * 40 if run.recipe.rl_seed else [[0, 0, 0]] * 40)
     other = [f"--against=RAFT={run.folder}" for run in raft] + [f"--against=other SFT={raft[0].path('models', 'sft2')}"]
     answer = irg_rl("compare", *(run.folder for run in runs), *other)
@@ -127,6 +126,35 @@ def test_other_arms_are_held_against_rl_seed_by_seed_or_one_for_all(evaluated, i
     found = {key: row["baseline_accuracy"]["value"] for key, row in rows(runs[0]).items()}
     assert [found["RAFT", seed] for seed in (0, 1, None)] == [0.0, 1.0, 0.5]
     assert [found["other SFT", seed] for seed in (0, 1, None)] == [0.5, 0.5, 0.5]
+
+
+def test_one_seed_of_another_rl_arm_says_nothing_of_another_seed(evaluated):
+    runs, raft = [evaluated(0), evaluated(1)], evaluated(0, "rl.options={clip_image: 0.5}")
+    compare_runs([run.folder for run in runs], against={"RAFT": [raft.folder]})
+    found = rows(runs[0])
+    assert found["RAFT", None]["gained"]["n"] == 80 and found["RAFT", None]["gained_across_seeds"] is None
+    assert found["SFT checkpoint", None]["gained_across_seeds"] is not None
+
+
+def test_an_arm_whose_rl_is_not_evaluated_yet_is_not_replaced_by_its_sft(evaluated):
+    one, unfinished = evaluated(0), evaluated(1)
+    unfinished.path("evaluation", "rl.real.parquet").unlink()
+    with pytest.raises(RunError, match="rl has not been evaluated"):
+        compare_runs([one.folder], against={"RAFT": [unfinished.folder]})
+
+
+def test_arms_of_other_seeds_are_refused(evaluated):
+    runs, other = [evaluated(0), evaluated(1)], [evaluated(0), evaluated(0)]
+    with pytest.raises(RunError, match=r"RAFT: its runs have the RL seeds \[0, 0\], the compared runs \[0, 1\]"):
+        compare_runs([run.folder for run in runs], against={"RAFT": [run.folder for run in other]})
+
+
+def test_scores_that_only_one_arm_of_an_evaluation_has_are_left_out_of_best_of(evaluated):
+    run = evaluated(0)
+    scored = replace(build(SFT, seed=EVALUATION_SEED), rewards={"clip": np.ones((40, 3))})
+    outcomes.save(scored, run.path("evaluation", "sft2.real.parquet"))
+    compare_runs([run.folder])
+    assert rows(run, "comparison")["best of 2", 0]["baseline_accuracy"]["value"] == 0.75
 
 
 def test_an_arm_with_other_prompts_or_another_evaluation_is_refused(evaluated):

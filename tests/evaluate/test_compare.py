@@ -59,7 +59,7 @@ def test_another_rl_is_paired_by_seed_whatever_the_order_it_is_given_in(table):
 
 def test_seeds_of_a_baseline_that_rl_has_not_are_refused(table):
     rl = [table([[0, 1]], seed=seed) for seed in (0, 1)]
-    for given in ([rl[0]], [rl[0], rl[0]], [rl[0], table([[0, 1]], seed=2)]):
+    for given in ([rl[0], rl[0]], [rl[0], table([[0, 1]], seed=2)]):
         with pytest.raises(ValueError, match=r"'SFT continued' has tables of seeds .*, RL has \[0, 1\]"):
             compare.compare(rl, {"SFT continued": given})
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from irg_rl.evaluate import metrics
+from irg_rl.evaluate import intervals, metrics
 from tests.evaluate.tables import build
 
 
@@ -93,13 +93,31 @@ def test_tasks_partition_the_rows(table):
 
 
 def test_the_mean_over_tasks_gives_every_task_the_same_weight():
-    """Four scenes, none of them right, and one colour that is right: .2 of the prompts, and half of the tasks."""
-    table = replace(build([[0, 0]] * 4 + [[0, 1]]), tasks=["scene"] * 4 + ["colors"])
+    """Eight scenes, none of them right, and two colours that are right: .2 of the prompts, and half of the tasks."""
+    table = replace(build([[0, 0]] * 8 + [[0, 1]] * 2), tasks=["scene"] * 8 + ["colors"] * 2)
     assert metrics.accuracy(table, 1).value == pytest.approx(0.2)
     assert metrics.balanced_accuracy(table, 1).value == pytest.approx(0.5)
-    assert metrics.balanced_accuracy(table, 1).n == 5
-    unknown = replace(table, score=np.where([[False] * 2] * 3 + [[False, True]] + [[False] * 2], np.nan, table.score))
-    assert metrics.balanced_accuracy(unknown, 1).value == pytest.approx(0.5)  # three scenes are left
+    assert metrics.balanced_accuracy(table, 1).n == 10
+    score = table.score.copy()
+    score[3, 1] = np.nan
+    without_one = replace(table, score=score)
+    assert metrics.balanced_accuracy(without_one, 1).value == pytest.approx(0.5)
+    assert metrics.balanced_accuracy(without_one, 1).n == 9
+
+
+def test_differences_between_tasks_are_no_error_of_their_mean():
+    """Within each task all rows are equal, so another draw of prompts would give the same mean."""
+    table = replace(build([[0, 0]] * 8 + [[0, 1]] * 2), tasks=["scene"] * 8 + ["colors"] * 2)
+    found = intervals.mean(metrics.balanced_accuracy(table, 1))
+    assert (found.low, found.high) == pytest.approx((0.5, 0.5))
+    mixed = replace(build([[0, k % 2] for k in range(8)] + [[0, 1]] * 2), tasks=["scene"] * 8 + ["colors"] * 2)
+    spread = intervals.mean(metrics.balanced_accuracy(mixed, 1))
+    assert spread.value == pytest.approx(0.75) and spread.low < 0.75 < spread.high
+
+
+def test_a_task_with_one_set_is_left_out_of_the_mean_over_tasks():
+    table = replace(build([[0, 0]] * 4 + [[0, 1]]), tasks=["scene"] * 4 + ["colors"])
+    assert metrics.balanced_accuracy(table, 1).value == 0.0 and metrics.balanced_accuracy(table, 1).n == 4
 
 
 def test_the_mean_over_tasks_of_equal_tasks_is_the_accuracy():

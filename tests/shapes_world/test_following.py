@@ -50,6 +50,8 @@ def test_every_statement_of_the_teacher_about_what_it_sees_is_true(reading, dema
     ("i see one red circle : zero missing , one blue square : zero missing .", 1.0),
     ("i see one red circle at northwest : one , one blue square : zero missing .", 0.5),
     ("i see one circle at northwest : one .", 1.0),
+    ("i see one bar : three extra .", 0.0),
+    ("i see one circle at northwest : two extra .", 0.0),
     ("i see one circle at northwest north : two extra .", 0.0),
     ("i see one red circle : zero missing . also green circle at northwest , blur at south .", 2 / 3),
     ("i see nothing at all .", 0.0),
