@@ -153,12 +153,12 @@ def compare(
     """
     rows, standings, repairs = [], _standings("RL", rl), []
     for name, given in baselines.items():
-        alone = given if isinstance(given, Outcomes) else given[0] if len(given) == 1 else None
-        tables = _by_seed(name, given, rl) if alone is None else [alone] * len(rl)
-        is_fixed = isinstance(given, Outcomes)
+        own = [given] if isinstance(given, Outcomes) else list(given)
+        tables = own * len(rl) if len(own) == 1 else _by_seed(name, own, rl)
         found = [_row(name, *pair) for pair in _each_and_all(rl, tables)]
-        rows += found if alone is None or is_fixed else [row.of_these_seeds() for row in found]
-        standings += _standings(name, tables) if alone is None else [_standing(name, None, [alone])]
+        one_seed_of_an_arm = len(own) == 1 < len(rl) and not isinstance(given, Outcomes)
+        rows += [row.of_these_seeds() for row in found] if one_seed_of_an_arm else found
+        standings += [_standing(name, None, own)] if len(own) == 1 else _standings(name, tables)
     repairs += [row.repair for row in rows if row.repair is not None]
     for name, given in (controls or {}).items():
         repairs += [_repair(name, *pair) for pair in _each_and_all(rl, _by_seed(name, given, rl))]
