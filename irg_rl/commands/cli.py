@@ -280,8 +280,8 @@ def parity(
 ) -> None:
     """Measure the difference between replayed and sampled log-probabilities, per turn, modality and denoising step.
 
-    This is measured for 1 to n turns, for batches of 1 and 16, for packs that contain whole or cut trajectories, and
-    for the model without and with adapters.
+    This is measured for 1 to n turns, for batches of 1 and 16, for whole and split packs (inputs of one forward pass
+    that hold whole trajectories or parts of them), and for the model without and with adapters.
     """
     from irg_rl.commands.parity import measure_parity
 
