@@ -96,3 +96,11 @@ def test_marks_name_the_segments_after_the_fork_and_the_rest_is_not_trained():
     assert advantages[2] == [1, 1, None, None]
     assert advantages[3] == [-1, -1, -2, -2]
     assert advantages[4] == [-1, -1, 1, 1]
+
+
+def test_what_two_sides_share_is_marked_by_no_pair():
+    """Fails where segments before the fork are marked too: they would be on both sides, and count 0."""
+    made = tree()
+    mark(made, [pair for pair in find_pairs(made, [1.0, 0.0, 0.8, 0.4, 0.6], 0.05).found if pair.fork == 2][:1])
+    advantages = [[segment.advantage for segment in t.segments] for t in made.trajectories[:3]]
+    assert advantages == [[None, None, 1, 1], [None, None, -1, -1], [None] * 4]

@@ -149,5 +149,14 @@ def test_seeds_that_all_do_the_same_leave_the_interval_over_sets():
     assert (across.low, across.high) == pytest.approx((these.low, these.high))
 
 
+def test_what_seeds_and_sets_have_in_common_does_not_widen_the_interval():
+    """By hand: both seeds gain 1/3, so V_seeds = 0. u = (2, -1, -1) / 9 and (-1, 2, -1) / 9, V_sets = 1/36, V_0 = 1/12:
+    V is V_sets, with two degrees of freedom. Fails where V_0 is added in place of being taken off."""
+    seeds = [terms([1, 0, 0], ["a", "b", "c"]), terms([0, 1, 0], ["a", "b", "c"])]
+    found = intervals.across_seeds(seeds, [terms([0, 0, 0], ["a", "b", "c"])] * 2)
+    assert found.value == pytest.approx(1 / 3)
+    assert found.high - found.value == pytest.approx(4.30265 / 6, abs=1e-4)
+
+
 def test_one_seed_says_nothing_about_others():
     assert np.isnan(intervals.across_seeds([terms([1, 0, 1])], [terms([0, 0, 1])]).low)
