@@ -93,7 +93,7 @@ def run(
 ) -> Iterator[Result]:
     """Yield the result of every mutant of the repository `root`: first the results that are already in the file
     `results`, then those of the others, which are appended to this file. Each of the `jobs` threads has a copy of the
-    repository."""
+    repository. Tests are first run once without a mutant: a mutant whose tests fail even so is broken, not found."""
     known, keys = read(results), {mutant.name: key_of(mutant, root) for mutant in mutants}
     yield from (known[key] for key in keys.values() if key in known)
     todo = [mutant for mutant in mutants if keys[mutant.name] not in known]
@@ -104,10 +104,15 @@ def run(
         for number in range(min(jobs, len(todo))):
             trees.put(Path(shutil.copytree(root, Path(place, str(number)), ignore=NOT_COPIED)))
 
+        sound: dict[tuple[str, ...], str] = {}  # tests -> why they fail without a mutant; empty if they pass
+
         def tried(mutant: Mutant) -> Result:
             tree, began = trees.get(), time.monotonic()
             try:
-                outcome, told = outcome_of(mutant, tree, longest_s)
+                if mutant.tests not in sound:
+                    sound[mutant.tests] = failure_of(mutant.tests, tree, longest_s)
+                reason = sound[mutant.tests]
+                outcome, told = (Outcome.BROKEN, reason) if reason else outcome_of(mutant, tree, longest_s)
             finally:
                 trees.put(tree)
             return Result(mutant.name, keys[mutant.name], outcome, round(time.monotonic() - began, 1), told)
@@ -145,6 +150,13 @@ def outcome_of(mutant: Mutant, tree: Path, longest_s: float = LONGEST_S) -> tupl
         return Outcome.SURVIVED, ""
     is_found = code in (ExitCode.TESTS_FAILED, ExitCode.INTERRUPTED)  # interrupted: an import has failed
     return Outcome.FOUND if is_found else Outcome.BROKEN, told
+
+
+def failure_of(tests: Sequence[str], tree: Path, longest_s: float) -> str:
+    """Return why the tests do not pass in the copy `tree` without a mutant, or an empty text if they pass."""
+    code, said = run_tests(tests, tree, longest_s)
+    last = said.splitlines()[-1:] or [f"no end after {longest_s:g} s"]
+    return "" if code == ExitCode.OK else f"its tests fail without it: {last[0]}"[:200]
 
 
 def run_tests(tests: Sequence[str], tree: Path, longest_s: float) -> tuple[int | None, str]:

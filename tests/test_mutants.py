@@ -52,6 +52,12 @@ def test_a_mutant_is_found_or_survives_and_its_file_is_as_it_was_afterwards(tree
     assert again == first and len(results.read_text().splitlines()) == 3  # nothing was run again
 
 
+def test_a_mutant_whose_tests_fail_without_it_is_broken_and_not_found(tree, tmp_path):
+    (tree / "test_size.py").write_text("def test_size():\n    assert False\n")
+    (result,) = run([GROWS], tree, tmp_path / "results.jsonl")
+    assert result.outcome is Outcome.BROKEN and "fail without it" in result.told
+
+
 def test_a_mutant_is_run_again_when_its_line_its_file_or_its_test_has_changed(tree):
     keys = {key_of(GROWS, tree), key_of(replace(GROWS, new="x + 2"), tree)}
     for name in ("sizes.py", "test_size.py"):
