@@ -548,6 +548,16 @@ def test_a_project_that_wandb_would_refuse_is_found_before_anything_starts(proje
     assert line.startswith("tracking.project: ")
 
 
+@pytest.mark.parametrize(("overrides", "says"), [
+    (["rewards.scorers=[{name: v, kind: verifier}]", "rewards.judge_errs=0.1"], "judge_errs has no effect"),
+    (["rl.algorithm=dpo", "rl.rollouts=groups", "rl.groups_per_batch=2"], "groups_per_batch has no effect"),
+    (["rl.algorithm=dpo", "rl.rollouts=groups", "rl.prompt_mix={scene: 2}"], "rl.prompt_mix has no effect"),
+])  # fmt: skip
+def test_settings_of_sampling_and_of_the_embedded_judge_are_errors_where_there_is_none(overrides, says):
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", overrides)
+
+
 TRUTH = "{name: truth, kind: verifier, of: reflection}"
 
 

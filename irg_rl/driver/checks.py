@@ -219,16 +219,22 @@ def _of_split(recipe: Recipe, task: Task) -> list[str]:
     """Check the prompts of evaluation and of RL that the task gives. Return one message for each problem. Prompts that
     cannot be read are reported elsewhere."""
     split, rl, problems = recipe.evaluation.split, recipe.rl, []
-    try:
-        if split in task.splits and split != "test" and not task.prompts(split):
-            problems.append(f"evaluation.split {split}: the task has no prompts of this split")
-        if rl is not None and rl.prompt_mix and rl.prompts is None:
-            PromptOrder(task.prompts("train"), recipe.rl_seed, rl.prompt_mix)
-    except InputError as error:
-        problems += [str(error)] if "rl.prompt_mix" in str(error) else []
-    except OSError:
-        pass
+    if split in task.splits and split != "test" and _prompts(task, split) == []:  # the task itself reports test
+        problems.append(f"evaluation.split {split}: the task has no prompts of this split")
+    if rl is not None and rl.prompt_mix and rl.prompts is None and (prompts := _prompts(task, "train")):
+        try:
+            PromptOrder(prompts, recipe.rl_seed, rl.prompt_mix)
+        except InputError as error:
+            problems.append(str(error))
     return problems
+
+
+def _prompts(task: Task, split: str) -> list[Prompt] | None:
+    """Return the prompts of a split, or None if they cannot be read."""
+    try:
+        return task.prompts(split)
+    except (InputError, OSError):
+        return None
 
 
 def _of_rows(recipe: Recipe, world: World) -> list[str]:

@@ -83,7 +83,7 @@ def comparison_of(
         baselines["SFT continued"] = outcomes_of(continued, CONTINUED, split=split)
     scorers = [s.name for s in first.recipe.rewards.scorers if s.kind == "judge" and s.of == "image"]
     judges = [name for name in scorers if all(name in draw.rewards for draw in draws)]
-    for name in set(scorers) - set(judges):
+    for name in (name for name in scorers if name not in judges):
         console.print(
             f"note: no best of n by {name}, which has not scored the images of {model}'s evaluation and its redraw "
             "control (`irg-rl eval --scorers`)", soft_wrap=True, markup=False,

@@ -38,6 +38,21 @@ def test_what_the_shapes_world_does_not_make_is_named(override, says):
     assert any(says in problem for problem in of_smoke(override))
 
 
+@pytest.mark.parametrize(("sections", "says"), [
+    ({"evaluation": {"split": "validation"}}, "evaluation.split validation: the task has no prompts of this split"),
+    ({"evaluation": {"split": "train"}}, "evaluation.split 'train': choose one of validation, test"),
+    ({"rl": {"prompt_mix": {"scnee": 3}}}, "rl.prompt_mix: no prompt has the tag 'scnee'; the prompts have scene"),
+])  # fmt: skip
+def test_a_split_without_prompts_and_a_tag_that_no_prompt_has_are_named_before_sft(tmp_path, sections, says):
+    line = '{"prompt": "a red circle", "tag": "scene"}\n'
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(line.replace("a red", f"a {split}"))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
+    rewards = {"rewards": {"scorers": [HTTP]}}
+    assert not any(says in problem for problem in of_own(task_options=files, **rewards))
+    assert any(says in problem for problem in of_own(task_options=files, **rewards, **sections))
+
+
 def test_rows_of_ones_own_may_end_with_any_phrase():
     others = "sft.data=/rows", "task_options.own_images=0"
     assert not any("stop_phrase" in problem for problem in of_smoke("sampling.stop_phrase=all is well", *others))
