@@ -233,6 +233,8 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     ([*OFFLINE, "rl.guidance={text_scale: 2}"], "rl.guidance has no effect with rl.rollouts"),
     ([*OFFLINE, "rl.staleness=1"], "nothing is sampled: set rl.staleness=0"),
     ([*OFFLINE, "rl.dump_every=2"], "nothing is sampled: set rl.dump_every=0"),
+    (["rewards.scorers=[{name: v, kind: verifier, weight: 0}]"], "rewards.scorers: all weights are 0"),
+    (["task_options.deep_share=0.2"], "task_options.deep_share 0.2 makes rows with several refinements"),
     (["rl.points=3"], "rl.noise.window_range [0, 3) must lie in [0, rl.points - 1 = 2)"),
     (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
 ])  # fmt: skip
@@ -556,6 +558,16 @@ def test_a_project_that_wandb_would_refuse_is_found_before_anything_starts(proje
 def test_settings_of_sampling_and_of_the_embedded_judge_are_errors_where_there_is_none(overrides, says):
     with pytest.raises(RecipeError, match=says):
         load_recipe(CONFIGS / "shapes-smoke.yaml", overrides)
+
+
+@pytest.mark.parametrize(("override", "says"), [
+    ("sft.stage1.optimizer={schedule: constant, final_lr_share: 0.1}", "final_lr_share has no effect with schedule"),
+    ("sft.dropout={mode: branch, irg_text: 0.1}", "irg_text: no effect with mode branch"),
+    ("sft.dropout={mode: irg, image: 0.2, last_text: 0.1}", "image, last_text: no effect with mode irg"),
+    ("rl.credit_options={mean_only: true, std_floor: 0.1}", "std_floor has no effect with mean_only"),
+])  # fmt: skip
+def test_a_setting_that_another_one_switches_off_is_an_error_in_its_section(override, says):
+    assert any(says in line for line in problems(override))
 
 
 TRUTH = "{name: truth, kind: verifier, of: reflection}"

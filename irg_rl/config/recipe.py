@@ -107,6 +107,8 @@ class Recipe(Section):
         problems = algorithm_class(rl.algorithm).of(self).problems(self) + self._of_rl_noise(rl) + self._of_credit(rl)
         if not any(scorer.of == "image" and not scorer.held_out for scorer in self.rewards.scorers):
             problems.append("rl needs a reward: add a scorer of images to rewards.scorers")
+        elif not any(scorer.weight for scorer in self.rewards.scorers if not scorer.held_out):
+            problems.append("rewards.scorers: all weights are 0, so every reward is 0: give a scorer a weight")
         if rl.credit is None or not scheme_named(rl.credit).uses_segment_scores:
             problems += [
                 f"rewards.scorers: {scorer.name} scores {scorer.of}s, which rl.credit {rl.credit} does not use: set "

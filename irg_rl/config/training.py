@@ -57,6 +57,16 @@ class Dropout(Section):
             raise ValueError(f"image {self.image} and last_text {self.last_text} are shares of one draw: at most 1")
         return self
 
+    @model_validator(mode="after")
+    def every_share_belongs_to_the_mode(self):
+        of_irg = {name for name in type(self).model_fields if name.startswith("irg_")}
+        others = of_irg if self.mode == "branch" else type(self).model_fields.keys() - of_irg - {"mode"}
+        usual = {name: type(self).model_fields[name].default for name in others}
+        changed = sorted(name for name in others if getattr(self, name) not in (0.0, usual[name]))
+        if changed:
+            raise ValueError(f"{', '.join(changed)}: no effect with mode {self.mode}: leave out, or set another mode")
+        return self
+
 
 class OptimizerRecipe(Section):
     lr: float = Field(default=1e-3, ge=0)
@@ -95,6 +105,12 @@ class OptimizerRecipe(Section):
     def something_is_trained(self):
         if not any(self.rates.values()):
             raise ValueError("lr, gen_lr and vision_lr are all 0, so nothing is trained: set one of them above 0")
+        return self
+
+    @model_validator(mode="after")
+    def a_rate_ends_low_only_if_it_falls(self):
+        if self.final_lr_share and self.schedule == "constant":
+            raise ValueError("final_lr_share has no effect with schedule constant: set schedule=cosine or leave it out")
         return self
 
 

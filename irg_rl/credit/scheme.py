@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
+from pydantic import model_validator
+
 from irg_rl.credit.nodes import Advantages, Sample
 from irg_rl.credit.statistics import ROUNDING
 from irg_rl.errors import InputError
@@ -45,8 +47,14 @@ class NormalisedOptions(PenaltyOptions):
     """Largest allowed |advantage| before the penalty is subtracted. null means no limit."""
     mean_only: bool = False
     """If true, values are centred but not divided by the standard deviation (Dr. GRPO, arXiv 2503.20783). Then
-    `std_floor` has no effect.
+    `std_floor` must be left out.
     """
+
+    @model_validator(mode="after")
+    def the_floor_is_for_a_division(self):
+        if self.mean_only and self.std_floor != type(self).model_fields["std_floor"].default:
+            raise ValueError("std_floor has no effect with mean_only, which does not divide: leave one of them out")
+        return self
 
 
 class RightOptions(Section):

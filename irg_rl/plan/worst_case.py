@@ -30,7 +30,7 @@ CHARACTERS_PER_TOKEN = 4
 SPECIAL = SpecialIds(0, 1, 2, 3)
 TOKEN = 4
 """The id of a token that is not special."""
-NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0, irg_vae=0)
+NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0)
 
 
 def encode(text: str) -> list[int]:

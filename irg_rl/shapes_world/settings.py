@@ -23,8 +23,8 @@ class ShapesSettings(Section):
     """Maps a learning mode to the number of training rows that are made for it before stage 1 of SFT (supervised
     fine-tuning)."""
     deep_share: Share = 0.0
-    """Share of rows of the mode improving_full in which another reflection follows after a refined image. Use it for
-    runs with `sampling.history: full`."""
+    """Share of rows of the mode improving_full in which another reflection follows after a refined image. It needs
+    `sampling.history: full`."""
     overlooked: dict[Literal["color", "shape", "extra", "missing", "relation"], Share] = Field(
         default={}, exclude_if=lambda kinds: not kinds
     )

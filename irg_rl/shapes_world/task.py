@@ -116,6 +116,11 @@ class ShapesWorld(World[ShapesSettings]):
         ]  # fmt: skip
         if recipe.sft is not None and recipe.sft.data is None and tuple(size) != (side, side):
             problems.append(f"sampling.image_size {list(size)}: pictures of the shapes world are {side} x {side}")
+        if own.deep_share and recipe.sampling.history == "last":
+            problems.append(
+                f"task_options.deep_share {own.deep_share} makes rows with several refinements, of which "
+                "sampling.history last samples none: set sampling.history=full or leave it out"
+            )
         if recipe.evaluation.prompts > own.test_prompts:
             problems.append(
                 f"evaluation.prompts {recipe.evaluation.prompts} is more than task_options.test_prompts "

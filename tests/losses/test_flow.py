@@ -135,7 +135,7 @@ def test_grpo_guard_of_flow_grpo_which_has_one_scale_for_the_batch(times, dtype)
 def test_flow_factory_grpo_and_guard_from_sampling_to_gradient(case, dtype):
     g, params = golden(FILE), golden(FILE).cases[case]["params"]
     kind = {"CPS": "cps", "Dance-SDE": "dance_sde", "Flow-SDE": "flow_sde"}[params["dynamics_type"]]
-    t_all = g.input("ff/timesteps", dtype) / 1000
+    t_all = (g.input("ff/timesteps") / 1000).to(dtype)  # divided in fp64, as the reference does
     at = params["step_index"]
     t, t_next = (t_all[i].expand(6) for i in (at, at + 1))
     rule = {"t_second": golden("rl/1_sde_step").input("sigmas", dtype)[1]} if kind == "flow_sde" else {}
