@@ -19,9 +19,17 @@ def is_expected(error: BaseException) -> bool:
     Errors of Ray are recognised by the names of their classes. Importing Ray for this would make every command start
     seconds later.
     """
-    if isinstance(error, UserError | OSError | KeyboardInterrupt):
+    if isinstance(error, UserError | OSError | KeyboardInterrupt) or is_out_of_memory(error):
         return True
     return any((kind.__module__, kind.__name__) == ("ray.exceptions", "RayError") for kind in type(error).__mro__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of the machine or of a GPU was too small. torch says so in several ways: by a class of
+    its own for a GPU, and by a RuntimeError for the machine's memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def explain(error: BaseException) -> str:
@@ -36,6 +44,12 @@ def explain(error: BaseException) -> str:
 def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"disk full while writing {error.filename or 'a file'}: free some space, then `irg-rl resume RUN`"
+    if is_out_of_memory(error):
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return (
+            f"out of memory ({first:.200}): `irg-rl plan RECIPE --gpu-gib N` names settings that fit; smaller "
+            "rl.group_size, rl.groups_per_batch or tokens_per_pack and engine.activation_checkpointing=true need less"
+        )
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return f"port in use ({error}): stop the other program or let the system choose a port"
     text = str(error).strip()

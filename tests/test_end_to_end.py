@@ -95,13 +95,25 @@ def test_every_group_leaves_exactly_once(whole):
     assert facts["admitted"] == facts["trained"] + facts["dropped"] + facts["cancelled"]
 
 
-def test_a_driver_killed_in_sft_and_in_rl_ends_with_the_same_weights(whole, tmp_path):
+def test_a_driver_stopped_and_killed_in_sft_and_in_rl_ends_with_the_same_weights(whole, tmp_path):
+    """SIGTERM and SIGHUP ended in a C++ stack and "Aborted"."""
     run = fork(whole, tmp_path / "killed")
-    for mark in ("sft1/checkpoints/step_000004", "rl/checkpoints/step_000002"):
+    for mark, sent in (
+        ("sft1/checkpoints/step_000002", signal.SIGTERM), ("sft1/checkpoints/step_000004", signal.SIGKILL),
+        ("rl/checkpoints/step_000001", signal.SIGHUP), ("rl/checkpoints/step_000002", signal.SIGKILL),
+    ):  # fmt: skip
         process = command("resume", str(run))
         wait_for(run / mark, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+        own = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(sent)
+        said, _ = process.communicate(timeout=90)
+        if sent == signal.SIGKILL:
+            continue
+        assert process.returncode == 75 and "Traceback" not in said and "***" not in said, said
+        assert said.rstrip().endswith(f"`irg-rl resume {run}` goes on from the last checkpoint")
+        assert f"error: stopped by {sent.name};" in said
+        assert len(list((run / mark).parent.glob("step_*"))) == 2, "the step was not saved"
+        assert not psutil.wait_procs(own, timeout=10)[1], "processes were left behind"
     finish(command("resume", str(run)))
     assert weights(run, "sft1") == weights(whole, "sft1")
     assert weights(run, "sft2") == weights(whole, "sft2")

@@ -4,6 +4,7 @@ import errno
 import socket
 
 import pytest
+import torch
 from ray.exceptions import ActorDiedError, RayError
 
 from irg_rl.cluster.fleet import FleetError
@@ -36,6 +37,21 @@ def test_a_busy_port_says_so():
         with pytest.raises(OSError) as caught:
             second.bind(first.getsockname())
     assert explain(caught.value).startswith("port in use")
+
+
+@pytest.mark.parametrize("take", [
+    lambda: torch.empty(2**50, dtype=torch.uint8), lambda: bytearray(2**50), lambda: raise_(torch.OutOfMemoryError()),
+])  # fmt: skip
+def test_too_little_memory_is_one_line_that_names_settings(take):
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        take()
+    said = explain(caught.value)
+    assert is_expected(caught.value) and said.startswith("out of memory (") and "\n" not in said
+    assert "irg-rl plan" in said and "engine.activation_checkpointing=true" in said
+
+
+def raise_(error: Exception):
+    raise error
 
 
 def test_any_other_failure_is_told_in_its_own_words_or_by_its_name():

@@ -11,11 +11,14 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import ray
 from ray import ObjectRef
 from ray._private import ray_constants
@@ -23,6 +26,7 @@ from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.job_config import JobConfig
 
+from irg_rl import stopping
 from irg_rl.errors import UserError
 from irg_rl.imports import PACKAGES
 
@@ -30,6 +34,8 @@ ActorFactory = Callable[[int], ActorProxy[Any]]
 """Type of a function that starts actor number i. `ActorProxy` is Ray's type for the handle that `Actor.remote()`
 returns.
 """
+STOP_S = 60.0
+"""How many seconds Ray may take to end before its processes are killed."""
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
@@ -81,6 +87,7 @@ class LocalRay:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         _stay_on_loopback()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)  # whoever can read Ray's files can run code in its processes
         self._start()
         return self
 
@@ -104,9 +111,10 @@ class LocalRay:
                     _temp_dir=str(self.folder),
                     job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
+                stopping.listen()  # Ray has put a handler of its own in place of ours
                 return
             except Exception as error:  # Ray raises plain `Exception` here, not a subclass
-                ray.shutdown()
+                self._shut_down()
                 if attempt + 1 == _START_ATTEMPTS:
                     raise RayStartError(
                         f"Ray did not start in {_START_ATTEMPTS} attempts ({error}); its logs are in {self.folder}; "
@@ -115,9 +123,29 @@ class LocalRay:
 
     def stop(self) -> None:
         """End every actor and Ray itself. It is safe to call this twice."""
-        ray.shutdown()
+        self._shut_down()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _shut_down(self) -> None:
+        """End Ray within `STOP_S` seconds. Processes that still run then are killed, and so are those that a failed
+        start has left behind."""
+        late = threading.Timer(STOP_S, kill_processes_of, [self.folder])
+        late.daemon = True
+        late.start()
+        try:
+            ray.shutdown()
+        finally:
+            late.cancel()
+        kill_processes_of(self.folder)
+
+
+def kill_processes_of(session: Path) -> None:
+    """Kill those descendants of this process whose command line names the folder of a Ray session."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(str(session) in word for word in process.cmdline()):
+                process.kill()
 
 
 class _OwnPath(JobConfig):

@@ -10,7 +10,7 @@ from irg_rl.driver.compare import compare_runs
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run
 from irg_rl.driver.sft import require_finished
-from irg_rl.driver.stages import BASELINE, do, tracker_of
+from irg_rl.driver.stages import BASELINE, do, ending_in_order, tracker_of
 from irg_rl.report.build import build_report
 
 
@@ -21,7 +21,7 @@ def continue_sft(folder: Path) -> None:
     require_finished(run)
     require_machine(run.recipe)
     torch.manual_seed(run.recipe.seed)
-    with run.lock(), tracker_of(run) as tracker:
+    with run.lock(), ending_in_order(run), tracker_of(run) as tracker:
         for stage in BASELINE:
             do(run, stage, tracker)
         compare_runs([folder])

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
+from irg_rl import stopping
 from irg_rl.driver.progress import console
 from irg_rl.errors import InputError, explain, is_expected
 from irg_rl.presets import PRESET, PRESETS
@@ -41,16 +42,19 @@ RunFolder = Annotated[Path, typer.Argument(help="a run folder, as `train` printe
 
 
 def main() -> None:
-    """Run a command. An expected failure prints one line on stderr and exits with code 1, Ctrl-C with code 130."""
+    """Run a command. An expected failure prints one line on stderr and exits with code 1. Ctrl-C exits with code 130. A
+    run that a signal has ended, and that `resume` continues, exits with code 75."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded at run time
     try:
         for number, word in enumerate(sys.argv[1:], 1):
             require_text(word, f"word {number} of the command line")
         app()
     except SystemExit as end:
-        if end.code == STOPPED_BY_HAND:
-            _complain(explain(KeyboardInterrupt()))
-        raise
+        if end.code != STOPPED_BY_HAND:
+            raise
+        ended = stopping.message()
+        _complain(ended or explain(KeyboardInterrupt()))
+        raise SystemExit(STOPPED_BY_HAND if ended is None else stopping.RESUMABLE) from end
     except BaseException as error:
         if not is_expected(error):
             raise

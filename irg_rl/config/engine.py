@@ -30,6 +30,9 @@ class EngineRecipe(Section):
     flash-attn, if it is installed, for prompts and denoising steps."""
     deadline_s: Rate = 300.0
     """Longest time to wait for an answer of an actor, in seconds."""
+    stop_grace_s: Rate = Field(default=20.0, exclude_if=lambda seconds: seconds == 20)
+    """After a signal (Ctrl-C, SIGTERM or SIGHUP): how many seconds a training step may still take, before it is
+    abandoned and the run ends with its last checkpoint. Slurm usually kills a job 30 seconds after SIGTERM."""
     keep_checkpoints: Positive = 2
 
     @property

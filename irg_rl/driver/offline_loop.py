@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import ray
 
+from irg_rl import stopping
 from irg_rl.algorithms.base import Material, algorithm_of
 from irg_rl.algorithms.learner import LearnerSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
@@ -148,14 +149,17 @@ def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> 
     shown = algorithm_of(recipe).progress
     learners.resume()
     tracker.rewind("rl", learners.updates)
-    with bar("RL", rl.updates, learners.updates) as progress:
+    with bar("RL", rl.updates, learners.updates) as progress, stopping.loop():
         while learners.updates < rl.updates:
             began = time.monotonic()
             groups = [ray.put(group) for group in archive.batch(learners.updates, rl.groups, recipe.rl_seed)]
             result = learners.finish(learners.train(groups))
             result.pop("step")
             tracker.log("rl", learners.updates, {**result, "seconds/learn": time.monotonic() - began})
-            if learners.updates == rl.updates or learners.updates % rl.checkpoint_every == 0:
+            due = learners.updates == rl.updates or learners.updates % rl.checkpoint_every == 0
+            if due or stopping.asked():
                 learners.save({})
                 run.count_time("rl")
+            if stopping.asked():
+                raise KeyboardInterrupt
             progress.advance(note=f"{shown} {result.get(shown, math.nan):.3f}")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from irg_rl import stopping
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
@@ -132,9 +133,12 @@ class Loop:
             answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=WARM_UP_S)
             require_acknowledged(self.learners.message.version, self.learners.message.digest, answers)
             collector.resume(self.learners.updates)
-        with bar("RL", recipe.updates, self.learners.updates) as progress:
+        with bar("RL", recipe.updates, self.learners.updates) as progress, stopping.loop():
             while self.learners.updates < recipe.updates:
                 progress.advance(note=self._update(collector))
+                if stopping.asked():
+                    self._save(collector)
+                    raise KeyboardInterrupt
         ledger = slots.ledger
         return {
             "updates": self.learners.updates, "admitted": ledger.admitted, "trained": ledger.trained,
@@ -174,9 +178,12 @@ class Loop:
         self.tracker.log("rl", self.learners.updates, metrics)
         last = self.learners.updates >= rl.updates
         if last or self.learners.updates % rl.checkpoint_every == 0:
-            self.learners.save({"slots": collector.slots.state()})
-            self.run.count_time("rl")
+            self._save(collector)
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
+
+    def _save(self, collector: Collector) -> None:
+        self.learners.save({"slots": collector.slots.state()})
+        self.run.count_time("rl")
 
     def _busy(self) -> dict[str, float]:
         """Return kind of work -> seconds that it took since the last update. The kinds are sampling, scoring and the

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import torch
 
+from irg_rl import stopping
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.config import Stage, adapters_of
@@ -130,6 +131,10 @@ class StageRank:
         self.trainer.advance()
         return list(self._told)
 
+    def save(self) -> None:
+        """Write a checkpoint, besides those that the stage's settings ask for."""
+        self.trainer.save()
+
     def finish(self) -> dict:
         """Write the moving average of the weights as a model folder (only rank 0 writes). Return a dict with two
         numbers: `steps`, the number of training steps, and `rejected_rows`, the number of broken rows (training
@@ -191,9 +196,14 @@ def train_stage(
                 tracker.log(name, step, {f"validation/{key}": value for key, value in metrics.items()})
 
             hear = {"step": on_step, "validation": on_validation, "checkpoint": lambda: run.count_time(name)}
-            while (told := call("advance")) is not None:
-                for what, said in told:
-                    hear[what](*said)
+            with stopping.loop():
+                while (told := call("advance")) is not None:
+                    for what, said in told:
+                        hear[what](*said)
+                    if stopping.asked():
+                        call("save")
+                        run.count_time(name)
+                        raise KeyboardInterrupt
         facts.update(call("finish"))
     if facts["rejected_rows"]:
         console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")

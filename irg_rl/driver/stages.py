@@ -4,11 +4,13 @@ A finished stage is skipped. An interrupted stage continues from its checkpoint.
 time budgets, forks, baselines and the order of a run all use it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
+from irg_rl import stopping
 from irg_rl.config import Recipe
 from irg_rl.driver.alarm import tell_learning
 from irg_rl.driver.compare import CONTINUED, compare_runs
@@ -19,6 +21,7 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.rl_loop import reinforce
 from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError
 from irg_rl.driver.sft import continue_sft, draw_own_images, require_finished, train_stage
+from irg_rl.errors import is_expected
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
@@ -186,13 +189,26 @@ def work(run: Run) -> None:
     recipe = run.recipe
     console.print(f"run {run.folder}: recipe {recipe.name}, digest {recipe.digest()}")
     torch.manual_seed(recipe.seed)
-    with run.lock(), tracker_of(run) as tracker:
+    with run.lock(), ending_in_order(run), tracker_of(run) as tracker:
         for stage in STAGES:
             if stage.needed(recipe):
                 do(run, stage, tracker)
     show_budgets(run)
     if recipe.rl is not None:
         check_gate_holds(run, "rl")
+
+
+@contextmanager
+def ending_in_order(run: Run) -> Iterator[None]:
+    """Give a context (for `with`) in which a signal ends the run in order (irg_rl/stopping.py). A scheduler may send
+    the signal to all processes of the run. Then an actor that is gone is not a failure but a part of the end."""
+    with stopping.on_signals(run.folder, run.recipe.engine.stop_grace_s):
+        try:
+            yield
+        except Exception as error:
+            if stopping.asked() and is_expected(error):
+                raise KeyboardInterrupt from error
+            raise
 
 
 def do(run: Run, stage: RunStage, tracker: Tracker) -> None:

@@ -27,6 +27,8 @@ from irg_rl.report.strips import same_size
 METRICS = "metrics.jsonl"
 _ID_FILE = "wandb_id"
 _STAGING = "WANDB_DATA_DIR"
+FAILURES = (wandb.Error, OSError, RuntimeError)
+"""What the functions of wandb raise when its service has died or its server has gone."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,10 +59,10 @@ class Tracker:
     def log(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
         """Log the scalars of one step of one stage. `scalars` maps the name of each scalar to its value."""
         values = self.metrics.append(stage, step, scalars)
-        if self._run is not None:
-            self._axis(self._run, stage)
-            named = {f"{stage}/{name}": float("nan") if v is None else v for name, v in values.items()}
-            self._run.log(named | {f"{stage}/step": step})
+        named = {f"{stage}/{name}": float("nan") if v is None else v for name, v in values.items()}
+        with self._wandb(stage) as run:
+            if run is not None:
+                run.log(named | {f"{stage}/step": step})
 
     def rewind(self, stage: str, step: int) -> None:
         """Remove the lines of metrics.jsonl that `stage` logged after `step`, and all lines of later stages. Call this
@@ -72,19 +74,20 @@ class Tracker:
         table. The report reads its samples from the folder `samples/`."""
         if self._run is None or not samples:
             return
-        self._axis(self._run, stage)
         shown = [sample for sample in samples if sample.images]
         pictures = same_size([sample.strip() for sample in shown])
         images = [wandb.Image(p, caption=redact_text(s.prompt)) for p, s in zip(pictures, shown, strict=True)]
         content = {f"{stage}/strips": images, f"{stage}/step": step}
-        with _staged_in(self._folder / "wandb" / "data"):
+        with self._wandb(stage) as run, _staged_in(self._folder / "wandb" / "data"):
             content[f"{stage}/trajectories"] = _table(shown)
-            self._run.log(content)
+            if run is not None:
+                run.log(content)
 
     def close(self) -> None:
         self.metrics.close()
-        if self._run is not None:
-            self._run.finish()
+        with self._wandb() as run:
+            if run is not None:
+                run.finish()
 
     def __enter__(self) -> "Tracker":
         return self
@@ -93,6 +96,22 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _wandb(self, stage: str | None = None) -> Iterator["wandb.Run | None"]:
+        """Give a context (for `with`) in which something is sent to wandb: the run of wandb, with a step axis for
+        `stage`, or None without wandb. If wandb fails, say so once, and from then on log to metrics.jsonl only:
+        training does not end because a curve cannot be drawn."""
+        try:
+            if self._run is not None and stage is not None:
+                self._axis(self._run, stage)
+            yield self._run
+        except FAILURES as error:
+            if self._run is None:
+                raise
+            self._run = None
+            said = redact_text(f"{type(error).__name__}: {error}".splitlines()[0])
+            _log.warning("wandb has failed (%s): from now on only %s is written", said, self._folder / METRICS)
 
     def _axis(self, run: "wandb.Run", stage: str) -> None:
         if stage not in self._stages:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from irg_rl.cluster.ray_runtime import (
     WaitTimeoutError,
     actor_options,
     bounded_get,
+    kill_processes_of,
     session_folder,
     thread_environment,
 )
@@ -116,3 +119,15 @@ def test_ray_listens_on_the_loopback_address_only(local_ray):
     inodes = {row.split()[9] for row in table if row.split()[3] == "0A" and row.split()[1][6:8] != "7F"}
     open_to_all = [pid for pid in ray_processes() if inodes & sockets_of(pid)]
     assert open_to_all == []
+
+
+def test_processes_of_a_session_are_killed_and_no_others(tmp_path):
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    mine, other = (subprocess.Popen([*sleep, str(tmp_path / name / "sockets")]) for name in ("ray", "other"))
+    try:
+        kill_processes_of(tmp_path / "ray")
+        assert mine.wait(timeout=10) != 0
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

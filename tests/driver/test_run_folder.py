@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from irg_rl import stopping
 from irg_rl.config import ScorerRecipe, load_recipe
 from irg_rl.driver.run_folder import Run, RunError, environment, write_json
+from irg_rl.driver.stages import ending_in_order
 from irg_rl.imports import user_folders
 from irg_rl.redact import redact_text
 
@@ -204,3 +206,16 @@ def test_the_key_of_a_run_is_redacted_whatever_its_variable_is_called(recipe, mo
     monkeypatch.delenv("IRG_RL_SECRETS", raising=False)
     Run.open(run.folder)
     assert redact_text("a blue-horse-7") == "a ***"
+
+
+def test_an_actor_that_a_signal_took_along_is_no_failure(recipe):
+    """Slurm sends SIGTERM to all processes of a job."""
+    run = Run.create(recipe)
+    with pytest.raises(KeyboardInterrupt), ending_in_order(run), stopping.loop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RunError("the learner is gone")
+    with pytest.raises(RunError, match="gone"), ending_in_order(run):
+        raise RunError("the learner is gone")
+    with pytest.raises(ZeroDivisionError), ending_in_order(run), stopping.loop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(1 / 0)

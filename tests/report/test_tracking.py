@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import time
 
+import psutil
 import pytest
 import wandb
 
@@ -93,3 +95,20 @@ def test_a_home_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path, monk
         tracker.log("rl", 1, {"reward": 0.5})
         tracker.log_samples("rl", 1, [a_sample()])
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_training_goes_on_when_the_service_of_wandb_has_died(tmp_path, caplog):
+    with Tracker(tmp_path / "run", name="demo") as tracker:
+        tracker.log("rl", 1, {"reward": 0.1})
+        service = [one for one in psutil.Process().children(recursive=True) if "wandb-core" in one.name()]
+        for one in service:
+            one.kill()
+        psutil.wait_procs(service, timeout=10)
+        for step in range(2, 20):
+            tracker.log("rl", step, {"reward": 0.1})
+            time.sleep(0.1)
+        tracker.log_samples("rl", 20, [a_sample()])
+    assert service, "wandb has no process of its own: the test kills nothing"
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 19
+    (said,) = [record.message for record in caplog.records if "wandb has failed" in record.message]
+    assert "metrics.jsonl" in said

@@ -1,0 +1,131 @@
+"""End a run in order when a signal asks for it: SIGINT (Ctrl-C), SIGTERM or SIGHUP, as schedulers send them.
+
+The first signal only asks. A loop that trains calls `asked` after each step, writes a checkpoint and ends. If it does
+not get there within the grace time, or if a second signal arrives, the step is abandoned and `KeyboardInterrupt` is
+raised. Outside such a loop the first signal already raises it. A third signal ends the process at once.
+
+In all cases `irg-rl resume` continues from the last checkpoint, with the same result to the bit.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RESUMABLE = 75
+"""Exit code of a run that a signal has ended and that can be resumed. It is EX_TEMPFAIL of sysexits.h."""
+
+
+@dataclass
+class _Run:
+    """What is known about the run that this process works on."""
+
+    folder: Path
+    grace_s: float
+    signal: str = ""  # name of the first signal that arrived
+    count: int = 0  # how many signals have arrived
+    in_loop: bool = False  # whether a loop runs that will ask
+    timer: threading.Timer | None = None
+
+
+_run: _Run | None = None  # the run that this process works on now
+_ended: _Run | None = None  # the last run that it has worked on
+
+
+@contextmanager
+def on_signals(folder: Path, grace_s: float) -> Iterator[None]:
+    """Give a context (for `with`) in which signals end the run in `folder` as this module describes. A loop that trains
+    has `grace_s` seconds to finish its step.
+
+    Signals that the process ignores when the context begins stay ignored, for example SIGHUP under `nohup`. In another
+    thread than the main thread, nothing changes, because only the main thread can receive signals.
+    """
+    global _run, _ended
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _run = run = _Run(folder, grace_s)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    listen()
+    try:
+        yield
+    finally:
+        if run.timer is not None:
+            run.timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        _run, _ended = None, run
+
+
+def listen() -> None:
+    """Handle the signals from now on. Call this again after the start of Ray, which replaces the handler of SIGTERM."""
+    if _run is None or threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _arrived)
+
+
+@contextmanager
+def loop() -> Iterator[None]:
+    """Give a context (for `with`) for a loop that calls `asked` after each step."""
+    run = _run
+    if run is None:
+        yield
+        return
+    run.in_loop = True
+    try:
+        yield
+    finally:
+        run.in_loop = False
+
+
+def asked() -> bool:
+    """Return whether a signal has asked the run to end. A loop then writes its checkpoint and raises
+    KeyboardInterrupt."""
+    return _run is not None and _run.count > 0
+
+
+def message() -> str | None:
+    """Return the line that a run ends with after a signal, or None if there was no signal during a run."""
+    run = _run or _ended
+    if run is None or not run.count:
+        return None
+    return f"stopped by {run.signal}; `irg-rl resume {run.folder}` goes on from the last checkpoint"
+
+
+def _arrived(number: int, frame: FrameType | None) -> None:
+    run = _run
+    if run is None:  # the run has ended in this moment
+        raise KeyboardInterrupt
+    run.count += 1
+    if run.count == 1:
+        run.signal = signal.Signals(number).name
+        if run.in_loop:
+            _say(f"{run.signal}: finishing the step, then saving; at most {run.grace_s:g} s. Once more: stop now")
+            run.timer = threading.Timer(run.grace_s, _give_up)
+            run.timer.daemon = True
+            run.timer.start()
+            return
+    if run.count > 2:
+        _say(str(message()))
+        os._exit(RESUMABLE)
+    raise KeyboardInterrupt
+
+
+def _give_up() -> None:
+    """Interrupt the main thread: the grace time is over."""
+    with suppress(ProcessLookupError):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def _say(line: str) -> None:
+    """Write a line without a buffer: a signal may arrive while the usual stream is being written to."""
+    with suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, f"{line}\n".encode(errors="replace"))
