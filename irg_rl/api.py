@@ -118,8 +118,9 @@ def load_prompts(recipe: Recipe, split: str = "train") -> list[Prompt]:
 def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None) -> None:
     """Score every image with every scorer of the recipe, and store the scores in the groups.
 
-    The scores of a scorer are `trajectory.rewards[name]`: K numbers in the units of the scorer, or None where the
-    scorer failed. Scores of reflections and edits are stored in `segment.scores`.
+    The scores of a scorer are `trajectory.rewards[name]`: one number per image of the trajectory, in the units of the
+    scorer, or None for an image on which the scorer failed. Scores of reflections and edits are stored in
+    `segment.scores`.
 
     `run` is the folder of a run that has trained small CLIP and HPS models. It is needed only if the recipe uses such
     models. Every call loads the scorers again, so pass many groups in one call. Raises InputError if the recipe has no
@@ -144,7 +145,8 @@ def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
     segment is not trained.
 
     Returns one Selection per group: `has_spread` (whether the rewards of its samples differ), `empty` (whether nothing
-    in the group is trained) and `counts`. Raises InputError for a group that was not scored.
+    in the group is trained) and `counts` (a dict of numbers for the log). Raises InputError for a group that was not
+    scored.
 
     >>> selections = irg_rl.assign_credit(groups, recipe)
     >>> [segment.advantage for segment in groups[0].segments]

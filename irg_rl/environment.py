@@ -37,8 +37,8 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
     this scheme is not set, the value of ALL_PROXY is used. No proxy is used if the host is this machine or if NO_PROXY
     lists the host. (An entry of NO_PROXY may have a port. Then it applies only to connections to this `port`.)
 
-    Every variable may also have its name in lower case, such as http_proxy. If both are set, the lower-case variable is
-    used, as in curl. Raises InputError with the name of the variable if its value is invalid.
+    The name of each variable may also be written in lower case, such as http_proxy. If both names are set, the value of
+    the lower-case name is used, as in curl. Raises InputError with the name of the variable if its value is invalid.
     """
     if is_loopback(host) or _is_excluded(host, port, environ):
         return None

@@ -9,15 +9,15 @@ class UserError(Exception):
 
 
 class InputError(UserError, ValueError):
-    """Error: a file, a folder or a setting of the user cannot be used."""
+    """Raised if a file, a folder or a setting that the user has given cannot be used."""
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return whether this error is of a kind that a user can correct. For such an error, a command shows one line
-    instead of a traceback.
+    """Return whether a user can correct this kind of error. For such an error, a command shows one line instead of a
+    traceback.
 
-    Errors of Ray are recognised by the names of their classes. Importing Ray for this would make every command start
-    seconds later.
+    Errors of Ray are recognised by the names of their classes, without importing Ray. The import takes seconds, and
+    every command would start later.
     """
     if isinstance(error, UserError | OSError | KeyboardInterrupt) or is_out_of_memory(error):
         return True

@@ -1,12 +1,11 @@
-"""Flow matching with noise: the time grid, one denoising step, the log-density of a step, and the choice of the steps
-to train.
+"""Flow matching with noise: the time grid, one denoising step, the log-density of a step, and the choice of the
+denoising steps to train.
 
 Time runs from 1 (noise) to 0 (data): x_t = (1 - t) x0 + t noise, velocity v = noise - x0, dt = t_next - t < 0.
 
-Shapes: B any batch dimensions (none, [B], [S, B], tokens of a pack ...), N latent tokens, D channels. A time or
-standard deviation has only the *leading* dimensions B of x, and is broadcast over N and D. A log-probability also has
-shape B. All arithmetic is in float32 or float64, also for other inputs: in bfloat16, rounding errors would dominate the
-transition density.
+Shapes: B any number of batch dimensions (also none), N latent tokens, D channels. A time or standard deviation has only
+the *leading* dimensions B of x, and is broadcast over N and D. A log-probability also has shape B. All arithmetic is in
+float32 or float64, also for other inputs: in bfloat16, rounding errors would dominate the transition density.
 """
 
 import math
@@ -177,8 +176,9 @@ def sde_window(
     """Return the indices of the denoising steps that are noisy and trained: the window. `policy` says how they are
     chosen from all `steps` steps, and `size` is their number. The other steps are ODE steps without noise.
 
-    The choice is the same for the same `seed` and `iteration`, so all samples of a group train the same steps. (If
-    every sample had its own window, training would collapse: verl-omni, common pitfalls.)
+    The choice is the same for the same `seed` and `iteration` (number of the training iteration). So all samples of one
+    prompt train the same steps. (If every sample had its own window, training would collapse: verl-omni, common
+    pitfalls.)
 
     span: (low, high) limits the window to the steps low ... high - 1, for example to leave out the last step of CPS,
     whose std is 0. The policy `progressive` moves the window by one step every PROGRESSIVE_EVERY iterations. When the

@@ -49,7 +49,7 @@ def guide(
     `renorm` says whether the norms are computed over the whole image or for each token. If `renorm` is `text_channel`,
     w is scaled in this way instead (before image guidance, for each token), and `out` is not scaled.
 
-    Raises ValueError if text_scale <= 1. BAGEL would then skip image guidance without a message.
+    Raises ValueError if text_scale <= 1. In this case BAGEL would silently skip image guidance, too.
     """
     renorm = Renorm(renorm)
     if text_scale <= 1:

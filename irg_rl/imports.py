@@ -79,7 +79,7 @@ def import_named(word: str, known: Mapping[str, str], what: str) -> Any:
 
 
 def child_path(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the value of the environment variable PYTHONPATH for a child process: the folder of the program's
-    packages, and after it the PYTHONPATH of this process."""
+    """Return the value that the environment variable PYTHONPATH gets in a child process. It begins with the folder of
+    the program's packages. The PYTHONPATH of this process comes after it."""
     given = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(dict.fromkeys([str(PACKAGES), *given]))

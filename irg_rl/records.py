@@ -30,8 +30,8 @@ _KINDS = {"text": TextSegment, "image": ImageSegment}
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Return the path of the folder for the groups of one RL update, for example `rollouts/step-000012` in the folder
-    of the run. Steps count from 1."""
+    """Return the path of the folder for the groups of trajectories of one RL update, for example `rollouts/step-000012`
+    in the folder of the run. `step` is the number of the update, counted from 1."""
     return run / "rollouts" / f"step-{step:06d}"
 
 

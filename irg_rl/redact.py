@@ -32,8 +32,8 @@ def names_a_secret(key: str) -> bool:
 
 def remember_secret(name: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """From now on, hide the value of the environment variable `name` in all output, also in child processes that start
-    later. This call is needed because the name need not look like that of a secret: a recipe can give any name in
-    `api_key_env`."""
+    later. This call is needed because a recipe can give any variable name in `api_key_env`, also a name that does not
+    look like that of a secret."""
     names = _remembered(environ)
     if name not in names:
         environ[NAMES] = ",".join([*names, name])

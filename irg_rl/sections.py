@@ -29,7 +29,7 @@ class Section(BaseModel):
 
 def not_finite(value: Any, where: str = "") -> list[str]:
     """Return the dotted names, such as `extra_body.temperature`, of all values in nested settings that are NaN or
-    infinite."""
+    infinite. `where` is put before the names; callers can leave it empty."""
     if isinstance(value, float):
         return [] if math.isfinite(value) else [where]
     if isinstance(value, list | tuple):

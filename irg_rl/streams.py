@@ -12,8 +12,8 @@ import numpy as np
 
 
 def hashed(*name: str | int) -> int:
-    """Return a 128-bit number computed from a name. The name is written as JSON before it is hashed, so ("a", "bc") and
-    ("ab", "c") give different numbers."""
+    """Return a 128-bit number computed from a name, which can have several parts. The parts are written as a JSON list
+    before they are hashed, so ("a", "bc") and ("ab", "c") give different numbers."""
     return int.from_bytes(hashlib.sha256(json.dumps(name).encode()).digest()[:16], "little")
 
 

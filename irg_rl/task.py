@@ -43,8 +43,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of the gate, which checks whether refinement really helps. They are shares between 0 and 1, not
-    percentages. They are explained in config.GateRecipe."""
+    """Thresholds of the gate, a test that refinement really improves images. They are shares between 0 and 1, not
+    percentages. `first_accuracy` is a threshold for the share of first images that are right, and `damage` for the
+    share of right first images that refinement makes wrong. config.GateRecipe explains them."""
 
     first_accuracy: float
     damage: float
@@ -125,9 +126,9 @@ class Task(ABC, Generic[Settings]):
         return None if right is None else float(right)
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
-        """Return how well the image `after` follows a reflection, as a number from 0 to 1. The reflection `text` asks
-        for changes of the image `before`. The image `after` should show these changes. Return None if the task cannot
-        know."""
+        """Return how well the image `after` follows the reflection `text`, as a number from 0 to 1. The reflection asks
+        for changes of the image `before`, and `after` is the image drawn next. It should show these changes. Return
+        None if the task cannot know."""
         return None
 
     def problems(self, recipe: Recipe) -> list[str]:
@@ -158,14 +159,15 @@ class ScorerExamples(Protocol):
     the same seed give the same examples."""
 
     def words(self) -> list[str]:
-        """Return a sorted list of all words that occur in prompts. Each word is listed once."""
+        """Return a sorted list of all words that occur in the task's prompts. Each word is listed once."""
         ...
 
     def captioned(self, n: int) -> tuple[list[Pixels], list[str]]:
         """Return (`n` pictures, their `n` captions). All captions are different.
 
-        Every second picture is a copy of the picture before it with one defect, and its caption describes this changed
-        copy. Contrastive training needs such hard negatives.
+        The pictures come in pairs. The second picture of a pair is a copy of the first one in which one thing was made
+        wrong. The caption of the second picture describes this changed copy, so it differs from the caption of the
+        first. Contrastive training needs such hard negatives.
         """
         ...
 
@@ -192,14 +194,15 @@ class World(Task[Settings]):
     @property
     @abstractmethod
     def own_images(self) -> int:
-        """Return how many first images the model draws between SFT stages 1 and 2, to learn from its own mistakes. 0
-        means that it draws none."""
+        """Return how many first images the model draws after SFT stage 1. (The SFT training consists of stages that
+        follow each other.) From these images, rows are made that train the model in stage 2 to correct its own
+        mistakes. 0 means that the model draws none."""
 
     @property
     @abstractmethod
     def own_image_points(self) -> int:
-        """Return the number of time points (one more than the number of denoising steps) with which the model draws the
-        first images that `own_images` counts."""
+        """Return the number of time points for the first images that the model draws itself (see `own_images`). The
+        number of denoising steps of such an image is one less."""
 
     @abstractmethod
     def prompts(self, split: str, count: int | None = None) -> list[Prompt]:
@@ -217,8 +220,8 @@ class World(Task[Settings]):
 
     @abstractmethod
     def write_own_rows(self, folder: Path, images: Sequence[Pixels], prompts: Sequence[Prompt]) -> None:
-        """Make SFT rows from pictures that the model has drawn, one for each prompt. Write them into `folder`, in the
-        same format as `write_rows`."""
+        """Make SFT rows from first images that the model has drawn. `prompts` has one prompt for each image. Write the
+        rows into `folder`, in the same format as `write_rows`."""
 
     @abstractmethod
     def texts(self) -> Iterable[str]:
@@ -245,13 +248,13 @@ class World(Task[Settings]):
 
 
 def task_of(recipe: Recipe, score: ScoreBy | None = None) -> Task:
-    """Return the task of a recipe. `score` is a function that asks a scorer of the recipe (see `ScoreBy`), or None if
-    the task gets no scorers."""
+    """Create the task that a recipe names, and return it. `score` is a function with which the task can ask the scorers
+    of the recipe (see `ScoreBy`). None means that the task cannot ask a scorer."""
     return task_class(recipe.task)(recipe.task_options, recipe.seed, recipe.sampling.image_size, score)
 
 
 def make_task(name: str, options: Mapping[str, object], seed: int, image_size: tuple[int, int]) -> Task:
     """Create the task `name` and return it. `options` are its settings. `seed` and `image_size` (height, width) are
-    those of the recipe. All arguments are plain values, so they can be sent to another process, which can then call
-    this function."""
+    those of the recipe. All arguments are plain values, so they can be sent to another process that creates the same
+    task there."""
     return task_class(name)(task_settings(name, options), seed, image_size)

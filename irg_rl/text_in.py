@@ -89,8 +89,8 @@ def read_json(path: Path | str) -> Any:
 
 def require_text(text: str, where: str, control: bool = True) -> str:
     """Return the text unchanged if it is valid. Raises InputError if the text has lone surrogates (halves of a
-    character), because tokenizers and files cannot handle them. If `control` is false, control characters are errors,
-    too. `where` says where the text comes from; the message begins with it."""
+    character), because tokenizers and files cannot handle them. `control` says whether control characters are allowed.
+    If it is False, they raise InputError, too. `where` says where the text comes from; the message begins with it."""
     found = (_HALF if control else _HALF_OR_CONTROL).search(text)
     if found is None:
         return text

@@ -5,9 +5,10 @@ segment has a turn, a modality (text or image) and a parent (the segment that it
 first image). Turn k >= 1 is (reflection, refined image). A reflection that says "nothing to change" ends the trajectory
 without an image.
 
-A group has all trajectories that were sampled from one prompt. They are called siblings. Siblings may have the same
-first segments and then fork; together they form a tree. They share these segments as *the same objects*. So compare
-shared segments by identity, never by equality.
+A group has all trajectories that were sampled from one prompt. They are called siblings. Some siblings may be sampled
+from one shared beginning: they have the same first segments and differ after a segment called the fork. Together they
+form a tree. They share the first segments as *the same objects*. So compare shared segments by identity, never by
+equality.
 
 Shape letters: S trained denoising steps, N latent tokens, D channels of a latent token, T sampled text tokens.
 """
@@ -30,7 +31,8 @@ class Modality(StrEnum):
 @dataclass(frozen=True)
 class Prompt:
     """A request for an image. `metadata` has the fields that the benchmark GenEval uses to describe what the image must
-    show (`tag`, `include`, `exclude`, ...). Only the verifier, which judges the images, reads it."""
+    show (`tag`, `include`, `exclude`, ...). The model never sees the metadata. Only the verifier, which judges the
+    images, reads them."""
 
     id: str
     text: str
@@ -42,8 +44,9 @@ class TextSegment:
     """The sampled text of one turn.
 
     `ids` are exactly the sampled tokens, without the begin-of-text token (bos). If the end-of-text token (eos) was
-    sampled, it is the last id, and `finished` is True. If the text was cut at the token limit, `finished` is False. The
-    sampler then closes the text in the context with an eos that has no loss.
+    sampled, it is the last id, and `finished` is True. If the text ended because it reached the token limit, `finished`
+    is False. An eos is then added to the text before the model continues. This added eos is not in `ids` and is not
+    trained.
     """
 
     turn: int
@@ -61,8 +64,8 @@ class TextSegment:
 
 @dataclass
 class ImageSegment:
-    """A generated image with its recorded denoising steps. The learner computes the log-probabilities of these steps
-    again. All tensors except `pixels` are fp32."""
+    """A generated image with the denoising steps that were recorded when it was drawn. In training, the learner
+    computes the log-probabilities of these steps again. All tensors except `pixels` are fp32."""
 
     turn: int
     pixels: UInt8[Tensor, "H W 3"]
@@ -90,12 +93,12 @@ name of each scorer, a list with one value per image. The value is None if the s
 
 @dataclass(frozen=True)
 class SamplingLaw:
-    """The distribution from which texts and denoising steps were sampled. The learner must use this distribution, too,
-    because the stored log-probabilities are correct only for it. The flow times of the steps are not stored here but in
-    the segments.
+    """The distribution from which texts and denoising steps were sampled. The learner (which computes the training
+    loss) must use this distribution, too, because the stored log-probabilities are correct only for it. The flow times
+    of the denoising steps are not stored here but in the image segments.
 
-    `temperature` describes how the texts were sampled. `kind`, `noise_level` and `t_second` describe the noisy
-    denoising steps. If these three are None, no denoising steps were recorded. The learner then cannot compute
+    `temperature` describes how the texts were sampled. `kind`, `noise_level` and `t_second` describe the denoising
+    steps that add noise. If these three are None, no denoising steps were recorded. The learner then uses no
     log-probabilities of images, so it does not matter how the images were generated.
     """
 
@@ -110,12 +113,11 @@ class SamplingLaw:
 class Trajectory:
     """One sampled answer to a prompt, with the scores of its images.
 
-    rewards: rewards[name][k] is the score of scorer `name` for the image of turn k. It is None if the scorer failed: a
-    failure is never stored as a number (invariant 2 of docs/architecture.md).
-
-    version, digest: identify the weights that sampled this trajectory (invariant 4 of docs/architecture.md).
-
-    law: how this trajectory was sampled. None means that it must not be used for training.
+    rewards: `rewards[name][k]` is the score of scorer `name` for the image of turn k. It is None if the scorer failed:
+    a failure is never stored as a number (invariant 2 of docs/architecture.md).
+    version, digest: the number and the hash of the weights that sampled this trajectory (invariant 4 of
+    docs/architecture.md).
+    law: the distribution from which this trajectory was sampled. None means that it must not be used for training.
     """
 
     prompt: Prompt
@@ -138,7 +140,7 @@ class Trajectory:
 
     @property
     def turns(self) -> int:
-        """The number of generated images."""
+        """Return the number of images in the trajectory."""
         return len(self.images)
 
     def text(self, index: int) -> TextSegment:
@@ -166,7 +168,8 @@ class Group:
 
     @property
     def segments(self) -> list[Segment]:
-        """The segments of all trajectories, in order. A segment that several trajectories share appears only once."""
+        """Return the segments of all trajectories, in order. A segment that several trajectories share is returned only
+        once."""
         return list({id(s): s for t in self.trajectories for s in t.segments}.values())
 
     @property
@@ -174,20 +177,22 @@ class Group:
         return [s for s in self.segments if isinstance(s, ImageSegment)]
 
     def tokens(self) -> int:
-        """Return the number of sampled text tokens in the group."""
+        """Return the number of sampled text tokens in the group. A text that several trajectories share is counted only
+        once."""
         return sum(int(s.ids.numel()) for s in self.segments if isinstance(s, TextSegment))
 
 
 def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """Split a list of trajectories into trees. A tree is a list of trajectories that begin with the same segment (the
-    same object). Trajectories of one tree must be neighbours in the input. A trajectory whose first segment occurs in
-    no other trajectory is a tree of its own."""
+    """Split a list of trajectories into trees, and return the list of trees. A tree is the list of all trajectories
+    that begin with the same segment (the same text object). Such trajectories must be neighbours in the input. If no
+    other trajectory has the first segment of a trajectory, this trajectory is a tree of its own."""
     return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 
 def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
-    """Return the id() of every segment at which the given lists of segments fork. At such a segment, at least two of
-    the lists continue with different segments."""
+    """Find the segments after which trajectories separate, and return the set of their id(). `paths` has the list of
+    segments of each trajectory. A segment counts if it is in at least two of these lists and different segments come
+    after it."""
     following: dict[int, set[int]] = {}
     for segments in paths:
         for segment, after in zip(segments, segments[1:]):

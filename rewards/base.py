@@ -67,11 +67,12 @@ class EditScorer(Protocol):
 
 @runtime_checkable
 class Counting(Protocol):
-    """A scorer that also counts events, such as texts that it had to cut off. The counts are logged as metrics."""
+    """A scorer that also counts events, for example how often it had to shorten a text that was too long. The counts
+    are logged as metrics."""
 
     def counts(self) -> dict[str, float]:
-        """Return how often each kind of event, such as a text that was cut off, has happened since the scorer was
-        created: name of the event -> number."""
+        """Return a dict: name of an event -> how often it has happened since the scorer was created. An example of an
+        event is a text that the scorer had to shorten."""
         ...
 
 
@@ -95,7 +96,7 @@ class Preference:
 
     @property
     def consistent(self) -> bool:
-        """Whether the judge prefers the same image in both orders."""
+        """Return whether the judge prefers the same image in both orders."""
         return (self.in_order > 0.5) == (self.swapped > 0.5)
 
 

@@ -32,8 +32,9 @@ class ScorerSpec:
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":
-        """Create a spec from a flat dict. The keys `name`, `kind`, `weight`, `held_out` and `of` are fields of the
-        spec. All other keys are options of the scorer."""
+        """Create a ScorerSpec from one entry of the list of scorers in a recipe. The entry is a flat dict. Its keys
+        `name`, `kind`, `weight`, `held_out` and `of` become fields of the ScorerSpec. All other keys become `options`,
+        the arguments for the constructor of the scorer."""
         own = {f.name for f in fields(cls)} - {"options"}
         missing = {"name", "kind"} - spec.keys()
         if missing:
@@ -88,8 +89,8 @@ def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
 
 
 def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, Any]:
-    """Return the options, converted to the types of the constructor's parameters. Raises InputError, which names the
-    option, if an option cannot be converted."""
+    """Return the options of `spec`, converted to the types of the parameters of `make`, the constructor of the scorer.
+    Raises InputError if an option cannot be converted; the message names the option."""
     parameters = inspect.signature(make, eval_str=True).parameters
     typed = dict(spec.options)
     for name, value in spec.options.items():
@@ -107,7 +108,8 @@ def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, An
 
 
 def build_scorer(spec: ScorerSpec) -> Scorer:
-    """Create the scorer and load its model. Raises ScorerUnavailable, which names the scorer, if this fails."""
+    """Create the scorer that `spec` describes, load its model, and return the scorer. Raises ScorerUnavailable if this
+    fails; the message names the scorer."""
     make = check_spec(spec)
     try:
         return make(name=spec.name, **typed_options(spec, make))

@@ -16,8 +16,9 @@ _log = logging.getLogger(__name__)
 
 class ClipScorer:
     """Scores images by CLIP: the cosine of the normalised features of image and prompt, in [-1, 1]. DiffusionNFT,
-    Flow-Factory and MixGRPO use the same score. A fork of flow_grpo multiplies this cosine by 100/30; this class does
-    not. The model can be the tiny CLIP model that a run trains itself, or any open_clip checkpoint."""
+    Flow-Factory and MixGRPO use the same score. One modified copy of the project flow_grpo multiplies this cosine by
+    100/30; this class does not. The model can be the tiny CLIP model that a run trains itself, or any open_clip
+    checkpoint."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class Reply:
 
     @property
     def shown(self) -> str:
-        """The beginning of the reply's text, for use in error messages. Secrets are removed from it."""
+        """Return the beginning of the reply's text, for use in error messages. Secrets are removed from it."""
         return redact_text(self.text)[:SHOWN]
 
 

@@ -18,8 +18,9 @@ from rewards.openclip import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 
 def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
-    """Prepare an image as the evaluation of HPSv2 does: resize the longest side to `size`, add black bars, and
-    normalise with the mean and standard deviation of OpenAI's CLIP.
+    """Prepare an image as the evaluation of HPSv2 does, and return it. The longest side is resized to `size`, black
+    bars are added to make the image square, and the values are normalised with the mean and standard deviation of
+    OpenAI's CLIP.
 
     Bytes become floats *before* the bicubic resize. So the resize can make values outside [0, 1], which are kept.
     open_clip's `resize_mode="longest"` resizes bytes instead, so its result differs from the result here by up to .05.

@@ -36,8 +36,9 @@ FORMS = {"reflection": ReflectionScorer, "edit": EditScorer}
 
 @dataclass
 class ScorerStats:
-    """Counts of one scorer. `seconds` is the total wall time of its calls, and `slowest` is the time of the slowest
-    call."""
+    """Statistics of one scorer: `images` is the number of scored images, `failed` how many of them have no score after
+    all tries, `retried` how often an image was scored again, and `calls` the number of calls. `seconds` is the total
+    wall time of the calls, and `slowest` the time of the slowest call."""
 
     images: int = 0
     failed: int = 0
@@ -58,11 +59,11 @@ class ScorerStats:
 
 
 class RewardHub:
-    """Scores images with every scorer in `specs` (ScorerSpec objects, or plain dicts).
+    """Scores images with all scorers of a run. `specs` has one entry for each scorer: a ScorerSpec or a plain dict.
 
-    retries: how often the failed images of a call are scored again.
-    max_failure_share: largest allowed share of failed images. An image has failed if it has no score after all tries.
-    The share is computed over the last `window` images of each scorer.
+    retries: if a scorer fails for some images of a call, these images are scored again, at most this number of times.
+    max_failure_share: largest allowed share of failed images of one scorer. An image has failed if it has no score
+    after all tries. The share is computed over the last `window` images of the scorer.
     min_images: the share is not checked before a scorer has seen this number of images.
     """
 
@@ -98,11 +99,11 @@ class RewardHub:
 
     @property
     def held_out(self) -> list[str]:
-        """Names of the scorers that are logged but are not part of the reward."""
+        """Return the names of the scorers that are logged but are not part of the reward."""
         return [spec.name for spec in self.specs if spec.held_out]
 
     def check(self) -> None:
-        """Raise ScorerUnavailable, which names the scorer, if a scorer cannot work now."""
+        """Check that all scorers can work now. Raises ScorerUnavailable if one cannot; the message names the scorer."""
         for name, scorer in self.scorers.items():
             try:
                 scorer.check()
@@ -110,8 +111,9 @@ class RewardHub:
                 raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
-        """Score images with all scorers of images. Returns a dict: name of the scorer -> one score per image. A score
-        is None if the scorer failed in all tries.
+        """Score images with all scorers that score images (others score reflections or edits). Returns a dict: name of
+        the scorer -> one score per image. `images[i]` was drawn for `prompts[i]`. A score is None if the scorer failed
+        in all tries.
 
         Raises TooManyFailures if the share of recent failures of a scorer is larger than `max_failure_share`.
         """
@@ -121,16 +123,18 @@ class RewardHub:
         return {name: self.score_with(name, images, prompts) for name in self.names("image")}
 
     def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
-        """Return one score per image, by the scorer `name` only. As in `score`, a score is None if the scorer failed in
-        all tries, and TooManyFailures is raised if the scorer fails too often."""
+        """Return one score per image, by the scorer `name` only. `images[i]` was drawn for `prompts[i]`. As in `score`,
+        a score is None if the scorer failed in all tries, and TooManyFailures is raised if the scorer fails too often.
+        """
         return self._values(name, lambda scorer, chosen: scorer.score(*chosen), images, prompts)
 
     def score_reflections(
         self, images: list[Image], prompts: list[Prompt], texts: list[str]
     ) -> dict[str, list[Score]]:
         """Score reflections with all scorers of reflections. Returns a dict: name of the scorer -> one score per
-        reflection. Score i says how true the text `texts[i]` is about `images[i]`, which was drawn for `prompts[i]`.
-        Failures are treated as in `score`."""
+        reflection. Score i says how true the text `texts[i]` is about `images[i]`, which was drawn for `prompts[i]`. As
+        in `score`, a score is None if the scorer failed in all tries, and TooManyFailures is raised if it fails too
+        often."""
         require_pairs(images, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts)
@@ -140,9 +144,10 @@ class RewardHub:
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> dict[str, list[Score]]:
-        """Score refined images with all scorers of edits. Returns a dict: name of the scorer -> one score per refined
-        image. Score i says how well `after[i]` makes the changes to `before[i]` that the reflection `texts[i]` asks
-        for. Failures are treated as in `score`."""
+        """Score refined images with all scorers of edits. (An edit is the change from one image to the next.) Returns a
+        dict: name of the scorer -> one score per refined image. Score i says how well `after[i]` makes the changes to
+        `before[i]` that the reflection `texts[i]` asks for. As in `score`, a score is None if the scorer failed in all
+        tries, and TooManyFailures is raised if it fails too often."""
         require_pairs(before, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts)
@@ -150,7 +155,7 @@ class RewardHub:
         }
 
     def names(self, of: str) -> list[str]:
-        """Return the names of the scorers that score `of`, which is "image", "reflection" or "edit"."""
+        """Return the names of the scorers of one kind. `of` says what they score: "image", "reflection" or "edit"."""
         return [spec.name for spec in self.specs if spec.of == of]
 
     def _values(self, name: str, call: Call, *columns: Sequence[Any]) -> list[Score]:
@@ -209,7 +214,8 @@ class RewardHub:
             )
 
     def log(self) -> dict[str, float]:
-        """Return the counts and the call times of every scorer, as a flat dict for metrics."""
+        """Return a flat dict for metrics: `reward/SCORER/METRIC` -> number. It has the number of images, of failures
+        and of retries of every scorer, its call times, and the events that it counts itself."""
         numbers = {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}
         for name, scorer in self.scorers.items():
             if isinstance(scorer, Counting):

@@ -53,16 +53,18 @@ def to_png(image: Image) -> bytes:
 
 
 class JudgeScorer:
-    """Scores images in [0, 1]: how sure the judge is that the image shows the prompt.
+    """Scores images with a judge. The score, in [0, 1], says how sure the judge is that the image shows the prompt.
 
-    `api_key_env` names the environment variable that holds the key. The key itself is in no recipe, log or report. It
-    is sent over https. It is sent over plain http only to this machine and to the host `key_over_http`. `timeout`
-    limits one HTTP call with its whole answer, in seconds. The n-th retry waits `backoff * 2**(n-1)` seconds, or longer
-    if the server asks for it. `logprobs: false` means that no log-probabilities are requested. `extra_body` has more
-    fields for the request (such as `chat_template_kwargs`), and `headers` has more HTTP headers.
+    `api_key_env` names the environment variable that holds the API key of the judge's server. The key itself is in no
+    recipe, log or report. It is sent over https. It is sent over plain http only to this machine and to the host
+    `key_over_http`. `timeout` limits one HTTP call with its whole answer, in seconds. The n-th retry waits `backoff *
+    2**(n-1)` seconds, or longer if the server asks for it. `logprobs: false` means that no log-probabilities are
+    requested. `extra_body` has more fields for the request (such as `chat_template_kwargs`), and `headers` has more
+    HTTP headers.
 
-    `question` is asked about images, `reflection_question` about reflections and `edit_question` about edits. In a
-    question, {prompt} stands for the prompt and {reflection} for the text of the reflection.
+    There are three questions. The judge is asked `question` about an image, `reflection_question` about a reflection,
+    and `edit_question` about an edit (the change from one image to the next). In a question, {prompt} stands for the
+    prompt and {reflection} for the text of the reflection.
     """
 
     def __init__(

@@ -46,7 +46,8 @@ class Question:
     words: tuple[str, str]  # the word whose probability is the score, and the other word; the text determines both
 
     def key(self, model: str) -> tuple[str, str, str]:
-        """Return the key for the cache: (hash of the images, question, model)."""
+        """Return the key under which the answer to this question is stored in the cache: (hash of the images, text of
+        the question, name of the judge's model)."""
         digest = hashlib.sha256()
         for png in self.pngs:
             digest.update(len(png).to_bytes(8, "little") + png)
@@ -94,8 +95,9 @@ class JudgeClient:
         self.sent = 0  # number of requests that were sent, with retries
 
     def ask_all(self, questions: Sequence[Question]) -> list[float | JudgeFailure | ScorerUnavailable]:
-        """Return one entry per question, in order: the probability that the answer is the first of the question's two
-        words, or the error if the question failed. The error is not raised. Equal questions are asked only once."""
+        """Ask several questions. Equal questions are asked only once. Return one entry per question, in order. The
+        entry is the probability that the judge's answer is the first of the question's two words. If the question
+        failed, the entry is the error instead; this error is not raised."""
         unique = {question.key(self.model): question for question in questions}
         with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
             answers = dict(zip(unique, pool.map(self._ask_or_fail, unique.values()), strict=True))
@@ -207,8 +209,8 @@ def without_refused(fields: Fields, refusal: str) -> Fields | None:
 
 
 def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
-    """Return the probability that the answer in a chat completion is `words[0]` and not `words[1]`. Raises JudgeFailure
-    if the completion has no usable answer."""
+    """Return the probability that the judge's answer is `words[0]`, if it can only be `words[0]` or `words[1]`. `reply`
+    contains the chat completion of the judge. Raises JudgeFailure if it has no usable answer."""
     try:
         return probability(parse_json(reply.text, "the answer", finite=False), words)
     except (InputError, Unanswered) as error:

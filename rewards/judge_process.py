@@ -17,11 +17,13 @@ class JudgeProcess:
     """The embedded judge in a child process: `with JudgeProcess(mind) as judge: ... judge.base_url`.
 
     mind: the import path of the function that computes the answers of the judge.
+    port: the port of the judge's server. With 0, any free port is taken.
+    seed: determines all random errors in the answers.
     errs: the share of answers that are replaced by their opposite (see rewards/judge_server.py).
 
     Raises ScorerUnavailable if the server does not start within `start_timeout` seconds, or cannot start (for example,
-    because the port is taken). The child runs until its stdin closes. This stdin is a pipe from the parent process, so
-    the child ends even if the parent is killed with kill -9.
+    because the port is taken). The child process runs until its stdin closes. This stdin is a pipe from the parent
+    process. So the child ends even if the parent is killed with kill -9.
     """
 
     def __init__(

@@ -59,8 +59,9 @@ class ChatRequest:
 
 
 def parse_request(body: bytes) -> ChatRequest:
-    """Read a chat request. The question is the last text of the last user message; earlier texts are captions of
-    images. Raises BadRequest if the request has another form."""
+    """Read the body of a chat request. Return the question, the images, and the number of log-probabilities that the
+    client asks for. The question is the last text of the last user message; earlier texts are captions of images.
+    Raises BadRequest if the request has another form."""
     try:
         request = parse_json(body, "the request")
         message = [m for m in request["messages"] if m["role"] == "user"][-1]
@@ -95,7 +96,8 @@ def decode_image(url: str) -> Image:
 
 def completion(reply: Answer, top_logprobs: int) -> dict:
     """Return the judge's answer `reply` as a chat completion, in the JSON form of OpenAI. If `top_logprobs` is above 0,
-    its first token has the log-probabilities of the most probable words, at most `top_logprobs` of them."""
+    the first token of the answer has a list of the most probable words with their log-probabilities. The list has at
+    most `top_logprobs` entries."""
     ranked = sorted(reply.words.items(), key=lambda item: -item[1])
     choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "stop"}
     if top_logprobs and ranked:
@@ -165,22 +167,22 @@ class Listener(ThreadingHTTPServer):
         super().__init__((host, port), Handler)
 
     def think(self, question: str, images: tuple[Image, ...]) -> Answer:
-        """Return the answer to the question about the images. The function `mind` of the task computes it. This
-        function makes random errors of its own, as a real judge would. In addition, the server replaces a share `errs`
-        of the answers by their opposite. The seed of the server determines all these errors. So the same question about
-        the same images always gets the same answer."""
+        """Return the answer of the judge to the question about the images. The task's function `mind` computes the
+        answer. The answer can be wrong for two reasons: `mind` makes random errors, as a real judge would, and the
+        server replaces a share `errs` of the answers by their opposite. The seed of the server determines all these
+        errors. So the same question about the same images always gets the same answer."""
         answer = self.mind(question, images, self.seed)
         digest = hashlib.sha256(f"errs {self.seed}\n{question}\n".encode() + b"".join(i.tobytes() for i in images))
         return turned_around(answer) if random.Random(digest.digest()).random() < self.errs else answer
 
 
 class JudgeServer:
-    """The embedded judge as a context manager. It runs in threads of this process.
+    """The embedded judge (see the module) as a context manager. It runs in threads of this process.
 
     mind: the function of the task that computes the answers.
-    seed: determines all random errors in the answers.
     port: the port of the server. With 0, any free port is taken.
-    errs: share of answers that are replaced by their opposite, see `turned_around`.
+    seed: determines all random errors in the answers.
+    errs: share of answers that are replaced by their opposite ("yes" by "no"), see `turned_around`.
 
     Raises ScorerUnavailable if the port is taken or not allowed.
     """

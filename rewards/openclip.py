@@ -55,8 +55,8 @@ TEXT_CHUNK = 16  # number of texts of similar length that are encoded together
 
 @dataclass
 class TwoTower:
-    """A CLIP model (an image tower and a text tower) in eval mode, with its tokenizer. `config` is the `model_cfg` of
-    open_clip."""
+    """A CLIP model (an image encoder and a text encoder, called towers) in eval mode, with its tokenizer. `config` is
+    the `model_cfg` of open_clip: a dict with the sizes of the model."""
 
     model: open_clip.CLIP
     tokenizer: Tokenizer
@@ -66,7 +66,8 @@ class TwoTower:
 
     @property
     def context(self) -> int:
-        """Number of tokens that the model reads of a text, with the start token and the end token."""
+        """Return the largest number of tokens of a text that the model reads. The start token and the end token are
+        counted."""
         return self.config["text_cfg"].get("context_length", 77)
 
     def is_cut(self, text: str) -> bool:
@@ -145,8 +146,8 @@ def meta_model(architecture: str) -> open_clip.CLIP | None:
 
 
 def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower:
-    """Create a new tiny model. Its tokenizer, which is stored in `folder`, knows `words` and splits all other words
-    into smaller pieces.
+    """Create a new tiny CLIP model, and return it. Its tokenizer is written into `folder`. The tokenizer knows the
+    words in `words` and splits all other words into smaller pieces.
 
     Equal seeds and words give equal weights. The tokenizer is smaller than that of CLIP, which has 49,408 tokens. With
     CLIP's tokenizer, half of the training time would be spent on the embeddings of tokens that never occur.
@@ -183,8 +184,9 @@ def make_tokenizer(folder: Path, config: dict) -> Tokenizer:
 
 
 def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) -> None:
-    """Write the weights and the configuration into a folder that already has the tokenizer. The configuration is
-    written last, so a folder with a configuration is complete."""
+    """Write the weights and the configuration of `tower` into a folder that already has its tokenizer. `preprocess` are
+    open_clip's settings for preparing images, which become part of the configuration; None means that it has no such
+    settings. The configuration is written last, so a folder with a configuration is complete."""
     folder = Path(folder)
     (folder / CONFIG).unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in tower.model.state_dict().items()}, folder / WEIGHTS)
@@ -195,12 +197,12 @@ def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) ->
 
 
 def encode_text(model: open_clip.CLIP, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
-    """Compute `model.encode_text(tokens, normalize=True)` for training, but skip the padding. This is nearly three
-    times as fast.
+    """Return the normalised text embeddings, as `model.encode_text(tokens, normalize=True)` does, but skip the padding
+    of the texts. This makes training nearly three times as fast.
 
-    The mask is causal, and the embedding is taken at the closing token (the largest id). So the padding after the
-    closing token does not change the result. Texts are sorted by length and processed in chunks of `TEXT_CHUNK` texts.
-    Each chunk is cut to the length of its longest text.
+    The attention mask is causal, and the embedding is taken at the closing token (the largest id). So the padding after
+    the closing token does not change the result. Texts are sorted by length and processed in chunks of `TEXT_CHUNK`
+    texts. The padding of a chunk ends where its longest text ends.
     """
     tower: Any = model  # open_clip does not declare the parts of its models
     lengths = tokens.argmax(dim=-1) + 1

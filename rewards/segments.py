@@ -6,16 +6,18 @@ from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
-    """Set `rewards` of every trajectory in the group, and `scores` of its reflections and refined images. A text or
-    image that several trajectories share is scored only once."""
+    """Score all images of a group, and also its reflections and edits (changes from one image to the next). The scores
+    of images are stored in the field `rewards` of every trajectory. The scores of a reflection are stored in the field
+    `scores` of the reflection, and those of an edit in the field `scores` of the refined image. A text or image that
+    several trajectories share is scored only once."""
     score_images(group.trajectories, hub.score)
     score_segments(group, hub)
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:
-    """Set `scores` of every reflection and of every refined image in the group. A reflection is scored by its text and
-    the image before it. A refined image is scored by the image before it and the reflection between the two. A text or
-    image that several trajectories share is scored only once."""
+    """Score every reflection and every refined image in the group, and store the result in its field `scores`. A
+    reflection is scored by its text and the image before it. A refined image is scored as an edit: by the image before
+    it, and by the reflection between the two. A text or image that several trajectories share is scored only once."""
     reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
     edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
     for trajectory in group.trajectories:

@@ -46,12 +46,12 @@ def train_clip(
     progress: Progress = quiet,
 ) -> dict[str, float]:
     """Train a new tiny CLIP by contrastive learning, and write it into `folder`. The training data are pictures with
-    captions, and copies of these pictures with one defect. `examples_of` returns the stream of training data for a
-    seed.
+    captions, and copies of these pictures with one defect. `examples_of` takes a seed and returns a stream of such
+    data.
 
-    Returns a dict with one number, `matching`, measured on `held_out` pictures that were not used for training. This is
-    the share of prompts that are nearer to the right picture than to its copy with one defect (by chance: .5). A
-    learning rate of 3e-3 is too high: the loss stays at the level of guessing.
+    Returns a dict with one number, `matching`. It is the share of prompts whose CLIP features are nearer to the right
+    picture than to its copy with one defect (by chance: .5). It is measured on `held_out` pictures that were not used
+    for training. A learning rate of 3e-3 is too high: the loss stays at the level of guessing.
     """
     examples = examples_of(seed)
     tower = openclip.create_tiny(folder, examples.words(), seed)
@@ -83,13 +83,13 @@ def train_hps(
     held_out: int = 256,
     progress: Progress = quiet,
 ) -> dict[str, float]:
-    """Train the tiny HPS as HPSv2 was trained, and write it into `folder`. It starts from the tiny CLIP in
-    `clip_folder`, which is fine-tuned so that softmax(scale * cosine) over two pictures of a prompt predicts which one
-    was preferred.
+    """Train the tiny HPS as HPSv2 was trained, and write it into `folder`. The training starts from the tiny CLIP in
+    `clip_folder`. This model is fine-tuned so that softmax(scale * cosine) over two pictures of a prompt predicts which
+    of the two was preferred.
 
     The training data are rankings. A ranking has one prompt, several pictures for it, and how much each picture is
-    preferred. `examples_of` returns the stream of rankings for a seed. Each step uses all picture pairs of `batch_size`
-    rankings.
+    preferred. `examples_of` takes a seed and returns a stream of rankings. Each training step uses all picture pairs of
+    `batch_size` rankings.
 
     Returns a dict with two shares, measured on `held_out` rankings that were not used for training:
     * `held_out_agreement`: the share of picture pairs in which the preferred picture has the higher HPS score.
@@ -122,7 +122,8 @@ def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"
 
 
 def differences(values: Float[Tensor, "B K"]) -> Float[Tensor, "B*P"]:
-    """Return value_i - value_j for all pairs i < j in each row. A row has K values and so P = K (K - 1) / 2 pairs."""
+    """Return value_i - value_j for all pairs i < j in each row, as one flat tensor. A row has K values and so P = K (K
+    - 1) / 2 pairs."""
     first, second = torch.triu_indices(values.shape[1], values.shape[1], offset=1)
     return (values[:, first] - values[:, second]).flatten()
 

@@ -5,15 +5,16 @@ row can later return to this length.
 With `history = last`, a row returns to the end of its think text before an image is added. So a refinement sees the
 prompt, the think text, the last image and the reflection on it. With `history = full`, contexts only grow.
 
-Guidance compares velocities in different contexts, so it needs two more of them (bagel-irg.md 4.5):
+Guidance compares the velocities that the model computes in different contexts. So it needs two more contexts
+(bagel-irg.md 4.5):
 
 * The context without the text before the image. It is stored as a mark in the same cache. In turn 0 this mark is right
   after the system text.
 * The context without images. It is stored in a second cache, which is copied once after the think text. Only texts are
   added to this cache, so its positions have no gap where an image was.
 
-At a fork, the cache row is copied for every branch. So the model computes the part that the branches have in common
-only once.
+At a fork, several continuations are sampled from one shared beginning. The cache row of the beginning is then copied
+for every continuation. So the model computes the beginning only once.
 """
 
 from collections import defaultdict
@@ -42,8 +43,9 @@ class _Texts:
 
 
 class Contexts:
-    """The contexts of a batch of trajectories. In all methods, `rows` are indices into the batch, in ascending order.
-    Rows whose trajectory has stopped are not among them."""
+    """The contexts of a batch of trajectories. A context is the sequence of tokens that the model sees before it writes
+    or draws. In all methods, `rows` are indices into the batch, in ascending order. They leave out the trajectories
+    that have stopped."""
 
     def __init__(
         self,
@@ -64,22 +66,25 @@ class Contexts:
         self._texts: _Texts | None = None
 
     def begin_text(self, turn: int) -> None:
-        """Remember where the text of this turn begins. Call this before a think text or a reflection is added. Guidance
-        needs this place for the context without the text. In turn 0 nothing is done, because the constructor has
-        already stored the place."""
+        """Remember the position at which the text of this turn begins. Call this before a think text or a reflection is
+        added. Guidance later compares with a context that ends at this position, without the text. In turn 0 nothing is
+        done, because the constructor has already stored the position."""
         if turn:
             self._before_text = self.cache.mark()
 
     def add_text(self, rows: Int[Tensor, "R"], ids: list[Tensor]) -> None:
-        """Add texts that were given and not sampled to the contexts of the rows. Each text enters the key-value cache
-        as start token (bos), `ids`, end token (eos)."""
+        """Add texts that are given and not sampled to the contexts of the rows. `ids` has the token ids of one text per
+        row. Each text enters the key-value cache as start token (bos), its ids, end token (eos)."""
         self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
 
     def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
-        """Call this after the texts of one turn, sampled or given, have entered the key-value cache. In turn 0,
-        remember where the think texts end, because later turns may go back to this place. If guidance needs contexts
-        without images, copy the main cache for them in turn 0, and add the texts to this copy in later turns.
-        `ids` are the token ids of the texts without the end token (eos)."""
+        """Call this after the texts of one turn, sampled or given, have entered the key-value cache. `ids` are the
+        token ids of the texts without the end token (eos).
+
+        In turn 0, the end of the think texts is remembered, because contexts may return to it in later turns. If
+        guidance needs contexts without images, they are stored in a second cache: in turn 0 it is made as a copy of the
+        main cache, and in later turns the texts are added to it.
+        """
         if turn == 0:
             self._think_end = self.cache.mark()
             if self.guidance is not None and self.guidance.image_scale > 1:
@@ -102,8 +107,9 @@ class Contexts:
             self.model.prefill_image(self.cache, latents, grid, patches, patch_grid, everyone(self.cache, rows[places]))
 
     def branch(self, rows: Int[Tensor, "R"]) -> None:
-        """Replace the batch by a new one in which row i is a copy of the old row rows[i]. Old rows that are not named
-        are dropped."""
+        """Make a new batch of contexts: row i of the new batch is a copy of row `rows[i]` of the old batch. Old rows
+        that are not in `rows` are dropped. This is done at a fork, where several continuations are sampled from one
+        shared beginning."""
         self.cache = _branched(self.model, self.cache, rows)
         self._before_text, self._think_end = self._before_text.of(rows), self._think_end.of(rows)
         if self._texts is not None:
@@ -143,8 +149,8 @@ class Contexts:
 
 
 def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:
-    """Return `rows`, or None if `rows` are all rows of the cache. None tells the model to use the whole cache, which
-    avoids a copy of its keys and values."""
+    """Return `rows`, or None if `rows` are all rows of the cache. The result is the argument `rows` for methods of the
+    model. For them, None means the whole cache, which avoids a copy of its keys and values."""
     return None if len(rows) == cache.batch else rows
 
 

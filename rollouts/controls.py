@@ -1,12 +1,12 @@
-"""Controls that show whether refinement does more than just drawing the image again. A control keeps the first images
-and changes what follows.
+"""Controls that show whether refinement does more than just drawing the image again. Even a model that ignores its
+image and its reflection repairs some wrong images, because a new image is sometimes right by chance. The controls
+measure this effect.
 
-Even a model that ignores its image and its reflection repairs some wrong images, because a new image is sometimes right
-by chance. The controls measure this effect. Each control makes one trajectory for each real trajectory, with the same
-prompt, think text and first image.
+For each real trajectory, a control makes one trajectory with the same prompt, think text and first image. What follows
+the first image is changed.
 
-`SampleRequests` is any function that samples requests: `Sampler.sample`, or a version of it that works in batches or on
-other machines.
+`SampleRequests` is the type of a function that samples requests: `Sampler.sample`, or a version of it that works in
+batches or on other machines.
 """
 
 import random
@@ -22,9 +22,13 @@ SampleRequests = Callable[[list[Request], int], list[Trajectory]]
 
 
 def redraw(sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int) -> list[Trajectory]:
-    """Return the trajectories of the control "redraw", one per given trajectory. The first image is kept. The image of
-    every later turn is a new image that is drawn from the prompt and the think text alone, without a reflection or an
-    older image."""
+    """Return the trajectories of the control "redraw", one per given trajectory. This control shows how many images
+    become right simply because a new image is drawn. The first image is kept. The image of every later turn is a new
+    image that is drawn from the prompt and the think text alone, without a reflection or an older image.
+
+    `sample` is the function that samples requests. `turns` is the number of images per trajectory. `seed` determines
+    the noise of the new images.
+    """
     controls = [replace(t, segments=t.segments[:2], stopped=False, rewards={}) for t in trajectories]
     for turn in range(1, turns):
         fresh = hashed(seed, "redraw", turn) % 2**63
@@ -39,8 +43,8 @@ def shuffled_reflections(
     sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int
 ) -> list[Trajectory]:
     """Return the trajectories of the control "shuffled reflections", one per given trajectory. The first image is kept.
-    Every reflection that asked for a change is replaced by a reflection from another prompt, of the same turn if
-    possible. Then the later images are drawn again.
+    Every reflection is replaced by a reflection from another prompt, of the same turn if possible. Only a reflection
+    that says "nothing to change" is kept. Then the later images are drawn again.
 
     The control stops in the turn where the given trajectory stopped. So the two trajectories have equally many images,
     and only the content of their reflections differs. `seed` must be the seed of the given trajectories, so that both

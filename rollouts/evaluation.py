@@ -1,5 +1,5 @@
-"""Create the sampler for a checkpoint that is evaluated, shown or studied. It uses the section `sampling` of the
-recipe, but some of these values are replaced by those of the section `evaluation`."""
+"""Create the sampler for a checkpoint whose images are evaluated, shown or studied. Its settings are those of the
+section `sampling` of the recipe, but the section `evaluation` replaces some of them."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ from rollouts.sampler import Sampler
 
 
 def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
-    """Return a copy of `sampling`, a section of the recipe, for use in evaluation. The temperature is replaced by that
-    of the section `settings` (`evaluation` in the recipe). The number of time points and the time shift are replaced
-    only if `settings` gives them."""
+    """Return the sampling settings for evaluation. They are a copy of `sampling` (the section `sampling` of the recipe)
+    in which some values are replaced by those of `settings` (the section `evaluation` of the recipe). The temperature
+    is always replaced. The number of time points and the time shift are replaced only if `settings` gives them."""
     points = sampling.points if settings.points is None else settings.points
     shift = sampling.shift if settings.shift is None else settings.shift
     return sampling.model_copy(update={"temperature": settings.temperature, "points": points, "shift": shift})

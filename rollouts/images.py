@@ -1,8 +1,8 @@
 """Convert images between the turns: from latents to bytes, and from bytes to the form in which the model sees them.
 
 A drawn image is decoded and rounded to bytes before the model sees it, as in BAGEL's pipeline. The learner gets the
-same bytes, so it sees exactly the same image. All images in a batch of the autoencoder have one size, because padding
-would change the latents.
+same bytes, so it sees exactly the same image. The autoencoder encodes several images together only if they have the
+same size, because padding would change the latents.
 
 Letters: R images, N latent tokens, D numbers of a latent token, P patches.
 """
@@ -22,7 +22,8 @@ from rollouts.noise import Noise, Use
 
 @dataclass(frozen=True)
 class ImageContext:
-    """An image as the model sees it: a sample of its clean latent (on the CPU, in fp32) and its ViT patches."""
+    """An image as the model sees it in the context, in two forms: its clean latent (a random sample from the VAE
+    posterior, on the CPU, in fp32), and its ViT patches."""
 
     latent: Float[Tensor, "N D"]
     grid: Grid
@@ -54,8 +55,9 @@ class ImageCodec:
 
     @torch.no_grad()
     def encode(self, images: list[UInt8[Tensor, "H W 3"]], noises: list[Noise], turn: int) -> list[ImageContext]:
-        """Return each image as the model sees it. The latent is a random sample from the VAE posterior. `noises` has,
-        for each image, the random numbers of its trajectory. They and `turn` determine the sample."""
+        """Return each image in the form in which the model sees it. The latent in this form is a random sample from the
+        VAE posterior. `noises` has the random numbers of each image's trajectory. Together with the number of the turn,
+        `turn`, they determine the sample."""
         seen: dict[int, ImageContext] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):

@@ -17,11 +17,11 @@ Text = str | Int[Tensor, "T"]
 
 @dataclass(frozen=True)
 class Request:
-    """One trajectory to sample.
+    """A request to the sampler for one trajectory.
 
-    The request can give a think text, a first image and reflections. These given parts enter the context in place of
-    sampled parts. The log-probabilities of a given text are NaN, and a given image has no denoising steps. So given
-    parts cannot be trained by mistake.
+    The request can give a think text, a first image and reflections. They are then not sampled, but enter the context
+    in place of sampled ones. The log-probabilities of a given text are NaN, and a given image has no recorded denoising
+    steps. So given texts and images cannot be trained by mistake.
     """
 
     prompt: Prompt
@@ -49,9 +49,10 @@ class Request:
             raise ValueError(f"reflections belong to turns 1 and up, given for turns {sorted(self.reflections)}")
 
     def owner(self, turn: int) -> int:
-        """Return the number of the sample whose random numbers this request uses in this turn. Several samples of a
-        group share a turn if they fork later. They all use the random numbers of the first of them. If the turn is not
-        shared, the request uses those of its own sample."""
+        """Return the number of the sample whose random numbers this request uses in this turn. At a fork, several
+        samples are continued from one shared beginning. In the turns of the shared beginning, they all use the random
+        numbers of the sample with the lowest number among them. In all other turns, each sample uses its own random
+        numbers."""
         return self.sample - self.sample % prod(ways for at, ways in self.forks.items() if at > turn)
 
     def noise(self, turn: int) -> Noise:
@@ -60,7 +61,8 @@ class Request:
 
     def shares(self, other: "Request", turn: int) -> bool:
         """Return whether the trajectories of the two requests have the same texts and images up to the end of this
-        turn. This is so if both belong to the same tree of samples (see `forks`) and separate only in a later turn."""
+        turn. They do if they are sampled from one shared beginning (see the field `forks`) and separate only in a later
+        turn."""
         if not self.forks:
             return False
         mine, theirs = ((r.seed, r.prompt, r.iteration, r.forks, r.owner(turn)) for r in (self, other))

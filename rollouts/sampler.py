@@ -3,14 +3,14 @@
     turn 0:   think text -> image 0
     turn k:   the model sees image k-1 -> reflection k -> image k; no image if the reflection says "nothing to change"
 
-The layout rules of the model say how a context grows. The learner follows the same rules when it puts whole
-trajectories into one forward pass. So it computes the same policy as the sampler. Trajectories that have stopped leave
-the batch. Every random number belongs to one trajectory (noise.py). So a trajectory does not depend on the other
+The layout rules in irg_rl/model/layout.py say how a context grows. The learner follows the same rules when it puts
+whole trajectories into one forward pass. So it computes the same policy as the sampler. Trajectories that have stopped
+leave the batch. Every random number belongs to one trajectory (noise.py). So a trajectory does not depend on the other
 trajectories in its batch. Only rounding can differ, because the matrix products have other shapes.
 
-Siblings are trajectories that share their beginning up to a fork (Request.forks). Siblings in one batch are one row of
-the batch until the turn of the fork begins. They get their own rows after the last shared image has entered the
-context. Their trajectories begin with the same segment objects.
+At a fork, several trajectories are continued from one shared beginning (Request.forks). If they are in one batch, they
+are a single row of the batch until the turn of the fork. After the last shared image has entered the context, the row
+is copied, so that each of them has its own row. The finished trajectories begin with the same segment objects.
 """
 
 from collections.abc import Callable, Sequence

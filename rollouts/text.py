@@ -1,8 +1,9 @@
 """Sample texts from a batch of contexts, token by token.
 
 A text is sampled from softmax(logits / temperature), without top-k or top-p. So training uses the same distribution as
-sampling. At temperature 0 (evaluation), every token is the most likely one. The sampled ids stay in the cache as they
-are. If a text reaches the token limit, an eos is added that was not sampled.
+sampling. At temperature 0 (evaluation), every token is the most likely one. The sampled ids stay in the key-value
+cache; the text is not tokenized again. If a text reaches the token limit, an eos that was not sampled is added to the
+cache.
 
 Letters: R rows, T token limit, V vocabulary.
 """
@@ -29,9 +30,9 @@ class SampledText:
 def sample_texts(
     model: UnifiedModel, cache: KVCache, rows: Int[Tensor, "R"], uniforms: Float[Tensor, "R T"], temperature: float
 ) -> list[SampledText]:
-    """Sample one text per row. Its start token (bos), its sampled ids and its end token (eos) are added to the
-    key-value cache. The random numbers uniforms[:, i] choose token i. When a row has sampled its eos, no more tokens
-    are sampled for it."""
+    """Sample one text per row of the key-value cache, and return the texts. The start token (bos), the sampled ids and
+    the end token (eos) of each text are added to the cache. Token i of each text is chosen by the random numbers
+    `uniforms[:, i]`. A text ends when its eos is sampled, or when it has T tokens."""
     count, limit = uniforms.shape
     bos, eos = model.special.bos, model.special.eos
     device = cache.keys[0].device
@@ -65,8 +66,8 @@ def sample_texts(
 def draw(
     logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], temperature: float
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
-    """Draw one token per row: invert the cumulative distribution at `uniform`. Returns the tokens and their
-    log-probabilities in fp32.
+    """Draw one token per row, and return (the tokens, their log-probabilities in fp32). The token is found by inverting
+    the cumulative distribution of the row at the random number `uniform`, which lies in [0, 1).
 
     The cumulative sum is in fp64, and `uniform` is multiplied by the last value of this sum. So a token of probability
     0 is never drawn. At temperature 0, the most likely tokens are returned, with their log-probabilities at temperature

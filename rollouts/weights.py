@@ -1,4 +1,5 @@
-"""Load published weights into a model. The weights are checked first. If a check fails, none of them is loaded.
+"""Load the weights that the learner (the training process) has published into a model that samples. The weights are
+checked first. If a check fails, none of them is loaded.
 
 Weights are sent as plain fp32 arrays under the names of the model's state dict. Their digest (a hash of all arrays) is
 sent with them; learner/publish.py computes it. If the model has LoRA adapters, only the adapters are sent.

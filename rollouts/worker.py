@@ -27,7 +27,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything that is needed to create a worker. It is plain data, so that a lost worker can be created again."""
+    """Everything that is needed to create a worker: the model folder, the settings of sampling, noise and guidance, the
+    seed of the run, and the settings of its device. They are plain data, so that a lost worker can be created again."""
 
     folder: str  # model folder: sizes, tokenizer, autoencoder, and the weights before the first published ones
     sampling: SamplingRecipe
@@ -47,8 +48,9 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class SampledSummary:
-    """Facts about a sampled group, such as its number of images. The driver (the main process of the run) uses only
-    these facts and never loads the group itself."""
+    """Facts about a sampled group: its id, the version and the digest (hash) of the weights, and its numbers of images,
+    text tokens and stopped trajectories. The driver (the main process of the run) uses only these facts and never loads
+    the group itself."""
 
     id: int
     version: int
@@ -78,7 +80,9 @@ class RolloutWorker:
         self._digest = ""
 
     def set_weights(self, arrays: Mapping[str, np.ndarray], version: int, digest: str) -> tuple[int, str]:
-        """Use these weights from now on. Returns (version, digest) as an acknowledgement.
+        """Load these weights into the worker's model and sample with them from now on. `arrays` maps names of weights
+        to arrays, `version` is the number of these weights, and `digest` is their hash. Returns (version, digest), so
+        that the caller knows which weights are loaded.
 
         Raises WeightsError if the weights do not match the digest or do not fit the model. The worker then refuses to
         sample until it gets valid weights.
@@ -104,14 +108,16 @@ class RolloutWorker:
         version: int | None = None,
         iteration: int = 0,
     ) -> tuple[list[SampledSummary], *tuple[Group, ...]]:
-        """Sample groups for training, all as one batch. `ids` has the id of each group, and `prompts` its prompt.
-        Returns a list with one summary per group, followed by the groups themselves.
+        """Sample groups for training, all as one batch. A group has `group_size` trajectories of one prompt. `ids` has
+        the id of each group, and `prompts` its prompt. Returns a tuple: first a list with one summary per group, then
+        the groups themselves.
 
         version: version of the weights to sample with. The worker must have it. None: the weights that it has.
         iteration: number of the RL update. With `window: progressive`, it determines which denoising steps are noisy.
 
-        With forks, a group may have fewer than `group_size` trajectories, because a trajectory that stops before its
-        fork does not branch. Raises WeightsError if the worker has no weights, or weights of another version.
+        A group may have fewer than `group_size` trajectories if the settings have forks (turns at which a shared
+        beginning gets several continuations): a trajectory that stops before its fork is not continued. Raises
+        WeightsError if the worker has no weights, or weights of another version.
         """
         version = self._require(version)
         forks = self._settings.forks

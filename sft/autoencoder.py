@@ -22,7 +22,8 @@ def train_autoencoder(
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Autoencoder:
-    """Train the autoencoder on uint8 `images` [N, H, W, 3].
+    """Train the autoencoder on uint8 `images` [N, H, W, 3]. After each training step, `on_step` is called with the
+    number of the step and the loss.
 
     The loss is |x - x'| + (x - x')^2 + kl_weight * KL(posterior || N(0, 1)), where x' is the reconstruction of the
     image x. The first two terms are means over pixels, and the KL term is the mean over latent numbers. Returns the
@@ -54,9 +55,9 @@ def train_autoencoder(
 
 
 def trapezoid(step: int, steps: int, warmup: int = 50, decay_share: float = 0.3) -> float:
-    """Return the factor by which the learning rate is multiplied at `step`. The factor rises linearly to 1 in the first
-    `warmup` steps and then stays at 1. In the last part of the training (`decay_share` of all `steps`), it falls
-    linearly to 0.02."""
+    """Return the factor by which the learning rate is multiplied in training step `step` of `steps`. The factor rises
+    linearly to 1 in the first `warmup` steps and then stays at 1. In the last part of the training (the share
+    `decay_share` of all steps), it falls linearly to 0.02."""
     left = (steps - step) / (steps * decay_share)
     return min(1.0, (step + 1) / warmup) * min(1.0, left + 0.02)
 
@@ -64,9 +65,10 @@ def trapezoid(step: int, steps: int, warmup: int = 50, decay_share: float = 0.3)
 @torch.no_grad()
 def initialize_autoencoder(vae: Autoencoder, generator: torch.Generator) -> None:
     """Set the initial weights of `vae`. The weights of a convolution are random, with a variance that gives its output
-    the same scale as its input. The last convolution of each residual branch gets smaller weights. A bias gives the
-    posterior a small variance at the start. The default weights of torch have only a third of the variance that is used
-    here. With the default weights, training took twice the time to reach the same reconstruction."""
+    the same scale as its input. The last convolution of each residual branch gets smaller weights. The bias of the
+    encoder's last layer is set so that the posterior has a small variance at the start. The default weights of torch
+    have only a third of the variance that is used here. With them, training took twice the time to reach the same
+    reconstruction."""
     for name, module in vae.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             fan_in = module.weight[0].numel()

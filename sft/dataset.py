@@ -22,7 +22,7 @@ from sft.rows import BrokenRow, Part, parse_row
 
 
 class DataError(UserError, ValueError):
-    """Training data is missing or unreadable. The message says which file, and what to do."""
+    """Raised if training data is missing or unreadable. The message names the file and says what to do."""
 
 
 @dataclass
@@ -57,13 +57,13 @@ class Rejections:
 
 
 class RowSource:
-    """An endless stream of parsed rows, whose position can be saved and restored. The rows come from the column
+    """An endless stream of parsed training rows. Its position can be saved and restored. The rows come from the column
     `conversation` of all `*.parquet` files in `folder`.
 
-    The first `hold_out` rows of the first row group are kept for validation and are never drawn. `fingerprint`
-    identifies the data. It is one hash over four facts about each file: its name, its number of rows, its size, and its
-    last 4 KiB, where parquet keeps an index of the contents. Raises DataError if the folder has no readable file, or if
-    a whole epoch gave no usable row.
+    The first `hold_out` rows of the first row group (a block of rows in a parquet file) are kept for validation and are
+    never drawn. `fingerprint` identifies the data. It is one hash over four facts about each file: its name, its number
+    of rows, its size, and its last 4 KiB, where parquet keeps an index of the contents. Raises DataError if the folder
+    has no readable file, or if a whole epoch gave no usable row.
     """
 
     def __init__(self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0):

@@ -1,9 +1,10 @@
-"""Encode rows as tensors: token ids, ViT patches, and VAE moments (mean and log-variance of the latents).
+"""Encode training rows as tensors: token ids, ViT patches, and VAE moments (mean and log-variance of the latents).
 
-Images are encoded in batches of one image size and are never padded. The moments of an image must not depend on the
-other images of its batch. Otherwise the results of a resumed run and of an uninterrupted run would differ in the last
-bits: the resumed run starts with an empty cache of moments, so its batches contain other images. So all batches of one
-image size have the same length. A batch with too few images is filled up by repeating an image.
+Images are encoded in batches of one image size and are never padded. A resumed run must give exactly the same moments
+as a run without interruption. But after a resume, an image may be encoded together with other images than before,
+because the moments in the cache are lost. If batches had different lengths, this would change the last bits of the
+moments. So all batches of one image size have the same length. A batch with too few images is filled up by repeating an
+image.
 """
 
 import hashlib
@@ -90,16 +91,16 @@ class RowEncoder:
         return encoded
 
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
-        """Return the number of tokens that a row needs in a pack (a training sequence of several rows), without
+        """Return the number of tokens that a training row needs in a pack (a sequence of several rows), without
         encoding its images. The number includes the boundary tokens before and after every text and image. It also
         includes all noise blocks: the noisy copies of those images that the model learns to draw.
 
         `noise_blocks` has two numbers: the number of noise blocks of a first image, and that of a refined image (one
         that comes after an image that the model sees).
 
-        The number is for a row without condition dropout (hiding parts of the row at random in training). With dropout
-        of mode `irg`, a row can be shorter. With dropout of mode `branch`, it can be longer, because texts are then
-        repeated in a context without images.
+        In training, condition dropout may hide some texts and images of a row at random. The number is for a row
+        without it. With dropout of mode `irg`, a row can be shorter. With dropout of mode `branch`, it can be longer,
+        because texts are then repeated in a context without images.
         """
         total, refines = 0, False
         for part in row:

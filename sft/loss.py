@@ -1,6 +1,6 @@
 """The loss of supervised fine-tuning in IRGL (the six learning modes of Interleaving Reasoning Generation). A pack is
-one sequence of several training rows. Its loss is the cross-entropy of the texts plus the flow-matching error of the
-images."""
+one sequence of several training rows. The loss of a pack has two terms: the cross-entropy of its texts, and the
+flow-matching error of its images."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,9 @@ from sft.packing import SFTPack
 
 @dataclass(frozen=True)
 class Counts:
-    """The two numbers by which the loss is divided: the number of label tokens of texts, and the number of latent
-    tokens of images that have a loss. Both are counted over all packs of all ranks (training processes) in one step."""
+    """The two numbers by which the loss is divided: `text`, the number of text tokens that the model should predict,
+    and `latent`, the number of latent tokens of the images that it should draw. Both are counted over all packs that
+    all ranks (training processes) use in one training step."""
 
     text: int
     latent: int
@@ -28,14 +29,15 @@ class Counts:
 def sft_loss(
     output: ModelOutput, pack: SFTPack, counts: Counts, ce_weight: float, mse_weight: float
 ) -> dict[str, Tensor]:
-    """Return the two weighted terms of the loss of a pack: `ce` for texts and `mse` for images.
+    """Return a dict with the two weighted terms of the loss of a pack (one sequence of several training rows): `ce` for
+    texts and `mse` for images.
 
         ce = ce_weight * sum of the cross-entropies / counts.text
         mse = mse_weight * sum over latent tokens of mean_D (v - (eps - x0))^2 / counts.latent
 
     Here v is the velocity that the model predicts for a latent token, x0 the clean latent, eps the noise, and mean_D
-    the mean over the numbers of a latent token. `counts` covers all packs of the step. So the sum of the terms over
-    these packs is the same as for one pack with all their rows.
+    the mean over the numbers of a latent token. `counts` are counted over all packs of the training step. So the sum of
+    the terms over these packs is the same as for one pack with all their rows.
     """
     labels = pack.pack.logit_targets.to(output.logits.device)
     ce = F.cross_entropy(output.logits.float(), labels, reduction="sum") / max(counts.text, 1)

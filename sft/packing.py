@@ -49,8 +49,9 @@ class Branch(StrEnum):
 
 @dataclass
 class SFTPack:
-    """A pack (one sequence of several training rows), with `velocities`: the flow-matching targets of its noise blocks
-    (noisy copies of images). The labels for the cross-entropy of the texts are in `pack.logit_targets`."""
+    """A pack (one sequence of several training rows) for supervised fine-tuning, with the training targets of its
+    images. `velocities` has these targets: the flow velocity of every token of its noise blocks (noisy copies of
+    images). The labels for the cross-entropy of the texts are in `pack.logit_targets`."""
 
     pack: Pack
     velocities: Float[Tensor, "V D"]  # eps - x0 for every token of a noise block
@@ -177,13 +178,14 @@ def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) 
 
 class PackStream:
     """The packs (sequences of several training rows) of one training stage, in a fixed order. The rows come from
-    several sources (folders of rows), some of which are mandatory. A pack begins with one row of every mandatory
-    source. Then rows are drawn at random from all sources, in proportion to their weights, until the pack is full.
+    several folders, called sources, some of which are mandatory. A pack begins with one row of every mandatory source.
+    Then each further row is drawn from a random source, in proportion to the weights of the sources, until the pack is
+    full.
 
-    If a row does not fit, it goes back to its source, which returns it first at the next draw. So no row is lost. A
-    mandatory row is put into the pack even if it does not fit. Otherwise the rows of a source with long rows would
-    never be trained. So only mandatory rows can make a pack longer than `tokens_per_pack`. Rows of more than
-    `max_row_tokens` tokens are rejected, as broken rows are.
+    If a row does not fit, it goes back to its source, which returns it first at the next draw. So no row is lost. A row
+    of a mandatory source with which a pack begins is put into it even if it does not fit. Otherwise the rows of a
+    source with long rows would never be trained. So only these rows can make a pack longer than `tokens_per_pack`. Rows
+    of more than `max_row_tokens` tokens are rejected, as broken rows are.
 
     The random draws depend on (seed, pack number) and on the reading positions of the sources. So a checkpoint needs to
     save only the pack number and these positions.
@@ -217,8 +219,9 @@ class PackStream:
         return self.layout.pack(self.new_builder(), self.encoder.encode(self._rows()), generator)
 
     def skip(self) -> None:
-        """Skip the next pack, because another rank (training process) trains on it. The rows of the skipped pack are
-        drawn from their sources, but they are not encoded."""
+        """Skip the next pack (sequence of several training rows), because another rank (training process) trains on it.
+        The rows of the skipped pack are still read from their folders, so that all ranks stay at the same place, but
+        they are not encoded."""
         self._rows()
 
     def _rows(self) -> list[tuple[Part, ...]]:
@@ -255,8 +258,9 @@ class PackStream:
         return self.encoder.count_tokens(row, self.layout.noise_blocks) + self.layout.system_tokens
 
     def held_out(self, seed: int) -> list[SFTPack]:
-        """Return packs (sequences of several rows) with all validation rows. For the same `seed`, the packs always have
-        the same noise and the same flow times. Raises DataError if there is no validation row."""
+        """Return packs (sequences of several training rows) with all rows that are kept for validation. For the same
+        `seed`, the packs always have the same noise and the same flow times. Raises DataError if there is no such row.
+        """
         rows = [row for source in self.sources for row in source.held_out()]
         rows = [row for row in rows if self.cost(row) <= self.stage.max_row_tokens]
         if not rows:

@@ -29,7 +29,8 @@ pixels to white when it converts them to RGB."""
 
 
 class BrokenRow(ValueError):
-    """A row cannot be trained on. The whole row is then rejected, never only a part of it."""
+    """Raised if a row cannot be trained on. The caller then rejects the whole row, never only some of its texts and
+    images."""
 
 
 @dataclass(frozen=True)

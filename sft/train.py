@@ -1,6 +1,7 @@
-"""Train one stage of supervised fine-tuning in IRGL (the six learning modes of Interleaving Reasoning Generation). The
-trainer takes packs (sequences of several training rows) from a stream, makes optimizer steps, and writes checkpoints
-that can be resumed. The stage ends when the validation no longer improves."""
+"""Train one stage of supervised fine-tuning (SFT) in IRGL (the six learning modes of Interleaving Reasoning
+Generation). SFT has one or more stages, which follow each other and have their own data and settings. The trainer takes
+packs (sequences of several training rows) from a stream, makes optimizer steps, and writes checkpoints from which the
+training can be resumed. The stage ends when the validation no longer improves, or after its last step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,8 +22,9 @@ from sft.packing import PackStream, SFTPack
 
 @dataclass
 class Plateau:
-    """Decides when a stage ends. The stage ends after `patience` validations in a row without improvement. A validation
-    is an improvement if its loss is smaller than (1 - `margin`) times the best loss so far."""
+    """Decides when a stage (part of the SFT training) ends. It ends after `patience` validations in a row without
+    improvement. A validation is an improvement if its loss is smaller than (1 - `margin`) times the best loss so far.
+    """
 
     patience: int
     margin: float = 1e-3
@@ -42,8 +44,9 @@ class Plateau:
 
 @dataclass
 class Identity:
-    """What identifies a training: the recipe, its digest, and the fingerprint of the data. Training can continue from a
-    checkpoint only if these three values are the same in the checkpoint as in the new run."""
+    """What identifies a training: the recipe, the digest (hash) of the recipe, and the fingerprint (hash) of the data.
+    Training can continue from a checkpoint only if these three values are the same in the checkpoint as in the new run.
+    """
 
     recipe: dict
     digest: str
@@ -52,8 +55,9 @@ class Identity:
 
 @dataclass
 class StageTrainer:
-    """Trains `stage`, one stage of supervised fine-tuning, and writes checkpoints into the folder `checkpoints/` inside
-    `folder`. `engine` holds the weights and the optimizer. Every rank (training process) has one StageTrainer."""
+    """Trains the model in `stage`, one stage (part) of supervised fine-tuning. It writes checkpoints into the folder
+    `checkpoints/` inside `folder`. `engine` holds the weights and the optimizer. Every rank (training process) has one
+    StageTrainer."""
 
     engine: Engine
     ema: EMA
@@ -82,8 +86,8 @@ class StageTrainer:
         return metrics or self.validate()
 
     def advance(self) -> dict[str, float]:
-        """Make one training step, and then the validation and the checkpoint if they are due. Returns the metrics of
-        the validation. The dict is empty if there was no validation."""
+        """Make one training step. After some steps, also validate the model or write a checkpoint, as the settings say.
+        Return the metrics of the validation. The dict is empty if there was no validation."""
         metrics: dict[str, float] = {}
         result = self._step()
         self.on_step(result)
@@ -101,8 +105,8 @@ class StageTrainer:
 
     @property
     def is_done(self) -> bool:
-        """Whether the stage has ended. This is also checked right after a resume, because a run may stop between its
-        last checkpoint and the end of the stage."""
+        """Return whether the stage has ended. The program also checks this right after a resume, because a run may stop
+        between its last checkpoint and the end of the stage."""
         return self.engine.steps >= self.stage.steps or self.plateau.reached
 
     def _step(self) -> StepResult:
@@ -127,9 +131,9 @@ class StageTrainer:
         return result
 
     def validate(self) -> dict[str, float]:
-        """Return metrics on the validation packs: the unweighted cross-entropy `ce` and flow error `mse`, their
-        weighted sum `loss`, and the share `right_tokens` of correctly predicted tokens. The packs are divided among the
-        ranks."""
+        """Compute metrics on the validation packs, and return them as a dict: `ce` (unweighted cross-entropy of texts),
+        `mse` (unweighted flow error of images), `loss` (their weighted sum), and `right_tokens` (the share of correctly
+        predicted text tokens). Each rank (training process) computes some of the packs, and the results are added."""
         place, counts = self.engine.place, Counts.of(self.validation)
         mine = self.validation[place.rank :: place.world_size]
 
@@ -160,7 +164,8 @@ class StageTrainer:
         checkpoint.save(self.folder, snapshot, self.keep_checkpoints)
 
     def resume(self) -> int:
-        """Continue from the newest complete checkpoint, if there is one. Returns the step of the checkpoint, or 0."""
+        """Continue from the newest complete checkpoint, if there is one. Returns the number of training steps that this
+        checkpoint has behind it. If there is no checkpoint, nothing is loaded and the result is 0."""
         path, _ = checkpoint.latest(self.folder)
         if path is None:
             return 0
@@ -175,7 +180,7 @@ class StageTrainer:
 
 def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     """Return pairs (name, tensor) of all trainable weights, as whole tensors in fp32. They are the input of the running
-    average (EMA). The result is the same on every rank and with every ZeRO stage. All ranks must call this function
-    together."""
+    average (EMA). With ZeRO, each rank (training process) may hold only a part of the weights; the result is the same
+    on every rank nevertheless. All ranks must call this function together."""
     names = {name for name, _ in engine.model.named_parameters()}
     return ((name, weight) for name, weight in engine.state().changing() if name in names)

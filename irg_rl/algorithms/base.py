@@ -52,7 +52,8 @@ Options = TypeVar("Options", bound=Section)
 
 @dataclass(frozen=True)
 class Shared:
-    """Settings of `rl` that several algorithms use. config/rl.py explains each of them."""
+    """Those settings in the section `rl` of a recipe that several algorithms use. config/rl.py explains each of
+    them."""
 
     text_loss: str = "dapo"  # losses.text.TextLoss
     importance: str = "token"  # losses.text.Importance
@@ -102,8 +103,8 @@ class Selection:
 
     empty: whether the group has nothing to train on.
 
-    counts: numbers for the log, by name. They are summed over all groups that were scored since the last update, and
-    then logged.
+    counts: a dict from a name to a number for the log. The numbers are summed over all groups that were scored since
+    the last update, and then logged.
     """
 
     has_spread: bool
@@ -113,10 +114,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """How much training material one or several stored groups contain. The unit in which it is counted depends on the
-    algorithm. For DPO a unit is a preference pair. `usable` is the number of units that can be trained. `ties` is the
-    number of units that are left out because their rewards are too close. `too_long` is the number of units that do not
-    fit into one pack (the token sequence of one forward pass)."""
+    """How much training material one or several stored groups contain. A group is several samples of one prompt. The
+    unit in which it is counted depends on the algorithm. For DPO a unit is a preference pair. `usable` is the number of
+    units that can be trained. `ties` is the number of units that are left out because their rewards are too close.
+    `too_long` is the number of units that do not fit into one pack (the token sequence of one forward pass)."""
 
     usable: int
     ties: int = 0
@@ -305,8 +306,9 @@ class Algorithm(Generic[Options]):
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
         """Decide which segments (texts and images) of a scored group are trained, and set the `advantage` of each
-        segment. `give_credit` is a function that sets the advantages with the credit scheme of the recipe. An
-        `advantage` of None means that the segment is not trained."""
+        segment of the group. Return a `Selection`, which says for example whether anything in the group is trained. An
+        `advantage` of None means that the segment is not trained. `give_credit` is a function without arguments. It
+        sets the advantages with the credit scheme of the recipe, and a subclass may call it or not."""
         summary = give_credit()
         return Selection(summary.has_spread, summary.empty)
 
@@ -340,9 +342,9 @@ class Algorithm(Generic[Options]):
         return f"no update of the last {updates} had anything to train on"
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
-        """Return how much there is to train on in a group (for DPO: how many preference pairs). What is too long for a
-        pack of `limit` tokens is counted separately. `replay` computes the lengths in tokens. An algorithm must define
-        this method if `learns_offline` is true."""
+        """Return how much there is to train on in a group, several samples of one prompt. For DPO this is the number of
+        preference pairs. What is too long for a pack of `limit` tokens is counted separately. `replay` computes the
+        lengths in tokens. An algorithm must define this method if `learns_offline` is true."""
         raise NotImplementedError
 
 

@@ -98,10 +98,15 @@ class DPO(Algorithm[DPOSettings]):
         return {"trained": 1, "first weights": 1}
 
     def pairs(self, groups: Sequence[Group]) -> Pairs:
-        """Return the preference pairs of the groups. The value of a trajectory is the reward of its last image. If one
-        of its texts was cut off at the token limit, a penalty is subtracted from this value. The value of a branch with
-        one trajectory is the value of this trajectory. The value of a branch that forks again is the mean over its own
-        branches. Two branches of a fork can form a pair if their values differ by more than the option `tie`."""
+        """Return the preference pairs that can be made from the groups. A group has several trajectories of one prompt.
+        At a fork, trajectories with the same beginning separate into branches. A pair consists of one trajectory of a
+        better branch and one trajectory of a worse branch.
+
+        The value of a trajectory is the reward of its last image. A penalty is subtracted if one of its texts was cut
+        off at the token limit. If a branch has only one trajectory, its value is the value of this trajectory. If a
+        branch forks again, its value is the mean of the values of the branches into which it forks. Two branches of a
+        fork can form a pair only if their values differ by more than the option `tie`.
+        """
         parts = [self._pairs_of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
 
@@ -114,8 +119,9 @@ class DPO(Algorithm[DPOSettings]):
         return find_pairs(group, values, self.options.tie, self.options.pairs_per_fork)
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Find the preference pairs of the group. The advantages of segments are set only to mark which segments are
-        part of a pair."""
+        """Find the preference pairs of the group, and return whether there are any and how many pairs are ties (their
+        values differ too little). The advantages of segments are set only to mark which segments are part of a pair.
+        `give_credit` is not used."""
         pairs = self.pairs([group])
         mark(group, pairs.found)
         return Selection(bool(pairs.found), not pairs.found, {"dpo/judged_ties": float(pairs.ties)})
@@ -138,8 +144,9 @@ class DPO(Algorithm[DPOSettings]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], "PairLoss"]]:
-        """Yield (packs, loss) for each optimizer step. Pairs that are too long for a pack are left out. `metrics` gets
-        two numbers: how many pairs are too long, and how many pairs are ties (their values differ too little)."""
+        """Yield (packs, loss) for each optimizer step. `packs` are the packs of this rank, and `loss` is a function
+        that computes the DPO loss of a pack. Pairs that are too long for a pack are left out. Two numbers are added to
+        `metrics`: how many pairs are too long, and how many pairs are ties (their values differ too little)."""
         pairs, shared, limit = self.pairs(groups), self.shared, rank.max_pack_tokens
         if not pairs.found:
             raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
@@ -171,8 +178,8 @@ class PairPack:
 
     @property
     def compared(self) -> dict[str, set[int]]:
-        """Return a dict from modality ("text" or "image") to the indices of the pairs that have texts or images to
-        compare."""
+        """Return a dict with the keys "text" and "image". The value of "text" is the set of indices of those pairs that
+        have texts to compare. The value of "image" is the same for images."""
         return {
             name: {ref.trajectory // 2 for ref in refs}
             for name, refs in ((TEXT, self.replay.texts), (IMAGE, self.replay.images))
@@ -208,8 +215,9 @@ def pair_packs(
 
 
 def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
-    """Split the pairs into contiguous minibatches of nearly equal size. If there are fewer pairs than `parts`, each
-    pair is a minibatch of its own. Otherwise there are `parts` minibatches."""
+    """Split the pairs into contiguous minibatches of nearly equal size. A minibatch has the pairs of one optimizer
+    step. If there are fewer pairs than `parts`, each pair is a minibatch of its own. Otherwise there are `parts`
+    minibatches."""
     count = min(parts, len(pairs))
     edges = [round(i * len(pairs) / max(count, 1)) for i in range(count + 1)]
     return [pairs[low:high] for low, high in zip(edges, edges[1:])]

@@ -1,5 +1,5 @@
-"""GRPO on texts and denoising steps. Both use the same clipped policy loss. For images this method is known as
-Flow-GRPO (arXiv 2505.05470)."""
+"""GRPO on texts and on the denoising steps of images. The tokens of texts and the denoising steps use the same clipped
+policy loss. For images this method is known as Flow-GRPO (arXiv 2505.05470)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -70,10 +70,11 @@ class GRPO(JointAlgorithm[GRPOSettings]):
         ]
 
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
-        """Return the log-probabilities under the old policy.
+        """Return the log-probabilities of the trajectories under the old policy.
 
-        In fp32 they are the sampler's own log-probabilities, which are equal to those of the learner (invariant 1). In
-        bf16 the learner computes them again.
+        If the learner computes in fp32, they are the log-probabilities that the sampler has stored, because the learner
+        would compute the same numbers with the same weights. If it computes in bf16, its numbers would differ from
+        those of the sampler. So it computes the log-probabilities again, before it trains its weights in this update.
         """
         if rank.precision == "bf16":
             return old_policy.recompute(rank.engine, rank.packs(trajectories), trajectories, rank.law)

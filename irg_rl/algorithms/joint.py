@@ -289,10 +289,11 @@ class JointLoss:
 
 
 def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
-    """Split the trajectories into at most `parts` contiguous parts of nearly equal size.
+    """Split the trajectories into at most `parts` contiguous minibatches of nearly equal size. A minibatch has the
+    trajectories of one optimizer step.
 
-    Trajectories that share segments form a tree. All trajectories of a tree stay in the same part. So there cannot be
-    more parts than trees.
+    Trajectories that share segments (texts or images) form a tree. All trajectories of a tree stay in the same
+    minibatch. So there cannot be more minibatches than trees.
     """
     whole = trees(trajectories)
     count = min(parts, len(whole))
@@ -301,8 +302,9 @@ def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
 
 
 def finish(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of an update. `sums` contains sums and counts for each modality and turn; each sum is divided
-    by the count of its modality and turn. Counts and maxima are returned unchanged."""
+    """Return the metrics of an update. `sums` maps names such as "text/turn0/loss" to sums over all packs. For each
+    prefix, such as "text/turn0", the entry PREFIX/count is a count, by which every other sum with this prefix is
+    divided. The counts themselves and the entries of `maxima` are returned unchanged."""
     metrics = dict(maxima)
     for name, value in sums.items():
         group, key = name.rsplit("/", 1)

@@ -114,10 +114,11 @@ class Learner:
         )  # fmt: skip
 
     def check_ratio(self, *groups: Group) -> list[dict]:
-        """Check invariant 1: sampler and learner compute the same log-probabilities. Return the differences as a list
-        of table rows for the report.
+        """Check that sampler and learner compute the same log-probabilities for the trajectories of the groups. Return
+        the differences as a list of dicts, each of them a row of a table in the report.
 
-        In fp32, RatioError is raised if the differences exceed a limit. In bf16 the differences are only logged.
+        If the learner computes in fp32, RatioError is raised if the differences exceed a limit. If it computes in bf16,
+        the differences are only logged.
         """
         trajectories = self.context.trainable(groups)
         replays = self.context.packs(trajectories)
@@ -228,7 +229,8 @@ class Learner:
         return self.engine.watch.lap()
 
     def stats(self) -> dict[str, float]:
-        """Return the counters of this rank: optimizer steps, skipped steps and the number of the rank."""
+        """Return the counters of this rank: how many optimizer steps it has made, how many it has skipped, and the
+        number of the rank itself."""
         return {"steps": self.engine.steps, "skipped": self.engine.skipped, "rank": self.place.rank}
 
     def close(self) -> None:

@@ -131,8 +131,8 @@ class OldPolicyAlgorithm(NoisedAlgorithm[Followed]):
 def at_levels(
     image: PackImage, v: Float[Tensor, "S N D"]
 ) -> tuple[Float[Tensor, "S N D"], Float[Tensor, "S"], Float[Tensor, "S N D"]]:
-    """Return three tensors on the device of `v`: the noisy states x_t, the noise levels t, and the drawn image repeated
-    for every level."""
+    """Return three tensors for the noise levels of one image: the noisy states x_t, the noise levels t, and the drawn
+    image repeated for every level. They are on the device of `v`."""
     segment, steps = image.segment, image.steps
     assert segment.drawn is not None  # given pictures get no noise
     x, t = segment.x[steps].to(v.device), segment.t[steps].to(v.device)
@@ -140,14 +140,15 @@ def at_levels(
 
 
 def target_velocity(image: PackImage, v: Float[Tensor, "S N D"]) -> Float[Tensor, "S N D"]:
-    """Return the target of flow matching for `v` at every level. It is noise - drawn."""
+    """Return the target of flow matching, the velocity noise - drawn, for each noise level of the image. The result has
+    the shape and the device of `v`, the velocity that the model predicts."""
     x, t, clean = at_levels(image, v)
     return (x - clean) / t[:, None, None]
 
 
 def distance_metrics(v: Float[Tensor, "S N D"], v_old: Float[Tensor, "S N D"], advantage: float) -> dict[str, Tensor]:
-    """Return metrics with one number per level: how the velocity differs from the velocity of the old policy, and
-    whether the image was good (its advantage is above 0)."""
+    """Return metrics with one number per noise level: how much the velocity `v` differs from `v_old`, the velocity of
+    the old policy, and whether the image was good (its advantage is above 0)."""
     metrics = {"v_distance": flow.over_latent((v.detach() - v_old) ** 2, 1), "v_norm": _norm(v.detach()) / _norm(v_old)}
     metrics["good"] = torch.full((len(v),), float(advantage > 0), device=v.device)
     return metrics

@@ -42,8 +42,8 @@ class OldPolicy:
     recomputed: bool = False
 
     def shifted(self, first: int) -> "OldPolicy":
-        """Return the same values for a shorter list of trajectories, which begins at trajectory number `first`. This
-        trajectory then has the index 0."""
+        """Return the same values for a shorter list of trajectories. The shorter list begins at trajectory number
+        `first` of the long list, which gets the index 0."""
         text, image, mean, velocity = (
             {(index - first, place): value for (index, place), value in values.items()}
             for values in (self.text, self.image, self.mean, self.velocity)
@@ -64,7 +64,8 @@ class OldPolicy:
 
 
 def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
-    """Return the values that the sampler has stored in the trajectories."""
+    """Return the values of the old policy that the sampler has stored in the trajectories: the log-probabilities of
+    tokens and denoising steps, and the means of the denoising steps."""
     old = OldPolicy()
     for index, trajectory in enumerate(trajectories):
         for place, segment in enumerate(trajectory.segments):
@@ -76,9 +77,9 @@ def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
 
 
 def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
-    """Return the log-probabilities of texts and denoising steps, and the means of the steps. They are computed with the
-    learner's current weights. So this must be called before the trajectories are trained. All ranks must call it
-    together."""
+    """Compute the log-probabilities of texts and denoising steps, and the means of the denoising steps, with the
+    learner's current weights, and return them. Call this before the trajectories are trained, because the weights
+    change then. All ranks must call it together."""
     old = sampled(trajectories)
     old.recomputed = True
     old.image = {key: value.clone() for key, value in old.image.items()}
@@ -96,9 +97,9 @@ def of_weights(
     engine, weights: Mapping[str, Tensor], replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory],
     law: SamplingLaw, texts: bool,
 ) -> OldPolicy:  # fmt: skip
-    """Return the velocities of images with fresh noise. They are computed with `weights`, the weights of the old
-    policy. If `texts` is true, the log-probabilities of texts are also computed with these weights. Otherwise they are
-    those that the sampler has stored. All ranks must call this together."""
+    """Compute the velocities of noised images with `weights`, the weights of the old policy, and return them. If
+    `texts` is true, also compute the log-probabilities of texts with these weights. Otherwise return the
+    log-probabilities that the sampler has stored. All ranks must call this together."""
     old = sampled(trajectories)
     old.recomputed = texts
 

@@ -20,7 +20,8 @@ class RankError(UserError, RuntimeError):
 
 
 class Ranks:
-    """The actors of all ranks. `factory(rank)` starts the actor of a rank.
+    """The actors of all ranks of a collective computation, one actor per rank. `factory(rank)` starts the actor of a
+    rank.
 
     If there are several ranks, `start` calls `open_port` on rank 0 and then `setup(port)` on all ranks. If there is
     only one rank, `start` calls `setup(None)`.

@@ -141,7 +141,8 @@ class SlotBuffer:
         self._leave(group, Exit.DROPPED, reason)
 
     def cancel(self, group: int, reason: str) -> None:
-        """Cancel a group before it is ready."""
+        """Cancel a group that is still being sampled or scored, and free its slot. `reason` is stored for the counts in
+        `reasons`."""
         self._expect(group, SlotState.SAMPLING)
         self._leave(group, Exit.CANCELLED, reason)
 
@@ -200,9 +201,9 @@ class SlotBuffer:
         return ahead
 
     def published(self, version: int) -> list[int]:
-        """Record that new weights, with the number `version`, are published and acknowledged. They were trained on the
-        taken groups. Free the slots of these groups and return their ids.
-        """
+        """Record that new weights with the number `version` have been sent to the samplers, and that every sampler has
+        confirmed them. The weights were trained on the groups whose state is TRAINING. Free the slots of these groups
+        and return the ids of the groups."""
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")
         self.version = version

@@ -115,7 +115,11 @@ def plan(
 
 @app.command()
 def train(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Run a recipe from nothing to the report: base, SFT, gate, RL, evaluation, report."""
+    """Run a recipe from nothing to the report: base, SFT, gate, RL, evaluation, report.
+
+    The base stage trains a small model from scratch, if the recipe names no checkpoint to start from. The gate is a
+    test that refinement improves images.
+    """
     from irg_rl.commands import train
 
     train.train(recipe, overrides or [])
@@ -188,7 +192,11 @@ def evaluate(
     controls: Annotated[bool, typer.Option(help="redraw and another prompt's reflection; the gate needs both")] = True,
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
 ) -> None:
-    """Evaluate on held-out prompts: refined images, and both controls for comparison."""
+    """Evaluate on held-out prompts: refined images, and both controls for comparison.
+
+    Both controls start from the same first images as the refinement. One control draws each image again without
+    refinement. The other refines it with a reflection that was written for another prompt.
+    """
     from irg_rl.commands.eval import evaluate_target
 
     changes = {"prompts": prompts, "turns": turns, "seed": seed}
@@ -298,7 +306,10 @@ def show(
     step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped (rl.dump_every)")],
     group: Annotated[int | None, typer.Option(min=0, help="its number, from 0; default: list all groups")] = None,
 ) -> None:
-    """Show a group that RL trained on: every text, score and advantage, and the images as a picture strip."""
+    """Show a group that RL trained on: every text, score and advantage, and the images as a picture strip.
+
+    A group is several samples of one prompt.
+    """
     from irg_rl.commands.show import show_group
 
     show_group(run, step, group)
@@ -310,7 +321,7 @@ def replay(
 ) -> None:
     """Repeat one RL update from its dumped groups, without Ray, rollouts or scorers, and compare it with the run's log.
 
-    On the CPU it is equal bit for bit. Use it to debug a loss.
+    On the CPU the result is equal bit for bit to that of the run. Use this command to debug a loss.
     """
     from irg_rl.commands.replay import replay_step
 
@@ -327,9 +338,10 @@ def study(
     measures only what is missing.
 
     Studies that only test (turns, influence, credit, guidance, recovery, teacher) take one or more runs (their newest
-    model) or checkpoints. Studies that train (schemes, modality, modes) take one run and make a fork of it for every
-    measurement. Settings of the study are written study.key=value. All others are settings of the recipe, such as
-    evaluation.prompts=64. A checkpoint outside of a run needs study.prompts=FILE and rewards.scorers=[...].
+    model) or checkpoints. Studies that train (schemes, modality, modes) take one run. For every measurement they make a
+    fork of it: a new run that starts RL from the SFT checkpoint of this run, with other settings. Settings of the study
+    are written study.key=value. All others are settings of the recipe, such as evaluation.prompts=64. A checkpoint
+    outside of a run needs study.prompts=FILE and rewards.scorers=[...].
     """
     from irg_rl.commands.study import run_study
 
@@ -347,7 +359,7 @@ SuitePrompts = Annotated[
 
 @suite_app.command("ls")
 def suite_ls() -> None:
-    """List the suites."""
+    """List the suites (benchmarks) that irg-rl knows."""
     from irg_rl.commands.suite import list_suites
 
     list_suites()
@@ -361,7 +373,8 @@ def suite_read(
     out: Annotated[Path | None, typer.Option(help="folder for table and JSON; default: the first folder")] = None,
 ) -> None:
     """Print the scores in official result files as one table, with 95 % intervals over prompts. The table also shows
-    paired differences between turns and folders, missing scores, and the protocol."""
+    paired differences between turns and folders, missing scores, and the protocol (who scores the images, and how the
+    scores are averaged)."""
     from irg_rl.commands.suite import read_suite
 
     read_suite(name, folders, prompts, out)
@@ -381,7 +394,8 @@ def suite_judge(
         str, typer.Option(help="further fields of every request, as JSON (chat_template_kwargs)")
     ] = "{}",
 ) -> None:
-    """Ask a judge the questions of the suite. A second call asks those that failed or are missing."""
+    """Ask a judge (a vision-language model on a server) the questions of the suite about the images in a folder. A
+    second call asks only the questions that failed or are missing."""
     from irg_rl.commands.suite import judge_suite
 
     judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency, extra_body)

@@ -7,8 +7,9 @@ of their difference.
 
 The table has one row for each combination of these choices: 1 to n images per trajectory; sampling one by one or in
 batches; the model itself or the model with LoRA adapters; packs that contain whole trajectories, or packs so small that
-trajectories are cut. If the recipe has forks, a trajectory has several branches. When sampling works in batches, the
-branches of one trajectory are sampled together. When it works one by one, each branch is sampled alone.
+trajectories are cut. If the recipe has forks, several continuations are sampled from the same beginning of a
+trajectory. When sampling works in batches, the continuations of one beginning are sampled together. When it works one
+by one, each continuation is sampled alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -122,7 +123,8 @@ def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
 
 def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:
     """Return one sampling request per trajectory. Usually each prompt gets one trajectory. If the recipe has forks,
-    each prompt gets all branches of one trajectory, and fewer prompts are used, so that the number of trajectories
+    several continuations are sampled from the same beginning, and each continuation is a trajectory of its own. Then
+    each prompt gets all continuations of one beginning, and fewer prompts are used, so that the number of trajectories
     stays about the same."""
     forks, leaves = (recipe.rl.forks, recipe.rl.leaves) if recipe.rl is not None else ({}, 1)
     some = prompts[: max(len(prompts) // leaves, 1)]

@@ -70,7 +70,9 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
 
 
 def main_memory_table(plan: Plan) -> Table:
-    """Return the table of the copies of weights in the memory of the machine, for every process that trains."""
+    """Return a table of the copies of the weights that the training processes keep in main memory (the memory of the
+    machine, not of the GPU). Each copy is a row with its size, the number of processes that keep it, and when it
+    exists."""
     table = Table("process", "copy", "GiB each", "processes", "when", title="copies of weights in main memory, fp32")
     for column in table.columns[2:4]:
         column.justify = "right"

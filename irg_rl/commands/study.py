@@ -1,6 +1,6 @@
 """`irg-rl study`: makes a study. A study compares settings: it measures checkpoints with every combination of the
-settings that the user lists. Some studies train a fork (a new run with changed settings) for each combination instead.
-The results are figures and an HTML page."""
+settings that the user lists. Other studies do not measure given checkpoints. For each combination they train a fork
+instead, a new run that starts RL from the SFT checkpoint of a given run. The results are figures and an HTML page."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -207,9 +207,9 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
     and the functions that decide whether an image is right. `settings` are the settings of the study, and `folder` is
     its folder. `target` is only used in error messages.
 
-    If the task can judge all prompts, the task decides whether an image is right. Otherwise the scorers in the recipe
-    of the first checkpoint decide, except held-out ones: an image is right if the weighted sum of their scores is at
-    least 1. Raises InputError if there are no such scorers.
+    The task is the part of the recipe that gives prompts. If it can judge the images of all prompts, the task decides
+    whether an image is right. Otherwise the scorers in the recipe of the first checkpoint decide, except held-out ones:
+    an image is right if the weighted sum of their scores is at least 1. Raises InputError if there are no such scorers.
     """
     first = subjects[0]
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
@@ -243,8 +243,8 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
 
 @dataclass(frozen=True)
 class RewardVerdicts:
-    """A function that decides from rewards whether images are right, for prompts that the task cannot judge. The
-    verdict on an image is None if a scorer failed."""
+    """A function that decides from the scores of scorers whether images are right. It is used for prompts whose images
+    the task cannot judge. The verdict on an image is None if a scorer failed on it."""
 
     hub: RewardHub
     weights: dict[str, float]
@@ -264,7 +264,8 @@ class RewardVerdicts:
 def scores_of(
     hub: RewardHub, names: list[str], images: list[Pixels], prompts: list[Prompt]
 ) -> dict[str, list[float | None]]:
-    """Return name of a scorer -> its scores, one per image, for the scorers in `names`."""
+    """Let the scorers in `names` score the images. Return a dict from the name of a scorer to its scores, one per
+    image. A score is None if the scorer failed on the image. `prompts` has one prompt for each image."""
     return {name: hub.score_with(name, images, prompts) if images else [] for name in names}
 
 

@@ -105,7 +105,8 @@ def generate_suite(
     shard: str,
 ) -> None:
     """Run `irg-rl generate --suite`: load a model and draw the images of a benchmark. An invalid prompts file is
-    reported before the model is loaded."""
+    reported before the model is loaded. `target`, `changes` and `stop` are explained in `make_ready`, and `sources` and
+    `shard` in `plan_task`."""
     task = plan_task(suite_of(suite), prompts, out, turns, seed, model_name, sources, shard)
     draw_suite(make_ready(target, changes, stop), task)
 

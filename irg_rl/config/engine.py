@@ -37,7 +37,8 @@ class EngineRecipe(Section):
 
     @property
     def gpus(self) -> float:
-        """Number of GPUs that an actor requests from Ray. It can be a fraction. It is 0 on the CPU."""
+        """Number of GPUs that a learner process or a rollout actor requests from Ray. It can be a fraction. It is 0 on
+        the CPU."""
         return self.gpu_share if self.device == "cuda" else 0.0
 
 

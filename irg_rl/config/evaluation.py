@@ -39,8 +39,8 @@ class EvaluationRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def settings_of_the_preset(cls, data: Any) -> Any:
-        """Return the section `data` with the values of its preset added. A setting that `data` already gives keeps its
-        value."""
+        """Return the section `data` (settings of the evaluation) with the values of its preset added. A preset is a
+        named set of values. A setting that `data` already gives keeps its value."""
         if not isinstance(data, Mapping):
             return data
         preset = preset_of(data.get("preset"))
@@ -58,8 +58,10 @@ class EvaluationRecipe(Section):
 
 
 class GateRecipe(Section):
-    """The gate: a test that refinement really improves images. It measures three numbers and compares each with a
-    threshold. The settings `first_accuracy`, `damage` and `margin` are these thresholds."""
+    """The gate: a test that refinement really improves images. It compares three measured numbers with thresholds. The
+    setting `first_accuracy` is the threshold of the share of right first images. `damage` is the threshold of the share
+    of right first images that refinement makes wrong. `margin` is the threshold of the lead of refinement over two
+    controls."""
 
     mode: Literal["on", "off"] = "on"
     """on: the gate must be passed. off: the gate is measured but has no effect."""

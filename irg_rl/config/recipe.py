@@ -22,7 +22,7 @@ from irg_rl.sections import PathText, Section, Seed, nearest
 
 
 class Recipe(Section):
-    """The recipe: everything that defines a run."""
+    """A recipe: all settings that define a run, from the model and its training to the evaluation."""
 
     name: str
     description: str = ""
@@ -231,7 +231,8 @@ class Recipe(Section):
 
     @property
     def trained(self) -> dict[str, Stage | RLRecipe]:
-        """The stages that train the model: name of the recipe section, such as sft.stage1 or rl -> its settings."""
+        """The settings of the stages that train the model, in the order of the stages. The key is the name of the
+        stage's section in the recipe, such as sft.stage1 or rl."""
         stages: dict[str, Stage | RLRecipe] = {}
         if self.sft is not None:
             stages |= {f"sft.{name}": stage for name, stage in self.sft.stages.items()}
@@ -239,8 +240,8 @@ class Recipe(Section):
 
     @property
     def rl_sampling(self) -> SamplingRecipe:
-        """The sampling settings of RL. They are the settings of `sampling`. If `rl.points` is given, it replaces their
-        `points`."""
+        """The settings with which RL samples. They are those of the section `sampling`. But if `rl.points`, the number
+        of time points of the flow, is given, it replaces `sampling.points`."""
         points = None if self.rl is None else self.rl.points
         return self.sampling if points is None else self.sampling.model_copy(update={"points": points})
 
@@ -251,15 +252,15 @@ class Recipe(Section):
         return self.seed if own is None else own
 
     def scorer_device(self, scorer: ScorerRecipe) -> str:
-        """Return the device of a scorer's model: `options.device` of the scorer if it is given. Otherwise it is
-        `rewards.device` or, if that is null, `engine.device` for scorers of kind clip and hps, and the CPU for all
-        others."""
+        """Return the device of a scorer's model. If the option `device` of the scorer is given, it is this device.
+        Otherwise it depends on the kind of the scorer. For the kinds clip and hps it is `rewards.device`, or
+        `engine.device` if `rewards.device` is null. For all other kinds it is the CPU."""
         usual = (self.rewards.device or self.engine.device) if scorer.kind in OF_IMAGES_ALONE else "cpu"
         return str(scorer.options.get("device", usual))
 
     @property
     def scores_on_gpu(self) -> bool:
-        """Whether the model of a scorer is on a GPU."""
+        """Whether at least one scorer of the recipe has its model on a GPU."""
         return any(self.scorer_device(scorer).startswith("cuda") for scorer in self.rewards.scorers)
 
     @property
@@ -286,8 +287,9 @@ class Recipe(Section):
         return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
-        """Return the number of learner ranks of an SFT stage. It is at most `packs_per_step`, because every rank needs
-        at least one pack in each step."""
+        """Return the number of learner ranks (processes) of an SFT stage. It is at most `packs_per_step`, the number of
+        packs in an optimizer step, because every rank needs at least one pack in each step. A pack is the token
+        sequence of one forward pass."""
         return min(self.engine.learner_ranks, stage.packs_per_step)
 
     @property

@@ -181,15 +181,16 @@ class RLRecipe(Section):
     @field_validator("forks", mode="before")
     @classmethod
     def null_is_no_forks(cls, forks: Any) -> Any:
-        """Replace null by an empty mapping, which means no forks. To remove the forks of a recipe, an override must be
-        null. An empty mapping as override would change nothing, because overrides with mappings are merged into the
-        mapping of the recipe."""
+        """Replace null by an empty mapping, which means no forks. At a fork, several continuations are sampled from the
+        same beginning of a trajectory. If an override shall remove the forks of a recipe, it must be null. An override
+        with an empty mapping would change nothing, because an override with a mapping is merged into the mapping of the
+        recipe."""
         return {} if forks is None else forks
 
     @property
     def leaves(self) -> int:
-        """Number of trajectories that one trajectory has become after all forks. It is the product of the numbers in
-        `forks`."""
+        """Number of trajectories that are sampled from one first beginning. At each fork, every trajectory splits into
+        several branches. The result is the product of the numbers of branches in `forks`. Without forks it is 1."""
         return prod(self.forks.values())
 
     @property
@@ -198,14 +199,15 @@ class RLRecipe(Section):
         return min(self.groups_per_batch, self.groups)
 
     def rows(self, turn: int) -> int:
-        """Return the largest number of different trajectories of a group in this turn. Trajectories that separate only
-        at a later fork are still the same in this turn, so they count as one."""
+        """Return the largest number of different trajectories of a group in turn `turn`. At a fork, trajectories with
+        the same beginning separate. Trajectories that separate only after turn `turn` are still the same, so they count
+        as one."""
         return self.group_size // prod(ways for at, ways in self.forks.items() if at > turn)
 
 
 def adapters_of(trained: Stage | RLRecipe) -> LoraRecipe | None:
-    """Return the LoRA adapters that a stage trains. Experts with learning rate 0 have no adapters. Returns None if the
-    stage has no LoRA settings."""
+    """Return the LoRA adapters that an SFT stage or RL trains, on the experts of the model (understanding and
+    generation). An expert with learning rate 0 has no adapters. Returns None if the stage has no LoRA settings."""
     if trained.lora is None:
         return None
     rates = trained.optimizer.rates

@@ -1,4 +1,5 @@
-"""Find the task that a recipe names, and check its options. Each task declares its own options."""
+"""Find the task that a recipe names, and check its options. A task gives the prompts, and can decide whether an image
+fits its prompt. Each task declares its own options."""
 
 from typing import Any
 

@@ -11,8 +11,8 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class DataSource(Section):
-    """One source of training rows for a stage: the rows of one learning mode (one kind of training row). A stage mixes
-    several sources in proportion to their weights."""
+    """One source of training examples (rows) for an SFT stage. All rows of a source are of one kind, called a learning
+    mode. A stage mixes the rows of several sources in proportion to the weights of the sources."""
 
     folder: str
     """Folder of parquet files in the IRG schema (docs/recipes.md). The path is relative to `sft.data`."""
@@ -187,8 +187,8 @@ class Stage(Section):
 
     @property
     def noise_blocks_by_kind(self) -> tuple[int, int]:
-        """Two numbers of noise blocks (noisy copies of an image that are trained). The first is that of a first image,
-        and the second that of every later image."""
+        """Two numbers: how many noisy copies of an image (noise blocks) are trained for a first image, and how many for
+        every later image."""
         return self.first_noise_blocks or self.noise_blocks, self.noise_blocks
 
     @model_validator(mode="after")

@@ -40,9 +40,10 @@ def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> lis
     image is None if one of the scorers failed on it.
 
     If `how` is "sum", the combined reward is the weighted sum of the raw scores. If it is "zscore_sum" (GDPO), the
-    scores of each scorer are centred and scaled over all images of the group's valid trajectories before the weighted
-    sum is taken. An image that several trajectories share counts once. The images of all turns are scaled together, so
-    differences between turns keep their meaning.
+    scores of each scorer are centred and scaled before the weighted sum is taken. The mean and the standard deviation
+    are taken over the images of all trajectories of the group in which no scorer failed. An image that several
+    trajectories share counts once. The images of all turns are scaled together, so differences between turns keep their
+    meaning.
     """
     if how not in ("sum", "zscore_sum"):
         raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")

@@ -51,7 +51,8 @@ class Sample:
         return self.value(turn) - (self.value(turn - 1) if turn else 0.0)
 
     def is_right(self, turn: int) -> bool:
-        """Return whether the newest image after `turn` is right."""
+        """Return whether the image of `turn` is right (completely correct). If the sample stopped before it drew this
+        image, return whether its last image is right."""
         return self.right[min(turn, len(self.right) - 1)]
 
 
@@ -80,9 +81,12 @@ def sample_of(
 
 
 def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> list[float]:
-    """Return one value for each different first segment: the mean of the values of all trajectories that begin with it.
-    `values` has one value for each trajectory. If these trajectories separate again at later forks, each branch of a
-    fork counts once, however many trajectories it contains. Without forks the result is equal to `values`.
+    """Return one value for each different first segment: the mean of the values of all trajectories that begin with
+    this segment. `values` has one value for each trajectory.
+
+    At a fork, trajectories with the same beginning separate into branches. If there are forks after the first segment,
+    each branch of a fork counts once, however many trajectories it contains. Without forks the result is equal to
+    `values`.
     """
     paths = [tuple(map(id, trajectory.segments)) for trajectory in trajectories]
     trunks: dict[int, list[int]] = defaultdict(list)
@@ -114,9 +118,12 @@ def mean_of_branches(
 
 
 def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
-    """Return which nodes are compared with each other: nodes at the same place that have the same last fork before
-    them. A node is a segment together with all samples that contain it. The result is a dict from (place, fork) to the
-    list of these nodes. A fork is given by Python's id() of the segment before it, or by 0 if no segment is before it.
+    """Group the nodes into sets whose nodes are compared with each other. A node is a segment together with all samples
+    that contain it. Two nodes are in the same set if they have the same place (turn and modality) and the last fork
+    before them is the same. At a fork, samples with the same beginning separate.
+
+    Return a dict from (place, fork) to the list of the nodes. A fork is given by Python's id() of the segment before
+    it, or by 0 if no segment is before it.
     """
     found: dict[tuple[Place, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(samples):
@@ -146,12 +153,13 @@ def per_place(
     value: Callable[[Sample, Place], float],
     centre: Callable[[list[float]], list[float]],
 ) -> Advantages:
-    """Compute an advantage for every segment. A node is a segment together with all samples that contain it. A place is
-    a turn and a modality.
+    """Compute an advantage for every segment, and return the advantages. A node is a segment together with all samples
+    that contain it. A place is the pair (turn, modality).
 
     `value(sample, place)` returns the value of a sample at a place. From the values of the samples, `node_values`
-    computes the values of the nodes. Then `centre` turns values of nodes into advantages. It is called once for each
-    set of nodes that are compared with each other: the nodes at the same place that come from the same fork.
+    computes the values of the nodes. Then `centre` turns a list of values of nodes into a list of advantages. It is
+    called once for each set of nodes that are compared with each other: the nodes at the same place that come from the
+    same fork (a point where samples with the same beginning separate).
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():
@@ -161,16 +169,14 @@ def per_place(
 
 
 def broadcast(samples: Sequence[Sample], advantages: Sequence[float], first_turn: int = 0) -> Advantages:
-    """Give all segments of a sample the same advantage, the one that was passed for this sample, and return the
-    advantages. Segments of turns before `first_turn` have no advantage.
-    """
+    """Give all segments of a sample the same advantage, and return the advantages of all segments. `advantages` has one
+    number for each sample. Segments of turns before `first_turn` get no advantage."""
     return [{p: a for p in sample.places if p[0] >= first_turn} for sample, a in zip(samples, advantages)]
 
 
 def write(group: Group, rows: Mapping[int, Mapping[Place, float]]) -> None:
-    """Store the advantages in the segments. `rows` maps the index of a trajectory to a dict from place, (turn,
-    modality), to advantage. A segment without an advantage gets None.
-    """
+    """Store the advantages in the segments of the group. The keys of `rows` are indices of trajectories. The value of a
+    key is a dict from a place, the pair (turn, modality), to an advantage. A segment without an advantage gets None."""
     for segment in group.segments:
         segment.advantage = None
     for i, row in rows.items():

@@ -85,7 +85,8 @@ class Right:
 
 
 def subtract_penalty(table: Advantages, samples: Sequence[Sample], options: PenaltyOptions) -> None:
-    """Subtract the option `malformed_penalty` from the advantage of each text that was cut off at the token limit."""
+    """Subtract the option `malformed_penalty` from the advantage of each text that was cut off at the token limit. The
+    advantages in `table` are changed."""
     for row, sample in zip(table, samples):
         row.update({place: row[place] - options.malformed_penalty for place in sample.malformed if place in row})
 

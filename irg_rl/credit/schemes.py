@@ -30,10 +30,11 @@ def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     """Compute the advantages of GRPO. Without forks, every segment of a sample gets the reward of the sample's final
     image, normalised over the group.
 
-    If samples separate at forks, every segment gets the value of its branch instead, normalised over the branches of
-    the same fork. The value of a branch is the mean of its final rewards, in which each branch of a later fork counts
-    once. A branch has the segments from its fork to the next one. The segments before the first fork are compared with
-    those of the other trajectories of the group.
+    At a fork, samples with the same beginning separate into branches. A branch consists of the segments from its fork
+    to the next fork. With forks, every segment gets the value of its branch instead, normalised over the branches of
+    the same fork. The value of a branch is the mean of the rewards of the final images of its samples. In this mean,
+    each branch of a later fork counts once. The segments before the first fork are compared with those of the other
+    trajectories of the group.
     """
     table: Advantages = [{} for _ in samples]
     ways: dict[int, dict[ForkBranch, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -56,11 +57,12 @@ class TurnOptions(NormalisedOptions):
 
 
 def turn(samples: list[Sample], options: TurnOptions) -> Advantages:
-    """Sum the gains from this turn on, sum_j gamma^(j-k) (q_j - q_{j-1}) for j >= k, and normalise the sums over the
-    samples, separately for each turn and modality.
+    """Compute advantages from the gains of turns. Turn j has the gain q_j - q_{j-1}. Here q_j is the reward of the
+    image of turn j, and q_{-1} = 0. A segment of turn k gets the sum of the gains from turn k on, sum_j gamma^(j-k)
+    (q_j - q_{j-1}) for j >= k. The sums are normalised over the samples, separately for each turn and modality.
 
-    Here q_j is the reward of the image of turn j. With gamma = 1 the sum for turn k is q_last - q_{k-1}. For the first
-    turn this is q_last. So a policy gains nothing if it draws a bad first image and improves it later.
+    With gamma = 1 the sum for turn k is q_last - q_{k-1}. For the first turn this is q_last. So a policy gains nothing
+    if it draws a bad first image and improves it later.
     """
 
     def value(sample: Sample, place: Place) -> float:
@@ -74,11 +76,10 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
 
 
 def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
-    """Compute the advantages as in the paper R3. Here q_k is the reward of the image of turn k. The value of the first
-    turn is q_0, and that of turn k is q_k - q_{k-1}. But if the image before turn k is already right, the value is 1
-    for a stop and 0 for another edit instead. The values are normalised over the samples, separately for each turn and
-    modality.
-    """
+    """Compute the advantages as in the paper R3. A segment of turn k gets the value q_k - q_{k-1}. Here q_k is the
+    reward of the image of turn k, and q_{-1} = 0. But if the image before turn k is already right, the value is 1 if
+    the model stops in turn k, and 0 if it edits the image again. The values are normalised over the samples, separately
+    for each turn and modality."""
 
     def value(sample: Sample, place: Place) -> float:
         k = place[0]
@@ -148,7 +149,11 @@ def _discounted(sample: Sample, k: int, options: VerifierGAEOptions) -> float:
 
 def umm(samples: list[Sample], options: RightOptions) -> Advantages:
     """Compute advantages from the reward of the paper UMM-Reflection, with the paper's constants, normalised over the
-    group. Only turns after the first one are trained.
+    group. Every segment of a sample gets the same advantage. Only turns after the first one are trained.
+
+    The reward of a sample begins with the reward of its last image. 0.3 times the sum of all rises of the reward from
+    one image to the next is added. 0.3 times the sum of all rises except the largest one is added, too. 0.5 times the
+    sum of all falls is subtracted. Another 0.5 is subtracted if the model stopped although its last image was wrong.
     """
     rewards = []
     for sample in samples:
@@ -162,9 +167,8 @@ def umm(samples: list[Sample], options: RightOptions) -> Advantages:
 
 
 def umm_penalty(table: Advantages, samples: Sequence[Sample], options: RightOptions) -> None:
-    """Apply the penalty of UMM-Reflection: if a text was cut off, every advantage A of its trajectory becomes min(A, 0)
-    - .5.
-    """
+    """Apply the penalty of UMM-Reflection to the advantages in `table`: if a text of a trajectory was cut off at the
+    token limit, every advantage A of this trajectory becomes min(A, 0) - 0.5."""
     for row, sample in zip(table, samples):
         if sample.malformed:
             row.update({place: min(advantage, 0.0) - 0.5 for place, advantage in row.items()})

@@ -11,7 +11,8 @@ differences would give large advantages without a reason.
 
 
 class Normalisation(Protocol):
-    """The options that the normalisation reads. `NormalisedOptions` explains them."""
+    """The options that the normalisation of values reads: `std_floor`, `mean_only` and `advantage_clip`. The class
+    `NormalisedOptions` explains them."""
 
     @property
     def std_floor(self) -> float: ...
@@ -59,7 +60,8 @@ def normalise(
 
 
 def normalised(values: Sequence[float], options: Normalisation) -> list[float]:
-    """Centre the values, divide them by their standard deviation and clip them, according to the options."""
+    """Centre the values, divide them by their standard deviation and clip them. The options say whether they are only
+    centred, how small the divisor may be, and at which limit they are clipped. Return the new values."""
     return normalise(
         values, floor=options.std_floor, mean_only=options.mean_only, clip=options.advantage_clip
     )

@@ -191,13 +191,15 @@ def recipe_problems(recipe: Recipe) -> list[str]:
 
 
 def stage_problems(recipe: Recipe) -> list[str]:
-    """Return a message for each key of `budget_minutes` that is not the name of a stage."""
+    """Check the setting `budget_minutes`, which maps names of stages to minutes. Return a message for each key of it
+    that is not the name of a stage."""
     unknown = [stage for stage in recipe.budget_minutes if stage not in NAMES]
     return [f"budget_minutes: unknown stage {stage!r}{nearest(stage, NAMES)}" for stage in unknown]
 
 
 def task_problems(recipe: Recipe) -> list[str]:
-    """Check whether the task can do what the recipe asks of it. Return one message for each problem."""
+    """Check whether the task gives what the recipe needs: prompts of the split that is evaluated, thresholds of the
+    gate, and training rows for SFT. Return one message for each problem."""
     task = task_of(recipe)
     problems = task.problems(recipe)
     held_out = [split for split in task.splits if split != "train"]

@@ -88,8 +88,9 @@ class Collector:
         self.dropped.rewind(self.slots.has_left)
 
     def admit(self, update: int) -> None:
-        """Start a new group in every free slot. The groups are sampled with the current weights. `update` is the number
-        of the RL update. The sampling noise may depend on it."""
+        """Start a new group in every free slot of the buffer. The number of slots limits how many groups are in
+        progress. The groups are sampled with the current weights. `update` is the number of the RL update. The sampling
+        noise may depend on it."""
         self._submit([self.slots.admit(self.clock() + self.deadline) for _ in range(self.slots.free)], update)
 
     @property
@@ -112,8 +113,11 @@ class Collector:
 
     def pump(self, timeout: float, update: int) -> None:
         """Send sampled groups to the critic, and take scored groups back from it. If nothing has arrived, wait at most
-        `timeout` seconds. If a group that the next update needs has passed its deadline, cancel the batch of this group
-        and start new groups instead. `update` is the number of the RL update."""
+        `timeout` seconds. `update` is the number of the RL update.
+
+        If a group that the next update needs has passed its deadline, cancel all groups that are sampled in the same
+        batch, and start new groups instead.
+        """
         if not self._move_on():
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
             self._move_on()

@@ -130,8 +130,8 @@ def _other_arm(
 
 
 def prompts_place(run: Run, split: str | None) -> str:
-    """Return the path, relative to the run folder, of the prompts of a split. None means the split of the run's own
-    evaluations."""
+    """Return the path of the file that has the prompts of a split, relative to the run folder. If `split` is None, it
+    is the split on which the run's own evaluations are made."""
     return f"world/{split or run.recipe.evaluation.split}.jsonl"
 
 
@@ -155,9 +155,9 @@ def sft_model_of(run: Run) -> str:
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL, split: str | None = None) -> Outcomes:
-    """Return the evaluation results of a model. An evaluation has three arms: the real refinement and its two controls.
-    `arm` says which one is returned. If `split` is None, the results are those of the run's own evaluation. Otherwise
-    they are those of `irg-rl eval --split`.
+    """Return the evaluation results of a model. An evaluation has three arms (kinds of trajectories): the real
+    refinement and two controls. `arm` says the results of which arm are returned. If `split` is None, the results are
+    those of the run's own evaluation. Otherwise they are those of `irg-rl eval --split`.
 
     Raises RunError if the model has not been evaluated.
     """
@@ -172,14 +172,15 @@ def outcomes_of(run: Run, model: str, arm: str = REAL, split: str | None = None)
 
 def evaluation_name(model: str, seed: int, split: str, *marks: str) -> str:
     """Return the name under which `irg-rl eval` saves the results of a model. `seed` and `split` are the seed and the
-    split of the evaluation. `marks` says which other settings differ from those of the recipe."""
+    split of the evaluation. `marks` are short texts that are added to the name. Each says that a setting differs from
+    the recipe."""
     return "-".join(["eval", model, f"seed{seed}", *([] if split == "test" else [split]), *marks])
 
 
 def first_images(redraw: Outcomes, turn: int) -> Outcomes:
-    """Return the results of the redraw control without the turns before `turn`. In this control, every turn draws a new
-    first image from other noise. So the image of any turn can serve as the first image. In the result, the image of
-    `turn` is the first one."""
+    """Return the results of the redraw control without the turns before `turn`. The redraw control draws a new first
+    image with other noise in every turn, instead of refining an image. So the image of turn `turn` becomes the first
+    image of the returned results."""
     rewards = {name: scores[:, turn:] for name, scores in redraw.rewards.items()}
     return replace(redraw, correct=redraw.correct[:, turn:], score=redraw.score[:, turn:], rewards=rewards)
 

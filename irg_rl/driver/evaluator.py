@@ -184,6 +184,7 @@ def thresholds_of(run: Run) -> Thresholds | None:
 
 
 def gate_of(run: Run, evaluation: Evaluation) -> GateReport | None:
-    """Check whether refinement passes the gate, and return the report. Return None if there is no gate."""
+    """Check whether refinement passes the gate, and return the report. The gate is a test that refinement improves
+    images more than two controls do. Return None if there is no gate."""
     thresholds, arms = thresholds_of(run), evaluation.arms
     return None if thresholds is None else check_gate(arms[REAL], arms[REDRAW], arms[SHUFFLED], thresholds)

@@ -63,7 +63,8 @@ def forked_recipe(parent: Run, overrides: list[str]) -> Recipe:
 
 
 def is_free(setting: str) -> bool:
-    """Return whether a fork may change this setting. The name of the setting has dots, as in rl.seed."""
+    """Return whether a fork (a new run that starts RL from the SFT checkpoint of another run) may change this setting.
+    The name of the setting has dots, as in rl.seed."""
     return setting in FREE or setting.split(".")[0] in FREE
 
 
@@ -74,8 +75,9 @@ def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
 
 
 def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
-    """Return the names of those stages before RL that the parent run has finished and whose results are also valid with
-    the new recipe."""
+    """Return the names of the stages whose results a fork (a new run that starts from another run's SFT checkpoint)
+    takes over from the run `parent`. These are the stages before RL that the parent has finished and whose results are
+    also valid with `recipe`, the recipe of the fork."""
     no_result_depends_on = {"gate.mode", "gate.after"}
     changed = {key for key, *_ in changes(parent.recipe, recipe)} - no_result_depends_on
     again = set()
@@ -87,8 +89,8 @@ def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
 
 
 def take_over(parent: Run, run: Run, stages: list[str]) -> None:
-    """For each stage in `stages`, take over its results from the run `parent` into the new run `run`: its files, its
-    entry in stages.json and its metrics."""
+    """Copy the results of the given stages from the run `parent` into the new run `run`: the files of these stages (as
+    hard links if possible), their entries in stages.json, and their metrics."""
     for pattern in (pattern for stage in BEFORE_RL if stage.name in stages for pattern in stage.files):
         for source in sorted(parent.folder.glob(pattern)):
             link(source, run.path(*source.relative_to(parent.folder).parts))

@@ -1,4 +1,5 @@
-"""The learner of RL as several Ray actors (processes), called ranks. The driver always calls all ranks together."""
+"""The learner of RL. It runs as several Ray actors (processes), and each of these processes is called a rank. The
+driver (the main process) always calls all ranks together."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,9 +27,10 @@ WARM_UP_S = 300.0
 
 @dataclass(frozen=True)
 class Published:
-    """Weights in Ray's object store, for the samplers. A sampler that has loaded them must confirm their number
-    (`version`) and their hash (`digest`). `step` says how far the trained weights have moved since RL began. It is the
-    largest relative change of a weight tensor."""
+    """Weights that samplers can load from Ray's object store. `arrays` is Ray's reference to the weights, `version` is
+    their number, and `digest` is their hash. A sampler that has loaded the weights must confirm the number and the
+    hash. `step` says how far the trained weights have moved since RL began: it is the largest relative change of a
+    weight tensor."""
 
     version: int
     digest: str
@@ -38,8 +40,8 @@ class Published:
 
 def fingerprint(run: Run) -> str:
     """Return the first 12 hex digits of the sha256 of the data that RL learns from. A resumed run uses it to check that
-    the data are unchanged. If RL learns from stored rollouts (`rl.rollouts`), the data are the files of the rollouts.
-    Otherwise they are the file of prompts."""
+    the data are unchanged. If RL learns from stored rollouts (`rl.rollouts`), the data are the files of these rollouts.
+    Otherwise the data are the file with the RL prompts."""
     rollouts = run.recipe.require_rl().rollouts
     if rollouts is None:
         files = [rl_prompts_file(run)]
@@ -52,7 +54,8 @@ def fingerprint(run: Run) -> str:
 
 
 class Learners:
-    """All ranks of the learner. Every method calls all ranks with the same arguments."""
+    """All ranks (processes) of the learner. Every method calls all ranks with the same arguments. `start` is the name
+    of the run's model folder from which RL starts."""
 
     def __init__(self, run: Run, start: str):
         self.run, self.recipe, self.start = run, run.recipe, start
@@ -82,11 +85,13 @@ class Learners:
         return self._all("check_ratio", *groups)[0]
 
     def dump(self, groups: Sequence[ObjectRef]) -> None:
-        """Write the groups on which the next update trains to disk."""
+        """Write the given groups of samples to disk. `groups` has Ray's references to the groups that the next update
+        will use for training. (A group has all samples of one prompt.)"""
         self._all("dump", str(step_folder(self.run.folder, self.updates + 1)), *groups)
 
     def train(self, groups: Sequence[ObjectRef]) -> Future:
-        """Start an update on scored groups, and return at once. `finish` waits for the end of the update."""
+        """Start one update of the weights, and return at once. `groups` has Ray's references to the groups of scored
+        samples that the update uses. Pass the returned `Future` to `finish`, which waits for the end of the update."""
         return self.thread.submit(self._all, "train", *groups)
 
     def finish(self, training: Future) -> dict[str, float]:
@@ -97,13 +102,14 @@ class Learners:
         return metrics
 
     def seconds(self) -> dict[str, float]:
-        """Return kind of work -> seconds that the first rank has spent on it since the last call. The kinds are
-        packing, replay (all forward and backward passes) and the optimizer."""
+        """Return how many seconds the first rank has spent on each kind of work since the last call of this method. The
+        keys of the dict are the kinds: packing, replay (all forward and backward passes) and the optimizer."""
         return self._all("seconds")[0]
 
     def save(self, cursors: dict) -> None:
-        """Write a complete checkpoint of the RL stage. `cursors` describes the state of the driver (the main process).
-        It is stored with the checkpoint, and `resume` returns it."""
+        """Write a complete checkpoint of the RL stage. `cursors` is a dict that describes the state of the driver (the
+        main process), for example which groups of samples are in progress. It is stored with the checkpoint, and
+        `resume` returns it."""
         recipe = self.recipe
         snapshot = Snapshot(
             step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),

@@ -32,10 +32,13 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """Those groups in a folder of stored rollouts that contain something to train on. A group is several samples of one
-    prompt. `places` lists these groups as (folder, index in the folder). `material` has three numbers, summed over all
-    groups of the folder: how many pairs are usable, how many are ties (their rewards are too close), and how many do
-    not fit into one pack (the token sequence of one forward pass)."""
+    """The groups in a folder of stored rollouts from which RL can learn. A group has several samples of one prompt.
+    Groups without training material are left out. `places` lists the others as (folder, index in the folder).
+
+    `material` counts the training material of the whole folder. For DPO it counts pairs of a better and a worse sample.
+    `usable` is the number of pairs that can be trained, `ties` is the number of pairs whose rewards are too close, and
+    `too_long` is the number of pairs that do not fit into one pack (the token sequence of one forward pass).
+    """
 
     places: list[tuple[Path, int]]
     material: Material
@@ -43,10 +46,11 @@ class Archive:
     @classmethod
     def read(cls, folder: Path, settings: LearnerSettings, parts: Folder) -> "Archive":
         """Read and check all groups that are stored in `folder`. `settings` are the settings of the learner. `parts` is
-        the loaded model from which training starts.
+        the loaded model folder (model, autoencoder and tokenizer) from which training starts.
 
-        Raises InputError if no group can be used for training, if scores are missing, or if another tokenizer wrote the
-        texts. Raises RatioError if the texts were sampled at another temperature or with another system prompt.
+        Raises InputError if no group can be used for training, if scores are missing, or if the texts were sampled with
+        another tokenizer than that in `parts`. Raises RatioError if the texts were sampled at another temperature or
+        with another system prompt than those in `settings`.
         """
         algorithm, limit, tokenizer = settings.algorithm, settings.max_pack_tokens, parts.tokenizer
         replay = Replay(
@@ -74,8 +78,8 @@ class Archive:
         return cls(places, total)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
-        """Return the `size` groups for update number `update`. Each pass through all groups has another random order,
-        which depends on `seed`."""
+        """Return the `size` groups of samples that update number `update` (counted from 0) uses. All groups are used
+        once, in a random order that depends on `seed`. Then all are used again in another random order, and so on."""
         numbers = range(update * size, (update + 1) * size)
         return [self._group(*divmod(number, len(self.places)), seed) for number in numbers]
 
@@ -86,8 +90,9 @@ class Archive:
 
 
 def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> None:
-    """Raise InputError if the group was sampled with another tokenizer. This is found by decoding the token ids of
-    every text: the result must be the text that is stored with them."""
+    """Raise InputError if the group of samples was not sampled with this tokenizer. To check this, the function decodes
+    the stored token ids of every text. The result must be equal to the stored text. `where` is the folder of the group;
+    the error message names it."""
     eos = tokenizer.special.eos
     for segment in (text for trajectory in group.trajectories for text in trajectory.texts):
         if tokenizer.decode(open_ids(segment, eos).tolist()) != segment.text:
@@ -120,8 +125,10 @@ def _require_scores(group: Group, weights: Mapping[str, float], where: Path) -> 
 
 
 def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
-    """Train the model in the folder `start` of the run on the stored groups of `rl.rollouts`. Write the result as the
-    model folder `rl` of the run. Put the numbers of updates, groups and pairs into `facts`."""
+    """Train the model in the folder `start` of the run with RL, without sampling. RL learns from the groups of samples
+    that are stored in the folder `rl.rollouts`. Write the trained model as the model folder `rl` of the run. Log
+    metrics in `tracker`. Put the numbers of updates, groups and pairs of samples into `facts`; the caller stores
+    `facts` in stages.json."""
     recipe, folder = run.recipe, run.recipe.require_rl().rollouts
     assert folder is not None
     path = model_path(run, start)

@@ -1,5 +1,6 @@
-"""The stages before SFT. They write the prompts and the SFT rows of the task, and train a tokenizer, an autoencoder and
-small scorers. They also make a new model with random weights, if the recipe names no model."""
+"""The stages before SFT. They write the prompts and the SFT rows (training examples) of the task. They train a
+tokenizer, an autoencoder, and small models that score images. They also make a new model with random weights, if the
+recipe names no model."""
 
 import random
 from collections.abc import Mapping
@@ -38,9 +39,9 @@ picture and of its reconstruction, and the two are compared."""
 
 
 def make_world(run: Run) -> None:
-    """Write the prompts of all splits as jsonl files. If the recipe names no SFT data, also write SFT rows, with the
-    columns of the data of Interleaving Reasoning Generation (IRG). If the recipe names no model, also train a
-    tokenizer."""
+    """Write the prompts of all splits of the task as jsonl files. If the recipe names no SFT data, also write SFT rows
+    (training examples). They have the same columns as the published data of Interleaving Reasoning Generation (IRG). If
+    the recipe names no model, also train a tokenizer."""
     recipe, task = run.recipe, task_of(run.recipe)
     for split in task.splits:
         write_prompts(prompts_file(run, split), task.prompts(split))
@@ -82,11 +83,12 @@ def rl_prompts_file(run: Run) -> Path:
 
 def make_base(run: Run, facts: dict) -> None:
     """Make the model from which SFT starts. If the recipe names a model folder in `init_from`, SFT starts from that
-    folder, and nothing is made here. Otherwise the new model has random weights, and an autoencoder that is trained on
-    pictures of the task. The results of the autoencoder's test are put into `facts`.
+    folder, and nothing is made here. Otherwise the new model has random weights and an autoencoder. This function
+    trains the autoencoder on pictures of the task, tests it, and puts the result of the test into `facts`.
 
-    Raises RunError if the autoencoder is too inaccurate. To test it, the task's checker reads the content of pictures
-    and of their reconstructions. The share of pictures with equal content must be at least `vae.min_checker_agreement`.
+    In the test, the task's checker reads the content of each test picture and of its reconstruction by the autoencoder.
+    The share of pictures for which the two readings are equal must be at least `vae.min_checker_agreement`. Otherwise
+    RunError is raised.
     """
     recipe = run.recipe
     if recipe.init_from is not None:
@@ -126,7 +128,8 @@ def model_path(run: Run, name: str) -> Path:
 
 
 def load_model(run: Run, name: str) -> Folder:
-    """Load the model folder with this name in the run, to sample from the model."""
+    """Load the model folder `name` of the run (such as `sft2`). The loaded model is used for sampling, not for
+    training."""
     return load_as(run.recipe, model_path(run, name))
 
 
@@ -145,10 +148,10 @@ def save_trained(
 
 def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: LoraRecipe | None = None) -> None:
     """Write trained weights as the model folder `path`. Everything that was not trained is copied from the model folder
-    `base`. If `lora` is given, `weights` are adapters: they are merged into the model, and also saved separately.
+    `base`. If `lora` is given, `weights` has LoRA adapters. They are merged into the model, and also saved separately.
 
-    The model is read again from `base` in fp32. The model in the training engine cannot be saved directly, because ZeRO
-    3 splits its weights over the processes, and because they may be in bf16.
+    The model is read again from `base` in fp32. The model in the training engine cannot be saved directly: ZeRO 3
+    splits its weights over the processes, and its weights may be in bf16.
     """
     folder = load_folder(base)
     if lora is not None:

@@ -4,9 +4,9 @@ samplers.
     prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
 
 A fleet is several actors (processes) that do the same work. The actors of the rollout fleet are the samplers. Those of
-the critic fleet score the trajectories. A slot is the place of one group (all samples of one prompt) that is in
-progress. The driver process runs this loop. It never holds tensors. It holds only numbers and Ray's references to data
-in other processes.
+the critic fleet score the trajectories and compute the advantages (credit). A slot belongs to one group (all samples of
+one prompt) that is in progress; the number of slots is limited. The driver process runs this loop. It never holds
+tensors. It holds only numbers and Ray's references to data in other processes.
 """
 
 import gc
@@ -82,8 +82,8 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
 
 
 def arguments(learners: Learners) -> tuple:
-    """Return the newest published weights as arguments for the method `set_weights` of the actors: (reference to the
-    weights, version, digest). The digest is a hash of the weights."""
+    """Return the newest published weights as a tuple (reference to the weights, version, digest). These are the
+    arguments of the samplers' method `set_weights`. The digest is a hash of the weights."""
     message = learners.message
     return message.arrays, message.version, message.digest
 
@@ -204,8 +204,9 @@ class Loop:
 
 
 def summary(groups: list[ScoredSummary]) -> dict[str, float]:
-    """Return the metrics of the groups on which one update was trained. (A group has several samples of one prompt.)
-    Examples are the mean rewards per turn, the mean lengths, and the share of trajectories that stopped early."""
+    """Return a dict of metrics of one update: metric name -> value. `groups` has summaries of the groups on which this
+    update was trained. (A group has several samples of one prompt.) Examples of metrics are the mean rewards per turn,
+    the mean number of text tokens, and the share of trajectories that stopped early."""
     trajectories = sum(v.trajectories for v in groups)
     out = {
         "stopped": sum(v.stopped for v in groups) / trajectories,
@@ -225,9 +226,9 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
-    """Return metrics of the groups `left`, which are all groups that were finished since the last update. (A group has
-    several samples of one prompt.) Groups that the algorithm cannot train on are included, too. The metrics are the
-    mean rewards, the number of groups, and the share of groups whose samples have different rewards."""
+    """Return metrics of all groups that were sampled and scored since the last update. (A group has several samples of
+    one prompt.) `left` has the summaries of these groups. It also has groups on which the algorithm cannot train. The
+    metrics are the mean rewards, the number of groups, and the share of groups whose samples have different rewards."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),

@@ -58,7 +58,7 @@ class Run:
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
         """Make the folder `output_dir/name` of a new run, and return the run. If a folder of this name already exists,
         it does not change, and the run gets the first free name among `name-2`, `name-3`, ... instead. `begin` is a
-        function that writes the first files of the run.
+        function that is called with the new run and writes its first files.
 
         The folder is first made under a temporary name. It gets its final name when it is complete. Raises RunError if
         the folder cannot be made.
@@ -136,9 +136,9 @@ class Run:
 
     @contextmanager
     def stage(self, name: str):
-        """Give a context (for `with`) in which a stage runs. It measures the time of the stage and marks the stage as
-        done at the end. The body of the `with` block gets a dict. What it puts into the dict is stored in
-        stages.json."""
+        """Give a context (for `with`) in which the stage `name` runs. The context measures the time of the stage, and
+        marks the stage as done at the end. It gives an empty dict to the `with` block. Everything that the block puts
+        into this dict is stored in stages.json."""
         facts: dict = {}
         self._counted = time.monotonic()
         try:

@@ -1,6 +1,6 @@
-"""Converts the scorers of a recipe into specs for the package `rewards`. A spec is a dict that describes one scorer. A
-task can include a judge, which is called the embedded judge. If a judge in the recipe has no address, the embedded
-judge is started as a process and used."""
+"""Converts the scorers of a recipe into specs. A spec is a dict that describes one scorer; the package `rewards` makes
+the scorer from it. A task can include a judge of its own, which is called the embedded judge. If a judge in the recipe
+has no address (`base_url`), the embedded judge is started as a process and used."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,9 @@ from rewards.judge_process import JudgeProcess
 
 @contextmanager
 def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
-    """Give a context (for `with`) that yields the specs of all scorers of the recipe. If a judge has no address, the
-    embedded judge of the task runs until the context ends.
+    """Give a context (for `with`) that yields one spec for each scorer of the recipe. A spec is a dict that describes
+    the scorer. If a judge in the recipe has no address, the judge that belongs to the task (the embedded judge) runs
+    until the context ends.
 
     `trained` is the folder with the scorers that a run has trained. It is None if there is no run.
     """
@@ -32,8 +33,9 @@ def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
 
 
 def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_url: str | None = None) -> dict:
-    """Return the spec of one scorer. `trained` is the folder with the scorers that a run has trained, or None if there
-    is no run. `judge_url` is the address of the embedded judge.
+    """Return the spec of one scorer: a dict from which the package `rewards` can make the scorer. `trained` is the
+    folder with the scorers that a run has trained, or None if there is no run. `judge_url` is the address of the task's
+    own judge. It is used if the scorer is a judge and the recipe has no address for it.
 
     Raises InputError if a run must train the scorer and there is no run.
     """
@@ -90,8 +92,8 @@ class RememberedScores:
 
     An evaluation continues the same first images in several ways: with the model's own refinement, and with controls
     (such as a plain new draw). So the same picture is scored several times. If scores were not remembered, a scorer
-    with random errors could give it different scores. If a scorer
-    fails on a picture, the failure is remembered in the same way.
+    with random errors could give it different scores. If a scorer fails on a picture, the failure is remembered in the
+    same way.
     """
 
     def __init__(self, hub: RewardHub) -> None:

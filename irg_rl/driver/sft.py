@@ -50,8 +50,9 @@ def builder_of(folder: Folder) -> PackBuilder:
 
 
 def idle_pack(folder: Folder) -> Pack:
-    """Return a small pack (the token sequence of one forward pass) that uses every module of the model. A rank that has
-    fewer packs than other ranks runs it, because all ranks must make the same number of forward passes."""
+    """Return a small pack (the token sequence of one forward pass) that uses every module of the model. All ranks
+    (training processes) must make the same number of forward passes. So a rank that has fewer packs than the others
+    runs this pack."""
     config, builder = folder.model.config, builder_of(folder)
     text = builder.add_text([0], loss=True)
     builder.add_vit(torch.zeros(1, config.vit.patch_dim), (1, 1), text)
@@ -60,8 +61,8 @@ def idle_pack(folder: Folder) -> Pack:
 
 
 class StageRank:
-    """One rank (training process) of an SFT stage that starts from the model folder `start`. Each call of `advance`
-    makes one training step.
+    """One rank (training process) of the SFT stage `name`. The stage starts from the model folder `start` of the run.
+    Each call of `advance` makes one training step.
 
     With several ranks, each is a Ray actor that is made by `ray.remote(StageRank)`. A single rank runs in the driver's
     own process. All methods except `open_port` must be called on every rank. The driver uses the answer of rank 0.
@@ -90,7 +91,8 @@ class StageRank:
         return self._store.port
 
     def setup(self, port: int | None = None) -> None:
-        """Connect to the other ranks. Then build the model, the stream of training data and the trainer."""
+        """Connect to the other ranks (training processes). Then build the model, the stream of training data and the
+        trainer. `port` is the number that `open_port` has returned on rank 0. It is None if there is only one rank."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
         sft = recipe.sft
         assert sft is not None
@@ -119,12 +121,15 @@ class StageRank:
         )  # fmt: skip
 
     def resume(self) -> int:
-        """Load the newest checkpoint, if there is one. Return the step from which training continues."""
+        """Load the newest checkpoint of the stage, if there is one. Return the number of the training step from which
+        training continues (0 without a checkpoint)."""
         return self.trainer.resume()
 
     def advance(self) -> list[tuple[str, tuple]] | None:
         """Make one training step. After some of the steps, also validate, or write a checkpoint, as the stage's
-        settings say. Return what happened as a list of (kind of event, arguments), or None if the stage is done."""
+        settings say. Return a list of the events of this step as (kind, arguments). The kinds are `step`, `validation`
+        and `checkpoint`. The arguments describe the event, for example the validation metrics. If the stage is already
+        done, make no step and return None."""
         if self.trainer.is_done:
             return None
         self._told.clear()
@@ -146,8 +151,9 @@ class StageRank:
 
 @contextmanager
 def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[[str], Any]]:
-    """Give a context (for `with`) in which the ranks of an SFT stage run. It yields a function that takes the name of a
-    method, calls this method on every rank, and returns the answer of rank 0."""
+    """Give a context (for `with`) in which the ranks (training processes) of the SFT stage `name` run. They start from
+    the model folder `start`. The context yields a function. It takes the name of a method of `StageRank`, calls this
+    method on every rank, and returns the answer of rank 0."""
     engine, count = run.recipe.engine, run.recipe.sft_ranks(stage)
     if count == 1:
         alone = StageRank(run, name, start, stage, seed)
@@ -258,8 +264,9 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
 
 
 def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
-    """Train a baseline with which the model after RL is compared. It continues the last SFT stage for as long as RL
-    took. The rows (training examples) come in another order than in that stage."""
+    """Train a baseline with which the model after RL is compared. The baseline is the model after SFT, trained further
+    with the settings of the last SFT stage, for as long as RL took. The rows (training examples) come in another order
+    than in that stage."""
     order = hashed(run.recipe.seed, CONTINUED) % 2**31
     name = run.sft_model
     assert name is not None

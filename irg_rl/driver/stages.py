@@ -1,7 +1,8 @@
 """The list of all stages of a run, in order, and the code that runs them.
 
-A finished stage is skipped. An interrupted stage continues from its checkpoint. `STAGES` is the only list of stages:
-time budgets, forks, baselines and the order of a run all use it.
+A finished stage is skipped. An interrupted stage continues from its checkpoint. `STAGES` is the only list of stages.
+All other code uses it, for example the code for time budgets, and the code for forks (new runs that start from the SFT
+checkpoint of another run).
 """
 
 from collections.abc import Callable, Iterator
@@ -90,8 +91,8 @@ def _report(run: Run, tracker: Tracker, facts: dict) -> None:
 
 
 def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
-    """Evaluate the model folder `name`, check the gate (whether refinement really helps), and save and print the
-    results."""
+    """Evaluate the model in the folder `name` of the run, and check the gate (whether refinement really helps). Save
+    and print the results. Put the result of the gate into `facts`; the caller stores `facts` in stages.json."""
     measured = measure_stage(run, name, facts)
     gate = gate_of(run, measured.evaluation)
     evaluation = replace(measured.evaluation, gate=gate)
@@ -177,8 +178,8 @@ BEFORE_RL = STAGES[: [stage.name for stage in STAGES].index("rl")]
 
 
 def start_of(recipe: Recipe, name: str) -> str:
-    """Return the name of the model folder from which the stage `name` starts. An earlier stage makes this folder: the
-    last stage before `name` that the recipe has and that makes a model folder."""
+    """Return the name of the model folder from which the stage `name` starts. Among the stages of this recipe that come
+    before `name`, the last one that makes a model folder makes it."""
     before = STAGES[: [stage.name for stage in STAGES].index(name)]
     return [stage.model for stage in before if stage.model is not None and stage.needed(recipe)][-1]
 
@@ -212,7 +213,8 @@ def ending_in_order(run: Run) -> Iterator[None]:
 
 
 def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
-    """Run one stage, unless it is done."""
+    """Run one stage, unless it is done. The stage `report` runs every time. Raises RunError if the run must stop before
+    this stage."""
     stage.check(run)
     if run.is_done(stage.name) and not stage.again:
         return

@@ -25,8 +25,13 @@ VERIFIER = "verifier"
 
 @dataclass(frozen=True)
 class BalancedRow:
-    """How the model after RL differs from one baseline in the mean of the accuracies of all tasks (kinds of prompt) at
-    the last turn. Every task has the same weight, however many prompts it has."""
+    """Compares the model after RL with one baseline by their balanced accuracy. This is the mean of the accuracies of
+    all tasks (kinds of prompt) at the last turn. Every task has the same weight, however many prompts it has.
+
+    `rl` and `other` are the balanced accuracies of the model after RL and of the baseline, and `gained` is rl - other.
+    `across_seeds` is the same difference, but with a confidence interval for a new seed. It is None if there is one
+    seed.
+    """
 
     rl: Measure
     other: Measure
@@ -36,8 +41,9 @@ class BalancedRow:
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """How the model after RL differs from one baseline in accuracy, repair and damage, for one seed of RL. If `seed` is
-    None, all seeds are pooled."""
+    """Compares the model after RL with one baseline in accuracy, repair and damage, for one seed of RL. Repair is the
+    share of wrong first images that are right at the last turn. Damage is the share of right first images that are
+    wrong at the last turn. If `seed` is None, all seeds are pooled."""
 
     baseline: str
     seed: int | None
@@ -52,7 +58,8 @@ class BaselineRow:
     other_renders: float
 
     def of_these_seeds(self) -> "BaselineRow":
-        """Return the row without its intervals for another seed."""
+        """Return a copy of this row without the confidence intervals for a new seed: every field `across_seeds` is
+        None."""
         repair = None if self.repair is None else replace(self.repair, across_seeds=None)
         balanced = replace(self.balanced, across_seeds=None)
         return replace(self, across_seeds=None, balanced=balanced, repair=repair)
@@ -75,8 +82,10 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class RepairRow:
-    """The repair of the model after RL, compared with the repair of a baseline or a control (`against`). Repair is the
-    share of wrong first images that are right at the last turn."""
+    """Compares the repair of the model after RL (`rl`) with the repair of a baseline or a control (`other`, whose name
+    is `against`). Repair is the share of wrong first images that are right at the last turn. `gained` is rl - other,
+    and `ratio` is rl / other. `across_seeds` is the same difference as `gained`, but with a confidence interval for a
+    new seed."""
 
     against: str
     seed: int | None
@@ -142,10 +151,13 @@ def compare(
     baselines: Mapping[str, Outcomes | Sequence[Outcomes]],
     controls: Mapping[str, Sequence[Outcomes]] | None = None,
 ) -> BaselineComparison:
-    """Compare RL with each baseline, by the images at the last turn. `rl` has one table of outcomes per seed: for every
-    trajectory and turn, whether the image is right. A baseline has one table for all seeds, or one table per seed of
-    RL. A baseline with one table in a list is another RL run with one seed: it is compared with every seed of RL, but
-    without an interval for another seed, because nothing tells how its own seeds differ.
+    """Compare RL with each baseline, by the images at the last turn. `rl` has one table of outcomes per seed. A table
+    says for every trajectory and turn whether the image is right.
+
+    A baseline that is given as one table (not in a list) is the same for all seeds of RL, such as the SFT checkpoint. A
+    baseline that is given as a list is another RL run. If its list has one table per seed, tables of the same seed are
+    compared. If its list has only one table, this table is compared with every seed of RL. In this case there is no
+    interval for a new seed, because it is not known how much the baseline varies from seed to seed.
 
     `controls` has the controls of RL (such as a plain new draw instead of a refinement), with one table per seed. They
     start from the same first images as RL. Raises ValueError if the tables of a baseline have other seeds or other

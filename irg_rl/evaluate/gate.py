@@ -1,9 +1,10 @@
-"""The gate: a check before RL whether refinement is real. RL starts only if it is.
+"""The gate: a check before RL whether refinement really helps. RL starts only if it does.
 
-A model that only draws again from its own think text, without looking at an image, already repairs a third of its wrong
-images. So a higher accuracy after turn 2 proves nothing. Refinement is real if three things hold. It repairs clearly
-more images than a plain new draw. It repairs clearly more images than a refinement that follows the reflection of
-another prompt. And it makes few right images wrong.
+Refinement means that the model looks at its image and draws again. A model that draws again from its own think text,
+without looking at an image, already repairs a third of its wrong images. So a higher accuracy after refinement proves
+nothing alone. The gate asks for three facts. Refinement repairs clearly more images than a plain new draw. It repairs
+clearly more images than a refinement that follows the reflection of another prompt. And it makes few right images
+wrong.
 """
 
 from dataclasses import asdict, dataclass
@@ -100,9 +101,10 @@ def check_gate(
     *,
     turn: int | None = None,
 ) -> GateReport:
-    """Check the gate: whether refinement at one turn really helps. The model's own refinement (`real`) is compared with
+    """Check the gate: whether refinement really helps at one turn. The model's own refinement (`real`) is compared with
     two controls: a plain new draw (`redraw`), and a refinement that follows the reflection of another prompt
-    (`shuffled`). By default, the turn is the last one that all three tables have.
+    (`shuffled`). `thresholds` has the limits that the measured values must meet. If `turn` is None, the last turn that
+    all three tables have is checked.
 
     Raises ValueError if the three tables have different prompts or first images, because `real` and the controls would
     then have different images to repair. Also raises ValueError if one of the tables has no refinement at this turn.

@@ -74,9 +74,9 @@ class Terms:
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
         """Return how much each set of constraints contributes to the error of the ratio `value`. (Prompts that ask for
-        the same thing have the same set.) For set c this is u_c = (T_c - value * B_c) / sum(bottom), where T_c and B_c
-        are the sums of `top` and `bottom` over the rows of the set. `order` has the names of the sets; the result is in
-        the same order."""
+        the same thing have the same set.) `order` has the names of the sets, and the result is in this order. For set c
+        the contribution is u_c = (T_c - value * B_c) / sum(bottom), where T_c and B_c are the sums of `top` and
+        `bottom` over the rows of the set."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
@@ -179,13 +179,13 @@ def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float =
 
 def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -> Measure:
     """Return the mean over seeds of the difference `a - b` of two measures, with its confidence interval. `a` and `b`
-    have one entry per seed. The interval allows for two kinds of chance: in the choice of the seeds, and in the choice
-    of the sets of constraints. (Prompts that ask for the same thing have the same set.)
+    have one entry per seed. The interval takes into account that the seeds are a random choice, and that the sets of
+    constraints are one, too. (Prompts that ask for the same thing have the same set.)
 
     Seeds and sets are crossed: every seed is measured on every set. Let S be the number of seeds, C the number of sets,
-    d_s the difference of seed s, and u_sc the contribution of set c to the error of d_s. V, the variance of the mean,
-    is the sum of a part for the seeds and a part for the sets. Both parts contain the residual V_0, which must count
-    only once (Cameron, Gelbach and Miller 2011, eq. 2.12):
+    d_s the difference of seed s, and u_sc the contribution of set c to the error of d_s. V is the variance of the mean.
+    It has a term for the seeds and a term for the sets. Both terms contain the residual V_0, which must count only
+    once, so V_0 is subtracted (Cameron, Gelbach and Miller 2011, eq. 2.12):
 
         V = V_seeds + V_sets - V_0, but at least V_seeds and at least V_sets
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))

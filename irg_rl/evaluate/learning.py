@@ -32,9 +32,10 @@ MetricsRow = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Learning:
-    """What the logged metrics of RL show. `slope` is the change of the reward per update. `spread` is the mean share of
-    groups whose samples have different rewards. (A group has several samples of one prompt.) `step` is the largest
-    relative change of a weight tensor since training began. A field is None (or nan) if it was not logged."""
+    """What the logged metrics of RL show. `updates` is the number of logged updates. `spread` is the mean share of
+    groups whose samples have different rewards. (A group has several samples of one prompt.) `slope` is the change of
+    the mean reward per update, with its confidence interval. `step` is the largest relative change of a weight tensor
+    since training began. A field is None (or nan) if it was not logged."""
 
     updates: int
     spread: float | None
@@ -43,7 +44,8 @@ class Learning:
 
     @property
     def alarmed(self) -> bool:
-        """True if there is nothing to learn from, if the weights do not change, or if the reward does not rise."""
+        """True if there is a reason to doubt that RL learns: the samples of a prompt hardly differ in reward, the
+        weights hardly change, or the reward does not rise."""
         return bool(self.reasons)
 
     @property

@@ -27,11 +27,12 @@ def accuracy(outcomes: Outcomes, turn: int) -> Terms:
 
 def balanced_accuracy(outcomes: Outcomes, turn: int) -> Terms:
     """Return the mean over tasks (kinds of prompt) of the accuracy at turn `turn`, as a ratio of two sums (`Terms`).
-    Every task has the same weight, however many prompts it has. Left out are images without a verdict, and tasks with
-    fewer than two sets of constraints, whose error nothing tells.
+    Every task has the same weight, however many prompts it has. Images without a verdict are left out. Tasks with fewer
+    than two sets of constraints are left out, too, because the error of their accuracy cannot be estimated.
 
-    The tasks are fixed, so differences between them are no sampling error. Therefore each term is moved by the mean of
-    all tasks minus the mean of its own task. This changes no mean, and the error is that within tasks (stratification).
+    The tasks are fixed, so differences between tasks must not count as random errors. Therefore the accuracy of the
+    image's task is subtracted from each verdict (1 right, 0 wrong), and the mean accuracy of all tasks is added. The
+    balanced accuracy does not change, and its error contains only differences within tasks (stratification).
     """
     known, correct = outcomes.known[:, turn], outcomes.correct[:, turn]
     weights, own = np.zeros(len(outcomes)), np.zeros(len(outcomes))
@@ -100,14 +101,16 @@ def reward(outcomes: Outcomes, turn: int, name: str) -> Terms:
 
 
 def preference(outcomes: Outcomes) -> Terms:
-    """Return the judge's mean preference for the last image over the first, asked in both orders, as a ratio of two
-    sums (`Terms`). Trajectories with only one image are left out."""
+    """Return how much the judge prefers the last image of a trajectory over its first image, on average, as a ratio of
+    two sums (`Terms`). 1 means always the last image, 0 always the first. The judge has compared each pair in both
+    orders. Trajectories with only one image are left out."""
     return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
 
 
 def order_consistency(outcomes: Outcomes) -> Terms:
-    """Return the share of image pairs for which the judge named the same image in both orders, as a ratio of two sums
-    (`Terms`). It shows how reliable the preference is."""
+    """Return how often the judge's choice does not depend on the order of the images, as a ratio of two sums (`Terms`).
+    It is the share of image pairs for which the judge chose the same image in both orders. It shows how reliable the
+    judge's preference is."""
     return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 

@@ -23,8 +23,9 @@ from irg_rl.trajectory import Prompt, Trajectory
 
 
 class BothOrders(Protocol):
-    """A judge's comparison of two images, asked in both orders. `first` is the judge's preference for the first image,
-    from 0 to 1. `consistent` says whether the judge named the same image in both orders."""
+    """A judge's comparison of two images, A and B. The judge was asked twice: with A before B, and with B before A.
+    `first` is the judge's preference for A, from 0 (B is better) to 1 (A is better). `consistent` says whether the
+    judge chose the same image both times."""
 
     first: float
     consistent: bool
@@ -110,14 +111,15 @@ def collect(
     check_reflection: CheckReflection | None = None,
     prefer: Prefer | None = None,
 ) -> Outcomes:
-    """Judge every image of every trajectory with the function `verify`. Returns the verdicts as a table with one row
-    per trajectory and one column per turn.
+    """Judge every image of every trajectory with the function `verify`. Return the verdicts as a table with one row per
+    trajectory and one column per turn.
 
-    `arm` and `seed` are stored with the table; an arm is one way to continue from the same first images.
-    `check_reflection` judges the reflections, and `prefer` compares the last image of each trajectory with its first
-    one. If one of these two functions is None, its results are nan.
+    `arm` and `seed` are stored with the table; an arm is one way to continue from the same first images, for example
+    the model's own refinement. `check_reflection` judges the reflections. `prefer` compares the last image of each
+    trajectory with its first one. If `check_reflection` or `prefer` is None, the values that it would compute are nan.
 
-    Raises ValueError if a trajectory has more than `turns` images, or fewer although it did not stop.
+    Raises ValueError if a trajectory has more than `turns` images. Also raises ValueError if it has fewer and did not
+    stop.
     """
     for trajectory in trajectories:
         _check_length(trajectory, turns)

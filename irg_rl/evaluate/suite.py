@@ -20,7 +20,8 @@ SHUFFLED = "shuffled"  # a control: the reflection comes from another prompt
 class Evaluation:
     """One evaluation of one checkpoint. `name` labels the checkpoint in the report (`sft`, `rl`, ...). `arms` has one
     table of results for each arm. An arm is one way to continue from the same first images. The arm `real` is the
-    model's own refinement and is always there. All other arms are controls."""
+    model's own refinement and is always there. All other arms are controls. `gate` is the result of the check whether
+    refinement really helps, or None if this was not checked."""
 
     name: str
     arms: Mapping[str, Outcomes]
@@ -46,8 +47,9 @@ class Evaluation:
         }
 
     def save(self, folder: Path) -> Path:
-        """Write one table `<name>.<arm>.parquet` for each arm (the model's own refinement, or a control), and then the
-        summary `<name>.json`. So if the JSON file exists, all files are complete. Return the path of the JSON file."""
+        """Write one table `<name>.<arm>.parquet` for each arm, and then the summary `<name>.json`. (An arm is the
+        model's own refinement, or a control.) The JSON file is written last, so if it exists, all files are complete.
+        Return the path of the JSON file."""
         folder.mkdir(parents=True, exist_ok=True)
         for arm, table in self.arms.items():
             outcomes.save(table, folder / f"{self.name}.{arm}.parquet")

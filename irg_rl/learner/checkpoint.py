@@ -58,7 +58,9 @@ class CheckpointError(UserError, ValueError):
 
 @dataclass
 class Snapshot:
-    """The content of one checkpoint: everything that a run needs to continue."""
+    """The content of one checkpoint: everything that a run needs to continue. This is the number of the training step,
+    the tensors in named groups, the state of the data streams (`cursors`), the recipe with its hash (`recipe_digest`),
+    and a hash of the training data (`fingerprint`)."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]  # group -> name -> tensor; one file per group
@@ -160,7 +162,7 @@ def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, finger
 
 def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[tuple[str, object, object]]:
     """Compare two nested dicts of settings. Return a list with (dotted name, old value, new value) for every setting
-    that differs."""
+    that differs. `prefix` is put before each name."""
     found = []
     for key in sorted(set(old) | set(new)):
         before, now = old.get(key), new.get(key)

@@ -85,9 +85,8 @@ class Engine(Generic[P]):
 
     @property
     def model(self) -> nn.Module:
-        """The torch module itself, for evaluation and generation. Under ZeRO 3 its weights are partitioned over the
-        ranks.
-        """
+        """The torch module that is trained, without the DeepSpeed engine around it. Use it for evaluation and
+        generation. Under ZeRO 3 its weights are partitioned over the ranks."""
         return self._engine.module
 
     def step(self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]) -> StepResult:
@@ -208,7 +207,8 @@ class Engine(Generic[P]):
         self.steps = steps
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load other weights and start with a fresh optimizer, as at the beginning of a new stage."""
+        """Load other weights, set the optimizer moments to zero, and count steps from 0 again. Use this at the
+        beginning of a new training stage. This is a collective call: all ranks must make it."""
         state = self.state()
         zeros = {key: {name: torch.zeros_like(t) for name, t in state.moment(key)} for key in state.MOMENTS}
         self.load(weights, zeros, 0)

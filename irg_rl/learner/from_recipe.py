@@ -9,9 +9,8 @@ from irg_rl.learner.update import EngineSettings
 
 def optimizer_settings(recipe: OptimizerRecipe, lora: LoraRecipe | None, steps: int) -> OptimizerSettings:
     """Return the optimizer settings for the training engine. `steps` is the number of updates of the whole training; a
-    cosine schedule ends there. If `lora` is given, the parts of the model without adapters get learning rate 0, which
-    freezes them.
-    """
+    cosine schedule ends there. If `lora` is given, only the parts of the model that get adapters are trained. All other
+    parts get learning rate 0, which freezes them."""
     rates = {part: rate if lora is None or part in lora.experts else 0.0 for part, rate in recipe.rates.items()}
     total = steps if recipe.schedule == "cosine" else None
     schedule = Schedule(recipe.warmup, total, recipe.final_lr_share)

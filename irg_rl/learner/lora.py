@@ -36,7 +36,8 @@ _PREFIX = "base_model.model."
 
 
 def add_adapters(model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
-    """Add new adapters to the model and freeze all other weights. The output of the model does not change.
+    """Add new adapters to the model and freeze all other weights. The output of the model does not change yet, because
+    the matrices B of the adapters start at 0.
 
     The values of the adapters depend on `seed` alone, so all ranks have the same adapters. The global random number
     generator is not used.

@@ -17,9 +17,9 @@ class MuonAdamW(torch.optim.Optimizer):
     """An optimizer that uses torch.optim.Muon for the parameter groups whose entry `muon` is True, and
     torch.optim.AdamW for the other groups.
 
-    The two inner optimizers share their groups and their state with this optimizer. So the caller sets learning rates
-    and reads moments on this object. The state of a parameter trained by Muon has the moment `momentum_buffer`. The
-    state of other parameters has `exp_avg` and `exp_avg_sq`.
+    This object contains these two optimizers and has the same parameter groups and state as they have. So the caller
+    sets learning rates and reads optimizer moments on this object. For a parameter that Muon trains, the state has the
+    moment `momentum_buffer`. For other parameters it has `exp_avg` and `exp_avg_sq`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:

@@ -21,8 +21,8 @@ class OldPolicySchedule(Section):
     samples are drawn. After each update: old = decay * old + (1 - decay) * trained.
 
     The decay after update n (counted from 0) is 0 while n < flat. From n = flat on it is min(slope * (n - flat), most),
-    so `most` is the largest decay. The two
-    schedules of DiffusionNFT are (flat, slope, most) = (0, .001, .5) and (75, .0075, .999).
+    so `most` is the largest decay. The two schedules of DiffusionNFT are (flat, slope, most) = (0, .001, .5) and (75,
+    .0075, .999).
     """
 
     flat: Annotated[int, Field(ge=0)] = 0
@@ -34,8 +34,8 @@ class OldPolicySchedule(Section):
 
 
 class OldWeights(EMA):
-    """The weights of the old policy, in fp32 on the CPU of every rank. `updates` counts how often they have been
-    updated. This is done once after each training update."""
+    """The weights of the old policy, in fp32 on the CPU of every rank. The samplers draw samples with these weights.
+    They are updated once after each training update, as `schedule` says. `updates` counts how often this was done."""
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)

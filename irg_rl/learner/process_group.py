@@ -49,9 +49,8 @@ class Rank:
 
 
 def host_store(world_size: int, timeout: float) -> TCPStore:
-    """Create the store through which the ranks find each other. Only rank 0 calls this. It must then tell the `port` of
-    the store to the other ranks, which need it for `join`.
-    """
+    """Create the TCPStore through which the ranks (processes of the learner) find each other. Only rank 0 calls this.
+    It must then tell the `port` of the store to the other ranks, which pass it to `join`. `timeout` is in seconds."""
     limit = timedelta(seconds=timeout)
     return TCPStore(LOOPBACK, 0, world_size, is_master=True, timeout=limit, wait_for_workers=False)
 

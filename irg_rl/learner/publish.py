@@ -3,8 +3,8 @@
     learner: publication = publish(weights, version)  ->  samplers: set_weights(arrays, version, digest)
     driver:  require_acknowledged(version, digest, answers)
 
-Only after this check, the driver frees the slots of the trained groups, so that new groups can be sampled. (A group is
-all samples of one prompt, and a slot is the place of one group that is in progress.)
+The last call checks that every sampler has the new weights. Only then the driver lets new groups take the places of the
+trained groups. (A group is all samples of one prompt. The number of groups that may be in progress is limited.)
 
 The digest covers the names and the bytes of the arrays. If a sampler answers with the same digest as the publication,
 it has exactly the trained weights (invariant 4 of docs/architecture.md).

@@ -24,9 +24,10 @@ class RatioError(UserError, RuntimeError):
 
 @dataclass
 class LogprobDifference:
-    """Statistics of the absolute differences between the log-probabilities of the learner (replayed) and of the
-    sampler, for one modality, turn and denoising step. For texts the step is None and the statistics cover all tokens.
-    """
+    """Statistics of the absolute differences between the log-probabilities of the learner and those of the sampler.
+    There is one such object for all texts of one turn, and one for each turn and denoising step of the images.
+    `modality` says whether it is for texts or images. For texts, `step` is None, and the statistics are over all
+    tokens."""
 
     modality: str
     turn: int
@@ -82,10 +83,10 @@ def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
 
 
 def require_texts_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """Check that all trajectories were sampled for training, and that their texts were sampled at the temperature of
-    `law`, the sampling law of the learner. Raises RatioError if one was not. The other parts of the sampling law, the
-    noise of images and the number type, are not compared.
-    """
+    """Check two facts about all trajectories. They have a sampling law, as all trajectories that were sampled for
+    training have. And their texts were sampled at the temperature of `law`, the sampling law of the learner. Raises
+    RatioError if one of these is not true. The rest of the sampling law, which is the noise of images and the number
+    type, is not compared."""
     for trajectory in trajectories:
         if trajectory.law is None:
             raise RatioError(f"{_name(trajectory)} carries no law of its sampling: it was not drawn for training")
@@ -106,12 +107,12 @@ def check(
 ) -> list[LogprobDifference]:
     """Compare the log-probabilities that the learner computes with those that the sampler stored in the trajectories,
     over all ranks. `replays` has this rank's packs (inputs of one forward pass), which contain texts and images of the
-    trajectories. The limit for a difference is 1e-4 for a text token and `clip_image` / 5 for a denoising step. Return
-    one entry of statistics for each modality, turn and step, sorted in this order. This is a collective call: all ranks
-    must make it.
+    trajectories. `law` has the settings of the sampling. The limit for a difference is 1e-4 for a text token and
+    `clip_image` / 5 for a denoising step.
 
-    If `strict`, raises RatioError if a difference exceeds its limit. The error describes the difference that is largest
-    relative to its limit.
+    Return one entry of statistics for each modality (text or image), turn and denoising step, sorted in this order. If
+    `strict`, RatioError is raised if a difference exceeds its limit. The error describes the difference that is largest
+    relative to its limit. This is a collective call: all ranks must make it.
     """
 
     def read(output, index: int) -> list[LogprobDifference]:

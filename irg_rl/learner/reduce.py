@@ -15,13 +15,14 @@ def rank() -> int:
 
 
 def sum_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Return, for each name, the sum of its values over all ranks (processes of the learner). A name that is missing on
-    a rank counts as 0 there."""
+    """Return, for each name, the sum of its values over all ranks (processes of the learner). `local` has the values of
+    this rank. A name that is missing on a rank counts as 0 there."""
     return _merge(local, lambda values: sum(values))
 
 
 def max_over_ranks(local: Mapping[str, float]) -> dict[str, float]:
-    """Return, for each name, the largest of its values over all ranks (processes of the learner) that have the name."""
+    """Return, for each name, the largest of its values over all ranks (processes of the learner) that have the name.
+    `local` has the values of this rank."""
     return _merge(local, max)
 
 

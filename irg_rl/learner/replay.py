@@ -1,25 +1,28 @@
 """Build packs from trajectories (sampled answers: text, image, text, image, ...). A pack is the input of one forward
 pass, which gives the log-probabilities of all turns.
 
-    prompt -> think -+-> NOISE blocks of image 0, one per trained step (leaves)
+    prompt -> think -+-> NOISE blocks of image 0, one per trained denoising step
                      +-> clean 0 -> ViT 0 -> reflection 1 -+-> NOISE blocks of image 1
                      |                                      +-> clean 1 -> ...          (history full)
                      +-> clean 1 -> ViT 1 -> reflection 2 ...                           (history last)
 
-A noise block holds a noisy state of an image for one denoising step. It attends to exactly the context that the sampler
-had when it drew the image. A finished image enters the context only if a later turn exists. The setting `history` says
-where it enters. With `last`, the image follows the think text directly. With `full`, it follows the text from which it
-was drawn (the think text or a reflection). Pixels, clean latents and noisy states are constants: no gradient flows
-through them.
+A block is the tokens of one text or image. In the picture, "clean k" has the latents of the finished image k, and "ViT
+k" has its patches for the vision tower. A NOISE block has the noisy latents of an image at one denoising step. It
+attends to exactly the context that the sampler had when it drew the image. No other block attends to it.
+
+A finished image enters the context only if a later turn exists. The setting `history` says where it enters. With
+`last`, the image follows the think text directly. With `full`, it follows the text from which it was drawn (the think
+text or a reflection). Pixels, clean latents and noisy latents are constants: no gradient flows through them.
 
 A row of a pack is one token sequence. It holds a single trajectory, or several trajectories that begin with the same
-segments (texts and images) and so form a tree. A segment is shared if several trajectories hold the same Python object.
-The blocks of a shared segment are in the row only once, and all its continuations follow this one copy. A shared
-segment is trained only as a part of the first trajectory that has it. Branches of the row cannot attend to each other.
+segments (texts and images) and continue differently. A segment is shared if several trajectories hold the same Python
+object. The blocks of a shared segment are in the row only once, and all its continuations follow this one copy. A
+shared segment is trained only as a part of the first trajectory that has it. Different continuations of one segment
+cannot attend to each other.
 
 A row has at most `max_pack_tokens` tokens. Trajectories that do not fit go into another row, which repeats the shared
-context. If a single trajectory is too long, its noise blocks are spread over several rows that repeat its context.
-Every text and every step is trained in exactly one row, so the gradients add up to those of one long row.
+context. If a single trajectory is too long, its NOISE blocks are spread over several rows that repeat its context.
+Every text and every denoising step is trained in exactly one row, so the gradients add up to those of one long row.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,10 +153,9 @@ class Replay:
         return [self._build(trajectories, shares) for shares in own]
 
     def lengths(self, trajectories: Sequence[Trajectory]) -> list[int]:
-        """Return how many tokens each row (token sequence) would have if rows had no maximum length. There is one row
-        for each tree of trajectories (trajectories that begin with the same segment). The noisy states of images are
-        counted too.
-        """
+        """Return how many tokens each row (token sequence) would have if rows had no maximum length. Trajectories that
+        begin with the same segment (text or image) are in one row together, and the shared tokens count once. The noisy
+        states of images are counted too."""
         found = []
         for siblings in trees(trajectories):
             context: dict[int, int] = {}

@@ -10,7 +10,8 @@ SAMPLED = 65_536
 
 
 class WeightSteps:
-    """Remembers a part of each weight tensor, and later compares the tensors with it."""
+    """Remembers up to 65,536 elements of each weight tensor at the beginning of training. Later, `largest` measures how
+    far these elements have moved."""
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.first = {name: _sampled(tensor) for name, tensor in weights}

@@ -8,7 +8,8 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds spent in named pieces of the program. Use: `with watch("replay"): ...`."""
+    """Adds up the seconds that the program spends in `with` blocks, separately for each name. Use: `with
+    watch("replay"): ...`."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._device = device
@@ -25,6 +26,6 @@ class Stopwatch:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - began
 
     def lap(self) -> dict[str, float]:
-        """Return the seconds spent in each named piece of the program since the last call of `lap`."""
+        """Return name -> seconds that were spent in the `with` blocks of this name since the last call of `lap`."""
         taken, self._seconds = self._seconds, {}
         return taken

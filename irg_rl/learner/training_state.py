@@ -19,8 +19,9 @@ MODEL, EMA_WEIGHTS, OLD_WEIGHTS, RNG = "model", "ema", "old", "rng"
 def capture(
     engine: Engine, ema: EMA | None = None, old: OldWeights | None = None
 ) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """Return the training state as (groups of tensors, JSON data) for a checkpoint `Snapshot`. Only rank 0 gets the
-    tensors of the model and the optimizer.
+    """Return the training state as a pair for a checkpoint `Snapshot`: the tensors as {group: {name: tensor}}, and a
+    dict of JSON data. Only rank 0 gets the tensors of the model and the optimizer. The moving average `ema` and the
+    weights of the old policy `old` are included if they are given.
 
     The tensors do not depend on the ZeRO stage or the world size, except the states of the random number generators:
     there is one state for each rank. For frozen parameters only a digest (hash) is stored, because the model folder has
@@ -58,8 +59,9 @@ def restore(
     """Restore a training state. `groups` and `words` are the two values that `capture` returned. The state is restored
     bit for bit if the world size is the same as before. Return a list of messages about what could not be restored.
 
-    With another world size the weights and moments are still exact. But a rank without a saved random generator state
-    keeps its own state. Raises CheckpointError if the frozen parameters differ from those of the checkpoint.
+    With another world size, the weights and optimizer moments are still exact. But a new rank, for which the checkpoint
+    has no state of the random number generators, keeps its own state. Raises CheckpointError if the frozen parameters
+    differ from those of the checkpoint.
     """
     state = engine.state()
     if words.get("frozen") != state.frozen_digest():

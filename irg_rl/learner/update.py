@@ -45,8 +45,9 @@ class EngineSettings:
 
 @dataclass
 class Loss:
-    """The loss of one pack (the input of one forward pass). Each term is already divided by its global denominator,
-    which is a count (of tokens or denoising steps) over all ranks."""
+    """The loss of one pack (the input of one forward pass). `terms` has the terms of the loss by name, and their sum is
+    the loss. Each term is already divided by a count of tokens or denoising steps over all ranks (its global
+    denominator). `sums` and `maxima` have metrics."""
 
     terms: dict[str, Tensor]  # scalars; their sum is the loss
     sums: dict[str, float] = field(default_factory=dict)  # metrics that are summed over packs and ranks
@@ -58,7 +59,8 @@ class Loss:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one optimizer step. It is the same on all ranks."""
+    """The result of one optimizer step: whether it was applied, the loss terms, the metrics, the gradient norms and the
+    learning rates. It is the same on all ranks."""
 
     step: int  # number of updates applied so far
     applied: bool  # False if the update was skipped because a loss or gradient was not finite

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 
 class FullState:
-    """A view of the training state of a DeepSpeed engine. Tensors are copied only when they are read."""
+    """Reads and writes the training state (weights and optimizer moments) of a DeepSpeed engine. Tensors are copied
+    only when they are read."""
 
     MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
     """Names of the moments of AdamW and of Muon. A parameter has only the moments of the optimizer that trains it."""
@@ -40,9 +41,8 @@ class FullState:
         return self._read(self._entries())
 
     def changing(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, tensor) as `weights` does, but without the frozen parameters. Those always have the values of
-        the initial model folder.
-        """
+        """Yield (name, tensor) as `weights` does, but without the frozen parameters. Frozen parameters always have the
+        values of the model folder from which training started."""
         return self._read(self._changing())
 
     def frozen_digest(self) -> str | None:

@@ -35,11 +35,12 @@ def guarded_log_ratio(
     std: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B"]:
     """Return the log ratio with the RatioNorm of GRPO-Guard (arXiv 2510.22319): (log ratio + M[(mean - mean_old)^2] /
-    (2 std^2)) * std. M is the mean over the elements of the latent.
+    (2 std^2)) * std. M is the mean over the elements of the latent. `mean_old` is the mean of the denoising step under
+    the old policy. The sampler has stored it.
 
     If the log-probabilities are averaged over the elements of the latent, the result is M[noise * (mean - mean_old)],
-    where noise is the standard-normal noise of the sampled step. It is centred at 0 and has the same scale for every
-    step, so one clip range works for all steps. It needs `mean_old`, which the sampler has stored.
+    where noise is the standard-normal noise of the sampled step. Then the result is centred at 0 and has the same scale
+    for every denoising step, so one clip range works for all steps.
     """
     drift = over_latent((mean - mean_old.detach()) ** 2, std.ndim)
     return log_ratio(logp, logp_old) * std + drift / (2 * std)
@@ -50,9 +51,9 @@ def policy_loss(
     advantages: Float[Tensor, "*B"],
     clip_range: float | tuple[float, float],
 ) -> Float[Tensor, "*B"]:
-    """Return the clipped loss of every step (Flow-GRPO, DanceGRPO): -min(r A, clip(r, 1 - low, 1 + high) A), where r is
-    the importance ratio and A the advantage.
-    """
+    """Return the clipped loss of every denoising step (Flow-GRPO, DanceGRPO): -min(r A, clip(r, 1 - low, 1 + high) A),
+    where r is the importance ratio and A the advantage. `clip_range` is (low, high), or one number that is used for
+    both."""
     low, high = _bounds(clip_range)
     return clipped_surrogate(log_ratio.exp(), advantages, low, high)
 
@@ -77,10 +78,9 @@ def velocity_mse(
     v_ref: Float[Tensor, "*B N D"],
     batch_dims: int = 1,
 ) -> Float[Tensor, "*B"]:
-    """Return M[(v - v_ref)^2], where M is the mean over the elements of the latent. This is a penalty on the distance
-    between the velocity of the policy and that of the reference. It is equally strong at every step (UniGRPO,
-    DiffusionNFT).
-    """
+    """Return M[(v - v_ref)^2], where M is the mean over the elements of the latent. This penalizes the distance between
+    the velocity of the policy and that of the reference model. It is equally strong at every denoising step (UniGRPO,
+    DiffusionNFT). The first `batch_dims` dimensions are batch dimensions, over which no mean is taken."""
     return over_latent((v - v_ref.detach()) ** 2, batch_dims)
 
 

@@ -3,10 +3,11 @@
 Shapes: P pairs, B samples, T tokens, N latent tokens, D channels. Losses have one value for each pair or sample. M[...]
 in formulas is the mean over N and D.
 
-The margin of a pair compares two preferences for the chosen item over the rejected item. It is the preference of the
-policy minus the preference of the reference model. In the margin of two images, the squared errors are already averaged
-over N and D. The average over pairs comes after the log-sigmoid: the caller computes it with `flow.aggregate` and a
-global count. (Averaging the errors over pairs before the log-sigmoid would couple the pairs: diffusers #6702.)
+A pair has a chosen item and a rejected item. The policy and the reference model each have a preference for the chosen
+item over the rejected item. The margin of the pair is the preference of the policy minus the preference of the
+reference model. In the margin of two images, the squared errors are already averaged over N and D. The average over
+pairs comes after the log-sigmoid: the caller computes it with `flow.aggregate` and a global count. (Averaging the
+errors over pairs before the log-sigmoid would couple the pairs: diffusers #6702.)
 """
 
 from enum import StrEnum
@@ -43,8 +44,8 @@ def token_margin(
     average: bool = False,
 ) -> Float[Tensor, "P"]:
     """Return the margin of each pair of texts: log(policy / reference) of the chosen text minus log(policy / reference)
-    of the rejected text. Each of these two values is a sum over the tokens of a text. If `average` is true, each is a
-    mean over the tokens instead. The loss ipo needs this.
+    of the rejected text. Each of these two values is a sum over the tokens of the text for which the mask is True. If
+    `average` is true, each is a mean over these tokens instead. The loss ipo needs this.
 
     The masks should be False at tokens that both texts share. Such tokens would cancel only if they were computed in
     the same context.
@@ -59,10 +60,12 @@ def noised_pair(
     noise: Float[Tensor, "P N D"],
     t: Float[Tensor, "P"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Add the same noise at the same time to both images of each pair. Return four tensors: the noisy chosen image, the
-    noisy rejected image, and the target velocity (noise - image) of the chosen and of the rejected image.
+    """Add the same noise at the same flow time t to both images of each pair. Return four tensors: the noisy chosen
+    image, the noisy rejected image, the target velocity of the chosen image, and that of the rejected image. A target
+    velocity is noise - image.
 
-    With different noise, the errors of the two images would differ more by chance than by preference.
+    If the two images had different noise, the errors of the model on them would differ more by chance than by
+    preference.
     """
     if not chosen.shape == rejected.shape == noise.shape:
         shapes = [tuple(value.shape) for value in (chosen, rejected, noise)]
@@ -91,8 +94,9 @@ def flow_margin(
 def preference_loss(
     margin: Float[Tensor, "P"], beta: float, kind: PreferenceLoss | str = PreferenceLoss.SIGMOID
 ) -> Float[Tensor, "P"]:
-    """Return the loss of each pair from its margin m. The margin is the preference of the policy for the chosen item
-    over the rejected item, minus the same preference of the reference model. The losses are:
+    """Return the loss of each pair (a chosen and a rejected item) from its margin m. The margin is the preference of
+    the policy for the chosen item over the rejected item, minus the same preference of the reference model. `beta`
+    scales the margin. `kind` selects one of these losses:
 
         sigmoid: -log sigmoid(beta m)
         hinge: max(0, 1 - beta m)

@@ -72,15 +72,15 @@ def policy_loss(
     """Return the loss of every token, before aggregation. Here r is the importance ratio (see `log_importance`, which
     explains `level`) and A is the advantage.
 
-    grpo, bnpo, dr_grpo and dapo: the loss is -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A). If `delta` is given,
-    the unclipped r is at most `delta`.
+    If `loss_type` is grpo, bnpo, dr_grpo or dapo, the loss is -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A). If
+    `delta` is given, the unclipped r is at most `delta`.
 
-    cispo: the loss is -min(r, epsilon_high) A logp, where the weight min(r, epsilon_high) has no gradient. Here
-    epsilon_high is the limit of r itself (for example 5), and not a distance from 1.
+    If `loss_type` is cispo, the loss is -min(r, epsilon_high) A logp, where the weight min(r, epsilon_high) has no
+    gradient. Here epsilon_high is the limit of r itself (for example 5), and not a distance from 1.
 
-    If `beta` is not 0, beta * k3 is added, a penalty on the distance to the reference. With `kl_correction` this
-    penalty is multiplied by r, which makes its gradient unbiased off-policy. `mismatch` (from `mismatch_weight`)
-    multiplies only the policy term, not the penalty.
+    If `beta` is not 0, beta * k3 is added. This penalizes the distance to the reference model, whose log-probabilities
+    are `logp_ref`. With `kl_correction` this penalty is multiplied by r, which makes its gradient unbiased off-policy.
+    `mismatch` (from `mismatch_weight`) multiplies only the policy loss, not the penalty.
     """
     loss_type, mask = TextLoss(loss_type), mask.bool()
     if advantages.ndim == 1:

@@ -94,9 +94,9 @@ class Autoencoder(nn.Module):
         }
 
     def check_flux_shapes(self, found: Mapping[str, torch.Size], source: str) -> None:
-        """Compare the shapes in `found` with those of this autoencoder. Raise InputError if weights are missing,
-        unknown or have a wrong shape. The error lists these weights by FLUX's names, and
-        begins with `source`, which says where the weights come from."""
+        """Check the weights of a file before they are loaded. `found` has the shape of each weight by FLUX's name.
+        Raise InputError if weights are missing, unknown or have another shape than in this autoencoder. The error lists
+        these weights, and begins with `source`, which says where the weights come from."""
         check_keys({name: tensor.shape for name, tensor in self.flux_state_dict().items()}, found, source)
 
     def load_flux_state_dict(self, weights: dict[str, Tensor], source: str) -> None:

@@ -111,8 +111,9 @@ class BranchedAttention:
 
 
 def alike(views: Sequence[View]) -> list[list[View]]:
-    """Group the views into batches with similar numbers of queries and of keys. A view is one branch together with the
-    tokens that it sees. Return the batches, the largest views first."""
+    """Group the views into batches with similar numbers of queries and of keys, so that little padding is needed. A
+    view is one branch (a continuation of a shared prefix) together with the tokens that it sees. Return the batches,
+    the largest views first."""
     batches: list[list[View]] = []
     for view in sorted(views, key=lambda view: (-view.keys, -len(view.own))):
         longest = batches[-1][0] if batches else None

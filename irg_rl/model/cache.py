@@ -18,8 +18,9 @@ from irg_rl.model.pack import Pack
 
 @dataclass(frozen=True)
 class Mark:
-    """The lengths of all contexts in a cache at one moment. With a mark, a context can be read as it was at that
-    moment, or be set back to it."""
+    """A record of the lengths of all contexts (token sequences) in a cache at one moment. With a mark, a context can
+    later be read as it was at that moment, or be set back to it. `positions` has the rope position of the next token of
+    each context."""
 
     lengths: Int[Tensor, "B"]
     positions: Int[Tensor, "B"]
@@ -51,10 +52,10 @@ class KVCache:
         return Mark(self.lengths.clone(), self.positions.clone())
 
     def begin_as(self, other: "KVCache", rows: Int[Tensor, "B"] | None = None) -> None:
-        """Fill this cache with rows copied from another cache of the same capacity.
+        """Fill this cache with rows (contexts) that are copied from another cache of the same capacity.
 
-        rows: for each row of this cache, the row of `other` to copy; a row of `other` may be copied several times.
-        None: copy row i to row i.
+        rows: for each row of this cache, the index of the row of `other` that is copied into it. A row of `other` may
+        be copied several times. If `rows` is None, row i is copied into row i.
         """
         which = torch.arange(other.batch) if rows is None else rows
         used = int(other.lengths[which].max())
@@ -83,9 +84,9 @@ class CachedAttention:
     """Attention of new tokens in R rows of a cache, with at most T new tokens per row. A new token sees the cached
     context of its row, and other new tokens of the same row.
 
-    `own` [R, T, T] says which new tokens of a row see each other. `new` holds the number of new tokens of each row. If
-    `write` is True, the new keys and values are written to the cache, and the caller must then update the lengths.
-    Otherwise the cache does not change.
+    `lengths` holds the number of cached tokens of each row, and `new` the number of its new tokens. `own` [R, T, T]
+    says which new tokens of a row see each other. If `write` is True, the new keys and values are written to the cache,
+    and the caller must then update the lengths in the cache. Otherwise the cache does not change.
     """
 
     def __init__(

@@ -98,7 +98,7 @@ class VAEConfig(_Sizes):
 
     @property
     def downsample(self) -> int:
-        """The height and the width in pixels that one latent cell covers."""
+        """The side, in pixels, of the square of the image that belongs to one position of the latent."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
@@ -121,13 +121,13 @@ class ModelConfig(_Sizes):
 
     @property
     def pixels_per_token(self) -> int:
-        """The height and the width in pixels that one latent token covers."""
+        """The side, in pixels, of the square of the image that belongs to one latent token."""
         return self.vae.downsample * self.latent_patch_size
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the sizes from the JSON files of a released model folder. Raises InputError that names the file and the
-        key if a value is missing or not allowed."""
+        """Read the sizes from the JSON files of a released model folder. Raises an InputError if a value is missing or
+        not allowed. The error names the file and the key of the value."""
         try:
             return cls.model_validate(released_sizes(folder))
         except ValidationError as error:

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Folder:
-    """The content of a model folder."""
+    """The loaded content of a model folder: the model, the autoencoder and the tokenizer."""
 
     model: UnifiedModel
     autoencoder: Autoencoder
@@ -77,12 +77,12 @@ def load_folder(
     dtype: torch.dtype = torch.float32,
     attention: Backend | str = Backend.AUTO,
 ) -> Folder:
-    """Check a model folder with `check_folder`, then read it. Every tensor is loaded directly to its device and number
-    type.
+    """Check a model folder with `check_folder`, then read it. Every tensor is loaded directly to `device`. The weights
+    of the model are converted to the number type `dtype`, but its position tables and the autoencoder stay in fp32.
 
-    The autoencoder stays in fp32. The model has two sin-cos position tables; a table that is not in the weight files is
-    computed. Raises InputError if the folder has an error, or if this machine cannot run the kernels that `attention`
-    asks for.
+    The model has two position tables (sin-cos). If a table is not in the weight files, it is computed. `attention`
+    selects the attention kernels. Raises InputError if the folder has an error, or if this machine cannot run these
+    kernels.
     """
     path, attention = Path(path), Backend(attention)
     attention.require(torch.device(device), dtype)

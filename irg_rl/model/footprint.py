@@ -26,7 +26,8 @@ from irg_rl.model.unified import UnifiedModel
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory of one forward pass in bytes, without the weights."""
+    """Memory of one forward pass in bytes, without the weights. `kept` is saved for the backward pass. `working` is
+    needed in addition to `kept` at the moment of the highest memory use."""
 
     kept: int  # saved for the backward pass
     working: int  # held in addition to `kept` when memory use is highest
@@ -99,7 +100,8 @@ def velocity_footprint(model: UnifiedModel, rows: int, grid: tuple[int, int], co
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
     """Counts the bytes that PyTorch saves for the backward pass inside this `with` block. Memory that several tensors
-    share counts once. The memory of `weights` does not count. Works for real and for fake tensors."""
+    share counts once. The tensors in `weights` are not counted. Works for real tensors and for fake tensors (without
+    values)."""
 
     def __init__(self, weights) -> None:
         self._own = {_storage(w) for w in weights}
@@ -117,8 +119,9 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made inside this `with` block. `now` is the number of bytes of those
-    that still exist, and `peak` is the largest value that `now` has had."""
+    """Counts the bytes of the tensors that are made inside this `with` block. The tensors in `weights` are not counted.
+    `now` is the number of bytes of the counted tensors that still exist, and `peak` is the largest value that `now` has
+    had."""
 
     def __init__(self, weights) -> None:
         super().__init__()

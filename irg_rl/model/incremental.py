@@ -3,7 +3,7 @@ by one block (a text or an image) at a time. The rules for token order and posit
 
 Every call builds a small pack (a set of token sequences for one forward pass) whose positions continue those of the
 contexts. Its tokens also see the cached contexts. In all methods, `rows` holds the indices of the contexts that take
-part (None: all contexts, in order).
+part. If `rows` is None, all contexts take part, in order.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,9 +33,10 @@ class Incremental:
     llm2vae: nn.Linear
 
     def trunk(self, pack: Pack, attend: Attend, keep: Keep | None) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states of the tokens of a pack (the input of one forward pass) after the final norms, as
-        two tensors (und, gen): text tokens and image patches in `und`, image latents in `gen`. If `keep` is given, it
-        has the indices of the tokens to return, for und and for gen. `gen` is None if the pack has no latent tokens."""
+        """Return the hidden states of the tokens of a pack (the input of one forward pass) after the final norms. The
+        result has two tensors (und, gen): text tokens and image patches are in `und`, image latents in `gen`. `gen` is
+        None if the pack has no latent tokens. `attend` is the function that computes attention. If `keep` is given, it
+        has the indices of the tokens to return, for und and for gen."""
         raise NotImplementedError
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
@@ -50,9 +51,10 @@ class Incremental:
 
     @torch.no_grad()
     def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
-        """Append one text to every context (token sequence in the cache) in `rows`. If `rows` is None, these are all
-        contexts. A text is the begin token bos, the ids of the text, and the end token eos. The texts may have
-        different lengths."""
+        """Append one text to each of several contexts (token sequences in the cache). `ids` has one text for each of
+        these contexts, as token ids. The begin token bos is put before each text, and the end token eos after it. The
+        texts may have different lengths. `rows` has the indices of the contexts. If it is None, these are all
+        contexts."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
@@ -69,8 +71,10 @@ class Incremental:
         patch_grid: Grid,
         rows: Tensor | None = None,
     ) -> None:
-        """Append one image to every context (token sequence in the cache) in `rows`. If `rows` is None, these are all
-        contexts. First come the clean latent tokens of the image, then its patches for the vision tower."""
+        """Append one image to each of several contexts (token sequences in the cache). `clean` and `patches` have one
+        entry for each of these contexts: the clean latent tokens of its image, and the patches of the image for the
+        vision tower. The latent tokens come first. Both grids are (rows, columns). `rows` has the indices of the
+        contexts. If it is None, these are all contexts."""
         builder = self.pack_builder()
         for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
             image = builder.add_clean(latents, clean_grid, gap=start)
@@ -82,9 +86,9 @@ class Incremental:
     def next_logits(
         self, cache: KVCache, token_ids: Int[Tensor, "R"], rows: Tensor | None = None
     ) -> Float[Tensor, "R V"]:
-        """Append one text token to every context (token sequence in the cache) in `rows`. If `rows` is None, these are
-        all contexts. Return, for each context, the logits of its next token. The first token of a text must be the
-        begin token bos."""
+        """Append one text token to each of several contexts (token sequences in the cache). Return the logits of the
+        next token of each context. `token_ids` has one token for each of these contexts. The first token of a text must
+        be the begin token bos. `rows` has the indices of the contexts. If it is None, these are all contexts."""
         which = slice(None) if rows is None else rows.cpu()
         device = cache.keys[0].device
         lengths, count = cache.lengths[which], token_ids.shape[0]
@@ -120,8 +124,8 @@ class Incremental:
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
         """Return the velocity of the noisy images `x_t` at the times `t`, each image after its own cached context. The
-        contexts do not change. This does the same as one call of the function that `drawing` returns. For several
-        denoising steps, use `drawing`, which is faster. `at` is explained there."""
+        contexts do not change. This function is for a single denoising step. For several denoising steps, use
+        `drawing`, which is faster. `at` means the same as in `drawing`."""
         return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
 
     def drawing(

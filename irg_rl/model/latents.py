@@ -77,7 +77,7 @@ class TimeEmbedder(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The last linear layer. Its output is the embedding."""
+        """Return the last linear layer. Its output is the embedding of the time."""
         return cast(nn.Linear, self.mlp[2])
 
     def forward(self, t: Float[Tensor, "N"]) -> Float[Tensor, "N H"]:

@@ -13,8 +13,8 @@ A block without a parent starts a new sample.
 
 A block starts at its parent's next position plus `gap`; a block without a parent starts at `gap`. Its tokens see every
 token of every ancestor. NOISE blocks have no children, so no other block sees them. If the tree is a chain, the result
-is BAGEL's packing. A real tree also allows shared prefixes, several noise blocks per image and contexts that leave out
-a turn.
+is BAGEL's packing. A real tree also allows shared prefixes, several noise blocks per image, and contexts that
+leave out earlier texts and images.
 
 The latent tokens of CLEAN and NOISE blocks use the gen expert (weights for image generation). Text, patches and *all*
 boundary tokens use the und expert (weights for understanding).
@@ -67,9 +67,9 @@ class Layout:
         """For each branch of the row (see `new_branch`), the index of its first block."""
 
     def add(self, kind: Kind, length: int, parent: int | None = None, gap: int = 0) -> int:
-        """Append a block (a text or an image) with `length` tokens between its two boundary tokens. Return the index of
-        the block. `parent` is the index of the block that it continues. If `parent` is None, the block starts a new
-        sample. `gap` is added to its rope positions."""
+        """Append a block (a text or an image) of the given kind, with `length` tokens between its two boundary tokens.
+        Return the index of the block in the row. `parent` is the index of the block that the new block continues. If
+        `parent` is None, the new block starts a new sample. `gap` is added to the rope positions of the new block."""
         if parent is None:
             start = gap
         else:
@@ -80,12 +80,12 @@ class Layout:
         return len(self.blocks) - 1
 
     def new_branch(self) -> None:
-        """Say that the next block (text or image) starts a new branch of the row, for example another sample that
-        continues the same prompt. A block may see the other blocks of its branch and its ancestors, which may be
+        """Declare that the next block (text or image) starts a new branch of the row, for example another sample that
+        continues the same prompt. A block may see the other blocks of its branch, and its ancestors, which may be
         outside the branch. It must not see any other block.
 
-        This call does not change which tokens see each other, because that depends only on parents. It only marks where
-        attention may split the row.
+        This call does not change which tokens see each other, because that depends only on parents. It only marks a
+        place where the attention code may split the row.
         """
         if self.branches[-1] < len(self.blocks):
             self.branches.append(len(self.blocks))
@@ -148,10 +148,15 @@ def views(rows: list[Layout]) -> list[View]:
 
 
 class Tokens:
-    """The properties of all tokens of several rows (token sequences): the block (text or image) that a token belongs
-    to, its index in the block and in the row, its rope position, and whether it is a text token, an image patch or a
-    latent. They are arrays with one entry per token, row after row. The arrays `row`, `kind`, `length`, `sizes` and
-    `first` have one entry per block instead."""
+    """The properties of all tokens of several rows (token sequences), as arrays.
+
+    These arrays have one entry per token, row after row: `block` (the index of its block, which is a text or an image),
+    `within` (its index in the block), `offset` (its index in the row), `position` (its rope position), and `is_text`,
+    `is_vit` and `is_latent` (whether it is a text or boundary token, an image patch or a latent).
+
+    These arrays have one entry per block: `row` (the index of its row), `kind`, `length` (its number of tokens without
+    boundary tokens), `sizes` (its number of tokens with them) and `first` (the index of its first token).
+    """
 
     def __init__(self, rows: list[Layout]) -> None:
         table = [
@@ -204,8 +209,9 @@ class Visibility:
         return cls(*map(torch.from_numpy, (block, ancestors, kinds == Kind.TEXT, kinds == Kind.NOISE)))
 
     def take(self, rows: Int[Tensor, "R"], length: int) -> "Visibility":
-        """Return the visibility of the given rows only, cut to the first `length` tokens. The rows must not have more
-        tokens than this."""
+        """Return a new Visibility of the rows (token sequences) with the indices `rows`. In it, each of these rows is
+        cut to its first `length` tokens. This may remove only padding: `length` must be at least the number of tokens
+        of each of these rows."""
         return Visibility(self.block[rows, :length], self.ancestors[rows], self.causal[rows], self.noise[rows])
 
     def dense(self) -> Bool[Tensor, "B L L"]:

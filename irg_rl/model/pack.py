@@ -122,28 +122,35 @@ class PackBuilder:
         self, ids: list[int] | Tensor, parent: int | None = None, *, loss: bool = False, eos_target: bool = True,
         gap: int = 0,
     ) -> int:  # fmt: skip
-        """Add a text block: the begin token bos, the ids, and the end token eos. If `loss` is True, the model computes
-        the logits that predict the ids. If `loss` and `eos_target` are both True, it also computes the logits that
-        predict the closing eos."""
+        """Add a text block: the begin token bos, the ids, and the end token eos. Return the number of the block. If
+        `loss` is True, the model computes the logits that predict the ids. If `loss` and `eos_target` are both True, it
+        also computes the logits that predict the closing eos. `parent` is the number of the block that the text
+        continues, or None at the start of a sample. `gap` is added to the rope positions of the text."""
         self._ids.append(np.asarray(ids, dtype=np.int64))
         count = len(self._ids[-1])
         return self._add(Kind.TEXT, count, None, parent, gap, (count + eos_target) * loss)
 
     def add_clean(self, latents: Float[Tensor, "G D"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add the clean latents of an image (flow time 0) as context for later blocks. `grid` is the (number of rows,
-        number of columns) of the latent tokens."""
+        """Add a block with the clean latents of an image (flow time 0), which is context for later blocks. Return the
+        number of the block. `grid` is the (number of rows, number of columns) of the latent tokens. `parent` is the
+        number of the block that the image continues, or None at the start of a sample. `gap` is added to the rope
+        positions of the image."""
         return self._add_latents(Kind.CLEAN, latents, 0.0, grid, parent, gap)
 
     def add_noise(
         self, x_t: Float[Tensor, "G D"], t: float, grid: Grid, parent: int | None = None, gap: int = 0
     ) -> int:
-        """Add the noisy latents `x_t` of an image at flow time t in [0, 1]. The model computes their velocity. `grid`
-        is the (number of rows, number of columns) of the latent tokens."""
+        """Add a block with the noisy latents `x_t` of an image at flow time t in [0, 1]. The model computes their
+        velocity. Return the number of the block. `grid` is the (number of rows, number of columns) of the latent
+        tokens. `parent` is the number of the block that the image continues, or None at the start of a sample. `gap` is
+        added to the rope positions of the image."""
         return self._add_latents(Kind.NOISE, x_t, t, grid, parent, gap)
 
     def add_vit(self, patches: Float[Tensor, "P patch"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add the patches of an image as context for later blocks. The vision tower processes them. `grid` is the
-        (number of rows, number of columns) of the patches."""
+        """Add a block with the patches of an image, which is context for later blocks. The vision tower processes the
+        patches. Return the number of the block. `grid` is the (number of rows, number of columns) of the patches.
+        `parent` is the number of the block that the image continues, or None at the start of a sample. `gap` is added
+        to the rope positions of the image."""
         self._check(patches, grid)
         self._patches.append(patches)
         return self._add(Kind.VIT, grid[0] * grid[1], grid, parent, gap, 0)
@@ -173,10 +180,10 @@ class PackBuilder:
         return len(self._owner) - 1
 
     def build(self, touch_all: bool = False) -> Pack:
-        """Build the tensors of all rows. Raises ValueError if no block was added.
+        """Return a pack with all rows (token sequences) that were added. Raises ValueError if no block was added.
 
-        touch_all: make the model run every module. A module for which the pack has no tokens does not change the
-        outputs, and its gradients are zero.
+        If `touch_all` is True, the forward pass runs every module of the model, also modules for which the pack has no
+        tokens. Such a module does not change the outputs, and its gradients are zero instead of missing.
         """
         rows = [row for row in self._rows if row.blocks]
         if not rows:

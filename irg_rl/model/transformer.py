@@ -86,9 +86,10 @@ class Attention(nn.Module):
 
     def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries [N, h, d], the keys [N, k, d] and the values [N, k, d] of all N tokens. Here h is the
-        number of query heads and k the number of key/value heads. The tokens of the und expert (text and image patches)
-        come first, then those of the gen expert (image latents). Queries and keys are normed and then rotated by the
-        rotary position embedding."""
+        number of query heads, k the number of key/value heads, and d the size of a head. `und` has the hidden states of
+        the tokens of the und expert (text and image patches). `gen` has those of the gen expert (image latents), or is
+        None if there are none. In the results the und tokens come first. Queries and keys are normed and then rotated
+        by the rotary position embedding."""
         q = self.q_norm(self.q_proj(und).unflatten(-1, self._heads))
         k = self.k_norm(self.k_proj(und).unflatten(-1, self._shared_heads))
         v = self.v_proj(und).unflatten(-1, self._shared_heads)
@@ -122,10 +123,10 @@ class Layer(nn.Module):
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Run the layer on the hidden states `und` (tokens of the und expert: text and image patches) and `gen` (tokens
-        of the gen expert: image latents). Return the hidden states after the layer as (und, gen). `rope` has the
-        cosines and sines of the rotary angles, and `attend` computes the attention. If `keep` = (und indices, gen
-        indices) is given, return only these tokens. This saves work in the last layer, where the other tokens are not
-        needed."""
+        of the gen expert: image latents; None if there are none). Return the hidden states after the layer as (und,
+        gen). `rope` has the cosines and sines of the rotary angles. `attend` is the function that computes the
+        attention. If `keep` = (und indices, gen indices) is given, return only these tokens. This saves work in the
+        last layer, where the other tokens are not needed."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
@@ -167,8 +168,9 @@ class Trunk(nn.Module):
         keep: Keep | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Run all layers and the final norms on the embedded tokens `und` (text and image patches) and `gen` (image
-        latents). Return their hidden states as (und, gen). `positions` has the rope position of every token, and
-        `attend` computes the attention. If `keep` = (und indices, gen indices) is given, return only these tokens."""
+        latents; None if there are none). Return their hidden states as (und, gen). `positions` has the rope position of
+        every token, und tokens first. `attend` is the function that computes the attention. If `keep` = (und indices,
+        gen indices) is given, return only these tokens."""
         rope = rope_table(positions, self.config, und.dtype)
         *lower, last = self.blocks()
         for layer in lower:

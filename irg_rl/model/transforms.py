@@ -17,8 +17,9 @@ MAX_PIXELS = 14 * 14 * 9 * 1024
 
 @dataclass(frozen=True)
 class Resize:
-    """A rule for resizing images. The longest side is at most `max_side` and the shortest side at least `min_side`. If
-    both are not possible, `max_side` wins. Both sides are multiples of `stride`."""
+    """A rule for resizing images. The longest side is at most `max_side`, and the shortest side is at least `min_side`.
+    If an image cannot satisfy both, only the limit `max_side` is kept. Both sides are multiples of `stride`. The area
+    is limited by `max_pixels`."""
 
     max_side: int
     min_side: int
@@ -26,11 +27,12 @@ class Resize:
     max_pixels: int = MAX_PIXELS
 
     def size(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
-        """Return the (width, height) that an image of this size has after the resize.
+        """Return the (width, height) that an image gets when it is resized. The arguments `width` and `height` are its
+        sides before.
 
-        `images` is the number of images that share the limit `max_pixels`. If an image has more pixels than `max_pixels
-        / images`, each *side* is multiplied by the ratio of this limit to the pixels of the image. (BAGEL takes no
-        square root of this ratio, and its checkpoints are trained that way.)
+        `images` is the number of images that share the limit `max_pixels`, so each of them may have `max_pixels /
+        images` pixels. If an image has more, each *side* is multiplied by the ratio (allowed pixels / pixels of the
+        image). (BAGEL takes no square root of this ratio, and its checkpoints are trained that way.)
         """
         scale = min(self.max_side / max(width, height), 1.0)
         scale = max(scale, self.min_side / min(width, height))

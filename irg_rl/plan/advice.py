@@ -14,8 +14,8 @@ Load = Callable[[Sequence[str]], Recipe]
 
 @dataclass(frozen=True)
 class Turn:
-    """One changed setting of the recipe (`override`, written as name=value), and the peak memory in bytes that the
-    process has with this setting."""
+    """One setting of the recipe with a changed value, and its effect. `override` is the changed setting, written as
+    name=value. `peak` is the peak memory, in bytes, that a process of the run needs with this change."""
 
     override: str
     peak: int
@@ -35,7 +35,8 @@ class Advice:
 
 def advise(load: Load, plan: Plan, card: float) -> list[Advice]:
     """Return advice for every kind of process in the plan (for example the learner) whose estimated peak memory is
-    larger than `card` bytes, the memory of one GPU. `load` loads the recipe with a changed setting."""
+    larger than `card` bytes, the memory of one GPU. `load` is a function that loads the recipe with some settings
+    changed. The changes are texts of the form name=value."""
     return [_advice(load, plan, place.name, place.peak, card) for place in plan.places if place.peak > card]
 
 

@@ -138,15 +138,17 @@ class Plan:
 
     @cached_property
     def parts(self) -> dict[ModelPart, int]:
-        """Return a dict from part of the model to the number of its parameters, without adapters."""
+        """Return the number of parameters of each part of the model, without adapters. The parts are the keys of the
+        dict: `und` (understanding), `gen` (image generation) and `vision` (the vision tower)."""
         found = dict.fromkeys(ModelPart, 0)
         for name, parameter in self.model.named_parameters():
             found[part_of(name)] += parameter.numel()
         return found
 
     def trained_model(self, name: str) -> UnifiedModel:
-        """Return the model on the meta device, with the parameters that the process `name` trains marked as trainable.
-        Parts with learning rate 0 are still marked as trainable, because only the optimizer freezes them."""
+        """Return the model on the meta device. The parameters that the process `name` (for example "rl learner") trains
+        are marked as trainable. Parts of the model with learning rate 0 are marked as trainable too, because only the
+        optimizer freezes them."""
         lora = self.adapters[name]
         model = meta_model(self.recipe.model, lora)
         for parameter_name, parameter in model.named_parameters():
@@ -155,20 +157,22 @@ class Plan:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """Return a dict from the name of each SFT learner process to the SFT stage that it trains."""
+        """Return a dict: name of the SFT learner process -> settings of the SFT training that it does. A recipe can
+        have several such trainings, one after the other; they are its SFT stages."""
         stages = self.recipe.sft.stages if self.recipe.sft is not None else {}
         return {SFT.format(name): stage for name, stage in stages.items()}
 
     @cached_property
     def adapters(self) -> dict[str, LoraRecipe | None]:
-        """Return a dict from each kind of process that trains the model to the settings of its LoRA adapters. None
-        means that the process trains the model itself, without adapters."""
+        """Return a dict: name of a kind of process that trains the model (for example "rl learner") -> settings of its
+        LoRA adapters. The settings are None if the process trains the model itself, without adapters."""
         found = {name: adapters_of(stage) for name, stage in self.stages.items()}
         return found if self.recipe.rl is None else found | {LEARNER: adapters_of(self.recipe.rl)}
 
     @cached_property
     def trainings(self) -> dict[str, EngineSettings]:
-        """Return a dict from each kind of process that trains the model to its engine settings."""
+        """Return a dict: name of a kind of process that trains the model (for example "rl learner") -> settings of its
+        training engine."""
         recipe, found = self.recipe, {}
         for name, stage in self.stages.items():
             found[name] = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
@@ -179,7 +183,8 @@ class Plan:
 
     @cached_property
     def parameters(self) -> dict[str, Parameters]:
-        """Return a dict from each kind of process that trains the model to its numbers of parameters."""
+        """Return a dict: name of a kind of process that trains the model (for example "rl learner") -> how many
+        parameters its model has, and how many of them it trains."""
         return {name: Parameters.of(self.trained_model(name), settings) for name, settings in self.trainings.items()}
 
     @property
@@ -204,15 +209,17 @@ class Plan:
 
     @cached_property
     def sampled(self) -> Sampled:
-        """Return how many forward passes of each kind are needed to sample one trajectory in RL, and how much work they
-        are."""
+        """Return how many forward passes are needed to sample one trajectory in RL, and how much work they are. The
+        passes over text tokens, over prompts and images in the context, and over noisy images are counted
+        separately."""
         recipe = self.recipe
         return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
 
     @cached_property
     def evaluated(self) -> Sampled:
-        """Return how many forward passes of each kind are needed to sample one trajectory in evaluation, and how much
-        work they are."""
+        """Return how many forward passes are needed to sample one trajectory in evaluation, and how much work they are.
+        The passes over text tokens, over prompts and images in the context, and over noisy images are counted
+        separately."""
         recipe, settings = self.recipe, self.recipe.evaluation
         points = recipe.sampling.points if settings.points is None else settings.points
         return Sampled.of(recipe, settings.turns, points, settings.guidance)

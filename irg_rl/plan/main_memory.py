@@ -1,17 +1,19 @@
-"""Copies of weights that a training process keeps in the main memory of the machine, in fp32. On a GPU machine they are
-beside the memory of the cards. On a machine without GPUs they are a part of the process.
+"""Copies of weights that a training process keeps in the main memory of the machine, in fp32. On a machine with GPUs,
+this memory is needed in addition to the GPU memory. On a machine without GPUs, it is a part of the memory of the
+process.
 
-| copy | kept by | when |
+| copy | kept by | needed |
 |---|---|---|
 | average of the weights (SFT, `rl.ema_decay`) | rank 0 | always |
-| old policy (NFT, AWM) | every rank | always |
-| first weights (DPO) | every rank | always |
-| published weights | every rank | publication |
-| weights and moments of a checkpoint | rank 0 | checkpoint |
+| weights of the old policy (algorithms NFT and AWM) | every rank | always |
+| weights at the start of RL (algorithm DPO) | every rank | always |
+| published weights | every rank | while weights are sent to the samplers |
+| weights and optimizer moments of a checkpoint | rank 0 | while a checkpoint is written |
 
-A copy has only the weights that are trained (with LoRA the adapters), and the position tables. Without LoRA all weights
-are published. For a forward pass with the old or the first weights, each rank also has them on its card, in the number
-type of the model. This does not raise the peak, because at that time there are no gradients, which have the same size.
+A copy has only the weights that are trained (with LoRA the adapters), and the position tables. Only the published
+weights are different: without LoRA they are all weights. For a forward pass with the old policy or the weights at the
+start of RL, each rank also has them on its GPU, in the number type of the model. This does not raise the peak, because
+at that time there are no gradients, which have the same size.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ from irg_rl.plan.training_memory import FP32, Component, Moment, Parameters
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy in main memory. `bytes` is its size in one process, and `ranks` the number of processes that have it."""
+    """A copy of weights in main memory. `bytes` is its size in one process, `ranks` is the number of processes that
+    have it, and `moment` says when it is needed."""
 
     name: str
     bytes: int
@@ -31,7 +34,7 @@ class Copy:
 
 
 def changing_bytes(parameters: Parameters) -> int:
-    """Return the bytes of a copy of everything that training changes, and of the position tables, in fp32."""
+    """Return the size in bytes of one fp32 copy of all trained weights and of the position tables."""
     return FP32 * (parameters.trained_total + parameters.tables)
 
 
@@ -40,8 +43,9 @@ def sft_copies(parameters: Parameters) -> list[Copy]:
 
 
 def rl_copies(parameters: Parameters, algorithm: Algorithm, averaged: bool, published: int, ranks: int) -> list[Copy]:
-    """Return the copies that the learner of RL keeps. `averaged` says whether it keeps an average. `published` is the
-    size of the published weights in bytes, and `ranks` the number of learner ranks."""
+    """Return the copies of weights that the RL learner keeps in main memory. `averaged` says whether it keeps an
+    average of the weights. `published` is the size of the published weights in bytes, and `ranks` is the number of
+    learner ranks."""
     size = changing_bytes(parameters)
     found = [Copy("average", size)] if averaged else []
     if algorithm.old_schedule is not None:
@@ -52,13 +56,14 @@ def rl_copies(parameters: Parameters, algorithm: Algorithm, averaged: bool, publ
 
 
 def machine_peak(copies: list[Copy]) -> int:
-    """Return the largest number of bytes that all copies need together at any time, over all processes."""
+    """Return the peak memory in bytes that all these copies of weights need together, summed over all processes."""
     held = {moment: sum(copy.bytes * copy.ranks for copy in copies if copy.moment is moment) for moment in Moment}
     return held.pop(Moment.ALWAYS) + max(held.values())
 
 
 def in_process(copies: list[Copy]) -> list[Component]:
-    """Return what the fullest process holds of the copies all the time, for a process without a card."""
+    """Return the copies of weights that are always needed, as components of the memory of one process without a GPU.
+    The result is for rank 0, the process that has all of these copies."""
     return [Component(copy.name, copy.bytes) for copy in copies if copy.moment is Moment.ALWAYS]
 
 

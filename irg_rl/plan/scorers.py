@@ -1,5 +1,5 @@
-"""Memory of the models that score images (kinds clip and hps). On a GPU machine they are on the card of one rollout
-actor, and in evaluation on the card of the driver."""
+"""Memory of the models that score images (the scorer kinds clip and hps). On a machine with GPUs, they are on the GPU
+of one rollout actor (a process that samples trajectories), and in evaluation on the GPU of the main process."""
 
 import inspect
 from dataclasses import dataclass

@@ -38,10 +38,10 @@ GATHERED = SUB_GROUP = 1_000_000_000
 
 
 class Moment(StrEnum):
-    """The time at which a component of the memory (for example the gradients) is needed. BACKWARD is during the forward
-    and backward passes, STEP during the optimizer step, PUBLISH while the weights are sent to the samplers, SAVE while
-    a checkpoint is written. The peak memory is the sum of all ALWAYS components, plus the largest of the sums of the
-    other moments."""
+    """The time at which a component of the memory (for example the gradients) is needed. ALWAYS is during the whole
+    training, BACKWARD during the forward and backward passes, STEP during the optimizer step, PUBLISH while the weights
+    are sent to the samplers, and SAVE while a checkpoint is written. The peak memory is the sum of all ALWAYS
+    components, plus the largest of the sums of the other moments."""
 
     ALWAYS = "always"
     BACKWARD = "backward"
@@ -58,7 +58,7 @@ class Component:
 
 
 def peak(components: list[Component]) -> int:
-    """Return the largest number of bytes that all these components together need at any time."""
+    """Return the peak memory in bytes that all these components need together."""
     held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
     return held.pop(Moment.ALWAYS) + max(held.values())
 
@@ -70,8 +70,8 @@ def bytes_of(precision: str) -> int:
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many parameters the model has: `parts` counts all parameters of each part of the model, and `trained` only
-    those that are trained."""
+    """Numbers of parameters of the model. `parts` maps each part of the model (und, gen, vision) to the number of all
+    its parameters, and `trained` maps it to the number of those that are trained."""
 
     parts: dict[ModelPart, int]
     trained: dict[ModelPart, int]
@@ -94,8 +94,8 @@ class Parameters:
 
     @classmethod
     def of(cls, model: UnifiedModel, settings: EngineSettings) -> "Parameters":
-        """Count the parameters with the engine's own optimizer, which also freezes parameters. The model may be on the
-        meta device."""
+        """Count the parameters of a model and those that are trained. A parameter counts as trained if the optimizer
+        with these engine settings would train it. The model may be on the meta device."""
         groups = make_optimizer(model, settings.optimizer).param_groups
         sizes = [sum(p.numel() for p in group["params"]) for group in groups]
         parts, trained = dict.fromkeys(ModelPart, 0), dict.fromkeys(ModelPart, 0)
@@ -140,9 +140,9 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
 
 
 def probe_bytes(parameters: Parameters, settings: EngineSettings) -> int:
-    """Return the bytes that the measurement of the gradient norms (`rl.probe_every`) needs on each rank, beside one
-    whole gradient and the activations. It keeps one whole gradient for each term of the loss, until all packs are
-    through. The one whole gradient that comes in addition is that of the term that is computed just then."""
+    """Return how many bytes the measurement of the gradient norms (`rl.probe_every`) needs on each rank. While all
+    packs are processed, it keeps the whole gradient of each term of the loss. The gradient of the term that is just
+    being computed, and the activations, need more memory, which is not included here."""
     return len(LOSS_TERMS) * bytes_of(settings.precision) * parameters.trained_total
 
 

@@ -67,8 +67,9 @@ class Sizes:
 
 
 def trained_steps(recipe: Recipe) -> int:
-    """Return the number of flow times at which RL trains an image. If the algorithm uses the recorded denoising steps
-    of an image, they are the steps that add noise. Otherwise, they are the noise levels that the loss uses."""
+    """Return the number of flow times at which RL trains an image. If the algorithm trains recorded denoising steps,
+    this is the number of denoising steps that add noise. Otherwise, it is the number of noise levels per image in the
+    loss."""
     algorithm = algorithm_of(recipe)
     if not algorithm.records_steps:
         return algorithm.levels_per_image
@@ -89,10 +90,9 @@ def longest_trajectory(recipe: Recipe) -> Trajectory:
 
 
 def longest_tree(recipe: Recipe) -> list[Trajectory]:
-    """Return one tree of trajectories of maximal length. All of them begin with the same text, and they separate at the
-    forks of the recipe. A fork is a point where one trajectory is continued in several ways. Two trajectories share all
-    segments (texts and images) before the fork at which they separate. If the recipe has no forks, the list has one
-    trajectory."""
+    """Return trajectories of maximal length that begin with the same text and separate at the forks of the recipe. A
+    fork is a point where one trajectory is continued in several ways. Two trajectories share all segments (texts and
+    images) before the fork at which they separate. If the recipe has no forks, the list has one trajectory."""
     longest, made = longest_trajectory(recipe), {}
     tree = []
     for sample in range(recipe.require_rl().leaves):
@@ -167,9 +167,11 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 
 @dataclass(frozen=True)
 class Sampled:
-    """How many forward passes of each kind the sampler needs, and how much work they are. The numbers of forward passes
-    are those of one trajectory. By default, the work (`text` and `images`) is also that of one trajectory. If `rows` is
-    given to the method `of`, the work is instead that of several trajectories."""
+    """How many forward passes the sampler needs, and how much work they are. The forward passes are counted for one
+    trajectory: `text_tokens` (passes over one token), `prefills` (passes that put prompts and images into the context)
+    and `velocities` (passes over one noisy image). `text` and `images` are the work. They are also for one trajectory,
+    unless the method `of` gets `rows`; then they are for several trajectories. `capacity` is the number of tokens of
+    the longest context."""
 
     text_tokens: int  # number of forward passes of one token
     prefills: int  # number of forward passes that put prompt, system prompt and images into the context

@@ -26,8 +26,9 @@ SHOWN_SAMPLES = 12
 
 @dataclass(frozen=True)
 class StageLine:
-    """A stage of the run with its time and its budget, in minutes. `share` is the width of its bar in the report, as a
-    share of the longest bar."""
+    """One line of the report: a stage of the run (for example SFT, RL or an evaluation), its state (done or
+    unfinished), its time and its time budget, both in minutes. `share` is the time of the stage divided by the time of
+    the longest stage. It is the width of the bar in the line."""
 
     name: str
     state: str
@@ -42,7 +43,8 @@ class StageLine:
 
 @dataclass(frozen=True)
 class Absence:
-    """A section of the report for which there is no data, and the reason. For example, its stage has not run yet."""
+    """A section of the report that has no data (`part`), and the reason. For example, there are no RL curves because RL
+    has not run yet."""
 
     part: str
     reason: str
@@ -50,9 +52,9 @@ class Absence:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt with one sampled trajectory for each checkpoint that was evaluated. The saved samples have one group per
-    checkpoint. `by_group` maps the name of a group to the trajectory of this prompt in the group. The groups are in the
-    order of the evaluations."""
+    """A prompt with trajectories that were sampled from different checkpoints of the run. The dict `by_group` maps the
+    name of an evaluation of a checkpoint to the trajectory that was sampled for this prompt in this evaluation. Its
+    entries are in the order of the evaluations."""
 
     id: str
     text: str
@@ -73,7 +75,7 @@ def build_report(folder: Path) -> Path:
 
 
 def render(record: RunRecord) -> str:
-    """Return the HTML page of the report."""
+    """Return the report as an HTML page. `record` has everything that was read from the run folder."""
     environment = Environment(
         loader=PackageLoader("irg_rl.report", "."),
         autoescape=True,
@@ -192,8 +194,8 @@ def absences(record: RunRecord) -> list[Absence]:
 
 
 def by_prompt(record: RunRecord) -> list[SampledPrompt]:
-    """Return the first SHOWN_SAMPLES prompts of the saved samples. Each has one trajectory per checkpoint for which
-    samples were saved."""
+    """Return the first SHOWN_SAMPLES prompts for which the run saved sampled trajectories. Each has one trajectory for
+    every checkpoint of which samples were saved."""
     order = [e["name"] for e in record.evaluations]
     groups = sorted(record.samples, key=lambda name: (order.index(name) if name in order else len(order), name))
     found: dict[str, SampledPrompt] = {}

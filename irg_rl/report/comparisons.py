@@ -5,9 +5,9 @@ from irg_rl.report.tables import GroupedTable, TableCell, TableRow, headed_once,
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
-    """Return table rows that compare the accuracy of RL at the last turn with that of each baseline (another model or
-    method, such as the SFT checkpoint). Each baseline has one row per seed of RL. If there are several seeds, it also
-    has one row pooled over all seeds. `comparison` is the result of evaluate/compare.py."""
+    """Return table rows that compare the accuracy of the RL model at the last turn with that of each baseline (another
+    model or method, such as the SFT checkpoint). Each baseline has one row per seed of RL. If there are several seeds,
+    it also has one row pooled over all seeds. `comparison` is the result of evaluate/compare.py."""
     several = any(entry["seed"] is None for entry in comparison["rows"])
     rows = []
     for entry in comparison["rows"]:

@@ -84,8 +84,8 @@ CURVES = (
 
 
 def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[ReportFigure]:
-    """Return a figure for every curve that has values in `metrics` (the lines of metrics.jsonl). `own` has the
-    additional curves that the RL algorithm declares."""
+    """Return a figure for every curve that has values in `metrics`, the lines of metrics.jsonl. Besides the curves that
+    every run has, these are the curves in `own`, which the RL algorithm declares."""
     pictures = [_draw_curve(curve, metrics) for curve in (*CURVES, *own)]
     return [picture for picture in pictures if picture is not None]
 

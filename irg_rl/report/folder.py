@@ -43,7 +43,8 @@ class Failures:
 
 @dataclass
 class RunRecord:
-    """Everything that a report shows. `problems` has a message for each file that could not be read."""
+    """Everything that a report shows, read from a run folder. `problems` has a message for each file that could not be
+    read."""
 
     folder: Path
     recipe: dict = field(default_factory=dict)
@@ -93,8 +94,8 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
-    """Return whether an evaluation belongs to a stage of the run itself. The other evaluations, such as those of
-    baselines, were made later, after the report of the run."""
+    """Return whether an evaluation was made while the run itself was going on. Other evaluations, such as those of
+    baselines, were made after the report of the run had been written."""
     stages = list(record.stages)
     own = stages[: stages.index("report")] if "report" in stages else stages
     return evaluation["name"] in own or not stages

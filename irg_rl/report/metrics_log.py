@@ -39,9 +39,10 @@ class MetricsLog:
         return values
 
     def rewind(self, stage: str, step: int) -> int:
-        """Remove the lines of `stage` after `step`, and all lines of stages that began later than `stage`.
+        """Remove the lines of `stage` (for example "rl") whose step is larger than `step`. Also remove all lines of
+        stages that began later than `stage`.
 
-        Return the number of removed lines. If the stage has no lines, nothing is removed.
+        Return the number of removed lines. If the file has no lines of `stage`, nothing is removed.
         """
         rows = read_metrics(self.path)
         first = next((i for i, row in enumerate(rows) if row["stage"] == stage), len(rows))

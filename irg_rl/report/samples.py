@@ -33,7 +33,8 @@ class SampledTurn:
 
 @dataclass(frozen=True)
 class SampledTrajectory:
-    """One trajectory as the report shows it. Each image has a verdict that says whether it is right."""
+    """One trajectory as the report shows it: its prompt, its turns (texts and images), and whether the model stopped by
+    itself. Each image can have a verdict that says whether it is right."""
 
     prompt_id: str
     prompt: str

@@ -41,7 +41,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the few most important values, shown in a box of the report."""
+    """A box of the report with one of its most important values: a label, the value, a detail, and whether the value is
+    good (None if this cannot be said)."""
 
     label: str
     value: str
@@ -190,7 +191,8 @@ def preference(evaluation: dict) -> str:
 
 
 def settings_line(settings: dict, prefix: str = "") -> str:
-    """Return nested settings as one line of text, without empty settings."""
+    """Return nested settings as one line of text, such as `points 50, guidance.text_scale 4.0`. Empty settings are left
+    out. `prefix` is put before each name."""
     parts = []
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -260,7 +262,8 @@ def alarm(found: dict) -> Tile:
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
     """Return the row of a ratio check that is nearest to its limit, or None if there is no row. A ratio check compares
     the log-probabilities that the sampler and the learner compute for the same samples. Each row has the largest |log
-    ratio| that was found and the limit for it. If `modality` (text or image) is given, only its rows are used."""
+    ratio| that was found and the limit for it. If `modality` is "text" or "image", only the rows of texts or only those
+    of images are used."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 

@@ -1,4 +1,5 @@
-"""Judges a picture: right or wrong, a graded score in [0, 1], and a list of all defects.
+"""Judges a picture of the shapes world: right or wrong, a graded score in [0, 1], and a list of all defects. A picture
+is a grid of nine cells; a cell can hold one object.
 
 The rules are those of GenEval, a benchmark for text-to-image models. The metadata of a prompt have a list `include` of
 wanted objects and a list `exclude` of forbidden objects, each with a `count`, and relations between wanted objects. A
@@ -49,8 +50,8 @@ class Defect:
     cell: str | None = None
 
     def claim(self) -> tuple:
-        """Return all fields except the cell, as a tuple. Two defects that a text describes in the same words have equal
-        tuples."""
+        """Return all fields except the grid cell, as a tuple. Two defects have equal tuples if a text would describe
+        them in the same words."""
         return self.kind, self.thing, self.want, self.relation, self.other
 
 
@@ -101,9 +102,9 @@ def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Inspection:
 
 
 class Matching:
-    """An assignment of the objects in a picture to the entries of the prompt's `include` list, which says what the
-    prompt asks for. Objects that are not assigned may explain why a wanted object is missing. For example, if a red
-    ring is missing and a blue ring is not assigned, then the blue ring is taken for the red ring in a wrong colour."""
+    """An assignment of the objects in a picture to the entries of the prompt's `include` list (the wanted kinds of
+    object). Objects that are not assigned may explain why a wanted object is missing. For example, if a red ring is
+    missing and a blue ring is not assigned, then the blue ring counts as the red ring in a wrong colour."""
 
     def __init__(self, objects: tuple[Object, ...], demand: Demand) -> None:
         self.objects, self.demand = objects, demand
@@ -111,17 +112,17 @@ class Matching:
 
     @cached_property
     def kept(self) -> list[list[Object]]:
-        """One list for each entry of the prompt's `include` list (the wanted kinds of object), with the objects of the
-        picture that are assigned to this entry: at most as many as its `count` says. If more objects fit, objects whose
-        cells satisfy the relations of the prompt are preferred."""
+        """Return one list for each entry of the prompt's `include` list (the wanted kinds of object). The list has the
+        objects of the picture that are assigned to this entry. They are at most as many as the `count` of the entry. If
+        more objects fit, objects whose cells satisfy the relations of the prompt are preferred."""
         return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
 
     @cached_property
     def defects(self) -> list[Defect]:
-        """All defects of the picture, in a fixed order. If a wanted object is missing, an unassigned object of the
-        right shape is reported as one of a wrong colour. If there is no such object, an unassigned object of the right
-        colour is reported as one of a wrong shape. If there is no such object either, the wanted object is reported as
-        missing."""
+        """Return all defects of the picture, in a fixed order. If a wanted object is missing, an unassigned object of
+        the right shape is reported as an object of a wrong colour. If there is no such object, an unassigned object of
+        the right colour is reported as an object of a wrong shape. If there is no such object either, the wanted object
+        is reported as missing."""
         kept = {seen.cell for seen in sum(self.kept, [])}
         spare = [seen for seen in self.objects if seen.cell not in kept]
         pairs = zip(self.demand.includes, self.kept)

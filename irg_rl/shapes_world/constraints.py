@@ -82,10 +82,10 @@ def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[
 
 
 def sight_of_room(bounds: Sequence[tuple[str, Thing, Sequence[str]]], cells: Sequence[str]) -> str:
-    """Return a text that names the cells in `cells`: the free cells of a picture that satisfy all relations in
-    `bounds`. Each entry of `bounds` is one relation: (relation, other thing, cells of the other thing). For
-    example, "free above bar at south : north west ." says: above the bar, which is at south, the cells north and west
-    are free."""
+    """Return a text that names the cells in `cells`: the free grid cells of a picture in which all relations in
+    `bounds` hold. Each entry of `bounds` is a tuple (relation, other kind of object, cells of the objects of that
+    kind). For example, "free above bar at south : north west ." says: above the bar, which is at south, the cells north
+    and west are free."""
     said = " and ".join(f"{name} {thing} at {' '.join(places)}" for name, thing, places in bounds)
     return f"free {said} : {' '.join(cells) or NONE} ."
 

@@ -34,9 +34,9 @@ class EditKind(StrEnum):
 
 @dataclass(frozen=True)
 class Room:
-    """The cells into which an object may be put. `bounds` has the relations that the prompt demands of this object,
-    each as (relation, other thing, cells of the other thing). `cells` are the cells that satisfy all these
-    relations."""
+    """The grid cells into which an object may be put. `bounds` has the relations that the prompt demands of this
+    object. Each is a tuple (relation, other kind of object, cells of the objects of that kind). `cells` are the cells
+    that satisfy all these relations."""
 
     bounds: tuple[tuple[str, Thing, tuple[str, ...]], ...]
     cells: tuple[str, ...]
@@ -46,10 +46,10 @@ class Room:
 class Edit:
     """One repair of a picture. Its kind is add, remove, recolor, reshape or move.
 
-    `thing` is the object to change and `cell` is its cell. If the kind is add, `thing` is the new object and `cell` is
-    the cell that it is put into. `to` is the new colour (kind recolor), the new shape (reshape) or the new cell (move).
-    `defect` is the defect that the edit repairs. For the kinds add and move, `room` has the cells that the object could
-    be put into. If no relation limits these cells, `room` is None.
+    `thing` is the object to change, described by shape and colour, and `cell` is its grid cell. If the kind is add,
+    `thing` is the new object and `cell` is the cell that it is put into. `to` is the new colour (kind recolor), the new
+    shape (reshape) or the new cell (move). `defect` is the defect that the edit repairs. For the kinds add and move,
+    `room` has the cells that the object could be put into. If no relation limits these cells, `room` is None.
     """
 
     kind: EditKind
@@ -67,13 +67,14 @@ def plan_edits(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Edit]:
-    """Return the fewest edits that repair the first `max_fixes` defects of a picture. `reading` has the objects that
-    were found in the picture, and `metadata` says what the prompt asks for. The list is empty if the picture is right.
+    """Return a list with as few edits as possible that repair the first `max_fixes` defects of a picture. `reading` has
+    the objects that were found in the picture, and `metadata` says what the prompt asks for. The list is empty if the
+    picture is right.
 
     If `max_fixes` is None, all defects are repaired. If some relation does not hold after these repairs, objects are
     also moved, so that all relations hold and the edited picture is right.
 
-    If possible, a new object goes into a cell where its relations hold. Among these cells, those with unreadable
+    If possible, a new object goes into a grid cell where its relations hold. Among these cells, those with unreadable
     content come first, and then empty cells. If several cells are equally good, the object takes the first one, row by
     row. (With randomly chosen cells, a model did not learn which cells are free, and it put two of three objects on top
     of others.)

@@ -38,9 +38,10 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
 def statements_true(text: str, reading: PictureReading) -> float:
     """Return which share of the statements in a reflection is true of its picture, in [0, 1]. A statement says in which
-    cells the reflection sees an object, or which cells it cannot read. Stated defects and edits are not counted. The
-    picture alone decides whether a statement is true. So the prompt is not needed, and a judge model can be asked the
-    same question about any text. A text without such statements scores 0."""
+    cells of the picture there is an object, or which cells cannot be recognised. The defects that the reflection names
+    and the edits that it asks for are not counted. The picture alone decides whether a statement is true. So the prompt
+    is not needed, and a judge model can be asked the same question about any text. A text without such statements
+    scores 0."""
     holds = [_holds(statement, reading) for statement in sightings(text)]
     return sum(holds) / len(holds) if holds else 0.0
 
@@ -56,12 +57,13 @@ def _holds(statement: Sighting, reading: PictureReading) -> bool:
 
 def following(text: str, before: PictureReading, after: PictureReading) -> float:
     """Return how well the picture `after` follows the edits that the reflection `text` asks for on the picture
-    `before`, in [0, 1]. The result is the share of edits that are done, times the share of other cells that stay the
-    same. If the text asks for no edits, the result is the share of all cells that stay the same.
+    `before`, in [0, 1]. The result is the share of requested edits that are done, times the share of all other grid
+    cells that stay the same. If the text asks for no edits, the result is the share of all cells that stay the same.
 
-    Only cells that can be read in `before` are counted among the other cells. A cell that can no longer be read in
-    `after` has not stayed the same. If no other cell can be read in `before`, the result is 0, because nothing shows
-    that the picture was kept."""
+    Among the other cells, those that cannot be read in `before` are ignored. A cell that can be read in `before` but
+    not in `after` counts as changed. If there are other cells but none of them can be read in `before`, the result is
+    0, because nothing shows that the picture was kept.
+    """
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits
     was, now = _contents(before), _contents(after)

@@ -34,8 +34,9 @@ class NotUnderstood(ValueError):
 
 @dataclass(frozen=True)
 class AskedOfPrompt:
-    """A question about a prompt. `demand` is what the prompt asks for. With one image, the question is whether the
-    image shows this. With two, it is which of them fits the prompt better."""
+    """A question to the judge about a prompt. `demand` is what the prompt asks for, and `images` is the number of
+    images, 1 or 2. With one image, the question is whether the image shows what the prompt asks for. With two images,
+    it is which of them fits the prompt better."""
 
     images: int
     demand: Demand
@@ -43,8 +44,9 @@ class AskedOfPrompt:
 
 @dataclass(frozen=True)
 class AskedOfReflection:
-    """A question about a reflection, i.e. a text that says what an image shows and what to change. With one image, the
-    question is whether the text is true of the image. With two, it is whether the second image shows the changes."""
+    """A question to the judge about a reflection, a text that says what an image shows and what to change. `images` is
+    the number of images, 1 or 2. With one image, the question is whether the text is true of the image. With two
+    images, it is whether the second image shows the changes."""
 
     images: int
     reflection: str
@@ -71,8 +73,8 @@ def parse_question(question: str) -> AskedOfPrompt | AskedOfReflection:
 
 
 def parse_prompt(prompt: str) -> Demand:
-    """Return the objects with their exact numbers, and the relations between them, that the words of a prompt ask for.
-    Raises NotUnderstood if the prompt cannot be parsed."""
+    """Parse a prompt. Return what it asks for: the objects with their exact numbers, and the relations between the
+    objects. Raises NotUnderstood if the prompt cannot be parsed."""
     things: list[tuple[Thing, int]] = []
     relations: list[Relation] = []
     previous, end = -1, 0

@@ -31,8 +31,8 @@ FIRST_POSITION_BIAS = 0.4
 def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
     """Return the judge's answer to a question. The question is a yes/no question about an image, a reflection or an
     edit, or it asks which of two images fits a prompt better. The answer has a text and the probabilities of the
-    possible words. It has no probabilities if the question cannot be parsed, or if `images` has another number of
-    images than the question is about."""
+    possible words. It has no probabilities if the question cannot be parsed, or if it is about another number of images
+    than `images` has. `seed` determines the random errors that the judge makes on purpose."""
     try:
         asked = parse_question(question)
     except NotUnderstood as puzzle:

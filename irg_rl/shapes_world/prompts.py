@@ -66,19 +66,19 @@ Sets = tuple[list[tuple[Thing, int]], list[Relation]]
 
 
 def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = None) -> list[Prompt]:
-    """Return `n` prompts of a split.
+    """Return `n` prompts of a split (train, validation, test or hard).
 
     `mix` maps each task (kind of prompt) to its weight. If it is None, all tasks have equal weights, but in train the
     task `scene` counts twice. The tasks alternate in the list, and a task with a larger weight comes more often. In
-    validation, test and hard, a smaller `n` gives the beginning of the list that a larger `n` gives. In train, the
-    order is random.
+    train, the order is random. In the other splits, a smaller `n` gives the beginning of the list that a larger `n`
+    gives.
 
     The objects and relations that a prompt asks for are its set of constraints. In train, sets are repeated if a task
     has only few of them. In the other splits, no set occurs twice, and the field `set` of the metadata describes the
     set in words. If a task has no sets left, prompts of other tasks are used instead. The split `hard` ignores `mix`:
     all its prompts are scenes, and each number of constraints occurs equally often.
 
-    Raises ValueError if the split is unknown. Raises InputError if the mix names an unknown task, or if there are fewer
+    Raises ValueError if the split is unknown. Raises InputError if `mix` names an unknown task, or if there are fewer
     than `n` different sets.
     """
     if split not in SPLITS:
@@ -112,7 +112,7 @@ def split_of(metadata: dict) -> str:
 
 def set_name(key: str) -> str:
     """Return a description in words of a set of constraints (what a prompt asks for), such as `1 red ring, 2 bar; red
-    ring above bar`. `key` is the key of this set from `constraints.canonical_key`."""
+    ring above bar`. `key` is a text that identifies the set; the function `constraints.canonical_key` makes it."""
     includes, relations = json.loads(key)
     things = ", ".join(f"{count} {Thing(*thing)}" for thing, count in includes)
     return "; ".join([things, *(f"{Thing(*first)} {name} {Thing(*second)}" for first, name, second in relations)])

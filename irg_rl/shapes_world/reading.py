@@ -32,22 +32,22 @@ CHUNK = 512  # number of images handled at once, to limit memory
 
 @dataclass(frozen=True)
 class PictureReading:
-    """What the checker sees in a picture: the objects (sorted row by row, and from left to right in each row), the
-    cells that the checker cannot read, and the background colour."""
+    """What the checker sees in a picture: the objects, the grid cells that the checker cannot read, and the background
+    colour. The objects are sorted row by row, and from left to right in each row."""
 
     objects: tuple[Object, ...]
     unclear: tuple[str, ...] = ()
     background: Color = BACKGROUNDS[0]
 
     def empty(self) -> list[str]:
-        """Return the cells that are empty."""
+        """Return the names of the grid cells that are empty."""
         taken = {seen.cell for seen in self.objects} | set(self.unclear)
         return [cell for cell in CELLS if cell not in taken]
 
 
 def scene_reading(scene: Scene) -> PictureReading:
-    """Return what a checker without errors would read in a picture of this scene: its objects, unreadable cells and
-    background colour. The result is made from the scene, not from pixels."""
+    """Return what a checker without errors would find in a picture of this scene: its objects, its unreadable cells and
+    its background colour. The scene itself is used, no picture is drawn."""
     objects = tuple(sorted(scene.objects, key=lambda seen: CELLS.index(seen.cell)))
     unclear = {blob.cell for blob in scene.blobs}
     return PictureReading(objects, tuple(cell for cell in CELLS if cell in unclear), scene.background)

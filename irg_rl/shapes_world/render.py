@@ -19,9 +19,9 @@ def cell_slices(cell: str) -> tuple[slice, slice]:
 
 @cache
 def mask(shape: str, size: str, dx: int, dy: int) -> np.ndarray:
-    """Return, for each pixel of a cell, which share of it the shape covers: values in [0, 1], float32 [8, 8]. `size`
-    names the size of the shape. `dx` and `dy` shift the shape from the middle of the cell to the right and down, as far
-    as the cell has room. Raises ValueError if the shape is unknown."""
+    """Return how a shape covers a cell of a picture, as float32 [8, 8]: for each pixel of the cell, the share of the
+    pixel that the shape covers, in [0, 1]. `size` names the size of the shape. `dx` and `dy` shift the shape from the
+    middle of the cell to the right and down, as far as the cell has room. Raises ValueError if the shape is unknown."""
     half = SIZES[size] / 2
     room = WORLD.cell / 2 - half
     fine = (np.arange(WORLD.cell * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - WORLD.cell / 2
@@ -60,8 +60,8 @@ def _painted(background: Color, shape: str, color: str, size: str, dx: int, dy: 
 
 
 def render_cell(background: Color, content: Object | Blob | None) -> np.ndarray:
-    """Return the pixels of one cell, uint8 [8, 8, 3], with an object, an unreadable blob, or nothing (`content` is
-    None)."""
+    """Return the pixels of one grid cell, uint8 [8, 8, 3]. `content` is an object, or a blob (content that the checker
+    cannot read). If it is None, the cell is empty."""
     if content is None:
         return np.full((WORLD.cell, WORLD.cell, 3), background, np.uint8)
     if isinstance(content, Blob):

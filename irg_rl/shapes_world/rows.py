@@ -52,8 +52,8 @@ Step = tuple[str, np.ndarray | None]  # a reflection and the picture it leads to
 
 @dataclass(frozen=True)
 class RowMix:
-    """Shares and limits that determine the training rows of the improving modes (the learning modes that are about the
-    errors of a given first picture)."""
+    """Shares and limits that determine which training rows are made for the improving modes. A mode is a kind of
+    training row; in the improving modes, a row is about the errors of a given first picture."""
 
     stop_share: float = 0.25
     """Share of rows whose first picture is right. The text of these rows ends with "nothing to change", and they have
@@ -75,8 +75,10 @@ class RowMix:
 def write_rows(
     out: Path | str, prompts: Sequence[Prompt], counts: dict[str, int], seed: int, mix: RowMix = RowMix()
 ) -> dict[str, Path]:
-    """Write `counts[mode]` training rows for each learning mode (kind of row). Return a dict that maps each mode to the
-    path of its file. All prompts are used before one is repeated. Raises ValueError if there are no prompts."""
+    """Make training rows and write them into the folder `out`. `counts` maps each learning mode (kind of row) to the
+    number of its rows. Return a dict that maps each mode to the path of its file. All prompts are used before one is
+    repeated. `mix` has settings for the rows about errors of a given picture. Raises ValueError if there are no
+    prompts."""
     if not prompts:
         raise ValueError("no prompts to write rows for")
     files = {}
@@ -88,8 +90,9 @@ def write_rows(
 
 
 def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
-    """Write rows to `out/mode/part-00000.parquet` in several row groups, and return this path. If writing fails, no
-    incomplete file is left. Raises InputError if the mode is unknown."""
+    """Write the training rows of one learning mode (kind of row) to the file `out/mode/part-00000.parquet`, and return
+    its path. The file consists of several parquet row groups. If writing fails, no incomplete file is left. Raises
+    InputError if the mode is unknown."""
     if mode not in (*MODES, *BASE_MODES):
         raise InputError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
     path = Path(out) / mode / "part-00000.parquet"
@@ -107,8 +110,9 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
 
 def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix()) -> Messages:
     """Return one new training row of a learning mode (kind of row) for a prompt. A renderer makes its pictures, and the
-    teacher (a program) writes its texts. Rows of the base modes, which teach the base model to draw, read and edit
-    pictures, do not use the prompt. Raises InputError if the mode is unknown."""
+    teacher (a program) writes its texts. `mix` has settings for the rows about errors of a given picture. The modes
+    that teach the base model to draw, read and edit pictures do not use the prompt. Raises InputError if the mode is
+    unknown."""
     if mode in BASE_MODES:
         return _base(mode, *base_example(mode, rng))
     right = sample_scene(prompt.metadata, rng)
@@ -129,8 +133,8 @@ def own_image_rows(
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Messages]]:
     """Make training rows from first pictures that a model has drawn itself. Return a dict that maps each mode in
-    `modes` to its rows, one row per picture. The modes must be improving modes (learning modes about the errors of a
-    given first picture).
+    `modes` to its rows, one row per picture. A mode is a kind of training row. All these modes must be improving modes,
+    whose rows are about the errors of a given first picture.
 
     `images` are the first pictures, uint8 [N, 24, 24, 3], one per prompt. If a picture is right, its row ends with the
     text "nothing to change". If it is wrong, the teacher (a program) repairs it. The setting `mix.stop_share` (the

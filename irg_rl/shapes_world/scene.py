@@ -19,7 +19,7 @@ class WorldConfig:
 
     @property
     def pixels(self) -> int:
-        """Number of pixels per side of a picture."""
+        """Return the number of pixels per side of a picture."""
         return self.grid * self.cell
 
 
@@ -61,7 +61,8 @@ class Object(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A cell with unreadable content, like a failed drawing of a weak model. `seed` determines how it looks."""
+    """A grid cell with unreadable content, which looks like a failed drawing of a weak model. `seed` determines how it
+    looks."""
 
     cell: str
     seed: int
@@ -74,13 +75,14 @@ class Scene:
     blobs: tuple[Blob, ...] = ()
 
     def taken(self) -> set[str]:
-        """Return the names of the cells that hold an object or a blob."""
+        """Return the names of the grid cells that hold an object or a blob (unreadable content)."""
         return {thing.cell for thing in (*self.objects, *self.blobs)}
 
 
 def stands(first: str, relation: str, second: str) -> bool:
-    """Return whether cell `first` is `relation` (for example "left of") cell `second`. Two cells in the same column are
-    neither left nor right of each other, and two cells in the same row are neither above nor below each other."""
+    """Return whether the grid cell `first` is `relation` (for example "left of") the grid cell `second`. Two cells in
+    the same column are neither left nor right of each other, and two cells in the same row are neither above nor below
+    each other."""
     match relation:
         case "left of":
             return COLUMN[first] < COLUMN[second]

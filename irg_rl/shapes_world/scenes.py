@@ -28,9 +28,10 @@ PATIENCE = 10  # after this many attempts, fewer defects than asked for are acce
 
 
 def sample_scene(metadata: dict, rng: random.Random, distractor_share: float = 0.0) -> Scene:
-    """Return a random scene that satisfies the metadata of a prompt. Cells, sizes, background and colours are random
-    where the prompt does not determine them. With probability `distractor_share`, the scene has one more object, of a
-    shape that the prompt does not mention. Raises ValueError if no such scene is found."""
+    """Return a random scene (the content of a picture) that satisfies the metadata of a prompt. Cells, sizes,
+    background and colours are random where the prompt does not determine them. With probability `distractor_share`, the
+    scene has one more object, of a shape that the prompt does not mention. Raises ValueError if no such scene is
+    found."""
     demand = parse_metadata(metadata)
     things = [thing for thing, count in demand.includes for _ in range(count)]
     owners = [index for index, (_, count) in enumerate(demand.includes) for _ in range(count)]
@@ -66,9 +67,9 @@ def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:
-    """Return a wrong scene: a copy of a right scene to which `n_defects` random defects were added. A defect is one of
-    these: an object is missing, is unreadable, has a wrong colour or shape, or is in a wrong place, or there is one
-    object too many. No two defects change the same object.
+    """Return a wrong scene. It is a copy of `scene`, which is right for the prompt with these metadata, with
+    `n_defects` random defects. A defect is one of these: an object is missing, is unreadable, has a wrong colour or
+    shape, or is in a wrong place, or there is one object too many. No two defects change the same object.
 
     Two defects can cancel each other out, so a scene is made again until the checker finds exactly `n_defects` defects.
     After PATIENCE attempts, any scene with at least one defect is accepted. With probability `clutter_share`, the scene
@@ -146,8 +147,8 @@ class Wreck:
             self.board[cell] = random_object(thing, cell, self.rng)
 
     def displace(self) -> None:
-        """Move objects so that one relation of the prompt no longer holds: move one of its two objects, or exchange the
-        two. Do nothing if one of the two objects is not in the scene."""
+        """Move objects so that one relation of the prompt no longer holds. Either one of the two objects of the
+        relation is moved, or the two exchange their cells. Do nothing if one of the two objects is not in the scene."""
         first, name, second = self.rng.choice(self.demand.relations)
         one, other = (self._standing_for(index) for index in (first, second))
         if one is None or other is None:
@@ -167,16 +168,17 @@ class Wreck:
 
 @cache
 def unreadable_seeds(background: Color) -> tuple[int, ...]:
-    """Return those seeds from 0 to 1023 whose blob is unreadable for the checker on this background. The blobs of the
-    other seeds look like an object or like an empty cell."""
+    """Return all seeds from 0 to 1023 that make unreadable blobs on this background. A seed determines how a blob (the
+    content of a cell that the checker should not recognise) looks. With the other seeds, the checker takes the blob for
+    an object or for an empty cell."""
     seeds = range(1024)
     pictures = np.stack([render(Scene(background, (), (Blob(CELLS[0], seed),))) for seed in seeds])
     return tuple(seed for seed, reading in zip(seeds, read_batch(pictures)) if reading.unclear)
 
 
 def crowded_scene(rng: random.Random) -> Scene:
-    """Return a scene with few or many random objects and blobs in random cells. Pictures of such scenes are used to
-    train an autoencoder."""
+    """Return a scene with few or many random objects and blobs (unreadable contents) in random cells. Pictures of such
+    scenes are used to train an autoencoder."""
     share = rng.uniform(0.2, 1.0)
     objects, blobs = [], []
     for cell in CELLS:

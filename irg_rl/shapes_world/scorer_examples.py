@@ -65,8 +65,8 @@ class Examples:
         return scenes[:n], captions[:n]
 
     def rankings(self, n: int) -> list[Ranking]:
-        """Return `n` rankings. A ranking has a prompt, several pictures and two numbers for each picture: how much a
-        simulated person likes it, and the checker's score. The pictures have none to three defects and are clean,
+        """Return `n` rankings. A ranking has one prompt, several pictures for it, and two numbers for each picture: how
+        much a simulated person likes it, and the checker's score. Each picture has zero to three defects and is clean,
         blurred or noisy."""
         return [self._ranking() for _ in range(n)]
 
@@ -103,9 +103,9 @@ class Examples:
 
 
 def describe(scene: Scene, rng: random.Random) -> str | None:
-    """Return a true sentence about the objects of a scene, at random with or without their colours. Return None if the
-    scene is empty or has too many objects for a sentence. Also return None if a held-out prompt (validation, test or
-    hard) asks for the same objects and relations as the sentence."""
+    """Return a true sentence about the objects of a scene. It names their colours or leaves them out, at random. Return
+    None if the scene is empty or has too many objects for a sentence. Also return None if a held-out prompt
+    (validation, test or hard) asks for the same objects and relations as the sentence."""
     colored = rng.random() < 0.7
     counts = Counter(Thing(seen.shape, seen.color if colored else None) for seen in scene.objects)
     includes = sorted(counts.items())

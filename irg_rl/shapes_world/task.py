@@ -29,7 +29,8 @@ from irg_rl.trajectory import Prompt
 
 
 class ShapesWorld(World[ShapesSettings]):
-    """A world of pictures with coloured shapes on a grid. Its checker judges every picture from the pixels."""
+    """The world of pictures with coloured shapes on a grid, as a task for RL and evaluation. Its checker judges every
+    picture from the pixels, without a model."""
 
     settings_type = ShapesSettings
     splits = SPLITS
@@ -75,18 +76,18 @@ class ShapesWorld(World[ShapesSettings]):
         return True
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
-        """Return whether the reflection `text` is true of the picture. If it says that nothing is to be changed, it is
-        true if the picture is right. If it states defects, it is true if the checker finds all of them. A text that
-        does not follow the grammar of reflections is not true. Return None if the checker cannot read the picture or
-        the prompt."""
+        """Return whether the reflection `text` (a text about the errors of a picture) is true of the picture. If it
+        says that nothing is to be changed, it is true if the picture is right. If it states defects, it is true if the
+        checker finds all of them. A text that does not follow the grammar of reflections is not true. Return None if
+        the checker cannot read the picture or the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_correct(parse_reflection(text), read(image), prompt.metadata)
 
     def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
-        """Return how true the reflection `text` is of the picture, in [0, 1] (see `following.reflection_truth`). The
-        score is graded, so that several reflections on one prompt can get different scores. Return None if the checker
-        cannot read the picture or the prompt."""
+        """Return how true the reflection `text` (a text about the errors of a picture) is of the picture, in [0, 1].
+        The rules are those of `following.reflection_truth`. The score is graded, so that several reflections on one
+        prompt can get different scores. Return None if the checker cannot read the picture or the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_truth(text, read(image), prompt.metadata)

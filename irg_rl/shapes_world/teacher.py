@@ -94,10 +94,11 @@ def think_text(metadata: dict) -> str:
 
 
 def sight_text(reading: PictureReading, metadata: dict) -> str:
-    """Return a text that describes the picture. It says, in this order:
+    """Return a text that describes the picture for a given prompt. It says, in this order:
 
-    - For each kind of object that the prompt asks for, in the words and order of the think text: the cells of these
-      objects, their number, and whether they are too few or too many.
+    - For each kind of object that the prompt asks for, in the words and order of the think text (the text that the
+      model writes before its first image): the cells of these objects, their number, and whether they are too few or
+      too many.
     - For each relation that the prompt demands: whether it holds. A relation is left out if the picture has no object
       of one of its two kinds.
     - All other contents of cells: further objects and unreadable cells.
@@ -130,9 +131,9 @@ def reflect(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, list[Edit]]:
-    """Return (reflection, edits): the teacher's text about a picture, and the edits that this text names. At most
-    `max_fixes` defects are repaired, or all if it is None. `overlooked` maps a kind of defect to the share of such
-    defects that get no edit, although the description shows them."""
+    """Return (reflection, edits): the teacher's text about a picture, and the edits that this text asks for. They
+    repair at most `max_fixes` defects; if `max_fixes` is None, they repair all. `overlooked` maps a kind of defect to
+    the share of such defects for which no edit is made, although the description of the picture shows them."""
     edits = plan_edits(reading, metadata, rng, max_fixes, overlooked)
     return reflection_text(sight_text(reading, metadata), edits), edits
 
@@ -205,8 +206,9 @@ class Sighting:
 
 
 def sightings(text: str) -> list[Sighting]:
-    """Return the statements of a reflection about what its picture shows. They stand before the defects. The list is
-    empty if the reflection has none, or if it does not follow the teacher's grammar."""
+    """Return the statements of a reflection about what its picture shows. In a reflection, they stand before the
+    defects. The list is empty if the reflection has no such statements, or if it does not follow the teacher's
+    grammar."""
     found = _SIGHT.match(" ".join(text.split()).removeprefix("<think> "))
     if found is None:
         return []
@@ -264,9 +266,9 @@ def reflection_correct(parsed: ParsedReflection | None, reading: PictureReading,
 
 
 def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> int:
-    """Return how many of the stated defects are really in the picture. Each defect in `there` makes at most one
-    statement true. It is also true to call an object missing if it is there in a wrong colour or shape. Cells are not
-    checked."""
+    """Return how many of the defects that a reflection states (`stated`) are really in the picture. `there` has all
+    defects that the checker found in the picture, and each of them makes at most one statement true. It is also true to
+    call an object missing if it is there in a wrong colour or shape. Grid cells are not compared."""
     left, true = list(there), 0
     for defect in stated:
         same = [other for other in left if claim(other) == claim(defect)]
@@ -278,7 +280,8 @@ def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> in
 
 
 def claim(defect: Defect) -> tuple:
-    """Return a tuple for comparing a defect with other defects: its fields without the cell. If the kind is shape, only
-    the shape of `want` is compared, not its colour."""
+    """Return a tuple by which a defect can be compared with other defects. It has the fields of the defect without the
+    grid cell. If the kind of the defect is shape, only the shape of `want` (the object that should be there) is in the
+    tuple, not its colour."""
     kind, thing, want, relation, other = defect.claim()
     return kind, thing, want.shape if kind is DefectKind.SHAPE else want, relation, other

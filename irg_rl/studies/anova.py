@@ -42,8 +42,8 @@ def components(outcomes: Float[np.ndarray, "P N S"]) -> Float[np.ndarray, "P 3"]
 
 
 def terms(outcomes: Float[np.ndarray, "P N S"], prompt_ids: list[str]) -> dict[str, Terms]:
-    """Return, for each component of the variance (`text`, `seed`, `interaction`), the data from which its share of the
-    total variance is computed. This share is a ratio of two sums over prompts. The returned `Terms` has, for every
+    """Return a dict with data for the three components of the variance (`text`, `seed`, `interaction`). The share of a
+    component in the total variance is a ratio of two sums over prompts. So the `Terms` of a component has, for every
     prompt, the component (numerator) and the total variance (denominator)."""
     parts = components(outcomes)
     total = parts.sum(1)

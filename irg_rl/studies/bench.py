@@ -24,8 +24,8 @@ finished."""
 
 @dataclass
 class ModelCache:
-    """A cache that holds one model: the one that was used last. So a study of several checkpoints needs memory for only
-    one model at a time."""
+    """A cache that holds only the model that was loaded last. So a study of several checkpoints needs memory for one
+    model at a time."""
 
     path: Path | None = None
     folder: Folder | None = None
@@ -101,9 +101,9 @@ class Subject:
         )
 
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
-        """Sample one trajectory per request and return all trajectories. They are sampled in batches of the
-        evaluation's batch size. After each batch, `tick` is called with the largest number of images that the batch can
-        have: `turns` per request."""
+        """Sample one trajectory per request and return all trajectories. They are sampled in batches; the batch size is
+        a setting of the evaluation. After each batch, `tick` is called to report progress. Its argument is the largest
+        number of images that the batch can have, which is `turns` per request."""
         size, out = self.evaluation.batch_size, []
         for begin in range(0, len(requests), size):
             part = requests[begin : begin + size]
@@ -193,9 +193,10 @@ class Bench:
         return [[next(found) for _ in t.images] for t in trajectories]
 
     def outcomes(self, drawn: Sequence[Trajectory], turns: int, arm: str) -> tuple[list[Trajectory], Outcomes]:
-        """Judge the images of all trajectories in `drawn`. Trajectories with an image that could not be judged are left
-        out. Return two results: the list of the remaining trajectories, and a table of their verdicts by turn. `arm` is
-        the name of the experimental condition. The table stores the verdicts under this name."""
+        """Judge the images of all trajectories in `drawn`, which have at most `turns` images each. Trajectories with an
+        image that could not be judged are left out. Return two results: the list of the remaining trajectories, and a
+        table of their verdicts by turn. `arm` is the name of the experimental condition. The table stores the verdicts
+        under this name."""
         found = [(t, own) for t, own in zip(drawn, self.verdicts(drawn)) if None not in own]
         known, verdicts = [t for t, _ in found], [one for _, own in found for one in own]
         table = collect(

@@ -184,8 +184,9 @@ class Credit(Study[CreditStudySettings]):
 
 
 def disturb(group: Group, noise: float, seed: int) -> None:
-    """Add normal noise of standard deviation `noise` to the judge's score of every image in the group. The scores are
-    changed in place. A score that is None, because the judge failed, stays None."""
+    """Add normal noise of standard deviation `noise` to the judge's score of every image in the group (several
+    trajectories of one prompt). The scores are changed in place. A score that is None, because the judge failed, stays
+    None. `seed` determines the noise."""
     for trajectory in group.trajectories:
         z = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample)).standard_normal(trajectory.turns)
         scores = trajectory.rewards[JUDGE]
@@ -210,7 +211,8 @@ def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:
 
 
 class Gradients:
-    """The gradients of one credit scheme, one gradient per batch, stored as sketches (short random projections)."""
+    """The gradients of one credit scheme (a rule that turns scores into advantages), one gradient per batch. They are
+    stored as sketches (short random projections)."""
 
     def __init__(self, frame: Frame) -> None:
         self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
@@ -246,8 +248,9 @@ class Gradients:
         return float(np.sqrt(max(np.diag(self.gram(term)).mean(), 0.0)))
 
     def gained(self, reference: "Gradients", term: str) -> Measure:
-        """Return a difference: the signal-to-noise ratio of this scheme's gradient minus that of the gradient of the
-        scheme `reference`. `term` is the loss term. Both ratios are computed on the same batches."""
+        """Return the signal-to-noise ratio of this credit scheme's gradient minus that of the scheme `reference`.
+        `term` is one loss term (text or image), or `joint` for the sum of both. Both ratios are computed on the same
+        batches."""
         return sketch.jackknifed(
             lambda own, other: sketch.signal_to_noise(own) - sketch.signal_to_noise(other),
             self.gram(term), reference.gram(term),

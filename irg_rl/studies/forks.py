@@ -42,9 +42,9 @@ class ForkPlan:
 
 @dataclass(frozen=True)
 class Trained:
-    """Evaluation results of a fork (a copy of a run with changed settings) before and after its training. `after` is
-    the evaluation of the trained checkpoint. `before` is the evaluation of the checkpoint from which RL started. It is
-    None if SFT was repeated."""
+    """Evaluation results of a fork (a copy of a run that trains with changed settings). `after` is the evaluation of
+    the trained checkpoint. `before` is the evaluation of the checkpoint from which RL started. If the fork repeats SFT
+    too, there is no such evaluation, and `before` is None."""
 
     before: Outcomes | None
     after: Outcomes
@@ -59,8 +59,8 @@ and its plan, and returns the evaluation results. It creates the fork, or contin
 
 
 class Forks(Study[S], Generic[S]):
-    """Base class of the studies that train forks of a run (copies of it with changed settings). The method `plans` says
-    which settings each fork changes."""
+    """Base class of the studies that train forks of a run (copies of it that train with changed settings). The method
+    `plans` says which settings each fork changes."""
 
     trains = True
     unit = "forks"
@@ -111,7 +111,8 @@ def _rows(when: str, table: Outcomes) -> list[FrameRow]:
 
 def rights(rows: Frame) -> tuple[np.ndarray, list[str]]:
     """Return two results: a boolean array [trajectory, turn] that is True for correct images, and a list with the
-    prompt id of each trajectory. The trajectories of all seeds are in the array."""
+    prompt id of each trajectory. `rows` is a table of evaluation results. The trajectories of all its seeds are in the
+    array."""
     table, lines = rows.grid("correct", ("seed", "row", "prompt"), "turn")
     return table.astype(bool), [key[2] for key in lines]
 
@@ -129,8 +130,9 @@ def by_turn(frame: Frame) -> dict[str, list[Measure]]:
 def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
     """Return, for every arm (variant of the training settings), a difference between two shares of correct images at
     the last turn. The first share is that of this arm after training. If `reference` is the name of an arm, the share
-    of that arm after training is subtracted. If `reference` is None, the share of this arm's own checkpoint before
-    training is subtracted. The difference is paired over prompts and uses only seeds that both sides have."""
+    of that other arm after training is subtracted. If `reference` is None, the share of the checkpoint from which this
+    arm's training started is subtracted. The difference is paired over prompts and uses only seeds that both sides
+    have."""
     found = {}
     for (arm,), rows in frame.groups("arm"):
         own, prompts = rights(rows.where(when="after"))
@@ -155,10 +157,10 @@ def turn_plate(name: str, title: str, frame: Frame, stamp: str) -> Plate:
 
 
 def reward_plate(name: str, title: str, frame: Frame, origin: str) -> Plate | None:
-    """Draw the mean rewards during RL as curves over the RL updates. The updates are divided into at most BLOCKS
-    consecutive blocks, and each block gives one point. If possible, a block has at least two updates. Return None if no
-    fork sampled images during RL. `origin` is a text with the commits and the recipe digests, which is printed below
-    the figure."""
+    """Draw the mean rewards during RL as curves over the RL updates, and return the figure. The updates are divided
+    into at most BLOCKS consecutive blocks, and each block gives one point. If possible, a block has at least two
+    updates. Return None if no fork (copy of a run with changed settings) sampled images during RL. `origin` is a text
+    with the commits and the recipe digests, which is printed below the figure."""
     rows = frame.where(when="during")
     if not len(rows):
         return None

@@ -42,12 +42,14 @@ class Frame:
         return list(dict.fromkeys(self[name].tolist()))
 
     def keys(self, *names: str) -> list[tuple]:
-        """Return one tuple per row, with the values of the named columns."""
+        """Return a list with one tuple per row of the table. The tuple has the values of this row in the columns
+        `names`."""
         return list(zip(*(self[name].tolist() for name in names)))
 
     def where(self, mask: np.ndarray | None = None, **equal: Any) -> "Frame":
-        """Return a new table with some of the rows: those where `mask` is True and where each column named in `equal`
-        has the given value. If `mask` is None, only `equal` selects the rows."""
+        """Return a new table with some of the rows: those where `mask` is True and where each column given as a keyword
+        argument has the given value. For example, `where(turn=1)` selects the rows whose column `turn` is 1. If `mask`
+        is None, only the keyword arguments select the rows."""
         chosen = np.ones(len(self), bool) if mask is None else mask.astype(bool)
         for name, value in equal.items():
             chosen = chosen & (self[name] == value)
@@ -84,8 +86,8 @@ class Frame:
 
 
 def write_rows(path: Path, rows: Sequence[FrameRow], about: Mapping[str, str]) -> None:
-    """Write rows to a parquet file. The file appears under its name only when it is complete. `about` is stored as the
-    metadata of the file."""
+    """Write rows of a table to a parquet file. The file appears under its name only when it is complete. `about` is
+    stored as the metadata of the file, for example the commit of the code."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
     write_table(path, table, about)

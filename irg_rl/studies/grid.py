@@ -33,9 +33,10 @@ def missing(folder: Path, study: Study) -> list[Cell]:
 
 
 def work_through(folder: Path, study: Study, progress: Callable[[int, str], None]) -> None:
-    """Measure all cells (combinations of settings) that are not measured yet. To show the progress, `progress(units,
-    title of the cell)` is called with the number of work units (for example images) that have just been finished. A
-    cell may need fewer units than planned; the difference is reported when the cell ends."""
+    """Measure all cells (combinations of settings) that are not measured yet. To report progress, the function
+    `progress` is called again and again with two arguments: the number of work units (for example images) that have
+    just been finished, and the title of the cell. If a cell needs fewer units than planned, the missing ones are
+    reported as finished when the cell ends."""
     for cell in missing(folder, study):
         done = 0
 
@@ -59,8 +60,8 @@ def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
 
 
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
-    """Join the results of all cells (combinations of settings) into one table, with a column for the commit that
-    measured each row. Return the table, and also write it to `results.parquet` in `folder`, with `about` as the
+    """Join the results of all cells (combinations of settings) into one table, with a column for the commit of the code
+    that measured each row. Return the table, and also write it to `results.parquet` in `folder`, with `about` as the
     metadata of the file. Raises InputError if no cell has any rows."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
     tables = [with_commit(table) for table in tables if table.num_rows]

@@ -1,8 +1,9 @@
 """Study: what determines a refined image (an image that the model draws after a reflection on its last image)? Three
 causes are examined: the reflection, the given image (the one that is refined) and the random noise.
 
-The first part of the study draws refinements again with one cause replaced. Everything else stays the same, including
-the noise. The second part draws, for each prompt, one image for every pair of N reflections and S seeds.
+The first part of the study draws refinements again. Each time, the reflection or the given image is replaced, and
+everything else stays the same, including the noise. The second part draws, for each prompt, one image for every pair of
+N reflections and S seeds.
 
 The setting `history` says what a refinement sees. With history `last`, it sees only the prompt, the think text (written
 before the first image), the last image and the reflection on it. So a refinement of any turn can be drawn again as the
@@ -37,8 +38,8 @@ GREY = 128
 
 @dataclass(frozen=True)
 class Refinement:
-    """One refinement of a trajectory, and the inputs from which it was drawn. `turn` is the number of the refinement: 1
-    makes the second image."""
+    """One refinement in a trajectory (an image that was drawn from the image before it and a reflection), together with
+    these inputs. `turn` is the number of the refinement: 1 is the one that made the second image."""
 
     trajectory: Trajectory
     turn: int
@@ -72,8 +73,8 @@ class Refinement:
 
 
 def refinements(trajectories: Sequence[Trajectory], turn: int) -> list[Refinement]:
-    """Return refinement number `turn` of each trajectory that has one. Trajectories whose reflection in this turn asks
-    for no change are left out."""
+    """Return a list with refinement number `turn` of each trajectory that has one. A refinement is an image drawn after
+    a reflection on the image before it. Trajectories whose reflection in this turn asks for no change are left out."""
     asking = [t for t in trajectories if len(t.texts) > turn and not t.texts[turn].stop and t.turns >= turn]
     return [Refinement(t, turn) for t in asking]
 
@@ -87,9 +88,9 @@ the reflection to use, or None if the replacement is not possible."""
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
     """Return a dict with all exchanges: name -> function. An exchange replaces the image or the reflection from which a
     refinement is drawn again; only the exchange OWN replaces nothing. Its function takes three refinements: the one to
-    change, one of the same prompt (or None) and one of another prompt. It returns the image and the reflection to use,
-    or None if the exchange is not possible. `paraphrase` is a function that rewords a reflection. If it is None, the
-    exchange with a reworded reflection is never possible."""
+    draw again, one of the same prompt (or None) and one of another prompt. It returns the image and the reflection to
+    use, or None if the exchange is not possible. `paraphrase` is a function that rewords a reflection. If `paraphrase`
+    is None, the exchange with a reworded reflection is never possible."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)
@@ -251,10 +252,10 @@ class Influence(Study[InfluenceSettings]):
 
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
-    """Return a dict with arguments for a sampling request: a think text and a first image. The sampler uses them
-    instead of sampling its own. The think text is that of `trajectory`, and the image is the one that refinement number
-    `turn` of `trajectory` refined. If `trajectory` is None, the dict is empty, and the sampler works from the prompt
-    alone."""
+    """Return a dict with two arguments for a sampling request, `think` and `first_image`. The sampler uses this think
+    text and this first image instead of sampling its own. The think text is that of `trajectory`, and the image is the
+    one that refinement number `turn` of `trajectory` started from. If `trajectory` is None, the dict is empty, and the
+    sampler works from the prompt alone."""
     if trajectory is None:
         return {}
     return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}
@@ -299,8 +300,9 @@ def arm_of(frame: Frame, arm: str) -> Exchanged:
 
 
 def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
-    """Return two results: the rows of the exchange `arm` (refinements drawn with one cause replaced), and an array with
-    the scores of the same refinements drawn without a replacement, in the same order."""
+    """Return two results: the rows of `frame` in which the exchange `arm` was used (refinements drawn again with the
+    image or the reflection replaced), and an array with the scores of the same refinements drawn without a replacement,
+    in the same order."""
     rows, whole = frame.where(arm=arm), frame.where(arm=OWN)
     score = dict(zip(whole.keys("prompt", "sample"), whole["score"].tolist()))
     rows = rows.where(np.array([key in score for key in rows.keys("prompt", "sample")], bool))
@@ -308,14 +310,15 @@ def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
 
 
 def variance(frame: Frame) -> dict[str, Measure]:
-    """Return the shares of the variance of the score that come from the text (reflection), from the random seed, and
-    from the interaction of both."""
+    """Return, as a dict, which share of the variance of the image scores comes from the text (the reflection), which
+    from the random seed, and which from the interaction of both."""
     prompts = frame.values("prompt")
     return anova.shares(crossed(frame, prompts), prompts)
 
 
 def crossed(frame: Frame, prompts: Sequence[str]) -> np.ndarray:
-    """Return the scores of the given prompts as an array [prompt, reflection, seed]."""
+    """Return the image scores of the given prompts as an array [prompt, reflection, seed]. It has one score for every
+    pair of a reflection and a seed."""
     return np.stack([frame.where(prompt=prompt).grid("score", ("reflection",), "draw")[0] for prompt in prompts])
 
 

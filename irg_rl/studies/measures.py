@@ -37,8 +37,9 @@ def mean(values: Float[np.ndarray, "N"], prompt_ids: Sequence[str], of: Bool[np.
 
 
 def gain(a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"], prompt_ids: Sequence[str]) -> Measure:
-    """Return mean(a) - mean(b), with a paired interval. `a` and `b` belong to the same prompts, `prompt_ids`, and the
-    same resampled prompts are used for both means."""
+    """Return mean(a) - mean(b), with a paired interval. `a` and `b` are measured on the same prompts: `prompt_ids` has
+    the prompt of each value. The interval is computed by resampling prompts, and the same resampled prompts are used
+    for both means."""
     return intervals.difference(terms(a, prompt_ids), terms(b, prompt_ids))
 
 

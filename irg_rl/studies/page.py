@@ -13,9 +13,9 @@ FIGURES = "figures"
 
 
 def write_page(folder: Path, name: str, question: str, facts: Mapping[str, str], findings: Findings) -> Path:
-    """Write the page and the figure files into `folder`. Return the path of the page. All text is escaped for HTML. The
-    content security policy of the page allows only data that is embedded in the page. `facts` are pairs (title, text)
-    that the page lists."""
+    """Write the page of a study and its figure files into `folder`. Return the path of the page. `facts` are pairs
+    (title, text) that the page lists. All text is escaped for HTML. The content security policy of the page allows only
+    data that is embedded in the page."""
     loader = ChoiceLoader([PackageLoader("irg_rl.studies", "."), PackageLoader("irg_rl.report", ".")])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

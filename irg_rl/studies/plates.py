@@ -44,9 +44,9 @@ class Plate:
 class PlateLine:
     """One line of a figure: measured values `y` at the positions `x`.
 
-    dashed: True if the line is a bound, or a comparison that is not itself a condition of the study.
-    colour: number of the colour and marker. Lines with the same number look the same in all panels (subplots). If it is
-    None, the position of the line in its panel is used as the number.
+    `dashed` is True if the line is a bound, or a comparison that is not one of the conditions that the study varies.
+    `colour` is the number of the colour and marker. Lines with the same number look the same in all panels (subplots).
+    If it is None, the position of the line in its panel is used as the number.
     """
 
     label: str
@@ -82,8 +82,9 @@ def _label_left(axes: Sequence[Axes], label: str) -> None:
 
 
 def finish(figure: Figure, name: str, title: str, caption: str, stamp: str) -> Plate:
-    """Add the title and the stamp to a figure, and return the figure as a Plate. The stamp is a text with n, seeds,
-    commit and recipe digest. It is printed below the figure, so every copy of the figure has it."""
+    """Add a title and a stamp to a figure, and return the figure as a Plate, together with the caption. The stamp is a
+    text with the number of prompts, the seeds, the commit and the recipe digest. It is printed below the figure, so
+    every copy of the figure has it."""
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", fontweight="bold")
     stamp = textwrap.fill(stamp, int(18 * figure.get_figwidth()))  # 18 characters of this font size fit into an inch
     figure.supxlabel(stamp, fontsize=7, color="#777777", x=0.01, ha="left")
@@ -235,8 +236,9 @@ def stacks_plate(
     parts: Sequence[str],
     y_label: str,
 ) -> Plate:
-    """Draw bars with intervals and return the figure. `panels` maps the title of each panel (subplot) to its groups of
-    bars. Each group has one bar for each name in `parts`, side by side."""
+    """Draw groups of bars with intervals and return the figure. `panels` maps the title of each panel (subplot) to a
+    dict: name of a group of bars -> dict: name of a bar -> measured value. Each group has one bar for each name in
+    `parts`, side by side."""
     with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, groups) in zip(axes, panels.items()):
             width = 0.8 / len(parts)

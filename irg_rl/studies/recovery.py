@@ -1,7 +1,7 @@
-"""Study: which errors does a model repair? The study draws correct images of the shapes world (the task whose images
-show coloured shapes in a grid of nine cells) with a program, and adds a known number of defects of one kind, such as a
-missing shape. The model writes its think text as usual. Then it is given such an image in place of its own first image,
-and it reflects and refines as usual."""
+"""Study: which errors does a model repair? A program draws correct images of the shapes world (the task whose images
+show coloured shapes in a grid of nine cells) and adds a known number of defects of one kind, such as a missing shape.
+The model first writes its think text (the plan before the first image) as usual. Then one of these images with defects
+takes the place of the model's own first image. From there on, the model reflects and refines as usual."""
 
 import random
 
@@ -124,9 +124,10 @@ def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
-    """Return a random scene (description of an image) with exactly `number` defects, all of the kind `kind`. A defect
-    is an error against the prompt whose metadata are `metadata`. If `kind` is `none`, return a correct scene instead.
-    Return None if no scene with these defects was found."""
+    """Return a random scene (description of an image of the shapes world) with exactly `number` defects. A defect is an
+    error against the prompt whose metadata are `metadata`. All defects are of one kind, `kind`: `missing`, `extra`,
+    `color`, `shape` or `relation`. If `kind` is `none`, return a correct scene instead. Return None if no scene with
+    these defects was found."""
     demand = parse_metadata(metadata)
     if kind == NONE:
         return sample_scene(metadata, rng)
@@ -145,7 +146,8 @@ def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> 
 
 
 def recovered(rows: Frame) -> list[Measure]:
-    """Return a list with one value per turn: the share of images that are correct after this turn."""
+    """Return a list with one value per turn: the share of images that are correct after this turn. `rows` has one row
+    for each trajectory and turn, with the result of the image."""
     table, lines = rows.grid("correct", ("prompt",), "turn")
     prompts = [key[0] for key in lines]
     return [measures.share(column.astype(bool), prompts) for column in table.T]

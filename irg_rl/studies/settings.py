@@ -1,4 +1,5 @@
-"""The settings of every study. On the command line they are given as `study.key=value`."""
+"""The settings of all studies, with one class of settings per study. On the command line, a setting is given as
+`study.NAME=VALUE`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -120,7 +121,8 @@ class TeacherSettings(PromptSettings):
 
 
 class SeedSettings(StudySettings):
-    """Base class of the settings of studies that train with RL."""
+    """Base class of the settings of studies that train with RL. It has the list of random seeds with which RL is run.
+    """
 
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """Random seeds of RL. Every arm (variant of the training settings) is trained once with each seed."""
@@ -147,7 +149,7 @@ class ModesSettings(StudySettings):
 def parse_settings(kind: type[StudySettings], given: Mapping[str, Any], study: str) -> StudySettings:
     """Validate the settings of a study and return them. `given` has the values from the user. `kind` is the class of
     the study's settings. `study` is the name of the study, for error messages. Raises RecipeError if a setting is
-    unknown or a value is invalid. The message names all of them."""
+    unknown or a value is invalid. The message names all wrong settings."""
     known = sorted(kind.model_fields)
     lines = [f"study.{name}: unknown setting of {study}{nearest(name, known)}" for name in given if name not in known]
     settings = None

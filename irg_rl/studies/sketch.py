@@ -68,8 +68,8 @@ def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
 def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
     """Return the cosine between two mean gradients: that of the batches with an even index, and that of the batches
     with an odd index. It is near 1 if the gradient has little noise. `table[i, j]` is the inner product of the
-    gradients of batches i and j, possibly an estimate. The cosine is nan if the squared norm of a mean gradient,
-    computed from `table`, is 0 or below."""
+    gradients of batches i and j. The inner products may be estimates. With estimates, the squared norm of a mean
+    gradient can come out as 0 or below. The cosine is then nan."""
     odd = np.arange(len(table)) % 2 == 1
     a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
     return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
@@ -94,8 +94,9 @@ def alignment(
 
 def jackknifed(estimate: Callable[..., float], *tables: Float[np.ndarray, "M M"]) -> Measure:
     """Return the value of `estimate(*tables)` with a 95 % interval by the jackknife. `tables` are matrices with one row
-    and one column for each of the M batches. For the jackknife, the estimate is computed M more times, each time
-    without one batch. If one of the M + 1 estimates is not finite, the result has no interval."""
+    and one column for each of the M batches. For the jackknife, the estimate is computed M more times. Each time, the
+    row and the column of one batch are removed from all matrices. If one of the M + 1 estimates is not finite, the
+    result has no interval."""
     m, value = len(tables[0]), estimate(*tables)
     left = []
     for batch in range(m):

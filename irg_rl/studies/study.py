@@ -93,8 +93,8 @@ class Study(ABC, Generic[S]):
 
     def stamp(self, frame: Frame, samples: int = 1) -> str:
         """Return the line of text that is printed below a diagram of the study. It names the number of prompts, the
-        number of samples per prompt (`samples`), the seed, the commits of the code that measured the rows of `frame`,
-        and the digests (hashes) of the recipes."""
+        seed, the commits of the code that measured the rows of `frame`, and the digests (hashes) of the recipes. If
+        `samples` (the number of samples per prompt) is not 1, the line names it too."""
         each = "" if samples == 1 else f" x {samples} samples"
         return f"n = {len(frame.values('prompt'))} prompts{each} | seed {self.bench.seed} | {self.origin(frame)}"
 
@@ -102,9 +102,10 @@ class Study(ABC, Generic[S]):
         return f"commit {', '.join(frame.values('commit'))} | recipe {', '.join(self.bench.digests)}"
 
     def depends(self, *subjects: str) -> dict[str, Any]:
-        """Return, as JSON data, what affects the results of a cell in every study: the prompts, the seed, the settings
-        of the rewards that judge the images, and the checkpoints that are sampled from. `subjects` are the labels of
-        these checkpoints."""
+        """Return a dict of the values that affect the results of a cell in every study: `prompts` (a hash of the
+        prompts), `seed`, `rewards` (the settings of the rewards that judge the images), and `subjects` (what identifies
+        each checkpoint that images are sampled from). The argument `subjects` has the labels of these checkpoints. All
+        values are JSON data."""
         prompts = json.dumps([[p.id, p.text, p.metadata] for p in self.bench.prompts], sort_keys=True)
         return {
             "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],

@@ -43,9 +43,9 @@ MEANING = {
 
 @dataclass(frozen=True)
 class TeacherCase:
-    """A wrong first image of the model. `trajectory` contains the image. The teacher is a program that reads images and
-    writes reflections: `reading` is what it has read in this image, and `edits` are the changes that it proposes.
-    `defects` is the number of defects of the image."""
+    """A wrong first image of the model. `trajectory` contains the image. The teacher is a program that recognises the
+    objects in an image and writes a reflection on it. `reading` is what the teacher has recognised in this image, and
+    `edits` are the changes that it proposes. `defects` is the number of defects of the image."""
 
     trajectory: Trajectory
     reading: PictureReading
@@ -142,8 +142,9 @@ class Teacher(Study[TeacherSettings]):
 
 
 def wrong_first_images(drawn: Sequence[Trajectory]) -> list[TeacherCase]:
-    """Return one TeacherCase for each wrong first image of the trajectories `drawn`. An image is wrong if the teacher
-    (a program that reads images and writes reflections) finds something to change in it."""
+    """Return one TeacherCase for each wrong first image of the trajectories `drawn`. The teacher is a program that
+    recognises the objects in an image and writes a reflection on it. An image is wrong if the teacher finds something
+    to change in it."""
     cases = []
     for trajectory in drawn:
         reading = read(trajectory.images[0].pixels.numpy())
@@ -167,18 +168,21 @@ def reachable(rows: Frame) -> Measure:
 
 
 def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount: float, seed: int) -> str:
-    """Take the reflection of the teacher (a program that reads images and writes reflections) on the wrong image
-    `case`, make it worse on purpose, and return it. The reflection describes the image and proposes edits. `kind` is
-    one of five errors. The first three are made in each edit with probability `amount`:
+    """Take the teacher's reflection on the wrong image `case`, make it worse on purpose, and return it. (The teacher is
+    a program that recognises the objects in an image and writes a reflection on it.) The reflection describes the image
+    and proposes edits. `kind` is one of five errors. The first three can be made in every edit, in each with
+    probability `amount`:
     * `cell`: the edit names a wrong cell of the grid.
-    * `thing`: the edit names a wrong object.
+    * `thing`: the edit names a wrong colour or shape of the object.
     * `drop`: the edit is left out.
 
-    The last two are made once in the reflection, with probability `amount`:
-    * `extra`: a wrong edit is added, if the image has an empty cell for it.
-    * `sight`: the description is that of another image, chosen from `cases`, the list of all wrong images.
+    The other two can be made once in the whole reflection, with probability `amount`:
+    * `extra`: a wrong edit is added. If the image has no empty cell for it, nothing is added.
+    * `sight`: the description is replaced by that of another image. This image is chosen from `cases`, the list of all
+      wrong images.
 
-    For the same `seed`, everything that is changed at one `amount` is also changed at every larger one.
+    If `amount` grows and `seed` stays the same, all errors of the smaller amount are still made, and other errors can
+    be added.
     """
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
     sight, edits = sight_text(case.reading, case.prompt.metadata), []

@@ -104,8 +104,9 @@ class Turns(Study[TurnsSettings]):
 
 
 def draw_passes(sampling: SamplingRecipe, guidance: GuidanceRecipe, turn: int) -> int:
-    """Return the number of forward passes of the model that are needed to draw the image of turn `turn` (from 0). The
-    passes for the text before the image are not counted."""
+    """Return the number of forward passes of the model that are needed to draw the image of turn `turn` (from 0).
+    `sampling` says how many denoising steps an image has, and `guidance` says in which of these steps guidance needs
+    additional passes. The passes for the text before the image are not counted."""
     return guidance.model_calls(flow.bagel_grid(sampling.points, sampling.shift).tolist()[:-1], turn)
 
 
@@ -117,8 +118,9 @@ def constraints_of(trajectory: Trajectory) -> int:
 
 @dataclass(frozen=True)
 class Arm:
-    """The results of one checkpoint with one history. The history says which earlier images and texts a refinement
-    sees. Tables have the shape [N, T]: trajectories, turns."""
+    """One arm of the study: the results of one checkpoint with one history. The history says which earlier images and
+    texts a refinement sees. `frame` has one row for each trajectory and turn. From its columns, this class makes arrays
+    of the shape [N, T]: trajectories, turns."""
 
     frame: Frame
 
@@ -156,23 +158,24 @@ class Arm:
 
     @cached_property
     def stopped(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, whether the model has said "nothing to change" (the learned stop) in
-        this turn or in an earlier one."""
+        """Return, for each trajectory and turn, whether the trajectory has ended because of the learned stop: the model
+        has said "nothing to change" in this turn or in an earlier one."""
         return np.arange(self.turns)[None] > self.kept[:, None]
 
     @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, whether the image that the trajectory has after this turn is right,
-        with the learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The
-        trajectory then keeps its last image before that, also in all later turns."""
+        """Return, for each trajectory and turn, whether the trajectory has a right image after this turn if the learned
+        stop is used. The learned stop ends a trajectory when the model first says "nothing to change". In this and all
+        later turns, the trajectory keeps the last image before that."""
         kept = np.stack([self.kept_by(turn) for turn in range(self.turns)], axis=1)
         return np.take_along_axis(self.correct, kept, 1)
 
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, the number of forward passes from the start of the trajectory until the
-        image of this turn is drawn. If the text after this image says "nothing to change", the passes for this text are
-        not included. The method `spent` includes them."""
+        """Return, for each trajectory and turn, the number of forward passes of the model from the start of the
+        trajectory until the image of this turn is drawn. Texts after this image are not counted. So, if the next text
+        says "nothing to change" and ends the trajectory, the passes for this text are missing here. The method `spent`
+        counts them."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
@@ -195,17 +198,18 @@ class Arm:
         return np.minimum(self.kept, turn)
 
     def spent(self, turn: int) -> Float[np.ndarray, "N"]:
-        """Return, for each trajectory, the number of forward passes up to and including turn `turn` (from 0), with the
-        learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The passes for
-        the text that says this are included."""
+        """Return, for each trajectory, how many forward passes of the model were needed up to and including turn `turn`
+        (from 0) with the learned stop. The learned stop ends a trajectory when the model first says "nothing to
+        change". The passes for the text that says this are counted."""
         rows, kept = np.arange(len(self.kept)), self.kept_by(turn)
         stop_text = self.table("text_passes")[rows, np.minimum(kept + 1, self.turns - 1)]
         return self.passes[rows, kept] + np.where(self.kept < turn, stop_text, 0)
 
 
 def last_before_stop(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
-    """Return one turn per trajectory, as an index from 0. If the model stops in a trajectory, it is the turn before the
-    first stop. Otherwise, it is the last turn. `stops` is True in the turns in which the model stops."""
+    """Return one turn per trajectory, as an index from 0. `stops` is True in the turns in which the model stops. If the
+    model stops in a trajectory, the result is the turn before its first stop. Otherwise, the result is the last turn.
+    """
     return np.where(stops.any(1), stops.argmax(1) - 1, stops.shape[1] - 1)
 
 
@@ -221,10 +225,12 @@ def regret(
     score: Float[np.ndarray, "N T"], kept: Int[np.ndarray, "N"], price: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
     """Return how much value each trajectory loses because it stops at turn `kept` (from 0) instead of at its best turn.
-    The value of turn k (from 0) is the score of its image minus k times `price`, because k refinements were paid for.
+    The value of turn k (from 0) is the score of its image minus k times `price`, the price of one refinement. The best
+    turn is the turn with the highest value.
 
-    The result has two arrays. The first has the loss of each trajectory. The second has only losses from stopping too
-    early: the loss of a trajectory that stopped before its best turn, and 0 for any other trajectory.
+    The result is a pair of arrays, each with one number per trajectory. The first has the loss of each trajectory. The
+    second has only losses from stopping too early: the loss if the trajectory stopped before its best turn, and 0
+    otherwise.
     """
     value = score - price * np.arange(score.shape[1])
     rows = np.arange(len(kept))
@@ -237,9 +243,10 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Return one share per turn: the share of trajectories whose best image up to this turn is right. `values` has one
-    value for each image of `arm`, for example the score of a scorer. The best image is the one with the highest value.
-    If a trajectory has no finite value up to a turn, it is left out of the share of this turn."""
+    """Return one share per turn: the share of trajectories whose best image up to this turn is right. The best image is
+    the one with the highest value in `values`, which has one value for each image of `arm`, for example the score of a
+    scorer. `arm` has the results of one checkpoint. If a trajectory has no finite value up to a turn, it is left out of
+    the share of this turn."""
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 
@@ -465,11 +472,11 @@ def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
 
 def pairs(places: Sequence[ArmKey]) -> list[tuple[ArmKey, ArmKey]]:
     """Return the pairs of arms to compare. An arm is one checkpoint with one history (which earlier images and texts a
-    refinement sees). `places` has the keys of all arms. The first checkpoint is that of `places[0]`. There are
-    two kinds of pairs:
-    * For every checkpoint that has both arms: its arm with history `full`, and its arm with history `last`.
-    * For every arm of any other checkpoint: this arm, and the arm that has the same history and belongs to the first
-      checkpoint. If there is no such arm, the first arm in `places` is used instead.
+    refinement sees). `places` has the keys of all arms: (label of the checkpoint, how it was trained, history). The
+    first checkpoint is that of `places[0]`. There are two kinds of pairs:
+    * For every checkpoint that has an arm with history `full` and an arm with history `last`: these two arms.
+    * For every arm of a checkpoint that is not the first one: this arm, and the arm of the first checkpoint that has
+      the same history. If there is no such arm, `places[0]` is used instead.
     """
     known = {(subject, history): (subject, training, history) for subject, training, history in places}
     first = places[0][0]

@@ -16,9 +16,9 @@ from irg_rl.trajectory import Prompt
 
 @dataclass(frozen=True)
 class Loan:
-    """Functions of the shapes world (the task with coloured shapes in a grid of nine cells) that a study may use.
-    `unclear` returns, for each image, the number of cells that the checker cannot read. `paraphrase` rewrites a
-    reflection in other words. Both are None if the prompts do not belong to the shapes world."""
+    """Two functions of the shapes world (the task with coloured shapes in a grid of nine cells) that a study may use.
+    `unclear` takes images and returns, for each image, the number of cells that the checker cannot read. `paraphrase`
+    takes a reflection and returns it in other words. Both are None if the prompts do not belong to the shapes world."""
 
     unclear: Callable[[list[Pixels]], list[int]] | None = None
     paraphrase: Callable[[str], str | None] | None = None

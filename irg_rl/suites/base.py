@@ -68,9 +68,9 @@ class Suite(ABC):
 
     @abstractmethod
     def place(self, prompt: Prompt, sample: int, model: str) -> str:
-        """Return the path at which the official evaluator expects an image, relative to the folder of images (the
-        tree). `sample` is the number of the image among those of its prompt. `model` is the name of the model that drew
-        the images. In some layouts, it is the name of a folder."""
+        """Return the path at which the official evaluator expects an image, relative to the folder that contains all
+        images of one turn. `sample` is the number of the image among those of its prompt. `model` is the name of the
+        model that drew the images. In some layouts, it is the name of a folder."""
 
     def pictures(self, prompts: Sequence[Prompt], model: str) -> list[Picture]:
         """Return the image files that a complete folder of images (a tree) has, in the order of prompts and samples.
@@ -80,14 +80,16 @@ class Suite(ABC):
         return [Picture(self.place(p, k, model), p, (k,)) for p in prompts for k in range(self.samples)]
 
     def side_files(self, pictures: Sequence[Picture]) -> dict[str, str]:
-        """Return the files other than images that the official evaluator needs for the image files `pictures`, as a
-        dict: path -> content."""
+        """Return a dict, path -> content, of the files that the official evaluator needs in addition to the images and
+        texts of the model. `pictures` are the image files to evaluate. Most suites need no such files and return an
+        empty dict."""
         return {}
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
         """Return a dict, path -> content, of the text files that the official evaluator needs for the images of turn
-        `turn`. These files contain texts that the model wrote. `said` maps the path of each image to a JSON object with
-        the texts of the trajectories in this image, as stored in texts.jsonl."""
+        `turn` (from 0). These files contain texts that the model wrote. `pictures` are the image files. `said` maps the
+        path of each image file to a JSON object with the texts of the trajectories that the file shows, as stored in
+        texts.jsonl."""
         return {}
 
     def source(self, prompt: Prompt) -> str:
@@ -110,10 +112,9 @@ class Suite(ABC):
         return [Key(p.id, k, metric) for p in prompts for k in range(count) for metric in self.metrics(p)]
 
     def weight(self, prompt: Prompt, metric: str) -> float | None:
-        """Return the number of cases (for example questions about the image) that the score of `metric` for an image of
-        `prompt` covers. This is needed if this score is missing: the worst score then replaces it and counts for this
-        number of cases. None means that the number is not known. Then the mean number of cases of the existing scores
-        of this metric is used instead."""
+        """Return how many cases (for example questions about the image) the score of `metric` covers, for one image of
+        `prompt`. If the score is missing, it counts as the worst score for this number of cases. Return None if the
+        number is not known. The mean number of cases of the existing scores of this metric is then used instead."""
         return 1.0
 
     def stratum(self, prompt: Prompt) -> str:

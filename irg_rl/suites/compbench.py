@@ -1,8 +1,9 @@
 """T2I-CompBench++ (Karine-Huang/T2I-CompBench): prompts of eight categories. The images of a category are scored by the
 model that the benchmark uses for this category.
 
-Layout: one folder per category with `samples/PROMPT_000000.png`. Each prompt has ten images. The images of a category
-are numbered consecutively. Results: one `vqa_result.json` per category, a list of {question_id, answer}.
+Layout: `CATEGORY/samples/PROMPT_000000.png`, where PROMPT is the text of the prompt. Each prompt has ten images. The
+images of a category are numbered consecutively. Results: one `vqa_result.json` per category, a list of {question_id,
+answer}.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """GenAI-Bench (linzhiqiu/t2v_metrics): compositional prompts. Images are scored by VQAScore.
 
-Layout: `MODEL/00000.jpeg`, where the number is the key of the prompt in genai_image.json. Results:
-`genai_bench_results/MODEL/*_prompts.pt`.
+Layout: `MODEL/00000.jpeg`. MODEL is the name of the model that drew the images, and the number is the key of the prompt
+in genai_image.json. Results: `genai_bench_results/MODEL/*_prompts.pt`.
 """
 
 from collections.abc import Sequence

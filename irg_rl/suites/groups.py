@@ -10,8 +10,9 @@ Groups = dict[str, frozenset[str]]
 
 
 def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order: Sequence[str] = ()) -> Groups:
-    """Group prompts by the name that the function `group` returns for each prompt. Return group name -> prompt ids. The
-    groups in `order` come first; the others follow in order of first appearance. Empty groups are left out."""
+    """Group prompts by the name that the function `group` returns for each prompt. Return a dict: name of the group ->
+    ids of its prompts. The groups whose names are in `order` come first; the others follow in order of first
+    appearance. Groups without prompts are left out."""
     members: dict[str, set[str]] = {name: set() for name in order}
     for prompt in prompts:
         members.setdefault(group(prompt), set()).add(prompt.id)

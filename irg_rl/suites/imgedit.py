@@ -1,7 +1,8 @@
 """ImgEdit Basic (PKU-YuanGroup/ImgEdit): each prompt is an instruction to edit one image. A judge gives three grades
 from 1 to 5.
 
-Layout: `KEY.png`. Results: `result.json`, which maps KEY to the answer of the judge.
+Layout: `KEY.png`, where KEY is the key of the prompt in basic_edit.json. Results: `result.json`, which maps KEY to the
+answer of the judge.
 """
 
 from collections.abc import Sequence

@@ -40,7 +40,8 @@ class BadAnswer(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about one image. `name` distinguishes it from the other questions about the same image."""
+    """One request to the judge: a question about one image, or several questions in one text. `name` distinguishes it
+    from the other requests about the same image."""
 
     name: str
     text: str
@@ -76,7 +77,8 @@ class Judged:
         raise NotImplementedError
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
-        """Return metric -> score for one image. `answers` maps the name of each question to the answer of the judge."""
+        """Compute the scores of one image from the answers of the judge. Return a dict: name of the metric -> score.
+        `answers` maps the name of each question to its answer."""
         raise NotImplementedError
 
 
@@ -103,10 +105,14 @@ class Protocol:
 
 @dataclass
 class Tally:
-    """Counts of one call of `judge_tree`. Three fields count questions. `answered`: the judge answered the question in
-    this call. `failed`: the question failed in this call. `kept`: the answer was known before, or was copied from
-    another folder that has the same image. `missing_images` counts the images that do not exist. `last_failure` is the
-    message of the last failed question."""
+    """Counts of one call of `judge_tree`. Three fields count questions:
+    * `answered`: the judge answered the question in this call.
+    * `failed`: the question failed in this call.
+    * `kept`: the answer was known before, or was copied from another folder that has the same image.
+
+    `missing_images` counts the images that do not exist. `last_failure` is the error message of the question that
+    failed last.
+    """
 
     answered: int = 0
     failed: int = 0
@@ -117,9 +123,10 @@ class Tally:
 
 @dataclass
 class Log:
-    """A log of the judge's answers, with its file. The first line of the file is the protocol (the judge and its
-    settings). Then there is one JSON line per question, which is written as soon as its answer arrives. `answers` and
-    `failures` have the keys (prompt id, sample, name of the question)."""
+    """A log of the judge's answers, with its file `path`. The first line of the file is the protocol (the judge and its
+    settings). Then there is one JSON line per question, which is written as soon as its answer arrives. The keys of the
+    dicts `answers` and `failures` are (prompt id, sample, name of the question). `answers` has the answers of the
+    judge, and `failures` the error messages of failed questions."""
 
     path: Path
     protocol: Protocol

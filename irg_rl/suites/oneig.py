@@ -1,7 +1,7 @@
 """OneIG-Bench, English prompts (OneIG-Bench/OneIG-Benchmark): there are five classes of prompts and five scores.
 
-Layout: `images/CLASS/MODEL/000.webp`, which shows four samples as a 2 x 2 grid. Results:
-`results/*_prompt_score_EN_TIME.csv`.
+Layout: `images/CLASS/MODEL/000.webp`, which shows four samples as a 2 x 2 grid. CLASS is the class of the prompt, and
+MODEL the name of the model that drew the images. Results: `results/*_prompt_score_EN_TIME.csv`.
 """
 
 import ast

@@ -19,9 +19,9 @@ SHOWN_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Reading:
-    """The scores of one tree (a folder with the images of one turn) from one source: either official result files or a
-    judge. `rows` has the reported numbers. `folder` says which of the folders in the report contains the tree. It is an
-    index into `Report.drawn`, the list of these folders."""
+    """The scores of one tree (a folder with the images of one turn) from one source, which is either official result
+    files or a judge. `results` has the scores, and `rows` has the numbers that are reported from them. `folder` is an
+    index into the list `Report.drawn`. It says which of these folders contains the tree."""
 
     folder: int
     tree: Tree
@@ -69,8 +69,8 @@ class Report:
         }  # fmt: skip
 
     def protocol(self) -> list[tuple[str, str]]:
-        """Return the evaluation protocol as pairs (title, text). They state the official protocol of the suite, the
-        prompts, how the images were drawn, and who scored them."""
+        """Return the description of the evaluation protocol as pairs (title, text). The pairs are about the official
+        protocol of the suite, the prompts, how the images were drawn, and who scored them."""
         lines = [(f"official {name}", text) for name, text in asdict(self.suite.facts).items()]
         lines.append(("prompts read", self.suite.prompt_set(self.drawn[0].prompts)))
         for drawn in self.drawn:

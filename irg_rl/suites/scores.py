@@ -32,8 +32,9 @@ class ItemScore(NamedTuple):
 
 @dataclass
 class Results:
-    """The scores of one folder of images, as official result files or a judge gave them. `problems` is a list of
-    messages about entries of the result files that could not be used, with file and line."""
+    """The scores of one folder of images, as read from official result files or computed from the answers of a judge.
+    `problems` is a list of messages about entries that could not be used. Each message names the file and, if possible,
+    the line."""
 
     source: str = ""
     """Where the scores come from, as a text: official files or a judge. Empty if there are no results."""
@@ -46,8 +47,9 @@ class Results:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A ratio from which a figure (reported number) is computed. It uses the scores of `metric` for the given prompts,
-    and is the sum of their tops divided by the sum of their bottoms. `weight` is the weight of this ratio in the
+    """A ratio from which a figure (reported number) is computed. Every score of an image is stored as a ratio, top /
+    bottom, for example 3 right answers / 5 questions. The leaf takes the scores of `metric` for all images of the given
+    prompts, and divides the sum of their tops by the sum of their bottoms. `weight` is the weight of the leaf in the
     figure."""
 
     metric: str
@@ -79,6 +81,7 @@ class Figure:
 
 
 def mean_of(name: str, metric: str, prompts: frozenset[str], is_headline: bool = False) -> Figure:
-    """Return a figure (reported number): the plain mean of `metric` over all cases of the given prompts. A case is, for
-    example, one verdict or one question."""
+    """Return a figure (reported number) with the name `name`: the plain mean of the metric `metric` over all cases of
+    the given prompts. A case is, for example, one verdict or one question. `prompts` are the ids of the prompts.
+    `is_headline` says whether the figure is one of the main results."""
     return Figure(name, (Leaf(metric, prompts),), is_headline=is_headline)

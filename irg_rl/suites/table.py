@@ -28,8 +28,9 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Row:
-    """One figure (reported number) of a tree (a folder of images), with scores from one source. `expected` is the
-    number of scores that the figure needs, and `missing` is how many of them are missing."""
+    """One figure (reported number) of a tree (a folder with the images of one turn), computed from the scores of one
+    source: official result files or a judge. `expected` is the number of scores that the figure needs, and `missing` is
+    how many of them are missing."""
 
     figure: str
     value: Measure
@@ -47,9 +48,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of one figure (reported number) between two folders of images, called before and after: its value
-    in the folder after, minus its value in the folder before. Only scores that exist in both folders are used.
-    `left_out` is the number of expected scores that are missing in at least one of the two folders."""
+    """The difference of one figure (reported number) between two folders of images, which are called "before" and
+    "after". It is the value for the folder "after" minus the value for the folder "before". Only scores that exist in
+    both folders are used. `left_out` is the number of expected scores that are missing in at least one of the two
+    folders."""
 
     figure: str
     gained: Measure
@@ -60,8 +62,9 @@ class Difference:
 
 
 class Table:
-    """A calculator of the figures (reported numbers) of several trees (folders of images), for one suite and one set of
-    prompts. All trees are measured with the same figures and the same resampled prompts."""
+    """A calculator of the figures (reported numbers) of several trees (folders with the images of one turn), for one
+    suite and one set of prompts. The figures and the resampled prompts, from which the intervals are computed, are the
+    same for all trees."""
 
     def __init__(self, suite: Suite, prompts: Sequence[Prompt], resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.suite, self.prompts = suite, list(prompts)

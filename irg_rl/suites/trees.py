@@ -86,10 +86,12 @@ def is_whole(path: Path) -> bool:
 
 
 def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.ndarray]]) -> None:
-    """Write the image of each turn k into the folder `turn<k>`, and the image of the last turn also into the folder
-    `final`. `per_turn[k]` has the image of turn k, or four images that are joined to one file of 2 x 2 tiles. If the
-    file of a turn is the same as that of the turn before, a hard link is made, or a copy if the file system has no hard
-    links."""
+    """Write the image file `picture` of every turn into the folder of benchmark images `out`. The file of turn k is
+    `out/turn<k>/` + `picture.path`. The file of the last turn is also written into `out/final/`.
+
+    `per_turn[k]` has the image of turn k, or four images that are joined to one file of 2 x 2 tiles. If the file of a
+    turn is the same as that of the turn before, a hard link is made, or a copy if the file system has no hard links.
+    """
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
     for name, tiles in zip(names, [*per_turn, per_turn[-1]], strict=True):
@@ -124,9 +126,9 @@ class Tree:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A folder of benchmark images with everything that was read from it: its trees (folders with the images of one
-    turn), settings, prompts and image files. `settings` is empty if the folder was not written by `irg-rl generate
-    --suite`."""
+    """A folder of benchmark images with everything that was read from it: its settings, its prompts, its trees (one
+    folder of images per turn) and the image files that each tree should have (`pictures`). `settings` is empty if
+    another program than `irg-rl generate --suite` wrote the folder."""
 
     path: Path
     trees: list[Tree]

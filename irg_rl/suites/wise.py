@@ -88,8 +88,8 @@ class Wise(Suite, Judged):
         return results
 
     def graded(self, entry: dict[str, Any]) -> float | None:
-        """Return the score of one image. `entry` is the line of a result file about this image, as a dict. Return None
-        if a grade is missing or invalid, for example because the judge failed."""
+        """Return the score of one image, computed from the grades in a result file. `entry` is the line about this
+        image, as a dict. Return None if a grade is missing or invalid, for example because the judge failed."""
         grades = {name: number(entry.get(name)) for name in TENTHS}
         if any(grade is None or not 0 <= grade <= HIGHEST for grade in grades.values()):
             return None

@@ -39,9 +39,9 @@ class VerdictByScorer(Section):
 
 
 class PromptsSettings(Section):
-    """Options of the task `prompts`. There are two ways to give the prompts. Either `file` has all prompts, and the
-    program divides them into the splits. Or each split has its own file: `test` (required), `validation`, and `train`
-    (needed for RL)."""
+    """Options of the task `prompts`. There are two ways to give the prompts. Either the file `file` has all prompts,
+    and the program divides them into the splits. Or each split has its own file: `test` (required), `validation`, and
+    `train` (needed for RL)."""
 
     file: str | None = None
     """Path of a file with one JSON object per line. Each line has a `prompt` and, if known, its `id` and `metadata`. A
@@ -131,11 +131,13 @@ class OwnPrompts(Task[PromptsSettings]):
 
 
 def split_of(text: str, shares: Mapping[str, float]) -> str | None:
-    """Return the split of a prompt, decided by a hash of its text. Return None if the prompt belongs to no split. This
-    happens only if the shares of the splits add up to less than 1.
+    """Return the name of the split to which the prompt with the text `text` belongs. `shares` maps the name of each
+    split to its share of all prompts. A hash of the text, as a number in [0, 1), decides: each split has a part of this
+    interval, and the length of the part is the share. Return None if the number lies in no such part. This happens only
+    if the shares add up to less than 1.
 
     The split does not depend on the other prompts in the file, and the same text is never in two splits. The hash is
-    the first 8 bytes of the sha256 of the text without outer white space, as a number in [0, 1).
+    the first 8 bytes of the sha256 of the text without outer white space.
     """
     digest = hashlib.sha256(text.strip().encode()).digest()
     place, end = int.from_bytes(digest[:8], "big") / 2**64, 0.0
