@@ -242,6 +242,12 @@ def test_settings_that_contradict_each_other_are_found_before_anything_starts(ov
     assert any(says in line for line in problems(*overrides))
 
 
+def test_a_setting_without_its_section_is_found_in_all_sections():
+    assert problems("group_size=8") == ["group_size: unknown setting; did you mean rl.group_size?"]
+    (line,) = problems("warmup=3")
+    assert "sft.base.optimizer.warmup or" in line and line.endswith("rl.optimizer.warmup?")
+
+
 def test_contradictions_are_reported_together():
     assert len(problems("rl.noise.window_range=[0, 6]", "engine.dtype=bf16")) == 3
 

@@ -28,6 +28,13 @@ app = typer.Typer(
 STOPPED_BY_HAND = 130
 """Exit code of a command that Ctrl-C ended."""
 
+
+def find_run(given: Path) -> Path:
+    """Return the folder of the run `given`. This is a folder, or the name of a run in ./runs."""
+    named = Path("runs", given)
+    return named if len(given.parts) == 1 and not given.exists() and named.exists() else given
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="settings that replace the recipe's, as key=value: output_dir=/data turns is sampling.turns=4"),
@@ -38,7 +45,9 @@ RecipeName = Annotated[
 Preset = Annotated[
     str | None, typer.Option(help=f"how BAGEL or IRG sample: {', '.join(PRESETS)}; default: the recipe's settings")
 ]
-RunFolder = Annotated[Path, typer.Argument(help="a run folder, as `train` printed it")]
+RunFolder = Annotated[
+    Path, typer.Argument(help="a run folder, as `train` printed it, or the name of a run in ./runs", callback=find_run)
+]
 
 
 def main() -> None:

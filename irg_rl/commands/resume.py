@@ -3,12 +3,16 @@
 from pathlib import Path
 
 from irg_rl.driver.checks import require_machine
+from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run
-from irg_rl.driver.stages import work
+from irg_rl.driver.stages import unfinished, work
 
 
 def resume(folder: Path) -> None:
     """Run the unfinished stages of the run in `folder`. An interrupted stage continues from its last checkpoint."""
     run = Run.open(folder)
+    if not unfinished(run):
+        line = f"{folder}: all stages of this run are finished; only its report is built again"
+        console.print(line, soft_wrap=True, markup=False)
     require_machine(run.recipe)
     work(run)

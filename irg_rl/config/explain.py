@@ -28,6 +28,8 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
         if near:
             place = ".".join(setting.split(".")[:-1] + [near[0]])
             return [f"{setting}: unknown setting; did you mean {place}?"]
+        if elsewhere := _places_of(location[-1], root):
+            return [f"{setting}: unknown setting; did you mean {' or '.join(elsewhere)}?"]
         return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
     if problem["type"] == "value_error":
         error = problem.get("ctx", {}).get("error")
@@ -50,6 +52,19 @@ def _known_settings(location: list[str], root: type[BaseModel]) -> list[str]:
         if part in current.model_fields:
             current = _section_of(current.model_fields[part].annotation)
     return sorted(current.model_fields) if current is not None else []
+
+
+def _places_of(name: str, section: type[BaseModel], above: tuple[type[BaseModel], ...] = ()) -> list[str]:
+    """Return the dotted names of all settings called `name` in a section and in the sections inside it. `above` lists
+    the sections around it, so that a section that contains itself ends."""
+    places = []
+    for setting, field in section.model_fields.items():
+        if setting == name:
+            places.append(setting)
+        inner = _section_of(field.annotation)
+        if inner is not None and inner not in above:
+            places += [f"{setting}.{place}" for place in _places_of(name, inner, (*above, section))]
+    return places
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

@@ -27,6 +27,8 @@ from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
 
+MEASURED_MINUTES = 0.5
+"""How many minutes of budget the finished stages must have before their times say how fast this machine is."""
 Body = Callable[[Run, Tracker, dict], None]
 """Type of the functions that run a stage. Such a function puts facts about the stage into the dict, which is then
 stored in stages.json."""
@@ -218,9 +220,34 @@ def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
     stage.check(run)
     if run.is_done(stage.name) and not stage.again:
         return
-    console.print(stage.name, style="bold")
+    console.print(stage.name + _time_left(run, stage), style="bold")
     with run.stage(stage.name) as facts:
         stage.run(run, tracker, facts)
+
+
+def unfinished(run: Run) -> list[str]:
+    """Return the names of the stages that this run still has to do, in order."""
+    return [stage.name for stage in STAGES if stage.needed(run.recipe) and not run.is_done(stage.name)]
+
+
+def minutes_left(run: Run) -> float | None:
+    """Return how many minutes the unfinished stages of a run will take, or None if one of them has no budget in the
+    recipe (`budget_minutes`). Budgets are for an idle machine. So if the finished stages took longer than their budgets
+    in all, the result is larger by the same factor, and smaller if they took less."""
+    budgets = run.recipe.budget_minutes
+    todo = unfinished(run)
+    if any(name not in budgets for name in todo):
+        return None
+    done = [name for name in budgets if run.is_done(name) and "from" not in run.stages[name]]
+    expected = sum(budgets[name] for name in done)
+    pace = sum(run.stages[name]["seconds"] for name in done) / 60 / expected if expected >= MEASURED_MINUTES else 1.0
+    return pace * sum(budgets[name] for name in todo)
+
+
+def _time_left(run: Run, stage: RunStage) -> str:
+    """Return the time left of the whole run as words for the line that a stage begins with."""
+    left = minutes_left(run) if stage in STAGES else None
+    return "" if left is None or left < 0.5 else f" ({left:.0f} min left of the run)"
 
 
 def tracker_of(run: Run) -> Tracker:

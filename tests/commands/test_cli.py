@@ -396,6 +396,13 @@ def test_cp_writes_over_nothing_and_names_unknown_recipes(irg_rl, elsewhere):
     assert not (elsewhere / "other.yaml").exists()
 
 
+def test_a_run_in_runs_is_found_by_its_name(irg_rl, elsewhere):
+    (elsewhere / "runs" / "mine").mkdir(parents=True)
+    assert one_line(irg_rl("resume", "mine")).startswith("runs/mine: not a run folder")
+    (elsewhere / "mine").mkdir()
+    assert one_line(irg_rl("resume", "mine")).startswith("mine: not a run folder")
+
+
 # --- Ctrl-C
 
 

@@ -4,7 +4,8 @@ import pytest
 
 from irg_rl.config import load_recipe
 from irg_rl.driver.checks import stage_problems
-from irg_rl.driver.stages import BEFORE_RL, NAMES, STAGES, start_of
+from irg_rl.driver.run_folder import Run
+from irg_rl.driver.stages import BEFORE_RL, NAMES, STAGES, minutes_left, start_of, unfinished
 from tests.paths import CONFIGS
 
 
@@ -62,3 +63,21 @@ def test_a_fork_takes_over_what_each_stage_before_rl_has_made():
     files = {stage.name: stage.files for stage in BEFORE_RL}
     assert files["sft2"] == ("models/sft2",) and files["vae"] == ("models/base",)
     assert "evaluation/sft2.*" in files["evaluate_sft"] and not {"rl", "report"} & files.keys()
+
+
+def test_the_time_left_is_the_budget_of_the_unfinished_stages_at_the_pace_of_the_finished_ones(tmp_path):
+    recipe = smoke("budget_minutes={world: 1, vae: 2, scorers: 1, pretrain: 1, sft1: 1, own_images: 1, sft2: 1, "
+                   "evaluate_sft: 1, rl: 4, evaluate_rl: 1, report: 0}")  # fmt: skip
+    run = Run(tmp_path, recipe)
+    assert unfinished(run) == needed(recipe) and minutes_left(run) == 14
+    run.record("world", 120.0, done=True)
+    assert minutes_left(run) == 2 * 13
+    run.record("vae", 120.0, done=False)
+    assert minutes_left(run) == 2 * 13
+    assert minutes_left(Run(tmp_path, smoke("budget_minutes={rl: 4}"))) is None
+
+
+def test_a_run_that_was_taken_over_says_nothing_of_this_machine(tmp_path):
+    recipe = smoke("sft=null", "budget_minutes={world: 1, vae: 1, scorers: 1, rl: 4, evaluate_rl: 1, report: 0}")
+    run = Run(tmp_path, recipe, {"world": {"seconds": 600.0, "done": True, "from": "/other"}})
+    assert minutes_left(run) == 7
