@@ -49,8 +49,8 @@ class Health(StrEnum):
 
 
 class FleetError(UserError, RuntimeError):
-    """Raised if a fleet cannot finish its work. This happens if too few actors are left, if the actors that worked on
-    the same unit of work were lost too often, or if the work or the constructor of an actor raised an exception.
+    """Raised if a fleet cannot finish its work. This happens if too few actors are left, or if the work or the
+    constructor of an actor raised an exception. `Fleet.run` also raises it for a unit that was lost too often.
     """
 
 
@@ -65,7 +65,7 @@ class FleetSettings:
     start_timeout: float = 120.0  # time limit for the constructor of an actor and `prepare` together
     max_respawns: int = 3  # how often in a row a member is restarted; if it dies once more, it is retired
     backoff: float = 0.5  # wait before the first restart; doubles with every further death in a row
-    max_attempts: int = 4  # the run stops if one unit is lost this many times
+    max_attempts: int = 3  # a unit is given up when it has been lost this many times
     min_healthy: int = 1  # the run stops if fewer members than this are left (not retired)
 
 
@@ -136,6 +136,7 @@ class Fleet:
         self._members = [_Member(index) for index in range(settings.size)]
         self._queue: deque[_Unit] = deque()
         self._known: set[Hashable] = set()
+        self._given_up: list[tuple[Hashable, str]] = []
         self.losses: list[str] = []  # one line for each lost unit or actor, for the log
         self._worked = 0.0
         for member in self._members:
@@ -175,23 +176,12 @@ class Fleet:
         self._queue.append(_Unit(unit, method, args, returns))
         self._dispatch()
 
-    def withdraw(self, unit: Hashable) -> None:
-        """Cancel the unit (method call) with the id `unit`. If the unit is running, its actor is killed, because
-        nothing else would stop the unit. The actor is restarted later.
-        """
-        self._known.discard(unit)
-        self._queue = deque(u for u in self._queue if u.id != unit)
-        for member in self._members:
-            if member.unit is not None and member.unit.id == unit:
-                member.unit = None
-                self._lose(member, "its unit was withdrawn")
-
     def poll(self, timeout: float) -> list[Finished]:
         """Wait at most `timeout` seconds for units to finish, and return the finished ones in no particular order. It
         returns as soon as at least one unit has finished.
 
-        Raises FleetError if too few actors are left, or if the actors that worked on the same unit were lost too often.
-        An exception that the work itself raised is raised again here.
+        A unit that is lost too often never finishes: see `given_up`. Raises FleetError if too few actors are left. An
+        exception that the work itself raised is raised again here.
         """
         end = self._clock() + timeout
         while True:
@@ -202,11 +192,18 @@ class Fleet:
             if finished or self._clock() >= end:
                 return finished
 
+    def given_up(self) -> list[tuple[Hashable, str]]:
+        """Return the units that were lost too often since the last call of this method, as pairs (id, reason). Such a
+        unit is not started again: perhaps the work itself makes the actors die or hang."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
     def run(self, units: Sequence[tuple[Hashable, str, tuple]], timeout: float) -> list[Finished]:
         """Submit all units, wait for them, and return their results in the given order. A unit is given as (id, name of
         the method, arguments).
 
-        Raises WaitTimeoutError if the units are not done within `timeout` seconds.
+        Raises WaitTimeoutError if the units are not done within `timeout` seconds, and FleetError if one of them was
+        lost too often.
         """
         for unit, method, args in units:
             self.submit(unit, method, *args)
@@ -220,6 +217,8 @@ class Fleet:
                 count = f"{len(missing)} units unfinished after {timeout:g} s"
                 raise WaitTimeoutError(f"fleet {self.name}: {count}: {missing[:5]}")
             done.update((result.id, result) for result in self.poll(min(left, 5.0)))
+            for unit, reason in self.given_up():
+                raise FleetError(f"{self.name}: unit {unit!r} {reason}")
         return [done[unit] for unit in wanted]
 
     def broadcast(self, method: str, *args: Any, timeout: float) -> list[Any]:
@@ -328,20 +327,25 @@ class Fleet:
         return Finished(unit.id, value, tuple(member.refs[1:]), unit.attempts)
 
     def _lose(self, member: _Member, reason: str) -> None:
-        """Kill the actor of `member`. If the actor was working on a unit (a method call), put this unit back at the
-        front of the queue. Schedule the restart of the actor.
+        """Kill the actor of `member`, and schedule its restart. If the actor was working on a unit (a method call), put
+        this unit back at the front of the queue, or give it up if it was lost too often.
         """
         unit, member.unit = member.unit, None
         self._kill(member)
         member.deaths += 1
-        self.losses.append(f"{self.name} {member.index}: {reason}" + (f"; unit {unit.id!r} again" if unit else ""))
         member.respawn_at = self._clock() + self.settings.backoff * 2 ** (member.deaths - 1)
         member.health = Health.RETIRED if member.deaths > self.settings.max_respawns else Health.DEAD
+        done_with = ""
         if unit is not None:
             unit.last_loss = reason
-            if unit.attempts >= self.settings.max_attempts:
-                raise FleetError(f"{self.name}: unit {unit.id!r} was lost {unit.attempts} times, at last by {reason}")
-            self._queue.appendleft(unit)
+            again = unit.attempts < self.settings.max_attempts
+            done_with = f"; unit {unit.id!r} {'again' if again else 'given up'}"
+            if again:
+                self._queue.appendleft(unit)
+            else:
+                self._known.discard(unit.id)
+                self._given_up.append((unit.id, f"was lost {unit.attempts} times, at last by {reason}"))
+        self.losses.append(f"{self.name} {member.index}: {reason}{done_with}")
         self._require_enough()
 
     def _require_enough(self) -> None:

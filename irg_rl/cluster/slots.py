@@ -39,7 +39,6 @@ class Slot:
 
     id: int
     version: int  # newest published version at admission; when ready, the version that the group was sampled with
-    deadline: float  # clock time after which the group is cancelled if the coming update waits for it
     state: SlotState = SlotState.SAMPLING
 
 
@@ -110,12 +109,12 @@ class SlotBuffer:
         """
         return self._refills < self.groups_per_update
 
-    def admit(self, deadline: float) -> int:
-        """Take a slot for a new group and return the id of the group. Ids count up from 0 and never repeat. After the
-        clock time `deadline`, the group counts as overdue. Raises RuntimeError if no slot is free."""
+    def admit(self) -> int:
+        """Take a slot for a new group and return the id of the group. Ids count up from 0 and never repeat. Raises
+        RuntimeError if no slot is free."""
         if self.free == 0:
             raise RuntimeError(f"all {self.capacity} slots are in use; admit only while `free` is positive")
-        slot = Slot(self._next_id, self.version, deadline)
+        slot = Slot(self._next_id, self.version)
         self._slots[slot.id] = slot
         self._next_id += 1
         return slot.id
@@ -145,15 +144,6 @@ class SlotBuffer:
         `reasons`."""
         self._expect(group, SlotState.SAMPLING)
         self._leave(group, Exit.CANCELLED, reason)
-
-    def overdue(self, now: float) -> int | None:
-        """Look at the oldest group whose state is SAMPLING (it is being sampled or scored). If its deadline has passed
-        at the clock time `now`, and the coming update needs this group, return its id. Otherwise return None.
-        """
-        if len(self.ready_ahead()) == self.groups_per_update:
-            return None
-        first = next((slot for slot in self._slots.values() if slot.state == SlotState.SAMPLING), None)
-        return first.id if first is not None and now > first.deadline else None
 
     def drop_stale(self) -> list[int]:
         """Drop every ready group that is more than `staleness` versions old, and return the ids of these groups."""
@@ -231,9 +221,9 @@ class SlotBuffer:
         }
 
     @classmethod
-    def restore(cls, state: dict, deadline: float) -> "SlotBuffer":
+    def restore(cls, state: dict) -> "SlotBuffer":
         """Return the buffer that a checkpoint describes. The groups in flight start again as SAMPLING, with the same
-        ids and a new deadline, because their samples existed only in memory. The same id gives the same samples again.
+        ids, because their samples existed only in memory. The same id gives the same samples again.
         """
         buffer = cls(state["groups_per_update"], state["staleness"], state["version"])
         buffer._next_id = state["next_id"]
@@ -241,7 +231,7 @@ class SlotBuffer:
         buffer._exits = Counter({Exit(name): count for name, count in state["exits"].items()})
         buffer._reasons = Counter(state["reasons"])
         for saved in state["slots"]:
-            buffer._slots[saved["id"]] = Slot(saved["id"], state["version"], deadline)
+            buffer._slots[saved["id"]] = Slot(saved["id"], state["version"])
         return buffer
 
     def _expect(self, group: int, *states: SlotState) -> Slot:

@@ -11,8 +11,7 @@ depend on the order in which results arrive.
 """
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,15 +70,14 @@ class Collector:
     critics: Fleet
     prompts: PromptOrder
     group_size: int
-    deadline: float
     dropped: DroppedSamples
     why_empty: Callable[[str], str]  # a name for some groups -> why these groups have nothing to train on
     advice: str  # for the error message: what to change if no group has anything to train on
     groups_per_batch: int = 1
-    clock: Callable[[], float] = time.monotonic
     scored: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
     under_way: set[Batch] = field(default_factory=set)  # batches that are being sampled or scored
     waiting: dict[Batch, list[tuple[ScoredSummary, ObjectRef]]] = field(default_factory=dict)  # scored, in any order
+    lost: dict[Hashable, str] = field(default_factory=dict)  # batches that the actors could not finish -> why
     empty_updates: int = 0  # batches in a row in which no group had anything to train on
     counts: dict[str, float] = field(default_factory=dict)  # counts of the algorithm since the last log
     left: list[ScoredSummary] = field(default_factory=list)  # groups that left since the last log, trained or not
@@ -91,7 +89,7 @@ class Collector:
         """Start a new group in every free slot of the buffer. The number of slots limits how many groups are in
         progress. The groups are sampled with the current weights. `update` is the number of the RL update. The sampling
         noise may depend on it."""
-        self._submit([self.slots.admit(self.clock() + self.deadline) for _ in range(self.slots.free)], update)
+        self._submit([self.slots.admit() for _ in range(self.slots.free)], update)
 
     @property
     def busy(self) -> bool:
@@ -115,14 +113,12 @@ class Collector:
         """Send sampled groups to the critic, and take scored groups back from it. If nothing has arrived, wait at most
         `timeout` seconds. `update` is the number of the RL update.
 
-        If a group that the next update needs has passed its deadline, cancel all groups that are sampled in the same
-        batch, and start new groups instead.
+        If the actors that worked on a batch died or hung too often, cancel its groups, and start new groups instead.
         """
         if not self._move_on():
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
             self._move_on()
         self._settle(update)
-        self._cancel_straggler(update)
 
     def _move_on(self) -> bool:
         """Take the results that have arrived from the rollout actors and the critics, without waiting. Send sampled
@@ -134,13 +130,19 @@ class Collector:
         for done in scored:
             assert isinstance(done.id, tuple)
             self.waiting[done.id] = list(zip(done.value, done.others, strict=True))
-        return bool(sampled or scored)
+        given_up = self.rollouts.given_up() + self.critics.given_up()
+        self.lost.update(given_up)
+        return bool(sampled or scored or given_up)
 
     def _settle(self, update: int) -> None:
         """Accept scored groups in the order of their ids. If all rewards of a group are equal, replace it by a new
-        group, as long as the slot buffer allows this. Groups of one batch are replaced together, as one batch."""
-        while self.under_way and (first := min(self.under_way)) in self.waiting:
+        group, as long as the slot buffer allows this. Groups of one batch are replaced together, as one batch. Groups
+        that the actors could not finish are cancelled, in the same order."""
+        while self.under_way and (first := min(self.under_way)) in self.waiting.keys() | self.lost.keys():
             self.under_way.discard(first)
+            if first in self.lost:
+                self._cancel(first, self.lost.pop(first), update)
+                continue
             replaced = False
             for group, (summary, body) in zip(first, self.waiting.pop(first), strict=True):
                 for name, count in summary.counts.items():
@@ -163,18 +165,12 @@ class Collector:
         reasons = dict.fromkeys(range(self.group_size), reason) | dict(failures or {})
         self.dropped.add(update, group, self.prompts[group], reasons)
 
-    def _cancel_straggler(self, update: int) -> None:
-        late = self.slots.overdue(self.clock())
-        if late is not None:
-            batch = next(batch for batch in self.under_way if late in batch)
-            self.rollouts.withdraw(batch)
-            self.critics.withdraw(batch)
-            self.under_way.discard(batch)
-            self.waiting.pop(batch, None)
-            for group in batch:
-                self.slots.cancel(group, "passed its deadline")
-                self._list(group, update, "its group passed its deadline")
-            self.admit(update)
+    def _cancel(self, batch: Batch, reason: str, update: int) -> None:
+        """Cancel the groups of a batch that the actors could not finish, and start new groups instead."""
+        for group in batch:
+            self.slots.cancel(group, reason)
+            self._list(group, update, f"its group {reason}")
+        self.admit(update)
 
     def take(self, update: int) -> list[tuple[ScoredSummary, ObjectRef]]:
         """Return the groups of RL update number `update`, the oldest first. Groups that are too old are dropped before

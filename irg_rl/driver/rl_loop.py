@@ -104,7 +104,7 @@ def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -
     rl = recipe.require_rl()
     return Collector(
         slots, rollouts, critics, PromptOrder(rl_prompts(run), recipe.rl_seed, rl.prompt_mix), rl.group_size,
-        recipe.engine.deadline_s, DroppedSamples(run.path("dropped.jsonl")), algorithm.why_empty, algorithm.advice,
+        DroppedSamples(run.path("dropped.jsonl")), algorithm.why_empty, algorithm.advice,
         rl.groups_per_batch,
     )  # fmt: skip
 
@@ -124,7 +124,7 @@ class Loop:
         saved = self.learners.resume()
         slots = SlotBuffer(recipe.groups, recipe.staleness)
         if saved:
-            slots = SlotBuffer.restore(saved["slots"], time.monotonic() + self.run.recipe.engine.deadline_s)
+            slots = SlotBuffer.restore(saved["slots"])
         self.tracker.rewind("rl", self.learners.updates)
         collector = collector_of(self.run, slots, self.rollouts, self.critics)
         self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)

@@ -218,9 +218,23 @@ def test_a_run_that_is_too_slow_names_the_missing_units(make_fleet):
     fleet.wait_until_serving(1, timeout=60)
     with pytest.raises(WaitTimeoutError, match=r"1 units unfinished after 0.5 s: \['late'\]"):
         fleet.run([("late", "paint_slowly", (1, 30.0))], timeout=0.5)
-    fleet.withdraw("late")
-    assert fleet.outstanding() == 0
-    assert values(fleet.run([("next", "paint", (3,))], timeout=60)) == [(9, 0)]
+    assert fleet.outstanding() == 1
+
+
+def test_a_unit_that_is_lost_too_often_is_given_up_and_the_others_go_on(make_fleet):
+    fleet = make_fleet(size=1)
+    for unit, method, args in (("poison", "die_always", ()), ("fine", "paint", (3,))):
+        fleet.submit(unit, method, *args)
+    end, finished = time.monotonic() + 60, []
+    while not finished:
+        assert time.monotonic() < end
+        finished = fleet.poll(1.0)
+    assert values(finished) == [(9, 0)]
+    ((unit, reason),) = fleet.given_up()
+    assert unit == "poison" and reason.startswith("was lost 3 times, at last by ActorDiedError")
+    assert fleet.given_up() == [] and fleet.outstanding() == 0
+    assert [line.endswith("unit 'poison' again") for line in fleet.losses] == [True, True, False]
+    assert fleet.losses[-1].endswith("unit 'poison' given up")
 
 
 def test_the_other_values_of_a_result_outlive_its_actor(make_fleet):

@@ -11,7 +11,7 @@ from irg_rl.cluster.slots import SlotBuffer, SlotState
 
 
 def fill(buffer: SlotBuffer) -> list[int]:
-    return [buffer.admit(deadline=10.0) for _ in range(buffer.free)]
+    return [buffer.admit() for _ in range(buffer.free)]
 
 
 def test_capacity_is_staleness_plus_one_times_groups_per_update():
@@ -19,7 +19,7 @@ def test_capacity_is_staleness_plus_one_times_groups_per_update():
     assert buffer.capacity == 12
     assert fill(buffer) == list(range(12))
     with pytest.raises(RuntimeError, match="12 slots"):
-        buffer.admit(deadline=0.0)
+        buffer.admit()
 
 
 def test_groups_are_consumed_in_admission_order_whatever_the_arrival_order():
@@ -44,16 +44,12 @@ def test_a_slot_is_freed_only_when_the_new_weights_are_acknowledged():
     assert buffer.ledger.trained == 1
 
 
-def test_a_straggler_at_the_head_is_overdue_after_its_deadline_and_one_behind_it_is_not():
+def test_a_cancelled_group_frees_its_slot_and_is_counted_with_its_reason():
     buffer = SlotBuffer(groups_per_update=2, staleness=0)
-    head, behind = fill(buffer)
-    assert buffer.overdue(now=9.0) is None
-    assert buffer.overdue(now=11.0) == head
-    buffer.mark_ready(head, version=0)
-    assert buffer.overdue(now=11.0) == behind
-    buffer.cancel(behind, "deadline")
+    head, _ = fill(buffer)
+    buffer.cancel(head, "was lost")
     assert buffer.free == 1
-    assert buffer.reasons == {"deadline": 1}
+    assert buffer.reasons == {"was lost": 1}
 
 
 def test_a_group_older_than_the_staleness_cannot_be_taken_and_is_dropped():
@@ -71,7 +67,7 @@ def test_groups_without_spread_are_refilled_at_most_groups_per_update_times():
     buffer = SlotBuffer(groups_per_update=2, staleness=0)
     for _ in range(2):
         assert buffer.may_refill
-        group = buffer.admit(deadline=1.0)
+        group = buffer.admit()
         buffer.mark_ready(group, version=0)
         buffer.drop(group, "no spread in rewards", refilled=True)
     assert not buffer.may_refill
@@ -81,7 +77,7 @@ def test_groups_without_spread_are_refilled_at_most_groups_per_update_times():
 
 def test_a_group_leaves_exactly_once():
     buffer = SlotBuffer(groups_per_update=1, staleness=0)
-    group = buffer.admit(deadline=1.0)
+    group = buffer.admit()
     buffer.cancel(group, "deadline")
     for leave in (lambda: buffer.cancel(group, "again"), lambda: buffer.drop(group, "again")):
         with pytest.raises(RuntimeError, match="not in flight"):
@@ -100,7 +96,7 @@ def test_what_has_left_is_known():
 def test_a_group_cannot_claim_weights_that_were_never_published():
     buffer = SlotBuffer(groups_per_update=1, staleness=0)
     with pytest.raises(ValueError, match="version 3"):
-        buffer.mark_ready(buffer.admit(deadline=1.0), version=3)
+        buffer.mark_ready(buffer.admit(), version=3)
 
 
 def test_the_state_survives_json_and_groups_in_flight_are_sampled_again_under_their_ids():
@@ -108,11 +104,11 @@ def test_the_state_survives_json_and_groups_in_flight_are_sampled_again_under_th
     groups = fill(buffer)
     buffer.mark_ready(groups[0], version=0)
     buffer.cancel(groups[1], "deadline")
-    restored = SlotBuffer.restore(json.loads(json.dumps(buffer.state())), deadline=5.0)
+    restored = SlotBuffer.restore(json.loads(json.dumps(buffer.state())))
     assert restored.ledger == buffer.ledger
     assert [slot.id for slot in restored.in_flight()] == [0, 2, 3]
     assert {slot.state for slot in restored.in_flight()} == {SlotState.SAMPLING}
-    assert restored.admit(deadline=5.0) == 4
+    assert restored.admit() == 4
 
 
 class RandomHistory(RuleBasedStateMachine):
@@ -130,7 +126,7 @@ class RandomHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.buffer.free)
     @rule()
     def admit(self):
-        self.buffer.admit(deadline=0.0)
+        self.buffer.admit()
 
     @precondition(lambda self: self.sampling())
     @rule(data=st.data())
@@ -146,11 +142,10 @@ class RandomHistory(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sampling())
     @rule()
-    def cancel_the_straggler(self):
-        straggler = self.buffer.overdue(now=1.0)
-        if straggler is not None:
-            self.buffer.cancel(straggler, "deadline")
-            self.left.append(straggler)
+    def cancel_the_oldest(self):
+        oldest = self.sampling()[0]
+        self.buffer.cancel(oldest, "was lost")
+        self.left.append(oldest)
 
     @rule()
     def update(self):

@@ -75,7 +75,7 @@ def collect(fleets, tmp_path):
                 fleet.poll(0.05)
         fleets[1].broadcast("learn", script, timeout=60)
         dropped, words = DroppedSamples(tmp_path / "dropped.jsonl"), algorithm()
-        return Collector(slots, *fleets, PROMPTS, SIZE, 60.0, dropped, words.why_empty, words.advice, batch)
+        return Collector(slots, *fleets, PROMPTS, SIZE, dropped, words.why_empty, words.advice, batch)
 
     return make
 
@@ -171,7 +171,39 @@ def test_the_list_of_a_resumed_run_is_that_of_one_without_a_break(collect, tmp_p
     update(killed, 1)  # after the checkpoint
     with (tmp_path / "dropped.jsonl").open("a") as file:
         file.write('{"step": 2, "gro')
-    resumed = collect(script, SlotBuffer.restore(state, time.monotonic() + 60))
+    resumed = collect(script, SlotBuffer.restore(state))
     resumed.resume(1)
     assert [update(resumed, number) for number in (1, 2)] == updates[1:]
     assert (tmp_path / "dropped.jsonl").read_text() == expected
+
+
+@ray.remote(num_cpus=0)
+class SlowSampler:
+    """Takes .4 s for a group, and never ends with group 2."""
+
+    def sample_groups(self, ids: list[int], prompts: list[Prompt], size: int, version: None, update: int) -> tuple:
+        time.sleep(60 if 2 in ids else 0.4)
+        return ids, *((group, update, tuple(ids)) for group in ids)
+
+
+@pytest.fixture
+def slow(fleets):
+    made = Fleet("slow", lambda index: SlowSampler.remote(), FleetSettings(1, unit_timeout=1.5, max_attempts=2))
+    made.wait_until_serving(1, 120)
+    yield made, fleets[1]
+    made.stop()
+
+
+def test_a_group_that_only_waits_for_its_turn_is_not_late_and_one_that_hangs_is_cancelled(slow, tmp_path):
+    """The deadline began when a group was admitted. Healthy groups that were queued were cancelled: 210 of 274."""
+    slow[1].broadcast("learn", [FINE], timeout=60)
+    words = GRPO()
+    collector = Collector(
+        SlotBuffer(6, staleness=0), *slow, PROMPTS, SIZE, DroppedSamples(tmp_path / "dropped.jsonl"), words.why_empty,
+        words.advice,
+    )  # fmt: skip
+    assert update(collector, 0) == [0, 1, 3, 4, 5, 6]
+    ledger = collector.slots.ledger
+    assert (ledger.admitted, ledger.trained, ledger.cancelled) == (7, 6, 1) and ledger.balanced
+    reason = "its group was lost 2 times, at last by no answer before its deadline"
+    assert listed(tmp_path) == [(2, sample, reason) for sample in range(SIZE)]
