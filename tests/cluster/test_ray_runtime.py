@@ -131,3 +131,8 @@ def test_processes_of_a_session_are_killed_and_no_others(tmp_path):
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_files_of_ray_are_private(local_ray):
+    """Whoever can read its token can run code in its processes."""
+    assert local_ray.folder.stat().st_mode & 0o077 == 0
