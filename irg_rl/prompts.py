@@ -66,9 +66,11 @@ class PromptOrder:
     """The order in which RL uses its prompts. A group is all trajectories that are sampled from one prompt. An epoch
     consists of N groups if there are N prompts. In every epoch, the prompts have a new random order.
 
-    `mix` maps the tag of a prompt (the field `tag` of its metadata) to a weight. A prompt with the weight 3 is used
-    three times as often as a prompt with the weight 1. Prompts whose tag is not in `mix` have the weight 1. If all
-    weights are equal, every prompt is used once in an epoch.
+    `mix` maps a kind of prompt to a weight. A kind is a tag (the field `tag` of the metadata), or a tag with a number of
+    constraints (the field `constraints`): "scene" means all scenes, "scene/3" means scenes with 3 constraints. A prompt
+    takes the weight of the narrowest kind in `mix` that it belongs to, or 1 if there is none. A prompt with the weight
+    3 is used three times as often as a prompt with the weight 1. If all weights are equal, every prompt is used once in
+    an epoch.
     """
 
     prompts: Sequence[Prompt]
@@ -76,12 +78,13 @@ class PromptOrder:
     mix: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises InputError if a tag of `mix` belongs to no prompt, or if all weights are 0."""
+        """Raises InputError if no prompt belongs to a kind in `mix`, or if all weights are 0."""
         if not self.mix:
             return
-        tags = {_tag(prompt) for prompt in self.prompts} - {""}
-        if unknown := sorted(set(self.mix) - tags):
-            known = ", ".join(sorted(tags)) or "no tags"
+        kinds = [_kinds(prompt) for prompt in self.prompts]
+        if unknown := sorted(set(self.mix).difference(*kinds)):
+            alike = {kind for of_prompt in kinds for kind in of_prompt if unknown[0].partition("/")[0] in of_prompt}
+            known = ", ".join(sorted(alike or {of_prompt[-1] for of_prompt in kinds if of_prompt})) or "no tags"
             raise InputError(f"rl.prompt_mix: no prompt has the tag {unknown[0]!r}; the prompts have {known}")
         if not any(self._weights):
             raise InputError("rl.prompt_mix: the weights of all prompts are 0; give one tag a weight above 0")
@@ -95,7 +98,9 @@ class PromptOrder:
 
     @cached_property
     def _weights(self) -> list[float]:
-        return [self.mix.get(_tag(prompt), 1.0) for prompt in self.prompts]
+        return [
+            next((self.mix[kind] for kind in _kinds(prompt) if kind in self.mix), 1.0) for prompt in self.prompts
+        ]
 
     def _chosen(self, epoch: int) -> Int64[np.ndarray, "N"]:
         """Return the indices of the prompts of an epoch, in ascending order. A prompt occurs N w / W times, rounded up
@@ -109,11 +114,13 @@ class PromptOrder:
         return np.searchsorted(ends, start + np.arange(n), side="right").clip(max=n - 1)
 
 
-def _tag(prompt: Prompt) -> str:
-    """Return the tag of a prompt, or "" if it has none. A tag that is not a text, which a file of the user may have,
-    counts as none."""
-    tag = prompt.metadata.get("tag")
-    return tag if isinstance(tag, str) else ""
+def _kinds(prompt: Prompt) -> list[str]:
+    """Return the kinds that a prompt belongs to, the narrowest first, for example ["scene/3", "scene"]. The list is empty
+    if the prompt has no tag. Metadata of a user may be anything: a tag that is not a text counts as none."""
+    tag, constraints = prompt.metadata.get("tag"), prompt.metadata.get("constraints")
+    if not isinstance(tag, str) or not tag:
+        return []
+    return [f"{tag}/{constraints}", tag] if isinstance(constraints, int) else [tag]
 
 
 def _prompt(entry: Any, where: str, default_id: str) -> Prompt:

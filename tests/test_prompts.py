@@ -119,3 +119,17 @@ def test_a_tag_that_no_prompt_has_and_weights_that_leave_no_prompt_are_refused()
         PromptOrder(TAGGED, 0, {"scenes": 2.0})
     with pytest.raises(InputError, match="the weights of all prompts are 0"):
         PromptOrder(TAGGED, 0, {"scene": 0.0, "color": 0.0})
+
+
+SIZED = [Prompt(str(n), f"prompt {n}", {"tag": "scene", "constraints": 2 + n % 3}) for n in range(30)]
+
+
+def test_a_kind_with_a_number_of_constraints_goes_before_its_tag():
+    order = PromptOrder(SIZED, seed=0, mix={"scene": 0.0, "scene/2": 1.0, "scene/3": 3.0})
+    used = Counter(order[group].metadata["constraints"] for group in range(3000))
+    assert set(used) == {2, 3} and used[3] == pytest.approx(3 * used[2], rel=0.02)
+
+
+def test_a_kind_that_no_prompt_has_is_refused_with_those_of_its_tag():
+    with pytest.raises(InputError, match="no prompt has the tag .scene/9.; the prompts have scene, scene/2, scene/3"):
+        PromptOrder(SIZED, 0, {"scene/9": 2.0})

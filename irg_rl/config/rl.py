@@ -86,8 +86,9 @@ class RLRecipe(Section):
     prompts: PathText | None = None
     """A jsonl file of prompts with metadata. null: the training prompts of the task."""
     prompt_mix: dict[str, Weight] = Field(default={}, exclude_if=lambda mix: not mix)
-    """Tag of a prompt (the field `tag` of its metadata) -> weight. Prompts with a larger weight are used more often.
-    Prompts with other tags have the weight 1."""
+    """Kind of prompt -> weight. Prompts with a larger weight are used more often. A kind is a tag (the field `tag` of
+    the metadata), or a tag with a number of constraints (the field `constraints`), such as scene/3. Other prompts have
+    the weight 1."""
     credit: str | None = None
     """The credit scheme. It turns the rewards of images into advantages. Choices: trajectory, turn, verifier_gae,
     improvement, umm, no_improve_clamp, factorised, or your own as package.module:SCHEME. null: the scheme `turn`. An

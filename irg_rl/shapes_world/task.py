@@ -110,7 +110,7 @@ class ShapesWorld(World[ShapesSettings]):
             "task_options.prompt_mix": (own.prompt_mix or {}, TAGS),
         }
         if recipe.rl is not None and recipe.rl.prompts is None:
-            known["rl.prompt_mix"] = (recipe.rl.prompt_mix, TAGS)
+            known["rl.prompt_mix"] = ([kind.partition("/")[0] for kind in recipe.rl.prompt_mix], TAGS)
         problems = [
             f"{setting}.{name}: unknown{nearest(name, names)}"
             for setting, (given, names) in known.items() for name in given if name not in names
