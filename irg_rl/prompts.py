@@ -115,8 +115,8 @@ class PromptOrder:
 
 
 def _kinds(prompt: Prompt) -> list[str]:
-    """Return the kinds that a prompt belongs to, the narrowest first, for example ["scene/3", "scene"]. The list is empty
-    if the prompt has no tag. Metadata of a user may be anything: a tag that is not a text counts as none."""
+    """Return the kinds that a prompt belongs to, the narrowest first, for example ["scene/3", "scene"]. The list is
+    empty if the prompt has no tag. Metadata of a user may be anything: a tag that is not a text counts as none."""
     tag, constraints = prompt.metadata.get("tag"), prompt.metadata.get("constraints")
     if not isinstance(tag, str) or not tag:
         return []
