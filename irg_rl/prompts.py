@@ -66,11 +66,10 @@ class PromptOrder:
     """The order in which RL uses its prompts. A group is all trajectories that are sampled from one prompt. An epoch
     consists of N groups if there are N prompts. In every epoch, the prompts have a new random order.
 
-    `mix` maps a kind of prompt to a weight. A kind is a tag (the field `tag` of the metadata). It can also be a tag with
-    a number of constraints (the field `constraints`): "scene" means all scenes, "scene/3" means scenes with 3
-    constraints. If both kinds of a prompt have a weight, the narrower one counts. If none has, the weight is 1. A
-    prompt with the weight 3 is used three times as often as a prompt with the weight 1. If all weights are equal, every
-    prompt is used once in an epoch.
+    `mix` maps a kind of prompt to a weight. A kind is a tag (the field `tag` of the metadata), for example "scene". It
+    can also be a tag with a number of constraints (the field `constraints`), for example "scene/3". If both kinds of a
+    prompt have a weight, the narrower one counts. If none has, the weight is 1. A prompt with the weight 3 is used
+    three times as often as a prompt with the weight 1. If all weights are equal, every prompt is used once in an epoch.
     """
 
     prompts: Sequence[Prompt]

@@ -19,6 +19,9 @@ from irg_rl.evaluate.intervals import Measure
 from irg_rl.evaluate.outcomes import Outcomes
 from irg_rl.task import Thresholds
 
+VERDICTS = {True: Text("holds", style="green"), False: Text("fails", style="red"), None: Text("not measured")}
+"""Whether a requirement is met, None if nothing was measured -> the words of the table."""
+
 
 @dataclass(frozen=True)
 class GateLine:
@@ -31,10 +34,15 @@ class GateLine:
     threshold: float
 
     @property
-    def passed(self) -> bool:
-        """True if the measured value meets the limit. False if nothing was measured."""
-        if not isfinite(self.measure.value):
-            return False
+    def measured(self) -> bool:
+        """False if there was nothing to measure, for example no right first image that could be damaged."""
+        return isfinite(self.measure.value)
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the measured value meets the limit. None if nothing was measured."""
+        if not self.measured:
+            return None
         tolerance = 1e-9  # 0.55 - 0.40 is slightly below 0.15 in floating point
         if self.at_least:
             return self.measure.value >= self.threshold - tolerance
@@ -47,6 +55,8 @@ class GateLine:
     @property
     def in_words(self) -> str:
         measure = self.measure
+        if not self.measured:
+            return f"{self.name} could not be measured (n=0), asked {self.asked}"
         return f"{self.name} is {measure.value:.3f} (n={measure.n} of {measure.sets} sets), asked {self.asked}"
 
     def to_dict(self) -> dict:
@@ -65,6 +75,7 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
+        """True if every requirement is met. A requirement that could not be measured is not met."""
         return all(line.passed for line in self.lines)
 
     @property
@@ -87,7 +98,7 @@ class GateReport:
             table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")
         for line in self.lines:
             m = line.measure
-            verdict = Text("holds", style="green") if line.passed else Text("fails", style="red")
+            verdict = VERDICTS[line.passed]
             figures = f"{m.value:.3f}", f"{m.low:.3f} .. {m.high:.3f}", line.asked, str(m.n), str(m.sets)
             table.add_row(line.name, *figures, verdict)
         return table

@@ -227,7 +227,7 @@ class GateRow:
     name: str
     cell: TableCell
     asked: str
-    passed: bool
+    passed: bool | None  # None: nothing was measured
 
 
 def gate_lines(gate: dict) -> list[GateRow]:

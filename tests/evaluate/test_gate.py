@@ -58,7 +58,14 @@ def test_exactly_the_threshold_is_enough(table):
 def test_nothing_to_repair_is_not_a_pass(table):
     everything_right = [[1, 1]] * 10
     same = [table(everything_right, arm=name) for name in ("real", "redraw", "shuffled")]
-    assert not check_gate(*same).passed
+    report = check_gate(*same)
+    assert not report.passed
+    assert [line.passed for line in report.lines] == [True, True, None, None]
+    assert report.failures[0] == "repair above a plain redraw could not be measured (n=0), asked >= 0.15"
+    console = Console(record=True, width=160)
+    console.print(report)
+    printed = console.export_text()
+    assert printed.count("not measured") == 2 and "fails" not in printed
 
 
 def test_controls_from_other_first_images_are_refused(table):
