@@ -107,6 +107,10 @@ def test_a_driver_stopped_and_killed_in_sft_and_in_rl_ends_with_the_same_weights
         own = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(sent)
         said, _ = process.communicate(timeout=90)
+        if mark.startswith("rl"):
+            facts = json.loads((run / "stages.json").read_text())["rl"]
+            left = ("trained", "dropped", "cancelled", "in_flight")
+            assert facts["updates"] and facts["admitted"] == sum(facts[name] for name in left)
         if sent == signal.SIGKILL:
             continue
         assert process.returncode == 75 and "Traceback" not in said and "***" not in said, said

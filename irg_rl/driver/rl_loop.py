@@ -12,7 +12,7 @@ tensors. It holds only numbers and Ray's references to data in other processes.
 import gc
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import ray
 import torch
@@ -139,10 +139,12 @@ class Loop:
                 if stopping.asked():
                     self._save(collector)
                     raise KeyboardInterrupt
-        ledger = slots.ledger
+        return self._account(slots)
+
+    def _account(self, slots: SlotBuffer) -> dict:
+        """Return what has become of every group since the start of the run, for stages.json."""
         return {
-            "updates": self.learners.updates, "admitted": ledger.admitted, "trained": ledger.trained,
-            "dropped": ledger.dropped, "cancelled": ledger.cancelled, "reasons": slots.reasons,
+            "updates": self.learners.updates, **asdict(slots.ledger), "reasons": slots.reasons,
             "losses": self.rollouts.losses + self.critics.losses,
         }  # fmt: skip
 
@@ -172,10 +174,14 @@ class Loop:
         trained = [summary for summary, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
         result.pop("step")
-        told = {**summary(trained), **drawn(collector.left), **collector.counts, "step/largest": message.step}
+        ledger = {f"ledger/{name}": float(count) for name, count in asdict(collector.slots.ledger).items()}
+        told = {
+            **summary(trained), **drawn(collector.left), **collector.counts, **ledger, "step/largest": message.step
+        }
         collector.left, collector.counts = [], {}
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
         self.tracker.log("rl", self.learners.updates, metrics)
+        self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
         last = self.learners.updates >= rl.updates
         if last or self.learners.updates % rl.checkpoint_every == 0:
             self._save(collector)
