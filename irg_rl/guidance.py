@@ -12,8 +12,8 @@ from torch import Tensor
 
 class Renorm(StrEnum):
     """A setting that says how the norm of a guided velocity is limited. Guidance can make a velocity larger, so the
-    guided velocity is scaled down to the norm of the unguided velocity. The setting says whether the norms are computed
-    over the whole image or for each token, and whether this is done before or after image guidance."""
+    guided velocity is scaled down to the norm of the unguided velocity. The setting makes two choices. The norms are
+    computed over the whole image or for each token. And the scaling comes before or after image guidance."""
 
     GLOBAL = "global"  # one norm over the whole image
     CHANNEL = "channel"  # one norm for each token

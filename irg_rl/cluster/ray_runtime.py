@@ -2,9 +2,9 @@
 
 Ray listens on the loopback address only, without a dashboard and without usage statistics.
 
-The function `bounded_get` is the one place where the program waits for a remote result. Every wait has a deadline, and
-the error at the deadline says what was waited for (invariant 7 of docs/architecture.md). If remote code raised an
-exception, the same exception is raised here, instead of a Ray traceback.
+The program waits for remote results only in the function `bounded_get`. Every wait has a deadline. The error at the
+deadline says which result is missing (invariant 7 of docs/architecture.md). If remote code raised an exception, the
+same exception is raised here, instead of a Ray traceback.
 """
 
 import logging
@@ -141,7 +141,8 @@ class LocalRay:
 
 
 def kill_processes_of(session: Path) -> None:
-    """Kill those descendants of this process whose command line names the folder of a Ray session."""
+    """Kill the processes of a Ray session. They are descendants of this process, and their command lines contain the
+    folder of the session."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if any(str(session) in word for word in process.cmdline()):

@@ -1,5 +1,5 @@
-"""The slot buffer limits the staleness of samples by counting the groups that are in progress. A group is all samples
-of one prompt. The buffer stores only the state of each group. It does not sample or train, and it holds no tensors.
+"""The slot buffer limits how old samples become. For this, it counts the groups in progress. A group is all samples of
+one prompt. The buffer stores only the state of each group. It does not sample or train, and it holds no tensors.
 
 An update trains on B groups and makes a new version of the weights. Samples may be at most S versions old. The buffer
 has (S + 1) * B slots, and each group in progress uses one.
@@ -9,9 +9,9 @@ has (S + 1) * B slots, and each group in progress uses one.
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
 Groups are trained in the order of their admission, and each update takes the B oldest groups. When a group is admitted
-at version a, at most (S + 1) * B - 1 groups are before it. So it is trained at version a + S at the latest. However, an
-update may train on fewer than B groups, if too many groups have equal rewards for all their samples. So the age of a
-group is still checked when the group is taken.
+at version a, at most (S + 1) * B - 1 groups are before it. So it is trained at version a + S at the latest. However, a
+group is not trained if all its samples have equal rewards. If there are too many such groups, an update trains on fewer
+than B groups. So the age of a group is still checked when the group is taken.
 
 At every moment: admitted = trained + dropped + cancelled + in flight (invariant 3 of docs/architecture.md).
 """
@@ -145,6 +145,18 @@ class SlotBuffer:
         self._expect(group, SlotState.SAMPLING)
         self._leave(group, Exit.CANCELLED, reason)
 
+<<<<<<< HEAD
+=======
+    def overdue(self, now: float) -> int | None:
+        """Look at the oldest group with the state SAMPLING (being sampled or scored). Return its id if the coming
+        update needs it and its deadline has passed at the clock time `now`. Otherwise return None.
+        """
+        if len(self.ready_ahead()) == self.groups_per_update:
+            return None
+        first = next((slot for slot in self._slots.values() if slot.state == SlotState.SAMPLING), None)
+        return first.id if first is not None and now > first.deadline else None
+
+>>>>>>> words6
     def drop_stale(self) -> list[int]:
         """Drop every ready group that is more than `staleness` versions old, and return the ids of these groups."""
         old = [s.id for s in self._slots.values() if s.state == SlotState.READY and self.age(s.id) > self.staleness]
@@ -178,7 +190,7 @@ class SlotBuffer:
         """Take the first `count` groups, in the order of admission, for training, and return their ids. Their state
         becomes TRAINING.
 
-        Raises RuntimeError if one of them is unfinished or more than `staleness` versions old (invariant 4 of
+        Raises RuntimeError if a group is unfinished, or if it is more than `staleness` versions old (invariant 4 of
         docs/architecture.md).
         """
         ahead = self.ready_ahead()[:count]
@@ -191,9 +203,9 @@ class SlotBuffer:
         return ahead
 
     def published(self, version: int) -> list[int]:
-        """Record that new weights with the number `version` have been sent to the samplers, and that every sampler has
-        confirmed them. The weights were trained on the groups whose state is TRAINING. Free the slots of these groups
-        and return the ids of the groups."""
+        """Record that every sampler has received and confirmed the new weights with the number `version`. These weights
+        were trained on the groups with the state TRAINING. Free the slots of these groups, and return the ids of the
+        groups."""
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")
         self.version = version
@@ -204,7 +216,7 @@ class SlotBuffer:
         return done
 
     def in_flight(self) -> list[Slot]:
-        """Return all slots that hold a group now. The slot whose group was started first comes first."""
+        """Return all slots that hold a group now, in the order of the start of their groups."""
         return list(self._slots.values())
 
     def state(self) -> dict:

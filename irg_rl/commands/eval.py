@@ -39,8 +39,8 @@ def evaluate_target(
     whether an image is right.
 
     `controls` says whether the two controls are also sampled. One control draws the image again without a reflection,
-    and the other refines it with a reflection that was written for another prompt. The really refined images are
-    compared with both. The gate (the check whether refinement really helps) needs them.
+    and the other refines it with a reflection that was written for another prompt. The refined images are compared with
+    the images of both controls. The gate (the check whether refinement really helps) needs both controls.
     """
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)

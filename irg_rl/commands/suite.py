@@ -1,5 +1,5 @@
-"""`irg-rl suite`: computes the results of a benchmark. They come from the files that the benchmark's official program
-has written, or from a judge that answers questions about the images."""
+"""`irg-rl suite`: computes the results of a benchmark. The results come from files of the benchmark's official program,
+or from a judge that answers questions about the images."""
 
 import json
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Writes a comparison as five Markdown tables that fit into a terminal of 100 columns.
 
 Numbers have three digits after the point and no zero before it, as in docs/results.md. A number is computed from many
-results, one per prompt. Every table shows how many results these are, and how many different sets of constraints they
-have. Prompts that ask for the same thing in other words have the same set. The interval of the accuracy of a single
-model is only in the JSON.
+results, one per prompt. Every table shows two counts: the number of results, and the number of different sets of
+constraints. (Prompts that ask for the same thing in other words have the same set.) The interval of the accuracy of a
+single model is only in the JSON.
 """
 
 from collections.abc import Iterable, Sequence

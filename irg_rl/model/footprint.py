@@ -64,7 +64,7 @@ def training_footprint(
 def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], device: str) -> int:
     """Return the peak memory, in bytes, that the autoencoder needs in fp32 for a batch of images, without its weights.
     `images` is the number of images, and `size` is their (height, width) in pixels. The memory of encoding and the
-    memory of decoding are counted separately, and the larger one is returned."""
+    memory of decoding are counted separately, and the larger number is returned."""
     height, width = size
     side = vae.config.downsample
     shapes = {
