@@ -49,15 +49,10 @@ class Health(StrEnum):
 
 
 class FleetError(UserError, RuntimeError):
-<<<<<<< HEAD
-    """Raised if a fleet cannot finish its work. This happens if too few actors are left, or if the work or the
-    constructor of an actor raised an exception. `Fleet.run` also raises it for a unit that was lost too often.
-=======
     """Raised if a fleet cannot finish its work. There are three possible causes:
     * Too few actors are left.
-    * One unit of work has lost its actor too often.
     * The work or the constructor of an actor raised an exception.
->>>>>>> words6
+    * One unit that was given to `Fleet.run` was lost too often.
     """
 
 
@@ -187,13 +182,8 @@ class Fleet:
         """Wait at most `timeout` seconds for units to finish, and return the finished units in no particular order. The
         call ends as soon as at least one unit has finished.
 
-<<<<<<< HEAD
         A unit that is lost too often never finishes: see `given_up`. Raises FleetError if too few actors are left. An
         exception that the work itself raised is raised again here.
-=======
-        Raises FleetError if too few actors are left, or if one unit has lost its actor too often. If the work itself
-        raised an exception, the same exception is raised again here.
->>>>>>> words6
         """
         end = self._clock() + timeout
         while True:

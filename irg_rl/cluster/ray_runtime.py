@@ -60,8 +60,8 @@ class RaySettings:
 
 
 def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
-    """Start actor number `index` by a call of `factory`, and return its handle. For type checkers, `factory` returns an
-    `ActorProxy`. In the running program it returns an `ActorHandle`, so only the declared type is changed here.
+    """Start actor number `index` by a call of `factory`, and return its handle. The handle is an `ActorHandle`. Ray
+    declares another type for it, so the cast tells type checkers the right one.
     """
     return cast(ActorHandle, factory(index))
 

@@ -145,18 +145,6 @@ class SlotBuffer:
         self._expect(group, SlotState.SAMPLING)
         self._leave(group, Exit.CANCELLED, reason)
 
-<<<<<<< HEAD
-=======
-    def overdue(self, now: float) -> int | None:
-        """Look at the oldest group with the state SAMPLING (being sampled or scored). Return its id if the coming
-        update needs it and its deadline has passed at the clock time `now`. Otherwise return None.
-        """
-        if len(self.ready_ahead()) == self.groups_per_update:
-            return None
-        first = next((slot for slot in self._slots.values() if slot.state == SlotState.SAMPLING), None)
-        return first.id if first is not None and now > first.deadline else None
-
->>>>>>> words6
     def drop_stale(self) -> list[int]:
         """Drop every ready group that is more than `staleness` versions old, and return the ids of these groups."""
         old = [s.id for s in self._slots.values() if s.state == SlotState.READY and self.age(s.id) > self.staleness]

@@ -78,9 +78,9 @@ class Right:
 
     @classmethod
     def by(cls, scorer: str | None, weights: Mapping[str, float]) -> "Right":
-        """Return the rule for a scorer: its score must be at least 1. If `scorer` is None, the combined reward must be
-        at least the sum of all positive weights. This sum is the largest possible reward if all scores are between 0
-        and 1.
+        """Return the rule that says when an image is right. With a scorer, its score must be at least 1. If `scorer` is
+        None, the combined reward must be at least the sum of all positive weights. This sum is the largest possible
+        reward if all scores are between 0 and 1.
         """
         return cls(scorer, 1.0 if scorer is not None else fsum(w for w in weights.values() if w > 0) - ROUNDING)
 

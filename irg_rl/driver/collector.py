@@ -113,12 +113,7 @@ class Collector:
         """Send sampled groups to the critic, and take scored groups back from it. If nothing has arrived, wait at most
         `timeout` seconds. `update` is the number of the RL update.
 
-<<<<<<< HEAD
         If the actors that worked on a batch died or hung too often, cancel its groups, and start new groups instead.
-=======
-        If the next update needs a group and the group has passed its deadline, cancel all groups in the same batch.
-        Then start new groups instead.
->>>>>>> words6
         """
         if not self._move_on():
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))

@@ -132,7 +132,9 @@ class Incremental:
         self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
     ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
         """Return a function for the denoising steps of one batch of images. The function takes the noisy images x_t and
-        their times t, and returns their velocities. `images` is the number of images, one for each context in `rows`.
+        their times t, and returns their velocities. The batch has one image for each of several contexts (token
+        sequences in the cache). `images` is their number. `rows` has the indices of the contexts. If `rows` is None,
+        all contexts get an image.
 
         Token order and positions are computed once for all denoising steps. Attention masks are computed again in every
         call. So the masks for guidance (without text, without image) need not all exist at the same time. The contexts

@@ -26,9 +26,10 @@ class Loan:
 
 
 def loan_of(task: Task, prompts: Sequence[Prompt]) -> Loan:
-    """Return the functions that a study of these prompts may use. They are for the shapes world only (the task with
-    coloured shapes in a grid of nine cells). If `task` is another task, or if a prompt does not belong to the shapes
-    world, the two fields of the result are None."""
+    """Return the two functions `unclear` and `paraphrase`, if they can be used for these prompts. The first counts the
+    cells of an image that the checker cannot read. The second rewrites a reflection in other words. They are for the
+    shapes world only (the task with coloured shapes in a grid of nine cells). If `task` is another task, or if a prompt
+    does not belong to the shapes world, both fields of the result are None."""
     if isinstance(task, ShapesWorld) and all(task.judges(prompt) for prompt in prompts):
         return Loan(unclear_cells, paraphrase)
     return Loan()
