@@ -7,21 +7,23 @@ from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
-    """Score all images of a group, and also its reflections and edits (changes from one image to the next). The scores
-    are stored in three places:
+    """Score all images of a group, and also its reflections and edits (changes from one image to the next). `hub` has
+    the scorers. The scores are stored in three places:
     * scores of an image: field `rewards` of its trajectories
     * scores of a reflection: field `scores` of the reflection
     * scores of an edit: field `scores` of the refined image
 
-    A text or image that several trajectories share is scored only once."""
+    A text or image that several trajectories share is scored only once.
+    """
     score_images(group.trajectories, hub.score)
     score_segments(group, hub)
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:
-    """Score every reflection and every refined image in the group, and store the result in its field `scores`. A
-    reflection is scored by its text and the image before it. A refined image is scored as an edit: by the image before
-    it, and by the reflection between the two. A text or image that several trajectories share is scored only once."""
+    """Score every reflection and every refined image in the group with the scorers of `hub`, and store the scores in
+    its field `scores`. A reflection is scored by its text and the image before it. A refined image is scored as an
+    edit: by the image before it, and by the reflection between the two. A text or image that several trajectories share
+    is scored only once."""
     reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
     edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
     for trajectory in group.trajectories:

@@ -60,9 +60,8 @@ class RaySettings:
 
 
 def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
-    """Start actor number `index` by a call of `factory`, and return its handle. The handle is an `ActorHandle`. Ray
-    declares another type for it, so the cast tells type checkers the right one.
-    """
+    """Start actor number `index`, and return its handle. `factory(index)` does the work. This function only adds a cast
+    for type checkers, because Ray declares another type for the handle."""
     return cast(ActorHandle, factory(index))
 
 
@@ -229,9 +228,11 @@ def thread_environment(threads: int) -> dict[str, str]:
 def actor_options(
     *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the options for `ActorClass.options(**...)`. They give the actor its share of the machine, and switch off
-    Ray's automatic restart. Ray would restart an actor with the old weights that its constructor got. So the fleet
-    (fleet.py) restarts actors itself and sends them the current weights.
+    """Return the options for `ActorClass.options(**...)`. They give the actor its share of the machine: `threads` CPU
+    threads, and the numbers of CPUs and GPUs that Ray reserves for it. `environment` has further environment variables.
+
+    The options also switch off Ray's automatic restart. Ray would restart an actor with the old weights that its
+    constructor got. So the fleet (fleet.py) restarts actors itself and sends them the current weights.
     """
     variables = thread_environment(threads) | (environment or {})
     return {
