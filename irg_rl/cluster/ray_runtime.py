@@ -39,7 +39,8 @@ STOP_S = 60.0
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
-_SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_OPEN = "s"  # Ray lets everybody write into its folder. So this folder is inside a private one.
+_SOCKET_SUFFIX = len(f"/{_OPEN}/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 class WaitTimeoutError(UserError, TimeoutError):
@@ -107,7 +108,7 @@ class LocalRay:
                     log_to_driver=not self.settings.quiet,
                     logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
                     _node_ip_address="127.0.0.1",
-                    _temp_dir=str(self.folder),
+                    _temp_dir=str(self.folder / _OPEN),
                     job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 stopping.listen()  # Ray has put a handler of its own in place of ours
