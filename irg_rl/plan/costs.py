@@ -7,7 +7,7 @@ Activations are counted by running a forward pass on tensors that have a shape b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TypeVar, cast
 
@@ -18,6 +18,7 @@ from irg_rl.config import LoraRecipe, Recipe, Stage, adapters_of
 from irg_rl.learner.from_recipe import engine_settings, precision
 from irg_rl.learner.lora import adapter_size, add_adapters, is_adapter
 from irg_rl.learner.parts import ModelPart, part_of
+from irg_rl.learner.sizes import FP32, published_bytes
 from irg_rl.learner.update import EngineSettings
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
@@ -27,18 +28,17 @@ from irg_rl.model.flops import Matrices, Workload
 from irg_rl.model.footprint import Footprint, drawing_footprint, training_footprint, velocity_footprint
 from irg_rl.model.pack import Pack, SpecialIds
 from irg_rl.model.unified import UnifiedModel
-from irg_rl.plan.main_memory import Copy, in_process, rl_copies, sft_copies
+from irg_rl.plan.main_memory import Copy, rl_copies, sft_copies
 from irg_rl.plan.scorers import on_gpu
 from irg_rl.plan.training_memory import (
-    FP32,
     Component,
     Moment,
     Parameters,
     bytes_of,
+    kept_copies,
     logit_bytes,
     peak,
     probe_bytes,
-    sync_bytes,
     training_state,
 )
 from irg_rl.plan.worst_case import Sampled, Sizes, replay_packs, sft_pack
@@ -74,7 +74,7 @@ class ProcessKind:
     components: list[Component]
     note: str
     copies: list[Copy] = field(default_factory=list)
-    """Copies of weights in the main memory of the machine. On the CPU `components` has them too."""
+    """Copies of weights that are in the main memory of the machine for a time."""
 
     @property
     def peak(self) -> int:
@@ -199,8 +199,7 @@ class Plan:
     def sync(self) -> int:
         """Return how many bytes the learner sends when it publishes its weights once. If RL trains adapters, only the
         adapters are sent; otherwise all weights."""
-        lora = self.adapters.get(LEARNER)
-        return sync_bytes(self.model) if lora is None else FP32 * adapter_size(self.model, lora)
+        return published_bytes(self.recipe.model, self.adapters.get(LEARNER))
 
     @cached_property
     def sampled(self) -> Sampled:
@@ -276,7 +275,9 @@ class Plan:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
         components = training_state(self.parameters[name], self.trainings[name], ranks)
         components += self._activations(pack, name, "full")
-        return self._with_copies(ProcessKind(name, ranks, components, _words(pack), sft_copies(self.parameters[name])))
+        parameters = self.parameters[name]
+        components += kept_copies(parameters.trained_total, ["average"], ranks)
+        return ProcessKind(name, ranks, components, _words(pack), sft_copies(parameters))
 
     def _learner(self) -> ProcessKind:
         recipe, rl, ranks = self.recipe, self.recipe.require_rl(), self.recipe.engine.learner_ranks
@@ -290,13 +291,14 @@ class Plan:
         if rl.probe_every:
             size = probe_bytes(parameters, self.trainings[LEARNER])
             components.append(Component("gradients of loss terms", size, Moment.BACKWARD))
-        copies = rl_copies(parameters, algorithm, rl.ema_decay is not None, self.sync, ranks)
-        return self._with_copies(ProcessKind(LEARNER, ranks, components, _words(longest), copies))
-
-    def _with_copies(self, place: ProcessKind) -> ProcessKind:
-        """Return the process with its copies of weights. On the CPU they are a part of the memory of the process."""
-        own = [] if self.device == "cuda" else in_process(place.copies)
-        return replace(place, components=[*place.components, *own])
+        kept = {
+            "average": rl.ema_decay is not None, "old policy": algorithm.old_schedule is not None,
+            "first weights": algorithm.keeps_first_weights,
+        }  # fmt: skip
+        changing = parameters.trained_total + parameters.tables
+        components += kept_copies(changing, [name for name, is_kept in kept.items() if is_kept], ranks)
+        copies = rl_copies(parameters, algorithm, rl.ema_decay is not None, self.sync)
+        return ProcessKind(LEARNER, ranks, components, _words(longest), copies)
 
     def _rollout(self) -> ProcessKind:
         rl, sampled = self.recipe.require_rl(), self.sampled

@@ -25,10 +25,10 @@ from enum import StrEnum
 
 from irg_rl.algorithms.base import LOSS_TERMS
 from irg_rl.learner.parts import ModelPart, make_optimizer, part_of
+from irg_rl.learner.sizes import FP32
 from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings
 from irg_rl.model.unified import UnifiedModel
 
-FP32 = 4
 FLAT_BUCKET = 500_000_000
 """Number of gradient values that ZeRO stage 0 copies and reduces at a time. In DeepSpeed the constant is called
 MEMORY_OPT_ALLREDUCE_SIZE."""
@@ -139,6 +139,16 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
     ]
 
 
+def kept_copies(numbers: int, names: list[str], ranks: int) -> list[Component]:
+    """Return the copies of weights that a training keeps all the time beside its state, such as the average. A copy has
+    `numbers` numbers in fp32. The ranks divide them, and each keeps its part on the device on which it trains.
+
+    For a forward pass with the old policy or the first weights, each rank also has them whole, in the number type of
+    the model. This does not raise the peak, because at that time there are no gradients, which have the same size.
+    """
+    return [Component(name, _share(FP32 * numbers, ranks)) for name in names]
+
+
 def probe_bytes(parameters: Parameters, settings: EngineSettings) -> int:
     """Return the bytes that the measurement of the gradient norms (`rl.probe_every`) needs on each rank, beside one
     whole gradient and the activations. It keeps one whole gradient for each term of the loss, until all packs are
@@ -151,12 +161,6 @@ def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:
     tokens with logits. The logits exist three times: in the type of the model, in fp32 for the backward pass, and as
     the fp32 gradient."""
     return tokens * vocabulary * (bytes_of(precision) + 2 * FP32)
-
-
-def sync_bytes(model: UnifiedModel) -> int:
-    """Return how many bytes are sent when all weights of the model are published once, that is, sent from the learner
-    to the samplers. All weights and position tables are sent in fp32 (publish.py)."""
-    return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
 
 
 def _share(size: int, ranks: int) -> int:

@@ -5,7 +5,6 @@ import torch
 
 from irg_rl.learner.engine import Engine, EngineSettings, Loss
 from irg_rl.learner.parts import OptimizerSettings
-from irg_rl.learner.publish import publish
 from irg_rl.learner.replay import idle_pack
 from irg_rl.model.footprint import LiveBytes
 from irg_rl.model.pack import SpecialIds
@@ -14,10 +13,10 @@ from irg_rl.plan.training_memory import (
     Component,
     Moment,
     Parameters,
+    kept_copies,
     logit_bytes,
     peak,
     probe_bytes,
-    sync_bytes,
     training_state,
 )
 from tests.learner.world import CONFIG
@@ -150,6 +149,6 @@ def test_logits_are_held_in_their_type_in_fp32_and_as_a_gradient():
     assert logit_bytes(10, 100, "fp32") == 1000 * 12
 
 
-def test_a_sync_sends_what_is_published(world):
-    sent = publish(world.model.state_dict().items(), version=0).arrays
-    assert sync_bytes(world.model) == sum(array.nbytes for array in sent.values())
+def test_copies_of_the_weights_are_divided_over_the_ranks():
+    assert kept_copies(1001, ["average", "first"], 4) == [Component("average", 1001), Component("first", 1001)]
+    assert kept_copies(1001, ["average"], 3) == [Component("average", 1335)]  # 4 * 1001 / 3

@@ -15,7 +15,7 @@ from irg_rl.learner.lora import add_adapters, is_adapter
 from irg_rl.learner.parts import OptimizerSettings, Schedule
 from irg_rl.learner.replay import idle_pack
 from sft.loss import Counts, sft_loss
-from sft.train import Identity, Plateau, StageTrainer, weights_of
+from sft.train import Identity, Plateau, StageTrainer, own_weights
 from tests.sft.material import improving_full, initial_full, stage, stream, write
 
 SOURCES = DataSource(folder="one", mandatory=True), DataSource(folder="two")
@@ -46,7 +46,7 @@ def trainer(
     if lora is not None:
         add_adapters(model, lora, seed=0)
     engine = Engine(model, EngineSettings(optimizer, zero_stage), idle_pack(config, world.model.special))
-    ema = EMA(weights_of(engine), 0.8)
+    ema = EMA(own_weights(engine), 0.8)
     cadence = {"validate_every": 2, "checkpoint_every": 2, "keep_checkpoints": 2} | cadence
     identity = Identity({"name": "tiny"}, digest, "f")
     return StageTrainer(engine, ema, packs, packs.held_out(1), settings, run, identity, **cadence)
