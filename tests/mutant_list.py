@@ -319,6 +319,8 @@ MUTANTS = [
         ("steps are ordered as words", "sorted(numbered)]", "sorted(numbered, key=lambda pair: str(pair[0]))]"),
         ("changed data are accepted", "if fingerprint != snapshot.fingerprint:", "if False:"),
         ("a full disk is not seen", "if need > free:", "if False:")),
+    *_of("irg_rl/model/attention.py", "tests/model/test_pack.py::test_padding_costs_flex_attention_nothing",
+        ("padding sees itself", "ancestors[:, -1, -1] = False", "pass")),
     *_of("irg_rl/learner/weights.py", "tests/learner/test_weights.py",
         ("every rank has the first part", "start = size * rank()", "start = 0"),
         ("parts are joined without the others", "bits = reduce_sum(full.view(torch.int32))", "bits = full.view(torch.int32)"),

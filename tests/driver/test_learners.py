@@ -7,7 +7,9 @@ import torch
 from irg_rl.driver.learners import Learners, fingerprint
 from irg_rl.driver.prepare import model_path, prompts_file
 from irg_rl.driver.rl_settings import worker_settings
+from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import CheckpointError
+from irg_rl.learner.publish import weights_digest
 from irg_rl.model.folder import load_folder
 from irg_rl.prompts import write_prompts
 from irg_rl.records import load_groups, save_groups
@@ -69,6 +71,26 @@ def test_nft_trains_on_images_drawn_with_guidance_and_sends_the_old_policy_to_dr
         metrics = matching.finish(matching.train(refs))
         matching.publish()
         assert (metrics["image/turn0/v_distance"] > 0) == (update == 2)  # the decay after the first update is 0
+
+
+def test_a_resume_reads_each_file_of_a_checkpoint_once_to_check_it(learners, monkeypatch):
+    """Fails where the driver or the rank, which is another process, hash the files again."""
+    learners.save({})
+    read, digest = [], checkpoint._digest
+    monkeypatch.setattr(checkpoint, "_digest", lambda file: read.append(file.name) or digest(file))
+    path, _ = checkpoint.latest(learners.run.path("rl"))
+    files = sorted(file.name for file in path.glob("*.safetensors"))
+    read.clear()
+    assert learners.resume() == {}
+    assert sorted(read) == files
+
+
+def test_published_weights_stay_in_the_object_store(learners):
+    """Fails where the driver fetches them and puts a second copy there."""
+    sent = ray.get(learners.message.arrays, timeout=60)
+    assert weights_digest(sent) == learners.message.digest
+    facts, stored = learners.ranks.call("publish_apart", 7, timeout=60, kept=1)[0]
+    assert (facts.version, facts.arrays) == (7, {}) and isinstance(stored, ray.ObjectRef)
 
 
 def test_rl_goes_on_with_the_prompts_of_its_checkpoint_only(learners):

@@ -7,7 +7,7 @@ from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine
 from irg_rl.learner.process_group import Rank
 from tests.learner.ranks import run_on_ranks
-from tests.learner.toy import IDLE, Toy, denominators, loss_of, make_packs, settings
+from tests.learner.toy import IDLE, Toy, ToyPack, denominators, loss_of, make_packs, settings
 
 STAGES = [0, 1, 2, 3]
 PRECISIONS = ["fp32", "bf16"]
@@ -22,13 +22,16 @@ def average_of(place: Rank, kinds) -> dict:
 
 
 def trained(place: Rank, stage: int, precision: str) -> dict:
-    engine = Engine(Toy(), settings(stage, precision=precision), IDLE, place)
+    idle, *steps = (
+        [typed(pack, precision) for pack in packs] for packs in ([IDLE], *(make_packs(4, seed) for seed in range(3)))
+    )
+    engine = Engine(Toy(), settings(stage, precision=precision), idle[0], place)
     full = {name: tensor.clone() for name, tensor in engine.state().changing()}
     first = {name: part.clone() for name, part in engine.state().own()}
-    before = outputs(engine)
+    before = outputs(engine, idle)
     average = EMA(engine.state().own(), DECAY, warmup=False)
-    for seed in range(3):
-        packs = make_packs(4, seed)[place.rank :: place.world_size]
+    for step in steps:
+        packs = step[place.rank :: place.world_size]
         engine.step(packs, loss_of(packs), denominators(packs))
         average.update(engine.state().own())
         for name, tensor in engine.state().changing():
@@ -36,7 +39,7 @@ def trained(place: Rank, stage: int, precision: str) -> dict:
     state = engine.state()
     joined = dict(state.whole(average.weights))
     with engine.holding(first):
-        held = outputs(engine)
+        held = outputs(engine, idle)
     zeros = {name: torch.full_like(part, -0.0) for name, part in state.own()}
     own = state.cut(joined)
     return {
@@ -45,12 +48,17 @@ def trained(place: Rank, stage: int, precision: str) -> dict:
         "weights": (numbers(dict(state.whole(dict(state.own())))), numbers(dict(state.changing()))),
         "cut": all(torch.equal(own[name], part) for name, part in average.weights.items()),
         "signs": all(bool(torch.signbit(tensor).all()) for _, tensor in state.whole(zeros)),
-        "outputs": (before, held, outputs(engine)),
+        "outputs": (before, held, outputs(engine, idle)),
     }
 
 
-def outputs(engine: Engine) -> list[list[float]]:
-    return engine.evaluate([IDLE], lambda output, index: output.float().tolist())
+def typed(pack: ToyPack, precision: str) -> ToyPack:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return ToyPack(pack.x.to(dtype), pack.y.to(dtype), pack.kind)
+
+
+def outputs(engine: Engine, packs: list[ToyPack]) -> list[list[float]]:
+    return engine.evaluate(packs, lambda output, index: output.float().tolist())
 
 
 def numbers(tensors: dict) -> dict:
