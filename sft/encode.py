@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 import torch
@@ -92,7 +93,8 @@ class RowEncoder:
     ):
         self.vae, self.vae_resize, self.vit_resize, self.store = vae, vae_resize, vit_resize, store
         self.cache_bytes = cache_bytes
-        self._ids = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # every epoch counts each text and then encodes it
+        self._tokenizer, self._lock = tokenizer, Lock()
+        self._ids = lru_cache(maxsize=1 << 16)(self._tokenize)  # every epoch counts each text and then encodes it
         self._log_scale = 2 * math.log(vae.config.scaling_factor)
         self._cache: OrderedDict[bytes, Moments] = OrderedDict()
         self._cached_bytes = 0
@@ -144,6 +146,10 @@ class RowEncoder:
             total += (patches + BOUNDARY_TOKENS) * part.vit
             refines = refines or part.vae or part.vit
         return total
+
+    def _tokenize(self, text: str) -> list[int]:
+        with self._lock:  # a fast tokenizer raises an error if two threads use it at the same time
+            return self._tokenizer.encode(text)
 
     def _ready(self, part: ImagePart) -> ReadyImage:
         pixels, patches, vit_grid = torch.from_numpy(part.pixels), None, (0, 0)

@@ -13,8 +13,7 @@ that was taken, so packs that were drawn ahead are drawn again after a resume.
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,10 +128,7 @@ class PackStream:
         """Drop all packs that were drawn ahead."""
         for drawn in self._ahead:
             drawn.cancel()
-        for drawn in self._ahead:  # the one that is being drawn still moves the sources
-            if not drawn.cancelled():
-                with suppress(DataError):
-                    drawn.result()
+        wait(self._ahead)  # the pack that is being drawn still moves the sources
         self._ahead.clear()
 
     def _ready(self, drawn: DrawnPack) -> list[ReadyRow | None]:

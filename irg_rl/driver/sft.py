@@ -143,7 +143,6 @@ class StageRank:
         average = self.trainer.average()
         if self.place.rank == 0:
             save_trained(self.run, self.start, average, self.name, self.lora)
-        self.trainer.stream.close()
         rejected = set[tuple[str, int, int]]().union(*gather_objects(self.rejections.seen))
         return {"steps": self.trainer.engine.steps, "rejected_rows": len(rejected)}
 
@@ -159,6 +158,7 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         try:
             yield lambda method: getattr(alone, method)()
         finally:
+            alone.trainer.stream.close()
             del alone.trainer  # its callbacks refer to the rank, and this cycle would keep the engine in memory
         return
     options = actor_options(
