@@ -20,7 +20,7 @@ from irg_rl.config import LoraRecipe
 from irg_rl.errors import InputError
 from irg_rl.learner import checkpoint, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
-from irg_rl.learner.ema import EMA
+from irg_rl.learner.ema import EMA, host_copies
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
 from irg_rl.learner.lora import load_trainable, served, without_adapters
 from irg_rl.learner.old_weights import OldWeights
@@ -108,7 +108,7 @@ class Learner:
         if algorithm.old_schedule is not None:
             self.old = OldWeights(self.engine.state().own(), algorithm.old_schedule)
         if algorithm.keeps_first_weights:  # with LoRA: the new adapters, which add nothing yet
-            first = {name: part.clone() for name, part in self.engine.state().own()}
+            first = host_copies(self.engine.state().own())
         self.context = RankContext(
             self.engine, self._replay, self.place, settings.law, settings.engine.precision, settings.seed,
             settings.max_pack_tokens, settings.offline, self.old, first, reference,

@@ -76,13 +76,14 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
 
 def main_memory_table(plan: Plan) -> Table:
     """Return the table of the copies of weights in the memory of the machine, for every process that trains."""
-    table = Table("process", "copy", "GiB", "when", title="copies of weights in main memory, fp32, on the first rank")
-    table.columns[2].justify = "right"
+    table = Table("process", "copy", "GiB each", "processes", "when", title="copies of weights in main memory, fp32")
+    for column in table.columns[2:4]:
+        column.justify = "right"
     for place in plan.places:
         for copy in place.copies:
-            table.add_row(place.name, copy.name, _gib(copy.bytes), _WHEN[copy.moment])
+            table.add_row(place.name, copy.name, _gib(copy.bytes), str(copy.ranks), _WHEN[copy.moment])
         if place.copies:
-            table.add_row(place.name, "peak of the machine", _gib(machine_peak(place.copies)), "")
+            table.add_row(place.name, "peak of the machine", _gib(machine_peak(place.copies)), "all", "")
             table.add_section()
     return table
 

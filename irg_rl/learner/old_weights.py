@@ -34,8 +34,8 @@ class OldPolicySchedule(Section):
 
 
 class OldWeights(EMA):
-    """The weights of the old policy, in fp32. Each rank keeps its own part of every tensor. `updates` counts how often
-    they have been updated. This is done once after each training update."""
+    """The weights of the old policy, in fp32. Each rank keeps its own part of every tensor, in main memory. `updates`
+    counts how often they have been updated. This is done once after each training update."""
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)

@@ -59,26 +59,23 @@ class FullState:
         return ((name, self._part(tensor)) for name, tensor in self._changing())
 
     def cut(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return this rank's part of each of the full tensors `weights`, as `own` would give it. Raises ValueError if a
-        name is unknown or if a tensor has another size."""
+        """Return this rank's part of each of the full tensors `weights`: the same numbers as `own` would give, on the
+        device of these tensors. Raises ValueError if a name is unknown or if a tensor has another size."""
         entries = dict(self._changing())
         self._check("weights", weights, set(weights) & set(entries))
         for name, full in weights.items():
             if full.numel() != (size := _shape(entries[name]).numel()):
                 raise ValueError(f"{name} has {full.numel()} numbers in the checkpoint and {size} in the model")
-        return {
-            name: full.flatten()[slice(*self._range(entries[name]))].to(entries[name].device, torch.float32)
-            for name, full in weights.items()
-        }
+        return {name: full.flatten()[slice(*self._range(entries[name]))] for name, full in weights.items()}
 
     def whole(self, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, full tensor) for parts that every rank holds, as `own` gives them. The tensors are new, in fp32
-        and on the device."""
+        """Yield (name, full tensor) for parts that every rank holds, on any device. The full tensors are new, in fp32
+        and on the device of the training."""
         for name, tensor in self._changing():
             if name not in parts:
                 continue
             shape = _shape(tensor)
-            full = torch.zeros(shape.numel(), dtype=torch.float32, device=parts[name].device)
+            full = torch.zeros(shape.numel(), dtype=torch.float32, device=tensor.device)
             full[slice(*self._range(tensor))] = parts[name]
             bits = reduce_sum(full.view(torch.int32))  # as numbers, -0.0 + 0.0 would lose the sign
             yield name, bits.view(torch.float32).view(shape)

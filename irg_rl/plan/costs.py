@@ -7,7 +7,7 @@ Activations are counted by running a forward pass on tensors that have a shape b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TypeVar, cast
 
@@ -28,14 +28,13 @@ from irg_rl.model.flops import Matrices, Workload
 from irg_rl.model.footprint import Footprint, drawing_footprint, training_footprint, velocity_footprint
 from irg_rl.model.pack import Pack, SpecialIds
 from irg_rl.model.unified import UnifiedModel
-from irg_rl.plan.main_memory import Copy, rl_copies, sft_copies
+from irg_rl.plan.main_memory import Copy, in_process, rl_copies, sft_copies
 from irg_rl.plan.scorers import on_gpu
 from irg_rl.plan.training_memory import (
     Component,
     Moment,
     Parameters,
     bytes_of,
-    kept_copies,
     logit_bytes,
     peak,
     probe_bytes,
@@ -74,7 +73,7 @@ class ProcessKind:
     components: list[Component]
     note: str
     copies: list[Copy] = field(default_factory=list)
-    """Copies of weights that are in the main memory of the machine for a time."""
+    """Copies of weights in the main memory of the machine. On the CPU `components` has them too."""
 
     @property
     def peak(self) -> int:
@@ -275,9 +274,8 @@ class Plan:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
         components = training_state(self.parameters[name], self.trainings[name], ranks)
         components += self._activations(pack, name, "full")
-        parameters = self.parameters[name]
-        components += kept_copies(parameters.trained_total, ["average"], ranks)
-        return ProcessKind(name, ranks, components, _words(pack), sft_copies(parameters))
+        copies = sft_copies(self.parameters[name], ranks)
+        return self._with_copies(ProcessKind(name, ranks, components, _words(pack), copies))
 
     def _learner(self) -> ProcessKind:
         recipe, rl, ranks = self.recipe, self.recipe.require_rl(), self.recipe.engine.learner_ranks
@@ -291,14 +289,13 @@ class Plan:
         if rl.probe_every:
             size = probe_bytes(parameters, self.trainings[LEARNER])
             components.append(Component("gradients of loss terms", size, Moment.BACKWARD))
-        kept = {
-            "average": rl.ema_decay is not None, "old policy": algorithm.old_schedule is not None,
-            "first weights": algorithm.keeps_first_weights,
-        }  # fmt: skip
-        changing = parameters.trained_total + parameters.tables
-        components += kept_copies(changing, [name for name, is_kept in kept.items() if is_kept], ranks)
-        copies = rl_copies(parameters, algorithm, rl.ema_decay is not None, self.sync)
-        return ProcessKind(LEARNER, ranks, components, _words(longest), copies)
+        copies = rl_copies(parameters, algorithm, rl.ema_decay is not None, self.sync, ranks)
+        return self._with_copies(ProcessKind(LEARNER, ranks, components, _words(longest), copies))
+
+    def _with_copies(self, place: ProcessKind) -> ProcessKind:
+        """Return the process with its copies of weights. On the CPU they are a part of the memory of the process."""
+        own = [] if self.device == "cuda" else in_process(place.copies)
+        return replace(place, components=[*place.components, *own])
 
     def _rollout(self) -> ProcessKind:
         rl, sampled = self.recipe.require_rl(), self.sampled

@@ -139,16 +139,6 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
     ]
 
 
-def kept_copies(numbers: int, names: list[str], ranks: int) -> list[Component]:
-    """Return the copies of weights that a training keeps all the time beside its state, such as the average. A copy has
-    `numbers` numbers in fp32. The ranks divide them, and each keeps its part on the device on which it trains.
-
-    For a forward pass with the old policy or the first weights, each rank also has them whole, in the number type of
-    the model. This does not raise the peak, because at that time there are no gradients, which have the same size.
-    """
-    return [Component(name, _share(FP32 * numbers, ranks)) for name in names]
-
-
 def probe_bytes(parameters: Parameters, settings: EngineSettings) -> int:
     """Return the bytes that the measurement of the gradient norms (`rl.probe_every`) needs on each rank, beside one
     whole gradient and the activations. It keeps one whole gradient for each term of the loss, until all packs are

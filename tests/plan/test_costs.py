@@ -216,19 +216,19 @@ def test_measuring_gradients_of_loss_terms_is_counted_beside_the_backward():
     assert ("rl.probe_every", [0]) in candidates(shapes("rl.probe_every=5"), LEARNER)
 
 
-def test_average_old_and_first_weights_are_counted_once_over_the_ranks():
-    chosen = ["rl.ema_decay=0.9", "rl.optimizer.muon_lr=null", "engine.zero_stage=2"]
-    names = {"nft": "old policy", "awm": "old policy", "dpo": "first weights"}
-    for algorithm, name in names.items():
-        more = ["rl.noise=null", "rl.credit=null"] if algorithm == "dpo" else []
-        one, two = (
-            Plan(shapes(f"rl.algorithm={algorithm}", *chosen, *more, f"engine.learner_ranks={ranks}")).place(LEARNER)
-            for ranks in (1, 2)
+def test_average_old_and_first_weights_are_counted_in_the_process_on_a_cpu_and_in_the_machine_beside_a_gpu():
+    chosen = ["rl.ema_decay=0.9", "rl.optimizer.muon_lr=null", "engine.zero_stage=2", "engine.learner_ranks=2"]
+    for algorithm, name in (("nft", "old policy"), ("awm", "old policy")):
+        on_cpu, on_gpu = (
+            Plan(shapes(f"rl.algorithm={algorithm}", *chosen, *more)).place(LEARNER)
+            for more in ([], ["engine.device=cuda"])
         )
-        assert held(one)[name] == held(one)["average"] > 0
-        assert held(two)[name] == held(two)["average"] == held(one)[name] // 2
-        assert [copy.name for copy in one.copies] == ["published weights", "checkpoint"]
-    assert held(Plan(shapes()).place("sft stage1 learner"))["average"] > 0
+        assert held(on_cpu)[name] == held(on_cpu)["average"] == on_cpu.copies[0].bytes
+        assert name not in held(on_gpu) and "average" not in held(on_gpu)
+        assert [copy.name for copy in on_gpu.copies] == ["average", name, "published weights", "checkpoint"]
+        assert [copy.ranks for copy in on_gpu.copies] == [2, 2, 1, 1]
+    stage = Plan(shapes()).place("sft stage1 learner")
+    assert held(stage)["average"] == stage.copies[0].bytes
 
 
 def test_main_memory_is_a_table_of_its_own(irg_rl):

@@ -13,7 +13,6 @@ from irg_rl.plan.training_memory import (
     Component,
     Moment,
     Parameters,
-    kept_copies,
     logit_bytes,
     peak,
     probe_bytes,
@@ -147,8 +146,3 @@ def test_the_peak_is_in_the_backward_or_in_the_step_not_in_both():
 def test_logits_are_held_in_their_type_in_fp32_and_as_a_gradient():
     assert logit_bytes(10, 100, "bf16") == 1000 * (2 + 4 + 4)
     assert logit_bytes(10, 100, "fp32") == 1000 * 12
-
-
-def test_copies_of_the_weights_are_divided_over_the_ranks():
-    assert kept_copies(1001, ["average", "first"], 4) == [Component("average", 1001), Component("first", 1001)]
-    assert kept_copies(1001, ["average"], 3) == [Component("average", 1335)]  # 4 * 1001 / 3
