@@ -141,9 +141,9 @@ class StageRank:
         numbers: `steps`, the number of training steps, and `rejected_rows`, the number of broken rows (training
         examples) that were left out."""
         average = self.trainer.average()
+        rejected = set[tuple[str, int, int]]().union(*gather_objects(self.rejections.seen))
         if self.place.rank == 0:
             save_trained(self.run, self.start, average, self.name, self.lora)
-        rejected = set[tuple[str, int, int]]().union(*gather_objects(self.rejections.seen))
         return {"steps": self.trainer.engine.steps, "rejected_rows": len(rejected)}
 
 
