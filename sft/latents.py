@@ -59,7 +59,8 @@ class LatentStore:
             save_file({"mean": moments.mean, "logvar": moments.logvar}, aside)
             aside.rename(path)
         except (OSError, SafetensorError) as error:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
             raise DataError(f"sft.latents: cannot write {path} ({error}); free some space or leave it out") from error
 
     def _path(self, key: bytes, grid: tuple[int, int]) -> Path:
