@@ -28,6 +28,7 @@ from irg_rl.plan.costs import Plan
 from irg_rl.plan.worst_case import SPECIAL, sft_pack
 from sft.loss import Counts, sft_loss
 from sft.packing import SFTPack
+from sft.train import own_weights
 
 PLACE = "sft stage1 learner"
 TOLERANCE = 0.15
@@ -75,7 +76,7 @@ def measured(recipe: Recipe, plan: Plan) -> dict[str, int]:
         engine.step([pack], loss, totals)
     hook.remove()
     found["optimizer moments"] = size(t for state in optimizer.state.values() for t in state.values())
-    average = EMA(engine.state().changing(), recipe.sft.ema_decay)
+    average = EMA(own_weights(engine), recipe.sft.ema_decay)
     found["average"] = size(average.weights.values())
     held = [*model.state_dict().values(), *average.weights.values()]
     held += [t for state in optimizer.state.values() for t in state.values()]

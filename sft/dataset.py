@@ -4,7 +4,10 @@ is shuffled. After an interruption, reading can continue at the same row.
 A parquet file consists of row groups (blocks of rows). In every epoch, the row groups are shuffled, and so are the rows
 in each group. The order of the groups depends only on (seed, epoch). The order of the rows in a group depends only on
 (seed, epoch, group). So a checkpoint must save only the position (epoch, group, row) and the number of usable rows
-found in this epoch so far. Only one row group is in memory at a time.
+found in this epoch so far. Only one row group is in memory at a time, in the form in which the file has it.
+
+The draws do not depend on whether the pixels of an image can be decoded, because each rank decodes only the images of
+its own packs, and all ranks must draw the same rows.
 """
 
 import hashlib
@@ -12,13 +15,17 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from irg_rl.errors import UserError
-from sft.rows import BrokenRow, Part, parse_row
+from sft.rows import BrokenRow, Part, decode_row, parse_row
+
+Place = tuple[Path, int, int]
+"""Where a row stands: (parquet file, number of the row group, number of the row within its group)."""
 
 
 class DataError(UserError, ValueError):
@@ -27,12 +34,17 @@ class DataError(UserError, ValueError):
 
 @dataclass
 class Rejections:
-    """The rows that cannot be trained on. They are listed in the file `path` (`rejected.jsonl`). A row is listed only
-    once, and not again in a later epoch or after a resume. The field `row` of an entry is the number of the row within
-    its row group (a block of rows in a parquet file)."""
+    """The rows that cannot be trained on. They are listed in the file `path` (`rejected.jsonl`), each only once: a row
+    is not listed again in a later epoch or after a resume. The field `row` of an entry is the number of the row within
+    its row group (a block of rows in a parquet file).
+
+    All ranks draw the same rows, so the first one lists for all what is broken when it is drawn. The others have
+    `is_first` = False. They list only rows of their own packs that turn out to be broken when they are decoded."""
 
     path: Path | None = None
+    is_first: bool = True
     seen: set[tuple[str, int, int]] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self):
         if self.path is None or not self.path.is_file():
@@ -42,16 +54,19 @@ class Rejections:
             with suppress(ValueError, KeyError, TypeError):  # a line may be cut off, if the disk was full
                 entry = json.loads(line)
                 self.seen.add((entry["file"], entry["group"], entry["row"]))
-        if text and not text.endswith("\n"):
+        if self.is_first and text and not text.endswith("\n"):
             with self.path.open("a") as out:
                 out.write("\n")
 
-    def add(self, place: tuple[Path, int], row: int, reason: str) -> None:
-        file, group = str(place[0].absolute()), place[1]  # a run may be resumed from another folder
-        if (file, group, row) in self.seen:
-            return
-        self.seen.add((file, group, row))
-        if self.path is not None:
+    def add(self, place: Place, reason: str, decoded: bool = False) -> None:
+        """Add a row. `decoded` says that it was found to be broken when its images were decoded."""
+        file, group, row = str(place[0].absolute()), *place[1:]  # a run may be resumed from another folder
+        with self._lock:  # rows are drawn and decoded in different threads
+            if (file, group, row) in self.seen:
+                return
+            self.seen.add((file, group, row))
+            if self.path is None or not (self.is_first or decoded):
+                return
             with self.path.open("a") as out:
                 out.write(json.dumps({"file": file, "group": group, "row": row, "reason": reason}) + "\n")
 
@@ -85,9 +100,11 @@ class RowSource:
         self.fingerprint = digest.hexdigest()[:16]
         self.epoch = self.group = self.row = 0
         self._loaded: tuple[int, int] | None = None
-        self._rows: list[tuple[int, bytes | str | None]] = []
+        self._order_of_rows: list[int] = []
+        self._column: pa.ChunkedArray = pa.chunked_array([], pa.null())
         self._usable = 0
-        self._last = 0
+        self.last: Place = (*self.groups[0], 0)
+        """Where the row stands that `draw` returned last."""
 
     def state(self) -> dict:
         cursor = {"epoch": self.epoch, "group": self.group, "row": self.row, "usable": self._usable}
@@ -104,15 +121,15 @@ class RowSource:
         and added to `rejections`."""
         while True:
             self._load()
-            while self.row < len(self._rows):
-                index, conversation = self._rows[self.row]
+            while self.row < len(self._order_of_rows):
+                index = self._order_of_rows[self.row]
                 self.row += 1
+                self.last = (*self._place(), index)
                 try:
-                    parts = parse_row(conversation)
+                    parts = parse_row(self._column[index].as_py())
                 except BrokenRow as error:
-                    self.rejections.add(self._place(), index, str(error))
+                    self.rejections.add(self.last, str(error))
                     continue
-                self._last = index
                 self._usable += 1
                 return parts
             self._advance()
@@ -120,19 +137,22 @@ class RowSource:
     def reject_last(self, reason: str) -> None:
         """Add the row that `draw` returned last to the list of rejected rows. The caller uses this method if it cannot
         use the row, for example because the row is too long."""
-        self.rejections.add(self._place(), self._last, reason)
+        self.rejections.add(self.last, reason)
         self._usable -= 1
 
     def held_out(self) -> list[tuple[Part, ...]]:
         """Return the rows that are kept for validation, in the order of the file. Each row is a tuple of texts and
-        images. Broken rows are left out and added to the rejected rows, as in training."""
+        images, whose pixels are decoded. Broken rows are left out and added to the rejected rows, as in training."""
         file, group = self.groups[0]
         rows = []
-        for index, conversation in enumerate(_read_group(file, group)[: self.hold_out]):
+        for index, conversation in enumerate(_read_group(file, group)[: self.hold_out].to_pylist()):
             try:
-                rows.append(parse_row(conversation))
+                parts = parse_row(conversation)
+                decode_row(parts)
             except BrokenRow as error:
-                self.rejections.add((file, group), index, str(error))
+                self.rejections.add((file, group, index), str(error))
+                continue
+            rows.append(parts)
         return rows
 
     def _place(self) -> tuple[Path, int]:
@@ -146,10 +166,10 @@ class RowSource:
             return
         chosen = int(self._order(self.epoch)[self.group])
         file, group = self.groups[chosen]
-        column = _read_group(file, group)
-        shuffle = np.random.default_rng([self.seed, self.epoch, chosen]).permutation(len(column))
+        self._column = _read_group(file, group)
+        shuffle = np.random.default_rng([self.seed, self.epoch, chosen]).permutation(len(self._column))
         first = self.hold_out if chosen == 0 else 0
-        self._rows = [(int(i), column[int(i)]) for i in shuffle if i >= first]
+        self._order_of_rows = [int(i) for i in shuffle if i >= first]
         self._loaded = (self.epoch, self.group)
 
     def _advance(self) -> None:
@@ -176,13 +196,14 @@ def _open(file: Path) -> pq.ParquetFile:
         raise DataError(f"{file}: not a readable parquet file ({error}); write it again or remove it") from error
 
 
-def _read_group(file: Path, group: int) -> list[bytes | str | None]:
-    """Return the column `conversation` of one row group (a block of rows in a parquet file), as a list with one entry
-    per row. Texts are returned as bytes. If the column were read as text, one text that is not UTF-8 would raise an
-    error and end the run. With bytes, only the row with the bad text is rejected later."""
+def _read_group(file: Path, group: int) -> pa.ChunkedArray:
+    """Return the column `conversation` of one row group (a block of rows in a parquet file), with one entry per row. It
+    is not converted to a list of Python objects, which would need the memory twice. Texts are returned as bytes. If the
+    column were read as text, one text that is not UTF-8 would raise an error and end the run. With bytes, only the row
+    with the bad text is rejected later."""
     try:
         column = _open(file).read_row_group(group, columns=["conversation"]).column(0)
         is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        return (column.cast(pa.large_binary()) if is_text else column).to_pylist()
+        return column.cast(pa.large_binary()) if is_text else column
     except (pa.ArrowException, OSError, LookupError, ValueError) as error:
         raise DataError(f"{file}: row group {group} has no readable `conversation` column ({error})") from error

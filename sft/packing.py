@@ -1,5 +1,4 @@
-"""Arrange encoded rows in packs (sequences of several rows) for training, and make the endless stream of packs of a
-training stage.
+"""Arrange encoded rows in packs (sequences of several rows) for training.
 
 A target image is an image that the model learns to draw. It becomes one or more *noise blocks*: noisy copies of the
 image, each with its own flow time. Without dropout, a noise block sees the context in which its image is drawn:
@@ -23,21 +22,17 @@ Mode `irg` drops single texts and images of the row, and leaves gaps in the rope
 original code of IRG does the same.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from irg_rl.config import Dropout, Stage
+from irg_rl.config import Dropout
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder
-from sft.dataset import DataError, RowSource
-from sft.encode import EncodedImage, EncodedRow, EncodedText, RowEncoder
-from sft.rows import Part
+from sft.encode import EncodedImage, EncodedRow, EncodedText
 
 
 class Branch(StrEnum):
@@ -174,103 +169,3 @@ def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) 
     for text in texts:
         parent = builder.add_text(text.ids, parent)
     return parent
-
-
-class PackStream:
-    """The packs (sequences of several training rows) of one training stage, in a fixed order. The rows come from
-    several folders, called sources. Some sources are mandatory. A pack begins with one row of every mandatory source.
-    Then each further row is drawn from a random source, in proportion to the weights of the sources, until the pack is
-    full.
-
-    If a row does not fit, it goes back to its source, which returns it first at the next draw. So no row is lost. There
-    is one exception: the mandatory rows at the beginning of a pack are put into it even if they do not fit. Without
-    this exception, a mandatory source with long rows would never be trained. So only mandatory rows can make a pack
-    longer than `tokens_per_pack`. Rows of more than `max_row_tokens` tokens are rejected, like broken rows.
-
-    The random draws depend on (seed, pack number) and on the reading positions of the sources. So a checkpoint needs to
-    save only the pack number and these positions.
-    """
-
-    def __init__(
-        self,
-        stage: Stage,
-        sources: list[RowSource],
-        encoder: RowEncoder,
-        layout: RowLayout,
-        new_builder: Callable[[], PackBuilder],
-        seed: int,
-    ):
-        self.stage, self.sources, self.encoder, self.layout = stage, sources, encoder, layout
-        self.new_builder, self.seed = new_builder, seed
-        weights = np.array([s.weight for s in stage.sources], dtype=np.float64)
-        self.shares = weights / weights.sum()
-        self.number = 0
-
-    def state(self) -> dict:
-        return {"number": self.number, "sources": [s.state() for s in self.sources]}
-
-    def load_state(self, state: dict) -> None:
-        self.number = state["number"]
-        for source, saved in zip(self.sources, state["sources"], strict=True):
-            source.load_state(saved)
-
-    def next(self) -> SFTPack:
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.number)
-        return self.layout.pack(self.new_builder(), self.encoder.encode(self._rows()), generator)
-
-    def skip(self) -> None:
-        """Skip the next pack (sequence of several training rows), because another rank (training process) trains on it.
-        The rows of the skipped pack are read but not encoded. So all ranks stay at the same position in the data."""
-        self._rows()
-
-    def _rows(self) -> list[tuple[Part, ...]]:
-        """Draw and return the rows of the next pack."""
-        draws = np.random.default_rng([self.seed, self.number])
-        rows: list[tuple[Part, ...]] = []
-        tokens = 0
-        pending = [k for k, s in enumerate(self.stage.sources) if s.mandatory]
-        while True:
-            is_mandatory = bool(pending)
-            chosen = pending.pop(0) if is_mandatory else int(draws.choice(len(self.sources), p=self.shares))
-            cursor = self.sources[chosen].state()
-            row, cost = self._draw(chosen)
-            if rows and not is_mandatory and tokens + cost > self.stage.tokens_per_pack:
-                self.sources[chosen].load_state(cursor)
-                break
-            rows.append(row)
-            tokens += cost
-        self.number += 1
-        return rows
-
-    def _draw(self, number: int) -> tuple[tuple[Part, ...], int]:
-        """Draw rows from the source with index `number` until a row has at most `max_row_tokens` tokens. Return this
-        row and its number of tokens. Longer rows are rejected."""
-        source, limit = self.sources[number], self.stage.max_row_tokens
-        while True:
-            row = source.draw()
-            cost = self.cost(row)
-            if cost <= limit:
-                return row, cost
-            source.reject_last(f"{cost} tokens are more than max_row_tokens {limit}")
-
-    def cost(self, row: tuple[Part, ...]) -> int:
-        return self.encoder.count_tokens(row, self.layout.noise_blocks) + self.layout.system_tokens
-
-    def held_out(self, seed: int) -> list[SFTPack]:
-        """Return packs (sequences of several training rows) with all rows that are kept for validation. For the same
-        `seed`, the packs always have the same noise and the same flow times. Raises DataError if there is no such row.
-        """
-        rows = [row for source in self.sources for row in source.held_out()]
-        rows = [row for row in rows if self.cost(row) <= self.stage.max_row_tokens]
-        if not rows:
-            folders = ", ".join(str(source.folder) for source in self.sources)
-            raise DataError(f"no usable row is left for validation in the first row groups of {folders}")
-        generator = torch.Generator().manual_seed(seed)
-        packs, waiting, tokens = [], [], 0
-        for row in rows:
-            if waiting and tokens + self.cost(row) > self.stage.tokens_per_pack:
-                packs.append(self.layout.pack(self.new_builder(), self.encoder.encode(waiting), generator))
-                waiting, tokens = [], 0
-            waiting.append(row)
-            tokens += self.cost(row)
-        return [*packs, self.layout.pack(self.new_builder(), self.encoder.encode(waiting), generator)]

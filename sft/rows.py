@@ -5,6 +5,9 @@ A row is a JSON list of turns, in the column `conversation` of the parquet files
 string. The content of an assistant turn is a list of texts and images. A text is trained unless its flag `need_loss` is
 false. An image has at least one of three flags. `need_loss`: the model learns to draw it (a flow target). `need_vae`
 and `need_vit`: the model sees it, as VAE latents or as ViT patches (a condition).
+
+Of an image only the header is read at first. It says the size, which is enough to arrange rows in packs. The pixels are
+decoded by the rank that trains on the row. If they are damaged, the row is broken, too.
 """
 
 import base64
@@ -12,6 +15,7 @@ import io
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -41,10 +45,18 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    pixels: np.ndarray  # uint8 [H, W, 3]
+    data: bytes  # the image file
+    size: tuple[int, int]  # width and height in the header; a photo that lies on its side has them the other way round
+    where: str  # the place in the row, for error messages
     target: bool
     vae: bool
     vit: bool
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The pixels, uint8 [H, W, 3]. They are decoded when they are first used. Raises BrokenRow if this is not
+        possible."""
+        return _pixels(self.data, self.where)
 
 
 Part = TextPart | ImagePart
@@ -52,7 +64,7 @@ Part = TextPart | ImagePart
 
 def parse_row(conversation: str | bytes | None) -> tuple[Part, ...]:
     """Return the texts and images of a row, in order. Raises BrokenRow if the row cannot be trained on. The message
-    names the turn and says what is wrong with it."""
+    names the turn and says what is wrong with it. The pixels of images are not decoded yet (`decode_row`)."""
     if not isinstance(conversation, str | bytes):
         raise BrokenRow(f"conversation is not JSON but {type(conversation).__name__}")
     try:
@@ -82,6 +94,13 @@ def parse_row(conversation: str | bytes | None) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def decode_row(parts: tuple[Part, ...]) -> None:
+    """Decode the pixels of all images of a row. Raises BrokenRow if an image is damaged."""
+    for part in parts:
+        if isinstance(part, ImagePart):
+            part.pixels  # noqa: B018 - the property keeps what it has decoded
+
+
 def _parse_part(part: dict, where: str) -> Part:
     if not isinstance(part, dict) or not isinstance(part.get("content"), str):
         raise BrokenRow(f"{where}: needs a string as content")
@@ -92,7 +111,8 @@ def _parse_part(part: dict, where: str) -> Part:
     target, vae, vit = (_flag(part, name, False, where) for name in ("need_loss", "need_vae", "need_vit"))
     if not (target or vae or vit):
         raise BrokenRow(f"{where}: an image needs one of need_loss, need_vae, need_vit")
-    return ImagePart(decode_image(part["content"], where), target, vae, vit)
+    data = _file_bytes(part["content"], where)
+    return ImagePart(data, _opened(data, where).size, where, target, vae, vit)
 
 
 def _text(content: str, where: str) -> str:
@@ -119,10 +139,18 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
     the file. So an image with too many pixels is refused before its pixels are decoded and need memory. Raises
     BrokenRow if the image cannot be decoded. A truncated image also counts as broken, because half of it would be grey.
     """
+    return _pixels(_file_bytes(encoded, where), where)
+
+
+def _file_bytes(encoded: str, where: str) -> bytes:
     try:
-        data = base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)
+        return base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)
     except ValueError as error:
         raise BrokenRow(f"{where}: the content is not base64: {error}") from error
+
+
+def _opened(data: bytes, where: str) -> Image.Image:
+    """Read the header of an image file, and check its format and its size."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked right below
@@ -133,6 +161,11 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
         raise BrokenRow(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
     if image.mode.startswith(DEEP_MODES):
         raise BrokenRow(f"{where}: {image.mode} pixels; store images with 8 bits per channel")
+    return image
+
+
+def _pixels(data: bytes, where: str) -> np.ndarray:
+    image = _opened(data, where)
     try:
         return from_pil(ImageOps.exif_transpose(image)).numpy()
     except UNDECODABLE as error:

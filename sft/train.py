@@ -15,10 +15,16 @@ from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine, Loss, StepResult
-from irg_rl.learner.reduce import sum_over_ranks
-from irg_rl.learner.training_state import capture, restore
+from irg_rl.learner.process_group import Rank
+from irg_rl.learner.reduce import gather_objects, sum_over_ranks
+from irg_rl.learner.training_state import capture, collect, restore
+from sft.dataset import DataError
 from sft.loss import Counts, right_tokens, sft_loss
-from sft.packing import PackStream, SFTPack
+from sft.packing import SFTPack
+from sft.stream import PackStream
+
+EMPTY_STEPS = 100
+"""After this many steps in a row without a usable row, the stage ends with an error."""
 
 
 @dataclass
@@ -111,13 +117,7 @@ class StageTrainer:
         return self.engine.steps >= self.stage.steps or self.plateau.reached
 
     def _step(self) -> StepResult:
-        place = self.engine.place
-        mine: list[SFTPack] = []
-        for turn in range(self.stage.packs_per_step):
-            if turn % place.world_size == place.rank:
-                mine.append(self.stream.next())
-            else:
-                self.stream.skip()
+        mine = self._own_packs()
 
         def loss_fn(output, index: int, totals: dict[str, float]) -> Loss:
             counts = Counts(int(totals["text"]), int(totals["latent"]))
@@ -128,8 +128,24 @@ class StageTrainer:
         counts = Counts.of(mine)
         result = self.engine.step([p.pack for p in mine], loss_fn, {"text": counts.text, "latent": counts.latent})
         if result.applied:
-            self.ema.update(weights_of(self.engine))
+            self.ema.update(own_weights(self.engine))
         return result
+
+    def _own_packs(self) -> list[SFTPack]:
+        """Return the packs of the next step that belong to this rank. Packs without a usable row are left out. If no
+        rank has a pack, the packs of the step after it are taken. Raises DataError if this happens too often."""
+        for _ in range(EMPTY_STEPS):
+            mine = []
+            for _ in range(self.stage.packs_per_step):
+                if not is_own(self.stream.number, self.stage, self.engine.place):
+                    self.stream.skip()
+                elif (pack := self.stream.next()) is not None:
+                    mine.append(pack)
+            if any(gather_objects(bool(mine))):
+                return mine
+        raise DataError(
+            f"the images of {EMPTY_STEPS} training steps in a row are all damaged: mend the rows of rejected.jsonl"
+        )
 
     def validate(self) -> dict[str, float]:
         """Compute metrics on the validation packs, and return them as a dict. Each rank (training process) computes
@@ -167,13 +183,19 @@ class StageTrainer:
         )
         checkpoint.save(self.folder, snapshot, self.keep_checkpoints)
 
+    def average(self) -> dict[str, Tensor]:
+        """Return the running average of the weights, as whole tensors on the CPU. Only the first rank returns tensors.
+        All ranks must call this together."""
+        return collect(self.engine.state().whole(self.ema.weights), keep=self.engine.place.rank == 0)
+
     def resume(self) -> int:
-        """Continue from the newest complete checkpoint, if there is one. Returns the number of training steps before
-        this checkpoint. If there is no checkpoint, nothing is loaded and the result is 0."""
-        path, _ = checkpoint.latest(self.folder)
+        """Continue from the newest complete checkpoint, if there is one. Returns the step of the checkpoint, or 0. Only
+        the first rank compares the files with their digests."""
+        path = checkpoint.latest(self.folder)[0] if self.engine.place.rank == 0 else None
+        path = gather_objects(path)[0]
         if path is None:
             return 0
-        snapshot = checkpoint.load(path)
+        snapshot = checkpoint.load(path, checked=True)
         checkpoint.require_same_recipe(snapshot, self.identity.recipe, self.identity.digest, self.identity.fingerprint)
         restore(self.engine, snapshot.tensors, snapshot.extra, self.ema)
         self.stream.load_state(snapshot.cursors["stream"])
@@ -182,9 +204,14 @@ class StageTrainer:
         return snapshot.step
 
 
-def weights_of(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Return pairs (name, tensor) of all trainable weights, as whole tensors in fp32. They are the input of the running
-    average (EMA). With ZeRO, each rank (training process) may hold only a part of the weights; the result is the same
-    on every rank nevertheless. All ranks must call this function together."""
+def is_own(number: int, stage: Stage, place: Rank) -> bool:
+    """Return whether the pack with this number belongs to the rank `place`. The packs of a step are dealt out in
+    turn."""
+    return number % stage.packs_per_step % place.world_size == place.rank
+
+
+def own_weights(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Return pairs (name, part) of all trainable weights: this rank's part of each of them, in fp32. They are the input
+    of the running average (EMA)."""
     names = {name for name, _ in engine.model.named_parameters()}
-    return ((name, weight) for name, weight in engine.state().changing() if name in names)
+    return ((name, part) for name, part in engine.state().own() if name in names)

@@ -420,6 +420,8 @@ NO_RESULT = ("output_dir", "description", "budget_minutes", "tracking")
 def test_the_digest_leaves_out_what_does_not_change_the_result():
     same = smoke("output_dir=/elsewhere", "description=words", "tracking.wandb=false", "budget_minutes={world: 9}")
     assert same.digest() == smoke().digest() and len(same.digest()) == 12
+    machine = smoke("engine.object_store_mb=2048", "sft.data_workers=4", "sft.latents=/fast/latents")
+    assert machine.digest() == smoke().digest()
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")  # sections as plain dicts, which is the point here

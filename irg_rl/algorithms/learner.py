@@ -7,10 +7,11 @@ arguments. They return the same value on every rank, with one exception: only ra
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from irg_rl.algorithms.base import Algorithm, RankContext
@@ -19,7 +20,7 @@ from irg_rl.config import LoraRecipe
 from irg_rl.errors import InputError
 from irg_rl.learner import checkpoint, ratio_check, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
-from irg_rl.learner.ema import EMA
+from irg_rl.learner.ema import EMA, host_copies
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
 from irg_rl.learner.lora import load_trainable, served, without_adapters
 from irg_rl.learner.old_weights import OldWeights
@@ -105,11 +106,11 @@ class Learner:
         self.steps = WeightSteps(self.engine.state().changing())
         self.ema = self.old = first = None
         if settings.ema_decay is not None:
-            self.ema = EMA(self.engine.state().changing(), settings.ema_decay, keep=self.place.rank == 0)
+            self.ema = EMA(self.engine.state().own(), settings.ema_decay)
         if algorithm.old_schedule is not None:
-            self.old = OldWeights(self.engine.state().changing(), algorithm.old_schedule)
+            self.old = OldWeights(self.engine.state().own(), algorithm.old_schedule)
         if algorithm.keeps_first_weights:  # with LoRA: the new adapters, which add nothing yet
-            first = dict(self.engine.state().changing())
+            first = host_copies(self.engine.state().own())
         self.context = RankContext(
             self.engine, self._replay, self.place, settings.law, settings.engine.precision, settings.seed,
             settings.max_pack_tokens, settings.offline, self.old, first, reference,
@@ -160,7 +161,7 @@ class Learner:
         if not results:
             return metrics | {"step": self.engine.steps, "skipped": 1}
         if self.old is not None:
-            self.old.update(self.engine.state().changing())
+            self.old.update(self.engine.state().own())
         return metrics | summary(results)
 
     def gradients(self, *groups: Group) -> dict[str, dict[str, torch.Tensor]]:
@@ -181,21 +182,28 @@ class Learner:
         With LoRA only the adapters are returned, because the samplers already have the base model. If samples are drawn
         with an old policy, the weights of the old policy are returned instead of the trained weights.
         """
-        state = self.engine.state()
-        weights = dict(state.weights() if self.settings.lora is None else state.changing())
-        step = self.steps.largest(weights)
-        if self.old is not None:  # copies, because the old weights are changed in place
-            weights |= {name: tensor.clone() for name, tensor in self.old.weights.items()}
+        state, keeps, weights, step = self.engine.state(), self.place.rank == 0, {}, 0.0
+        old = {} if self.old is None else self.old.weights
+        for name, tensor in state.weights() if self.settings.lora is None else state.changing():
+            step = max(step, self.steps.of(name, tensor))
+            if keeps and name not in old:
+                weights[name] = tensor
+        weights |= training_state.collect(state.whole(old), keeps)
         weights = served(weights)
-        return publish(weights.items(), version, step) if self.place.rank == 0 else None
+        return publish(weights.items(), version, step) if keeps else None
+
+    def publish_apart(self, version: int) -> tuple[Publication | None, dict[str, np.ndarray]]:
+        """Do the same as `publish`, but return the arrays apart from the rest. With Ray the arrays can then stay in the
+        object store, and the driver does not copy them."""
+        found = self.publish(version)
+        return (None, {}) if found is None else (replace(found, arrays={}), found.arrays)
 
     def average(self) -> dict[str, torch.Tensor]:
         """Return the moving average of the trained weights. Frozen weights are left out. If the learner keeps no
         average, return the current trained weights. Only rank 0 returns tensors."""
-        if self.ema is not None:
-            return self.ema.weights
-        weights = dict(self.engine.state().changing())
-        return weights if self.place.rank == 0 else {}
+        state = self.engine.state()
+        read = state.changing() if self.ema is None else state.whole(self.ema.weights)
+        return training_state.collect(read, keep=self.place.rank == 0)
 
     def save(self, run: str, snapshot: Snapshot, keep_last: int) -> str:
         """Write a checkpoint of the run in the folder `run`, and return the path of the checkpoint. `snapshot` contains
@@ -218,10 +226,10 @@ class Learner:
             raise CheckpointError(outcome[1:])
         return outcome
 
-    def load(self, path: str) -> list[str]:
-        """Load a checkpoint and return a list of messages about what could not be restored. Afterwards `train` does not
-        call `check_ratio` again."""
-        snapshot = checkpoint.load(Path(path))
+    def load(self, path: str, checked: bool = False) -> list[str]:
+        """Load a checkpoint and return a list of messages about what could not be restored. `checked` says that the
+        files have just been compared with their digests. Afterwards `train` does not call `check_ratio` again."""
+        snapshot = checkpoint.load(Path(path), checked)
         self.updates, self._checked = snapshot.step, True
         return training_state.restore(self.engine, snapshot.tensors, snapshot.extra["learner"], self.ema, self.old)
 
@@ -242,7 +250,7 @@ class Learner:
     def _average(self, result: StepResult) -> None:
         if self.ema is None or not result.applied:
             return
-        self.ema.update(self.engine.state().changing())
+        self.ema.update(self.engine.state().own())
 
     def _make_reference(self) -> Callable[[Pack], ModelOutput]:
         """Return a function that runs the reference model, which has the weights before RL.

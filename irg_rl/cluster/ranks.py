@@ -40,9 +40,12 @@ class Ranks:
             port = bounded_get(self._actors[0].open_port.remote(), timeout, f"{self.name} rank 0 to open its port")
         self.call("setup", port, timeout=timeout)
 
-    def call(self, method: str, *args: Any, timeout: float) -> list[Any]:
+    def call(self, method: str, *args: Any, timeout: float, kept: int = 0) -> list[Any]:
         """Call `method(*args)` on every rank and return the results in rank order. Ray references among `args` are
         replaced by their values.
+
+        With `kept` > 0, the method must return a tuple. Its last `kept` values then stay in Ray's object store, and the
+        result of a rank is the tuple with Ray references to these values.
 
         If any rank fails, all ranks are killed.
 
@@ -52,7 +55,12 @@ class Ranks:
             WaitTimeoutError: if ranks did not answer in time; it names these ranks.
         """
         answered, whom = False, self.name
-        refs = {getattr(actor, method).remote(*args): rank for rank, actor in enumerate(self._actors)}
+        refs, stored = {}, []
+        for rank, actor in enumerate(self._actors):
+            answer = getattr(actor, method).options(num_returns=1 + kept).remote(*args)
+            first, *others = answer if kept else [answer]
+            refs[first] = rank
+            stored.append(others)
         results: dict[int, Any] = {}
         end = time.monotonic() + timeout
         try:
@@ -71,7 +79,7 @@ class Ranks:
         finally:
             if not answered:
                 self.stop()
-        return [results[rank] for rank in range(len(self._actors))]
+        return [(results[rank], *others) if kept else results[rank] for rank, others in enumerate(stored)]
 
     def stop(self) -> None:
         """Kill all ranks."""

@@ -27,6 +27,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.job_config import JobConfig
 
 from irg_rl import stopping
+from irg_rl.cluster.shared_memory import SMALLEST
 from irg_rl.errors import UserError
 from irg_rl.imports import PACKAGES
 
@@ -56,7 +57,7 @@ class RaySettings:
     """Settings that say how much of this machine Ray may use."""
 
     num_cpus: int  # number of logical CPUs that Ray may give to actors
-    object_store_mb: int = 512  # shared memory for groups and weights, in MiB
+    object_store_mb: int = SMALLEST  # shared memory for groups and weights, in MiB
     quiet: bool = True  # do not print the output of actors in the driver's terminal; it is still in Ray's log files
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.config import Recipe, ScorerRecipe, load_recipe
 from irg_rl.config.rewards import OF_IMAGES_ALONE
 from irg_rl.plan.advice import Advice, advise
@@ -12,6 +13,7 @@ from irg_rl.plan.main_memory import machine_peak
 from irg_rl.plan.scorers import scorer_memory
 from irg_rl.plan.training_memory import Moment
 from irg_rl.plan.worst_case import CHARACTERS_PER_TOKEN, PROMPT_TOKENS, trained_steps
+from rollouts.traffic import store_bytes
 
 GIB = 2**30
 
@@ -30,6 +32,9 @@ def plan_recipe(
     yield from memory_tables(plan, card_gib)
     if any(place.copies for place in plan.places):
         yield main_memory_table(plan)
+    if recipe.rl is not None:
+        size = recipe.engine.object_store_mb
+        yield in_words(store_bytes(recipe) if size is None else size << 20, free_shared_memory())
     advice = advise(lambda more: load_recipe(path, [*overrides, *more]), plan, card_gib * GIB)
     yield advice_table(advice, card_gib) if advice else f"every process fits a card of {card_gib:g} GiB"
     if recipe.rewards.scorers:

@@ -80,7 +80,7 @@ def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
     if recipe.engine.learner_ranks > 1:
         raise RunError(f"{run.folder}: replay has one learner rank, and the run had {recipe.engine.learner_ranks}")
     begun = checkpoint.before(run.path("rl"), step)
-    first = 1 if begun is None else checkpoint.describe(begun).step + 1
+    first = 1 if begun is None else checkpoint.describe(begun, checked=True).step + 1
     missing = [number for number in range(first, step + 1) if not step_folder(run.folder, number).is_dir()]
     if missing:
         raise RunError(
@@ -92,7 +92,7 @@ def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
     learner = Learner(learner_settings(recipe, str(model_path(run, run.sft_model or "base"))))
     learner.setup()
     if begun is not None:
-        learner.load(str(begun))
+        learner.load(str(begun), checked=True)
     return learner, first
 
 

@@ -29,10 +29,15 @@ class EngineRecipe(Section):
     """Attention kernels (docs/bagel.md). auto takes SDPA on the CPU. On a GPU, auto takes FlexAttention for packs, and
     flash-attn, if it is installed, for prompts and denoising steps."""
     deadline_s: Rate = 300.0
-    """Longest time to wait for an answer of an actor, in seconds."""
+    """Longest time to wait for an answer of an actor, in seconds. Where an actor loads, saves or sends weights, one
+    second is added for every 100 MB of them."""
     stop_grace_s: Rate = Field(default=20.0, exclude_if=lambda seconds: seconds == 20)
     """After a signal (Ctrl-C, SIGTERM or SIGHUP): how many seconds a training step may still take, before it is
     abandoned and the run ends with its last checkpoint. Slurm usually kills a job 30 seconds after SIGTERM."""
+    object_store_mb: Annotated[int, Field(ge=80)] | None = Field(default=None, exclude_if=lambda size: size is None)
+    """Shared memory for groups and weights on their way between processes, in MiB. What does not fit goes to the disk.
+    null: as much as RL needs (`irg-rl plan` shows it), if /dev/shm has it, and at least 512. This setting does not
+    change the digest."""
     keep_checkpoints: Positive = 2
 
     @property

@@ -301,16 +301,24 @@ class Recipe(Section):
     def digest(self) -> str:
         """Return the first 12 hex digits of the sha256 of all settings that change the result.
 
-        Some settings are left out: `output_dir`, `description`, `budget_minutes`, `tracking`, the name of a preset (but
-        not its values), and settings of `evaluation` that are null.
+        Some settings are left out: those of WITHOUT_EFFECT, the name of a preset (but not its values), and settings of
+        `evaluation` that are null.
         """
-        data = self.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes", "tracking"})
+        data = self.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         evaluation = data["evaluation"].items()
         data["evaluation"] = {name: value for name, value in evaluation if name != "preset" and value is not None}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+WITHOUT_EFFECT: dict[str, Any] = {
+    "output_dir": True, "description": True, "budget_minutes": True, "tracking": True,
+    "engine": {"object_store_mb"}, "sft": {"data_workers", "latents"},
+}  # fmt: skip
+"""Settings that do not change the result of a run. They are not part of the digest, so they may be changed in the
+`recipe.yaml` of a run before it is resumed."""
 
 
 def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:

@@ -218,6 +218,13 @@ class SFTRecipe(Section):
     validation_rows: Positive = 256
     """Number of rows that are kept for validation. Each source gives the same number of rows, from its first row group
     (a block of rows in a parquet file)."""
+    data_workers: Annotated[int, Field(ge=0)] = Field(default=0, exclude_if=lambda workers: not workers)
+    """Number of threads of each rank that decode the images of the next steps while a step is computed. 0: images are
+    decoded when they are needed. The packs are the same, so this setting does not change the digest."""
+    latents: PathText | None = Field(default=None, exclude_if=lambda folder: folder is None)
+    """Folder in which the latents of images are kept on the disk, so that the autoencoder encodes every image once,
+    over all epochs, ranks, resumes and runs. An image of 1024 x 1024 pixels takes 2 MB. null: latents are kept in
+    memory only. This setting does not change the digest."""
 
     @property
     def stages(self) -> dict[str, Stage]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
 from irg_rl.driver.prepare import OWN_ROWS
 from irg_rl.driver.scorers import spec_of
@@ -34,7 +35,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
     """Check whether this machine can run the recipe: GPUs, packages, files, scorers and judges. Return one message for
     each problem."""
     problems = gpu_problems(recipe) + attention_problems(recipe) + tracking_problems(recipe)
-    problems += task_of(recipe).missing()
+    problems += task_of(recipe).missing() + memory_problems(recipe)
     if recipe.init_from is not None:
         problems += folder_problems(Path(recipe.init_from), recipe.model)
     if recipe.sft is not None and recipe.sft.data is not None:
@@ -68,6 +69,15 @@ def machine_problems(recipe: Recipe) -> list[str]:
         except (InputError, OSError) as error:
             problems.append(f"rl.prompts: {error}")
     return problems
+
+
+def memory_problems(recipe: Recipe) -> list[str]:
+    """Return a message if the shared memory of this machine is too small for `engine.object_store_mb`."""
+    try:
+        store_mb(0, recipe.engine.object_store_mb, free_shared_memory())
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def gpu_problems(recipe: Recipe) -> list[str]:

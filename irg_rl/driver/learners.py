@@ -14,15 +14,13 @@ from irg_rl.algorithms.learner import Learner
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.config import adapters_of
+from irg_rl.driver.limits import START_S, saving_limit, sending_limit, start_limit
 from irg_rl.driver.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.run_folder import Run
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
-
-WARM_UP_S = 300.0
-"""How many seconds a rank may take to start, which means to import packages and to load the model and the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ class Learners:
         options = actor_options(threads=settings.threads, cpus=0, gpus=engine.gpus, environment=environment)
         actor = ray.remote(Learner).options(**options)
         self.ranks = Ranks("learner", lambda rank: actor.remote(settings, rank, ranks), ranks)
-        self.ranks.start(WARM_UP_S)
+        self.lora = adapters_of(self.recipe.require_rl())
+        self.ranks.start(start_limit(self.recipe, model_path(run, start)))
         self.thread = ThreadPoolExecutor(1, "learner")
         self.updates = 0
         self.message = self.publish()
@@ -74,10 +73,9 @@ class Learners:
     def publish(self) -> Published:
         """Put the current weights into Ray's object store, from where samplers load them. The version of the weights is
         the number of updates so far."""
-        publication = self._all("publish", self.updates)[0]
-        self.message = Published(
-            publication.version, publication.digest, ray.put(publication.arrays), publication.step
-        )  # fmt: skip
+        deadline = sending_limit(self.recipe, self.lora)
+        (facts, arrays), *_ = self.ranks.call("publish_apart", self.updates, timeout=deadline, kept=1)
+        self.message = Published(facts.version, facts.digest, arrays, facts.step)
         return self.message
 
     def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
@@ -95,7 +93,7 @@ class Learners:
 
     def finish(self, training: Future) -> dict[str, float]:
         """Wait for the end of the update that `train` has started, and return its metrics."""
-        longest = self.recipe.engine.deadline_s + WARM_UP_S  # the remote call times out earlier, with a better message
+        longest = self.recipe.engine.deadline_s + START_S  # the remote call times out earlier, with a better message
         metrics = training.result(timeout=longest)[0]
         self.updates += 1
         return metrics
@@ -114,7 +112,7 @@ class Learners:
             step=self.updates, tensors={}, cursors=cursors, recipe=recipe.model_dump(mode="json"),
             recipe_digest=recipe.digest(), fingerprint=self.fingerprint,
         )  # fmt: skip
-        self._all("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
+        self._weights("save", str(self.run.path("rl")), snapshot, recipe.engine.keep_checkpoints)
 
     def resume(self) -> dict | None:
         """Load the newest complete checkpoint of the RL stage. Return the `cursors` that were saved with it, or None if
@@ -123,13 +121,13 @@ class Learners:
         The recipe and the training data (prompts or stored rollouts) must be the same as in the run that wrote the
         checkpoint. Otherwise CheckpointError is raised.
         """
-        path, _ = checkpoint.latest(self.run.path("rl"))
+        path, _ = checkpoint.latest(self.run.path("rl"))  # this reads all files, so the ranks need not check them again
         if path is None:
             return None
-        snapshot = checkpoint.load(path)
+        snapshot = checkpoint.describe(path, checked=True)
         recipe = self.recipe
         require_same_recipe(snapshot, recipe.model_dump(mode="json"), recipe.digest(), fingerprint(self.run))
-        self._all("load", str(path))
+        self._weights("load", str(path), True)
         self.updates = snapshot.step
         self.publish()
         return snapshot.cursors
@@ -137,7 +135,7 @@ class Learners:
     def save_model(self, name: str) -> None:
         """Write the trained weights as the model folder `name` of the run. If `rl.ema_decay` is set, write their moving
         average instead."""
-        save_trained(self.run, self.start, self._all("average")[0], name, adapters_of(self.recipe.require_rl()))
+        save_trained(self.run, self.start, self._weights("average")[0], name, self.lora)
 
     def stop(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)
@@ -145,3 +143,7 @@ class Learners:
 
     def _all(self, method: str, *args) -> list:
         return self.ranks.call(method, *args, timeout=self.recipe.engine.deadline_s)
+
+    def _weights(self, method: str, *args) -> list:
+        """Call a method of all ranks that writes, reads or sends all trained weights, which may take long."""
+        return self.ranks.call(method, *args, timeout=saving_limit(self.recipe, self.lora))

@@ -13,6 +13,7 @@ import gc
 import math
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import ray
 import torch
@@ -20,24 +21,25 @@ import torch
 from irg_rl import stopping
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
-from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
+from irg_rl.cluster.ray_runtime import LocalRay, actor_options
+from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.config import adapters_of
 from irg_rl.driver.collector import Collector, DroppedSamples
 from irg_rl.driver.critic import Critic, CriticSettings, ScoredSummary
 from irg_rl.driver.learners import Learners
+from irg_rl.driver.limits import sending_limit, start_limit
 from irg_rl.driver.prepare import model_path, rl_prompts_file
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.rl_settings import worker_settings
+from irg_rl.driver.rl_settings import ray_settings, worker_settings
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.prompts import PromptOrder, read_prompts
 from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
+from rollouts.traffic import store_bytes
 from rollouts.worker import RolloutWorker
-
-WARM_UP_S = 180.0
-"""How many seconds an actor may take to import torch and to load its model."""
 
 
 def rl_prompts(run: Run) -> list[Prompt]:
@@ -57,8 +59,10 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
         torch.cuda.empty_cache()  # the driver may have trained SFT on the GPU that actors need now
     for note in algorithm_of(run.recipe).notes(run.recipe):
         console.print(f"note: {note}", soft_wrap=True, markup=False)
-    cores, trained = RaySettings(num_cpus=max(engine.threads, 2)), run.path("scorers")
-    with scorer_specs(run.recipe, trained) as specs, LocalRay(cores, run.folder):
+    settings, needed = ray_settings(run.recipe), store_bytes(run.recipe)
+    if engine.object_store_mb is None and settings.object_store_mb << 20 < needed:
+        console.print(f"note: {in_words(needed, free_shared_memory())}", soft_wrap=True, markup=False)
+    with scorer_specs(run.recipe, run.path("scorers")) as specs, LocalRay(settings, run.folder):
         learners = Learners(run, start)
         try:
             loop = Loop(run, tracker, learners, rollout_fleet(run, start, learners), critic_fleet(run, specs))
@@ -76,9 +80,12 @@ def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
     return Fleet(
         "rollout",
         lambda index: actor.remote(settings),
-        FleetSettings(recipe.engine.rollout_actors, recipe.engine.deadline_s, WARM_UP_S),
+        FleetSettings(
+            recipe.engine.rollout_actors, recipe.engine.deadline_s,
+            start_limit(recipe, model_path(run, start)) + sending_limit(recipe, adapters_of(recipe.require_rl())),
+        ),
         prepare=lambda handle: handle.set_weights.remote(*arguments(learners)),
-    )
+    )  # fmt: skip
 
 
 def arguments(learners: Learners) -> tuple:
@@ -90,12 +97,12 @@ def arguments(learners: Learners) -> tuple:
 
 def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
     recipe = run.recipe
-    settings = CriticSettings.of(recipe)
+    settings, paths = CriticSettings.of(recipe), [s.path for s in recipe.rewards.scorers if s.path is not None]
     actor = ray.remote(Critic).options(**actor_options(threads=1, cpus=0, gpus=recipe.critic_gpus))
     return Fleet(
         "critic",
         lambda index: actor.remote(specs, settings, 1, recipe.rewards.max_failure_share),
-        FleetSettings(1, recipe.engine.deadline_s, WARM_UP_S),
+        FleetSettings(1, recipe.engine.deadline_s, start_limit(recipe, *map(Path, paths))),
     )
 
 
@@ -127,10 +134,11 @@ class Loop:
             slots = SlotBuffer.restore(saved["slots"])
         self.tracker.rewind("rl", self.learners.updates)
         collector = collector_of(self.run, slots, self.rollouts, self.critics)
-        self.rollouts.wait_until_serving(self.run.recipe.engine.rollout_actors, WARM_UP_S)
-        self.critics.wait_until_serving(1, WARM_UP_S)
+        for fleet in (self.rollouts, self.critics):
+            fleet.wait_until_serving(fleet.settings.size, fleet.settings.start_timeout)
         if saved:  # the weights of the actors are older than the loaded checkpoint
-            answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=WARM_UP_S)
+            deadline = self.rollouts.settings.start_timeout
+            answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
             require_acknowledged(self.learners.message.version, self.learners.message.digest, answers)
             collector.resume(self.learners.updates)
         with bar("RL", recipe.updates, self.learners.updates) as progress, stopping.loop():
@@ -167,7 +175,7 @@ class Loop:
         result = self.learners.finish(training)
         learned = time.monotonic()
         message = self.learners.publish()
-        deadline = self.run.recipe.engine.deadline_s
+        deadline = sending_limit(self.run.recipe, adapters_of(rl))
         answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
         require_acknowledged(message.version, message.digest, answers)
         collector.slots.published(message.version)

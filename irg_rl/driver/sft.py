@@ -15,6 +15,7 @@ from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
 from irg_rl.config import Stage, adapters_of
 from irg_rl.driver.compare import CONTINUED
+from irg_rl.driver.limits import saving_limit, start_limit
 from irg_rl.driver.prepare import OWN_ROWS, as_world, load_model, model_path, prompts_of, save_trained
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import Run, RunError
@@ -23,6 +24,7 @@ from irg_rl.learner.engine import Engine
 from irg_rl.learner.from_recipe import engine_settings
 from irg_rl.learner.lora import load_trainable
 from irg_rl.learner.process_group import Rank, host_store, join
+from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.update import StepResult
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack, PackBuilder
@@ -35,13 +37,12 @@ from rollouts.request import Request
 from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
 from sft.encode import RowEncoder
-from sft.packing import PackStream, RowLayout
-from sft.train import Identity, StageTrainer, weights_of
+from sft.latents import LatentStore
+from sft.packing import RowLayout
+from sft.stream import PackStream
+from sft.train import Identity, StageTrainer, is_own, own_weights
 
 VALIDATION_SEED = 987_654_321
-WARM_UP_S = 300.0
-"""Shortest time limit in seconds for the start of a rank (a process that trains): imports, model, optimizer and
-held-out data."""
 
 
 def builder_of(folder: Folder) -> PackBuilder:
@@ -81,8 +82,10 @@ class StageRank:
 
     @property
     def _patience(self) -> float:
-        """Return for how many seconds a rank waits for the other ranks before it fails."""
-        return max(WARM_UP_S, self.run.recipe.engine.deadline_s)
+        """Return for how many seconds a rank waits for the other ranks before it fails. They may load the model, or
+        write a checkpoint."""
+        recipe = self.run.recipe
+        return max(start_limit(recipe, model_path(self.run, self.start)), saving_limit(recipe, self.lora))
 
     def open_port(self) -> int:
         """Open a network port at which the ranks connect to each other, and return its number. This is called only on
@@ -101,16 +104,19 @@ class StageRank:
         folder = load_trainable(
             path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
         )
-        listed = run.path("rejected.jsonl") if self.place.rank == 0 else None
-        sources = row_sources(run, stage, seed, Rejections(listed))
+        rejections = Rejections(run.path("rejected.jsonl"), self.place.rank == 0)
+        sources = row_sources(run, stage, seed, rejections)
         system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
         layout = RowLayout(sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
-        stream = PackStream(stage, sources, row_encoder(folder), layout, lambda: builder_of(folder), seed)
+        stream = PackStream(
+            stage, sources, row_encoder(folder, sft.latents), layout, lambda: builder_of(folder), seed,
+            lambda number: is_own(number, stage, self.place), sft.data_workers,
+        )  # fmt: skip
         settings = engine_settings(recipe, stage, stage.steps, recipe.sft_zero_stage)
         engine = Engine(folder.model.train(), settings, idle_pack(folder), self.place)
-        ema = EMA(weights_of(engine), sft.ema_decay, keep=self.place.rank == 0)
+        ema = EMA(own_weights(engine), sft.ema_decay)
         fingerprint = "-".join(source.fingerprint for source in sources)
-        self.rejections = sources[0].rejections
+        self.rejections = rejections
         self.trainer = StageTrainer(
             engine, ema, stream, stream.held_out(VALIDATION_SEED), stage, run.path(self.name),
             Identity(recipe.model_dump(mode="json"), recipe.digest(), fingerprint),
@@ -144,9 +150,11 @@ class StageRank:
         """Write the moving average of the weights as a model folder (only rank 0 writes). Return a dict with two
         numbers: `steps`, the number of training steps, and `rejected_rows`, the number of broken rows (training
         examples) that were left out."""
+        average = self.trainer.average()
+        rejected = set[tuple[str, int, int]]().union(*gather_objects(self.rejections.seen))
         if self.place.rank == 0:
-            save_trained(self.run, self.start, self.trainer.ema.weights, self.name, self.lora)
-        return {"steps": self.trainer.engine.steps, "rejected_rows": len(self.rejections.seen)}
+            save_trained(self.run, self.start, average, self.name, self.lora)
+        return {"steps": self.trainer.engine.steps, "rejected_rows": len(rejected)}
 
 
 @contextmanager
@@ -161,6 +169,7 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         try:
             yield lambda method: getattr(alone, method)()
         finally:
+            alone.trainer.stream.close()
             del alone.trainer  # its callbacks refer to the rank, and this cycle would keep the engine in memory
         return
     options = actor_options(
@@ -171,8 +180,9 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         actor = ray.remote(StageRank).options(**options)
         ranks = Ranks(f"{name} learner", lambda rank: actor.remote(run, name, start, stage, seed, rank, count), count)
         try:
-            ranks.start(max(WARM_UP_S, engine.deadline_s))
-            yield lambda method: ranks.call(method, timeout=engine.deadline_s)[0]
+            ranks.start(start_limit(run.recipe, model_path(run, start)))
+            longest = saving_limit(run.recipe, adapters_of(stage))  # any step may write a checkpoint
+            yield lambda method: ranks.call(method, timeout=longest)[0]
         finally:
             ranks.stop()
 
@@ -232,11 +242,12 @@ def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> li
     ]
 
 
-def row_encoder(folder: Folder) -> RowEncoder:
+def row_encoder(folder: Folder, latents: str | None = None) -> RowEncoder:
     config = folder.model.config
     table = config.max_latent_size * config.pixels_per_token
     vae_resize = Resize(table, table // 2, config.pixels_per_token)  # BAGEL: 1024, 512, 16
-    return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config))
+    store = None if latents is None else LatentStore(Path(latents), folder.autoencoder)
+    return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config), store=store)
 
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from irg_rl.text_in import parse_json, read_text
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 FORMAT = 1
+READERS = 4
+"""Number of files of a checkpoint that are read at the same time when their digests are compared."""
 
 
 class _FileEntry(BaseModel):
@@ -97,21 +100,23 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
     return final
 
 
-def load(path: Path) -> Snapshot:
-    """Read a checkpoint and return its content. Before that, check every file of the checkpoint against its manifest.
+def load(path: Path, checked: bool = False) -> Snapshot:
+    """Check every file of a checkpoint against its manifest, then read the checkpoint. With `checked`, only the sizes
+    of the files are compared, because `latest` has just compared their digests: to read 200 GB again on every rank
+    takes many minutes.
 
     Raises CheckpointError if a file is missing or damaged, or if the manifest is not valid. The message says what is
     wrong.
     """
-    snapshot, files = _checked(path)
+    snapshot, files = _checked(path, checked)
     snapshot.tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in files}
     return snapshot
 
 
-def describe(path: Path) -> Snapshot:
-    """Return the content of a checkpoint without its tensors. Before that, check every file of the checkpoint against
-    its manifest. The main process (driver) of a run uses this. Raises the same errors as `load`."""
-    return _checked(path)[0]
+def describe(path: Path, checked: bool = False) -> Snapshot:
+    """Check a checkpoint as `load` does, and read it without its tensors. The main process (driver) of a run uses
+    this."""
+    return _checked(path, checked)[0]
 
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
@@ -136,7 +141,8 @@ def before(run: Path, step: int) -> Path | None:
     checkpoint."""
     for path in reversed(_finished(run / FOLDER)):
         with suppress(CheckpointError):
-            if describe(path).step < step:
+            if describe(path, checked=True).step < step:
+                _verified(path)
                 return path
     return None
 
@@ -223,17 +229,17 @@ def _finished(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]  # sorted as numbers: step_1000000 comes after step_999999
 
 
-def _checked(path: Path) -> tuple[Snapshot, list[str]]:
-    found = _verified(path)
+def _checked(path: Path, checked: bool) -> tuple[Snapshot, list[str]]:
+    found = _verified(path, checked)
     snapshot = Snapshot(
         found.step, {}, found.cursors, found.recipe, found.recipe_digest, found.fingerprint, found.extra
     )
     return snapshot, list(found.files)
 
 
-def _verified(path: Path) -> _Manifest:
+def _verified(path: Path, checked: bool = False) -> _Manifest:
     """Check that all files of a checkpoint exist and have not changed since they were written. Return the manifest.
-    Raises CheckpointError that names the first problem."""
+    With `checked`, the digests of the files are not compared. Raises CheckpointError that names the first problem."""
     try:
         manifest = _Manifest.model_validate(parse_json(read_text(path / MANIFEST), MANIFEST, finite=False))
     except ValidationError as error:
@@ -251,9 +257,19 @@ def _verified(path: Path) -> _Manifest:
         size = file.stat().st_size
         if size != expected.bytes:
             raise CheckpointError(f"{file} has {size} bytes instead of {expected.bytes}: it is cut off")
-        if _digest(file) != expected.sha256:
-            raise CheckpointError(f"{file} does not match its sha256 in {MANIFEST}: it is damaged")
+    if not checked:
+        _compare_digests(path, manifest)
     return manifest
+
+
+def _compare_digests(path: Path, manifest: _Manifest) -> None:
+    """Raise CheckpointError if a file has another sha256 than the manifest says. Several files are read at a time,
+    because one thread hashes slower than a disk reads."""
+    with ThreadPoolExecutor(READERS) as readers:
+        digests = list(readers.map(lambda name: _digest(path / name), manifest.files))
+    for digest, (name, expected) in zip(digests, manifest.files.items()):
+        if digest != expected.sha256:
+            raise CheckpointError(f"{path / name} does not match its sha256 in {MANIFEST}: it is damaged")
 
 
 def _require_space(folder: Path, snapshot: Snapshot) -> None:

@@ -143,12 +143,18 @@ class Engine(Generic[P]):
         return results
 
     def holding(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """Return a context manager. Inside its `with` block, `evaluate` computes with `weights` (full tensors by name)
-        instead of the trained weights. The training state does not change. This is a collective call: all ranks must
-        make it.
+        """Return a context manager. Inside its `with` block, `evaluate` computes with `weights` instead of the trained
+        weights. `weights` has this rank's part of every tensor by name, as `FullState.own` gives it. The training state
+        does not change. This is a collective call: all ranks must make it.
+
+        Under ZeRO 3 the parts take the place of those of the trained weights. Otherwise the whole tensors are joined
+        one after the other, and held on the device in the number type of the model.
         """
-        release = self._engine.optimizer.empty_partition_cache if self.settings.zero_stage == 3 else None
-        return holding(self._engine.module, weights, release)
+        if self.settings.zero_stage == 3:
+            return holding(self._engine.module, weights, self._engine.optimizer.empty_partition_cache)
+        types = {name: p.dtype for name, p in self._engine.module.named_parameters() if p.requires_grad}
+        parts = {name: part for name, part in weights.items() if name in types}
+        return holding(self._engine.module, {n: full.to(types[n]) for n, full in self.state().whole(parts)})
 
     def term_norms(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from irg_rl.learner.ema import EMA
-from irg_rl.learner.weights import own_partition, partition_of
+from irg_rl.learner.weights import partition_of
 from irg_rl.sections import Decay, Section, Weight
 
 
@@ -34,8 +34,8 @@ class OldPolicySchedule(Section):
 
 
 class OldWeights(EMA):
-    """The weights of the old policy, in fp32 on the CPU of every rank. The samplers draw samples with these weights.
-    They are updated once after each training update, as `schedule` says. `updates` counts how often this was done."""
+    """The weights of the old policy, in fp32. Each rank keeps its own part of every tensor, in main memory. `updates`
+    counts how often they have been updated. This is done once after each training update."""
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], schedule: OldPolicySchedule):
         super().__init__(weights, schedule.most, warmup=False)
@@ -53,8 +53,9 @@ def holding(
     their own values again, bit for bit.
 
     Use it only between optimizer steps and for forward passes without gradients. `release` is needed only under ZeRO 3,
-    where each rank stores a part of every parameter. It is a function that frees the full parameters that were gathered
-    from these parts. If they were not freed, they would keep the values from before the change.
+    where each rank stores a part of every parameter, and `weights` has this rank's parts. `release` is a function that
+    frees the full parameters that were gathered from these parts. If they were not freed, they would keep the values
+    from before the change.
     """
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     assert parameters.keys() <= weights.keys(), sorted(parameters.keys() - weights.keys())[:5]
@@ -62,8 +63,7 @@ def holding(
         own = _point_elsewhere(parameters, weights)
     else:
         release()
-        partitions = {name: own_partition(p, weights[name]) for name, p in parameters.items()}
-        own = _overwrite_partitions(parameters, partitions)
+        own = _overwrite_partitions(parameters, weights)
     try:
         yield
     finally:
@@ -90,5 +90,6 @@ def _overwrite_partitions(parameters: Mapping[str, nn.Parameter], values: Mappin
     for name, parameter in parameters.items():
         partition = partition_of(parameter)
         before[name] = partition.data.clone()
-        partition.data.copy_(values[name])
+        partition.data.zero_()  # the end of a partition may be padding
+        partition.data[: len(values[name])].copy_(values[name])
     return before

@@ -12,7 +12,7 @@ it has exactly the trained weights (invariant 4 of docs/architecture.md).
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -26,13 +26,13 @@ class PublishError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Publication:
-    """Weights to send to the samplers. `arrays` has them as fp32 arrays, by their names in the state dict of the model.
-    `version` is their number, and `digest` is the sha256 of all names and arrays. `step` says how far the trained
-    weights have moved since training began (see `WeightSteps.largest`)."""
+    """Weights to send to the samplers: fp32 arrays by their names in the state dict of the model, with a version number
+    and a digest, which is the sha256 of all names and arrays. `step` says how far the trained weights have moved since
+    training began (see `WeightSteps`)."""
 
     version: int
     digest: str
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
     step: float = 0.0
 
 

@@ -1,6 +1,6 @@
 """Measures how far weights have moved since training began. If they hardly move, RL cannot learn."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,16 +16,12 @@ class WeightSteps:
     def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.first = {name: _sampled(tensor) for name, tensor in weights}
 
-    def largest(self, weights: Mapping[str, Tensor]) -> float:
-        """Return the largest |w - w0| / |w0| over all tensors. w0 are the remembered elements of a tensor, w are the
-        same elements now, and |.| is the Euclidean norm. A tensor that was 0 at first, such as the matrix B of a new
-        LoRA adapter, is left out."""
-        found = [0.0]
-        for name, first in self.first.items():
-            size = float(first.norm())
-            if size and name in weights:
-                found.append(float((_sampled(weights[name]) - first).norm()) / size)
-        return max(found)
+    def of(self, name: str, tensor: Tensor) -> float:
+        """Return |w - w0| / |w0| of one tensor, where w0 are the remembered elements, w are the same elements now, and
+        |.| is the Euclidean norm. It is 0 if the tensor is unknown or was 0 at first, as a new LoRA adapter is."""
+        first = self.first.get(name)
+        size = 0.0 if first is None else float(first.norm())
+        return float((_sampled(tensor) - first).norm()) / size if size else 0.0
 
 
 def _sampled(tensor: Tensor) -> Tensor:

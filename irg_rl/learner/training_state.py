@@ -2,6 +2,7 @@
 rank must call them.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -29,9 +30,9 @@ def capture(
     """
     state = engine.state()
     keep = rank() == 0
-    groups = {MODEL: _collect(state.changing(), keep)}
+    groups = {MODEL: collect(state.changing(), keep)}
     for key in state.MOMENTS:
-        if moments := _collect(state.moment(key), keep):
+        if moments := collect(state.moment(key), keep):
             groups[key] = moments
     groups[RNG] = {
         f"rank{index}.{name}": tensor
@@ -41,10 +42,10 @@ def capture(
     words: dict[str, Any] = {"steps": engine.steps, "skipped": engine.skipped, "world_size": world_size()}
     words["frozen"] = state.frozen_digest()
     if ema is not None:
-        groups[EMA_WEIGHTS] = ema.weights
+        groups[EMA_WEIGHTS] = collect(state.whole(ema.weights), keep)
         words["ema_updates"] = ema.updates
     if old is not None:
-        groups[OLD_WEIGHTS] = old.weights
+        groups[OLD_WEIGHTS] = collect(state.whole(old.weights), keep)
         words["old_updates"] = old.updates
     return groups, words
 
@@ -73,9 +74,9 @@ def restore(
     engine.load(groups[MODEL], moments, words["steps"])
     engine.skipped = words["skipped"]
     if ema is not None:
-        ema.load(groups[EMA_WEIGHTS], words["ema_updates"])
+        ema.load(state.cut(groups[EMA_WEIGHTS]), words["ema_updates"])
     if old is not None:
-        old.load(groups[OLD_WEIGHTS], words["old_updates"])
+        old.load(state.cut(groups[OLD_WEIGHTS]), words["old_updates"])
     prefix = f"rank{rank()}."
     own = {name.removeprefix(prefix): t for name, t in groups[RNG].items() if name.startswith(prefix)}
     if own:
@@ -85,11 +86,11 @@ def restore(
     return [f"{words['world_size']} ranks saved and {world_size()} resume: random numbers of new ranks start afresh"]
 
 
-def _collect(tensors, keep: bool) -> dict[str, Tensor]:
-    """Collect (name, tensor) pairs in a dict. All ranks must read all tensors, because reading is a collective call. A
-    rank without `keep` does not store them and returns an empty dict."""
+def collect(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
+    """Collect (name, tensor) pairs in a dict, on the CPU. All ranks must read all tensors, because reading is a
+    collective call. A rank without `keep` does not store them and returns an empty dict."""
     found = {}
     for name, tensor in tensors:
         if keep:
-            found[name] = tensor
+            found[name] = tensor.cpu()
     return found

@@ -1,7 +1,12 @@
 """Read and write the full fp32 weights and optimizer moments of an engine, by parameter name, for every ZeRO stage.
 
-The tensors that are read do not depend on the world size or the ZeRO stage. So a run may be resumed with another world
-size and another ZeRO stage. Every call is collective: all ranks must make it, in the same order.
+The tensors that are read do not depend on the world size or the ZeRO stage, so a run may be resumed with other values
+of both. Every call except `own` and `cut` is collective: all ranks must make it, in the same order.
+
+The ranks also divide every tensor among them, so that each number belongs to exactly one rank. `own` gives the part of
+this rank, without communication, and `whole` joins such parts. Under ZeRO 1 to 3 the parts are those of the fp32
+weights in DeepSpeed. A part may be empty. So copies of the weights, such as a moving average, take memory and time only
+once over all ranks.
 """
 
 import hashlib
@@ -14,12 +19,15 @@ from deepspeed.utils import (
     lazy_init_hp_params_optimizer_state,
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
+
+from irg_rl.learner.reduce import rank, reduce_sum, world_size
 
 
 class FullState:
@@ -44,6 +52,33 @@ class FullState:
         """Yield (name, tensor) as `weights` does, but without the frozen parameters. Frozen parameters always have the
         values of the model folder from which training started."""
         return self._read(self._changing())
+
+    def own(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, part) for every tensor of `changing`: the numbers that belong to this rank, flat, in fp32 and on
+        the device. A part may be a view of the training state."""
+        return ((name, self._part(tensor)) for name, tensor in self._changing())
+
+    def cut(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return this rank's part of each of the full tensors `weights`: the same numbers as `own` would give, on the
+        device of these tensors. Raises ValueError if a name is unknown or if a tensor has another size."""
+        entries = dict(self._changing())
+        self._check("weights", weights, set(weights) & set(entries))
+        for name, full in weights.items():
+            if full.numel() != (size := _shape(entries[name]).numel()):
+                raise ValueError(f"{name} has {full.numel()} numbers in the checkpoint and {size} in the model")
+        return {name: full.flatten()[slice(*self._range(entries[name]))] for name, full in weights.items()}
+
+    def whole(self, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, full tensor) for parts that every rank holds, on any device. The full tensors are new, in fp32
+        and on the device of the training."""
+        for name, tensor in self._changing():
+            if name not in parts:
+                continue
+            shape = _shape(tensor)
+            full = torch.zeros(shape.numel(), dtype=torch.float32, device=tensor.device)
+            full[slice(*self._range(tensor))] = parts[name]
+            bits = reduce_sum(full.view(torch.int32))  # as numbers, -0.0 + 0.0 would lose the sign
+            yield name, bits.view(torch.float32).view(shape)
 
     def frozen_digest(self) -> str | None:
         """Return a digest (hash) of the names and bits of the frozen parameters, or None if no parameter is frozen.
@@ -131,6 +166,28 @@ class FullState:
             return ((n, p) for n, p in self._trainable() if key in state[p])
         return iter(()) if key == "momentum_buffer" else self._trainable()
 
+    def _range(self, tensor: Tensor) -> tuple[int, int]:
+        """Return the indices (start, end) of this rank's part of a flat tensor."""
+        if isinstance(tensor, nn.Parameter) and self._stage in (1, 2):
+            found = vars(tensor)["_hp_mapping"]  # None: this rank has no part of the parameter
+            return (0, 0) if found is None else _range_of(found.lp_fragment_address)
+        if isinstance(tensor, nn.Parameter) and self._stage == 3:
+            size = partition_of(tensor).numel()
+            start = size * torch.distributed.get_rank(vars(tensor)["ds_process_group"])
+        else:
+            size = -(-tensor.numel() // world_size())
+            start = size * rank()
+        count = _shape(tensor).numel()
+        return min(start, count), min(start + size, count)
+
+    def _part(self, tensor: Tensor) -> Tensor:
+        start, end = self._range(tensor)
+        if isinstance(tensor, nn.Parameter) and start < end and self._stage in (1, 2):
+            return vars(tensor)["_hp_mapping"].get_hp_fragment().detach()
+        if isinstance(tensor, nn.Parameter) and self._stage == 3:
+            return _found(safe_get_local_fp32_param(tensor)).detach()[: end - start]
+        return tensor.detach().flatten()[start:end].float()
+
     def _weight(self, parameter: nn.Parameter) -> Tensor:
         if self._stage == 3:
             if parameter.requires_grad:
@@ -172,6 +229,15 @@ class FullState:
 
 def _is_frozen(tensor: Tensor) -> TypeGuard[nn.Parameter]:
     return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+
+
+def _shape(tensor: Tensor) -> torch.Size:
+    """Return the shape of a full tensor. Under ZeRO 3 a parameter itself is empty, and DeepSpeed keeps its shape."""
+    return vars(tensor).get("ds_shape", tensor.shape)
+
+
+def _range_of(address: Any) -> tuple[int, int]:
+    return address.start, address.start + address.numel
 
 
 def _found(tensor: Tensor | None) -> Tensor:

@@ -103,8 +103,8 @@ class Move(torch.autograd.Function):
     grad[backward_index].
 
     This gradient is exact if `backward_index` is the inverse of `forward_index` on the real tokens. Positions of
-    padding get a copy of token 0. This does no harm: queries in the padding see only padding, and the gradient of
-    padding is never read.
+    padding get a copy of token 0. This does no harm: queries in the padding see only padding or nothing, and the
+    gradient of padding is never read.
     """
 
     @staticmethod
@@ -210,11 +210,17 @@ def stop(x: Tensor, where: Bool[Tensor, "B 1 L 1"]) -> Tensor:
 @wrap_torch_function(lambda visibility: (visibility.block,))
 def block_mask(visibility: Visibility):
     """Return the mask that FlexAttention needs for a batch of rows (token sequences). For each block of 128 x 128
-    (query, key) pairs, the mask says whether all, some or none of the pairs are visible.
+    (query, key) pairs, the mask says whether all, some or none of the pairs are visible. Blocks without a visible pair
+    cost nothing.
+
+    Here the padding of a row sees nothing, not even itself. If it saw itself, as in the dense mask, a short row beside
+    a long one would cost as much as the square of its padding. FlexAttention gives zeros for a token that sees nothing,
+    and no gradient. (SDPA would give NaN.)
 
     `block_mask` and `flex_attention` are separate functions, because footprint.py replaces them when it counts memory.
     """
-    block, ancestors, causal = visibility.block, visibility.ancestors, visibility.causal
+    block, ancestors, causal = visibility.block, visibility.ancestors.clone(), visibility.causal
+    ancestors[:, -1, -1] = False  # the last block of a row is its padding
 
     def visible(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         own, other = block[b, query], block[b, key]

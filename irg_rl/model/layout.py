@@ -193,7 +193,7 @@ class Visibility:
     not stored. The object stores only the block (text or image) of every token, and the ancestors and the kind of every
     block.
 
-    The padding of a row counts as a block of its own, which sees only itself.
+    The padding of a row counts as a block of its own, the last one, which sees only itself.
     """
 
     block: Int[Tensor, "B L"]

@@ -18,6 +18,7 @@ from irg_rl.config import LoraRecipe, Recipe, Stage, adapters_of
 from irg_rl.learner.from_recipe import engine_settings, precision
 from irg_rl.learner.lora import adapter_size, add_adapters, is_adapter
 from irg_rl.learner.parts import ModelPart, part_of
+from irg_rl.learner.sizes import FP32, published_bytes
 from irg_rl.learner.update import EngineSettings
 from irg_rl.model.attention import Backend
 from irg_rl.model.autoencoder import Autoencoder
@@ -30,7 +31,6 @@ from irg_rl.model.unified import UnifiedModel
 from irg_rl.plan.main_memory import Copy, in_process, rl_copies, sft_copies
 from irg_rl.plan.scorers import on_gpu
 from irg_rl.plan.training_memory import (
-    FP32,
     Component,
     Moment,
     Parameters,
@@ -38,7 +38,6 @@ from irg_rl.plan.training_memory import (
     logit_bytes,
     peak,
     probe_bytes,
-    sync_bytes,
     training_state,
 )
 from irg_rl.plan.worst_case import Sampled, Sizes, replay_packs, sft_pack
@@ -204,8 +203,7 @@ class Plan:
     def sync(self) -> int:
         """Return how many bytes the learner sends when it publishes its weights once. If RL trains adapters, only the
         adapters are sent; otherwise all weights."""
-        lora = self.adapters.get(LEARNER)
-        return sync_bytes(self.model) if lora is None else FP32 * adapter_size(self.model, lora)
+        return published_bytes(self.recipe.model, self.adapters.get(LEARNER))
 
     @cached_property
     def sampled(self) -> Sampled:
@@ -283,7 +281,8 @@ class Plan:
         pack, ranks = self._sft_packs[name], self.recipe.sft_ranks(self.stages[name])
         components = training_state(self.parameters[name], self.trainings[name], ranks)
         components += self._activations(pack, name, "full")
-        return self._with_copies(ProcessKind(name, ranks, components, _words(pack), sft_copies(self.parameters[name])))
+        copies = sft_copies(self.parameters[name], ranks)
+        return self._with_copies(ProcessKind(name, ranks, components, _words(pack), copies))
 
     def _learner(self) -> ProcessKind:
         recipe, rl, ranks = self.recipe, self.recipe.require_rl(), self.recipe.engine.learner_ranks

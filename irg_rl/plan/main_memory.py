@@ -1,14 +1,13 @@
-"""Copies of weights that a training process keeps in the main memory of the machine, in fp32. On a machine with GPUs,
-this memory is needed in addition to the GPU memory. On a machine without GPUs, it is a part of the memory of the
-process.
+"""Copies of weights that the training processes keep in the main memory of the machine, in fp32. On a GPU machine they
+are beside the memory of the cards. On a machine without GPUs they are a part of the process.
 
 | copy | kept by | needed |
 |---|---|---|
-| average of the weights (SFT, `rl.ema_decay`) | rank 0 | always |
-| weights of the old policy (algorithms NFT and AWM) | every rank | always |
-| weights at the start of RL (algorithm DPO) | every rank | always |
-| published weights | every rank | while weights are sent to the samplers |
-| weights and optimizer moments of a checkpoint | rank 0 | while a checkpoint is written |
+| average of the weights (SFT, `rl.ema_decay`) | divided over the ranks | always |
+| old policy (NFT, AWM) | divided over the ranks | always |
+| first weights (DPO) | divided over the ranks | always |
+| published weights | rank 0 | publication; they then go to Ray's object store (rollouts/traffic.py) |
+| weights, moments, average and old policy of a checkpoint | rank 0 | checkpoint |
 
 A copy has only the trained weights (with LoRA the adapters) and the position tables. The published weights are an
 exception: without LoRA this copy has all weights. A forward pass with the old policy, or with the weights at the start
@@ -38,8 +37,9 @@ def changing_bytes(parameters: Parameters) -> int:
     return FP32 * (parameters.trained_total + parameters.tables)
 
 
-def sft_copies(parameters: Parameters) -> list[Copy]:
-    return [Copy("average", changing_bytes(parameters)), _checkpoint(parameters)]
+def sft_copies(parameters: Parameters, ranks: int) -> list[Copy]:
+    size = FP32 * parameters.trained_total
+    return [_divided("average", size, ranks), _checkpoint(parameters, size)]
 
 
 def rl_copies(parameters: Parameters, algorithm: Algorithm, averaged: bool, published: int, ranks: int) -> list[Copy]:
@@ -47,12 +47,13 @@ def rl_copies(parameters: Parameters, algorithm: Algorithm, averaged: bool, publ
     average of the weights. `published` is the size of the published weights in bytes, and `ranks` is the number of
     learner ranks."""
     size = changing_bytes(parameters)
-    found = [Copy("average", size)] if averaged else []
+    found = [_divided("average", size, ranks)] if averaged else []
     if algorithm.old_schedule is not None:
-        found.append(Copy("old policy", size, ranks))
+        found.append(_divided("old policy", size, ranks))
+    saved = _checkpoint(parameters, len(found) * size)
     if algorithm.keeps_first_weights:
-        found.append(Copy("first weights", size, ranks))
-    return [*found, Copy("published weights", published, ranks, Moment.PUBLISH), _checkpoint(parameters)]
+        found.append(_divided("first weights", size, ranks))
+    return [*found, Copy("published weights", published, moment=Moment.PUBLISH), saved]
 
 
 def machine_peak(copies: list[Copy]) -> int:
@@ -67,5 +68,9 @@ def in_process(copies: list[Copy]) -> list[Component]:
     return [Component(copy.name, copy.bytes) for copy in copies if copy.moment is Moment.ALWAYS]
 
 
-def _checkpoint(parameters: Parameters) -> Copy:
-    return Copy("checkpoint", changing_bytes(parameters) + parameters.moment_bytes, moment=Moment.SAVE)
+def _divided(name: str, size: int, ranks: int) -> Copy:
+    return Copy(name, -(-size // ranks), ranks)
+
+
+def _checkpoint(parameters: Parameters, more: int) -> Copy:
+    return Copy("checkpoint", changing_bytes(parameters) + parameters.moment_bytes + more, moment=Moment.SAVE)

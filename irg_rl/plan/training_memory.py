@@ -25,10 +25,10 @@ from enum import StrEnum
 
 from irg_rl.algorithms.base import LOSS_TERMS
 from irg_rl.learner.parts import ModelPart, make_optimizer, part_of
+from irg_rl.learner.sizes import FP32
 from irg_rl.learner.update import REDUCE_BUCKET, EngineSettings
 from irg_rl.model.unified import UnifiedModel
 
-FP32 = 4
 FLAT_BUCKET = 500_000_000
 """Number of gradient values that ZeRO stage 0 copies and reduces at a time. In DeepSpeed the constant is called
 MEMORY_OPT_ALLREDUCE_SIZE."""
@@ -157,12 +157,6 @@ def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:
     tokens with logits. The logits exist three times: in the type of the model, in fp32 for the backward pass, and as
     the fp32 gradient."""
     return tokens * vocabulary * (bytes_of(precision) + 2 * FP32)
-
-
-def sync_bytes(model: UnifiedModel) -> int:
-    """Return how many bytes the learner sends to the samplers when it publishes all weights of the model once. All
-    weights and position tables are sent in fp32 (publish.py)."""
-    return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
 
 
 def _share(size: int, ranks: int) -> int:

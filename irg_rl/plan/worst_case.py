@@ -19,9 +19,9 @@ from irg_rl.model.flops import Workload
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.pack import Pack, PackBuilder, SpecialIds
 from irg_rl.trajectory import ImageSegment, Prompt, Segment, TextSegment, Trajectory
-from rollouts.drawing import window
 from rollouts.images import vit_resize
 from rollouts.request import Request
+from rollouts.traffic import recorded_steps
 from sft.encode import EncodedImage, EncodedRow, EncodedText
 from sft.packing import RowLayout
 
@@ -71,9 +71,7 @@ def trained_steps(recipe: Recipe) -> int:
     this is the number of denoising steps that add noise. Otherwise, it is the number of noise levels per image in the
     loss."""
     algorithm = algorithm_of(recipe)
-    if not algorithm.records_steps:
-        return algorithm.levels_per_image
-    return len(window(recipe.require_rl().noise, recipe.rl_sampling.points, seed=0, iteration=0))
+    return recorded_steps(recipe) if algorithm.records_steps else algorithm.levels_per_image
 
 
 def longest_trajectory(recipe: Recipe) -> Trajectory:

@@ -7,7 +7,9 @@ import torch
 from irg_rl.driver.learners import Learners, fingerprint
 from irg_rl.driver.prepare import model_path, prompts_file
 from irg_rl.driver.rl_settings import worker_settings
+from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import CheckpointError
+from irg_rl.learner.publish import weights_digest
 from irg_rl.model.folder import load_folder
 from irg_rl.prompts import write_prompts
 from irg_rl.records import load_groups, save_groups
@@ -69,6 +71,29 @@ def test_nft_trains_on_images_drawn_with_guidance_and_sends_the_old_policy_to_dr
         metrics = matching.finish(matching.train(refs))
         matching.publish()
         assert (metrics["image/turn0/v_distance"] > 0) == (update == 2)  # the decay after the first update is 0
+
+
+def test_a_resume_compares_each_file_with_its_digest_once(learners, monkeypatch):
+    """After the search for the newest checkpoint neither the driver nor the rank, which is another process, hash the
+    files again: they take a file that was changed in between."""
+    learners.save({})
+    (path,) = learners.run.path("rl").glob("checkpoints/*")
+    read, digest = [], checkpoint._digest
+    monkeypatch.setattr(checkpoint, "_digest", lambda file: read.append(file.name) or digest(file))
+    assert learners.resume() == {}
+    assert sorted(read) == sorted(file.name for file in path.glob("*.safetensors"))
+    monkeypatch.setattr(checkpoint, "latest", lambda run: (path, []))
+    moments = path / "exp_avg.safetensors"
+    moments.write_bytes(moments.read_bytes()[:-1] + b"\x01")
+    assert learners.resume() == {}
+
+
+def test_published_weights_stay_in_the_object_store(learners):
+    """Fails where the driver fetches them and puts a second copy there."""
+    sent = ray.get(learners.message.arrays, timeout=60)
+    assert weights_digest(sent) == learners.message.digest
+    facts, stored = learners.ranks.call("publish_apart", 7, timeout=60, kept=1)[0]
+    assert (facts.version, facts.arrays) == (7, {}) and isinstance(stored, ray.ObjectRef)
 
 
 def test_rl_goes_on_with_the_prompts_of_its_checkpoint_only(learners):

@@ -20,7 +20,7 @@ def two_ranked(world, folder, ranks: int, zero_stage: int) -> Run:
     """A run whose stage has two packs per step."""
     made = STAGE | {"packs_per_step": 2, "steps": 4, "optimizer": {"lr": 5e-3, "eps": 1e-3}}
     sft = {"data": str(folder / "rows"), "stage1": made, "checkpoint_every": 2, "validate_every": 2,
-           "validation_rows": 1, "ema_decay": 0.5}  # fmt: skip
+           "validation_rows": 1, "ema_decay": 0.5, "data_workers": ranks - 1}  # fmt: skip
     engine = {"threads": 2, "learner_ranks": ranks, "zero_stage": zero_stage}
     return begun_run(world, folder, sft=sft, engine=engine, rl=None)
 

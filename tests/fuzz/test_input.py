@@ -19,7 +19,7 @@ from irg_rl.model.config import ModelConfig
 from irg_rl.prompts import read_prompts, write_prompts
 from rewards.endpoint import Reply
 from rewards.judge_client import JudgeFailure, parse_answer
-from sft.rows import BrokenRow, parse_row
+from sft.rows import BrokenRow, decode_row, parse_row
 from tests.fuzz.mutations import VALUES, WORDS, mutated, mutated_bytes
 from tests.golden import ROOT
 from tests.paths import CONFIGS
@@ -40,7 +40,9 @@ SMOKE = yaml.safe_load((CONFIGS / "shapes-smoke.yaml").read_text())
 @given(mutated_bytes(ROW) | mutated_bytes(thinking(1)))
 def test_a_row_is_read_or_broken(data):
     try:
-        assert parse_row(data)
+        row = parse_row(data)
+        assert row
+        decode_row(row)
     except BrokenRow as error:
         assert str(error)
 

@@ -33,7 +33,7 @@ def test_flex_attention_gives_the_numbers_and_the_gradients_of_the_dense_mask(mo
     builder = model.pack_builder()
     for row in range(3):
         builder.new_row()
-        think = builder.add_text([5 + row] * words, builder.add_text([1, 2]), loss=True)
+        think = builder.add_text([5 + row] * (words // (row + 1)), builder.add_text([1, 2]), loss=True)
         builder.add_noise(latents(row), 0.5, GRID, think)
         clean = builder.add_clean(latents(row + 3), GRID, think)
         seen = builder.add_vit(torch.randn(4, 192, generator=torch.Generator().manual_seed(row)), GRID, clean)

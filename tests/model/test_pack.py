@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from irg_rl.model.attention import Backend, ContextGrad
+from irg_rl.model.attention import Backend, ContextGrad, block_mask, flex_attention, grouped_attention
+from irg_rl.model.layout import Kind, Layout, Visibility
 from irg_rl.model.unified import UnifiedModel
 from tests.model.sizes import SPECIAL, close
 
@@ -181,6 +182,33 @@ def test_flex_attention_gives_the_numbers_of_the_dense_mask(model):
         dense, blocks = model(pack), flex(pack)
     close(blocks.logits, dense.logits, 1e-5)
     close(blocks.velocity, dense.velocity, 1e-5)
+
+
+def test_padding_costs_flex_attention_nothing():
+    """Fails where padding sees itself: a row of 100 tokens beside one of 500 would cost 9 blocks more."""
+    rows = [Layout(), Layout()]
+    rows[0].add(Kind.VIT, 498)
+    rows[1].add(Kind.VIT, 98)
+    visibility = Visibility.of(rows)
+    mask = block_mask(visibility)
+    assert mask.BLOCK_SIZE == (128, 128)
+    computed = mask.kv_num_blocks + mask.full_kv_num_blocks
+    assert computed[:, 0].tolist() == [[4, 4, 4, 4], [1, 0, 0, 0]]
+    assert visibility.dense()[1, 150, 150], "SDPA needs a key for every query"
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_tokens_that_see_nothing_are_zero_and_those_beside_them_as_with_sdpa():
+    rows = [Layout(), Layout()]
+    rows[0].add(Kind.TEXT, 140)
+    rows[1].add(Kind.TEXT, 30)
+    visibility, generator = Visibility.of(rows), torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 142, 16, generator=generator) for _ in range(3))
+    found = flex_attention(q, k, v, block_mask(visibility))
+    wanted = grouped_attention(q, k, v, visibility.dense()[:, None])
+    close(found[0], wanted[0], 1e-5)
+    close(found[1, :, :32], wanted[1, :, :32], 1e-5)
+    assert (found[1, :, 32:] == 0).all()
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ import torch
 
 from irg_rl.learner.engine import Engine, EngineSettings, Loss
 from irg_rl.learner.parts import OptimizerSettings
-from irg_rl.learner.publish import publish
 from irg_rl.learner.replay import idle_pack
 from irg_rl.model.footprint import LiveBytes
 from irg_rl.model.pack import SpecialIds
@@ -17,7 +16,6 @@ from irg_rl.plan.training_memory import (
     logit_bytes,
     peak,
     probe_bytes,
-    sync_bytes,
     training_state,
 )
 from tests.learner.world import CONFIG
@@ -148,8 +146,3 @@ def test_the_peak_is_in_the_backward_or_in_the_step_not_in_both():
 def test_logits_are_held_in_their_type_in_fp32_and_as_a_gradient():
     assert logit_bytes(10, 100, "bf16") == 1000 * (2 + 4 + 4)
     assert logit_bytes(10, 100, "fp32") == 1000 * 12
-
-
-def test_a_sync_sends_what_is_published(world):
-    sent = publish(world.model.state_dict().items(), version=0).arrays
-    assert sync_bytes(world.model) == sum(array.nbytes for array in sent.values())

@@ -14,7 +14,8 @@ from irg_rl.config import DataSource, Dropout, Stage
 from irg_rl.model.transforms import Resize
 from sft.dataset import Rejections, RowSource
 from sft.encode import RowEncoder
-from sft.packing import PackStream, RowLayout
+from sft.packing import RowLayout
+from sft.stream import PackStream
 from tests.learner.world import TinyWorld
 
 NO_DROPOUT = Dropout(image=0, last_text=0, all_text=0)
@@ -67,6 +68,15 @@ def improving_full(number: int, words: str = "blue") -> list[dict]:
     return [user(f"row{number} {words}"), assistant(*parts)]
 
 
+def drawn_broken(number: int) -> list[dict]:
+    """A row like `initial_full` whose image has a good header, and then ends."""
+    row = initial_full(number)
+    part = row[1]["content"][1]
+    data = base64.b64decode(part["content"])
+    part["content"] = base64.b64encode(data[: len(data) // 2]).decode()
+    return row
+
+
 def thinking(number: int) -> list[dict]:
     """prompt -> think: nothing to see and nothing to draw."""
     return [user(f"row{number} green"), assistant(text("a green star"))]
@@ -97,6 +107,7 @@ def stream(
     rejections: Rejections | None = None,
     hold_out: int = 0,
     system: list[int] | None = None,
+    **sharing,
 ) -> PackStream:
     """A stage's stream over the folders of its sources below `folder`."""
     rejections = rejections or Rejections()
@@ -104,4 +115,4 @@ def stream(
         RowSource(folder / source.folder, number, rejections, hold_out) for number, source in enumerate(chosen.sources)
     ]
     layout = RowLayout(dropout, chosen.noise_blocks_by_kind, 1.0, system)
-    return PackStream(chosen, sources, encoder(world), layout, world.model.pack_builder, seed=7)
+    return PackStream(chosen, sources, encoder(world), layout, world.model.pack_builder, 7, **sharing)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sft.rows import BrokenRow, ImagePart, TextPart, decode_image, parse_row
+from sft.rows import BrokenRow, ImagePart, TextPart, decode_image, decode_row, parse_row
 from tests.sft.material import assistant, drawn, encoded, image, improving_full, pixels, seen, text, thinking, user
 
 
@@ -85,8 +85,10 @@ def test_a_broken_row_is_rejected_and_says_where(kind):
 def test_one_bad_image_rejects_the_row_although_the_others_are_good():
     row = improving_full(0)
     row[1]["content"][3]["content"] = row[1]["content"][3]["content"][:60]
-    with pytest.raises(BrokenRow, match="turn 1, part 3"):
-        parse(row)
+    parts = parse(row)  # the header is good, and tells the size
+    assert parts[4].size == (16, 16)
+    with pytest.raises(BrokenRow, match="turn 1, part 3: the image can't be decoded"):
+        decode_row(parts)
 
 
 @pytest.mark.parametrize("content", [None, 3, ["a"]])

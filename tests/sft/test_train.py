@@ -14,9 +14,10 @@ from irg_rl.learner.engine import Engine, EngineSettings
 from irg_rl.learner.lora import add_adapters, is_adapter
 from irg_rl.learner.parts import OptimizerSettings, Schedule
 from irg_rl.learner.replay import idle_pack
+from sft.dataset import DataError
 from sft.loss import Counts, sft_loss
-from sft.train import Identity, Plateau, StageTrainer, weights_of
-from tests.sft.material import improving_full, initial_full, stage, stream, write
+from sft.train import Identity, Plateau, StageTrainer, own_weights
+from tests.sft.material import drawn_broken, improving_full, initial_full, stage, stream, write
 
 SOURCES = DataSource(folder="one", mandatory=True), DataSource(folder="two")
 
@@ -46,7 +47,7 @@ def trainer(
     if lora is not None:
         add_adapters(model, lora, seed=0)
     engine = Engine(model, EngineSettings(optimizer, zero_stage), idle_pack(config, world.model.special))
-    ema = EMA(weights_of(engine), 0.8)
+    ema = EMA(own_weights(engine), 0.8)
     cadence = {"validate_every": 2, "checkpoint_every": 2, "keep_checkpoints": 2} | cadence
     identity = Identity({"name": "tiny"}, digest, "f")
     return StageTrainer(engine, ema, packs, packs.held_out(1), settings, run, identity, **cadence)
@@ -155,6 +156,22 @@ def test_a_step_that_was_not_finite_is_neither_validated_nor_saved_nor_averaged(
     made.run()
     assert applied == [True, False, True, True, True, True, True]
     assert validated == [1, 2, 3, 4, 5, 6] and made.ema.updates == 6 and made.engine.skipped == 1
+
+
+def test_steps_whose_images_are_all_damaged_are_passed_over(world, tmp_path):
+    """Fails where an optimizer step without a pack is made, or where the stage ends at the first of them."""
+    write(tmp_path / "one", [initial_full(0), drawn_broken(1), initial_full(2), drawn_broken(3)])
+    settings = stage(DataSource(folder="one"), steps=3, tokens_per_pack=20)
+    made = trainer(world, tmp_path, tmp_path / "run", settings)
+    made.run()
+    assert made.engine.steps == 3 < made.stream.number
+
+
+def test_a_stage_without_an_image_that_can_be_decoded_ends_with_an_error(world, tmp_path):
+    write(tmp_path / "one", [initial_full(0), drawn_broken(1), drawn_broken(2)])
+    settings = stage(DataSource(folder="one"), steps=3, tokens_per_pack=20)
+    with pytest.raises(DataError, match="the images of 100 training steps in a row are all damaged"):
+        trainer(world, tmp_path, tmp_path / "run", settings).run()
 
 
 def test_another_recipe_or_other_data_are_refused(world, folder, tmp_path):
