@@ -75,8 +75,8 @@ def in_bf16(stored: StoredTensors) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write_adapter(source: Path, out: Path, origin: Origin) -> None:
-    """Write the adapters as peft writes them. Their configuration has the published name of the base model, not its path
-    on this machine."""
+    """Write the adapters as peft writes them. Their configuration has the published name of the base model. The path on
+    this machine is left out."""
     out.mkdir()
     config = read_json(source / ADAPTER_CONFIG)
     if not isinstance(config, dict):

@@ -34,7 +34,7 @@ def write_settings(folder: Path, recipe: Recipe, model: ModelConfig, special: Sp
 
 
 def preprocessor(model: ModelConfig) -> dict[str, Any]:
-    """Return how images are prepared for the model: once for the autoencoder and once for the vision tower. Sizes are in
+    """Return how images are prepared for the model: for the autoencoder, and for the vision tower. Sizes are in
     pixels."""
     return {
         "do_convert_rgb": True, "do_resize": True, "resample": _BICUBIC, "do_rescale": True,
