@@ -4,10 +4,11 @@ kept for a later comparison.
 At most one model is loaded at a time, because a card of 80 GB has no room for two of BAGEL's size.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,7 +47,8 @@ class Reference(BaseModel):
     """What a verification keeps of a folder, so that a later one can be compared with it."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    dtype: str = ""
+    dtype: Literal["", "fp32", "bf16"] = ""
+    """Number type in which `numbers` were computed. It is empty if there are none."""
     tensors: dict[str, Fingerprint] = {}
     ids: dict[str, list[int]] = {}
     numbers: dict[str, list[float]] = {}
@@ -133,6 +135,7 @@ class Bench:
     def release(self) -> None:
         """Unload the model or the learner."""
         self._held = self._learner = None
+        gc.collect()  # an engine is in reference cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -152,7 +155,7 @@ class Bench:
         if theirs is None or len(theirs) != len(values):
             finding.require(f"{name}: same as the reference", "-", "the reference has no such numbers", None)
             return
-        share = max(CLOSE[self.reference.dtype], CLOSE[self.recipe.engine.dtype])
+        share = max(CLOSE[dtype] for dtype in (self.reference.dtype, self.recipe.engine.dtype) if dtype)
         largest = max(abs(mine - other) for mine, other in zip(values, theirs))
         allowed = share * max(map(abs, theirs))
         finding.require(

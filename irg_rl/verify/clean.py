@@ -8,7 +8,7 @@ from typing import Any
 from irg_rl.redact import redact
 
 HIDDEN = "<path>"
-_ABSOLUTE = re.compile(r"(?<![\w:/.<])(?:~|/[\w.@+~=-]+)(?:/[\w.@+~=-]+)+/?")
+_ABSOLUTE = re.compile(r"(?<![\w:/.<>])(?:~|/[\w.@+~=-]+)(?:/[\w.@+~=-]+)+/?")
 """Pattern for an absolute path of at least two parts. An address such as http://host/v1 does not match."""
 
 

@@ -121,8 +121,8 @@ def text_nats(model: UnifiedModel, pack: Pack) -> list[Tensor]:
 
 @torch.no_grad()
 def mean_latent(vae: Autoencoder, picture: Pixels) -> Tensor:
-    """Return the scaled latent [1, C, h, w] of a picture. It is the mean of the latent's distribution, so it is the same
-    every time."""
+    """Return the scaled latent [1, C, h, w] of a picture. It is the mean of the distribution of latents, so it is
+    always the same."""
     weight = next(vae.parameters())
     mean, _ = vae.encode(from_uint8(torch.from_numpy(picture))[None].to(weight))
     return vae.scale(mean)

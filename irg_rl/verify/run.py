@@ -14,7 +14,6 @@ import torch
 
 from irg_rl.driver.run_folder import PACKAGES, source_commit
 from irg_rl.errors import InputError
-from irg_rl.learner.process_group import leave
 from irg_rl.model.folder import Folder, check_folder
 from irg_rl.verify.bench import FORMAT, Bench, Reference
 from irg_rl.verify.budget_check import budget
@@ -100,7 +99,6 @@ def verify(folder: Path, out: Path, overrides: Sequence[str], against: Path | No
                 yield results[-1]
         finally:
             bench.release()
-            leave()
         yield Verification(results, bench, time.perf_counter() - begin, reference is not None)
 
 

@@ -43,7 +43,8 @@ def generation(bench: Bench, finding: Finding) -> None:
     flat = [float(image.std()) for image in images]
     finding.require("they show something", _list(flat), f"a spread of bytes of at least {FLATTEST:g}",
                     min(flat) >= FLATTEST)  # fmt: skip
-    smooth, expected = [smoothness(one) for one in images], f"neighbours that correlate by at least {LEAST_SMOOTHNESS:g}"
+    smooth = [smoothness(image) for image in images]
+    expected = f"neighbours that correlate by at least {LEAST_SMOOTHNESS:g}"
     finding.require_if(bench.is_known, "they are no noise", _list(smooth), expected, min(smooth) >= LEAST_SMOOTHNESS)
     written = [len(text.ids) for text in drawn.texts]
     finding.require("texts", f"{_list(written)} tokens", "two texts that are not empty",

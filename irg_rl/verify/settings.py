@@ -11,7 +11,7 @@ import torch
 
 from irg_rl.config import Recipe, changed_recipe, parse_recipe, split_override
 from irg_rl.model.config import ModelConfig
-from irg_rl.presets import BAGEL_SYSTEM_PROMPT
+from irg_rl.presets import BAGEL_SYSTEM_PROMPT, BAGEL_TEXT_TOKENS
 from irg_rl.prompts import write_prompts
 from irg_rl.report.strips import png
 from irg_rl.trajectory import Prompt
@@ -41,8 +41,8 @@ def verify_recipe(folder: Path, model: ModelConfig, scratch: Path, overrides: Se
             STAGE: {"steps": 1, "sources": [{"folder": ROWS}], "tokens_per_pack": 8192, "max_row_tokens": 8192,
                     "lora": LORA, "optimizer": RATES},
         },
-        "sampling": {"turns": 2, "max_text_tokens": 200, "points": 16, "shift": 3.0, "image_size": [side, side],
-                     "system_prompt": BAGEL_SYSTEM_PROMPT},
+        "sampling": {"turns": 2, "max_text_tokens": BAGEL_TEXT_TOKENS, "points": 16, "shift": 3.0,
+                     "image_size": [side, side], "system_prompt": BAGEL_SYSTEM_PROMPT},
         "rewards": {"scorers": [{"name": "brightness", "kind": "irg_rl.verify.brightness:Brightness"}]},
         "rl": {"updates": 1, "groups": 1, "group_size": 4, "kl_image": 1e-4, "max_pack_tokens": 32768, "lora": LORA,
                "prompts": str(scratch / "p.jsonl"), "noise": {"window_size": 2, "window_range": [0, 3]},
