@@ -67,7 +67,7 @@ class Reference(BaseModel):
 
 
 @dataclass
-class Measured:
+class Cost:
     """Time and largest memory on the GPU of one kind of work."""
 
     seconds: float
@@ -75,7 +75,7 @@ class Measured:
 
 
 @dataclass
-class Bench:
+class Workbench:
     """`checked` has the sizes and the tokenizer of the folder. It is None if the folder is broken; then there is no
     recipe either, and checks that need one are not possible."""
 
@@ -85,7 +85,7 @@ class Bench:
     made: Recipe | None
     reference: Reference | None = None
     kept: Reference = field(default_factory=Reference)
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, Cost] = field(default_factory=dict)
     group: Group | None = None
     publication: Publication | None = None
     _held: Folder | None = None

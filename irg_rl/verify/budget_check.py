@@ -5,7 +5,7 @@ from collections.abc import Callable
 from irg_rl.plan.costs import LEARNER as LEARNER_PROCESS
 from irg_rl.plan.costs import ROLLOUT, Plan, Rates
 from irg_rl.plan.costs import SFT as SFT_PROCESS
-from irg_rl.verify.bench import Bench
+from irg_rl.verify.bench import Workbench
 from irg_rl.verify.finding import GIB, Finding, NotPossibleError
 from irg_rl.verify.sampling_checks import LEARNING, SAMPLING, SFT
 from irg_rl.verify.settings import STAGE
@@ -24,7 +24,7 @@ _WORK: dict[str, tuple[str, Callable[[str], bool]]] = {
 """Kind of measured work -> name of the process in the plan, and which stretch of its time it is."""
 
 
-def budget(bench: Bench, finding: Finding) -> None:
+def budget(bench: Workbench, finding: Finding) -> None:
     """Compare memory and time of sampling, learning and SFT with the plan."""
     recipe = bench.recipe
     if not bench.measured:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from irg_rl.errors import explain, is_expected
-from irg_rl.verify.bench import Bench
+from irg_rl.verify.bench import Workbench
 from irg_rl.verify.finding import GIB, Finding, NotPossibleError
 
 
@@ -22,12 +22,12 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Check:
+class FolderCheck:
     """One check. `about` says in one or two sentences what it does."""
 
     name: str
     about: str
-    run: Callable[[Bench, Finding], None]
+    run: Callable[[Workbench, Finding], None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Result:
     """The result of a check. `reason` says why it failed or was not possible; it is empty if the requirements say all.
     `gpu_gib` is the largest memory on the GPU, or None if there is no GPU."""
 
-    check: Check
+    check: FolderCheck
     status: Status
     reason: str
     finding: Finding
@@ -43,7 +43,7 @@ class Result:
     gpu_gib: float | None
 
 
-def attempt(check: Check, bench: Bench) -> Result:
+def attempt(check: FolderCheck, bench: Workbench) -> Result:
     """Run a check and return its result. An error fails the check. If no requirement could be decided, the check was
     not possible here."""
     finding, reason = Finding(), ""

@@ -11,7 +11,7 @@ from irg_rl.model.files import read_shapes, weight_files
 from irg_rl.model.folder import AUTOENCODER, check_folder
 from irg_rl.model.tokenizer import load_tokenizer
 from irg_rl.text_in import read_json
-from irg_rl.verify.bench import Bench
+from irg_rl.verify.bench import Workbench
 from irg_rl.verify.finding import Finding
 from irg_rl.verify.known import KNOWN_IDS, SPECIAL_IDS
 from irg_rl.verify.tensors import check_tensors
@@ -24,7 +24,7 @@ TEXTS = (
 name."""
 
 
-def keys_and_shapes(bench: Bench, finding: Finding) -> None:
+def keys_and_shapes(bench: Workbench, finding: Finding) -> None:
     """Compare the names and shapes of all weights with the JSON files of the folder."""
     checked = bench.checked or check_folder(bench.folder)  # a broken folder raises here, which fails this check
     files = weight_files(bench.folder)
@@ -43,7 +43,7 @@ def keys_and_shapes(bench: Bench, finding: Finding) -> None:
     }
 
 
-def tokenizer(bench: Bench, finding: Finding) -> None:
+def tokenizer(bench: Workbench, finding: Finding) -> None:
     """Check the tokenizer by itself, against the known ids of Qwen2.5, and against the reference."""
     found = load_tokenizer(bench.folder)
     finding.facts["ids"] = str(len(found))
@@ -88,7 +88,7 @@ def _vocabulary(path: Path) -> dict[str, Any]:
     return vocabulary
 
 
-def weights(bench: Bench, finding: Finding) -> None:
+def weights(bench: Workbench, finding: Finding) -> None:
     """Read every weight once: is it finite, is it there, and is it the one it should be?"""
     size = bench.checked.model.config.llm.hidden_size if bench.checked is not None else None
     with torch.no_grad():

@@ -16,10 +16,11 @@ from irg_rl.model.autoencoder import Autoencoder, from_uint8
 from irg_rl.model.pack import Pack
 from irg_rl.model.transforms import vit_patches
 from irg_rl.model.unified import UnifiedModel
-from irg_rl.verify.bench import Bench
+from irg_rl.task import Pixels
+from irg_rl.verify.bench import Workbench
 from irg_rl.verify.finding import Finding
 from irg_rl.verify.known import LEAST_ORDER_GAIN, LEAST_PSNR, MOST_NATS, MOST_VELOCITY_ERROR
-from irg_rl.verify.pictures import COLOURS, Pixels, disc
+from irg_rl.verify.pictures import COLOURS, disc
 from rollouts.images import vit_resize
 
 PASSAGE = (
@@ -34,7 +35,7 @@ KEPT = 16
 """How many single numbers of a large result are kept for later comparisons."""
 
 
-def language(bench: Bench, finding: Finding) -> None:
+def language(bench: Workbench, finding: Finding) -> None:
     """Compare the loss of a passage with the loss of its tokens in random order, and with chance."""
     held = bench.model()
     ids = held.tokenizer.encode(PASSAGE)
@@ -54,7 +55,7 @@ def language(bench: Bench, finding: Finding) -> None:
     bench.keep(finding, "losses", [read, mixed])
 
 
-def vision(bench: Bench, finding: Finding) -> None:
+def vision(bench: Workbench, finding: Finding) -> None:
     """Show discs of several colours, and compare the loss of each colour's name as the answer."""
     held, size = bench.model(), bench.recipe.sampling.image_size
     model, encode, names = held.model, held.tokenizer.encode, list(COLOURS)
@@ -75,7 +76,7 @@ def vision(bench: Bench, finding: Finding) -> None:
 
 
 @torch.no_grad()
-def autoencoder(bench: Bench, finding: Finding) -> None:
+def autoencoder(bench: Workbench, finding: Finding) -> None:
     """Encode a picture, decode it, and measure how much of it comes back."""
     vae, picture = bench.model().autoencoder, disc("red", bench.recipe.sampling.image_size)
     latent = mean_latent(vae, picture)
@@ -92,7 +93,7 @@ def autoencoder(bench: Bench, finding: Finding) -> None:
 
 
 @torch.no_grad()
-def velocity(bench: Bench, finding: Finding) -> None:
+def velocity(bench: Workbench, finding: Finding) -> None:
     """Compute the velocity of a noisy picture after its prompt, and compare it with the true one."""
     held, size = bench.model(), bench.recipe.sampling.image_size
     vae, device = held.autoencoder, bench.recipe.engine.device

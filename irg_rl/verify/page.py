@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from irg_rl.report.strips import fit, png
-from irg_rl.verify.pictures import Pixels
+from irg_rl.task import Pixels
 from irg_rl.verify.run import Verification
 
 PAGE, DATA = "verify.html", "verify.json"

@@ -1,9 +1,9 @@
 """Pictures and texts that the checks show to a model: plain things of which everybody knows what they show."""
 
 import numpy as np
-from jaxtyping import UInt8
 
-Pixels = UInt8[np.ndarray, "H W 3"]
+from irg_rl.task import Pixels
+
 COLOURS = {"red": (200, 40, 40), "green": (40, 150, 60), "blue": (40, 70, 200)}
 """Name of a colour -> its bytes (red, green, blue)."""
 

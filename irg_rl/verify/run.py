@@ -15,9 +15,9 @@ import torch
 from irg_rl.driver.run_folder import PACKAGES, source_commit
 from irg_rl.errors import InputError
 from irg_rl.model.folder import Folder, check_folder
-from irg_rl.verify.bench import FORMAT, Bench, Reference
+from irg_rl.verify.bench import FORMAT, Reference, Workbench
 from irg_rl.verify.budget_check import budget
-from irg_rl.verify.check import Check, Result, Status, attempt
+from irg_rl.verify.check import FolderCheck, Result, Status, attempt
 from irg_rl.verify.clean import clean
 from irg_rl.verify.folder_checks import keys_and_shapes, tokenizer, weights
 from irg_rl.verify.number_checks import autoencoder, language, velocity, vision
@@ -26,21 +26,21 @@ from irg_rl.verify.settings import verify_recipe, write_data
 from irg_rl.verify.training_checks import model_folder, save_and_reload, score, sft_step, update
 
 CHECKS = (
-    Check("keys and shapes", "Every weight is there, with the shape that the JSON files say.", keys_and_shapes),
-    Check("tokenizer", "Texts come back as they were, boundary tokens are right, and the files agree.", tokenizer),
-    Check("weights", "Every number is read: finite, no holes, tables as their formula, experts alike.", weights),
-    Check("language", "The model prefers plain English to the same tokens in random order.", language),
-    Check("vision", "The model names the colour of a disc that it is shown.", vision),
-    Check("autoencoder", "A picture that is encoded and decoded comes back.", autoencoder),
-    Check("velocity", "The model knows where a noisy picture comes from.", velocity),
-    Check("generation", "Two turns: think, draw, look, reflect, draw again.", generation),
-    Check("parity", "The learner computes the log-probabilities that the sampler had.", parity),
-    Check("score", "Every scorer of the recipe scores every image.", score),
-    Check("update", "One update of RL with adapters.", update),
-    Check("save and reload", "A checkpoint in a new learner, which agrees with new samples.", save_and_reload),
-    Check("model folder", "Adapters are merged into the weights, written, and read again.", model_folder),
-    Check("sft", "One step of SFT on a pack of rows, with validation and checkpoint.", sft_step),
-    Check("memory and time", "What was measured, against what `irg-rl plan` says.", budget),
+    FolderCheck("keys and shapes", "Every weight is there, with the shape that the JSON files say.", keys_and_shapes),
+    FolderCheck("tokenizer", "Texts come back as they were, boundary tokens are right, the files agree.", tokenizer),
+    FolderCheck("weights", "Every number is read: finite, no holes, tables as their formula, experts alike.", weights),
+    FolderCheck("language", "The model prefers plain English to the same tokens in random order.", language),
+    FolderCheck("vision", "The model names the colour of a disc that it is shown.", vision),
+    FolderCheck("autoencoder", "A picture that is encoded and decoded comes back.", autoencoder),
+    FolderCheck("velocity", "The model knows where a noisy picture comes from.", velocity),
+    FolderCheck("generation", "Two turns: think, draw, look, reflect, draw again.", generation),
+    FolderCheck("parity", "The learner computes the log-probabilities that the sampler had.", parity),
+    FolderCheck("score", "Every scorer of the recipe scores every image.", score),
+    FolderCheck("update", "One update of RL with adapters.", update),
+    FolderCheck("save and reload", "A checkpoint in a new learner, which agrees with new samples.", save_and_reload),
+    FolderCheck("model folder", "Adapters are merged into the weights, written, and read again.", model_folder),
+    FolderCheck("sft", "One step of SFT on a pack of rows, with validation and checkpoint.", sft_step),
+    FolderCheck("memory and time", "What was measured, against what `irg-rl plan` says.", budget),
 )
 """All checks in the order in which they run. Later ones use what earlier ones drew or trained."""
 
@@ -50,7 +50,7 @@ class Verification:
     """The results of all checks, with everything that a later verification is compared with."""
 
     results: list[Result]
-    bench: Bench
+    bench: Workbench
     seconds: float
     against: bool
 
@@ -87,7 +87,7 @@ def verify(folder: Path, out: Path, overrides: Sequence[str], against: Path | No
         scratch = Path(name)
         checked = _checked(folder)
         recipe = None if checked is None else verify_recipe(folder, checked.model.config, scratch, overrides)
-        bench = Bench(folder, scratch, checked, recipe, reference)
+        bench = Workbench(folder, scratch, checked, recipe, reference)
         if recipe is not None:
             write_data(recipe, scratch)
             torch.set_num_threads(recipe.engine.threads)

@@ -10,11 +10,11 @@ import torch
 from irg_rl.config import Recipe
 from irg_rl.learner import ratio_check
 from irg_rl.learner.ratio_check import LogprobDifference
+from irg_rl.task import Pixels
 from irg_rl.trajectory import Group, Modality, Trajectory
-from irg_rl.verify.bench import Bench, Measured
+from irg_rl.verify.bench import Cost, Workbench
 from irg_rl.verify.finding import GIB, Finding
 from irg_rl.verify.known import LEAST_SMOOTHNESS
-from irg_rl.verify.pictures import Pixels
 from irg_rl.verify.settings import PROMPT
 from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request, never
@@ -32,7 +32,7 @@ FLATTEST = 1.0
 """Smallest standard deviation of the bytes of a drawn picture. Below it the picture is one plain colour."""
 
 
-def generation(bench: Bench, finding: Finding) -> None:
+def generation(bench: Workbench, finding: Finding) -> None:
     """Think, draw, look, reflect, draw again, with the settings of the evaluation."""
     recipe = bench.recipe
     sampling = evaluation_sampling(recipe.sampling, recipe.evaluation)
@@ -61,14 +61,14 @@ def smoothness(image: Pixels) -> float:
     return float(np.corrcoef(left, right)[0, 1]) if left.std() and right.std() else 0.0
 
 
-def parity(bench: Bench, finding: Finding) -> None:
+def parity(bench: Workbench, finding: Finding) -> None:
     """Draw a group as RL does, and compare its log-probabilities with those that the learner computes."""
     bench.group = Group(0, PROMPT, draw_group(bench, iteration=0))
     found = differences(bench, bench.group.trajectories)
     require_parity(bench.recipe, found, finding)
 
 
-def draw_group(bench: Bench, iteration: int) -> list[Trajectory]:
+def draw_group(bench: Workbench, iteration: int) -> list[Trajectory]:
     """Draw one group with the settings of RL, and record the time and the memory."""
     recipe, held = bench.recipe, bench.model()
     rl = recipe.require_rl()
@@ -77,7 +77,7 @@ def draw_group(bench: Bench, iteration: int) -> list[Trajectory]:
     return timed(bench, SAMPLING, lambda: sampler.sample(requests))
 
 
-def timed(bench: Bench, name: str, work: Callable[[], T]) -> T:
+def timed(bench: Workbench, name: str, work: Callable[[], T]) -> T:
     """Do the work, record its time and its largest memory on the GPU under `name`, and return its result."""
     has_gpu = torch.cuda.is_available()
     if has_gpu:
@@ -88,11 +88,11 @@ def timed(bench: Bench, name: str, work: Callable[[], T]) -> T:
     if has_gpu:
         torch.cuda.synchronize()
     gib = torch.cuda.max_memory_allocated() / GIB if has_gpu else None
-    bench.measured[name] = Measured(time.perf_counter() - begin, gib)
+    bench.measured[name] = Cost(time.perf_counter() - begin, gib)
     return result
 
 
-def differences(bench: Bench, trajectories: list[Trajectory]) -> list[LogprobDifference]:
+def differences(bench: Workbench, trajectories: list[Trajectory]) -> list[LogprobDifference]:
     """Return how far the learner's log-probabilities are from the sampled ones, by modality, turn and step."""
     learner = bench.learner()
     settings = learner.settings

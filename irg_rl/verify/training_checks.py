@@ -17,7 +17,7 @@ from irg_rl.learner.checkpoint import Snapshot
 from irg_rl.learner.update import StepResult
 from irg_rl.model.files import stored_tensors, weight_files
 from irg_rl.model.folder import TABLES
-from irg_rl.verify.bench import Bench, fact
+from irg_rl.verify.bench import Workbench, fact
 from irg_rl.verify.finding import GIB, Finding, NotPossibleError
 from irg_rl.verify.sampling_checks import LEARNING, SFT, differences, draw_group, require_parity, timed
 from irg_rl.verify.settings import STAGE
@@ -28,7 +28,7 @@ ROOM = 1.3
 """Free memory and free disk that saving a model needs, as a multiple of its size in fp32."""
 
 
-def sft_step(bench: Bench, finding: Finding) -> None:
+def sft_step(bench: Workbench, finding: Finding) -> None:
     """Train one pack with the stage of a run: rows of parquet, packing, loss, optimizer, validation, checkpoint."""
     bench.release()
     recipe = bench.recipe
@@ -58,7 +58,7 @@ def _require_step(result: StepResult, finding: Finding) -> None:
     finding.facts |= fact(result.terms)
 
 
-def score(bench: Bench, finding: Finding) -> None:
+def score(bench: Workbench, finding: Finding) -> None:
     """Score every image of the drawn group with every scorer of the recipe."""
     group = bench.drawn()
     with reward_hub(bench.recipe, None) as hub:
@@ -75,7 +75,7 @@ def score(bench: Bench, finding: Finding) -> None:
             finding.facts[name] = f"{min(got):.4g} to {max(got):.4g}"
 
 
-def update(bench: Bench, finding: Finding) -> None:
+def update(bench: Workbench, finding: Finding) -> None:
     """Assign credit to the drawn group and make one update of the adapters."""
     group = bench.drawn()
     if not all(t.rewards for t in group.trajectories):
@@ -99,7 +99,7 @@ def update(bench: Bench, finding: Finding) -> None:
     finding.facts |= fact({name: value for name, value in metrics.items() if name.startswith(shown)})
 
 
-def save_and_reload(bench: Bench, finding: Finding) -> None:
+def save_and_reload(bench: Workbench, finding: Finding) -> None:
     """Save a checkpoint, load it into a new learner, and check the learner against samples that were drawn with the
     published adapters."""
     publication = bench.publication
@@ -123,7 +123,7 @@ def save_and_reload(bench: Bench, finding: Finding) -> None:
     require_parity(bench.recipe, differences(bench, drawn), finding, " after the update")
 
 
-def model_folder(bench: Bench, finding: Finding) -> None:
+def model_folder(bench: Workbench, finding: Finding) -> None:
     """Merge the adapters into the weights, write a model folder, and read it again."""
     publication, lora = bench.publication, adapters_of(bench.recipe.require_rl())
     if publication is None:

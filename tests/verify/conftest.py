@@ -8,8 +8,8 @@ import pytest
 
 from irg_rl.errors import InputError
 from irg_rl.model.folder import check_folder, save_folder
-from irg_rl.verify.bench import Bench, Reference
-from irg_rl.verify.check import Check, Result, attempt
+from irg_rl.verify.bench import Reference, Workbench
+from irg_rl.verify.check import FolderCheck, Result, attempt
 from irg_rl.verify.finding import Finding
 from irg_rl.verify.settings import verify_recipe, write_data
 
@@ -34,26 +34,26 @@ def folder(sound, tmp_path) -> Path:
 
 @pytest.fixture
 def bench(tmp_path):
-    """bench(folder, reference=None, *overrides) -> Bench"""
+    """bench(folder, reference=None, *overrides) -> Workbench"""
 
-    def make(folder: Path, reference: Reference | None = None, *overrides: str) -> Bench:
+    def make(folder: Path, reference: Reference | None = None, *overrides: str) -> Workbench:
         scratch = tmp_path / "scratch"
         scratch.mkdir(exist_ok=True)
         try:
             checked = check_folder(folder)
         except InputError:
-            return Bench(folder, scratch, None, None, reference)
+            return Workbench(folder, scratch, None, None, reference)
         recipe = verify_recipe(folder, checked.model.config, scratch, [*SMALL, *overrides])
         write_data(recipe, scratch)
-        made = Bench(folder, scratch, checked, recipe, reference)
+        made = Workbench(folder, scratch, checked, recipe, reference)
         made.kept.dtype = recipe.engine.dtype
         return made
 
     return make
 
 
-def run(check: Callable[[Bench, Finding], None], bench: Bench) -> Result:
-    return attempt(Check("a check", "", check), bench)
+def run(check: Callable[[Workbench, Finding], None], bench: Workbench) -> Result:
+    return attempt(FolderCheck("a check", "", check), bench)
 
 
 def wrong(result: Result) -> dict[str, str]:

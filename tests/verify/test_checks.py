@@ -10,7 +10,7 @@ from irg_rl.errors import InputError
 from irg_rl.learner.ratio_check import LogprobDifference
 from irg_rl.model.tokenizer import train_tokenizer
 from irg_rl.verify import known
-from irg_rl.verify.bench import Bench, Measured, Reference
+from irg_rl.verify.bench import Cost, Reference, Workbench
 from irg_rl.verify.budget_check import budget
 from irg_rl.verify.check import Status
 from irg_rl.verify.clean import clean
@@ -91,7 +91,7 @@ def test_a_whole_other_tokenizer_is_found_by_its_ids(sound, folder, bench, other
 
 
 def test_a_tokenizer_that_is_not_qwens_is_found_where_the_sizes_are_bagels(sound, bench, monkeypatch):
-    monkeypatch.setattr(Bench, "is_known", True)
+    monkeypatch.setattr(Workbench, "is_known", True)
     assert set(wrong(run(tokenizer, bench(sound)))) == {"boundary tokens", "ids of 'Hello, world!'"}
 
 
@@ -108,7 +108,7 @@ def test_the_tokenizer_of_a_folder_without_weights_is_still_checked(folder, benc
     (autoencoder, "quality of the picture that comes back"), (velocity, "error of the velocity"),
 ])  # fmt: skip
 def test_weights_that_have_learned_nothing_fail_where_bagels_are_known(sound, bench, monkeypatch, check, what):
-    monkeypatch.setattr(Bench, "is_known", True)
+    monkeypatch.setattr(Workbench, "is_known", True)
     assert what in wrong(run(check, bench(sound)))
 
 
@@ -182,9 +182,9 @@ def test_memory_and_time_beyond_the_plan_are_found_on_a_gpu(sound, bench):
     made = bench(sound)
     settings = {"engine.device": "cuda", "engine.dtype": "bf16"}
     made.made = changed_recipe(made.recipe, settings, "test")
-    made.measured = {SAMPLING: Measured(0.0, 0.5), LEARNING: Measured(0.0, 0.5)}
+    made.measured = {SAMPLING: Cost(0.0, 0.5), LEARNING: Cost(0.0, 0.5)}
     assert run(budget, made).status is Status.PASSED
-    made.measured = {SAMPLING: Measured(1e6, 0.5), LEARNING: Measured(0.0, 50.0)}
+    made.measured = {SAMPLING: Cost(1e6, 0.5), LEARNING: Cost(0.0, 50.0)}
     assert list(wrong(run(budget, made))) == ["time of sampling", "memory of learning"]
 
 

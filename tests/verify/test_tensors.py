@@ -31,9 +31,9 @@ def permute(folder: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def reference(sound, tmp_path_factory) -> Reference:
-    from irg_rl.verify.bench import Bench
+    from irg_rl.verify.bench import Workbench
 
-    bench = Bench(sound, tmp_path_factory.mktemp("scratch"), None, None)
+    bench = Workbench(sound, tmp_path_factory.mktemp("scratch"), None, None)
     assert not wrong(run(weights, bench))
     return bench.kept
 
