@@ -7,6 +7,7 @@ At most one model is loaded at a time, because a card of 80 GB has no room for t
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -146,8 +147,12 @@ class Workbench:
         return self.group
 
     def keep(self, finding: Finding, name: str, numbers: Sequence[float]) -> None:
-        """Keep numbers for later comparisons. If there is a reference, require that they are close to its numbers."""
+        """Keep numbers for later comparisons. Require that they are finite and, if there is a reference, close to its
+        numbers."""
         values = [float(number) for number in numbers]
+        if not all(map(isfinite, values)):
+            finding.require(f"{name}: finite", "NaN or infinity", "finite numbers", False)
+            return
         self.kept.numbers[name] = values
         if self.reference is None:
             return

@@ -19,6 +19,7 @@ from irg_rl.verify.bench import FORMAT, Reference, Workbench
 from irg_rl.verify.budget_check import budget
 from irg_rl.verify.check import FolderCheck, Result, Status, attempt
 from irg_rl.verify.clean import clean
+from irg_rl.verify.finding import GIB
 from irg_rl.verify.folder_checks import keys_and_shapes, tokenizer, weights
 from irg_rl.verify.number_checks import autoencoder, language, velocity, vision
 from irg_rl.verify.sampling_checks import generation, parity
@@ -108,7 +109,7 @@ def machine() -> dict[str, Any]:
     return {
         "irg-rl": version("irg-rl"), "commit": source_commit(), "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(),
-        "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus], "cuda": torch.version.cuda,
+        "gpus": [f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus] or ["none"], "cuda": torch.version.cuda,
         "versions": {package: version(package) for package in PACKAGES},
     }  # fmt: skip
 

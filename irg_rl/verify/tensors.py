@@ -43,6 +43,7 @@ _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 """Ends of the names of matrices with rows of tokens that do not exist. Such rows may be zero."""
 _LAYER = re.compile(r"\.\d+\.")
 _CHUNK = 1 << 22
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_tensors(
@@ -55,7 +56,7 @@ def check_tensors(
     with stored_tensors(weight_files(folder)) as model, stored_tensors([folder / AUTOENCODER]) as autoencoder:
         for stored, prefix in ((model, ""), (autoencoder, OF_AUTOENCODER)):
             for name in stored.names:
-                tensor = stored.read(name)
+                tensor = stored.read(name).to(_DEVICE)
                 prints[prefix + name] = fingerprint(tensor)
                 if not bool(torch.isfinite(tensor).all()):
                     wrong["not finite"].append(prefix + name)
@@ -85,7 +86,7 @@ def fingerprint(tensor: Tensor) -> Fingerprint:
         whole = part.long()
         total += int(whole.sum())
         squares += int((whole * whole).sum())  # wraps at 2^64, in any order alike
-    words = hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+    words = hashlib.sha256(flat.view(torch.uint8).cpu().numpy().data).hexdigest()
     return Fingerprint(
         dtype=str(tensor.dtype).removeprefix("torch."), shape=list(tensor.shape), sha256=words,
         unordered=f"{total % 2**64:016x}{squares % 2**64:016x}",
@@ -115,7 +116,7 @@ def _has_holes(tensor: Tensor, name: str) -> bool:
 
 def _check_table(name: str, table: Tensor, finding: Finding) -> None:
     side = round(table.shape[0] ** 0.5)
-    error = float((table.float() - sincos_table(side, table.shape[1])).abs().max())
+    error = float((table.float().cpu() - sincos_table(side, table.shape[1])).abs().max())
     finding.require(f"{name} is the sin-cos formula", f"{error:.2g} off", f"at most {TABLE_ERROR:.2g}",
                     error <= TABLE_ERROR)  # fmt: skip
 
@@ -129,7 +130,7 @@ def _check_twins(stored: StoredTensors, finding: Finding) -> None:
         twin = re.sub(r"(_proj|mlp)\b", r"\1_moe_gen", name, count=1)
         if twin == name or twin not in names or not name.endswith(".weight"):
             continue
-        one, other = stored.read(name), stored.read(twin)
+        one, other = stored.read(name).to(_DEVICE), stored.read(twin).to(_DEVICE)
         if one.ndim == 2 and one.shape == other.shape:
             found[_LAYER.sub(".N.", name)][name] = likeness(one, other)
     alike = {kind: r for kind, r in found.items() if median(r.values()) >= TWIN_MEDIAN}
