@@ -109,8 +109,8 @@ def machine() -> dict[str, Any]:
     return {
         "irg-rl": version("irg-rl"), "commit": source_commit(), "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(),
-        "gpus": [f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus] or ["none"], "cuda": torch.version.cuda,
-        "versions": {package: version(package) for package in PACKAGES},
+        "gpus": [f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus] or ["none"],
+        "cuda": torch.version.cuda, "versions": {package: version(package) for package in PACKAGES},
     }  # fmt: skip
 
 
