@@ -89,12 +89,13 @@ def update(bench: Workbench, finding: Finding) -> None:
     after = learner.publish(learner.updates)
     assert before is not None and after is not None  # not None, because a single rank has all weights
     bench.publication = after
-    changed = sum(not (after.arrays[name] == array).all() for name, array in before.arrays.items())
+    seconds = [name for name in before.arrays if ".lora_B." in name]  # the first matrices begin to change in update 2
+    changed = sum(not (after.arrays[name] == before.arrays[name]).all() for name in seconds)
     norm = metrics.get("grad_norm/total", math.nan)
     finding.require("the step was applied", metrics.get("skipped") == 0, "True", metrics.get("skipped") == 0)
     finding.require("norm of the gradient", f"{norm:.3g}", "finite and above 0", 0 < norm < math.inf)
-    finding.require("adapters that changed", f"{changed} of {len(before.arrays)}", "at least half of them",
-                    2 * changed >= len(before.arrays))  # fmt: skip
+    finding.require("adapters that changed", f"{changed} of {len(seconds)}", "at least half of them",
+                    2 * changed >= len(seconds) > 0)  # fmt: skip
     shown = ("loss/", "text/turn0/", "image/turn0/", "grad_norm/")
     finding.facts |= fact({name: value for name, value in metrics.items() if name.startswith(shown)})
 
@@ -109,14 +110,14 @@ def save_and_reload(bench: Workbench, finding: Finding) -> None:
     if learner.updates != publication.version:
         raise NotPossibleError("the updated learner is gone: see the check of the update")
     path = learner.save(str(bench.scratch / "checkpointed"), Snapshot(learner.updates, {}), keep_last=1)
-    files = checkpoint.describe(Path(path))
+    step = checkpoint.describe(Path(path)).step
     del learner
     drawn = draw_group(bench, iteration=1)
     fresh = bench.learner()
     problems = fresh.load(path)
     again = fresh.publish(fresh.updates)
     assert again is not None
-    finding.require("step of the checkpoint", files.step, str(publication.version), files.step == publication.version)
+    finding.require("step of the checkpoint", step, str(publication.version), step == publication.version)
     finding.require("what could not be restored", "; ".join(problems) or "nothing", "nothing", not problems)
     finding.require("digest of the published adapters", again.digest[:12], publication.digest[:12],
                     again.digest == publication.digest)  # fmt: skip
