@@ -114,8 +114,9 @@ def _head(origin: Origin, more: dict[str, Any]) -> dict[str, Any]:
 def _facts(origin: Origin) -> dict[str, str]:
     recipe = origin.recipe
     if not origin.stages:
-        return {"base": origin.base, "irg-rl": version("irg-rl")}
-    facts = {"base": origin.base, "recipe": recipe.name, "digest of the recipe": recipe.digest(), "seed": recipe.seed}
+        return {"base": _line(origin.base), "irg-rl": version("irg-rl")}
+    facts: dict[str, Any] = {"base": origin.base, "recipe": recipe.name}
+    facts |= {"digest of the recipe": recipe.digest(), "seed": recipe.seed}
     if recipe.rl is not None and "rl" in origin.stages:
         facts |= {"algorithm of RL": recipe.rl.algorithm, "credit": recipe.rl.credit, "seed of RL": recipe.rl_seed}
     for name, trained in recipe.trained.items():

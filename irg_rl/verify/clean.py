@@ -8,8 +8,8 @@ from typing import Any
 from irg_rl.redact import redact
 
 HIDDEN = "<path>"
-_ABSOLUTE = re.compile(r"(?<![\w:/.<>])(?:~|/[\w.@+~=-]+)(?:/[\w.@+~=-]+)+/?")
-"""Pattern for an absolute path of at least two parts. An address such as http://host/v1 does not match."""
+_ABSOLUTE = re.compile(r"(?<![\w:/.<>])(?:~(?:/[\w.@+~=-]+)+|/[\w.@+~=-]{2,}(?:/[\w.@+~=-]+)*)/?")
+"""Pattern for an absolute path. An address such as http://host/v1, a fraction and `</think>` do not match."""
 
 
 def clean(value: Any, places: Mapping[str, Path]) -> Any:

@@ -197,7 +197,8 @@ def test_paths_are_replaced_by_names_and_what_is_none_is_left(tmp_path):
         {
             "own": f"{tmp_path}/secret model/ae.safetensors cannot be read",
             "nested": [f"in {tmp_path}/runs/x: no", {"deep": "see /opt/data/judge.py line 3"}],
-            "kept": "http://host/v1/chat, 1/2, and/or, 3 / 4, layers.1.mlp",
+            "kept": "http://host/v1/chat, 1/2, and/or, 3 / 4, layers.1.mlp </think>",
+            "short": "no '/models' and no ~/models",
             "count": 3,
         },
         places,
@@ -205,7 +206,8 @@ def test_paths_are_replaced_by_names_and_what_is_none_is_left(tmp_path):
     assert said == {
         "own": "<folder>/ae.safetensors cannot be read",
         "nested": ["in <home>/runs/x: no", {"deep": "see <path> line 3"}],
-        "kept": "http://host/v1/chat, 1/2, and/or, 3 / 4, layers.1.mlp",
+        "kept": "http://host/v1/chat, 1/2, and/or, 3 / 4, layers.1.mlp </think>",
+        "short": "no '<path>' and no <path>",
         "count": 3,
     }
 
