@@ -46,9 +46,9 @@ def generation(bench: Workbench, finding: Finding) -> None:
     smooth = [smoothness(image) for image in images]
     expected = f"neighbours that correlate by at least {LEAST_SMOOTHNESS:g}"
     finding.require_if(bench.is_known, "they are no noise", _list(smooth), expected, min(smooth) >= LEAST_SMOOTHNESS)
-    written = [len(text.ids) for text in drawn.texts]
-    finding.require("texts", f"{_list(written)} tokens", "two texts that are not empty",
-                    len(written) == 2 and min(written) > 0)  # fmt: skip
+    words = [len(text.text.split()) for text in drawn.texts]
+    finding.require("texts", len(words), "2", len(words) == 2)
+    finding.require_if(bench.is_known, "they have words", _list(words), "both at least 1", min(words) > 0)
     finding.facts |= {"prompt": PROMPT.text}
     for name, text in zip(("think text", "reflection"), drawn.texts):
         finding.facts[name] = text.text + ("" if text.finished else " ... (cut off at the limit)")

@@ -45,7 +45,7 @@ def verify_recipe(folder: Path, model: ModelConfig, scratch: Path, overrides: Se
                      "image_size": [side, side], "system_prompt": BAGEL_SYSTEM_PROMPT},
         "rewards": {"scorers": [{"name": "brightness", "kind": "irg_rl.verify.brightness:Brightness"}]},
         "rl": {"updates": 1, "groups": 1, "group_size": 4, "kl_image": 1e-4, "max_pack_tokens": 32768, "lora": LORA,
-               "prompts": str(scratch / "p.jsonl"), "noise": {"window_size": 2, "window_range": [0, 3]},
+               "options": {"clip_image": 1e-5}, "prompts": str(scratch / "p.jsonl"), "noise": {"window_size": 2, "window_range": [0, 3]},
                "optimizer": RATES},
         "engine": {"threads": torch.get_num_threads(), **gpu},
         "evaluation": {"turns": 2, "preset": "irg", "prompts": 1}, "tracking": {"wandb": False},

@@ -53,7 +53,8 @@ def sft_step(bench: Workbench, finding: Finding) -> None:
 def _require_step(result: StepResult, finding: Finding) -> None:
     finding.require("the step was applied", result.applied, "True", result.applied)
     norms = {part: norm for part, norm in result.grad_norms.items() if part in ("und", "gen")}
-    shown, trains = fact(norms), len(norms) == 2 and all(0 < norm < math.inf for norm in norms.values())
+    shown = ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items())
+    trains = len(norms) == 2 and all(0 < norm < math.inf for norm in norms.values())
     finding.require("gradients of both experts", shown, "finite and above 0", trains)
     finding.facts |= fact(result.terms)
 
@@ -96,8 +97,8 @@ def update(bench: Workbench, finding: Finding) -> None:
     finding.require("norm of the gradient", f"{norm:.3g}", "finite and above 0", 0 < norm < math.inf)
     finding.require("adapters that changed", f"{changed} of {len(seconds)}", "at least half of them",
                     2 * changed >= len(seconds) > 0)  # fmt: skip
-    shown = ("loss/", "text/turn0/", "image/turn0/", "grad_norm/")
-    finding.facts |= fact({name: value for name, value in metrics.items() if name.startswith(shown)})
+    shown = [name for name in metrics if name.startswith(("loss/", "grad_norm/")) or name.endswith("/ratio_max")]
+    finding.facts |= fact({name: metrics[name] for name in shown})
 
 
 def save_and_reload(bench: Workbench, finding: Finding) -> None:
