@@ -24,6 +24,14 @@ from typing import Any
 PRESET = "evaluation.preset"
 """Name of the setting whose value is the name of a preset."""
 
+BAGEL_TEXT_TOKENS = 1000
+BAGEL_SYSTEM_PROMPT = (
+    "You should first think about the planning process in the mind and then generate the image. \n"
+    "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
+    "image here"
+)
+"""The system prompt of BAGEL that asks the model to think before it draws. The text is BAGEL's original, unchanged."""
+
 _FLOW = {"points": 50, "shift": 3.0, "noise": None}
 _EARLY = {"first_interval": [0.4, 1.0], "first_renorm": "global", "renorm_min": 0.0}
 _IRG = _EARLY | {"interval": [0.0, 1.0], "renorm": "text_channel"}

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from irg_rl.model.autoencoder import Autoencoder, from_uint8
+from irg_rl.model.config import ModelConfig
 from irg_rl.model.layout import BOUNDARY_TOKENS
 from irg_rl.model.tokenizer import TextTokenizer
 from irg_rl.model.transforms import Resize, vit_patches
@@ -75,6 +76,13 @@ BATCH_PIXELS = {"cpu": 32 * 32 * 8, "cuda": 1024 * 1024}
 """Number of pixels that one call of the autoencoder may encode, by the type of its device. A batch has as many images
 as fit into this number, but at least one image. On a GPU this is one image of the largest size, or four of half of its
 side, so a batch never needs more memory than one large image."""
+
+
+def vae_resize(config: ModelConfig) -> Resize:
+    """Return the Resize that prepares images for the autoencoder. The longest side fits the position table of latent
+    tokens, and the shortest side is at least half of it. For BAGEL these are 1024 and 512 pixels."""
+    table = config.max_latent_size * config.pixels_per_token
+    return Resize(table, table // 2, config.pixels_per_token)
 
 
 class RowEncoder:

@@ -311,6 +311,46 @@ def parity(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="a model folder in the released layout, or a run")],
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write; default: export/ of the run, or NAME-export in this folder")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="published name of the base, as ByteDance-Seed/BAGEL-7B-MoT; default: its folder")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="licence of the weights; default: that of the base model's card")
+    ] = None,
+) -> None:
+    """Write a checkpoint for publication: bf16 shards with an index, settings files, a model card with results, and the
+    adapters by peft's conventions. `irg-rl generate` reads the folder."""
+    from irg_rl.commands.export import export as export_checkpoint
+
+    export_checkpoint(checkpoint, out, base_model, license)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="a model folder in the released layout")],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="folder for verify.html and verify.json")] = Path("verify"),
+    against: Annotated[
+        Path | None, typer.Option(help="verify.json of a folder that is right: pins weights, tokenizer and numbers")
+    ] = None,
+) -> None:
+    """Check a model folder on this machine: weights, tokenizer, two-turn generation, parity, an SFT step, an RL update,
+    scores, saving, memory and time.
+
+    Writes one page and one JSON file without paths and secrets. Every check says passed, failed, or not possible here.
+    A failed check does not stop the others; the exit code is then 1.
+    """
+    from irg_rl.commands.verify import verify_folder
+
+    verify_folder(folder, out, overrides or [], against)
+
+
+@app.command()
 def show(
     run: RunFolder,
     step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped (rl.dump_every)")],

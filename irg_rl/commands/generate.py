@@ -12,21 +12,15 @@ from irg_rl.config import Recipe, SamplingRecipe, changed_recipe, parse_recipe
 from irg_rl.driver.prepare import load_as
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import TRAINED, Run, RunError, write_json
+from irg_rl.export.settings import exported_sections
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
+from irg_rl.presets import BAGEL_SYSTEM_PROMPT, BAGEL_TEXT_TOKENS
 from irg_rl.prompts import require_prompt
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request, never
 from rollouts.sampler import Sampler
-
-BAGEL_TEXT_TOKENS = 1000
-BAGEL_SYSTEM_PROMPT = (
-    "You should first think about the planning process in the mind and then generate the image. \n"
-    "The planning process is enclosed within <think> </think> tags, i.e. <think> planning process here </think> "
-    "image here"
-)
-"""The system prompt of BAGEL that asks the model to think before it draws. The text is BAGEL's original, unchanged."""
 
 
 def model_folder(target: Path) -> Path:
@@ -46,8 +40,9 @@ def recipe_of(folder: Path) -> Recipe:
 
 
 def released(folder: Path) -> Recipe:
-    """Return default settings for a model folder that is not inside a run: the preset `irg`, BAGEL's system prompt, the
-    largest square image that the model can draw, and bf16 on the GPU if there is one."""
+    """Return the settings for a model folder that is not inside a run. A folder that `irg-rl export` wrote has the
+    sampling settings of its run. For any other folder they are the preset `irg`, BAGEL's system prompt, and the largest
+    square image that the model can draw. On a machine with a GPU the model runs there in bf16."""
     model = ModelConfig.read(folder)
     side = model.pixels_per_token * model.max_latent_size
     recipe = {
@@ -60,6 +55,7 @@ def released(folder: Path) -> Recipe:
             "system_prompt": BAGEL_SYSTEM_PROMPT,
         },
         "evaluation": {"preset": "irg"},
+        **exported_sections(folder),
     }
     return parse_recipe(recipe, where=str(folder))
 

@@ -30,6 +30,8 @@ TRAINED = ("rl", *reversed(SFT_MODELS.values()))
 
 
 LOCK = ".lock"
+PACKAGES = ("torch", "transformers", "deepspeed", "ray", "trl", "diffusers", "open-clip-torch")
+"""Packages whose versions are recorded, because results depend on them."""
 
 
 class RunError(UserError, RuntimeError):
@@ -225,18 +227,17 @@ def environment(recipe: Recipe) -> dict:
     versions of packages, time of the start, and folders of the user's modules. The dict contains no secrets."""
     from importlib.metadata import version
 
-    packages = ("torch", "transformers", "deepspeed", "ray", "trl", "diffusers", "open-clip-torch")
     return {
         "digest": recipe.digest(),
-        "commit": _commit(),
+        "commit": source_commit(),
         "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in PACKAGES},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "imports": [*user_folders(), os.getcwd()],
     }
 
 
-def _commit() -> str:
+def source_commit() -> str:
     """Return the short git commit of the program's source code, or "unknown" if it is an installed package or if git is
     missing."""
     words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]

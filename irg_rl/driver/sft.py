@@ -28,7 +28,6 @@ from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.update import StepResult
 from irg_rl.model.folder import Folder
 from irg_rl.model.pack import Pack, PackBuilder
-from irg_rl.model.transforms import Resize
 from irg_rl.report.tracking import Tracker
 from irg_rl.task import task_of
 from rollouts.images import vit_resize
@@ -36,7 +35,7 @@ from rollouts.noise import hashed
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
-from sft.encode import RowEncoder
+from sft.encode import RowEncoder, vae_resize
 from sft.latents import LatentStore
 from sft.packing import RowLayout
 from sft.stream import PackStream
@@ -244,10 +243,8 @@ def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> li
 
 def row_encoder(folder: Folder, latents: str | None = None) -> RowEncoder:
     config = folder.model.config
-    table = config.max_latent_size * config.pixels_per_token
-    vae_resize = Resize(table, table // 2, config.pixels_per_token)  # BAGEL: 1024, 512, 16
     store = None if latents is None else LatentStore(Path(latents), folder.autoencoder)
-    return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize, vit_resize(config), store=store)
+    return RowEncoder(folder.tokenizer, folder.autoencoder, vae_resize(config), vit_resize(config), store=store)
 
 
 def draw_own_images(run: Run, start: str, facts: dict) -> None:

@@ -1,8 +1,8 @@
 """Weights on disk: one safetensors file, or several files (shards) with an index, as Hugging Face's libraries write
 them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,29 @@ def read_shapes(path: Path) -> dict[str, torch.Size]:
     """Return the shape of every tensor in a safetensors file, by name. Only the header of the file is read."""
     with _opened(path, "cpu") as file:
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+
+
+class StoredTensors:
+    """The tensors of some open safetensors files. A tensor is read from the disk only when it is asked for."""
+
+    def __init__(self, files: Sequence[Any]) -> None:
+        self._file = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - it is no dict
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._file)
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor on the CPU, in the number type in which it is stored."""
+        return self._file[name].get_tensor(name)
+
+
+@contextmanager
+def stored_tensors(paths: Sequence[Path]) -> Iterator[StoredTensors]:
+    """Open safetensors files for reading single tensors, so that weights larger than the memory can be read one after
+    the other. Raises InputError if a file is missing, cut off or not in the safetensors format."""
+    with ExitStack() as stack:
+        yield StoredTensors([stack.enter_context(_opened(path, "cpu")) for path in paths])
 
 
 @contextmanager

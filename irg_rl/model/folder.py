@@ -25,7 +25,8 @@ from irg_rl.model.unified import UnifiedModel
 from irg_rl.model.weights import check_keys
 
 AUTOENCODER = "ae.safetensors"
-_TABLES = "pos_embed.pos_embed"
+TABLES = "pos_embed.pos_embed"
+"""End of the names of the two sin-cos position tables."""
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +60,7 @@ def save_folder(
         model.config.write(aside)
         tokenizer.save(aside)
         dtype = model.llm2vae.weight.dtype
-        weights = {name: _as_read(tensor, dtype) if name.endswith(_TABLES) else tensor.contiguous()
+        weights = {name: as_read(tensor, dtype) if name.endswith(TABLES) else tensor.contiguous()
                    for name, tensor in model.state_dict().items()}  # fmt: skip
         save_file(weights, aside / WEIGHTS)
         autoencoder.save(aside / AUTOENCODER)
@@ -90,7 +91,7 @@ def load_folder(
     folder.model.attention = attention
     weights: dict[str, Tensor] = {}
     for file in weight_files(path):
-        weights |= read_tensors(file, device, dtype, fp32=_TABLES)
+        weights |= read_tensors(file, device, dtype, fp32=TABLES)
     for name, table in _tables(folder.model).items():
         weights.setdefault(name, sincos_table(table.side, table.size).to(device))
     folder.model.load_state_dict(weights, assign=True)
@@ -170,7 +171,7 @@ def _tables(model: UnifiedModel) -> dict[str, PositionTable]:
     }  # fmt: skip
 
 
-def _as_read(table: Tensor, dtype: torch.dtype) -> Tensor:
+def as_read(table: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a position table in the number type `dtype` of the other weights, if this conversion is exact; otherwise
     return it in fp32. The model always keeps its tables in fp32. The conversion is exact if the table was read from a
     file in `dtype`."""
