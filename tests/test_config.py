@@ -206,6 +206,8 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["sampling.image_size=[32, 128]"], "at most 48 (model.max_latent_size)"),
     (["sampling.image_size=[16, 16]"], "SFT enlarges smaller pictures to 24 pixels"),
     (["evaluation.guidance.image_scale=2"], "evaluation.guidance.image_scale 2.0 has no effect without text guidance"),
+    (["evaluation.preference=jugde"], "evaluation.preference: no judge 'jugde' in rewards.scorers; did you mean judge?"),
+    (["evaluation.preference=hps", "rewards.scorers=[{name: hps, kind: hps}]"], "no judge 'hps' in rewards.scorers; there"),
     (["rl.lora={}", "rl.optimizer.muon_lr=0.1"], "rl.optimizer.muon_lr trains whole matrices, which lora freezes"),
     (["rl.lora={}", "rl.optimizer.vision_lr=0.1"], "rl.optimizer.vision_lr has no effect with lora"),
     (["sft.stage1.lora={experts: [und]}", "sft.stage1.optimizer.gen_lr=1"], "sft.stage1.optimizer.gen_lr has no"),

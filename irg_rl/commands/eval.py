@@ -7,11 +7,12 @@ import torch
 
 from irg_rl.config import changed_recipe
 from irg_rl.driver.compare import evaluation_name
-from irg_rl.driver.evaluator import Evaluator, gate_of, held_out_prompts, shown_accuracies
+from irg_rl.driver.evaluator import Evaluator, gate_of, held_out_prompts, shown_accuracies, shown_preference
 from irg_rl.driver.prepare import load_as
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import TRAINED, Run, RunError
 from irg_rl.driver.scorers import reward_hub
+from irg_rl.evaluate.suite import REAL
 from irg_rl.model.folder import is_model_folder
 from irg_rl.presets import PRESET
 from irg_rl.task import task_of
@@ -36,7 +37,7 @@ def evaluate_target(
     `split` is the split from which the prompts are taken. `samples` is the number of trajectories per prompt.
 
     `scored` says whether the recipe's scorers also score the images. Even if it is false, the recipe's task decides
-    whether an image is right.
+    whether an image is right, and the judge of `evaluation.preference` compares refined images with first ones.
 
     `controls` says whether the two controls are also sampled. One control draws the image again without a reflection,
     and the other refines it with a reflection that was written for another prompt. The really refined images are
@@ -57,8 +58,8 @@ def evaluate_target(
     settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
     prompts = held_out_prompts(run, split, changes["prompts"])
     parts = load_as(run.recipe, folder)
-    verdicts_from = task_of(run.recipe).verdict_scorer
-    asked = None if scored else [verdicts_from] if verdicts_from is not None else []
+    needed = {name for name in (task_of(run.recipe).verdict_scorer, settings.preference) if name is not None}
+    asked = None if scored else sorted(needed)
     with reward_hub(run.recipe, run.path("scorers"), asked) as hub:
         measured = Evaluator(run, settings, hub, samples).evaluate(parts, folder.name, prompts, controls)
     report = gate_of(run, measured.evaluation) if controls else None
@@ -74,4 +75,6 @@ def evaluate_target(
     written = evaluation.save(out or run.path("evaluation"))
     for arm, table in evaluation.arms.items():
         console.print(f"{arm}: accuracy per turn {shown_accuracies(table)} (n={len(table)})")
+    if told := shown_preference(evaluation.arms[REAL]):
+        console.print(told)
     console.print(f"written: {written}")

@@ -98,6 +98,11 @@ class Recipe(Section):
                 f"evaluation.guidance.image_scale {guidance.image_scale} has no effect without text guidance: set "
                 "text_scale above 1"
             )
+        judges = [scorer.name for scorer in self.rewards.scorers if scorer.kind == "judge"]
+        asked = self.evaluation.preference
+        if asked is not None and asked not in judges:
+            there = nearest(asked, judges) if judges else "; there is none"
+            problems.append(f"evaluation.preference: no judge {asked!r} in rewards.scorers{there}")
         return problems
 
     def _of_rl(self) -> list[str]:

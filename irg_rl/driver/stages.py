@@ -12,13 +12,14 @@ import torch
 from irg_rl.config import Recipe
 from irg_rl.driver.alarm import tell_learning
 from irg_rl.driver.compare import CONTINUED, compare_runs
-from irg_rl.driver.evaluator import gate_of, measure_stage, shown_accuracies
+from irg_rl.driver.evaluator import gate_of, measure_stage, shown_accuracies, shown_preference
 from irg_rl.driver.offline_loop import learn_offline
 from irg_rl.driver.prepare import make_base, make_scorers, make_world
 from irg_rl.driver.progress import console
 from irg_rl.driver.rl_loop import reinforce
 from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError
 from irg_rl.driver.sft import continue_sft, draw_own_images, require_finished, train_stage
+from irg_rl.evaluate.suite import REAL
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
@@ -97,6 +98,8 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
         console.print(gate)
     for arm, table in evaluation.arms.items():
         console.print(f"{arm}: accuracy per turn {shown_accuracies(table)}")
+    if told := shown_preference(evaluation.arms[REAL]):
+        console.print(told)
     facts.update(gate=None if gate is None else gate.passed, failures=[] if gate is None else gate.failures)
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
 
