@@ -23,8 +23,9 @@ HIGH = 0.25
 
 
 def sharpness(image: Pixels) -> float:
-    """Return the variance of the Laplacian of the grey values, in squared grey values (Pech-Pacheco et al. 2000, "Diatom
-    autofocusing in brightfield microscopy"). A blurred image has a small one. With the grey value g of pixel (y, x):
+    """Return the variance of the Laplacian of the grey values, in squared grey values (Pech-Pacheco et al. 2000,
+    "Diatom autofocusing in brightfield microscopy"). It is small for a blurred image. With the grey value g of pixel
+    (y, x):
 
         L(y, x) = g(y - 1, x) + g(y + 1, x) + g(y, x - 1) + g(y, x + 1) - 4 g(y, x)
 
@@ -39,8 +40,8 @@ def sharpness(image: Pixels) -> float:
 
 def edge_density(image: Pixels) -> float:
     """Return the share of pixels, in [0, 1], at which the grey values have a gradient of at least EDGE. The gradient is
-    that of Sobel's 3 x 3 kernels divided by 8, in grey values per pixel. Pixels at the border are left out. The result is
-    nan for an image with a side below 3."""
+    that of Sobel's 3 x 3 kernels divided by 8, in grey values per pixel. Pixels at the border are left out. The result
+    is nan for an image with a side below 3."""
     g = grey(image)
     if min(g.shape) < 3:
         return float("nan")
@@ -51,9 +52,9 @@ def edge_density(image: Pixels) -> float:
 
 
 def high_frequency_share(image: Pixels) -> float:
-    """Return the share, in [0, 1], of the power of the grey values that lies at frequencies above HIGH cycles per pixel.
-    The mean grey value is left out. A Hann window hides the borders, whose jumps would look like high frequencies. The
-    result is nan for an image of one grey value, and for one with a side below 3."""
+    """Return the share, in [0, 1], of the power of the grey values that lies at frequencies above HIGH cycles per
+    pixel. The mean grey value is left out. A Hann window hides the borders, whose jumps would look like high
+    frequencies. The result is nan for an image of one grey value, and for one with a side below 3."""
     g = grey(image)
     if min(g.shape) < 3 or g.min() == g.max():
         return float("nan")

@@ -31,7 +31,7 @@ from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
 from tests.shapes_world.worlds import TASK
 
 TURNS = 4
-SETTINGS = {"preference": "judge", "turns": TURNS, "history": "last", "system_prompt": "", "guidance": {"text_scale": 1.0}}
+SETTINGS = {"turns": TURNS, "preference": "judge", "history": "last", "guidance": {"text_scale": 1.0}}
 
 
 @dataclass(frozen=True)
