@@ -31,8 +31,8 @@ def check_recipe(path: str, overrides: list[str]) -> list[str]:
         if (lora := adapters_of(trained)) is not None
     ]
     lines += [
-        f"sft.{name}: {ranks} of {recipe.engine.learner_ranks} learner ranks train it; more packs_per_step, more ranks"
+        f"sft.{name}: {ranks} of {recipe.most_sft_ranks} learner ranks train it; more packs_per_step, more ranks"
         for name, stage in (recipe.sft.stages if recipe.sft is not None else {}).items()
-        if (ranks := recipe.sft_ranks(stage)) < recipe.engine.learner_ranks
+        if (ranks := recipe.sft_ranks(stage)) < recipe.most_sft_ranks
     ]
     return lines + [f"not on this machine: {problem}" for problem in machine_problems(recipe)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
+from irg_rl.config import OWN_REFINED, Recipe, RecipeError, ScorerRecipe, nearest
 from irg_rl.driver.prepare import OWN_ROWS
 from irg_rl.driver.scorers import spec_of
 from irg_rl.driver.stages import NAMES
@@ -40,6 +40,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
     if recipe.sft is not None and recipe.sft.data is not None:
         for name, stage in recipe.sft.stages.items():
             for source in stage.sources:
+                if source.folder == OWN_REFINED:  # made by the run
+                    continue
                 try:
                     RowSource(Path(recipe.sft.data) / source.folder, recipe.seed, Rejections())
                 except DataError as error:
@@ -253,6 +255,7 @@ def _of_rows(recipe: Recipe, world: World) -> list[str]:
     for name, stage in recipe.sft.stages.items():
         if name == "stage2" and recipe.sft.stage1 is not None and world.own_images:
             made |= {f"{OWN_ROWS}/{mode}" for mode in world.own_modes}
+        made |= {OWN_REFINED} if recipe.sft.own is not None else set()
         problems += [
             f"sft.{name}.sources.{index}.folder {source.folder!r} is not made by the task at that stage; there are "
             f"{', '.join(sorted(made))}"
