@@ -85,12 +85,20 @@ def cp(
 
 
 @app.command()
-def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Validate a recipe and list every problem. For a wrong name, suggest a similar one. Nothing is started."""
+def check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    trial: Annotated[bool, typer.Option(help="try one of everything, if the recipe's model folder is here")] = True,
+) -> None:
+    """Validate a recipe and list every problem. For a wrong name, suggest a similar one. Then try a row, a pack, a
+    rollout, a score, an evaluation and a save at a small size. No run is started."""
     from irg_rl.commands.check import check_recipe
 
-    for line in check_recipe(recipe, overrides or []):
+    lines, works = check_recipe(recipe, overrides or [], trial)
+    for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+    if not works:
+        raise typer.Exit(1)
 
 
 @app.command()

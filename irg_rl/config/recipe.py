@@ -140,7 +140,7 @@ class Recipe(Section):
         if sft.own is None:
             return [f"sft.{name}.sources: {OWN_REFINED} is made only with sft.own: give it a judge" for name in users]
         if users != ["stage2"]:
-            problems.append(f"sft.own makes rows for stage 2: name {OWN_REFINED} in sft.stage2.sources, and nowhere else")
+            problems.append(f"sft.own makes rows for stage 2: name {OWN_REFINED} in sft.stage2.sources alone")
         return problems + self._of_judge("sft.own.judge", sft.own.judge)
 
     def _of_rl(self) -> list[str]:
