@@ -188,6 +188,9 @@ def evaluate(
     turns: Annotated[int | None, typer.Option(min=2, help="images per trajectory at most")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the evaluation")] = None,
     preset: Preset = None,
+    preference: Annotated[
+        str | None, typer.Option(help="a judge of the recipe that compares refined images with first ones")
+    ] = None,
     scorers: Annotated[bool, typer.Option("--scorers", help="also score the images as the run's stages do")] = False,
     controls: Annotated[bool, typer.Option(help="redraw and another prompt's reflection; the gate needs both")] = True,
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
@@ -197,8 +200,9 @@ def evaluate(
 
     changes = {"prompts": prompts, "turns": turns, "seed": seed}
     evaluate_target(
-        target, changes, preset=preset, split=split, samples=samples, scored=scorers, controls=controls, out=out
-    )
+        target, changes, preset=preset, preference=preference, split=split, samples=samples, scored=scorers,
+        controls=controls, out=out,
+    )  # fmt: skip
 
 
 @app.command()

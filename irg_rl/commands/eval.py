@@ -23,6 +23,7 @@ def evaluate_target(
     changes: dict[str, int | None],
     *,
     preset: str | None,
+    preference: str | None,
     split: str,
     samples: int,
     scored: bool,
@@ -32,7 +33,8 @@ def evaluate_target(
     """Evaluate a model, print its accuracy per turn, and save the results in `out` or in evaluation/ of the run.
     `target` is a run (its newest model is evaluated) or a model folder inside a run.
 
-    `preset` and `changes` replace settings of the recipe's `evaluation`. A value of None leaves a setting unchanged.
+    `preset`, `preference` and `changes` replace settings of the recipe's `evaluation`. A value of None leaves a setting
+    unchanged.
 
     `split` is the split from which the prompts are taken. `samples` is the number of trajectories per prompt.
 
@@ -53,8 +55,9 @@ def evaluate_target(
     if run.recipe.engine.device == "cuda" and not torch.cuda.is_available():
         raise RunError(f"{run.folder}: its engine.device is cuda, but no GPU is visible: evaluate it on a GPU machine")
     torch.set_num_threads(run.recipe.engine.threads)
-    if preset is not None:
-        run.recipe = changed_recipe(run.recipe, {PRESET: preset}, str(run.folder))
+    asked_for = {PRESET: preset, "evaluation.preference": preference}
+    if given := {name: value for name, value in asked_for.items() if value is not None}:
+        run.recipe = changed_recipe(run.recipe, given, str(run.folder))
     settings = run.recipe.evaluation.model_copy(update={k: v for k, v in changes.items() if v is not None})
     prompts = held_out_prompts(run, split, changes["prompts"])
     parts = load_as(run.recipe, folder)
@@ -65,7 +68,7 @@ def evaluate_target(
     report = gate_of(run, measured.evaluation) if controls else None
     if report is not None:
         console.print(report)
-    marks = [] if preset is None else [preset]
+    marks = [*([] if preset is None else [preset]), *([] if preference is None else [f"preference-{preference}"])]
     marks += [f"{key}{changes[key]}" for key in ("prompts", "turns") if changes[key] is not None]
     marks += [*([] if samples == 1 else [f"samples{samples}"]), *([] if controls else ["nocontrols"])]
     name = evaluation_name(folder.name, settings.seed, split, *marks)

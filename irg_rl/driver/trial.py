@@ -197,9 +197,9 @@ class _Trial:
         names = [s.name for s in recipe.rewards.scorers if s.name in asked and not self._is_trained(s)]
         with reward_hub(recipe, None, names) as hub:
             measured = Evaluator(Run(Path("trial"), recipe), settings, hub).evaluate(self.folder, "trial", prompts)
-        table = measured.evaluation.arms[REAL]
-        if self.task.verdict_scorer in names and not table.known.any():
-            raise ValueError(f"no image has a verdict: {measured.task.last_error}")
+            decides = self.task.verdict_scorer
+            if hub is not None and decides in names and not measured.evaluation.arms[REAL].known.any():
+                raise ValueError(f"no image has a verdict by {decides}: {hub.scorers[decides].last_error}")
         measured.evaluation.summary()
         return f"{len(prompts)} prompts, {', '.join(measured.evaluation.arms)}"
 

@@ -63,7 +63,7 @@ def test_no_words_at_all_give_an_overview(irg_rl):
     ("fork", ["RL again from a run's SFT checkpoint", "settings that replace the recipe's"]),
     ("baseline", ["for as long as its RL took", "a run folder"]),
     ("compare", ["for each seed and for all seeds pooled", "differ only in rl.seed", "--out"]),
-    ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--preset", "--scorers",
+    ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--preset", "--scorers", "--preference",
               "--no-controls", "--out"]),
     ("show", ["every text, score and advantage", "--step", "--group"]),
     ("replay", ["without Ray, rollouts or scorers", "equal bit for bit", "--step"]),

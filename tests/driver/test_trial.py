@@ -109,7 +109,7 @@ def test_what_a_recipe_does_not_have_is_named_and_not_tried(place, judge):
 
 
 @pytest.mark.parametrize(("sections", "reason"), [
-    ({"init_from": "/nowhere"}, "init_from: /nowhere is not a folder in the released layout"),
+    ({"init_from": "/nowhere", "sft": None}, "init_from: /nowhere is not a folder in the released layout"),
     ({"engine": {"device": "cuda"}}, "engine.device is cuda, but no GPU is visible"),
 ])  # fmt: skip
 def test_where_the_folder_or_the_device_is_not_at_hand_nothing_is_tried(place, judge, sections, reason, monkeypatch):
