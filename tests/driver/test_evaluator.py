@@ -77,7 +77,7 @@ def test_eval_by_an_unknown_preset_is_one_line(run, irg_rl):
 
 def test_eval_by_a_judge_that_the_recipe_does_not_have_is_one_line(run, irg_rl):
     answer = irg_rl("eval", run.folder, "--preference", "judge")
-    assert answer.code == 1 and "evaluation.preference: no judge 'judge' in rewards.scorers; there is none" in answer.err
+    assert answer.code == 1 and "no judge 'judge' in rewards.scorers; there is none" in answer.err
 
 
 def test_a_judge_is_asked_about_refined_images_in_both_orders_where_the_recipe_names_one(run):
