@@ -24,6 +24,8 @@ from sft.own_rows import is_whole, refined_row, write_parquet
 
 KEPT = "preferred"
 TURNS = 2
+SILENCE = 3
+"""If the judge answers about none of so many pairs of one part, it is taken to be out of order, and the run stops."""
 
 
 def draw_refined(run: Run, start: str, facts: dict) -> None:
@@ -81,13 +83,13 @@ def _draw_parts(run: Run, start: str, own: OwnTrajectories) -> list[Path]:
 
 def _judged(trajectories: list[Trajectory], judge: JudgeScorer) -> dict:
     """Return the training rows of those trajectories whose refined image the judge prefers, and how many trajectories
-    there are of each kind. Raises RunError if the judge answers about none of them."""
+    there are of each kind. Raises RunError if the judge seems to be out of order (see SILENCE)."""
     whole = [trajectory for trajectory in trajectories if is_whole(trajectory)]
     images = [[image.pixels.cpu().numpy() for image in trajectory.images] for trajectory in whole]
     prompts = [trajectory.prompt for trajectory in whole]
     answers = judge.prefer(prompts, [drawn[1] for drawn in images], [drawn[0] for drawn in images])
-    if answers and not any(answers):
-        raise RunError(f"own trajectories: the judge answered none of {2 * len(answers)} questions: {judge.last_error}")
+    if len(answers) >= SILENCE and all(answer is None for answer in answers):
+        raise RunError(f"own trajectories: the judge answered about none of {len(answers)} pairs: {judge.last_error}")
     kinds = {None: "without an answer", 1.0: KEPT, 0.5: "tied", 0.0: "worse"}
     found = [kinds[None if answer is None else answer.first] for answer in answers]
     stopped = sum(trajectory.turns < TURNS for trajectory in trajectories)

@@ -241,8 +241,11 @@ class _Trial:
         return {name: sources for name, sources in found.items() if sources}
 
     def _prompts(self, split: str) -> list[Prompt]:
-        """Return the prompts of a split of the task, or those of a file."""
-        return self.task.prompts(split) if split in self.task.splits else read_prompts(split)
+        """Return the prompts of a split of the task, or those of a file. Raises ValueError if there are none."""
+        found = self.task.prompts(split) if split in self.task.splits else read_prompts(split)
+        if not found:
+            raise ValueError(f"{split} has no prompts")
+        return found
 
     def _is_trained(self, scorer: ScorerRecipe) -> bool:
         """Return whether the run trains the model of this scorer itself, so that there is none before the run."""

@@ -109,7 +109,7 @@ def test_an_interrupted_drawing_goes_on_with_the_parts_that_are_missing(drawn, t
 
 @pytest.mark.parametrize(("word", "says"), [
     ("1", "only 0 of 20 trajectories became rows"),  # in both orders the first one: all ties
-    ("perhaps", "the judge answered none of"),
+    ("perhaps", "the judge answered about none of"),
 ])  # fmt: skip
 def test_a_judge_that_prefers_nothing_or_says_nothing_ends_the_stage(world, tmp_path, word, says):
     with endpoint(answers(word)) as (judge, _):
