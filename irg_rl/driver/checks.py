@@ -89,7 +89,7 @@ def gpu_problems(recipe: Recipe) -> list[str]:
     room = there * (10_000 // round(10_000 * engine.gpu_share))
     return [
         f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
-        "engine.rollout_actors or engine.gpu_share"
+        "sft.learner_ranks, engine.rollout_actors or engine.gpu_share"
         for place, count in wanted.items()
         if count > room
     ]
