@@ -139,10 +139,12 @@ class _Trial:
         return f"one of each of {len(found)} sources"
 
     def pack(self) -> str:
-        sft, folder, told = self.recipe.require_sft(), self.folder, []
+        folder, told = self.folder, []
+        found = self._sources()  # first, because it says why nothing can be tried
+        sft = self.recipe.require_sft()
         system = self.recipe.sampling.system_prompt
         ids = folder.tokenizer.encode(system) if system else None
-        for name, sources in self._sources().items():
+        for name, sources in found.items():
             stage = sft.stages[name]
             made = [s for s in stage.sources if s.folder != OWN_REFINED]
             stage = stage.model_copy(update={"sources": made, "tokens_per_pack": 1})  # mandatory rows alone
