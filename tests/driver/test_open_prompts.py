@@ -112,13 +112,14 @@ def recipe(folder: Path, judge: str) -> Path:
             "data": str(folder / "rows"), "validation_rows": 6, "ema_decay": 0.5, "learner_ranks": 1,
             "stage1": stage, "stage2": stage, "own": {"count": OWN},
         },
-        "sampling": {"points": 4, "max_text_tokens": 6, "image_size": list(SIZE), "system_prompt": "think first"},
+        "sampling": {"points": 4, "max_text_tokens": 12, "image_size": list(SIZE), "system_prompt": "think first"},
         "rewards": {"scorers": [{"name": "judge", "kind": "judge", "base_url": judge}]},
         "rl": {"updates": 2, "groups": 2, "group_size": 4, "noise": {"window_size": 1, "window_range": [0, 2]},
                "optimizer": {"lr": 1e-3, "gen_lr": 1e-3}},
         "engine": {"device": "cpu", "dtype": "fp32", "learner_ranks": 1, "rollout_actors": 1, "threads": 2,
                    "deadline_s": 300},
-        "evaluation": {"prompts": 8, "points": 4, "strips": 2}, "tracking": {"wandb": False},
+        # at IRG's temperature no text of this model ends by itself, and none would become a row
+        "evaluation": {"prompts": 8, "points": 4, "strips": 2, "temperature": 1.0}, "tracking": {"wandb": False},
     }  # fmt: skip
     (folder / "open.yaml").write_text(yaml.safe_dump(settings))
     return folder / "open.yaml"
