@@ -82,9 +82,7 @@ class Preference:
     order of the images.
 
     `in_order` is the probability that the first image is better, when it is shown first. `swapped` is the probability
-    that this same image is better, when it is shown second. `first`, the mean of `in_order` and `swapped`, is the final
-    probability that the first image is better. A judge may always prefer one position, for example the image shown
-    first. The mean cancels this preference.
+    that this same image is better, when it is shown second.
     """
 
     in_order: float
@@ -92,12 +90,10 @@ class Preference:
 
     @property
     def first(self) -> float:
-        return (self.in_order + self.swapped) / 2
-
-    @property
-    def consistent(self) -> bool:
-        """Return whether the judge prefers the same image in each of the two orders."""
-        return (self.in_order > 0.5) == (self.swapped > 0.5)
+        """1.0 if the judge prefers the first image in both orders, and 0.0 if it prefers the second one in both. If the
+        two orders disagree, the pair is a tie: 0.5. So a constant preference for one position decides nothing."""
+        sides = {(probability > 0.5) - (probability < 0.5) for probability in (self.in_order, self.swapped)}
+        return 1.0 if sides == {1} else 0.0 if sides == {-1} else 0.5
 
 
 def require_pairs(images: Sequence[Image], prompts: Sequence[Prompt]) -> None:

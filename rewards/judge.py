@@ -152,9 +152,9 @@ class JudgeScorer:
         return re.sub(r"\{(prompt|reflection)\}", lambda found: parts[found[1]], question)
 
     def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> list[Preference | None]:
-        """Return one Preference per prompt: the probability that `first[i]` fits the prompt better than `second[i]`, in
-        the opinion of the judge. The judge is asked twice, once in each order of the images. The entry is None if one
-        of the two questions failed."""
+        """Return one Preference per prompt: whether the judge finds that `first[i]` fits the prompt better than
+        `second[i]`. The judge is asked twice, once in each order of the images. The entry is None if one of the two
+        questions failed."""
         require_pairs(first, prompts)
         require_pairs(second, prompts)
         questions = []

@@ -1,5 +1,6 @@
 """Recipes: one place per setting, every mistake named at once, the same digest for the same run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,18 @@ import torch
 import yaml
 
 from irg_rl.config import Recipe, RecipeError, adapters_of, changed_recipe, load_recipe, parse_recipe
+from irg_rl.model.folder import save_folder
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
+from tests.learner.world import CONFIG
+from tests.model.sizes import bagel_7b
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 OFFLINE = ["rl.algorithm=dpo", "rl.credit=null", "rl.rollouts=somewhere"]
+
+OWN_SOURCE = "sft.stage2.sources=[{folder: own/refined}]"
 
 
 def smoke(*overrides: str) -> Recipe:
@@ -72,6 +78,29 @@ def test_what_is_missing_is_named():
     with pytest.raises(RecipeError) as caught:
         parse_recipe(data)
     assert "model.llm.hidden_size: Field required" in str(caught.value) and "name: Field required" in str(caught.value)
+
+
+def test_without_a_section_model_the_sizes_are_those_of_the_folder(world, tmp_path):
+    save_folder(world.model, world.vae, world.tokenizer, tmp_path / "m")
+    data = {"name": "mine", "init_from": str(tmp_path / "m"), "sampling": {"image_size": [16, 16]}}
+    recipe = parse_recipe(data)
+    assert recipe.model == CONFIG
+    shifted = parse_recipe(data | {"model": {"timestep_shift": 4.0, "llm": {"rope_theta": 5e5}}}).model
+    assert (shifted.timestep_shift, shifted.llm.rope_theta, shifted.llm.hidden_size) == (4.0, 5e5, 32)
+    written = recipe.model_dump(mode="json")
+    shutil.rmtree(tmp_path / "m")
+    assert parse_recipe(written) == recipe  # what was written down does not need the folder
+
+
+def test_where_there_is_no_folder_the_sizes_are_those_of_bagel():
+    assert load_recipe(CONFIGS / "bagel-lora-grpo.yaml", ["init_from=/nowhere"]).model == bagel_7b()
+    shift = load_recipe(CONFIGS / "bagel-sft-stage1.yaml", ["init_from=/nowhere"]).model.timestep_shift
+    assert shift == 4.0
+
+
+def test_a_recipe_without_a_folder_needs_the_sizes():
+    with pytest.raises(RecipeError, match="model: Field required"):
+        parse_recipe({"name": "mine"})
 
 
 def test_sizes_that_cannot_be_are_explained_by_the_model():
@@ -206,6 +235,11 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["sampling.image_size=[32, 128]"], "at most 48 (model.max_latent_size)"),
     (["sampling.image_size=[16, 16]"], "SFT enlarges smaller pictures to 24 pixels"),
     (["evaluation.guidance.image_scale=2"], "evaluation.guidance.image_scale 2.0 has no effect without text guidance"),
+    (["evaluation.preference=jugde"], "evaluation.preference: no judge 'jugde' in rewards.scorers; did you mean"),
+    (["evaluation.preference=hps", "rewards.scorers=[{name: hps, kind: hps}]"], "no judge 'hps' in rewards.scorers;"),
+    (["sft.own={judge: hps}", OWN_SOURCE], "sft.own.judge: no judge 'hps' in rewards.scorers; did you mean"),
+    (["sft.own={judge: judge}"], "sft.own makes rows for stage 2: name own/refined in sft.stage2.sources alone"),
+    ([OWN_SOURCE], "sft.stage2.sources: own/refined is made only with sft.own: give it a judge"),
     (["rl.lora={}", "rl.optimizer.muon_lr=0.1"], "rl.optimizer.muon_lr trains whole matrices, which lora freezes"),
     (["rl.lora={}", "rl.optimizer.vision_lr=0.1"], "rl.optimizer.vision_lr has no effect with lora"),
     (["sft.stage1.lora={experts: [und]}", "sft.stage1.optimizer.gen_lr=1"], "sft.stage1.optimizer.gen_lr has no"),
@@ -451,6 +485,8 @@ def test_an_sft_stage_has_no_more_ranks_than_packs():
     stage = smoke().sft.stage1
     eight = smoke("engine.learner_ranks=8", "rl.groups=8")
     assert [eight.sft_ranks(stage.model_copy(update={"packs_per_step": n})) for n in (1, 3, 16)] == [1, 3, 8]
+    own = smoke("engine.learner_ranks=4", "rl.groups=8", "sft.learner_ranks=8")
+    assert own.sft_ranks(stage.model_copy(update={"packs_per_step": 16})) == 8
 
 
 def test_the_digest_is_the_same_for_a_recipe_written_differently(tmp_path):

@@ -95,7 +95,7 @@ def test_the_credit_scheme_of_the_docs_is_one_file_that_a_recipe_names(irg_rl, w
     [block] = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "CreditScheme" in code]
     (tmp_path / "my_credit.py").write_text(block)
     monkeypatch.chdir(tmp_path)
-    answer = irg_rl("check", "shapes-smoke", "rl.credit=my_credit:LAST")
+    answer = irg_rl("check", "shapes-smoke", "rl.credit=my_credit:LAST", "--no-trial")
     assert answer.code == 0 and len(answer.out.splitlines()) == 3, answer
     right = "rewards.scorers=[{name: right, kind: verifier}]"
     recipe = package.load_recipe("shapes-smoke", ["rl.credit=my_credit:LAST", right])

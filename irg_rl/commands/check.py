@@ -1,19 +1,22 @@
-"""`irg-rl check`: checks a recipe. It counts the parameters of the recipe's model without loading the model. It also
-lists what the recipe needs but this machine does not have."""
-
+"""`irg-rl check`: checks a recipe. It counts the parameters of the recipe's model without loading the model. It lists
+what the recipe needs but this machine does not have. Where the recipe's model folder is on this machine, it also tries
+one of everything that a run does (see irg_rl/driver/trial.py)."""
 
 import torch
 
 from irg_rl.config import adapters_of, load_recipe
 from irg_rl.driver.checks import machine_problems, recipe_problems, refuse
+from irg_rl.driver.trial import Outcome, try_everything
 from irg_rl.learner.lora import adapter_size
 from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 
 
-def check_recipe(path: str, overrides: list[str]) -> list[str]:
-    """Check a recipe. Return lines of text that describe it and list what is missing on this machine. Raises
-    RecipeError if settings of the recipe are invalid. The error lists all invalid settings."""
+def check_recipe(path: str, overrides: list[str], tries: bool = True) -> tuple[list[str], bool]:
+    """Check a recipe. Return lines of text that describe it and list what is missing on this machine, and whether
+    everything that was tried works. If `tries` is true, one of everything that a run does is tried, as far as this
+    machine has what it needs. Raises RecipeError if settings of the recipe are invalid. The error lists all invalid
+    settings."""
     recipe = load_recipe(path, overrides)
     refuse(recipe, recipe_problems(recipe))
     with torch.device("meta"):
@@ -31,8 +34,10 @@ def check_recipe(path: str, overrides: list[str]) -> list[str]:
         if (lora := adapters_of(trained)) is not None
     ]
     lines += [
-        f"sft.{name}: {ranks} of {recipe.engine.learner_ranks} learner ranks train it; more packs_per_step, more ranks"
+        f"sft.{name}: {ranks} of {recipe.most_sft_ranks} learner ranks train it; more packs_per_step, more ranks"
         for name, stage in (recipe.sft.stages if recipe.sft is not None else {}).items()
-        if (ranks := recipe.sft_ranks(stage)) < recipe.engine.learner_ranks
+        if (ranks := recipe.sft_ranks(stage)) < recipe.most_sft_ranks
     ]
-    return lines + [f"not on this machine: {problem}" for problem in machine_problems(recipe)]
+    lines += [f"not on this machine: {problem}" for problem in machine_problems(recipe)]
+    tried = try_everything(recipe) if tries else []
+    return lines + [str(one) for one in tried], all(one.outcome is not Outcome.FAILS for one in tried)

@@ -98,12 +98,20 @@ def cp(
 
 
 @app.command()
-def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Validate a recipe and list every problem. For a wrong name, suggest a similar one. Nothing is started."""
+def check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    trial: Annotated[bool, typer.Option(help="try one of everything, if the recipe's model folder is here")] = True,
+) -> None:
+    """Validate a recipe and list every problem. For a wrong name, suggest a similar one. Then try a row, a pack, a
+    rollout, a score, an evaluation and a save at a small size. No run is started."""
     from irg_rl.commands.check import check_recipe
 
-    for line in check_recipe(recipe, overrides or []):
+    lines, works = check_recipe(recipe, overrides or [], trial)
+    for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+    if not works:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -197,6 +205,9 @@ def evaluate(
     turns: Annotated[int | None, typer.Option(min=2, help="images per trajectory at most")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the evaluation")] = None,
     preset: Preset = None,
+    preference: Annotated[
+        str | None, typer.Option(help="a judge of the recipe that compares refined images with first ones")
+    ] = None,
     scorers: Annotated[bool, typer.Option("--scorers", help="also score the images as the run's stages do")] = False,
     controls: Annotated[bool, typer.Option(help="redraw and another prompt's reflection; the gate needs both")] = True,
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
@@ -210,8 +221,9 @@ def evaluate(
 
     changes = {"prompts": prompts, "turns": turns, "seed": seed}
     evaluate_target(
-        target, changes, preset=preset, split=split, samples=samples, scored=scorers, controls=controls, out=out
-    )
+        target, changes, preset=preset, preference=preference, split=split, samples=samples, scored=scorers,
+        controls=controls, out=out,
+    )  # fmt: skip
 
 
 @app.command()

@@ -44,11 +44,13 @@ from irg_rl.config.sampling import (
     SamplingRecipe,
 )
 from irg_rl.config.training import (
+    OWN_REFINED,
     DataSource,
     Dropout,
     LoraRecipe,
     LoraSection,
     OptimizerRecipe,
+    OwnTrajectories,
     Projection,
     SFTRecipe,
     Stage,
@@ -77,7 +79,9 @@ __all__ = [
     "LoraRecipe",
     "LoraSection",
     "NoiseRecipe",
+    "OWN_REFINED",
     "OptimizerRecipe",
+    "OwnTrajectories",
     "Positive",
     "Projection",
     "RLRecipe",

@@ -20,6 +20,10 @@ class EvaluationRecipe(Section):
     seed: Seed = 1234
     strips: Positive = 12
     """Number of prompts for which the report shows a strip of pictures."""
+    preference: str | None = Field(default=None, exclude_if=lambda judge: judge is None)
+    """Name of a judge in `rewards.scorers`. The judge is shown every refined image beside the first image of its
+    trajectory, and says which of the two fits the prompt better. It is asked in both orders of the two images. If the
+    answers disagree, the pair is a tie. null: no judge is asked."""
     preset: str | None = None
     """Name of a preset (irg_rl/presets.py). A preset gives the five settings below (temperature, points, shift,
     guidance, noise) the values of BAGEL or IRG. If a recipe file gives both a preset and one of these settings, the

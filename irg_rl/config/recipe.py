@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,10 +17,11 @@ from irg_rl.config.rewards import CRITIC_SHARE, OF_IMAGES_ALONE, RewardRecipe, S
 from irg_rl.config.rl import RLRecipe, algorithm_class
 from irg_rl.config.sampling import SamplingRecipe
 from irg_rl.config.task import task_class, task_settings
-from irg_rl.config.training import SFTRecipe, Stage, VAETraining
+from irg_rl.config.training import OWN_REFINED, SFTRecipe, Stage, VAETraining
 from irg_rl.credit import SCHEMES, RightOptions, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.model.config import ModelConfig
+from irg_rl.model.released import BAGEL_7B_MOT
 from irg_rl.sections import PathText, Section, Seed, nearest
 
 
@@ -39,6 +43,9 @@ class Recipe(Section):
     """Checkpoint folder to start from, in the layout of the released BAGEL. null: a small model is trained from scratch
     on pictures of the task."""
     model: ModelConfig
+    """Sizes of the model. With `init_from`, leave out `llm`, `vit` and `vae`: their sizes, and those of the latent
+    tokens, are then read from the folder. If there is no such folder on this machine, the sizes are those of the
+    released BAGEL-7B-MoT, so that the recipe can be planned."""
     vae: VAETraining = VAETraining()
     sft: SFTRecipe | None = None
     sampling: SamplingRecipe = SamplingRecipe()
@@ -48,6 +55,22 @@ class Recipe(Section):
     evaluation: EvaluationRecipe = EvaluationRecipe()
     gate: GateRecipe = GateRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def sizes_are_those_of_the_folder(cls, data: Any) -> Any:
+        """Return the settings `data` with the sizes of the model folder `init_from` added. A size that `data` gives is
+        kept. If it gives all sections of sizes, the folder is not read."""
+        if not isinstance(data, Mapping) or not isinstance(start := data.get("init_from"), str):
+            return data
+        given = data.get("model") or {}
+        if not isinstance(given, Mapping) or {"llm", "vit", "vae"} <= given.keys():
+            return data
+        model = _sizes_of(start)
+        for name, value in given.items():
+            both = isinstance(value, Mapping) and isinstance(model.get(name), Mapping)
+            model[name] = {**model[name], **value} if both else value
+        return {**data, "model": model}
 
     @field_validator("name")
     @classmethod
@@ -73,7 +96,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def settings_fit_together(self):
-        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_lora()
+        problems = self._of_sampling() + self._of_rl() + self._of_engine() + self._of_lora() + self._of_own()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -98,7 +121,27 @@ class Recipe(Section):
                 f"evaluation.guidance.image_scale {guidance.image_scale} has no effect without text guidance: set "
                 "text_scale above 1"
             )
-        return problems
+        return problems + self._of_judge("evaluation.preference", self.evaluation.preference)
+
+    def _of_judge(self, setting: str, name: str | None) -> list[str]:
+        """Return a message if `setting` names a judge that is not in `rewards.scorers`."""
+        judges = [scorer.name for scorer in self.rewards.scorers if scorer.kind == "judge"]
+        if name is None or name in judges:
+            return []
+        there = nearest(name, judges) if judges else "; there is none"
+        return [f"{setting}: no judge {name!r} in rewards.scorers{there}"]
+
+    def _of_own(self) -> list[str]:
+        """Check that rows which the model makes itself are made before they are trained on, and are trained on."""
+        if self.sft is None:
+            return []
+        sft, problems = self.sft, []
+        users = [name for name, stage in sft.stages.items() if OWN_REFINED in [s.folder for s in stage.sources]]
+        if sft.own is None:
+            return [f"sft.{name}.sources: {OWN_REFINED} is made only with sft.own: give it a judge" for name in users]
+        if users != ["stage2"]:
+            problems.append(f"sft.own makes rows for stage 2: name {OWN_REFINED} in sft.stage2.sources alone")
+        return problems + self._of_judge("sft.own.judge", sft.own.judge)
 
     def _of_rl(self) -> list[str]:
         if self.rl is None:
@@ -287,10 +330,16 @@ class Recipe(Section):
         return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
-        """Return the number of learner ranks (processes) of an SFT stage. It is at most `packs_per_step` (packs per
-        optimizer step), because every rank needs a pack in each step. A pack is the token sequence of one forward
-        pass."""
-        return min(self.engine.learner_ranks, stage.packs_per_step)
+        """Return the number of learner ranks of an SFT stage. It is at most `packs_per_step`, because every rank needs
+        at least one pack in each step."""
+        return min(self.most_sft_ranks, stage.packs_per_step)
+
+    @property
+    def most_sft_ranks(self) -> int:
+        """The largest number of learner ranks of SFT: `sft.learner_ranks` if it is given, otherwise
+        `engine.learner_ranks`."""
+        own = None if self.sft is None else self.sft.learner_ranks
+        return self.engine.learner_ranks if own is None else own
 
     @property
     def sft_zero_stage(self) -> int:
@@ -319,6 +368,20 @@ WITHOUT_EFFECT: dict[str, Any] = {
 }  # fmt: skip
 """Settings that do not change the result of a run. They are not part of the digest, so they may be changed in the
 `recipe.yaml` of a run before it is resumed."""
+
+
+def _sizes_of(folder: str) -> dict[str, Any]:
+    """Return the sizes of the model in a folder, or those of the released BAGEL-7B-MoT if the folder is missing or
+    broken. (`irg-rl check` and `irg-rl train` report such a folder.) The timestep shift is left out, because it is a
+    choice of the training and no size."""
+    from irg_rl.model.folder import folder_sizes  # needs transformers and diffusers, which take seconds to import
+
+    try:
+        sizes = folder_sizes(Path(os.path.expanduser(folder))).to_dict()
+    except (InputError, OSError, ValueError):  # ValueError: a name that no file can have
+        sizes = dict(BAGEL_7B_MOT)
+    sizes.pop("timestep_shift", None)
+    return sizes
 
 
 def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:

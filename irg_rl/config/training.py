@@ -149,6 +149,8 @@ class LoraRecipe(Section):
         return problems
 
 
+OWN_REFINED = "own/refined"
+"""Name of the source of rows that `OwnTrajectories` makes."""
 LoraSection = Annotated[LoraRecipe | None, Field(exclude_if=lambda lora: lora is None)]
 """Type of an optional `lora` section. If the section is absent, it is not written to recipe.yaml and is not part of the
 digest."""
@@ -198,6 +200,18 @@ class Stage(Section):
         return self
 
 
+class OwnTrajectories(Section):
+    """Rejection sampling between SFT stages 1 and 2 (as in RAFT, arXiv 2304.06767). The model draws trajectories of two
+    turns for training prompts, with the settings of `evaluation`. A judge is shown the first and the refined image of
+    each, in both orders. A trajectory becomes a training row of stage 2 if the judge prefers the refined image in both
+    orders, and if no text was cut off. The rows are the source `own/refined`."""
+
+    count: Positive = 2000
+    """Number of trajectories that are drawn."""
+    judge: str
+    """Name of a judge in `rewards.scorers`."""
+
+
 class SFTRecipe(Section):
     data: PathText | None = None
     """Folder that has one folder of parquet files per learning mode. null: the task creates the data."""
@@ -209,9 +223,14 @@ class SFTRecipe(Section):
     stage2: Stage | None = None
     """Second stage of IRGL: whole trajectories. It starts from the model of stage 1, or from `init_from` if there is no
     stage 1."""
+    own: OwnTrajectories | None = Field(default=None, exclude_if=lambda own: own is None)
+    """Trajectories of the model itself as rows of stage 2. null: none."""
     dropout: Dropout = Dropout()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """ZeRO stage of the SFT engine. null: the value of `engine.zero_stage`."""
+    learner_ranks: Positive | None = Field(default=None, exclude_if=lambda ranks: ranks is None)
+    """Number of processes that train together in SFT. null: the value of `engine.learner_ranks`. SFT has no rollout
+    actors, so it can use the GPUs that these have in RL."""
     ema_decay: Decay = 0.995
     validate_every: Positive = 200
     checkpoint_every: Positive = 500

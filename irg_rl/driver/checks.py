@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
-from irg_rl.config import Recipe, RecipeError, ScorerRecipe, nearest
+from irg_rl.config import OWN_REFINED, Recipe, RecipeError, ScorerRecipe, nearest
 from irg_rl.driver.prepare import OWN_ROWS
 from irg_rl.driver.scorers import spec_of
 from irg_rl.driver.stages import NAMES
@@ -41,6 +41,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
     if recipe.sft is not None and recipe.sft.data is not None:
         for name, stage in recipe.sft.stages.items():
             for source in stage.sources:
+                if source.folder == OWN_REFINED:  # made by the run
+                    continue
                 try:
                     RowSource(Path(recipe.sft.data) / source.folder, recipe.seed, Rejections())
                 except DataError as error:
@@ -97,7 +99,7 @@ def gpu_problems(recipe: Recipe) -> list[str]:
     room = there * (10_000 // round(10_000 * engine.gpu_share))
     return [
         f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
-        "engine.rollout_actors or engine.gpu_share"
+        "sft.learner_ranks, engine.rollout_actors or engine.gpu_share"
         for place, count in wanted.items()
         if count > room
     ]
@@ -266,6 +268,7 @@ def _of_rows(recipe: Recipe, world: World) -> list[str]:
     for name, stage in recipe.sft.stages.items():
         if name == "stage2" and recipe.sft.stage1 is not None and world.own_images:
             made |= {f"{OWN_ROWS}/{mode}" for mode in world.own_modes}
+        made |= {OWN_REFINED} if recipe.sft.own is not None else set()
         problems += [
             f"sft.{name}.sources.{index}.folder {source.folder!r} is not made by the task at that stage; there are "
             f"{', '.join(sorted(made))}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isnan
 
+import numpy as np
 import torch
 
 from irg_rl.config import EvaluationRecipe
@@ -16,7 +17,8 @@ from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.driver.scorers import RememberedScores, reward_hub
 from irg_rl.evaluate import metrics
 from irg_rl.evaluate.gate import GateReport, check_gate
-from irg_rl.evaluate.outcomes import Outcomes, collect
+from irg_rl.evaluate.image_statistics import STATISTICS
+from irg_rl.evaluate.outcomes import Outcomes, Prefer, collect
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
 from irg_rl.model.folder import Folder
 from irg_rl.report.samples import SampledTrajectory, from_trajectory, save_samples
@@ -86,7 +88,7 @@ class Evaluator:
     def _collect(self, trajectories: list[Trajectory], arm: str, prefer=None) -> Outcomes:
         return collect(
             trajectories, self.task.verdicts, turns=self.settings.turns, arm=arm, seed=self.settings.seed,
-            check_reflection=self.task.check_reflection, prefer=prefer,
+            check_reflection=self.task.check_reflection, prefer=prefer, statistics=STATISTICS,
         )  # fmt: skip
 
     def _score(self, trajectories: list[Trajectory]) -> None:
@@ -96,22 +98,24 @@ class Evaluator:
         names, ask = self.hub.names("image"), self.score
         score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
 
-    def _prefer(self):
-        """Return a function that compares two images by asking a judge. The first judge among the scorers is used.
-        Return None if no scorer is a judge."""
-        if self.hub is None:
+    def _prefer(self) -> Prefer | None:
+        """Return the function with which the judge `evaluation.preference` compares two images. Return None if the
+        recipe names no such judge."""
+        name = self.settings.preference
+        if name is None or self.hub is None:
             return None
-        scorers = [self.hub.scorers[name] for name in self.hub.names("image")]
-        judges = [scorer for scorer in scorers if isinstance(scorer, JudgeScorer)]
-        return judges[0].prefer if judges else None
+        judge = self.hub.scorers[name]
+        assert isinstance(judge, JudgeScorer), f"{name} is no judge"  # the recipe has checked it
+        return judge.prefer
 
     def _settings(self, prompts: int) -> dict:
         sampling = evaluation_sampling(self.run.recipe.sampling, self.settings).model_dump(mode="json")
-        noise = self.settings.noise
+        noise, judge = self.settings.noise, self.settings.preference
         return {**sampling, "split": self.settings.split, "turns": self.settings.turns, "prompts": prompts,
                 "samples": self.samples, "seed": self.settings.seed, "preset": self.settings.preset,
                 "guidance": self.settings.guidance.model_dump(mode="json"),
-                "noise": None if noise is None else noise.model_dump(mode="json")}  # fmt: skip
+                "noise": None if noise is None else noise.model_dump(mode="json"),
+                **({} if judge is None else {"preference": judge})}  # fmt: skip
 
 
 @dataclass
@@ -158,6 +162,9 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
     if missing := int((~real.known & ~real.stopped).sum()):
         facts["images_without_verdict"] = missing
         console.print(f"[yellow]{missing} images of the real arm have no verdict: {measured.task.last_error}[/yellow]")
+    if silent := int((real.asked & ~real.stopped & np.isnan(real.preferred)).sum()):
+        facts["pairs_without_answer"] = silent
+        console.print(f"[yellow]the judge compared {silent} pairs of images without a usable answer[/yellow]")
     return measured
 
 
@@ -170,6 +177,16 @@ def accuracies(table: Outcomes) -> list[float]:
 def shown_accuracies(table: Outcomes) -> str:
     """Return the accuracy of every turn as one line of text, such as "0.500, 0.625"."""
     return ", ".join("no verdict" if isnan(share) else f"{share:.3f}" for share in accuracies(table))
+
+
+def shown_preference(table: Outcomes) -> str:
+    """Return, as one line of text, how often the judge prefers the image of each turn to the first image. Return "" if
+    no judge was asked."""
+    if not table.asked.any():
+        return ""
+    shares = [metrics.preferred(table, turn) for turn in range(1, table.turns)]
+    told = ", ".join("no answer" if isnan(share.value) else f"{share.value:.3f} (n={share.n})" for share in shares)
+    return f"preferred to the first image, ties as half, from turn 2 on: {told}"
 
 
 def thresholds_of(run: Run) -> Thresholds | None:

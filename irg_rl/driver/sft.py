@@ -13,7 +13,7 @@ import torch
 from irg_rl import stopping
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
-from irg_rl.config import Stage, adapters_of
+from irg_rl.config import OWN_REFINED, Stage, adapters_of
 from irg_rl.driver.compare import CONTINUED
 from irg_rl.driver.limits import saving_limit, start_limit
 from irg_rl.driver.prepare import OWN_ROWS, as_world, load_model, model_path, prompts_of, save_trained
@@ -233,10 +233,11 @@ def step_metrics(result: StepResult) -> dict[str, float]:
 def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> list[RowSource]:
     sft = run.recipe.sft
     assert sft is not None
-    data = Path(sft.data) if sft.data is not None else run.path("world", "rows")
+    own = run.path("world", "rows")
+    data = Path(sft.data) if sft.data is not None else own
     hold_out = -(-sft.validation_rows // len(stage.sources))
     return [
-        RowSource(data / source.folder, seed + number, rejections, hold_out)
+        RowSource((own if source.folder == OWN_REFINED else data) / source.folder, seed + number, rejections, hold_out)
         for number, source in enumerate(stage.sources)
     ]
 

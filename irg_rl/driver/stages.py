@@ -15,14 +15,16 @@ from irg_rl import stopping
 from irg_rl.config import Recipe
 from irg_rl.driver.alarm import tell_learning
 from irg_rl.driver.compare import CONTINUED, compare_runs
-from irg_rl.driver.evaluator import gate_of, measure_stage, shown_accuracies
+from irg_rl.driver.evaluator import gate_of, measure_stage, shown_accuracies, shown_preference
 from irg_rl.driver.offline_loop import learn_offline
+from irg_rl.driver.own_trajectories import draw_refined
 from irg_rl.driver.prepare import make_base, make_scorers, make_world
 from irg_rl.driver.progress import console
 from irg_rl.driver.rl_loop import reinforce
 from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError
 from irg_rl.driver.sft import continue_sft, draw_own_images, require_finished, train_stage
 from irg_rl.errors import is_expected
+from irg_rl.evaluate.suite import REAL
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
@@ -69,9 +71,23 @@ def _sft(section: str) -> RunStage:
     )
 
 
+def _makes_own_rows(recipe: Recipe) -> bool:
+    """Return whether the recipe has a stage between SFT stages 1 and 2 in which the model makes rows itself: from
+    trajectories that a judge prefers (`sft.own`), or from first images that the task asks for."""
+    return (recipe.sft is not None and recipe.sft.own is not None) or _draws_own_images(recipe)
+
+
+def _make_own_rows(run: Run, tracker: Tracker, facts: dict) -> None:
+    start = start_of(run.recipe, "own_images")
+    if _draws_own_images(run.recipe):
+        draw_own_images(run, start, facts)
+    if run.recipe.require_sft().own is not None:
+        draw_refined(run, start, facts)
+
+
 def _draws_own_images(recipe: Recipe) -> bool:
-    """Return whether the recipe has the stage in which the model draws its own first images, between SFT stages 1 and
-    2. The recipe must have both SFT stages, and its task must make the SFT rows and ask for such images."""
+    """Return whether the task lets the model draw first images between SFT stages 1 and 2. The recipe must have both
+    SFT stages, and its task must make the SFT rows and ask for such images."""
     if recipe.sft is None or recipe.sft.data is not None or not {"stage1", "stage2"} <= recipe.sft.stages.keys():
         return False
     task = task_of(recipe)
@@ -103,6 +119,8 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
         console.print(gate)
     for arm, table in evaluation.arms.items():
         console.print(f"{arm}: accuracy per turn {shown_accuracies(table)}")
+    if told := shown_preference(evaluation.arms[REAL]):
+        console.print(told)
     facts.update(gate=None if gate is None else gate.passed, failures=[] if gate is None else gate.failures)
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
 
@@ -142,7 +160,7 @@ STAGES = (
     ),
     _sft("base"),
     _sft("stage1"),
-    RunStage("own_images", _draws_own_images, lambda run, tracker, facts: draw_own_images(run, "sft1", facts)),
+    RunStage("own_images", _makes_own_rows, _make_own_rows),
     _sft("stage2"),
     RunStage(
         "evaluate_sft", lambda recipe: recipe.sft is not None,

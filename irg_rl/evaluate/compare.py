@@ -208,8 +208,8 @@ def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
         score=pick([s.score for s in samples]),
         stopped=np.zeros(chosen.shape, bool),
         reflection_correct=np.full(chosen.shape, np.nan),
-        preference=np.full(len(first), np.nan),
-        consistent=np.full(len(first), np.nan),
+        asked=np.zeros(chosen.shape, bool),
+        preferred=np.full(chosen.shape, np.nan),
         rewards={
             name: pick([s.rewards[name] for s in samples])
             for name in first.rewards if all(name in s.rewards for s in samples)

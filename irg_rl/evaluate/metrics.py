@@ -101,17 +101,31 @@ def reward(outcomes: Outcomes, turn: int, name: str) -> Terms:
     return _terms(outcomes, np.nan_to_num(values), np.isfinite(values))
 
 
-def preference(outcomes: Outcomes) -> Terms:
-    """Return the judge's mean preference for the last image of a trajectory over the first image, as a ratio of two
-    sums (`Terms`). 1 means that the judge always prefers the last image, 0 that it always prefers the first. The judge
-    has compared each pair in both orders. Trajectories with only one image are left out."""
-    return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
+def preferred(outcomes: Outcomes, turn: int) -> Terms:
+    """Return how often a judge prefers the image at turn `turn` to the first image, as a ratio of two sums (`Terms`). A
+    pair whose two orders disagree is a tie and counts as half. Pairs without an answer are left out, and so are
+    trajectories with only one image."""
+    return _terms(outcomes, np.nan_to_num(outcomes.preferred[:, turn]), np.isfinite(outcomes.preferred[:, turn]))
 
 
-def order_consistency(outcomes: Outcomes) -> Terms:
-    """Return the share of image pairs for which the judge chose the same image in both orders, as a ratio of two sums
-    (`Terms`). If this share is high, the order of the images hardly matters, and the judge's preference is reliable."""
-    return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
+def ties(outcomes: Outcomes, turn: int) -> Terms:
+    """Return the share of pairs (the image at turn `turn` and the first image) for which the judge names different
+    images in the two orders, as a ratio of two sums (`Terms`). Pairs without an answer are left out."""
+    return _terms(outcomes, outcomes.preferred[:, turn] == 0.5, np.isfinite(outcomes.preferred[:, turn]))
+
+
+def unanswered(outcomes: Outcomes, turn: int) -> Terms:
+    """Return the share of pairs (the image at turn `turn` and the first image) to which the judge gave no usable answer
+    in at least one of the two orders, as a ratio of two sums (`Terms`)."""
+    asked = outcomes.asked[:, turn]
+    return _terms(outcomes, asked & ~np.isfinite(outcomes.preferred[:, turn]), asked)
+
+
+def statistic(outcomes: Outcomes, turn: int, name: str) -> Terms:
+    """Return the mean of a statistic of the pixels, such as the sharpness, over the images at turn `turn`, as a ratio
+    of two sums (`Terms`). Images that have no value are left out."""
+    values = outcomes.statistics[name][:, turn]
+    return _terms(outcomes, np.nan_to_num(values), np.isfinite(values))
 
 
 def summarize(outcomes: Outcomes) -> dict:
@@ -144,11 +158,31 @@ def summarize(outcomes: Outcomes) -> dict:
         "stop_when_right": [None, *share(stop_when_right, later)],
         "stop_when_wrong": [None, *share(stop_when_wrong, later)],
         "reflection_accuracy": [None, *share(reflection_accuracy, later)],
-        "preference": average(preference(outcomes)),
-        "order_consistency": intervals.proportion(order_consistency(outcomes)).to_dict(),
+        **_compared(outcomes),
+        "statistics": {name: _statistic(outcomes, name) for name in outcomes.statistics},
         "rewards": {name: [average(reward(outcomes, turn, name)) for turn in turns] for name in outcomes.rewards},
         "tasks": {task: _task(outcomes, task) for task in sorted(set(outcomes.tasks))},
     }
+
+
+def _compared(outcomes: Outcomes) -> dict:
+    """Return the measures of the comparison with the first image. Each is a list with one entry per turn, or an empty
+    list if no judge was asked."""
+    later = range(1, outcomes.turns) if outcomes.asked.any() else range(0)
+    first = [None] if later else []
+    return {
+        "preferred": first + [intervals.mean(preferred(outcomes, turn)).to_dict() for turn in later],
+        "ties": first + [intervals.proportion(ties(outcomes, turn)).to_dict() for turn in later],
+        "unanswered": first + [intervals.proportion(unanswered(outcomes, turn)).to_dict() for turn in later],
+    }
+
+
+def _statistic(outcomes: Outcomes, name: str) -> dict:
+    """Return a statistic of the pixels at every turn: `level` is its mean. `change` is this mean divided by that of the
+    first images, paired by set of constraints, or None at turn 0."""
+    levels = [statistic(outcomes, turn, name) for turn in range(outcomes.turns)]
+    changes = [intervals.ratio(level, levels[0]).to_dict() for level in levels[1:]]
+    return {"level": [intervals.mean(level).to_dict() for level in levels], "change": [None, *changes]}
 
 
 def _task(outcomes: Outcomes, task: str) -> dict:

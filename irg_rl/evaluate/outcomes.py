@@ -7,7 +7,7 @@ has after k refinements.
 Letters in shapes: N trajectories, T turns, H height, W width in pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -23,12 +23,11 @@ from irg_rl.trajectory import Prompt, Trajectory
 
 
 class BothOrders(Protocol):
-    """A judge's comparison of two images, A and B. The judge was asked twice: with A before B, and with B before A.
-    `first` is the judge's preference for A, from 0 (B is better) to 1 (A is better). `consistent` says whether the
-    judge chose the same image both times."""
+    """A judge's comparison of two images, asked in both orders. `first` is 1 if the judge names the first image in both
+    orders, 0 if it names the second one in both, and 0.5 (a tie) if the two orders disagree."""
 
-    first: float
-    consistent: bool
+    @property
+    def first(self) -> float: ...
 
 
 Verify = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
@@ -42,6 +41,10 @@ reflection is true of the image, or None if this is not known."""
 Prefer = Callable[[list[Prompt], list[Pixels], list[Pixels]], Sequence[BothOrders | None]]
 """Type of a function that takes prompts, one image per prompt, and a second image per prompt. It returns a comparison
 of the two images for each prompt. An entry is None if the judge failed."""
+
+Statistic = Callable[[Pixels], float]
+"""Type of a function that computes a number from the pixels of one image, such as its sharpness. The result may be
+nan."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,10 @@ class Outcomes:
     score: Float[np.ndarray, "N T"]  # nan: no verdict
     stopped: Bool[np.ndarray, "N T"]  # True: stopped at or before this turn, so the image is older
     reflection_correct: Float[np.ndarray, "N T"]  # 1 or 0; nan: no reflection, or not known
-    preference: Float[np.ndarray, "N"]  # last image over first, in [0, 1]; nan: only one image, or the judge failed
-    consistent: Float[np.ndarray, "N"]  # 1: judge named the same image in both orders, 0: it did not; nan as above
+    asked: Bool[np.ndarray, "N T"]  # True: a judge compared the image with the first image of its trajectory
+    preferred: Float[np.ndarray, "N T"]  # 1: the judge prefers it, 0: the first one, 0.5: a tie; nan: no answer
     rewards: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # nan: the scorer failed
+    statistics: dict[str, Float[np.ndarray, "N T"]] = field(default_factory=dict)  # of the pixels, such as sharpness
     refines: bool = True  # False: columns after the first are further first images, not refinements
 
     def __len__(self) -> int:
@@ -95,9 +99,10 @@ class Outcomes:
             score=self.score[index],
             stopped=self.stopped[index],
             reflection_correct=self.reflection_correct[index],
-            preference=self.preference[index],
-            consistent=self.consistent[index],
+            asked=self.asked[index],
+            preferred=self.preferred[index],
             rewards={name: table[index] for name, table in self.rewards.items()},
+            statistics={name: table[index] for name, table in self.statistics.items()},
         )
 
 
@@ -110,13 +115,15 @@ def collect(
     seed: int,
     check_reflection: CheckReflection | None = None,
     prefer: Prefer | None = None,
+    statistics: Mapping[str, Statistic] | None = None,
 ) -> Outcomes:
     """Judge every image of every trajectory with the function `verify`. Return the verdicts as a table with one row per
     trajectory and one column per turn.
 
-    `arm` and `seed` are stored with the table; an arm is one way to continue from the same first images, for example
-    the model's own refinement. `check_reflection` judges the reflections. `prefer` compares the last image of each
-    trajectory with its first one. If one of these two functions is None, its values are nan.
+    `arm` and `seed` are stored with the table; an arm is one way to continue from the same first images.
+    `check_reflection` judges the reflections, and `prefer` compares each refined image with the first image of its
+    trajectory. If one of these two functions is None, its results are nan. `statistics` has functions of the pixels of
+    an image, by name.
 
     Raises ValueError if a trajectory has more than `turns` images. Also raises ValueError if a trajectory has fewer
     images, although it did not stop.
@@ -136,7 +143,10 @@ def collect(
     correct[rows, columns] = [verdict is not None and verdict.correct for verdict in verdicts]
     score[rows, columns] = [np.nan if verdict is None else verdict.score for verdict in verdicts]
     last = _last_drawn(drawn)
-    preference, consistent = _preferences(trajectories, prefer)
+    asked, preferred = _preferences(trajectories, prefer, turns)
+    measured = {name: np.full(shape, np.nan) for name in statistics or {}}
+    for name, measure in (statistics or {}).items():
+        measured[name][rows, columns] = [measure(pixels) for pixels in images]
     return Outcomes(
         arm=arm,
         seed=seed,
@@ -147,9 +157,10 @@ def collect(
         score=np.take_along_axis(score, last, 1),
         stopped=~drawn,
         reflection_correct=_reflections(trajectories, check_reflection, turns),
-        preference=preference,
-        consistent=consistent,
+        asked=np.take_along_axis(asked, last, 1),
+        preferred=np.take_along_axis(preferred, last, 1),
         rewards=_rewards(trajectories, last),
+        statistics={name: np.take_along_axis(table, last, 1) for name, table in measured.items()},
     )
 
 
@@ -199,19 +210,23 @@ def _reflections(
 
 
 def _preferences(
-    trajectories: Sequence[Trajectory], prefer: Prefer | None
-) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    preference, consistent = np.full((2, len(trajectories)), np.nan)
-    refined = [row for row, t in enumerate(trajectories) if t.turns > 1]
-    if prefer is None or not refined:
-        return preference, consistent
-    images = [drawn_images(trajectories[row]) for row in refined]
-    prompts = [trajectories[row].prompt for row in refined]
-    answers = prefer(prompts, [drawn[-1] for drawn in images], [drawn[0] for drawn in images])
-    for row, answer in zip(refined, answers, strict=True):
+    trajectories: Sequence[Trajectory], prefer: Prefer | None, turns: int
+) -> tuple[Bool[np.ndarray, "N T"], Float[np.ndarray, "N T"]]:
+    """Compare each refined image with the first image of its trajectory. Return two tables with one row per trajectory
+    and one column per turn: whether the judge was asked about the image drawn in this turn, and its answer (see
+    `Outcomes.preferred`)."""
+    asked, preferred = np.zeros((len(trajectories), turns), bool), np.full((len(trajectories), turns), np.nan)
+    images = [drawn_images(trajectory) for trajectory in trajectories]
+    pairs = [(row, turn) for row, drawn in enumerate(images) for turn in range(1, len(drawn))]
+    if prefer is None or not pairs:
+        return asked, preferred
+    prompts = [trajectories[row].prompt for row, _ in pairs]
+    answers = prefer(prompts, [images[row][turn] for row, turn in pairs], [images[row][0] for row, _ in pairs])
+    for place, answer in zip(pairs, answers, strict=True):
+        asked[place] = True
         if answer is not None:
-            preference[row], consistent[row] = answer.first, answer.consistent
-    return preference, consistent
+            preferred[place] = answer.first
+    return asked, preferred
 
 
 def _rewards(trajectories: Sequence[Trajectory], last: np.ndarray) -> dict[str, Float[np.ndarray, "N T"]]:
@@ -239,9 +254,10 @@ def save(outcomes: Outcomes, path: Path) -> None:
         "score": outcomes.score.ravel(),
         "stopped": outcomes.stopped.ravel(),
         "reflection_correct": outcomes.reflection_correct.ravel(),
-        "preference": np.repeat(outcomes.preference, turns),
-        "consistent": np.repeat(outcomes.consistent, turns),
+        "asked": outcomes.asked.ravel(),
+        "preferred": outcomes.preferred.ravel(),
         **{f"reward/{name}": table.ravel() for name, table in outcomes.rewards.items()},
+        **{f"statistic/{name}": table.ravel() for name, table in outcomes.statistics.items()},
     }
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     table = table.replace_schema_metadata({"arm": outcomes.arm, "seed": str(outcomes.seed), "turns": str(turns)})
@@ -277,7 +293,13 @@ def load(path: Path) -> Outcomes:
         score=grid["score"],
         stopped=grid["stopped"],
         reflection_correct=grid["reflection_correct"],
-        preference=grid["preference"][:, 0],
-        consistent=grid["consistent"][:, 0],
-        rewards={name.removeprefix("reward/"): grid[name] for name in grid if name.startswith("reward/")},
+        # tables of older versions have neither of these two, because they compared the last image alone
+        asked=grid.get("asked", np.zeros_like(grid["correct"])),
+        preferred=grid.get("preferred", np.full(grid["correct"].shape, np.nan)),
+        rewards=_with_prefix(grid, "reward/"),
+        statistics=_with_prefix(grid, "statistic/"),
     )
+
+
+def _with_prefix(grid: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): table for name, table in grid.items() if name.startswith(prefix)}

@@ -109,9 +109,7 @@ def check_folder(path: Path) -> Folder:
     all such weights.
     """
     path = Path(path)
-    shapes: dict[str, torch.Size] = {}
-    for file in weight_files(path):
-        shapes |= read_shapes(file)
+    shapes = _weight_shapes(path)
     config = _with_real_table(ModelConfig.read(path), shapes, path)
     tokenizer = load_tokenizer(path)
     if len(tokenizer) > config.llm.vocab_size:
@@ -125,6 +123,19 @@ def check_folder(path: Path) -> Folder:
     file = path / AUTOENCODER
     autoencoder.check_flux_shapes(read_shapes(file), str(file))
     return Folder(model, autoencoder, tokenizer)
+
+
+def folder_sizes(path: Path) -> ModelConfig:
+    """Return the sizes of the model in a folder. Only its JSON files and the headers of its weight files are read.
+    Raises InputError if one of them is missing or broken."""
+    return _with_real_table(ModelConfig.read(path), _weight_shapes(path), path)
+
+
+def _weight_shapes(path: Path) -> dict[str, torch.Size]:
+    shapes: dict[str, torch.Size] = {}
+    for file in weight_files(path):
+        shapes |= read_shapes(file)
+    return shapes
 
 
 def require_sizes(folder: ModelConfig, asked: ModelConfig, path: Path) -> None:

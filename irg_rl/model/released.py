@@ -13,6 +13,20 @@ from typing import Any
 from irg_rl.errors import InputError
 from irg_rl.text_in import read_json
 
+BAGEL_7B_MOT: dict[str, Any] = {
+    "llm": {
+        "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "intermediate_size": 18944, "vocab_size": 152064,
+    },
+    "vit": {
+        "hidden_size": 1152, "num_hidden_layers": 26, "num_attention_heads": 16, "intermediate_size": 4304,
+        "patch_size": 14, "max_patches_per_side": 70,
+    },
+    "vae": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16},
+    "latent_patch_size": 2,
+    "max_latent_size": 64,
+}  # fmt: skip
+"""The sizes of the released BAGEL-7B-MoT, as the fields of a ModelConfig."""
 UNUSED_VIT_LAYERS = 1
 """The number of layers at the end of the SigLIP tower that are not used: BAGEL takes the features before SigLIP's last
 layer."""

@@ -75,7 +75,10 @@ def candidates(recipe: Recipe, place: str) -> Iterator[tuple[str, list]]:
         stage = engine.zero_stage if of_rl else recipe.sft_zero_stage
         yield "engine.zero_stage" if of_rl else "sft.zero_stage", list(range(stage + 1, 4))
         if engine.device == "cuda":
-            yield "engine.learner_ranks", [engine.learner_ranks * factor for factor in (2, 4, 8)]
+            own = not of_rl and recipe.require_sft().learner_ranks is not None
+            setting = "sft.learner_ranks" if own else "engine.learner_ranks"
+            ranks = recipe.most_sft_ranks if own else engine.learner_ranks
+            yield setting, [ranks * factor for factor in (2, 4, 8)]
     if place == LEARNER:
         rl = recipe.require_rl()
         if rl.probe_every:

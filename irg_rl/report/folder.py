@@ -154,8 +154,8 @@ _NEEDED_BY_ROW = {
     "scorers": {"scorer", "against", "agreement", "n"},
 }  # fmt: skip
 _NEEDED_BY_ARM = {"n", "turns", "prompts", "sets", "seed", "renders", "accuracy", "score", "repair", "damage",
-                  "stop_rate", "stop_when_right", "stop_when_wrong", "reflection_accuracy", "preference",
-                  "order_consistency", "rewards", "tasks"}  # fmt: skip
+                  "stop_rate", "stop_when_right", "stop_when_wrong", "reflection_accuracy", "rewards",
+                  "tasks"}  # fmt: skip
 
 _NEEDED_BY_CASE = {"weights", "turns", "batch", "packs", "places"}
 

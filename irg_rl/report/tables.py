@@ -72,6 +72,12 @@ def number(measure: dict | None) -> TableCell:
     return _cell(measure, "{:.3f}", " to ")
 
 
+def amount(measure: dict | None) -> TableCell:
+    """Return a table cell that shows a measured mean with one digit after the point, such as `1,204.5`. It shows a dash
+    if there is no value."""
+    return _cell(measure, "{:,.1f}", " to ")
+
+
 def cases(measure: dict) -> str:
     """Return two counts as text, such as `300 of 173 sets`: the number of rows from which a measure was computed, and
     the number of different sets of constraints in these rows. A set of constraints is all that a prompt asks for."""
@@ -97,12 +103,20 @@ _BY_TURN = (
     ("score", "graded score", "mean in [0, 1], 1 only if right", number),
     ("repair", "repair", "right now, of those with a wrong first image", share),
     ("damage", "damage", "wrong now, of those with a right first image", share),
+    ("preferred", "preferred to the first image", "by the judge, asked in both orders; a tie counts as half", share),
+    ("ties", "ties", "the judge names another image when the two change places", share),
+    ("unanswered", "pairs without an answer", "the judge refused or failed; they count nowhere else", share),
 )
 _REAL_ONLY = (
     ("stop_rate", "has stopped", "said “nothing to change” by this turn"),
     ("stop_when_right", "stops when right", "of those whose image in hand is right"),
     ("stop_when_wrong", "stops when wrong", "of those whose image in hand is wrong"),
     ("reflection_accuracy", "reflection true", "stated defects are those the checker reads in the image before"),
+)
+_STATISTICS = (
+    ("sharpness", "sharpness", "mean variance of the Laplacian of the grey values; blur lowers it", amount),
+    ("edge_density", "edge density", "share of pixels that lie on an edge", share),
+    ("high_frequency_share", "fine detail", "share of the power at high frequencies", share),
 )
 
 
@@ -169,25 +183,43 @@ def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
             yield _TableLine(group, explanation, f"{REAL} − {control}", points, found)
     for key, group, explanation in _REAL_ONLY:
         yield _TableLine(group, explanation, REAL, share, [e["arms"][REAL][key] for e in evaluations])
+    yield from _lines_of_statistics(evaluations, arms)
     for name in sorted({name for e in evaluations for name in e["arms"][REAL]["rewards"]}):
         found = [e["arms"][REAL]["rewards"].get(name, []) for e in evaluations]
         yield _TableLine(f"scorer {name}", "mean over images it could score", REAL, number, found)
 
 
+def _lines_of_statistics(evaluations: Sequence[dict], arms: Sequence[str]) -> Iterator[_TableLine]:
+    """Yield the lines of the statistics of the pixels: their means in every arm, and how the means have changed since
+    the first image. Evaluations of older versions have no statistics."""
+
+    def found(arm: str, key: str, what: str) -> list[list[dict | None]]:
+        return [e["arms"].get(arm, {}).get("statistics", {}).get(key, {}).get(what, []) for e in evaluations]
+
+    for key, group, explanation, show in _STATISTICS:
+        for arm in arms:
+            yield _TableLine(group, explanation, arm, show, found(arm, key, "level"))
+        for arm in arms:
+            yield _TableLine(group, explanation, f"{arm} ÷ turn 1", times, found(arm, key, "change"))
+
+
 def preference(evaluation: dict) -> str:
-    """Return a sentence that says how often the judge prefers the last image of a trajectory to the first one. Return
-    "" if the judge was not asked."""
+    """Return a sentence that says how often the judge prefers the image of the last turn to the first one, as in
+    `63.3 : 36.7`. Return "" if no judge was asked."""
     real = evaluation["arms"][REAL]
-    liked, consistent = real["preference"], real["order_consistency"]
-    if liked["value"] is None:
+    if not real.get("preferred"):
         return ""
-    cell = share(liked)
-    told = (
-        f"Shown first and last image in both orders, the judge prefers the last one to {cell.text} [{cell.interval}], "
+    liked, ties, silent = (real[name][-1] for name in ("preferred", "ties", "unanswered"))
+    name = evaluation["settings"].get("preference", "")
+    asked = f"The judge {name}, asked in both orders about the first image and that of turn {real['turns']}, "
+    unanswered = f"gave no usable answer about {round(silent['value'] * silent['n'])} of {silent['n']} pairs."
+    if liked["value"] is None:
+        return asked + unanswered
+    cell, percent = share(liked), 100 * liked["value"]
+    return (
+        f"{asked}prefers the refined one at {percent:.1f} : {100 - percent:.1f} [{cell.interval}], n={cell.n}; "
+        f"{share(ties).text} of these are ties, which count as half. It {unanswered}"
     )
-    if consistent["value"] is None:
-        return f"{told}n={cell.n}."
-    return f"{told}n={cell.n}; it names the same image in both orders {share(consistent).text} of the time."
 
 
 def settings_line(settings: dict, prefix: str = "") -> str:

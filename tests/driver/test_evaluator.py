@@ -5,14 +5,18 @@ import json
 import pytest
 import torch
 
+from irg_rl.config import changed_recipe
 from irg_rl.driver.evaluator import Evaluator
 from irg_rl.driver.prepare import load_model, prompts_file, prompts_of
 from irg_rl.driver.run_folder import Run
+from irg_rl.driver.scorers import reward_hub
+from irg_rl.evaluate.image_statistics import STATISTICS
 from irg_rl.evaluate.outcomes import load
 from irg_rl.presets import PRESETS
 from irg_rl.prompts import write_prompts
 from irg_rl.shapes_world.prompts import make_prompts
 from tests.driver.finished import TEST_PROMPTS
+from tests.rewards.servers import completion, endpoint
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> int:
@@ -69,6 +73,37 @@ def test_eval_by_a_preset_says_so_and_leaves_the_runs_own_evaluation(run, irg_rl
 def test_eval_by_an_unknown_preset_is_one_line(run, irg_rl):
     answer = irg_rl("eval", run.folder, "--preset", "bagel")
     assert answer.code == 1 and "evaluation.preset: unknown preset 'bagel'; did you mean bagel-t2i?" in answer.err
+
+
+def test_eval_by_a_judge_that_the_recipe_does_not_have_is_one_line(run, irg_rl):
+    answer = irg_rl("eval", run.folder, "--preference", "judge")
+    assert answer.code == 1 and "no judge 'judge' in rewards.scorers; there is none" in answer.err
+
+
+def test_a_judge_is_asked_about_refined_images_in_both_orders_where_the_recipe_names_one(run):
+    def first(number, body):
+        return 200, completion("1" if "1 or 2" in str(body["messages"]) else "yes"), 0.0
+
+    prompts, model = prompts_of(run, "test")[:2], load_model(run, "rl")
+    with endpoint(first) as (url, requests):
+        judged = {"rewards.scorers": [{"name": "j", "kind": "judge", "base_url": url}], "evaluation.preference": "j"}
+        run.recipe = changed_recipe(run.recipe, judged, "run")
+        with reward_hub(run.recipe, None) as hub:
+            found = Evaluator(run, run.recipe.evaluation, hub).evaluate(model, "rl", prompts).evaluation
+    real, redraw = found.arms["real"], found.arms["redraw"]
+    assert real.asked.tolist() == [[False, True]] * 2 and real.preferred[:, 1].tolist() == [0.5, 0.5]
+    assert not redraw.asked.any() and found.settings["preference"] == "j"
+    pairs = [body for _, body, _ in requests if "1 or 2" in str(body["messages"])]
+    assert len(pairs) == 4  # two prompts in two orders
+
+
+def test_every_evaluation_has_statistics_of_the_pixels_in_every_arm(run, irg_rl):
+    table, summary = evaluated(run, irg_rl)
+    for arm in ("real", "redraw", "shuffled"):
+        found = summary["arms"][arm]["statistics"]
+        assert found.keys() == STATISTICS.keys() and found["sharpness"]["level"][0]["n"] == len(table)
+    firsts = [summary["arms"][arm]["statistics"]["sharpness"]["level"][0]["value"] for arm in ("real", "redraw")]
+    assert firsts[0] == firsts[1] > 0  # the arms begin with the same images
 
 
 def test_eval_of_more_prompts_than_there_are_is_one_line(run, irg_rl):

@@ -1,5 +1,6 @@
 """BAGEL's recipes on prompts of one's own: from a model folder, rows and a judge over HTTP to the report of every
-algorithm. Sizes are tiny; everything else is what a GPU run does: the shipped recipe, the commands, Ray, DeepSpeed."""
+algorithm. The first run is bagel-irgl.yaml, from SFT to RL. Sizes are tiny; everything else is what a GPU run does: the
+shipped recipe, the commands, Ray, DeepSpeed."""
 
 import base64
 import io
@@ -24,6 +25,7 @@ from irg_rl.model.init import initialize
 from irg_rl.model.tokenizer import train_tokenizer
 from irg_rl.model.unified import UnifiedModel
 from irg_rl.tasks.prompts import split_of
+from sft.dataset import Rejections, RowSource
 from tests.learner.world import CONFIG
 from tests.paths import CONFIGS
 from tests.rewards.servers import completion, endpoint
@@ -41,6 +43,8 @@ SKIES = [f"a {colour} sky over {place}" for colour in ("red", "blue", "pale", "d
 )]  # fmt: skip
 FOG = next(sky for sky in (f"fog number {n} over a lake" for n in range(99)) if split_of(sky, SHARES) == "test")
 """The one prompt that the judge gives no answer about."""
+OWN = 40
+"""How many trajectories the model draws between the stages of SFT."""
 ALGORITHMS = {"nft": [], "awm": [], "dpo": ["rl.options.tie=0.001", "rewards.combine=sum"]}
 """What each asks of a fork of the run with GRPO beside the section rl of its shipped recipe."""
 
@@ -94,24 +98,28 @@ def released(folder: Path) -> Path:
 
 
 def recipe(folder: Path, judge: str) -> Path:
-    """bagel-lora-grpo.yaml with SFT before it; what differs beside SFT are sizes, addresses and the device."""
+    """bagel-irgl.yaml; what differs are sizes, addresses and the device."""
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in (FOG, *SKIES)))
-    write(folder / "rows" / "improving", [row(number) for number in range(12)])
+    written = yaml.safe_load((CONFIGS / "bagel-irgl.yaml").read_text())["sft"]
+    for source in written["stage1"]["sources"]:
+        write(folder / "rows" / source["folder"], [row(number) for number in range(12)])
+    stage = {"steps": 2, "tokens_per_pack": 700, "packs_per_step": 1}
     settings = {
-        "extends": "bagel-lora-grpo.yaml", "name": "open", "output_dir": str(folder / "runs"),
-        "init_from": str(released(folder)), "model": MODEL.model_dump(mode="json"),
+        "extends": "bagel-irgl.yaml", "name": "open", "output_dir": str(folder / "runs"),
+        "init_from": str(released(folder)),
         "task_options": {"file": str(folder / "prompts.jsonl"), "shares": SHARES},
         "sft": {
-            "data": str(folder / "rows"), "validation_rows": 2, "ema_decay": 0.5,
-            "stage1": {"steps": 2, "tokens_per_pack": 700, "sources": [{"folder": "improving"}]},
+            "data": str(folder / "rows"), "validation_rows": 6, "ema_decay": 0.5, "learner_ranks": 1,
+            "stage1": stage, "stage2": stage, "own": {"count": OWN},
         },
-        "sampling": {"points": 4, "max_text_tokens": 6, "image_size": list(SIZE), "system_prompt": "think first"},
+        "sampling": {"points": 4, "max_text_tokens": 12, "image_size": list(SIZE), "system_prompt": "think first"},
         "rewards": {"scorers": [{"name": "judge", "kind": "judge", "base_url": judge}]},
         "rl": {"updates": 2, "groups": 2, "group_size": 4, "noise": {"window_size": 1, "window_range": [0, 2]},
                "optimizer": {"lr": 1e-3, "gen_lr": 1e-3}},
         "engine": {"device": "cpu", "dtype": "fp32", "learner_ranks": 1, "rollout_actors": 1, "threads": 1,
                    "deadline_s": 300},
-        "evaluation": {"prompts": 8, "points": 4, "strips": 2}, "tracking": {"wandb": False},
+        # at IRG's temperature no text of this model ends by itself, and none would become a row
+        "evaluation": {"prompts": 8, "points": 4, "strips": 2, "temperature": 1.0}, "tracking": {"wandb": False},
     }  # fmt: skip
     (folder / "open.yaml").write_text(yaml.safe_dump(settings))
     return folder / "open.yaml"
@@ -150,14 +158,16 @@ EVERY = pytest.mark.parametrize("name", ["grpo", *ALGORITHMS])
 def test_every_algorithm_runs_from_the_recipe_to_its_report(runs, name):
     run = runs[name]
     stages = json.loads((run / "stages.json").read_text())
-    assert all(entry["done"] for entry in stages.values()) and {"sft1", "rl", "evaluate_rl", "report"} <= stages.keys()
+    assert all(entry["done"] for entry in stages.values())
+    assert {"sft1", "own_images", "sft2", "evaluate_sft", "rl", "evaluate_rl", "report"} <= stages.keys()
     html = (run / "report.html").read_text()
     assert "no verdict" in html and "redraw" in html and "shuffled" in html and FOG in html
+    assert "preferred to the first image" in html and "sharpness" in html and "edge density" in html
 
 
 @EVERY
 def test_rl_has_changed_the_weights(runs, name):
-    before, after = (load_folder(runs[name] / "models" / model).model.state_dict() for model in ("sft1", "rl"))
+    before, after = (load_folder(runs[name] / "models" / model).model.state_dict() for model in ("sft2", "rl"))
     changed = [key for key, weight in after.items() if not torch.equal(weight, before[key])]
     assert any("moe_gen" in key for key in changed) and any("moe_gen" not in key for key in changed)
 
@@ -184,10 +194,33 @@ def test_right_is_what_the_judge_scores_at_least_at_the_threshold(runs, name):
 
 
 def test_the_arms_start_from_the_same_verdicts_and_no_gate_is_asked(runs):
-    tables = [load(runs["grpo"] / "evaluation" / f"sft1.{arm}.parquet") for arm in ("real", "redraw", "shuffled")]
+    tables = [load(runs["grpo"] / "evaluation" / f"sft2.{arm}.parquet") for arm in ("real", "redraw", "shuffled")]
     for control in tables[1:]:
         np.testing.assert_array_equal(control.score[:, 0], tables[0].score[:, 0])
-    assert json.loads((runs["grpo"] / "evaluation" / "sft1.json").read_text())["gate"] is None
+    assert json.loads((runs["grpo"] / "evaluation" / "sft2.json").read_text())["gate"] is None
+
+
+def test_stage_2_learns_from_trajectories_whose_refined_image_the_judge_prefers(runs):
+    facts = json.loads((runs["grpo"] / "stages.json").read_text())["own_images"]
+    assert sum(facts.get(what, 0) for what in ("preferred", "tied", "worse", "stopped", "cut off")) == OWN
+    source = RowSource(runs["grpo"] / "world" / "rows" / "own" / "refined", 0, Rejections())
+    prompts = {source.draw()[0].text for _ in range(facts["preferred"])}
+    assert source.epoch == 0 and prompts and all(split_of(one, SHARES) == "train" for one in prompts)
+
+
+@EVERY
+def test_the_judge_compares_refined_images_with_first_ones_and_its_silence_is_counted(runs, name):
+    real = json.loads((runs[name] / "evaluation" / "rl.json").read_text())["arms"]["real"]
+    assert [real["unanswered"][1][key] for key in ("value", "n")] == [1 / 8, 8]
+    assert real["preferred"][1]["n"] == 7 and real["preferred"][1]["sets"] == 7
+    table = load(runs[name] / "evaluation" / "rl.real.parquet")
+    assert set(table.preferred[np.isfinite(table.preferred)]) <= {0, 0.5, 1} and table.asked[:, 1].all()
+
+
+def test_sizes_of_the_model_are_those_of_the_folder(runs):
+    assert "model" not in yaml.safe_load((CONFIGS / "bagel-lora-grpo.yaml").read_text())
+    model = yaml.safe_load((runs["grpo"] / "recipe.yaml").read_text())["model"]
+    assert ModelConfig.model_validate(model) == MODEL.model_copy(update={"timestep_shift": 4.0})
 
 
 def test_rl_trains_on_no_prompt_of_the_test_split(runs):

@@ -24,7 +24,6 @@ def image(turn: int, right: bool, score: float) -> ImageSegment:
 @dataclass(frozen=True)
 class Comparison:
     first: float
-    consistent: bool = True
 
 
 def is_right(pixels) -> bool:

@@ -55,6 +55,37 @@ def test_without_any_verdict_nothing_is_known_and_the_summary_is_still_json(tabl
     assert [share["value"] for share in found["accuracy"]] == [None, None] and found["repair"][1]["n"] == 0
 
 
+def test_a_tie_is_half_a_preference_and_a_pair_without_an_answer_is_none(table):
+    rows = [[np.nan, 1], [np.nan, 1], [np.nan, 0], [np.nan, 0.5], [np.nan, np.nan]]
+    asked = np.array([[False, True]] * 5)
+    outcomes = replace(table([[0, 1]] * 5), preferred=np.array(rows), asked=asked)
+    assert (metrics.preferred(outcomes, 1).value, metrics.preferred(outcomes, 1).n) == (2.5 / 4, 4)
+    assert (metrics.ties(outcomes, 1).value, metrics.ties(outcomes, 1).n) == (0.25, 4)
+    assert (metrics.unanswered(outcomes, 1).value, metrics.unanswered(outcomes, 1).n) == (0.2, 5)
+    told = metrics.summarize(outcomes)
+    assert told["preferred"][0] is None and told["preferred"][1]["value"] == 2.5 / 4 and told["ties"][1]["n"] == 4
+
+
+def test_preferences_of_prompts_that_ask_for_the_same_count_as_one_case():
+    def interval(sets):
+        rows = np.array([[np.nan, float(number % 4 > 0)] for number in range(40)])
+        outcomes = replace(build([[0, 1]] * 40, sets=sets), preferred=rows, asked=np.isfinite(rows))
+        return intervals.mean(metrics.preferred(outcomes, 1))
+
+    alone = interval([f"s{number}" for number in range(40)])
+    alike = interval([f"s{number % 4}" for number in range(40)])  # the prompts of a set all have the same answer
+    assert alone.value == alike.value == 0.75 and (alone.sets, alike.sets) == (40, 4)
+    assert alike.high - alike.low > 2 * (alone.high - alone.low)
+
+
+def test_a_statistic_changes_by_the_ratio_of_its_means_to_those_of_the_first_images(table):
+    outcomes = replace(table([[0, 1]] * 3), statistics={"sharpness": np.array([[4.0, 2], [2, 1], [np.nan, np.nan]])})
+    told = metrics.summarize(outcomes)["statistics"]["sharpness"]
+    assert [level["value"] for level in told["level"]] == [3, 1.5] and told["level"][0]["n"] == 2
+    assert told["change"][0] is None and told["change"][1]["value"] == 0.5
+    assert told["change"][1]["low"] == pytest.approx(0.5)  # all images lose half
+
+
 def test_stops_are_split_by_whether_the_image_in_hand_was_right(table):
     outcomes = table(
         [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 1, 1]],
@@ -82,7 +113,7 @@ def test_a_summary_is_strict_json_with_n_and_interval_beside_every_figure(table)
     }  # fmt: skip
     assert again["repair"][0] is None and again["repair"][1]["value"] == 0.5
     assert again["tasks"]["counting"]["repair"]["value"] == 1.0
-    assert again["preference"]["value"] is None
+    assert again["preferred"] == again["ties"] == again["unanswered"] == []
 
 
 def test_tasks_partition_the_rows(table):

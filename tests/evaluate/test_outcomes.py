@@ -59,42 +59,65 @@ def test_a_reflection_is_judged_on_the_image_before_it_and_so_is_a_stop():
     np.testing.assert_array_equal(table.reflection_correct, [[np.nan, 1, 1, 1], [np.nan, 0, 0, np.nan]])
 
 
-def test_preference_compares_the_last_image_with_the_first_where_there_are_two():
-    pairs = [trajectory("a", [False, True]), trajectory("b", [True, False]), trajectory("c", [True], stops=True)]
+def test_every_refined_image_is_compared_with_the_first_one_of_its_trajectory():
+    drawn = [
+        trajectory("a", [False, True, False]),
+        trajectory("b", [True, False], stops=True),  # the image in hand stays that of turn 2
+        trajectory("c", [True], stops=True),  # nothing to compare
+    ]
+    seen = []
 
-    def likes_right(prompts, first, second):
-        return [
-            Comparison(0.9 if is_right(a) else 0.1, consistent=prompt.id == "a") for prompt, a in zip(prompts, first)
-        ]
+    def likes_right(prompts, refined, first):
+        seen.extend((prompt.id, is_right(a), is_right(b)) for prompt, a, b in zip(prompts, refined, first))
+        return [Comparison(0.5 + (is_right(a) - is_right(b)) / 2) for a, b in zip(refined, first)]
 
-    table = outcomes.collect(pairs, read_pixel, turns=2, arm="real", seed=0, prefer=likes_right)
-    np.testing.assert_array_equal(table.preference, [0.9, 0.1, np.nan])
-    np.testing.assert_array_equal(table.consistent, [1, 0, np.nan])
+    table = outcomes.collect(drawn, read_pixel, turns=3, arm="real", seed=0, prefer=likes_right)
+    assert seen == [("a", True, False), ("a", False, False), ("b", False, True)]
+    np.testing.assert_array_equal(table.preferred, [[np.nan, 1, 0.5], [np.nan, 0, 0], [np.nan] * 3])
+    assert table.asked.tolist() == [[False, True, True], [False, True, True], [False] * 3]
 
 
-def test_a_judge_that_fails_gives_no_preference():
+def test_a_pair_without_an_answer_was_asked_about_and_has_no_number():
     pair = [trajectory("a", [False, True]), trajectory("b", [False, True])]
 
-    def fails_once(prompts, first, second):
-        return [None, Comparison(0.7)]
+    def fails_once(prompts, refined, first):
+        return [None, Comparison(1.0)]
 
     table = outcomes.collect(pair, read_pixel, turns=2, arm="real", seed=0, prefer=fails_once)
-    np.testing.assert_array_equal(table.preference, [np.nan, 0.7])
+    np.testing.assert_array_equal(table.preferred[:, 1], [np.nan, 1])
+    assert table.asked[:, 1].tolist() == [True, True]
+
+
+def test_a_statistic_of_the_pixels_is_that_of_the_image_in_hand():
+    drawn = [trajectory("a", [False, True, True]), trajectory("b", [False, True], stops=True)]
+    of_red = {"red": lambda pixels: float(pixels[0, 0, 0])}
+    table = outcomes.collect(drawn, read_pixel, turns=3, arm="real", seed=0, statistics=of_red)
+    assert table.statistics["red"].tolist() == [[0, 1, 1], [0, 1, 1]]
 
 
 def test_a_table_comes_back_from_parquet_as_it_was(tmp_path):
     table = outcomes.collect(
         [trajectory("a", [False, True], hps=[0.2, None]), trajectory("b", [True], stops=True, hps=[0.5])],
-        read_pixel, turns=2, arm="shuffled", seed=7,
+        read_pixel, turns=2, arm="shuffled", seed=7, prefer=lambda prompts, refined, first: [Comparison(0.5)],
+        statistics={"red": lambda pixels: float(pixels[0, 0, 0])},
     )  # fmt: skip
     outcomes.save(table, tmp_path / "rl.shuffled.parquet")
     back = outcomes.load(tmp_path / "rl.shuffled.parquet")
     assert (back.arm, back.seed, back.prompt_ids, back.tasks) == ("shuffled", 7, ["a", "b"], ["counting"] * 2)
     assert back.sets == table.sets
-    for name in ("correct", "score", "stopped", "reflection_correct", "preference", "consistent"):
+    for name in ("correct", "score", "stopped", "reflection_correct", "asked", "preferred"):
         np.testing.assert_array_equal(vars(back)[name], vars(table)[name])
     np.testing.assert_array_equal(back.rewards["hps"], table.rewards["hps"])
+    assert back.statistics["red"].tolist() == [[0, 1], [1, 1]]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_table_of_an_older_version_has_no_comparisons(tmp_path):
+    path = tmp_path / "rl.real.parquet"
+    outcomes.save(outcomes.collect([trajectory("a", [True])], read_pixel, turns=1, arm="real", seed=0), path)
+    pq.write_table(pq.read_table(path).drop_columns(["asked", "preferred"]), path)
+    back = outcomes.load(path)
+    assert not back.asked.any() and np.isnan(back.preferred).all()
 
 
 def test_prompts_that_say_the_same_in_other_words_share_a_set():

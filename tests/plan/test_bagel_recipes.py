@@ -13,8 +13,10 @@ H100, H200 = 80, 139
 """GiB of a card, as its driver reports it."""
 CARDS = {
     "bagel-lora-grpo": H100, "bagel-lora-nft": H100, "bagel-lora-awm": H100, "bagel-lora-dpo": H100, "bagel-grpo": H200,
+    "bagel-irgl": H100,
 }  # fmt: skip
 EVERY = pytest.mark.parametrize("name", CARDS)
+OF_RL = pytest.mark.parametrize("name", [name for name in CARDS if name != "bagel-irgl"])
 GIB = 2**30
 FEW = "rl.groups=4"
 """The longest packs and contexts are the same with few groups, and they are built in less time."""
@@ -51,7 +53,12 @@ def test_texts_have_room_for_the_reference_s_reflections_and_images_a_tie_to_the
     assert recipe.rl.guidance is None and recipe.evaluation.guidance.is_on
 
 
-@EVERY
+def test_all_stages_of_bagel_irgl_use_all_eight_cards():
+    recipe = load_recipe(CONFIGS / "bagel-irgl.yaml")
+    assert {recipe.sft_ranks(stage) for stage in recipe.sft.stages.values()} == {8}
+
+
+@OF_RL
 def test_each_says_its_cards_and_only_what_differs(name):
     written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     assert written["description"].endswith(f"needs 8 GPUs of {'80' if CARDS[name] == H100 else '141'} GB.")

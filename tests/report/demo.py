@@ -14,6 +14,7 @@ import torch
 
 from irg_rl.evaluate.compare import best_of, compare
 from irg_rl.evaluate.gate import check_gate
+from irg_rl.evaluate.image_statistics import STATISTICS
 from irg_rl.evaluate.learning import learning
 from irg_rl.evaluate.outcomes import Outcomes, collect
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation, write_json
@@ -30,7 +31,7 @@ from irg_rl.trajectory import ImageSegment, Prompt, TextSegment, Trajectory
 from tests.shapes_world.worlds import TASK
 
 TURNS = 4
-SETTINGS = {"turns": TURNS, "history": "last", "system_prompt": "", "guidance": {"text_scale": 1.0}}
+SETTINGS = {"turns": TURNS, "preference": "judge", "history": "last", "guidance": {"text_scale": 1.0}}
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,14 @@ AFTER_RL = Skill(first=0.5, sees=0.96, mends=0.95, breaks=0.02)
 
 @dataclass(frozen=True)
 class Liking:
-    """A judge's answer: it follows the graded score, with a doubt."""
+    """A judge's answer in both orders: it follows the graded score, and a small difference is a tie."""
 
     first: float
-    consistent: bool
 
 
 def judge_prefers(prompts, first, second):
     scores = zip(TASK.verdicts(first, prompts), TASK.verdicts(second, prompts))
-    return [Liking(min(1.0, max(0.0, 0.5 + (a.score - b.score) / 2)), abs(a.score - b.score) > 0.1) for a, b in scores]
+    return [Liking(0.5 if abs(a.score - b.score) <= 0.1 else float(a.score > b.score)) for a, b in scores]
 
 
 def text_segment(turn: int, words: str, stop: bool = False) -> TextSegment:
@@ -122,7 +122,7 @@ def rewards(prompt: Prompt, segments: list, rng: random.Random) -> dict[str, lis
 def outcomes(prompts: list[Prompt], seed: int, skill: Skill, arm: str = REAL) -> Outcomes:
     trajectories = [sample(prompt, seed, skill, arm) for prompt in prompts]
     checks = {"check_reflection": TASK.check_reflection, "prefer": judge_prefers} if arm == REAL else {}
-    return collect(trajectories, TASK.verdicts, turns=TURNS, arm=arm, seed=seed, **checks)
+    return collect(trajectories, TASK.verdicts, turns=TURNS, arm=arm, seed=seed, statistics=STATISTICS, **checks)
 
 
 def make_run(folder: Path, n: int = 40, steps: int = 80, use_wandb: bool = False) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as PILImage
 
 from irg_rl.trajectory import Prompt
-from rewards.base import ScorerUnavailable, TooManyFailures
+from rewards.base import Preference, ScorerUnavailable, TooManyFailures
 from rewards.hub import RewardHub
 from rewards.judge import JudgeScorer
 from tests.rewards.servers import completion, endpoint
@@ -179,8 +179,7 @@ def test_a_liking_for_the_first_position_cancels():
     """This server always says 1 with .9: asked in both orders, neither image is preferred."""
     with endpoint(always(200, completion("1", {"1": math.log(0.9), "2": math.log(0.1)}))) as (url, _):
         [preference] = JudgeScorer(url, **FAST).prefer([PROMPT], [image(1)], [image(2)])
-    assert preference.first == pytest.approx(0.5)
-    assert not preference.consistent
+    assert preference.first == 0.5
 
 
 def test_a_preference_is_about_the_first_image_in_both_orders():
@@ -189,8 +188,14 @@ def test_a_preference_is_about_the_first_image_in_both_orders():
 
     with endpoint(brighter) as (url, _):
         better, worse = JudgeScorer(url, **FAST).prefer([PROMPT] * 2, [image(9), image(1)], [image(1), image(9)])
-    assert (better.first, better.consistent) == (1.0, True)
-    assert (worse.first, worse.consistent) == (0.0, True)
+    assert (better.first, worse.first) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("in_order", "swapped", "first"), [
+    (0.9, 0.6, 1.0), (0.4, 0.1, 0.0), (0.9, 0.2, 0.5), (0.2, 0.9, 0.5), (0.9, 0.5, 0.5), (0.5, 0.5, 0.5),
+])  # fmt: skip
+def test_only_an_answer_that_holds_in_both_orders_is_no_tie(in_order, swapped, first):
+    assert Preference(in_order, swapped).first == first
 
 
 def test_a_preference_with_one_failed_order_is_none():

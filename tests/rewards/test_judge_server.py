@@ -104,7 +104,7 @@ def test_it_prefers_the_right_picture_in_both_orders(server, drawn):
     assert np.mean([p.first > 0.5 for p in preferences]) > 0.95
     same = JudgeScorer(server.base_url).prefer(prompts, right, right)
     assert [p.first for p in same] == pytest.approx([0.5] * len(same)), "its liking for position 1 cancels"
-    assert not any(p.consistent for p in same)
+    assert all(p.first == 0.5 for p in same)
 
 
 def test_a_picture_of_another_size_is_looked_at_all_the_same(server, drawn):
