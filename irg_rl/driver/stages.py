@@ -29,7 +29,7 @@ from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
 from irg_rl.task import World, task_of
 
-MEASURED_MINUTES = 0.5
+MEASURED_MINUTES = 5.0
 """How many minutes of budget the finished stages must have before their times say how fast this machine is."""
 Body = Callable[[Run, Tracker, dict], None]
 """Type of the functions that run a stage. Such a function puts facts about the stage into the dict, which is then

@@ -66,11 +66,11 @@ def test_a_fork_takes_over_what_each_stage_before_rl_has_made():
 
 
 def test_the_time_left_is_the_budget_of_the_unfinished_stages_at_the_pace_of_the_finished_ones(tmp_path):
-    recipe = smoke("budget_minutes={world: 1, vae: 2, scorers: 1, pretrain: 1, sft1: 1, own_images: 1, sft2: 1, "
+    recipe = smoke("budget_minutes={world: 5, vae: 2, scorers: 1, pretrain: 1, sft1: 1, own_images: 1, sft2: 1, "
                    "evaluate_sft: 1, rl: 4, evaluate_rl: 1, report: 0}")  # fmt: skip
     run = Run(tmp_path, recipe)
-    assert unfinished(run) == needed(recipe) and minutes_left(run) == 14
-    run.record("world", 120.0, done=True)
+    assert unfinished(run) == needed(recipe) and minutes_left(run) == 18
+    run.record("world", 600.0, done=True)
     assert minutes_left(run) == 2 * 13
     run.record("vae", 120.0, done=False)
     assert minutes_left(run) == 2 * 13
@@ -78,6 +78,6 @@ def test_the_time_left_is_the_budget_of_the_unfinished_stages_at_the_pace_of_the
 
 
 def test_a_run_that_was_taken_over_says_nothing_of_this_machine(tmp_path):
-    recipe = smoke("sft=null", "budget_minutes={world: 1, vae: 1, scorers: 1, rl: 4, evaluate_rl: 1, report: 0}")
+    recipe = smoke("sft=null", "budget_minutes={world: 9, vae: 1, scorers: 1, rl: 4, evaluate_rl: 1, report: 0}")
     run = Run(tmp_path, recipe, {"world": {"seconds": 600.0, "done": True, "from": "/other"}})
     assert minutes_left(run) == 7
