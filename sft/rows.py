@@ -112,16 +112,36 @@ def _flag(part: dict, name: str, default: bool, where: str) -> bool:
 
 def decode_image(encoded: str, where: str = "image") -> np.ndarray:
     """Decode base64 of PNG, JPEG or WebP bytes to uint8 [H, W, 3]. The base64 may be in a data URL and may have line
-    breaks.
+    breaks. Raises BrokenRow if this is not base64, or as in `decode_file`."""
+    return decode_file(image_bytes(encoded, where), where)
+
+
+def image_bytes(encoded: str, where: str = "image") -> bytes:
+    """Return the bytes of an image file from their base64, which may be in a data URL and may have line breaks. Raises
+    BrokenRow if this is not base64."""
+    try:
+        return base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)
+    except ValueError as error:
+        raise BrokenRow(f"{where}: the content is not base64: {error}") from error
+
+
+def decode_file(data: bytes, where: str = "image") -> np.ndarray:
+    """Decode the bytes of a PNG, JPEG or WebP file to uint8 [H, W, 3].
 
     Transparent pixels are put on white. A photo is turned as its EXIF data says. The size is read from the header of
     the file. So an image with too many pixels is refused before its pixels are decoded and need memory. Raises
     BrokenRow if the image cannot be decoded. A truncated image also counts as broken, because half of it would be grey.
     """
+    image = open_image(data, where)
     try:
-        data = base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)
-    except ValueError as error:
-        raise BrokenRow(f"{where}: the content is not base64: {error}") from error
+        return from_pil(ImageOps.exif_transpose(image)).numpy()
+    except UNDECODABLE as error:
+        raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error
+
+
+def open_image(data: bytes, where: str = "image") -> Image.Image:
+    """Read the header of a PNG, JPEG or WebP file. Raises BrokenRow if the file is of another kind, or has too many
+    pixels or too many bits per channel."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked right below
@@ -132,10 +152,7 @@ def decode_image(encoded: str, where: str = "image") -> np.ndarray:
         raise BrokenRow(f"{where}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
     if image.mode.startswith(DEEP_MODES):
         raise BrokenRow(f"{where}: {image.mode} pixels; store images with 8 bits per channel")
-    try:
-        return from_pil(ImageOps.exif_transpose(image)).numpy()
-    except UNDECODABLE as error:
-        raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error
+    return image
 
 
 _DATA_URL = re.compile(r"^\s*data:image/[\w.+-]+;base64,")
