@@ -3,6 +3,7 @@ draws the improved images, what is kept, and what it may cost."""
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,6 +141,12 @@ class ImagesRecipe(Section):
     settings: dict[str, Any] = {}
     """With a model: settings of sampling that replace the model's own, such as `sampling.image_size: [512, 512]`."""
 
+    @field_validator("settings", mode="before")
+    @classmethod
+    def names_are_dotted(cls, settings: Any) -> Any:
+        """Return the settings with dotted names. An override such as images.settings.sampling.shift=3 nests them."""
+        return dict(_dotted(settings)) if isinstance(settings, dict) else settings
+
     @model_validator(mode="after")
     def one_source_is_named(self):
         if (self.folder is None) == (self.model is None):
@@ -147,6 +154,14 @@ class ImagesRecipe(Section):
         if self.settings and self.model is None:
             raise ValueError("settings has no effect without model")
         return self
+
+
+def _dotted(settings: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 class ImproveRecipe(Section):
@@ -177,12 +192,12 @@ class KeepRecipe(Section):
     is kept only if the judge prefers it in both orders."""
 
     judge: JudgeRecipe
-    shows: Share = 0.5
+    shows_at_least: Share = 0.5
     """Least probability that an image shows its prompt. Images below it are never targets of the initial modes. A
     reflection that says "nothing to change" needs it too."""
-    true: Share = 0.5
+    true_at_least: Share = 0.5
     """Least probability that everything is true which a reflection says about its image."""
-    followed: Share | None = None
+    followed_at_least: Share | None = None
     """Least probability that the improved image makes the changes of the reflection and no others. null: not asked."""
 
 

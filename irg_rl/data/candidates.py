@@ -96,7 +96,7 @@ class Steps:
         """Return the image that the initial modes may train on: the improved image if it was kept, otherwise the first
         one. None if the judge does not see the prompt in it."""
         image, score = (one.improved, "shows after") if one.is_kept else (one.first, "shows")
-        return image if one.scores.get(score, -1.0) >= self.recipe.keep.shows else None
+        return image if one.scores.get(score, -1.0) >= self.recipe.keep.shows_at_least else None
 
     def _judge_first(self, one: Candidate) -> None:
         assert one.first is not None, "the step begins with a first image"
@@ -122,9 +122,9 @@ class Steps:
         keep, words = self.recipe.keep, self.recipe.teacher
         one.scores.pop("true", None)  # it may be that of an earlier try
         if is_stop(text, words.stop_phrase):
-            return None if one.scores["shows"] >= keep.shows else Flaw.OVERLOOKED
+            return None if one.scores["shows"] >= keep.shows_at_least else Flaw.OVERLOOKED
         one.scores["true"] = self.judge.true(one.prompt, one.first, seen_part(text, words.headings))
-        return None if one.scores["true"] >= keep.true else Flaw.UNTRUE
+        return None if one.scores["true"] >= keep.true_at_least else Flaw.UNTRUE
 
     def _judge_improved(self, one: Candidate) -> None:
         assert one.first is not None and one.improved is not None and one.reflection is not None
@@ -138,7 +138,7 @@ class Steps:
             one.leave_out(IMPROVED, "preferred in one order only")
         elif preference.first <= 0.5:
             one.leave_out(IMPROVED, "not preferred")
-        elif keep.followed is not None and self._followed(one) < keep.followed:
+        elif keep.followed_at_least is not None and self._followed(one) < keep.followed_at_least:
             one.leave_out(IMPROVED, "does not make the changes of the reflection")
         else:
             one.scores["shows after"] = self.judge.shows(one.prompt, one.improved)

@@ -166,8 +166,9 @@ def _origin(recipe: DataRecipe) -> str:
         "teacher": recipe.teacher.model,
         "judge": recipe.keep.judge.model,
         "questions": f"digest {template_digest(recipe)}",
-        "kept if": f"shows >= {recipe.keep.shows}, true >= {recipe.keep.true}, preferred in both orders"
-        + ("" if recipe.keep.followed is None else f", followed >= {recipe.keep.followed}"),
+        "kept if": ", ".join(
+            f"{name} {value}" for name, value in recipe.keep.model_dump(exclude={"judge"}, exclude_none=True).items()
+        ) + ", improved image preferred in both orders",
     }  # fmt: skip
     table = _table(["what", "from"], [[name, fact] for name, fact in facts.items()])
     columns = _table(["column", "content"], [[name, meaning] for name, meaning in COLUMNS.items()])

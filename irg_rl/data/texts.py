@@ -154,7 +154,7 @@ def _flaw_of_sections(text: str, teacher: TeacherRecipe) -> Flaw | None:
 
 
 _REFUSAL = re.compile(
-    r"\W*(?:i(?:'|’)?m sorry|i am sorry|sorry\b|i can(?:'|’)?t\b|i cannot\b|i am unable|i(?:'|’)m unable|as an ai\b)",
+    r"\W*(?:i(?:['’]?m| am) (?:sorry|unable)|sorry,? (?:but|i)\b|i can(?:['’]?t|not)\b|as an ai\b)",
     re.IGNORECASE,
 )
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?think>")

@@ -44,7 +44,9 @@ class WritingTask:
     is_reflection: bool = False
 
 
-def write_text(teacher: Service, settings: TeacherRecipe, task: WritingTask, prompt: Prompt, check: TextCheck) -> Writing:
+def write_text(
+    teacher: Service, settings: TeacherRecipe, task: WritingTask, prompt: Prompt, check: TextCheck
+) -> Writing:
     """Ask the teacher for a text, up to `settings.tries` times, and return what came of it. A text must have no mistake
     of form (see `texts.flaw_of`), and `check` must find none. Raises the errors of `Service.ask`."""
     headings = settings.headings if task.is_reflection else ()
