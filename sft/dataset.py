@@ -173,6 +173,11 @@ def stored_rows(folder: Path) -> Iterator[tuple[Path, int, int, bytes | str | No
                 yield file, group, row, conversation
 
 
+def count_stored_rows(folder: Path) -> int:
+    """Return the number of rows in the parquet files of a folder, without reading them."""
+    return sum(_open(file).metadata.num_rows for file in sorted(folder.glob("*.parquet")))
+
+
 def _tail(file: Path, size: int = 4096) -> bytes:
     with file.open("rb") as handle:
         handle.seek(max(file.stat().st_size - size, 0))

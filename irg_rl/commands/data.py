@@ -12,6 +12,7 @@ from irg_rl.data.survey import LISTED, ModeSurvey, mode_folders, origins, survey
 from irg_rl.driver.progress import bar, console
 from irg_rl.errors import InputError
 from irg_rl.prompts import read_prompts
+from sft.dataset import count_stored_rows
 
 
 def build_data(name: str, overrides: list[str]) -> None:
@@ -44,7 +45,7 @@ def _rows(total: PartRecord, modes: tuple[str, ...]) -> list[tuple[str, int]]:
 def check_data(folder: Path) -> None:
     """Run `irg-rl data check`: read every row as SFT does, and name those that cannot be trained on. Raises InputError
     if there are any."""
-    found = [survey(path) for path in mode_folders(folder)]
+    found = [_surveyed(path) for path in mode_folders(folder)]
     rows = [(one.mode, str(one.files), str(one.rows), str(one.usable), str(len(one.odd))) for one in found]
     show_rows(("mode", "files", "rows", "usable", "of another form"), rows)
     for one in found:
@@ -58,6 +59,11 @@ def check_data(folder: Path) -> None:
             f"{folder}: {broken} of {sum(one.rows for one in found)} rows cannot be trained on; SFT would skip them"
         )
     console.print(f"{folder}: every row can be trained on")
+
+
+def _surveyed(folder: Path) -> ModeSurvey:
+    with bar(f"reading {folder.name}", count_stored_rows(folder)) as progress:
+        return survey(folder, progress.advance)
 
 
 def _list(one: ModeSurvey, kind: str, problems: list[str]) -> None:
@@ -75,7 +81,7 @@ def show_stats(folder: Path) -> None:
         "mode", "rows", "broken", "MB", "prompts", "rows that draw", "nothing to change", "words: median", "95 %",
         "most", "images", "image sizes",
     )  # fmt: skip
-    show_rows(titles, [_stats(survey(path)) for path in paths])
+    show_rows(titles, [_stats(_surveyed(path)) for path in paths])
     told = [(path.name, found) for path in paths if (found := origins(path)) is not None]
     if told:
         console.print()

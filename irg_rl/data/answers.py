@@ -7,6 +7,7 @@ A failure never becomes an answer.
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,7 @@ from typing import Any
 from irg_rl.config.data import BudgetRecipe, JudgeRecipe, ServiceRecipe
 from irg_rl.errors import InputError
 from irg_rl.redact import redact_text
-from irg_rl.suites.files import whole_lines
-from irg_rl.suites.trees import write_whole
+from irg_rl.text_in import parse_json
 from rewards.judge import JudgeScorer
 from rewards.judge_answer import Unanswered
 from rewards.judge_client import JudgeClient, JudgeFailure, Question
@@ -47,40 +47,55 @@ class AnswerLog:
     """The log of all answers: one JSON object per line, added as soon as it is known.
 
     An entry has the key of its question, who was asked (teacher, judge or editor), what about (such as `reflection`),
-    the id of the prompt, the answer or the failure, and the tokens that the server counted (null: it did not say).
+    the id of the prompt, the answer or the failure, and the tokens that the server counted (null: it did not say). Only
+    the places of the answers are kept in memory, because a large data set has gigabytes of them.
     """
 
     path: Path
-    answers: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    """Key of an answered question -> where its line begins in the file, in bytes."""
     counted: dict[str, dict[str, int]] = field(default_factory=dict)
     """Who was asked -> calls, failed calls, tokens, and calls without a count of tokens."""
 
     def __post_init__(self) -> None:
+        """Read an existing log. If its last line was cut off when a build was killed, the line is removed. Raises
+        InputError if the file is no log."""
         if not self.path.exists():
             return
-        problems: list[str] = []
-        entries = [entry for _, entry in whole_lines(self.path, problems)]
-        try:
-            for entry in entries:
-                self._take(entry)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{self.path} is no log of `irg-rl data build` ({error!r}): move it away") from error
-        if problems or not self.path.read_bytes().endswith(b"\n"):  # a line was cut off when a build was killed
-            write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        place = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    self._take(parse_json(line, str(self.path)), place)
+                except (InputError, KeyError, TypeError) as error:
+                    raise InputError(
+                        f"{self.path} is no log of `irg-rl data build` ({error}, at byte {place}): move it away"
+                    ) from error
+                place += len(line)
+        os.truncate(self.path, place)
 
     def add(self, entry: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        self._take(entry)
+        with self.path.open("ab") as file:
+            place = file.seek(0, os.SEEK_END)
+            file.write(json.dumps(entry).encode() + b"\n")
+        self._take(entry, place)
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _take(self, entry: dict[str, Any], place: int) -> None:
         counted = self.counted.setdefault(entry["who"], dict.fromkeys(("calls", "failed", "tokens", "uncounted"), 0))
         counted["calls"] += 1
         counted["failed"] += bool(entry["failure"])
         counted["tokens"] += entry["tokens"] or 0
         counted["uncounted"] += entry["tokens"] is None and not entry["failure"]
         if not entry["failure"]:
-            self.answers[entry["key"]] = entry["answer"]
+            self.places[entry["key"]] = place
+
+    def answer(self, key: str) -> Any:
+        """Return the answer to a question that was answered before. Raises KeyError if it was not."""
+        with self.path.open("rb") as file:
+            file.seek(self.places[key])
+            return parse_json(file.readline(), str(self.path))["answer"]
 
     def total(self, name: str) -> int:
         """Return the sum of one count over everybody who was asked."""
@@ -147,8 +162,8 @@ class Service:
         """
         question = Question(text, tuple(pngs), ("", ""))  # empty words, because `read` reads the answer
         key = self._key(question)
-        if is_remembered and key in self.log.answers:
-            return self.log.answers[key]
+        if is_remembered and key in self.log.places:
+            return self.log.answer(key)
         self.budget.begin()
         entry = None
         try:

@@ -54,7 +54,7 @@ def build(recipe: DataRecipe, painter: Callable[[str], Painter], progress: Calla
     """Build a data set, or continue it. Finished parts are kept.
 
     painter: loads a model that draws. It is called with the model's folder, and only if something must be drawn.
-    progress: is called with a number of prompts whenever they are finished in this call.
+    progress: is called with a number of prompts whenever they are finished or left out.
 
     Raises InputError if an input file is wrong, or if the folder was begun with other settings.
     """
@@ -74,6 +74,7 @@ def build(recipe: DataRecipe, painter: Callable[[str], Painter], progress: Calla
         steps = Steps(recipe, service("teacher", recipe.teacher), DataJudge(service("judge", recipe.keep.judge)))
         if recipe.improve.editor is not None:
             drawings.editor = service("editor", recipe.improve.editor)
+        progress(len(dropped))
         records = _build_parts(out, steps, drawings, prompts, budget, progress)
         total = summed(records)
         total.left_out[:0] = dropped

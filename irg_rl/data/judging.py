@@ -6,6 +6,7 @@ from functools import partial
 
 from irg_rl.data.answers import Service
 from irg_rl.data.sources import FoundImage
+from irg_rl.data.texts import tagged
 from irg_rl.suites.judging import fill
 from irg_rl.trajectory import Prompt
 from rewards.base import Preference
@@ -32,7 +33,7 @@ class DataJudge:
 
     def followed(self, prompt: Prompt, first: FoundImage, reflection: str, second: FoundImage) -> float:
         """Return the probability that the second image makes the changes of the reflection and no others."""
-        return self._ask("followed", prompt, {"reflection": reflection}, (first, second), ("yes", "no"))
+        return self._ask("followed", prompt, {"reflection": tagged(reflection)}, (first, second), ("yes", "no"))
 
     def prefers(self, prompt: Prompt, second: FoundImage, first: FoundImage) -> Preference:
         """Return how strongly the judge prefers the second image to the first one, asked in both orders."""

@@ -86,8 +86,9 @@ class FoundImage:
     content: bytes
     pixels: np.ndarray
 
-    @property
+    @cached_property
     def encoded(self) -> str:
+        """The file as base64, as rows have it."""
         return base64.b64encode(self.content).decode("ascii")
 
     @cached_property

@@ -5,7 +5,7 @@ matter."""
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,17 @@ def mode_folders(folder: Path) -> list[Path]:
     return found
 
 
-def survey(folder: Path) -> ModeSurvey:
+def survey(folder: Path, progress: Callable[[int], None] = lambda rows: None) -> ModeSurvey:
     """Read every row of the folder of one mode, and return what was found. Every image is decoded, as in training.
-    Raises DataError if a file is no readable parquet file."""
+    `progress` is called with the number of rows that have just been read. Raises DataError if a file is no readable
+    parquet file."""
     name = folder.resolve().name
     found = ModeSurvey(name, name in FORMS)
     files = sorted(folder.glob("*.parquet"))
     found.files, found.size = len(files), sum(file.stat().st_size for file in files)
     for file, group, row, conversation in stored_rows(folder):
         found.rows += 1
+        progress(1)
         where = f"{file.name}, row group {group}, row {row}"
         try:
             parts = parse_row(conversation)

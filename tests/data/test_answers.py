@@ -53,13 +53,15 @@ def test_a_line_that_was_cut_off_is_removed_and_its_question_asked_again(tmp_pat
         path.write_text(path.read_text()[:-20])
         again = service(tmp_path, url)
         assert (ask(again, "one ?"), ask(again, "two ?")) == ("answer 1", "answer 3")
-    assert len(AnswerLog(path).answers) == 2
+    assert len(AnswerLog(path).places) == 2
 
 
 def test_a_file_that_is_no_log_is_refused(tmp_path):
-    (tmp_path / "answers.jsonl").write_text('{"prompt": "a cat"}\n')
-    with pytest.raises(InputError, match="no log of `irg-rl data build`"):
-        AnswerLog(tmp_path / "answers.jsonl")
+    for content in ('{"prompt": "a cat"}\n', "[1]\n", "half a line\n{}\n"):
+        (tmp_path / "answers.jsonl").write_text(content)
+        with pytest.raises(InputError, match="no log of `irg-rl data build`"):
+            AnswerLog(tmp_path / "answers.jsonl")
+        assert (tmp_path / "answers.jsonl").read_text() == content
 
 
 def test_the_budget_counts_earlier_calls_of_the_program(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from irg_rl.config.data import BudgetRecipe
 from irg_rl.data.build import build
 from irg_rl.data.drawing import Draft
-from irg_rl.data.survey import mode_folders, survey
+from irg_rl.data.survey import mode_folders, origins, survey
 from irg_rl.errors import InputError
 from irg_rl.learning_modes import IMPROVING, IMPROVING_FULL, INITIAL, MODES
 from irg_rl.prompts import write_prompts
@@ -120,6 +120,9 @@ def test_the_columns_say_where_a_row_comes_from(erring_build):
         scores = json.loads(row["scores"])
         assert min(scores["prefers"], scores["prefers swapped"], scores["true"]) >= 0.5
     assert any("asked again" in row["repairs"] for row in table)
+    found = origins(folder / "out" / IMPROVING_FULL)
+    assert found.teachers == {"teacher": len(table)} and 0 < found.repaired < len(table)
+    assert found.scores["prefers"] > 0.5
 
 
 # --- what is counted
