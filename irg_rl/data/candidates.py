@@ -21,7 +21,6 @@ from irg_rl.data.texts import Flaw, is_stop, seen_part
 from irg_rl.data.writing import TextCheck, Writing, WritingTask, write_text
 from irg_rl.trajectory import Prompt
 
-Scores = dict[str, float]
 FIRST, PLAN, REFLECTION, IMPROVED, THINKING = "first image", "plan", "reflection", "improved image", "thinking"
 """The things that are made for a prompt, as counts and messages name them."""
 
@@ -40,7 +39,7 @@ class Candidate:
     is_kept: bool = False
     thinking: str | None = None
     """The think text that leads to the good image."""
-    scores: Scores = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
     """What the judge said: name of the question -> probability."""
     writings: list[Writing] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -53,13 +52,13 @@ class Candidate:
     def prompt(self) -> Prompt:
         return self.asked.prompt
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the next build has nothing to try again for this prompt."""
-        return not (self.waiting or self.missing)
-
     def leave_out(self, what: str, reason: str, detail: str = "") -> None:
         self.left_out.append(LeftOut(self.prompt.id, what, reason, detail))
+
+    def lack(self, what: str, problem: UnusableImage) -> None:
+        """Note that an image cannot be used. If its file is missing or broken, the next build looks again."""
+        listed = self.left_out if problem.is_whole else self.missing
+        listed.append(LeftOut(self.prompt.id, what, problem.reason, problem.detail))
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def take_first(one: Candidate, read: Callable[[NumberedPrompt], FoundImage], own
     try:
         image = read(one.asked)
     except UnusableImage as problem:
-        one.missing.append(LeftOut(one.prompt.id, FIRST, problem.reason, problem.detail))
+        one.lack(FIRST, problem)
         return
     owner = owners.setdefault(image.digest, one.prompt.id)
     if owner != one.prompt.id:
@@ -191,4 +190,4 @@ def propose(one: Candidate, path: Path) -> None:
     try:
         one.improved = read_image(path)
     except UnusableImage as problem:
-        one.missing.append(LeftOut(one.prompt.id, IMPROVED, problem.reason, problem.detail))
+        one.lack(IMPROVED, problem)

@@ -39,11 +39,12 @@ class LeftOut:
 
 
 class UnusableImage(Exception):
-    """Raised if an image file cannot be used. `reason` is one of few texts, and `detail` names the file."""
+    """Raised if an image file cannot be used. `reason` is one of few texts, and `detail` names the file. `is_whole`
+    says that the file is a complete image, which shows nothing. So there is no point in looking again."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, is_whole: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.is_whole = reason, detail, is_whole
 
 
 @dataclass(frozen=True)
@@ -148,5 +149,5 @@ def usable_image(content: bytes, where: str) -> FoundImage:
     except BrokenRow as error:
         raise UnusableImage("broken image", str(error)) from error
     if int(np.ptp(pixels, axis=(0, 1)).max()) < FLAT:
-        raise UnusableImage("one colour only", where)
+        raise UnusableImage("one colour only", where, is_whole=True)
     return FoundImage(content, pixels)

@@ -142,6 +142,8 @@ def _flaw_of_sections(text: str, teacher: TeacherRecipe) -> Flaw | None:
     places = [text.find(f"### {heading}") for heading in teacher.headings]
     if is_stop(text, teacher.stop_phrase):
         return Flaw.CONTRADICTION if any(place >= 0 for place in places) else None
+    if not places:
+        return None
     if -1 in places or places != sorted(places):
         return Flaw.SECTION
     ends = [*places[1:], len(text)]
@@ -149,8 +151,7 @@ def _flaw_of_sections(text: str, teacher: TeacherRecipe) -> Flaw | None:
         text[start:end].removeprefix(f"### {heading}")
         for heading, start, end in zip(teacher.headings, places, ends, strict=True)
     ]
-    before = [text[: places[0]]] if places else []
-    return None if all(_words(part) for part in (*before, *bodies)) else Flaw.SECTION
+    return None if all(_words(part) for part in (text[: places[0]], *bodies)) else Flaw.SECTION
 
 
 _REFUSAL = re.compile(

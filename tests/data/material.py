@@ -35,6 +35,7 @@ def save(folder: Path, images: dict[str, np.ndarray]) -> Path:
 
 def shapes(folder: Path, count: int, right: int = 3) -> list[Prompt]:
     """Write prompts of the shapes world and first images: every `right`-th one is right, the others have a defect."""
+    folder.mkdir(parents=True, exist_ok=True)
     prompts = make_prompts(count, "train", seed=5)
     rng, images = random.Random(1), {}
     for number, prompt in enumerate(prompts):

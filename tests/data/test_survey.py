@@ -56,7 +56,7 @@ def test_numbers_of_texts_images_and_prompts(tmp_path):
     found = survey(tmp_path / IMPROVING_FULL)
     assert (found.with_target, found.stops, len(found.prompts)) == (3, 1, 3)
     assert found.sizes == {"16x16": 7}
-    assert (found.words_at(50), found.words_at(100)) == (4, 7)
+    assert (found.words_at(50), found.words_at(100)) == (4, 8)
 
 
 def test_a_folder_of_an_own_mode_is_read_without_a_form(tmp_path):
