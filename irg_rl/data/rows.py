@@ -25,8 +25,8 @@ from irg_rl.learning_modes import (
 COLUMNS = {
     "prompt_id": "id of the prompt",
     "prompt": "text of the prompt",
-    "first_image": "where the first image comes from",
-    "improved_image": "who drew the improved image; empty: the row has none",
+    "first_image": "the model that drew the first image, or its folder",
+    "improved_image": "the model or editor that drew the improved image, or its folder; empty: the row shows none",
     "teacher": "model that wrote the texts",
     "template": "digest of the questions that teacher and judge were asked",
     "judge": "model that decided what is kept",
@@ -125,7 +125,7 @@ def template_digest(recipe: DataRecipe) -> str:
 
 def _origin(one: Candidate, recipe: DataRecipe, shows_improved: bool) -> dict[str, str]:
     repairs = [repair for writing in one.writings for repair in writing.provenance]
-    improve = recipe.improve
+    images, improve = recipe.images, recipe.improve
     drawn_by = {
         "folder": improve.folder, "model": recipe.redrawing_model,
         "editor": improve.editor.model if improve.editor else None,
@@ -133,7 +133,7 @@ def _origin(one: Candidate, recipe: DataRecipe, shows_improved: bool) -> dict[st
     return {
         "prompt_id": one.prompt.id,
         "prompt": one.prompt.text,
-        "first_image": str(recipe.images.model or recipe.images.folder),
+        "first_image": f"model: {images.model}" if images.model else f"folder: {images.folder}",
         "improved_image": f"{improve.by}: {drawn_by}" if shows_improved else "",
         "teacher": recipe.teacher.model,
         "template": template_digest(recipe),

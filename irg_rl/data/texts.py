@@ -132,10 +132,13 @@ def tagged(text: str) -> str:
     return text if text.lstrip().startswith("<think>") else f"<think> {text} </think>"
 
 
-def remark(flaw: Flaw, teacher: TeacherRecipe) -> str:
-    """Return the sentences that are added to the question when the teacher is asked again."""
-    reason = REMARKS[flaw].format(language=LANGUAGES[teacher.language])
-    return f"\n\nYour last answer could not be used: {reason}. Answer again."
+def remark(flaws: Sequence[Flaw], teacher: TeacherRecipe) -> str:
+    """Return the sentences that are added to the question when the teacher is asked again. `flaws` has the mistakes of
+    all earlier tries. They are all listed, so the question of every try differs, and no try gets a remembered
+    answer."""
+    reasons = [REMARKS[flaw].format(language=LANGUAGES[teacher.language]) for flaw in flaws]
+    listed = " ".join(f"Answer {number}: {reason}." for number, reason in enumerate(reasons, 1))
+    return f"\n\nYour answers so far could not be used. {listed} Answer again."
 
 
 def _flaw_of_sections(text: str, teacher: TeacherRecipe) -> Flaw | None:

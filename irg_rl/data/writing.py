@@ -61,7 +61,7 @@ def write_text(
             writing.text, writing.repairs = found.text, found.repairs
             break
         writing.flaws.append(flaw)
-        added = remark(flaw, settings)
+        added = remark(writing.flaws, settings)
     return writing
 
 

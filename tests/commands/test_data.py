@@ -110,4 +110,4 @@ def test_ls_and_cp_know_data_recipes(irg_rl, tmp_path, monkeypatch):
     assert "\ndata recipe " in listed and "\nirgl " in listed and "\nshapes-irgl " in listed
     copied = irg_rl("cp", "irgl", tmp_path / "mine.yaml")
     assert copied.code == 0 and "data build" in copied.out
-    assert "prompts: " in (tmp_path / "mine.yaml").read_text()
+    assert "\nprompts:\n" in (tmp_path / "mine.yaml").read_text()

@@ -106,8 +106,9 @@ def test_tags_are_added_once():
 
 
 def test_the_teacher_is_told_its_mistake():
-    assert "Write in German" in remark(Flaw.LANGUAGE, TEACHER.model_copy(update={"language": "de"}))
-    assert all(remark(flaw, TEACHER) for flaw in Flaw)
+    assert "Write in German" in remark([Flaw.LANGUAGE], TEACHER.model_copy(update={"language": "de"}))
+    assert len({remark([flaw], TEACHER) for flaw in Flaw}) == len(Flaw)
+    assert remark([Flaw.EMPTY], TEACHER) != remark([Flaw.EMPTY, Flaw.EMPTY], TEACHER), "a third try asks anew"
 
 
 def test_the_built_in_questions_have_all_their_place_holders():
