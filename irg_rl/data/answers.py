@@ -165,11 +165,12 @@ class Service:
         if is_remembered and key in self.log.places:
             return self.log.answer(key)
         self.budget.begin()
-        entry = None
         try:
             entry = self._entry(question, read) | {"key": key, "about": about, "prompt": prompt_id}
-        finally:
-            self.budget.end(entry)
+        except BaseException:
+            self.budget.end(None)
+            raise
+        self.budget.end(entry)
         if entry["failure"]:
             self._count_failure(entry["failure"])
             raise QuestionFailed(f"no answer of the {self.who}", entry["failure"])

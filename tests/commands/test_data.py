@@ -10,7 +10,9 @@ from irg_rl.data.survey import survey
 from irg_rl.learning_modes import IMPROVING_FULL, IMPROVING_GENERATION, INITIAL_FULL, INITIAL_GENERATION
 from irg_rl.model.folder import save_folder
 from irg_rl.prompts import write_prompts
+from irg_rl.shapes_world import judge_mind
 from irg_rl.trajectory import Prompt
+from rewards.judge_server import JudgeServer
 from sft.dataset import Rejections, RowSource
 from tests.data.material import landscapes, shapes
 from tests.data.servers import Erring, landscape, landscape_server
@@ -61,9 +63,11 @@ def of_folder(folder) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_program_itself_plays_teacher_and_judge(irg_rl, tmp_path):
+def test_the_program_itself_plays_the_teacher(irg_rl, tmp_path):
     shapes(tmp_path, 6)
-    answer = irg_rl("data", "build", "shapes-irgl", *of_folder(tmp_path))
+    with JudgeServer(judge_mind.answer) as judge:
+        own = f"keep.judge={{base_url: {judge.base_url}, mind: null}}"
+        answer = irg_rl("data", "build", "shapes-irgl", *of_folder(tmp_path), own)
     assert answer.code == 0, answer.err
     assert survey(tmp_path / "out" / IMPROVING_GENERATION).rows >= 3
     stats = irg_rl("data", "stats", tmp_path / "out").out
