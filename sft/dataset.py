@@ -12,6 +12,7 @@ its own packs, and all ranks must draw the same rows.
 
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,6 +182,20 @@ class RowSource:
                     f"{self.folder}: an epoch has no usable row{kept}; add rows, or mend those in rejected.jsonl"
                 )
             self.epoch, self.group, self._usable = self.epoch + 1, 0, 0
+
+
+def stored_rows(folder: Path) -> Iterator[tuple[Path, int, int, bytes | str | None]]:
+    """Yield (file, row group, number of the row in its group, conversation) for every row in the parquet files of a
+    folder, in order. Raises DataError if a file cannot be read."""
+    for file in sorted(folder.glob("*.parquet")):
+        for group in range(_open(file).metadata.num_row_groups):
+            for row, conversation in enumerate(_read_group(file, group)):
+                yield file, group, row, conversation
+
+
+def count_stored_rows(folder: Path) -> int:
+    """Return the number of rows in the parquet files of a folder, without reading them."""
+    return sum(_open(file).metadata.num_rows for file in sorted(folder.glob("*.parquet")))
 
 
 def _tail(file: Path, size: int = 4096) -> bytes:

@@ -56,7 +56,7 @@ class ImagePart:
     def pixels(self) -> np.ndarray:
         """The pixels, uint8 [H, W, 3]. They are decoded when they are first used. Raises BrokenRow if this is not
         possible."""
-        return _pixels(self.data, self.where)
+        return decode_file(self.data, self.where)
 
 
 Part = TextPart | ImagePart
@@ -111,8 +111,8 @@ def _parse_part(part: dict, where: str) -> Part:
     target, vae, vit = (_flag(part, name, False, where) for name in ("need_loss", "need_vae", "need_vit"))
     if not (target or vae or vit):
         raise BrokenRow(f"{where}: an image needs one of need_loss, need_vae, need_vit")
-    data = _file_bytes(part["content"], where)
-    return ImagePart(data, _opened(data, where).size, where, target, vae, vit)
+    data = image_bytes(part["content"], where)
+    return ImagePart(data, open_image(data, where).size, where, target, vae, vit)
 
 
 def _text(content: str, where: str) -> str:
@@ -133,24 +133,36 @@ def _flag(part: dict, name: str, default: bool, where: str) -> bool:
 
 def decode_image(encoded: str, where: str = "image") -> np.ndarray:
     """Decode base64 of PNG, JPEG or WebP bytes to uint8 [H, W, 3]. The base64 may be in a data URL and may have line
-    breaks.
-
-    Transparent pixels are put on white. A photo is turned as its EXIF data says. The size is read from the header of
-    the file. So an image with too many pixels is refused before its pixels are decoded and need memory. Raises
-    BrokenRow if the image cannot be decoded. A truncated image also counts as broken, because half of it would be grey.
-    """
-    return _pixels(_file_bytes(encoded, where), where)
+    breaks. Raises BrokenRow if this is not base64, or as in `decode_file`."""
+    return decode_file(image_bytes(encoded, where), where)
 
 
-def _file_bytes(encoded: str, where: str) -> bytes:
+def image_bytes(encoded: str, where: str = "image") -> bytes:
+    """Return the bytes of an image file from their base64, which may be in a data URL and may have line breaks. Raises
+    BrokenRow if this is not base64."""
     try:
         return base64.b64decode(_SPACE.sub("", _DATA_URL.sub("", encoded)), validate=True)
     except ValueError as error:
         raise BrokenRow(f"{where}: the content is not base64: {error}") from error
 
 
-def _opened(data: bytes, where: str) -> Image.Image:
-    """Read the header of an image file, and check its format and its size."""
+def decode_file(data: bytes, where: str = "image") -> np.ndarray:
+    """Decode the bytes of a PNG, JPEG or WebP file to uint8 [H, W, 3].
+
+    Transparent pixels are put on white. A photo is turned as its EXIF data says. The size is read from the header of
+    the file. So an image with too many pixels is refused before its pixels are decoded and need memory. Raises
+    BrokenRow if the image cannot be decoded. A truncated image also counts as broken, because half of it would be grey.
+    """
+    image = open_image(data, where)
+    try:
+        return from_pil(ImageOps.exif_transpose(image)).numpy()
+    except UNDECODABLE as error:
+        raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error
+
+
+def open_image(data: bytes, where: str = "image") -> Image.Image:
+    """Read the header of a PNG, JPEG or WebP file. Raises BrokenRow if the file is of another kind, or has too many
+    pixels or too many bits per channel."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked right below
@@ -162,14 +174,6 @@ def _opened(data: bytes, where: str) -> Image.Image:
     if image.mode.startswith(DEEP_MODES):
         raise BrokenRow(f"{where}: {image.mode} pixels; store images with 8 bits per channel")
     return image
-
-
-def _pixels(data: bytes, where: str) -> np.ndarray:
-    image = _opened(data, where)
-    try:
-        return from_pil(ImageOps.exif_transpose(image)).numpy()
-    except UNDECODABLE as error:
-        raise BrokenRow(f"{where}: the image can't be decoded: {error}") from error
 
 
 _DATA_URL = re.compile(r"^\s*data:image/[\w.+-]+;base64,")

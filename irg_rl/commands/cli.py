@@ -87,14 +87,16 @@ def ls() -> None:
 
 @app.command()
 def cp(
-    name: Annotated[str, typer.Argument(help="a shipped recipe, as `irg-rl ls` lists it")],
+    name: Annotated[str, typer.Argument(help="a shipped recipe of a run or a data set, as `irg-rl ls` lists it")],
     file: Annotated[Path | None, typer.Argument(help="file to write; default: NAME.yaml in this folder")] = None,
 ) -> None:
     """Copy a shipped recipe to a file of your own, to edit."""
     from irg_rl.commands.cp import copy_recipe
+    from irg_rl.config.shipped import shipped_data_recipes
 
     written = copy_recipe(name, file)
-    console.print(f"written: {written}; `irg-rl train {written}` runs it", soft_wrap=True, markup=False)
+    command = "data build" if name.removesuffix(".yaml") in shipped_data_recipes() else "train"
+    console.print(f"written: {written}; `irg-rl {command} {written}` runs it", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -461,6 +463,42 @@ def suite_judge(
     from irg_rl.commands.suite import judge_suite
 
     judge_suite(name, folder, judge, model, api_key_env, template, prompts, concurrency, extra_body)
+
+
+data_app = typer.Typer(no_args_is_help=True, help="SFT data in the IRG schema: build it, check it, look at it.")
+app.add_typer(data_app, name="data")
+
+DataFolder = Annotated[Path, typer.Argument(help="a folder that holds one folder of parquet files per mode")]
+
+
+@data_app.command("build")
+def data_build(
+    recipe: Annotated[str, typer.Argument(help="a data recipe, or the name of a shipped one, as `irg-rl ls` lists it")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings that replace the recipe's, as key=value: out=/data/IRGL")
+    ] = None,
+) -> None:
+    """Build rows of the six learning modes: a teacher writes thinking and reflections, somebody draws improved images,
+    and a judge decides what is kept. The same command continues what was interrupted."""
+    from irg_rl.commands.data import build_data
+
+    build_data(recipe, overrides or [])
+
+
+@data_app.command("check")
+def data_check(folder: DataFolder) -> None:
+    """Read every row as SFT does, and name the rows that cannot be trained on or do not look like their mode."""
+    from irg_rl.commands.data import check_data
+
+    check_data(folder)
+
+
+@data_app.command("stats")
+def data_stats(folder: DataFolder) -> None:
+    """Print numbers of rows, lengths of texts and sizes of images of every mode, and what is known of their origin."""
+    from irg_rl.commands.data import show_stats
+
+    show_stats(folder)
 
 
 @app.command()

@@ -1,4 +1,5 @@
-"""`irg-rl ls`: lists the recipes that come with irg-rl, the recipes in ./configs, and the runs in ./runs."""
+"""`irg-rl ls`: lists the recipes that come with irg-rl, the recipes in ./configs, and the runs in ./runs. Recipes of
+data sets have a list of their own, with those in ./configs/data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from omegaconf import OmegaConf
 from rich.cells import cell_len
 
 from irg_rl.config import recipe_settings
-from irg_rl.config.shipped import shipped_recipes
+from irg_rl.config.shipped import shipped_data_recipes, shipped_recipes
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run
 from irg_rl.errors import UserError
@@ -16,6 +17,8 @@ from irg_rl.text_out import shown
 
 def show_lists() -> None:
     show_rows(("recipe", "stages", "what it is"), recipes())
+    console.print()
+    show_rows(("data recipe", "what it is"), data_recipes())
     if found := runs(Path("runs")):
         console.print()
         show_rows(("run", "digest", "done", "last"), found)
@@ -31,12 +34,31 @@ def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def recipe_files() -> dict[str, Path]:
-    """Return name -> file for every recipe. Users type this name in commands. It is the short name of a recipe that
-    comes with irg-rl, or the path of a recipe in ./configs."""
-    shipped = shipped_recipes()
+    """Return name -> file for every recipe. The name is what a user types: the name of a recipe that comes with irg-rl,
+    or the path of a recipe in ./configs."""
+    return _with_own(shipped_recipes(), Path("configs"))
+
+
+def _with_own(shipped: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """Return the shipped recipes, and those of the user in `folder`."""
     known = {file.resolve() for file in shipped.values()}
-    own = [file for file in sorted(Path("configs").glob("*.yaml")) if file.resolve() not in known]
+    own = [file for file in sorted(folder.glob("*.yaml")) if file.resolve() not in known]
     return shipped | {str(file): file for file in own}
+
+
+def data_recipes() -> list[tuple[str, str]]:
+    """Return (name, description) for every recipe of a data set. If a recipe cannot be read, the error message replaces
+    the description."""
+    rows = []
+    for name, file in _with_own(shipped_data_recipes(), Path("configs/data")).items():
+        try:
+            settings = OmegaConf.to_container(recipe_settings(file), resolve=False)
+        except (UserError, OSError) as error:
+            rows.append((name, f"unreadable: {str(error).splitlines()[0]}"))
+            continue
+        described = settings.get("description", "") if isinstance(settings, dict) else ""
+        rows.append((name, str(described)))
+    return rows
 
 
 def recipes() -> list[tuple[str, str, str]]:

@@ -40,7 +40,7 @@ def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
         return Answer(f"I am not sure what is asked: {puzzle}")
     if len(images) != asked.images:
         return Answer(f"I was asked about {asked.images} image(s) and see {len(images)}.")
-    readings = [read(_at_world_size(image)) for image in images]
+    readings = [read(at_world_size(image)) for image in images]
     noises = [_noise(image, question, seed) for image in images]
     if isinstance(asked, AskedOfReflection):
         share = statements_true(asked.reflection, readings[0]) if asked.images == 1 else following(
@@ -73,7 +73,8 @@ def _yes_or_no(belief: float) -> Answer:
     return Answer("Yes" if p > 0.5 else "No", _spellings("Yes", "No", p))
 
 
-def _at_world_size(image: Pixels) -> Pixels:
+def at_world_size(image: Pixels) -> Pixels:
+    """Return the image at the size of the shapes world. Larger images are reduced."""
     side = WORLD.pixels
     if image.shape[:2] == (side, side):
         return image

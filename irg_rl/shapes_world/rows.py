@@ -1,27 +1,38 @@
 """Makes and writes training rows for the six learning modes of IRGL (Interleaving Reasoning Generation), as parquet
 files.
 
-There is one folder per mode. The column `conversation` has a JSON list of turns. A user turn is {role, content: str,
-need_loss}. The content of an assistant turn is a list of texts and images: {type: text, content, need_loss} or {type:
-image, content: base64 PNG, need_loss, need_vae, need_vit}. `need_loss` says whether this text or image is a training
-target. `need_vae` and `need_vit` say whether the image is an input of the model, through its VAE and its ViT.
+There is one folder per mode. The column `conversation` has one conversation per row, as JSON (see
+irg_rl/learning_modes.py).
 """
 
 import base64
 import io
 import json
-import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from irg_rl.errors import InputError
+from irg_rl.learning_modes import (
+    IMPROVING,
+    IMPROVING_FULL,
+    IMPROVING_GENERATION,
+    INITIAL,
+    MODES,
+    Messages,
+    assistant_turn,
+    condition_image,
+    improving_conversation,
+    initial_conversation,
+    target_image,
+    text_part,
+    user_turn,
+    write_columns,
+)
 from irg_rl.shapes_world.base_rows import BASE_MODES, EDITING, READING, base_example
 from irg_rl.shapes_world.edits import apply_edits
 from irg_rl.shapes_world.reading import PictureReading, read, read_batch, scene_reading
@@ -30,23 +41,6 @@ from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.shapes_world.teacher import IMPROVING_QUESTION, INITIAL_QUESTION, reflect, think_text
 from irg_rl.trajectory import Prompt
 
-INITIAL_UNDERSTANDING = "initial_thinking_understanding_learning"
-INITIAL_GENERATION = "initial_thinking_generation_learning"
-INITIAL_FULL = "initial_full_learning"
-IMPROVING_UNDERSTANDING = "improving_thinking_understanding_learning"
-IMPROVING_GENERATION = "improving_thinking_generation_learning"
-IMPROVING_FULL = "improving_full_learning"
-MODES = (
-    INITIAL_UNDERSTANDING,
-    INITIAL_GENERATION,
-    INITIAL_FULL,
-    IMPROVING_UNDERSTANDING,
-    IMPROVING_GENERATION,
-    IMPROVING_FULL,
-)
-ROW_GROUPS = 8
-
-Messages = list[dict]
 Step = tuple[str, np.ndarray | None]  # a reflection and the picture it leads to
 
 
@@ -96,15 +90,7 @@ def write_mode(out: Path | str, mode: str, rows: Sequence[Messages]) -> Path:
     if mode not in (*MODES, *BASE_MODES):
         raise InputError(f"unknown mode {mode!r}: use one of {', '.join((*MODES, *BASE_MODES))}")
     path = Path(out) / mode / "part-00000.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    table = pa.table({"conversation": pa.array([json.dumps(row) for row in rows], pa.string())})
-    try:
-        pq.write_table(table, aside, row_group_size=max(1, -(-len(rows) // ROW_GROUPS)), compression="NONE")
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)  # a full disk leaves no half-written file
-        raise
+    write_columns(path, {"conversation": [json.dumps(row) for row in rows]})
     return path
 
 
@@ -116,9 +102,10 @@ def make_row(mode: str, prompt: Prompt, rng: random.Random, mix: RowMix = RowMix
     if mode in BASE_MODES:
         return _base(mode, *base_example(mode, rng))
     right = sample_scene(prompt.metadata, rng)
-    if mode in _INITIAL:
-        return _INITIAL[mode](prompt, think_text(prompt.metadata), render(right))
-    if mode not in _IMPROVING:
+    if mode in INITIAL:
+        think, image = think_text(prompt.metadata), encode_png(render(right))
+        return initial_conversation(mode, prompt.text, think, image, INITIAL_QUESTION)
+    if mode not in IMPROVING:
         raise InputError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
     stops = rng.random() < mix.stop_share
     scene = right if stops else corrupt(right, prompt.metadata, rng, rng.choice((1, 1, 2, 3)))
@@ -161,7 +148,9 @@ def improving_row(
         if picture is None:
             break
         steps.append(_step(picture, read(picture), prompt, rng, mix))
-    return _IMPROVING[mode](prompt, first, steps)
+    encoded = [(reflection, None if picture is None else encode_png(picture)) for reflection, picture in steps]
+    think = think_text(prompt.metadata)
+    return improving_conversation(mode, prompt.text, think, encode_png(first), encoded, IMPROVING_QUESTION)
 
 
 def _step(pixels: np.ndarray, reading: PictureReading, prompt: Prompt, rng: random.Random, mix: RowMix) -> Step:
@@ -181,84 +170,19 @@ def decode_png(content: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
 
 
-def _user(text: str) -> dict:
-    return {"role": "user", "content": text, "need_loss": False}
-
-
-def _assistant(*parts: dict) -> dict:
-    return {"role": "assistant", "content": list(parts)}
-
-
-def _text(content: str, need_loss: bool) -> dict:
-    return {"type": "text", "content": content, "need_loss": need_loss}
-
-
-def _condition(pixels: np.ndarray) -> dict:
-    content = encode_png(pixels)
-    return {"type": "image", "content": content, "need_loss": False, "need_vae": True, "need_vit": True}
-
-
-def _target(pixels: np.ndarray, seen_later: bool = False) -> dict:
-    content = encode_png(pixels)
-    return {"type": "image", "content": content, "need_loss": True, "need_vae": seen_later, "need_vit": seen_later}
-
-
-def _initial_understanding(prompt: Prompt, think: str, image: np.ndarray) -> Messages:
-    seen = _assistant(_condition(image))
-    return [_user(prompt.text), seen, _user(INITIAL_QUESTION), _assistant(_text(think, True))]
-
-
-def _initial_generation(prompt: Prompt, think: str, image: np.ndarray) -> Messages:
-    return [_user(prompt.text), _assistant(_text(think, True))]
-
-
-def _initial_full(prompt: Prompt, think: str, image: np.ndarray) -> Messages:
-    return [_user(prompt.text), _assistant(_text(think, True), _target(image))]
-
-
-def _improving_understanding(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Messages:
-    [(reflection, second)] = steps
-    seen = _assistant(*(_condition(image) for image in (first, second) if image is not None))
-    return [_user(prompt.text), seen, _user(IMPROVING_QUESTION), _assistant(_text(reflection, True))]
-
-
-def _improving_generation(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Messages:
-    [(reflection, _)] = steps
-    think = _text(think_text(prompt.metadata), False)
-    return [_user(prompt.text), _assistant(think, _condition(first), _text(reflection, True))]
-
-
-def _improving_full(prompt: Prompt, first: np.ndarray, steps: list[Step]) -> Messages:
-    parts = [_text(think_text(prompt.metadata), False), _condition(first)]
-    for number, (reflection, picture) in enumerate(steps, 1):
-        parts.append(_text(reflection, True))
-        if picture is not None:
-            parts.append(_target(picture, seen_later=number < len(steps)))
-    return [_user(prompt.text), _assistant(*parts)]
-
-
 def _base(mode: str, texts: list[str], picture: np.ndarray, after: np.ndarray | None) -> Messages:
+    image = encode_png(picture)
     if mode == READING:
-        pairs = zip(texts[::2], texts[1::2])
-        asked = [turn for question, answer in pairs for turn in (_user(question), _assistant(_text(answer, True)))]
-        return [_assistant(_condition(picture)), *asked]
+        asked = [
+            turn for question, answer in zip(texts[::2], texts[1::2])
+            for turn in (user_turn(question), assistant_turn(text_part(answer, True)))
+        ]  # fmt: skip
+        return [assistant_turn(condition_image(image)), *asked]
     [text] = texts
     if mode == EDITING:
         assert after is not None, "an editing row has the picture after the edit"
-        return [_assistant(_condition(picture), _text(text, False), _target(after))]
-    return [_user(text), _assistant(_target(picture))]
-
-
-_INITIAL: dict[str, Callable[..., Messages]] = {
-    INITIAL_UNDERSTANDING: _initial_understanding,
-    INITIAL_GENERATION: _initial_generation,
-    INITIAL_FULL: _initial_full,
-}
-_IMPROVING: dict[str, Callable[..., Messages]] = {
-    IMPROVING_UNDERSTANDING: _improving_understanding,
-    IMPROVING_GENERATION: _improving_generation,
-    IMPROVING_FULL: _improving_full,
-}
+        return [assistant_turn(condition_image(image), text_part(text, False), target_image(encode_png(after)))]
+    return [user_turn(text), assistant_turn(target_image(image))]
 
 
 def _endless(prompts: Sequence[Prompt], rng: random.Random):

@@ -5,11 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from irg_rl.shapes_world.check import judge
-from irg_rl.shapes_world.edits import plan_edits
-from irg_rl.shapes_world.reading import read
-from irg_rl.shapes_world.render import render
-from irg_rl.shapes_world.rows import (
+from irg_rl.learning_modes import (
     IMPROVING_FULL,
     IMPROVING_GENERATION,
     IMPROVING_UNDERSTANDING,
@@ -17,6 +13,12 @@ from irg_rl.shapes_world.rows import (
     INITIAL_GENERATION,
     INITIAL_UNDERSTANDING,
     MODES,
+)
+from irg_rl.shapes_world.check import judge
+from irg_rl.shapes_world.edits import plan_edits
+from irg_rl.shapes_world.reading import read
+from irg_rl.shapes_world.render import render
+from irg_rl.shapes_world.rows import (
     RowMix,
     decode_png,
     encode_png,
