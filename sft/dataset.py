@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from irg_rl.errors import UserError
 from sft.rows import BrokenRow, Part, decode_row, parse_row
 
-Place = tuple[Path, int, int]
+RowPlace = tuple[Path, int, int]
 """Where a row stands: (parquet file, number of the row group, number of the row within its group)."""
 
 
@@ -59,7 +59,7 @@ class Rejections:
             with self.path.open("a") as out:
                 out.write("\n")
 
-    def add(self, place: Place, reason: str, decoded: bool = False) -> None:
+    def add(self, place: RowPlace, reason: str, decoded: bool = False) -> None:
         """Add a row. `decoded` says that it was found to be broken when its images were decoded."""
         file, group, row = str(place[0].absolute()), *place[1:]  # a run may be resumed from another folder
         with self._lock:  # rows are drawn and decoded in different threads
@@ -104,7 +104,7 @@ class RowSource:
         self._order_of_rows: list[int] = []
         self._column: pa.ChunkedArray = pa.chunked_array([], pa.null())
         self._usable = 0
-        self.last: Place = (*self.groups[0], 0)
+        self.last: RowPlace = (*self.groups[0], 0)
         """Where the row stands that `draw` returned last."""
 
     def state(self) -> dict:

@@ -21,7 +21,7 @@ import torch
 
 from irg_rl.config import Stage
 from irg_rl.model.pack import PackBuilder
-from sft.dataset import DataError, Place, RowSource
+from sft.dataset import DataError, RowPlace, RowSource
 from sft.encode import ReadyRow, RowEncoder
 from sft.packing import RowLayout, SFTPack
 from sft.rows import BrokenRow, Part
@@ -37,7 +37,7 @@ class DrawnPack:
 
     number: int
     rows: list[tuple[Part, ...]]
-    places: list[Place]
+    places: list[RowPlace]
     state: dict
     ready: list[Future[ReadyRow]]
 
@@ -155,11 +155,11 @@ class PackStream:
     def _position(self) -> dict:
         return {"number": self._drawn, "sources": [s.state() for s in self.sources]}
 
-    def _rows(self) -> tuple[list[tuple[Part, ...]], list[Place]]:
+    def _rows(self) -> tuple[list[tuple[Part, ...]], list[RowPlace]]:
         """Draw the rows of the next pack. Return them, and where they stand."""
         draws = np.random.default_rng([self.seed, self._drawn])
         rows: list[tuple[Part, ...]] = []
-        places: list[Place] = []
+        places: list[RowPlace] = []
         tokens = 0
         pending = [k for k, s in enumerate(self.stage.sources) if s.mandatory]
         while True:

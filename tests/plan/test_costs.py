@@ -217,7 +217,7 @@ def test_measuring_gradients_of_loss_terms_is_counted_beside_the_backward():
 
 
 def test_average_old_and_first_weights_are_counted_in_the_process_on_a_cpu_and_in_the_machine_beside_a_gpu():
-    chosen = ["rl.ema_decay=0.9", "rl.optimizer.muon_lr=null", "engine.zero_stage=2", "engine.learner_ranks=2"]
+    chosen = ["rl.ema_decay=0.9", "engine.learner_ranks=2"]
     for algorithm, name in (("nft", "old policy"), ("awm", "old policy")):
         on_cpu, on_gpu = (
             Plan(shapes(f"rl.algorithm={algorithm}", *chosen, *more)).place(LEARNER)
@@ -232,11 +232,9 @@ def test_average_old_and_first_weights_are_counted_in_the_process_on_a_cpu_and_i
 
 
 def test_main_memory_is_a_table_of_its_own(irg_rl):
-    said = irg_rl("plan", GRPO, "rl.groups=4", "--gpu-gib", 10_000).out
+    said = irg_rl("plan", GRPO, "rl.groups=4", "engine.object_store_mb=2048", "--gpu-gib", 10_000).out
     assert "copies of weights in main memory" in said and "peak of the machine" in said
-    assert "object store: " in said and "GiB of shared memory for weights and groups on their way" in said
-    given = irg_rl("plan", GRPO, "rl.groups=4", "engine.object_store_mb=2048", "--gpu-gib", 10_000).out
-    assert "object store: 2.00 GiB" in given
+    assert "object store: 2.00 GiB of shared memory for weights and groups on their way" in said
 
 
 def test_time_is_operations_over_the_rate_and_bytes_over_the_bandwidth():
