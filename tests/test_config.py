@@ -237,7 +237,7 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["evaluation.guidance.image_scale=2"], "evaluation.guidance.image_scale 2.0 has no effect without text guidance"),
     (["evaluation.preference=jugde"], "evaluation.preference: no judge 'jugde' in rewards.scorers; did you mean"),
     (["evaluation.preference=hps", "rewards.scorers=[{name: hps, kind: hps}]"], "no judge 'hps' in rewards.scorers;"),
-    (["sft.own={judge: hps}", OWN_SOURCE], "sft.own.judge: no judge 'hps' in rewards.scorers; did you mean"),
+    (["sft.own={judge: hps}", OWN_SOURCE], "sft.own.judge: no judge 'hps' in rewards.scorers; known: judge"),
     (["sft.own={judge: judge}"], "sft.own makes rows for stage 2: name own/refined in sft.stage2.sources alone"),
     ([OWN_SOURCE], "sft.stage2.sources: own/refined is made only with sft.own: give it a judge"),
     (["rl.lora={}", "rl.optimizer.muon_lr=0.1"], "rl.optimizer.muon_lr trains whole matrices, which lora freezes"),
