@@ -5,8 +5,10 @@ import base64
 import errno
 import io
 import json
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -17,6 +19,8 @@ from irg_rl.pictures import UNDECODABLE
 from rewards.base import Image, ScorerUnavailable
 
 MAX_SIDE = 2048  # pixels per side of an image; checked in its header before a pixel is decoded
+LINGER_S = 1.0
+"""Seconds for which a connection with a refused request stays open, see `JsonHandler.refuse`."""
 
 
 class BadRequest(ValueError):
@@ -62,9 +66,17 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     def refuse(self, error: BadRequest, **headers: str) -> None:
         """Answer a wrong request with an error. The connection is closed, because a body that was not read would be
-        taken for the next request."""
+        taken for the next request. What the client still sends is thrown away for a while before that: if data were
+        left unread, closing would reset the connection, and the client might never see the answer."""
         self.close_connection = True
         self.reply(error.status, {"error": {"message": str(error)}}, Connection="close", **headers)
+        end = time.monotonic() + LINGER_S
+        with suppress(OSError):  # the client may be gone
+            self.connection.shutdown(socket.SHUT_WR)
+            while (left := end - time.monotonic()) > 0:
+                self.connection.settimeout(left)
+                if not self.connection.recv(2**16):
+                    break
 
     def reply(self, status: int, content: dict[str, Any], **headers: str) -> None:
         data = json.dumps(content).encode()

@@ -2,39 +2,37 @@
 one of them over HTTP."""
 
 import csv
-import hashlib
 import json
 import math
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from irg_rl.config import Recipe, ScorerRecipe, load_recipe
+from irg_rl.config import ScorerRecipe
 from irg_rl.driver.prepare import as_world
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import environment, write_json
-from irg_rl.driver.scorers import reward_hub, scorer_specs
+from irg_rl.driver.scorer_source import ScorerSource
+from irg_rl.driver.scorers import scorer_specs
 from irg_rl.errors import InputError
 from irg_rl.imports import child_path
-from irg_rl.reward_bench.asking import CompareSettings, ScorerAnswers, ask_everything, spread_out
+from irg_rl.reward_bench.asking import ScorerAnswers, ask_everything
 from irg_rl.reward_bench.calibration import calibrate, with_weights
-from irg_rl.reward_bench.comparison import GiveVerdicts, compare, gather
-from irg_rl.reward_bench.images import read_images
+from irg_rl.reward_bench.comparison import compare
+from irg_rl.reward_bench.images import BenchImage, read_images
+from irg_rl.reward_bench.material import CompareSettings, gather, spread_out
 from irg_rl.reward_bench.page import write_bench_page
 from irg_rl.reward_bench.preferences import PreferenceSet, read_preferences, write_preferences
 from irg_rl.reward_bench.recommend import recommend
 from irg_rl.reward_bench.scoring import (
     ScoreAnswer,
     ScoreLog,
-    ScorerCase,
     ask_scorer,
     images_per_second,
     items_of,
@@ -43,11 +41,9 @@ from irg_rl.reward_bench.scoring import (
     unanswered,
 )
 from irg_rl.suites.trees import write_whole
-from irg_rl.task import Pixels, Verdict, task_of
+from irg_rl.task import task_of
 from irg_rl.text_in import read_json
-from irg_rl.trajectory import Prompt
 from rewards.build import ScorerSpec, build_scorer
-from rewards.hub import RewardHub
 from rewards.score_server import ScoreServer, ServedAt, to_line
 
 COMPARISON = "comparison.json"
@@ -56,71 +52,6 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 PAIR_SEED = 1_000_003
 """Added to the recipe's seed for the pairs that a world makes, so that they differ from those that trained its small
 scorers."""
-
-
-@dataclass(frozen=True)
-class ScorerSource:
-    """The recipe from which scorers are taken, and the folder with the scorers that a run has trained. The folder is
-    None outside of a run."""
-
-    recipe: Recipe
-    trained: Path | None
-
-    @classmethod
-    def of(cls, target: str, overrides: Sequence[str]) -> "ScorerSource":
-        """`target` is a run, a recipe file, or the name of a shipped recipe."""
-        for folder in (Path(target), Path("runs", target)):
-            if (folder / "recipe.yaml").is_file():
-                recipe, trained = load_recipe(folder / "recipe.yaml", list(overrides)), folder / "scorers"
-                break
-        else:
-            recipe, trained = load_recipe(target, list(overrides)), None
-        # failures are counted, so they must not stop the command
-        patient = recipe.rewards.model_copy(update={"max_failure_share": 1.0})
-        torch.set_num_threads(recipe.engine.threads)
-        return cls(recipe.model_copy(update={"rewards": patient}), trained)
-
-    def cases(self) -> list[ScorerCase]:
-        """Return the scorers of images. Raises InputError if there are none."""
-        scorers = [scorer for scorer in self.recipe.rewards.scorers if scorer.of == "image"]
-        if not scorers:
-            raise InputError("the recipe has no scorer of images: add one to rewards.scorers")
-        return [
-            ScorerCase(s.name, s.kind, f"{s.name} {self._digest(s)}", s.weight, s.held_out) for s in scorers
-        ]
-
-    def _digest(self, scorer: ScorerRecipe) -> str:
-        """Return a hash of everything that the scores of a scorer depend on, as far as the recipe says it."""
-        recipe = self.recipe
-        about = [
-            scorer.model_dump(mode="json", exclude={"weight", "held_out"}), recipe.task,
-            recipe.task_options.model_dump(mode="json"), recipe.seed, list(recipe.sampling.image_size),
-            recipe.rewards.judge_errs, None if self.trained is None else str(self.trained.resolve()),
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-
-    @contextmanager
-    def open_hub(self, name: str) -> Iterator[RewardHub]:
-        with reward_hub(self.recipe, self.trained, [name]) as hub:
-            assert hub is not None
-            yield hub
-
-    def verdicts(self) -> GiveVerdicts | None:
-        """Return the function with which the task judges images, or None if it needs a scorer for that."""
-        task = task_of(self.recipe)
-        if task.verdict_scorer is not None:
-            return None
-
-        def judged(images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
-            known = [place for place, prompt in enumerate(prompts) if task.judges(prompt)]
-            found: list[Verdict | None] = [None] * len(prompts)
-            if known:
-                given = task.verdicts([images[i] for i in known], [prompts[i] for i in known])
-                for place, verdict in zip(known, given, strict=True):
-                    found[place] = verdict
-            return found
-
-        return judged
 
 
 def score_images(target: str, images: Path, overrides: Sequence[str], out: Path) -> None:
@@ -195,11 +126,13 @@ def compare_scorers(
         say_answers(case.name, answers[-1].every)
     found = compare(answers, material, verdicts, settings.seed)
     advice, about = recommend(found), environment(source.recipe)
+    given = "none" if pairs is None else (
+        f"{pairs} ({preferences.layout}, {len(preferences.pairs)} pairs, {preferences.skipped} skipped)"
+    )
     facts = {
         "recipe": f"{source.recipe.name} (digest {source.recipe.digest()})", "images": f"{images} ({len(every)})",
-        "preferences": "none" if pairs is None else f"{pairs} ({preferences.layout}, {len(preferences.pairs)} pairs, "
-        f"{preferences.skipped} skipped)", "settings": str(settings), "commit": str(about["commit"]),
-        "command": str(about["command"]),
+        "preferences": given, "settings": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
+        "commit": str(about["commit"]), "command": str(about["command"]),
     }  # fmt: skip
     page = write_bench_page(out, found, advice, facts)
     scorers = [_as_given(scorer) for scorer in source.recipe.rewards.scorers]
@@ -212,12 +145,12 @@ def compare_scorers(
     console.print(f"written: {page} and {out / COMPARISON}")
 
 
-def most_groups(images: Sequence[Any], most: int) -> list[Any]:
+def most_groups(images: Sequence[BenchImage], most: int) -> list[BenchImage]:
     """Return at most `most` images, but whole groups: siblings are only worth something together. At least one group is
     returned."""
     if len(images) <= most:
         return list(images)
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[BenchImage]] = {}
     for image in images:
         groups.setdefault(image.group, []).append(image)
     names = list(groups)

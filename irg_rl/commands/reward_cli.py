@@ -60,7 +60,7 @@ def reward_compare(
     A second call asks only for what is missing.
     """
     from irg_rl.commands.reward import compare_scorers
-    from irg_rl.reward_bench.asking import CompareSettings
+    from irg_rl.reward_bench.material import CompareSettings
 
     asked = CompareSettings(rounds=rounds, changed=changed, pairs=shown)
     compare_scorers(recipe, images, settings or [], out, pairs, most, asked)

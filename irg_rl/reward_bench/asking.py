@@ -2,18 +2,15 @@
 and about pairs."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from irg_rl.errors import InputError
-from irg_rl.reward_bench.changes import DAMAGES, INVISIBLE, OTHER_PROMPT, nudged
-from irg_rl.reward_bench.images import BenchImage
-from irg_rl.reward_bench.preferences import PreferencePair
+from irg_rl.reward_bench.material import BenchMaterial, CompareSettings
 from irg_rl.reward_bench.scoring import (
     Advance,
     Item,
@@ -22,9 +19,7 @@ from irg_rl.reward_bench.scoring import (
     ScoreLog,
     ScorerCase,
     ask_scorer,
-    items_of,
 )
-from irg_rl.task import Pixels
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Preference, ScorerUnavailable
 from rewards.build import scorer_class
@@ -46,40 +41,6 @@ def is_pairwise(kind: str) -> bool:
     """Return whether scorers of this kind can compare two images. Nothing is loaded but the class."""
     made = scorer_class(kind)
     return isinstance(made, type) and issubclass(made, PairwiseScorer)
-
-
-@dataclass(frozen=True)
-class CompareSettings:
-    """`rounds`: how often the same question is asked, for the noise between equal calls. `repeated` and `changed`: how
-    many images are asked about again, and how many are asked about with changes. `pairs`: how many pairs are shown to
-    scorers that compare two images. `seed` is the seed of the bootstrap."""
-
-    rounds: int = 2
-    repeated: int = 64
-    changed: int = 48
-    pairs: int = 64
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class BenchMaterial:
-    """What all scorers are asked about. `chosen` are the places, in `items`, of the images that are changed, and
-    `changes` maps the name of a change to the changed images, in this order. `pairs` are pairs of people's preferences;
-    their images are `firsts` and `seconds`. `shown` are pairs of places for scorers that compare two images."""
-
-    items: list[Item]
-    repeated: list[int]
-    chosen: list[int]
-    changes: dict[str, list[Item]]
-    pairs: list[PreferencePair] = field(default_factory=list)
-    firsts: list[Item] = field(default_factory=list)
-    seconds: list[Item] = field(default_factory=list)
-    shown: list[tuple[Item, Item]] = field(default_factory=list)
-
-    @property
-    def questions(self) -> list[Item]:
-        """Return all items that are asked about once."""
-        return [*self.items, *self.firsts, *self.seconds, *(i for items in self.changes.values() for i in items)]
 
 
 @dataclass(frozen=True)
@@ -106,37 +67,6 @@ def numbers(answers: Sequence[ScoreAnswer]) -> Float[np.ndarray, "N"]:
     return np.array([np.nan if answer.score is None else answer.score for answer in answers], dtype=float)
 
 
-def spread_out(count: int, most: int) -> list[int]:
-    """Return at most `most` of the places 0 .. count - 1, evenly spread."""
-    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most))}) if count else []
-
-
-def changed_items(items: Sequence[Item], chosen: Sequence[int]) -> dict[str, list[Item]]:
-    """Return the chosen images with every known change (see the module `changes`)."""
-    originals = [items[place].image for place in chosen]
-    made = {name: [_changed(image, change) for image in originals] for name, change in DAMAGES.items()}
-    made[INVISIBLE] = [_changed(image, nudged) for image in originals]
-    other = [replace(image, prompt=_other_prompt(image, originals)) for image in originals]
-    if all(new.prompt.text != old.prompt.text for new, old in zip(other, originals)):
-        made[OTHER_PROMPT] = other
-    return {name: items_of(images) for name, images in made.items()}
-
-
-def _changed(image: BenchImage, change: Callable[[Pixels], Pixels]) -> BenchImage:
-    return replace(image, read=partial(_read_changed, image, change))
-
-
-def _read_changed(image: BenchImage, change: Callable[[Pixels], Pixels]) -> Pixels:
-    return change(image.read())
-
-
-def _other_prompt(image: BenchImage, others: Sequence[BenchImage]) -> Prompt:
-    """Return the prompt of the next image that has another text, or the image's own if all have the same."""
-    place = next(i for i, other in enumerate(others) if other is image)
-    order = [*others[place + 1 :], *others[:place]]
-    return next((other.prompt for other in order if other.prompt.text != image.prompt.text), image.prompt)
-
-
 def ask_everything(
     case: ScorerCase, material: BenchMaterial, settings: CompareSettings, log: ScoreLog, open_hub: OpenHub,
     advance: Advance,
@@ -152,7 +82,7 @@ def ask_everything(
         # a new hub for each round, so that no answer comes from a cache
         rounds += [ask_scorer(case, again, log, open_hub, round_=r) for r in range(1, settings.rounds)]
     preferred: list[Preference | None] = []
-    if is_pairwise(case.kind) and any(answer.score is not None for answer in taken[0]):
+    if any(answer.score is not None for answer in taken[0]) and is_pairwise(case.kind):
         preferred = ask_pairs(case, material.shown, log, open_hub)
     return ScorerAnswers(case, taken[0], taken[1], taken[2], changes, rounds, preferred)
 

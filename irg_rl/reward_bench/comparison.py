@@ -1,7 +1,7 @@
 """Compares scorers with each other, with the task's verdict and with people's preferences, and measures their noise,
 what they see, and their speed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,26 +11,15 @@ from jaxtyping import Float
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure, Terms, mean
 from irg_rl.reward_bench import statistics
-from irg_rl.reward_bench.asking import (
-    BenchMaterial,
-    CompareSettings,
-    ScorerAnswers,
-    changed_items,
-    numbers,
-    spread_out,
-)
+from irg_rl.reward_bench.asking import ScorerAnswers, numbers
 from irg_rl.reward_bench.changes import INVISIBLE
-from irg_rl.reward_bench.images import BenchImage
+from irg_rl.reward_bench.material import BenchMaterial, graded_of
 from irg_rl.reward_bench.preferences import PreferencePair
-from irg_rl.reward_bench.scoring import Item, ScorerCase, images_per_second, items_of, reasons
-from irg_rl.task import Pixels, Verdict
-from irg_rl.trajectory import Prompt
+from irg_rl.reward_bench.scoring import ScorerCase, images_per_second, reasons
+from irg_rl.task import Verdict
 
 VERDICT = "verdict"
 """Name of the task's verdict in tables and figures, where it stands beside the scorers."""
-ENOUGH_RIGHT = 8
-"""From this number of right images on, only right images are changed. A damage cannot make a wrong image worse."""
-GiveVerdicts = Callable[[list[Pixels], list[Prompt]], Sequence[Verdict | None]]
 
 
 @dataclass(frozen=True)
@@ -145,43 +134,6 @@ class ScorerComparison:
             "scorers": {report.case.name: report.to_dict() for report in self.reports},
             "spearman": {"overall": _matrix(self.overall), "within": _matrix(self.within)},
         }  # fmt: skip
-
-
-def gather(
-    images: Sequence[BenchImage],
-    pairs: Sequence[PreferencePair],
-    verdicts: GiveVerdicts | None,
-    settings: CompareSettings,
-) -> tuple[BenchMaterial, list[Verdict | None]]:
-    """Read the images, get the verdicts, and choose which images are asked about again, changed, and shown in pairs.
-    Return (material, one verdict per image). A verdict is None if the task has none, or the image is broken."""
-    items = items_of(images)
-    found = [None if item.problem else _verdict(item, verdicts) for item in items]
-    whole = [place for place, item in enumerate(items) if not item.problem]
-    right = [place for place in whole if (verdict := found[place]) is not None and verdict.correct]
-    pool = right if len(right) >= ENOUGH_RIGHT else whole
-    chosen = [pool[i] for i in spread_out(len(pool), settings.changed)]
-    firsts, seconds = items_of([p.first for p in pairs]), items_of([p.second for p in pairs])
-    shown = list(zip(firsts, seconds)) or _told_apart(items, found)
-    return BenchMaterial(
-        items, [whole[i] for i in spread_out(len(whole), settings.repeated)], chosen, changed_items(items, chosen),
-        list(pairs), firsts, seconds, [shown[i] for i in spread_out(len(shown), settings.pairs)],
-    ), found  # fmt: skip
-
-
-def _verdict(item: Item, verdicts: GiveVerdicts | None) -> Verdict | None:
-    return None if verdicts is None else verdicts([item.image.read()], [item.image.prompt])[0]
-
-
-def _told_apart(items: Sequence[Item], verdicts: Sequence[Verdict | None]) -> list[tuple[Item, Item]]:
-    """Return the pairs of siblings with different verdicts."""
-    graded = graded_of(verdicts)
-    places = statistics.pairs_within([item.image.cell for item in items])
-    return [(items[a], items[b]) for a, b in places if graded[a] != graded[b] and np.isfinite(graded[a] + graded[b])]
-
-
-def graded_of(verdicts: Sequence[Verdict | None]) -> Float[np.ndarray, "N"]:
-    return np.array([np.nan if verdict is None else verdict.score for verdict in verdicts], dtype=float)
 
 
 def compare(
