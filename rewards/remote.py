@@ -23,6 +23,8 @@ from rewards.score_server import CANNOT, CHECK
 
 NEVER_STATUS = {301, 302, 303, 307, 308, 400, 401, 403, 404, CANNOT}
 """HTTP status codes after which no call can succeed."""
+REQUEST_PIXELS = 12_000_000
+"""Largest number of pixels in one request. As PNG and base64 they are at most 48 MB, also for noise."""
 Answered = list[tuple[Score, str]]
 """One pair (score, error) per item. The score is None if it failed, and then the error says why."""
 
@@ -32,9 +34,9 @@ class RemoteScorer:
 
     `base_url` is the address that the server has printed, such as http://127.0.0.1:8100/v1. `api_key_env` names the
     environment variable that holds the server's token. As with a judge, the token is sent over plain http only to this
-    machine and to the host `key_over_http`. `batch_size` items travel in one request, and `concurrency` requests at the
-    same time. `timeout` limits one request with its whole answer, in seconds. The n-th retry waits `backoff *
-    2**(n-1)` seconds, or longer if the server asks for it.
+    machine and to the host `key_over_http`. At most `batch_size` items travel in one request, and `concurrency`
+    requests at the same time. `timeout` limits one request with its whole answer, in seconds. The n-th retry waits
+    `backoff * 2**(n-1)` seconds, or longer if the server asks for it.
     """
 
     def __init__(
@@ -62,21 +64,22 @@ class RemoteScorer:
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
-        return self._scores("image", prompts, images=_urls(images))
+        return self._scores("image", prompts, _pixels(images), images=_urls(images))
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
         require_pairs(images, prompts)
-        return self._scores("reflection", prompts, images=_urls(images), texts=texts)
+        return self._scores("reflection", prompts, _pixels(images), images=_urls(images), texts=texts)
 
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> list[Score]:
         require_pairs(before, prompts)
         require_pairs(after, prompts)
-        return self._scores("edit", prompts, images=_urls(before), texts=texts, after=_urls(after))
+        pixels = [a + b for a, b in zip(_pixels(before), _pixels(after))]
+        return self._scores("edit", prompts, pixels, images=_urls(before), texts=texts, after=_urls(after))
 
-    def _scores(self, form: str, prompts: list[Prompt], **columns: list[str]) -> list[Score]:
-        places = [slice(start, start + self.batch_size) for start in range(0, len(prompts), self.batch_size)]
+    def _scores(self, form: str, prompts: list[Prompt], pixels: list[int], **columns: list[str]) -> list[Score]:
+        places = batches(pixels, self.batch_size)
         bodies = [
             {"form": form, "prompts": [asdict(prompt) for prompt in prompts[place]]}
             | {name: column[place] for name, column in columns.items()}
@@ -118,6 +121,18 @@ class RemoteScorer:
         return [(None, f"the server at {self.endpoint.url} failed after {attempt + 1} calls: {problem}")] * count
 
 
+def batches(pixels: Sequence[int], most: int) -> list[slice]:
+    """Return the places of items that travel in one request: at most `most` of them, with at most REQUEST_PIXELS pixels
+    together. `pixels` has the number of pixels of each item. A larger item travels alone."""
+    found, start, total = list[slice](), 0, 0
+    for place, size in enumerate(pixels):
+        if place > start and (place - start == most or total + size > REQUEST_PIXELS):
+            found.append(slice(start, place))
+            start, total = place, 0
+        total += size
+    return [*found, slice(start, len(pixels))] if pixels else []
+
+
 def parse_scores(content: Any) -> Answered:
     """Read an answer of the server: one finite number or null per item, and for each null a reason. Raises InputError
     if the answer has another form."""
@@ -138,3 +153,7 @@ def _answer(score: Any, error: Any) -> tuple[Score, str]:
 
 def _urls(images: Sequence[Image]) -> list[str]:
     return ["data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii") for image in images]
+
+
+def _pixels(images: Sequence[Image]) -> list[int]:
+    return [image.shape[0] * image.shape[1] for image in images]

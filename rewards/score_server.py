@@ -54,8 +54,8 @@ class ServerLimits:
 
     mib: int = 64
     items: int = 64
-    megapixels: int = 64
-    waiting: int = 16
+    megapixels: int = 32
+    waiting: int = 8
 
 
 @dataclass(frozen=True)

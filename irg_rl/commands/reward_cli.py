@@ -9,7 +9,10 @@ reward_app = typer.Typer(
     no_args_is_help=True, help="Scorers: score images, compare scorers, weigh them, serve one over HTTP."
 )
 
-Source = Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="recipe whose scorers are used, or a run")]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE|RUN", help="whose scorers are used: a run, also by its name in ./runs, or a recipe"),
+]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="settings that replace the recipe's")
 ]

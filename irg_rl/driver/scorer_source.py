@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from irg_rl.config import Recipe, ScorerRecipe, load_recipe
+from irg_rl.driver.run_folder import Run
 from irg_rl.driver.scorers import reward_hub
 from irg_rl.errors import InputError
 from irg_rl.reward_bench.material import GiveVerdicts
@@ -29,9 +30,11 @@ class ScorerSource:
 
     @classmethod
     def of(cls, target: str, overrides: Sequence[str]) -> "ScorerSource":
-        """`target` is a run, a recipe file, or the name of a shipped recipe."""
+        """`target` is a run, the name of a run in ./runs, a recipe file, or the name of a shipped recipe. They are
+        looked for in this order."""
         for folder in (Path(target), Path("runs", target)):
             if (folder / "recipe.yaml").is_file():
+                Run.open(folder)  # finds the user's own modules, and hides keys in all output
                 recipe, trained = load_recipe(folder / "recipe.yaml", list(overrides)), folder / "scorers"
                 break
         else:

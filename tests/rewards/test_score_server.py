@@ -20,7 +20,7 @@ from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
 from rewards.hub import RewardHub
 from rewards.judge import to_png
-from rewards.remote import RemoteScorer, parse_scores
+from rewards.remote import REQUEST_PIXELS, RemoteScorer, batches, parse_scores
 from rewards.score_server import PATH, ScoreServer, ServedAt, ServerLimits, to_line
 from tests.rewards.scorers import Brightness, Flaky, NotANumber, Wordy
 from tests.rewards.servers import endpoint
@@ -67,6 +67,13 @@ def test_all_forms_give_the_scores_of_the_scorer_itself(wordy):
     assert remote.score_reflections(images, prompts, texts) == own.score_reflections(images, prompts, texts)
     after = [WHITE, GREY, GREY]
     assert remote.score_edits(images, texts, after, prompts) == own.score_edits(images, texts, after, prompts)
+
+
+def test_requests_hold_a_bounded_number_of_items_and_pixels():
+    half = REQUEST_PIXELS // 2
+    assert batches([1] * 5, 2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert batches([half, half, 1, 3 * half, 1], 9) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+    assert batches([], 2) == []
 
 
 def test_the_scorer_sees_prompt_and_metadata():
