@@ -52,7 +52,7 @@ class Duel(Brightness):
 
     def prefer(self, prompts, first, second):
         gaps = [float(a.mean() - b.mean()) / 255 for a, b in zip(first, second, strict=True)]
-        return [Preference(min(max(0.5 + gap + 0.2, 0), 1), min(max(0.5 + gap - 0.2, 0), 1)) for gap in gaps]
+        return [Preference(0.5 + gap / 4 + 0.2, 0.5 + gap / 4 - 0.2) for gap in gaps]
 
 
 def case(name, kind, **more):

@@ -54,7 +54,7 @@ def test_a_scorer_is_right_or_wrong_about_siblings(compared):
 
 
 def test_noise_is_measured_between_equal_calls(compared):
-    assert report_of(compared, "bright").noise_again == 0
+    assert report_of(compared, "bright").noise_again < 1e-12
     assert report_of(compared, "shaky").noise_again == pytest.approx(0.5, rel=0.4)
     assert report_of(compared, "shaky").reliability < 0.5 < report_of(compared, "bright").reliability
 
@@ -67,7 +67,7 @@ def test_a_scorer_that_is_not_there_is_reported_and_stops_nothing(compared):
 
 def test_position_bias_and_choices_of_a_scorer_that_compares(compared):
     position = report_of(compared, "duel").position
-    assert position.liking.value == pytest.approx(0.2, abs=0.05)
+    assert position.liking.value == pytest.approx(0.2)
     assert position.right.value == 1.0
     assert report_of(compared, "bright").position is None
     assert is_pairwise("judge") and not is_pairwise("clip")
@@ -79,7 +79,7 @@ def test_the_advice_names_the_best_the_useless_and_the_noisy(compared):
     assert "Do not reward opposite: 0.00" in advice
     assert "shaky: most of its spread inside groups is noise" in advice
     assert "bright and duel say nearly the same" in advice
-    assert "duel likes the first position: it adds 0.2" in advice
+    assert "duel likes the first position: it adds 0.20" in advice
 
 
 def test_a_second_comparison_asks_nothing_but_the_scorer_that_was_absent(tmp_path):
@@ -91,19 +91,19 @@ def test_a_second_comparison_asks_nothing_but_the_scorer_that_was_absent(tmp_pat
 
 
 def test_without_verdicts_preferences_decide_and_siblings_of_one_model_are_counted_apart(tmp_path):
-    images = pictures(8, 2, levels=[60, 200])
-    told = [(0.0, ("m", "m"))] * 5 + [(0.0, ("m", "n")), (1.0, ("m", "n")), (0.5, ("", ""))]
+    images = pictures(16, 2, levels=[60, 200])
+    told = [(0.0, ("m", "m"))] * 11 + [(0.0, ("m", "n"))] * 3 + [(1.0, ("m", "n")), (0.5, ("", ""))]
     pairs = [
         PreferencePair(images[2 * i], images[2 * i + 1], preferred, models)
         for i, (preferred, models) in enumerate(told)
     ]  # fmt: skip
     found = run(tmp_path, images, CASES[:2], verdicts=None, pairs=pairs).found
     bright = found.reports[0]
-    assert (found.basis, found.pairs, found.ties) == ("preferences", 8, 1)
-    assert (bright.preferences.value, bright.preferences.n) == (pytest.approx(6 / 7), 7)
-    assert (bright.one_model.value, bright.one_model.n) == (1.0, 5)
+    assert (found.basis, found.pairs, found.ties) == ("preferences", 16, 1)
+    assert (bright.preferences.value, bright.preferences.n) == (pytest.approx(14 / 15), 15)
+    assert (bright.one_model.value, bright.one_model.n) == (1.0, 11)
     assert bright.order.n == 0
-    assert "Trust bright most: it puts 0.86" in "\n".join(recommend(found))
+    assert "Trust bright most: it puts 0.93" in "\n".join(recommend(found))
 
 
 def test_with_nothing_to_be_right_about_it_says_so(tmp_path):
