@@ -205,7 +205,7 @@ def test_a_busy_port_is_one_clear_line(guarded):
 def test_an_answer_in_another_form_is_never_a_number(content):
     with pytest.raises(InputError, match="the answer"):
         parse_scores(content)
-    with endpoint(lambda n, body: (200, content, 0)) as (url, _):
+    with endpoint(lambda n, body: (200, json.dumps(content), 0)) as (url, _):
         remote = RemoteScorer(url)
         assert remote.score([GREY], [PROMPT]) == [None] and "the answer" in remote.last_error
 
