@@ -125,14 +125,14 @@ def compare_scorers(
             answers.append(ask_everything(case, material, settings, log, source.open_hub, progress.advance))
         say_answers(case.name, answers[-1].every)
     found = compare(answers, material, verdicts, settings.seed)
-    advice, about = recommend(found), environment(source.recipe)
+    advice = recommend(found)
     given = "none" if pairs is None else (
         f"{pairs} ({preferences.layout}, {len(preferences.pairs)} pairs, {preferences.skipped} skipped)"
     )
     facts = {
         "recipe": f"{source.recipe.name} (digest {source.recipe.digest()})", "images": f"{images} ({len(every)})",
         "preferences": given, "settings": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
-        "commit": str(about["commit"]), "command": str(about["command"]),
+        "commit": str(environment(source.recipe)["commit"]),
     }  # fmt: skip
     page = write_bench_page(out, found, advice, facts)
     scorers = [_as_given(scorer) for scorer in source.recipe.rewards.scorers]
