@@ -20,7 +20,7 @@ class ScorerSpec:
     checked against the signature of the constructor."""
 
     name: str  # name of its scores in rewards, metrics and reports
-    kind: str  # verifier, clip, hps, judge, or "package.module:Class" for your own class
+    kind: str  # verifier, clip, hps, judge, remote, or "package.module:Class" for your own class
     weight: float = 1.0  # share in the combined reward
     held_out: bool = False  # logged, but never part of the reward
     of: str = "image"  # what the scorer scores: image, reflection or edit
@@ -49,6 +49,7 @@ KINDS = {
     "clip": "rewards.clip:ClipScorer",
     "hps": "rewards.hps:HpsScorer",
     "judge": "rewards.judge:JudgeScorer",
+    "remote": "rewards.remote:RemoteScorer",
 }
 
 

@@ -131,7 +131,7 @@ def key_of(variable: str) -> str:
         raise InputError("api_key_env is the name of an environment variable, such as JUDGE_KEY, not the key itself")
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ScorerUnavailable(f"the judge's key is read from ${variable}, which is not set: export it")
+        raise ScorerUnavailable(f"the key is read from ${variable}, which is not set: export it")
     remember_secret(variable)
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ScorerUnavailable(
@@ -145,11 +145,11 @@ def _address(url: str) -> httpx.URL:
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise InputError(f"the judge's base_url is no address ({redact_text(str(error))})") from None
+        raise InputError(f"base_url is no address ({redact_text(str(error))})") from None
     if address.scheme not in ("http", "https") or not address.host:
-        raise InputError(f"judge base_url {redact_text(url)!r}: give one such as http://host:8000/v1")
+        raise InputError(f"base_url {redact_text(url)!r}: give one such as http://host:8000/v1")
     if address.userinfo or address.query or address.fragment:
-        raise InputError(f"the judge's base_url on {address.host} holds a secret: put the key into api_key_env")
+        raise InputError(f"base_url on {address.host} holds a secret: put the key into api_key_env")
     return address
 
 

@@ -12,43 +12,28 @@ This command prints {"base_url": ...} and serves until stdin closes or Ctrl-C is
 """
 
 import argparse
-import base64
-import errno
 import hashlib
-import io
 import json
 import math
 import random
 import sys
 import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
-
-import numpy as np
-from PIL import Image as PILImage
 
 from irg_rl.errors import InputError
 from irg_rl.imports import import_named
-from irg_rl.pictures import UNDECODABLE
 from irg_rl.task import Answer, Mind
 from irg_rl.text_in import parse_json
 from rewards.base import Image, ScorerUnavailable
+from rewards.serving import BadRequest, JsonHandler, clear_port_errors, decode_image
 
 MAX_BYTES = 8 * 2**20  # largest size of a request
-MAX_SIDE = 2048  # pixels per side of an image; checked in its header before a pixel is decoded
 MAX_IMAGES = 2
 MODEL = "embedded-judge"
 _PAIRS = (("yes", "no"), ("Yes", "No"), ("1", "2"))
 OPPOSITE = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
-
-
-class BadRequest(ValueError):
-    """Raised if the client's request is wrong. The server answers it with HTTP status `status`."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -77,23 +62,6 @@ def parse_request(body: bytes) -> ChatRequest:
     return ChatRequest(texts[-1], tuple(decode_image(url) for url in urls), min(wanted, 20))
 
 
-def decode_image(url: str) -> Image:
-    """Return the image in a data URL (a PNG or JPEG image inside the URL) as uint8 RGB. Raises BadRequest for every
-    other URL, because the judge downloads nothing."""
-    head, comma, data = url.partition(",")
-    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise BadRequest(f"image {url[:40]!r}: only data:image/...;base64 URLs are read")
-    try:
-        image = PILImage.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=["PNG", "JPEG"])
-        if max(image.size) > MAX_SIDE:
-            raise BadRequest(f"image of {image.size[0]} x {image.size[1]} pixels: at most {MAX_SIDE} per side", 413)
-        return np.asarray(image.convert("RGB"))
-    except BadRequest:
-        raise
-    except UNDECODABLE as error:
-        raise BadRequest(f"the image cannot be decoded: {error}") from error
-
-
 def completion(reply: Answer, top_logprobs: int) -> dict:
     """Return the judge's answer `reply` as a chat completion, in the JSON form of OpenAI. If `top_logprobs` is above 0,
     the first token of the answer has a list of the most probable words with their log-probabilities. The list has at
@@ -112,10 +80,7 @@ def turned_around(answer: Answer) -> Answer:
     return Answer(OPPOSITE.get(answer.text, answer.text), {OPPOSITE.get(w, w): p for w, p in answer.words.items()})
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds without data after which a connection is closed
-
+class Handler(JsonHandler):
     def do_GET(self) -> None:
         match self.path:
             case "/health":
@@ -127,35 +92,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            request = parse_request(self.body())
+            if self.path != "/v1/chat/completions":
+                raise BadRequest(f"no such path: {self.path}", 404)
+            request = parse_request(self.read_body(MAX_BYTES))
             assert isinstance(self.server, Listener)
             reply = completion(self.server.think(request.question, request.images), request.top_logprobs)
         except BadRequest as error:
-            self.close_connection = True  # an unread body would be read as the next request
-            self.reply(error.status, {"error": {"message": str(error)}})
+            self.refuse(error)
         else:
             self.reply(200, reply)
-
-    def body(self) -> bytes:
-        if self.path != "/v1/chat/completions":
-            raise BadRequest(f"no such path: {self.path}", 404)
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdecimal()):
-            raise BadRequest("a Content-Length is required", 411)
-        if int(length) > MAX_BYTES:
-            raise BadRequest(f"{length} bytes: at most {MAX_BYTES} are read", 413)
-        return self.rfile.read(int(length))
-
-    def reply(self, status: int, content: dict) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing, because one line per image would make the log of the run unreadable."""
 
 
 class Listener(ThreadingHTTPServer):
@@ -190,15 +135,8 @@ class JudgeServer:
     def __init__(
         self, mind: Mind, port: int = 0, seed: int = 0, host: str = "127.0.0.1", errs: float = 0.0
     ) -> None:
-        try:
+        with clear_port_errors("the embedded judge", host, port):
             self.listener = Listener(host, port, mind, seed, errs)
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            reason = "is already in use" if error.errno == errno.EADDRINUSE else "may not be opened by this user"
-            raise ScorerUnavailable(
-                f"the embedded judge cannot listen: port {port} of {host} {reason}; choose another, or 0 for any"
-            ) from error
         self.base_url = f"http://{host}:{self.listener.server_port}/v1"
         self.thread = threading.Thread(target=self.listener.serve_forever, name="judge-server", daemon=True)
 

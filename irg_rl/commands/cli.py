@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from irg_rl import stopping
+from irg_rl.commands.reward_cli import reward_app
 from irg_rl.driver.progress import console
 from irg_rl.errors import InputError, explain, is_expected
 from irg_rl.presets import PRESET, PRESETS
@@ -414,6 +415,7 @@ def study(
 
 suite_app = typer.Typer(no_args_is_help=True, help="Official benchmarks: read their result files, or judge here.")
 app.add_typer(suite_app, name="suite")
+app.add_typer(reward_app, name="reward")
 
 SuiteName = Annotated[str, typer.Argument(help=f"{', '.join(SUITES)}, or module:Class")]
 SuitePrompts = Annotated[

@@ -161,6 +161,8 @@ def _scorer(recipe: Recipe, scorer: ScorerRecipe) -> tuple[str, str]:
         return "critic, no model", "0"
     if scorer.kind == "judge":
         return scorer.base_url or "a process of the run, no model", "elsewhere" if scorer.base_url else "0"
+    if scorer.kind == "remote":
+        return scorer.base_url or "a server", "elsewhere"
     device = recipe.scorer_device(scorer)
     if scorer.kind not in OF_IMAGES_ALONE:
         return f"critic, {device}", "unknown"

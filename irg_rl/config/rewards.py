@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
-SCORER_KINDS = ("verifier", "clip", "hps", "judge")
+SCORER_KINDS = ("verifier", "clip", "hps", "judge", "remote")
 OF_IMAGES_ALONE = ("clip", "hps")
 """Kinds of scorers that score only images. They cannot score reflections or edits."""
 
@@ -15,7 +15,8 @@ OF_IMAGES_ALONE = ("clip", "hps")
 class ScorerRecipe(Section):
     name: str
     kind: str
-    """Kind of scorer: verifier, clip, hps, judge, or your own class as package.module:Class."""
+    """Kind of scorer: verifier, clip, hps, judge, remote (served by `irg-rl reward serve`), or your own class as
+    package.module:Class."""
     of: Literal["image", "reflection", "edit"] = Field(default="image", exclude_if=lambda of: of == "image")
     """What the scorer scores. image: every image, for its prompt. reflection: every reflection, together with the image
     that it is about. edit: every refined image, together with the image before it and the reflection between the two.
@@ -27,10 +28,11 @@ class ScorerRecipe(Section):
     """Only for clip and hps: folder or checkpoint file of a released model. null: the run trains a small model on the
     task."""
     base_url: str | None = None
-    """Only for judge: address of an OpenAI-compatible endpoint. null: the embedded judge on 127.0.0.1."""
+    """judge: address of an OpenAI-compatible endpoint. null: the embedded judge on 127.0.0.1. remote: address that
+    `irg-rl reward serve` has printed."""
     model: str = "judge"
     api_key_env: str | None = None
-    """Only for judge: name of the environment variable that holds the key."""
+    """Only for judge and remote: name of the environment variable that holds the key or token."""
     timeout_s: Rate = 30.0
     concurrency: Positive = 8
     options: dict[str, Any] = {}
@@ -39,7 +41,8 @@ class ScorerRecipe(Section):
 
     @model_validator(mode="after")
     def settings_are_of_the_kind(self):
-        foreign = set() if self.kind == "judge" else {"base_url", "model", "api_key_env", "timeout_s", "concurrency"}
+        over_http = {"base_url", "api_key_env", "timeout_s", "concurrency"}
+        foreign = {"judge": set(), "remote": {"model"}}.get(self.kind, {*over_http, "model"})
         foreign |= set() if self.kind in ("clip", "hps") else {"path"}
         fields = type(self).model_fields
         given = sorted(name for name in foreign if vars(self)[name] != fields[name].default)
@@ -56,6 +59,12 @@ class ScorerRecipe(Section):
             raise ValueError(
                 f"of: {self.of}: scorers of kind {self.kind!r} score images alone; verifier and judge score all"
             )
+        return self
+
+    @model_validator(mode="after")
+    def a_remote_scorer_has_an_address(self):
+        if self.kind == "remote" and self.base_url is None and "base_url" not in self.options:
+            raise ValueError("base_url: a remote scorer needs the address that `irg-rl reward serve` has printed")
         return self
 
     @field_validator("options")

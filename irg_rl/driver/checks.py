@@ -22,8 +22,7 @@ from irg_rl.redact import redact, redact_text
 from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
-from rewards.build import ScorerSpec, check_spec
-from rewards.judge import JudgeScorer
+from rewards.build import ScorerSpec, check_spec, scorer_class
 from rollouts.request import StopPhrase
 from sft.dataset import DataError, Rejections, RowSource
 
@@ -53,8 +52,8 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rewards.scorers: {scorer.name} finds no model at {path}")
         try:
             try_scorer(recipe, scorer)
-            if scorer.kind == "judge" and scorer.base_url is not None:
-                ask_judge(recipe, scorer)
+            if scorer.kind in ("judge", "remote") and scorer.base_url is not None:
+                ask_server(recipe, scorer)
         except ScorerUnavailable as error:
             problems.append(f"rewards.scorers: {scorer.name}: {error}")
         except InputError:
@@ -182,19 +181,19 @@ def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
     """
     spec = ScorerSpec.from_dict(spec_of(recipe, scorer, Path("scorers"), "http://127.0.0.1:1/v1"))
     make = check_spec(spec)
-    if scorer.kind == "judge":
+    if scorer.kind in ("judge", "remote"):
         make(name=spec.name, **spec.options)
 
 
-def ask_judge(recipe: Recipe, scorer: ScorerRecipe) -> None:
-    """Send one test question to the judge, with a short timeout. So a judge that does not work is found before
-    training.
+def ask_server(recipe: Recipe, scorer: ScorerRecipe) -> None:
+    """Send one test question to a judge, or to the server of a remote scorer, with a short timeout. So a server that
+    does not work is found before training.
 
-    Raises ScorerUnavailable if the judge does not answer.
+    Raises ScorerUnavailable if the server does not answer.
     """
     options = spec_of(recipe, scorer, Path("scorers"))["options"]
     patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
-    JudgeScorer(**options | patience, name=scorer.name).check()
+    scorer_class(scorer.kind)(**options | patience, name=scorer.name).check()
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:

@@ -46,6 +46,11 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
             "base_url": scorer.base_url or judge_url, "model": scorer.model, "timeout": scorer.timeout_s,
             "concurrency": scorer.concurrency, "api_key_env": scorer.api_key_env or "",
         }  # fmt: skip
+    elif scorer.kind == "remote":
+        options = {
+            "base_url": scorer.base_url, "timeout": scorer.timeout_s, "concurrency": scorer.concurrency,
+            "api_key_env": scorer.api_key_env or "",
+        }  # fmt: skip
     elif scorer.kind in ("clip", "hps"):
         path = scorer.path or scorer.options.get("path")
         if path is None:

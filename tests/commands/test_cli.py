@@ -226,7 +226,7 @@ def judge(**settings) -> str:
 
 
 @pytest.mark.parametrize(("scorers", "says"), [
-    (judge(api_key_env="NO_SUCH_KEY"), "mllm: the judge's key is read from $NO_SUCH_KEY, which is not set: export it"),
+    (judge(api_key_env="NO_SUCH_KEY"), "mllm: the key is read from $NO_SUCH_KEY, which is not set: export it"),
     (judge(kind="no_such_package.scorers:Sharp"), "scorer kind 'no_such_package.scorers:Sharp' cannot be imported"),
     ("rewards.scorers.1.path=/nowhere/hps", "hps finds no model at /nowhere/hps"),
     ("rewards.scorers.1.options={path: /nowhere/hps}", "hps finds no model at /nowhere/hps"),
