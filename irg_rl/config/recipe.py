@@ -189,6 +189,8 @@ class Recipe(Section):
             problems.append("engine.gpu_share needs engine.device cuda; leave it out on the CPU")
         if self.engine.gpu_share < 1 and self.engine.learner_ranks > 1:
             problems.append("engine.gpu_share: several learner ranks talk over NCCL, which wants a whole GPU for each")
+        if self.engine.placement != "pack" and self.engine.address is None:
+            problems.append("engine.placement places ranks on the nodes of a cluster: set engine.address or leave it out")
         problems += self._of_attention()
         if self.rl is not None and self.rl.optimizer.muon_lr and self.engine.zero_stage:
             problems.append("rl.optimizer.muon_lr needs engine.zero_stage 0: Muon works on whole matrices")
@@ -301,16 +303,24 @@ class Recipe(Section):
     def digest(self) -> str:
         """Return the first 12 hex digits of the sha256 of all settings that change the result.
 
-        Some settings are left out: `output_dir`, `description`, `budget_minutes`, `tracking`, the name of a preset (but
-        not its values), and settings of `evaluation` that are null.
+        Some settings are left out: those of WITHOUT_EFFECT, the name of a preset (but not its values), and settings of
+        `evaluation` that are null.
         """
-        data = self.model_dump(mode="json", exclude={"output_dir", "description", "budget_minutes", "tracking"})
+        data = self.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         evaluation = data["evaluation"].items()
         data["evaluation"] = {name: value for name, value in evaluation if name != "preset" and value is not None}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+WITHOUT_EFFECT: dict[str, Any] = {
+    "output_dir": True, "description": True, "budget_minutes": True, "tracking": True,
+    "engine": {"address", "placement"},
+}  # fmt: skip
+"""Settings that do not change the result of a run. They are not part of the digest, so they may be changed in the
+`recipe.yaml` of a run before it is resumed."""
 
 
 def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:
