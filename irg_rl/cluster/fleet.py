@@ -231,6 +231,8 @@ class Fleet:
             done.update((result.id, result) for result in self.poll(min(left, 5.0)))
             for unit, reason in self.given_up():
                 raise FleetError(f"{self.name}: unit {unit!r} {reason}")
+            for unit in self.without_arguments():
+                raise FleetError(f"{self.name}: the arguments of unit {unit!r} were lost with their node")
         return [done[unit] for unit in wanted]
 
     def broadcast(self, method: str, *args: Any, timeout: float) -> list[Any]:

@@ -49,7 +49,7 @@ class SharedFolder:
         for node in new:
             there = NodeAffinitySchedulingStrategy(node, soft=False)
             task = ray.remote(read_back).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-            asked.append(task.remote(str(self._file)))
+            asked.append(task.remote(str(self._file), APPEAR_S))
         for node, answer in zip(new.values(), asked, strict=True):
             found = bounded_get(answer, ANSWER_S, f"node {node.address} to read the run folder {self.folder}")
             if found != self._word:
@@ -60,10 +60,10 @@ class SharedFolder:
         self._checked |= new.keys()
 
 
-def read_back(path: str) -> str:
+def read_back(path: str, patience_s: float) -> str:
     """Return the content of a small file, or the reason why it cannot be read. If it is missing, look for it again for
-    APPEAR_S seconds."""
-    end = time.monotonic() + APPEAR_S
+    `patience_s` seconds."""
+    end = time.monotonic() + patience_s
     while True:
         try:
             return Path(path).read_text()

@@ -8,8 +8,8 @@ from irg_rl.sections import Positive, Rate, Section
 
 AUTO = "auto"
 NO_CLIENT = (
-    "an address with :// is for Ray Client, whose driver is no node of the cluster and cannot share the run folder with "
-    "it: run irg-rl on a node of the cluster and give auto or host:port"
+    "an address with :// is for Ray Client, whose driver is no node of the cluster and shares no run folder with it: "
+    "run irg-rl on a node of the cluster and give auto or host:port"
 )
 
 

@@ -190,7 +190,7 @@ class Recipe(Section):
         if self.engine.gpu_share < 1 and self.engine.learner_ranks > 1:
             problems.append("engine.gpu_share: several learner ranks talk over NCCL, which wants a whole GPU for each")
         if self.engine.placement != "pack" and self.engine.address is None:
-            problems.append("engine.placement places ranks on the nodes of a cluster: set engine.address or leave it out")
+            problems.append("engine.placement is about the nodes of a cluster: set engine.address, or leave it out")
         problems += self._of_attention()
         if self.rl is not None and self.rl.optimizer.muon_lr and self.engine.zero_stage:
             problems.append("rl.optimizer.muon_lr needs engine.zero_stage 0: Muon works on whole matrices")
