@@ -129,9 +129,9 @@ def reserve(asked: Sequence[Asked], visit: Callable[[Node], None]) -> dict[str, 
         for group in groups.values():
             remove_placement_group(group)
         raise PlacementError(
-            f"no room for {', '.join(map(str, without))}. Asked in all: {', '.join(map(str, asked))}. {in_stock(nodes)} "
-            "Lower engine.learner_ranks, engine.rollout_actors or engine.threads, wait for other jobs to end, or add "
-            "nodes"
+            f"no room for {', '.join(map(str, without))}. Asked in all: {', '.join(map(str, asked))}. "
+            f"{in_stock(nodes)} Lower engine.learner_ranks, engine.rollout_actors or engine.threads, wait for other "
+            "jobs to end, or add nodes"
         )
     return {name: Room(name, group, visit) for name, group in groups.items()}
 

@@ -9,6 +9,7 @@ network. So before such an error is raised again, the other ranks get some time 
 """
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -111,12 +112,11 @@ def _first_dead(refs: dict[ObjectRef, int]) -> tuple[int, str] | None:
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end - time.monotonic()))
         if not ready:
             return None
-        try:
-            bounded_get(ready[0], 60.0, f"the answer of rank {refs[ready[0]]}")
-        except RayTaskError:
-            continue
-        except RayError as error:
-            return refs[ready[0]], reason_of(error)
-        except Exception:  # a rank that has noticed the death, too
-            continue
+        with suppress(Exception):  # another rank has noticed the death, too
+            try:
+                bounded_get(ready[0], 60.0, f"the answer of rank {refs[ready[0]]}")
+            except RayTaskError:
+                raise
+            except RayError as error:
+                return refs[ready[0]], reason_of(error)
     return None

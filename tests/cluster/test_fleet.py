@@ -266,6 +266,9 @@ def test_an_actor_without_room_is_retired_and_the_others_go_on(local_ray):
     fleet = Fleet("painters", start, FleetSettings(size=2, backoff=0.01, max_respawns=2))
     try:
         assert values(fleet.run([(n, "paint", (n,)) for n in range(4)], timeout=60)) == [(n * n, 0) for n in range(4)]
+        end = time.monotonic() + 60
+        while Health.DEAD in fleet.health() and time.monotonic() < end:
+            fleet.poll(0.05)
         assert fleet.health() == [Health.IDLE, Health.RETIRED]
         assert fleet.losses == ["painters 1: NoRoomError: no node that is left has room for painter 1"] * 3
     finally:

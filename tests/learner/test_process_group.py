@@ -23,7 +23,8 @@ def outward() -> str:
 
 
 def listening(port: int) -> set[str]:
-    return {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
+    found = psutil.Process().net_connections("tcp")
+    return {one.laddr.ip for one in found if one.status == "LISTEN" and one.laddr.port == port}
 
 
 def test_the_store_listens_at_its_address_only():
