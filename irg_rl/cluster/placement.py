@@ -50,7 +50,8 @@ class Asked:
 
     def __str__(self) -> str:
         where = " on the driver's node" if self.beside_driver else ""
-        return f"{self.count} {self.name}{'s' * (self.count > 1)}{where} with {_amounts(self.bundle)}"
+        several = self.count > 1
+        return f"{self.count} {self.name}{'s' * several}{where} with {_amounts(self.bundle)}{' each' * several}"
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,25 @@ import shutil
 import tempfile
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
 from ray.cluster_utils import Cluster
 
+from irg_rl.cluster import placement, shared_folder
 from irg_rl.cluster.attached import AttachedRay
-from irg_rl.cluster.placement import living_nodes
+from irg_rl.cluster.fleet import Fleet, FleetSettings, Health
+from irg_rl.cluster.placement import Asked, PlacementError, living_nodes, reserve
+from irg_rl.cluster.ranks import RankError, Ranks
+from irg_rl.cluster.ray_runtime import RaySettings, RayStartError
+from irg_rl.cluster.shared_folder import SharedFolder, SharedFolderError
+from irg_rl.driver.checks import cluster_problems
+from irg_rl.driver.collector import Collector
 from irg_rl.driver.rl_loop import reinforce
+from irg_rl.driver.room import asked_by_rl, ray_with_room
 from irg_rl.driver.run_folder import Run
 from irg_rl.model.folder import load_folder
 from irg_rl.report.tracking import Tracker
@@ -26,11 +36,14 @@ CPUS = 6
 @pytest.fixture(scope="module")
 def cluster():
     folder = tempfile.mkdtemp(prefix="irg-", dir="/tmp")
+    Path("/tmp/ray").mkdir(exist_ok=True)  # the cluster utility of Ray writes its address there
     made = Cluster()
-    made.add_node(num_cpus=CPUS, temp_dir=folder, include_dashboard=False)
-    made.add_node(num_cpus=CPUS)
-    yield made
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_agent_register_timeout_ms", "120000")  # 30 s are too short on a busy machine
+        made.add_node(num_cpus=CPUS, temp_dir=folder, include_dashboard=False)
+        made.add_node(num_cpus=CPUS)
+        yield made
+        made.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -111,52 +124,6 @@ def test_a_node_that_does_not_see_the_run_folder_is_named_with_the_path(cluster,
             shared.check(here, there)
 
 
-@ray.remote
-class Numbers:
-    """Makes data that stay on the node of its process."""
-
-    def make(self, number: int) -> tuple[int, np.ndarray]:
-        return number, np.full(200_000, number)
-
-    def add(self, numbers: np.ndarray) -> int:
-        return int(numbers.sum())
-
-
-@ray.remote
-class Waiting:
-    """A rank that waits for another one."""
-
-    def open_port(self, address: str) -> int:
-        return 1
-
-    def setup(self, port: int, address: str) -> str:
-        return address
-
-    def wait(self) -> None:
-        time.sleep(600)
-
-
-def test_a_dead_node_takes_its_data_and_a_rank_with_it(cluster, tmp_path):
-    node = cluster.add_node(num_cpus=CPUS, resources={"third": 1})
-    with AttachedRay(cluster.address, "death"), SharedFolder(tmp_path) as shared:
-        room = reserve([Asked("rank", 3, 1, 0)], shared.check)["rank"]
-        ranks = Ranks("rank", lambda rank: Waiting.options(**room.place(rank)).remote(), 3, room.meeting_address())
-        ranks.start(60)
-        assert room.meeting_address() == living_nodes()[0].address
-        there = Fleet("far", lambda index: Numbers.options(resources={"third": 0.1}).remote(), FleetSettings(1))
-        here = Fleet("near", lambda index: Numbers.options(**room.place(0)).remote(), FleetSettings(1))
-        there.submit("made", "make", 7, returns=2)
-        [made] = there.poll(60)
-        threading.Timer(1.0, cluster.remove_node, [node], {"allow_graceful": False}).start()
-        with pytest.raises(RankError, match="rank 2 died in wait .*; resume the run") as caught:
-            ranks.call("wait", timeout=120)
-        assert len(str(caught.value).splitlines()) == 1
-        here.submit("sum", "add", *made.others)
-        assert here.poll(60) == [] and here.without_arguments() == ["sum"] and here.outstanding() == 0
-        with pytest.raises(NoRoomError, match="no node that is left has room for rank 2"):
-            room.place(2)
-
-
 def test_a_dead_node_with_a_rollout_actor_loses_no_group(cluster, alone, world, tmp_path, monkeypatch):
     """Both learner ranks and one rollout actor are on the node of the driver, the other one is on the second node. It
     dies during the second update. Its actor is started again on the node that is left."""
@@ -173,3 +140,50 @@ def test_a_dead_node_with_a_rollout_actor_loses_no_group(cluster, alone, world, 
     assert len(facts["losses"]) >= 1 and not cluster.worker_nodes
     assert same(weights, alone[0])
     assert {**facts, "losses": []} == alone[1] and facts["cancelled"] == facts["in_flight"] == 0
+
+
+@ray.remote(num_cpus=0)
+class Waiting:
+    """A rank that waits for another one. It also makes data that stay on the node of its process."""
+
+    def open_port(self, address: str) -> int:
+        return 1
+
+    def setup(self, port: int, address: str) -> str:
+        return address
+
+    def wait(self) -> None:
+        time.sleep(600)
+
+    def make(self, number: int) -> tuple[int, np.ndarray]:
+        return number, np.full(200_000, number)
+
+    def add(self, numbers: np.ndarray) -> int:
+        return int(numbers.sum())
+
+
+def test_a_dead_node_takes_its_data_and_a_rank_with_it(cluster, tmp_path):
+    """The data are named, so that they can be made again. The rank ends the run with one line."""
+    node = cluster.add_node(num_cpus=CPUS)
+    with AttachedRay(cluster.address, "death"), SharedFolder(tmp_path) as shared:
+        room = reserve([Asked("rank", 2, 1, 0)], shared.check)["rank"]
+        far = [place.id for place in room.nodes()].index(node.node_id)
+        assert room.meeting_address() == room.nodes()[0].address
+        ranks = Ranks("rank", lambda rank: Waiting.options(**room.place(rank)).remote(), 2, room.meeting_address())
+        ranks.start(120)
+        there, here = (
+            Fleet(name, lambda index, place=place: Waiting.options(**room.place(place)).remote(), FleetSettings(1))
+            for name, place in (("far", far), ("near", 1 - far))
+        )
+        there.submit("made", "make", 7, returns=2)
+        [made] = there.poll(120)
+        threading.Timer(1.0, cluster.remove_node, [node], {"allow_graceful": False}).start()
+        with pytest.raises(RankError, match=f"rank {far} died in wait .*; resume the run") as caught:
+            ranks.call("wait", timeout=120)
+        assert len(str(caught.value).splitlines()) == 1
+        here.submit("sum", "add", *made.others)
+        end = time.monotonic() + 120
+        while here.outstanding() and time.monotonic() < end:
+            here.poll(0.2)
+        assert here.without_arguments() == ["sum"] and here.health() == [Health.IDLE]
+        assert len({place.id for place in room.nodes()}) == 1, "the room on the dead node was not moved"
