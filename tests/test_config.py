@@ -271,6 +271,7 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["task_options.deep_share=0.2"], "task_options.deep_share 0.2 makes rows with several refinements"),
     (["rl.points=3"], "rl.noise.window_range [0, 3) must lie in [0, rl.points - 1 = 2)"),
     (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
+    (["engine.placement=spread"], "engine.placement is about the nodes of a cluster: set engine.address, or leave it"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other_are_found_before_anything_starts(overrides, says):
     assert any(says in line for line in problems(*overrides))
@@ -292,6 +293,9 @@ def test_contradictions_are_reported_together():
     (["sft.stage1=null", "sft.stage2=null", "sft.base=null"], "sft: sft needs"),
     (["sft.stage1.sources=[]"], "sft.stage1: sources needs at least one entry with a weight above 0"),
     (["sft.dropout.image=0.7", "sft.dropout.last_text=0.4"], "sft.dropout: image 0.7 and last_text 0.4 are shares"),
+    (["engine.address=ray://head:10001"], "engine.address: 'ray://head:10001': an address with :// is for Ray Client"),
+    (["engine.address=head"], "engine.address: 'head': give auto or host:port, such as 10.0.0.1:6379"),
+    (["engine.address=head:99999"], "engine.address: 'head:99999': give auto or host:port"),
     (["rl.optimizer.lr=0"], "rl.optimizer: lr, gen_lr and vision_lr are all 0"),
     (["rl.algorithm=nft", "rl.options={time_range: [0, 1]}"], "rl.options.time_range: [0.0, 1.0] must satisfy"),
     (["rl.lora={rank: 0}"], "rl.lora.rank: Input should be greater than or equal to 1"),
@@ -455,7 +459,9 @@ def test_the_digest_leaves_out_what_does_not_change_the_result():
     same = smoke("output_dir=/elsewhere", "description=words", "tracking.wandb=false", "budget_minutes={world: 9}")
     assert same.digest() == smoke().digest() and len(same.digest()) == 12
     machine = smoke("engine.object_store_mb=2048", "sft.data_workers=4", "sft.latents=/fast/latents")
-    assert machine.digest() == smoke().digest()
+    elsewhere = smoke("engine.address=auto", "engine.placement=spread", "engine.stop_grace_s=60")
+    assert machine.digest() == elsewhere.digest() == smoke().digest() and elsewhere.engine != smoke().engine
+    assert not {"address", "placement"} & smoke().model_dump()["engine"].keys()
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")  # sections as plain dicts, which is the point here

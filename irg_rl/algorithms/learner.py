@@ -24,7 +24,7 @@ from irg_rl.learner.ema import EMA, host_copies
 from irg_rl.learner.engine import Engine, EngineSettings, StepResult
 from irg_rl.learner.lora import load_trainable, served, without_adapters
 from irg_rl.learner.old_weights import OldWeights
-from irg_rl.learner.process_group import Rank, host_store, join, leave
+from irg_rl.learner.process_group import LOOPBACK, Rank, host_store, join, leave
 from irg_rl.learner.publish import Publication, publish
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import Replay, idle_pack
@@ -76,17 +76,18 @@ class Learner:
         self._checked = settings.offline
         self._empty = 0  # updates in a row that had nothing to train on
 
-    def open_port(self) -> int:
-        """Open the port at which all ranks meet, and return it. Only rank 0 is asked to do this."""
-        self._store = host_store(self.place.world_size, self.settings.collective_timeout)
+    def open_port(self, address: str = LOOPBACK) -> int:
+        """Open the port at which all ranks meet, and return it. Only rank 0 is asked to do this. `address` is the
+        address of rank 0 at which the other ranks reach it."""
+        self._store = host_store(self.place.world_size, self.settings.collective_timeout, address)
         return self._store.port
 
-    def setup(self, port: int | None = None) -> None:
-        """Join the other ranks. Then build the model and the optimizer. If the settings ask for a moving average of the
-        weights, begin it, too. If there are several ranks, `port` is the port that `open_port` of rank 0 has returned.
-        If there is only one rank, `port` is None."""
+    def setup(self, port: int | None = None, address: str = LOOPBACK) -> None:
+        """Join the other ranks. Then build the model and the optimizer, and, if the settings ask for it, the moving
+        average of the weights. If there are several ranks, `port` is the port that `open_port` of rank 0 has returned
+        for `address`. If there is only one rank, `port` is None."""
         settings = self.settings
-        join(self.place, self._store, port, settings.collective_timeout)
+        join(self.place, self._store, port, settings.collective_timeout, address)
         rng.seed_everything(settings.seed + self.place.rank)
         held = load_trainable(
             Path(settings.folder), settings.device, settings.engine.precision, settings.lora, settings.seed,

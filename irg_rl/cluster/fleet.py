@@ -12,11 +12,15 @@ that names the unit.
                             v  after `max_respawns` deaths in a row
                          RETIRED
 
-An actor counts as lost if Ray reports it as dead or if its unit passes its deadline. Then the actor is killed first.
+An actor counts as lost if Ray reports it as dead, if its unit passes its deadline, or if it cannot be started because
+its node is dead and no other node has room (placement.py). Then the actor is killed first.
 After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. The
 call `prepare` sends a new actor the current weights. The new actor gets work only after `prepare` has finished. An
 actor does not count as lost if the work itself or the constructor of the actor raises an exception. This exception
 would occur again. So it ends the run, and the message names the unit or the actor.
+
+The arguments of a unit may be Ray references to data on another node. If that node dies, the data are gone, and no
+actor can do the unit. Then it leaves the fleet, and `without_arguments` names it.
 
 Results are identified by the id of their unit. The result of a unit must depend only on its arguments, never on the
 actor or on the order of the units. Then the results of a run do not change if actors are killed.
@@ -34,6 +38,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
+from irg_rl.cluster.placement import NoRoomError
 from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, reason_of, start_actor
 from irg_rl.errors import UserError
 
@@ -139,6 +144,7 @@ class Fleet:
         self._queue: deque[_Unit] = deque()
         self._known: set[Hashable] = set()
         self._given_up: list[tuple[Hashable, str]] = []
+        self._without_arguments: list[Hashable] = []
         self.losses: list[str] = []  # one line for each lost unit or actor, for the log
         self._worked = 0.0
         for member in self._members:
@@ -200,6 +206,12 @@ class Fleet:
         given_up, self._given_up = self._given_up, []
         return given_up
 
+    def without_arguments(self) -> list[Hashable]:
+        """Return the ids of the units that no actor can do, because their arguments were lost together with a node. A
+        unit is named only once. It may be submitted again with new arguments."""
+        without, self._without_arguments = self._without_arguments, []
+        return without
+
     def run(self, units: Sequence[tuple[Hashable, str, tuple]], timeout: float) -> list[Finished]:
         """Submit all units, wait for them, and return their results in the given order. A unit is given as (id, name of
         the method, arguments).
@@ -221,6 +233,8 @@ class Fleet:
             done.update((result.id, result) for result in self.poll(min(left, 5.0)))
             for unit, reason in self.given_up():
                 raise FleetError(f"{self.name}: unit {unit!r} {reason}")
+            for unit in self.without_arguments():
+                raise FleetError(f"{self.name}: the arguments of unit {unit!r} were lost with their node")
         return [done[unit] for unit in wanted]
 
     def broadcast(self, method: str, *args: Any, timeout: float) -> list[Any]:
@@ -265,7 +279,11 @@ class Fleet:
         self._known.clear()
 
     def _spawn(self, member: _Member) -> None:
-        member.actor = start_actor(self._factory, member.index)
+        try:
+            member.actor = start_actor(self._factory, member.index)
+        except NoRoomError as error:
+            self._lose(member, reason_of(error))
+            return
         ready = member.actor.__ray_ready__.remote() if self._prepare is None else self._prepare(member.actor)
         member.refs = [ready]
         member.health = Health.STARTING
@@ -315,6 +333,8 @@ class Fleet:
         except RayTaskError as error:
             raise FleetError(f"{what} raised {reason_of(error)}") from error
         except LOST as error:
+            if unit is not None and isinstance(error, ObjectLostError) and _has_references(unit):
+                return self._forget(member, unit)
             if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise FleetError(f"{what}: {reason_of(error)}") from error
             self._lose(member, reason_of(error))
@@ -327,6 +347,13 @@ class Fleet:
         self._worked += self._clock() - member.began
         self._known.discard(unit.id)
         return Finished(unit.id, value, tuple(member.refs[1:]), unit.attempts)
+
+    def _forget(self, member: _Member, unit: _Unit) -> None:
+        """Take a unit out of the fleet whose arguments are lost. Its actor is well."""
+        member.health, member.unit = Health.IDLE, None
+        self._known.discard(unit.id)
+        self._without_arguments.append(unit.id)
+        self.losses.append(f"{self.name}: the arguments of unit {unit.id!r} were lost with their node")
 
     def _lose(self, member: _Member, reason: str) -> None:
         """Kill the actor of `member`, and schedule its restart. If the actor was working on a unit (a method call), put
@@ -364,6 +391,10 @@ class Fleet:
             ray.kill(member.actor, no_restart=True)
         member.actor = None
         member.refs = []
+
+
+def _has_references(unit: _Unit) -> bool:
+    return any(isinstance(argument, ObjectRef) for argument in unit.args)
 
 
 def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> None:

@@ -1,18 +1,33 @@
 """A fixed set of actors that work together as the ranks of a collective computation.
 
 The actors of a fleet (fleet.py) can be replaced one by one; ranks cannot. If one rank dies or raises an exception, the
-other ranks cannot continue. They would wait until a collective call times out. To avoid this long wait, all ranks are
-killed at the first failure. The error names the rank that failed.
+other ranks cannot continue, and would wait for it until a collective call times out. To avoid this long wait, all ranks
+are killed at the first failure. The error names the rank that failed.
+
+If a rank dies, another rank may be the first to notice, because its connection breaks. It then raises an error of the
+network. So before such an error is raised again, the other ranks get some time to be found dead.
 """
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray import ObjectRef
+from ray.exceptions import RayError, RayTaskError
 
-from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, reason_of, start_actor
-from irg_rl.errors import UserError
+from irg_rl.cluster.ray_runtime import (
+    LOOPBACK,
+    ActorFactory,
+    WaitTimeoutError,
+    bounded_get,
+    reason_of,
+    start_actor,
+)
+from irg_rl.errors import UserError, is_expected
+
+DEATH_NOTICE_S = 30.0
+"""How many seconds Ray may take to notice that a node of the cluster is dead."""
 
 
 class RankError(UserError, RuntimeError):
@@ -23,22 +38,26 @@ class Ranks:
     """The actors of all ranks of a collective computation, one actor per rank. `factory(rank)` starts the actor of a
     rank.
 
-    If there are several ranks, `start` calls `open_port` on rank 0 and then `setup(port)` on all ranks. If there is
-    only one rank, `start` calls `setup(None)`.
+    If there are several ranks, `start` calls `open_port(address)` on rank 0 and then `setup(port, address)` on all
+    ranks. `address` is the address of rank 0 at which the others reach it. If there is only one rank, `start` calls
+    `setup()`.
     """
 
-    def __init__(self, name: str, factory: ActorFactory, world_size: int):
+    def __init__(self, name: str, factory: ActorFactory, world_size: int, address: str = LOOPBACK):
         self.name = name
+        self._address = address
         self._actors = [start_actor(factory, rank) for rank in range(world_size)]
 
     def start(self, timeout: float) -> None:
         """Set up all ranks so that they can find each other. Raises WaitTimeoutError if a rank does not answer in time.
         Raises RankError if a rank died.
         """
-        port = None
+        meeting: tuple = ()
         if len(self._actors) > 1:
-            port = bounded_get(self._actors[0].open_port.remote(), timeout, f"{self.name} rank 0 to open its port")
-        self.call("setup", port, timeout=timeout)
+            opened = self._actors[0].open_port.remote(self._address)
+            port = bounded_get(opened, timeout, f"{self.name} rank 0 to open its port")
+            meeting = (port, self._address)
+        self.call("setup", *meeting, timeout=timeout)
 
     def call(self, method: str, *args: Any, timeout: float, kept: int = 0) -> list[Any]:
         """Call `method(*args)` on every rank and return the results in rank order. Ray references among `args` are
@@ -54,7 +73,7 @@ class Ranks:
             RankError: if a rank died;
             WaitTimeoutError: if ranks did not answer in time; it names these ranks.
         """
-        answered, whom = False, self.name
+        answered, whom, waiting = False, self.name, []
         refs, stored = {}, []
         for rank, actor in enumerate(self._actors):
             answer = getattr(actor, method).options(num_returns=1 + kept).remote(*args)
@@ -76,6 +95,11 @@ class Ranks:
             answered = True
         except RayError as error:
             raise RankError(f"{whom} died in {method} ({reason_of(error)}); resume the run") from error
+        except Exception as error:
+            dead = None if is_expected(error) else _first_dead({ref: refs[ref] for ref in waiting})
+            if dead is None:
+                raise
+            raise RankError(f"{self.name} {dead[0]} died in {method} ({dead[1]}); resume the run") from error
         finally:
             if not answered:
                 self.stop()
@@ -85,3 +109,22 @@ class Ranks:
         """Kill all ranks."""
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
+
+
+def _first_dead(refs: dict[ObjectRef, int]) -> tuple[int, str] | None:
+    """Wait until one of these calls ends because its actor died, and return (its rank, the reason). Return None if all
+    calls end in another way, or if none has ended so after DEATH_NOTICE_S seconds. `refs` maps the Ray reference of
+    each call to its rank."""
+    waiting, end = list(refs), time.monotonic() + DEATH_NOTICE_S
+    while waiting:
+        ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end - time.monotonic()))
+        if not ready:
+            return None
+        with suppress(Exception):  # another rank has noticed the death, too
+            try:
+                bounded_get(ready[0], 60.0, f"the answer of rank {refs[ready[0]]}")
+            except RayTaskError:
+                raise
+            except RayError as error:
+                return refs[ready[0]], reason_of(error)
+    return None

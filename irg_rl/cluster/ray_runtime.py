@@ -1,4 +1,5 @@
-"""Start Ray on this machine, give each process a share of the CPU threads, and wait for remote results.
+"""Start Ray on this machine, give each process a share of the CPU threads, and wait for remote results. A Ray cluster
+that exists already is used by attached.py instead.
 
 Ray listens on the loopback address only, without a dashboard and without usage statistics.
 
@@ -12,8 +13,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +36,7 @@ ActorFactory = Callable[[int], ActorProxy[Any]]
 """Type of a function that starts actor number i. `ActorProxy` is Ray's type for the handle that `Actor.remote()`
 returns.
 """
+LOOPBACK = "127.0.0.1"
 STOP_S = 60.0
 """How many seconds Ray may take to end before its processes are killed."""
 _START_ATTEMPTS = 3
@@ -80,16 +82,21 @@ class LocalRay:
         self.settings = settings
         self.run_folder = self.folder = folder
         self._temporary = False
+        self._loopback_only = ExitStack()
 
     def __enter__(self) -> "LocalRay":
         if ray.is_initialized():
             raise RuntimeError("Ray already runs in this process; stop it before another run starts")
         self.folder, self._temporary = session_folder(self.run_folder)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        _stay_on_loopback()
+        self._loopback_only.enter_context(_loopback_only())
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)  # whoever can read Ray's files can run code in its processes
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self._loopback_only.close()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -108,9 +115,9 @@ class LocalRay:
                     include_dashboard=False,
                     log_to_driver=not self.settings.quiet,
                     logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
-                    _node_ip_address="127.0.0.1",
+                    _node_ip_address=LOOPBACK,
                     _temp_dir=str(self.folder / _OPEN),
-                    job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
+                    job_config=OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 stopping.listen()  # Ray has put a handler of its own in place of ours
                 return
@@ -125,6 +132,7 @@ class LocalRay:
     def stop(self) -> None:
         """End every actor and Ray itself. It is safe to call this twice."""
         self._shut_down()
+        self._loopback_only.close()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -150,7 +158,7 @@ def kill_processes_of(session: Path) -> None:
                 process.kill()
 
 
-class _OwnPath(JobConfig):
+class OwnPath(JobConfig):
     """A Ray job configuration that keeps Ray from changing the import path of its workers. Normally Ray puts the
     working folder and the folder of the script first on this path. Then a user's own `rewards.py` or `sft/` in these
     folders would be imported instead of the program's modules. Ray does not change the path of a job that has its own
@@ -161,16 +169,26 @@ class _OwnPath(JobConfig):
         return True
 
 
-def _stay_on_loopback() -> None:
-    """Make Ray listen on 127.0.0.1 only.
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Give a context (for `with`) in which Ray listens on 127.0.0.1 only.
 
     Normally Ray replaces this address by the outward address of the machine, which would open its ports to the network.
     It keeps 127.0.0.1 if its setting ENABLE_RAY_CLUSTER is false. This function switches the setting off in two ways.
     It sets an environment variable, which is read by Ray's other processes. It also sets a constant of Ray in this
     process, because Ray has read the variable only once, at its import.
     """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    name, before = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER
+    told = os.environ.get(name)
+    os.environ[name] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if told is not None:
+            os.environ[name] = told
 
 
 def session_folder(run_folder: Path) -> tuple[Path, bool]:

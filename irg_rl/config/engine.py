@@ -6,8 +6,22 @@ from pydantic import Field, field_validator
 
 from irg_rl.sections import Positive, Rate, Section
 
+AUTO = "auto"
+NO_CLIENT = (
+    "an address with :// is for Ray Client, whose driver is no node of the cluster and shares no run folder with it: "
+    "run irg-rl on a node of the cluster and give auto or host:port"
+)
+
 
 class EngineRecipe(Section):
+    address: str | None = Field(default=None, exclude_if=lambda address: address is None)
+    """A Ray cluster that exists already, on which the actors run: `host:port` of its head node, or `auto` for the
+    address in the environment variable RAY_ADDRESS or the cluster that runs on this machine. null: a Ray of the run's
+    own, on this machine alone. This setting does not change the digest."""
+    placement: Literal["pack", "spread"] = Field(default="pack", exclude_if=lambda way: way == "pack")
+    """How the learner ranks are placed on the nodes of the cluster. pack: on as few nodes as possible, so that the
+    network between nodes is used least. spread: on as many as possible, so that they share the main memory of a node
+    least. This setting does not change the digest."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     learner_ranks: Positive = 1
     """Number of processes that train together in RL. An SFT stage uses at most `packs_per_step` of them, because every
@@ -39,6 +53,22 @@ class EngineRecipe(Section):
     null: as much as RL needs (`irg-rl plan` shows it), if /dev/shm has it, and at least 512. This setting does not
     change the digest."""
     keep_checkpoints: Positive = 2
+
+    @field_validator("address")
+    @classmethod
+    def address_is_one_of_ray(cls, address: str | None) -> str | None:
+        if address is None or address == AUTO:
+            return address
+        if "://" in address:
+            raise ValueError(f"{address!r:.140}: {NO_CLIENT}")
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(f"{address!r:.140}: give auto or host:port, such as 10.0.0.1:6379")
+        return address
+
+    def thread_share(self, processes: int) -> int:
+        """Return the number of torch threads of one of `processes` that run at the same time."""
+        return max(self.threads // processes, 1)
 
     @property
     def gpus(self) -> float:

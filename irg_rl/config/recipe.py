@@ -232,6 +232,8 @@ class Recipe(Section):
             problems.append("engine.gpu_share needs engine.device cuda; leave it out on the CPU")
         if self.engine.gpu_share < 1 and self.engine.learner_ranks > 1:
             problems.append("engine.gpu_share: several learner ranks talk over NCCL, which wants a whole GPU for each")
+        if self.engine.placement != "pack" and self.engine.address is None:
+            problems.append("engine.placement is about the nodes of a cluster: set engine.address, or leave it out")
         problems += self._of_attention()
         if self.rl is not None and self.rl.optimizer.muon_lr and self.engine.zero_stage:
             problems.append("rl.optimizer.muon_lr needs engine.zero_stage 0: Muon works on whole matrices")
@@ -364,7 +366,7 @@ class Recipe(Section):
 
 WITHOUT_EFFECT: dict[str, Any] = {
     "output_dir": True, "description": True, "budget_minutes": True, "tracking": True,
-    "engine": {"object_store_mb", "stop_grace_s"}, "sft": {"data_workers", "latents"},
+    "engine": {"object_store_mb", "stop_grace_s", "address", "placement"}, "sft": {"data_workers", "latents"},
 }  # fmt: skip
 """Settings that do not change the result of a run. They are not part of the digest, so they may be changed in the
 `recipe.yaml` of a run before it is resumed."""

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import torch
 
+from irg_rl.cluster.attached import AttachedRay
+from irg_rl.cluster.placement import in_stock, living_nodes
+from irg_rl.cluster.ray_runtime import RayStartError
 from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import OWN_REFINED, Recipe, RecipeError, ScorerRecipe, nearest
 from irg_rl.driver.prepare import OWN_ROWS
+from irg_rl.driver.room import asked_by_rl, asked_by_sft
 from irg_rl.driver.scorers import spec_of
 from irg_rl.driver.stages import NAMES
 from irg_rl.environment import wandb_mode
@@ -31,9 +35,10 @@ JUDGE_PATIENCE_S = 10.0
 
 
 def machine_problems(recipe: Recipe) -> list[str]:
-    """Check whether this machine can run the recipe: GPUs, packages, files, scorers and judges. Return one message for
-    each problem."""
-    problems = gpu_problems(recipe) + attention_problems(recipe) + tracking_problems(recipe)
+    """Check whether this machine, or the cluster that the recipe names, can run the recipe: GPUs, packages, files,
+    scorers and judges. Return one message for each problem."""
+    problems = gpu_problems(recipe) if recipe.engine.address is None else cluster_problems(recipe)
+    problems += attention_problems(recipe) + tracking_problems(recipe)
     problems += task_of(recipe).missing() + memory_problems(recipe)
     if recipe.init_from is not None:
         problems += folder_problems(Path(recipe.init_from), recipe.model)
@@ -81,10 +86,32 @@ def memory_problems(recipe: Recipe) -> list[str]:
     return []
 
 
-def gpu_problems(recipe: Recipe) -> list[str]:
-    """Check whether this machine has enough GPUs for the learners and rollout actors of the recipe. Without enough GPUs
-    they would wait forever. The critic needs no GPU of its own (see Recipe.critic_gpus). Return one message for each
-    stage that needs too many GPUs."""
+def cluster_problems(recipe: Recipe) -> list[str]:
+    """Check whether the Ray cluster that the recipe names exists, and whether its nodes have enough CPUs and GPUs for
+    the actors of the recipe. Return one message for each problem. Other jobs are not counted here. They may end before
+    the actors start."""
+    address = recipe.engine.address
+    assert address is not None
+    try:
+        with AttachedRay(address, "check"):
+            nodes = living_nodes()
+    except RayStartError as error:
+        return [str(error)]
+    cpus, gpus = (sum(node.total.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    stages = {} if recipe.sft is None else recipe.sft.stages
+    asked = {f"sft.{name}": asked_by_sft(recipe, stage) for name, stage in stages.items()}
+    asked |= {} if recipe.rl is None else {"rl": asked_by_rl(recipe)}
+    return gpu_problems(recipe, int(gpus)) + [
+        f"{place} asks for {', '.join(map(str, actors))}. {in_stock(nodes)} Lower engine.threads or add nodes"
+        for place, actors in asked.items()
+        if sum(one.count * one.cpus for one in actors) > cpus
+    ]
+
+
+def gpu_problems(recipe: Recipe, in_cluster: int | None = None) -> list[str]:
+    """Check whether there are enough GPUs for the learners and rollout actors of the recipe: on this machine, or in a
+    cluster that has `in_cluster` of them. Without enough GPUs they would wait forever. The critic needs no GPU of its
+    own (see Recipe.critic_gpus). Return one message for each stage that needs too many GPUs."""
     engine = recipe.engine
     if engine.device != "cuda":
         return []
@@ -93,11 +120,12 @@ def gpu_problems(recipe: Recipe) -> list[str]:
     wanted = {} if recipe.sft is None else {f"sft.{n}": recipe.sft_ranks(s) for n, s in recipe.sft.stages.items()}
     if recipe.rl is not None:
         wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
-    there = torch.cuda.device_count()
+    there = torch.cuda.device_count() if in_cluster is None else in_cluster
     # Ray rounds in this way, and it never gives an actor parts of two GPUs
     room = there * (10_000 // round(10_000 * engine.gpu_share))
+    where = "visible" if in_cluster is None else "in the cluster"
     return [
-        f"{place} has {count} processes and {there} GPUs with room for {room} are visible: lower engine.learner_ranks, "
+        f"{place} has {count} processes and {there} GPUs with room for {room} are {where}: lower engine.learner_ranks, "
         "sft.learner_ranks, engine.rollout_actors or engine.gpu_share"
         for place, count in wanted.items()
         if count > room

@@ -105,9 +105,12 @@ class Collector:
         for begin in range(0, len(groups), self.groups_per_batch):
             batch = tuple(groups[begin : begin + self.groups_per_batch])
             self.under_way.add(batch)
-            prompts = [self.prompts[group] for group in batch]
-            arguments = (list(batch), prompts, self.group_size, None, update)
-            self.rollouts.submit(batch, "sample_groups", *arguments, returns=1 + len(batch))
+            self._sample(batch, update)
+
+    def _sample(self, batch: Batch, update: int) -> None:
+        prompts = [self.prompts[group] for group in batch]
+        arguments = (list(batch), prompts, self.group_size, None, update)
+        self.rollouts.submit(batch, "sample_groups", *arguments, returns=1 + len(batch))
 
     def pump(self, timeout: float, update: int) -> None:
         """Send sampled groups to the critic, and take scored groups back from it. If nothing has arrived, wait at most
@@ -115,14 +118,18 @@ class Collector:
 
         If the actors that worked on a batch died or hung too often, cancel its groups, and start new groups instead.
         """
-        if not self._move_on():
+        if not self._move_on(update):
             wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
-            self._move_on()
+            self._move_on(update)
         self._settle(update)
 
-    def _move_on(self) -> bool:
+    def _move_on(self, update: int) -> bool:
         """Take the results that have arrived from the rollout actors and the critics, without waiting. Send sampled
-        groups to the critics. Return whether any result had arrived."""
+        groups to the critics. Return whether any result had arrived.
+
+        Sampled groups are on the node of their rollout actor until they are scored. If this node has died, they are
+        sampled again. The same ids and the same weights give the same samples.
+        """
         sampled = self.rollouts.poll(0.0)
         for done in sampled:
             self.critics.submit(done.id, "score_groups", *done.others, returns=1 + len(done.others))
@@ -130,6 +137,9 @@ class Collector:
         for done in scored:
             assert isinstance(done.id, tuple)
             self.waiting[done.id] = list(zip(done.value, done.others, strict=True))
+        for batch in self.critics.without_arguments():
+            assert isinstance(batch, tuple)
+            self._sample(batch, update)
         given_up = self.rollouts.given_up() + self.critics.given_up()
         self.lost.update(given_up)
         return bool(sampled or scored or given_up)

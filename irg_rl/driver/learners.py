@@ -11,12 +11,14 @@ import ray
 from ray import ObjectRef
 
 from irg_rl.algorithms.learner import Learner
+from irg_rl.cluster.placement import Room
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.config import adapters_of
 from irg_rl.driver.limits import START_S, saving_limit, sending_limit, start_limit
 from irg_rl.driver.prepare import model_path, rl_prompts_file, save_trained
 from irg_rl.driver.rl_settings import learner_settings
+from irg_rl.driver.room import ANYWHERE, LEARNER
 from irg_rl.driver.run_folder import Run
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
@@ -52,9 +54,9 @@ def fingerprint(run: Run) -> str:
 
 class Learners:
     """All ranks (processes) of the learner. Every method calls all ranks with the same arguments. `start` is the name
-    of the run's model folder from which RL starts."""
+    of the run's model folder from which RL starts. `room` is where the ranks run."""
 
-    def __init__(self, run: Run, start: str):
+    def __init__(self, run: Run, start: str, room: Room = ANYWHERE[LEARNER]):
         self.run, self.recipe, self.start = run, run.recipe, start
         self.fingerprint = fingerprint(run)  # computed only once, because the rollouts may be large
         settings = learner_settings(self.recipe, str(model_path(run, start)))
@@ -62,8 +64,11 @@ class Learners:
         engine = self.recipe.engine
         environment = {"DS_ACCELERATOR": engine.device}
         options = actor_options(threads=settings.threads, cpus=0, gpus=engine.gpus, environment=environment)
-        actor = ray.remote(Learner).options(**options)
-        self.ranks = Ranks("learner", lambda rank: actor.remote(settings, rank, ranks), ranks)
+        actor = ray.remote(Learner)
+        self.ranks = Ranks(
+            "learner", lambda rank: actor.options(**options, **room.place(rank)).remote(settings, rank, ranks), ranks,
+            room.meeting_address(),
+        )  # fmt: skip
         self.lora = adapters_of(self.recipe.require_rl())
         self.ranks.start(start_limit(self.recipe, model_path(run, start)))
         self.thread = ThreadPoolExecutor(1, "learner")

@@ -14,11 +14,11 @@ import ray
 from irg_rl import stopping
 from irg_rl.algorithms.base import Material, algorithm_of
 from irg_rl.algorithms.learner import LearnerSettings
-from irg_rl.cluster.ray_runtime import LocalRay
 from irg_rl.driver.learners import Learners
 from irg_rl.driver.prepare import model_path
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.rl_settings import learner_settings, ray_settings
+from irg_rl.driver.room import LEARNER, asked_by_rl, ray_with_room
 from irg_rl.driver.run_folder import Run
 from irg_rl.errors import InputError
 from irg_rl.learner.ratio_check import RatioError, require_texts_law
@@ -140,8 +140,8 @@ def learn_offline(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
         f"{pairs.usable} pairs of {len(archive.places)} groups in {folder}; {pairs.ties} ties, {pairs.too_long} pairs "
         "too long for a pack"
     )
-    with LocalRay(ray_settings(recipe), run.folder):
-        learners = Learners(run, start)
+    with ray_with_room(run, ray_settings(recipe), asked_by_rl(recipe)) as room:
+        learners = Learners(run, start, room[LEARNER])
         try:
             _learn(run, tracker, learners, archive)
             facts.update(

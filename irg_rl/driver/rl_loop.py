@@ -21,7 +21,8 @@ import torch
 from irg_rl import stopping
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
-from irg_rl.cluster.ray_runtime import LocalRay, actor_options
+from irg_rl.cluster.placement import Room
+from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.config import adapters_of
@@ -32,6 +33,7 @@ from irg_rl.driver.limits import sending_limit, start_limit
 from irg_rl.driver.prepare import model_path, rl_prompts_file
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.rl_settings import ray_settings, worker_settings
+from irg_rl.driver.room import ANYWHERE, CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_with_room
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.learner.publish import require_acknowledged
@@ -60,26 +62,28 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     for note in algorithm_of(run.recipe).notes(run.recipe):
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     settings, needed = ray_settings(run.recipe), store_bytes(run.recipe)
-    if engine.object_store_mb is None and settings.object_store_mb << 20 < needed:
+    if engine.address is None and engine.object_store_mb is None and settings.object_store_mb << 20 < needed:
         console.print(f"note: {in_words(needed, free_shared_memory())}", soft_wrap=True, markup=False)
-    with scorer_specs(run.recipe, run.path("scorers")) as specs, LocalRay(settings, run.folder):
-        learners = Learners(run, start)
+    trained, asked = run.path("scorers"), asked_by_rl(run.recipe)
+    with scorer_specs(run.recipe, trained) as specs, ray_with_room(run, settings, asked) as room:
+        learners = Learners(run, start, room[LEARNER])
         try:
-            loop = Loop(run, tracker, learners, rollout_fleet(run, start, learners), critic_fleet(run, specs))
+            rollouts = rollout_fleet(run, start, learners, room[ROLLOUT])
+            loop = Loop(run, tracker, learners, rollouts, critic_fleet(run, specs, room[CRITIC]))
             facts.update(loop.run_all())
             learners.save_model("rl")
         finally:
             learners.stop()
 
 
-def rollout_fleet(run: Run, start: str, learners: Learners) -> Fleet:
+def rollout_fleet(run: Run, start: str, learners: Learners, room: Room = ANYWHERE[ROLLOUT]) -> Fleet:
     recipe = run.recipe
     settings = worker_settings(recipe, model_path(run, start))
     options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.rollout_gpus)
-    actor = ray.remote(RolloutWorker).options(**options)
+    actor = ray.remote(RolloutWorker)
     return Fleet(
         "rollout",
-        lambda index: actor.remote(settings),
+        lambda index: actor.options(**options, **room.place(index)).remote(settings),
         FleetSettings(
             recipe.engine.rollout_actors, recipe.engine.deadline_s,
             start_limit(recipe, model_path(run, start)) + sending_limit(recipe, adapters_of(recipe.require_rl())),
@@ -95,13 +99,14 @@ def arguments(learners: Learners) -> tuple:
     return message.arrays, message.version, message.digest
 
 
-def critic_fleet(run: Run, specs: list[dict]) -> Fleet:
+def critic_fleet(run: Run, specs: list[dict], room: Room = ANYWHERE[CRITIC]) -> Fleet:
     recipe = run.recipe
     settings, paths = CriticSettings.of(recipe), [s.path for s in recipe.rewards.scorers if s.path is not None]
-    actor = ray.remote(Critic).options(**actor_options(threads=1, cpus=0, gpus=recipe.critic_gpus))
+    actor, options = ray.remote(Critic), actor_options(threads=1, cpus=0, gpus=recipe.critic_gpus)
+    share = recipe.rewards.max_failure_share
     return Fleet(
         "critic",
-        lambda index: actor.remote(specs, settings, 1, recipe.rewards.max_failure_share),
+        lambda index: actor.options(**options, **room.place(index)).remote(specs, settings, 1, share),
         FleetSettings(1, recipe.engine.deadline_s, start_limit(recipe, *map(Path, paths))),
     )
 

@@ -19,7 +19,7 @@ def worker_settings(recipe: Recipe, folder: Path | str) -> WorkerSettings:
     """Return the settings of a rollout worker that samples from the model in `folder`. The CPU threads of the machine
     are divided between all rollout actors."""
     rl = recipe.require_rl()
-    threads = max(recipe.engine.threads // recipe.engine.rollout_actors, 1)
+    threads = recipe.engine.thread_share(recipe.engine.rollout_actors)
     guidance = rl.guidance if rl.guidance is not None and rl.guidance.is_on else None
     return WorkerSettings(
         str(folder), recipe.rl_sampling, rl.noise, recipe.rl_seed, threads, recipe.engine.device,
@@ -39,7 +39,7 @@ def learner_settings(recipe: Recipe, folder: Path | str) -> LearnerSettings:
         law=sampling_law(sampling, rl.noise if algorithm.records_steps else None, recipe.engine.dtype),
         lora=adapters_of(rl),
         seed=recipe.rl_seed,
-        threads=max(recipe.engine.threads // recipe.engine.learner_ranks, 1),
+        threads=recipe.engine.thread_share(recipe.engine.learner_ranks),
         device=recipe.engine.device,
         system_prompt=sampling.system_prompt,
         attention=recipe.engine.attention,

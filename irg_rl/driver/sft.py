@@ -12,18 +12,19 @@ import torch
 
 from irg_rl import stopping
 from irg_rl.cluster.ranks import Ranks
-from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, actor_options
+from irg_rl.cluster.ray_runtime import RaySettings, actor_options
 from irg_rl.config import OWN_REFINED, Stage, adapters_of
 from irg_rl.driver.compare import CONTINUED
 from irg_rl.driver.limits import saving_limit, start_limit
 from irg_rl.driver.prepare import OWN_ROWS, as_world, load_model, model_path, prompts_of, save_trained
 from irg_rl.driver.progress import bar, console
+from irg_rl.driver.room import LEARNER, asked_by_sft, ray_with_room
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner.ema import EMA
 from irg_rl.learner.engine import Engine
 from irg_rl.learner.from_recipe import engine_settings
 from irg_rl.learner.lora import load_trainable
-from irg_rl.learner.process_group import Rank, host_store, join
+from irg_rl.learner.process_group import LOOPBACK, Rank, host_store, join
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.update import StepResult
 from irg_rl.model.folder import Folder
@@ -86,19 +87,20 @@ class StageRank:
         recipe = self.run.recipe
         return max(start_limit(recipe, model_path(self.run, self.start)), saving_limit(recipe, self.lora))
 
-    def open_port(self) -> int:
+    def open_port(self, address: str = LOOPBACK) -> int:
         """Open a network port at which the ranks connect to each other, and return its number. This is called only on
-        rank 0."""
-        self._store = host_store(self.place.world_size, self._patience)
+        rank 0. `address` is the address of rank 0 at which the other ranks reach it."""
+        self._store = host_store(self.place.world_size, self._patience, address)
         return self._store.port
 
-    def setup(self, port: int | None = None) -> None:
+    def setup(self, port: int | None = None, address: str = LOOPBACK) -> None:
         """Connect to the other ranks (training processes). Then build the model, the stream of training data and the
-        trainer. `port` is the number that `open_port` has returned on rank 0. It is None if there is only one rank."""
+        trainer. `port` is the number that `open_port` has returned on rank 0 for `address`. It is None if there is only
+        one rank."""
         run, recipe, stage, seed = self.run, self.run.recipe, self.stage, self.seed
         sft = recipe.sft
         assert sft is not None
-        join(self.place, self._store, port, self._patience)
+        join(self.place, self._store, port, self._patience, address)
         path = model_path(run, self.start)
         folder = load_trainable(
             path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
@@ -175,9 +177,16 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         threads=max(engine.threads // count, 1), cpus=0, gpus=engine.gpus,
         environment={"DS_ACCELERATOR": engine.device},
     )  # fmt: skip
-    with LocalRay(RaySettings(num_cpus=max(engine.threads, 2)), run.folder):
-        actor = ray.remote(StageRank).options(**options)
-        ranks = Ranks(f"{name} learner", lambda rank: actor.remote(run, name, start, stage, seed, rank, count), count)
+    cores = RaySettings(num_cpus=max(engine.threads, 2))
+    with ray_with_room(run, cores, asked_by_sft(run.recipe, stage)) as room:
+        actor = ray.remote(StageRank)
+        ranks = Ranks(
+            f"{name} learner",
+            lambda rank: actor.options(**options, **room[LEARNER].place(rank)).remote(
+                run, name, start, stage, seed, rank, count
+            ),
+            count, room[LEARNER].meeting_address(),
+        )  # fmt: skip
         try:
             ranks.start(start_limit(run.recipe, model_path(run, start)))
             longest = saving_limit(run.recipe, adapters_of(stage))  # any step may write a checkpoint

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import OutOfMemoryError
 
 from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, wait_for_any
+from irg_rl.cluster.placement import NoRoomError
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
 
 
@@ -252,3 +253,23 @@ def test_one_unit_cannot_be_under_way_twice(make_fleet):
     fleet.submit("a", "paint_slowly", 1, 5.0)
     with pytest.raises(ValueError, match="already under way"):
         fleet.submit("a", "paint", 1)
+
+
+def test_an_actor_without_room_is_retired_and_the_others_go_on(local_ray):
+    """As after the death of a node, if no other node has room."""
+
+    def start(index: int):
+        if index == 1:
+            raise NoRoomError("no node that is left has room for painter 1")
+        return Painter.remote()
+
+    fleet = Fleet("painters", start, FleetSettings(size=2, backoff=0.01, max_respawns=2))
+    try:
+        assert values(fleet.run([(n, "paint", (n,)) for n in range(4)], timeout=60)) == [(n * n, 0) for n in range(4)]
+        end = time.monotonic() + 60
+        while Health.DEAD in fleet.health() and time.monotonic() < end:
+            fleet.poll(0.05)
+        assert fleet.health() == [Health.IDLE, Health.RETIRED]
+        assert fleet.losses == ["painters 1: NoRoomError: no node that is left has room for painter 1"] * 3
+    finally:
+        fleet.stop()

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import ray
+from ray.exceptions import ObjectLostError
 
 from irg_rl.algorithms.base import Algorithm
 from irg_rl.algorithms.dpo import DPO
@@ -24,6 +25,9 @@ FLAT = {"has_spread": False}
 EMPTY = {"has_spread": False, "empty": True}
 TIED = EMPTY | {"counts": {"dpo/judged_ties": 3.0}}
 FAILED = {"failures": {1: "judge: no answer"}}
+PLAIN = {"has_spread": True, "empty": False, "counts": {}, "failures": {}, "trajectories": SIZE, "stopped": 0,
+         "images": SIZE, "text_tokens": 0, "means": {}, "images_by_turn": [SIZE], "first": 0.0, "last": 0.0,
+         "scorers": {}}  # fmt: skip
 
 
 @ray.remote(num_cpus=0)
@@ -44,10 +48,7 @@ class ScriptedCritic:
 
     def summary(self, group: int, version: int) -> ScoredSummary:
         said = self.script[min(group, len(self.script) - 1)]
-        plain = {"has_spread": True, "empty": False, "counts": {}, "failures": {}, "trajectories": SIZE, "stopped": 0,
-                 "images": SIZE, "text_tokens": 0, "means": {}, "images_by_turn": [SIZE], "first": 0.0, "last": 0.0,
-                 "scorers": {}}  # fmt: skip
-        return ScoredSummary(group=group, version=version, **plain | said)
+        return ScoredSummary(group=group, version=version, **PLAIN | said)
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +225,34 @@ def test_a_group_that_only_waits_for_its_turn_is_not_late_and_one_that_hangs_is_
     assert (ledger.admitted, ledger.cancelled, ledger.in_flight) == (7, 1, 6) and ledger.balanced
     reason = "its group was lost 2 times, at last by no answer before its deadline"
     assert listed(tmp_path) == [(2, sample, reason) for sample in range(SIZE)]
+
+
+@ray.remote(num_cpus=0)
+class BesideADeadNode:
+    """Scores like any other, but the first groups that it gets were on a node that has died."""
+
+    def __init__(self):
+        self.lost = False
+
+    def score_groups(self, *bodies: tuple[int, int, tuple[int, ...]]) -> tuple:
+        if not self.lost:
+            self.lost = True
+            raise ObjectLostError("ab" * 28, None, "")
+        return [ScoredSummary(group=group, version=version, **PLAIN) for group, version, _ in bodies], *bodies
+
+
+def test_groups_whose_samples_died_with_their_node_are_sampled_again(fleets, tmp_path):
+    """They were given up after three losses, and other groups were trained instead."""
+    critics = Fleet("critic", lambda index: BesideADeadNode.remote(), FleetSettings(1))
+    words = GRPO()
+    collector = Collector(
+        SlotBuffer(4, staleness=0), fleets[0], critics, PROMPTS, SIZE, DroppedSamples(tmp_path / "dropped.jsonl"),
+        words.why_empty, words.advice, groups_per_batch=2,
+    )  # fmt: skip
+    try:
+        assert update(collector, 0) == [0, 1, 2, 3]
+    finally:
+        critics.stop()
+    ledger = collector.slots.ledger
+    assert (ledger.admitted, ledger.trained) == (4, 4) and ledger.balanced
+    assert critics.losses == ["critic: the arguments of unit (0, 1) were lost with their node"]

@@ -8,32 +8,34 @@ from typing import Any
 
 import torch
 
-from irg_rl.learner.process_group import Rank, host_store, join
+from irg_rl.learner.process_group import LOOPBACK, Rank, host_store, join
 
 
-def _main(rank: int, world_size: int, port, results, function: Callable, args: tuple) -> None:
+def _main(rank: int, world_size: int, address: str, port, results, function: Callable, args: tuple) -> None:
     torch.set_num_threads(1)
     try:
         place = Rank(rank, world_size)
         if rank == 0:
-            store = host_store(world_size, timeout=60)
+            store = host_store(world_size, 60, address)
             for _ in range(world_size - 1):
                 port.put(store.port)
-            join(place, store, timeout=60)
+            join(place, store, timeout=60, address=address)
         else:
-            join(place, port=port.get(timeout=60), timeout=60)
+            join(place, port=port.get(timeout=60), timeout=60, address=address)
         results.put((rank, function(place, *args)))
     except BaseException:
         results.put((rank, RuntimeError(traceback.format_exc())))
         raise
 
 
-def run_on_ranks(world_size: int, function: Callable, *args: Any, timeout: float = 120.0) -> list[Any]:
+def run_on_ranks(
+    world_size: int, function: Callable, *args: Any, timeout: float = 120.0, address: str = LOOPBACK
+) -> list[Any]:
     """`function(place, *args)` on every rank; results in rank order. Raises the first rank's failure."""
     context = multiprocessing.get_context("spawn")
     port, results = context.Queue(), context.Queue()
     processes = [
-        context.Process(target=_main, args=(rank, world_size, port, results, function, args), daemon=True)
+        context.Process(target=_main, args=(rank, world_size, address, port, results, function, args), daemon=True)
         for rank in range(world_size)
     ]
     for process in processes:

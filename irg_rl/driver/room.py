@@ -1,0 +1,61 @@
+"""The Ray on which a stage of a run works, and the room for the actors of the stage. Without `engine.address` it is a
+Ray of the run's own on this machine. With it, it is a cluster. There the room for all actors is reserved first."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from irg_rl.cluster.attached import AttachedRay
+from irg_rl.cluster.placement import Asked, Room, reserve
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
+from irg_rl.cluster.shared_folder import SharedFolder
+from irg_rl.config import Recipe, Stage
+from irg_rl.driver.run_folder import Run
+
+LEARNER, ROLLOUT, CRITIC = "learner rank", "rollout actor", "critic"
+ANYWHERE = {name: Room(name) for name in (LEARNER, ROLLOUT, CRITIC)}
+"""The room on a Ray of the run's own: its actors may start anywhere."""
+
+
+def asked_by_sft(recipe: Recipe, stage: Stage) -> list[Asked]:
+    """Return the actors of an SFT stage. If the stage has only one rank, this is the driver's own process."""
+    count = recipe.sft_ranks(stage)
+    return [_learners(recipe, count)] if count > 1 else []
+
+
+def asked_by_rl(recipe: Recipe) -> list[Asked]:
+    """Return the actors of RL.
+
+    The critic is beside the driver. So the groups that wait for their training are on the node without which the run
+    cannot go on anyway, and the critic reaches a judge that the driver has started.
+    """
+    engine = recipe.engine
+    if recipe.require_rl().rollouts is not None:
+        return [_learners(recipe, engine.learner_ranks)]
+    return [
+        Asked(CRITIC, 1, 1, recipe.critic_gpus, beside_driver=True),
+        _learners(recipe, engine.learner_ranks),
+        Asked(ROLLOUT, engine.rollout_actors, engine.thread_share(engine.rollout_actors), recipe.rollout_gpus),
+    ]
+
+
+def _learners(recipe: Recipe, count: int) -> Asked:
+    engine = recipe.engine
+    return Asked(LEARNER, count, engine.thread_share(count), engine.gpus, engine.placement.upper())
+
+
+@contextmanager
+def ray_with_room(run: Run, settings: RaySettings, asked: Sequence[Asked]) -> Iterator[Mapping[str, Room]]:
+    """Give a context (for `with`) in which Ray runs. It yields the room for the actors of each kind.
+
+    With `engine.address`, raises PlacementError if the cluster has no room for the actors in `asked`, and
+    SharedFolderError if a node on which they would run does not see the run folder.
+    """
+    address = run.recipe.engine.address
+    if address is None:
+        with LocalRay(settings, run.folder):
+            yield ANYWHERE
+        return
+    with AttachedRay(address, run.folder.name, settings.quiet), SharedFolder(run.folder) as shared:
+        room = reserve(asked, shared.check)
+        shared.check(*(node for kind in room.values() for node in kind.nodes()))
+        yield room
