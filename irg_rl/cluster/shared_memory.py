@@ -51,6 +51,6 @@ def in_words(needed: int, free: int | None) -> str:
     if free is None:
         return said
     room = f"{PLACE} of this machine has {free / 2**30:,.2f} GiB free"
-    if needed <= max(USABLE * free, SMALLEST << 20):
+    if needed <= USABLE * free:
         return f"{said}; {room}"
     return f"{said}, but {room}: what does not fit goes to the disk, which is slow (in Docker: --shm-size)"
