@@ -93,7 +93,9 @@ class Evaluator:
         if self.hub is None or self.score is None:
             return
         names, ask = self.hub.names("image"), self.score
-        score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
+        score_images(
+            trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names}, self.hub.used
+        )
 
     def _prefer(self):
         """Return a function that compares two images by asking a judge. The first judge among the scorers is used.
