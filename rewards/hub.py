@@ -142,13 +142,15 @@ class RewardHub:
     ) -> dict[str, list[Score]]:
         """Score reflections with all scorers of reflections. Returns a dict: name of the scorer -> one score per
         reflection. Score i says how true the text `texts[i]` is about `images[i]`, which was drawn for `prompts[i]`. A
-        score is None if the scorer failed in all tries. Raises TooManyFailures if a scorer fails too often."""
+        score is None if the scorer failed in all tries, or if it is not used for the prompt. Raises TooManyFailures if
+        a scorer fails too often."""
         require_pairs(images, prompts)
-        def call(scorer: Any, chosen: list[list[Any]]) -> list[Score]:
-            return scorer.score_reflections(*chosen)
-
-        names = self.names("reflection")
-        return {name: self._values(name, prompts, call, images, prompts, texts) for name in names}
+        return {
+            name: self._values(
+                name, prompts, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts
+            )
+            for name in self.names("reflection")
+        }
 
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
@@ -156,13 +158,13 @@ class RewardHub:
         """Score refined images with all scorers of edits. (An edit is the change from one image to the next.) Returns a
         dict: name of the scorer -> one score per refined image. The reflection `texts[i]` asks for changes of
         `before[i]`. Score i says how well `after[i]` makes these changes. A score is None if the scorer failed in all
-        tries. Raises TooManyFailures if a scorer fails too often."""
+        tries, or if it is not used for the prompt. Raises TooManyFailures if a scorer fails too often."""
         require_pairs(before, prompts)
-        def call(scorer: Any, chosen: list[list[Any]]) -> list[Score]:
-            return scorer.score_edits(*chosen)
-
         return {
-            name: self._values(name, prompts, call, before, texts, after, prompts) for name in self.names("edit")
+            name: self._values(
+                name, prompts, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts
+            )
+            for name in self.names("edit")
         }
 
     def names(self, *forms: str, prompt: Prompt | None = None) -> list[str]:
