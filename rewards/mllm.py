@@ -35,8 +35,8 @@ class MllmScorer:
 
     `path` is a folder as `save_pretrained` writes it: model, tokenizer, processor and chat template. `batch_size` is
     the number of questions in one forward pass. `max_tokens` is the longest answer. Model and cache run in `precision`;
-    the probabilities are computed in fp32. `max_pixels` is the largest number of pixels of an image: larger images are
-    made smaller. 0 means the limit in the folder.
+    the probabilities are computed in fp32. `max_pixels` is the largest number of pixels of an image (for models with
+    Qwen's image processor). Larger images are made smaller. 0 means the limit in the folder.
 
     There are three questions. `question` is about an image, `reflection_question` about a reflection, and
     `edit_question` about an edit (the change from one image to the next). In a question, {prompt} stands for the prompt
@@ -67,9 +67,9 @@ class MllmScorer:
         self.processor, self.model = load_released(
             path, AutoModelForImageTextToText, precision, device, "multimodal model"
         )
-        if max_pixels:
+        if max_pixels:  # the image processors of Qwen's models call numbers of pixels edges
             size = self.processor.image_processor.size
-            self.processor.image_processor.size = {**dict(size), "longest_edge": max_pixels}
+            size["longest_edge"], size["shortest_edge"] = max_pixels, min(size["shortest_edge"], max_pixels)
 
     def check(self) -> None:
         """Do nothing, because the constructor has already loaded the model."""
@@ -160,7 +160,7 @@ class MllmScorer:
 
     def _completion(self, ids: list[int], likely: list[tuple[list[float], list[int]]]) -> dict[str, Any]:
         tokenizer, content, text = self.processor.tokenizer, [], ""
-        special = set(tokenizer.all_special_ids)
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         for chosen, (logprobs, alternatives) in zip(ids, likely):
             if chosen in special:
                 break

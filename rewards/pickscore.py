@@ -13,7 +13,7 @@ from transformers import CLIPModel
 
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Score, require_pairs
-from rewards.released import WeightPrecision, load_released
+from rewards.released import DTYPES, WeightPrecision, load_released
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ class PickScorer:
     released model gives about 18 to 24. flow_grpo divides by 26; use `weight: 0.0385` for that.
 
     `path` is a folder as `save_pretrained` writes it: a CLIPModel with tokenizer and image processor, such as
-    yuvalkirstain/PickScore_v1. The towers may run in bf16. The cosine is fp32 always. Nothing is downloaded.
+    yuvalkirstain/PickScore_v1. The towers may run in bf16. Cosine and scale are fp32
+    always. Nothing is downloaded.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class PickScorer:
         batch_size: Annotated[int, Field(ge=1)] = 32,
     ) -> None:
         self.name, self.last_error, self.batch_size = name, "", batch_size
-        self.processor, self.model = load_released(path, CLIPModel, precision, device, "PickScore model")
+        self.processor, self.model = load_released(path, CLIPModel, "fp32", device, "PickScore model")
+        self.scale = float(self.model.logit_scale.detach().exp())  # read in fp32: in bf16 it would be 1 % off
+        self.model.to(DTYPES[precision])
         self.context = self.model.config.text_config.max_position_embeddings
         self.cut = 0  # number of images whose text was too long: only its beginning was read
 
@@ -63,7 +66,7 @@ class PickScorer:
         ).to(self.model.device, self.model.dtype)  # fmt: skip
         found = self.model(**inputs)
         cosine = torch.cosine_similarity(found.image_embeds.float(), found.text_embeds.float(), dim=-1)
-        return (self.model.logit_scale.float().exp() * cosine).cpu()
+        return (self.scale * cosine).cpu()
 
     def _count_cut(self, texts: list[str]) -> None:
         """Count the texts that are longer than the model can read. The first one is also reported in the log."""

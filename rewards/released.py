@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 from rewards.base import ScorerUnavailable
 
 WeightPrecision = Literal["fp32", "bf16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_released(
@@ -27,7 +27,7 @@ def load_released(
         raise ScorerUnavailable(f"{path} should be on {device}, and no GPU is visible: set rewards.device=cpu")
     try:
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-        model = model_type.from_pretrained(path, dtype=_DTYPES[precision], local_files_only=True)
+        model = model_type.from_pretrained(path, dtype=DTYPES[precision], local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ScorerUnavailable(f"{path} holds no {what}: {type(error).__name__}: {error!s:.300}") from error
     return processor, model.to(device).eval()

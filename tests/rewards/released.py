@@ -1,6 +1,7 @@
 """Tiny models with random weights, in the folders that transformers writes for released ones."""
 
 import torch
+from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPConfig,
@@ -36,54 +37,53 @@ def merged(*words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     return vocabulary, merges
 
 
-def qwen_vl(folder, loud: float = 0.0) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL with two small layers. With `loud` above 0 the output weights of all tokens but yes and no are 0, and
-    those of yes and no are opposite and so large that one of them is the answer. Which one depends on the input."""
+def qwen_vl(folder, answers: bool) -> None:
+    """Qwen2.5-VL with two small layers. If it answers, each of its tokens is yes or no, and what it sees decides how
+    probable each is: dimension 0 of every state is large, and only yes and no have an output weight there."""
     vocabulary, merges = merged("yes", "no", "1", "2")
     tokenizer = Qwen2Tokenizer(vocabulary, merges)
-    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in SPECIAL])
     tokenizer.chat_template = CHAT
     ids = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+            "initializer_range": 0.2,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
             "bos_token_id": None, "eos_token_id": ids("<|im_end|>"), "pad_token_id": ids("<|endoftext|>"),
         },
         vision_config={
             "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 4,
-            "window_size": 16, "out_hidden_size": 32, "fullatt_block_indexes": [1],
+            "window_size": 16, "out_hidden_size": 32, "fullatt_block_indexes": [1], "initializer_range": 0.2,
         },
         image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"),
         vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),
     )  # fmt: skip
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    if loud:
+    if answers:
         with torch.no_grad():
+            model.get_input_embeddings().weight[:, 0] = 10.0
             head = model.lm_head.weight
             head.zero_()
-            head[ids("yes")] = loud * torch.randn(head.shape[1])
+            head[ids("yes")] = 0.3 * torch.randn(head.shape[1])
             head[ids("no")] = -head[ids("yes")]
+            head[[ids("yes"), ids("no")], 0] = 3.0
     sides = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
     size = {"shortest_edge": 64, "longest_edge": 4096}
-    processor = Qwen2_5_VLProcessor(
+    model.save_pretrained(folder)
+    Qwen2_5_VLProcessor(
         Qwen2VLImageProcessor(size=size, **sides), tokenizer, Qwen2VLVideoProcessor(size=size, **sides),
         chat_template=CHAT,
-    )  # fmt: skip
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return model.eval()
+    ).save_pretrained(folder)  # fmt: skip
 
 
-def pickscore(folder) -> CLIPModel:
+def pickscore(folder) -> None:
     """A CLIP model with two small layers per tower, in the layout of PickScore_v1."""
-    vocabulary, merges = merged("circle</w>")
-    letters = {letter + "</w>": len(vocabulary) + number for number, letter in enumerate(LETTERS)}
-    vocabulary |= letters | {"<|startoftext|>": len(vocabulary) + len(letters)}
-    vocabulary["<|endoftext|>"] = len(vocabulary)
-    tokenizer = CLIPTokenizer(vocabulary, merges, model_max_length=16)
+    letters = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    tokenizer = CLIPTokenizer(vocabulary, [], model_max_length=16)
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(
         text_config=tower | {
@@ -98,4 +98,3 @@ def pickscore(folder) -> CLIPModel:
     sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     model.save_pretrained(folder)
     CLIPProcessor(CLIPImageProcessor(**sizes), tokenizer).save_pretrained(folder)
-    return model.eval()
