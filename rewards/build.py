@@ -39,6 +39,8 @@ class ScorerSpec:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
             raise InputError(f"scorer name {self.name!r} becomes a metric name: give one without '/'")
+        if self.of not in FORMS:
+            raise InputError(f"scorer {self.name!r}: of {self.of!r} is unknown{_nearest(self.of, FORMS)}")
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":

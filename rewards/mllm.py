@@ -67,6 +67,8 @@ class MllmScorer:
         self.processor, self.model = load_released(
             path, AutoModelForImageTextToText, precision, device, "multimodal model"
         )
+        known = self.processor.tokenizer.added_tokens_decoder
+        self.special = {number: token.content for number, token in known.items() if token.special}
         if max_pixels:  # the image processors of Qwen's models call numbers of pixels edges
             size = self.processor.image_processor.size
             size["longest_edge"], size["shortest_edge"] = max_pixels, min(size["shortest_edge"], max_pixels)
@@ -154,15 +156,14 @@ class MllmScorer:
     def _as_text(self, question: str) -> str:
         """Return the question with a blank inside the names of special tokens. A reflection that contains such a name
         could otherwise end the question, or stand for an image that is not there."""
-        for name in self.processor.tokenizer.get_added_vocab():
+        for name in self.special.values():
             question = question.replace(name, f"{name[0]} {name[1:]}")
         return question
 
     def _completion(self, ids: list[int], likely: list[tuple[list[float], list[int]]]) -> dict[str, Any]:
         tokenizer, content, text = self.processor.tokenizer, [], ""
-        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         for chosen, (logprobs, alternatives) in zip(ids, likely):
-            if chosen in special:
+            if chosen in self.special:
                 break
             ranked = [
                 {"token": tokenizer.decode([token]), "logprob": logprob}

@@ -70,7 +70,8 @@ class PickScorer:
 
     def _count_cut(self, texts: list[str]) -> None:
         """Count the texts that are longer than the model can read. The first one is also reported in the log."""
-        cut = [text for text in texts if len(self.processor.tokenizer(text)["input_ids"]) > self.context]
+        tokenize = self.processor.tokenizer
+        cut = [text for text in texts if len(tokenize(text, verbose=False)["input_ids"]) > self.context]
         if cut and not self.cut:
             _log.warning("%s reads only the first %d tokens of %r", self.name, self.context, cut[0][:80])
         self.cut += len(cut)

@@ -61,7 +61,7 @@ def repetition(text: str, n: int = 3) -> float:
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
-class _Texts:
+class _TextRule:
     """What all scorers in this module share: they need no file and no server, and they never fail."""
 
     def __init__(self, name: str) -> None:
@@ -81,7 +81,7 @@ class _Texts:
         raise NotImplementedError
 
 
-class FormScorer(_Texts):
+class FormScorer(_TextRule):
     """Scores a reflection with 1 if it has the expected form, and with 0 if not; see `form`."""
 
     def __init__(self, name: str = "form", pattern: str = THOUGHT) -> None:
@@ -96,7 +96,7 @@ class FormScorer(_Texts):
         return form(text, self.pattern)
 
 
-class LengthScorer(_Texts):
+class LengthScorer(_TextRule):
     """Scores a reflection by its number of words; see `length`."""
 
     def __init__(
@@ -115,7 +115,7 @@ class LengthScorer(_Texts):
         return length(text, self.most, self.margin, self.least)
 
 
-class RepetitionScorer(_Texts):
+class RepetitionScorer(_TextRule):
     """Scores a reflection by how little it repeats itself; see `repetition`."""
 
     def __init__(self, name: str = "repetition", n: Annotated[int, Field(ge=1)] = 3) -> None:

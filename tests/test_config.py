@@ -622,7 +622,7 @@ def test_a_scorer_for_all_prompts_changes_no_digest():
         load_recipe(CONFIGS / "shapes-smoke.yaml", [scorers % more])
         for more in ("", ", when: {}", ", when: {tag: counting}")
     )
-    assert plain.digest == same.digest != other.digest
+    assert plain.digest() == same.digest() != other.digest()
     assert other.model_dump()["rewards"]["scorers"][0]["when"] == {"tag": "counting"}
 
 

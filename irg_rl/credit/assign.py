@@ -49,8 +49,8 @@ def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> lis
         raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")
     if not weights:
         raise InputError(
-            f"group {group.id}: no scorer of images is used for its prompt {group.prompt.id!r}: name one, or widen a "
-            "`when`"
+            f"group {group.id}: no scorer of images is used for its prompt {group.prompt.id!r}: name at least "
+            "one, or widen a `when`"
         )
     raw = [{name: list(_scores(t, name)) for name in weights} for t in group.trajectories]
     if how == "zscore_sum":

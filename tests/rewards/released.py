@@ -37,9 +37,9 @@ def merged(*words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     return vocabulary, merges
 
 
-def qwen_vl(folder, answers: bool) -> None:
-    """Qwen2.5-VL with two small layers. If it answers, each of its tokens is yes or no, and what it sees decides how
-    probable each is: dimension 0 of every state is large, and only yes and no have an output weight there."""
+def qwen_vl(folder, answers: tuple[str, str] | None) -> None:
+    """Qwen2.5-VL with two small layers. With `answers` each of its tokens is one of these two words, and what it sees
+    decides how probable each is: dimension 0 of every state is large, and only the two have an output weight there."""
     vocabulary, merges = merged("yes", "no", "1", "2")
     tokenizer = Qwen2Tokenizer(vocabulary, merges)
     tokenizer.add_tokens([AddedToken(name, special=True) for name in SPECIAL])
@@ -67,9 +67,10 @@ def qwen_vl(folder, answers: bool) -> None:
             model.get_input_embeddings().weight[:, 0] = 10.0
             head = model.lm_head.weight
             head.zero_()
-            head[ids("yes")] = 0.3 * torch.randn(head.shape[1])
-            head[ids("no")] = -head[ids("yes")]
-            head[[ids("yes"), ids("no")], 0] = 3.0
+            first, second = ids(list(answers))
+            head[first] = 0.3 * torch.randn(head.shape[1])
+            head[second] = -head[first]
+            head[[first, second], 0] = 3.0
     sides = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
     size = {"shortest_edge": 64, "longest_edge": 4096}
     model.save_pretrained(folder)

@@ -18,7 +18,7 @@ PROMPTS = [Prompt("a", "a red circle"), Prompt("b", "two squares beside a long b
 def folder(tmp_path_factory):
     """A model that answers yes or no."""
     path = tmp_path_factory.mktemp("qwen")
-    released.qwen_vl(path, answers=True)
+    released.qwen_vl(path, answers=("yes", "no"))
     return path
 
 
@@ -34,14 +34,14 @@ def images():
 
 
 @torch.inference_mode()
-def log_odds(scorer, question, *images):
+def log_odds(scorer, question, *images, words=("yes", "no")):
     """log p(yes) / p(no) at the first token, from the model's own forward pass on one question."""
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
     chat = scorer.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = scorer.processor(text=[chat], images=list(images), return_tensors="pt")
     logits = scorer.model(**inputs).logits[0, -1].double()
-    yes, no = scorer.processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
-    return float(logits[yes] - logits[no])
+    first, second = scorer.processor.tokenizer.convert_tokens_to_ids(list(words))
+    return float(logits[first] - logits[second])
 
 
 def sigmoid(x):
@@ -85,12 +85,28 @@ def test_names_of_special_tokens_in_a_reflection_are_plain_text(judge, images):
 
 
 def test_a_model_that_says_something_else_fails_with_a_reason(tmp_path, images):
-    released.qwen_vl(tmp_path, answers=False)
+    released.qwen_vl(tmp_path, answers=None)
     scorer = MllmScorer(tmp_path, precision="fp32", max_tokens=2)
     assert scorer.score(images, PROMPTS) == [None] * 3 and scorer.last_error
 
 
-def test_two_images_are_compared_in_both_orders_and_another_answer_is_a_failure(judge, images):
+def test_two_images_are_compared_in_both_orders_and_a_group_gets_win_rates(tmp_path, images):
+    released.qwen_vl(tmp_path, answers=("1", "2"))
+    spec = {"name": "rank", "kind": "mllm", "of": "group", "path": str(tmp_path), "precision": "fp32", "max_tokens": 1}
+    hub = RewardHub([spec])
+    judge, [first, second] = hub.scorers["rank"], images[:2]
+    asked = 'Which image fits the description "a red circle" better, 1 or 2? Answer 1 or 2.'
+    in_order, swapped = (
+        sigmoid(log_odds(judge, asked, *pair, words=("1", "2"))) for pair in ((first, second), (second, first))
+    )
+    [preference] = judge.prefer(PROMPTS[:1], [first], [second])
+    assert (preference.in_order, preference.swapped) == pytest.approx((in_order, 1 - swapped), abs=1e-4)
+    assert abs(preference.first - 0.5) > 1e-3, "the order does not decide all"
+    rates = hub.score_siblings([first, second], PROMPTS[0])["rank"]
+    assert rates == pytest.approx([preference.first, 1 - preference.first], abs=1e-4)
+
+
+def test_an_answer_that_was_not_asked_for_is_a_failure(judge, images):
     """This model knows only yes and no."""
     assert judge.prefer(PROMPTS[:1], images[:1], images[1:2]) == [None]
     assert "where '1' or '2' was asked for" in judge.last_error
