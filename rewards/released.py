@@ -13,10 +13,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_released(
-    path: str | Path, model_type: type, precision: WeightPrecision, device: str, what: str
+    path: str | Path, model_type: Any, precision: WeightPrecision, device: str, what: str
 ) -> tuple[Any, Any]:
     """Return the processor and the model in a folder that `save_pretrained` has written. The model is in evaluation
-    mode. Nothing is downloaded. `what` says in messages what should be in the folder.
+    mode. Nothing is downloaded. `model_type` is the class of transformers that loads the model. `what` says in messages
+    what should be in the folder.
 
     Raises ScorerUnavailable if the folder has no such model, or if the device is not there.
     """
