@@ -69,8 +69,9 @@ class Policy:
         return groups
 
     def sample_group(self, number: int, prompt: Prompt) -> Group:
-        """Sample a group for one prompt. The result depends only on `number`, the prompt, `rl.seed` and the weights, so
-        the same call can be repeated.
+        """Sample the trajectories of one prompt, and return them as a group. `number` is the number of the group, which
+        is a part of the seed. The result depends only on `number`, the prompt, `rl.seed` and the weights, so the same
+        call can be repeated.
 
         >>> group = policy.sample_group(7, prompts[7])
         >>> again = policy.sample_group(7, prompts[7])  # the same pictures

@@ -72,9 +72,9 @@ def transition(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """Return the mean and the standard deviation (std) of the normal distribution of x_{t_next} given x_t. Gradients
-    reach v through the mean. std has no gradient. In the formulas, v is the velocity at time t, dt = t_next - t < 0,
-    and level is `noise_level`.
+    """Return the mean and the standard deviation (std) of the normal distribution of x_{t_next} given x_t. `kind`
+    selects one of the four formulas below. In the formulas, v is the velocity at time t, dt = t_next - t < 0, and level
+    is `noise_level`. Gradients reach v through the mean. std has no gradient.
 
     Flow-SDE and Dance-SDE: mean = x + v dt + a^2 / (2 t) (x + (1 - t) v) dt, std = a sqrt(-dt). Flow-SDE has a = level
     sqrt(t / (1 - t)), Dance-SDE has a = level.
@@ -120,7 +120,8 @@ def step(
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
     """Compute one denoising step of the noisy image x from time t to t_next. v is the velocity, and `noise` is
     standard-normal noise (None for the ODE). Return (x_next, mean, std): the state after the step, and the mean and
-    standard deviation of its distribution."""
+    standard deviation of its distribution. The other arguments choose this distribution, as explained in `transition`.
+    """
     mean, std = transition(x, v, t, t_next, noise_level, kind, t_second=t_second, t_max=t_max)
     if Transition(kind) is Transition.ODE:
         return mean, mean, std

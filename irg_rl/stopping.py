@@ -65,7 +65,8 @@ def on_signals(folder: Path, grace_s: float) -> Iterator[None]:
 
 
 def listen() -> None:
-    """Handle the signals from now on. Call this again after the start of Ray, which replaces the handler of SIGTERM."""
+    """Let this process handle SIGINT, SIGTERM and SIGHUP from now on, as this module describes. Call this again after
+    the start of Ray, which replaces the handler of SIGTERM. Outside of `on_signals`, nothing is done."""
     if _run is None or threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
@@ -75,7 +76,8 @@ def listen() -> None:
 
 @contextmanager
 def loop() -> Iterator[None]:
-    """Give a context (for `with`) for a loop that calls `asked` after each step."""
+    """Give a context (for `with`) for a training loop that calls `asked` after each step. Inside it, the first signal
+    does not interrupt the loop at once: the loop can finish its step first."""
     run = _run
     if run is None:
         yield
@@ -88,8 +90,8 @@ def loop() -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Return whether a signal has asked the run to end. A loop then writes its checkpoint and raises
-    KeyboardInterrupt."""
+    """Return whether a signal, such as Ctrl-C, has asked the run to end. A training loop then writes its checkpoint and
+    raises KeyboardInterrupt."""
     return _run is not None and _run.count > 0
 
 

@@ -8,14 +8,15 @@ from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
-    """Score all images of a group, and also its reflections and edits (changes from one image to the next). The scores
-    are stored in three places:
+    """Score all images of a group, and also its reflections and edits (changes from one image to the next). `hub` has
+    the scorers. The scores are stored in three places:
     * scores of an image, also of its comparison with the rest of the group: field `rewards` of its trajectories
     * scores of a reflection: field `scores` of the reflection
     * scores of an edit: field `scores` of the refined image
 
     A text or image that several trajectories share is scored only once. A scorer that is not used for the prompt of the
-    group leaves no score."""
+    group leaves no score.
+    """
 
     def score(images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
         return hub.score(images, prompts) | hub.score_siblings(images, group.prompt)
@@ -25,9 +26,10 @@ def score_group(group: Group, hub: RewardHub) -> None:
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:
-    """Score every reflection and every refined image in the group, and store the result in its field `scores`. A
-    reflection is scored by its text and the image before it. A refined image is scored as an edit: by the image before
-    it, and by the reflection between the two. A text or image that several trajectories share is scored only once."""
+    """Score every reflection and every refined image in the group with the scorers of `hub`, and store the scores in
+    its field `scores`. A reflection is scored by its text and the image before it. A refined image is scored as an
+    edit: by the image before it, and by the reflection between the two. A text or image that several trajectories share
+    is scored only once."""
     reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
     edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
     for trajectory in group.trajectories:

@@ -49,7 +49,8 @@ class Noise:
         return torch.from_numpy(self._stream(use, turn, step).standard_normal(shape, dtype=np.float32))
 
     def uniform(self, use: Use, count: int, turn: int) -> Float[Tensor, "count"]:
-        """Return `count` random numbers in [0, 1), in fp64. With fp32, which has 24 bits, tokens with a probability
+        """Return `count` random numbers in [0, 1), in fp64. `use` says what they are for, for example the choice of
+        tokens. Each use and each `turn` has its own numbers. With fp32, which has 24 bits, tokens with a probability
         below 6e-8 could never be drawn."""
         return torch.from_numpy(self._stream(use, turn, 0).random(count))
 

@@ -95,8 +95,9 @@ class RolloutWorker:
     def sample_group(
         self, group_id: int, prompt: Prompt, group_size: int, version: int | None = None, iteration: int = 0
     ) -> tuple[SampledSummary, Group]:
-        """Sample one group for training, as one batch. Returns a summary and the group. The arguments are explained in
-        `sample_groups`."""
+        """Sample one group for training, as one batch: `group_size` trajectories of the prompt. Return a summary and
+        the group. `group_id` is the id of the group, which is a part of the seed. `version` and `iteration` are
+        explained in `sample_groups`."""
         (summary,), group = self.sample_groups([group_id], [prompt], group_size, version, iteration)
         return summary, group
 

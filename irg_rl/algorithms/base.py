@@ -151,7 +151,9 @@ class Material:
 
 @dataclass
 class RankContext:
-    """Everything that one learner process (rank) gives to the algorithm for one update."""
+    """Everything that one learner process (rank) gives to the algorithm for one update: the training engine, the code
+    that builds packs, the sampling settings, the seed, and the other sets of weights that the algorithm has asked for.
+    """
 
     engine: Any  # learner.engine.Engine
     replay: Replay

@@ -144,9 +144,10 @@ class DPO(Algorithm[DPOSettings]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], "PairLoss"]]:
-        """Yield (packs, loss) for each optimizer step. `packs` are the packs of this rank, and `loss` is a function
-        that computes the DPO loss of a pack. Pairs that are too long for a pack are left out. Two numbers are added to
-        `metrics`: how many pairs are too long, and how many pairs are ties (their values differ too little)."""
+        """Split the preference pairs of the groups into at most `parts` minibatches, and yield (packs, loss) for each.
+        One optimizer step is made with each. `packs` are the packs of this rank, and `loss` is a function that computes
+        the DPO loss of a pack. Pairs that are too long for a pack are left out. Two numbers are added to `metrics`: how
+        many pairs are too long, and how many pairs are ties (their values differ too little)."""
         pairs, shared, limit = self.pairs(groups), self.shared, rank.max_pack_tokens
         if not pairs.found:
             raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")

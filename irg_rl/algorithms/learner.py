@@ -40,7 +40,8 @@ EMPTY_UPDATES = 10
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Settings of a learner. They are plain data, so they can be sent to any process. This process then makes the
+    """All settings from which a learner is made: the model folder, the training engine, the RL algorithm, the sampling
+    settings, LoRA adapters and more. They are plain data, so they can be sent to another process, which then makes the
     learner."""
 
     folder: str  # model folder with sizes, tokenizer and first weights; also the reference of KL terms
@@ -269,7 +270,9 @@ class Learner:
 
 
 def summary(results: Sequence[StepResult]) -> dict[str, float]:
-    """Return the metrics of one update, combined over its minibatches."""
+    """Return the metrics of one update. `results` has the result of each minibatch (optimizer step). Losses and
+    gradient norms are averaged over the minibatches. The learning rates and the step number come from the last
+    minibatch."""
     sums: dict[str, float] = {}
     maxima: dict[str, float] = {}
     metrics: dict[str, float] = {}

@@ -164,8 +164,9 @@ def _norm(v: Float[Tensor, "S N D"]) -> Float[Tensor, "S"]:
 def noised(
     groups: Sequence[Group], settings: NoisingSettings, shift: float, seed: int, update: int
 ) -> list[Group]:
-    """Return copies of the groups, with fresh noise in place of denoising steps. Images without an advantage get no
-    noise.
+    """Return copies of the groups. In the copies, each image with an advantage has fresh noise in place of its
+    denoising steps: random noise levels, and the noisy states at these levels. Images without an advantage get no
+    noise. `shift` is the timestep shift of the noise levels.
 
     The random numbers of noise and times depend on (seed, update, group, sample, index of the segment). Several
     trajectories may share an image. Such an image gets noise only once, and the copies share it, too. Its random
@@ -210,7 +211,8 @@ def _noised(
 
 
 def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor, "S"]) -> ImageSegment:
-    """Return a copy of the image with the states `x` at times `t` in place of its denoising steps."""
+    """Return a copy of the image segment that stores the noisy states `x` at the flow times `t`. They replace the
+    denoising steps that the sampler has recorded."""
     nothing = torch.zeros(0)
     return replace(image, x=x, t=t, x_next=nothing, mean=nothing, t_next=nothing, logprobs=nothing)
 

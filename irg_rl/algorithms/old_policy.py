@@ -51,9 +51,10 @@ class OldPolicy:
         return OldPolicy(text, image, mean, velocity, self.recomputed)
 
     def of_image(self, trajectory: int, segment: int, steps: list[int], device: torch.device) -> dict[str, Tensor]:
-        """Return a dict with the stored values of the old policy for the denoising steps `steps` of one image:
-        `logprobs` [S], `mean` [S, N, D] and `velocity` [S, N, D]. A value that is not stored for this image is left
-        out."""
+        """Return a dict with the stored values of the old policy for one image: `logprobs` [S], `mean` [S, N, D] and
+        `velocity` [S, N, D]. `trajectory` and `segment` are the indices of the trajectory and of the image in it.
+        `steps` are the indices of the denoising steps to return. A value that is not stored for this image is left out.
+        """
         known = {"logprobs": self.image, "mean": self.mean, "velocity": self.velocity}
         key = trajectory, segment
         return {
@@ -78,8 +79,9 @@ def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
 
 def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
     """Return values under the learner's current weights: the log-probabilities of texts and denoising steps, and the
-    means of the denoising steps. Call this before the trajectories are trained, because training changes the weights.
-    All ranks must call it together."""
+    means of the denoising steps. `replays` are the packs of the trajectories on this rank, and `law` holds the sampling
+    settings. Call this before the trajectories are trained, because training changes the weights. All ranks must call
+    it together."""
     old = sampled(trajectories)
     old.recomputed = True
     old.image = {key: value.clone() for key, value in old.image.items()}

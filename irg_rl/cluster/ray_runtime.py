@@ -39,7 +39,8 @@ STOP_S = 60.0
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
-_SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_OPEN = "s"  # Ray lets everybody write into its folder. So this folder is inside a private one.
+_SOCKET_SUFFIX = len(f"/{_OPEN}/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 class WaitTimeoutError(UserError, TimeoutError):
@@ -60,9 +61,8 @@ class RaySettings:
 
 
 def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
-    """Start actor number `index` by a call of `factory`, and return its handle. The handle is an `ActorHandle`. Ray
-    declares another type for it, so the cast tells type checkers the right one.
-    """
+    """Start actor number `index`, and return its handle. `factory(index)` does the work. This function only adds a cast
+    for type checkers, because Ray declares another type for the handle."""
     return cast(ActorHandle, factory(index))
 
 
@@ -108,7 +108,7 @@ class LocalRay:
                     log_to_driver=not self.settings.quiet,
                     logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
                     _node_ip_address="127.0.0.1",
-                    _temp_dir=str(self.folder),
+                    _temp_dir=str(self.folder / _OPEN),
                     job_config=_OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 stopping.listen()  # Ray has put a handler of its own in place of ours
@@ -229,9 +229,11 @@ def thread_environment(threads: int) -> dict[str, str]:
 def actor_options(
     *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the options for `ActorClass.options(**...)`. They give the actor its share of the machine, and switch off
-    Ray's automatic restart. Ray would restart an actor with the old weights that its constructor got. So the fleet
-    (fleet.py) restarts actors itself and sends them the current weights.
+    """Return the options for `ActorClass.options(**...)`. They give the actor its share of the machine: `threads` CPU
+    threads, and the numbers of CPUs and GPUs that Ray reserves for it. `environment` has further environment variables.
+
+    The options also switch off Ray's automatic restart. Ray would restart an actor with the old weights that its
+    constructor got. So the fleet (fleet.py) restarts actors itself and sends them the current weights.
     """
     variables = thread_environment(threads) | (environment or {})
     return {

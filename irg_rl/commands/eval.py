@@ -28,10 +28,11 @@ def evaluate_target(
     controls: bool,
     out: Path | None,
 ) -> None:
-    """Evaluate a model, print its accuracy per turn, and save the results in `out` or in evaluation/ of the run.
-    `target` is a run (its newest model is evaluated) or a model folder inside a run.
+    """Evaluate a model, print its accuracy per turn, and save the results in `out`. If `out` is None, they are saved in
+    evaluation/ of the run. `target` is a run (its newest model is evaluated) or a model folder inside a run.
 
-    `preset` and `changes` replace settings of the recipe's `evaluation`. A value of None leaves a setting unchanged.
+    `preset` (the name of a set of sampling settings) and `changes` (name -> value) replace settings of the recipe's
+    `evaluation`. A value of None leaves a setting unchanged.
 
     `split` is the split from which the prompts are taken. `samples` is the number of trajectories per prompt.
 

@@ -98,8 +98,13 @@ class Forward:
 def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
     """Measure how much the log-probabilities of learner and sampler differ. Every combination of four choices is
     measured: number of images per trajectory, batch size, with or without LoRA, and whole or cut trajectories in packs.
-    Print the results as a table, and write them to a JSON file. `target` is a run or a model folder. Raises RatioError
-    if the model is in fp32 and a difference is above its limit. The message names the largest difference."""
+    Print the results as a table, and write them to the JSON file `out`. If `out` is None, the file is in evaluation/ of
+    the run, or in the current folder if there is no run. `target` is a run or a model folder. `turns` is the largest
+    number of images; None means the number in the recipe.
+
+    Raises RatioError if the model is in fp32 and a difference is above its limit. The message names the largest
+    difference.
+    """
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns

@@ -104,8 +104,9 @@ def measure(study: Study, folder: Path) -> None:
 
 
 def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
-    """Train one fork (a new run with changed settings) for each combination of settings in `todo`. Each fork shows its
-    own progress. Before each fork, the remaining time is printed."""
+    """Train one fork (a new run with changed settings) for each combination of settings in `todo`, and write its
+    results into `folder`, the folder of the study. Each fork shows its own progress. Before each fork, the remaining
+    time is printed."""
     begun = time.monotonic()
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60

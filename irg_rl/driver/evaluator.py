@@ -64,9 +64,10 @@ class Evaluator:
         return out
 
     def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
-        """Sample trajectories of the real arm, and decide which of their images are right. If `controls` is true, do
-        the same for the two control arms. They start from the same first images (see rollouts.controls). `folder` is
-        the loaded model, and `name` is its name in the results."""
+        """Evaluate a model on the prompts: sample trajectories of the real arm, and decide which of their images are
+        right. If `controls` is true, do the same for the two control arms. They start from the same first images (see
+        rollouts.controls). `folder` is the loaded model, and `name` is its name in the results. Return the trajectories
+        of the real arm and the results of all arms."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]

@@ -143,7 +143,8 @@ def save_trained(
     run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
 ) -> None:
     """Write trained weights as the model folder `name` of the run. Everything that was not trained is copied from the
-    model folder `start` of the run."""
+    model folder `start` of the run. If `lora` is given, `weights` has LoRA adapters. These adapters are merged into the
+    model, and also saved separately."""
     write_trained(model_path(run, start), weights, run.path("models", name), lora)
 
 

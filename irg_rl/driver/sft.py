@@ -266,7 +266,7 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
 def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
     """Train a baseline with which the model after RL is compared. For the baseline, the training of the model after SFT
     continues for as long as RL took. It uses the settings of the last SFT stage, but the rows (training examples) come
-    in another order."""
+    in another order. Metrics are logged in `tracker`. Facts such as the number of steps are put into `facts`."""
     order = hashed(run.recipe.seed, CONTINUED) % 2**31
     name = run.sft_model
     assert name is not None

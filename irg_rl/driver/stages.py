@@ -203,9 +203,9 @@ def work(run: Run) -> None:
 
 @contextmanager
 def ending_in_order(run: Run) -> Iterator[None]:
-    """Give a context (for `with`) in which a signal ends the run in order (irg_rl/stopping.py). A scheduler may send
-    the signal to all processes of the run. So some actors (processes) may already have ended. This does not count as a
-    failure."""
+    """Give a context (for `with`) in which a signal, such as Ctrl-C, ends the run in an orderly way: it can be resumed
+    from a checkpoint (see irg_rl/stopping.py). A scheduler may send the signal to all processes of the run. So some
+    actors (processes) may already have ended. This does not count as a failure."""
     with stopping.on_signals(run.folder, run.recipe.engine.stop_grace_s):
         try:
             yield

@@ -98,10 +98,10 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
 
 
 def load(path: Path) -> Snapshot:
-    """Check every file of a checkpoint against its manifest, then read the checkpoint.
+    """Read a checkpoint and return its content. Before that, check every file of the checkpoint against its manifest.
 
-    Raises CheckpointError if a file is missing or damaged, or if the manifest is not valid. The message says
-    what is wrong.
+    Raises CheckpointError if a file is missing or damaged, or if the manifest is not valid. The message says what is
+    wrong.
     """
     snapshot, files = _checked(path)
     snapshot.tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in files}
@@ -109,8 +109,8 @@ def load(path: Path) -> Snapshot:
 
 
 def describe(path: Path) -> Snapshot:
-    """Check a checkpoint as `load` does, and read it without its tensors. The main process (driver) of a run uses
-    this."""
+    """Return the content of a checkpoint without its tensors. Before that, check every file of the checkpoint against
+    its manifest. The main process (driver) of a run uses this. Raises the same errors as `load`."""
     return _checked(path)[0]
 
 

@@ -154,7 +154,8 @@ class Engine(Generic[P]):
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, float]:
         """Return the norm of the gradient of each loss term alone, separately for each part of the model
-        (`parts.ModelPart`). The keys are "term/part", for example {"image/und": 0.1}.
+        (`parts.ModelPart`). The keys are "term/part", for example {"image/und": 0.1}. The arguments are the same as in
+        `step`.
 
         The call changes nothing and costs about as much as a step. It is a collective call: all ranks must make it.
         Raises ValueError under ZeRO 3, because there no rank has a whole gradient.
@@ -169,9 +170,9 @@ class Engine(Generic[P]):
     def term_gradients(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, dict[str, Tensor]]:
-        """Return the gradient of each loss term alone, summed over ranks: {term: {parameter name: gradient}}. As for
-        `term_norms`, all ranks must make this call, and it raises ValueError under ZeRO 3.
-        """
+        """Return the gradient of each loss term alone, summed over ranks: {term: {parameter name: gradient}}. The
+        arguments are the same as in `step`, but no optimizer step is made. All ranks must make this call. Raises
+        ValueError under ZeRO 3, because there no rank has a whole gradient."""
         if self.settings.zero_stage == 3:
             raise ValueError("norms per loss term need whole weights on each rank; set zero_stage to at most 2")
         totals = sum_over_ranks(denominators)

@@ -70,9 +70,9 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 def load_trainable(
     path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int, attention: str = "auto"
 ) -> Folder:
-    """Load a model folder for training, in the precision of the forward pass. If `lora` is given, add adapters to the
-    model. The training engine later makes its fp32 master weights from the loaded weights.
-    """
+    """Load a model folder for training, in the precision of the forward pass ("fp32" or "bf16"). If `lora` is given,
+    add adapters to the model; their first values depend on `seed`. `attention` selects the attention kernels. The
+    training engine later makes its fp32 master weights from the loaded weights."""
     folder = load_folder(path, device, torch.bfloat16 if precision == "bf16" else torch.float32, attention)
     if lora is not None:
         add_adapters(folder.model, lora, seed)

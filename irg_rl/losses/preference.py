@@ -109,7 +109,8 @@ def preference_loss(
 
 
 def nft_optimality(advantages: Float[Tensor, "B"], bound: float) -> Float[Tensor, "B"]:
-    """Convert each advantage A to the probability r that the sample is good: r = clamp(A / (2 bound) + 1/2, 0, 1)."""
+    """Convert each advantage A to the probability r that the sample is good: r = clamp(A / (2 bound) + 1/2, 0, 1).
+    `bound` is the advantage from which on r is 1; from -bound down, r is 0."""
     return (advantages / (2 * bound) + 0.5).clamp(0, 1)
 
 

@@ -102,8 +102,9 @@ def policy_loss(
 
 def denominator(mask: Bool[Tensor, "B T"], loss_type: TextLoss | str, max_length: int | None = None) -> Tensor:
     """Return what this batch adds to the denominator of `aggregate`. For grpo this is the number of rows (texts). For
-    dr_grpo it is rows * max_length. For other losses it is the number of tokens. Rows without tokens do not count. The
-    caller must sum this over all micro-batches and ranks of one optimizer step."""
+    dr_grpo it is rows * max_length, where `max_length` is the longest allowed text in tokens. For other losses it is
+    the number of tokens. Rows without tokens do not count. The caller must sum this over all micro-batches and ranks of
+    one optimizer step."""
     loss_type, mask = TextLoss(loss_type), mask.bool()
     rows = mask.any(-1).sum()
     if loss_type is TextLoss.GRPO:

@@ -228,7 +228,8 @@ def block_mask(visibility: Visibility):
 def flex_attention(
     q: Float[Tensor, "B h L d"], k: Float[Tensor, "B k L d"], v: Float[Tensor, "B k L d"], mask
 ) -> Float[Tensor, "B h L d"]:
-    """Compute the same as `grouped_attention`, but with FlexAttention and its block mask."""
+    """Return softmax(q k / sqrt(d)) v, computed with FlexAttention. `mask` is the result of `block_mask`; it says which
+    keys a query sees. There are h query heads and k key/value heads, as in `grouped_attention`."""
     return _flex()[0](q, k, v, block_mask=mask, enable_gqa=True)
 
 

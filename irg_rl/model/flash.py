@@ -16,8 +16,9 @@ from irg_rl.model.pack import Pack
 
 
 class FlashAttention:
-    """Computes the same attention to cached contexts as `CachedAttention`. Every row gets one new block of tokens. If
-    `causal` is True, the block is a text. Otherwise it is an image, and all its tokens see each other.
+    """Attention of new tokens to cached contexts, computed with flash-attn. The result is the same as with
+    `CachedAttention`. Every row gets one new block of tokens. If `causal` is True, the block is a text. Otherwise it is
+    an image, and all its tokens see each other.
 
     `kernel(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=)` is flash-attn's
     `flash_attn_varlen_func`. It takes q [N, h, d] and k, v [M, k, d]. In each of them, the tokens of row 0 come first,

@@ -124,8 +124,12 @@ class Incremental:
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
         """Return the velocity of the noisy images `x_t` at the times `t`, each image after its own cached context. The
-        contexts do not change. This function is for a single denoising step. For several denoising steps, use
-        `drawing`, which is faster. `at` means the same as in `drawing`."""
+        contexts do not change. `grid` is the (rows, columns) of the latent tokens of each image. `rows` has the indices
+        of the contexts; None means all. `at` is a mark (a recorded moment of the cache). If it is given, the contexts
+        are read as they were at this moment.
+
+        This function is for a single denoising step. For several denoising steps, use `drawing`, which is faster.
+        """
         return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
 
     def drawing(

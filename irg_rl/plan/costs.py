@@ -99,9 +99,9 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def cached(function: Function) -> Function:
-    """Decorate a function like `functools.cache`, but keep the type of the function. With `functools.cache` itself,
-    type checkers would report an error. The arguments are frozen sections of a recipe, and type checkers do not know
-    that such sections can be hashed."""
+    """Decorator: keep the results of a function, so that a second call with the same arguments computes nothing. This
+    is `functools.cache` with another declared type. The arguments are frozen sections of a recipe, and type checkers do
+    not know that such sections can be hashed."""
     return cast(Function, cache(function))
 
 

@@ -45,8 +45,9 @@ def scorer_memory(scorer: ScorerRecipe) -> ScorerMemory | None:
 
 
 def on_gpu(recipe: Recipe) -> int:
-    """Return the bytes of all scorers on a GPU. They score one after the other, so only the largest working memory
-    counts. Scorers with unknown models are not counted."""
+    """Return how many bytes of GPU memory the scorers of the recipe need together. They score one after the other, so
+    only the largest working memory counts. Scorers that are not on a GPU, and scorers with unknown models, are not
+    counted."""
     there = [scorer for scorer in recipe.rewards.scorers if recipe.scorer_device(scorer).startswith("cuda")]
     known = [found for scorer in there if (found := scorer_memory(scorer)) is not None]
     return sum(found.weights for found in known) + max((found.working for found in known), default=0)

@@ -63,7 +63,8 @@ class Component:
 
 
 def peak(components: list[Component]) -> int:
-    """Return the peak memory in bytes that all these components need together."""
+    """Return the peak memory in bytes that all `components` need together in one process. A component is an amount of
+    memory with the moment at which it is needed, for example the gradients during the optimizer step."""
     held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
     return held.pop(Moment.ALWAYS) + max(held.values())
 

@@ -60,9 +60,9 @@ def following(text: str, before: PictureReading, after: PictureReading) -> float
     `before`, in [0, 1]. The result is the share of requested edits that are done, times the share of all other grid
     cells that stay the same. If the text asks for no edits, the result is the share of all cells that stay the same.
 
-    One of the other cells is ignored if it cannot be read in `before`. It counts as changed if it can be read in
-    `before`, but not in `after`. If no other cell can be read in `before`, the result is 0, because nothing shows that
-    the picture was kept.
+    Among the other cells, those that cannot be read in `before` are ignored. A cell counts as changed if it can be read
+    in `before`, but not in `after`. If no other cell can be read in `before`, the result is 0, because nothing shows
+    that the picture was kept.
     """
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits

@@ -302,9 +302,9 @@ def arm_of(frame: Frame, arm: str) -> Exchanged:
 
 
 def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
-    """Return two results. The first has the rows of `frame` with the exchange `arm`: refinements drawn again with the
-    image or the reflection replaced. The second is an array with the scores of the same refinements, drawn without a
-    replacement. It has the same order."""
+    """Return two results. The first has some rows of `frame`: refinements that were drawn again with another image or
+    another reflection. `arm` names what was replaced. The second is an array with the scores of the same refinements,
+    drawn without a replacement. It has the same order."""
     rows, whole = frame.where(arm=arm), frame.where(arm=OWN)
     score = dict(zip(whole.keys("prompt", "sample"), whole["score"].tolist()))
     rows = rows.where(np.array([key in score for key in rows.keys("prompt", "sample")], bool))
