@@ -158,7 +158,8 @@ def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
     """
     settings = CriticSettings.of(recipe)
     for group in groups:
-        if missing := {name for t in group.trajectories for name in settings.credit.weights if name not in t.rewards}:
+        weights = settings.credit.of_prompt(group.prompt).weights
+        if missing := {name for t in group.trajectories for name in weights if name not in t.rewards}:
             raise InputError(f"group {group.id} has no rewards by {', '.join(sorted(missing))}: call score before")
     return [settings.assign(group) for group in groups]
 

@@ -61,6 +61,20 @@ def require_prompt(text: str, where: str) -> str:
     return require_text(text, f"{where}: the prompt", control=False)
 
 
+def fits(prompt: Prompt, when: Mapping[str, Any]) -> bool:
+    """Return whether the metadata of a prompt have all the values in `when`. A key of `when` is a field of the
+    metadata. The value is what the field must be equal to. If the value is a list, the field must be equal to one of
+    its items. A field that the prompt does not have is not equal to anything.
+
+    >>> fits(Prompt("p", "two cats", {"tag": "counting"}), {"tag": ["counting", "colors"]})
+    True
+    """
+    return all(
+        key in prompt.metadata and prompt.metadata[key] in (wanted if isinstance(wanted, list) else [wanted])
+        for key, wanted in when.items()
+    )
+
+
 @dataclass(frozen=True)
 class PromptOrder:
     """The order in which RL uses its prompts. A group is all trajectories that are sampled from one prompt. An epoch

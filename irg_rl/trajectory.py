@@ -88,7 +88,7 @@ class ImageSegment:
 Segment = TextSegment | ImageSegment
 ScoreImages = Callable[[list[np.ndarray], list[Prompt]], Mapping[str, Sequence[float | None]]]
 """A function that scores images. It gets the images (uint8, [H, W, 3]) and their prompts. It returns a dict: for the
-name of each scorer, a list with one value per image. The value is None if the scorer failed."""
+name of each scorer, a list with one value per image. The value is None if the scorer failed or was not asked."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class Trajectory:
     """One sampled answer to a prompt, with the scores of its images.
 
     rewards: `rewards[name][k]` is the score of scorer `name` for the image of turn k. It is None if the scorer failed:
-    a failure is never stored as a number (invariant 2 of docs/architecture.md).
+    a failure is never stored as a number (invariant 2 of docs/architecture.md). A scorer that is not used for the
+    prompt has no entry.
     version, digest: the number and the hash of the weights that sampled this trajectory (invariant 4 of
     docs/architecture.md).
     law: the distribution from which this trajectory was sampled. None means that it must not be used for training.
@@ -200,12 +201,17 @@ def forks(paths: Iterable[Sequence[Segment]]) -> set[int]:
     return {segment for segment, after in following.items() if len(after) > 1}
 
 
-def score_images(trajectories: Sequence[Trajectory], score: ScoreImages) -> None:
+def score_images(
+    trajectories: Sequence[Trajectory], score: ScoreImages, used: Callable[[str, Prompt], bool] | None = None
+) -> None:
     """Score all images with the function `score`, and store the scores in the `rewards` of the trajectories. An image
-    that several trajectories share is scored once."""
+    that several trajectories share is scored once. `used(name, prompt)` says whether a scorer is used for a prompt. If
+    it is not, the `rewards` of the prompt's trajectories have no entry for the scorer. None means that all scorers are
+    used for all prompts."""
     images = {id(image): (image, t.prompt) for t in trajectories for image in t.images}
     found = score([image.pixels.cpu().numpy() for image, _ in images.values()], [p for _, p in images.values()])
     index = {image: number for number, image in enumerate(images)}
     for trajectory in trajectories:
         own = [index[id(image)] for image in trajectory.images]
-        trajectory.rewards = {name: [values[number] for number in own] for name, values in found.items()}
+        scores = {name: values for name, values in found.items() if used is None or used(name, trajectory.prompt)}
+        trajectory.rewards = {name: [values[number] for number in own] for name, values in scores.items()}

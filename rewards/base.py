@@ -32,11 +32,19 @@ class TooManyFailures(UserError, RuntimeError):
 
 
 class Scorer(Protocol):
+    """What every scorer has. In addition, it has the method of at least one of the four forms below. The setting `of`
+    in a recipe says which form a run uses."""
+
     name: str
     last_error: str  # why the most recent None was returned; "" if there was none
 
     def check(self) -> None:
         """Raise `ScorerUnavailable` if the scorer cannot work now. This method is called once, before a run starts."""
+
+
+@runtime_checkable
+class ImageScorer(Protocol):
+    """A scorer of images (`of: image` in a recipe, the usual form)."""
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         """Return one score per image. `images[i]` was drawn for `prompts[i]`."""
@@ -54,6 +62,15 @@ class ReflectionScorer(Protocol):
 
 
 @runtime_checkable
+class TextScorer(Protocol):
+    """A scorer of reflections that reads only the text."""
+
+    def score_texts(self, texts: list[str]) -> list[Score]:
+        """Return one score per text."""
+        ...
+
+
+@runtime_checkable
 class EditScorer(Protocol):
     """A scorer of edits (`of: edit` in a recipe). An edit is the change from one image to the next, refined image."""
 
@@ -62,6 +79,27 @@ class EditScorer(Protocol):
     ) -> list[Score]:
         """Return one score per refined image. The reflection `texts[i]` asks for changes of `before[i]`. The score says
         how well `after[i]` makes these changes and leaves everything else as it was."""
+        ...
+
+
+@runtime_checkable
+class GroupScorer(Protocol):
+    """A scorer that compares all images of a group (`of: group` in a recipe)."""
+
+    def score_group(self, images: list[Image], prompt: Prompt) -> list[Score]:
+        """Return one score per image. All images were drawn for `prompt`. The score of an image may depend on the other
+        images. It says for example how often the image is better than another one."""
+        ...
+
+
+@runtime_checkable
+class Preferring(Protocol):
+    """A scorer that can compare two images. With `of: group`, the score of an image is then the mean probability that
+    it is better than another image of its group."""
+
+    def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> "list[Preference | None]":
+        """Return one Preference per prompt: how probable it is that `first[i]` is better than `second[i]`. It is None
+        if the comparison failed."""
         ...
 
 

@@ -11,7 +11,16 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from irg_rl.errors import InputError
 from irg_rl.imports import imported
-from rewards.base import Scorer, ScorerUnavailable
+from rewards.base import (
+    EditScorer,
+    GroupScorer,
+    ImageScorer,
+    Preferring,
+    ReflectionScorer,
+    Scorer,
+    ScorerUnavailable,
+)
+from rewards.functions import constructor_of
 
 
 @dataclass(frozen=True)
@@ -20,21 +29,24 @@ class ScorerSpec:
     checked against the signature of the constructor."""
 
     name: str  # name of its scores in rewards, metrics and reports
-    kind: str  # verifier, clip, hps, judge, remote, or "package.module:Class" for your own class
+    kind: str  # a key of KINDS, or "package.module:Name" for your own class or function
     weight: float = 1.0  # share in the combined reward
     held_out: bool = False  # logged, but never part of the reward
-    of: str = "image"  # what the scorer scores: image, reflection or edit
+    of: str = "image"  # what the scorer scores: image, reflection, edit or group
+    when: dict[str, Any] = field(default_factory=dict)  # the prompts that it is used for; see irg_rl.prompts.fits
     options: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
             raise InputError(f"scorer name {self.name!r} becomes a metric name: give one without '/'")
+        if self.of not in FORMS:
+            raise InputError(f"scorer {self.name!r}: of {self.of!r} is unknown{_nearest(self.of, FORMS)}")
 
     @classmethod
     def from_dict(cls, spec: dict) -> "ScorerSpec":
         """Create a ScorerSpec from one entry of the list of scorers in a recipe. The entry is a flat dict. Its keys
-        `name`, `kind`, `weight`, `held_out` and `of` become fields of the ScorerSpec. All other keys become `options`,
-        the arguments for the constructor of the scorer."""
+        `name`, `kind`, `weight`, `held_out`, `of` and `when` become fields of the ScorerSpec. All other keys become
+        `options`, the arguments for the constructor of the scorer."""
         own = {f.name for f in fields(cls)} - {"options"}
         missing = {"name", "kind"} - spec.keys()
         if missing:
@@ -48,21 +60,39 @@ KINDS = {
     "verifier": "rewards.verifier:VerifierScorer",
     "clip": "rewards.clip:ClipScorer",
     "hps": "rewards.hps:HpsScorer",
+    "pickscore": "rewards.pickscore:PickScorer",
+    "jpeg": "rewards.jpeg:JpegScorer",
     "judge": "rewards.judge:JudgeScorer",
     "remote": "rewards.remote:RemoteScorer",
+    "mllm": "rewards.mllm:MllmScorer",
+    "form": "rewards.texts:FormScorer",
+    "length": "rewards.texts:LengthScorer",
+    "repetition": "rewards.texts:RepetitionScorer",
 }
+FORMS: dict[str, tuple[type, ...]] = {
+    "image": (ImageScorer,),
+    "reflection": (ReflectionScorer,),
+    "edit": (EditScorer,),
+    "group": (GroupScorer, Preferring),
+}
+"""What a scorer has to be able to do for each form: at least one of these."""
 
 
-def scorer_class(kind: str) -> Callable[..., Scorer]:
-    """Return the constructor of a scorer. `kind` is a built-in name such as `clip`, or the import path of your own
-    class (package.module:Class). Raises InputError if the name is unknown, and ScorerUnavailable if the class cannot be
-    imported."""
+def can_score(scorer: Scorer, of: str) -> bool:
+    return isinstance(scorer, FORMS[of])
+
+
+def scorer_constructor(kind: str, of: str) -> Callable[..., Scorer]:
+    """Return the constructor of a scorer of the form `of`. `kind` is a built-in name such as `clip`, or the import path
+    of your own class or function (package.module:Name). Raises InputError if the name is unknown or if the function
+    does not score what `of` says. Raises ScorerUnavailable if it cannot be imported."""
     if ":" not in KINDS.get(kind, kind):
-        raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Class'")
+        raise InputError(f"scorer kind {kind!r} is unknown{_nearest(kind, KINDS)}, or 'package.module:Name'")
     try:
-        return imported(KINDS.get(kind, kind))
+        found = imported(KINDS.get(kind, kind))
     except InputError as error:
         raise ScorerUnavailable(f"scorer kind {error}") from error
+    return found if isinstance(found, type) else constructor_of(found, of)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -75,7 +105,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
     """Check the options of a scorer, and return the constructor of the scorer. Raises InputError if an option is
     unknown, missing or of the wrong type. For an unknown option the message names the nearest known one."""
-    make = scorer_class(spec.kind)
+    make = scorer_constructor(spec.kind, spec.of)
     parameters = {name: p for name, p in inspect.signature(make).parameters.items() if name != "name"}
     known = list(parameters)
     for option in spec.options:

@@ -14,24 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from irg_rl.prompts import fits
 from irg_rl.trajectory import Prompt
 from rewards.base import (
     Counting,
-    EditScorer,
+    GroupScorer,
     Image,
-    ReflectionScorer,
     Score,
     Scorer,
     ScorerUnavailable,
     TooManyFailures,
     require_pairs,
 )
-from rewards.build import ScorerSpec, build_scorer
+from rewards.build import ScorerSpec, build_scorer, can_score
+from rewards.pairwise import compare_all
 
 Call = Callable[[Any, list[list[Any]]], list[Score]]
 """Type of a function: (scorer, columns) -> scores. The columns are lists of equal length, such as a list of images and
 a list of prompts. The result has one score per position in these lists."""
-FORMS = {"reflection": ReflectionScorer, "edit": EditScorer}
 
 
 @dataclass
@@ -93,8 +93,9 @@ class RewardHub:
         self.min_images = min_images
         self.scorers: dict[str, Scorer] = {spec.name: build_scorer(spec) for spec in self.specs}
         for spec in self.specs:
-            if spec.of in FORMS and not isinstance(self.scorers[spec.name], FORMS[spec.of]):
+            if not can_score(self.scorers[spec.name], spec.of):
                 raise ScorerUnavailable(f"scorer {spec.name!r} of kind {spec.kind} cannot score a {spec.of}")
+        self.conditions = {spec.name: spec.when for spec in self.specs}
         self.stats = {name: ScorerStats(recent=deque(maxlen=window)) for name in names}
 
     @property
@@ -111,9 +112,9 @@ class RewardHub:
                 raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
-        """Score images with all image scorers. (Other scorers score reflections or edits.) Returns a dict: name of the
-        scorer -> one score per image. `images[i]` was drawn for `prompts[i]`. A score is None if the scorer failed in
-        all tries.
+        """Score images with all image scorers. (Other scorers score reflections, edits or whole groups.) Returns a
+        dict: name of the scorer -> one score per image. `images[i]` was drawn for `prompts[i]`. A score is None if the
+        scorer failed in all tries, or if it is not used for the prompt.
 
         Raises TooManyFailures if the share of recent failures of a scorer is larger than `max_failure_share`.
         """
@@ -124,19 +125,30 @@ class RewardHub:
 
     def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         """Return one score per image, by the scorer `name` only. `images[i]` was drawn for `prompts[i]`. A score is
-        None if the scorer failed in all tries. Raises TooManyFailures if the scorer fails too often.
-        """
-        return self._values(name, lambda scorer, chosen: scorer.score(*chosen), images, prompts)
+        None if the scorer failed in all tries, or if it is not used for the prompt. Raises TooManyFailures if the
+        scorer fails too often."""
+        return self._values(name, prompts, lambda scorer, chosen: scorer.score(*chosen), images, prompts)
+
+    def score_siblings(self, images: list[Image], prompt: Prompt) -> dict[str, list[Score]]:
+        """Score all images of a group (all samples of one prompt) with the scorers of groups that are used for this
+        prompt. Returns a dict: name of the scorer -> one score per image. If a scorer failed for some of the images, it
+        is asked for the whole group again, because its scores compare the images. A score that then is still missing is
+        None. Raises TooManyFailures if a scorer fails too often."""
+        require_pairs(images, [prompt] * len(images))
+        return {name: self._siblings(name, images, prompt) for name in self.names("group", prompt=prompt)}
 
     def score_reflections(
         self, images: list[Image], prompts: list[Prompt], texts: list[str]
     ) -> dict[str, list[Score]]:
         """Score reflections with all scorers of reflections. Returns a dict: name of the scorer -> one score per
         reflection. Score i says how true the text `texts[i]` is about `images[i]`, which was drawn for `prompts[i]`. A
-        score is None if the scorer failed in all tries. Raises TooManyFailures if a scorer fails too often."""
+        score is None if the scorer failed in all tries, or if it is not used for the prompt. Raises TooManyFailures if
+        a scorer fails too often."""
         require_pairs(images, prompts)
         return {
-            name: self._values(name, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts)
+            name: self._values(
+                name, prompts, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts
+            )
             for name in self.names("reflection")
         }
 
@@ -146,24 +158,35 @@ class RewardHub:
         """Score refined images with all scorers of edits. (An edit is the change from one image to the next.) Returns a
         dict: name of the scorer -> one score per refined image. The reflection `texts[i]` asks for changes of
         `before[i]`. Score i says how well `after[i]` makes these changes. A score is None if the scorer failed in all
-        tries. Raises TooManyFailures if a scorer fails too often."""
+        tries, or if it is not used for the prompt. Raises TooManyFailures if a scorer fails too often."""
         require_pairs(before, prompts)
         return {
-            name: self._values(name, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts)
+            name: self._values(
+                name, prompts, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts
+            )
             for name in self.names("edit")
         }
 
-    def names(self, of: str) -> list[str]:
-        """Return the names of the scorers of one kind. `of` says what they score: "image", "reflection" or "edit"."""
-        return [spec.name for spec in self.specs if spec.of == of]
+    def names(self, *forms: str, prompt: Prompt | None = None) -> list[str]:
+        """Return the names of the scorers of these forms ("image", "reflection", "edit" or "group"). If `prompt` is
+        given, leave out scorers that are not used for it."""
+        return [
+            spec.name for spec in self.specs if spec.of in forms and (prompt is None or self.used(spec.name, prompt))
+        ]
 
-    def _values(self, name: str, call: Call, *columns: Sequence[Any]) -> list[Score]:
+    def used(self, name: str, prompt: Prompt) -> bool:
+        """Return whether the scorer `name` is used for this prompt (the setting `when` in a recipe)."""
+        return fits(prompt, self.conditions[name])
+
+    def _values(self, name: str, prompts: Sequence[Prompt], call: Call, *columns: Sequence[Any]) -> list[Score]:
         """Return one score per position in the columns, which are lists of equal length (such as images and prompts).
         `call` gets the scorer and the columns, and returns the scores. Positions for which the scorer failed are scored
-        again, up to `retries` times."""
-        stats, count = self.stats[name], len(columns[0])
-        scores: list[Score] = [None] * count
-        todo = list(range(count))
+        again, up to `retries` times. Positions whose prompt the scorer is not used for have the score None. They are
+        not asked for and count nowhere."""
+        stats = self.stats[name]
+        scores: list[Score] = [None] * len(columns[0])
+        asked = [i for i, prompt in enumerate(prompts) if self.used(name, prompt)]
+        todo = asked
         for attempt in range(self.retries + 1):
             if not todo:
                 break
@@ -172,11 +195,31 @@ class RewardHub:
             for i, answer in zip(todo, answers, strict=True):
                 scores[i] = answer
             todo = [i for i in todo if scores[i] is None]
-        stats.images += count
-        stats.failed += len(todo)
-        stats.recent.extend(score is None for score in scores)
-        self._stop_if_failing(name)
+        self._count(name, [scores[i] for i in asked])
         return scores
+
+    def _siblings(self, name: str, images: list[Image], prompt: Prompt) -> list[Score]:
+        def call(scorer: Any, columns: list[list[Any]]) -> list[Score]:
+            if isinstance(scorer, GroupScorer):
+                return scorer.score_group(columns[0], prompt)
+            return compare_all(scorer, columns[0], prompt)
+
+        scores = self._call(name, call, [images])
+        for _ in range(self.retries):
+            if None not in scores:
+                break
+            self.stats[name].retried += len(images)
+            scores = self._call(name, call, [images])
+        self._count(name, scores)
+        return scores
+
+    def _count(self, name: str, scores: list[Score]) -> None:
+        """Add final scores to the statistics of a scorer. Raises TooManyFailures if the scorer fails too often."""
+        stats, failed = self.stats[name], [score is None for score in scores]
+        stats.images += len(failed)
+        stats.failed += sum(failed)
+        stats.recent.extend(failed)
+        self._stop_if_failing(name)
 
     def _call(self, name: str, call: Call, columns: list[list[Any]]) -> list[Score]:
         """Call a scorer once and measure the time. Scores that are not finite numbers become None and count as

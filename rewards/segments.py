@@ -2,20 +2,26 @@
 texts about its images) and for edits (changes from one image to the next). Reflections and edits are then scored,
 too."""
 
-from irg_rl.trajectory import Group, ImageSegment, TextSegment, score_images
+from irg_rl.trajectory import Group, ImageSegment, Prompt, TextSegment, score_images
+from rewards.base import Image, Score
 from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
     """Score all images of a group, and also its reflections and edits (changes from one image to the next). `hub` has
     the scorers. The scores are stored in three places:
-    * scores of an image: field `rewards` of its trajectories
+    * scores of an image, also of its comparison with the rest of the group: field `rewards` of its trajectories
     * scores of a reflection: field `scores` of the reflection
     * scores of an edit: field `scores` of the refined image
 
-    A text or image that several trajectories share is scored only once.
+    A text or image that several trajectories share is scored only once. A scorer that is not used for the prompt of the
+    group leaves no score.
     """
-    score_images(group.trajectories, hub.score)
+
+    def score(images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
+        return hub.score(images, prompts) | hub.score_siblings(images, group.prompt)
+
+    score_images(group.trajectories, score, hub.used)
     score_segments(group, hub)
 
 
@@ -35,18 +41,18 @@ def score_segments(group: Group, hub: RewardHub) -> None:
             reflections[id(text)] = (text, before)
             if text.turn in images:
                 edits[id(images[text.turn])] = (before, text, images[text.turn])
-    if hub.names("reflection") and reflections:
+    if (names := hub.names("reflection", prompt=group.prompt)) and reflections:
         texts, looked_at = zip(*reflections.values())
         found = hub.score_reflections(
             [image.pixels.numpy() for image in looked_at], [group.prompt] * len(texts), [text.text for text in texts]
         )
         for number, text in enumerate(texts):
-            text.scores = {name: values[number] for name, values in found.items()}
-    if hub.names("edit") and edits:
+            text.scores = {name: found[name][number] for name in names}
+    if (names := hub.names("edit", prompt=group.prompt)) and edits:
         before, texts, after = zip(*edits.values())
         found = hub.score_edits(
             [image.pixels.numpy() for image in before], [text.text for text in texts],
             [image.pixels.numpy() for image in after], [group.prompt] * len(texts),
         )  # fmt: skip
         for number, image in enumerate(after):
-            image.scores = {name: values[number] for name, values in found.items()}
+            image.scores = {name: found[name][number] for name in names}

@@ -642,6 +642,34 @@ def test_a_scorer_of_images_alone_is_not_asked_for_edits():
         load_recipe(CONFIGS / "shapes-smoke.yaml", [scorer])
 
 
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [
+        ("kind: form", "scorers of kind 'form' score reflections alone; images are scored by verifier, clip"),
+        ("kind: jpeg, of: group", "score images alone; groups are scored by judge, mllm"),
+        ("kind: verifier, of: group", "score images and reflections and edits alone"),
+        ("kind: mllm", "path: name the folder of the model; a run trains no scorers of kind 'mllm'"),
+        ("kind: jpeg, path: /m", "path: not a setting of scorers of kind 'jpeg'"),
+        ("kind: jpeg, when: {tag: {a: 1}}", "when"),
+    ],
+)
+def test_what_a_kind_of_scorer_cannot_do_is_said(scorer, says):
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(
+            CONFIGS / "shapes-smoke.yaml", [f"rewards.scorers=[{{name: v, kind: verifier}}, {{name: x, {scorer}}}]"]
+        )
+
+
+def test_a_scorer_for_all_prompts_changes_no_digest():
+    scorers = "rewards.scorers=[{name: verifier, kind: verifier%s}]"
+    plain, same, other = (
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [scorers % more])
+        for more in ("", ", when: {}", ", when: {tag: counting}")
+    )
+    assert plain.digest() == same.digest() != other.digest()
+    assert other.model_dump()["rewards"]["scorers"][0]["when"] == {"tag": "counting"}
+
+
 @pytest.mark.parametrize("text", ["'0'", "words", "", "3", "[1]", "\ufeffname: 3"])
 def test_a_file_that_holds_no_settings_is_said_to_hold_none(tmp_path, text):
     """A quoted word was an AssertionError without a message."""

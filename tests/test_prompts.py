@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from irg_rl.errors import InputError
-from irg_rl.prompts import MOST_CHARACTERS, PromptOrder, read_prompts, write_prompts
+from irg_rl.prompts import MOST_CHARACTERS, PromptOrder, fits, read_prompts, write_prompts
 from irg_rl.trajectory import Prompt
 
 
@@ -133,3 +133,20 @@ def test_a_kind_with_a_number_of_constraints_goes_before_its_tag():
 def test_a_kind_that_no_prompt_has_is_refused_with_those_of_its_tag():
     with pytest.raises(InputError, match="tag .scene/9.; the prompts have scene, scene/2, scene/3"):
         PromptOrder(SIZED, 0, {"scene/9": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({}, True),
+        ({"tag": "counting"}, True),
+        ({"tag": "colors"}, False),
+        ({"tag": ["colors", "counting"]}, True),
+        ({"tag": []}, False),
+        ({"tag": "counting", "constraints": 3}, True),
+        ({"tag": "counting", "constraints": 2}, False),
+        ({"level": None}, False),
+    ],
+)
+def test_a_prompt_fits_if_all_fields_have_one_of_the_values(when, expected):
+    assert fits(Prompt("p", "two cats", {"tag": "counting", "constraints": 3}), when) is expected

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from irg_rl import credit
 from irg_rl.config import Recipe, algorithm_class
+from irg_rl.config.rewards import OF_IMAGES
 from irg_rl.curve import Curve
 from irg_rl.imports import import_named
 from irg_rl.learner.old_weights import OldPolicySchedule, OldWeights
@@ -36,8 +37,9 @@ from irg_rl.learner.replay import Replay, ReplayPack
 from irg_rl.losses import text
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
+from irg_rl.prompts import fits
 from irg_rl.sections import Section
-from irg_rl.trajectory import Group, SamplingLaw, Trajectory
+from irg_rl.trajectory import Group, Prompt, SamplingLaw, Trajectory
 
 LOSS_TERMS = TEXT, IMAGE = "text", "image"
 """Names of the terms of the loss. The gradient norm of each term can be measured (`rl.probe_every`)."""
@@ -48,6 +50,9 @@ OF_SAMPLING = {"forks": "null", "guidance": "null", "staleness": 0, "dump_every"
 """Settings of `rl` that matter only for sampling. The dict maps the name of each setting to the value that it must have
 if nothing is sampled."""
 
+Conditions = Mapping[str, Mapping[str, Any]]
+"""A dict from the name of a scorer to its `when`: the fields of a prompt's metadata and the values that they must
+have."""
 Options = TypeVar("Options", bound=Section)
 
 
@@ -67,6 +72,7 @@ class Shared:
     max_text_tokens: int | None = None  # constant denominator of the text loss dr_grpo
     shift: float = 1.0  # time shift of the sampler's grid, also used for noise levels
     reward_weights: Mapping[str, float] = field(default_factory=dict)  # scorer -> weight in the reward of an image
+    conditions: Conditions = field(default_factory=dict)  # scorer -> prompts that it is used for
 
     def __post_init__(self) -> None:
         text.TextLoss(self.text_loss)
@@ -80,19 +86,36 @@ class Shared:
         return cls(
             rl.text_loss, rl.importance, rl.clip_text, rl.mismatch_cap, rl.text_weight, rl.image_weight, rl.kl_text,
             rl.kl_image, recipe.sampling.max_text_tokens, recipe.sampling.shift, reward_weights(recipe),
+            scorer_conditions(recipe),
         )  # fmt: skip
+
+    def weights_for(self, prompt: Prompt) -> dict[str, float]:
+        """Return a dict from scorer name to weight, for the scorers that are used for this prompt."""
+        return applying(self.reward_weights, self.conditions, prompt)
 
 
 def reward_weights(recipe: Recipe) -> dict[str, float]:
     """Return a dict from scorer name to weight, for the scorers of images. The weighted scores make up the reward of an
     image. Held-out scorers are left out, because their scores are only logged."""
-    return {s.name: s.weight for s in recipe.rewards.scorers if s.of == "image" and not s.held_out}
+    return {s.name: s.weight for s in recipe.rewards.scorers if s.of in OF_IMAGES and not s.held_out}
 
 
 def segment_weights(recipe: Recipe) -> dict[str, float]:
     """Return a dict from scorer name to weight, for the scorers of reflections and edits. Held-out scorers are left
     out, because their scores are only logged."""
-    return {s.name: s.weight for s in recipe.rewards.scorers if s.of != "image" and not s.held_out}
+    return {s.name: s.weight for s in recipe.rewards.scorers if s.of not in OF_IMAGES and not s.held_out}
+
+
+def scorer_conditions(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """Return a dict from scorer name to its `when` (the prompts that it is used for). Scorers that are used for all
+    prompts are left out."""
+    return {s.name: s.when for s in recipe.rewards.scorers if s.when}
+
+
+def applying(weights: Mapping[str, float], conditions: Conditions, prompt: Prompt) -> dict[str, float]:
+    """Return the weights of those scorers that are used for this prompt. A scorer without a condition is used for all
+    prompts."""
+    return {name: weight for name, weight in weights.items() if fits(prompt, conditions.get(name, {}))}
 
 
 @dataclass(frozen=True)

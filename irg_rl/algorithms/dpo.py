@@ -112,7 +112,7 @@ class DPO(Algorithm[DPOSettings]):
 
     def _pairs_of(self, group: Group) -> Pairs:
         values: list[float | None] = []
-        for trajectory, q in zip(group.trajectories, credit.combine(group, self.shared.reward_weights)):
+        for trajectory, q in zip(group.trajectories, credit.combine(group, self.shared.weights_for(group.prompt))):
             last = None if None in q else q[-1]
             malformed = any(not text.finished for text in trajectory.texts)
             values.append(None if last is None else last - self.options.malformed_penalty * malformed)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from irg_rl.cluster.shared_memory import free_shared_memory, in_words
-from irg_rl.config import Recipe, ScorerRecipe, load_recipe
-from irg_rl.config.rewards import OF_IMAGES_ALONE
+from irg_rl.config import SCORER_KINDS, Recipe, ScorerRecipe, load_recipe
+from irg_rl.config.rewards import OPEN_CLIP_KINDS, WITH_MODEL
 from irg_rl.plan.advice import Advice, advise
 from irg_rl.plan.costs import Plan, ProcessKind, Rates
 from irg_rl.plan.main_memory import machine_peak
@@ -157,14 +157,14 @@ def _verdict(place: ProcessKind, card_gib: float) -> str:
 
 
 def _scorer(recipe: Recipe, scorer: ScorerRecipe) -> tuple[str, str]:
-    if scorer.kind == "verifier":
-        return "critic, no model", "0"
     if scorer.kind == "judge":
         return scorer.base_url or "a process of the run, no model", "elsewhere" if scorer.base_url else "0"
     if scorer.kind == "remote":
         return scorer.base_url or "a server", "elsewhere"
+    if scorer.kind in SCORER_KINDS and scorer.kind not in WITH_MODEL:
+        return "critic, no model", "0"
     device = recipe.scorer_device(scorer)
-    if scorer.kind not in OF_IMAGES_ALONE:
+    if scorer.kind not in OPEN_CLIP_KINDS:
         return f"critic, {device}", "unknown"
     if scorer.options.get("path", scorer.path) is None:
         return f"critic, {device}", "trained by the run"

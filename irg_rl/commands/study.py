@@ -221,7 +221,9 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
     known = all(task.judges(prompt) for prompt in prompts)
     beside = chosen_scorers(first.recipe, settings.scorers) if isinstance(settings, TurnsSettings) else []
     scorers = first.recipe.rewards.scorers
-    rewarding = [s for s in scorers if (s.name == task.verdict_scorer if known else not s.held_out)]
+    rewarding = [
+        s for s in scorers if (s.name == task.verdict_scorer if known else s.of == "image" and not s.held_out)
+    ]
     if not known and not rewarding:
         raise InputError(
             f"{target}: the task {first.recipe.task} cannot judge these prompts, and the recipe has no rewards that "
@@ -253,13 +255,16 @@ class RewardVerdicts:
 
     def __call__(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
         found = scores_of(self.hub, list(self.weights), images, prompts)
-        return [self._verdict(values) for values in zip(*found.values())]
+        return [
+            self._verdict({name: found[name][i] for name in self.weights if self.hub.used(name, prompt)})
+            for i, prompt in enumerate(prompts)
+        ]
 
-    def _verdict(self, values: tuple[float | None, ...]) -> Verdict | None:
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
+    def _verdict(self, scores: dict[str, float | None]) -> Verdict | None:
+        known = {name: score for name, score in scores.items() if score is not None}
+        if not known or len(known) < len(scores):
             return None
-        score = sum(weight * value for weight, value in zip(self.weights.values(), known))
+        score = sum(self.weights[name] * value for name, value in known.items())
         return Verdict(score >= 1, score)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 
 from irg_rl.config.engine import EngineRecipe, TrackingRecipe
 from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
-from irg_rl.config.rewards import CRITIC_SHARE, OF_IMAGES_ALONE, RewardRecipe, ScorerRecipe
+from irg_rl.config.rewards import CRITIC_SHARE, OF_IMAGES, WITH_MODEL, RewardRecipe, ScorerRecipe
 from irg_rl.config.rl import RLRecipe, algorithm_class
 from irg_rl.config.sampling import SamplingRecipe
 from irg_rl.config.task import task_class, task_settings
@@ -148,7 +148,7 @@ class Recipe(Section):
             return []
         rl = self.rl
         problems = algorithm_class(rl.algorithm).of(self).problems(self) + self._of_rl_noise(rl) + self._of_credit(rl)
-        if not any(scorer.of == "image" and not scorer.held_out for scorer in self.rewards.scorers):
+        if not any(scorer.of in OF_IMAGES and not scorer.held_out for scorer in self.rewards.scorers):
             problems.append("rl needs a reward: add a scorer of images to rewards.scorers")
         elif not any(scorer.weight for scorer in self.rewards.scorers if not scorer.held_out):
             problems.append("rewards.scorers: all weights are 0, so every reward is 0: give a scorer a weight")
@@ -156,7 +156,7 @@ class Recipe(Section):
             problems += [
                 f"rewards.scorers: {scorer.name} scores {scorer.of}s, which rl.credit {rl.credit} does not use: set "
                 "rl.credit=factorised, or held_out: true to log it alone"
-                for scorer in self.rewards.scorers if scorer.of != "image" and not scorer.held_out
+                for scorer in self.rewards.scorers if scorer.of not in OF_IMAGES and not scorer.held_out
             ]  # fmt: skip
         problems += _without_effect(rl, self.engine.dtype)
         if rl.group_size % rl.leaves:
@@ -298,9 +298,9 @@ class Recipe(Section):
 
     def scorer_device(self, scorer: ScorerRecipe) -> str:
         """Return the device of a scorer's model. If the scorer has the option `device`, this option decides. Otherwise
-        the device depends on the kind of the scorer. For the kinds clip and hps it is `rewards.device`. If
-        `rewards.device` is null, it is `engine.device`. For all other kinds, the device is the CPU."""
-        usual = (self.rewards.device or self.engine.device) if scorer.kind in OF_IMAGES_ALONE else "cpu"
+        the device depends on the kind of the scorer. For the kinds clip, hps, pickscore and mllm it is
+        `rewards.device`. If `rewards.device` is null, it is `engine.device`. For all other kinds, it is the CPU."""
+        usual = (self.rewards.device or self.engine.device) if scorer.kind in WITH_MODEL else "cpu"
         return str(scorer.options.get("device", usual))
 
     @property

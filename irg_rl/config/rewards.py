@@ -7,26 +7,54 @@ from pydantic import Field, field_validator, model_validator
 
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
-SCORER_KINDS = ("verifier", "clip", "hps", "judge", "remote")
-OF_IMAGES_ALONE = ("clip", "hps")
-"""Kinds of scorers that score only images. They cannot score reflections or edits."""
+Form = Literal["image", "reflection", "edit", "group"]
+"""What a scorer scores."""
+OF_IMAGES: tuple[Form, ...] = ("image", "group")
+"""Forms whose scores belong to images, and so are part of the reward of an image."""
+FORMS_OF_KIND: dict[str, tuple[Form, ...]] = {
+    "verifier": ("image", "reflection", "edit"),
+    "clip": ("image",),
+    "hps": ("image",),
+    "pickscore": ("image",),
+    "jpeg": ("image",),
+    "judge": ("image", "reflection", "edit", "group"),
+    "remote": ("image", "reflection", "edit"),
+    "mllm": ("image", "reflection", "edit", "group"),
+    "form": ("reflection",),
+    "length": ("reflection",),
+    "repetition": ("reflection",),
+}
+"""The built-in kinds of scorers, and what each of them can score."""
+SCORER_KINDS = tuple(FORMS_OF_KIND)
+OPEN_CLIP_KINDS = ("clip", "hps")
+"""Kinds of scorers with a model of open_clip. The run trains it itself if the recipe names no released model."""
+WITH_MODEL = (*OPEN_CLIP_KINDS, "pickscore", "mllm")
+"""Kinds of scorers that load a model into the process that scores. They have a path and a device."""
+Condition = str | int | bool
+"""Value that a field of a prompt's metadata must have."""
 
 
 class ScorerRecipe(Section):
     name: str
     kind: str
-    """Kind of scorer: verifier, clip, hps, judge, remote (served by `irg-rl reward serve`), or your own class as
-    package.module:Class."""
-    of: Literal["image", "reflection", "edit"] = Field(default="image", exclude_if=lambda of: of == "image")
+    """Kind of scorer: verifier, clip, hps, pickscore, jpeg, judge, mllm, form, length, repetition, remote (served by
+    `irg-rl reward serve`), or your own class or function as package.module:Name."""
+    of: Form = Field(default="image", exclude_if=lambda of: of == "image")
     """What the scorer scores. image: every image, for its prompt. reflection: every reflection, together with the image
     that it is about. edit: every refined image, together with the image before it and the reflection between the two.
-    Scores of reflections and edits are used by `rl.credit: factorised`."""
+    group: every image, in comparison with all other images of its group. Scores of reflections and edits are used by
+    `rl.credit: factorised`. Scores of a group are part of the reward of an image, as scores of images are."""
+    when: dict[str, Condition | list[Condition]] = Field(default={}, exclude_if=lambda when: not when)
+    """The prompts that the scorer is used for. A key is a field of the prompt's metadata, and the value is what the
+    field must be, or a list of values of which it must be one. `{tag: counting}` means prompts with the tag counting.
+    If there are several keys, all of them must fit. The scorer gives no score for other prompts, and this is not a
+    failure. {} means all prompts."""
     weight: float = 1.0
     held_out: bool = False
     """True: the score is logged but is never part of the reward."""
     path: PathText | None = None
-    """Only for clip and hps: folder or checkpoint file of a released model. null: the run trains a small model on the
-    task."""
+    """Only for clip, hps, pickscore and mllm: folder of a released model. For clip and hps it may also be a checkpoint
+    file. null: the run trains a small clip or hps model on the task."""
     base_url: str | None = None
     """judge: address of an OpenAI-compatible endpoint. null: the embedded judge on 127.0.0.1. remote: address that
     `irg-rl reward serve` has printed."""
@@ -43,7 +71,7 @@ class ScorerRecipe(Section):
     def settings_are_of_the_kind(self):
         over_http = {"base_url", "api_key_env", "timeout_s", "concurrency"}
         foreign = {"judge": set(), "remote": {"model"}}.get(self.kind, {*over_http, "model"})
-        foreign |= set() if self.kind in ("clip", "hps") else {"path"}
+        foreign |= set() if self.kind in WITH_MODEL else {"path"}
         fields = type(self).model_fields
         given = sorted(name for name in foreign if vars(self)[name] != fields[name].default)
         if given:
@@ -55,9 +83,12 @@ class ScorerRecipe(Section):
 
     @model_validator(mode="after")
     def kind_scores_what_is_asked(self):
-        if self.of != "image" and self.kind in OF_IMAGES_ALONE:
+        can = FORMS_OF_KIND.get(self.kind, (self.of,))
+        if self.of not in can:
+            others = ", ".join(kind for kind, forms in FORMS_OF_KIND.items() if self.of in forms)
             raise ValueError(
-                f"of: {self.of}: scorers of kind {self.kind!r} score images alone; verifier and judge score all"
+                f"of: {self.of}: scorers of kind {self.kind!r} score {' and '.join(f'{form}s' for form in can)} alone; "
+                f"{self.of}s are scored by {others}, or by a class or function of your own"
             )
         return self
 
@@ -65,6 +96,13 @@ class ScorerRecipe(Section):
     def a_remote_scorer_has_an_address(self):
         if self.kind == "remote" and self.base_url is None and "base_url" not in self.options:
             raise ValueError("base_url: a remote scorer needs the address that `irg-rl reward serve` has printed")
+        return self
+
+    @model_validator(mode="after")
+    def a_model_has_a_path(self):
+        released_only = self.kind in WITH_MODEL and self.kind not in OPEN_CLIP_KINDS
+        if released_only and self.path is None and "path" not in self.options:
+            raise ValueError(f"path: name the folder of the model; a run trains no scorers of kind {self.kind!r}")
         return self
 
     @field_validator("options")
@@ -86,7 +124,7 @@ class ScorerRecipe(Section):
     def kind_is_known(cls, kind: str) -> str:
         module, colon, name = kind.partition(":")
         if kind not in SCORER_KINDS and not (colon and module and name.isidentifier()):
-            raise ValueError(f"{kind!r}: choose {', '.join(SCORER_KINDS)}, or your own as package.module:Class")
+            raise ValueError(f"{kind!r}: choose {', '.join(SCORER_KINDS)}, or your own as package.module:Name")
         return kind
 
 
@@ -99,8 +137,8 @@ class RewardRecipe(Section):
     scorers: list[ScorerRecipe] = []
     combine: Literal["sum", "zscore_sum"] = "sum"
     device: Literal["cpu", "cuda"] | None = Field(default=None, exclude_if=lambda device: device is None)
-    """Device of the clip and hps models. null: `engine.device`. In RL on GPUs these models are on the GPU of one of the
-    rollout actors. A scorer may have its own device in its `options`, which wins."""
+    """Device of the clip, hps, pickscore and mllm models. null: `engine.device`. In RL on GPUs these models are on the
+    GPU of one of the rollout actors. A scorer may have its own device in its `options`, which wins."""
     max_failure_share: Share = 0.2
     """The run stops if more than this share of a scorer's recent scores failed."""
     judge_errs: Share = Field(default=0.0, exclude_if=lambda share: not share)

@@ -48,7 +48,10 @@ def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> lis
     if how not in ("sum", "zscore_sum"):
         raise ValueError(f"combine how={how!r}: use 'sum' or 'zscore_sum'")
     if not weights:
-        raise ValueError("no reward to combine: name at least one scorer and its weight")
+        raise InputError(
+            f"group {group.id}: no scorer of images is used for its prompt {group.prompt.id!r}: name at least "
+            "one, or widen a `when`"
+        )
     raw = [{name: list(_scores(t, name)) for name in weights} for t in group.trajectories]
     if how == "zscore_sum":
         _to_zscores(group, raw, list(weights))

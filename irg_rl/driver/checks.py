@@ -1,16 +1,18 @@
 """Checks whether a recipe (the settings of a run) can be run: are its scorers and its task valid, do its files exist,
 and does this machine have what the recipe needs?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from irg_rl.algorithms.base import applying, reward_weights, scorer_conditions
 from irg_rl.cluster.attached import AttachedRay
 from irg_rl.cluster.placement import in_stock, living_nodes
 from irg_rl.cluster.ray_runtime import RayStartError
 from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import OWN_REFINED, Recipe, RecipeError, ScorerRecipe, nearest
+from irg_rl.config.rewards import OPEN_CLIP_KINDS
 from irg_rl.driver.prepare import OWN_ROWS
 from irg_rl.driver.room import asked_by_rl, asked_by_sft
 from irg_rl.driver.scorers import spec_of
@@ -26,12 +28,17 @@ from irg_rl.redact import redact, redact_text
 from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
-from rewards.build import ScorerSpec, check_spec, scorer_class
+from rewards.build import ScorerSpec, check_spec, scorer_constructor, typed_options
+from rewards.judge import JudgeScorer
+from rewards.remote import RemoteScorer
 from rollouts.request import StopPhrase
 from sft.dataset import DataError, Rejections, RowSource
 
 JUDGE_PATIENCE_S = 10.0
 """How many seconds a judge may take to answer the test question."""
+QUICK = ("judge", "remote", "jpeg", "form", "length", "repetition")
+"""Kinds of scorers that are made at once, without a model or a task. So a check can make them, which finds options that
+contradict each other."""
 
 
 def machine_problems(recipe: Recipe) -> list[str]:
@@ -72,6 +79,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
         try:
             prompts = read_prompts(recipe.rl.prompts, require_judged(recipe))
             PromptOrder(prompts, recipe.rl_seed, recipe.rl.prompt_mix)
+            require_reward(recipe, prompts)
         except (InputError, OSError) as error:
             problems.append(f"rl.prompts: {error}")
     return problems
@@ -178,6 +186,18 @@ def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
     return check
 
 
+def require_reward(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
+    """Raise InputError if there is a prompt for which no scorer of images gives a reward, because the `when` of every
+    such scorer leaves it out."""
+    weights, conditions = reward_weights(recipe), scorer_conditions(recipe)
+    for prompt in prompts:
+        if not applying(weights, conditions, prompt):
+            raise InputError(
+                f"rewards.scorers: no scorer of images is used for prompt {prompt.id!r} with the metadata "
+                f"{str(prompt.metadata)[:200]}: widen a `when`, or add a scorer without one"
+            )
+
+
 def scorer_problems(recipe: Recipe) -> list[str]:
     """Check the scorers of the recipe for problems that do not depend on the machine: invalid options, and secrets
     (such as a key) that are written in the recipe. Return one message for each problem."""
@@ -209,8 +229,8 @@ def try_scorer(recipe: Recipe, scorer: ScorerRecipe) -> None:
     """
     spec = ScorerSpec.from_dict(spec_of(recipe, scorer, Path("scorers"), "http://127.0.0.1:1/v1"))
     make = check_spec(spec)
-    if scorer.kind in ("judge", "remote"):
-        make(name=spec.name, **spec.options)
+    if scorer.kind in QUICK:
+        make(name=spec.name, **typed_options(spec, make))
 
 
 def ask_server(recipe: Recipe, scorer: ScorerRecipe) -> None:
@@ -221,7 +241,9 @@ def ask_server(recipe: Recipe, scorer: ScorerRecipe) -> None:
     """
     options = spec_of(recipe, scorer, Path("scorers"))["options"]
     patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
-    scorer_class(scorer.kind)(**options | patience, name=scorer.name).check()
+    server = scorer_constructor(scorer.kind, scorer.of)(**options | patience, name=scorer.name)
+    assert isinstance(server, JudgeScorer | RemoteScorer)
+    server.check()
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:
@@ -263,9 +285,12 @@ def _of_split(recipe: Recipe, task: Task) -> list[str]:
     split, rl, problems = recipe.evaluation.split, recipe.rl, []
     if split in task.splits and split != "test" and _prompts(task, split) == []:  # the task itself reports test
         problems.append(f"evaluation.split {split}: the task has no prompts of this split")
-    if rl is not None and rl.prompt_mix and rl.prompts is None and (prompts := _prompts(task, "train")):
+    routed = any(scorer.when for scorer in recipe.rewards.scorers)
+    asks = rl is not None and rl.prompts is None and (rl.prompt_mix or routed)
+    if rl is not None and asks and (prompts := _prompts(task, "train")):
         try:
             PromptOrder(prompts, recipe.rl_seed, rl.prompt_mix)
+            require_reward(recipe, prompts)
         except InputError as error:
             problems.append(str(error))
     return problems
@@ -313,7 +338,7 @@ def _of_no_world(recipe: Recipe) -> list[str]:
     if recipe.sft is not None and recipe.sft.data is None:
         problems.append(f"sft.data: the task {recipe.task} makes no rows: name a folder of parquet")
     for scorer in recipe.rewards.scorers:
-        if scorer.kind in ("clip", "hps") and scorer.path is None and "path" not in scorer.options:
+        if scorer.kind in OPEN_CLIP_KINDS and scorer.path is None and "path" not in scorer.options:
             problems.append(f"rewards.scorers: {scorer.name}: path: the task {recipe.task} can train no small scorers")
         if scorer.kind == "judge" and scorer.base_url is None:
             problems.append(f"rewards.scorers: {scorer.name}: base_url: the task {recipe.task} has no embedded judge")

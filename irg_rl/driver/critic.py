@@ -1,15 +1,25 @@
 """The critic: an actor (a process of Ray) that scores a sampled group and then assigns credit. To assign credit means
 to compute an advantage for each segment (a text or an image of a trajectory)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from irg_rl import credit
-from irg_rl.algorithms.base import Algorithm, Selection, algorithm_of, reward_weights, segment_weights
+from irg_rl.algorithms.base import (
+    Algorithm,
+    Conditions,
+    Selection,
+    algorithm_of,
+    applying,
+    reward_weights,
+    scorer_conditions,
+    segment_weights,
+)
 from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
-from irg_rl.trajectory import Group
+from irg_rl.prompts import fits
+from irg_rl.trajectory import Group, Prompt
 from rewards.hub import RewardHub
 from rewards.segments import score_group
 
@@ -25,6 +35,7 @@ class CreditSettings:
     options: dict[str, Any] = field(default_factory=dict)
     segment_weights: dict[str, float] = field(default_factory=dict)  # scorer of reflections or edits -> weight
     perfect_scorer: str | None = None  # an image is right if this scorer gives 1; for None see Right.by
+    conditions: Conditions = field(default_factory=dict)  # scorer -> prompts that it is used for
 
     @classmethod
     def of(cls, recipe: Recipe) -> "CreditSettings":
@@ -35,18 +46,27 @@ class CreditSettings:
         perfect = asked or next(iter(verifiers), None)
         return cls(
             rl.credit, reward_weights(recipe), recipe.rewards.combine, options.model_dump(), segment_weights(recipe),
-            perfect,
+            perfect, scorer_conditions(recipe),
+        )  # fmt: skip
+
+    def of_prompt(self, prompt: Prompt) -> "CreditSettings":
+        """Return the settings with only those scorers that are used for this prompt. If `perfect_scorer` is not used
+        for it, the combined reward decides whether an image is right."""
+        own = [applying(weights, self.conditions, prompt) for weights in (self.weights, self.segment_weights)]
+        used = self.perfect_scorer is not None and fits(prompt, self.conditions.get(self.perfect_scorer, {}))
+        return replace(
+            self, weights=own[0], segment_weights=own[1], perfect_scorer=self.perfect_scorer if used else None,
         )  # fmt: skip
 
     def give(self, group: Group) -> credit.Summary:
         """Compute the advantages of a scored group and store them in its segments. Return a summary of the group, for
         example how many of its samples can be trained."""
         assert self.scheme is not None
-        scheme = scheme_named(self.scheme)
-        options, right = scheme.options.model_validate(self.options), Right.by(self.perfect_scorer, self.weights)
+        scheme, own = scheme_named(self.scheme), self.of_prompt(group.prompt)
+        options, right = scheme.options.model_validate(self.options), Right.by(own.perfect_scorer, own.weights)
         return credit.assign(
-            group, scheme, self.weights, how=self.how, options=options, right=right,
-            segment_weights=self.segment_weights if scheme.uses_segment_scores else None,
+            group, scheme, own.weights, how=self.how, options=options, right=right,
+            segment_weights=own.segment_weights if scheme.uses_segment_scores else None,
         )  # fmt: skip
 
 
@@ -108,9 +128,10 @@ class Critic:
         the group. Return (summary, the same group)."""
         score_group(group, self.hub)
         selection = self.settings.assign(group)
+        weights = self.settings.credit.of_prompt(group.prompt).weights
         known = [
             (trajectory, [value for value in q if value is not None])
-            for trajectory, q in zip(group.trajectories, credit.combine(group, self.settings.credit.weights))
+            for trajectory, q in zip(group.trajectories, credit.combine(group, weights))
             if None not in q
         ]
         trunks = [credit.by_trunk([t for t, _ in known], [q[k] for _, q in known]) for k in (0, -1)]
@@ -125,13 +146,12 @@ class Critic:
             scored = [[t.rewards[name][k] for t in column] for k, column in enumerate(drawn)]
             columns = [[score for score in column if score is not None] for column in scored]
             means[name] = [sum(column) / len(column) if column else float("nan") for column in columns]
-        for name in (*self.hub.names("reflection"), *self.hub.names("edit")):
+        for name in self.hub.names("reflection", "edit", prompt=group.prompt):
             columns = [[s.scores.get(name) for s in group.segments if s.turn == turn] for turn in range(turns)]
             known = [[score for score in column if score is not None] for column in columns]
             means[name] = [sum(column) / len(column) if column else float("nan") for column in known]
-        failures = {}
+        failures, credit_settings = {}, self.settings.credit.of_prompt(group.prompt)
         for trajectory in group.trajectories:
-            credit_settings = self.settings.credit
             failed = [name for name in credit_settings.weights if None in trajectory.rewards[name]]
             failed += [
                 name for name in credit_settings.segment_weights

@@ -96,7 +96,9 @@ class Evaluator:
         if self.hub is None or self.score is None:
             return
         names, ask = self.hub.names("image"), self.score
-        score_images(trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names})
+        score_images(
+            trajectories, lambda images, prompts: {name: ask(name, images, prompts) for name in names}, self.hub.used
+        )
 
     def _prefer(self) -> Prefer | None:
         """Return the function with which the judge `evaluation.preference` compares two images. Return None if the

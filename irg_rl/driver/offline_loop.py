@@ -63,7 +63,7 @@ class Archive:
             _require_system_prompt(part, settings.system_prompt)
             for place, group in enumerate(load_groups(part)):
                 require_tokenizer(group, tokenizer, part)
-                _require_scores(group, algorithm.shared.reward_weights, part)
+                _require_scores(group, algorithm.shared.weights_for(group.prompt), part)
                 require_texts_law(group.trajectories, settings.law)
                 found.append(algorithm.material(group, replay, limit))
                 places += [(part, place)] if found[-1].usable else []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from irg_rl.config import LoraRecipe, Recipe
+from irg_rl.config.rewards import OPEN_CLIP_KINDS
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import Run, RunError, write_json
 from irg_rl.learner.from_recipe import precision
@@ -168,7 +169,7 @@ def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: L
 def trained_scorers(recipe: Recipe) -> set[str]:
     """Return the kinds of scorers (`clip`, `hps`) that the run must train itself. The training of HPS starts from CLIP.
     So if the run must train `hps`, the result also contains `clip`."""
-    kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
+    kinds = {s.kind for s in recipe.rewards.scorers if s.kind in OPEN_CLIP_KINDS and s.path is None}
     return kinds | {"clip"} if kinds else kinds
 
 

@@ -235,9 +235,10 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
         "reward/first": _mean([v.first for v in groups]),
         "reward/last": _mean([v.last for v in groups]),
     }
-    for name in groups[0].means:
-        for turn in range(max(len(v.images_by_turn) for v in groups)):
-            pairs = [(v.means[name][turn], v.images_by_turn[turn]) for v in groups if turn < len(v.images_by_turn)]
+    for name in dict.fromkeys(name for v in groups for name in v.means):  # groups may have different scorers
+        scored = [v for v in groups if name in v.means]
+        for turn in range(max(len(v.images_by_turn) for v in scored)):
+            pairs = [(v.means[name][turn], v.images_by_turn[turn]) for v in scored if turn < len(v.images_by_turn)]
             pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
             if pairs:
                 out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)

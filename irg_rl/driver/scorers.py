@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from irg_rl.config import Recipe, ScorerRecipe
+from irg_rl.config.rewards import WITH_MODEL
 from irg_rl.driver.prepare import as_world
 from irg_rl.errors import InputError
 from irg_rl.task import Pixels, task_of
@@ -40,7 +41,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
     Raises InputError if the scorer needs a model that only a run trains, but `trained` is None.
     """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
-    spec["of"] = scorer.of
+    spec |= {"of": scorer.of, "when": scorer.when}
     if scorer.kind == "judge":
         options = {
             "base_url": scorer.base_url or judge_url, "model": scorer.model, "timeout": scorer.timeout_s,
@@ -51,7 +52,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
             "base_url": scorer.base_url, "timeout": scorer.timeout_s, "concurrency": scorer.concurrency,
             "api_key_env": scorer.api_key_env or "",
         }  # fmt: skip
-    elif scorer.kind in ("clip", "hps"):
+    elif scorer.kind in WITH_MODEL:
         path = scorer.path or scorer.options.get("path")
         if path is None:
             if trained is None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from irg_rl.config import Recipe, ScorerRecipe
-from irg_rl.config.rewards import OF_IMAGES_ALONE
+from irg_rl.config.rewards import OPEN_CLIP_KINDS
 from irg_rl.model.footprint import LiveBytes
 
 
@@ -24,7 +24,7 @@ class ScorerMemory:
 def scorer_memory(scorer: ScorerRecipe) -> ScorerMemory | None:
     """Return the memory of a scorer. Return None if its model is not known. Such a model is a class of the user, an
     architecture that open_clip does not have, or a small model that the run trains."""
-    if scorer.kind not in OF_IMAGES_ALONE:
+    if scorer.kind not in OPEN_CLIP_KINDS:
         return None
     from rewards import openclip  # imported here, because importing open_clip takes seconds
     from rewards.clip import ClipScorer

@@ -22,7 +22,7 @@ from irg_rl.reward_bench.scoring import (
 )
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Preference, ScorerUnavailable
-from rewards.build import scorer_class
+from rewards.build import scorer_constructor
 
 PAIR_BATCH = 8
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class PairwiseScorer(Protocol):
 
 def is_pairwise(kind: str) -> bool:
     """Return whether scorers of this kind can compare two images. Nothing is loaded but the class."""
-    made = scorer_class(kind)
+    made = scorer_constructor(kind, "image")
     return isinstance(made, type) and issubclass(made, PairwiseScorer)
 
 

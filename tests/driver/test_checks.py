@@ -1,9 +1,11 @@
 """What a recipe asks of its task, said before anything starts."""
 
+import re
+
 import pytest
 
 from irg_rl.config import load_recipe, parse_recipe
-from irg_rl.driver.checks import task_problems
+from irg_rl.driver.checks import scorer_problems, task_problems
 from irg_rl.driver.evaluator import thresholds_of
 from irg_rl.driver.run_folder import Run
 from irg_rl.task import Thresholds
@@ -96,3 +98,29 @@ def test_a_threshold_of_the_recipe_replaces_that_of_the_task(tmp_path):
 ])  # fmt: skip
 def test_without_thresholds_of_the_task_there_is_a_gate_only_if_the_recipe_gives_all(tmp_path, gate, found):
     assert thresholds_of(Run(tmp_path, parse_recipe(OWN | {"gate": gate}))) == found
+
+
+VERIFIER = "{name: v, kind: verifier, when: {tag: %s}}"
+
+
+def test_prompts_that_no_scorer_is_used_for_are_named_before_anything_runs():
+    one = "rewards.scorers=[" + VERIFIER % "counting" + "]"
+    [problem] = of_smoke(one, "rl.credit=turn")
+    assert "no scorer of images is used for prompt" in problem and "'tag'" in problem
+    all_tags = "[counting, colors, position, single_object, two_object, color_attr, scene]"
+    assert of_smoke("rewards.scorers=[" + VERIFIER % all_tags + "]", "rl.credit=turn") == []
+
+
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [
+        ("kind: form, of: reflection, options: {pattern: '('}", "the pattern '\\(' is not a regular expression"),
+        ("kind: length, of: reflection", "'x' needs the option 'most'"),
+        ("kind: length, of: reflection, options: {most: 3, least: 9}", "least 9 is above most 3"),
+        ("kind: 'tests.rewards.functions:shades'", "does not score of: image"),
+    ],
+)
+def test_options_of_quick_scorers_are_tried(scorer, says):
+    scorers = f"rewards.scorers=[{{name: v, kind: verifier}}, {{name: x, held_out: true, {scorer}}}]"
+    problems = scorer_problems(load_recipe(CONFIGS / "shapes-smoke.yaml", [scorers]))
+    assert len(problems) == 1 and re.search(says, problems[0])

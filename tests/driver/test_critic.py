@@ -1,5 +1,7 @@
 """The critic on groups made by hand, with scorers whose answers are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,8 @@ from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.config import load_recipe
 from irg_rl.driver.critic import CreditSettings, Critic, CriticSettings
 from irg_rl.driver.rl_loop import collector_of, summary
-from irg_rl.trajectory import Group
+from irg_rl.errors import InputError
+from irg_rl.trajectory import Group, Prompt
 from rewards.base import ScorerUnavailable
 from tests.driver.begun import begun_run
 from tests.test_credit import PROMPT, sample
@@ -21,8 +24,13 @@ FLAKY = {"name": "flaky", "kind": "tests.rewards.scorers:Flaky", "failures": 0} 
 
 def critic(*specs: dict, scheme: str = "turn", algorithm=None) -> Critic:
     rewarding = [spec for spec in specs if not spec.get("held_out")]
-    images, segments = ({s["name"]: 1.0 for s in rewarding if ("of" in s) == own} for own in (False, True))
-    settings = CriticSettings(algorithm or GRPO(), CreditSettings(scheme, images, segment_weights=segments))
+    of_images = ("image", "group")
+    images, segments = (
+        {s["name"]: 1.0 for s in rewarding if (s.get("of", "image") in of_images) == own} for own in (True, False)
+    )
+    conditions = {s["name"]: s["when"] for s in specs if "when" in s}
+    own_credit = CreditSettings(scheme, images, segment_weights=segments, conditions=conditions)
+    settings = CriticSettings(algorithm or GRPO(), own_credit)
     return Critic(list(specs), settings, torch.get_num_threads(), 1.0)
 
 
@@ -148,3 +156,75 @@ def test_what_siblings_share_is_scored_once_also_by_scorers_of_segments():
 def test_a_scorer_that_cannot_score_reflections_is_refused_before_anything_is_sampled():
     with pytest.raises(ScorerUnavailable, match="brightness.*cannot score a reflection"):
         critic(BRIGHTNESS | {"of": "reflection"})
+
+
+COUNTING = {"when": {"tag": "counting"}}
+SECOND = {"name": "second", "kind": "tests.rewards.scorers:Brightness"} | COUNTING
+
+
+def tagged(tag: str, *shades: list[int]) -> Group:
+    group = painted(*shades)
+    group.prompt = Prompt("p", "some circles", {"tag": tag})
+    for trajectory in group.trajectories:
+        trajectory.prompt = group.prompt
+    return group
+
+
+def test_a_scorer_for_other_prompts_gives_no_term_and_does_not_fail():
+    judge = critic(BRIGHTNESS, SECOND, FLAKY | {"when": {"tag": "colors"}})
+    told, group = judge.score_group(tagged("counting", [51, 102], [0, 204]))
+    assert [list(t.rewards) for t in group.trajectories] == [["brightness", "second"]] * 2
+    assert told.failures == {} and list(told.means) == ["brightness", "second"]
+    assert told.last == pytest.approx(2 * (0.4 + 0.8) / 2)
+    told, group = judge.score_group(tagged("scene", [51, 102], [0, 204]))
+    assert [list(t.rewards) for t in group.trajectories] == [["brightness"]] * 2
+    assert told.failures == {} and told.last == pytest.approx((0.4 + 0.8) / 2)
+    assert all(segment.advantage is not None for segment in group.trajectories[0].segments)
+    log = judge.hub.log()
+    assert (log["reward/second/images"], log["reward/flaky/images"], log["reward/brightness/images"]) == (4, 0, 8)
+
+
+def test_metrics_of_groups_with_different_scorers_are_those_of_the_groups_that_have_them():
+    judge = critic(BRIGHTNESS, SECOND)
+    groups = [tagged("scene", [51, 102], [0, 204]), tagged("counting", [153, 102], [153, 204])]
+    metrics = summary([judge.score_group(group)[0] for group in groups])
+    assert metrics["reward/second/turn0"] == pytest.approx(0.6)
+    assert metrics["reward/brightness/turn0"] == pytest.approx((0.2 + 0.0 + 0.6 + 0.6) / 4)
+
+
+def test_reflections_of_other_prompts_are_not_scored():
+    judge = critic(BRIGHTNESS, WORDY | COUNTING, scheme="factorised")
+    _, there = judge.score_group(tagged("counting", [51, 102], [0, 204]))
+    told, elsewhere = judge.score_group(tagged("scene", [51, 102], [0, 204]))
+    assert all(list(t.segments[2].scores) == ["truth"] for t in there.trajectories)
+    assert all(t.segments[2].scores == {} for t in elsewhere.trajectories)
+    assert "truth" not in told.means and told.failures == {}
+
+
+def test_an_unused_scorer_does_not_say_which_images_are_right():
+    settings = CreditSettings("improvement", {"a": 1.0, "b": 2.0}, perfect_scorer="b", conditions={"b": {"tag": "t"}})
+    assert settings.of_prompt(Prompt("p", "x", {"tag": "t"})) == replace(settings, weights={"a": 1.0, "b": 2.0})
+    other = settings.of_prompt(Prompt("p", "x"))
+    assert other.perfect_scorer is None and other.weights == {"a": 1.0}
+
+
+def test_a_prompt_without_any_scorer_is_an_error_that_names_it():
+    with pytest.raises(InputError, match="no scorer of images is used for its prompt 'p'"):
+        critic(SECOND).score_group(tagged("scene", [51], [0]))
+
+
+def test_images_of_a_group_are_compared_over_all_turns_and_shared_ones_once():
+    ranks = {"name": "rank", "kind": "tests.rewards.functions:ranks", "of": "group"}
+    group = painted([51, 102], [51, 204], [153])
+    group.trajectories[1].segments[:2] = group.trajectories[0].segments[:2]
+    told, scored = critic(ranks).score_group(group)
+    assert [t.rewards["rank"] for t in scored.trajectories] == [[0.0, 1.0], [0.0, 3.0], [2.0]]
+    assert told.last == pytest.approx(((1.0 + 3.0) / 2 + 2.0) / 2)
+    assert all(t.segments[0].advantage is not None for t in scored.trajectories)
+
+
+def test_dpo_compares_what_the_scorers_of_the_prompt_say():
+    shared = Shared(reward_weights={"brightness": 1.0, "second": 1.0}, conditions={"second": {"tag": "counting"}})
+    judge = critic(BRIGHTNESS, SECOND, algorithm=DPO(DPOSettings(tie=0.3, malformed_penalty=0.0), shared))
+    assert not judge.score_group(tagged("scene", [0, 51], [0, 102]))[0].has_spread
+    assert judge.score_group(tagged("counting", [0, 51], [0, 102]))[0].has_spread

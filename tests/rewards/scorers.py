@@ -2,6 +2,8 @@
 
 import math
 
+from rewards.base import Preference
+
 
 class Brightness:
     """Mean brightness in [0, 1]: a scorer with a known answer."""
@@ -60,3 +62,27 @@ class NotANumber(Brightness):
 class Miscounting(Brightness):
     def score(self, images, prompts):
         return [1.0]
+
+
+class Comparing:
+    """Prefers the brighter of two images and has nothing else to say."""
+
+    def __init__(self, name):
+        self.name, self.last_error, self.asked = name, "", 0
+
+    def check(self):
+        pass
+
+    def prefer(self, prompts, first, second):
+        self.asked += len(prompts)
+        won = [float(a.mean() > b.mean()) for a, b in zip(first, second, strict=True)]
+        return [Preference(value, value) for value in won]
+
+
+class FlakyRanks(Comparing):
+    """0 for the darkest image of a group, 1 for the next, ...; the darkest has no score at the first call."""
+
+    def score_group(self, images, prompt):
+        self.asked += 1
+        order = sorted(range(len(images)), key=lambda i: images[i].mean())
+        return [None if self.asked == 1 and order[0] == i else float(order.index(i)) for i in range(len(images))]

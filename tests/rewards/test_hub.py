@@ -112,6 +112,7 @@ def test_latency_and_counts_are_logged_per_scorer():
     ("spec", "error", "message"),
     [
         ({"name": "x", "kind": "verifer"}, ValueError, "did you mean 'verifier'"),
+        ({"name": "x", "kind": "verifier", "of": "images"}, ValueError, "of 'images' is unknown; did you mean 'image'"),
         ({"name": "x", "kind": "verifier", "wieght": 1}, ValueError, "'x' has no option 'wieght'"),
         ({"name": "x", "kind": "clip"}, ValueError, "'x' needs the option 'path'"),
         ({"name": "x", "kind": "judge", "base_ulr": "http://h"}, ValueError, "did you mean 'base_url'"),
