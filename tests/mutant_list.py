@@ -110,7 +110,7 @@ MUTANTS = [
     *_of("irg_rl/prompts.py", "tests/test_prompts.py",
         ("every epoch has the same order", "default_rng([self.seed, epoch]).permutation", "default_rng([self.seed]).permutation"),
         ("the seed is ignored", "default_rng([self.seed, epoch]).permutation", "default_rng([epoch]).permutation"),
-        ("prompts without a weight are left out", 'get(_tag(prompt), 1.0)', 'get(_tag(prompt), 0.0)'),
+        ("prompts without a weight are left out", 'if kind in self.mix), 1.0)', 'if kind in self.mix), 0.0)'),
         ("prompts keep the order of their file", "order[place]])]", "place])]")),
     *_of("irg_rl/redact.py", "tests/test_redact.py",
         ("a short named key is shown", "_SHORTEST_KEY if name in remembered else _SHORTEST_SECRET", "_SHORTEST_SECRET"),
