@@ -3,7 +3,7 @@
 import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -36,6 +36,15 @@ def not_finite(value: Any, where: str = "") -> list[str]:
         value = dict(enumerate(value))
     inside = value.items() if isinstance(value, Mapping) else ()
     return [place for name, inner in inside for place in not_finite(inner, f"{where}.{name}".lstrip("."))]
+
+
+def dotted(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value), such as ("sampling.shift", 3.0), for every value in nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -415,7 +415,7 @@ MUTANTS = [
         ("the budget forgets earlier calls", "calls = self.log.total(\"calls\") + self.open_calls", "calls = self.open_calls"),
         ("a failure is remembered as an answer", "if not entry[\"failure\"]:\n            self.places", "if True:\n            self.places"),
         ("a line that was cut off stays", "os.truncate(self.path, place)", "pass")),
-    *_of("irg_rl/data/candidates.py", "tests/data/test_build.py",
+    *_of("irg_rl/data/candidates.py", "tests/data/test_landscapes.py",
         ("images of another prompt are used", "if owner != one.prompt.id:", "if False:")),
     *_of("irg_rl/data/survey.py", "tests/data/test_survey.py",
         ("a row needs no image to be drawn", "INITIAL_FULL: \"t+T+X\"", "INITIAL_FULL: \"t+T+X?\"")),

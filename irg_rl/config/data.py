@@ -3,7 +3,6 @@ draws the improved images, what is kept, and what it may cost."""
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +24,7 @@ from irg_rl.config.load import RecipeError, recipe_settings, split_override
 from irg_rl.config.shipped import data_recipe_path
 from irg_rl.imports import remember_folders
 from irg_rl.learning_modes import MODES
-from irg_rl.sections import PathText, Positive, Rate, Section, Share, nearest, not_finite
+from irg_rl.sections import PathText, Positive, Rate, Section, Share, dotted, nearest, not_finite
 
 Instruction = Annotated[str, Field(min_length=1)]
 
@@ -145,7 +144,7 @@ class ImagesRecipe(Section):
     @classmethod
     def names_are_dotted(cls, settings: Any) -> Any:
         """Return the settings with dotted names. An override such as images.settings.sampling.shift=3 nests them."""
-        return dict(_dotted(settings)) if isinstance(settings, dict) else settings
+        return dict(dotted(settings)) if isinstance(settings, dict) else settings
 
     @model_validator(mode="after")
     def one_source_is_named(self):
@@ -154,14 +153,6 @@ class ImagesRecipe(Section):
         if self.settings and self.model is None:
             raise ValueError("settings has no effect without model")
         return self
-
-
-def _dotted(settings: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
 
 
 class ImproveRecipe(Section):

@@ -1,5 +1,6 @@
 """Prompts, first images and recipes for data sets."""
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from PIL import Image
 
 from irg_rl.config.data import DataRecipe, load_data_recipe
 from irg_rl.data.build import Built, build
+from irg_rl.data.survey import survey
 from irg_rl.prompts import write_prompts
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import corrupt, sample_scene
 from irg_rl.trajectory import Prompt
+from sft.dataset import Rejections, RowSource
 
 
 def no_painter(target: str):
@@ -70,3 +73,20 @@ def write_recipe(folder: Path, **sections: Any) -> DataRecipe:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings))
     return load_data_recipe(path)
+
+
+def counts(folder: Path) -> dict:
+    return json.loads((folder / "out" / "counts.json").read_text())
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "out" / "left_out.jsonl").read_text().splitlines()]
+
+
+def rows(folder: Path, mode: str) -> list:
+    """All rows of a mode, as the stream of SFT reads them, in the order of their prompts."""
+    rejections = Rejections()
+    source = RowSource(folder / "out" / mode, 0, rejections)
+    found = [source.draw() for _ in range(survey(folder / "out" / mode).rows)]
+    assert source.epoch == 0 and not rejections.seen
+    return sorted(found, key=lambda row: row[0].text)
