@@ -33,7 +33,7 @@ from irg_rl.environment import is_loopback
 from irg_rl.errors import InputError, UserError
 from irg_rl.text_in import parse_json
 from irg_rl.trajectory import Prompt
-from rewards.base import EditScorer, ReflectionScorer, Score, Scorer
+from rewards.base import EditScorer, ImageScorer, ReflectionScorer, Score, Scorer
 from rewards.build import ScorerSpec, build_scorer
 from rewards.endpoint import key_of
 from rewards.serving import BadRequest, JsonHandler, clear_port_errors, decode_image
@@ -153,8 +153,8 @@ class ScoreListener(ThreadingHTTPServer):
     def answer(self, request: ScoreRequest) -> dict[str, Any]:
         """Score the items of a request, and return the answer. Raises BadRequest if the scorer does not score this
         form, and other UserErrors if it cannot work at all."""
-        forms = ["image", *(["reflection"] if isinstance(self.scorer, ReflectionScorer) else [])]
-        forms += ["edit"] if isinstance(self.scorer, EditScorer) else []
+        kinds = {"image": ImageScorer, "reflection": ReflectionScorer, "edit": EditScorer}
+        forms = [form for form, kind in kinds.items() if isinstance(self.scorer, kind)]
         if request.form == CHECK:
             return {"scores": [], "errors": [], "forms": forms}
         if request.form not in forms:
@@ -174,6 +174,7 @@ class ScoreListener(ThreadingHTTPServer):
     def _score(self, request: ScoreRequest) -> list[Score]:
         columns, prompts = request.columns, request.prompts
         if request.form == "image":
+            assert isinstance(self.scorer, ImageScorer)
             return self.scorer.score(columns["images"], prompts)
         if request.form == "reflection":
             assert isinstance(self.scorer, ReflectionScorer)

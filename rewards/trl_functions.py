@@ -132,5 +132,5 @@ def _images(scorer: Scorer, columns: dict[str, list[Any]]) -> list[Image]:
     many, single = columns.pop("images", None), columns.pop("image", None)
     if many is None and single is None:
         raise InputError(f"scorer {scorer.name!r} looks at images: the data set needs a column `images` or `image`")
-    found = single if many is None else [row[0] for row in many]
+    found = [row[0] for row in many] if many is not None else single or []
     return [np.asarray(image.convert("RGB")) for image in found]

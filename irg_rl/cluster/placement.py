@@ -146,10 +146,11 @@ def in_stock(nodes: Sequence[Node]) -> str:
 
 def _group(asked: Asked) -> PlacementGroup:
     """Ask Ray for the room of one kind of actors. Ray answers later."""
-    beside = None
+    where: dict[str, Any] = {}
     if asked.beside_driver:
-        beside = [{"ray.io/node-id": ray.get_runtime_context().get_node_id()}] * asked.count
-    return placement_group([asked.bundle] * asked.count, strategy=asked.strategy, bundle_label_selector=beside)
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        where["bundle_label_selector"] = [here] * asked.count
+    return placement_group([asked.bundle] * asked.count, strategy=asked.strategy, **where)
 
 
 def _amounts(bundle: dict[str, float]) -> str:

@@ -133,9 +133,9 @@ class Steps:
             return
         preference = self.judge.prefers(one.prompt, one.improved, one.first)
         one.scores |= {"prefers": preference.in_order, "prefers swapped": preference.swapped}
-        if not preference.consistent:
+        if preference.first == 0.5:
             one.leave_out(IMPROVED, "preferred in one order only")
-        elif preference.first <= 0.5:
+        elif preference.first < 0.5:
             one.leave_out(IMPROVED, "not preferred")
         elif keep.followed_at_least is not None and self._followed(one) < keep.followed_at_least:
             one.leave_out(IMPROVED, "does not make the changes of the reflection")

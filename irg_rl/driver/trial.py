@@ -40,7 +40,8 @@ from rollouts.request import Request
 from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
 from sft.loss import Counts, sft_loss
-from sft.packing import PackStream, RowLayout
+from sft.packing import RowLayout
+from sft.stream import PackStream
 
 SAMPLES = 2
 """Smallest number of trajectories in the rollout of the trial, and the number of prompts in its evaluation."""

@@ -1,7 +1,9 @@
 """The number of bytes of weights that a learner sends to the samplers, and of those that it saves. Both follow from the
 sizes of the model in the recipe, so no model is loaded."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import torch
 
@@ -17,8 +19,7 @@ SAVED = 5
 moving average, and the old policy."""
 
 
-@cache
-def published_bytes(config: ModelConfig, lora: LoraRecipe | None) -> int:
+def _published_bytes(config: ModelConfig, lora: LoraRecipe | None) -> int:
     """Return how many bytes the learner sends when it publishes its weights once. With `lora` these are the adapters,
     otherwise all weights and position tables. They are sent in fp32 (publish.py)."""
     with torch.device("meta"):
@@ -26,6 +27,10 @@ def published_bytes(config: ModelConfig, lora: LoraRecipe | None) -> int:
     if lora is not None:
         return FP32 * adapter_size(model, lora)
     return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
+
+
+published_bytes = cast(Callable[[ModelConfig, LoraRecipe | None], int], cache(_published_bytes))
+"""The same, computed once for each model. (Type checkers do not know that frozen settings can be hashed.)"""
 
 
 def saved_bytes(config: ModelConfig, lora: LoraRecipe | None) -> int:

@@ -20,8 +20,9 @@ class WeightSteps:
         """Return |w - w0| / |w0| of one tensor, where w0 are the remembered elements, w are the same elements now, and
         |.| is the Euclidean norm. It is 0 if the tensor is unknown or was 0 at first, as a new LoRA adapter is."""
         first = self.first.get(name)
-        size = 0.0 if first is None else float(first.norm())
-        return float((_sampled(tensor) - first).norm()) / size if size else 0.0
+        if first is None or not (size := float(first.norm())):
+            return 0.0
+        return float((_sampled(tensor) - first).norm()) / size
 
 
 def _sampled(tensor: Tensor) -> Tensor:

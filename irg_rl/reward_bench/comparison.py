@@ -227,7 +227,7 @@ def _position(own: ScorerAnswers, material: BenchMaterial, graded: Float[np.ndar
     prompts = [first.image.prompt.text for _, (first, _) in known]
     ones = np.ones(len(known))
     liking = np.array([(p.in_order - p.swapped) / 2 for p, _ in known])
-    consistent = np.array([float(p.consistent) for p, _ in known])
+    consistent = np.array([float(p.first != 0.5) for p, _ in known])
     better = _better_side(material, graded)
     truth = np.array([better[id(first), id(second)] for _, (first, second) in known])
     gaps = np.array([p.first - 0.5 for p, _ in known])

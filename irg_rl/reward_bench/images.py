@@ -120,8 +120,8 @@ def prompt_of_entry(entry: Mapping[str, Any], where: str) -> Prompt:
         metadata = parse_json(metadata, f"{where}: `metadata`")
     if not isinstance(metadata, dict | None | str):
         raise InputError(f"{where}: `metadata` is {metadata!r:.80}, it must be an object")
-    found = entry.get("id")
-    return Prompt(str(where if found is None else found), require_prompt(text, where), metadata or {})
+    found, known = entry.get("id"), metadata if isinstance(metadata, dict) else {}
+    return Prompt(str(where if found is None else found), require_prompt(text, where), known)
 
 
 def _of_groups(folder: Path) -> Iterator[BenchImage]:

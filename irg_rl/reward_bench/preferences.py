@@ -133,7 +133,7 @@ def _hpdv2(path: Path, where: str, entry: Any) -> Iterator[PreferencePair]:
     ranks = entry.get("rank") if isinstance(entry, dict) else None
     if ranks is None and isinstance(entry, dict) and isinstance(entry.get("human_preference"), list):
         ranks = [-value if isinstance(value, int | float) else value for value in entry["human_preference"]]
-    if not (_texts(names) and _numbers(ranks) and len(names) == len(ranks) >= 2):
+    if not (_texts(names) and _numbers(ranks)) or not names or not ranks or not len(names) == len(ranks) >= 2:
         raise InputError(f"{where}: needs `prompt`, `image_path` and one `rank` per image (or `human_preference`)")
     prompt = prompt_of_entry(entry, where)
     images = [_file_image(path, where, name, prompt) for name in names]
