@@ -151,7 +151,8 @@ class _Trial:
             stage = stage.model_copy(update={"sources": made, "tokens_per_pack": 1})  # mandatory rows alone
             layout = RowLayout(sft.dropout, stage.noise_blocks_by_kind, self.recipe.model.timestep_shift, ids)
             stream = PackStream(stage, sources, row_encoder(folder), layout, lambda: builder_of(folder), 0)
-            pack = stream.next()
+            if (pack := stream.next()) is None:
+                raise ValueError(f"sft.{name}: all rows of the first pack are broken")
             output = folder.model(pack.pack.to(folder.model.latent_pos_embed.pos_embed.device))
             terms = {key: float(value) for key, value in sft_loss(output, pack, Counts.of([pack]), 1.0, 1.0).items()}
             if not all(isfinite(term) for term in terms.values()):

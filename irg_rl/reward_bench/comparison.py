@@ -179,7 +179,7 @@ def _report(
     noise = max([value for value in (again, invisible) if np.isfinite(value)], default=float("nan"))
     siblings = statistics.pairs_within(cells)
     a, b = siblings[:, 0], siblings[:, 1]
-    order = statistics.order_terms(scores[a] - scores[b], graded[a] - graded[b], [prompts[i] for i in a])
+    order = statistics.order_terms(scores[a] - scores[b], graded[a] - graded[b], [prompts[int(i)] for i in a])
     preference = _preference_terms(own, material.pairs)
     one_model = [pair.of_one_model for pair in material.pairs]
     every = own.every
