@@ -130,7 +130,7 @@ def compare_scorers(
         f"{pairs} ({preferences.layout}, {len(preferences.pairs)} pairs, {preferences.skipped} skipped)"
     )
     facts = {
-        "recipe": f"{source.recipe.name} (digest {source.recipe.digest()})", "images": f"{images} ({len(every)})",
+        "recipe": f"{source.recipe.name} (digest {source.digest})", "images": f"{images} ({len(every)})",
         "preferences": given, "settings": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
         "commit": str(environment(source.recipe)["commit"]),
     }  # fmt: skip

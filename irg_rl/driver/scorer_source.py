@@ -23,10 +23,11 @@ from rewards.hub import RewardHub
 @dataclass(frozen=True)
 class ScorerSource:
     """The recipe from which scorers are taken, and the folder with the scorers that a run has trained. The folder is
-    None outside of a run."""
+    None outside of a run. `digest` is that of the recipe as it was given: `recipe` never stops for failures."""
 
     recipe: Recipe
     trained: Path | None
+    digest: str
 
     @classmethod
     def of(cls, target: str, overrides: Sequence[str]) -> "ScorerSource":
@@ -42,7 +43,7 @@ class ScorerSource:
         # failures are counted, so they must not stop the command
         patient = recipe.rewards.model_copy(update={"max_failure_share": 1.0})
         torch.set_num_threads(recipe.engine.threads)
-        return cls(recipe.model_copy(update={"rewards": patient}), trained)
+        return cls(recipe.model_copy(update={"rewards": patient}), trained, recipe.digest())
 
     def cases(self) -> list[ScorerCase]:
         """Return the scorers of images. Raises InputError if there are none."""

@@ -92,6 +92,8 @@ def decode(data: bytes, where: str) -> Pixels:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except InputError:
         raise
+    except PILImage.UnidentifiedImageError as error:  # its own message has an address in memory
+        raise InputError(f"{where}: the image cannot be decoded: it is no {', '.join(FORMATS)}") from error
     except UNDECODABLE as error:
         raise InputError(f"{where}: the image cannot be decoded: {error}") from error
 
@@ -110,8 +112,9 @@ def digest_of(pixels: Pixels) -> str:
     return hashlib.blake2b(str(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()
 
 
-def prompt_of_entry(entry: Mapping[str, Any], where: str) -> Prompt:
-    """Return the prompt of a line or a row. Raises InputError if it has none. `where` begins the message."""
+def prompt_of_entry(entry: Mapping[str, Any], where: str, name: str = "") -> Prompt:
+    """Return the prompt of a line or a row. Its id is the entry's `id`, or else `name`. Raises InputError if the entry
+    has no prompt. `where` begins the message."""
     text = next((entry[name] for name in PROMPT_NAMES if isinstance(entry.get(name), str)), None)
     if text is None:
         raise InputError(f"{where}: needs a string `prompt`; there: {', '.join(map(str, entry)) or 'nothing'}")
@@ -121,7 +124,7 @@ def prompt_of_entry(entry: Mapping[str, Any], where: str) -> Prompt:
     if not isinstance(metadata, dict | None | str):
         raise InputError(f"{where}: `metadata` is {metadata!r:.80}, it must be an object")
     found, known = entry.get("id"), metadata if isinstance(metadata, dict) else {}
-    return Prompt(str(where if found is None else found), require_prompt(text, where), known)
+    return Prompt(str((name or where) if found is None else found), require_prompt(text, where), known)
 
 
 def _of_groups(folder: Path) -> Iterator[BenchImage]:
@@ -189,7 +192,7 @@ def decode_cell(cell: Any, where: str) -> Pixels:
 
 
 def _entry_image(entry: Mapping[str, Any], where: str, name: str, read: Callable[[], Pixels]) -> BenchImage:
-    prompt = prompt_of_entry(entry, where)
+    prompt = prompt_of_entry(entry, where, name)
     group = entry.get("group")
     return BenchImage(name, prompt, prompt.text if group is None else str(group), read)
 

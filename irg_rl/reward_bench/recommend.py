@@ -44,8 +44,8 @@ def _basis(found: ScorerComparison) -> str:
     if found.basis == "verdict":
         pairs = max(report.order.n for report in found.reports)
         return (
-            f"Scorers are compared with the task's verdict, on {pairs} pairs of siblings: images that one model drew "
-            "for one prompt in the same turn, which is what RL compares."
+            f"Scorers are compared with the task's verdict, on {pairs} pairs of siblings: images of one prompt, from "
+            "one group and turn. RL compares no others."
         )
     if found.basis == "preferences":
         return (
